@@ -1,0 +1,71 @@
+"""A complete OCI container runtime as a typed Python library.
+
+>>> import ociruntime as oci
+>>> oci.RuntimeSpec.default().hostname
+'ociruntime'
+
+Names are imported when they are first used, and importing has no side effects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bundle import Bundle as Bundle
+    from .container import Container as Container
+    from .errors import BundleError as BundleError
+    from .errors import ContainerExists as ContainerExists
+    from .errors import ContainerNotFound as ContainerNotFound
+    from .errors import HookError as HookError
+    from .errors import OCIRuntimeError as OCIRuntimeError
+    from .errors import Problem as Problem
+    from .errors import ProcessError as ProcessError
+    from .errors import SifError as SifError
+    from .errors import SpecError as SpecError
+    from .errors import StateError as StateError
+    from .errors import StepError as StepError
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import WrongStatus as WrongStatus
+    from .host import Host as Host
+    from .plan import Plan as Plan
+    from .plan import Step as Step
+    from .process import Result as Result
+    from .run import run as run
+    from .sif import SifImage as SifImage
+    from .sif import build_sif as build_sif
+    from .spec import RuntimeSpec as RuntimeSpec
+    from .state import State as State
+    from .state import Status as Status
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "bundle": "Bundle",
+    "container": "Container",
+    "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError Problem ProcessError SifError SpecError StateError "
+    "StepError UnsupportedError WrongStatus",
+    "host": "Host",
+    "plan": "Plan Step",
+    "process": "Result",
+    "run": "run",
+    "sif": "SifImage build_sif",
+    "spec": "RuntimeSpec",
+    "state": "State Status",
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

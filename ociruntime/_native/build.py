@@ -1,0 +1,63 @@
+"""Builds the two native parts: the cffi module ``_host`` (API mode, abi3) and the freestanding program ``init``.
+
+Used by ``setup.py``; never imported by the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+from cffi import FFI
+
+HERE = Path(__file__).resolve().parent
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+INIT_FLAGS = [
+    *["-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie"],
+    *["-fno-asynchronous-unwind-tables", "-fno-ident", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-s"],
+]
+
+
+def _ops() -> ModuleType:
+    """The op table, loaded by path: the package itself need not be importable while it is built."""
+    spec = importlib.util.spec_from_file_location("_ociruntime_ops", HERE.parent / "plan" / "ops.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_header(directory: Path = HERE) -> None:
+    (directory / "ops.h").write_text(_ops().c_header())
+
+
+def build_init(target: Path) -> None:
+    write_header()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = [*shlex.split(os.environ.get("CC", "cc")), *INIT_FLAGS, *WARNINGS, "-I", str(HERE), "-o", str(target), str(HERE / "init.c")]
+    subprocess.run(command, check=True)
+    target.chmod(0o644)
+
+
+def make_ffi() -> FFI:
+    write_header()
+    ffi = FFI()
+    header = (HERE / "host.h").read_text()
+    ffi.cdef(header.split("/* cdef begins */")[1].split("/* cdef ends */")[0])
+    ffi.set_source(
+        "ociruntime._native._host",
+        '#include "host.h"',
+        sources=["ociruntime/_native/host.c"],
+        include_dirs=[str(HERE)],
+        depends=[str(HERE / name) for name in ("host.h", "ops.h", "sys.h")],
+        extra_compile_args=["-O2", "-Wall", "-Wextra"],
+        py_limited_api=True,
+    )
+    return ffi
+
+
+ffi = make_ffi()

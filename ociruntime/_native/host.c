@@ -1,0 +1,187 @@
+/* What the calling process needs of the kernel and Python does not offer: the launch of the init, and the mount API. Every function
+ * returns the kernel's value, or -errno; none prints, allocates or keeps state. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "host.h"
+#include "ops.h"
+#include "sys.h"
+
+#define CHILD_STACK 32768
+
+static _Noreturn void give_up(int control, long err)
+{
+    struct report r = { REPORT_ERROR, 0, (int32_t)-err, 0 };
+    sys(__NR_sendto, control, &r, sizeof r, MSG_NOSIGNAL_, 0, 0);
+    for (;;)
+        sys(__NR_exit_group, 127);
+}
+
+static char *decimal(char *end, unsigned n)
+{
+    *--end = 0;
+    do
+        *--end = (char)('0' + n % 10);
+    while (n /= 10);
+    return end;
+}
+
+/* Runs between clone3 and execveat, on a stack of its own in the memory of the caller, whose thread stands still meanwhile: raw system
+ * calls only, and nothing written but this stack and the launch structure. */
+static _Noreturn void child(void *arg)
+{
+    struct oci_launch *l = arg;
+    int base = 3 + l->preserve, count = 5 + l->n_inputs, top = base + 2 + l->n_inputs;
+    char numbers[2][12], *argv[4] = { (char *)"oci-init", 0, 0, 0 }, *envp[1] = { 0 };
+    long err;
+
+    if (l->new_user) {
+        /* Only who is uid 0 in its user namespace keeps its capabilities over execveat, so wait for the id maps here. */
+        struct report r = { REPORT_SYNC, 0, 0, 0 };
+        char go;
+        if (sys(__NR_sendto, l->control, &r, sizeof r, MSG_NOSIGNAL_, 0, 0) < 0 || sys(__NR_read, l->control, &go, 1) != 1)
+            give_up(l->control, -ECANCELED);
+        if ((err = sys(__NR_setresgid, 0, 0, 0)) < 0 || (err = sys(__NR_setresuid, 0, 0, 0)) < 0)
+            give_up(l->control, err);
+    }
+    for (int i = 0; i < l->preserve; i++)
+        if ((err = sys(__NR_fcntl, 3 + i, F_SETFD, 0)) < 0)
+            give_up(l->control, err);
+    /* First everything out of the way, then each to its place. */
+    for (int i = 0; i < count; i++) {
+        if ((err = sys(__NR_fcntl, l->fds[i], F_DUPFD_CLOEXEC, top)) < 0)
+            give_up(l->control, err);
+        l->fds[i] = (int)err;
+    }
+    for (int i = 0; i < count; i++)
+        if ((err = sys(__NR_dup3, l->fds[i], i < 3 ? i : base + i - 3, 0)) < 0)
+            give_up(l->control, err);
+    if ((err = sys(__NR_fcntl, l->init, F_DUPFD_CLOEXEC, top)) < 0)
+        give_up(base, err);
+    l->init = (int)err;
+    if ((err = sys(__NR_close_range, top, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */)) < 0)
+        give_up(base, err);
+    argv[1] = decimal(numbers[0] + sizeof numbers[0], (unsigned)base);
+    argv[2] = decimal(numbers[1] + sizeof numbers[1], (unsigned)base + 1);
+    give_up(base, sys(__NR_execveat, l->init, "", argv, envp, AT_EMPTY_PATH));
+}
+
+#if defined(__x86_64__)
+/* clone3 with a stack for the child, which calls child(arg) on it. */
+static long clone_child(struct clone_args *a, void *arg)
+{
+    char stack[CHILD_STACK] __attribute__((aligned(16)));
+    long ret;
+    register void *r12 __asm__("r12") = (void *)child;
+    register void *r13 __asm__("r13") = arg;
+
+    a->flags |= CLONE_VM;
+    a->stack = (uint64_t)(uintptr_t)stack;
+    a->stack_size = sizeof stack;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %%r13, %%rdi\n\t"
+                     "call *%%r12\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "=a"(ret)
+                     : "a"(__NR_clone3), "D"(a), "S"(sizeof *a), "r"(r12), "r"(r13)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+#else
+/* Without a hand-written entry for this architecture the child gets a copy of the memory: slower from a big heap, and as correct. */
+static long clone_child(struct clone_args *a, void *arg)
+{
+    long ret = sys(__NR_clone3, a, sizeof *a);
+    if (ret == 0)
+        child(arg);
+    return ret;
+}
+#endif
+
+int oci_launch(struct oci_launch *l)
+{
+    sigset_t all, before;
+    struct clone_args a = { 0 };
+    long ret;
+
+    l->pidfd = -1;
+    l->pid = 0;
+    a.flags = l->flags | CLONE_VFORK | CLONE_PIDFD;
+    a.pidfd = (uint64_t)(uintptr_t)&l->pidfd;
+    a.exit_signal = SIGCHLD;
+    if (l->cgroup >= 0) {
+        a.flags |= CLONE_INTO_CGROUP;
+        a.cgroup = (uint64_t)l->cgroup;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    ret = clone_child(&a, l);
+    pthread_sigmask(SIG_SETMASK, &before, 0);
+    if (ret > 0)
+        l->pid = (int)ret;
+    return ret < 0 ? (int)ret : 0;
+}
+
+static long told(long ret)
+{
+    return ret < 0 ? -errno : ret;
+}
+
+int oci_fsopen(const char *fstype)
+{
+    return (int)told(syscall(__NR_fsopen, fstype, 1u /* FSOPEN_CLOEXEC */));
+}
+
+int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value)
+{
+    return (int)told(syscall(__NR_fsconfig, fs, cmd, key, value, 0));
+}
+
+int oci_fsmount(int fs, unsigned attrs)
+{
+    return (int)told(syscall(__NR_fsmount, fs, 1u /* FSMOUNT_CLOEXEC */, attrs));
+}
+
+int oci_open_tree(int dir, const char *path, unsigned flags)
+{
+    return (int)told(syscall(__NR_open_tree, dir, path, flags));
+}
+
+int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags)
+{
+    return (int)told(syscall(__NR_move_mount, from, from_path, to, to_path, flags));
+}
+
+int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation)
+{
+    uint64_t attr[4] = { set, clear, propagation, 0 };
+    return (int)told(syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, attr, sizeof attr));
+}
+
+int oci_umount(const char *path, int flags)
+{
+    return (int)told(syscall(__NR_umount2, path, flags));
+}
+
+int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
+{
+    uint64_t how[3] = { flags, 0, resolve };
+    return (int)told(syscall(__NR_openat2, dir, path, how, sizeof how));
+}
+
+int oci_bpf(int cmd, void *attr, unsigned size)
+{
+    return (int)told(syscall(__NR_bpf, cmd, attr, size));
+}

@@ -1,0 +1,30 @@
+/* The functions of host.c; the declarations between the marks are read by build.py for cffi. */
+#ifndef OCIRUNTIME_HOST_H
+#define OCIRUNTIME_HOST_H
+#include <stdint.h>
+#define MSG_NOSIGNAL_ 0x4000
+
+/* cdef begins */
+struct oci_launch {
+    uint64_t flags;   /* CLONE_NEW*, beside what every launch has */
+    int cgroup;       /* a v2 cgroup's directory to start in, or -1 */
+    int init;         /* the sealed memfd that holds the init */
+    int control;      /* fds[3] once more: for reports before everything has its place */
+    int preserve;     /* how many descriptors from 3 on the process inherits */
+    int new_user;     /* whether to wait for id maps and become uid 0 before execveat */
+    int n_inputs;
+    int *fds;         /* stdin, stdout, stderr, control, program, inputs...: changed by the launch */
+    int pid, pidfd;   /* what came of it */
+};
+int oci_launch(struct oci_launch *l);
+int oci_fsopen(const char *fstype);
+int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value);
+int oci_fsmount(int fs, unsigned attrs);
+int oci_open_tree(int dir, const char *path, unsigned flags);
+int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags);
+int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation);
+int oci_umount(const char *path, int flags);
+int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
+int oci_bpf(int cmd, void *attr, unsigned size);
+/* cdef ends */
+#endif

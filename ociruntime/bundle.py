@@ -1,0 +1,247 @@
+"""`Bundle`: a directory with config.json and a root filesystem (bundle.md), from a SIF image or as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from .errors import BundleError
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .plan import Plan
+    from .sif import OciImageConfig, SifImage
+    from .spec import RuntimeSpec
+
+__all__ = ["Bundle"]
+
+StrPath = str | os.PathLike[str]
+
+
+class Bundle:
+    """A bundle directory. As a context manager one that was mounted by `from_sif` is unmounted and removed at the end."""
+
+    def __init__(self, path: StrPath, *, config: bytes, mounted: bool = False) -> None:
+        self.path = Path(os.path.abspath(path))
+        self._config = config
+        self._spec: RuntimeSpec | None = None
+        self._mounted = mounted
+
+    # ---- making ----
+
+    @classmethod
+    def load(cls, path: StrPath) -> Self:
+        """An existing bundle directory. Raises BundleError without a config.json, SpecError for a bad one when it is looked at."""
+        path = Path(os.path.abspath(path))
+        try:
+            config = (path / "config.json").read_bytes()
+        except FileNotFoundError:
+            raise BundleError(f"{path} is not a bundle: it has no config.json") from None
+        except NotADirectoryError:
+            raise BundleError(f"{path} is not a bundle: it is not a directory") from None
+        return cls(path, config=config, mounted=(path / "overlay").is_dir() or (path / "volumes").is_dir())
+
+    @classmethod
+    def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:
+        """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json (the default config when no spec is given).
+
+        Raises:
+            BundleError: there is no rootfs, or a config.json exists already.
+        """
+        from .spec import RuntimeSpec
+
+        path = Path(os.path.abspath(path))
+        if not (path / "rootfs").is_dir():
+            raise BundleError(f"{path} has no rootfs directory")
+        if (path / "config.json").exists():
+            raise BundleError(f"{path} has a config.json already: use Bundle.load()")
+        (spec or RuntimeSpec.default()).save(path / "config.json")
+        return cls.load(path)
+
+    @classmethod
+    def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
+        """Mount a SIF image as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory of mode 0700.
+
+        Args:
+            image: the SIF file.
+            path: the bundle directory; it must not exist, or be empty.
+            writable: put an overlay over the image's squashfs; what is written lies in ``overlay/upper`` and goes with the bundle.
+            spec: the config; by default the default config with what the image's ``oci-config.json`` says.
+
+        Raises:
+            SifError: the file is no good SIF image.
+            BundleError: the directory cannot be used.
+            OSError: the kernel refuses a mount. In every case nothing is left behind.
+        """
+        from .rootfs.sif import mount_image, unmount_image
+        from .sif import SifImage
+
+        path = Path(os.path.abspath(path))
+        with SifImage.open(image) as sif:
+            made = not path.exists()
+            try:
+                path.mkdir(mode=0o700, exist_ok=True)
+                occupied = any(path.iterdir())
+            except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+                raise BundleError(f"{path} cannot be made: {error.strerror}") from error
+            if occupied:
+                raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
+            rootfs = path / "rootfs"
+            try:
+                path.chmod(0o700)
+                rootfs.mkdir()
+                overlay = _overlay(path) if writable else None
+                (path / "volumes").mkdir(mode=0o700)
+                mount_image(sif, rootfs, overlay)
+                (spec or _spec_of(sif, path)).save(path / "config.json")
+            except BaseException:
+                unmount_image(rootfs)
+                _clear(path, whole=made)
+                raise
+        bundle = cls.load(path)
+        bundle._mounted = True
+        return bundle
+
+    # ---- using ----
+
+    @property
+    def rootfs(self) -> Path:
+        """The root filesystem's directory. Raises SpecError for a bad config."""
+        root = self.spec.root
+        return Path(os.path.normpath(self.path / (root.path if root else "rootfs")))
+
+    @property
+    def config_bytes(self) -> bytes:
+        """config.json as it was read."""
+        return self._config
+
+    @property
+    def spec(self) -> RuntimeSpec:
+        """The config. Setting it writes config.json. Raises SpecError."""
+        from .spec import RuntimeSpec
+
+        if self._spec is None:
+            self._spec = RuntimeSpec.load(self._config)
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: RuntimeSpec) -> None:
+        spec.save(self.path / "config.json")
+        self._config = (self.path / "config.json").read_bytes()
+        self._spec = spec
+
+    def with_args(self, args: Sequence[str]) -> Bundle:
+        """This bundle with another program; config.json stays as it is."""
+        spec = self.spec
+        if spec.process is None:
+            raise BundleError(f"{self.path}: the config has no process to run {args[0]!r} as")
+        changed = Bundle(self.path, config=self._config)
+        changed._spec = spec.evolve(process=spec.process.evolve(args=tuple(args)))
+        changed._config = changed._spec.to_json().encode()
+        return changed
+
+    def plan(self, *, container_id: str = "ID", host: Host | None = None, gate: bool = True) -> Plan:
+        """Every kernel operation that a container of this bundle takes, before anything runs.
+
+        Raises:
+            SpecError, UnsupportedError: the config cannot be carried out (on this host).
+        """
+        from .host import Host
+        from .plan.compile import compile_create
+
+        return compile_create(self.spec, host or Host.probe(), bundle=str(self.path), container_id=container_id, gate=gate)
+
+    def umount(self) -> None:
+        """Undo `from_sif`: unmount the rootfs and remove the directory.
+
+        Raises:
+            BundleError: this is not a mounted SIF image, or a container still uses it.
+        """
+        from .rootfs.mount import mounts_on
+        from .rootfs.sif import unmount_image
+
+        rootfs = self.path / "rootfs"
+        if not self._mounted or not (mounts_on(rootfs) or (self.path / "volumes").is_dir()):
+            raise BundleError(f"{self.path} is not a mounted image")
+        try:
+            unmount_image(rootfs)
+        except OSError as error:
+            raise BundleError(f"{rootfs} cannot be unmounted: {error.strerror}; is a container or a shell still in it?") from error
+        _clear(self.path, whole=True)
+        self._mounted = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._mounted:
+            self.umount()
+
+    def __repr__(self) -> str:
+        return f"<Bundle {str(self.path)!r}>"
+
+
+def _overlay(path: Path) -> Path:
+    overlay = path / "overlay"
+    overlay.mkdir(mode=0o700)
+    (overlay / "upper").mkdir(mode=0o755)
+    (overlay / "work").mkdir(mode=0o700)
+    return overlay
+
+
+def _clear(path: Path, *, whole: bool) -> None:
+    """Remove what `from_sif` made; never what lies on another filesystem."""
+    from .rootfs.mount import mounts_on
+
+    if mounts_on(path / "rootfs"):
+        raise BundleError(f"{path}/rootfs is still mounted")
+    for name in ("overlay", "volumes"):
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+    (path / "config.json").unlink(missing_ok=True)
+    if (path / "rootfs").is_dir():
+        (path / "rootfs").rmdir()
+    if whole:
+        path.rmdir()
+
+
+def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
+    from .spec import RuntimeSpec
+
+    spec = RuntimeSpec.default()
+    config = sif.oci_config()
+    return spec if config is None else _apply(spec, config, path)
+
+
+def _apply(spec: RuntimeSpec, config: OciImageConfig, path: Path) -> RuntimeSpec:
+    """The image's own config over the default one."""
+    from .spec import Mount
+
+    assert spec.process is not None
+    process = spec.process
+    env = list(process.env or ())
+    names = {entry.partition("=")[0] for entry in config.env}
+    env = [entry for entry in env if entry.partition("=")[0] not in names] + list(config.env)
+    args = (*config.entrypoint, *config.cmd)
+    changes: dict[str, object] = {"env": tuple(env)}
+    if args:
+        changes["args"] = args
+    if config.working_dir:
+        changes["cwd"] = config.working_dir
+    if config.user:
+        changes["user"] = _user(config.user, path / "rootfs")
+    mounts = list(spec.mounts or ())
+    for number, volume in enumerate(config.volumes):
+        source = path / "volumes" / str(number)
+        source.mkdir(mode=0o755)
+        mounts.append(Mount(destination=volume, type="bind", source=str(source), options=("rbind", "rw", "nosuid", "nodev")))
+    return spec.evolve(process=process.evolve(**changes), mounts=tuple(mounts))
+
+
+def _user(text: str, rootfs: Path) -> object:
+    from .rootfs.users import resolve
+
+    return resolve(text, rootfs)

@@ -1,0 +1,37 @@
+"""Why a step failed and what helps, where that is known."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+_KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
+    ("clone3", errno.EPERM): ("this user may not create these namespaces", "run as root, or ask for a user namespace"),
+    ("clone3", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
+    ("clone3", errno.ENOSYS): ("this kernel has no clone3, or a seccomp filter around us hides it", "Linux 5.14 or later is needed"),
+    ("open_tree", errno.ENOENT): ("the source does not exist on the host", "make it, or correct the mount's source"),
+    ("open", errno.ENOENT): ("it does not exist", ""),
+    ("target", errno.ENOTDIR): ("something on the way is not a directory, or a directory is to be mounted on a file", ""),
+    ("target", errno.EISDIR): ("a file is to be mounted on a directory", ""),
+    ("target", errno.EROFS): ("the mount point is missing and the root is read-only", "add the mount point to the image"),
+    ("target", errno.ELOOP): ("links lead in circles, or into /proc", ""),
+    ("fsopen", errno.ENODEV): ("this kernel does not know the filesystem", ""),
+    ("rlimit", errno.EPERM): ("a hard limit can be raised with CAP_SYS_RESOURCE only", "ask for a limit that is not above ours"),
+    ("lookup", errno.ENOENT): ("executable file not found", "check process.args[0] and PATH in process.env"),
+    ("lookup", errno.EACCES): ("permission denied: it is not an executable file", "check its mode"),
+    ("exec", errno.ENOENT): ("executable file not found", "check process.args[0], PATH and the interpreter that a script names"),
+    ("exec", errno.EACCES): ("permission denied", "check the file's mode, and that its mount is not noexec"),
+    ("exec", errno.ENOEXEC): ("not a program for this machine, or a script without #!", ""),
+    ("capset", errno.EPERM): ("more capabilities are asked for than we have", "drop them from process.capabilities"),
+    ("bounding", errno.EPERM): ("CAP_SETPCAP is missing", ""),
+    ("seccomp", errno.EINVAL): ("this kernel does not take the filter", ""),
+    ("chdir", errno.EACCES): ("permission denied", ""),
+    ("prove_null", errno.EBADF): ("the image has something else as /dev/null", "mount a tmpfs on /dev"),
+    ("cgroup_mkdir", errno.EEXIST): ("the cgroup exists and is in use", "choose another linux.cgroupsPath"),
+    ("cgroup_mkdir", errno.EROFS): ("the cgroup filesystem is read-only", ""),
+}
+
+
+def explain_errno(op: str, code: int) -> tuple[str, str]:
+    """Cause and remedy; empty where the errno's own text says it all."""
+    return _KNOWN.get((op, code), ("", ""))

@@ -1,0 +1,119 @@
+"""Launching the init: one system call, then a conversation over its control socket."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Self
+
+from ..plan.ops import Report
+from .native import check, ffi, init_memfd, lib, sealed_memfd
+
+_REPORT: Final = struct.Struct("=IIiI")
+
+
+class Message(NamedTuple):
+    """What the init said."""
+
+    kind: Report
+    step: int
+    value: int
+    words: str = ""
+    """The kernel's own words about a failed mount."""
+    fd: int = -1
+
+
+def receive(control: socket.socket) -> Message | None:
+    """The next message; None when the init closed its end, which it does by becoming the process, or by dying."""
+    data, ancillary, _, _ = control.recvmsg(1024, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    fd = -1
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds = array.array("i")
+            fds.frombytes(raw[:4])
+            fd = fds[0]
+    if not data:
+        return None
+    kind, step, value, _ = _REPORT.unpack_from(data)
+    return Message(Report(kind), step, value, data[_REPORT.size :].decode("utf-8", "replace").strip(), fd)
+
+
+class Init:
+    """A running init: its process, and the socket that it reports to."""
+
+    def __init__(self, pid: int, pidfd: int, control: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.control = control
+
+    @classmethod
+    def launch(
+        cls, program: bytes, *, flags: int, stdio: Sequence[int], inputs: Sequence[int] = (), cgroup: int = -1, preserve: int = 0
+    ) -> Self:
+        """Start the init with a program. Raises OSError when clone3 is refused.
+
+        Args:
+            flags: CLONE_NEW* bits.
+            stdio: descriptors for stdin, stdout and stderr.
+            inputs: descriptors for the first slots.
+            cgroup: the directory of a v2 cgroup to start in, or -1.
+            preserve: how many descriptors from 3 on the process inherits.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        memfd = -1
+        try:
+            memfd = sealed_memfd("oci-plan", program)
+            fds = ffi.new("int[]", [*stdio, theirs.fileno(), memfd, *inputs])
+            args = ffi.new("struct oci_launch *")
+            args.flags, args.cgroup, args.init = flags, cgroup, init_memfd()
+            args.control, args.preserve, args.n_inputs, args.fds = theirs.fileno(), preserve, len(inputs), fds
+            check(lib.oci_launch(args))
+            return cls(args.pid, args.pidfd, ours)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            if memfd >= 0:
+                os.close(memfd)
+
+    def receive(self) -> Message | None:
+        return receive(self.control)
+
+    def go(self) -> None:
+        """Answer a SYNC or FORKED message."""
+        self.control.send(b"\0")
+
+    def follow(self, pidfd: int) -> None:
+        """Go on with the process that the init forked; the first one ends by itself and is reaped here."""
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        self.pidfd, self.pid = pidfd, pid_of(pidfd)
+
+    def kill(self) -> None:
+        """Kill and reap it, and close what belongs to it."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        except ChildProcessError:
+            pass  # reaped by the program that we live in
+        self.close()
+
+    def close(self) -> None:
+        self.control.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid, in our pid namespace, of the process behind a pidfd (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))

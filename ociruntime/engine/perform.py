@@ -1,0 +1,191 @@
+"""Carrying a plan out: the host's steps here, the init's by sending them to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import StepError
+from ..plan.ops import Report
+from ..plan.wire import encode
+from . import cgroup
+from .causes import explain_errno
+from .launch import Init, Message
+
+if TYPE_CHECKING:
+    from ..plan.model import Plan, Step
+
+_O_PATH: Final = os.O_PATH | os.O_CLOEXEC
+
+
+class Performance:
+    """One plan on its way: `begin` brings it to the point where the state must be written, `finish` to its end.
+
+    When either raises, everything that this performance made is gone again.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        stdio: Sequence[int],
+        gate: int = -1,
+        pidfd: int = -1,
+        preserve: int = 0,
+        cache: Path | None = None,
+        on_console: Callable[[int], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self._stdio = stdio
+        self._given = {"gate": gate, "pidfd": pidfd}
+        self._preserve = preserve
+        self._cache = cache
+        self._on_console = on_console
+        self._made: list[str] = []
+        self._at = 0
+        self.init: Init
+
+    def begin(self) -> Init:
+        """Carry out everything up to the init's SYNC. Raises StepError."""
+        try:
+            self._host_steps()
+            self._launch()
+        except BaseException:
+            cgroup.remove(reversed(self._made))
+            raise
+        try:
+            while (message := self.init.receive()) is not None and message.kind is not Report.SYNC:
+                self._handle(message)
+            if message is None:
+                raise self._vanished()
+            self._at = message.step
+        except BaseException:
+            self.abort()
+            raise
+        return self.init
+
+    def finish(self) -> None:
+        """Let the init go on, to its gate or until it is the process. Raises StepError."""
+        try:
+            self._host_steps()
+            self.init.go()
+            while (message := self.init.receive()) is not None:
+                self._handle(message)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Undo: kill the init and remove the cgroups that were made."""
+        self.init.kill()
+        cgroup.kill(self._made)
+        cgroup.remove(reversed(self._made))
+
+    def _handle(self, message: Message) -> None:
+        if message.kind is Report.ERROR:
+            raise self.error(message)
+        if message.kind is Report.FORKED:
+            self.init.follow(message.fd)
+            self.init.go()
+        elif message.kind is Report.FD and self._on_console:
+            self._on_console(message.fd)
+        elif message.fd >= 0:
+            os.close(message.fd)
+
+    def _vanished(self) -> StepError:
+        step = self.plan.steps[self._at]
+        return StepError(
+            4, step=self._at + 1, total=len(self.plan.steps), op=step.op, text=step.text, cause="the init was killed or died while at it"
+        )  # fmt: skip
+
+    def error(self, message: Message) -> StepError:
+        return step_error(self.plan, message.step or self._clone_number(), message.value, message.words)
+
+    def _clone_number(self) -> int:
+        return next(number for number, step in enumerate(self.plan.steps, 1) if step.op == "clone3")
+
+    # ---- the host's steps ----
+
+    def _host_steps(self) -> None:
+        """Carry out the host's steps from here to the clone or to the next step of the init."""
+        while self._at < len(self.plan.steps):
+            step = self.plan.steps[self._at]
+            if step.where != "host" or step.op == "clone3":
+                return
+            try:
+                self._host_step(step)
+            except OSError as error:
+                if isinstance(error, StepError):
+                    raise
+                raise step_error(self.plan, self._at + 1, error.errno or 5, "") from error
+            self._at += 1
+
+    def _host_step(self, step: Step) -> None:
+        arguments = step.arguments()
+        if step.op == "cgroup_mkdir":
+            path = str(arguments["path"])
+            cgroup.make(path, bool(arguments["inherit"]))
+            self._made.append(path)
+        elif step.op == "cgroup_write":
+            cgroup.write(str(arguments["path"]), str(arguments["file"]), str(arguments["value"]))
+        elif step.op == "cgroup_enable":
+            controllers = arguments["controllers"]
+            assert isinstance(controllers, tuple)
+            cgroup.enable(str(arguments["path"]), controllers)
+        elif step.op == "proc_write":
+            with open(f"/proc/{self.init.pid}/{arguments['file']}", "w", encoding="ascii") as file:
+                file.write(str(arguments["text"]))
+        else:
+            raise AssertionError(f"no host step {step.op}")
+
+    # ---- the init's steps ----
+
+    def _launch(self) -> None:
+        step = self.plan.steps[self._at]
+        opened: list[int] = []
+        try:
+            inputs = []
+            for entry in self.plan.inputs:
+                if entry.kind in self._given:
+                    inputs.append(self._given[entry.kind])
+                    continue
+                flags = os.O_WRONLY | os.O_CLOEXEC if entry.kind == "write" else _O_PATH
+                opened.append(os.open(entry.path, flags))
+                inputs.append(opened[-1])
+            into = -1
+            if step.arguments()["into"]:
+                opened.append(os.open(str(step.arguments()["into"]), _O_PATH | os.O_DIRECTORY))
+                into = opened[-1]
+            program = encode([(n, s.op, self._values(s)) for n, s in self.plan.init_steps()], len(inputs))
+            self.init = Init.launch(
+                program, flags=self.plan.clone_flags, stdio=self._stdio, inputs=inputs, cgroup=into, preserve=self._preserve
+            )
+        except OSError as error:
+            raise step_error(self.plan, self._at + 1, error.errno or 5, error.filename or "") from error
+        finally:
+            for fd in opened:
+                os.close(fd)
+        self._at += 1
+
+    def _values(self, step: Step) -> Sequence[object]:
+        if step.op != "seccomp":
+            return step.values
+        from ..plan.model import Filter
+        from ..seccomp import compile_profile
+
+        flags, wanted, out = step.values
+        assert isinstance(wanted, Filter) and isinstance(flags, int)
+        compiled = compile_profile(wanted.profile, cache_dir=self._cache)
+        return (flags | compiled.flags, compiled.program, out)
+
+
+def step_error(plan: Plan, number: int, code: int, words: str) -> StepError:
+    step = plan.steps[number - 1]
+    return make_error(number, len(plan.steps), step.op, step.text, code, words)
+
+
+def make_error(number: int, total: int, op: str, text: str, code: int, words: str) -> StepError:
+    cause, remedy = explain_errno(op, code)
+    return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words)

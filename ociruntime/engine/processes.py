@@ -1,0 +1,86 @@
+"""Waiting for processes and signalling them, by pidfd."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import struct
+from typing import Final, NamedTuple
+
+from ..state import start_time
+
+_PIDFD_GET_INFO: Final = 0xC040FF0B
+_PIDFD_INFO_EXIT: Final = 1 << 3
+
+
+class Exit(NamedTuple):
+    """How a process ended."""
+
+    code: int | None
+    """The exit code; None when it was killed by a signal, or when the kernel tells it to the parent only (before Linux 6.15)."""
+    signal: int | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        """As `subprocess` has it: negative for a signal."""
+        return -self.signal if self.signal else self.code
+
+
+def open_process(pid: int, began: int) -> int | None:
+    """A pidfd of the process that has this pid and start time, or None when it is gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_time(pid) != began:
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def wait(pidfd: int, timeout: float | None = None) -> Exit | None:
+    """Wait for the end of a process; None after ``timeout`` seconds. A child is reaped."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    if not poller.poll(None if timeout is None else max(0.0, timeout) * 1000):
+        return None
+    try:
+        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        return _exit_of_stranger(pidfd)
+    assert info is not None
+    return Exit(info.si_status) if info.si_code == os.CLD_EXITED else Exit(None, info.si_status)
+
+
+def _exit_of_stranger(pidfd: int) -> Exit:
+    request = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
+    except OSError:
+        return Exit(None)
+    mask, status = struct.unpack_from("=Q", request)[0], struct.unpack_from("=i", request, 60)[0]
+    if not mask & _PIDFD_INFO_EXIT:
+        return Exit(None)
+    return Exit(None, status & 0x7F) if status & 0x7F else Exit(status >> 8 & 0xFF)
+
+
+def signal_number(value: int | str) -> int:
+    """A signal from a number, ``"9"``, ``"KILL"``, ``"SIGKILL"`` or ``"RTMIN+3"``. Raises ValueError."""
+    if isinstance(value, int):
+        number = int(value)
+    else:
+        text = value.upper().removeprefix("SIG")
+        if text.isdigit():
+            number = int(text)
+        elif text.startswith("RTMIN+") and text[6:].isdigit():
+            number = signal.SIGRTMIN + int(text[6:])
+        else:
+            known = getattr(signal, f"SIG{text}", None)
+            if not isinstance(known, signal.Signals):
+                raise ValueError(f"{value!r} is not a signal")
+            number = int(known)
+    if not 1 <= number <= 64:
+        raise ValueError(f"{value!r} is not a signal")
+    return number

@@ -1,0 +1,196 @@
+"""Every exception the package raises on purpose.
+
+::
+
+    OCIRuntimeError
+    +-- SpecError          config.json, features or state that is not what the runtime spec says
+    +-- SifError           a SIF file that is not what the format says            (also ValueError)
+    +-- BundleError        a bundle directory that cannot be made or used
+    +-- UnsupportedError   something asked for that this host or build cannot do
+    +-- StateError         what the state store knows forbids the operation
+    |   +-- ContainerNotFound                                                     (also LookupError)
+    |   +-- ContainerExists
+    |   +-- WrongStatus
+    +-- StepError          one step of a plan failed                              (also OSError)
+    +-- HookError          a hook failed or took too long
+    +-- ProcessError       a process ended with a status that ``check=True`` refuses
+
+A wrong *type* in a call is a ``TypeError`` as everywhere in Python, and a mount or a file that the operating system refuses outside
+of a plan stays an ``OSError``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "BundleError",
+    "ContainerExists",
+    "ContainerNotFound",
+    "HookError",
+    "OCIRuntimeError",
+    "Problem",
+    "ProcessError",
+    "SifError",
+    "SpecError",
+    "StateError",
+    "StepError",
+    "UnsupportedError",
+    "WrongStatus",
+]
+
+
+class OCIRuntimeError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a document."""
+
+    path: str
+    """Where, as a JSON path: ``$.linux.namespaces[2].type``."""
+    message: str
+    """What is wrong there, and what would be right."""
+    section: str = ""
+    """The section of the runtime spec that says so, e.g. ``config-linux.md#namespaces``."""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        rule = f" ({self.section})" if self.section else ""
+        return f"{self.path}: {self.message}{rule}"
+
+
+class SpecError(OCIRuntimeError, ValueError):
+    """A document is not what the runtime spec says; ``problems`` holds everything wrong with it, not only the first."""
+
+    problems: tuple[Problem, ...]
+
+    def __init__(self, problems: Iterable[Problem], source: str = "") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        super().__init__(self.problems, source)
+
+    def __str__(self) -> str:
+        where = f"{self.source}: " if self.source else ""
+        if len(self.problems) == 1:
+            return f"{where}{self.problems[0]}"
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        return f"{where}{len(self.problems)} problems:{lines}"
+
+
+class SifError(OCIRuntimeError, ValueError):
+    """A SIF file breaks the format: ``field`` names the place, ``descriptor`` the 0-based table entry where there is one."""
+
+    def __init__(self, message: str, *, field: str = "", descriptor: int | None = None, path: str = "") -> None:
+        self.field = field
+        self.descriptor = descriptor
+        self.path = path
+        where = f"descriptor {descriptor}: " if descriptor is not None else ""
+        what = f"{field}: " if field else ""
+        super().__init__(f"{path + ': ' if path else ''}{where}{what}{message}")
+
+
+class BundleError(OCIRuntimeError):
+    """A bundle directory cannot be made or used (missing config.json or rootfs, already mounted, in use)."""
+
+
+class UnsupportedError(OCIRuntimeError):
+    """The host, or this build, lacks what was asked for; the message names it and what would help."""
+
+
+class StateError(OCIRuntimeError):
+    """What the state store knows about a container forbids the operation."""
+
+
+class ContainerNotFound(StateError, LookupError):
+    """No container has this id."""
+
+    def __init__(self, container_id: str, root: str) -> None:
+        self.container_id = container_id
+        self.root = root
+        super().__init__(f"container {container_id!r} does not exist in {root}")
+
+
+class ContainerExists(StateError):
+    """A container with this id exists already."""
+
+    def __init__(self, container_id: str, root: str) -> None:
+        self.container_id = container_id
+        self.root = root
+        super().__init__(f"container {container_id!r} already exists in {root}")
+
+
+class WrongStatus(StateError):
+    """The container is not in a status in which the operation is possible (runtime.md, Operations)."""
+
+    def __init__(self, container_id: str, operation: str, status: str, needed: str) -> None:
+        self.container_id = container_id
+        self.operation = operation
+        self.status = status
+        self.needed = needed
+        super().__init__(f"cannot {operation} container {container_id!r}: it is {status}, not {needed}")
+
+
+class StepError(OCIRuntimeError, OSError):
+    """One step of a plan failed: which, on what, and why.
+
+    ``errno`` and ``strerror`` are those of any `OSError`; ``step`` counts from 1 as `Plan.explain()` prints it.
+    """
+
+    def __init__(
+        self, errno: int, *, step: int, total: int, op: str, text: str, cause: str = "", remedy: str = "", detail: str = ""
+    ) -> None:
+        import errno as _errno
+        import os
+
+        super().__init__(errno, os.strerror(errno))
+        self.step = step
+        self.total = total
+        self.op = op
+        self.text = text
+        self.cause = cause
+        self.remedy = remedy
+        self.detail = detail
+        self.code = _errno.errorcode.get(errno, str(errno))
+
+    def __str__(self) -> str:
+        said = f"step {self.step}/{self.total} {self.op} {self.text}: {self.code}: {self.cause or self.strerror}"
+        if self.detail:
+            said += f" [kernel: {self.detail}]"
+        if self.remedy:
+            said += f"; {self.remedy}"
+        return said
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_step_error, (self.errno, dict(self.__dict__))
+
+
+def _rebuild_step_error(errno: int, fields: dict[str, object]) -> StepError:
+    error = StepError(errno, step=0, total=0, op="", text="")
+    error.__dict__.update(fields)
+    return error
+
+
+class HookError(OCIRuntimeError):
+    """A hook failed, could not be started or took longer than its timeout (config.md, POSIX-platform Hooks)."""
+
+    def __init__(self, message: str, *, kind: str, path: str, returncode: int | None = None, output: str = "") -> None:
+        self.kind = kind
+        self.path = path
+        self.returncode = returncode
+        self.output = output
+        super().__init__(f"{kind} hook {path}: {message}" + (f": {output}" if output else ""))
+
+
+class ProcessError(OCIRuntimeError):
+    """A process that was started with ``check=True`` did not end with 0.
+
+    ``result`` is the complete result with its output; the message shows the last lines of stderr (or stdout).
+    """
+
+    def __init__(self, message: str, result: object) -> None:
+        self.result = result
+        super().__init__(message)

@@ -1,0 +1,92 @@
+"""What the host offers: one probe, frozen, on which plans are compiled."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Self
+
+__all__ = ["Hierarchy", "Host"]
+
+
+class Hierarchy(NamedTuple):
+    """One mounted cgroup hierarchy."""
+
+    mountpoint: str
+    version: int
+    """1 or 2."""
+    controllers: frozenset[str]
+    """v1: the controllers bound to it; v2: those in ``cgroup.controllers`` of its root. ``name=systemd`` keeps its prefix."""
+
+
+class Host(NamedTuple):
+    """A frozen view of the kernel and its configuration; plans depend on the host through this value alone.
+
+    Make one by hand to see what a plan would be elsewhere, or take `Host.probe()`.
+    """
+
+    kernel: tuple[int, int]
+    machine: str
+    euid: int
+    last_cap: int
+    hierarchies: tuple[Hierarchy, ...]
+    lsms: frozenset[str] = frozenset()
+    seccomp: bool = True
+
+    @classmethod
+    def probe(cls) -> Self:
+        """Look at this host, once a process: /proc/mounts, /proc/sys/kernel and uname(2). Raises OSError without /proc."""
+        return _probe(cls)
+
+    @property
+    def cgroup_mode(self) -> str:
+        """``"v1"``, ``"hybrid"``, ``"v2"`` or ``"none"``."""
+        versions = {h.version for h in self.hierarchies}
+        return {frozenset({1}): "v1", frozenset({1, 2}): "hybrid", frozenset({2}): "v2"}.get(frozenset(versions), "none")
+
+    def hierarchy(self, controller: str) -> Hierarchy | None:
+        """The hierarchy that has a controller, if any."""
+        return next((h for h in self.hierarchies if controller in h.controllers), None)
+
+    def has_controller(self, controller: str) -> bool:
+        return self.hierarchy(controller) is not None
+
+
+def _hierarchies() -> tuple[Hierarchy, ...]:
+    found: dict[str, Hierarchy] = {}
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        rows = [line.split() for line in mounts if " cgroup" in line]
+    v1 = {name for name in _v1_controllers()}
+    for _, mountpoint, fstype, options, *_ in rows:
+        if fstype == "cgroup":
+            names = frozenset(o for o in options.split(",") if o in v1 or o.startswith("name="))
+            found.setdefault(",".join(sorted(names)), Hierarchy(mountpoint, 1, names))
+        elif fstype == "cgroup2":
+            names = frozenset(Path(mountpoint, "cgroup.controllers").read_text().split())
+            found.setdefault("2", Hierarchy(mountpoint, 2, names))
+    return tuple(found.values())
+
+
+def _v1_controllers() -> list[str]:
+    with open("/proc/cgroups", encoding="ascii") as table:
+        return [line.split()[0] for line in table if not line.startswith("#")]
+
+
+@cache
+def _probe(cls: type[Host]) -> Host:
+    name = os.uname()
+    major, minor = name.release.split(".")[:2]
+    try:
+        lsms = frozenset(Path("/sys/kernel/security/lsm").read_text().split(","))
+    except OSError:
+        lsms = frozenset()  # securityfs is not mounted: no LSM can be asked for through it either
+    return cls(
+        kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
+        machine=name.machine,
+        euid=os.geteuid(),
+        last_cap=int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
+        hierarchies=_hierarchies(),
+        lsms=lsms,
+        seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
+    )

@@ -1,0 +1,94 @@
+"""Numbers of the kernel's interface that plans are made of (uapi headers; the same on every architecture unless said)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CLONE_NEW: Final = {
+    "mount": 0x00020000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "network": 0x40000000,
+    "time": 0x00000080,
+}
+NAMESPACE_FILES: Final = {
+    "mount": "mnt",
+    "cgroup": "cgroup",
+    "uts": "uts",
+    "ipc": "ipc",
+    "user": "user",
+    "pid": "pid",
+    "network": "net",
+    "time": "time",
+}
+
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+AT_FDCWD: Final = -100
+OPEN_TREE_CLONE: Final = 1
+
+O_PATH: Final = 0o10000000
+O_DIRECTORY: Final = {"aarch64": 0o40000, "armv7l": 0o40000}
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+
+FSCONFIG_SET_FLAG: Final = 0
+FSCONFIG_SET_STRING: Final = 1
+FSCONFIG_CMD_CREATE: Final = 6
+
+MOUNT_ATTR_RDONLY: Final = 0x01
+MOUNT_ATTR_NOSUID: Final = 0x02
+MOUNT_ATTR_NODEV: Final = 0x04
+MOUNT_ATTR_NOEXEC: Final = 0x08
+MOUNT_ATTR_ATIME: Final = 0x70
+MOUNT_ATTR_NOATIME: Final = 0x10
+MOUNT_ATTR_STRICTATIME: Final = 0x20
+MOUNT_ATTR_NODIRATIME: Final = 0x80
+MOUNT_ATTR_IDMAP: Final = 0x100000
+MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
+
+MS_UNBINDABLE: Final = 1 << 17
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
+
+PROC_SUPER_MAGIC: Final = 0x9FA0
+
+PR_SET_KEEPCAPS: Final = 8
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_SET_PDEATHSIG: Final = 1
+
+S_IFCHR: Final = 0o020000
+S_IFBLK: Final = 0o060000
+S_IFIFO: Final = 0o010000
+
+RLIMITS: Final = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
+"""asm-generic numbers (x86, arm, riscv, s390, powerpc); mips and sparc number some of them otherwise and are not supported yet."""
+
+
+def makedev(major: int, minor: int) -> int:
+    """A device number as the ops carry it: major in the upper half, minor in the lower."""
+    return major << 32 | minor

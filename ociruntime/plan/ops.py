@@ -1,0 +1,149 @@
+"""The operations that the init can carry out: one table, from which the C header is generated and the wire format follows.
+
+Each operation is one kernel operation or one closed question that only the running container can answer (does this path exist, is it a
+directory). There are no branches, loops or variables: what happens is decided when the plan is compiled.
+
+Field kinds, as they travel (every one a multiple of 8 bytes, so that no structure has padding):
+
+========  =====================  ============================================================================
+kind      Python value           C member
+========  =====================  ============================================================================
+``slot``  int (``NO_SLOT``: none)  ``uint64_t``: index into the init's table of file descriptors
+``num``   int                    ``uint64_t`` (negative numbers as two's complement)
+``str``   str or bytes           ``struct ref`` to bytes that end in NUL and hold no other
+``data``  bytes                  ``struct ref`` to bytes
+``list``  sequence of str        ``struct ref`` and a count: strings that end in NUL, one behind the other
+========  =====================  ============================================================================
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+NO_SLOT: Final = 0xFFFFFFFF
+"""In a ``slot`` field: no file descriptor (the path is absolute, or the field is not used)."""
+MAX_SLOTS: Final = 1024
+"""Size of the init's table of file descriptors; a plan that needs more is refused when it is compiled."""
+MAGIC: Final = 0x0C1_1217
+"""First word of a program; changes with the wire format."""
+
+
+class Report(IntEnum):
+    """What a report from the init says (``struct report``)."""
+
+    ERROR = 1
+    """The step failed with ``value`` as errno; the kernel's own words may follow."""
+    SYNC = 2
+    """The init waits for one byte before it goes on; ``value`` is the token of the `sync` step."""
+    FORKED = 3
+    """The rest runs in a new process, whose pidfd comes along."""
+    FD = 4
+    """The descriptor that comes along is what the step was asked to hand out."""
+
+
+class Op(NamedTuple):
+    """One operation: its code on the wire, its name and its fields in order."""
+
+    code: int
+    name: str
+    fields: tuple[tuple[str, str], ...]
+
+
+def _table(text: str) -> dict[str, Op]:
+    table: dict[str, Op] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, _, rest = line.partition(":")
+        fields = tuple((field, kind) for kind, field in (item.split() for item in rest.split(",") if item.strip()))
+        table[name] = Op(len(table) + 1, name, fields)
+    return table
+
+
+OPS: Final = _table(
+    """
+    open: slot dir, str path, num flags, num mode, num resolve, slot out
+    close: slot fd
+    open_tree: slot dir, str path, num flags, slot out
+    fsopen: str fstype, slot out
+    fsconfig: slot fs, num cmd, str key, str value
+    fsmount: slot fs, num attrs, slot out
+    mount_setattr: slot fd, num flags, num set, num clear, num propagation, slot userns
+    move_mount: slot mount, slot target
+    target: slot root, str path, num kind, num mode, slot like, slot out
+    pivot_root: slot root
+    mask: slot root, str path, slot null
+    readonly: slot root, str path
+    prove_null: slot fd
+    prove_fs: slot fd, num magic
+    mknod: slot dir, str name, num mode, num dev, num uid, num gid
+    symlink: slot dir, str name, str target
+    mkdir: slot dir, str name, num mode
+    write: slot dir, str path, data data
+    sethostname: str name
+    setdomainname: str name
+    rlimit: num resource, num soft, num hard
+    unshare: num flags
+    setns: slot fd, num flags
+    fork: num flags
+    setsid:
+    keyring: str name
+    setgroups: data gids
+    setresgid: num gid
+    setresuid: num uid
+    bounding: num keep, num last
+    capset: num effective, num permitted, num inheritable
+    ambient: num caps
+    prctl: num option, num a, num b
+    umask: num mask
+    personality: num persona
+    chdir: str path, num create
+    scheduler: data attr
+    ioprio: num value
+    affinity: data mask
+    mempolicy: num mode, data nodes
+    seccomp: num flags, data filter, slot out
+    handout: slot fd
+    console: slot devpts, slot dev, num rows, num cols, num bind
+    copyup: slot source, slot target
+    lookup: slot root, list candidates
+    sync: num token
+    gate: slot listener
+    exec: list candidates, list argv, list env
+    """
+)
+
+
+def c_header() -> str:
+    """The C side of the table: structures, codes and the shapes by which the init checks a program."""
+    lines = [
+        "/* Generated from ociruntime/plan/ops.py; do not edit. */",
+        "#ifndef OCIRUNTIME_OPS_H",
+        "#define OCIRUNTIME_OPS_H",
+        "#include <stdint.h>",
+        "",
+        f"#define NO_SLOT {NO_SLOT:#x}u",
+        f"#define MAX_SLOTS {MAX_SLOTS}u",
+        f"#define PROGRAM_MAGIC {MAGIC:#x}u",
+        *(f"#define REPORT_{report.name} {report.value}" for report in Report),
+        "",
+        "struct ref { uint32_t off, len; };",
+        "struct list { struct ref text; uint64_t count; };",
+        "struct head { uint32_t len; uint16_t code, step; };",
+        "struct program { uint32_t magic, len, ops, inputs; };",
+        "struct report { uint32_t kind, step; int32_t value; uint32_t reserved; };",
+        "",
+    ]
+    ctype = {"slot": "uint64_t", "num": "uint64_t", "str": "struct ref", "data": "struct ref", "list": "struct list"}
+    for op in OPS.values():
+        members = " ".join(f"{ctype[kind]} {name};" for name, kind in op.fields)
+        lines.append(f"#define OP_{op.name.upper()} {op.code}")
+        lines.append(f"struct op_{op.name} {{ struct head head; {members} }};")
+    lines.append("")
+    lines.append("enum kind { END, SLOT, NUM, STR, DATA, LIST };")
+    longest = max(len(op.fields) for op in OPS.values()) + 1
+    lines.append(f"static const unsigned char SHAPES[{len(OPS) + 1}][{longest}] = {{")
+    for op in OPS.values():
+        kinds = ", ".join(kind.upper() for _, kind in op.fields)
+        lines.append(f"    [OP_{op.name.upper()}] = {{ {kinds or 'END'} }},")
+    lines += ["};", f"#define OP_LAST {len(OPS)}", "#endif", ""]
+    return "\n".join(lines)

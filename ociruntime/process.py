@@ -1,0 +1,222 @@
+"""Running programs in containers: `Result`, `exec` and `run`, after the model of `subprocess`."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .engine.processes import Exit, wait
+from .errors import ProcessError
+
+if TYPE_CHECKING:
+    from .engine.launch import Init
+    from .plan.model import Plan
+    from .spec import Process
+
+__all__ = ["Result"]
+
+DEVNULL = -3
+PIPE = -1
+
+
+class Result(NamedTuple):
+    """How a program in a container ended."""
+
+    args: tuple[str, ...]
+    returncode: int
+    """The exit code; negative for the signal that killed it."""
+    stdout: bytes | str | None = None
+    stderr: bytes | str | None = None
+    duration: float = 0.0
+    """Seconds from the launch to the end."""
+    timed_out: bool = False
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that killed it."""
+        return -self.returncode if self.returncode < 0 else None
+
+    def check_returncode(self) -> None:
+        """Raise ProcessError unless it ended with 0."""
+        if self.returncode == 0 and not self.timed_out:
+            return
+        how = "took too long" if self.timed_out else f"ended with {self.returncode}"
+        tail = self.stderr or self.stdout or ""
+        text = tail.decode("utf-8", "replace") if isinstance(tail, bytes) else tail
+        last = "\n".join(text.strip().splitlines()[-5:])
+        raise ProcessError(f"{' '.join(self.args)!r} {how}{': ' + last if last else ''}", self)
+
+
+class Performer(NamedTuple):
+    """An exec that is ready to go."""
+
+    plan: Plan
+    pidfd: int
+    preserve: int
+    cache: Path
+
+    def perform(self, stdio: Sequence[int]) -> Init:
+        from .engine.perform import Performance
+
+        performance = Performance(self.plan, stdio=stdio, pidfd=self.pidfd, preserve=self.preserve, cache=self.cache)
+        init = performance.begin()
+        performance.finish()
+        return init
+
+
+def exec_process(
+    base: Process | None, args: Sequence[str], env: Sequence[str] | None, cwd: str | None, user: tuple[int, int] | None
+) -> Process:
+    """The process object of an exec: the container's own, with what was asked for changed."""
+    from .spec import Process, User
+
+    process = base or Process(cwd="/")
+    changes: dict[str, object] = {"terminal": None}
+    if args:
+        changes["args"] = tuple(args)
+    if env:
+        changes["env"] = (*(process.env or ()), *env)
+    if cwd is not None:
+        changes["cwd"] = cwd
+    if user is not None:
+        changes["user"] = User(uid=user[0], gid=user[1])
+    return process.evolve(**changes)
+
+
+def exec_in(
+    performer: Performer,
+    *,
+    input: bytes | str | None,
+    capture_output: bool,
+    stdio: tuple[int | None, int | None, int | None],
+    text: bool,
+    timeout: float | None,
+    check: bool,
+) -> Result:
+    """Run an exec to its end."""
+    args = performer.plan.steps[-1].values[1]
+    assert isinstance(args, tuple)
+    try:
+        with Streams(input, capture_output, stdio) as streams:
+            began = time.monotonic()
+            init = performer.perform(streams.child)
+            try:
+                ended = streams.communicate(init.pidfd, timeout)
+                timed_out = ended is None
+                if ended is None:
+                    kill(init.pidfd)
+                    ended = streams.communicate(init.pidfd, 10) or Exit(None, 9)
+            except BaseException:
+                init.kill()
+                raise
+            init.close()
+    finally:
+        os.close(performer.pidfd)
+    return streams.result(args, ended, time.monotonic() - began, timed_out=timed_out, text=text, check=check)
+
+
+def kill(pidfd: int) -> None:
+    import signal
+
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended by itself
+
+
+class Streams:
+    """The pipes between us and a program: opened, pumped without deadlock, closed."""
+
+    def __init__(self, input: bytes | str | None, capture: bool, stdio: tuple[int | None, int | None, int | None]) -> None:
+        self.child: list[int] = []
+        self._theirs: list[int] = []
+        self._ours: dict[int, int] = {}
+        self._input = memoryview(input.encode() if isinstance(input, str) else input or b"")
+        self._output: dict[int, list[bytes]] = {}
+        given = [PIPE if input is not None else stdio[0], *(PIPE if capture and fd is None else fd for fd in stdio[1:])]
+        try:
+            for number, fd in enumerate(given):
+                self.child.append(self._open(number, fd))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, number: int, fd: int | None) -> int:
+        if fd is None:
+            return number
+        if fd == DEVNULL:
+            self._theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            return self._theirs[-1]
+        if fd != PIPE:
+            return fd
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = (writer, reader) if number == 0 else (reader, writer)
+        self._theirs.append(theirs)
+        self._ours[number] = ours
+        os.set_blocking(ours, False)
+        if number:
+            self._output[number] = []
+        return theirs
+
+    def communicate(self, pidfd: int, timeout: float | None) -> Exit | None:
+        """Feed and drain the pipes until the program ended and its output is closed; None when the time is over."""
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs.clear()
+        if not self._ours:
+            return wait(pidfd, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            for number, fd in self._ours.items():
+                selector.register(fd, selectors.EVENT_READ if number else selectors.EVENT_WRITE, number)
+            while selector.get_map():
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return None
+                for key, _ in selector.select(left):
+                    self._pump(selector, key.fd, key.data)
+        return wait(pidfd, None if deadline is None else deadline - time.monotonic())
+
+    def _pump(self, selector: selectors.BaseSelector, fd: int, number: int) -> None:
+        if number:
+            chunk = os.read(fd, 1 << 16)
+            if chunk:
+                self._output[number].append(chunk)
+                return
+        else:
+            try:
+                self._input = self._input[os.write(fd, self._input[: 1 << 16]) :]
+            except BrokenPipeError:
+                self._input = memoryview(b"")  # the program does not want it
+            if self._input:
+                return
+        selector.unregister(fd)
+        os.close(self._ours.pop(number))
+
+    def result(self, args: tuple[str, ...], ended: Exit, duration: float, *, timed_out: bool, text: bool, check: bool) -> Result:
+        out, err = (b"".join(self._output[number]) if number in self._output else None for number in (1, 2))
+        convert: Callable[[bytes | None], bytes | str | None] = (
+            (lambda raw: raw if raw is None else raw.decode("utf-8", "surrogateescape")) if text else (lambda raw: raw)
+        )
+        code = ended.returncode
+        assert code is not None, "a child's exit status is known"
+        result = Result(args, code, convert(out), convert(err), duration, timed_out)
+        if check:
+            result.check_returncode()
+        return result
+
+    def close(self) -> None:
+        for fd in (*self._theirs, *self._ours.values()):
+            os.close(fd)
+        self._theirs.clear()
+        self._ours.clear()
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""How a root filesystem becomes mounted on the host: squashfs in a file, through a loop device, under an overlay."""

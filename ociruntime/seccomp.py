@@ -1,0 +1,620 @@
+"""Seccomp profiles made into BPF programs (config-linux.md#seccomp).
+
+`compile_profile` gives a `Filter`, ready for seccomp(2). libseccomp makes the program, through pyseccomp; in front of it stands a
+short prologue of our own with what libseccomp cannot or does not do:
+
+* A profile that denies by default answers ``ENOSYS``, not its default, to system calls newer than every one it names: so that a C
+  library which probes for a new call falls back to the old one.
+* Rules for system calls that the installed libseccomp does not know yet, but this module does (`NEWER`), hold nonetheless.
+* On architectures with socketcall(2) and ipc(2) libseccomp widens ``allow socket() when its arguments are ...`` to ``allow
+  socketcall(SYS_SOCKET)``, whose arguments lie behind a pointer that no filter can read. The prologue gives such calls the default.
+
+Filters are kept by content, in the process and, where the caller names a directory, on disk: `docs/seccomp.md` has the details.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import attrs
+
+from ociruntime.errors import Problem, SpecError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import ModuleType
+
+    from ociruntime.spec.seccomp import Seccomp, Syscall
+
+__all__ = ["MAX_INSTRUCTIONS", "NEWER", "Filter", "compile_profile", "profile_key", "unknown_syscalls"]
+
+MAX_INSTRUCTIONS: Final = 4096
+"""The kernel takes no longer program (``BPF_MAXINSNS``)."""
+FORMAT: Final = 1
+"""Part of every cache key: raise it whenever the same profile would give another program."""
+MAX_CACHED: Final = 64
+"""Filters kept in the process; the oldest goes first."""
+
+_SECTION: Final = "config-linux.md#seccomp"
+_PATH: Final = "$.linux.seccomp"
+
+_ALLOW, _LOG, _TRACE, _NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x7FF00000, 0x7FC00000
+_ERRNO, _KILL_THREAD, _KILL_PROCESS, _TRAP = 0x00050000, 0x00000000, 0x80000000, 0x00030000
+_ACTIONS: Final = {
+    "SCMP_ACT_KILL": _KILL_THREAD,
+    "SCMP_ACT_KILL_THREAD": _KILL_THREAD,
+    "SCMP_ACT_KILL_PROCESS": _KILL_PROCESS,
+    "SCMP_ACT_TRAP": _TRAP,
+    "SCMP_ACT_ERRNO": _ERRNO,
+    "SCMP_ACT_TRACE": _TRACE,
+    "SCMP_ACT_ALLOW": _ALLOW,
+    "SCMP_ACT_LOG": _LOG,
+    "SCMP_ACT_NOTIFY": _NOTIFY,
+}
+_ERRNO_LIMITS: Final = {"SCMP_ACT_ERRNO": 4095, "SCMP_ACT_TRACE": 0xFFFF}  # the kernel cuts an errno at 4095, trace data at 16 bits
+_ENOSYS: Final = _ERRNO | errno.ENOSYS
+_OPERATORS: Final = {
+    "SCMP_CMP_NE": 1,
+    "SCMP_CMP_LT": 2,
+    "SCMP_CMP_LE": 3,
+    "SCMP_CMP_EQ": 4,
+    "SCMP_CMP_GE": 5,
+    "SCMP_CMP_GT": 6,
+    "SCMP_CMP_MASKED_EQ": 7,
+}
+_FLAGS: Final = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
+    "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
+}
+_TSYNC, _TSYNC_ESRCH, _WAIT_KILLABLE_RECV = 1 << 0, 1 << 4, 1 << 5
+
+# Between loading the filter and handing the listener out the init itself makes these calls: nobody could answer a notification.
+_HANDSHAKE: Final = frozenset({"sendmsg", "write"})
+
+# AUDIT_ARCH_* of linux/audit.h, which are libseccomp's tokens too (x32's is libseccomp's own: the kernel says x86_64 for it).
+_TOKEN_TABLE: Final = """
+    X86=40000003 X86_64=C000003E X32=4000003E ARM=40000028 AARCH64=C00000B7 LOONGARCH64=C0000102 M68K=4
+    MIPS=8 MIPS64=80000008 MIPS64N32=A0000008 MIPSEL=40000008 MIPSEL64=C0000008 MIPSEL64N32=E0000008 PARISC=F PARISC64=8000000F
+    PPC=14 PPC64=80000015 PPC64LE=C0000015 RISCV64=C00000F3 S390=16 S390X=80000016 SH=4000002A SHEB=2A
+"""
+_TOKENS: Final = {f"SCMP_ARCH_{name}": int(token, 16) for name, _, token in (item.partition("=") for item in _TOKEN_TABLE.split())}
+_LITTLE_ENDIAN: Final = 0x40000000  # in a token
+_X32_BIT: Final = 0x40000000
+_NUMBER_BASE: Final = {
+    "SCMP_ARCH_X32": _X32_BIT,
+    "SCMP_ARCH_MIPS": 4000,
+    "SCMP_ARCH_MIPSEL": 4000,
+    "SCMP_ARCH_MIPS64": 5000,
+    "SCMP_ARCH_MIPSEL64": 5000,
+    "SCMP_ARCH_MIPS64N32": 6000,
+    "SCMP_ARCH_MIPSEL64N32": 6000,
+}
+
+_NEWER_NAMES: Final = """
+    pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen fsconfig fsmount fspick
+    pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd
+    landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret process_mrelease futex_waitv
+    set_mempolicy_home_node cachestat fchmodat2 map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount
+    lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat listxattrat removexattrat open_tree_attr
+    file_getattr file_setattr listns rseq_slice_yield
+"""
+NEWER: Final[dict[str, int]] = {name: number for number, name in enumerate(_NEWER_NAMES.split(), 424)}
+"""Numbers of the system calls that have the same number everywhere (plus the base of the ABI on x32 and MIPS)."""
+_NEWER_HERE: Final = {
+    "SCMP_ARCH_X86_64": {"uretprobe": 335, "uprobe": 336},
+    "SCMP_ARCH_RISCV64": {"riscv_hwprobe": 258},
+}
+# The calls that socketcall(2) and ipc(2) multiplex, in the order of their numbers (linux/net.h, linux/ipc.h); - is a hole.
+_SOCKETCALLS: Final = """
+    - socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown setsockopt getsockopt
+    sendmsg recvmsg accept4 recvmmsg sendmmsg
+"""
+_IPCS: Final = "- semop semget semctl semtimedop - - - - - - msgsnd msgrcv msgget msgctl - - - - - - shmat shmdt shmget shmctl"
+_MULTIPLEXED: Final = {
+    "socketcall": {name: number for number, name in enumerate(_SOCKETCALLS.split())},
+    "ipc": {name: number for number, name in enumerate(_IPCS.split())},
+}
+
+
+@attrs.frozen
+class Filter:
+    """A compiled profile: what seccomp(2) takes."""
+
+    program: bytes
+    """``struct sock_filter[]`` in the byte order of the machine."""
+    flags: int = 0
+    """``SECCOMP_FILTER_FLAG_*`` that the profile asks for; ``NEW_LISTENER`` is not among them."""
+    needs_listener: bool = False
+    """The profile uses SCMP_ACT_NOTIFY: load it with ``SECCOMP_FILTER_FLAG_NEW_LISTENER`` and hand the descriptor out."""
+
+    @property
+    def instructions(self) -> int:
+        """Number of BPF instructions."""
+        return len(self.program) // 8
+
+
+class _Rule(NamedTuple):
+    """One rule as libseccomp takes it: all conditions hold, each on another argument."""
+
+    path: str
+    name: str
+    action: int
+    conditions: tuple[tuple[int, int, int, int], ...]
+    """(argument, operator, first datum, second datum)."""
+
+
+# --- public -------------------------------------------------------------------------------------------------------------------
+
+_cache: dict[str, Filter] = {}
+_lock = threading.Lock()
+
+
+def compile_profile(
+    profile: Seccomp, *, cache_dir: Path | None = None, key: str | None = None, machine: str | None = None
+) -> Filter:
+    """The BPF program of ``profile`` for ``machine``, a name as uname(2) gives it (default: this one).
+
+    ``cache_dir`` is a directory for compiled filters, made with mode 0700 when it is absent. It is used only if it is a real
+    directory of the effective user that nobody else may write to; a directory or file that is not, or that cannot be read or
+    written, is passed over, since the cache is never needed. A damaged or foreign file is replaced.
+
+    ``key`` is `profile_key` of this very profile and machine, for callers that keep it; it saves the work of computing it.
+
+    :raises SpecError: the profile means nothing, or would hang the container's start (config-linux.md#seccomp).
+    :raises UnsupportedError: libseccomp or pyseccomp is missing or too old, or the program is longer than the kernel takes.
+    """
+    machine = machine or os.uname().machine
+    key = key or profile_key(profile, machine)
+    found = _cache.get(key)
+    if found is not None:
+        return found
+    with _lock:  # libseccomp keeps global state
+        if (found := _cache.get(key)) is None:
+            program = _read_cache(cache_dir, key) if cache_dir is not None else None
+            if program is None:
+                program = _compile(profile, machine)
+                if cache_dir is not None:
+                    _write_cache(cache_dir, key, program)
+            found = Filter(program, *_flags(profile))
+            while len(_cache) >= MAX_CACHED:
+                del _cache[next(iter(_cache))]
+            _cache[key] = found
+    return found
+
+
+def profile_key(profile: Seccomp, machine: str | None = None) -> str:
+    """Identifies the filter that ``profile`` compiles to on ``machine`` (default: this one): 64 hexadecimal digits."""
+    import json
+
+    content = json.dumps(
+        [
+            FORMAT,
+            machine or os.uname().machine,
+            sys.maxsize,
+            profile.default_action,
+            profile.default_errno_ret,
+            profile.architectures,
+            profile.flags,
+            profile.listener_path is None,
+            [
+                (
+                    call.names,
+                    call.action,
+                    call.errno_ret,
+                    [(arg.index, arg.value, arg.value_two, arg.op) for arg in call.args] if call.args else None,
+                )
+                for call in profile.syscalls or ()
+            ],
+        ],
+        separators=(",", ":"),
+    ).encode()
+    try:
+        from _blake2 import blake2b  # hashlib loads OpenSSL, which takes longer than all the rest of a cache hit
+    except ImportError:
+        from hashlib import blake2b
+    return blake2b(content, digest_size=32).hexdigest()
+
+
+def unknown_syscalls(profile: Seccomp) -> tuple[str, ...]:
+    """The names in ``profile`` that stand for no system call known here: their rules have no effect (misspelt, or too new).
+
+    :raises UnsupportedError: libseccomp or pyseccomp is missing.
+    """
+    lib = _libseccomp()
+    names = dict.fromkeys(name for call in profile.syscalls or () for name in call.names)
+    elsewhere = {name for table in _NEWER_HERE.values() for name in table}
+    return tuple(n for n in names if lib.resolve_syscall(0, n) == -1 and n not in NEWER and n not in elsewhere)
+
+
+# --- from the profile to rules ------------------------------------------------------------------------------------------------
+
+
+def _flags(profile: Seccomp) -> tuple[int, bool]:
+    listener = any(call.action == "SCMP_ACT_NOTIFY" for call in profile.syscalls or ())
+    flags = 0
+    for name in profile.flags or ():
+        flags |= _FLAGS[name]
+    if not listener:
+        flags &= ~_WAIT_KILLABLE_RECV  # says how notifications are received: without any the kernel answers EINVAL
+    elif flags & _TSYNC:
+        flags |= _TSYNC_ESRCH  # the return value cannot be both a thread id and a descriptor
+    return flags, listener
+
+
+def _action(action: str, errno_ret: int | None) -> int:
+    value = _ACTIONS[action]
+    if action in _ERRNO_LIMITS:
+        value |= errno.EPERM if errno_ret is None else errno_ret
+    return value
+
+
+def _problems(profile: Seccomp) -> Iterator[Problem]:
+    """What is wrong with the profile beyond what its JSON Schema says, and what would hang."""
+
+    def problem(where: str, message: str) -> Problem:
+        return Problem(f"{_PATH}.{where}", message, _SECTION)
+
+    def action_problems(where: str, key: str, action: str, errno_ret: int | None) -> Iterator[Problem]:
+        if action not in _ACTIONS:
+            yield problem(f"{where}{key}", f"{action!r} is no seccomp action")
+        elif errno_ret is not None:
+            field = f"{where}{'errnoRet' if key == 'action' else 'defaultErrnoRet'}"
+            limit = _ERRNO_LIMITS.get(action)
+            if limit is None:
+                yield problem(field, f"{action} returns no errno; only SCMP_ACT_ERRNO and SCMP_ACT_TRACE do")
+            elif not 0 <= errno_ret <= limit:
+                yield problem(field, f"{errno_ret} is outside 0..{limit}")
+
+    yield from action_problems("", "defaultAction", profile.default_action, profile.default_errno_ret)
+    if profile.default_action == "SCMP_ACT_NOTIFY":
+        yield problem("defaultAction", "SCMP_ACT_NOTIFY cannot be the default: handing the listener out would wait for it")
+    for i, name in enumerate(profile.architectures or ()):
+        if name not in _TOKENS:
+            yield problem(f"architectures[{i}]", f"{name!r} is no architecture that libseccomp knows")
+    for i, name in enumerate(profile.flags or ()):
+        if name not in _FLAGS:
+            yield problem(f"flags[{i}]", f"{name!r} is no flag of seccomp(2); known are {', '.join(_FLAGS)}")
+    for i, call in enumerate(profile.syscalls or ()):
+        where = f"syscalls[{i}]."
+        yield from action_problems(where, "action", call.action, call.errno_ret)
+        if not call.names or "" in call.names:
+            yield problem(f"{where}names", "must hold at least one name, and no empty one")
+        if call.action == "SCMP_ACT_NOTIFY":
+            if not profile.listener_path:
+                yield problem(f"{where}action", "SCMP_ACT_NOTIFY needs listenerPath: without a listener every such call fails")
+            for name in sorted(_HANDSHAKE.intersection(call.names)):
+                yield problem(f"{where}names", f"SCMP_ACT_NOTIFY cannot be used for {name}: handing the listener out needs it")
+        for j, arg in enumerate(call.args or ()):
+            field = f"{where}args[{j}]."
+            if not 0 <= arg.index <= 5:
+                yield problem(f"{field}index", f"{arg.index} is outside 0..5: a system call has six arguments")
+            if arg.op not in _OPERATORS:
+                yield problem(f"{field}op", f"{arg.op!r} is no operator")
+            for key, value in (("value", arg.value), ("valueTwo", arg.value_two or 0)):
+                if not 0 <= value < 1 << 64:
+                    yield problem(f"{field}{key}", f"{value} is no unsigned 64-bit number")
+
+
+def _conditions(call: Syscall) -> Iterator[tuple[tuple[int, int, int, int], ...]]:
+    """The conditions of each rule that ``call`` stands for: one rule, or one each (any holds) when an argument comes up twice."""
+    args = call.args or ()
+    conditions = tuple((arg.index, _OPERATORS[arg.op], arg.value, arg.value_two or 0) for arg in args)
+    if len({arg.index for arg in args}) == len(args):
+        yield conditions
+    else:
+        for condition in conditions:
+            yield (condition,)
+
+
+def _rules(profile: Seccomp, default: int) -> list[_Rule]:
+    rules = []
+    for i, call in enumerate(profile.syscalls or ()):
+        action = _action(call.action, call.errno_ret)
+        if action == default:
+            continue  # says nothing new, and libseccomp refuses it
+        for conditions in _conditions(call):
+            rules += [_Rule(f"{_PATH}.syscalls[{i}]", name, action, conditions) for name in call.names]
+    return rules
+
+
+# --- from rules to BPF --------------------------------------------------------------------------------------------------------
+
+
+def _libseccomp() -> ModuleType:
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise UnsupportedError(
+            f"seccomp filters need the pyseccomp package and libseccomp >= 2.5: {error}; "
+            "install libseccomp2 (Debian), libseccomp (Fedora, Alpine, Arch) or leave linux.seccomp out of config.json"
+        ) from error
+    module: ModuleType = pyseccomp
+    return module
+
+
+def _abis(profile: Seccomp, machine: str, native: int) -> tuple[str, ...]:
+    """The architectures of ``profile`` that this kernel can run; the kernel's own and this process's always.
+
+    One that the kernel cannot run never reaches a filter; profiles written for many machines name many.
+    """
+    from ociruntime.spec.default_seccomp import architectures_of
+
+    abis = architectures_of(machine)
+    if not abis:
+        raise UnsupportedError(f"no seccomp filter for the machine {machine!r}: libseccomp does not know it")
+    asked = profile.architectures or ()
+    return tuple(abi for i, abi in enumerate(abis) if i == 0 or abi in asked or _TOKENS[abi] == native)
+
+
+def _compile(profile: Seccomp, machine: str) -> bytes:
+    if problems := tuple(_problems(profile)):
+        raise SpecError(problems)
+    lib = _libseccomp()
+    default = _action(profile.default_action, profile.default_errno_ret)
+    abis = _abis(profile, machine, lib.system_arch())
+    rules = _rules(profile, default)
+    program = _prologue(lib, profile, abis, rules, default) + _export(lib, abis, rules, default)
+    if len(program) > 8 * MAX_INSTRUCTIONS:
+        raise UnsupportedError(
+            f"the seccomp profile makes {len(program) // 8} instructions and the kernel takes {MAX_INSTRUCTIONS}: use fewer rules"
+        )
+    return program
+
+
+def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
+    """libseccomp's program for the rules whose system call it knows."""
+    doing = f"the default action {default:#x}"
+    try:
+        made = lib.SyscallFilter(default)
+        doing = "killing what calls by a foreign ABI (libseccomp >= 2.4)"
+        made.set_attr(lib.Attr.ACT_BADARCH, _KILL_PROCESS)
+        doing = "leaving no_new_privs alone"
+        made.set_attr(lib.Attr.CTL_NNP, 0)
+        native = lib.system_arch()
+        if native not in {_TOKENS[abi] for abi in abis}:  # a filter for another machine
+            made.remove_arch(native)
+        for abi in abis:
+            if _TOKENS[abi] != native:
+                doing = abi
+                made.add_arch(_TOKENS[abi])
+        known = [(rule, number) for rule in rules if (number := lib.resolve_syscall(0, rule.name)) != -1]
+        if all(any(lib.resolve_syscall(_TOKENS[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
+            doing = "the binary tree (libseccomp >= 2.5)"
+            made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # not for an architecture without any rule: 2.5 makes a wrong tree of it
+        for rule, number in known:
+            doing = f"{rule.path}: the rule for {rule.name}"
+            _add(lib, made, rule, number)
+        doing = "to write the program out"
+        with os.fdopen(os.memfd_create("seccomp", os.MFD_CLOEXEC), "rb") as file:
+            made.export_bpf(file)
+            file.seek(0)
+            program: bytes = file.read()
+            return program
+    except OSError as error:
+        raise UnsupportedError(f"libseccomp refuses {doing}: {error.strerror}; a newer libseccomp or kernel may take it") from error
+
+
+def _add(lib: ModuleType, made: object, rule: _Rule, number: int) -> None:
+    try:
+        made.add_rule(rule.action, number, *(lib.Arg(*condition) for condition in rule.conditions))  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        message = f"the rule for {rule.name} has the conditions of an earlier one, but another action"
+        raise SpecError([Problem(rule.path, message, _SECTION)]) from error
+
+
+def _is_permissive(action: int) -> bool:
+    """Whether the call is made; a tracer may decide so."""
+    return action in (_ALLOW, _LOG) or action & 0xFFFF0000 == _TRACE
+
+
+def _number(lib: ModuleType, abi: str, name: str) -> int:
+    """The number of a system call; negative when this ABI has none of that name."""
+    if lib.resolve_syscall(0, name) != -1:
+        number: int = lib.resolve_syscall(_TOKENS[abi], name)
+        return number
+    if name in NEWER:
+        return NEWER[name] + _NUMBER_BASE.get(abi, 0)
+    return _NEWER_HERE.get(abi, {}).get(name, -1)
+
+
+class _Assembler:
+    """Classic BPF with labels. Conditional jumps are short and forward, the others reach any label."""
+
+    LOAD, JA, JEQ, JGT, JGE, JSET, RET = 0x20, 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
+
+    def __init__(self) -> None:
+        self.code: list[tuple[int, int, int, int | str]] = []
+        self.labels: dict[str, int] = {}
+
+    def emit(self, code: int, operand: int | str) -> None:
+        self.code.append((code, 0, 0, operand))
+
+    def unless(self, code: int, operand: int, skip: int = 1) -> None:
+        """Skip the next instructions unless the comparison holds."""
+        self.code.append((code, 0, skip, operand))
+
+    def label(self, name: str) -> None:
+        self.labels[name] = len(self.code)
+
+    def assemble(self, byte_order: str) -> bytes:
+        out = bytearray()
+        for at, (code, jt, jf, operand) in enumerate(self.code):
+            k = self.labels[operand] - at - 1 if isinstance(operand, str) else operand
+            out += struct.pack(f"{byte_order}HBBI", code, jt, jf, k)
+        return bytes(out)
+
+
+def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
+    """What runs before libseccomp's program; empty when there is nothing to say."""
+    bodies = {abi: body for abi in abis if (body := _abi_prologue(lib, profile, abi, rules, default))}
+    if not bodies:
+        return b""
+    x32 = "SCMP_ARCH_X32" if "SCMP_ARCH_X32" in bodies else "filter"
+    out = _Assembler()
+    out.emit(out.LOAD, 4)  # seccomp_data.arch
+    kernel_abis = [abi for abi in abis if abi != "SCMP_ARCH_X32"]
+    for abi in kernel_abis:
+        out.unless(out.JEQ, _TOKENS[abi])
+        out.emit(out.JA, abi)
+    out.emit(out.JA, "filter")
+    for abi in kernel_abis:
+        out.label(abi)
+        out.emit(out.LOAD, 0)  # seccomp_data.nr
+        if abi == "SCMP_ARCH_X86_64":  # x32 has the same AUDIT_ARCH and is told by a bit of the number
+            out.unless(out.JSET, _X32_BIT)
+            out.emit(out.JA, x32)
+        out.code += bodies.get(abi, [])
+        out.emit(out.JA, "filter")
+    if x32 != "filter":
+        out.label(x32)
+        out.code += bodies[x32]
+    out.label("filter")
+    return out.assemble("<" if _TOKENS[abis[0]] & _LITTLE_ENDIAN else ">")
+
+
+def _abi_prologue(
+    lib: ModuleType, profile: Seccomp, abi: str, rules: list[_Rule], default: int
+) -> list[tuple[int, int, int, int | str]]:
+    """The part of the prologue for one ABI, entered with the number of the system call loaded; falls through to the filter."""
+    out = _Assembler()
+    if newer := _newer_rules(lib, abi, rules, default):
+        out.unless(out.JGE, min(newer), 2 * len(newer))
+        for number, action in newer.items():
+            out.unless(out.JEQ, number)
+            out.emit(out.RET, action)
+    if _is_permissive(default):
+        return out.code  # a tracer knows itself what it does with new calls
+    largest = max((_number(lib, abi, name) for call in profile.syscalls or () for name in call.names), default=-1)
+    if default != _ENOSYS and largest >= 0:
+        out.unless(out.JGT, largest)
+        out.emit(out.RET, _ENOSYS)
+        if abi in ("SCMP_ARCH_S390", "SCMP_ARCH_S390X"):
+            # Numbers too large for the instruction come in a register with number 0, and stay 0 when the kernel does not know them.
+            out.unless(out.JEQ, 0)
+            out.emit(out.RET, _ENOSYS)
+    for multiplexer, calls in _MULTIPLEXED.items():
+        number = _number(lib, abi, multiplexer)
+        widened = sorted(calls[name] for name in _widened(rules, multiplexer))
+        if number >= 0 and widened:
+            out.unless(out.JEQ, number, 2 + 2 * len(widened))
+            out.emit(out.LOAD, 16 if _TOKENS[abi] & _LITTLE_ENDIAN else 20)  # the low half of seccomp_data.args[0]
+            for call in widened:
+                out.unless(out.JEQ, call)
+                out.emit(out.RET, default)
+            out.emit(out.JA, "filter")
+    return out.code
+
+
+def _newer_rules(lib: ModuleType, abi: str, rules: list[_Rule], default: int) -> dict[int, int]:
+    """Number -> action of the calls that libseccomp does not know; as with libseccomp, the first rule without conditions counts."""
+    found: dict[int, int] = {}
+    conditional: list[tuple[int, _Rule]] = []
+    for rule in rules:
+        if lib.resolve_syscall(0, rule.name) == -1 and (number := _number(lib, abi, rule.name)) >= 0:
+            if rule.conditions:
+                conditional.append((number, rule))
+            else:
+                found.setdefault(number, rule.action)
+    for number, rule in conditional:
+        # Where the default refuses, the call stays refused; where it does not, a restriction must not get lost.
+        if number not in found and _is_permissive(default):
+            raise UnsupportedError(
+                f"{rule.path}: the rule for {rule.name} looks at arguments, "
+                "but the installed libseccomp does not know this system call; a newer one does"
+            )
+    return found
+
+
+def _widened(rules: list[_Rule], multiplexer: str) -> set[str]:
+    """The multiplexed calls that are allowed only with certain arguments, where nothing allows the multiplexer itself."""
+    allowed = [rule for rule in rules if rule.action in (_ALLOW, _LOG)]
+    if any(rule.name == multiplexer for rule in allowed):
+        return set()
+    whole = {rule.name for rule in rules if not rule.conditions}
+    return {rule.name for rule in allowed if rule.conditions} & _MULTIPLEXED[multiplexer].keys() - whole
+
+
+# --- the cache on disk --------------------------------------------------------------------------------------------------------
+
+_MAGIC: Final = b"OCISECC\1"
+
+
+def _checksum(key: str, program: bytes) -> bytes:
+    import zlib
+
+    # Against damage. Against other users stand owner and mode; who may write here is the user whose containers are filtered.
+    return struct.pack("<II", len(program), zlib.crc32(program, zlib.crc32(key.encode())))
+
+
+def _open_directory(path: Path, *, create: bool) -> int:
+    """The cache directory: -1 unless it is the user's own, real, and writable by nobody else."""
+    try:
+        if create:
+            os.makedirs(path, 0o700, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if _is_own(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _is_own(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _read_cache(path: Path, key: str) -> bytes | None:
+    directory = _open_directory(path, create=False)
+    if directory < 0:
+        return None
+    try:
+        fd = os.open(f"{key}.bpf", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return None
+    finally:
+        os.close(directory)
+    try:
+        found = os.fstat(fd)
+        limit = len(_MAGIC) + 8 + 8 * MAX_INSTRUCTIONS
+        if not stat.S_ISREG(found.st_mode) or not _is_own(found) or found.st_size > limit:
+            return None
+        content = os.read(fd, limit)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    head, program = content[:16], content[16:]
+    if not program or len(program) % 8 or head != _MAGIC + _checksum(key, program):
+        return None
+    return program
+
+
+def _write_cache(path: Path, key: str, program: bytes) -> None:
+    directory = _open_directory(path, create=True)
+    if directory < 0:
+        return
+    temporary = f".{key}.{os.getpid()}.{threading.get_native_id()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(_MAGIC + _checksum(key, program) + program)
+            os.replace(temporary, f"{key}.bpf", src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            os.unlink(temporary, dir_fd=directory)
+    except OSError:
+        return  # a full or read-only disk costs the next process a compilation, nothing else
+    finally:
+        os.close(directory)

@@ -1,0 +1,160 @@
+"""`build_sif`: from a root directory to a SIF file, by way of ``mksquashfs``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ociruntime.errors import ProcessError, SifError, UnsupportedError
+from ociruntime.sif import layout
+from ociruntime.sif.builder import DEFAULT_LAUNCH_SCRIPT, SifBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ociruntime.sif.enums import Architecture
+    from ociruntime.sif.model import JsonValue
+
+__all__ = ["Compression", "build_sif"]
+
+Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
+
+
+def build_sif(
+    path: str | os.PathLike[str],
+    rootfs_dir: str | os.PathLike[str],
+    *,
+    oci_config: Mapping[str, JsonValue] | None = None,
+    labels: Mapping[str, str] | None = None,
+    definition: str | None = None,
+    env: Mapping[str, str] | None = None,
+    launch_script: str = DEFAULT_LAUNCH_SCRIPT,
+    arch: Architecture | str | None = None,
+    compression: Compression = "gzip",
+    mksquashfs: str | os.PathLike[str] = "mksquashfs",
+    singularity_layout: bool = False,
+    exclude: Iterable[str] = (),
+    all_root: bool | None = None,
+    processors: int | None = None,
+    deterministic: bool = False,
+    timestamp: int | None = None,
+    mode: int | None = None,
+) -> None:
+    """Build a SIF file whose primary system partition is a squashfs of the directory ``rootfs_dir``.
+
+    The directory is only read. ``path`` is replaced at once, when everything has succeeded; on any error nothing is left behind.
+
+    - ``oci_config``: the ``config`` object of an OCI image configuration; ``labels``, ``definition``, ``env``: stored as such.
+    - ``arch``: an `Architecture` or a name such as ``arm64``; this machine's when not given.
+    - ``singularity_layout``: add what is missing of ``/.singularity.d`` (see `ociruntime.sif.layout`), so that the image runs
+      without OCI data too.
+    - ``exclude``: shell patterns of paths to leave out, relative to ``rootfs_dir``.
+    - ``all_root``: every file belongs to root in the image; when not given, that is so unless the caller is root.
+    - ``processors``: how many ``mksquashfs`` uses; all when not given.
+    - ``deterministic``: the same input gives the same bytes: zero UUID, and the time of everything is ``timestamp`` (Unix
+      seconds) or none. File times after ``timestamp`` (1970 without one) become that. The environment variable
+      ``SOURCE_DATE_EPOCH`` has the effect of both arguments; an explicit ``timestamp`` goes before it.
+    - ``mode``: permissions of the file; executable as far as the umask allows when not given.
+
+    Raises `SifError` for arguments that cannot be stored, `ValueError` for an unknown architecture, `UnsupportedError` when
+    ``mksquashfs`` is missing, `ProcessError` with its output when it fails, `OSError` when a file cannot be read or written.
+    """
+    import tempfile
+
+    target, root = os.path.abspath(os.fspath(path)), os.path.realpath(rootfs_dir, strict=True)
+    if not os.path.isdir(root):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(rootfs_dir))
+    folder = os.path.realpath(os.path.dirname(target))
+    if os.path.commonpath([folder, root]) == root:
+        raise SifError(f"the image cannot be written into the directory {root} that it is made of", field="path", path=target)
+    epoch = _source_date_epoch()
+    if epoch is not None:
+        deterministic, timestamp = True, epoch if timestamp is None else timestamp
+    builder = SifBuilder(launch_script=launch_script, deterministic=deterministic, timestamp=timestamp)
+    if definition is not None:
+        builder.add_definition(definition)
+    if oci_config is not None:
+        builder.add_oci_config(oci_config)
+    if labels is not None:
+        builder.add_labels(labels)
+    if env is not None:
+        builder.add_env(env)
+    added: Sequence[layout.LayoutEntry] = ()
+    if singularity_layout:
+        wanted = layout.singularity_layout(oci_config, labels=labels, definition=definition)
+        added = layout.missing_entries(root, wanted)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".sif-build-") as work:
+        squashfs = os.path.join(work, "rootfs.squashfs")
+        builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
+        tool = os.fspath(mksquashfs)
+        command = [os.path.abspath(tool) if os.sep in tool else tool, root, squashfs, "-noappend", "-no-progress", "-exit-on-error"]
+        command += ["-comp", compression]
+        if all_root is None:
+            all_root = os.geteuid() != 0
+        if all_root:
+            command.append("-all-root")
+        if processors is not None:
+            command += ["-processors", str(processors)]
+        if added:
+            command += ["-pf", _stage(work, added)]
+        patterns = [pattern.strip("/") for pattern in exclude]
+        if not all(patterns):
+            raise SifError("an empty pattern", field="exclude", path=target)
+        if patterns:
+            command += ["-wildcards", "-e", *patterns]  # -e takes everything after it, whatever it looks like
+        _run(command, work, timestamp if timestamp is not None or not deterministic else 0)
+        builder.write(target, mode=mode)
+
+
+def _source_date_epoch() -> int | None:
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise SifError(f"{text!r} is not a number of seconds", field="SOURCE_DATE_EPOCH")
+    return int(text)
+
+
+def _stage(work: str, entries: Sequence[layout.LayoutEntry]) -> str:
+    """Write the files to be added below ``work`` and return the file of definitions that tells mksquashfs to add them.
+
+    Pseudo-file definitions leave the caller's directory alone and merge into directories that it has, which a second source
+    directory would not.
+    """
+    lines: list[str] = []
+    for number, entry in enumerate(entries):
+        if entry.content is None:
+            lines.append(f"/{entry.path} d {entry.mode:o} 0 0\n")
+            continue
+        with open(os.path.join(work, f"file-{number}"), "xb") as file:
+            file.write(entry.content)
+        lines.append(f"/{entry.path} f {entry.mode:o} 0 0 cat file-{number}\n")  # run in ``work``, so nothing needs quoting
+    with open(os.path.join(work, "pseudo-files"), "x", encoding="ascii") as listing:
+        listing.writelines(lines)
+    return "pseudo-files"
+
+
+def _run(command: Sequence[str], work: str, epoch: int | None) -> None:
+    import subprocess
+
+    environment = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
+    if epoch is not None:
+        environment["SOURCE_DATE_EPOCH"] = str(max(0, epoch))
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=work,
+            env=environment,
+            check=False,
+            text=True,
+            errors="backslashreplace",
+        )
+    except FileNotFoundError as error:
+        raise UnsupportedError(f"{command[0]} is needed to build an image and was not found (package squashfs-tools)") from error
+    if done.returncode:
+        said = "\n".join(done.stdout.strip().splitlines()[-20:])
+        raise ProcessError(f"{command[0]} ended with status {done.returncode}: {said}", done)

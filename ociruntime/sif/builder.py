@@ -1,0 +1,354 @@
+"""`SifBuilder`: writing SIF files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+
+from ociruntime.sif import format as fmt
+from ociruntime.sif.enums import (
+    Architecture,
+    DataType,
+    Filesystem,
+    HashKind,
+    MessageFormat,
+    MessageKind,
+    PartitionKind,
+    SbomFormat,
+)
+from ociruntime.sif.image import OCI_CONFIG_NAME, SifImage
+from ociruntime.sif.model import NO_TIME, CryptoMessage, JsonValue, Metadata, OciObject, Partition, Sbom, Signature
+from ociruntime.sif.source import FdSource, ReadableFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DEFAULT_LAUNCH_SCRIPT", "Data", "SifBuilder"]
+
+DEFAULT_LAUNCH_SCRIPT = "#!/usr/bin/env run-singularity\n"
+
+Data: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | ReadableFile
+"""The data of an object: bytes themselves, a path (also as ``str``), or a binary file read from where it stands to its end."""
+
+_CHUNK = 1 << 20
+
+
+@attrs.frozen
+class _Planned:
+    data_type: int
+    data: Data
+    name: str
+    group: int | None
+    linked: int
+    metadata: Metadata | None
+    alignment: int
+
+
+class SifBuilder:
+    """Collects objects and writes them as one SIF file.
+
+    The layout is the one other software writes: header, table of ``capacity`` entries at 4096, then the data in the order of
+    adding, partitions aligned to 4096 bytes and the rest not at all, ids counted from 1.
+
+    ``deterministic`` gives an all-zero UUID and, where ``timestamp`` (Unix seconds, for header and objects) is not given, no times
+    at all (`NO_TIME`); otherwise the UUID is random and the time is that of writing. Wrong values raise `SifError` with the field.
+    """
+
+    def __init__(
+        self,
+        *,
+        launch_script: str = DEFAULT_LAUNCH_SCRIPT,
+        deterministic: bool = False,
+        timestamp: int | None = None,
+        capacity: int = fmt.DEFAULT_CAPACITY,
+    ) -> None:
+        refuse = fmt.Refusal("")
+        refuse.between("descriptors_total", capacity, 0, fmt.MAX_DESCRIPTORS, "limit of the reader")
+        self._launch_script: Final = _text("launch_script", launch_script, 32, refuse)
+        if timestamp is not None:
+            refuse.time("created_at", timestamp)
+        self._deterministic = deterministic
+        self._timestamp = timestamp
+        self._capacity = capacity
+        self._planned: list[_Planned] = []
+        self._architecture: Architecture | str = Architecture.UNKNOWN
+        self._has_primary = False
+
+    def __len__(self) -> int:
+        return len(self._planned)
+
+    def add(
+        self,
+        data_type: DataType | int,
+        data: Data,
+        *,
+        name: str = "",
+        group: int | None = 1,
+        linked_object: int | None = None,
+        linked_group: int | None = None,
+        metadata: Metadata | None = None,
+        alignment: int = 1,
+    ) -> int:
+        """Add any object and return its id; the methods below know what the usual ones need. Data are read by `write` only."""
+        refuse = fmt.Refusal("", len(self._planned))
+        refuse.between("data_type", int(data_type), 1, 0x7FFFFFFF, "data types")
+        _text("name", name, 128, refuse)
+        if group is not None:
+            refuse.between("group_id", group, 1, ~fmt.GROUP_MASK & 0xFFFFFFFF, "group numbers")
+        if linked_group is not None:
+            refuse.between("linked_id", linked_group, 1, ~fmt.GROUP_MASK & 0xFFFFFFFF, "group numbers")
+        if linked_object is not None:
+            refuse.between("linked_id", linked_object, 1, fmt.GROUP_MASK - 1, "object ids")
+        if linked_object is not None and linked_group is not None:
+            refuse("linked_id", "an object is linked to an object or to a group, not both")
+        if alignment < 1:
+            refuse("offset", f"alignment of {alignment} bytes")
+        if isinstance(metadata, OciObject):
+            fmt.check_digest(metadata.digest, refuse)
+        if isinstance(metadata, Signature) and len(metadata.entity) > 256:
+            refuse("signature.entity", f"{len(metadata.entity)} bytes do not fit into 256")
+        if isinstance(metadata, Partition) and metadata.kind == PartitionKind.PRIMARY_SYSTEM:
+            if self._has_primary:
+                refuse("partition.kind", "there is a primary system partition already")
+            self._has_primary = True
+            self._architecture = metadata.architecture
+        linked = linked_object or 0 if linked_group is None else fmt.GROUP_MASK | linked_group
+        self._planned.append(_Planned(int(data_type), data, name, group, linked, metadata, alignment))
+        return len(self._planned)
+
+    def add_partition(
+        self,
+        data: Data,
+        *,
+        kind: PartitionKind | int = PartitionKind.PRIMARY_SYSTEM,
+        filesystem: Filesystem | int = Filesystem.SQUASHFS,
+        arch: Architecture | str | None = None,
+        name: str = "",
+        group: int | None = 1,
+        alignment: int = fmt.PARTITION_ALIGNMENT,
+    ) -> int:
+        """Add a filesystem image. ``arch`` is an `Architecture` or a name such as ``arm64``; this machine's when not given."""
+        architecture = Architecture.host() if arch is None else Architecture.from_name(arch)
+        return self.add(
+            DataType.PARTITION,
+            data,
+            name=name,
+            group=group,
+            metadata=Partition(filesystem, kind, architecture),
+            alignment=alignment,
+        )
+
+    def add_definition(self, text: str, *, name: str = "", group: int | None = 1) -> int:
+        """Add the definition file that the image was built from."""
+        return self.add(DataType.DEFINITION, text.encode(), name=name, group=group)
+
+    def add_env(self, env: Mapping[str, str], *, name: str = "", group: int | None = 1) -> int:
+        """Add environment variables, one ``NAME=value`` a line."""
+        refuse = fmt.Refusal("", len(self._planned))
+        for key, value in env.items():
+            if not key or "=" in key or "\n" in key + value or "\0" in key + value or key.lstrip().startswith("#"):
+                refuse("env", f"{key!r} = {value!r:.80} cannot be written as a NAME=value line")
+        text = "".join(f"{key}={value}\n" for key, value in env.items())
+        return self.add(DataType.ENVIRONMENT, text.encode(), name=name, group=group)
+
+    def add_labels(self, labels: Mapping[str, str], *, name: str = "", group: int | None = 1) -> int:
+        """Add labels, as JSON."""
+        return self.add(DataType.LABELS, _json(dict(labels)), name=name, group=group)
+
+    def add_oci_config(self, config: Mapping[str, JsonValue], *, group: int | None = 1) -> int:
+        """Add the ``config`` object of an OCI image configuration (Entrypoint, Cmd, Env ...) as ``oci-config.json``."""
+        return self.add(DataType.GENERIC_JSON, _json(dict(config)), name=OCI_CONFIG_NAME, group=group)
+
+    def add_json(self, value: JsonValue, *, name: str, group: int | None = 1) -> int:
+        """Add a generic JSON object."""
+        return self.add(DataType.GENERIC_JSON, _json(value), name=name, group=group)
+
+    def add_generic(self, data: Data, *, name: str, group: int | None = 1) -> int:
+        """Add raw data."""
+        return self.add(DataType.GENERIC, data, name=name, group=group)
+
+    def add_signature(
+        self,
+        data: Data,
+        *,
+        hash_kind: HashKind | int = HashKind.SHA256,
+        fingerprint: bytes = b"",
+        linked_object: int | None = None,
+        linked_group: int | None = None,
+        name: str = "",
+    ) -> int:
+        """Add a finished signature over an object or a group; a signature is itself in no group."""
+        metadata = Signature(hash_kind, fingerprint)
+        return self.add(
+            DataType.SIGNATURE,
+            data,
+            name=name,
+            group=None,
+            linked_object=linked_object,
+            linked_group=linked_group,
+            metadata=metadata,
+        )
+
+    def add_crypto_message(
+        self,
+        data: Data,
+        *,
+        message_format: MessageFormat | int,
+        message_kind: MessageKind | int,
+        linked_object: int | None = None,
+        name: str = "",
+        group: int | None = 1,
+    ) -> int:
+        """Add a cryptographic message, e.g. the wrapped key of the encrypted partition ``linked_object``."""
+        metadata = CryptoMessage(message_format, message_kind)
+        return self.add(DataType.CRYPTO_MESSAGE, data, name=name, group=group, linked_object=linked_object, metadata=metadata)
+
+    def add_sbom(self, data: Data, *, sbom_format: SbomFormat | int, name: str = "", group: int | None = 1) -> int:
+        """Add a software bill of materials."""
+        return self.add(DataType.SBOM, data, name=name, group=group, metadata=Sbom(sbom_format))
+
+    def add_oci_root_index(self, data: Data, *, digest: str, group: int | None = 1) -> int:
+        """Add the root index of an OCI-SIF image; ``digest`` is not compared with the data."""
+        return self.add(DataType.OCI_ROOT_INDEX, data, group=group, metadata=OciObject(digest))
+
+    def add_oci_blob(self, data: Data, *, digest: str, group: int | None = 1) -> int:
+        """Add a blob of an OCI-SIF image; ``digest`` is not compared with the data."""
+        return self.add(DataType.OCI_BLOB, data, group=group, metadata=OciObject(digest))
+
+    def write(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
+        """Write the image to ``path``, replacing what is there at once and only when all has been written and read back.
+
+        ``mode`` is the permissions; without it an executable file as far as the umask allows, as other software makes it.
+        Raises `OSError` and leaves nothing behind when it cannot be written, `SifError` for objects that do not go together.
+        """
+        target = os.fspath(path)
+        folder, base = os.path.split(os.path.abspath(target))
+        temporary = os.path.join(folder, f".{base[:200]}.{secrets.token_hex(8)}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o777 if mode is None else mode & 0o700)
+        try:
+            try:
+                self._write_to(fd)
+                SifImage(FdSource(os.dup(fd), target)).close()  # what our own reader refuses must not be put in place
+                if mode is not None:
+                    os.fchmod(fd, mode)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder_fd)
+        finally:
+            os.close(folder_fd)
+
+    def _write_to(self, fd: int) -> None:
+        capacity = max(self._capacity, len(self._planned))
+        fmt.Refusal("").between("descriptors_total", capacity, 0, fmt.MAX_DESCRIPTORS, "limit of the reader")
+        table_size = capacity * fmt.DESCRIPTOR.size
+        data_offset = end = fmt.DESCRIPTORS_OFFSET + table_size
+        when = self._when()
+        table = bytearray(table_size)
+        for index, item in enumerate(self._planned):
+            offset = -(-end // item.alignment) * item.alignment
+            size = _copy(item.data, fd, offset)
+            fmt.DESCRIPTOR.pack_into(
+                table,
+                index * fmt.DESCRIPTOR.size,
+                item.data_type,
+                True,
+                index + 1,
+                fmt.GROUP_MASK | (item.group or 0),
+                item.linked,
+                offset,
+                size,
+                offset + size - end,
+                when,
+                when,
+                0,
+                0,
+                item.name.encode("utf-8", "surrogateescape"),
+                fmt.pack_extra(item.metadata),
+            )
+            end = offset + size
+        os.truncate(fd, end)  # an empty object at the end still has its padding
+        _write_all(fd, bytes(table), fmt.DESCRIPTORS_OFFSET)
+        header = fmt.HEADER.pack(
+            self._launch_script,
+            fmt.MAGIC,
+            fmt.VERSION,
+            self._architecture.encode("ascii"),
+            self._uuid(),
+            when,
+            when,
+            capacity - len(self._planned),
+            capacity,
+            fmt.DESCRIPTORS_OFFSET,
+            table_size,
+            data_offset,
+            end - data_offset,
+        )
+        _write_all(fd, header, 0)
+
+    def _when(self) -> int:
+        if self._timestamp is not None:
+            return self._timestamp
+        if self._deterministic:
+            return NO_TIME
+        import time
+
+        return int(time.time())
+
+    def _uuid(self) -> bytes:
+        if self._deterministic:
+            return bytes(16)
+        import uuid
+
+        return uuid.uuid4().bytes
+
+
+def _text(field: str, text: str, room: int, refuse: fmt.Refusal) -> bytes:
+    encoded = text.encode("utf-8", "surrogateescape")
+    if len(encoded) >= room or b"\0" in encoded:
+        refuse(field, f"{text!r} does not fit into {room} bytes that end with NUL")
+    return encoded
+
+
+def _json(value: JsonValue) -> bytes:
+    import json
+
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _copy(data: Data, fd: int, offset: int) -> int:
+    """Copy everything that ``data`` has to ``fd`` at ``offset``; returns how much that was."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        view = memoryview(data).cast("B")
+        _write_all(fd, view, offset)
+        return len(view)
+    if isinstance(data, str | os.PathLike):
+        with open(data, "rb") as file:
+            return _copy_file(file, fd, offset)
+    return _copy_file(data, fd, offset)
+
+
+def _copy_file(file: ReadableFile, fd: int, offset: int) -> int:
+    done = 0
+    while piece := file.read(_CHUNK):
+        _write_all(fd, piece, offset + done)
+        done += len(piece)
+    return done
+
+
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written

@@ -1,0 +1,378 @@
+"""`SifImage`: an open SIF file, checked as a whole when it is opened."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING, Self
+
+from ociruntime.errors import SifError
+from ociruntime.sif import format as fmt
+from ociruntime.sif.config import MAX_DOCUMENT, OciImageConfig, Place, parse_env, parse_json_object, string_map
+from ociruntime.sif.enums import Architecture, DataType, PartitionKind
+from ociruntime.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
+from ociruntime.sif.source import Openable, Source, open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from _typeshed import WriteableBuffer
+
+__all__ = ["OCI_CONFIG_NAME", "ObjectReader", "SifImage"]
+
+OCI_CONFIG_NAME = "oci-config.json"
+INSPECT_METADATA_NAME = "inspect-metadata.json"
+
+_BATCH = 64  # descriptors read at a time
+
+
+class ObjectReader(io.RawIOBase):
+    """The data of one object as a read-only, seekable binary file that begins at 0 and ends where the object ends.
+
+    It reads from the image's own descriptor without moving its offset, so many readers work side by side. It is unbuffered: wrap
+    it in `io.BufferedReader` for many small reads. Reading raises `SifError` when the file has become too short and `ValueError`
+    when the image is closed.
+    """
+
+    def __init__(self, source: Source, descriptor: Descriptor) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._check_open()
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.descriptor.size}
+        if whence not in bases:
+            raise ValueError(f"whence {whence!r} is not SEEK_SET, SEEK_CUR or SEEK_END")
+        position = bases[whence] + offset
+        if position < 0:
+            raise ValueError(f"seek to the negative position {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        self._check_open()
+        view = memoryview(buffer).cast("B")[: max(0, self.descriptor.size - self._position)]
+        got = self._source.readinto(view, self.descriptor.offset + self._position)
+        if got < len(view):
+            raise SifError(
+                f"the file became shorter while it was open: object {self.descriptor.id} ends after {self._position + got} bytes",
+                field="size",
+                descriptor=self.descriptor.index,
+                path=self._source.name,
+            )
+        self._position += got
+        return got
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to ``size`` bytes, or all the rest; what the object does not have is not allocated."""
+        self._check_open()
+        rest = max(0, self.descriptor.size - self._position)
+        buffer = bytearray(rest if size is None or size < 0 else min(size, rest))
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed reader")
+
+
+class SifImage:
+    """An open SIF file: header, descriptors and their data. A context manager; iterating gives the descriptors.
+
+    Opening checks the header, every descriptor and how they fit together, and holds nothing of the data. One open file
+    descriptor serves everything, so what was checked (or verified) is what is read and mounted, whatever happens to the path.
+    """
+
+    header: Header
+    descriptors: tuple[Descriptor, ...]
+    """The used ones, in the order of the table."""
+    name: str
+    """The path the image was opened by, or what is known instead; for messages."""
+
+    def __init__(self, source: Source) -> None:
+        """Take over ``source``; use `SifImage.open`."""
+        self._source = source
+        self.name = source.name
+        try:
+            self.header = fmt.parse_header(self._read_at(0, fmt.HEADER.size), source.size, self.name)
+            self.descriptors = tuple(self._read_descriptors())
+            self._by_id = check_image(self.header, self.descriptors, self.name)
+        except BaseException:
+            source.close()
+            raise
+
+    @classmethod
+    def open(cls, target: Openable) -> SifImage:
+        """Open a path, a file descriptor (which is duplicated) or a binary file object.
+
+        Raises `SifError` for a file that breaks the format or is not a regular file, `OSError` when it cannot be opened or read.
+        """
+        return cls(open_source(target))
+
+    def close(self) -> None:
+        """Close the file; readers made from this image stop working. Closing twice is allowed."""
+        self._source.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._source.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        source: Source | None = getattr(self, "_source", None)
+        if source is not None and not source.closed:
+            warnings.warn(f"unclosed SIF image {self.name!r}", ResourceWarning, source=self, stacklevel=2)
+            source.close()
+
+    def fileno(self) -> int:
+        """The file descriptor that everything is read from; it stays the image's. `io.UnsupportedOperation` for a stream."""
+        return self._source.fileno()
+
+    # --- finding objects
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return iter(self.descriptors)
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+    def by_id(self, object_id: int) -> Descriptor:
+        """The object with this id; raises `KeyError`."""
+        return self._by_id[object_id]
+
+    def find(
+        self,
+        data_type: DataType | int | None = None,
+        *,
+        name: str | None = None,
+        group: int | None = None,
+        linked_object: int | None = None,
+        linked_group: int | None = None,
+        kind: PartitionKind | int | None = None,
+        digest: str | None = None,
+    ) -> tuple[Descriptor, ...]:
+        """The objects of which everything given is true, in the order of the table.
+
+        ``kind`` is that of a partition, ``digest`` that of an OCI root index or blob.
+        """
+        found: list[Descriptor] = []
+        for item in self.descriptors:
+            metadata = item.metadata
+            if (
+                (data_type is None or item.data_type == data_type)
+                and (name is None or item.name == name)
+                and (group is None or item.group == group)
+                and (linked_object is None or item.linked_object == linked_object)
+                and (linked_group is None or item.linked_group == linked_group)
+                and (kind is None or (isinstance(metadata, Partition) and metadata.kind == kind))
+                and (digest is None or (isinstance(metadata, OciObject) and metadata.digest == digest))
+            ):
+                found.append(item)
+        return tuple(found)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The numbers of the groups that objects are in, ascending."""
+        return tuple(sorted({item.group for item in self.descriptors if item.group is not None}))
+
+    @property
+    def primary_partition(self) -> Descriptor | None:
+        """The partition with the root filesystem; ``None`` in an OCI-SIF image or an image without one."""
+        return self._only(self.find(DataType.PARTITION, kind=PartitionKind.PRIMARY_SYSTEM), "primary system partition")
+
+    @property
+    def root_index(self) -> Descriptor | None:
+        """The OCI root index of an OCI-SIF image, else ``None``; raises `SifError` when there are several."""
+        return self._only(self.find(DataType.OCI_ROOT_INDEX), "OCI root index")
+
+    def _only(self, found: tuple[Descriptor, ...], what: str) -> Descriptor | None:
+        if len(found) > 1:
+            ids = ", ".join(str(item.id) for item in found)
+            raise SifError(f"more than one {what}: objects {ids}", field="data_type", descriptor=found[1].index, path=self.name)
+        return found[0] if found else None
+
+    # --- data
+
+    def reader(self, item: Descriptor) -> ObjectReader:
+        """The object's data as a read-only seekable file, in bounded memory."""
+        self._check_mine(item)
+        return ObjectReader(self._source, item)
+
+    def chunks(self, item: Descriptor, size: int = 1 << 20) -> Iterator[bytes]:
+        """The object's data in pieces of ``size`` bytes, the last one shorter."""
+        with self.reader(item) as reader:
+            while piece := reader.read(size):
+                yield piece
+
+    def read(self, item: Descriptor, *, limit: int = MAX_DOCUMENT) -> bytes:
+        """All the object's data at once; raises `SifError` when that is more than ``limit`` bytes."""
+        if item.size > limit:
+            raise SifError(
+                f"object {item.id} of {item.size} bytes is larger than the {limit} bytes to be read at once",
+                field="size",
+                descriptor=item.index,
+                path=self.name,
+            )
+        with self.reader(item) as reader:
+            return reader.read()
+
+    def _check_mine(self, item: Descriptor) -> None:
+        if self._by_id.get(item.id) is not item:
+            raise ValueError(f"the descriptor of object {item.id} is not from this image")
+        if self.closed:
+            raise ValueError("I/O operation on closed SIF image")
+
+    # --- well-known documents
+
+    @property
+    def oci_config_json(self) -> JsonObject | None:
+        """The object ``oci-config.json`` (the ``config`` of the OCI image that this one was made of), or ``None``."""
+        found = self._only(self.find(DataType.GENERIC_JSON, name=OCI_CONFIG_NAME), OCI_CONFIG_NAME)
+        return parse_json_object(self.read(found), self._place(found)) if found else None
+
+    def oci_config(self) -> OciImageConfig | None:
+        """`oci_config_json` with types; raises `SifError` naming the key with a wrong one."""
+        document = self.oci_config_json
+        if document is None:
+            return None
+        return OciImageConfig.from_json(document, self._place(self.find(DataType.GENERIC_JSON, name=OCI_CONFIG_NAME)[0]))
+
+    @property
+    def inspect_metadata(self) -> JsonObject | None:
+        """The object ``inspect-metadata.json`` (labels and scripts, as Apptainer writes it), or ``None``."""
+        found = self._only(self.find(DataType.GENERIC_JSON, name=INSPECT_METADATA_NAME), INSPECT_METADATA_NAME)
+        return parse_json_object(self.read(found), self._place(found)) if found else None
+
+    @property
+    def labels(self) -> dict[str, str] | None:
+        """The labels object, or ``None`` without one."""
+        found = self._only(self.find(DataType.LABELS), "labels object")
+        if found is None:
+            return None
+        place = self._place(found)
+        return string_map(parse_json_object(self.read(found), place), "", place)
+
+    @property
+    def definition(self) -> str | None:
+        """The definition file that the image was built from, or ``None``."""
+        found = self._only(self.find(DataType.DEFINITION), "definition file")
+        return self._text(found) if found else None
+
+    @property
+    def env(self) -> dict[str, str] | None:
+        """The environment object's ``NAME=value`` lines, or ``None`` without one."""
+        found = self._only(self.find(DataType.ENVIRONMENT), "environment object")
+        return parse_env(self._text(found), self._place(found)) if found else None
+
+    def _place(self, item: Descriptor) -> Place:
+        name = item.name or (item.data_type.name.lower() if isinstance(item.data_type, DataType) else "data")
+        return Place(name, item.index, self.name)
+
+    def _text(self, item: Descriptor) -> str:
+        try:
+            return self.read(item).decode("utf-8")
+        except UnicodeDecodeError as error:
+            self._place(item).refuse("", f"not UTF-8: {error}", error)
+
+    # --- showing
+
+    def to_dict(self) -> JsonObject:
+        """Header and descriptors as JSON values, e.g. for a listing."""
+        from ociruntime.sif import view
+
+        return view.to_dict(self)
+
+    def table(self) -> str:
+        """The objects as a plain text table."""
+        from ociruntime.sif import view
+
+        return view.table(self)
+
+    def __repr__(self) -> str:
+        from ociruntime.sif import view
+
+        return view.summary(self)
+
+    def _repr_html_(self) -> str:
+        from ociruntime.sif import view
+
+        return view.html(self)
+
+    # --- reading the structures
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[: self._source.readinto(memoryview(buffer), offset)])
+
+    def _read_descriptors(self) -> Iterator[Descriptor]:
+        header, width = self.header, fmt.DESCRIPTOR.size
+        for first in range(0, header.descriptors_total, _BATCH):
+            count = min(_BATCH, header.descriptors_total - first)
+            raw = self._read_at(header.descriptors_offset + first * width, count * width)
+            if len(raw) < count * width:
+                raise SifError("the file became shorter while it was read", field="descriptors_size", path=self.name)
+            for number in range(count):
+                item = fmt.parse_descriptor(raw[number * width : (number + 1) * width], first + number, header, self.name)
+                if item is not None:
+                    yield item
+
+
+def check_image(header: Header, descriptors: tuple[Descriptor, ...], path: str) -> dict[int, Descriptor]:
+    """Check what no descriptor shows on its own: counts, ids, links, overlaps, the primary partition. Returns them by id."""
+    refuse = fmt.Refusal(path)
+    used = header.descriptors_total - header.descriptors_free
+    if used != len(descriptors):
+        refuse("descriptors_free", f"{header.descriptors_free} free of {header.descriptors_total}, but {len(descriptors)} are used")
+    by_id: dict[int, Descriptor] = {}
+    primary: Descriptor | None = None
+    for item in descriptors:
+        refuse.descriptor = item.index
+        if by_id.setdefault(item.id, item) is not item:
+            refuse("id", f"object id {item.id} is also that of descriptor {by_id[item.id].index}")
+        if isinstance(item.metadata, Partition) and item.metadata.kind == PartitionKind.PRIMARY_SYSTEM:
+            if primary is not None:
+                refuse("partition.kind", f"a second primary system partition after descriptor {primary.index}")
+            primary = item
+    groups = {item.group for item in descriptors}
+    for item in descriptors:
+        refuse.descriptor = item.index
+        if item.linked_object is not None and item.linked_object not in by_id:
+            refuse("linked_id", f"there is no object {item.linked_object}")
+        if item.linked_object == item.id:
+            refuse("linked_id", "the object is linked to itself")
+        if item.linked_group is not None and item.linked_group not in groups:
+            refuse("linked_id", f"there is no object in group {item.linked_group}")
+    end, before = 0, -1
+    for item in sorted(descriptors, key=lambda item: item.offset):
+        refuse.descriptor = item.index
+        if item.size and item.offset < end:
+            refuse("offset", f"the data at {item.offset} overlap those of descriptor {before}, which end at {end}")
+        if item.size:
+            end, before = item.offset + item.size, item.index
+    if primary is not None and isinstance(primary.metadata, Partition):
+        arch = primary.metadata.architecture
+        if Architecture.UNKNOWN not in (arch, header.architecture) and arch != header.architecture:
+            refuse.descriptor = None
+            refuse("architecture", f"{header.architecture} in the header, {arch} in the primary system partition")
+    return by_id

@@ -1,0 +1,169 @@
+"""Where the bytes of an image come from: positional reads that neither move a file offset nor follow a path twice."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import stat
+import threading
+from typing import Protocol, TypeAlias
+
+from ociruntime.errors import SifError
+
+__all__ = ["FdSource", "Openable", "ReadableFile", "SeekableFile", "Source", "StreamSource", "open_source"]
+
+
+class ReadableFile(Protocol):
+    """A binary file as far as reading it needs."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
+class SeekableFile(ReadableFile, Protocol):
+    """A binary file that can be read anywhere."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+
+
+Openable: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | SeekableFile
+
+
+class FdSource:
+    """A regular file, by a file descriptor of our own; owns ``fd`` and closes it, also when it turns out to be something else."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.name = name
+        self._fd = fd
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise SifError(f"a {_kind(info.st_mode)}, not a regular file", field="file", path=name)
+        except BaseException:
+            self.close()
+            raise
+        self.size = info.st_size
+
+    @classmethod
+    def from_path(cls, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> FdSource:
+        try:
+            # O_NONBLOCK: opening a FIFO or a device must not wait for its other side
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+                raise SifError("not a regular file", field="file", path=os.fsdecode(path)) from error
+            raise
+        source = cls(fd, os.fsdecode(path))
+        os.set_blocking(fd, True)  # now known to be a regular file; the loop driver inherits the flags of its backing file
+        return source
+
+    def fileno(self) -> int:
+        if self._fd < 0:
+            raise ValueError("I/O operation on closed SIF image")
+        return self._fd
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; returns the bytes read, fewer than asked for only at the end of the file."""
+        fd = self.fileno()
+        done = 0
+        while done < len(buffer):
+            got = os.preadv(fd, [buffer[done:]], offset + done)
+            if not got:
+                break
+            done += got
+        return done
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class StreamSource:
+    """A seekable binary stream without a usable descriptor (`io.BytesIO`, a decompressor); the stream stays the caller's."""
+
+    def __init__(self, stream: SeekableFile, name: str) -> None:
+        self.name = name
+        self._stream: SeekableFile | None = stream
+        self._lock = threading.Lock()
+        self.size = stream.seek(0, io.SEEK_END)
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("this SIF image was opened from a stream that is not a plain file")
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; returns the bytes read, fewer than asked for only at the end of the stream."""
+        with self._lock:
+            if self._stream is None:
+                raise ValueError("I/O operation on closed SIF image")
+            self._stream.seek(offset)
+            done = 0
+            while done < len(buffer):
+                piece = self._stream.read(len(buffer) - done)
+                if not piece:
+                    break
+                buffer[done : done + len(piece)] = piece
+                done += len(piece)
+            return done
+
+    @property
+    def closed(self) -> bool:
+        return self._stream is None
+
+    def close(self) -> None:
+        self._stream = None
+
+
+Source: TypeAlias = FdSource | StreamSource
+
+
+def open_source(target: Openable) -> Source:
+    """A source for a path, a file descriptor (duplicated, so the caller's stays the caller's) or a binary file object.
+
+    Raises `OSError` when the file cannot be opened, `SifError` when it is not a regular file, `TypeError` for anything else.
+    """
+    if isinstance(target, bool):
+        raise TypeError("a SIF image is opened from a path, a file descriptor or a binary file object, not a bool")
+    if isinstance(target, int):
+        return FdSource(fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, 3), f"fd {target}")
+    if isinstance(target, str | bytes | os.PathLike):
+        return FdSource.from_path(target)
+    name = getattr(target, "name", "")
+    name = name if isinstance(name, str) else ""
+    fd = _plain_fd(target)
+    if fd is not None:
+        return FdSource(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3), name)
+    if not (hasattr(target, "read") and hasattr(target, "seek")) or isinstance(target, io.TextIOBase):
+        raise TypeError(f"a SIF image is opened from a path, a file descriptor or a binary file object, not {target!r}")
+    return StreamSource(target, name)
+
+
+def _plain_fd(file: object) -> int | None:
+    """The descriptor of a file object whose bytes are those of the descriptor.
+
+    Asking ``fileno()`` alone would not do: a gzip file answers it with the descriptor of the compressed bytes.
+    """
+    file = getattr(file, "file", file)  # what tempfile wraps
+    if isinstance(file, io.BufferedRandom):
+        file.flush()
+    if isinstance(file, io.BufferedReader | io.BufferedRandom):
+        file = file.raw
+    return file.fileno() if isinstance(file, io.FileIO) else None
+
+
+_KINDS = (
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "character device"),
+    (stat.S_ISBLK, "block device"),
+)
+
+
+def _kind(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "special file")

@@ -1,0 +1,175 @@
+"""How an image is shown: a line, a text table, an HTML table, JSON values. Everything an image says of itself is escaped."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+from ociruntime.sif.enums import label
+from ociruntime.sif.model import (
+    CryptoMessage,
+    Descriptor,
+    Header,
+    JsonObject,
+    JsonValue,
+    Metadata,
+    OciObject,
+    Partition,
+    Sbom,
+    Signature,
+    moment,
+)
+
+if TYPE_CHECKING:
+    from ociruntime.sif.image import SifImage
+
+_COLUMNS = ("id", "group", "link", "type", "offset", "size", "name", "details")
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters, line ends, direction marks and undecodable bytes written as escapes."""
+    return "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else ascii(c)[1:-1] for c in text)
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for people: ``1.9 MiB``."""
+    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    while value >= 1023.95 and len(units) > 1:
+        value /= 1024
+        del units[0]
+    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def link_text(item: Descriptor) -> str:
+    """What the object is linked to: ``object 1``, ``group 1`` or nothing."""
+    if item.linked_group is not None:
+        return f"group {item.linked_group}"
+    return f"object {item.linked_object}" if item.linked_object is not None else ""
+
+
+def details(metadata: Metadata | None) -> str:
+    match metadata:
+        case None:
+            return ""
+        case Partition():
+            return f"{label(metadata.filesystem)}, {label(metadata.kind)}, {label(metadata.architecture)}"
+        case Signature():
+            signer = metadata.fingerprint
+            return f"{label(metadata.hash)}, key {signer.hex()}" if signer else label(metadata.hash)
+        case CryptoMessage():
+            return f"{label(metadata.format)}, {label(metadata.kind)}"
+        case Sbom():
+            return label(metadata.format)
+        case OciObject():
+            return metadata.digest
+
+
+def _row(item: Descriptor) -> tuple[str, ...]:
+    return (
+        str(item.id),
+        "" if item.group is None else str(item.group),
+        link_text(item),
+        label(item.data_type),
+        str(item.offset),
+        str(item.size),
+        printable(item.name),
+        details(item.metadata),
+    )
+
+
+def summary(image: SifImage) -> str:
+    parts = [label(image.header.architecture), f"{len(image)} object{'' if len(image) == 1 else 's'}"]
+    primary = image.primary_partition
+    if primary is not None and isinstance(primary.metadata, Partition):
+        parts.append(f"{label(primary.metadata.filesystem)} root of {size_text(primary.size)}")
+    if image.closed:
+        parts.append("closed")
+    return f"<SifImage {printable(image.name) or '(stream)'}: {', '.join(parts)}>"
+
+
+def table(image: SifImage) -> str:
+    rows = [_COLUMNS, *(_row(item) for item in image)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def html(image: SifImage) -> str:
+    from html import escape
+
+    header = image.header
+    facts = [
+        ("architecture", label(header.architecture)),
+        ("uuid", str(header.uuid or "")),
+        ("created", _time(header.created_at) or ""),
+        ("modified", _time(header.modified_at) or ""),
+    ]
+    told = ", ".join(f"{name} {escape(value)}" for name, value in facts if value)
+    head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _row(item)) + "</tr>" for item in image)
+    caption = f"<caption>SIF image {escape(printable(image.name))}: {told}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _time(seconds: int) -> str | None:
+    when = moment(seconds)
+    return when.isoformat().replace("+00:00", "Z") if when else None  # strftime does not pad years before 1000
+
+
+def to_dict(image: SifImage) -> JsonObject:
+    objects: list[JsonValue] = [_descriptor_dict(item) for item in image]
+    return {"path": image.name, "header": _header_dict(image.header), "objects": objects}
+
+
+def _header_dict(header: Header) -> JsonObject:
+    return {
+        "launchScript": header.launch_script,
+        "version": header.version,
+        "architecture": label(header.architecture),
+        "uuid": str(header.uuid) if header.uuid else None,
+        "created": _time(header.created_at),
+        "modified": _time(header.modified_at),
+        "descriptorsFree": header.descriptors_free,
+        "descriptorsTotal": header.descriptors_total,
+        "descriptorsOffset": header.descriptors_offset,
+        "descriptorsSize": header.descriptors_size,
+        "dataOffset": header.data_offset,
+        "dataSize": header.data_size,
+    }
+
+
+def _descriptor_dict(item: Descriptor) -> JsonObject:
+    return {
+        "id": item.id,
+        "type": label(item.data_type),
+        "group": item.group,
+        "linkedObject": item.linked_object,
+        "linkedGroup": item.linked_group,
+        "offset": item.offset,
+        "size": item.size,
+        "sizeWithPadding": item.size_with_padding,
+        "created": _time(item.created_at),
+        "modified": _time(item.modified_at),
+        "name": item.name,
+        "metadata": _metadata_dict(item.metadata),
+    }
+
+
+def _metadata_dict(metadata: Metadata | None) -> JsonObject | None:
+    match metadata:
+        case None:
+            return None
+        case Partition():
+            return {
+                "filesystem": label(metadata.filesystem),
+                "kind": label(metadata.kind),
+                "architecture": label(metadata.architecture),
+            }
+        case Signature():
+            signer = metadata.fingerprint
+            return {"hash": label(metadata.hash), "fingerprint": signer.hex() if signer else None}
+        case CryptoMessage():
+            return {"format": label(metadata.format), "kind": label(metadata.kind)}
+        case Sbom():
+            return {"format": label(metadata.format)}
+        case OciObject():
+            return {"digest": metadata.digest}

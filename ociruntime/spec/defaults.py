@@ -1,0 +1,103 @@
+"""The default config: what a SIF file without a config of its own runs with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from .config import Mount, Root
+from .linux import Linux, Namespace, NamespaceType
+from .process import Capabilities, Process, Rlimit, User
+from .resources import DeviceCgroup, Resources
+
+if TYPE_CHECKING:
+    from .config import RuntimeSpec
+
+S = TypeVar("S", bound="RuntimeSpec")
+
+DEFAULT_CAPABILITIES: Final = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+)
+DEFAULT_ENV: Final = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm")
+MASKED_PATHS: Final = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+READONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def _mount(destination: str, kind: str, *options: str, source: str | None = None) -> Mount:
+    return Mount(destination=destination, type=kind, source=source or kind, options=options or None)
+
+
+def default_mounts() -> tuple[Mount, ...]:
+    return (
+        _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k", source="shm"),
+        _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+    )
+
+
+def default_devices() -> tuple[DeviceCgroup, ...]:
+    """Everything refused but mknod, the standard devices and pseudo-terminals."""
+    allowed = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
+    return (
+        DeviceCgroup(allow=False, access="rwm"),
+        DeviceCgroup(allow=True, type="c", access="m"),
+        DeviceCgroup(allow=True, type="b", access="m"),
+        *(DeviceCgroup(allow=True, type="c", major=major, minor=minor, access="rwm") for major, minor in allowed),
+    )
+
+
+def default_spec(cls: type[S], *, seccomp: bool = True) -> S:
+    from .default_seccomp import default_profile
+
+    caps = DEFAULT_CAPABILITIES
+    kinds = (NamespaceType.PID, NamespaceType.NETWORK, NamespaceType.IPC, NamespaceType.UTS, NamespaceType.MOUNT)
+    return cls(
+        oci_version="1.3.0",
+        process=Process(
+            cwd="/",
+            user=User(uid=0, gid=0),
+            args=("/.singularity.d/actions/run",),
+            env=DEFAULT_ENV,
+            capabilities=Capabilities(bounding=caps, effective=caps, permitted=caps),
+            rlimits=(Rlimit(type="RLIMIT_NOFILE", hard=1024, soft=1024),),
+            no_new_privileges=True,
+        ),
+        root=Root(path="rootfs"),
+        hostname="ociruntime",
+        mounts=default_mounts(),
+        linux=Linux(
+            namespaces=tuple(Namespace(type=kind) for kind in kinds),
+            resources=Resources(devices=default_devices()),
+            seccomp=default_profile() if seccomp else None,
+            masked_paths=MASKED_PATHS,
+            readonly_paths=READONLY_PATHS,
+        ),
+    )

@@ -1,0 +1,273 @@
+"""The state store: one directory for each container, crash-safe and locked (runtime.md, State).
+
+A directory holds ``state.json`` (replaced atomically), ``config.json`` (the config as it was at create), ``start.sock`` (the gate) and
+``lock``. What a crash would leave behind is recorded before it is made, so that ``delete --force`` can undo it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple, Self, TypedDict
+
+from .errors import ContainerExists, ContainerNotFound, StateError
+
+__all__ = ["OCI_VERSION", "State", "StateStore", "Status", "default_root"]
+
+OCI_VERSION: Final = "1.3.0"
+_ID: Final = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*")
+MAX_ID: Final = 1024
+
+
+class Status(StrEnum):
+    """Status of a container (runtime.md, State; ``paused`` is the peers' addition)."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+    @property
+    def can_start(self) -> bool:
+        return self is Status.CREATED
+
+    @property
+    def can_kill(self) -> bool:
+        return self in (Status.CREATED, Status.RUNNING, Status.PAUSED)
+
+    @property
+    def can_exec(self) -> bool:
+        return self is Status.RUNNING
+
+    @property
+    def can_delete(self) -> bool:
+        return self in (Status.STOPPED, Status.CREATED, Status.CREATING)
+
+
+class StateDocument(TypedDict, total=False):
+    """state.json as it is on disk."""
+
+    id: str
+    bundle: str
+    status: str
+    pid: int
+    pid_start: int
+    created_at: int
+    started_at: int
+    finished_at: int
+    exit_code: int
+    oci_version: str
+    annotations: dict[str, str]
+    cgroups: list[str]
+    namespaces: int
+    steps: list[list[object]]
+    total: int
+    rootfs: str
+
+
+class State(NamedTuple):
+    """The state of a container at one moment (runtime.md#state); times are Unix nanoseconds, 0 when not known."""
+
+    id: str
+    status: Status
+    pid: int
+    bundle: str
+    oci_version: str = OCI_VERSION
+    annotations: tuple[tuple[str, str], ...] = ()
+    created_at: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int | None = None
+    rootfs: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """The state document: the spec's members, and createdAt, startedAt, finishedAt, exitCode and rootfs beside them."""
+        document: dict[str, object] = {"ociVersion": self.oci_version, "id": self.id, "status": str(self.status)}
+        if self.pid:
+            document["pid"] = self.pid
+        document["bundle"] = self.bundle
+        if self.annotations:
+            document["annotations"] = dict(self.annotations)
+        if self.rootfs:
+            document["rootfs"] = self.rootfs
+        times = (("createdAt", self.created_at), ("startedAt", self.started_at), ("finishedAt", self.finished_at))
+        document.update({name: value for name, value in times if value})
+        if self.exit_code is not None:
+            document["exitCode"] = self.exit_code
+        return document
+
+    def to_json(self, indent: int | None = 2) -> str:
+        return json.dumps(self.to_dict(), indent=indent)
+
+
+def default_root() -> Path:
+    """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR."""
+    if os.geteuid() == 0:
+        return Path("/run/ociruntime")
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime_dir:
+        raise StateError("XDG_RUNTIME_DIR is not set: give the state directory with --root (root=)")
+    return Path(runtime_dir, "ociruntime")
+
+
+def check_id(container_id: str) -> str:
+    """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most 1024 bytes."""
+    if not isinstance(container_id, str):
+        raise TypeError(f"a container id is a str, not {type(container_id).__name__}")
+    if not _ID.fullmatch(container_id) or len(container_id) > MAX_ID:
+        raise StateError(f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them")
+    return container_id
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when there is none or it is a zombie (proc(5), field 22)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+class Entry:
+    """One container's directory."""
+
+    def __init__(self, path: Path, container_id: str) -> None:
+        self.path = path
+        self.id = container_id
+
+    def read(self) -> StateDocument:
+        """The recorded state. Raises ContainerNotFound, or StateError when it cannot be understood."""
+        try:
+            raw = (self.path / "state.json").read_bytes()
+        except FileNotFoundError:
+            if self.path.is_dir():
+                # Between mkdir and the first write; or its maker died right there.
+                return StateDocument(id=self.id, bundle="", status=Status.CREATING)
+            raise ContainerNotFound(self.id, str(self.path.parent)) from None
+        try:
+            document: StateDocument = json.loads(raw)
+        except ValueError as error:
+            raise StateError(f"{self.path}/state.json is damaged: {error}; 'delete --force' removes the container") from error
+        return document
+
+    def write(self, document: StateDocument) -> None:
+        temporary = self.path / f".state.{os.getpid()}.{id(document):x}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, json.dumps(document).encode())
+        finally:
+            os.close(fd)
+        os.rename(temporary, self.path / "state.json")
+
+    def update(self, **changes: object) -> StateDocument:
+        document: StateDocument = {**self.read(), **changes}  # type: ignore[typeddict-item]
+        self.write(document)
+        return document
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the container's lock: one operation that changes it at a time, over all processes."""
+        try:
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            raise ContainerNotFound(self.id, str(self.path.parent)) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if not self.path.is_dir():
+                raise ContainerNotFound(self.id, str(self.path.parent))
+            yield
+        finally:
+            os.close(fd)
+
+    def remove(self) -> None:
+        """Remove the directory; state.json goes last, so that a crash here leaves a container that can be deleted again."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return
+        for name in sorted(names, key=lambda name: (name == "state.json", name)):
+            (self.path / name).unlink(missing_ok=True)
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            return
+
+
+class StateStore:
+    """All containers below one root directory."""
+
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.root = Path(root).absolute() if root is not None else default_root()
+
+    def _ready(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = os.lstat(self.root)
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+            raise StateError(f"{self.root} is not a directory of this user's own")
+
+    def create(self, container_id: str) -> Entry:
+        """Make the directory of a new container: exactly one of several callers gets it.
+
+        Raises:
+            ContainerExists: the id is taken.
+            StateError: the id or the root directory is not usable.
+        """
+        entry = Entry(self.root / check_id(container_id), container_id)
+        try:
+            entry.path.mkdir(mode=0o700)
+        except FileNotFoundError:
+            self._ready()
+            return self.create(container_id)
+        except FileExistsError:
+            raise ContainerExists(container_id, str(self.root)) from None
+        return entry
+
+    def entry(self, container_id: str) -> Entry:
+        """The directory of a container that exists. Raises ContainerNotFound."""
+        entry = Entry(self.root / check_id(container_id), container_id)
+        if not entry.path.is_dir():
+            raise ContainerNotFound(container_id, str(self.root))
+        return entry
+
+    def entries(self) -> list[Entry]:
+        try:
+            names = sorted(os.listdir(self.root))
+        except FileNotFoundError:
+            return []
+        return [Entry(self.root / name, name) for name in names if _ID.fullmatch(name) and (self.root / name).is_dir()]
+
+    @classmethod
+    def at(cls, root: str | os.PathLike[str] | None) -> Self:
+        return cls(root)
+
+
+def state_of(document: StateDocument, *, frozen: bool = False) -> State:
+    """The state now: what is recorded, corrected by whether the process still lives."""
+    status = Status(document["status"])
+    pid, began = document.get("pid", 0), document.get("pid_start", 0)
+    if pid and (began == 0 or start_time(pid) != began):
+        status = Status.STOPPED
+    if status is Status.RUNNING and frozen:
+        status = Status.PAUSED
+    return State(
+        id=document["id"],
+        status=status,
+        pid=0 if status is Status.STOPPED else pid,
+        bundle=document.get("bundle", ""),
+        oci_version=document.get("oci_version", OCI_VERSION),
+        annotations=tuple(sorted(document.get("annotations", {}).items())),
+        created_at=document.get("created_at", 0),
+        started_at=document.get("started_at", 0),
+        finished_at=document.get("finished_at", 0),
+        exit_code=document.get("exit_code"),
+        rootfs=document.get("rootfs", ""),
+    )
