@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .host import Host as Host
     from .plan import Plan as Plan
     from .plan import Step as Step
+    from .process import Process as Process
     from .process import Result as Result
     from .run import run as run
     from .sif import SifImage as SifImage
@@ -47,7 +48,7 @@ _MODULES = {
     "StepError UnsupportedError WrongStatus",
     "host": "Host",
     "plan": "Plan Step",
-    "process": "Result",
+    "process": "Process Result",
     "run": "run",
     "sif": "SifImage build_sif",
     "spec": "RuntimeSpec",

@@ -19,6 +19,7 @@ from .state import Entry, State, StateDocument, StateStore, Status, start_time, 
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .engine.perform import Performance
+    from .process import Process as Child
     from .process import Result
     from .spec import Process, RuntimeSpec
 
@@ -78,6 +79,32 @@ class Container:
             pid_file=pid_file,
             preserve_fds=preserve_fds,
             gate=True,
+        )
+
+    @classmethod
+    def run(
+        cls,
+        container_id: str,
+        bundle: Bundle | StrPath,
+        *,
+        root: StrPath | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        console_socket: StrPath | None = None,
+        pid_file: StrPath | None = None,
+        preserve_fds: int = 0,
+    ) -> Self:
+        """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
+        return cls._make(
+            container_id,
+            bundle,
+            root=root,
+            stdio=(stdin, stdout, stderr),
+            console_socket=console_socket,
+            pid_file=pid_file,
+            preserve_fds=preserve_fds,
+            gate=False,
         )
 
     @classmethod
@@ -387,39 +414,56 @@ class Container:
             StepError: a step failed; with errno ENOENT the program is not there.
             ProcessError: with ``check``, when the program does not end with 0.
         """
-        from .process import exec_in
+        from .process import Streams, finish
+
+        with Streams(input, capture_output, (stdin, stdout, stderr)) as streams:
+            child = self.popen(
+                args,
+                stdin=streams.child[0],
+                stdout=streams.child[1],
+                stderr=streams.child[2],
+                env=env,
+                cwd=cwd,
+                user=user,
+                process=process,
+                preserve_fds=preserve_fds,
+            )
+            return finish(child, streams, timeout=timeout, text=text, check=check)
+
+    def popen(
+        self,
+        args: Sequence[str] = (),
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        env: Sequence[str] | None = None,
+        cwd: str | None = None,
+        user: tuple[int, int] | None = None,
+        process: Process | None = None,
+        console_socket: StrPath | None = None,
+        pid_file: StrPath | None = None,
+        preserve_fds: int = 0,
+    ) -> Child:
+        """Start a further program in a running container and give its `ociruntime.process.Process`.
+
+        Arguments and errors are those of `exec`; stdin, stdout and stderr are descriptors, this process's own by default. With
+        ``console_socket`` the program gets a terminal, whose master is sent there.
+        """
+        from .engine.perform import Performance
+        from .host import Host
+        from .plan.compile import compile_exec
+        from .process import Process as Child
+        from .process import exec_process
 
         if isinstance(args, str | bytes):
             raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
-        return exec_in(
-            self._exec_performance(args, env, cwd, user, process, preserve_fds),
-            input=input,
-            capture_output=capture_output,
-            stdio=(stdin, stdout, stderr),
-            text=text,
-            timeout=timeout,
-            check=check,
-        )
-
-    def _exec_performance(
-        self,
-        args: Sequence[str],
-        env: Sequence[str] | None,
-        cwd: str | None,
-        user: tuple[int, int] | None,
-        process: Process | None,
-        preserve_fds: int,
-    ) -> Performer:
-        from .host import Host
-        from .plan.compile import compile_exec
-        from .process import Performer, exec_process
-
         document = self._entry.read()
         status = self._state(document).status
         if not status.can_exec:
             raise WrongStatus(self.id, "exec in", status, "running")
         spec = self.spec
-        wanted = exec_process(process or spec.process, args, env, cwd, user)
+        wanted = exec_process(process or spec.process, args, env, cwd, user, terminal=console_socket is not None)
         plan = compile_exec(
             wanted,
             spec,
@@ -431,7 +475,26 @@ class Container:
         pidfd = self._open(document)
         if pidfd is None:
             raise WrongStatus(self.id, "exec in", Status.STOPPED, "running")
-        return Performer(plan, pidfd, preserve_fds, self._entry.path.parent / ".seccomp")
+        try:
+            performance = Performance(
+                plan,
+                stdio=[fd if fd is not None else i for i, fd in enumerate((stdin, stdout, stderr))],
+                pidfd=pidfd,
+                preserve=preserve_fds,
+                cache=self._entry.path.parent / ".seccomp",
+                on_console=(lambda fd: _send_console(fd, str(console_socket))) if console_socket is not None else None,
+            )
+            init = performance.begin()
+            try:
+                if pid_file is not None:
+                    _write_pid_file(Path(pid_file), init.pid)
+            except BaseException:
+                performance.abort()
+                raise
+            performance.finish()
+        finally:
+            os.close(pidfd)
+        return Child(tuple(wanted.args or ()), init)
 
     @property
     def spec(self) -> RuntimeSpec:
@@ -439,6 +502,12 @@ class Container:
         from .spec import RuntimeSpec
 
         return RuntimeSpec.load(self._entry.path / "config.json")
+
+    def fileno(self) -> int:
+        """The pidfd of the first process, for select and asyncio: readable when it has ended. Raises StateError for a stranger's."""
+        if self._pidfd < 0:
+            raise StateError(f"container {self.id!r} was not started by this object")
+        return self._pidfd
 
     def processes(self) -> list[int]:
         """The pids, in our pid namespace, of everything that runs in the container."""
@@ -454,10 +523,6 @@ class Container:
     def __del__(self) -> None:
         if getattr(self, "_pidfd", -1) >= 0:
             os.close(self._pidfd)
-
-
-if TYPE_CHECKING:
-    from .process import Performer
 
 
 def _listen(entry: Entry) -> socket.socket:

@@ -6,21 +6,21 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from .engine.processes import Exit, wait
+from .engine.processes import Exit, signal_number, wait
 from .errors import ProcessError
 
 if TYPE_CHECKING:
+    from . import spec
     from .engine.launch import Init
-    from .plan.model import Plan
-    from .spec import Process
 
-__all__ = ["Result"]
+__all__ = ["Process", "Result"]
 
 DEVNULL = -3
 PIPE = -1
+KILL_GRACE = 10.0
+"""Seconds for output to end after a kill: a stranger may hold the other end of a pipe."""
 
 
 class Result(NamedTuple):
@@ -51,31 +51,94 @@ class Result(NamedTuple):
         raise ProcessError(f"{' '.join(self.args)!r} {how}{': ' + last if last else ''}", self)
 
 
-class Performer(NamedTuple):
-    """An exec that is ready to go."""
+class Process:
+    """A program in a container that this process started: wait for it, signal it. Closed with its last reference."""
 
-    plan: Plan
-    pidfd: int
-    preserve: int
-    cache: Path
+    def __init__(self, args: tuple[str, ...], init: Init) -> None:
+        self.args = args
+        self.pid = init.pid
+        """In our pid namespace."""
+        self.returncode: int | None = None
+        self._pidfd = os.dup(init.pidfd)
+        self.started = time.monotonic()
+        init.close()
 
-    def perform(self, stdio: Sequence[int]) -> Init:
-        from .engine.perform import Performance
+    def fileno(self) -> int:
+        """The pidfd, for select and asyncio: readable when the program has ended."""
+        return self._pidfd
 
-        performance = Performance(self.plan, stdio=stdio, pidfd=self.pidfd, preserve=self.preserve, cache=self.cache)
-        init = performance.begin()
-        performance.finish()
-        return init
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; the exit code, negative for a signal. Raises TimeoutError after ``timeout`` seconds."""
+        if self.returncode is None:
+            ended = wait(self._pidfd, timeout)
+            if ended is None:
+                raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
+            self._ended(ended)
+        assert self.returncode is not None
+        return self.returncode
+
+    def _ended(self, ended: Exit) -> None:
+        code = ended.returncode
+        assert code is not None, "a child's exit status is known"
+        self.returncode = code
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        if self.returncode is None and (ended := wait(self._pidfd, 0)) is not None:
+            self._ended(ended)
+        return self.returncode
+
+    def send_signal(self, signal: int | str) -> None:
+        """Send a signal; nothing happens when it has ended, as with `subprocess.Popen`."""
+        import signal as _signal
+
+        if self.poll() is None:
+            try:
+                _signal.pidfd_send_signal(self._pidfd, signal_number(signal))
+            except ProcessLookupError:
+                pass  # it ended since
+
+    def terminate(self) -> None:
+        self.send_signal("TERM")
+
+    def kill(self) -> None:
+        self.send_signal("KILL")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.wait()
+        self.close()
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_pidfd", -1) >= 0:
+            os.close(self._pidfd)
+
+    def __repr__(self) -> str:
+        return f"<Process {' '.join(self.args)!r}: pid {self.pid}, returncode {self.returncode}>"
 
 
 def exec_process(
-    base: Process | None, args: Sequence[str], env: Sequence[str] | None, cwd: str | None, user: tuple[int, int] | None
-) -> Process:
+    base: spec.Process | None,
+    args: Sequence[str],
+    env: Sequence[str] | None,
+    cwd: str | None,
+    user: tuple[int, int] | None,
+    *,
+    terminal: bool = False,
+) -> spec.Process:
     """The process object of an exec: the container's own, with what was asked for changed."""
-    from .spec import Process, User
+    from .spec import Process as ProcessSpec
+    from .spec import User
 
-    process = base or Process(cwd="/")
-    changes: dict[str, object] = {"terminal": None}
+    process = base or ProcessSpec(cwd="/")
+    changes: dict[str, object] = {"terminal": terminal or None}
     if args:
         changes["args"] = tuple(args)
     if env:
@@ -87,45 +150,23 @@ def exec_process(
     return process.evolve(**changes)
 
 
-def exec_in(
-    performer: Performer,
-    *,
-    input: bytes | str | None,
-    capture_output: bool,
-    stdio: tuple[int | None, int | None, int | None],
-    text: bool,
-    timeout: float | None,
-    check: bool,
-) -> Result:
-    """Run an exec to its end."""
-    args = performer.plan.steps[-1].values[1]
-    assert isinstance(args, tuple)
+def finish(child: Process, streams: Streams, *, timeout: float | None, text: bool, check: bool) -> Result:
+    """Feed and drain a program to its end; a timeout, or anything that interrupts us, kills it."""
     try:
-        with Streams(input, capture_output, stdio) as streams:
-            began = time.monotonic()
-            init = performer.perform(streams.child)
-            try:
-                ended = streams.communicate(init.pidfd, timeout)
-                timed_out = ended is None
-                if ended is None:
-                    kill(init.pidfd)
-                    ended = streams.communicate(init.pidfd, 10) or Exit(None, 9)
-            except BaseException:
-                init.kill()
-                raise
-            init.close()
+        ended = streams.communicate(child.fileno(), timeout)
+        timed_out = ended is None
+        if ended is None:
+            child.kill()
+            ended = streams.communicate(child.fileno(), KILL_GRACE) or wait(child.fileno())
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
     finally:
-        os.close(performer.pidfd)
-    return streams.result(args, ended, time.monotonic() - began, timed_out=timed_out, text=text, check=check)
-
-
-def kill(pidfd: int) -> None:
-    import signal
-
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended by itself
+        duration = time.monotonic() - child.started
+    assert ended is not None
+    child.close()
+    return streams.result(child.args, ended, duration, timed_out=timed_out, text=text, check=check)
 
 
 class Streams:

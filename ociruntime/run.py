@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .bundle import Bundle
 from .container import Container
-from .process import Exit, Result, Streams
+from .engine.processes import Exit
+from .process import KILL_GRACE, Result, Streams
 
 __all__ = ["run"]
 
@@ -70,13 +71,18 @@ def _run(
     shown = tuple((bundle.spec.process.args if bundle.spec.process else None) or ())
     with Streams(input, capture_output, stdio) as streams:
         began = time.monotonic()
-        container = Container._make(
-            container_id or f"run-{secrets.token_hex(8)}", bundle, root=root, stdio=(*streams.child,), gate=False  # type: ignore[arg-type]
-        )  # fmt: skip
+        container = Container.run(
+            container_id or f"run-{secrets.token_hex(8)}",
+            bundle,
+            root=root,
+            stdin=streams.child[0],
+            stdout=streams.child[1],
+            stderr=streams.child[2],
+        )
         with container:
-            ended = streams.communicate(container._pidfd, timeout)
+            ended = streams.communicate(container.fileno(), timeout)
             timed_out = ended is None
             if ended is None:
                 container.kill("KILL", all=True)
-                ended = streams.communicate(container._pidfd, 10) or Exit(None, 9)
+                ended = streams.communicate(container.fileno(), KILL_GRACE) or Exit(None, 9)
         return streams.result(shown, ended, time.monotonic() - began, timed_out=timed_out, text=text, check=check)

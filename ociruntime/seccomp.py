@@ -58,7 +58,7 @@ _ACTIONS: Final = {
     "SCMP_ACT_LOG": _LOG,
     "SCMP_ACT_NOTIFY": _NOTIFY,
 }
-_ERRNO_LIMITS: Final = {"SCMP_ACT_ERRNO": 4095, "SCMP_ACT_TRACE": 0xFFFF}  # the kernel cuts an errno at 4095, trace data at 16 bits
+_ERRNO_LIMITS: Final = {"SCMP_ACT_ERRNO": 4094, "SCMP_ACT_TRACE": 0xFFFF}  # what libseccomp takes; the kernel says 4095
 _ENOSYS: Final = _ERRNO | errno.ENOSYS
 _OPERATORS: Final = {
     "SCMP_CMP_NE": 1,

@@ -1,0 +1,5 @@
+"""``python -m ociruntime``."""
+
+from .cli import main
+
+raise SystemExit(main())

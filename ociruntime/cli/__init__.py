@@ -1,0 +1,58 @@
+"""The ``ociruntime`` command: the verbs of runc and of ``apptainer oci`` over the public API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ..errors import OCIRuntimeError, StepError
+
+__all__ = ["main"]
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit status. Errors go to stderr (and to ``--log``) as one line."""
+    from .parser import parser
+
+    options = parser().parse_args(argv)
+    try:
+        status: int = options.run(options) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except (OCIRuntimeError, OSError, ValueError, TypeError) as error:
+        complain(options, error)
+        return status_of(error)
+    return status
+
+
+def status_of(error: Exception) -> int:
+    """126 and 127 for a program that cannot be run, as shells have it; 1 for all else."""
+    import errno
+
+    if isinstance(error, StepError) and error.op in ("lookup", "exec"):
+        return {errno.ENOENT: NOT_FOUND, errno.EACCES: NOT_EXECUTABLE}.get(error.errno or 0, 1)
+    return 1
+
+
+def complain(options: object, error: Exception) -> None:
+    text = " ".join(str(error).split("\n")) if str(error) else type(error).__name__
+    level, path, style = "error", getattr(options, "log", None), getattr(options, "log_format", "text")
+    line = f"ociruntime: {text}"
+    if style == "json" or path:
+        import json
+        from datetime import datetime, timezone
+
+        now = datetime.now(timezone.utc).isoformat()
+        record = json.dumps({"level": level, "msg": text, "time": now})
+        entry = record if style == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
+        if path:
+            with open(path, "a", encoding="utf-8") as log:
+                log.write(entry + "\n")
+        elif style == "json":
+            line = record
+    print(line, file=sys.stderr)
