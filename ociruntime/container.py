@@ -166,7 +166,7 @@ class Container:
                 on_console=(lambda fd: _send_console(fd, str(console_socket))) if console_socket is not None else None,
             )
             init = performance.begin()
-            document.update(pid=init.pid, pid_start=start_time(init.pid))
+            document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
             document["status"] = Status.CREATED if gate else Status.RUNNING
             if not gate:
                 document["started_at"] = time.time_ns()
@@ -509,9 +509,9 @@ class Container:
             raise StateError(f"container {self.id!r} was not started by this object")
         return self._pidfd
 
-    def processes(self) -> list[int]:
+    def processes(self) -> tuple[int, ...]:
         """The pids, in our pid namespace, of everything that runs in the container."""
-        return sorted(cgroup.processes(self._entry.read().get("cgroups", [])))
+        return tuple(sorted(cgroup.processes(self._entry.read().get("cgroups", []))))
 
     def __enter__(self) -> Self:
         return self

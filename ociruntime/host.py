@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 __all__ = ["Hierarchy", "Host"]
 
@@ -34,10 +34,10 @@ class Host(NamedTuple):
     lsms: frozenset[str] = frozenset()
     seccomp: bool = True
 
-    @classmethod
-    def probe(cls) -> Self:
+    @staticmethod
+    def probe() -> Host:
         """Look at this host, once a process: /proc/mounts, /proc/sys/kernel and uname(2). Raises OSError without /proc."""
-        return _probe(cls)
+        return _probe()
 
     @property
     def cgroup_mode(self) -> str:
@@ -57,7 +57,7 @@ def _hierarchies() -> tuple[Hierarchy, ...]:
     found: dict[str, Hierarchy] = {}
     with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
         rows = [line.split() for line in mounts if " cgroup" in line]
-    v1 = {name for name in _v1_controllers()}
+    v1 = set(_v1_controllers())
     for _, mountpoint, fstype, options, *_ in rows:
         if fstype == "cgroup":
             names = frozenset(o for o in options.split(",") if o in v1 or o.startswith("name="))
@@ -74,14 +74,14 @@ def _v1_controllers() -> list[str]:
 
 
 @cache
-def _probe(cls: type[Host]) -> Host:
+def _probe() -> Host:
     name = os.uname()
     major, minor = name.release.split(".")[:2]
     try:
         lsms = frozenset(Path("/sys/kernel/security/lsm").read_text().split(","))
     except OSError:
         lsms = frozenset()  # securityfs is not mounted: no LSM can be asked for through it either
-    return cls(
+    return Host(
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
         machine=name.machine,
         euid=os.geteuid(),

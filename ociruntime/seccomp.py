@@ -14,6 +14,7 @@ Filters are kept by content, in the process and, where the caller names a direct
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -152,8 +153,6 @@ class _Rule(NamedTuple):
     """(argument, operator, first datum, second datum)."""
 
 
-# --- public -------------------------------------------------------------------------------------------------------------------
-
 _cache: dict[str, Filter] = {}
 _lock = threading.Lock()
 
@@ -235,14 +234,9 @@ def unknown_syscalls(profile: Seccomp) -> tuple[str, ...]:
     return tuple(n for n in names if lib.resolve_syscall(0, n) == -1 and n not in NEWER and n not in elsewhere)
 
 
-# --- from the profile to rules ------------------------------------------------------------------------------------------------
-
-
 def _flags(profile: Seccomp) -> tuple[int, bool]:
     listener = any(call.action == "SCMP_ACT_NOTIFY" for call in profile.syscalls or ())
-    flags = 0
-    for name in profile.flags or ():
-        flags |= _FLAGS[name]
+    flags = sum(_FLAGS[name] for name in set(profile.flags or ()))
     if not listener:
         flags &= ~_WAIT_KILLABLE_RECV  # says how notifications are received: without any the kernel answers EINVAL
     elif flags & _TSYNC:
@@ -286,8 +280,8 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
     for i, call in enumerate(profile.syscalls or ()):
         where = f"syscalls[{i}]."
         yield from action_problems(where, "action", call.action, call.errno_ret)
-        if not call.names or "" in call.names:
-            yield problem(f"{where}names", "must hold at least one name, and no empty one")
+        if not call.names or not all(name and name.isprintable() for name in call.names):
+            yield problem(f"{where}names", "must hold names of system calls, at least one")
         if call.action == "SCMP_ACT_NOTIFY":
             if not profile.listener_path:
                 yield problem(f"{where}action", "SCMP_ACT_NOTIFY needs listenerPath: without a listener every such call fails")
@@ -324,9 +318,6 @@ def _rules(profile: Seccomp, default: int) -> list[_Rule]:
         for conditions in _conditions(call):
             rules += [_Rule(f"{_PATH}.syscalls[{i}]", name, action, conditions) for name in call.names]
     return rules
-
-
-# --- from rules to BPF --------------------------------------------------------------------------------------------------------
 
 
 def _libseccomp() -> ModuleType:
@@ -373,6 +364,7 @@ def _compile(profile: Seccomp, machine: str) -> bytes:
 def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
     """libseccomp's program for the rules whose system call it knows."""
     doing = f"the default action {default:#x}"
+    rule: _Rule | None = None
     try:
         made = lib.SyscallFilter(default)
         doing = "killing what calls by a foreign ABI (libseccomp >= 2.4)"
@@ -386,31 +378,23 @@ def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default:
             if _TOKENS[abi] != native:
                 doing = abi
                 made.add_arch(_TOKENS[abi])
-        known = [(rule, number) for rule in rules if (number := lib.resolve_syscall(0, rule.name)) != -1]
-        if all(any(lib.resolve_syscall(_TOKENS[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
+        known = [(each, number) for each in rules if (number := lib.resolve_syscall(0, each.name)) != -1]
+        if all(any(lib.resolve_syscall(_TOKENS[abi], each.name) >= 0 for each, _ in known) for abi in abis):
             doing = "the binary tree (libseccomp >= 2.5)"
             made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # not for an architecture without any rule: 2.5 makes a wrong tree of it
         for rule, number in known:
             doing = f"{rule.path}: the rule for {rule.name}"
-            _add(lib, made, rule, number)
+            made.add_rule(rule.action, number, *(lib.Arg(*condition) for condition in rule.conditions))
         doing = "to write the program out"
         with os.fdopen(os.memfd_create("seccomp", os.MFD_CLOEXEC), "rb") as file:
             made.export_bpf(file)
             file.seek(0)
-            program: bytes = file.read()
-            return program
+            return file.read()
     except OSError as error:
+        if rule is not None and error.errno == errno.EEXIST:
+            message = f"the rule for {rule.name} has the conditions of an earlier one, but another action"
+            raise SpecError([Problem(rule.path, message, _SECTION)]) from error
         raise UnsupportedError(f"libseccomp refuses {doing}: {error.strerror}; a newer libseccomp or kernel may take it") from error
-
-
-def _add(lib: ModuleType, made: object, rule: _Rule, number: int) -> None:
-    try:
-        made.add_rule(rule.action, number, *(lib.Arg(*condition) for condition in rule.conditions))  # type: ignore[attr-defined]
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        message = f"the rule for {rule.name} has the conditions of an earlier one, but another action"
-        raise SpecError([Problem(rule.path, message, _SECTION)]) from error
 
 
 def _is_permissive(action: int) -> bool:
@@ -493,10 +477,10 @@ def _abi_prologue(
         for number, action in newer.items():
             out.unless(out.JEQ, number)
             out.emit(out.RET, action)
-    if _is_permissive(default):
-        return out.code  # a tracer knows itself what it does with new calls
+    if default in (_ALLOW, _LOG):
+        return out.code
     largest = max((_number(lib, abi, name) for call in profile.syscalls or () for name in call.names), default=-1)
-    if default != _ENOSYS and largest >= 0:
+    if default != _ENOSYS and not _is_permissive(default) and largest >= 0:  # a tracer knows itself what to do with new calls
         out.unless(out.JGT, largest)
         out.emit(out.RET, _ENOSYS)
         if abi in ("SCMP_ARCH_S390", "SCMP_ARCH_S390X"):
@@ -545,23 +529,19 @@ def _widened(rules: list[_Rule], multiplexer: str) -> set[str]:
     return {rule.name for rule in allowed if rule.conditions} & _MULTIPLEXED[multiplexer].keys() - whole
 
 
-# --- the cache on disk --------------------------------------------------------------------------------------------------------
-
 _MAGIC: Final = b"OCISECC\1"
 
 
-def _checksum(key: str, program: bytes) -> bytes:
+def _head(key: str, program: bytes) -> bytes:
     import zlib
 
     # Against damage. Against other users stand owner and mode; who may write here is the user whose containers are filtered.
-    return struct.pack("<II", len(program), zlib.crc32(program, zlib.crc32(key.encode())))
+    return _MAGIC + struct.pack("<II", len(program), zlib.crc32(program, zlib.crc32(key.encode())))
 
 
-def _open_directory(path: Path, *, create: bool) -> int:
+def _open_directory(path: Path) -> int:
     """The cache directory: -1 unless it is the user's own, real, and writable by nobody else."""
     try:
-        if create:
-            os.makedirs(path, 0o700, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return -1
@@ -576,7 +556,7 @@ def _is_own(found: os.stat_result) -> bool:
 
 
 def _read_cache(path: Path, key: str) -> bytes | None:
-    directory = _open_directory(path, create=False)
+    directory = _open_directory(path)
     if directory < 0:
         return None
     try:
@@ -595,14 +575,14 @@ def _read_cache(path: Path, key: str) -> bytes | None:
         return None
     finally:
         os.close(fd)
-    head, program = content[:16], content[16:]
-    if not program or len(program) % 8 or head != _MAGIC + _checksum(key, program):
-        return None
-    return program
+    program = content[16:]
+    return program if program and len(program) % 8 == 0 and content[:16] == _head(key, program) else None
 
 
 def _write_cache(path: Path, key: str, program: bytes) -> None:
-    directory = _open_directory(path, create=True)
+    with contextlib.suppress(OSError):
+        os.makedirs(path, 0o700, exist_ok=True)
+    directory = _open_directory(path)
     if directory < 0:
         return
     temporary = f".{key}.{os.getpid()}.{threading.get_native_id()}"
@@ -610,7 +590,7 @@ def _write_cache(path: Path, key: str, program: bytes) -> None:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(_MAGIC + _checksum(key, program) + program)
+                file.write(_head(key, program) + program)
             os.replace(temporary, f"{key}.bpf", src_dir_fd=directory, dst_dir_fd=directory)
         except OSError:
             os.unlink(temporary, dir_fd=directory)

@@ -1,7 +1,7 @@
 """The state store: one directory for each container, crash-safe and locked (runtime.md, State).
 
-A directory holds ``state.json`` (replaced atomically), ``config.json`` (the config as it was at create), ``start.sock`` (the gate) and
-``lock``. What a crash would leave behind is recorded before it is made, so that ``delete --force`` can undo it.
+A directory holds ``state.json`` (replaced atomically), ``config.json`` (the config as it was at create), ``start.sock`` (the
+gate) and ``lock``. What a crash would leave behind is recorded before it is made, so that ``delete --force`` can undo it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def check_id(container_id: str) -> str:
     if not isinstance(container_id, str):
         raise TypeError(f"a container id is a str, not {type(container_id).__name__}")
     if not _ID.fullmatch(container_id) or len(container_id) > MAX_ID:
-        raise StateError(f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them")
+        raise StateError(
+            f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
+        )
     return container_id
 
 

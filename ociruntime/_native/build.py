@@ -38,7 +38,16 @@ def write_header(directory: Path = HERE) -> None:
 def build_init(target: Path) -> None:
     write_header()
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [*shlex.split(os.environ.get("CC", "cc")), *INIT_FLAGS, *WARNINGS, "-I", str(HERE), "-o", str(target), str(HERE / "init.c")]
+    command = [
+        *shlex.split(os.environ.get("CC", "cc")),
+        *INIT_FLAGS,
+        *WARNINGS,
+        "-I",
+        str(HERE),
+        "-o",
+        str(target),
+        str(HERE / "init.c"),
+    ]
     subprocess.run(command, check=True)
     target.chmod(0o644)
 

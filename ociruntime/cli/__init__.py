@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC
 
 from ..errors import OCIRuntimeError, StepError
 
@@ -47,7 +48,7 @@ def complain(options: object, error: Exception) -> None:
         import json
         from datetime import datetime, timezone
 
-        now = datetime.now(timezone.utc).isoformat()
+        now = datetime.now(UTC).isoformat()
         record = json.dumps({"level": level, "msg": text, "time": now})
         entry = record if style == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
         if path:

@@ -15,7 +15,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--log", metavar="FILE", help="write errors to this file too")
     top.add_argument("--log-format", choices=("text", "json"), default="text", help="format of errors (default: text)")
     top.add_argument("--debug", action="store_true", help="accepted for compatibility; errors always say all that is known")
-    top.add_argument("--rootless", metavar="WHEN", help="accepted for compatibility; what the user may do is found out as it is done")
+    top.add_argument(
+        "--rootless", metavar="WHEN", help="accepted for compatibility; what the user may do is found out as it is done"
+    )
     top.add_argument("--systemd-cgroup", action=commands.Refuse, nargs=0, help="refused: cgroups are made through cgroupfs")
     top.add_argument("--cgroup-manager", choices=("cgroupfs",), default="cgroupfs", help="how cgroups are made")
     verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -8,7 +8,10 @@ from typing import Final
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("clone3", errno.EPERM): ("this user may not create these namespaces", "run as root, or ask for a user namespace"),
     ("clone3", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
-    ("clone3", errno.ENOSYS): ("this kernel has no clone3, or a seccomp filter around us hides it", "Linux 5.14 or later is needed"),
+    ("clone3", errno.ENOSYS): (
+        "this kernel has no clone3, or a seccomp filter around us hides it",
+        "Linux 5.14 or later is needed",
+    ),
     ("open_tree", errno.ENOENT): ("the source does not exist on the host", "make it, or correct the mount's source"),
     ("open", errno.ENOENT): ("it does not exist", ""),
     ("target", errno.ENOTDIR): ("something on the way is not a directory, or a directory is to be mounted on a file", ""),

@@ -14,6 +14,14 @@ from ..errors import UnsupportedError
 
 def make(path: str, inherit: bool) -> None:
     """Make a cgroup and its missing parents; ``inherit`` gives each a cpuset as its parent's, without which nothing may enter."""
+    try:
+        os.mkdir(path, 0o755)
+    except (FileNotFoundError, FileExistsError):
+        pass
+    else:
+        if inherit:
+            _inherit(Path(path))
+        return
     missing = []
     at = Path(path)
     while not at.is_dir():
@@ -25,9 +33,13 @@ def make(path: str, inherit: bool) -> None:
     for directory in reversed(missing):
         directory.mkdir(mode=0o755, exist_ok=True)
         if inherit:
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                if not (directory / name).read_text().strip():
-                    (directory / name).write_text((directory.parent / name).read_text())
+            _inherit(directory)
+
+
+def _inherit(directory: Path) -> None:
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if not (directory / name).read_text().strip():
+            (directory / name).write_text((directory.parent / name).read_text())
 
 
 def write(path: str, file: str, value: str) -> None:

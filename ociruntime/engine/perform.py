@@ -176,7 +176,8 @@ class Performance:
         from ..seccomp import compile_profile
 
         flags, wanted, out = step.values
-        assert isinstance(wanted, Filter) and isinstance(flags, int)
+        assert isinstance(wanted, Filter)
+        assert isinstance(flags, int)
         compiled = compile_profile(wanted.profile, cache_dir=self._cache)
         return (flags | compiled.flags, compiled.program, out)
 

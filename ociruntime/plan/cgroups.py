@@ -1,4 +1,4 @@
-"""Cgroups: where a container's are, and what is written into them (config-linux.md, Control groups). Pure: names and values only."""
+"""Cgroups: where a container's are, and what is written into them (config-linux.md#control-groups). Names and values only."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def v2_swap(limit: int | None, swap: int) -> str:
     if limit is None or limit < 0:
         raise SpecError([Problem("$.linux.resources.memory.swap", "a swap limit needs a memory limit", "config-linux.md#memory")])
     if swap < limit:
-        raise SpecError([Problem("$.linux.resources.memory.swap", "is below the memory limit that it includes", "config-linux.md#memory")])
+        raise SpecError(
+            [Problem("$.linux.resources.memory.swap", "is below the memory limit that it includes", "config-linux.md#memory")]
+        )
     return str(swap - limit)
 
 
@@ -152,7 +154,9 @@ def compile_cgroups(b: Builder, resources: Resources | None, path: str, host: Ho
     for hierarchy in host.hierarchies:
         directory = hierarchy.mountpoint + path
         label = "v2" if hierarchy.version == 2 else ",".join(sorted(hierarchy.controllers)) or "v1"
-        b.host("cgroup_mkdir", directory, "cpuset" in hierarchy.controllers and hierarchy.version == 1, text=f"{directory} ({label})")
+        b.host(
+            "cgroup_mkdir", directory, "cpuset" in hierarchy.controllers and hierarchy.version == 1, text=f"{directory} ({label})"
+        )
         directories.append(directory)
     if resources is not None:
         _refuse(resources)

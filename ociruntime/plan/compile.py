@@ -168,7 +168,16 @@ def _refuse(linux: Linux | None) -> None:
     # Nothing that somebody asked for is left out silently.
     if linux is None:
         return
-    for name in ("uid_mappings", "gid_mappings", "time_offsets", "net_devices", "intel_rdt", "memory_policy", "personality", "mount_label"):
+    for name in (
+        "uid_mappings",
+        "gid_mappings",
+        "time_offsets",
+        "net_devices",
+        "intel_rdt",
+        "memory_policy",
+        "personality",
+        "mount_label",
+    ):
         if getattr(linux, name, None):
             raise UnsupportedError(f"$.linux.{name}: not supported yet")
 
@@ -202,7 +211,9 @@ def _prepare_root(
         raise SpecError([Problem("$.linux.rootfsPropagation", message, "config-linux.md#rootfs-mount-propagation")])
     if bits in (k.MS_SHARED, k.MS_UNBINDABLE):
         raise UnsupportedError(f"$.linux.rootfsPropagation: {name} is not supported yet")
-    b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, bits, NO_SLOT, text=f"the whole tree {name}: nothing goes back to the host")
+    b.init(
+        "mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, bits, NO_SLOT, text=f"the whole tree {name}: nothing goes back to the host"
+    )
     path = posixpath.normpath(posixpath.join(bundle, spec.root.path))
     root, target = b.slot(), b.slot()
     b.init("open_tree", NO_SLOT, path, k.OPEN_TREE_CLONE | k.AT_RECURSIVE, root, text=f"{path}: the container's root")
@@ -235,7 +246,9 @@ def _sysctl(b: Builder, linux: Linux | None, own: tuple[str, ...], proc: Prepare
         name = path.translate(_SWAP)
         if ".." in path.split("/") or path.startswith("/") or "\n" in key + value or "+" in key or not key:
             raise SpecError([Problem(where, "is not the name of a sysctl", "config-linux.md#sysctl")])
-        namespace = next((ns for prefix, ns in _SYSCTL_NAMESPACE if name == prefix or (prefix.endswith(".") and name.startswith(prefix))), None)
+        namespace = next(
+            (ns for prefix, ns in _SYSCTL_NAMESPACE if name == prefix or (prefix.endswith(".") and name.startswith(prefix))), None
+        )
         if namespace is None:
             raise SpecError([Problem(where, "belongs to no namespace, so it would change the host", "config-linux.md#sysctl")])
         if namespace not in own:

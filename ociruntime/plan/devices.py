@@ -41,7 +41,9 @@ def compile_devices(b: Builder, devices: tuple[Device, ...], root: int, dev: int
         path = destination_in_root(device.path)
         kind = _TYPES.get(str(device.type))
         if kind is None:
-            raise SpecError([Problem(f"$.linux.devices[{index}].type", f"{device.type!r} is none of c, u, b, p", "config-linux.md#devices")])
+            raise SpecError(
+                [Problem(f"$.linux.devices[{index}].type", f"{device.type!r} is none of c, u, b, p", "config-linux.md#devices")]
+            )
         number = k.makedev(device.major or 0, device.minor or 0)
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
         parent, name = posixpath.split(path)

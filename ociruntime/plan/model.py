@@ -52,7 +52,8 @@ class Input(NamedTuple):
     """A descriptor that the calling process opens and the init inherits; its slot is its place in `Plan.inputs`."""
 
     kind: str
-    """``path`` (opened O_PATH), ``write`` (opened for writing), ``gate`` (the listening socket of start), ``pidfd`` (the container's)."""
+    """``path`` (opened O_PATH), ``write`` (opened for writing), ``gate`` (the listening socket of
+    start), ``pidfd`` (the container's)."""
     name: str
     path: str
 

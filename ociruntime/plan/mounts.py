@@ -134,16 +134,27 @@ def prepare(b: Builder, mount: Mount, index: int, bundle: str) -> Prepared:
     if fstype in ("cgroup", "cgroup2"):
         raise UnsupportedError(f"{where}: cgroup mounts in a container are not supported yet")
     if fstype == "proc" and destination != "/proc" and destination.startswith("/proc/"):
-        raise SpecError([Problem(f"{where}.destination", "a procfs belongs on /proc, not below it", "config-linux.md#default-filesystems")])
+        raise SpecError(
+            [Problem(f"{where}.destination", "a procfs belongs on /proc, not below it", "config-linux.md#default-filesystems")]
+        )
     if (destination == "/proc" or destination.startswith("/proc/")) and fstype != "proc":
-        raise SpecError([Problem(f"{where}.destination", "only procfs may be mounted on /proc", "config-linux.md#default-filesystems")])
+        raise SpecError(
+            [Problem(f"{where}.destination", "only procfs may be mounted on /proc", "config-linux.md#default-filesystems")]
+        )
     return _filesystem(b, fstype, source, destination, options)
 
 
 def _bind(b: Builder, source: str, destination: str, options: Options) -> Prepared:
     slot = b.slot()
     flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if options.recursive_bind else 0)
-    b.init("open_tree", NO_SLOT, source, flags, slot, text=f"{source}{' with all below it' if options.recursive_bind else ''}, for {destination}")
+    b.init(
+        "open_tree",
+        NO_SLOT,
+        source,
+        flags,
+        slot,
+        text=f"{source}{' with all below it' if options.recursive_bind else ''}, for {destination}",
+    )
     _attributes(b, slot, options, destination, bind=True)
     return Prepared(slot, destination, options, "bind", like_source=True)
 
@@ -163,7 +174,13 @@ def _filesystem(b: Builder, fstype: str, source: str, destination: str, options:
             text=key if flag else f"{key}={value}",
         )
     b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype}")
-    b.init("fsmount", fs, options.set & ~k.MOUNT_ATTR_IDMAP, slot, text=f"{fstype}, not attached yet ({_names(options.set) or 'no flags'})")
+    b.init(
+        "fsmount",
+        fs,
+        options.set & ~k.MOUNT_ATTR_IDMAP,
+        slot,
+        text=f"{fstype}, not attached yet ({_names(options.set) or 'no flags'})",
+    )
     _attributes(b, slot, options, destination, bind=False)
     return Prepared(slot, destination, options, fstype, like_source=False)
 

@@ -1,7 +1,7 @@
 """The operations that the init can carry out: one table, from which the C header is generated and the wire format follows.
 
-Each operation is one kernel operation or one closed question that only the running container can answer (does this path exist, is it a
-directory). There are no branches, loops or variables: what happens is decided when the plan is compiled.
+Each operation is one kernel operation or one closed question that only the running container can answer (does this path exist,
+is it a directory). There are no branches, loops or variables: what happens is decided when the plan is compiled.
 
 Field kinds, as they travel (every one a multiple of 8 bytes, so that no structure has padding):
 

@@ -90,7 +90,9 @@ def compile_identity(b: Builder, process: Process, host: Host, seccomp: Seccomp 
     b.init("setresuid", uid, text=f"user {uid}")
     if seccomp is not None and not privileges:
         # Without no_new_privs a filter needs CAP_SYS_ADMIN, which only now goes.
-        b.init("capset", permitted | 1 << 21, permitted | 1 << 21, inheritable, text="what is left, and CAP_SYS_ADMIN for the filter")
+        b.init(
+            "capset", permitted | 1 << 21, permitted | 1 << 21, inheritable, text="what is left, and CAP_SYS_ADMIN for the filter"
+        )
         _seccomp(b, seccomp)
     kept = f"{_count(effective)} effective, {_count(permitted)} permitted, {_count(inheritable)} inheritable"
     b.init("capset", effective, permitted, inheritable, text=kept)

@@ -1,4 +1,4 @@
-"""``User`` of an image config, by the image's own passwd and group files: read with a bound, and never through a link out of the root."""
+"""``User`` of an image config, by the image's passwd and group: read with a bound, never through a link out of the root."""
 
 from __future__ import annotations
 

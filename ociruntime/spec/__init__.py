@@ -54,7 +54,8 @@ _MODULES = {
     "config": "Hook Hooks Mount Root RuntimeSpec",
     "linux": "Device IDMapping IntelRdt Linux MemoryPolicy Namespace NamespaceType NetDevice Personality TimeOffset",
     "process": "Capabilities ConsoleSize ExecCPUAffinity IOPriority Process Rlimit Scheduler SchedulerPolicy User",
-    "resources": "CPU BlockIO DeviceCgroup HugepageLimit InterfacePriority Memory Network Pids Rdma Resources ThrottleDevice WeightDevice",
+    "resources": "CPU BlockIO DeviceCgroup HugepageLimit InterfacePriority Memory Network Pids Rdma Resources ThrottleDevice "
+    "WeightDevice",
     "seccomp": "Seccomp SeccompAction SeccompOperator Syscall SyscallArg",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Generic, Self, TypeVar
@@ -62,8 +63,6 @@ class OpenEnum(StrEnum):
 EMPTY: FrozenMap[Json] = FrozenMap()
 
 
-
-
 @attrs.frozen(kw_only=True, repr=False)
 class Model:
     """Base of every object of a document. Immutable; equal and hashable by value.
@@ -76,7 +75,7 @@ class Model:
 
     def evolve(self, **changes: object) -> Self:
         """A copy with some members changed."""
-        return attrs.evolve(self, **changes)
+        return attrs.evolve(self, **typing.cast("dict[str, typing.Any]", changes))
 
     def __repr__(self) -> str:
         shown = (

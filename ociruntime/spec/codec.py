@@ -1,7 +1,7 @@
 """JSON documents to the object model and back: exact both ways, with the place of every problem.
 
-`structure` and `unstructure` derive everything from the classes. `converter()` is the cattrs converter that knows them, for programs
-that nest a spec in documents of their own; it is not needed to read or write a config, so cattrs is imported there only.
+`structure` and `unstructure` derive everything from the classes. `converter()` is the cattrs converter that knows them, for
+programs that nest a spec in documents of their own; it is not needed to read or write a config, so cattrs is imported there only.
 """
 
 from __future__ import annotations
@@ -30,20 +30,26 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in rest)
 
 
-@cache
+_MEMBERS: dict[type, dict[str, tuple[str, Reader, bool]]] = {}
+_KEYS: dict[type, tuple[tuple[str, str], ...]] = {}
+
+
 def _members(cls: type[Model]) -> dict[str, tuple[str, Reader, bool]]:
-    """JSON key -> attribute, reader, whether it is required."""
+    """JSON key -> attribute, reader, whether it is required; worked out when a class is first met."""
+    known = _MEMBERS.get(cls)
+    if known is None:
+        known = _MEMBERS[cls] = _work_out(cls)
+        _KEYS[cls] = tuple((attribute, key) for key, (attribute, _, _) in known.items())
+    return known
+
+
+def _work_out(cls: type[Model]) -> dict[str, tuple[str, Reader, bool]]:
     hints = typing.get_type_hints(cls)
     return {
         field.metadata.get("key") or camel(field.name): (field.name, _reader(hints[field.name]), field.default is attrs.NOTHING)
         for field in attrs.fields(cls)
         if field.name != "extensions"
     }
-
-
-@cache
-def _keys(cls: type[Model]) -> tuple[tuple[str, str], ...]:
-    return tuple((attribute, key) for key, (attribute, _, _) in _members(cls).items())
 
 
 def _scalar(kind: type, name: str) -> Reader:
@@ -131,7 +137,8 @@ def _object(cls: type[M], value: object, path: str, problems: list[Problem]) -> 
     for key, (attribute, _, required) in members.items():
         if required and attribute not in found:
             problems.append(Problem(f"{path}.{key}", "is missing and required"))
-    return cls(**found) if len(problems) == before else None
+    make: Callable[..., M] = cls
+    return make(**found) if len(problems) == before else None
 
 
 def structure(cls: type[M], document: object, source: str = "") -> M:
@@ -146,8 +153,9 @@ def structure(cls: type[M], document: object, source: str = "") -> M:
 def unstructure(value: object) -> Json:
     """An object of the model as JSON values; what is absent stays absent."""
     if isinstance(value, Model):
+        _members(type(value))
         document: dict[str, Json] = {
-            key: unstructure(member) for attribute, key in _keys(type(value)) if (member := getattr(value, attribute)) is not None
+            key: unstructure(member) for attribute, key in _KEYS[type(value)] if (member := getattr(value, attribute)) is not None
         }
         document.update(value.extensions)
         return document

@@ -79,8 +79,12 @@ class BlockIO(Model):
     weight_device: tuple[WeightDevice, ...] | None = None
     throttle_read_bps_device: tuple[ThrottleDevice, ...] | None = None
     throttle_write_bps_device: tuple[ThrottleDevice, ...] | None = None
-    throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(default=None, metadata={"key": "throttleReadIOPSDevice"})
-    throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(default=None, metadata={"key": "throttleWriteIOPSDevice"})
+    throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(
+        default=None, metadata={"key": "throttleReadIOPSDevice"}
+    )
+    throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(
+        default=None, metadata={"key": "throttleWriteIOPSDevice"}
+    )
 
 
 @attrs.frozen(kw_only=True, repr=False)

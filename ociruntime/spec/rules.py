@@ -16,7 +16,9 @@ def problems(spec: RuntimeSpec) -> list[Problem]:
     process, linux = spec.process, spec.linux
     parts = spec.oci_version.split("-")[0].split(".")
     if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        found.append(Problem("$.ociVersion", f"{spec.oci_version!r} is not a version such as 1.3.0", "config.md#specification-version"))
+        found.append(
+            Problem("$.ociVersion", f"{spec.oci_version!r} is not a version such as 1.3.0", "config.md#specification-version")
+        )
     elif parts[0] != "1":
         found.append(Problem("$.ociVersion", f"version {spec.oci_version} is not one of 1.x", "config.md#specification-version"))
     if process is not None:

@@ -1,0 +1,168 @@
+/* Part of the init: opening and making paths that never lead out of the root. */
+#ifndef OCIRUNTIME_PATHS_H
+#define OCIRUNTIME_PATHS_H
+#include "core.h"
+
+static long in_root(int root, const char *path, int flags)
+{
+    struct open_how how = { .flags = (unsigned)flags | O_CLOEXEC, .resolve = IN_ROOT };
+    long fd;
+    int tries = 0;
+    do /* the kernel asks for another try when a rename went on meanwhile */
+        fd = sys(__NR_openat2, root, path, &how, sizeof how);
+    while (fd == -EAGAIN && ++tries < 1000);
+    return fd;
+}
+
+static long make_component(int dir, const char *name, int last, int want_file, unsigned mode)
+{
+    if (last && want_file) {
+        long fd = sys(__NR_openat, dir, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_WRONLY, 0644);
+        if (fd >= 0)
+            sys(__NR_close, fd);
+        return fd < 0 ? fd : 0;
+    }
+    return sys(__NR_mkdirat, dir, name, mode);
+}
+
+/* Put "link target" in front of "rest"; a relative target starts in the directory that path[0..dir) names. */
+static int splice_link(char *path, size_t dir, const char *link, size_t n, const char *rest)
+{
+    char all[MAX_PATH];
+    size_t at = 0, rl = length(rest);
+    size_t head = link[0] == '/' ? 0 : dir;
+    if (head + n + rl + 3 > sizeof all)
+        return -ENAMETOOLONG;
+    memcpy(all, path, head);
+    at = head;
+    if (at && all[at - 1] != '/')
+        all[at++] = '/';
+    memcpy(all + at, link, n);
+    at += n;
+    all[at++] = '/';
+    memcpy(all + at, rest, rl);
+    at += rl;
+    while (at && all[at - 1] == '/')
+        at--;
+    all[at] = 0;
+    memcpy(path, all, at + 1);
+    return 0;
+}
+
+/* Open a path in the root, making what is missing of it: directories, and at its end a directory or an empty file. Each part is made
+ * through the descriptor of the directory before it; a link that leads nowhere yet is followed inside the root. */
+static long make_target(int root, const char *given, int want_file, unsigned mode)
+{
+    char path[MAX_PATH], link[MAX_PATH];
+    size_t n = length(given);
+    int links = 0;
+
+    if (n >= sizeof path)
+        return -ENAMETOOLONG;
+    memcpy(path, given, n + 1);
+restart:
+    for (size_t at = 0;;) {
+        size_t start, end;
+        char saved;
+        long fd;
+
+        while (path[at] == '/')
+            at++;
+        start = at;
+        while (path[at] && path[at] != '/')
+            at++;
+        end = at;
+        saved = path[end];
+        path[end] = 0;
+        fd = in_root(root, start == end && end == 0 ? "." : path, O_PATH);
+        if (fd == -ENOENT) {
+            long made, dir;
+            size_t rest = end + (saved != 0);
+            int last = 1;
+            for (size_t i = rest; saved && path[i]; i++)
+                last &= path[i] == '/';
+            char first = path[start];
+            path[start] = 0;
+            dir = in_root(root, start ? path : ".", O_PATH | O_DIRECTORY);
+            path[start] = first;
+            if (dir < 0)
+                return dir;
+            made = make_component((int)dir, path + start, last, want_file, mode);
+            if (made == -EEXIST) {
+                long len = sys(__NR_readlinkat, dir, path + start, link, sizeof link - 1);
+                sys(__NR_close, dir);
+                if (len < 0 && len != -EINVAL)
+                    return len;
+                if (len > 0) {
+                    char tail[MAX_PATH];
+                    int err;
+                    if (++links > MAX_LINKS)
+                        return -ELOOP;
+                    memcpy(tail, path + rest, saved ? length(path + rest) + 1 : 1);
+                    if (!saved)
+                        tail[0] = 0;
+                    err = splice_link(path, start, link, (size_t)len, tail);
+                    if (err)
+                        return err;
+                    goto restart;
+                }
+            } else {
+                sys(__NR_close, dir);
+                if (made < 0)
+                    return made;
+            }
+            fd = in_root(root, path, O_PATH);
+        }
+        path[end] = saved;
+        if (fd < 0)
+            return fd;
+        if (!saved)
+            return fd;
+        size_t i = end;
+        while (path[i] == '/')
+            i++;
+        if (!path[i])
+            return fd;
+        sys(__NR_close, fd);
+    }
+}
+
+static long mode_of(int fd, struct statx *st)
+{
+    long err = sys(__NR_statx, fd, "", AT_EMPTY, STATX_BASIC_STATS, st);
+    return err < 0 ? err : st->stx_mode;
+}
+
+static long check_type(int fd, int want_file)
+{
+    struct statx st;
+    long mode = mode_of(fd, &st);
+    if (mode < 0)
+        return mode;
+    if (!want_file && (mode & S_IFMT) != S_IFDIR)
+        return -ENOTDIR;
+    if (want_file && (mode & S_IFMT) == S_IFDIR)
+        return -EISDIR;
+    return 0;
+}
+
+static long prove_null(int fd)
+{
+    struct statx st;
+    long mode = mode_of(fd, &st);
+    if (mode < 0)
+        return mode;
+    if ((mode & S_IFMT) != S_IFCHR || st.stx_rdev_major != 1 || st.stx_rdev_minor != 3)
+        return -EBADF;
+    return 0;
+}
+
+static long prove_fs(int fd, uint64_t magic)
+{
+    struct { long type, words[63]; } fs;
+    long err = sys(__NR_fstatfs, fd, &fs);
+    if (err < 0)
+        return err;
+    return (uint64_t)fs.type == magic ? 0 : -EXDEV;
+}
+#endif

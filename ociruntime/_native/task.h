@@ -1,0 +1,167 @@
+/* Part of the init: what it does to itself on its way to the process. */
+#ifndef OCIRUNTIME_TASK_H
+#define OCIRUNTIME_TASK_H
+#include "mounts.h"
+
+struct action { void (*handler)(int); unsigned long flags; void (*restorer)(void); unsigned long mask; };
+
+static void never(void)
+{
+    leave(255);
+}
+
+static void killed(int number)
+{
+    leave(128 + number);
+}
+
+/* Every signal as execve would have it in a fresh login: default action. What the caller ignored stays ignored over execve otherwise. */
+static void reset_signals(void)
+{
+    struct action a = { 0, 0, 0, 0 };
+    for (int s = 1; s <= 64; s++)
+        sys(__NR_rt_sigaction, s, &a, 0, 8);
+}
+
+/* While it waits at the gate, the first process of a pid namespace would not hear these: it has no default actions. */
+static void listen_to_signals(void)
+{
+    static const unsigned char asked[] = { 1, 2, 3, 15 }; /* HUP INT QUIT TERM */
+    struct action a = { killed, 0x04000000 /* SA_RESTORER */, never, 0 };
+    for (unsigned i = 0; i < sizeof asked; i++)
+        sys(__NR_rt_sigaction, asked[i], &a, 0, 8);
+}
+
+static void unblock_signals(void)
+{
+    uint64_t none = 0;
+    sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
+}
+
+static long set_caps(const struct op_capset *o)
+{
+    struct __user_cap_header_struct h = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct d[2] = {
+        { (uint32_t)o->effective, (uint32_t)o->permitted, (uint32_t)o->inheritable },
+        { (uint32_t)(o->effective >> 32), (uint32_t)(o->permitted >> 32), (uint32_t)(o->inheritable >> 32) },
+    };
+    return sys(__NR_capset, &h, d);
+}
+
+static long drop_bounding(uint64_t keep_mask, uint64_t last)
+{
+    for (uint64_t cap = 0; cap <= last && cap < 64; cap++) {
+        long err = keep_mask >> cap & 1 ? 0 : sys(__NR_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
+        if (err < 0)
+            return err;
+    }
+    return 0;
+}
+
+static long raise_ambient(uint64_t caps)
+{
+    long err = sys(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    for (uint64_t cap = 0; err >= 0 && cap < 64; cap++)
+        if (caps >> cap & 1)
+            err = sys(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0);
+    return err;
+}
+
+static long change_dir(const char *path, int create)
+{
+    if (create) {
+        long root = sys(__NR_openat, -100, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        long fd = root < 0 ? root : make_target((int)root, path, 0, 0755);
+        if (root >= 0)
+            sys(__NR_close, root);
+        if (fd < 0)
+            return fd;
+        long err = sys(__NR_fchdir, fd);
+        sys(__NR_close, fd);
+        if (err < 0)
+            return err;
+    } else {
+        long err = sys(__NR_chdir, path);
+        if (err < 0)
+            return err;
+    }
+    /* A working directory outside the root shows as a path that does not start with a slash. */
+    char cwd[MAX_PATH];
+    long n = sys(__NR_getcwd, cwd, sizeof cwd);
+    if (n < 0)
+        return n;
+    return cwd[0] == '/' ? 0 : -ENOENT;
+}
+
+static long go_on_in_child(uint32_t step, uint64_t flags)
+{
+    int pidfd = -1;
+    long pid;
+    struct clone_args a = { .flags = CLONE_PIDFD | CLONE_PARENT | flags, .pidfd = (uint64_t)(uintptr_t)&pidfd };
+
+    pid = sys(__NR_clone3, &a, sizeof a);
+    if (pid < 0)
+        return pid;
+    if (pid == 0) {
+        wait_go(); /* until whoever waits knows the new process */
+        return 0;
+    }
+    report(REPORT_FORKED, step, 0, pidfd);
+    leave(0);
+}
+
+static long load_filter(const struct op_seccomp *o)
+{
+    struct sock_fprog f = { (unsigned short)(o->filter.len / sizeof(struct sock_filter)),
+                            (struct sock_filter *)(uintptr_t)(prog + o->filter.off) };
+    long fd;
+    if (o->filter.len % sizeof(struct sock_filter) || o->filter.len / sizeof(struct sock_filter) > BPF_MAXINSNS)
+        return -EINVAL;
+    fd = sys(__NR_seccomp, SECCOMP_SET_MODE_FILTER, o->flags, &f);
+    if (fd < 0 || !(o->flags & SECCOMP_FILTER_FLAG_NEW_LISTENER))
+        return fd;
+    return keep(o->out, fd);
+}
+
+/* The terminal comes from the container's own devpts, by descriptor; its master goes out with a report. */
+static long open_console(uint32_t step, const struct op_console *o)
+{
+    struct winsize size = { (unsigned short)o->rows, (unsigned short)o->cols, 0, 0 };
+    struct statx st;
+    int unlock = 0;
+    struct open_how how = { .flags = O_RDWR | O_NOCTTY | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV };
+    long peer, err, master = sys(__NR_openat2, fd_of(o->devpts), "ptmx", &how, sizeof how);
+
+    if (master < 0)
+        return master;
+    err = prove_fs((int)master, DEVPTS_SUPER_MAGIC);
+    if (err >= 0)
+        err = sys(__NR_ioctl, master, TIOCSPTLCK, &unlock);
+    peer = err < 0 ? err : sys(__NR_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (peer < 0)
+        return peer;
+    err = mode_of((int)peer, &st);
+    if (err >= 0 && (st.stx_rdev_major < UNIX98_PTY_SLAVE_MAJOR || st.stx_rdev_major >= UNIX98_PTY_SLAVE_MAJOR + 8))
+        err = -ENODEV;
+    if (err >= 0 && size.ws_row | size.ws_col)
+        err = sys(__NR_ioctl, master, TIOCSWINSZ, &size);
+    if (err >= 0 && o->bind) {
+        long mnt = sys(__NR_open_tree, peer, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY);
+        long target = mnt < 0 ? mnt : make_target(fd_of(o->dev), "console", 1, 0);
+        err = target < 0 ? target : attach(mnt, target);
+        if (mnt >= 0)
+            sys(__NR_close, mnt);
+        if (target >= 0)
+            sys(__NR_close, target);
+    }
+    if (err >= 0)
+        err = sys(__NR_ioctl, peer, TIOCSCTTY, 0);
+    for (int fd = 0; err >= 0 && fd < 3; fd++)
+        err = sys(__NR_dup3, peer, fd, 0);
+    if (err >= 0)
+        report(REPORT_FD, step, 0, (int)master);
+    sys(__NR_close, peer);
+    sys(__NR_close, master);
+    return err < 0 ? err : 0;
+}
+#endif
