@@ -122,7 +122,6 @@ class Container:
     ) -> Self:
         from .bundle import Bundle
         from .engine.perform import Performance
-        from .host import Host
 
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         store = StateStore(root)
@@ -133,8 +132,7 @@ class Container:
             raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
         if preserve_fds < 0:
             raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
-        cgroup.refuse_used(plan.cgroups)
-        Host.probe()
+        parents = cgroup.survey(plan.cgroups)
         entry = store.create(container_id)
         document: StateDocument = {
             "id": container_id,
@@ -143,6 +141,7 @@ class Container:
             "created_at": time.time_ns(),
             "annotations": dict(opened.spec.annotations or {}),
             "cgroups": list(plan.cgroups),
+            "cgroup_parents": parents,
             "namespaces": plan.namespaces,
             "rootfs": str(opened.rootfs),
             "total": len(plan.steps),
@@ -162,6 +161,7 @@ class Container:
                 stdio=[fd if fd is not None else i for i, fd in enumerate(stdio)],
                 gate=listener.fileno() if listener else -1,
                 preserve=preserve_fds,
+                parents=parents,
                 cache=store.root / ".seccomp",
                 on_console=(lambda fd: _send_console(fd, str(console_socket))) if console_socket is not None else None,
             )
@@ -175,9 +175,11 @@ class Container:
                 _write_pid_file(Path(pid_file), init.pid)
             performance.finish()
         except BaseException:
-            if performance is not None and hasattr(performance, "init"):
-                performance.abort()
-            entry.remove()
+            try:
+                if performance is not None:
+                    performance.abort()
+            finally:
+                entry.remove()
             raise
         finally:
             if listener:
@@ -377,6 +379,7 @@ class Container:
                     os.close(pidfd)
             cgroup.kill(cgroups)
             cgroup.remove(reversed(cgroups))
+            cgroup.remove_parents(reversed(document.get("cgroup_parents", [])))
             self._entry.remove()
         if self._pidfd >= 0:
             os.close(self._pidfd)

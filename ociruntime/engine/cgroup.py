@@ -28,7 +28,7 @@ def make(path: str, inherit: bool) -> None:
         missing.append(at)
         at = at.parent
     if not missing:
-        if read(at, "cgroup.procs") or any(child.is_dir() for child in at.iterdir()):
+        if _in_use(at):
             raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path)
     for directory in reversed(missing):
         directory.mkdir(mode=0o755, exist_ok=True)
@@ -160,9 +160,35 @@ def remove(paths: Iterable[str]) -> None:
                 time.sleep(0.001)
 
 
-def refuse_used(paths: Iterable[str]) -> None:
-    """Raise FileExistsError when one of these cgroups exists and is in use: it is somebody else's."""
+def survey(paths: Iterable[str]) -> list[str]:
+    """The parents of these cgroups that are missing and will be made with them, the topmost first.
+
+    Raises FileExistsError when one of the cgroups exists and is in use: it is somebody else's.
+    """
+    parents: list[str] = []
     for path in paths:
-        directory = Path(path)
-        if directory.is_dir() and (read(directory, "cgroup.procs") or any(child.is_dir() for child in directory.iterdir())):
-            raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use: choose another linux.cgroupsPath", path)
+        above = os.path.dirname(path)
+        if os.path.isdir(above):
+            if os.path.isdir(path) and _in_use(Path(path)):
+                raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use: choose another linux.cgroupsPath", path)
+            continue
+        missing = []
+        while not os.path.isdir(above):
+            missing.append(above)
+            above = os.path.dirname(above)
+        parents += reversed(missing)
+    return parents
+
+
+def _in_use(directory: Path) -> bool:
+    return bool(read(directory, "cgroup.procs")) or any(child.is_dir() for child in directory.iterdir())
+
+
+def remove_parents(paths: Iterable[str]) -> None:
+    """Remove what `survey` told of, as far as nobody else has put something there since."""
+    for path in paths:
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY):
+                raise

@@ -35,6 +35,7 @@ class Performance:
         pidfd: int = -1,
         preserve: int = 0,
         cache: Path | None = None,
+        parents: Sequence[str] = (),
         on_console: Callable[[int], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -44,51 +45,54 @@ class Performance:
         self._cache = cache
         self._on_console = on_console
         self._made: list[str] = []
+        self._parents = parents
         self._at = 0
-        self.init: Init
+        self.init: Init | None = None
 
     def begin(self) -> Init:
         """Carry out everything up to the init's SYNC. Raises StepError."""
         try:
             self._host_steps()
-            self._launch()
-        except BaseException:
-            cgroup.remove(reversed(self._made))
-            raise
-        try:
-            while (message := self.init.receive()) is not None and message.kind is not Report.SYNC:
-                self._handle(message)
+            init = self.init = self._launch()
+            while (message := init.receive()) is not None and message.kind is not Report.SYNC:
+                self._handle(init, message)
             if message is None:
                 raise self._vanished()
             self._at = message.step
         except BaseException:
             self.abort()
             raise
-        return self.init
+        return init
 
     def finish(self) -> None:
         """Let the init go on, to its gate or until it is the process. Raises StepError."""
+        init = self.init
+        assert init is not None, "begin() comes first"
         try:
             self._host_steps()
-            self.init.go()
-            while (message := self.init.receive()) is not None:
-                self._handle(message)
+            init.go()
+            while (message := init.receive()) is not None:
+                self._handle(init, message)
         except BaseException:
             self.abort()
             raise
 
     def abort(self) -> None:
-        """Undo: kill the init and remove the cgroups that were made."""
-        self.init.kill()
+        """Undo: kill the init, when there is one, and remove the cgroups that were made. A second time there is nothing to do."""
+        if self.init is not None:
+            self.init.kill()
+            self.init = None
         cgroup.kill(self._made)
         cgroup.remove(reversed(self._made))
+        cgroup.remove_parents(reversed(self._parents))
+        self._made.clear()
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, init: Init, message: Message) -> None:
         if message.kind is Report.ERROR:
             raise self.error(message)
         if message.kind is Report.FORKED:
-            self.init.follow(message.fd)
-            self.init.go()
+            init.follow(message.fd)
+            init.go()
         elif message.kind is Report.FD and self._on_console:
             self._on_console(message.fd)
         elif message.fd >= 0:
@@ -135,6 +139,7 @@ class Performance:
             assert isinstance(controllers, tuple)
             cgroup.enable(str(arguments["path"]), controllers)
         elif step.op == "proc_write":
+            assert self.init is not None
             with open(f"/proc/{self.init.pid}/{arguments['file']}", "w", encoding="ascii") as file:
                 file.write(str(arguments["text"]))
         else:
@@ -142,7 +147,7 @@ class Performance:
 
     # ---- the init's steps ----
 
-    def _launch(self) -> None:
+    def _launch(self) -> Init:
         step = self.plan.steps[self._at]
         opened: list[int] = []
         try:
@@ -159,7 +164,7 @@ class Performance:
                 opened.append(os.open(str(step.arguments()["into"]), _O_PATH | os.O_DIRECTORY))
                 into = opened[-1]
             program = encode([(n, s.op, self._values(s)) for n, s in self.plan.init_steps()], len(inputs))
-            self.init = Init.launch(
+            launched = Init.launch(
                 program, flags=self.plan.clone_flags, stdio=self._stdio, inputs=inputs, cgroup=into, preserve=self._preserve
             )
         except OSError as error:
@@ -168,6 +173,7 @@ class Performance:
             for fd in opened:
                 os.close(fd)
         self._at += 1
+        return launched
 
     def _values(self, step: Step) -> Sequence[object]:
         if step.op != "seccomp":
