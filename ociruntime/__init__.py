@@ -44,8 +44,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "bundle": "Bundle",
     "container": "Container",
-    "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError Problem ProcessError SifError SpecError StateError "
-    "StepError UnsupportedError WrongStatus",
+    "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError Problem ProcessError SifError SpecError "
+    "StateError StepError UnsupportedError WrongStatus",
     "host": "Host",
     "plan": "Plan Step",
     "process": "Process Result",

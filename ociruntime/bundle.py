@@ -46,7 +46,7 @@ class Bundle:
 
     @classmethod
     def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:
-        """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json (the default config when no spec is given).
+        """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json, the default config by default.
 
         Raises:
             BundleError: there is no rootfs, or a config.json exists already.

@@ -507,7 +507,7 @@ class Container:
         return RuntimeSpec.load(self._entry.path / "config.json")
 
     def fileno(self) -> int:
-        """The pidfd of the first process, for select and asyncio: readable when it has ended. Raises StateError for a stranger's."""
+        """The pidfd of the first process, readable when it has ended. Raises StateError for a container that others started."""
         if self._pidfd < 0:
             raise StateError(f"container {self.id!r} was not started by this object")
         return self._pidfd

@@ -1,13 +1,12 @@
 """Seccomp profiles made into BPF programs (config-linux.md#seccomp).
 
-`compile_profile` gives a `Filter`, ready for seccomp(2). libseccomp makes the program, through pyseccomp; in front of it stands a
-short prologue of our own with what libseccomp cannot or does not do:
+`compile_profile` gives a `Filter`, ready for seccomp(2). The long list of system calls that a profile treats without looking at
+arguments becomes a binary tree, made by libseccomp through pyseccomp. In front of it stands a program of our own with
 
-* A profile that denies by default answers ``ENOSYS``, not its default, to system calls newer than every one it names: so that a C
-  library which probes for a new call falls back to the old one.
-* Rules for system calls that the installed libseccomp does not know yet, but this module does (`NEWER`), hold nonetheless.
-* On architectures with socketcall(2) and ipc(2) libseccomp widens ``allow socket() when its arguments are ...`` to ``allow
-  socketcall(SYS_SOCKET)``, whose arguments lie behind a pointer that no filter can read. The prologue gives such calls the default.
+* the rules with conditions. libseccomp merges those of one system call into one tree, and there a condition of one rule can hide
+  another rule (``a != 0``, or ``a != 1 and b != 0``: with a=2, b=0 neither counts). Here the first rule that matches holds;
+* the rules for system calls that the installed libseccomp does not know yet, but this module does (`NEWER`);
+* ``ENOSYS`` for calls newer than every one that a refusing profile names, so that a C library falls back to an older call.
 
 Filters are kept by content, in the process and, where the caller names a directory, on disk: `docs/seccomp.md` has the details.
 """
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from ociruntime.spec.seccomp import Seccomp, Syscall
+    from ociruntime.spec.seccomp import Seccomp, SyscallArg
 
 __all__ = ["MAX_INSTRUCTIONS", "NEWER", "Filter", "compile_profile", "profile_key", "unknown_syscalls"]
 
@@ -61,15 +60,7 @@ _ACTIONS: Final = {
 }
 _ERRNO_LIMITS: Final = {"SCMP_ACT_ERRNO": 4094, "SCMP_ACT_TRACE": 0xFFFF}  # what libseccomp takes; the kernel says 4095
 _ENOSYS: Final = _ERRNO | errno.ENOSYS
-_OPERATORS: Final = {
-    "SCMP_CMP_NE": 1,
-    "SCMP_CMP_LT": 2,
-    "SCMP_CMP_LE": 3,
-    "SCMP_CMP_EQ": 4,
-    "SCMP_CMP_GE": 5,
-    "SCMP_CMP_GT": 6,
-    "SCMP_CMP_MASKED_EQ": 7,
-}
+_OPERATORS: Final = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 _FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
     "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
@@ -88,7 +79,8 @@ _TOKEN_TABLE: Final = """
     PPC=14 PPC64=80000015 PPC64LE=C0000015 RISCV64=C00000F3 S390=16 S390X=80000016 SH=4000002A SHEB=2A
 """
 _TOKENS: Final = {f"SCMP_ARCH_{name}": int(token, 16) for name, _, token in (item.partition("=") for item in _TOKEN_TABLE.split())}
-_LITTLE_ENDIAN: Final = 0x40000000  # in a token
+_LITTLE_ENDIAN, _WIDE = 0x40000000, 0x80000000  # in a token
+_LOW_32, _ALL_64, _ACTION = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 0xFFFF0000
 _X32_BIT: Final = 0x40000000
 _NUMBER_BASE: Final = {
     "SCMP_ARCH_X32": _X32_BIT,
@@ -144,13 +136,12 @@ class Filter:
 
 
 class _Rule(NamedTuple):
-    """One rule as libseccomp takes it: all conditions hold, each on another argument."""
+    """What happens on one system call if all conditions hold."""
 
     path: str
     name: str
     action: int
-    conditions: tuple[tuple[int, int, int, int], ...]
-    """(argument, operator, first datum, second datum)."""
+    conditions: tuple[SyscallArg, ...]
 
 
 _cache: dict[str, Filter] = {}
@@ -298,26 +289,21 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
                     yield problem(f"{field}{key}", f"{value} is no unsigned 64-bit number")
 
 
-def _conditions(call: Syscall) -> Iterator[tuple[tuple[int, int, int, int], ...]]:
-    """The conditions of each rule that ``call`` stands for: one rule, or one each (any holds) when an argument comes up twice."""
-    args = call.args or ()
-    conditions = tuple((arg.index, _OPERATORS[arg.op], arg.value, arg.value_two or 0) for arg in args)
-    if len({arg.index for arg in args}) == len(args):
-        yield conditions
-    else:
-        for condition in conditions:
-            yield (condition,)
-
-
 def _rules(profile: Seccomp, default: int) -> list[_Rule]:
+    """The rules that say anything. As with libseccomp, one without conditions beats all others for its system call."""
     rules = []
     for i, call in enumerate(profile.syscalls or ()):
-        action = _action(call.action, call.errno_ret)
-        if action == default:
-            continue  # says nothing new, and libseccomp refuses it
-        for conditions in _conditions(call):
-            rules += [_Rule(f"{_PATH}.syscalls[{i}]", name, action, conditions) for name in call.names]
-    return rules
+        action, args = _action(call.action, call.errno_ret), call.args or ()
+        # Where an argument comes up twice each condition is a rule of its own: any may hold. So does every other runtime.
+        twice = len({arg.index for arg in args}) < len(args)
+        for conditions in [(arg,) for arg in args] if twice else [args]:
+            if conditions or action != default:
+                rules += [_Rule(f"{_PATH}.syscalls[{i}]", name, action, conditions) for name in call.names]
+    whole: dict[str, _Rule] = {}
+    for rule in rules:
+        if not rule.conditions:
+            whole.setdefault(rule.name, rule)
+    return [rule for rule in rules if whole.get(rule.name, rule) is rule]
 
 
 def _libseccomp() -> ModuleType:
@@ -362,9 +348,8 @@ def _compile(profile: Seccomp, machine: str) -> bytes:
 
 
 def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
-    """libseccomp's program for the rules whose system call it knows."""
+    """libseccomp's program for the rules without conditions whose system call it knows."""
     doing = f"the default action {default:#x}"
-    rule: _Rule | None = None
     try:
         made = lib.SyscallFilter(default)
         doing = "killing what calls by a foreign ABI (libseccomp >= 2.4)"
@@ -378,28 +363,20 @@ def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default:
             if _TOKENS[abi] != native:
                 doing = abi
                 made.add_arch(_TOKENS[abi])
-        known = [(each, number) for each in rules if (number := lib.resolve_syscall(0, each.name)) != -1]
-        if all(any(lib.resolve_syscall(_TOKENS[abi], each.name) >= 0 for each, _ in known) for abi in abis):
+        known = [(rule, number) for rule in rules if not rule.conditions and (number := lib.resolve_syscall(0, rule.name)) != -1]
+        if all(any(lib.resolve_syscall(_TOKENS[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
             doing = "the binary tree (libseccomp >= 2.5)"
             made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # not for an architecture without any rule: 2.5 makes a wrong tree of it
         for rule, number in known:
             doing = f"{rule.path}: the rule for {rule.name}"
-            made.add_rule(rule.action, number, *(lib.Arg(*condition) for condition in rule.conditions))
+            made.add_rule(rule.action, number)
         doing = "to write the program out"
         with os.fdopen(os.memfd_create("seccomp", os.MFD_CLOEXEC), "rb") as file:
             made.export_bpf(file)
             file.seek(0)
             return file.read()
     except OSError as error:
-        if rule is not None and error.errno == errno.EEXIST:
-            message = f"the rule for {rule.name} has the conditions of an earlier one, but another action"
-            raise SpecError([Problem(rule.path, message, _SECTION)]) from error
         raise UnsupportedError(f"libseccomp refuses {doing}: {error.strerror}; a newer libseccomp or kernel may take it") from error
-
-
-def _is_permissive(action: int) -> bool:
-    """Whether the call is made; a tracer may decide so."""
-    return action in (_ALLOW, _LOG) or action & 0xFFFF0000 == _TRACE
 
 
 def _number(lib: ModuleType, abi: str, name: str) -> int:
@@ -413,120 +390,147 @@ def _number(lib: ModuleType, abi: str, name: str) -> int:
 
 
 class _Assembler:
-    """Classic BPF with labels. Conditional jumps are short and forward, the others reach any label."""
+    """Classic BPF with labels. The targets of a conditional jump are near (within 255 instructions), those of JA anywhere."""
 
-    LOAD, JA, JEQ, JGT, JGE, JSET, RET = 0x20, 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
+    LOAD, AND, JA, JEQ, JGT, JGE, JSET, RET = 0x20, 0x54, 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
 
     def __init__(self) -> None:
-        self.code: list[tuple[int, int, int, int | str]] = []
-        self.labels: dict[str, int] = {}
+        self.code: list[tuple[int, int | str, str, str]] = []
+        self.labels: dict[str, int] = {"": 0}
 
-    def emit(self, code: int, operand: int | str) -> None:
-        self.code.append((code, 0, 0, operand))
-
-    def unless(self, code: int, operand: int, skip: int = 1) -> None:
-        """Skip the next instructions unless the comparison holds."""
-        self.code.append((code, 0, skip, operand))
+    def emit(self, code: int, operand: int | str, true: str = "", false: str = "") -> None:
+        """Without a label for it a comparison's outcome leads to the next instruction."""
+        self.code.append((code, operand, true, false))
 
     def label(self, name: str) -> None:
         self.labels[name] = len(self.code)
 
-    def assemble(self, byte_order: str) -> bytes:
+    def fresh(self) -> str:
+        """The name of a label that is to be set later."""
+        self.labels[name := f".{len(self.labels)}"] = -1
+        return name
+
+    def compare(self, arg: SyscallArg, wide: bool, little: bool, fail: str) -> None:
+        """Go on if the condition holds, else go to ``fail``."""
+        low, high = (16 + 8 * arg.index + offset for offset in ((0, 4) if little else (4, 0)))
+        mask, value = (arg.value, arg.value_two or 0) if arg.op == "SCMP_CMP_MASKED_EQ" else (_ALL_64, arg.value)
+        value &= mask
+        hold, name = self.fresh(), arg.op.removeprefix("SCMP_CMP_")
+        then, otherwise = (fail, hold) if name in ("NE", "LT", "LE") else (hold, fail)  # these negate EQ, GE and GT
+        code = self.JGE if name in ("LT", "GE") else self.JGT if name in ("LE", "GT") else self.JEQ
+        if wide and mask >> 32:
+            self._load(high, mask >> 32)
+            if code != self.JEQ:
+                self.emit(self.JGT, value >> 32, then)
+            self.emit(self.JEQ, value >> 32, "", otherwise)
+        if mask & _LOW_32:
+            self._load(low, mask & _LOW_32)
+            self.emit(code, value & _LOW_32, then, otherwise)
+        self.label(hold)
+
+    def _load(self, offset: int, mask: int) -> None:
+        self.emit(self.LOAD, offset)
+        if mask != _LOW_32:
+            self.emit(self.AND, mask)
+
+    def assemble(self, little: bool) -> bytes:
         out = bytearray()
-        for at, (code, jt, jf, operand) in enumerate(self.code):
-            k = self.labels[operand] - at - 1 if isinstance(operand, str) else operand
-            out += struct.pack(f"{byte_order}HBBI", code, jt, jf, k)
+        for at, (code, operand, true, false) in enumerate(self.code, 1):
+            k = self.labels[operand] - at if isinstance(operand, str) else operand
+            jumps = (self.labels[name] - at if name else 0 for name in (true, false))
+            out += struct.pack("<HBBI" if little else ">HBBI", code, *jumps, k)
         return bytes(out)
 
 
 def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
-    """What runs before libseccomp's program; empty when there is nothing to say."""
-    bodies = {abi: body for abi in abis if (body := _abi_prologue(lib, profile, abi, rules, default))}
-    if not bodies:
-        return b""
-    x32 = "SCMP_ARCH_X32" if "SCMP_ARCH_X32" in bodies else "filter"
+    """What runs before libseccomp's program."""
     out = _Assembler()
     out.emit(out.LOAD, 4)  # seccomp_data.arch
     kernel_abis = [abi for abi in abis if abi != "SCMP_ARCH_X32"]
     for abi in kernel_abis:
-        out.unless(out.JEQ, _TOKENS[abi])
+        skip = out.fresh()
+        out.emit(out.JEQ, _TOKENS[abi], "", skip)
         out.emit(out.JA, abi)
+        out.label(skip)
     out.emit(out.JA, "filter")
     for abi in kernel_abis:
         out.label(abi)
         out.emit(out.LOAD, 0)  # seccomp_data.nr
         if abi == "SCMP_ARCH_X86_64":  # x32 has the same AUDIT_ARCH and is told by a bit of the number
-            out.unless(out.JSET, _X32_BIT)
-            out.emit(out.JA, x32)
-        out.code += bodies.get(abi, [])
-        out.emit(out.JA, "filter")
-    if x32 != "filter":
-        out.label(x32)
-        out.code += bodies[x32]
-    out.label("filter")
-    return out.assemble("<" if _TOKENS[abis[0]] & _LITTLE_ENDIAN else ">")
-
-
-def _abi_prologue(
-    lib: ModuleType, profile: Seccomp, abi: str, rules: list[_Rule], default: int
-) -> list[tuple[int, int, int, int | str]]:
-    """The part of the prologue for one ABI, entered with the number of the system call loaded; falls through to the filter."""
-    out = _Assembler()
-    if newer := _newer_rules(lib, abi, rules, default):
-        out.unless(out.JGE, min(newer), 2 * len(newer))
-        for number, action in newer.items():
-            out.unless(out.JEQ, number)
-            out.emit(out.RET, action)
-    if default in (_ALLOW, _LOG):
-        return out.code
-    largest = max((_number(lib, abi, name) for call in profile.syscalls or () for name in call.names), default=-1)
-    if default != _ENOSYS and not _is_permissive(default) and largest >= 0:  # a tracer knows itself what to do with new calls
-        out.unless(out.JGT, largest)
-        out.emit(out.RET, _ENOSYS)
-        if abi in ("SCMP_ARCH_S390", "SCMP_ARCH_S390X"):
-            # Numbers too large for the instruction come in a register with number 0, and stay 0 when the kernel does not know them.
-            out.unless(out.JEQ, 0)
-            out.emit(out.RET, _ENOSYS)
-    for multiplexer, calls in _MULTIPLEXED.items():
-        number = _number(lib, abi, multiplexer)
-        widened = sorted(calls[name] for name in _widened(rules, multiplexer))
-        if number >= 0 and widened:
-            out.unless(out.JEQ, number, 2 + 2 * len(widened))
-            out.emit(out.LOAD, 16 if _TOKENS[abi] & _LITTLE_ENDIAN else 20)  # the low half of seccomp_data.args[0]
-            for call in widened:
-                out.unless(out.JEQ, call)
-                out.emit(out.RET, default)
+            normal = out.fresh()
+            out.emit(out.JSET, _X32_BIT, "", normal)
+            if "SCMP_ARCH_X32" in abis:
+                _abi_prologue(out, lib, profile, "SCMP_ARCH_X32", rules, default)
             out.emit(out.JA, "filter")
-    return out.code
+            out.label(normal)
+        _abi_prologue(out, lib, profile, abi, rules, default)
+        out.emit(out.JA, "filter")
+    out.label("filter")
+    return out.assemble(bool(_TOKENS[abis[0]] & _LITTLE_ENDIAN))
 
 
-def _newer_rules(lib: ModuleType, abi: str, rules: list[_Rule], default: int) -> dict[int, int]:
-    """Number -> action of the calls that libseccomp does not know; as with libseccomp, the first rule without conditions counts."""
-    found: dict[int, int] = {}
-    conditional: list[tuple[int, _Rule]] = []
-    for rule in rules:
-        if lib.resolve_syscall(0, rule.name) == -1 and (number := _number(lib, abi, rule.name)) >= 0:
-            if rule.conditions:
-                conditional.append((number, rule))
-            else:
-                found.setdefault(number, rule.action)
-    for number, rule in conditional:
-        # Where the default refuses, the call stays refused; where it does not, a restriction must not get lost.
-        if number not in found and _is_permissive(default):
-            raise UnsupportedError(
-                f"{rule.path}: the rule for {rule.name} looks at arguments, "
-                "but the installed libseccomp does not know this system call; a newer one does"
-            )
-    return found
+def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, rules: list[_Rule], default: int) -> None:
+    """The part of the prologue for one ABI, entered with the number of the system call loaded; falls through to the filter."""
+    token = _TOKENS[abi]
+    wide = bool(token & _WIDE) or abi == "SCMP_ARCH_X32"
+    own = sorted(_own_rules(lib, abi, rules).items())
+    done = out.fresh()
+    for start in range(0, len(own), 4):  # a number above four of them need not be compared with each
+        after, section = out.fresh(), own[start : start + 4]
+        here = out.fresh()
+        out.emit(out.JGT, section[-1][0], "", here)
+        out.emit(out.JA, after)
+        out.label(here)
+        for number, ordered in section:
+            other, this = out.fresh(), out.fresh()
+            out.emit(out.JEQ, number, this)
+            out.emit(out.JA, other)
+            out.label(this)
+            for rule in ordered:
+                fail = out.fresh()
+                for condition in rule.conditions:
+                    out.compare(condition, wide, bool(token & _LITTLE_ENDIAN), fail)
+                out.emit(out.RET, rule.action)
+                out.label(fail)
+            if ordered[-1].conditions:
+                out.emit(out.JA, "filter")
+            out.label(other)
+        out.emit(out.JA, done)
+        out.label(after)
+    out.label(done)
+    largest = max((_number(lib, abi, name) for call in profile.syscalls or () for name in call.names), default=-1)
+    if default in (_ALLOW, _LOG, _ENOSYS) or default & _ACTION == _TRACE or largest < 0:
+        return  # a tracer knows itself what to do with new calls
+    known = out.fresh()
+    out.emit(out.JGT, largest, "", known)
+    out.emit(out.RET, _ENOSYS)
+    out.label(known)
+    if abi in ("SCMP_ARCH_S390", "SCMP_ARCH_S390X"):
+        # Numbers too large for the instruction come in a register with number 0, and stay 0 when the kernel does not know them.
+        known = out.fresh()
+        out.emit(out.JEQ, 0, "", known)
+        out.emit(out.RET, _ENOSYS)
+        out.label(known)
 
 
-def _widened(rules: list[_Rule], multiplexer: str) -> set[str]:
-    """The multiplexed calls that are allowed only with certain arguments, where nothing allows the multiplexer itself."""
-    allowed = [rule for rule in rules if rule.action in (_ALLOW, _LOG)]
-    if any(rule.name == multiplexer for rule in allowed):
-        return set()
+def _own_rules(lib: ModuleType, abi: str, rules: list[_Rule]) -> dict[int, list[_Rule]]:
+    """Number -> rules that libseccomp does not get."""
+    from ociruntime.spec.seccomp import SeccompOperator, SyscallArg
+
+    own: dict[int, list[_Rule]] = {}
     whole = {rule.name for rule in rules if not rule.conditions}
-    return {rule.name for rule in allowed if rule.conditions} & _MULTIPLEXED[multiplexer].keys() - whole
+    for rule in rules:
+        number = _number(lib, abi, rule.name)
+        if rule.conditions or lib.resolve_syscall(0, rule.name) == -1:
+            if number >= 0:
+                own.setdefault(number, []).append(rule)
+            for name, calls in _MULTIPLEXED.items() if rule.conditions and rule.action not in (_ALLOW, _LOG) else ():
+                # The arguments of a multiplexed call lie behind a pointer. A condition that cannot be looked at counts as true
+                # for what refuses or asks, and as false for what lets the call through: else socketcall would be a way around.
+                if rule.name in calls and name not in whole and (multiplexer := _number(lib, abi, name)) >= 0:
+                    which = SyscallArg(index=0, value=_LOW_32, value_two=calls[rule.name], op=SeccompOperator.MASKED_EQ)
+                    own.setdefault(multiplexer, []).append(rule._replace(conditions=(which,)))
+    return own
 
 
 _MAGIC: Final = b"OCISECC\1"

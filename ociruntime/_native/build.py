@@ -25,7 +25,8 @@ INIT_FLAGS = [
 def _ops() -> ModuleType:
     """The op table, loaded by path: the package itself need not be importable while it is built."""
     spec = importlib.util.spec_from_file_location("_ociruntime_ops", HERE.parent / "plan" / "ops.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import UTC
 
 from ..errors import OCIRuntimeError, StepError
 
@@ -46,7 +45,7 @@ def complain(options: object, error: Exception) -> None:
     line = f"ociruntime: {text}"
     if style == "json" or path:
         import json
-        from datetime import datetime, timezone
+        from datetime import UTC, datetime
 
         now = datetime.now(UTC).isoformat()
         record = json.dumps({"level": level, "msg": text, "time": now})

@@ -27,9 +27,8 @@ def make(path: str, inherit: bool) -> None:
     while not at.is_dir():
         missing.append(at)
         at = at.parent
-    if not missing:
-        if _in_use(at):
-            raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path)
+    if not missing and _in_use(at):
+        raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path)
     for directory in reversed(missing):
         directory.mkdir(mode=0o755, exist_ok=True)
         if inherit:

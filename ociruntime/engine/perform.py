@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,9 +101,8 @@ class Performance:
 
     def _vanished(self) -> StepError:
         step = self.plan.steps[self._at]
-        return StepError(
-            4, step=self._at + 1, total=len(self.plan.steps), op=step.op, text=step.text, cause="the init was killed or died while at it"
-        )  # fmt: skip
+        why = "the init was killed or died while at it"
+        return StepError(errno.EINTR, step=self._at + 1, total=len(self.plan.steps), op=step.op, text=step.text, cause=why)
 
     def error(self, message: Message) -> StepError:
         return step_error(self.plan, message.step or self._clone_number(), message.value, message.words)
@@ -123,7 +123,7 @@ class Performance:
             except OSError as error:
                 if isinstance(error, StepError):
                     raise
-                raise step_error(self.plan, self._at + 1, error.errno or 5, "") from error
+                raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, "") from error
             self._at += 1
 
     def _host_step(self, step: Step) -> None:
@@ -168,7 +168,7 @@ class Performance:
                 program, flags=self.plan.clone_flags, stdio=self._stdio, inputs=inputs, cgroup=into, preserve=self._preserve
             )
         except OSError as error:
-            raise step_error(self.plan, self._at + 1, error.errno or 5, error.filename or "") from error
+            raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, error.filename or "") from error
         finally:
             for fd in opened:
                 os.close(fd)
