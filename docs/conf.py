@@ -1,0 +1,10 @@
+"""Sphinx configuration."""
+
+project = "ociruntime"
+author = "The ociruntime developers"
+extensions = ["myst_parser"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+html_theme = "alabaster"
+myst_heading_anchors = 3
+suppress_warnings = ["myst.xref_missing"]
