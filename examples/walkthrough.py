@@ -46,7 +46,7 @@ class Shell:
 
     def __call__(self, *args: str, status: int = 0) -> str:
         print(f"$ ociruntime {' '.join(args)}", flush=True)
-        command = [sys.executable, "-m", "ociruntime", "--root", str(self.state), *args]
+        command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(self.state), *args]
         # A created container keeps our stdout open, so its own output goes elsewhere than to a pipe that we read to its end.
         with tempfile.TemporaryFile("w+") as out:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, check=False)
@@ -74,7 +74,8 @@ def build(directory: Path) -> Path:
             (rootfs / "bin" / applet).symlink_to("busybox")
     (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     image = directory / "busybox_latest.sif"
-    oci.build_sif(image, rootfs, oci_config={"Cmd": ["sleep", "1000"], "Env": ["GREETING=hello"]}, labels={"org.example": "walkthrough"})
+    config = {"Cmd": ["sleep", "1000"], "Env": ["GREETING=hello"]}
+    oci.build_sif(image, rootfs, oci_config=config, labels={"org.example": "walkthrough"})
     return image
 
 
