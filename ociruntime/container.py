@@ -132,8 +132,12 @@ class Container:
             raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
         if preserve_fds < 0:
             raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
-        parents = cgroup.survey(plan.cgroups)
         entry = store.create(container_id)
+        try:
+            parents = cgroup.survey(plan.cgroups)
+        except BaseException:
+            entry.remove()
+            raise
         document: StateDocument = {
             "id": container_id,
             "bundle": str(opened.path),

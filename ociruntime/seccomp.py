@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-import attrs
 
 from ociruntime.errors import Problem, SpecError, UnsupportedError
 
@@ -45,28 +44,23 @@ MAX_CACHED: Final = 64
 _SECTION: Final = "config-linux.md#seccomp"
 _PATH: Final = "$.linux.seccomp"
 
-_ALLOW, _LOG, _TRACE, _NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x7FF00000, 0x7FC00000
-_ERRNO, _KILL_THREAD, _KILL_PROCESS, _TRAP = 0x00050000, 0x00000000, 0x80000000, 0x00030000
+_ALLOW, _LOG, _TRACE, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x7FFC0000, 0x7FF00000, 0x00050000, 0x80000000
 _ACTIONS: Final = {
-    "SCMP_ACT_KILL": _KILL_THREAD,
-    "SCMP_ACT_KILL_THREAD": _KILL_THREAD,
+    "SCMP_ACT_KILL": 0,  # another name for KILL_THREAD
+    "SCMP_ACT_KILL_THREAD": 0,
     "SCMP_ACT_KILL_PROCESS": _KILL_PROCESS,
-    "SCMP_ACT_TRAP": _TRAP,
+    "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": _ERRNO,
     "SCMP_ACT_TRACE": _TRACE,
     "SCMP_ACT_ALLOW": _ALLOW,
     "SCMP_ACT_LOG": _LOG,
-    "SCMP_ACT_NOTIFY": _NOTIFY,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
 }
 _ERRNO_LIMITS: Final = {"SCMP_ACT_ERRNO": 4094, "SCMP_ACT_TRACE": 0xFFFF}  # what libseccomp takes; the kernel says 4095
 _ENOSYS: Final = _ERRNO | errno.ENOSYS
 _OPERATORS: Final = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
-_FLAGS: Final = {
-    "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
-    "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
-}
+_FLAG_BITS: Final = {"TSYNC": 1 << 0, "LOG": 1 << 1, "SPEC_ALLOW": 1 << 2, "WAIT_KILLABLE_RECV": 1 << 5}
+_FLAGS: Final = {f"SECCOMP_FILTER_FLAG_{name}": bit for name, bit in _FLAG_BITS.items()}
 _TSYNC, _TSYNC_ESRCH, _WAIT_KILLABLE_RECV = 1 << 0, 1 << 4, 1 << 5
 
 # Between loading the filter and handing the listener out the init itself makes these calls: nobody could answer a notification.
@@ -82,15 +76,8 @@ _TOKENS: Final = {f"SCMP_ARCH_{name}": int(token, 16) for name, _, token in (ite
 _LITTLE_ENDIAN, _WIDE = 0x40000000, 0x80000000  # in a token
 _LOW_32, _ALL_64, _ACTION = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 0xFFFF0000
 _X32_BIT: Final = 0x40000000
-_NUMBER_BASE: Final = {
-    "SCMP_ARCH_X32": _X32_BIT,
-    "SCMP_ARCH_MIPS": 4000,
-    "SCMP_ARCH_MIPSEL": 4000,
-    "SCMP_ARCH_MIPS64": 5000,
-    "SCMP_ARCH_MIPSEL64": 5000,
-    "SCMP_ARCH_MIPS64N32": 6000,
-    "SCMP_ARCH_MIPSEL64N32": 6000,
-}
+_MIPS_BASES: Final = (("", 4000), ("64", 5000), ("64N32", 6000))
+_BASES: Final = {"X32": _X32_BIT} | {f"MIPS{order}{abi}": base for order in ("", "EL") for abi, base in _MIPS_BASES}
 
 _NEWER_NAMES: Final = """
     pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen fsconfig fsmount fspick
@@ -102,10 +89,7 @@ _NEWER_NAMES: Final = """
 """
 NEWER: Final[dict[str, int]] = {name: number for number, name in enumerate(_NEWER_NAMES.split(), 424)}
 """Numbers of the system calls that have the same number everywhere (plus the base of the ABI on x32 and MIPS)."""
-_NEWER_HERE: Final = {
-    "SCMP_ARCH_X86_64": {"uretprobe": 335, "uprobe": 336},
-    "SCMP_ARCH_RISCV64": {"riscv_hwprobe": 258},
-}
+_NEWER_HERE: Final = {"SCMP_ARCH_X86_64": {"uretprobe": 335, "uprobe": 336}, "SCMP_ARCH_RISCV64": {"riscv_hwprobe": 258}}
 # The calls that socketcall(2) and ipc(2) multiplex, in the order of their numbers (linux/net.h, linux/ipc.h); - is a hole.
 _SOCKETCALLS: Final = """
     - socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown setsockopt getsockopt
@@ -113,13 +97,12 @@ _SOCKETCALLS: Final = """
 """
 _IPCS: Final = "- semop semget semctl semtimedop - - - - - - msgsnd msgrcv msgget msgctl - - - - - - shmat shmdt shmget shmctl"
 _MULTIPLEXED: Final = {
-    "socketcall": {name: number for number, name in enumerate(_SOCKETCALLS.split())},
-    "ipc": {name: number for number, name in enumerate(_IPCS.split())},
+    multiplexer: {name: number for number, name in enumerate(names.split()) if name != "-"}
+    for multiplexer, names in (("socketcall", _SOCKETCALLS), ("ipc", _IPCS))
 }
 
 
-@attrs.frozen
-class Filter:
+class Filter(NamedTuple):
     """A compiled profile: what seccomp(2) takes."""
 
     program: bytes
@@ -250,7 +233,7 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
 
     def action_problems(where: str, key: str, action: str, errno_ret: int | None) -> Iterator[Problem]:
         if action not in _ACTIONS:
-            yield problem(f"{where}{key}", f"{action!r} is no seccomp action")
+            yield problem(f"{where}{key}", f"{str(action)!r} is no seccomp action")
         elif errno_ret is not None:
             field = f"{where}{'errnoRet' if key == 'action' else 'defaultErrnoRet'}"
             limit = _ERRNO_LIMITS.get(action)
@@ -262,12 +245,12 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
     yield from action_problems("", "defaultAction", profile.default_action, profile.default_errno_ret)
     if profile.default_action == "SCMP_ACT_NOTIFY":
         yield problem("defaultAction", "SCMP_ACT_NOTIFY cannot be the default: handing the listener out would wait for it")
-    for i, name in enumerate(profile.architectures or ()):
-        if name not in _TOKENS:
-            yield problem(f"architectures[{i}]", f"{name!r} is no architecture that libseccomp knows")
-    for i, name in enumerate(profile.flags or ()):
-        if name not in _FLAGS:
-            yield problem(f"flags[{i}]", f"{name!r} is no flag of seccomp(2); known are {', '.join(_FLAGS)}")
+    for i, arch in enumerate(profile.architectures or ()):
+        if arch not in _TOKENS:
+            yield problem(f"architectures[{i}]", f"{str(arch)!r} is no architecture that libseccomp knows")
+    for i, flag in enumerate(profile.flags or ()):
+        if flag not in _FLAGS:
+            yield problem(f"flags[{i}]", f"{str(flag)!r} is no flag of seccomp(2); known are {', '.join(_FLAGS)}")
     for i, call in enumerate(profile.syscalls or ()):
         where = f"syscalls[{i}]."
         yield from action_problems(where, "action", call.action, call.errno_ret)
@@ -283,7 +266,7 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
             if not 0 <= arg.index <= 5:
                 yield problem(f"{field}index", f"{arg.index} is outside 0..5: a system call has six arguments")
             if arg.op not in _OPERATORS:
-                yield problem(f"{field}op", f"{arg.op!r} is no operator")
+                yield problem(f"{field}op", f"{str(arg.op)!r} is no operator")
             for key, value in (("value", arg.value), ("valueTwo", arg.value_two or 0)):
                 if not 0 <= value < 1 << 64:
                     yield problem(f"{field}{key}", f"{value} is no unsigned 64-bit number")
@@ -328,6 +311,8 @@ def _abis(profile: Seccomp, machine: str, native: int) -> tuple[str, ...]:
     abis = architectures_of(machine)
     if not abis:
         raise UnsupportedError(f"no seccomp filter for the machine {machine!r}: libseccomp does not know it")
+    if bool(_TOKENS[abis[0]] & _LITTLE_ENDIAN) != (sys.byteorder == "little"):  # libseccomp mixes the orders up
+        raise UnsupportedError(f"no seccomp filter for {machine!r} can be made here: its byte order is another")
     asked = profile.architectures or ()
     return tuple(abi for i, abi in enumerate(abis) if i == 0 or abi in asked or _TOKENS[abi] == native)
 
@@ -381,12 +366,22 @@ def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default:
 
 def _number(lib: ModuleType, abi: str, name: str) -> int:
     """The number of a system call; negative when this ABI has none of that name."""
-    if lib.resolve_syscall(0, name) != -1:
-        number: int = lib.resolve_syscall(_TOKENS[abi], name)
-        return number
-    if name in NEWER:
-        return NEWER[name] + _NUMBER_BASE.get(abi, 0)
-    return _NEWER_HERE.get(abi, {}).get(name, -1)
+    if lib.resolve_syscall(0, name) == -1:
+        return (
+            NEWER[name] + _BASES.get(abi.removeprefix("SCMP_ARCH_"), 0) if name in NEWER else _NEWER_HERE.get(abi, {}).get(name, -1)
+        )
+    number: int = lib.resolve_syscall(_TOKENS[abi], name)
+    return _direct(abi).get(name, number) if number < 0 else number
+
+
+@functools.cache
+def _direct(abi: str) -> dict[str, int]:
+    """The numbers of the multiplexed calls: where there is a multiplexer too, libseccomp tells the name of a number only."""
+    lib, found = _libseccomp(), {}
+    for number in range(512):
+        with contextlib.suppress(ValueError):
+            found[lib.resolve_syscall(_TOKENS[abi], number).decode()] = number
+    return {name: found[name] for calls in _MULTIPLEXED.values() for name in calls if name in found}
 
 
 class _Assembler:
@@ -476,8 +471,7 @@ def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, 
     own = sorted(_own_rules(lib, abi, rules).items())
     done = out.fresh()
     for start in range(0, len(own), 4):  # a number above four of them need not be compared with each
-        after, section = out.fresh(), own[start : start + 4]
-        here = out.fresh()
+        here, after, section = out.fresh(), out.fresh(), own[start : start + 4]
         out.emit(out.JGT, section[-1][0], "", here)
         out.emit(out.JA, after)
         out.label(here)

@@ -159,8 +159,13 @@ class Entry:
         try:
             document: StateDocument = json.loads(raw)
         except ValueError as error:
-            raise StateError(f"{self.path}/state.json is damaged: {error}; 'delete --force' removes the container") from error
+            raise self._damaged(str(error)) from error
+        if not isinstance(document, dict) or document.get("id") != self.id or document.get("status") not in set(Status):
+            raise self._damaged("it does not hold this container's id and a status")
         return document
+
+    def _damaged(self, why: str) -> StateError:
+        return StateError(f"{self.path}/state.json is damaged: {why}; 'delete --force' removes the container")
 
     def write(self, document: StateDocument) -> None:
         temporary = self.path / f".state.{os.getpid()}.{id(document):x}"

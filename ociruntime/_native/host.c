@@ -55,7 +55,10 @@ static _Noreturn void child(void *arg)
     for (int i = 0; i < l->preserve; i++)
         if ((err = sys(__NR_fcntl, 3 + i, F_SETFD, 0)) < 0)
             give_up(l->control, err);
-    /* First everything out of the way, then each to its place. */
+    /* First everything out of the way, then each to its place: a descriptor may lie where another one must go. */
+    if ((err = sys(__NR_fcntl, l->init, F_DUPFD_CLOEXEC, top)) < 0)
+        give_up(l->control, err);
+    l->init = (int)err;
     for (int i = 0; i < count; i++) {
         if ((err = sys(__NR_fcntl, l->fds[i], F_DUPFD_CLOEXEC, top)) < 0)
             give_up(l->control, err);
@@ -63,10 +66,7 @@ static _Noreturn void child(void *arg)
     }
     for (int i = 0; i < count; i++)
         if ((err = sys(__NR_dup3, l->fds[i], i < 3 ? i : base + i - 3, 0)) < 0)
-            give_up(l->control, err);
-    if ((err = sys(__NR_fcntl, l->init, F_DUPFD_CLOEXEC, top)) < 0)
-        give_up(base, err);
-    l->init = (int)err;
+            give_up(l->fds[3], err);
     if ((err = sys(__NR_close_range, top, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */)) < 0)
         give_up(base, err);
     argv[1] = decimal(numbers[0] + sizeof numbers[0], (unsigned)base);

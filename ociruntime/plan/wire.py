@@ -65,6 +65,8 @@ def encode(steps: Sequence[tuple[int, str, Sequence[object]]], inputs: int) -> b
                 assert isinstance(value, int)
                 if kind == "slot" and value != NO_SLOT and not 0 <= value < MAX_SLOTS:
                     raise ValueError(f"{where}: slot {value} is out of range")
+                if not -(1 << 63) <= value < 1 << 64:
+                    raise ValueError(f"{where}: {value} does not fit in 64 bits")
                 parts.append(_U64.pack(value & 0xFFFFFFFFFFFFFFFF))
             elif kind == "str":
                 parts.append(_REF.pack(*place(_text(value, where))))

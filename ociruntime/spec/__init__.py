@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .resources import WeightDevice as WeightDevice
     from .seccomp import Seccomp as Seccomp
     from .seccomp import SeccompAction as SeccompAction
+    from .seccomp import SeccompArch as SeccompArch
     from .seccomp import SeccompOperator as SeccompOperator
     from .seccomp import Syscall as Syscall
     from .seccomp import SyscallArg as SyscallArg
@@ -56,7 +57,7 @@ _MODULES = {
     "process": "Capabilities ConsoleSize ExecCPUAffinity IOPriority Process Rlimit Scheduler SchedulerPolicy User",
     "resources": "CPU BlockIO DeviceCgroup HugepageLimit InterfacePriority Memory Network Pids Rdma Resources ThrottleDevice "
     "WeightDevice",
-    "seccomp": "Seccomp SeccompAction SeccompOperator Syscall SyscallArg",
+    "seccomp": "Seccomp SeccompAction SeccompArch SeccompOperator Syscall SyscallArg",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

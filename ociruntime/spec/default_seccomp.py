@@ -19,7 +19,7 @@ import os
 import sys
 from typing import Final
 
-from .seccomp import Seccomp, SeccompAction, SeccompOperator, Syscall, SyscallArg
+from .seccomp import Seccomp, SeccompAction, SeccompArch, SeccompOperator, Syscall, SyscallArg
 
 __all__ = ["DEFAULT_CAPABILITIES", "architectures_of", "default_profile"]
 
@@ -147,10 +147,11 @@ _BY_MACHINE: Final = {
     "s390": "S390",
     "s390x": "S390X S390",
 }
-_SOCKETCALL_MACHINES: Final = frozenset({"SCMP_ARCH_S390X", "SCMP_ARCH_S390", "SCMP_ARCH_X86", "SCMP_ARCH_M68K", "SCMP_ARCH_SH"})
+_S390: Final = frozenset({SeccompArch.S390X, SeccompArch.S390})
+_SOCKETCALL_MACHINES: Final = _S390 | {SeccompArch.X86, SeccompArch.M68K, SeccompArch.SH, SeccompArch.SHEB}
 
 
-def architectures_of(machine: str) -> tuple[str, ...]:
+def architectures_of(machine: str) -> tuple[SeccompArch, ...]:
     """The ABIs that a kernel on ``machine`` (as uname(2) names it) can run, its own first; empty for an unknown machine."""
     names = _BY_MACHINE.get(machine, "")
     if not names:
@@ -160,7 +161,7 @@ def architectures_of(machine: str) -> tuple[str, ...]:
             names = "ARM"
         elif machine.startswith("sh"):
             names = "SH" if _LITTLE else "SHEB"
-    return tuple(f"SCMP_ARCH_{name}" for name in names.split())
+    return tuple(SeccompArch(f"SCMP_ARCH_{name}") for name in names.split())
 
 
 def default_profile(capabilities: frozenset[str] | None = None, arch: str | None = None) -> Seccomp:
@@ -174,7 +175,7 @@ def default_profile(capabilities: frozenset[str] | None = None, arch: str | None
 @functools.lru_cache(maxsize=16)
 def _profile(capabilities: frozenset[str], machine: str) -> Seccomp:
     architectures = architectures_of(machine)
-    native = architectures[0] if architectures else ""
+    native = architectures[0] if architectures else None
     privileged = frozenset(" ".join(names for name, names in _WITH_CAPABILITY.items() if name in capabilities).split())
     calls = [_allow(*sorted(_ALWAYS.split()))]
     calls += [_allow("socket", "socketpair", mask=mask, value=value) for mask, value in _FAMILIES]
@@ -185,7 +186,7 @@ def _profile(capabilities: frozenset[str], machine: str) -> Seccomp:
         calls.append(_allow("socketcall"))  # the C libraries of these machines make every socket with it
     if "clone" not in privileged:
         # On s390 the flags come second.
-        calls.append(_allow("clone", index=1 if "S390" in native else 0, mask=_CLONE_NAMESPACES, value=0))
+        calls.append(_allow("clone", index=1 if native in _S390 else 0, mask=_CLONE_NAMESPACES, value=0))
         calls.append(_allow("unshare", mask=_ALL_64 & ~_UNSHARE_HARMLESS, value=0))
         # The flags of clone3 lie behind a pointer; a C library takes this errno for an old kernel and goes back to clone.
         calls.append(Syscall(names=("clone3",), action=SeccompAction.ERRNO, errno_ret=errno.ENOSYS))

@@ -19,6 +19,34 @@ class SeccompAction(OpenEnum):
     NOTIFY = "SCMP_ACT_NOTIFY"
 
 
+class SeccompArch(OpenEnum):
+    """config-linux.md#seccomp, architectures."""
+
+    X86 = "SCMP_ARCH_X86"
+    X86_64 = "SCMP_ARCH_X86_64"
+    X32 = "SCMP_ARCH_X32"
+    ARM = "SCMP_ARCH_ARM"
+    AARCH64 = "SCMP_ARCH_AARCH64"
+    MIPS = "SCMP_ARCH_MIPS"
+    MIPS64 = "SCMP_ARCH_MIPS64"
+    MIPS64N32 = "SCMP_ARCH_MIPS64N32"
+    MIPSEL = "SCMP_ARCH_MIPSEL"
+    MIPSEL64 = "SCMP_ARCH_MIPSEL64"
+    MIPSEL64N32 = "SCMP_ARCH_MIPSEL64N32"
+    PPC = "SCMP_ARCH_PPC"
+    PPC64 = "SCMP_ARCH_PPC64"
+    PPC64LE = "SCMP_ARCH_PPC64LE"
+    S390 = "SCMP_ARCH_S390"
+    S390X = "SCMP_ARCH_S390X"
+    PARISC = "SCMP_ARCH_PARISC"
+    PARISC64 = "SCMP_ARCH_PARISC64"
+    RISCV64 = "SCMP_ARCH_RISCV64"
+    LOONGARCH64 = "SCMP_ARCH_LOONGARCH64"
+    M68K = "SCMP_ARCH_M68K"
+    SH = "SCMP_ARCH_SH"
+    SHEB = "SCMP_ARCH_SHEB"
+
+
 class SeccompOperator(OpenEnum):
     NE = "SCMP_CMP_NE"
     LT = "SCMP_CMP_LT"
@@ -55,7 +83,7 @@ class Seccomp(Model):
 
     default_action: SeccompAction
     default_errno_ret: int | None = None
-    architectures: tuple[str, ...] | None = None
+    architectures: tuple[SeccompArch, ...] | None = None
     flags: tuple[str, ...] | None = None
     listener_path: str | None = None
     listener_metadata: str | None = None

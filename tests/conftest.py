@@ -1,0 +1,180 @@
+"""Fixtures over all tests: a busybox root filesystem, bundles and SIF images of it, and the proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session")
+def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root filesystem of busybox alone; one for each worker, not to be written to."""
+    busybox = next((p for p in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(p)), None)
+    if busybox is None:
+        pytest.skip("no busybox (Debian: busybox-static)")
+    rootfs = tmp_path_factory.mktemp("busybox") / "rootfs"
+    (rootfs / "bin").mkdir(parents=True)
+    shutil.copy(busybox, rootfs / "bin/busybox")
+    for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if applet != "busybox":
+            (rootfs / "bin" / applet).symlink_to("busybox")
+    for name in ("etc", "tmp", "root"):
+        (rootfs / name).mkdir()
+    (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    return rootfs
+
+
+@pytest.fixture(scope="session")
+def busybox_sif(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SIF image of the busybox root filesystem."""
+    if shutil.which("mksquashfs") is None:
+        pytest.skip("no mksquashfs (Debian: squashfs-tools)")
+    path = tmp_path_factory.mktemp("sif") / "busybox.sif"
+    oci.build_sif(path, busybox_rootfs, singularity_layout=True)
+    return path
+
+
+@pytest.fixture
+def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> Callable[..., oci.Bundle]:
+    """Makes a bundle in a fresh directory; its root filesystem is hard links, so a test may add files and not change any."""
+
+    def make(spec: oci.RuntimeSpec | None = None, name: str = "") -> oci.Bundle:
+        path = tmp_path / (name or f"bundle-{secrets.token_hex(4)}")
+        path.mkdir()
+        shutil.copytree(busybox_rootfs, path / "rootfs", symlinks=True, copy_function=os.link)
+        if spec is None:
+            spec = oci.RuntimeSpec.default()
+            assert spec.process is not None
+            spec = spec.evolve(process=spec.process.evolve(args=("sleep", "100")))
+        return oci.Bundle.from_dir(path, spec)
+
+    return make
+
+
+@pytest.fixture
+def bundle(make_bundle: Callable[..., oci.Bundle]) -> oci.Bundle:
+    return make_bundle(name="bundle")
+
+
+@pytest.fixture
+def state_root(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Begins every container id and cgroup name of one test, so that tests in other processes do not meet them."""
+    return f"t{secrets.token_hex(5)}"
+
+
+@pytest.fixture
+def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python text in an interpreter of its own, with the package importable; ``sys.argv[1:]`` are the further arguments."""
+
+    def run(text: str, *args: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        # Files and no pipes: a container that outlives the script would hold a pipe open.
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            command = [sys.executable, "-c", text, *map(str, args)]
+            done = subprocess.run(command, cwd=REPO, stdout=out, stderr=err, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+            out.seek(0)
+            err.seek(0)
+            done = subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def _mounts(below: Path) -> list[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return sorted(point for line in table if (point := line.split()[4]).startswith(f"{below}/"))
+
+
+def _loops(below: Path) -> list[str]:
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            name = path.read_text().strip()
+        except OSError:
+            continue  # detached while we looked
+        if name.startswith(f"{below}/"):
+            found.append(f"{path.parts[3]}: {name}")
+    return sorted(found)
+
+
+def _cgroups(prefix: str) -> list[str]:
+    roots = [entry.mountpoint for entry in oci.Host.probe().hierarchies]
+    return sorted(f"{root}/{name}" for root in roots for name in os.listdir(root) if prefix in name)
+
+
+def _children() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[1]) == os.getpid():
+                found.add(int(name))
+    return found
+
+
+def _fds() -> dict[str, str]:
+    """Number -> what it is; the descriptor of the listing itself is gone when it is looked at."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A kernel test leaves no mount, loop device, cgroup, descriptor or child process of its own."""
+    if "kernel" not in request.path.parts or os.geteuid() != 0:
+        yield
+        return
+    from ociruntime.engine.native import init_memfd
+
+    init_memfd()  # kept for the life of the process on purpose
+    base: Path = request.getfixturevalue("tmp_path_factory").getbasetemp().resolve()
+    prefix: str = request.getfixturevalue("prefix")
+    gc.collect()
+    before = (_mounts(base), _loops(base), _children(), _fds())
+    yield
+    gc.collect()
+    mounts, loops, children, fds = before
+    deadline = time.monotonic() + 3  # the kernel detaches a loop device after its last unmount
+    while _loops(base) != loops and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert _mounts(base) == mounts
+    assert _loops(base) == loops
+    assert _cgroups(prefix) == []
+    assert _children() <= children
+    now = _fds()
+    assert len(now) <= len(fds), {n: what for n, what in now.items() if fds.get(n) != what}

@@ -1,0 +1,273 @@
+"""The lifecycle on a real kernel (runtime.md, Lifecycle and Operations)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@contextmanager
+def running(name: str, bundle: oci.Bundle, root: Path) -> Iterator[oci.Container]:
+    with oci.Container.run(name, bundle, root=root) as container:
+        yield container
+
+
+def nothing_left(root: Path, prefix: str) -> None:
+    assert oci.Container.list(root=root) == []
+    for entry in oci.Host.probe().hierarchies:
+        assert [name for name in os.listdir(entry.mountpoint) if prefix in name] == []
+
+
+def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    container = oci.Container.create(prefix, bundle, root=state_root)
+    state = container.state
+    assert (state.id, state.status, state.bundle) == (prefix, oci.Status.CREATED, str(bundle.path))
+    assert Path(f"/proc/{state.pid}/comm").read_text() == "oci-init\n"
+    container.start()
+    assert container.status is oci.Status.RUNNING
+    assert container.pid == state.pid
+    for _ in range(200):
+        if Path(f"/proc/{state.pid}/cmdline").read_bytes() == b"sleep\x00100\x00":
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the process is not the one that the config names")
+    result = container.exec(["sh", "-c", "cat; echo $X >&2; exit 7"], input="in", capture_output=True, text=True, env=["X=y"])
+    assert (result.returncode, result.stdout, result.stderr) == (7, "in", "y\n")
+    container.kill("KILL")
+    assert container.wait(10) == -signal.SIGKILL
+    assert container.wait(10) == -signal.SIGKILL
+    state = container.state
+    assert (state.status, state.pid, state.exit_code) == (oci.Status.STOPPED, 0, -9)
+    container.delete()
+    nothing_left(state_root, prefix)
+    with pytest.raises(oci.ContainerNotFound):
+        oci.Container.load(prefix, root=state_root)
+    with pytest.raises(oci.ContainerNotFound):
+        _ = container.state
+
+
+def test_two_instances_of_one_bundle(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with running(f"{prefix}-a", bundle, state_root) as one, running(f"{prefix}-b", bundle, state_root) as two:
+        assert [c.id for c in oci.Container.list(root=state_root)] == [f"{prefix}-a", f"{prefix}-b"]
+        assert one.pid != two.pid
+        assert os.readlink(f"/proc/{one.pid}/ns/mnt") != os.readlink(f"/proc/{two.pid}/ns/mnt")
+        with pytest.raises(oci.ContainerExists):
+            oci.Container.create(f"{prefix}-a", bundle, root=state_root)
+        one.delete(force=True)
+        assert two.status is oci.Status.RUNNING
+        assert two.exec(["true"]).returncode == 0
+    nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize("code", [0, 1, 126, 255])
+def test_run_gives_the_exit_code(bundle: oci.Bundle, state_root: Path, prefix: str, code: int) -> None:
+    assert oci.run(bundle, ["sh", "-c", f"exit {code}"], root=state_root, container_id=prefix).returncode == code
+    nothing_left(state_root, prefix)
+
+
+def test_a_signal_is_a_negative_code(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with running(prefix, bundle, state_root) as container:
+        result = container.exec(["sh", "-c", "kill -TERM $$"])
+        assert (result.returncode, result.signal) == (-15, 15)
+        with pytest.raises(oci.ProcessError):
+            container.exec(["false"], check=True)
+
+
+def test_run_with_a_timeout_kills_everything(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    args = ["sh", "-c", "echo early; sleep 100 & sleep 100"]
+    result = oci.run(bundle, args, capture_output=True, text=True, timeout=0.5, root=state_root, container_id=prefix)
+    assert (result.timed_out, result.returncode, result.stdout) == (True, -9, "early\n")
+    nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("nothing-of-the-kind", errno.ENOENT), ("/nope/x", errno.ENOENT), ("/etc/passwd", errno.EACCES), ("/etc", errno.EACCES)],
+)
+def test_a_program_that_is_not_there(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, code: int) -> None:
+    for make in (oci.Container.create, oci.Container.run):
+        with pytest.raises(oci.StepError) as caught:
+            make(prefix, bundle.with_args([name]), root=state_root)
+        assert (caught.value.op, caught.value.errno) == ("lookup", code)
+        assert caught.value.step <= caught.value.total
+        nothing_left(state_root, prefix)
+    with running(prefix, bundle, state_root) as container:
+        with pytest.raises(oci.StepError) as caught:
+            container.exec([name])
+        assert (caught.value.op, caught.value.errno) == ("exec", code)
+
+
+def test_an_exec_that_fails_behind_the_gate(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    (bundle.path / "rootfs/bin/garbage").write_bytes(b"\x01\x02\x03 no program")
+    (bundle.path / "rootfs/bin/garbage").chmod(0o755)
+    broken = bundle.with_args(["garbage"])
+    with oci.Container.create(prefix, broken, root=state_root) as container:
+        with pytest.raises(oci.StepError) as caught:
+            container.start()
+        assert (caught.value.op, caught.value.errno) == ("exec", errno.ENOEXEC)
+        assert caught.value.step == caught.value.total
+        assert container.status is oci.Status.STOPPED
+        container.delete()
+    with pytest.raises(oci.StepError, match="ENOEXEC"):
+        oci.run(broken, root=state_root, container_id=prefix)
+    nothing_left(state_root, prefix)
+
+
+def test_what_a_status_forbids(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        forbidden: list[tuple[str, Callable[[], object]]] = [
+            ("exec", lambda: container.exec(["true"])), ("pause", container.pause), ("resume", container.resume),
+        ]  # fmt: skip
+        for name, call in forbidden:
+            with pytest.raises(oci.WrongStatus, match=f"{name}.*created"):
+                call()
+        container.start()
+        for name, call in (("start", container.start), ("delete", container.delete), ("resume", container.resume)):
+            with pytest.raises(oci.WrongStatus, match=f"{name}.*running"):
+                call()
+        container.pause()
+        assert container.status is oci.Status.PAUSED
+        for name, call in (("pause", container.pause), ("delete", container.delete), ("exec", lambda: container.exec(["true"]))):
+            with pytest.raises(oci.WrongStatus, match=f"{name}.*paused"):
+                call()
+        container.resume()
+        container.kill(9)
+        container.wait(10)
+        for name, call in (*forbidden, ("start", container.start), ("kill", container.kill)):
+            with pytest.raises(oci.WrongStatus, match=f"{name}.*stopped"):
+                call()
+        with pytest.raises(ValueError, match="NONSENSE"):
+            container.kill("NONSENSE")
+
+
+def test_wait_times_out(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with running(prefix, bundle, state_root) as container, pytest.raises(TimeoutError):
+        container.wait(0.05)
+
+
+def test_start_from_another_process(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
+    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", "exit 5"]), root=state_root) as container:
+        script("import sys, ociruntime as oci\noci.Container.load(sys.argv[1], root=sys.argv[2]).start()", prefix, state_root)
+        assert container.wait(10) == 5
+
+
+def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
+    script(
+        "import sys, ociruntime as oci\noci.Container.create(sys.argv[1], sys.argv[3], root=sys.argv[2])",
+        prefix, state_root, bundle.path,
+    )  # fmt: skip
+    container = oci.Container.load(prefix, root=state_root)
+    assert container.status is oci.Status.CREATED
+    container.start()
+    assert container.exec(["true"]).returncode == 0
+    container.delete(force=True)
+    nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize("status", ["created", "running", "paused", "stopped", "damaged"])
+def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, status: str) -> None:
+    container = oci.Container.create(prefix, bundle, root=state_root)
+    if status not in ("created", "damaged"):
+        container.start()
+    if status == "paused":
+        container.pause()
+    elif status == "stopped":
+        container.kill(9)
+        container.wait(10)
+    elif status == "damaged":
+        container.delete(force=True)
+        (state_root / prefix).mkdir()
+        (state_root / prefix / "state.json").write_text("{")
+        container = oci.Container.load(prefix, root=state_root)
+        with pytest.raises(oci.StateError, match="damaged"):
+            container.delete()
+    container.delete(force=True)
+    nothing_left(state_root, prefix)
+
+
+def test_a_created_container_is_deleted_without_force(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    oci.Container.create(prefix, bundle, root=state_root).delete()
+    nothing_left(state_root, prefix)
+
+
+def test_the_pid_file(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    with oci.Container.create(prefix, bundle, root=state_root, pid_file=tmp_path / "pid") as container:
+        assert int((tmp_path / "pid").read_text()) == container.pid
+
+
+def test_the_config_is_the_one_of_create(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        before = container.spec
+        bundle.spec = bundle.spec.evolve(hostname="changed")
+        assert container.spec == before
+        container.start()
+        assert container.exec(["hostname"], capture_output=True, text=True).stdout == "ociruntime\n"
+
+
+BAD = {
+    "rootfs missing": ("open_tree", errno.ENOENT, lambda d: d["root"].update(path="nowhere")),
+    "bind source missing": (
+        "open_tree", errno.ENOENT, lambda d: d["mounts"].append({"destination": "/x", "source": "/no/such", "options": ["bind"]})),
+    "filesystem unknown": ("fsopen", errno.ENODEV, lambda d: d["mounts"].append({"destination": "/x", "type": "nofs"})),
+    "mount option unknown": (
+        "fsconfig", errno.EINVAL, lambda d: d["mounts"].append({"destination": "/x", "type": "tmpfs", "options": ["bogus=1"]})),
+    "mount on a file": ("target", errno.ENOTDIR, lambda d: d["mounts"].append({"destination": "/etc/passwd", "type": "tmpfs"})),
+    "hostname too long": ("sethostname", errno.EINVAL, lambda d: d.update(hostname="x" * 65)),
+    "sysctl value": ("write", errno.EINVAL, lambda d: d["linux"].update(sysctl={"net.ipv4.ip_forward": "zzz"})),
+    "rlimit soft above hard": (
+        "rlimit", errno.EINVAL, lambda d: d["process"].update(rlimits=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}])),
+    "cwd is a file": ("chdir", errno.ENOTDIR, lambda d: d["process"].update(cwd="/etc/passwd")),
+    "cgroup value": ("cgroup_write", errno.EINVAL, lambda d: d["linux"]["resources"].update(cpu={"cpus": "zzz"})),
+    "score out of range": ("proc_write", errno.EINVAL, lambda d: d["process"].update(oomScoreAdj=5000)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_create_that_fails_leaves_nothing(make_bundle: MakeBundle, state_root: Path, prefix: str, name: str) -> None:
+    op, code, change = BAD[name]
+    document = oci.RuntimeSpec.default().to_dict()
+    document["process"]["args"] = ["true"]  # type: ignore[index, call-overload]
+    document["linux"]["cgroupsPath"] = f"/{prefix}-parent/deep/{prefix}"  # type: ignore[index, call-overload]
+    change(document)  # type: ignore[no-untyped-call]
+    broken = make_bundle(oci.RuntimeSpec.load(document))
+    for make in (oci.Container.create, oci.Container.run):
+        with pytest.raises(oci.StepError) as caught:
+            make(prefix, broken, root=state_root)
+        assert (caught.value.op, caught.value.errno) == (op, code), str(caught.value)
+        assert broken.plan(container_id=prefix, gate=make == oci.Container.create).steps[caught.value.step - 1].op == op
+        nothing_left(state_root, prefix)
+
+
+def test_a_pid_file_that_cannot_be_written_leaves_nothing(
+    bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        oci.Container.create(prefix, bundle, root=state_root, pid_file=tmp_path / "no/such/pid")
+    nothing_left(state_root, prefix)
+
+
+def test_a_cgroup_in_use_is_refused_and_left_alone(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    document = oci.RuntimeSpec.default().to_dict()
+    document["process"]["args"] = ["sleep", "100"]  # type: ignore[index, call-overload]
+    document["linux"]["cgroupsPath"] = f"/{prefix}-shared"  # type: ignore[index, call-overload]
+    bundle = make_bundle(oci.RuntimeSpec.load(document))
+    with running(f"{prefix}-a", bundle, state_root) as container:
+        with pytest.raises(FileExistsError):
+            oci.Container.create(f"{prefix}-b", bundle, root=state_root)
+        assert container.exec(["true"]).returncode == 0
+        assert [c.id for c in oci.Container.list(root=state_root)] == [f"{prefix}-a"]

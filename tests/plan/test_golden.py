@@ -1,0 +1,219 @@
+"""Plans as text against golden files, purity, and the errors of configs that cannot be carried out.
+
+OCIRUNTIME_UPDATE_GOLDEN=1 rewrites the golden files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ociruntime.errors import SpecError, UnsupportedError
+from ociruntime.host import Hierarchy, Host
+from ociruntime.plan import Plan, compile_create, compile_exec
+from ociruntime.plan.ops import OPS
+from ociruntime.spec import RuntimeSpec
+
+GOLDEN = Path(__file__).parent / "golden"
+V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
+FS = "/sys/fs/cgroup"
+HYBRID = Host(
+    (6, 18), "x86_64", 0, 40,
+    (*(Hierarchy(f"{FS}/{n.removeprefix('name=')}", 1, frozenset({n})) for n in V1),
+     Hierarchy(f"{FS}/unified", 2, frozenset({"hugetlb"}))),
+)  # fmt: skip
+PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
+NONE = Host((6, 1), "aarch64", 0, 40, ())
+LIMITS = {"memory": {"limit": 67108864, "swap": 100663296}, "pids": {"limit": 50}, "cpu": {"shares": 1024, "quota": 5000}}
+
+
+def config(change: Callable[[dict], None] | None = None) -> RuntimeSpec:  # type: ignore[type-arg]
+    document = RuntimeSpec.default().to_dict()
+    if change:
+        change(document)
+    return RuntimeSpec.load(document)
+
+
+def compiled(spec: RuntimeSpec, host: Host = HYBRID, **more: bool) -> Plan:
+    return compile_create(spec, host, bundle="/bundle", container_id="c1", **more)
+
+
+def limited() -> RuntimeSpec:
+    return config(lambda d: d["linux"].update(resources=LIMITS, cgroupsPath="a/b"))
+
+
+CASES = {
+    "hybrid": lambda: compiled(config()),
+    "hybrid-run": lambda: compiled(config(), gate=False),
+    "none": lambda: compiled(config(), NONE),
+    "v2-limits": lambda: compiled(limited(), PURE_V2),
+    "hybrid-limits": lambda: compiled(limited()),
+    "exec-v2": lambda: compile_exec(
+        config().process, config(), PURE_V2, namespaces=0x6C020000, cgroups=(f"{FS}/ociruntime-c1",), container_id="c1"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_explain_is_golden(name: str) -> None:
+    text = CASES[name]().explain()
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("OCIRUNTIME_UPDATE_GOLDEN") == "1":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_plan_is_a_value(name: str) -> None:
+    plan = CASES[name]()
+    assert plan == CASES[name]()
+    assert str(plan) == plan.explain()
+    document = json.loads(plan.to_json())
+    assert [step["step"] for step in document["steps"]] == list(range(1, len(plan.steps) + 1))
+    for number, step in plan.init_steps():
+        assert len(step.values) == len(OPS[step.op].fields), (number, step)
+
+
+PURE = """
+import sys
+sys.path.insert(0, "tests/plan")
+import test_golden
+for make in test_golden.CASES.values(): make().explain()   # imports happen here
+seen = []
+watch = False
+def hook(event, arguments):
+    if watch: seen.append((event, arguments))
+sys.addaudithook(hook)
+watch = True
+for make in test_golden.CASES.values(): make().explain()
+open("/dev/null").close()
+watch = False
+names = [event for event, _ in seen if not event.startswith(("object.", "sys._getframe"))]
+assert names == ["open"], seen   # our own, which shows that the hook hears
+"""
+
+
+def test_compiling_does_nothing(script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    script(PURE)
+
+
+def test_compiling_needs_no_root(script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    script("import os\nimport sys\nsys.path.insert(0, 'tests/plan')\nimport test_golden\n"
+           "for m in test_golden.CASES.values(): m()\n"
+           "if os.geteuid() == 0: os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+           "for m in test_golden.CASES.values(): m()\nassert os.geteuid() != 0")  # fmt: skip
+
+
+def drop(kind: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    def change(d: dict) -> None:  # type: ignore[type-arg]
+        d["linux"]["namespaces"] = [n for n in d["linux"]["namespaces"] if n["type"] != kind]
+
+    return change
+
+
+def linux(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda d: d["linux"].update(members)
+
+
+def process(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda d: d["process"].update(members)
+
+
+def mount(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda d: d["mounts"].append(members)
+
+
+def limit(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda d: d["linux"].update(resources=members)
+
+
+BAD = {
+    "no process": (lambda d: d.pop("process"), r"\$\.process"),
+    "no root": (lambda d: d.pop("root"), r"\$\.root"),
+    "no args": (process(args=[]), r"\$\.process\.args"),
+    "empty args[0]": (process(args=[""]), r"\$\.process\.args"),
+    "namespace twice": (lambda d: d["linux"]["namespaces"].append({"type": "pid"}), r"namespaces\[5\].*twice"),
+    "namespace unknown": (lambda d: d["linux"]["namespaces"].append({"type": "x"}), r"namespaces\[5\]\.type"),
+    "hostname without uts": (drop("uts"), r"\$\.hostname"),
+    "domainname without uts": (lambda d: (d.pop("hostname"), d.update(domainname="x"), drop("uts")(d)), r"\$\.domainname"),
+    "sysctl of the host": (linux(sysctl={"kernel.panic": "1"}), r"\$\.linux\.sysctl\['kernel.panic'\]"),
+    "sysctl of vm": (linux(sysctl={"vm.swappiness": "1"}), r"\$\.linux\.sysctl"),
+    "sysctl of the host's net": (lambda d: (drop("network")(d), linux(sysctl={"net.core.somaxconn": "1"})(d)), r"network"),
+    "sysctl with dots up": (linux(sysctl={"net/../kernel/panic": "1"}), r"\$\.linux\.sysctl"),
+    "sysctl with slash first": (linux(sysctl={"/net/core/somaxconn": "1"}), r"\$\.linux\.sysctl"),
+    "sysctl without a name": (linux(sysctl={"": "1"}), r"\$\.linux\.sysctl"),
+    "cgroupsPath up": (linux(cgroupsPath="/a/../../b"), r"\$\.linux\.cgroupsPath"),
+    "cgroupsPath is the root": (linux(cgroupsPath="/"), r"\$\.linux\.cgroupsPath"),
+    "cgroupsPath of dots": (linux(cgroupsPath="./."), r"\$\.linux\.cgroupsPath"),
+    "rlimit unknown": (process(rlimits=[{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), r"\$\.process\.rlimits\[0\]\.type"),
+    "tmpfs on /proc": (mount(destination="/proc", type="tmpfs"), r"\$\.mounts\[6\]\.destination"),
+    "tmpfs below /proc": (mount(destination="/x/../proc/sys", type="tmpfs"), r"\$\.mounts\[6\]\.destination"),
+    "proc below /proc": (mount(destination="/proc/x", type="proc"), r"\$\.mounts\[6\]\.destination"),
+    "bind of nothing": (mount(destination="/x", options=["bind"]), r"\$\.mounts\[6\]\.source"),
+    "mount of no type": (mount(destination="/x"), r"\$\.mounts\[6\]\.type"),
+    "propagation unknown": (linux(rootfsPropagation="bogus"), r"\$\.linux\.rootfsPropagation"),
+    "device unknown": (linux(devices=[{"path": "/dev/x", "type": "z"}]), r"\$\.linux\.devices\[0\]\.type"),
+}
+UNSUPPORTED = {
+    "hooks": (lambda d: d.update(hooks={"prestart": [{"path": "/x"}]}), r"\$\.hooks"),
+    "no mount namespace": (drop("mount"), r"\$\.linux\.namespaces"),
+    "joined namespace": (lambda d: d["linux"]["namespaces"][0].update(path="/proc/1/ns/pid"), r"namespaces\[0\]\.path"),
+    "user namespace": (lambda d: d["linux"]["namespaces"].append({"type": "user"}), r"namespaces\[5\]"),
+    "capability unknown": (process(capabilities={"bounding": ["CAP_X"]}), r"capabilities\.bounding.*CAP_X"),
+    "apparmor": (process(apparmorProfile="x"), r"apparmor"),
+    "scheduler": (process(scheduler={"policy": "SCHED_BATCH"}), r"scheduler"),
+    "idmapped mount": (mount(destination="/x", source="/y", options=["rbind", "idmap"]), r"\$\.mounts\[6\]"),
+    "cgroup mount": (mount(destination="/sys/fs/cgroup", type="cgroup"), r"\$\.mounts\[6\]"),
+    "sysctl without proc": (lambda d: (d["mounts"].pop(0), linux(sysctl={"net.core.somaxconn": "1"})(d)), r"proc"),
+    "too many mounts": (lambda d: d["mounts"].extend([{"destination": "/x", "type": "tmpfs"}] * 600), r"mounts"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_config_is_a_spec_error_with_its_place(name: str) -> None:
+    change, place = BAD[name]
+    with pytest.raises(SpecError, match=place):
+        compiled(config(change))
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_cannot_be_done_is_said(name: str) -> None:
+    change, place = UNSUPPORTED[name]
+    with pytest.raises(UnsupportedError, match=place):
+        compiled(config(change))
+
+
+@pytest.mark.parametrize(
+    ("host", "change", "error", "place"),
+    [
+        (PURE_V2, None, UnsupportedError, "device rules"),
+        (PURE_V2, limit(unified={"cgroup.procs": "1"}), SpecError, "unified"),
+        (PURE_V2, limit(unified={"../x.y": "1"}), SpecError, "unified"),
+        (PURE_V2, limit(memory={"swap": 5}), SpecError, "swap"),
+        (PURE_V2, limit(memory={"limit": 9, "swap": 5}), SpecError, "swap"),
+        (PURE_V2, limit(hugepageLimits=[{"pageSize": "2MB", "limit": 0}]), UnsupportedError, "hugetlb"),
+        (NONE, limit(pids={"limit": 5}), UnsupportedError, "none are mounted"),
+        (HYBRID, limit(blockIO={"weight": 10}), UnsupportedError, "block_io"),
+    ],
+)
+def test_limits_that_would_not_hold(
+    host: Host,
+    change: Callable[[dict], None] | None,
+    error: type[Exception],
+    place: str,  # type: ignore[type-arg]
+) -> None:
+    with pytest.raises(error, match=place):
+        compiled(config(change), host)
+
+
+def test_the_order_of_the_story() -> None:
+    plan = compiled(config())
+    assert [step.op for step in plan.steps].count("pivot_root") == 1
+    order = [step.op for step in plan.steps]
+    assert order.index("pivot_root") < order.index("setsid") < order.index("sync") < order.index("gate") < order.index("exec")
+    assert order[-1] == "exec"

@@ -1,0 +1,34 @@
+"""Importing is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+HEAVY = {"attr", "attrs", "cattr", "cattrs", "jsonschema", "cffi", "_cffi_backend", "seccomp", "pyseccomp", "subprocess", "inspect"}
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def loaded(script: Script, text: str) -> set[str]:
+    return set(script(f"import sys\nbefore = set(sys.modules)\n{text}\nprint(*(set(sys.modules) - before))").stdout.split())
+
+
+@pytest.mark.parametrize("module", ["ociruntime", "ociruntime.errors", "ociruntime.state", "ociruntime.host", "ociruntime.plan"])
+def test_nothing_heavy_is_loaded(script: Script, module: str) -> None:
+    names = loaded(script, f"import {module}")
+    assert module in names
+    assert not names & HEAVY
+
+
+def test_every_public_name_is_there(script: Script) -> None:
+    script("import ociruntime as oci\nfor name in oci.__all__: assert getattr(oci, name) is not None, name\n"
+           "assert set(oci.__all__) <= set(dir(oci))")  # fmt: skip
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import ociruntime
+
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = ociruntime.nothing_of_the_kind

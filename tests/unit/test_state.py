@@ -1,0 +1,220 @@
+"""The state store: ids, atomic writes, locks, and what becomes of crashed processes and damaged files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ociruntime.errors import ContainerExists, ContainerNotFound, StateError
+from ociruntime.state import MAX_ID, StateDocument, StateStore, Status, start_time, state_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    return StateStore(tmp_path / "state")
+
+
+def document(**more: object) -> StateDocument:
+    return {"id": "c", "bundle": "/b", "status": "running", **more}  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_c+d.e", "0", "-x", "a" * 200])
+def test_ids_that_are_good(store: StateStore, name: str) -> None:
+    entry = store.create(name)
+    assert entry.path == store.root / name
+    assert [found.id for found in store.entries()] == [name]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".a", "a/b", "/", "a b", "a\n", "ü", "a\0b", "a" * (MAX_ID + 1)])
+def test_ids_that_are_not(store: StateStore, name: str) -> None:
+    for operation in (store.create, store.entry):
+        with pytest.raises(StateError, match="not a container id"):
+            operation(name)
+    assert not store.root.exists()
+
+
+def test_an_id_is_a_string(store: StateStore) -> None:
+    with pytest.raises(TypeError):
+        store.create(b"a")  # type: ignore[arg-type]
+
+
+def test_directories_are_private(store: StateStore) -> None:
+    entry = store.create("c")
+    entry.write(document())
+    for path, mode in ((store.root, 0o700), (entry.path, 0o700), (entry.path / "state.json", 0o600)):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_taken_and_missing(store: StateStore) -> None:
+    store.create("c")
+    with pytest.raises(ContainerExists):
+        store.create("c")
+    with pytest.raises(ContainerNotFound):
+        store.entry("d")
+    store.entry("c").remove()
+    with pytest.raises(ContainerNotFound):
+        store.entry("c")
+    assert store.entries() == []
+
+
+def test_no_root_is_no_containers(store: StateStore) -> None:
+    assert store.entries() == []
+
+
+def test_write_read_update_leave_one_file(store: StateStore) -> None:
+    entry = store.create("c")
+    assert entry.read()["status"] == Status.CREATING
+    entry.write(document(pid=7))
+    assert entry.update(exit_code=3) == document(pid=7, exit_code=3) == entry.read()
+    assert os.listdir(entry.path) == ["state.json"]
+
+
+def test_a_reader_never_sees_half_a_document(store: StateStore) -> None:
+    entry = store.create("c")
+    entry.write(document())
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            entry.write(document(annotations={str(n): "x" * (number % 50) for n in range(number % 200)}))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(500):
+            assert entry.read()["id"] == "c"
+    finally:
+        stop.set()
+        writer.join()
+
+
+RACE = """
+import sys
+from ociruntime.state import StateStore, ContainerExists
+store = StateStore(sys.argv[1])
+sys.stdin.readline()
+won = []
+for n in range(40):
+    try:
+        store.create(f"c{n}")
+        won.append(n)
+    except ContainerExists:
+        pass
+print(*won)
+"""
+
+
+def together(text: str, root: Path, count: int) -> list[str]:
+    started = [
+        subprocess.Popen([sys.executable, "-c", text, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    for process in started:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * count
+    return outputs
+
+
+def test_of_several_processes_exactly_one_gets_an_id(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    winners = [int(n) for output in together(RACE, store.root, 3) for n in output.split()]
+    assert sorted(winners) == list(range(40))
+
+
+COUNT = """
+import sys
+from ociruntime.state import StateStore
+entry = StateStore(sys.argv[1]).entry("c")
+sys.stdin.readline()
+for _ in range(60):
+    with entry.locked():
+        entry.update(pid=entry.read()["pid"] + 1)
+"""
+
+
+def test_the_lock_holds_over_processes(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    entry = store.create("c")
+    entry.write(document(pid=0))
+    together(COUNT, store.root, 3)
+    assert entry.read()["pid"] == 180
+
+
+def test_the_lock_of_a_container_that_went_away(store: StateStore) -> None:
+    entry = store.create("c")
+    entry.remove()
+    with pytest.raises(ContainerNotFound), entry.locked():
+        raise AssertionError("locked nothing")
+
+
+def test_a_living_process(store: StateStore) -> None:
+    state = state_of(document(pid=os.getpid(), pid_start=start_time(os.getpid())))
+    assert (state.status, state.pid) == (Status.RUNNING, os.getpid())
+    assert state_of(document(pid=os.getpid(), pid_start=start_time(os.getpid())), frozen=True).status is Status.PAUSED
+
+
+def test_a_pid_that_another_process_has_now() -> None:
+    state = state_of(document(pid=os.getpid(), pid_start=start_time(os.getpid()) + 1))
+    assert (state.status, state.pid) == (Status.STOPPED, 0)
+
+
+def test_a_zombie_and_a_dead_process_are_stopped() -> None:
+    process = subprocess.Popen(["sleep", "100"])
+    recorded = document(pid=process.pid, pid_start=start_time(process.pid))
+    assert state_of(recorded).status is Status.RUNNING
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert state_of(recorded).status is Status.STOPPED
+    process.wait()
+    assert state_of(recorded).status is Status.STOPPED
+
+
+def _missing(key: str) -> str:
+    return json.dumps({k: v for k, v in document().items() if k != key})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", "{}", _missing("id"), _missing("status"), json.dumps(document(status="bogus")), "\xff"]
+)
+def test_damage_is_a_state_error(store: StateStore, text: str) -> None:
+    entry = store.create("c")
+    (entry.path / "state.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StateError, match="damaged"):
+        state_of(entry.read())
+
+
+def test_the_document_of_a_state() -> None:
+    state = state_of(document(status="stopped", exit_code=0, annotations={"b": "2", "a": "1"}, created_at=5))
+    shown = json.loads(state.to_json())
+    assert shown["ociVersion"]
+    assert {k: shown[k] for k in ("id", "status", "bundle", "annotations", "exitCode")} == {
+        "id": "c", "status": "stopped", "bundle": "/b", "annotations": {"a": "1", "b": "2"}, "exitCode": 0,
+    }  # fmt: skip
+    assert "pid" not in shown
+
+
+def test_remove_takes_the_state_last(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = store.create("c")
+    entry.write(document())
+    for name in ("config.json", "zzz", "lock"):
+        (entry.path / name).touch()
+    gone: list[str] = []
+    real: Callable[..., None] = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **more: (gone.append(self.name), real(self, **more))[1])
+    entry.remove()
+    assert gone[-1] == "state.json"
+    assert len(gone) == 4
+    entry.remove()
