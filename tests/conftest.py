@@ -95,7 +95,7 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(text: str, *args: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         # Files and no pipes: a container that outlives the script would hold a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            command = [sys.executable, "-c", text, *map(str, args)]
+            command = [sys.executable, "-P", "-c", text, *map(str, args)]
             done = subprocess.run(command, cwd=REPO, stdout=out, stderr=err, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
             out.seek(0)
             err.seek(0)
