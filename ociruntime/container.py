@@ -364,7 +364,7 @@ class Container:
             except StateError:
                 if not force:
                     raise
-                document, status = StateDocument(id=self.id, status=Status.STOPPED), Status.STOPPED
+                document, status = StateDocument(id=self.id, bundle="", status=Status.STOPPED), Status.STOPPED
             if not force and not status.can_delete:
                 raise WrongStatus(self.id, "delete", status, "stopped")
             cgroups = document.get("cgroups", [])

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple, Self, TypedDict
+from typing import Final, NamedTuple, Required, Self, TypedDict
 
 from .errors import ContainerExists, ContainerNotFound, StateError
 
@@ -55,9 +55,9 @@ class Status(StrEnum):
 class StateDocument(TypedDict, total=False):
     """state.json as it is on disk."""
 
-    id: str
-    bundle: str
-    status: str
+    id: Required[str]
+    bundle: Required[str]
+    status: Required[str]
     pid: int
     pid_start: int
     created_at: int

@@ -137,7 +137,7 @@ def _object(cls: type[M], value: object, path: str, problems: list[Problem]) -> 
     for key, (attribute, _, required) in members.items():
         if required and attribute not in found:
             problems.append(Problem(f"{path}.{key}", "is missing and required"))
-    make: Callable[..., M] = cls
+    make = typing.cast("Callable[..., M]", cls)
     return make(**found) if len(problems) == before else None
 
 
