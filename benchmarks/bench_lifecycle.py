@@ -1,0 +1,403 @@
+"""What a container costs, side by side with crun and runc.
+
+    python benchmarks/bench_lifecycle.py [--rounds N] [--idle-ms 25] [--json FILE]
+
+Needs root and a static busybox; crun, runc, xargs and mksquashfs are used when they are there. The cases take turns within a
+round, so that a change of the machine's speed meets all of them; every case is measured twice, back to back and after an idle gap.
+The table has medians and says what is over its budget; the exit status never depends on a clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import json
+import os
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import ociruntime as oci  # noqa: E402
+
+Times = dict[str, float]
+Case = Callable[[], Times]
+
+RUN = "run, in process"
+CLONE_NEWNS, MS_REC, MS_SLAVE, MNT_DETACH = 0x20000, 0x4000, 0x80000, 2
+UNIFIED = Path("/sys/fs/cgroup/unified")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+PYTHON = sys.executable
+TIMEOUT = 60.0
+
+
+class Failed(Exception):
+    """A command of a case did not end with 0: the case is skipped and its row says why."""
+
+
+TROUBLE = (Failed, oci.OCIRuntimeError, OSError, BrokenExecutor)
+
+
+class Row(NamedTuple):
+    """One line of the second table: a figure, and the limit it is held to; None for a figure that was not measured."""
+
+    what: str
+    figure: float | None
+    budget: float
+    unit: str
+    at_least: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.figure is not None and (self.figure < self.budget if self.at_least else self.figure > self.budget)
+
+
+def call(args: Sequence[str]) -> float:
+    """Seconds that a command takes.
+
+    The end is waited for at a pidfd: subprocess's own wait with a timeout sleeps in doubling steps, and would be what is measured.
+    stderr goes to a file: no pipe to a container's process may delay the end.
+    """
+    with tempfile.TemporaryFile() as errors:
+        began = time.perf_counter()
+        child = subprocess.Popen(args, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        pidfd = os.pidfd_open(child.pid)
+        ended = select.select([pidfd], [], [], TIMEOUT)[0]
+        took = time.perf_counter() - began
+        os.close(pidfd)
+        if not ended:
+            child.kill()
+        if child.wait():
+            errors.seek(0)
+            text = errors.read().decode(errors="replace").strip().splitlines() or [""]
+            raise Failed(f"{Path(args[0]).name} ended with {child.returncode}: {text[-1]}")
+    return took
+
+
+def pss(pid: int) -> float:
+    """Proportional set size of a process in KiB."""
+    return float(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0])
+
+
+def hide_unified() -> None:
+    """Give this thread, and what it starts, a mount namespace without the hybrid mode's cgroup2 mount.
+
+    crun up to 1.8 refuses every command on a hybrid host, `--cgroup-manager=disabled` or not; without that mount it sees a v1 host.
+    A thread may have a mount namespace of its own, so nothing comes between the clock and crun.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    slave = ctypes.c_ulong(MS_REC | MS_SLAVE)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, slave, None) or libc.umount2(os.fsencode(UNIFIED), MNT_DETACH):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(UNIFIED))
+
+
+class Other:
+    """A runtime by its command line, with a bundle whose config says what the one for in-process use says."""
+
+    def __init__(self, name: str, program: str, options: Sequence[str], place: Place) -> None:
+        self.name = name
+        self.place = place
+        self.root = place.state / name.replace(" ", "-")
+        self.command = [program, *options, "--root", str(self.root)]
+        refuses = "crun" in name and (UNIFIED / "cgroup.controllers").exists()
+        self.note = "in a mount namespace without /sys/fs/cgroup/unified" if refuses else ""
+        # one thread for all its commands: the namespace is the thread's
+        self.thread = ThreadPoolExecutor(1, initializer=hide_unified if refuses else None)
+
+    def call(self, *args: str) -> float:
+        return self.thread.submit(call, [*self.command, *args]).result()
+
+    def run(self) -> Times:
+        return {f"run, {self.name}": self.call("run", "--bundle", str(self.place.other_bundle), self.place.new_id())}
+
+    def steps(self) -> Times:
+        name, bundle = self.place.new_id(), str(self.place.other_bundle)
+        times = {f"create, {self.name}": self.call("create", "--bundle", bundle, name)}
+        for command in (["state"], ["start"], ["delete", "--force"]):
+            times[f"{command[0]}, {self.name}"] = self.call(*command, name)
+        self.call("create", "--bundle", bundle, name)
+        times[f"kill, {self.name}"] = self.call("kill", name, "KILL")
+        self.call("delete", "--force", name)
+        return times
+
+    def memory(self) -> float:
+        name, pid_file = self.place.new_id(), self.place.directory / "pid"
+        self.call("create", "--bundle", str(self.place.other_bundle), "--pid-file", str(pid_file), name)
+        try:
+            return pss(int(pid_file.read_text()))
+        finally:
+            self.call("delete", "--force", name)
+
+    def parallel(self, count: int, workers: int) -> float:
+        """Containers per second by xargs."""
+        ids = self.place.directory / "ids"
+        ids.write_text("".join(f"{self.place.new_id()}\n" for _ in range(count)))
+        command = [*self.command, "run", "--bundle", str(self.place.other_bundle), "ID"]
+        return count / self.thread.submit(call, ["xargs", "-a", str(ids), f"-P{workers}", "-IID", *command]).result()
+
+    def close(self) -> None:
+        for entry in sorted(self.root.glob(f"{self.place.prefix}*")):
+            try:
+                self.call("delete", "--force", entry.name)
+            except Failed as error:
+                print(f"not cleaned up: {self.name} {entry.name}: {error}", file=sys.stderr)
+        self.thread.shutdown()
+
+
+class Place:
+    """Everything that is made: one directory, one state directory, ids with a prefix."""
+
+    def __init__(self) -> None:
+        self.prefix = f"bench-{os.getpid()}-"
+        self._numbers = itertools.count()
+        self.directory = Path(tempfile.mkdtemp(prefix="ociruntime-bench-"))
+        # state directories lie on /run in real use, which is a tmpfs as a rule
+        self.state = Path(tempfile.mkdtemp(prefix="ociruntime-bench-", dir="/run"))
+        self.root = self.state / "ociruntime"
+        self.sif = self.directory / "image.sif"
+        self.path, self.other_bundle = self.directory / "bundle", self.directory / "other"
+
+    def fill(self, busybox: str) -> None:
+        # byte code as an installed package has it, whatever the environment says, and none left in the tree
+        ENVIRONMENT["PYTHONPYCACHEPREFIX"] = str(self.directory / "pycache")
+        ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
+        path = self.path
+        for directory in ("bin", "proc", "sys", "dev", "etc", "tmp"):
+            (path / "rootfs" / directory).mkdir(parents=True)
+        shutil.copy(busybox, path / "rootfs/bin/busybox")
+        (path / "rootfs/bin/true").symlink_to("busybox")
+        oci.Bundle.from_dir(path)
+        config = json.loads((path / "config.json").read_bytes())
+        config["process"] |= {"args": ["/bin/true"], "terminal": False}
+        (path / "config.json").write_text(json.dumps(config))
+        self.bundle = oci.Bundle.load(path)
+        # the same for the others, who want an older version and find the rootfs by its whole path
+        self.other_bundle.mkdir()
+        config["ociVersion"] = "1.0.2"
+        config["root"]["path"] = str(path / "rootfs")
+        (self.other_bundle / "config.json").write_text(json.dumps(config))
+
+    def new_id(self) -> str:
+        return f"{self.prefix}{next(self._numbers)}"
+
+    def close(self) -> None:
+        for container in oci.Container.list(root=self.root):
+            container.delete(force=True)
+        mounted = self.directory / "mounted"
+        if (mounted / "config.json").exists():
+            oci.Bundle.load(mounted).umount()
+        shutil.rmtree(self.state)
+        shutil.rmtree(self.directory)
+
+
+class Ours:
+    def __init__(self, place: Place, null: int) -> None:
+        self.place = place
+        self.null = null
+
+    def _create(self) -> oci.Container:
+        place, null = self.place, self.null
+        return oci.Container.create(place.new_id(), place.bundle, root=place.root, stdin=null, stdout=null, stderr=null)
+
+    def run(self) -> Times:
+        name, place, null = self.place.new_id(), self.place, self.null
+        t0 = time.perf_counter()
+        oci.run(place.bundle, stdin=null, stdout=null, stderr=null, container_id=name, root=place.root, check=True, timeout=TIMEOUT)
+        return {RUN: time.perf_counter() - t0}
+
+    def steps(self) -> Times:
+        t0 = time.perf_counter()
+        container = self._create()
+        t1 = time.perf_counter()
+        container.start()
+        t2 = time.perf_counter()
+        container.wait(TIMEOUT)
+        t3 = time.perf_counter()
+        container.delete()
+        t4 = time.perf_counter()
+        return {"create, in process": t1 - t0, "start, in process": t2 - t1, "delete, in process": t4 - t3}
+
+    def sif(self) -> Times:
+        t0 = time.perf_counter()
+        bundle = oci.Bundle.from_sif(self.place.sif, self.place.directory / "mounted")
+        t1 = time.perf_counter()
+        bundle.umount()
+        return {"mount of a SIF": t1 - t0, "umount of a SIF": time.perf_counter() - t1}
+
+    def memory(self) -> float:
+        with self._create() as container:
+            return pss(container.pid)
+
+    def parallel(self, count: int, workers: int) -> float:
+        with ThreadPoolExecutor(workers) as pool:
+            began = time.perf_counter()
+            list(pool.map(lambda _: self.run(), range(count)))
+            return count / (time.perf_counter() - began)
+
+
+def interpreter() -> Times:
+    return {
+        f"interpreter, {code}": call([PYTHON, "-c", code]) for code in ("pass", "import ociruntime", "from ociruntime import run")
+    }
+
+
+def try_out(cases: dict[str, Case], notes: list[str]) -> list[Case]:
+    """Each case once, as a warm-up; those that cannot be run drop out with a note."""
+    good: list[Case] = []
+    for name, case in cases.items():
+        try:
+            case()
+            good.append(case)
+        except TROUBLE as error:
+            notes.append(f"skipped: {name}: {error}")
+    return good
+
+
+def measure(cases: Sequence[Case], rounds: int, idle: float) -> Times:
+    """Median seconds by label; the cases take turns, and who is first moves on from round to round."""
+    times: dict[str, list[float]] = {}
+    for number in range(rounds):
+        first = number % len(cases)
+        for case in [*cases[first:], *cases[:first]]:
+            if idle:
+                time.sleep(idle)
+            for label, seconds in case().items():
+                times.setdefault(label, []).append(seconds)
+    return {label: statistics.median(values) for label, values in times.items()}
+
+
+def optional(figure: Callable[[], float], what: str, rounds: int, notes: list[str]) -> float | None:
+    try:
+        return statistics.median(figure() for _ in range(rounds))
+    except TROUBLE as error:
+        notes.append(f"skipped: {what}: {error}")
+        return None
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a / b
+
+
+def budgets(times: Times, when: str) -> list[Row]:
+    """The rows that are held to a limit."""
+    rows = [Row(f"run in process / crun ({when})", ratio(times.get(RUN), times.get("run, crun")), 0.25, "x")]
+    rows.append(Row(f"CLI run / runc ({when})", ratio(times.get("run, CLI"), times.get("run, runc")), 1.0, "x"))
+    bare = times["interpreter, pass"]
+    for command in ("state", "start", "kill", "delete"):
+        own = times.get(f"{command}, CLI")
+        rows.append(Row(f"CLI {command} - interpreter ({when})", None if own is None else (own - bare) * 1e3, 10, "ms"))
+    rows.append(Row(f"import - interpreter ({when})", (times["interpreter, import ociruntime"] - bare) * 1e3, 5, "ms"))
+    return rows
+
+
+def show(times: Times, idle: Times, idle_ms: float) -> None:
+    cold = f"{idle_ms:g} ms idle"
+    print(f"{'medians':42} {'back to back':>14} {cold:>14} {'of crun':>9} {'of runc':>9}")
+    for label in sorted(times):
+        verb = label.split(",")[0]
+        shares = [ratio(times[label], times.get(f"{verb}, {other}")) for other in ("crun", "runc")]
+        columns = " ".join(f"{'-' if share is None else f'{share:.2f}':>9}" for share in shares)
+        print(f"{label:42} {times[label] * 1e3:11.2f} ms {idle[label] * 1e3:11.2f} ms {columns}")
+
+
+def show_budgets(rows: Sequence[Row]) -> None:
+    print(f"\n{'budgets':48} {'figure':>12} {'budget':>12}")
+    for row in rows:
+        figure = "not measured" if row.figure is None else f"{row.figure:.2f} {row.unit}"
+        limit = f"{'>=' if row.at_least else '<='} {row.budget:g} {row.unit}"
+        print(f"{row.what:48} {figure:>12} {limit:>12}{'  OVER BUDGET' if row.over else ''}")
+
+
+def find_others(place: Place) -> list[Other]:
+    # crun without cgroups has less to do than the others, so that comparison is to its advantage
+    known: dict[str, list[str]] = {"crun": ["crun", "--cgroup-manager=disabled"]}
+    known |= {"crun with cgroups": ["crun", "--cgroup-manager=cgroupfs"], "runc": ["runc"], "CLI": [PYTHON, "-m", "ociruntime"]}
+    return [Other(name, path, flags, place) for name, (program, *flags) in known.items() if (path := shutil.which(program))]
+
+
+def bench(options: argparse.Namespace, place: Place, others: Sequence[Other], null: int) -> None:
+    rounds: int = options.rounds
+    ours = Ours(place, null)
+    cases: dict[str, Case] = {"interpreter": interpreter, RUN: ours.run, "create, start, delete": ours.steps}
+    notes = [f"{o.name}: {' '.join(o.command[1:-2]) or 'no options'}{f', {o.note}' if o.note else ''}" for o in others]
+    cases["SIF"] = ours.sif
+    if shutil.which("mksquashfs"):
+        oci.build_sif(place.sif, place.bundle.rootfs)
+    for other in others:
+        cases[f"run, {other.name}"] = other.run
+        cases[f"steps, {other.name}"] = other.steps
+    good = try_out(cases, notes)
+    if interpreter not in good:
+        raise Failed("the package cannot be imported by " + PYTHON)
+    times = measure(good, rounds, 0)
+    idle = measure(good, rounds, options.idle_ms / 1e3)
+
+    few = max(3, rounds // 6)
+    memory = {"ociruntime": optional(ours.memory, "memory", few, notes)}
+    rates = {"ociruntime": optional(partial(ours.parallel, options.containers, 4), "4 threads", few, notes)}
+    for other in others:
+        memory[other.name] = optional(other.memory, f"memory, {other.name}", few, notes)
+        if shutil.which("xargs"):
+            rates[other.name] = optional(partial(other.parallel, options.containers, 4), f"xargs, {other.name}", few, notes)
+
+    rows = budgets(times, "back to back") + budgets(idle, "idle gaps")
+    rows.append(Row("containers/s, 4 threads / xargs -P4 crun", ratio(rates["ociruntime"], rates.get("crun")), 3, "x", True))
+    rows.append(Row("PSS of a created container's init", memory["ociruntime"], 64, "KiB"))
+    show(times, idle, options.idle_ms)
+    print(f"\n{'':42} {'containers/s':>14} {'init PSS, KiB':>14}")
+    for name in memory:
+        figures = (rates.get(name), memory.get(name))
+        print(f"{name:42} " + " ".join(f"{'-' if figure is None else f'{figure:.0f}':>14}" for figure in figures))
+    show_budgets(rows)
+    for note in notes:
+        print(note)
+    if options.json:
+        record: dict[str, object] = {"rounds": rounds, "idle_ms": options.idle_ms, "notes": notes}
+        record |= {"back_to_back_s": times, "idle_s": idle, "containers_per_second": rates, "pss_kib": memory}
+        record["budgets"] = [{**row._asdict(), "over": row.over} for row in rows]
+        Path(options.json).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What a container costs, side by side with crun and runc.")
+    parser.add_argument("--rounds", type=int, default=20, help="measurements of each case (default: 20)")
+    parser.add_argument("--idle-ms", type=float, default=25, help="length of the idle gap in milliseconds (default: 25)")
+    parser.add_argument("--containers", type=int, default=80, help="containers of a parallel measurement (default: 80)")
+    parser.add_argument("--busybox", default=shutil.which("busybox"), help="a static busybox (default: the one in PATH)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    options = parser.parse_args()
+    if min(options.rounds, options.containers, options.idle_ms) <= 0 or os.geteuid() or not options.busybox:
+        parser.error("root, a busybox and positive numbers are needed")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the clean-up below
+    place = Place()
+    others: list[Other] = []
+    try:
+        place.fill(options.busybox)
+        others = find_others(place)
+        with open(os.devnull, "r+b", buffering=0) as null:
+            bench(options, place, others, null.fileno())
+    except Failed as error:
+        print(f"bench_lifecycle: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for other in others:
+            other.close()
+        place.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
