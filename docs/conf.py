@@ -7,4 +7,3 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]
