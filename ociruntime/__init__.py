@@ -9,8 +9,7 @@ Names are imported when they are first used, and importing has no side effects.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # for type checkers true; importing typing would take longer than all the rest
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .container import Container as Container

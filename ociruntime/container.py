@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal as _signal
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from .errors import StateError, UnsupportedError, WrongStatus
 from .state import Entry, State, StateDocument, StateStore, Status, start_time, state_of
 
 if TYPE_CHECKING:
+    import socket
+
     from .bundle import Bundle
     from .engine.perform import Performance
     from .process import Process as Child
@@ -533,6 +534,8 @@ class Container:
 
 
 def _listen(entry: Entry) -> socket.socket:
+    import socket
+
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     directory = os.open(entry.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -548,6 +551,8 @@ def _listen(entry: Entry) -> socket.socket:
 
 def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
     """Connect to the gate and follow the init until it is the process; gives the step that failed, if one did."""
+    import socket
+
     from .engine.launch import receive
     from .engine.perform import make_error
     from .plan.ops import Report
@@ -571,6 +576,8 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
 
 
 def _send_console(master: int, path: str) -> None:
+    import socket
+
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
             peer.connect(path)

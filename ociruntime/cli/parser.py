@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--systemd-cgroup", action=commands.Refuse, nargs=0, help="refused: cgroups are made through cgroupfs")
     top.add_argument("--cgroup-manager", choices=("cgroupfs",), default="cgroupfs", help="how cgroups are made")
-    verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="ociruntime")
 
     def verb(name: str, run: object, text: str, *, container: bool = True, **more: object) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, allow_abbrev=False, **more)  # type: ignore[arg-type]
