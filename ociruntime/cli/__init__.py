@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status. Errors go to stderr (and to ``--log``) as one line."""
     from .parser import parser
 
-    options = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = parser(words).parse_args(words)
     try:
         status: int = options.run(options) or 0
     except KeyboardInterrupt:
