@@ -105,8 +105,7 @@ class Other:
     """A runtime by its command line, with a bundle whose config says what the one for in-process use says."""
 
     def __init__(self, name: str, program: str, options: Sequence[str], place: Place) -> None:
-        self.name = name
-        self.place = place
+        self.name, self.place = name, place
         self.root = place.state / name.replace(" ", "-")
         self.command = [program, *options, "--root", str(self.root)]
         refuses = "crun" in name and (UNIFIED / "cgroup.controllers").exists()
@@ -146,6 +145,7 @@ class Other:
         return count / self.thread.submit(call, ["xargs", "-a", str(ids), f"-P{workers}", "-IID", *command]).result()
 
     def close(self) -> None:
+        self.thread.submit(int).result()  # a command that an interrupt left under way ends first, and then its container is found
         for entry in sorted(self.root.glob(f"{self.place.prefix}*")):
             try:
                 self.call("delete", "--force", entry.name)
@@ -202,8 +202,7 @@ class Place:
 
 class Ours:
     def __init__(self, place: Place, null: int) -> None:
-        self.place = place
-        self.null = null
+        self.place, self.null = place, null
 
     def _create(self) -> oci.Container:
         place, null = self.place, self.null
@@ -326,8 +325,7 @@ def find_others(place: Place) -> list[Other]:
 
 
 def bench(options: argparse.Namespace, place: Place, others: Sequence[Other], null: int) -> None:
-    rounds: int = options.rounds
-    ours = Ours(place, null)
+    rounds, ours = int(options.rounds), Ours(place, null)
     cases: dict[str, Case] = {"interpreter": interpreter, RUN: ours.run, "create, start, delete": ours.steps}
     notes = [f"{o.name}: {' '.join(o.command[1:-2]) or 'no options'}{f', {o.note}' if o.note else ''}" for o in others]
     cases["SIF"] = ours.sif
@@ -359,8 +357,7 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[Other], nu
         figures = (rates.get(name), memory.get(name))
         print(f"{name:42} " + " ".join(f"{'-' if figure is None else f'{figure:.0f}':>14}" for figure in figures))
     show_budgets(rows)
-    for note in notes:
-        print(note)
+    print(*notes, sep="\n")
     if options.json:
         record: dict[str, object] = {"rounds": rounds, "idle_ms": options.idle_ms, "notes": notes}
         record |= {"back_to_back_s": times, "idle_s": idle, "containers_per_second": rates, "pss_kib": memory}
