@@ -1,201 +1,415 @@
 """JSON documents to the object model and back: exact both ways, with the place of every problem.
 
-`structure` and `unstructure` derive everything from the classes. `converter()` is the cattrs converter that knows them, for
-programs that nest a spec in documents of their own; it is not needed to read or write a config, so cattrs is imported there only.
+One generic function reads every class from tables that are made when a class first comes along. Code generated for each class, as
+cattrs makes it, reads a little faster once it is there, but generating it for the 20 classes of a usual config takes
+longer than reading one config ever does, and most processes read one. The happy path only tells that something is wrong;
+`explain` then goes through the document again, for what and where. `converter()` is the cattrs converter that knows the model, for
+programs that nest a spec in documents of their own.
 """
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
-
-import attrs
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, TypeVar, cast
 
 from ..errors import Problem, SpecError
 from .base import FrozenMap, Json, Model, OpenEnum
+from .fields import JSON_NAME, Kind, fields_of, named
+from .scalars import SCALARS, Scalar
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
 M = TypeVar("M", bound=Model)
-Reader = Callable[[object, str, list[Problem]], object]
+Reader = Callable[[Any], object]
 
 
-def camel(name: str) -> str:
-    """``no_new_privileges`` -> ``noNewPrivileges``."""
-    head, *rest = name.rstrip("_").split("_")
-    return head + "".join(word.capitalize() for word in rest)
+class _Mismatch(Exception):
+    """The document is not of this class; `explain` finds out why."""
 
 
-_MEMBERS: dict[type, dict[str, tuple[str, Reader, bool]]] = {}
-_KEYS: dict[type, tuple[tuple[str, str], ...]] = {}
+# An array where an enumeration belongs cannot be looked up.
+_MISMATCHES: Final = (_Mismatch, TypeError)
+
+# ---- reading ----
+#
+# Inside, a JSON object is the tuple of its (key, value) pairs: the decoder makes it without calling back into Python, arrays stay
+# apart as lists, and a key that comes twice shows as a member too few.
+
+_BUILDERS: Final[dict[type[Model], Reader]] = {}
+_READERS: Final[dict[Kind, Reader]] = {}
 
 
-def _members(cls: type[Model]) -> dict[str, tuple[str, Reader, bool]]:
-    """JSON key -> attribute, reader, whether it is required; worked out when a class is first met."""
-    known = _MEMBERS.get(cls)
-    if known is None:
-        known = _MEMBERS[cls] = _work_out(cls)
-        _KEYS[cls] = tuple((attribute, key) for key, (attribute, _, _) in known.items())
-    return known
+def _builder(cls: type[Model]) -> Reader:
+    """The function that makes objects of ``cls`` from pairs."""
+    found = _BUILDERS.get(cls)
+    if found is None:
+        found = _BUILDERS[cls] = _make_builder(cls)
+    return found
 
 
-def _work_out(cls: type[Model]) -> dict[str, tuple[str, Reader, bool]]:
-    hints = typing.get_type_hints(cls)
-    return {
-        field.metadata.get("key") or camel(field.name): (field.name, _reader(hints[field.name]), field.default is attrs.NOTHING)
-        for field in attrs.fields(cls)
-        if field.name != "extensions"
-    }
+def _make_builder(cls: type[Model]) -> Reader:
+    entries: dict[str, tuple[str, type | None, Reader]] = {}
+    """JSON key -> attribute, plain type that needs no reader, reader."""
+    for name, key, kind, _ in fields_of(cls).values():
+        scalar = SCALARS.get(kind.name) if not kind.outer else None
+        direct = scalar.kind if scalar is not None and scalar.limits is None else None
+        entries[key] = (name, direct, _reader(kind, cls.__module__))
+    required = [field.name for field in fields_of(cls).values() if field.required]
+    nullable, new = cls.NULLABLE, object.__new__
+
+    def build(document: Any) -> object:
+        if type(document) is not tuple:
+            raise _Mismatch
+        made = new(cls)
+        members = made.__dict__
+        unknown: dict[str, object] | None = None
+        for key, value in document:
+            try:
+                name, direct, read = entries[key]
+            except KeyError:
+                if unknown is None:
+                    unknown = {}
+                unknown[key] = _freeze_pairs(value)
+                continue
+            if type(value) is direct:
+                members[name] = value
+            elif direct is None and value is not None:
+                members[name] = read(value)
+            elif value is None and nullable:
+                if unknown is None:
+                    unknown = {}
+                unknown[key] = None
+            else:
+                raise _Mismatch
+        if len(members) != len(document) and (unknown is None or len(members) + len(unknown) != len(document)):
+            raise _Mismatch
+        for name in required:
+            if name not in members:
+                raise _Mismatch
+        if unknown is not None:
+            members["extensions"] = FrozenMap(unknown)
+        return made
+
+    return build
 
 
-def _scalar(kind: type, name: str) -> Reader:
-    def read(value: object, path: str, problems: list[Problem]) -> object:
-        # bool is an int to Python and not to JSON
-        if type(value) is not kind:
-            problems.append(Problem(path, f"{name} expected, not {_shown(value)}"))
-        return value
+def _freeze_pairs(value: object) -> object:
+    """Any JSON value, of pairs and lists, as one that cannot change."""
+    if type(value) is tuple:
+        made = FrozenMap([(key, _freeze_pairs(item)) for key, item in value])
+        if len(made) != len(value):
+            raise _Mismatch
+        return made
+    if type(value) is list:
+        return tuple([_freeze_pairs(item) for item in value])
+    return value
+
+
+def _reader(kind: Kind, module: str) -> Reader:
+    found = _READERS.get(kind)
+    if found is None:
+        if kind.outer == "tuple":
+            found = _read_strings if kind.name == "str" else _array_reader(_reader(Kind("", kind.name), module))
+        elif kind.outer == "Mapping":
+            found = _map_reader(_reader(Kind("", kind.name), module))
+        elif kind.name == JSON_NAME:
+            found = _freeze_pairs
+        elif kind.name in SCALARS:
+            found = _scalar_reader(SCALARS[kind.name])
+        elif kind.name in vars(sys.modules[module]):
+            found = _class_reader(named(kind.name))
+        else:
+            found = _late_reader(kind.name)
+        _READERS[kind] = found
+    return found
+
+
+def _scalar_reader(scalar: Scalar) -> Reader:
+    kind = scalar.kind
+    if scalar.limits is None:
+
+        def read(value: Any) -> object:
+            # bool is an int to Python and not to JSON
+            if type(value) is not kind:
+                raise _Mismatch
+            return value
+    else:
+        lowest, highest = scalar.limits
+
+        def read(value: Any) -> object:
+            if type(value) is not int or not lowest <= value <= highest:
+                raise _Mismatch
+            return value
 
     return read
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "an array"
-    return f"{type(value).__name__} {value!r}" if not isinstance(value, str) else f"the string {value[:60]!r}"
+def _class_reader(cls: type) -> Reader:
+    if issubclass(cls, Model):
+        return _builder(cls)
+    assert issubclass(cls, OpenEnum)
+    return _Members(cls).__getitem__
 
 
-_SCALARS: dict[type, Reader] = {
-    str: _scalar(str, "a string"),
-    int: _scalar(int, "an integer"),
-    bool: _scalar(bool, "true or false"),
-}
+class _Members(dict[Any, OpenEnum]):
+    """Value -> member of an enumeration, those from the future included."""
+
+    def __init__(self, cls: type[OpenEnum]) -> None:
+        super().__init__({member.value: member for member in cls})
+        self._cls = cls
+
+    def __missing__(self, value: object) -> OpenEnum:
+        if type(value) is not str:
+            raise _Mismatch
+        return self._cls(value)
 
 
-def _reader(hint: object) -> Reader:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _reader(next(arg for arg in args if arg is not type(None)))
-    if isinstance(hint, type):
-        if hint in _SCALARS:
-            return _SCALARS[hint]
-        if issubclass(hint, Model):
-            return lambda value, path, problems: _object(hint, value, path, problems)
-        if issubclass(hint, OpenEnum):
-            return lambda value, path, problems: _enum(hint, value, path, problems)
-    if origin is tuple:
-        item = _reader(args[0])
-        return lambda value, path, problems: _array(item, value, path, problems)
-    if origin is FrozenMap:
-        item = _reader(args[0])
-        return lambda value, path, problems: _map(item, value, path, problems)
-    raise TypeError(f"no way to read {hint!r}")
+def _late_reader(name: str) -> Reader:
+    """The reader of a class whose module is imported with the first value: a config seldom has all the platforms and objects."""
+    inner: Reader | None = None
+
+    def read(value: Any) -> object:
+        nonlocal inner
+        if inner is None:
+            inner = _class_reader(named(name))
+        return inner(value)
+
+    return read
 
 
-def _enum(kind: type[OpenEnum], value: object, path: str, problems: list[Problem]) -> object:
-    if not isinstance(value, str):
-        problems.append(Problem(path, f"a string expected, not {_shown(value)}"))
-        return value
-    return kind(value)
+def _read_strings(value: Any) -> object:
+    if type(value) is not list:
+        raise _Mismatch
+    try:
+        "".join(value)  # the fastest way to ask whether all are strings
+    except TypeError:
+        raise _Mismatch from None
+    return tuple(value)
 
 
-def _array(item: Reader, value: object, path: str, problems: list[Problem]) -> object:
-    if not isinstance(value, list | tuple):
-        problems.append(Problem(path, f"an array expected, not {_shown(value)}"))
-        return ()
-    return tuple([item(entry, f"{path}[{index}]", problems) for index, entry in enumerate(value)])
+def _array_reader(read_item: Reader) -> Reader:
+    def read(value: Any) -> object:
+        if type(value) is not list:
+            raise _Mismatch
+        return tuple([read_item(item) for item in value])
+
+    return read
 
 
-def _map(item: Reader, value: object, path: str, problems: list[Problem]) -> object:
-    if not isinstance(value, dict):
-        problems.append(Problem(path, f"an object expected, not {_shown(value)}"))
-        return FrozenMap[object]()
-    return FrozenMap({key: item(entry, f"{path}[{key!r}]", problems) for key, entry in value.items()})
+def _map_reader(read_item: Reader) -> Reader:
+    def read(value: Any) -> object:
+        if type(value) is not tuple:
+            raise _Mismatch
+        made = FrozenMap([(key, read_item(item)) for key, item in value])
+        if len(made) != len(value):
+            raise _Mismatch
+        return made
 
-
-def _object(cls: type[M], value: object, path: str, problems: list[Problem]) -> M | None:
-    if not isinstance(value, dict):
-        problems.append(Problem(path, f"an object expected, not {_shown(value)}"))
-        return None
-    members = _members(cls)
-    found: dict[str, object] = {}
-    unknown: dict[str, Json] = {}
-    before = len(problems)
-    for key, entry in value.items():
-        member = members.get(key)
-        if member is None:
-            unknown[key] = entry
-        else:
-            found[member[0]] = member[1](entry, f"{path}.{key}", problems)
-    if unknown:
-        found["extensions"] = FrozenMap(unknown)
-    for key, (attribute, _, required) in members.items():
-        if required and attribute not in found:
-            problems.append(Problem(f"{path}.{key}", "is missing and required"))
-    make = typing.cast("Callable[..., M]", cls)
-    return make(**found) if len(problems) == before else None
+    return read
 
 
 def structure(cls: type[M], document: object, source: str = "") -> M:
-    """A document as an object of ``cls``. Raises SpecError with every problem."""
-    problems: list[Problem] = []
-    value = _object(cls, document, "$", problems)
-    if value is None or problems:
-        raise SpecError(problems, source)
+    """A document, of JSON values or values of the model, as an object of ``cls``. Raises SpecError with every problem."""
+    try:
+        document = plain(document)
+        return cast("M", _builder(cls)(_pairs(document)))
+    except RecursionError:
+        raise SpecError([Problem("$", "nested too deeply")], source) from None
+    except _MISMATCHES:
+        from .explain import explain
+
+        found = explain(cls, document)
+        if not found:
+            raise
+        raise SpecError(found, source) from None
+
+
+def _pairs(value: object) -> object:
+    if type(value) is dict:
+        return tuple([(key, _pairs(item)) for key, item in value.items()])
+    if type(value) is list:
+        return [_pairs(item) for item in value]
     return value
 
 
-def unstructure(value: object) -> Json:
-    """An object of the model as JSON values; what is absent stays absent."""
-    if isinstance(value, Model):
-        _members(type(value))
-        document: dict[str, Json] = {
-            key: unstructure(member) for attribute, key in _KEYS[type(value)] if (member := getattr(value, attribute)) is not None
-        }
-        document.update(value.extensions)
-        return document
-    if isinstance(value, tuple):
-        return [unstructure(item) for item in value]
-    if isinstance(value, FrozenMap):
-        return {key: unstructure(item) for key, item in value.items()}
-    if isinstance(value, OpenEnum):
-        return value.value
-    return typing.cast("Json", value)
-
-
-def parse(text: bytes | str, source: str) -> object:
-    """JSON text as Python values. Raises SpecError with line and column, also for a key that comes twice."""
-    import json
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        document = dict(pairs)
-        if len(document) != len(pairs):
-            names = [key for key, _ in pairs]
-            double = next(name for name in names if names.count(name) > 1)
-            raise SpecError([Problem("$", f"the member {double!r} comes twice in one object")], source)
-        return document
-
+def _read(cls: type[M], text: bytes | str, source: str) -> M:
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return cast("M", _builder(cls)(_fast.decode(text if isinstance(text, str) else text.decode())))
+    except (*_MISMATCHES, ValueError, RecursionError):
+        pass
+    # The slow way knows what is wrong, and where.
+    return structure(cls, parse(text, source), source)
+
+
+def load(cls: type[M], source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> M:
+    """See `Model.load`."""
+    if isinstance(source, Mapping):
+        return structure(cls, source)
+    if isinstance(source, bytes) or is_text(source):
+        return _read(cls, source, "")
+    name = os.fspath(source)
+    with open(name, "rb") as file:
+        return _read(cls, file.read(), name)
+
+
+def loads(cls: type[M], text: str | bytes) -> M:
+    """See `Model.loads`."""
+    return _read(cls, text, "")
+
+
+def is_text(source: str | os.PathLike[str]) -> TypeGuard[str]:
+    """Whether a source is JSON text and not a path."""
+    return isinstance(source, str) and source.lstrip()[:1] == "{"
+
+
+def read_source(source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[object, str]:
+    """Plain JSON values, and a name for messages, from what `Model.load` takes."""
+    if isinstance(source, Mapping):
+        return plain(source), ""
+    if isinstance(source, bytes) or is_text(source):
+        return parse(source), ""
+    name = os.fspath(source)
+    with open(name, "rb") as file:
+        return parse(file.read(), name), name
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        names = [key for key, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        # Which of the two counts is up to each parser: what was checked would not be what runs.
+        raise SpecError([Problem("$", f"the member {double!r} comes twice in one object")])
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is out of range")
+    return value
+
+
+_fast: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_constant=_refuse_constant, parse_float=_finite)
+_careful: Final = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def parse(text: bytes | str, source: str = "") -> object:
+    """JSON text as Python values. Raises SpecError with line and column, also for a key that comes twice."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        return _careful.decode(text)
+    except SpecError as error:
+        raise SpecError(error.problems, source) from None
     except (ValueError, RecursionError) as error:
-        if isinstance(error, SpecError):
-            raise
         raise SpecError([Problem("$", f"not JSON: {error}")], source) from None
 
 
-@cache
-def converter() -> Converter:
-    """The cattrs converter that reads and writes the object model."""
-    from cattrs import Converter
+def plain(value: object, path: str = "$") -> Json:
+    """What JSON values or values of the model are as `json.loads` would give them. Raises SpecError for anything else."""
+    if value is None or type(value) in (str, bool, int):
+        return cast("Json", value)
+    if isinstance(value, Model):
+        return unstructure_object(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) is not str:
+                raise SpecError([Problem(path, f"the key {key!r} is no string")])
+        return {key: plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, OpenEnum):
+        return value.value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    raise SpecError([Problem(path, f"{value!r:.80} is no JSON value")])
 
-    made = Converter()
-    made.register_structure_hook_func(
-        lambda kind: isinstance(kind, type) and issubclass(kind, Model), lambda value, kind: structure(kind, value)
-    )
-    made.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Model), unstructure)
-    return made
+
+# ---- writing ----
+
+_KEYS: Final[dict[type[Model], dict[str, str]]] = {}
+
+
+_PLAIN: Final = frozenset({str, int, bool, float, type(None)})
+
+
+def unstructure_object(value: Model) -> dict[str, Json]:
+    """An object of the model as JSON values, its members in the order in which they came; what is absent stays absent."""
+    keys = _KEYS.get(type(value))
+    if keys is None:
+        keys = _KEYS[type(value)] = {field.name: field.key for field in fields_of(type(value)).values()}
+    document: dict[str, Json] = {}
+    for name, member in value.__dict__.items():
+        if name != "extensions":
+            document[keys[name]] = member if type(member) in _PLAIN else unstructure(member)
+    unknown = value.__dict__.get("extensions")
+    if unknown is not None:
+        document.update({key: unstructure(item) for key, item in unknown.items()})
+    return document
+
+
+def unstructure(value: object) -> Json:
+    """A value of the model as JSON values."""
+    if type(value) is tuple:
+        return [cast("Json", item) if type(item) in _PLAIN else unstructure(item) for item in value]
+    if isinstance(value, Model):
+        return unstructure_object(value)
+    if isinstance(value, OpenEnum):
+        return value._value_
+    if isinstance(value, Mapping):
+        return {key: unstructure(item) for key, item in value.items()}
+    return cast("Json", value)
+
+
+def dumps(value: Model, indent: int | None = None) -> str:
+    """See `Model.to_json`."""
+    return json.dumps(unstructure_object(value), indent=indent, allow_nan=False)
+
+
+def save(value: Model, path: str | os.PathLike[str]) -> None:
+    """See `Model.save`."""
+    target = os.fspath(path)
+    directory, name = os.path.split(target)
+    # O_EXCL: two writers, or a link that waits there, never share the file.
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    text = dumps(value, 2).encode() + b"\n"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# ---- cattrs ----
+
+_converters: Final[list[Converter]] = []
+
+
+def converter() -> Converter:
+    """The cattrs converter that reads and writes the object model, alone or nested in classes of your own; one for all."""
+    if not _converters:
+        from cattrs import Converter
+
+        made = Converter()
+
+        def ours(kind: object) -> bool:
+            return isinstance(kind, type) and issubclass(kind, Model)
+
+        made.register_structure_hook_func(ours, lambda value, kind: structure(kind, plain(value)))
+        made.register_unstructure_hook_func(ours, unstructure)
+        made.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, FrozenMap), unstructure)
+        _converters.append(made)
+    return _converters[0]

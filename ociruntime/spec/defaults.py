@@ -1,12 +1,13 @@
-"""The default config: what a SIF file without a config of its own runs with."""
+"""The default config: what an image without a config of its own runs with."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .config import Mount, Root
 from .linux import Linux, Namespace, NamespaceType
-from .process import Capabilities, Process, Rlimit, User
+from .mounts import IDMapping, Mount, Root
+from .process import Capabilities, Process, Rlimit, RlimitType, User
 from .resources import DeviceCgroup, Resources
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ DEFAULT_CAPABILITIES: Final = (
     "CAP_SYS_CHROOT",
     "CAP_KILL",
     "CAP_AUDIT_WRITE",
+)
+DEFAULT_NAMESPACES: Final = (
+    NamespaceType.PID,
+    NamespaceType.NETWORK,
+    NamespaceType.IPC,
+    NamespaceType.UTS,
+    NamespaceType.MOUNT,
 )
 DEFAULT_ENV: Final = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm")
 MASKED_PATHS: Final = (
@@ -53,6 +61,7 @@ def _mount(destination: str, kind: str, *options: str, source: str | None = None
 
 
 def default_mounts() -> tuple[Mount, ...]:
+    """The filesystems that programs expect (config-linux.md#default-filesystems), and mqueue."""
     return (
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -74,12 +83,19 @@ def default_devices() -> tuple[DeviceCgroup, ...]:
     )
 
 
-def default_spec(cls: type[S], *, seccomp: bool = True) -> S:
-    from .default_seccomp import default_profile
+def default_spec(
+    cls: type[S], *, rootless: bool = False, seccomp: bool = True, uid: int | None = None, gid: int | None = None
+) -> S:
+    """See `RuntimeSpec.default`."""
+    if not rootless and (uid is not None or gid is not None):
+        raise TypeError("uid and gid are for rootless=True")
+    profile = None
+    if seccomp:
+        from .default_seccomp import default_profile
 
+        profile = default_profile()
     caps = DEFAULT_CAPABILITIES
-    kinds = (NamespaceType.PID, NamespaceType.NETWORK, NamespaceType.IPC, NamespaceType.UTS, NamespaceType.MOUNT)
-    return cls(
+    spec = cls(
         oci_version="1.3.0",
         process=Process(
             cwd="/",
@@ -87,17 +103,34 @@ def default_spec(cls: type[S], *, seccomp: bool = True) -> S:
             args=("/.singularity.d/actions/run",),
             env=DEFAULT_ENV,
             capabilities=Capabilities(bounding=caps, effective=caps, permitted=caps),
-            rlimits=(Rlimit(type="RLIMIT_NOFILE", hard=1024, soft=1024),),
+            rlimits=(Rlimit(type=RlimitType.NOFILE, hard=1024, soft=1024),),
             no_new_privileges=True,
         ),
         root=Root(path="rootfs"),
         hostname="ociruntime",
         mounts=default_mounts(),
         linux=Linux(
-            namespaces=tuple(Namespace(type=kind) for kind in kinds),
+            namespaces=tuple(Namespace(type=kind) for kind in DEFAULT_NAMESPACES),
             resources=Resources(devices=default_devices()),
-            seccomp=default_profile() if seccomp else None,
+            seccomp=profile,
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
         ),
     )
+    return _rootless(spec, uid, gid) if rootless else spec
+
+
+def _rootless(spec: S, uid: int | None, gid: int | None) -> S:
+    # One id of each kind is all that a user may map without helpers, so gid=5 of a terminal has no meaning there; and the
+    # devices controller is not delegated to users.
+    assert spec.linux is not None
+    mounts = tuple(
+        mount.evolve(options=tuple(o for o in mount.options or () if not o.startswith("gid="))) for mount in spec.mounts or ()
+    )
+    linux = spec.linux.evolve(
+        namespaces=(*(spec.linux.namespaces or ()), Namespace(type=NamespaceType.USER)),
+        uid_mappings=(IDMapping(container_id=0, host_id=os.geteuid() if uid is None else uid, size=1),),
+        gid_mappings=(IDMapping(container_id=0, host_id=os.getegid() if gid is None else gid, size=1),),
+        resources=None,
+    )
+    return spec.evolve(mounts=mounts, linux=linux)

@@ -2,127 +2,217 @@
 
 from __future__ import annotations
 
-import attrs
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from .base import FrozenMap, Model
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-@attrs.frozen(kw_only=True, repr=False)
+    from .paths import ResourcesAt
+    from .scalars import Int64, PageSize, Uint16, Uint32, Uint64
+
+
 class DeviceCgroup(Model):
-    """A rule about access to devices; later rules win."""
+    """A rule about access to devices; rules apply in their order (config-linux.md#allowed-device-list)."""
+
+    SECTION: ClassVar = "config-linux.md#allowed-device-list"
 
     allow: bool
+    """Whether it allows or denies."""
     type: str | None = None
-    major: int | None = None
-    minor: int | None = None
+    """``a`` (all), ``c`` (character) or ``b`` (block). Default: a."""
+    major: Int64 | None = None
+    """Major number. Default: all."""
+    minor: Int64 | None = None
+    """Minor number. Default: all."""
     access: str | None = None
+    """Any of ``r`` (read), ``w`` (write), ``m`` (mknod). Default: none of them."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class Memory(Model):
-    """Bytes; -1 for no limit. ``swap`` is memory and swap together."""
+    """The memory controller; -1 is no limit (config-linux.md#memory)."""
 
-    limit: int | None = None
-    reservation: int | None = None
-    swap: int | None = None
-    kernel: int | None = None
-    kernel_tcp: int | None = attrs.field(default=None, metadata={"key": "kernelTCP"})
-    swappiness: int | None = None
-    disable_oom_killer: bool | None = attrs.field(default=None, metadata={"key": "disableOOMKiller"})
+    SECTION: ClassVar = "config-linux.md#memory"
+    KEYS: ClassVar = FrozenMap({"kernel_tcp": "kernelTCP", "disable_oom_killer": "disableOOMKiller"})
+
+    limit: Int64 | None = None
+    """Limit of memory. Unit: bytes. Default: unchanged."""
+    reservation: Int64 | None = None
+    """Soft limit of memory. Unit: bytes. Default: unchanged."""
+    swap: Int64 | None = None
+    """Limit of memory and swap together. Unit: bytes. Default: unchanged."""
+    kernel: Int64 | None = None
+    """Not recommended: limit of kernel memory. Unit: bytes. Default: unchanged."""
+    kernel_tcp: Int64 | None = None
+    """Not recommended: limit of TCP buffers. Unit: bytes. Default: unchanged."""
+    swappiness: Uint64 | None = None
+    """0 to 100 (swaps most). Default: unchanged."""
+    disable_oom_killer: bool | None = None
+    """Whether the OOM killer is off. Default: false."""
     use_hierarchy: bool | None = None
+    """Whether child cgroups share the limits. Default: unchanged."""
     check_before_update: bool | None = None
+    """Whether a limit below what is in use is refused. Default: false."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class CPU(Model):
-    """Microseconds for quota, burst, period and the realtime members; lists such as ``0-3,7`` for cpus and mems."""
+    """The cpu and cpuset controllers (config-linux.md#cpu)."""
 
-    shares: int | None = None
-    quota: int | None = None
-    burst: int | None = None
-    period: int | None = None
-    realtime_runtime: int | None = None
-    realtime_period: int | None = None
+    SECTION: ClassVar = "config-linux.md#cpu"
+
+    shares: Uint64 | None = None
+    """Weight against other cgroups, 1024 being usual. Default: unchanged."""
+    quota: Int64 | None = None
+    """CPU time in each period; -1 for no limit. Unit: microseconds. Default: unchanged."""
+    burst: Uint64 | None = None
+    """Unused quota that may be used later, at most the quota. Unit: microseconds. Default: unchanged."""
+    period: Uint64 | None = None
+    """Unit: microseconds. Default: unchanged."""
+    realtime_runtime: Int64 | None = None
+    """CPU time of realtime tasks in each realtime period. Unit: microseconds. Default: unchanged."""
+    realtime_period: Uint64 | None = None
+    """Unit: microseconds. Default: unchanged."""
     cpus: str | None = None
+    """CPUs, as ``0-3,7``. Default: unchanged."""
     mems: str | None = None
-    idle: int | None = None
+    """Memory nodes, as ``0-3,7``. Default: unchanged."""
+    idle: Int64 | None = None
+    """1 makes the cgroup SCHED_IDLE. Default: 0."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class Pids(Model):
-    """The number of tasks; 0 or less for no limit."""
+    """The pids controller (config-linux.md#pids)."""
 
-    limit: int | None = None
+    SECTION: ClassVar = "config-linux.md#pids"
+
+    limit: Int64 | None = None
+    """Number of tasks; -1 for no limit. Default: unchanged."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class WeightDevice(Model):
-    major: int
-    minor: int
-    weight: int | None = None
-    leaf_weight: int | None = None
+    """I/O weight on one device; at least one of the weights is needed (config-linux.md#block-io)."""
+
+    SECTION: ClassVar = "config-linux.md#block-io"
+
+    major: Int64
+    """Major number."""
+    minor: Int64
+    """Minor number."""
+    weight: Uint16 | None = None
+    """Weight against other cgroups. Default: unchanged."""
+    leaf_weight: Uint16 | None = None
+    """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class ThrottleDevice(Model):
-    """``rate`` in bytes or operations a second."""
+    """I/O limit on one device (config-linux.md#block-io)."""
 
-    major: int
-    minor: int
-    rate: int
+    SECTION: ClassVar = "config-linux.md#block-io"
+
+    major: Int64
+    """Major number."""
+    minor: Int64
+    """Minor number."""
+    rate: Uint64
+    """Unit: bytes or operations per second."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class BlockIO(Model):
-    weight: int | None = None
-    leaf_weight: int | None = None
+    """The blkio or io controller (config-linux.md#block-io)."""
+
+    SECTION: ClassVar = "config-linux.md#block-io"
+    KEYS: ClassVar = FrozenMap(
+        {"throttle_read_iops_device": "throttleReadIOPSDevice", "throttle_write_iops_device": "throttleWriteIOPSDevice"}
+    )
+
+    weight: Uint16 | None = None
+    """Weight against other cgroups, 10 to 1000. Default: unchanged."""
+    leaf_weight: Uint16 | None = None
+    """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
     weight_device: tuple[WeightDevice, ...] | None = None
+    """Weights of single devices. Default: none."""
     throttle_read_bps_device: tuple[ThrottleDevice, ...] | None = None
+    """Limits of reading. Unit: bytes per second. Default: none."""
     throttle_write_bps_device: tuple[ThrottleDevice, ...] | None = None
-    throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(
-        default=None, metadata={"key": "throttleReadIOPSDevice"}
-    )
-    throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(
-        default=None, metadata={"key": "throttleWriteIOPSDevice"}
-    )
+    """Limits of writing. Unit: bytes per second. Default: none."""
+    throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = None
+    """Limits of reading. Unit: operations per second. Default: none."""
+    throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = None
+    """Limits of writing. Unit: operations per second. Default: none."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class HugepageLimit(Model):
-    """``page_size`` such as ``2MB``; ``limit`` in bytes."""
+    """The hugetlb controller for one size of pages (config-linux.md#huge-page-limits)."""
 
-    page_size: str
-    limit: int
+    SECTION: ClassVar = "config-linux.md#huge-page-limits"
+
+    page_size: PageSize
+    """As ``2MB``, ``1GB``; a KB has 1024 bytes."""
+    limit: Uint64
+    """Unit: bytes."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class InterfacePriority(Model):
+    """Priority of traffic on one interface (config-linux.md#network)."""
+
+    SECTION: ClassVar = "config-linux.md#network"
+
     name: str
-    priority: int
+    """The interface, in the runtime's network namespace."""
+    priority: Uint32
+    """Higher goes first."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class Network(Model):
-    class_id: int | None = attrs.field(default=None, metadata={"key": "classID"})
+    """The net_cls and net_prio controllers (config-linux.md#network)."""
+
+    SECTION: ClassVar = "config-linux.md#network"
+    KEYS: ClassVar = FrozenMap({"class_id": "classID"})
+
+    class_id: Uint32 | None = None
+    """Tag of the cgroup's packets. Default: unchanged."""
     priorities: tuple[InterfacePriority, ...] | None = None
+    """Default: none."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class Rdma(Model):
-    hca_handles: int | None = None
-    hca_objects: int | None = None
+    """The rdma controller for one device; at least one limit is needed (config-linux.md#rdma)."""
+
+    SECTION: ClassVar = "config-linux.md#rdma"
+
+    hca_handles: Uint32 | None = None
+    """Number of handles. Default: unchanged."""
+    hca_objects: Uint32 | None = None
+    """Number of objects. Default: unchanged."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
 class Resources(Model):
-    """Limits and weights of the container's cgroup."""
+    """Limits and weights of the container's cgroup (config-linux.md#control-groups)."""
+
+    SECTION: ClassVar = "config-linux.md#control-groups"
+    KEYS: ClassVar = FrozenMap({"block_io": "blockIO"})
 
     devices: tuple[DeviceCgroup, ...] | None = None
+    """Which devices may be used. Default: unchanged (config-linux.md#allowed-device-list)."""
     memory: Memory | None = None
+    """Memory and swap (config-linux.md#memory)."""
     cpu: CPU | None = None
+    """CPU time, CPUs and memory nodes (config-linux.md#cpu)."""
     pids: Pids | None = None
-    block_io: BlockIO | None = attrs.field(default=None, metadata={"key": "blockIO"})
+    """Number of tasks (config-linux.md#pids)."""
+    block_io: BlockIO | None = None
+    """Disk bandwidth (config-linux.md#block-io)."""
     hugepage_limits: tuple[HugepageLimit, ...] | None = None
+    """Huge pages, by their size (config-linux.md#huge-page-limits)."""
     network: Network | None = None
-    rdma: FrozenMap[Rdma] | None = None
-    unified: FrozenMap[str] | None = None
+    """Tags and priorities of packets, of cgroup v1 (config-linux.md#network)."""
+    rdma: Mapping[str, Rdma] | None = None
+    """RDMA resources, by device (config-linux.md#rdma)."""
+    unified: Mapping[str, str] | None = None
+    """Files of cgroup v2 and what is written to them (config-linux.md#unified)."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def at(self) -> ResourcesAt[Self]: ...

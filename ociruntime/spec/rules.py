@@ -1,48 +1,283 @@
-"""Rules across members that types alone do not say."""
+"""What the text of the runtime spec says beyond types and the schema: rules about single values and across members.
+
+An error is what the spec forbids, or what no kernel can do; a warning is what the spec advises against or what is ignored.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem
+from .explain import step
 
 if TYPE_CHECKING:
     from .config import RuntimeSpec
+    from .hooks import Hook
+    from .mounts import IDMapping, Mount
+    from .process import Capabilities, Process, Scheduler
+
+MAX_MAPPINGS: Final = 340
+_CAPABILITIES: Final = "config.md#linux-process"
+_ANNOTATIONS: Final = frozenset(
+    f"org.opencontainers.image.{name}"
+    for name in "os os.version os.features architecture variant author created stopSignal exposedPorts".split()
+)
+_MAX_HOSTNAME: Final = 64
 
 
-def problems(spec: RuntimeSpec) -> list[Problem]:
+class Report:
+    """Problems, as they are found."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def error(self, path: str, message: str, section: str) -> None:
+        self.problems.append(Problem(path, message, section))
+
+    def warn(self, path: str, message: str, section: str) -> None:
+        self.problems.append(Problem(path, message, section, "warning"))
+
+    def absolute(self, path: str, value: str | None, section: str) -> None:
+        """An error unless the value is an absolute path, or absent."""
+        if value is not None and not value.startswith("/"):
+            self.error(path, f"{value!r} is not an absolute path", section)
+
+    def no_nul(self, path: str, values: Iterable[str | None], section: str) -> None:
+        """An error for each text that no system call can take."""
+        for index, value in enumerate(values):
+            if value is not None and "\0" in value:
+                self.error(f"{path}[{index}]", "a NUL byte cannot be passed to the kernel", section)
+
+
+def rules(spec: RuntimeSpec) -> list[Problem]:
     """Everything that is wrong with a config beyond its shape."""
-    found: list[Problem] = []
-    process, linux = spec.process, spec.linux
-    parts = spec.oci_version.split("-")[0].split(".")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        found.append(
-            Problem("$.ociVersion", f"{spec.oci_version!r} is not a version such as 1.3.0", "config.md#specification-version")
-        )
-    elif parts[0] != "1":
-        found.append(Problem("$.ociVersion", f"version {spec.oci_version} is not one of 1.x", "config.md#specification-version"))
-    if process is not None:
-        if not process.cwd.startswith("/"):
-            found.append(Problem("$.process.cwd", f"{process.cwd!r} is not an absolute path", "config.md#process"))
-        if process.args is not None and not process.args:
-            found.append(Problem("$.process.args", "at least the program to run is needed", "config.md#process"))
-        seen: set[str] = set()
-        for index, limit in enumerate(process.rlimits or ()):
-            where = f"$.process.rlimits[{index}]"
-            if limit.type in seen:
-                found.append(Problem(where, f"{limit.type} comes twice", "config.md#posix-process"))
-            seen.add(limit.type)
-            if limit.soft > limit.hard:
-                found.append(Problem(where, "the soft limit is above the hard limit", "config.md#posix-process"))
-    kinds = [namespace.type for namespace in (linux.namespaces if linux else None) or ()]
-    for index, kind in enumerate(kinds):
-        if not kind.known:
-            found.append(Problem(f"$.linux.namespaces[{index}].type", f"{kind!r} is not a namespace", "config-linux.md#namespaces"))
-        if kind in kinds[:index]:
-            found.append(Problem(f"$.linux.namespaces[{index}]", f"{kind} comes twice", "config-linux.md#namespaces"))
-    for index, rule in enumerate((linux.seccomp.syscalls if linux and linux.seccomp else None) or ()):
-        for position, arg in enumerate(rule.args or ()):
-            if not 0 <= arg.index <= 5:
-                where = f"$.linux.seccomp.syscalls[{index}].args[{position}].index"
-                found.append(Problem(where, f"{arg.index} is not 0 to 5", "config-linux.md#seccomp"))
-    return found
+    from .rules_linux import linux_rules
+    from .rules_platforms import platform_rules
+
+    report = Report()
+    _version(report, spec.oci_version)
+    _top(report, spec)
+    if spec.process is not None:
+        _process(report, spec, spec.process)
+    for index, mount in enumerate(spec.mounts or ()):
+        _mount(report, spec, mount, f"$.mounts[{index}]")
+    _hooks(report, spec)
+    for key in spec.annotations or ():
+        _annotation(report, key)
+    if spec.linux is not None:
+        linux_rules(report, spec, spec.linux)
+    platform_rules(report, spec)
+    return report.problems
+
+
+def _version(report: Report, version: str) -> None:
+    section = "config.md#specification-version"
+    numbers = version.partition("+")[0].partition("-")[0].split(".")
+    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() and (n == "0" or n[0] != "0") for n in numbers):
+        report.error("$.ociVersion", f"{version!r} is not a version such as 1.3.0", section)
+    elif numbers[0] != "1":
+        report.error("$.ociVersion", f"version {version} is not one of 1.x", section)
+    elif int(numbers[1]) > 3:
+        report.warn("$.ociVersion", f"version {version} is newer than 1.3.0: what it adds is kept and not acted on", section)
+
+
+def _top(report: Report, spec: RuntimeSpec) -> None:
+    on_linux = spec.linux is not None
+    hyperv = spec.windows is not None and spec.windows.hyperv is not None
+    if spec.root is None and not hyperv and (on_linux or spec.windows is not None):
+        report.error("$.root", "is needed on this platform", "config.md#root")
+    if spec.root is not None and not spec.root.path:
+        report.error("$.root.path", "is empty", "config.md#root")
+    namespaces = {namespace.type for namespace in (spec.linux.namespaces if spec.linux else None) or ()}
+    for name, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+        if not value:
+            continue
+        if on_linux and "uts" not in namespaces:
+            report.error(f"$.{name}", "would change the host's: it needs a uts namespace", f"config.md#{name}")
+        if on_linux and len(value.encode("utf-8", "surrogatepass")) > _MAX_HOSTNAME:
+            report.error(f"$.{name}", f"has more than {_MAX_HOSTNAME} bytes", f"config.md#{name}")
+        report.no_nul(f"$.{name}", (value,), f"config.md#{name}")
+
+
+def _process(report: Report, spec: RuntimeSpec, process: Process) -> None:
+    section, posix = "config.md#process", spec.windows is None
+    if posix:
+        report.absolute("$.process.cwd", process.cwd, section)
+        if not process.args:
+            report.error("$.process.args", "at least the program to run is needed", section)
+        elif not process.args[0]:
+            report.error("$.process.args[0]", "the program to run is empty", section)
+        if process.user is None or process.user.uid is None or process.user.gid is None:
+            report.warn("$.process.user", "uid and gid are needed; 0 is taken", "config.md#user")
+    if process.user is not None and process.user.umask is not None and process.user.umask > 0o777:
+        report.warn("$.process.user.umask", f"{process.user.umask:#o} has more than permission bits", "config.md#user")
+    report.no_nul("$.process.args", process.args or (), section)
+    report.no_nul("$.process.env", process.env or (), section)
+    _environment(report, "$.process.env", process.env or (), section)
+    if process.console_size is not None and not process.terminal:
+        report.warn("$.process.consoleSize", "is ignored without a terminal", section)
+    seen: set[str] = set()
+    for index, limit in enumerate(process.rlimits or ()):
+        where = f"$.process.rlimits[{index}]"
+        if limit.type in seen:
+            report.error(where, f"{limit.type} comes twice", "config.md#posix-process")
+        seen.add(limit.type)
+        if spec.linux is not None and not limit.type.known:
+            report.error(f"{where}.type", f"{str(limit.type)!r} is not a resource limit of Linux", "config.md#posix-process")
+        if limit.soft > limit.hard:
+            report.error(where, f"the soft limit {limit.soft} is above the hard limit {limit.hard}", "config.md#posix-process")
+    if process.capabilities is not None:
+        _capabilities(report, process.capabilities)
+    if process.oom_score_adj is not None and not -1000 <= process.oom_score_adj <= 1000:
+        report.error("$.process.oomScoreAdj", f"{process.oom_score_adj} is not -1000 to 1000", _CAPABILITIES)
+    if process.scheduler is not None:
+        _scheduler(report, process.scheduler)
+    if process.io_priority is not None and not 0 <= (process.io_priority.priority or 0) <= 7:
+        report.error("$.process.ioPriority.priority", f"{process.io_priority.priority} is not 0 to 7", _CAPABILITIES)
+    if process.exec_cpu_affinity is not None:
+        for name, text in (("initial", process.exec_cpu_affinity.initial), ("final", process.exec_cpu_affinity.final)):
+            number_list(report, f"$.process.execCPUAffinity.{name}", text, _CAPABILITIES)
+
+
+def _environment(report: Report, path: str, env: Sequence[str], section: str) -> None:
+    seen: set[str] = set()
+    for index, entry in enumerate(env):
+        name, equals, _ = entry.partition("=")
+        if not equals or not name:
+            report.warn(f"{path}[{index}]", f"{entry[:40]!r} is not NAME=value", section)
+        elif name in seen:
+            report.warn(f"{path}[{index}]", f"{name} comes twice: the last one counts", section)
+        seen.add(name)
+
+
+def _capabilities(report: Report, caps: Capabilities) -> None:
+    from .capabilities import Capability
+
+    path = "$.process.capabilities"
+    sets = {name: frozenset(getattr(caps, name) or ()) for name in ("bounding", "effective", "inheritable", "permitted", "ambient")}
+    known = {member.value for member in Capability}
+    for name in sorted(frozenset[str]().union(*sets.values()) - known):
+        where = next(member for member, names in sets.items() if name in names)
+        hint = f"; did you mean CAP_{name.upper()}?" if f"CAP_{name.upper()}" in known else ""
+        report.warn(f"{path}.{where}", f"{name!r} is not a capability, so it is not granted{hint}", _CAPABILITIES)
+    for inner, outer in (("effective", "permitted"), ("ambient", "permitted"), ("ambient", "inheritable")):
+        missing = (sets[inner] - sets[outer]) & known
+        if missing:
+            report.error(f"{path}.{inner}", f"{', '.join(sorted(missing))} is not {outer} as well", _CAPABILITIES)
+    lost = ", ".join(sorted((sets["permitted"] - sets["bounding"]) & known))
+    if lost:
+        report.warn(f"{path}.permitted", f"{lost} is not in the bounding set: execve(2) loses it", _CAPABILITIES)
+
+
+def _scheduler(report: Report, scheduler: Scheduler) -> None:
+    path, policy = "$.process.scheduler", scheduler.policy
+    if scheduler.nice is not None:
+        if not -20 <= scheduler.nice <= 19:
+            report.error(f"{path}.nice", f"{scheduler.nice} is not -20 to 19", _CAPABILITIES)
+        elif scheduler.nice and policy not in ("SCHED_OTHER", "SCHED_BATCH"):
+            report.warn(f"{path}.nice", f"means nothing to {policy}", _CAPABILITIES)
+    if policy in ("SCHED_FIFO", "SCHED_RR"):
+        if not 1 <= (scheduler.priority or 0) <= 99:
+            report.error(f"{path}.priority", f"{policy} needs a priority of 1 to 99", _CAPABILITIES)
+    elif scheduler.priority:
+        report.error(f"{path}.priority", f"{policy} has no priorities", _CAPABILITIES)
+    times = (scheduler.runtime or 0, scheduler.deadline or 0, scheduler.period or scheduler.deadline or 0)
+    if policy == "SCHED_DEADLINE":
+        if not 0 < times[0] <= times[1] <= times[2]:
+            report.error(path, "runtime, deadline and period must be above 0 and each at most the next", _CAPABILITIES)
+    elif any(times):
+        report.error(path, f"runtime, deadline and period are for SCHED_DEADLINE, not {policy}", _CAPABILITIES)
+
+
+def number_list(report: Report, path: str, text: str | None, section: str) -> None:
+    """An error unless it is a list such as ``0-3,7``, or absent or empty."""
+    for part in (text or "").strip().split(",") if text and text.strip() else ():
+        first, dash, last = part.strip().partition("-")
+        numbers = (first, last) if dash else (first,)
+        if not all(n.strip().isascii() and n.strip().isdigit() for n in numbers) or (dash and int(first) > int(last)):
+            report.error(path, f"{text!r} is not a list such as 0-3,7", section)
+            return
+
+
+def _mount(report: Report, spec: RuntimeSpec, mount: Mount, path: str) -> None:
+    section, options = "config.md#mounts", mount.options or ()
+    report.no_nul(path, (mount.destination, mount.source, mount.type, *options), section)
+    if not mount.destination:
+        report.error(f"{path}.destination", "is empty", section)
+    elif spec.linux is not None and not mount.destination.startswith("/"):
+        report.warn(f"{path}.destination", f"{mount.destination!r} is relative, which is deprecated; it counts from /", section)
+    elif spec.linux is None and spec.windows is None:
+        report.absolute(f"{path}.destination", mount.destination, section)
+    if spec.windows is not None:
+        return
+    posix = "config.md#posix-platform-mounts"
+    if mount.is_bind and not mount.source:
+        report.error(f"{path}.source", "a bind mount needs the file or directory to bind", section)
+    if not mount.type and not mount.is_bind and "remount" not in options:
+        report.warn(f"{path}.type", "is needed to mount anything but a bind mount", posix)
+    if (mount.uid_mappings is None) != (mount.gid_mappings is None):
+        report.error(path, "uidMappings and gidMappings come together", posix)
+    own = any(namespace.type == "user" for namespace in (spec.linux.namespaces if spec.linux else None) or ())
+    idmapped = "idmap" in options or "ridmap" in options
+    if mount.uid_mappings and not idmapped:
+        report.warn(f"{path}.options", "idmap or ridmap belongs to uidMappings: older runtimes ignore these silently", posix)
+    if idmapped and not mount.uid_mappings and not own:
+        text = "idmap needs uidMappings and gidMappings, or a user namespace"
+        report.error(f"{path}.options", text, "config.md#linux-mount-options")
+    mappings(report, f"{path}.uidMappings", mount.uid_mappings, posix)
+    mappings(report, f"{path}.gidMappings", mount.gid_mappings, posix)
+
+
+def mappings(report: Report, path: str, ranges: Sequence[IDMapping] | None, section: str) -> None:
+    """Errors for id mappings that the kernel refuses (user_namespaces(7))."""
+    ranges = ranges or ()
+    if len(ranges) > MAX_MAPPINGS:
+        report.error(path, f"the kernel takes {MAX_MAPPINGS} ranges at most", section)
+        return
+    for index, mapping in enumerate(ranges):
+        where = f"{path}[{index}]"
+        if not mapping.size:
+            report.error(f"{where}.size", "an empty range maps nothing", section)
+        for name, first in (("containerID", mapping.container_id), ("hostID", mapping.host_id)):
+            if first + mapping.size > 0xFFFFFFFF:
+                report.error(f"{where}.{name}", f"{first} + {mapping.size} goes beyond the last id, 4294967294", section)
+        for other, before in enumerate(ranges[:index]):
+            if _overlap(mapping.container_id, before.container_id, mapping.size, before.size):
+                report.error(where, f"ids in the container overlap those of [{other}]", section)
+            if _overlap(mapping.host_id, before.host_id, mapping.size, before.size):
+                report.error(where, f"ids on the host overlap those of [{other}]", section)
+
+
+def _overlap(a: int, b: int, a_size: int, b_size: int) -> bool:
+    return a < b + b_size and b < a + a_size
+
+
+def _hooks(report: Report, spec: RuntimeSpec) -> None:
+    if spec.hooks is None:
+        return
+    section = "config.md#posix-platform-hooks"
+    if spec.hooks.prestart:
+        report.warn("$.hooks.prestart", "is deprecated: createRuntime, createContainer and startContainer take its place", section)
+    kinds: dict[str, tuple[Hook, ...] | None] = {
+        "prestart": spec.hooks.prestart,
+        "createRuntime": spec.hooks.create_runtime,
+        "createContainer": spec.hooks.create_container,
+        "startContainer": spec.hooks.start_container,
+        "poststart": spec.hooks.poststart,
+        "poststop": spec.hooks.poststop,
+    }
+    for kind, hooks in kinds.items():
+        for index, hook in enumerate(hooks or ()):
+            where = f"$.hooks.{kind}[{index}]"
+            report.absolute(f"{where}.path", hook.path, section)
+            report.no_nul(where, (hook.path, *(hook.args or ()), *(hook.env or ())), section)
+            _environment(report, f"{where}.env", hook.env or (), section)
+
+
+def _annotation(report: Report, key: str) -> None:
+    section = "config.md#annotations"
+    if not key:
+        report.error("$.annotations['']", "an annotation needs a name", section)
+    elif key.startswith("org.opencontainers.") and key not in _ANNOTATIONS:
+        report.warn(step("$.annotations", key), "is in the namespace that the spec reserves for itself", section)

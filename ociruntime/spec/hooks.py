@@ -1,0 +1,44 @@
+"""``hooks`` of config.json (config.md#posix-platform-hooks)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from .base import Model
+
+if TYPE_CHECKING:
+    from .scalars import PositiveInt
+
+
+class Hook(Model):
+    """A program to run at one moment of the lifecycle; it gets the state on stdin (config.md#posix-platform-hooks)."""
+
+    SECTION: ClassVar = "config.md#posix-platform-hooks"
+
+    path: str
+    """Absolute path of the program."""
+    args: tuple[str, ...] | None = None
+    """Its arguments, its own name first. Default: the path alone."""
+    env: tuple[str, ...] | None = None
+    """``NAME=value`` entries. Default: none."""
+    timeout: PositiveInt | None = None
+    """When to give up. Unit: seconds. Default: never."""
+
+
+class Hooks(Model):
+    """Programs to run in the course of the lifecycle, in their order (config.md#posix-platform-hooks)."""
+
+    SECTION: ClassVar = "config.md#posix-platform-hooks"
+
+    prestart: tuple[Hook, ...] | None = None
+    """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces (config.md#prestart)."""
+    create_runtime: tuple[Hook, ...] | None = None
+    """At create, before the root is changed, in the runtime's namespaces (config.md#createruntime-hooks)."""
+    create_container: tuple[Hook, ...] | None = None
+    """At create, before the root is changed, in the container's namespaces (config.md#createcontainer-hooks)."""
+    start_container: tuple[Hook, ...] | None = None
+    """At start, before the process, in the container (config.md#startcontainer-hooks)."""
+    poststart: tuple[Hook, ...] | None = None
+    """After the process has started, in the runtime's namespaces (config.md#poststart)."""
+    poststop: tuple[Hook, ...] | None = None
+    """After the container is deleted, in the runtime's namespaces (config.md#poststop)."""

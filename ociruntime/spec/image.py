@@ -1,0 +1,142 @@
+"""The config that runs an image, from its OCI image config (image-spec, Conversion to OCI Runtime Configuration)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from ..errors import Problem, SpecError
+from .codec import plain, read_source
+from .config import RuntimeSpec
+from .explain import shown, step
+from .mounts import Mount
+from .process import Process, User
+
+if TYPE_CHECKING:
+    import os
+
+    from .base import Json
+
+S = TypeVar("S", bound=RuntimeSpec)
+_ANNOTATIONS: Final = {
+    # member of the image config: annotation
+    "os": "org.opencontainers.image.os",
+    "os.version": "org.opencontainers.image.os.version",
+    "architecture": "org.opencontainers.image.architecture",
+    "variant": "org.opencontainers.image.variant",
+    "author": "org.opencontainers.image.author",
+    "created": "org.opencontainers.image.created",
+}
+MAX_ID: Final = (1 << 32) - 2
+SECTION: Final = "config.md#annotations"
+
+
+class _Reader:
+    """Members of a JSON object by type; what is absent or null is empty, and what is of another type is a problem."""
+
+    def __init__(self, document: dict[str, Json], path: str, found: list[Problem]) -> None:
+        self._document, self._path, self._found = document, path, found
+
+    def _wrong(self, key: str, expected: str) -> None:
+        self._found.append(Problem(step(self._path, key), f"{expected} expected, not {shown(self._document[key])}"))
+
+    def text(self, key: str) -> str:
+        value = self._document.get(key)
+        if value is None or isinstance(value, str):
+            return value or ""
+        self._wrong(key, "a string")
+        return ""
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._document.get(key)
+        if value is None:
+            return ()
+        if isinstance(value, list):
+            texts = tuple(item for item in value if isinstance(item, str))
+            if len(texts) == len(value):
+                return texts
+        self._wrong(key, "an array of strings")
+        return ()
+
+    def mapping(self, key: str) -> dict[str, Json]:
+        value = self._document.get(key)
+        if value is None or isinstance(value, dict):
+            return value or {}
+        self._wrong(key, "an object")
+        return {}
+
+    def labels(self, key: str) -> dict[str, str]:
+        value = self.mapping(key)
+        texts = {name: text for name, text in value.items() if isinstance(text, str)}
+        if len(texts) != len(value):
+            self._wrong(key, "an object of strings")
+        return texts
+
+
+def from_image_config(
+    cls: type[S],
+    source: str | os.PathLike[str] | bytes | Mapping[str, Json],
+    base: S | None,
+    *,
+    user: User | Callable[[str], User] | None,
+    volumes: Mapping[str, str] | Callable[[str], str] | None,
+) -> S:
+    """See `RuntimeSpec.from_image_config`."""
+    document, name = (plain(source), "") if isinstance(source, Mapping) else read_source(source)
+    if not isinstance(document, dict):
+        raise SpecError([Problem("$", f"an object expected, not {shown(document)}")], name)
+    found: list[Problem] = []
+    image = _Reader(document, "$", found)
+    # Programs hand out the inner object alone, too: its keys are capitalised, so they can't be mistaken.
+    whole = "config" in document or not any(key[:1].isupper() for key in document)
+    config = _Reader(image.mapping("config"), "$.config", found) if whole else image
+    spec = cls.default() if base is None else base
+    process = spec.process or Process(cwd="/")
+
+    changes: dict[str, object] = {"env": _env(process.env or (), config.texts("Env"), keep=base is not None)}
+    args = (*config.texts("Entrypoint"), *config.texts("Cmd"))
+    if args:
+        changes["args"] = args
+    directory = config.text("WorkingDir")
+    if directory and process.cwd in ("", "/"):
+        changes["cwd"] = directory
+    wanted = config.text("User")
+    if isinstance(user, User):
+        changes["user"] = user
+    elif wanted:
+        changes["user"] = user(wanted) if user is not None else _numeric(wanted, found)
+    annotations = {**_annotations(image, config), **config.labels("Labels"), **(spec.annotations or {})}
+    paths = tuple(config.mapping("Volumes"))
+    if found:
+        raise SpecError(found, name)
+    spec = spec.evolve(process=process.evolve(**changes), annotations=annotations or spec.annotations)
+    if volumes is not None:
+        place = volumes if callable(volumes) else volumes.__getitem__
+        for path in paths:
+            options = ("rbind", "rw", "nosuid", "nodev")
+            spec = spec.with_mount(Mount(destination=path, type="bind", source=place(path), options=options))
+    return spec
+
+
+def _env(base: tuple[str, ...], image: tuple[str, ...], *, keep: bool) -> tuple[str, ...]:
+    """Both, each name once, in the order in which they come first; ``keep`` tells which of two values stays."""
+    first, second = (image, base) if keep else (base, image)
+    values = {entry.partition("=")[0]: entry for entry in (*first, *second)}
+    return tuple(values[name] for name in dict.fromkeys(entry.partition("=")[0] for entry in (*base, *image)))
+
+
+def _numeric(text: str, found: list[Problem]) -> User | None:
+    uid, colon, gid = text.partition(":")
+    if all(part.isascii() and part.isdigit() and int(part) <= MAX_ID for part in ((uid, gid) if colon else (uid,))):
+        return User(uid=int(uid), gid=int(gid or 0))
+    message = f"{text!r} is not in numbers, and names are in the image's files: give user="
+    found.append(Problem("$.config.User", message, "config.md#user"))
+    return None
+
+
+def _annotations(image: _Reader, config: _Reader) -> dict[str, str]:
+    found = {annotation: image.text(member) for member, annotation in _ANNOTATIONS.items()}
+    found["org.opencontainers.image.os.features"] = ",".join(image.texts("os.features"))
+    found["org.opencontainers.image.stopSignal"] = config.text("StopSignal")
+    found["org.opencontainers.image.exposedPorts"] = ",".join(config.mapping("ExposedPorts"))
+    return {key: value for key, value in found.items() if value}

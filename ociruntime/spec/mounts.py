@@ -1,0 +1,59 @@
+"""``root`` and ``mounts`` of config.json, and the id mappings that mounts and user namespaces share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from .base import FrozenMap, Model
+
+if TYPE_CHECKING:
+    from .scalars import Uint32
+
+
+class Root(Model):
+    """The root filesystem (config.md#root)."""
+
+    SECTION: ClassVar = "config.md#root"
+
+    path: str
+    """Its directory; a relative path counts from the bundle."""
+    readonly: bool | None = None
+    """Whether it is read-only in the container. Default: false."""
+
+
+class IDMapping(Model):
+    """A range of ids of the host that a range in the container stands for (config-linux.md#user-namespace-mappings)."""
+
+    SECTION: ClassVar = "config-linux.md#user-namespace-mappings"
+    KEYS: ClassVar = FrozenMap({"container_id": "containerID", "host_id": "hostID"})
+
+    container_id: Uint32
+    """First id in the container."""
+    host_id: Uint32
+    """First id on the host."""
+    size: Uint32
+    """Number of ids."""
+
+
+class Mount(Model):
+    """A mount beyond the root; mounts are made in their order (config.md#mounts)."""
+
+    SECTION: ClassVar = "config.md#mounts"
+
+    destination: str
+    """Where in the container, as an absolute path."""
+    type: str | None = None
+    """Filesystem, as in /proc/filesystems; ignored for a bind mount."""
+    source: str | None = None
+    """Device, or for a bind mount the file or directory; a relative path counts from the bundle."""
+    options: tuple[str, ...] | None = None
+    """Options of mount(8); ``bind`` or ``rbind`` makes a bind mount, what is unknown goes to the filesystem. Default: none."""
+    uid_mappings: tuple[IDMapping, ...] | None = None
+    """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``."""
+    gid_mappings: tuple[IDMapping, ...] | None = None
+    """Group ids of an id-mapped mount; comes with ``uid_mappings``."""
+
+    @property
+    def is_bind(self) -> bool:
+        """Whether it is a bind mount."""
+        return "bind" in (options := self.options or ()) or "rbind" in options

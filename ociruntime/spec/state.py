@@ -1,0 +1,57 @@
+"""The state document, which hooks and callers get, and the one that a seccomp agent gets (runtime.md#state)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from .base import Model, OpenEnum
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .scalars import NonNegativeInt
+
+
+class ContainerStatus(OpenEnum):
+    """Where in its lifecycle a container is; a runtime may know more (runtime.md#state)."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class StateDocument(Model):
+    """The state of a container (runtime.md#state)."""
+
+    SECTION: ClassVar = "runtime.md#state"
+
+    oci_version: str
+    """Version of the runtime spec."""
+    id: str
+    """The container's id."""
+    status: ContainerStatus
+    """Where in its lifecycle it is."""
+    pid: NonNegativeInt | None = None
+    """Its process; needed on Linux when it is created or running."""
+    bundle: str
+    """Absolute path of the bundle."""
+    annotations: Mapping[str, str] | None = None
+    """Those of the config."""
+
+
+class ContainerProcessState(Model):
+    """What a seccomp agent gets beside the descriptors (config-linux.md#the-container-process-state)."""
+
+    SECTION: ClassVar = "config-linux.md#the-container-process-state"
+
+    oci_version: str
+    """Version of the runtime spec."""
+    fds: tuple[str, ...] | None = None
+    """Names of the descriptors that come along, in their order."""
+    pid: int
+    """The container's process, as the runtime sees it."""
+    metadata: str | None = None
+    """What the config has in ``linux.seccomp.listenerMetadata``."""
+    state: StateDocument
+    """The state of the container."""

@@ -1,0 +1,142 @@
+"""``windows`` of config.json (config-windows.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from .base import FrozenMap, Model, OpenEnum
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .base import FrozenJson
+    from .scalars import Uint16, Uint32, Uint64
+
+
+class WindowsDeviceIDType(OpenEnum):
+    """How a device is named (config-windows.md#devices)."""
+
+    CLASS = "class"
+
+
+class WindowsDevice(Model):
+    """A device that the container can use (config-windows.md#devices)."""
+
+    SECTION: ClassVar = "config-windows.md#devices"
+
+    id: str
+    """The device."""
+    id_type: WindowsDeviceIDType
+    """How it is named: a device interface class GUID."""
+
+
+class WindowsMemory(Model):
+    """Memory of a Windows container (config-windows.md#memory)."""
+
+    SECTION: ClassVar = "config-windows.md#memory"
+
+    limit: Uint64 | None = None
+    """Unit: bytes. Default: no limit."""
+
+
+class WindowsCPUGroupAffinity(Model):
+    """CPUs of one processor group (config-windows.md#cpu)."""
+
+    SECTION: ClassVar = "config-windows.md#cpu"
+
+    mask: Uint64
+    """One bit for each CPU of the group."""
+    group: Uint32
+    """The processor group."""
+
+
+class WindowsCPU(Model):
+    """CPU time of a Windows container; count, shares and maximum exclude each other (config-windows.md#cpu)."""
+
+    SECTION: ClassVar = "config-windows.md#cpu"
+
+    count: Uint64 | None = None
+    """Number of CPUs. Default: no limit."""
+    shares: Uint16 | None = None
+    """Weight against others, 0 to 10000. Default: unchanged."""
+    maximum: Uint16 | None = None
+    """Part of the processor time. Unit: hundredths of a percent. Default: no limit."""
+    affinity: tuple[WindowsCPUGroupAffinity, ...] | None = None
+    """CPUs to run on. Default: all."""
+
+
+class WindowsStorage(Model):
+    """The system drive of a Windows container (config-windows.md#storage)."""
+
+    SECTION: ClassVar = "config-windows.md#storage"
+
+    iops: Uint64 | None = None
+    """Unit: operations per second. Default: no limit."""
+    bps: Uint64 | None = None
+    """Unit: bytes per second. Default: no limit."""
+    sandbox_size: Uint64 | None = None
+    """Size at least. Unit: bytes. Default: the platform's."""
+
+
+class WindowsResources(Model):
+    """Limits of a Windows container (config-windows.md#resources)."""
+
+    SECTION: ClassVar = "config-windows.md#resources"
+
+    memory: WindowsMemory | None = None
+    """Memory (config-windows.md#memory)."""
+    cpu: WindowsCPU | None = None
+    """CPU time (config-windows.md#cpu)."""
+    storage: WindowsStorage | None = None
+    """The system drive (config-windows.md#storage)."""
+
+
+class WindowsNetwork(Model):
+    """Network of a Windows container (config-windows.md#network)."""
+
+    SECTION: ClassVar = "config-windows.md#network"
+    KEYS: ClassVar = FrozenMap({"allow_unqualified_dns_query": "allowUnqualifiedDNSQuery", "dns_search_list": "DNSSearchList"})
+
+    endpoint_list: tuple[str, ...] | None = None
+    """Endpoints of the Host Network Service to connect to. Default: none."""
+    allow_unqualified_dns_query: bool | None = None
+    """Whether unqualified names are resolved. Default: false."""
+    dns_search_list: tuple[str, ...] | None = None
+    """DNS suffixes. Default: none."""
+    network_shared_container_name: str | None = None
+    """Container whose network stack is shared. Default: none."""
+    network_namespace: str | None = None
+    """Network namespace; excludes the other members. Default: none."""
+
+
+class WindowsHyperV(Model):
+    """Hyper-V isolation (config-windows.md#hyperv)."""
+
+    SECTION: ClassVar = "config-windows.md#hyperv"
+    KEYS: ClassVar = FrozenMap({"utility_vm_path": "utilityVMPath"})
+
+    utility_vm_path: str | None = None
+    """Image of the utility VM. Default: looked for in the layers."""
+
+
+class Windows(Model):
+    """The Windows part of a config (config-windows.md#windows-specific-container-configuration)."""
+
+    SECTION: ClassVar = "config-windows.md#windows-specific-container-configuration"
+
+    layer_folders: tuple[str, ...]
+    """Layers, topmost first and the scratch space last; at least one (config-windows.md#layerfolders)."""
+    devices: tuple[WindowsDevice, ...] | None = None
+    """Devices that the container can use (config-windows.md#devices)."""
+    resources: WindowsResources | None = None
+    """Limits (config-windows.md#resources)."""
+    network: WindowsNetwork | None = None
+    """Network (config-windows.md#network)."""
+    credential_spec: Mapping[str, FrozenJson] | None = None
+    """Group Managed Service Account; its members are up to the implementation (config-windows.md#credential-spec)."""
+    servicing: bool | None = None
+    """Whether pending servicing operations are applied. Default: false (config-windows.md#servicing)."""
+    ignore_flushes_during_boot: bool | None = None
+    """Whether disk flushes are skipped during boot. Default: false (config-windows.md#ignoreflushesduringboot)."""
+    hyperv: WindowsHyperV | None = None
+    """Hyper-V isolation. Default: a Windows Server container (config-windows.md#hyperv)."""

@@ -1,0 +1,36 @@
+"""``zos`` of config.json (config-zos.md)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .base import Model, OpenEnum
+
+
+class ZOSNamespaceType(OpenEnum):
+    """The namespaces of z/OS (config-zos.md#namespaces)."""
+
+    MOUNT = "mount"
+    PID = "pid"
+    UTS = "uts"
+    IPC = "ipc"
+
+
+class ZOSNamespace(Model):
+    """A namespace of the container (config-zos.md#namespaces)."""
+
+    SECTION: ClassVar = "config-zos.md#namespaces"
+
+    type: ZOSNamespaceType
+    """Each type may come once."""
+    path: str | None = None
+    """Absolute path of an existing namespace to join. Default: a new one."""
+
+
+class ZOS(Model):
+    """The z/OS part of a config (config-zos.md#zos-container-configuration)."""
+
+    SECTION: ClassVar = "config-zos.md#zos-container-configuration"
+
+    namespaces: tuple[ZOSNamespace, ...] | None = None
+    """Namespaces of the container, each type once. Default: all of the runtime (config-zos.md#namespaces)."""
