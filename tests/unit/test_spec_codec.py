@@ -9,7 +9,8 @@ import pytest
 
 from ociruntime.errors import SpecError
 from ociruntime.spec import RuntimeSpec
-from ociruntime.spec.codec import camel, converter
+from ociruntime.spec.codec import converter
+from ociruntime.spec.fields import camel
 
 GOOD = Path(__file__).parents[3] / "shared/reference/runtime-spec/schema/test/config/good"
 
@@ -41,7 +42,7 @@ RICH = {
         "maskedPaths": [],
         "cgroupsPath": "/a",
     },
-    "windows": {"layerFolders": ["c:"]},
+    "windows": {"layerFolders": ["c:"], "org.example": {"deep": [None]}},
 }
 
 
@@ -87,7 +88,9 @@ def test_absent_is_none_and_empty_is_empty() -> None:
 
 def test_unknown_members_are_kept_and_told_apart() -> None:
     spec = RuntimeSpec.load(RICH)
-    assert set(spec.extensions) == {"org.example.before", "windows"}
+    assert set(spec.extensions) == {"org.example.before"}
+    assert spec.windows is not None
+    assert spec.windows.extensions == {"org.example": {"deep": (None,)}}
     assert spec.linux is not None
     assert spec.linux.namespaces is not None
     assert [namespace.type.known for namespace in spec.linux.namespaces] == [True, False]
@@ -105,8 +108,8 @@ def test_every_problem_is_told_with_its_path() -> None:
         RuntimeSpec.load(document)
     assert {problem.path for problem in caught.value.problems} == {
         "$.ociVersion", "$.process.cwd", "$.process.args[1]", "$.process.terminal", "$.process.user", "$.process.env",
-        "$.process.rlimits[0].hard", "$.process.rlimits[0].soft", "$.root.path", "$.annotations['a']", "$.mounts[1]",
-        "$.linux.sysctl['x']", "$.linux.namespaces[0].type",
+        "$.process.rlimits[0].hard", "$.process.rlimits[0].soft", "$.root.path", "$.annotations.a", "$.mounts[1]",
+        "$.linux.sysctl.x", "$.linux.namespaces[0].type",
     }  # fmt: skip
     assert str(caught.value).count("\n") == len(caught.value.problems)
 
@@ -135,7 +138,7 @@ def test_rules_across_members() -> None:
     )
     with pytest.raises(SpecError) as caught:
         spec.validate()
-    assert {"$.ociVersion", "$.process.cwd", "$.process.args", "$.process.rlimits[0]", "$.process.rlimits[1]",
+    assert {"$.ociVersion", "$.root", "$.process.cwd", "$.process.args", "$.process.rlimits[0]", "$.process.rlimits[1]",
             "$.linux.namespaces[1]", "$.linux.namespaces[2].type"} == {p.path for p in caught.value.problems}  # fmt: skip
 
 
