@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal as _signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from .engine import cgroup
-from .engine.processes import Exit, open_process, signal_number, wait
-from .errors import StateError, UnsupportedError, WrongStatus
-from .state import Entry, State, StateDocument, StateStore, Status, start_time, state_of
+from .engine.processes import Exit, signal_number, wait
+from .errors import StateError
+from .lifecycle.status import allowed, current, first_process
+from .state import Entry, State, StateStore, Status
 
 if TYPE_CHECKING:
-    import socket
-
     from .bundle import Bundle
-    from .engine.perform import Performance
     from .process import Process as Child
     from .process import Result
     from .spec import Process, RuntimeSpec
@@ -121,77 +116,20 @@ class Container:
         preserve_fds: int = 0,
         gate: bool,
     ) -> Self:
-        from .bundle import Bundle
-        from .engine.perform import Performance
+        from .lifecycle.create import create
 
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        store = StateStore(root)
-        plan = opened.plan(container_id=container_id, gate=gate)
-        if plan.terminal and console_socket is None:
-            raise UnsupportedError("$.process.terminal: a terminal needs a console socket to send it to")
-        if console_socket is not None and not plan.terminal:
-            raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
-        if preserve_fds < 0:
-            raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
-        entry = store.create(container_id)
-        try:
-            parents = cgroup.survey(plan.cgroups)
-        except BaseException:
-            entry.remove()
-            raise
-        document: StateDocument = {
-            "id": container_id,
-            "bundle": str(opened.path),
-            "status": Status.CREATING,
-            "created_at": time.time_ns(),
-            "annotations": dict(opened.spec.annotations or {}),
-            "cgroups": list(plan.cgroups),
-            "cgroup_parents": parents,
-            "namespaces": plan.namespaces,
-            "rootfs": str(opened.rootfs),
-            "total": len(plan.steps),
-        }
-        performance: Performance | None = None
-        listener: socket.socket | None = None
-        try:
-            entry.write(document)  # from here on a crash leaves something that delete --force can clean up
-            (entry.path / "config.json").write_bytes(opened.config_bytes)
-            if gate:
-                listener = _listen(entry)
-                names = [step.op for step in plan.steps]
-                after = names.index("gate") + 1
-                document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
-            performance = Performance(
-                plan,
-                stdio=[fd if fd is not None else i for i, fd in enumerate(stdio)],
-                gate=listener.fileno() if listener else -1,
-                preserve=preserve_fds,
-                parents=parents,
-                cache=store.root / ".seccomp",
-                on_console=(lambda fd: _send_console(fd, str(console_socket))) if console_socket is not None else None,
-            )
-            init = performance.begin()
-            document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
-            document["status"] = Status.CREATED if gate else Status.RUNNING
-            if not gate:
-                document["started_at"] = time.time_ns()
-            entry.write(document)
-            if pid_file is not None:
-                _write_pid_file(Path(pid_file), init.pid)
-            performance.finish()
-        except BaseException:
-            try:
-                if performance is not None:
-                    performance.abort()
-            finally:
-                entry.remove()
-            raise
-        finally:
-            if listener:
-                listener.close()
+        entry, pidfd = create(
+            container_id,
+            bundle,
+            root=root,
+            stdio=stdio,
+            console_socket=console_socket,
+            pid_file=pid_file,
+            preserve_fds=preserve_fds,
+            gate=gate,
+        )
         container = cls(entry)
-        container._pidfd = os.dup(init.pidfd)
-        init.close()
+        container._pidfd = pidfd
         return container
 
     @classmethod
@@ -213,11 +151,7 @@ class Container:
     @property
     def state(self) -> State:
         """The state now (runtime.md, State). Raises ContainerNotFound."""
-        return self._state(self._entry.read())
-
-    def _state(self, document: StateDocument) -> State:
-        frozen = document["status"] == Status.RUNNING and cgroup.frozen(document.get("cgroups", []))
-        return state_of(document, frozen=frozen)
+        return current(self._entry.read())
 
     @property
     def status(self) -> Status:
@@ -237,16 +171,6 @@ class Container:
 
     # ---- the lifecycle ----
 
-    @contextmanager
-    def _in(self, operation: str, *allowed: Status) -> Iterator[StateDocument]:
-        """Under the lock, with the status checked."""
-        with self._entry.locked():
-            document = self._entry.read()
-            status = self._state(document).status
-            if status not in allowed:
-                raise WrongStatus(self.id, operation, status, " or ".join(allowed))
-            yield document
-
     def start(self) -> None:
         """Run the process of a created container (runtime.md, Start).
 
@@ -254,26 +178,9 @@ class Container:
             WrongStatus: it is not ``created``.
             StepError: a step behind the gate failed, the exec of the program for example; the container is then stopped.
         """
-        with self._in("start", Status.CREATED) as document:
-            failure = _open_gate(self._entry, document)
-            if failure is not None:
-                self._wait_gone(document)
-                raise failure
-            self._entry.write({**document, "status": Status.RUNNING, "started_at": time.time_ns()})
+        from .lifecycle.start import start
 
-    def _wait_gone(self, document: StateDocument) -> None:
-        pidfd = self._open(document)
-        if pidfd is not None:
-            try:
-                wait(pidfd, 5)
-            finally:
-                os.close(pidfd)
-
-    def _open(self, document: StateDocument) -> int | None:
-        if self._pidfd >= 0:
-            return os.dup(self._pidfd)
-        pid = document.get("pid", 0)
-        return open_process(pid, document.get("pid_start", 0)) if pid else None
+        start(self._entry, self._pidfd)
 
     def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:
         """Send a signal to the container's first process (runtime.md, Kill), or with ``all`` to every process in it.
@@ -282,45 +189,18 @@ class Container:
             ValueError: not a signal.
             WrongStatus: it is neither created nor running.
         """
-        number = signal_number(signal)
-        document = self._entry.read()
-        status = self._state(document).status
-        if all:
-            self._kill_all(document, number)
-            return
-        if not status.can_kill:
-            raise WrongStatus(self.id, "kill", status, "created or running")
-        pidfd = self._open(document)
-        try:
-            if pidfd is None:
-                raise WrongStatus(self.id, "kill", Status.STOPPED, "created or running")
-            _signal.pidfd_send_signal(pidfd, number)
-        except ProcessLookupError:
-            raise WrongStatus(self.id, "kill", Status.STOPPED, "created or running") from None
-        finally:
-            if pidfd is not None:
-                os.close(pidfd)
-        if status is Status.PAUSED and number == _signal.SIGKILL:
-            cgroup.freeze(document.get("cgroups", []), False)  # a frozen process on v1 dies only when it thaws
+        from .lifecycle.kill import kill
 
-    def _kill_all(self, document: StateDocument, number: int) -> None:
-        if number == _signal.SIGKILL:
-            cgroup.kill(document.get("cgroups", []))
-            return
-        for pid in cgroup.processes(document.get("cgroups", [])):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+        kill(self._entry, signal_number(signal), all=all)
 
     def pause(self) -> None:
         """Freeze every process. Raises WrongStatus, UnsupportedError without a freezer."""
-        with self._in("pause", Status.RUNNING) as document:
+        with allowed(self._entry, "pause", Status.RUNNING) as document:
             cgroup.freeze(document.get("cgroups", []), True)
 
     def resume(self) -> None:
         """Thaw what `pause` froze. Raises WrongStatus."""
-        with self._in("resume", Status.PAUSED) as document:
+        with allowed(self._entry, "resume", Status.PAUSED) as document:
             cgroup.freeze(document.get("cgroups", []), False)
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -334,7 +214,7 @@ class Container:
         document = self._entry.read()
         if "exit_code" in document:
             return document["exit_code"]
-        pidfd = self._open(document)
+        pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
         try:
@@ -358,34 +238,9 @@ class Container:
         Raises:
             WrongStatus: it still runs, and ``force`` was not given.
         """
-        with self._entry.locked():
-            try:
-                document = self._entry.read()
-                status = self._state(document).status
-            except StateError:
-                if not force:
-                    raise
-                document, status = StateDocument(id=self.id, bundle="", status=Status.STOPPED), Status.STOPPED
-            if not force and not status.can_delete:
-                raise WrongStatus(self.id, "delete", status, "stopped")
-            cgroups = document.get("cgroups", [])
-            pidfd = self._open(document)
-            if pidfd is not None:
-                try:
-                    if status is Status.PAUSED:
-                        cgroup.freeze(cgroups, False)
-                    try:
-                        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass  # it ended by itself
-                    if wait(pidfd, 10) is None:
-                        raise TimeoutError(f"container {self.id!r} did not die within 10 s of SIGKILL")
-                finally:
-                    os.close(pidfd)
-            cgroup.kill(cgroups)
-            cgroup.remove(reversed(cgroups))
-            cgroup.remove_parents(reversed(document.get("cgroup_parents", [])))
-            self._entry.remove()
+        from .lifecycle.delete import delete
+
+        delete(self._entry, self._pidfd, force=force)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -458,51 +313,21 @@ class Container:
         Arguments and errors are those of `exec`; stdin, stdout and stderr are descriptors, this process's own by default. With
         ``console_socket`` the program gets a terminal, whose master is sent there.
         """
-        from .engine.perform import Performance
-        from .host import Host
-        from .plan.compile import compile_exec
-        from .process import Process as Child
-        from .process import exec_process
+        from .lifecycle.execute import execute
 
-        if isinstance(args, str | bytes):
-            raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
-        document = self._entry.read()
-        status = self._state(document).status
-        if not status.can_exec:
-            raise WrongStatus(self.id, "exec in", status, "running")
-        spec = self.spec
-        wanted = exec_process(process or spec.process, args, env, cwd, user, terminal=console_socket is not None)
-        plan = compile_exec(
-            wanted,
-            spec,
-            Host.probe(),
-            namespaces=document.get("namespaces", 0),
-            cgroups=tuple(document.get("cgroups", [])),
-            container_id=self.id,
+        return execute(
+            self._entry,
+            self.spec,
+            args,
+            stdio=(stdin, stdout, stderr),
+            env=env,
+            cwd=cwd,
+            user=user,
+            process=process,
+            console_socket=console_socket,
+            pid_file=pid_file,
+            preserve_fds=preserve_fds,
         )
-        pidfd = self._open(document)
-        if pidfd is None:
-            raise WrongStatus(self.id, "exec in", Status.STOPPED, "running")
-        try:
-            performance = Performance(
-                plan,
-                stdio=[fd if fd is not None else i for i, fd in enumerate((stdin, stdout, stderr))],
-                pidfd=pidfd,
-                preserve=preserve_fds,
-                cache=self._entry.path.parent / ".seccomp",
-                on_console=(lambda fd: _send_console(fd, str(console_socket))) if console_socket is not None else None,
-            )
-            init = performance.begin()
-            try:
-                if pid_file is not None:
-                    _write_pid_file(Path(pid_file), init.pid)
-            except BaseException:
-                performance.abort()
-                raise
-            performance.finish()
-        finally:
-            os.close(pidfd)
-        return Child(tuple(wanted.args or ()), init)
 
     @property
     def spec(self) -> RuntimeSpec:
@@ -531,62 +356,3 @@ class Container:
     def __del__(self) -> None:
         if getattr(self, "_pidfd", -1) >= 0:
             os.close(self._pidfd)
-
-
-def _listen(entry: Entry) -> socket.socket:
-    import socket
-
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    directory = os.open(entry.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        listener.bind(f"/proc/self/fd/{directory}/start.sock")  # a path of its own may be longer than an address
-        listener.listen(1)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.close(directory)
-    return listener
-
-
-def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
-    """Connect to the gate and follow the init until it is the process; gives the step that failed, if one did."""
-    import socket
-
-    from .engine.launch import receive
-    from .engine.perform import make_error
-    from .plan.ops import Report
-
-    directory = os.open(entry.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as peer:
-            try:
-                peer.connect(f"/proc/self/fd/{directory}/start.sock")
-            except (ConnectionRefusedError, FileNotFoundError):
-                raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
-            message = receive(peer)
-    finally:
-        os.close(directory)
-    if message is None:
-        return None
-    if message.kind is not Report.ERROR:
-        raise AssertionError(f"unexpected {message.kind.name} behind the gate")
-    op, text = next(((str(op), str(text)) for n, op, text in document.get("steps", []) if n == message.step), ("?", "?"))
-    return make_error(message.step, document.get("total", 0), op, text, message.value, message.words)
-
-
-def _send_console(master: int, path: str) -> None:
-    import socket
-
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
-            peer.connect(path)
-            socket.send_fds(peer, [b"/dev/ptmx"], [master])
-    finally:
-        os.close(master)
-
-
-def _write_pid_file(path: Path, pid: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(str(pid))
-    temporary.rename(path)

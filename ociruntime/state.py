@@ -67,7 +67,7 @@ class StateDocument(TypedDict, total=False):
     oci_version: str
     annotations: dict[str, str]
     cgroups: list[str]
-    cgroup_parents: list[str]
+    undo: list[list[str]]
     namespaces: int
     steps: list[list[object]]
     total: int

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import StepError
-from ..plan.ops import Report
+from ..plan.ops import Report, Sync
 from ..plan.wire import encode
-from . import cgroup
+from . import undo
 from .causes import explain_errno
+from .host_steps import carry_out
 from .launch import Init, Message
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Performance:
         pidfd: int = -1,
         preserve: int = 0,
         cache: Path | None = None,
-        parents: Sequence[str] = (),
+        parents: undo.Record = (),
         on_console: Callable[[int], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -45,19 +46,20 @@ class Performance:
         self._preserve = preserve
         self._cache = cache
         self._on_console = on_console
-        self._made: list[str] = []
-        self._parents = parents
+        self._made = list(parents)
         self._at = 0
         self.init: Init | None = None
 
     def begin(self) -> Init:
-        """Carry out everything up to the init's SYNC. Raises StepError."""
+        """Carry out everything up to the point where the container is created. Raises StepError."""
         try:
             self._host_steps()
             init = self.init = self._launch()
-            while (message := init.receive()) is not None and message.kind is not Report.SYNC:
+            while (message := init.receive()) is not None:
+                if message.kind is Report.SYNC and message.value == Sync.CREATED:
+                    break
                 self._handle(init, message)
-            if message is None:
+            else:
                 raise self._vanished()
             self._at = message.step
         except BaseException:
@@ -79,19 +81,21 @@ class Performance:
             raise
 
     def abort(self) -> None:
-        """Undo: kill the init, when there is one, and remove the cgroups that were made. A second time there is nothing to do."""
+        """Kill the init, when there is one, and undo the host's steps so far. A second time there is nothing to do."""
         if self.init is not None:
             self.init.kill()
             self.init = None
-        cgroup.kill(self._made)
-        cgroup.remove(reversed(self._made))
-        cgroup.remove_parents(reversed(self._parents))
-        self._made.clear()
+        made, self._made = self._made, []
+        undo.perform(made)
 
     def _handle(self, init: Init, message: Message) -> None:
         if message.kind is Report.ERROR:
             raise self.error(message)
-        if message.kind is Report.FORKED:
+        if message.kind is Report.SYNC:
+            self._at = message.step or self._at  # before execveat there are no steps of the init yet
+            self._host_steps()
+            init.go()
+        elif message.kind is Report.FORKED:
             init.follow(message.fd)
             init.go()
         elif message.kind is Report.FD and self._on_console:
@@ -119,31 +123,14 @@ class Performance:
             if step.where != "host" or step.op == "clone3":
                 return
             try:
-                self._host_step(step)
+                carry_out(step, self.init)
             except OSError as error:
                 if isinstance(error, StepError):
                     raise
                 raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, "") from error
+            if (entry := undo.of_step(step)) is not None:
+                self._made.append(entry)
             self._at += 1
-
-    def _host_step(self, step: Step) -> None:
-        arguments = step.arguments()
-        if step.op == "cgroup_mkdir":
-            path = str(arguments["path"])
-            cgroup.make(path, bool(arguments["inherit"]))
-            self._made.append(path)
-        elif step.op == "cgroup_write":
-            cgroup.write(str(arguments["path"]), str(arguments["file"]), str(arguments["value"]))
-        elif step.op == "cgroup_enable":
-            controllers = arguments["controllers"]
-            assert isinstance(controllers, tuple)
-            cgroup.enable(str(arguments["path"]), controllers)
-        elif step.op == "proc_write":
-            assert self.init is not None
-            with open(f"/proc/{self.init.pid}/{arguments['file']}", "w", encoding="ascii") as file:
-                file.write(str(arguments["text"]))
-        else:
-            raise AssertionError(f"no host step {step.op}")
 
     # ---- the init's steps ----
 

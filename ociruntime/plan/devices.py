@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError
 from . import kernel as k
-from .model import Builder
+from .model import NO_SLOT, Builder
 from .mounts import destination_in_root
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ DEFAULT_LINKS: Final = (
 _TYPES: Final = {"c": k.S_IFCHR, "u": k.S_IFCHR, "b": k.S_IFBLK, "p": k.S_IFIFO}
 
 
-def compile_devices(b: Builder, devices: tuple[Device, ...], root: int, dev: int) -> None:
-    """Make the default devices and links in the directory at slot ``dev``, then the config's own below the root."""
+def compile_devices(b: Builder, devices: tuple[Device, ...], root: int) -> None:
+    """Make the default devices and links in /dev, then the config's own below the root."""
+    dev = b.slot()
+    b.init("target", root, "/dev", 0, 0o755, NO_SLOT, dev, text="/dev")
     for name, major, minor in DEFAULT_DEVICES:
         b.init("mknod", dev, name, k.S_IFCHR | 0o666, k.makedev(major, minor), 0, 0, text=f"/dev/{name} c {major}:{minor} 0666")
     for name, target in DEFAULT_LINKS:
@@ -48,7 +50,7 @@ def compile_devices(b: Builder, devices: tuple[Device, ...], root: int, dev: int
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
         parent, name = posixpath.split(path)
         directory = b.slot()
-        b.init("target", root, parent, 0, 0o755, 0xFFFFFFFF, directory, text=f"{parent}, made where missing")
+        b.init("target", root, parent, 0, 0o755, NO_SLOT, directory, text=f"{parent}, made where missing")
         b.init(
             "mknod", directory, name, kind | mode, number, device.uid or 0, device.gid or 0,
             text=f"{path} {device.type} {device.major or 0}:{device.minor or 0} {mode:04o}",

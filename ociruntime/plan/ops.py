@@ -35,11 +35,20 @@ class Report(IntEnum):
     ERROR = 1
     """The step failed with ``value`` as errno; the kernel's own words may follow."""
     SYNC = 2
-    """The init waits for one byte before it goes on; ``value`` is the token of the `sync` step."""
+    """The init waits for one byte before it goes on; ``value`` is the token of the `sync` step (`Sync`)."""
     FORKED = 3
     """The rest runs in a new process, whose pidfd comes along."""
     FD = 4
     """The descriptor that comes along is what the step was asked to hand out."""
+
+
+class Sync(IntEnum):
+    """What the init waits for at a `sync` step."""
+
+    HOST = 0
+    """For the steps of the host that stand behind it in the plan; also before execveat, for the id maps of a user namespace."""
+    CREATED = 1
+    """For the caller to write the state: the container is created."""
 
 
 class Op(NamedTuple):

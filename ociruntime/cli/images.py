@@ -1,0 +1,72 @@
+"""Images and bundles, and what would be done with them: mount, umount, spec, plan, sif."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import ociruntime as oci
+
+from .common import (
+    Parser,
+    Verb,
+    bundle_argument,
+)
+
+
+def _mount(sub: Parser) -> None:
+    sub.add_argument("sif", metavar="SIF")
+    sub.add_argument("bundle", metavar="BUNDLE")
+    sub.add_argument("--read-only", action="store_true", help="no writable overlay over the image")
+
+
+def _umount(sub: Parser) -> None:
+    sub.add_argument("bundle", metavar="BUNDLE")
+
+
+def _plan(sub: Parser) -> None:
+    bundle_argument(sub)
+    sub.add_argument("--json", action="store_true")
+
+
+def _sif(sub: Parser) -> None:
+    sub.add_argument("file", metavar="SIF")
+    sub.add_argument("--json", action="store_true")
+
+
+def mount(o: argparse.Namespace) -> None:
+    oci.Bundle.from_sif(o.sif, o.bundle, writable=not o.read_only)
+
+
+def umount(o: argparse.Namespace) -> None:
+    oci.Bundle.load(o.bundle).umount()
+
+
+def spec(o: argparse.Namespace) -> None:
+    path = Path(o.bundle, "config.json")
+    if path.exists():
+        raise FileExistsError(17, os.strerror(17), str(path))
+    oci.RuntimeSpec.default().save(path)
+
+
+def plan(o: argparse.Namespace) -> None:
+    made = oci.Bundle.load(o.bundle).plan()
+    sys.stdout.write(made.to_json(indent=2) + "\n" if o.json else made.explain())
+
+
+def sif(o: argparse.Namespace) -> None:
+    with oci.SifImage.open(o.file) as image:
+        print(json.dumps(image.to_dict(), indent=2) if o.json else image.table())
+
+
+VERBS: Final = {
+    "mount": Verb(mount, "make a bundle of a SIF image", _mount),
+    "umount": Verb(umount, "undo mount: unmount the image and remove the bundle", _umount),
+    "spec": Verb(spec, "write the default config.json", bundle_argument),
+    "plan": Verb(plan, "print what creating and starting a container takes, without doing it", _plan),
+    "sif": Verb(sif, "show what is in a SIF file", _sif),
+}

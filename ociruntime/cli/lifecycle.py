@@ -1,0 +1,109 @@
+"""The life of a container: create, start, run, state, kill, delete."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+import ociruntime as oci
+
+from ..errors import ContainerNotFound
+from .common import (
+    Parser,
+    Refuse,
+    Verb,
+    bundle_argument,
+    container_argument,
+    forwarding,
+    shell_status,
+)
+
+
+def _create(sub: Parser) -> None:
+    container_argument(sub)
+    bundle_argument(sub)
+    sub.add_argument("--pid-file", metavar="FILE", help="gets the pid of the container's process")
+    sub.add_argument("--console-socket", metavar="SOCKET", help="gets the master of the container's terminal")
+    sub.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="descriptors from 3 on that the process inherits")
+    sub.add_argument("--no-pivot", action=Refuse, nargs=0, help="refused: the root is always pivoted into")
+    sub.add_argument("--no-new-keyring", action="store_true", help="accepted for compatibility")
+
+
+def _run(sub: Parser) -> None:
+    _create(sub)
+    sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
+    sub.add_argument("--keep", action="store_true", help="do not delete the container at its end")
+
+
+def _kill(sub: Parser) -> None:
+    container_argument(sub)
+    sub.add_argument("signal", nargs="?", metavar="SIGNAL", help="name or number (default: TERM)")
+    sub.add_argument("--signal", "-s", dest="named", metavar="SIGNAL")
+    sub.add_argument("--all", "-a", action="store_true", help="to every process in the container")
+    sub.add_argument("--force", "-f", action="store_true", help="KILL")
+    sub.add_argument("--timeout", "-t", type=float, metavar="SECONDS", help="then KILL")
+
+
+def _delete(sub: Parser) -> None:
+    container_argument(sub)
+    sub.add_argument("--force", "-f", action="store_true", help="kill it first; a container that does not exist is no error")
+
+
+def create(o: argparse.Namespace) -> None:
+    oci.Container.create(
+        o.id, o.bundle, root=o.root, pid_file=o.pid_file, console_socket=o.console_socket, preserve_fds=o.preserve_fds
+    )
+
+
+def run(o: argparse.Namespace) -> int:
+    container = oci.Container.run(
+        o.id, o.bundle, root=o.root, pid_file=o.pid_file, console_socket=o.console_socket, preserve_fds=o.preserve_fds
+    )
+    if o.detach:
+        return 0
+    try:
+        with forwarding(container.fileno()):
+            code = container.wait()
+    finally:
+        if not o.keep:
+            container.delete(force=True)
+    assert code is not None, "a child's exit status is known"
+    return shell_status(code)
+
+
+def start(o: argparse.Namespace) -> None:
+    oci.Container.load(o.id, root=o.root).start()
+
+
+def state(o: argparse.Namespace) -> None:
+    print(oci.Container.load(o.id, root=o.root).state.to_json())
+
+
+def kill(o: argparse.Namespace) -> None:
+    wanted = "KILL" if o.force else o.named or o.signal or "TERM"
+    container = oci.Container.load(o.id, root=o.root)
+    container.kill(wanted, all=o.all)
+    if o.timeout is None:
+        return
+    try:
+        container.wait(o.timeout)
+    except TimeoutError:
+        container.kill("KILL", all=o.all)
+
+
+def delete(o: argparse.Namespace) -> None:
+    try:
+        oci.Container.load(o.id, root=o.root).delete(force=o.force)
+    except ContainerNotFound:
+        if not o.force:
+            raise
+
+
+VERBS: Final = {
+    "create": Verb(create, "create a container", _create),
+    "start": Verb(start, "run the process of a created container", container_argument),
+    "run": Verb(run, "create, start, wait and delete; exits with the process's exit code", _run),
+    "state": Verb(state, "print the state as JSON", container_argument),
+    "kill": Verb(kill, "send a signal to the container's process", _kill),
+    "delete": Verb(delete, "remove what create made", _delete),
+}

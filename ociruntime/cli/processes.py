@@ -1,0 +1,101 @@
+"""Processes in a container: exec, ps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import ociruntime as oci
+
+from ..errors import UnsupportedError, WrongStatus
+from .common import (
+    Parser,
+    Verb,
+    container_argument,
+    format_argument,
+    forwarding,
+    shell_status,
+    table,
+)
+
+
+def _exec(sub: Parser) -> None:
+    container_argument(sub)
+    sub.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+    sub.add_argument("--process", "-p", metavar="FILE", help="a process object as in config.json")
+    sub.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE")
+    sub.add_argument("--cwd", metavar="DIR")
+    sub.add_argument("--user", "-u", metavar="UID[:GID]")
+    sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
+    sub.add_argument("--pid-file", metavar="FILE")
+    sub.add_argument("--tty", "-t", action="store_true", help="with a terminal (needs --console-socket)")
+    sub.add_argument("--console-socket", metavar="SOCKET")
+    sub.add_argument("--preserve-fds", type=int, default=0, metavar="N")
+
+
+def _ps(sub: Parser) -> None:
+    container_argument(sub)
+    format_argument(sub)
+
+
+def exec_(o: argparse.Namespace) -> int:
+    if o.tty and not o.console_socket:
+        raise UnsupportedError("--tty needs --console-socket: a terminal of our own is not supported yet")
+    args: Sequence[str] = o.args[1:] if o.args[:1] == ["--"] else o.args
+    process = None
+    if o.process:
+        from ..spec import Process
+        from ..spec.codec import parse, structure
+
+        process = structure(Process, parse(Path(o.process).read_bytes(), o.process), o.process)
+    elif not args:
+        raise ValueError("exec needs a command, or --process")
+    child = oci.Container.load(o.id, root=o.root).popen(
+        args,
+        env=o.env,
+        cwd=o.cwd,
+        user=user(o.user),
+        process=process,
+        console_socket=o.console_socket,
+        pid_file=o.pid_file,
+        preserve_fds=o.preserve_fds,
+    )
+    if o.detach:
+        return 0
+    with forwarding(child.fileno()):
+        return shell_status(child.wait())
+
+
+def user(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    uid, _, gid = text.partition(":")
+    if not uid.isdigit() or (gid and not gid.isdigit()):
+        raise ValueError(f"--user takes UID[:GID] in numbers, not {text!r}")
+    return int(uid), int(gid or 0)
+
+
+def ps(o: argparse.Namespace) -> None:
+    container = oci.Container.load(o.id, root=o.root)
+    if not container.state.status.can_kill:
+        raise WrongStatus(o.id, "list the processes of", container.status, "running")
+    pids = container.processes()
+    if o.format == "json":
+        print(json.dumps(pids))
+        return
+    rows = [("PID", "COMMAND")]
+    for pid in pids:
+        try:
+            rows.append((str(pid), Path(f"/proc/{pid}/comm").read_text().strip()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+    table(rows)
+
+
+VERBS: Final = {
+    "exec": Verb(exec_, "run a further program in a container", _exec),
+    "ps": Verb(ps, "list the processes of a container", _ps),
+}

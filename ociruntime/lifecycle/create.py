@@ -1,0 +1,112 @@
+"""Creating a container: everything but its process (runtime.md, Create)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bundle import Bundle
+from ..engine import console, undo
+from ..engine.gate import listen
+from ..engine.perform import Performance
+from ..errors import UnsupportedError
+from ..state import Entry, StateDocument, StateStore, Status, start_time
+
+if TYPE_CHECKING:
+    import socket
+
+StrPath = str | os.PathLike[str]
+
+
+def create(
+    container_id: str,
+    bundle: Bundle | StrPath,
+    *,
+    root: StrPath | None,
+    stdio: tuple[int | None, int | None, int | None],
+    console_socket: StrPath | None,
+    pid_file: StrPath | None,
+    preserve_fds: int,
+    gate: bool,
+) -> tuple[Entry, int]:
+    """Create a container, or without ``gate`` run it at once; gives its directory and the pidfd of its first process.
+
+    Arguments and errors are those of `Container.create`.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    store = StateStore(root)
+    plan = opened.plan(container_id=container_id, gate=gate)
+    if plan.terminal and console_socket is None:
+        raise UnsupportedError("$.process.terminal: a terminal needs a console socket to send it to")
+    if console_socket is not None and not plan.terminal:
+        raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
+    if preserve_fds < 0:
+        raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
+    entry = store.create(container_id)
+    try:
+        parents = undo.parents(plan)
+    except BaseException:
+        entry.remove()
+        raise
+    document: StateDocument = {
+        "id": container_id,
+        "bundle": str(opened.path),
+        "status": Status.CREATING,
+        "created_at": time.time_ns(),
+        "annotations": dict(opened.spec.annotations or {}),
+        "cgroups": list(plan.cgroups),
+        "undo": [*parents, *undo.of_plan(plan)],
+        "namespaces": plan.namespaces,
+        "rootfs": str(opened.rootfs),
+        "total": len(plan.steps),
+    }
+    performance: Performance | None = None
+    listener: socket.socket | None = None
+    try:
+        entry.write(document)  # from here on a crash leaves something that delete --force can clean up
+        (entry.path / "config.json").write_bytes(opened.config_bytes)
+        if gate:
+            listener = listen(entry.path)
+            names = [step.op for step in plan.steps]
+            after = names.index("gate") + 1
+            document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
+        performance = Performance(
+            plan,
+            stdio=[fd if fd is not None else i for i, fd in enumerate(stdio)],
+            gate=listener.fileno() if listener else -1,
+            preserve=preserve_fds,
+            parents=parents,
+            cache=store.root / ".seccomp",
+            on_console=(lambda fd: console.send(fd, console_socket)) if console_socket is not None else None,
+        )
+        init = performance.begin()
+        document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
+        document["status"] = Status.CREATED if gate else Status.RUNNING
+        if not gate:
+            document["started_at"] = time.time_ns()
+        entry.write(document)
+        if pid_file is not None:
+            write_pid_file(Path(pid_file), init.pid)
+        performance.finish()
+    except BaseException:
+        try:
+            if performance is not None:
+                performance.abort()
+        finally:
+            entry.remove()
+        raise
+    finally:
+        if listener:
+            listener.close()
+    pidfd = os.dup(init.pidfd)
+    init.close()
+    return entry, pidfd
+
+
+def write_pid_file(path: Path, pid: int) -> None:
+    """Write a pid file, atomically. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(str(pid))
+    temporary.rename(path)

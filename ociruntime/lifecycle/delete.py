@@ -1,0 +1,50 @@
+"""Removing what create made (runtime.md, Delete)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ..engine import cgroup, undo
+from ..engine.processes import wait
+from ..errors import StateError, WrongStatus
+from ..state import Entry, StateDocument, Status
+from .status import current, first_process
+
+_DEATH = 10.0
+"""Seconds for a process to die of SIGKILL."""
+
+
+def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
+    """Delete a container; ``force`` kills it first and does not mind a damaged state. Raises WrongStatus, StateError."""
+    with entry.locked():
+        try:
+            document = entry.read()
+            status = current(document).status
+        except StateError:
+            if not force:
+                raise
+            document, status = StateDocument(id=entry.id, bundle="", status=Status.STOPPED), Status.STOPPED
+        if not force and not status.can_delete:
+            raise WrongStatus(entry.id, "delete", status, "stopped")
+        _end(entry, document, status, own)
+        cgroup.kill(document.get("cgroups", []))
+        undo.perform(document.get("undo", []))
+        entry.remove()
+
+
+def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:
+    pidfd = first_process(document, own)
+    if pidfd is None:
+        return
+    try:
+        if status is Status.PAUSED:
+            cgroup.freeze(document.get("cgroups", []), False)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself
+        if wait(pidfd, _DEATH) is None:
+            raise TimeoutError(f"container {entry.id!r} did not die within {_DEATH:.0f} s of SIGKILL")
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,77 @@
+"""Running a further process in a container (the peers' ``exec``; runtime.md has none)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..engine import console
+from ..engine.perform import Performance
+from ..errors import WrongStatus
+from ..host import Host
+from ..plan.compile import compile_exec
+from ..process import Process as Child
+from ..process import exec_process
+from ..state import Entry, Status
+from .create import StrPath, write_pid_file
+from .status import current, first_process
+
+if TYPE_CHECKING:
+    from ..spec import Process, RuntimeSpec
+
+
+def execute(
+    entry: Entry,
+    spec: RuntimeSpec,
+    args: Sequence[str],
+    *,
+    stdio: tuple[int | None, int | None, int | None],
+    env: Sequence[str] | None,
+    cwd: str | None,
+    user: tuple[int, int] | None,
+    process: Process | None,
+    console_socket: StrPath | None,
+    pid_file: StrPath | None,
+    preserve_fds: int,
+) -> Child:
+    """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
+    if isinstance(args, str | bytes):
+        raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
+    document = entry.read()
+    status = current(document).status
+    if not status.can_exec:
+        raise WrongStatus(entry.id, "exec in", status, "running")
+    wanted = exec_process(process or spec.process, args, env, cwd, user, terminal=console_socket is not None)
+    plan = compile_exec(
+        wanted,
+        spec,
+        Host.probe(),
+        namespaces=document.get("namespaces", 0),
+        cgroups=tuple(document.get("cgroups", [])),
+        container_id=entry.id,
+    )
+    pidfd = first_process(document)
+    if pidfd is None:
+        raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
+    try:
+        performance = Performance(
+            plan,
+            stdio=[fd if fd is not None else i for i, fd in enumerate(stdio)],
+            pidfd=pidfd,
+            preserve=preserve_fds,
+            cache=entry.path.parent / ".seccomp",
+            on_console=(lambda fd: console.send(fd, console_socket)) if console_socket is not None else None,
+        )
+        init = performance.begin()
+        try:
+            if pid_file is not None:
+                write_pid_file(Path(pid_file), init.pid)
+        except BaseException:
+            performance.abort()
+            raise
+        performance.finish()
+    finally:
+        os.close(pidfd)
+    return Child(tuple(wanted.args or ()), init)

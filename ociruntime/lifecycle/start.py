@@ -1,0 +1,50 @@
+"""Starting a created container (runtime.md, Start)."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..engine.gate import knock
+from ..engine.perform import make_error
+from ..engine.processes import wait
+from ..errors import WrongStatus
+from ..plan.ops import Report
+from ..state import Entry, StateDocument, Status
+from .status import allowed, first_process
+
+_LAST_BREATH = 5.0
+"""Seconds for an init to be gone after it reported a failure."""
+
+
+def start(entry: Entry, own: int = -1) -> None:
+    """Open the gate. Raises WrongStatus, StepError."""
+    with allowed(entry, "start", Status.CREATED) as document:
+        failure = _open_gate(entry, document)
+        if failure is not None:
+            _wait_gone(document, own)
+            raise failure
+        entry.write({**document, "status": Status.RUNNING, "started_at": time.time_ns()})
+
+
+def _wait_gone(document: StateDocument, own: int) -> None:
+    pidfd = first_process(document, own)
+    if pidfd is not None:
+        try:
+            wait(pidfd, _LAST_BREATH)
+        finally:
+            os.close(pidfd)
+
+
+def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
+    """Open the gate; gives the step that failed, if one did."""
+    try:
+        message = knock(entry.path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
+    if message is None:
+        return None
+    if message.kind is not Report.ERROR:
+        raise AssertionError(f"unexpected {message.kind.name} behind the gate")
+    op, text = next(((str(op), str(text)) for n, op, text in document.get("steps", []) if n == message.step), ("?", "?"))
+    return make_error(message.step, document.get("total", 0), op, text, message.value, message.words)

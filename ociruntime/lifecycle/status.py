@@ -1,0 +1,37 @@
+"""What a container is at this moment, and which operation that allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..engine import cgroup
+from ..engine.processes import open_process
+from ..errors import WrongStatus
+from ..state import Entry, State, StateDocument, Status, state_of
+
+
+def current(document: StateDocument) -> State:
+    """The state now: what is recorded, corrected by what the processes and the freezer say."""
+    frozen = document["status"] == Status.RUNNING and cgroup.frozen(document.get("cgroups", []))
+    return state_of(document, frozen=frozen)
+
+
+@contextmanager
+def allowed(entry: Entry, operation: str, *statuses: Status) -> Iterator[StateDocument]:
+    """Hold the container's lock for an operation that needs one of these statuses. Raises WrongStatus, ContainerNotFound."""
+    with entry.locked():
+        document = entry.read()
+        status = current(document).status
+        if status not in statuses:
+            raise WrongStatus(entry.id, operation, status, " or ".join(statuses))
+        yield document
+
+
+def first_process(document: StateDocument, own: int = -1) -> int | None:
+    """A pidfd of the first process, or None when it is gone; ``own`` is the one of its maker, who must reap it."""
+    if own >= 0:
+        return os.dup(own)
+    pid = document.get("pid", 0)
+    return open_process(pid, document.get("pid_start", 0)) if pid else None

@@ -1,0 +1,49 @@
+"""Kernel parameters of the container's namespaces (config-linux.md#sysctl)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..errors import Problem, SpecError, UnsupportedError
+from .model import Builder
+
+if TYPE_CHECKING:
+    from ..spec import Linux
+    from .mounts import Prepared
+
+_SYSCTL_NAMESPACE: Final = (
+    # prefix of the sysctl, the namespace that must be the container's own
+    ("kernel.msgmax", "ipc"),
+    ("kernel.msgmnb", "ipc"),
+    ("kernel.msgmni", "ipc"),
+    ("kernel.sem", "ipc"),
+    ("kernel.shmall", "ipc"),
+    ("kernel.shmmax", "ipc"),
+    ("kernel.shmmni", "ipc"),
+    ("kernel.shm_rmid_forced", "ipc"),
+    ("fs.mqueue.", "ipc"),
+    ("net.", "network"),
+    ("kernel.domainname", "uts"),
+)
+_SWAP: Final = str.maketrans("./", "/.")
+
+
+def compile_sysctl(b: Builder, linux: Linux | None, own: tuple[str, ...], proc: Prepared | None) -> None:
+    """Write each parameter through the container's own procfs. Raises SpecError for one that would change the host."""
+    for key, value in ((linux.sysctl if linux else None) or {}).items():
+        where = f"$.linux.sysctl[{key!r}]"
+        # Dotted as in sysctl(8), where a slash stands for a dot in a name, or a path below /proc/sys.
+        path = key if "/" in key.split(".", 1)[0] else key.translate(_SWAP)
+        name = path.translate(_SWAP)
+        if ".." in path.split("/") or path.startswith("/") or "\n" in key + value or "+" in key or not key:
+            raise SpecError([Problem(where, "is not the name of a sysctl", "config-linux.md#sysctl")])
+        namespace = next(
+            (ns for prefix, ns in _SYSCTL_NAMESPACE if name == prefix or (prefix.endswith(".") and name.startswith(prefix))), None
+        )
+        if namespace is None:
+            raise SpecError([Problem(where, "belongs to no namespace, so it would change the host", "config-linux.md#sysctl")])
+        if namespace not in own:
+            raise SpecError([Problem(where, f"needs a {namespace} namespace of its own", "config-linux.md#sysctl")])
+        if proc is None:
+            raise UnsupportedError(f"{where}: needs a proc mount in the container")
+        b.init("write", proc.slot, "sys/" + path, value.encode(), text=f"{value} > {name}")
