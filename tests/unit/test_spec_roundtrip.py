@@ -1,0 +1,153 @@
+"""Whole documents, made up from the classes: what is loaded comes out as it went in, and is a value."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from functools import cache
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ociruntime.errors import SpecError
+from ociruntime.spec import ContainerProcessState, Features, Model, RuntimeSpec, StateDocument, diff
+from ociruntime.spec.codec import converter
+from ociruntime.spec.fields import JSON_NAME, Field, fields_of
+from ociruntime.spec.generate import models
+
+Strategy = st.SearchStrategy[Any]
+ROOTS = [RuntimeSpec, Features, StateDocument, ContainerProcessState]
+WHOLE = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+KEYS = st.text(max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def objects(draw: st.DrawFn, cls: type[Model]) -> dict[str, Any]:
+    """JSON objects of a class: the required members, some of the others and now and then unknown ones, in any order."""
+    fields = {field.key: field for field in fields_of(cls).values()}
+    keys = draw(st.sets(st.sampled_from(sorted(fields)), max_size=5)) | {key for key, field in fields.items() if field.required}
+    unknown = draw(st.dictionaries(KEYS, JSON, max_size=2)) if draw(st.integers(0, 2)) == 0 else {}
+    unknown = {key: item for key, item in unknown.items() if key not in fields}
+    return {
+        key: draw(members(fields[key])) if key in fields else unknown[key]
+        for key in draw(st.permutations(sorted(keys | {*unknown})))
+    }
+
+
+@cache
+def members(field: Field) -> Strategy:
+    """Values of a member: empty ones, the ends of a range and, of an enumeration, values from the future among them."""
+    kind = field.kind
+    inner: Strategy
+    if kind.name == JSON_NAME:
+        inner = JSON
+    elif kind.model is not None:
+        inner = objects(kind.model)
+    elif kind.cls is bool:
+        inner = st.booleans()
+    elif kind.cls is int:
+        lowest, highest = (kind.scalar.limits if kind.scalar else None) or (None, None)
+        inner = st.integers(lowest, highest)
+        if lowest is not None:
+            inner |= st.sampled_from([lowest, highest])
+    elif kind.cls is str:
+        inner = st.text(max_size=9)
+    else:
+        inner = st.sampled_from([str(member) for member in kind.cls]) | st.text(max_size=9)  # type: ignore[attr-defined]
+    if kind.outer == "tuple":
+        return st.lists(inner, max_size=3)
+    if kind.outer == "Mapping":
+        return st.dictionaries(KEYS, inner, max_size=3)
+    return inner
+
+
+@pytest.mark.parametrize("cls", ROOTS)
+def test_whole_documents(cls: type[Model]) -> None:
+    sizes: list[int] = []
+
+    @WHOLE
+    @given(objects(cls))
+    def holds(document: dict[str, Any]) -> None:
+        loaded = cls.load(document)
+        text = loaded.to_json()
+        sizes.append(len(text))
+        # the same document: types of numbers too, which == does not tell apart
+        assert json.dumps(loaded.to_dict(), sort_keys=True) == json.dumps(document, sort_keys=True)
+        again = cls.load(json.dumps(document))
+        assert again.to_json() == text
+        assert again == loaded
+        assert hash(again) == hash(loaded)
+        assert cls.load(text.encode()) == loaded
+        assert not diff(loaded, again)
+        known = [key for key in document if key not in loaded.extensions]
+        assert list(loaded.to_dict())[: len(known)] == known
+        assert converter().unstructure(converter().structure(document, cls)) == loaded.to_dict()
+        assert pickle.loads(pickle.dumps(loaded)) == copy.deepcopy(loaded) == loaded
+        assert repr(loaded).startswith(f"{cls.__name__}(")
+        assert loaded._repr_html_().count("<details") == loaded._repr_html_().count("</details>")
+
+    holds()
+    assert max(sizes) > (2000 if cls is RuntimeSpec else 200)
+
+
+@pytest.mark.parametrize("cls", models(), ids=lambda cls: cls.__name__)
+def test_every_class_by_itself(cls: type[Model]) -> None:
+    """Each class alone is read, written, made again from its members, and takes no others."""
+
+    @settings(WHOLE, max_examples=10)
+    @given(objects(cls))
+    def holds(document: dict[str, Any]) -> None:
+        loaded = cls.load(document)
+        assert loaded.to_dict() == document
+        assert cls(**{field.name: getattr(loaded, field.name) for field in attrs.fields(cls)}) == loaded
+        assert loaded.evolve() == attrs.evolve(loaded) == loaded
+        assert set(attrs.asdict(loaded, recurse=False)) == {*fields_of(cls), "extensions"}
+
+    holds()
+    assert attrs.has(cls)
+    with pytest.raises(TypeError, match="no_such_member"):
+        cls(no_such_member=1)
+
+
+@pytest.mark.parametrize("cls", models(), ids=lambda cls: cls.__name__)
+def test_absent_empty_and_null(cls: type[Model]) -> None:
+    """An absent member is None and is not written; an empty one is empty; null is for features alone."""
+    for field in fields_of(cls).values():
+        if field.required:
+            continue
+        assert getattr(cls, field.name) is None
+        smallest = {other.key: example(other) for other in fields_of(cls).values() if other.required}
+        assert field.key not in cls.load(smallest).to_dict()
+        document = smallest | {field.key: None}
+        if cls.NULLABLE:
+            loaded = cls.load(document)
+            assert getattr(loaded, field.name) is None
+            assert loaded.to_dict() == document
+        else:
+            with pytest.raises(SpecError, match="null"):
+                cls.load(document)
+        if field.kind.outer:
+            empty = cls.load(smallest | {field.key: [] if field.kind.outer == "tuple" else {}})
+            assert getattr(empty, field.name) is not None
+            assert len(getattr(empty, field.name)) == 0
+            assert empty != cls.load(smallest)
+            assert field.key in empty.to_dict()
+
+
+def example(field: Field) -> Any:
+    """The smallest value of a member."""
+    kind = field.kind
+    if kind.outer:
+        return [] if kind.outer == "tuple" else {}
+    if kind.model is not None:
+        return {other.key: example(other) for other in fields_of(kind.model).values() if other.required}
+    return {bool: False, int: 1}.get(kind.cls, "x")
