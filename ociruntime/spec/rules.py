@@ -5,7 +5,7 @@ An error is what the spec forbids, or what no kernel can do; a warning is what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem
@@ -43,11 +43,11 @@ class Report:
         if value is not None and not value.startswith("/"):
             self.error(path, f"{value!r} is not an absolute path", section)
 
-    def no_nul(self, path: str, values: Iterable[str | None], section: str) -> None:
-        """An error for each text that no system call can take."""
-        for index, value in enumerate(values):
-            if value is not None and "\0" in value:
-                self.error(f"{path}[{index}]", "a NUL byte cannot be passed to the kernel", section)
+    def no_nul(self, path: str, value: str | Sequence[str] | None, section: str) -> None:
+        """An error for a text, or for each of several, that no system call can take."""
+        for where, text in [(path, value)] if isinstance(value, str) else [(f"{path}[{i}]", t) for i, t in enumerate(value or ())]:
+            if "\0" in text:
+                self.error(where, "a NUL byte cannot be passed to the kernel", section)
 
 
 def rules(spec: RuntimeSpec) -> list[Problem]:
@@ -97,7 +97,7 @@ def _top(report: Report, spec: RuntimeSpec) -> None:
             report.error(f"$.{name}", "would change the host's: it needs a uts namespace", f"config.md#{name}")
         if on_linux and len(value.encode("utf-8", "surrogatepass")) > _MAX_HOSTNAME:
             report.error(f"$.{name}", f"has more than {_MAX_HOSTNAME} bytes", f"config.md#{name}")
-        report.no_nul(f"$.{name}", (value,), f"config.md#{name}")
+        report.no_nul(f"$.{name}", value, f"config.md#{name}")
 
 
 def _process(report: Report, spec: RuntimeSpec, process: Process) -> None:
@@ -112,8 +112,9 @@ def _process(report: Report, spec: RuntimeSpec, process: Process) -> None:
             report.warn("$.process.user", "uid and gid are needed; 0 is taken", "config.md#user")
     if process.user is not None and process.user.umask is not None and process.user.umask > 0o777:
         report.warn("$.process.user.umask", f"{process.user.umask:#o} has more than permission bits", "config.md#user")
-    report.no_nul("$.process.args", process.args or (), section)
-    report.no_nul("$.process.env", process.env or (), section)
+    report.no_nul("$.process.args", process.args, section)
+    report.no_nul("$.process.env", process.env, section)
+    report.no_nul("$.process.cwd", process.cwd, section)
     _environment(report, "$.process.env", process.env or (), section)
     if process.console_size is not None and not process.terminal:
         report.warn("$.process.consoleSize", "is ignored without a terminal", section)
@@ -133,8 +134,11 @@ def _process(report: Report, spec: RuntimeSpec, process: Process) -> None:
         report.error("$.process.oomScoreAdj", f"{process.oom_score_adj} is not -1000 to 1000", _CAPABILITIES)
     if process.scheduler is not None:
         _scheduler(report, process.scheduler)
-    if process.io_priority is not None and not 0 <= (process.io_priority.priority or 0) <= 7:
-        report.error("$.process.ioPriority.priority", f"{process.io_priority.priority} is not 0 to 7", _CAPABILITIES)
+    if process.io_priority is not None:
+        if process.io_priority.priority is None:
+            report.warn("$.process.ioPriority.priority", "is needed; 0 is taken", _CAPABILITIES)
+        elif not 0 <= process.io_priority.priority <= 7:
+            report.error("$.process.ioPriority.priority", f"{process.io_priority.priority} is not 0 to 7", _CAPABILITIES)
     if process.exec_cpu_affinity is not None:
         for name, text in (("initial", process.exec_cpu_affinity.initial), ("final", process.exec_cpu_affinity.final)):
             number_list(report, f"$.process.execCPUAffinity.{name}", text, _CAPABILITIES)
@@ -202,7 +206,9 @@ def number_list(report: Report, path: str, text: str | None, section: str) -> No
 
 def _mount(report: Report, spec: RuntimeSpec, mount: Mount, path: str) -> None:
     section, options = "config.md#mounts", mount.options or ()
-    report.no_nul(path, (mount.destination, mount.source, mount.type, *options), section)
+    for name, value in (("destination", mount.destination), ("source", mount.source), ("type", mount.type)):
+        report.no_nul(f"{path}.{name}", value, section)
+    report.no_nul(f"{path}.options", options, section)
     if not mount.destination:
         report.error(f"{path}.destination", "is empty", section)
     elif spec.linux is not None and not mount.destination.startswith("/"):
@@ -271,7 +277,9 @@ def _hooks(report: Report, spec: RuntimeSpec) -> None:
         for index, hook in enumerate(hooks or ()):
             where = f"$.hooks.{kind}[{index}]"
             report.absolute(f"{where}.path", hook.path, section)
-            report.no_nul(where, (hook.path, *(hook.args or ()), *(hook.env or ())), section)
+            report.no_nul(f"{where}.path", hook.path, section)
+            report.no_nul(f"{where}.args", hook.args, section)
+            report.no_nul(f"{where}.env", hook.env, section)
             _environment(report, f"{where}.env", hook.env or (), section)
 
 

@@ -11,6 +11,7 @@ from .rules_resources import resource_rules
 if TYPE_CHECKING:
     from .config import RuntimeSpec
     from .linux import IntelRdt, Linux, MemoryPolicy
+    from .process import User
     from .seccomp import Seccomp, Syscall, SyscallArg
 
 _IPC: Final = "msgmax msgmnb msgmni msg_next_id sem sem_next_id shmall shmmax shmmni shm_next_id shm_rmid_forced"
@@ -27,6 +28,8 @@ def linux_rules(report: Report, spec: RuntimeSpec, linux: Linux) -> None:
     """Everything about the Linux part."""
     kinds = _namespaces(report, linux)
     _user_namespace(report, linux, kinds)
+    if spec.process is not None and spec.process.user is not None and "user" in kinds and not kinds["user"]:
+        _mapped(report, linux, spec.process.user)
     _time_offsets(report, linux, kinds)
     _devices(report, linux)
     _net_devices(report, linux, kinds)
@@ -76,6 +79,15 @@ def _user_namespace(report: Report, linux: Linux, kinds: dict[str, str | None]) 
         elif not ranges and "user" in kinds and not kinds["user"]:
             report.error(path, "is needed by a new user namespace", section)
         mappings(report, path, ranges, section)
+
+
+def _mapped(report: Report, linux: Linux, user: User) -> None:
+    """Ids without a mapping are invalid in the namespace: setuid(2) refuses them."""
+    groups = [("gid", user.gid), *((f"additionalGids[{index}]", gid) for index, gid in enumerate(user.additional_gids or ()))]
+    for ranges, ids in ((linux.uid_mappings, [("uid", user.uid)]), (linux.gid_mappings, groups)):
+        for name, wanted in ids:
+            if ranges and not any(0 <= (wanted or 0) - mapping.container_id < mapping.size for mapping in ranges):
+                report.error(f"$.process.user.{name}", f"{wanted or 0} has no mapping in the user namespace", "config.md#user")
 
 
 def _time_offsets(report: Report, linux: Linux, kinds: dict[str, str | None]) -> None:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from .rules import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .config import RuntimeSpec
     from .freebsd import FreeBSD
+    from .mounts import Mount
     from .vm import VM
     from .windows import Windows
     from .zos import ZOS
@@ -32,6 +35,9 @@ def _windows(report: Report, spec: RuntimeSpec, windows: Windows) -> None:
             report.error("$.root", "must not be set with Hyper-V isolation", "config.md#root")
         if spec.root.readonly:
             report.error("$.root.readonly", "is not for Windows", "config.md#root")
+    if spec.process is not None and not spec.process.args and not spec.process.command_line:
+        report.error("$.process.commandLine", "is needed without args", "config.md#process")
+    _windows_mounts(report, spec.mounts or ())
     cpu = windows.resources.cpu if windows.resources else None
     if cpu is not None and sum(value is not None for value in (cpu.count, cpu.shares, cpu.maximum)) > 1:
         report.error("$.windows.resources.cpu", "count, shares and maximum exclude each other", "config-windows.md#cpu")
@@ -43,6 +49,20 @@ def _windows(report: Report, spec: RuntimeSpec, windows: Windows) -> None:
         others = [network.endpoint_list, network.allow_unqualified_dns_query, network.dns_search_list]
         if any(value is not None for value in (*others, network.network_shared_container_name)):
             report.error("$.windows.network.networkNamespace", "excludes the other members", "config-windows.md#network")
+
+
+def _windows_mounts(report: Report, mounts: Sequence[Mount]) -> None:
+    from pathlib import PureWindowsPath
+
+    section = "config.md#mounts"
+    places = [PureWindowsPath(mount.destination) for mount in mounts]
+    for index, place in enumerate(places):
+        where = f"$.mounts[{index}].destination"
+        if not place.is_absolute():
+            report.error(where, f"{str(place)!r} is not an absolute path", section)
+        outer = next((other for other in places if other in place.parents), None)
+        if outer is not None:
+            report.error(where, f"{str(place)!r} is nested within {str(outer)!r}", section)
 
 
 def _zos(report: Report, zos: ZOS) -> None:

@@ -72,14 +72,11 @@ def members(field: Field) -> Strategy:
 
 @pytest.mark.parametrize("cls", ROOTS)
 def test_whole_documents(cls: type[Model]) -> None:
-    sizes: list[int] = []
-
     @WHOLE
     @given(objects(cls))
     def holds(document: dict[str, Any]) -> None:
         loaded = cls.load(document)
         text = loaded.to_json()
-        sizes.append(len(text))
         # the same document: types of numbers too, which == does not tell apart
         assert json.dumps(loaded.to_dict(), sort_keys=True) == json.dumps(document, sort_keys=True)
         again = cls.load(json.dumps(document))
@@ -96,7 +93,6 @@ def test_whole_documents(cls: type[Model]) -> None:
         assert loaded._repr_html_().count("<details") == loaded._repr_html_().count("</details>")
 
     holds()
-    assert max(sizes) > (2000 if cls is RuntimeSpec else 200)
 
 
 @pytest.mark.parametrize("cls", models(), ids=lambda cls: cls.__name__)

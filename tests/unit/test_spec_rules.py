@@ -1,0 +1,363 @@
+"""What is wrong with a config beyond its shape: every rule, by what it says about which place."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ociruntime.errors import Problem, SpecError
+from ociruntime.host import Hierarchy, Host
+from ociruntime.spec import RuntimeSpec
+from ociruntime.spec.rules import Report
+
+SPEC = Path(sys.modules[RuntimeSpec.__module__].__file__ or "").parent
+NEW_USER = {"namespaces": [{"type": "user"}, {"type": "mount"}], "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}],
+            "gidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}]}  # fmt: skip
+ID = {"containerID": 0, "hostID": 0, "size": 1}
+NOTIFY = {"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}
+BASE: dict[str, Any] = {
+    "ociVersion": "1.3.0",
+    "process": {"cwd": "/", "args": ["sh"], "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "rootfs"},
+}
+
+
+def config(**members: Any) -> dict[str, Any]:
+    """A config with these members; ``process`` and ``linux`` are laid over those of the base."""
+    made = BASE | members
+    if isinstance(members.get("process"), dict):
+        made["process"] = BASE["process"] | members["process"]
+    return {key: item for key, item in made.items() if item is not None}
+
+
+def linux(*kinds: str, **members: Any) -> dict[str, Any]:
+    """A Linux config with these namespaces and members."""
+    return config(linux={"namespaces": [{"type": kind} for kind in kinds or ("mount",)], **members})
+
+
+def process(**members: Any) -> dict[str, Any]:
+    return config(process=members)
+
+
+def mount(**members: Any) -> dict[str, Any]:
+    return config(mounts=[{"destination": "/x", "type": "tmpfs", **members}], linux={"namespaces": [{"type": "mount"}]})
+
+
+def resources(**members: Any) -> dict[str, Any]:
+    return linux(resources=members)
+
+
+def seccomp(*syscalls: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return linux(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "syscalls": list(syscalls), **members})
+
+
+def argument(**members: Any) -> dict[str, Any]:
+    arg = {"index": 0, "value": 1, "op": "SCMP_CMP_EQ", **members}
+    return seccomp({"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [arg]})
+
+
+def windows(**members: Any) -> dict[str, Any]:
+    return config(windows={"layerFolders": ["c:\\layer"], **members}, root={"path": "\\\\?\\Volume{}\\"})
+
+
+E, W = "error", "warning"
+RULES: list[tuple[dict[str, Any], str, str, str]] = [
+    # document, severity, place, words of the message
+    (config(ociVersion="1.3"), E, "$.ociVersion", "not a version such as"),
+    (config(ociVersion="01.0.0"), E, "$.ociVersion", "not a version such as"),
+    (config(ociVersion="2.0.0"), E, "$.ociVersion", "not one of 1.x"),
+    (config(ociVersion="1.4.0-rc.1"), W, "$.ociVersion", "newer than 1.3.0"),
+    (config(root=None, linux={}), E, "$.root", "needed on this platform"),
+    (config(root={"path": ""}), E, "$.root.path", "empty"),
+    (linux() | {"hostname": "a"}, E, "$.hostname", "uts namespace"),
+    (linux() | {"domainname": "a"}, E, "$.domainname", "uts namespace"),
+    (linux("uts") | {"hostname": "ä" * 33}, E, "$.hostname", "more than 64 bytes"),
+    (config(domainname="a\0"), E, "$.domainname", "NUL"),
+    (process(cwd="x"), E, "$.process.cwd", "not an absolute path"),
+    (process(args=[]), E, "$.process.args", "program to run is needed"),
+    (process(args=[""]), E, "$.process.args[0]", "empty"),
+    (process(args=["sh", "a\0"]), E, "$.process.args[1]", "NUL"),
+    (process(cwd="/\0"), E, "$.process.cwd", "NUL"),
+    (process(env=["A=\0"]), E, "$.process.env[0]", "NUL"),
+    (process(env=["A"]), W, "$.process.env[0]", "not NAME=value"),
+    (process(env=["A=1", "A=2"]), W, "$.process.env[1]", "comes twice"),
+    (process(user={"uid": 0}), W, "$.process.user", "needed"),
+    (process(user={"uid": 0, "gid": 0, "umask": 512}), W, "$.process.user.umask", "permission bits"),
+    (process(consoleSize={"height": 1, "width": 1}), W, "$.process.consoleSize", "without a terminal"),
+    (process(rlimits=[{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2), E, "$.process.rlimits[1]", "comes twice"),
+    (process(rlimits=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]), E, "$.process.rlimits[0]", "above the hard limit"),
+    (process(rlimits=[{"type": "RLIMIT_NO", "soft": 1, "hard": 1}]) | {"linux": {}}, E, "$.process.rlimits[0].type", "of Linux"),
+    (process(capabilities={"bounding": ["KILL"]}), W, "$.process.capabilities.bounding", "did you mean CAP_KILL"),
+    (process(capabilities={"effective": ["CAP_KILL"]}), E, "$.process.capabilities.effective", "not permitted"),
+    (process(capabilities={"ambient": ["CAP_KILL"], "inheritable": ["CAP_KILL"]}), E, "$.process.capabilities.ambient", "not permitted"),
+    (process(capabilities={"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"], "bounding": ["CAP_KILL"]}), E, "$.process.capabilities.ambient", "not inheritable"),
+    (process(capabilities={"permitted": ["CAP_KILL"]}), W, "$.process.capabilities.permitted", "not in the bounding set"),
+    (process(oomScoreAdj=1001), E, "$.process.oomScoreAdj", "not -1000 to 1000"),
+    (process(scheduler={"policy": "SCHED_OTHER", "nice": 20}), E, "$.process.scheduler.nice", "not -20 to 19"),
+    (process(scheduler={"policy": "SCHED_IDLE", "nice": 1}), W, "$.process.scheduler.nice", "means nothing"),
+    (process(scheduler={"policy": "SCHED_FIFO"}), E, "$.process.scheduler.priority", "priority of 1 to 99"),
+    (process(scheduler={"policy": "SCHED_OTHER", "priority": 1}), E, "$.process.scheduler.priority", "has no priorities"),
+    (process(scheduler={"policy": "SCHED_DEADLINE", "runtime": 2, "deadline": 1}), E, "$.process.scheduler", "each at most the next"),
+    (process(scheduler={"policy": "SCHED_RR", "priority": 1, "period": 1}), E, "$.process.scheduler", "for SCHED_DEADLINE"),
+    (process(ioPriority={"class": "IOPRIO_CLASS_BE", "priority": 8}), E, "$.process.ioPriority.priority", "not 0 to 7"),
+    (process(ioPriority={"class": "IOPRIO_CLASS_BE"}), W, "$.process.ioPriority.priority", "is needed"),
+    (process(execCPUAffinity={"initial": "3-1"}), E, "$.process.execCPUAffinity.initial", "not a list such as"),
+    (process(execCPUAffinity={"final": "1,,2"}), E, "$.process.execCPUAffinity.final", "not a list such as"),
+    (mount(destination=""), E, "$.mounts[0].destination", "empty"),
+    (mount(destination="x"), W, "$.mounts[0].destination", "deprecated"),
+    (config(mounts=[{"destination": "x", "type": "lofs"}], solaris={}), E, "$.mounts[0].destination", "not an absolute path"),
+    (mount(source="\0"), E, "$.mounts[0].source", "NUL"),
+    (mount(options=["a", "\0"]), E, "$.mounts[0].options[1]", "NUL"),
+    (mount(options=["bind"]), E, "$.mounts[0].source", "bind mount needs"),
+    (config(mounts=[{"destination": "/x"}]), W, "$.mounts[0].type", "anything but a bind mount"),
+    (mount(uidMappings=[ID], options=["idmap"]), E, "$.mounts[0]", "come together"),
+    (mount(uidMappings=[ID], gidMappings=[ID]), W, "$.mounts[0].options", "idmap or ridmap"),
+    (mount(options=["ridmap"]), E, "$.mounts[0].options", "or a user namespace"),
+    (mount(uidMappings=[ID | {"size": 0}], gidMappings=[ID], options=["idmap"]), E, "$.mounts[0].uidMappings[0].size", "empty range"),
+    (mount(uidMappings=[ID], gidMappings=[ID | {"hostID": 4294967295}], options=["idmap"]), E, "$.mounts[0].gidMappings[0].hostID", "beyond"),
+    (mount(uidMappings=[ID, ID | {"hostID": 5}], gidMappings=[ID], options=["idmap"]), E, "$.mounts[0].uidMappings[1]", "in the container overlap"),
+    (mount(uidMappings=[ID, ID | {"containerID": 5}], gidMappings=[ID], options=["idmap"]), E, "$.mounts[0].uidMappings[1]", "on the host overlap"),
+    (mount(uidMappings=[ID] * 341, gidMappings=[ID], options=["idmap"]), E, "$.mounts[0].uidMappings", "340 ranges"),
+    (config(hooks={"prestart": [{"path": "/x"}]}), W, "$.hooks.prestart", "deprecated"),
+    (config(hooks={"poststop": [{"path": "x"}]}), E, "$.hooks.poststop[0].path", "not an absolute path"),
+    (config(hooks={"poststart": [{"path": "/x", "args": ["\0"]}]}), E, "$.hooks.poststart[0].args[0]", "NUL"),
+    (config(hooks={"startContainer": [{"path": "/x\0"}]}), E, "$.hooks.startContainer[0].path", "NUL"),
+    (config(hooks={"createContainer": [{"path": "/x", "env": ["A=\0"]}]}), E, "$.hooks.createContainer[0].env[0]", "NUL"),
+    (config(hooks={"createRuntime": [{"path": "/x", "env": ["A"]}]}), W, "$.hooks.createRuntime[0].env[0]", "not NAME=value"),
+    (config(annotations={"": "x"}), E, "$.annotations['']", "needs a name"),
+    (config(annotations={"org.opencontainers.x": ""}), W, "$.annotations['org.opencontainers.x']", "reserves"),
+    # linux
+    (linux("pid", "pid"), E, "$.linux.namespaces[1]", "comes twice"),
+    (config(linux={"namespaces": [{"type": "pid", "path": "x"}]}), E, "$.linux.namespaces[0].path", "not an absolute path"),
+    (linux("mount", uidMappings=[ID]), E, "$.linux.uidMappings", "needs a user namespace"),
+    (linux("user", uidMappings=[ID]), E, "$.linux.gidMappings", "needed by a new user namespace"),
+    (config(linux=NEW_USER | {"namespaces": [{"type": "user", "path": "/n"}]}), W, "$.linux.uidMappings", "keeps its own"),
+    (config(linux=NEW_USER, process={"user": {"uid": 10, "gid": 0}}), E, "$.process.user.uid", "no mapping"),
+    (config(linux=NEW_USER, process={"user": {"uid": 9, "gid": 9, "additionalGids": [5, 10]}}), E, "$.process.user.additionalGids[1]", "no mapping"),
+    (linux(timeOffsets={"monotonic": {"secs": 1}}), E, "$.linux.timeOffsets", "new time namespace"),
+    (linux("time", timeOffsets={"realtime": {}}), E, "$.linux.timeOffsets.realtime", "not monotonic or boottime"),
+    (linux("time", timeOffsets={"boottime": {"nanosecs": 10**9}}), E, "$.linux.timeOffsets.boottime.nanosecs", "a second or more"),
+    (linux(devices=[{"type": "p", "path": "x"}]), E, "$.linux.devices[0].path", "not an absolute path"),
+    (linux(devices=[{"type": "c", "path": "/x", "major": 1}]), E, "$.linux.devices[0].minor", "needed by type c"),
+    (linux(devices=[{"type": "b", "path": "/x", "major": -1, "minor": 1}]), E, "$.linux.devices[0].major", "negative"),
+    (linux(devices=[{"type": "c", "path": "/x", "major": 1, "minor": n} for n in (1, 2)]), W, "$.linux.devices[1]", "/x comes twice"),
+    (linux(devices=[{"type": t, "path": f"/{t}", "major": 1, "minor": 1} for t in "cu"]), W, "$.linux.devices[1]", "u 1:1 comes twice"),
+    (linux(netDevices={"eth0": {}}), E, "$.linux.netDevices", "network namespace"),
+    (linux("network", netDevices={"a/b": {}}), E, "$.linux.netDevices['a/b']", "cannot be the name"),
+    (linux("network", netDevices={"a": {"name": "x" * 16}}), E, "$.linux.netDevices.a.name", "cannot be the name"),
+    (linux("network", netDevices={"a": {"name": "x"}, "b": {"name": "x"}}), E, "$.linux.netDevices.b.name", "comes twice"),
+    (linux(sysctl={"../x": "1"}), E, "$.linux.sysctl['../x']", "not the name of a sysctl"),
+    (linux(sysctl={"kernel.domainname": "1"}), E, "$.linux.sysctl['kernel.domainname']", "uts namespace"),
+    (linux("uts", sysctl={"kernel/hostname": "1"}), E, "$.linux.sysctl['kernel/hostname']", "what hostname is for"),
+    (linux(sysctl={"fs.mqueue.msg_max": "1"}), E, "$.linux.sysctl['fs.mqueue.msg_max']", "ipc namespace"),
+    (linux(sysctl={"net/ipv4/ip_forward": "1"}), E, "$.linux.sysctl['net/ipv4/ip_forward']", "network namespace"),
+    (linux("network", "ipc", "uts", sysctl={"vm.swappiness": "1"}), E, "$.linux.sysctl['vm.swappiness']", "belongs to no namespace"),
+    (linux("pid", maskedPaths=["/x"]), E, "$.linux.maskedPaths", "mount namespace"),
+    (linux(readonlyPaths=["x"]), E, "$.linux.readonlyPaths[0]", "not an absolute path"),
+    (linux(cgroupsPath="/a/../b"), E, "$.linux.cgroupsPath", "leads out"),
+    (linux(personality={"domain": "LINUX", "flags": ["X"]}), E, "$.linux.personality.flags", "no flag is defined"),
+    (seccomp(defaultAction="SCMP_ACT_NOTIFY"), E, "$.linux.seccomp.defaultAction", "wait for the agent"),
+    (seccomp(NOTIFY), E, "$.linux.seccomp.listenerPath", "needed by SCMP_ACT_NOTIFY"),
+    (seccomp(listenerPath="/x"), W, "$.linux.seccomp.listenerPath", "ignored"),
+    (seccomp(listenerMetadata="x"), E, "$.linux.seccomp.listenerMetadata", "with listenerPath only"),
+    (seccomp(flags=["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), E, "$.linux.seccomp.flags", "needs SCMP_ACT_NOTIFY"),
+    (seccomp(NOTIFY | {"names": ["write"]}, listenerPath="/x"), E, "$.linux.seccomp.syscalls[0].names", "wait for the agent"),
+    (seccomp(defaultErrnoRet=1), E, "$.linux.seccomp.defaultErrnoRet", "has no errno"),
+    (seccomp({"names": ["x"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}), E, "$.linux.seccomp.syscalls[0].errnoRet", "last errno"),
+    (argument(index=6), E, "$.linux.seccomp.syscalls[0].args[0].index", "not 0 to 5"),
+    (argument(valueTwo=6), W, "$.linux.seccomp.syscalls[0].args[0].valueTwo", "ignored by"),
+    (linux(intelRdt={"closID": ".."}), E, "$.linux.intelRdt.closID", "not the name of a directory"),
+    (linux(intelRdt={"l3CacheSchema": "L3:\n"}), W, "$.linux.intelRdt.l3CacheSchema", "more than one line"),
+    (linux(intelRdt={"l3CacheSchema": "L2:"}), W, "$.linux.intelRdt.l3CacheSchema", "start with L3:"),
+    (linux(intelRdt={"schemata": ["a\nb"]}), E, "$.linux.intelRdt.schemata[0]", "more than one line"),
+    (linux(memoryPolicy={"mode": "MPOL_LOCAL", "nodes": "0"}), E, "$.linux.memoryPolicy.nodes", "takes no nodes"),
+    (linux(memoryPolicy={"mode": "MPOL_LOCAL", "flags": ["MPOL_F_STATIC_NODES"]}), E, "$.linux.memoryPolicy.flags", "takes no flags"),
+    (linux(memoryPolicy={"mode": "MPOL_BIND"}), E, "$.linux.memoryPolicy.nodes", "at least one node"),
+    (linux(memoryPolicy={"mode": "MPOL_BIND", "nodes": "x"}), E, "$.linux.memoryPolicy.nodes", "not a list such as"),
+    (linux(memoryPolicy={"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}), E, "$.linux.memoryPolicy.flags", "exclude each other"),
+    (linux(memoryPolicy={"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}), E, "$.linux.memoryPolicy.flags", "is not for"),
+    # linux.resources
+    (resources(devices=[{"allow": True, "type": "p"}]), E, "$.linux.resources.devices[0].type", "none of a, b, c"),
+    (resources(devices=[{"allow": True, "access": "rx"}]), E, "$.linux.resources.devices[0].access", "more than r, w, m"),
+    (resources(devices=[{"allow": True, "major": -2}]), E, "$.linux.resources.devices[0].major", "negative"),
+    (resources(memory={"limit": -2}), E, "$.linux.resources.memory.limit", "below -1"),
+    (resources(memory={"limit": 2, "swap": 1}), E, "$.linux.resources.memory.swap", "below the memory limit"),
+    (resources(memory={"swap": 1}), E, "$.linux.resources.memory.swap", "needs a memory limit"),
+    (resources(memory={"limit": 1, "reservation": 2}), W, "$.linux.resources.memory.reservation", "above the memory limit"),
+    (resources(memory={"swappiness": 101}), E, "$.linux.resources.memory.swappiness", "not 0 to 100"),
+    (resources(memory={"kernelTCP": 1}), W, "$.linux.resources.memory.kernelTCP", "not recommended"),
+    (resources(cpu={"quota": -2}), E, "$.linux.resources.cpu.quota", "below -1"),
+    (resources(cpu={"quota": 999}), E, "$.linux.resources.cpu.quota", "the kernel's least"),
+    (resources(cpu={"quota": 1000, "burst": 1001}), E, "$.linux.resources.cpu.burst", "more than the quota"),
+    (resources(cpu={"period": 999}), E, "$.linux.resources.cpu.period", "not 1000 to 1000000"),
+    (resources(cpu={"realtimeRuntime": 2, "realtimePeriod": 1}), E, "$.linux.resources.cpu.realtimeRuntime", "more than the period"),
+    (resources(cpu={"shares": 1}), W, "$.linux.resources.cpu.shares", "2 at least"),
+    (resources(cpu={"idle": 2}), E, "$.linux.resources.cpu.idle", "not 0 or 1"),
+    (resources(cpu={"cpus": "a"}), E, "$.linux.resources.cpu.cpus", "not a list such as"),
+    (resources(cpu={"mems": "0-"}), E, "$.linux.resources.cpu.mems", "not a list such as"),
+    (resources(pids={"limit": -2}), E, "$.linux.resources.pids.limit", "below -1"),
+    (resources(blockIO={"weight": 9}), E, "$.linux.resources.blockIO.weight", "not 10 to 1000"),
+    (resources(blockIO={"weightDevice": [{"major": 1, "minor": 1}]}), E, "$.linux.resources.blockIO.weightDevice[0]", "needed"),
+    (resources(hugepageLimits=[{"pageSize": "2MB", "limit": 1}] * 2), E, "$.linux.resources.hugepageLimits[1]", "comes twice"),
+    (resources(network={"priorities": [{"name": "a", "priority": 1}] * 2}), E, "$.linux.resources.network.priorities[1]", "comes twice"),
+    (resources(rdma={"mlx5_1": {}}), E, "$.linux.resources.rdma.mlx5_1", "needed"),
+    (resources(unified={"a/b.c": ""}), E, "$.linux.resources.unified['a/b.c']", "not a file of a controller"),
+    (resources(unified={"memory.high": "\0"}), E, "$.linux.resources.unified['memory.high']", "NUL"),
+    # other platforms
+    (windows(hyperv={}), E, "$.root", "must not be set with Hyper-V"),
+    (windows() | {"root": {"path": "c:", "readonly": True}}, E, "$.root.readonly", "not for Windows"),
+    (windows() | {"process": {"cwd": "c:\\"}}, E, "$.process.commandLine", "needed without args"),
+    (windows() | {"mounts": [{"destination": "foo"}]}, E, "$.mounts[0].destination", "not an absolute path"),
+    (windows() | {"mounts": [{"destination": "C:\\Foo\\bar"}, {"destination": "c:\\foo"}]}, E, "$.mounts[0].destination", "nested"),
+    (windows(resources={"cpu": {"count": 1, "shares": 1}}), E, "$.windows.resources.cpu", "exclude each other"),
+    (windows(resources={"cpu": {"maximum": 10001}}), E, "$.windows.resources.cpu.maximum", "not 0 to 10000"),
+    (windows(network={"networkNamespace": "x", "endpointList": []}), E, "$.windows.network.networkNamespace", "excludes"),
+    (config(zos={"namespaces": [{"type": "pid"}] * 2}), E, "$.zos.namespaces[1]", "comes twice"),
+    (config(zos={"namespaces": [{"type": "pid", "path": "x"}]}), E, "$.zos.namespaces[0].path", "not an absolute path"),
+    (config(vm={"kernel": {"path": "k", "initrd": "/i"}}), E, "$.vm.kernel.path", "not an absolute path"),
+    (config(vm={"kernel": {"path": "/k", "initrd": "i"}}), E, "$.vm.kernel.initrd", "not an absolute path"),
+    (config(vm={"kernel": {"path": "/k"}, "hypervisor": {"path": "h"}}), E, "$.vm.hypervisor.path", "not an absolute path"),
+    (config(vm={"kernel": {"path": "/k"}, "image": {"path": "i", "format": "raw"}}), E, "$.vm.image.path", "not an absolute path"),
+    (config(freebsd={"devices": [{"path": "/dev/x"}]}), E, "$.freebsd.devices[0].path", "not relative to /dev"),
+    (config(freebsd={"jail": {"enforceStatfs": 3}}), E, "$.freebsd.jail.enforceStatfs", "not 0 to 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "severity", "path", "words"), RULES, ids=[f"{number}-{rule[2]}" for number, rule in enumerate(RULES)]
+)
+def test_rule(document: dict[str, Any], severity: str, path: str, words: str) -> None:
+    spec = RuntimeSpec.load(document)
+    found = [problem for problem in spec.problems() if problem.path == path and words in problem.message]
+    assert [problem.severity for problem in found] == [severity], spec.problems()
+    assert ".md#" in found[0].section
+    assert found[0] in RuntimeSpec.check(document)
+    if severity == E:
+        with pytest.raises(SpecError) as caught:
+            spec.validate()
+        assert found[0] in caught.value.problems
+        assert all(problem.severity == E for problem in caught.value.problems)
+    else:
+        assert [problem for problem in spec.problems() if problem.severity == E] == []
+        assert found[0] in spec.validate()
+
+
+# ---- what one host can do ----
+
+HOST = Host(
+    kernel=(6, 12),
+    machine="x86_64",
+    euid=0,
+    last_cap=40,
+    hierarchies=(Hierarchy("/sys/fs/cgroup", 2, frozenset({"cpu", "memory", "pids"})),),
+    lsms=frozenset({"capability"}),
+    seccomp=True,
+)
+OLD = HOST._replace(kernel=(4, 4), last_cap=37, seccomp=False, machine="riscv64", euid=1000, hierarchies=())
+V1 = HOST._replace(hierarchies=(Hierarchy("/sys/fs/cgroup/x", 1, frozenset({"memory", "net_cls"})),))
+ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
+    # document, host, severity, place, words of the message
+    (config(solaris={}), HOST, E, "$.solaris", "runs Linux"),
+    (config(vm={"kernel": {"path": "/k"}}), HOST, E, "$.vm", "not supported"),
+    (process(apparmorProfile="x"), HOST, E, "$.process.apparmorProfile", "not active"),
+    (process(selinuxLabel="x"), HOST, E, "$.process.selinuxLabel", "not active"),
+    (process(capabilities={"bounding": ["CAP_BPF", "CAP_KILL"]}), OLD, W, "$.process.capabilities.bounding", "no CAP_BPF"),
+    (mount(options=["rro"]), OLD, E, "$.mounts[0].options", "needs Linux 5.12, and this is 4.4"),
+    (mount(options=["idmap", "rbind"], source="/", uidMappings=[ID], gidMappings=[ID]), OLD, E, "$.mounts[0].uidMappings", "5.12"),
+    (linux("mount", "time"), OLD, E, "$.linux.namespaces[1]", "5.6"),
+    (linux("mount"), OLD, E, "$.linux.namespaces", "user 1000"),
+    (linux(mountLabel="x"), HOST, E, "$.linux.mountLabel", "not active"),
+    (seccomp(), OLD, E, "$.linux.seccomp", "no seccomp"),
+    (seccomp(NOTIFY, listenerPath="/x", flags=["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), OLD, E, "$.linux.seccomp.flags", "5.19"),
+    (linux(memoryPolicy={"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "0"}), OLD, E, "$.linux.memoryPolicy.mode", "6.9"),
+    (linux(personality={"domain": "LINUX32"}), OLD, E, "$.linux.personality.domain", "no 32-bit"),
+    (resources(blockIO={}), HOST, E, "$.linux.resources.blockIO", "no controller blkio"),
+    (resources(devices=[]), HOST, "", "$.linux.resources.devices", ""),
+    (resources(devices=[{"allow": True}]), V1, E, "$.linux.resources.devices", "no controller devices"),
+    (resources(cpu={"cpus": "0"}), HOST, E, "$.linux.resources.cpu.cpus", "cpuset"),
+    (resources(cpu={"shares": 2}), V1, E, "$.linux.resources.cpu", "no controller cpu"),
+    (resources(network={"classID": 1}), HOST, E, "$.linux.resources.network.classID", "of cgroup v1"),
+    (resources(network={"classID": 1}), V1, "", "$.linux.resources.network.classID", ""),
+    (resources(memory={"swappiness": 1}), HOST, E, "$.linux.resources.memory.swappiness", "of cgroup v1"),
+    (resources(unified={"memory.high": "1"}), V1, E, "$.linux.resources.unified", "no cgroup v2"),
+    (resources(unified={"io.max": "1"}), HOST, E, "$.linux.resources.unified['io.max']", "no controller io"),
+    (resources(unified={"cgroup.max.depth": "1"}), HOST, "", "$.linux.resources.unified['cgroup.max.depth']", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "host", "severity", "path", "words"), ON_HOST, ids=[f"{number}-{rule[3]}" for number, rule in enumerate(ON_HOST)]
+)
+def test_host(document: dict[str, Any], host: Host, severity: str, path: str, words: str) -> None:
+    spec = RuntimeSpec.load(document)
+    assert not [problem for problem in spec.problems() if problem.path == path and problem.severity == severity]
+    found = [problem for problem in spec.problems(host) if problem.path == path]
+    if not severity:
+        assert not found
+        return
+    assert [(problem.severity, words in problem.message) for problem in found] == [(severity, True)]
+    if severity == E:
+        with pytest.raises(SpecError, match=r"\.md#"):
+            spec.validate(host)
+    else:
+        assert found[0] in spec.validate(host)
+
+
+def test_the_default_config_fits_a_host_and_has_no_problem() -> None:
+    assert RuntimeSpec.default().validate(HOST) == ()
+    assert RuntimeSpec.default(rootless=True, uid=1000, gid=1000).validate(HOST._replace(euid=1000)) == ()
+    everything = Hierarchy("/", 1, frozenset({"memory", "pids", "devices", "cpu", "cpuset", "blkio"}))
+    assert RuntimeSpec.default().validate(host=HOST._replace(hierarchies=(everything,))) == ()
+
+
+def test_all_problems_at_once_and_in_three_layers() -> None:
+    document = linux("mount", "mount", seccomp={"defaultAction": "SCMP_ACT_NOPE"}, mountLabel="x") | {"hostname": "x"}
+    found = RuntimeSpec.load(document).problems(HOST)
+    assert {problem.path for problem in found} == {
+        "$.linux.seccomp.defaultAction",  # the schema
+        "$.linux.namespaces[1]", "$.hostname",  # the rules
+        "$.linux.mountLabel",  # the host
+    }  # fmt: skip
+
+
+def test_check_tells_what_does_not_even_load() -> None:
+    document = linux("mount", "mount") | {"hostname": 5, "process": {"args": [""]}}
+    found = {problem.path: problem.message for problem in RuntimeSpec.check(document)}
+    assert set(found) == {"$.hostname", "$.process.cwd"}
+    assert RuntimeSpec.check(b"{") == (RuntimeSpec.check(b"{")[0],)
+    assert RuntimeSpec.check(b"[]")
+
+
+def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases above make every place report where a problem is reported."""
+    hit: set[tuple[str, int]] = set()
+
+    class Watched(list[Problem]):
+        def append(self, problem: Problem) -> None:
+            frame = sys._getframe(1)
+            while frame.f_back is not None and Path(frame.f_code.co_filename).parent == SPEC:
+                hit.add((Path(frame.f_code.co_filename).name, frame.f_lineno))
+                frame = frame.f_back
+            super().append(problem)
+
+    monkeypatch.setattr(Report, "__init__", lambda self: setattr(self, "problems", Watched()))
+    for document, *_ in RULES:
+        RuntimeSpec.load(document).problems()
+    for document, host, *_ in ON_HOST:
+        RuntimeSpec.load(document).problems(host)
+    missed = []
+    for path in SPEC.glob("rules*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "report"
+                and not any((path.name, line) in hit for line in range(node.lineno, (node.end_lineno or 0) + 1))
+            ):
+                missed.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
+    assert not missed
