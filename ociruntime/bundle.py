@@ -13,6 +13,7 @@ from .errors import BundleError
 if TYPE_CHECKING:
     from .host import Host
     from .plan import Plan
+    from .plan.cgroups import Manager
     from .sif import OciImageConfig, SifImage
     from .spec import RuntimeSpec
 
@@ -143,7 +144,9 @@ class Bundle:
         changed._config = changed._spec.to_json().encode()
         return changed
 
-    def plan(self, *, container_id: str = "ID", host: Host | None = None, gate: bool = True) -> Plan:
+    def plan(
+        self, *, container_id: str = "ID", host: Host | None = None, gate: bool = True, cgroup_manager: Manager = "cgroupfs"
+    ) -> Plan:
         """Every kernel operation that a container of this bundle takes, before anything runs.
 
         Raises:
@@ -152,7 +155,9 @@ class Bundle:
         from .host import Host
         from .plan.compile import compile_create
 
-        return compile_create(self.spec, host or Host.probe(), bundle=str(self.path), container_id=container_id, gate=gate)
+        return compile_create(
+            self.spec, host or Host.probe(), bundle=str(self.path), container_id=container_id, gate=gate, manager=cgroup_manager
+        )
 
     def umount(self) -> None:
         """Undo `from_sif`: unmount the rootfs and remove the directory.

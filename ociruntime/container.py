@@ -15,6 +15,7 @@ from .state import Entry, State, StateStore, Status
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .plan.cgroups import Manager
     from .process import Process as Child
     from .process import Result
     from .spec import Process, RuntimeSpec
@@ -49,6 +50,7 @@ class Container:
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
+        cgroup_manager: Manager = "cgroupfs",
     ) -> Self:
         """Create a container: everything but its process (runtime.md, Create).
 
@@ -60,6 +62,8 @@ class Container:
             console_socket: a listening Unix socket that gets the terminal's master, when ``process.terminal`` is true.
             pid_file: gets the pid of the container's first process.
             preserve_fds: how many descriptors from 3 on the process inherits.
+            cgroup_manager: who makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"`` (nobody; the
+                container stays in the caller's, and a config with limits is refused).
 
         Raises:
             ContainerExists, StateError: the id is taken or not an id.
@@ -74,6 +78,7 @@ class Container:
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            cgroup_manager=cgroup_manager,
             gate=True,
         )
 
@@ -90,6 +95,7 @@ class Container:
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
+        cgroup_manager: Manager = "cgroupfs",
     ) -> Self:
         """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
         return cls._make(
@@ -100,6 +106,7 @@ class Container:
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            cgroup_manager=cgroup_manager,
             gate=False,
         )
 
@@ -114,6 +121,7 @@ class Container:
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
+        cgroup_manager: Manager,
         gate: bool,
     ) -> Self:
         from .lifecycle.create import create
@@ -126,6 +134,7 @@ class Container:
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            cgroup_manager=cgroup_manager,
             gate=gate,
         )
         container = cls(entry)

@@ -8,11 +8,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .bundle import Bundle
 from .container import Container
 from .engine.processes import Exit
 from .process import KILL_GRACE, Result, Streams
+
+if TYPE_CHECKING:
+    from .plan.cgroups import Manager
 
 __all__ = ["run"]
 
@@ -31,6 +35,7 @@ def run(
     check: bool = False,
     container_id: str | None = None,
     root: str | os.PathLike[str] | None = None,
+    cgroup_manager: Manager = "cgroupfs",
 ) -> Result:
     """Run a program in a new container and wait for it, as `subprocess.run` does; nothing of the container is left.
 
@@ -38,6 +43,7 @@ def run(
         image: a `Bundle`, a bundle directory or a SIF file.
         args: the program and its arguments; what the config says by default.
         timeout: seconds; then everything in the container is killed, and the result keeps the output so far and ``timed_out``.
+        cgroup_manager: who makes the cgroups, as for `Container.create`.
 
     Raises:
         TypeError: ``args`` is a string.
@@ -49,9 +55,23 @@ def run(
     if not isinstance(image, Bundle) and not Path(image).is_dir():
         with tempfile.TemporaryDirectory(prefix="ociruntime-") as directory:
             with Bundle.from_sif(image, Path(directory, "bundle")) as bundle:
-                return _run(bundle, args, input, capture_output, (stdin, stdout, stderr), text, timeout, check, container_id, root)
+                return _run(
+                    bundle,
+                    args,
+                    input,
+                    capture_output,
+                    (stdin, stdout, stderr),
+                    text,
+                    timeout,
+                    check,
+                    container_id,
+                    root,
+                    cgroup_manager,
+                )
     bundle = image if isinstance(image, Bundle) else Bundle.load(image)
-    return _run(bundle, args, input, capture_output, (stdin, stdout, stderr), text, timeout, check, container_id, root)
+    return _run(
+        bundle, args, input, capture_output, (stdin, stdout, stderr), text, timeout, check, container_id, root, cgroup_manager
+    )
 
 
 def _run(
@@ -65,6 +85,7 @@ def _run(
     check: bool,
     container_id: str | None,
     root: str | os.PathLike[str] | None,
+    cgroup_manager: Manager,
 ) -> Result:
     if args:
         bundle = bundle.with_args(args)
@@ -75,6 +96,7 @@ def _run(
             container_id or f"run-{secrets.token_hex(8)}",
             bundle,
             root=root,
+            cgroup_manager=cgroup_manager,
             stdin=streams.child[0],
             stdout=streams.child[1],
             stderr=streams.child[2],

@@ -54,7 +54,7 @@ def spec(o: argparse.Namespace) -> None:
 
 
 def plan(o: argparse.Namespace) -> None:
-    made = oci.Bundle.load(o.bundle).plan()
+    made = oci.Bundle.load(o.bundle).plan(cgroup_manager=o.cgroup_manager)
     sys.stdout.write(made.to_json(indent=2) + "\n" if o.json else made.explain())
 
 

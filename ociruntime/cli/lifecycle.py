@@ -51,13 +51,25 @@ def _delete(sub: Parser) -> None:
 
 def create(o: argparse.Namespace) -> None:
     oci.Container.create(
-        o.id, o.bundle, root=o.root, pid_file=o.pid_file, console_socket=o.console_socket, preserve_fds=o.preserve_fds
+        o.id,
+        o.bundle,
+        root=o.root,
+        pid_file=o.pid_file,
+        console_socket=o.console_socket,
+        preserve_fds=o.preserve_fds,
+        cgroup_manager=o.cgroup_manager,
     )
 
 
 def run(o: argparse.Namespace) -> int:
     container = oci.Container.run(
-        o.id, o.bundle, root=o.root, pid_file=o.pid_file, console_socket=o.console_socket, preserve_fds=o.preserve_fds
+        o.id,
+        o.bundle,
+        root=o.root,
+        pid_file=o.pid_file,
+        console_socket=o.console_socket,
+        preserve_fds=o.preserve_fds,
+        cgroup_manager=o.cgroup_manager,
     )
     if o.detach:
         return 0

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Final
 
 from .. import __version__
-from .common import Parser, Refuse, Verb
+from .common import Parser, Verb
 
 _MODULES: Final = {
     "images": "mount umount spec plan sif",
@@ -35,8 +35,10 @@ def parser(argv: Sequence[str]) -> Parser:
     top.add_argument(
         "--rootless", metavar="WHEN", help="accepted for compatibility; what the user may do is found out as it is done"
     )
-    top.add_argument("--systemd-cgroup", action=Refuse, nargs=0, help="refused: cgroups are made through cgroupfs")
-    top.add_argument("--cgroup-manager", choices=("cgroupfs",), default="cgroupfs", help="how cgroups are made")
+    top.add_argument("--cgroup-manager", choices=("cgroupfs", "systemd", "disabled"), default="cgroupfs", help="who makes cgroups")
+    top.add_argument(
+        "--systemd-cgroup", action="store_const", const="systemd", dest="cgroup_manager", help="same as --cgroup-manager systemd"
+    )
     verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="ociruntime")
     named = [name for name in _HOMES if name in argv]
     for name in named or _HOMES:

@@ -17,6 +17,8 @@ from ..state import Entry, StateDocument, StateStore, Status, start_time
 if TYPE_CHECKING:
     import socket
 
+    from ..plan.cgroups import Manager
+
 StrPath = str | os.PathLike[str]
 
 
@@ -29,6 +31,7 @@ def create(
     console_socket: StrPath | None,
     pid_file: StrPath | None,
     preserve_fds: int,
+    cgroup_manager: Manager,
     gate: bool,
 ) -> tuple[Entry, int]:
     """Create a container, or without ``gate`` run it at once; gives its directory and the pidfd of its first process.
@@ -37,7 +40,7 @@ def create(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     store = StateStore(root)
-    plan = opened.plan(container_id=container_id, gate=gate)
+    plan = opened.plan(container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
     if plan.terminal and console_socket is None:
         raise UnsupportedError("$.process.terminal: a terminal needs a console socket to send it to")
     if console_socket is not None and not plan.terminal:

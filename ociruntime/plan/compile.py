@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
-from .cgroups import cgroup_path, compile_cgroups, compile_join
+from .cgroups import Manager, compile_cgroups, compile_join, placed
 from .devices import compile_devices
 from .model import NO_SLOT, Builder, Plan
 from .mounts import attach, prepare
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ..spec import Linux, Process, RuntimeSpec
 
 
-def compile_create(spec: RuntimeSpec, host: Host, *, bundle: str, container_id: str = "ID", gate: bool = True) -> Plan:
+def compile_create(
+    spec: RuntimeSpec, host: Host, *, bundle: str, container_id: str = "ID", gate: bool = True, manager: Manager = "cgroupfs"
+) -> Plan:
     """Compile what creates and starts a container.
 
     Args:
@@ -31,6 +33,7 @@ def compile_create(spec: RuntimeSpec, host: Host, *, bundle: str, container_id: 
         bundle: absolute path of the bundle directory.
         container_id: names the cgroup when the spec does not.
         gate: whether the init waits for ``start`` before the process; without it the container runs at once.
+        manager: who makes the cgroups.
 
     Raises:
         SpecError: the config contradicts itself or asks for what no host can do.
@@ -51,16 +54,14 @@ def compile_create(spec: RuntimeSpec, host: Host, *, bundle: str, container_id: 
     b = Builder()
 
     b.phase = "On the host, before the clone"
-    directories = compile_cgroups(
-        b, linux.resources if linux else None, cgroup_path(linux.cgroups_path if linux else None, container_id), host
-    )
+    placement = compile_cgroups(b, linux, container_id, host, manager)
     flags = sum(k.CLONE_NEW[name] for name in own)
-    into = next((d for h, d in zip(host.hierarchies, directories, strict=True) if h.version == 2), "")
+    into = placement.into
     shown = ", ".join(own) or "none"
     b.host("clone3", flags, into, text=f"the init, with namespaces of its own: {shown}" + (f"; in {into}" if into else ""))
 
     b.phase = "In the new namespaces, with the host's tree in sight"
-    compile_join(b, directories, host)
+    compile_join(b, placement)
     root = prepare_root(b, spec, bundle)
     prepared = [prepare(b, mount, index, bundle) for index, mount in enumerate(spec.mounts or ())]
     proc = next((m for m in prepared if m.fstype == "proc"), None)
@@ -94,7 +95,7 @@ def compile_create(spec: RuntimeSpec, host: Host, *, bundle: str, container_id: 
     return b.plan(
         f"create {container_id} from {bundle}",
         clone_flags=flags,
-        cgroups=directories,
+        cgroups=placement.directories,
         namespaces=flags,
         terminal=bool(process.terminal),
     )
@@ -109,7 +110,7 @@ def compile_exec(
         process: what to run.
         spec: the container's config, for its seccomp profile.
         namespaces: the CLONE_NEW* bits of the namespaces to join.
-        cgroups: the container's cgroup directories, one for each of the host's hierarchies.
+        cgroups: the container's cgroup directories.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
@@ -118,11 +119,11 @@ def compile_exec(
     compile_lsm(process, host)
     b = Builder()
     b.phase = "On the host, before the clone"
-    into = next((d for h, d in zip(host.hierarchies, cgroups, strict=True) if h.version == 2), "") if cgroups else ""
+    placement = placed(cgroups, host)
+    into = placement.into
     b.host("clone3", 0, into, text="the init" + (f", in {into}" if into else ""))
     b.phase = "Into the container"
-    if cgroups:
-        compile_join(b, cgroups, host)
+    compile_join(b, placement)
     pidfd = b.input("pidfd", "the container's process")
     names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)
     b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")

@@ -1,15 +1,15 @@
-"""Cgroup directories of the cgroupfs driver: made, written, frozen, emptied and removed."""
+"""Cgroup directories and their files: made, enabled, written and removed."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import UnsupportedError
+from ...errors import UnsupportedError
+from .files import read
 
 
 def make(path: str, inherit: bool) -> None:
@@ -59,82 +59,6 @@ def enable(path: str, controllers: Iterable[str]) -> None:
     mount = next(parent for parent in (target, *target.parents) if not (parent / "cgroup.events").exists())
     for directory in reversed(target.relative_to(mount).parents):
         write(str(mount / directory), "cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
-
-
-def read(path: str | Path, file: str) -> str:
-    with open(f"{path}/{file}", encoding="ascii") as content:
-        return content.read()
-
-
-def processes(paths: Iterable[str]) -> set[int]:
-    """The processes in these cgroups."""
-    pids: set[int] = set()
-    for path in paths:
-        try:
-            pids.update(map(int, read(path, "cgroup.procs").split()))
-        except (FileNotFoundError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
-    return pids
-
-
-def frozen(paths: Iterable[str]) -> bool:
-    for path in paths:
-        try:
-            if os.path.exists(f"{path}/freezer.state"):
-                return read(path, "freezer.state").strip() != "THAWED"
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
-    for path in paths:
-        if os.path.exists(f"{path}/cgroup.freeze"):
-            return read(path, "cgroup.freeze").strip() == "1"
-    return False
-
-
-def freeze(paths: Iterable[str], frozen_: bool) -> None:
-    """Freeze or thaw every process, and wait until the kernel says so. Raises UnsupportedError without a freezer."""
-    for path in paths:
-        if os.path.exists(f"{path}/freezer.state"):
-            wanted = "FROZEN" if frozen_ else "THAWED"
-            for _ in range(1000):
-                write(path, "freezer.state", wanted)
-                if read(path, "freezer.state").strip() == wanted:
-                    return
-                time.sleep(0.001)
-            write(path, "freezer.state", "THAWED")
-            raise TimeoutError(errno.ETIMEDOUT, "the processes did not freeze", path)
-    for path in paths:
-        if os.path.exists(f"{path}/cgroup.freeze"):
-            write(path, "cgroup.freeze", "1" if frozen_ else "0")
-            for _ in range(1000):
-                if f"frozen {int(frozen_)}" in read(path, "cgroup.events"):
-                    return
-                time.sleep(0.001)
-            raise TimeoutError(errno.ETIMEDOUT, "the processes did not freeze", path)
-    raise UnsupportedError("no cgroup of the container has a freezer")
-
-
-def kill(paths: Iterable[str]) -> None:
-    """Kill what is in these cgroups: a pid is believed only while the cgroup still lists it."""
-    paths = list(paths)
-    for _ in range(100):
-        pids = processes(paths)
-        if not pids:
-            return
-        for pid in pids:
-            try:
-                pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            try:
-                if pid in processes(paths):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            finally:
-                os.close(pidfd)
-        time.sleep(0.002)
 
 
 def remove(paths: Iterable[str]) -> None:

@@ -1,0 +1,50 @@
+"""Reading the files of cgroups, which may vanish at any moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+GONE = (errno.ENOENT, errno.ENODEV)
+"""What a file says whose cgroup was removed: it is not there, or it is still open."""
+
+
+def read(path: str | os.PathLike[str], file: str) -> str:
+    with open(f"{path}/{file}", encoding="ascii") as content:
+        return content.read()
+
+
+def read_if_there(path: str, file: str) -> str | None:
+    """The content of a file; None when there is no such file, or no longer such a cgroup."""
+    try:
+        fd = os.open(f"{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        whole = b""
+        while part := os.read(fd, 65536):
+            whole += part
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+    finally:
+        os.close(fd)
+    return whole.decode("ascii")
+
+
+def flat(text: str | None) -> dict[str, int]:
+    """A flat keyed file, one ``name number`` a line."""
+    return {key: int(value) for key, _, value in (line.partition(" ") for line in (text or "").splitlines()) if value.isdigit()}
+
+
+def below(path: str) -> Iterator[str]:
+    """A cgroup and all that are below it, the deepest last."""
+    yield path
+    try:
+        entries = sorted(entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        yield from below(entry)

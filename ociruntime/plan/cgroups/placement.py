@@ -1,0 +1,94 @@
+"""Where the container's cgroups are, how they are made, and how the init gets into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+
+from ...errors import Problem, SpecError
+
+if TYPE_CHECKING:
+    from ...host import Hierarchy, Host
+    from ..model import Builder
+
+SECTION: Final = "config-linux.md#cgroups-path"
+
+Manager = Literal["cgroupfs", "systemd", "disabled"]
+"""Who makes cgroups: this process through the filesystem, systemd at our request, or nobody."""
+MANAGERS: Final[tuple[Manager, ...]] = get_args(Manager)
+
+
+class Place(NamedTuple):
+    """The container's cgroup in one hierarchy."""
+
+    directory: str
+    hierarchy: Hierarchy
+
+
+class Placement(NamedTuple):
+    """The container's cgroups, one in each hierarchy that it has one in."""
+
+    places: tuple[Place, ...]
+    manager: Manager = "cgroupfs"
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        return tuple(place.directory for place in self.places)
+
+    @property
+    def into(self) -> str:
+        """The v2 cgroup to start the init in (CLONE_INTO_CGROUP), or ``""``."""
+        return next((place.directory for place in self.places if place.hierarchy.version == 2), "")
+
+    def of(self, controller: str) -> Place | None:
+        """The cgroup that a controller's files are in, if any."""
+        return next((place for place in self.places if controller in place.hierarchy.controllers), None)
+
+
+def cgroup_path(path: str | None, container_id: str) -> str:
+    """The cgroup's path below each hierarchy's root: ``linux.cgroupsPath``, or ``/ociruntime-ID`` when it is absent.
+
+    A relative path counts from the root of the hierarchies too.
+
+    Raises:
+        SpecError: for ``..`` or a path that names the root itself.
+    """
+    if path is None or path == "":
+        return f"/ociruntime-{container_id}"
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or not parts or any("\n" in part or "\0" in part for part in parts):
+        raise SpecError([Problem("$.linux.cgroupsPath", f"{path!r} does not name a cgroup below the root", SECTION)])
+    return "/" + "/".join(parts)
+
+
+def place(path: str | None, container_id: str, host: Host, manager: Manager) -> Placement:
+    """Where a container's cgroups are to be. Raises SpecError for a path that cannot name one."""
+    below = cgroup_path(path, container_id)
+    hierarchies = () if manager == "disabled" else host.hierarchies
+    return Placement(tuple(Place(h.mountpoint + below, h) for h in hierarchies), manager)
+
+
+def placed(directories: Sequence[str], host: Host) -> Placement:
+    """The placement of a container that exists, from the directories that its state holds."""
+    places = []
+    for directory in directories:
+        above = [h for h in host.hierarchies if directory.startswith(h.mountpoint + "/")]
+        if above:
+            places.append(Place(directory, max(above, key=lambda h: len(h.mountpoint))))
+    return Placement(tuple(places))
+
+
+def compile_places(b: Builder, placement: Placement) -> None:
+    """The steps that make the cgroups."""
+    for directory, hierarchy in placement.places:
+        label = "v2" if hierarchy.version == 2 else ",".join(sorted(hierarchy.controllers)) or "v1"
+        inherit = "cpuset" in hierarchy.controllers and hierarchy.version == 1
+        b.host("cgroup_mkdir", directory, inherit, text=f"{directory} ({label})")
+
+
+def compile_join(b: Builder, placement: Placement) -> None:
+    """The init moves itself: a write of 0 to ``tasks`` moves one thread and waits for nobody."""
+    for directory, hierarchy in placement.places:
+        if hierarchy.version == 1:
+            slot = b.input("write", f"{directory}/tasks", f"{directory}/tasks")
+            b.init("write", slot, "", b"0", text=f"itself > {directory}/tasks")
