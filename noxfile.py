@@ -28,6 +28,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def vm(session: nox.Session) -> None:
+    """The kernel tests marked ``vm`` in a machine with pure cgroup v2 and systemd, as root and as a user."""
+    with tempfile.TemporaryDirectory() as package:
+        Path(package).chmod(0o755)  # the user in the machine reads it too
+        shutil.rmtree(ROOT / "build", ignore_errors=True)
+        session.install("--no-deps", "--target", package, ".")  # alone: the machine has the dependencies for its own Python
+        for who in ((), ("--user",)):
+            command = ("pytest", "-n", "2", "-m", "vm", "kernel", *session.posargs)
+            session.run("python", "tests/vm/run-in-vm", "--verbose", *who, "--package", package, *command)
+
+
+@nox.session
 def unit(session: nox.Session) -> None:
     """The tests that need neither root nor the kernel: seconds."""
     install(session, "[test]")
