@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import ContainerNotFound as ContainerNotFound
     from .errors import HookError as HookError
     from .errors import OCIRuntimeError as OCIRuntimeError
+    from .errors import OCIRuntimeWarning as OCIRuntimeWarning
     from .errors import Problem as Problem
     from .errors import ProcessError as ProcessError
     from .errors import SifError as SifError
@@ -43,8 +44,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "bundle": "Bundle",
     "container": "Container",
-    "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError Problem ProcessError SifError SpecError "
-    "StateError StepError UnsupportedError WrongStatus",
+    "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
+    "SifError SpecError StateError StepError UnsupportedError WrongStatus",
     "host": "Host",
     "plan": "Plan Step",
     "process": "Process Result",

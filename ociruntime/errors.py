@@ -15,6 +15,8 @@
     +-- HookError          a hook failed or took too long
     +-- ProcessError       a process ended with a status that ``check=True`` refuses
 
+    OCIRuntimeWarning      what the runtime spec wants logged as a warning while the operation goes on (a UserWarning)
+
 A wrong *type* in a call is a ``TypeError`` as everywhere in Python, and a mount or a file that the operating system refuses outside
 of a plan stays an ``OSError``.
 """
@@ -32,6 +34,7 @@ __all__ = [
     "ContainerNotFound",
     "HookError",
     "OCIRuntimeError",
+    "OCIRuntimeWarning",
     "Problem",
     "ProcessError",
     "SifError",
@@ -45,6 +48,10 @@ __all__ = [
 
 class OCIRuntimeError(Exception):
     """Base of every error that the package raises on purpose."""
+
+
+class OCIRuntimeWarning(UserWarning):
+    """Something that the runtime spec wants logged as a warning while the operation goes on (runtime.md, Warnings)."""
 
 
 class Problem(NamedTuple):

@@ -33,6 +33,12 @@ class Host(NamedTuple):
     hierarchies: tuple[Hierarchy, ...]
     lsms: frozenset[str] = frozenset()
     seccomp: bool = True
+    capabilities: int = (1 << 64) - 1
+    """The mask of the capabilities that this process can give to another: the permitted ones."""
+    keyrings: bool = True
+    """Whether the kernel has session keyrings (keyrings(7))."""
+    resctrl: str = ""
+    """Where the resctrl filesystem is mounted; empty where it is not."""
 
     @staticmethod
     def probe() -> Host:
@@ -73,6 +79,16 @@ def _v1_controllers() -> list[str]:
         return [line.split()[0] for line in table if not line.startswith("#")]
 
 
+def _permitted() -> int:
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapPrm:"))
+
+
+def _mounted(fstype: str) -> str:
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        return next((fields[1] for line in mounts if (fields := line.split())[2] == fstype), "")
+
+
 @cache
 def _probe() -> Host:
     name = os.uname()
@@ -89,4 +105,7 @@ def _probe() -> Host:
         hierarchies=_hierarchies(),
         lsms=lsms,
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
+        capabilities=_permitted(),
+        keyrings=Path("/proc/sys/kernel/keys").is_dir(),
+        resctrl=_mounted("resctrl"),
     )

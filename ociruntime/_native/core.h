@@ -35,6 +35,7 @@ static int slots[MAX_SLOTS];
 static int control;
 static const unsigned char *prog;
 static uint32_t prog_len;
+static unsigned umask_of_process; /* the caller's, until the plan says otherwise */
 static int kernel_log = -1; /* the filesystem context whose messages explain a failure */
 
 /* The compiler may call these for structures. */

@@ -68,6 +68,7 @@ static long become(const struct op_exec *o)
     pointers(o->env, argv + o->argv.count + 1);
     reset_signals();
     unblock_signals();
+    sys(__NR_umask, umask_of_process);
     for (uint64_t i = 0; i < o->candidates.count; i++, at += length(at) + 1) {
         long err = sys(__NR_execve, at, argv, argv + o->argv.count + 1);
         if (err == -EACCES)
@@ -157,9 +158,9 @@ static long carry_out(const struct head *h)
         ARGS(prove_null);
         return prove_null(fd_of(o->fd));
     }
-    case OP_PROVE_FS: {
-        ARGS(prove_fs);
-        return prove_fs(fd_of(o->fd), o->magic);
+    case OP_PROVE_PROC: {
+        ARGS(prove_proc);
+        return prove_proc(fd_of(o->fd));
     }
     case OP_MKNOD: {
         ARGS(mknod);
@@ -207,7 +208,7 @@ static long carry_out(const struct head *h)
         return sys(__NR_setsid);
     case OP_KEYRING: {
         ARGS(keyring);
-        return sys(__NR_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, text(o->name));
+        return sys(__NR_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, o->name.len > 1 ? text(o->name) : 0);
     }
     case OP_SETGROUPS: {
         ARGS(setgroups);
@@ -239,7 +240,7 @@ static long carry_out(const struct head *h)
     }
     case OP_UMASK: {
         ARGS(umask);
-        sys(__NR_umask, o->mask);
+        umask_of_process = (unsigned)o->mask;
         return 0;
     }
     case OP_PERSONALITY: {
@@ -264,7 +265,8 @@ static long carry_out(const struct head *h)
     }
     case OP_MEMPOLICY: {
         ARGS(mempolicy);
-        return sys(__NR_set_mempolicy, o->mode, o->nodes.len ? prog + o->nodes.off : 0, o->nodes.len * 8ul);
+        /* The kernel takes one bit less than it is told of. */
+        return sys(__NR_set_mempolicy, o->mode, o->nodes.len ? prog + o->nodes.off : 0, o->nodes.len ? o->nodes.len * 8ul + 1 : 0);
     }
     case OP_SECCOMP: {
         ARGS(seccomp);
@@ -273,6 +275,7 @@ static long carry_out(const struct head *h)
     case OP_HANDOUT: {
         ARGS(handout);
         report(REPORT_FD, h->step, 0, fd_of(o->fd));
+        wait_go(); /* until whoever gets it has it: what comes next may need them */
         return 0;
     }
     case OP_CONSOLE: {
@@ -328,6 +331,7 @@ _Noreturn void init_main(long *stack)
     control = number(argv[1]);
     memfd = number(argv[2]);
     reset_signals();
+    umask_of_process = (unsigned)sys(__NR_umask, 0); /* what is made on the way has the mode that the plan says */
     sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     sys(__NR_prctl, PR_SET_NAME, "oci-init", 0, 0, 0);
     if (sys(__NR_close_range, control, ~0u, CLOSE_RANGE_CLOEXEC_) < 0 || mode_of(memfd, &st) < 0 || st.stx_size < sizeof *p ||

@@ -131,7 +131,7 @@ static long write_file(int dir, const struct op_write *o)
 {
     const char *path = text(o->path);
     struct open_how how = { .flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW,
-                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV };
+                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV };
     long n, fd = path[0] ? sys(__NR_openat2, dir, path, &how, sizeof how) : dir;
 
     if (fd < 0)

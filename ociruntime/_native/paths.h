@@ -165,4 +165,16 @@ static long prove_fs(int fd, uint64_t magic)
         return err;
     return (uint64_t)fs.type == magic ? 0 : -EXDEV;
 }
+
+/* The root of a procfs, and nothing else: neither another filesystem nor a part of one is believed. */
+static long prove_proc(int fd)
+{
+    struct statx st;
+    long err = prove_fs(fd, PROC_SUPER_MAGIC);
+    if (err >= 0)
+        err = mode_of(fd, &st);
+    if (err < 0)
+        return err;
+    return st.stx_ino == 1 /* PROC_ROOT_INO */ ? 0 : -EXDEV;
+}
 #endif

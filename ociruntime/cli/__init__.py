@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
-from ..errors import OCIRuntimeError, StepError
+from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
 
 __all__ = ["main"]
 
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     words = sys.argv[1:] if argv is None else list(argv)
     options = parser(words).parse_args(words)
+    warnings.simplefilter("always", OCIRuntimeWarning)
+    warnings.showwarning = lambda message, *_, **__: say(options, "warning", str(message))
     try:
         status: int = options.run(options) or 0
     except KeyboardInterrupt:
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except (OCIRuntimeError, OSError, ValueError, TypeError) as error:
-        complain(options, error)
+        say(options, "error", str(error) or type(error).__name__)
         return status_of(error)
     return status
 
@@ -40,10 +43,11 @@ def status_of(error: Exception) -> int:
     return 1
 
 
-def complain(options: object, error: Exception) -> None:
-    text = " ".join(str(error).split("\n")) if str(error) else type(error).__name__
-    level, path, style = "error", getattr(options, "log", None), getattr(options, "log_format", "text")
-    line = f"ociruntime: {text}"
+def say(options: object, level: str, text: str) -> None:
+    """One line on stderr, and in the log file when there is one."""
+    text = " ".join(text.split("\n"))
+    path, style = getattr(options, "log", None), getattr(options, "log_format", "text")
+    line = f"ociruntime: {text}" if level == "error" else f"ociruntime: {level}: {text}"
     if style == "json" or path:
         import json
         from datetime import UTC, datetime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ..bundle import Bundle
 from ..engine import console, undo
 from ..engine.gate import listen
 from ..engine.perform import Performance
-from ..errors import UnsupportedError
+from ..errors import OCIRuntimeWarning, UnsupportedError
 from ..state import Entry, StateDocument, StateStore, Status, start_time
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def create(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     store = StateStore(root)
     plan = opened.plan(container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
+    for text in plan.warnings:
+        warnings.warn(text, OCIRuntimeWarning, stacklevel=4)
     if plan.terminal and console_socket is None:
         raise UnsupportedError("$.process.terminal: a terminal needs a console socket to send it to")
     if console_socket is not None and not plan.terminal:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine import console
 from ..engine.perform import Performance
-from ..errors import WrongStatus
+from ..errors import OCIRuntimeWarning, WrongStatus
 from ..host import Host
 from ..plan.compile import compile_exec
 from ..process import Process as Child
@@ -52,6 +53,8 @@ def execute(
         cgroups=tuple(document.get("cgroups", [])),
         container_id=entry.id,
     )
+    for text in plan.warnings:
+        warnings.warn(text, OCIRuntimeWarning, stacklevel=3)
     pidfd = first_process(document)
     if pidfd is None:
         raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")

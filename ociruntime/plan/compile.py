@@ -8,12 +8,14 @@ from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .cgroups import Manager, compile_cgroups, compile_join, placed
 from .devices import compile_devices
+from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
 from .mounts import attach, prepare
 from .namespaces import compile_names, own_namespaces
 from .ops import Sync
-from .process import candidates, compile_exec_step, compile_identity, compile_limits, compile_lsm, refuse_unsupported
+from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .rootfs import compile_hidden, prepare_root
+from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
 
@@ -47,8 +49,6 @@ def compile_create(
     if spec.hooks is not None and any(getattr(spec.hooks, name) for name in _HOOKS):
         raise UnsupportedError("$.hooks: hooks are not supported yet")
     _refuse(linux)
-    refuse_unsupported(process)
-    compile_lsm(process, host)
 
     own = own_namespaces(linux)
     b = Builder()
@@ -81,16 +81,19 @@ def compile_create(
     if process.terminal:
         compile_terminal(b, process, attached, root)
     compile_limits(b, process)
+    compile_scheduling(b, process)
+    compile_memory_policy(b, linux)
+    compile_personality(b, linux)
+    compile_keyring(b, host)
     b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
     b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
-    if process.oom_score_adj is not None:
-        b.host("proc_write", "oom_score_adj", str(process.oom_score_adj), text=f"{process.oom_score_adj} > /proc/PID/oom_score_adj")
+    compile_oom_score(b, process)
     if gate:
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
         b.init("gate", slot, text="wait for start")
-    compile_identity(b, process, host, linux.seccomp if linux else None)
+    compile_identity(b, process, host, linux.seccomp if linux else None, proc=proc.slot if proc else NO_SLOT)
     compile_exec_step(b, process)
     return b.plan(
         f"create {container_id} from {bundle}",
@@ -115,15 +118,17 @@ def compile_exec(
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
     """
-    refuse_unsupported(process)
-    compile_lsm(process, host)
     b = Builder()
     b.phase = "On the host, before the clone"
     placement = placed(cgroups, host)
-    into = placement.into
+    # A process that starts in the cgroup has no CPUs before it.
+    later = bool(process.exec_cpu_affinity and process.exec_cpu_affinity.initial)
+    into = "" if later else placement.into
     b.host("clone3", 0, into, text="the init" + (f", in {into}" if into else ""))
     b.phase = "Into the container"
-    compile_join(b, placement)
+    compile_affinity(b, process, "initial")
+    compile_join(b, placement, unified=later)
+    compile_affinity(b, process, "final")
     pidfd = b.input("pidfd", "the container's process")
     names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)
     b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")
@@ -135,12 +140,20 @@ def compile_exec(
         root = b.slot()
         b.init("open", NO_SLOT, "/", k.O_PATH, 0, 0, root, text="the container's root")
         compile_terminal(b, process, {}, root)
+    proc = NO_SLOT
+    if process.apparmor_profile or process.selinux_label:
+        proc = b.slot()
+        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, proc, text="the container's /proc")
+        b.init("prove_proc", proc, text="/proc is the root of a procfs")
     compile_limits(b, process)
+    compile_scheduling(b, process)
+    compile_memory_policy(b, spec.linux)
+    compile_personality(b, spec.linux)
+    compile_keyring(b, host)
     b.init("chdir", process.cwd, 0, text=process.cwd)
     b.init("sync", Sync.CREATED, text="the caller knows the process")
-    if process.oom_score_adj is not None:
-        b.host("proc_write", "oom_score_adj", str(process.oom_score_adj), text=f"{process.oom_score_adj} > /proc/PID/oom_score_adj")
-    compile_identity(b, process, host, spec.linux.seccomp if spec.linux else None)
+    compile_oom_score(b, process)
+    compile_identity(b, process, host, spec.linux.seccomp if spec.linux else None, proc=proc)
     compile_exec_step(b, process)
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
 
@@ -158,8 +171,6 @@ def _refuse(linux: Linux | None) -> None:
         "time_offsets",
         "net_devices",
         "intel_rdt",
-        "memory_policy",
-        "personality",
         "mount_label",
     ):
         if getattr(linux, name, None):

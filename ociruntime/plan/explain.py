@@ -17,6 +17,8 @@ def explain(plan: Plan) -> str:
             phase = step.phase
             lines += ["", phase]
         lines.append(f"  {number:>3}  {step.op:<{width}}  {step.text}")
+    if plan.warnings:
+        lines += ["", "Warnings", *(f"  {warning}" for warning in plan.warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -35,6 +37,7 @@ def to_json(plan: Plan, indent: int | None = None) -> str:
 
     document = {
         "title": plan.title,
+        "warnings": list(plan.warnings),
         "inputs": [entry._asdict() for entry in plan.inputs],
         "steps": [
             {

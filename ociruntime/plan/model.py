@@ -70,6 +70,8 @@ class Plan(NamedTuple):
     namespaces: int = 0
     """The CLONE_NEW* bits of the namespaces that differ from the caller's."""
     terminal: bool = False
+    warnings: tuple[str, ...] = ()
+    """What of the config cannot be granted and does not matter enough for an error, by the runtime spec."""
 
     def explain(self) -> str:
         """The plan as a story for people: numbered steps, under a heading where a new part begins."""
@@ -111,6 +113,7 @@ class Builder:
         self.steps: list[Step] = []
         self.inputs: list[Input] = []
         self.phase = ""
+        self.warnings: list[str] = []
         self._free = MAX_SLOTS
 
     def init(self, op: str, *values: object, text: str) -> None:
@@ -118,6 +121,10 @@ class Builder:
 
     def host(self, op: str, *values: object, text: str) -> None:
         self.steps.append(Step(Where.HOST, op, values, text, self.phase))
+
+    def warn(self, text: str) -> None:
+        """Note something that the spec wants a warning for."""
+        self.warnings.append(text)
 
     def slot(self) -> int:
         """A free slot for a descriptor that the init opens: from the top, as inputs fill the table from the bottom."""
@@ -131,7 +138,7 @@ class Builder:
         return len(self.inputs) - 1
 
     def plan(self, title: str, **more: object) -> Plan:
-        return Plan(title, tuple(self.steps), tuple(self.inputs), **more)  # type: ignore[arg-type]
+        return Plan(title, tuple(self.steps), tuple(self.inputs), warnings=tuple(self.warnings), **more)  # type: ignore[arg-type]
 
 
 def strings(values: Sequence[str] | None) -> tuple[str, ...]:

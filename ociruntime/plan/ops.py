@@ -39,7 +39,7 @@ class Report(IntEnum):
     FORKED = 3
     """The rest runs in a new process, whose pidfd comes along."""
     FD = 4
-    """The descriptor that comes along is what the step was asked to hand out."""
+    """The descriptor that comes along is what the step was asked to hand out; for a `handout` step the init waits for one byte."""
 
 
 class Sync(IntEnum):
@@ -83,7 +83,7 @@ OPS: Final = _table(
     mask: slot root, str path, slot null
     readonly: slot root, str path
     prove_null: slot fd
-    prove_fs: slot fd, num magic
+    prove_proc: slot fd
     mknod: slot dir, str name, num mode, num dev, num uid, num gid
     symlink: slot dir, str name, str target
     mkdir: slot dir, str name, num mode

@@ -1,19 +1,17 @@
-"""The process: from what the init is to what config.json asks for (config.md, Process)."""
+"""The process: its program, environment and limits (config.md, Process)."""
 
 from __future__ import annotations
 
 import posixpath
-import struct
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import Problem, SpecError
 from . import kernel as k
-from .capabilities import to_mask
-from .model import NO_SLOT, Builder, Filter
+from .model import Builder
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import Process, Seccomp
+    from ..spec import Process
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -38,84 +36,34 @@ def candidates(process: Process) -> tuple[str, ...]:
 
 
 def compile_limits(b: Builder, process: Process) -> None:
-    """rlimits, as long as the init still has the capability to raise them."""
+    """rlimits, as long as the init still has the capability to raise them. Raises SpecError."""
+    seen: set[str] = set()
     for index, limit in enumerate(process.rlimits or ()):
-        number = k.RLIMITS.get(str(limit.type))
+        where, kind = f"$.process.rlimits[{index}].type", str(limit.type)
+        number = k.RLIMITS.get(kind)
         if number is None:
-            message = f"{str(limit.type)!r} is not a resource limit of Linux"
-            raise SpecError([Problem(f"$.process.rlimits[{index}].type", message, "config.md#posix-process")])
-        b.init("rlimit", number, limit.soft, limit.hard, text=f"{limit.type} soft={limit.soft} hard={limit.hard}")
+            raise SpecError([Problem(where, f"{kind!r} is not a resource limit of Linux", "config.md#posix-process")])
+        if kind in seen:
+            raise SpecError([Problem(where, f"{kind} comes twice", "config.md#posix-process")])
+        seen.add(kind)
+        b.init("rlimit", number, limit.soft, limit.hard, text=f"{kind} soft={limit.soft} hard={limit.hard}")
 
 
-def refuse_unsupported(process: Process) -> None:
-    """Refuse what is asked for and would silently not happen."""
-    for name in ("scheduler", "io_priority", "exec_cpu_affinity"):
-        if getattr(process, name, None) is not None:
-            raise UnsupportedError(f"$.process.{name}: not supported yet")
+def compile_keyring(b: Builder, host: Host) -> None:
+    """A fresh session keyring: the caller's holds keys that are none of the container's business."""
+    if host.keyrings:
+        b.init("keyring", "", text="a session keyring of its own")
 
 
-def compile_lsm(process: Process, host: Host) -> None:
-    for name, module in (("apparmor_profile", "apparmor"), ("selinux_label", "selinux")):
-        if getattr(process, name):
-            if module not in host.lsms:
-                raise UnsupportedError(f"$.process.{name}: {module} is not active on this host")
-            raise UnsupportedError(f"$.process.{name}: not supported yet")
-
-
-def compile_identity(b: Builder, process: Process, host: Host, seccomp: Seccomp | None) -> None:
-    """User, capabilities, no_new_privs and seccomp: in the order in which each still may."""
-    user = process.user
-    uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
-    groups = tuple(user.additional_gids or ()) if user else ()
-    caps = process.capabilities
-
-    def mask(kind: str) -> int:
-        names = (getattr(caps, kind) or ()) if caps else ()
-        bits, unknown = to_mask(names, host.last_cap)
-        if unknown:
-            raise UnsupportedError(f"$.process.capabilities.{kind}: this kernel does not know {', '.join(unknown)}")
-        return bits
-
-    bounding, effective, permitted, inheritable, ambient = map(
-        mask, ("bounding", "effective", "permitted", "inheritable", "ambient")
-    )
-    privileges = bool(process.no_new_privileges)
-
-    if user and user.umask is not None:
-        b.init("umask", user.umask, text=f"{user.umask:04o}")
-    b.init("bounding", bounding, host.last_cap, text=f"keep {_count(bounding)} in the bounding set")
-    b.init("prctl", k.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities over the change of user")
-    b.init("setgroups", struct.pack(f"={len(groups)}I", *groups), text=", ".join(map(str, groups)) or "no supplementary groups")
-    b.init("setresgid", gid, text=f"group {gid}")
-    b.init("setresuid", uid, text=f"user {uid}")
-    if seccomp is not None and not privileges:
-        # Without no_new_privs a filter needs CAP_SYS_ADMIN, which only now goes.
-        b.init(
-            "capset", permitted | 1 << 21, permitted | 1 << 21, inheritable, text="what is left, and CAP_SYS_ADMIN for the filter"
-        )
-        _seccomp(b, seccomp)
-    kept = f"{_count(effective)} effective, {_count(permitted)} permitted, {_count(inheritable)} inheritable"
-    b.init("capset", effective, permitted, inheritable, text=kept)
-    b.init("ambient", ambient, text=f"{_count(ambient)} ambient")
-    if privileges:
-        b.init("prctl", k.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges, ever")
-        if seccomp is not None:
-            _seccomp(b, seccomp)
-
-
-def _count(mask: int) -> str:
-    count = mask.bit_count()
-    return f"{count} capabilit{'y' if count == 1 else 'ies'}"
-
-
-def _seccomp(b: Builder, profile: Seccomp) -> None:
-    if profile.listener_path:
-        raise UnsupportedError("$.linux.seccomp.listenerPath: notification listeners are not supported yet")
-    names = sum(len(rule.names) for rule in profile.syscalls or ())
-    b.init("seccomp", 0, Filter(profile), NO_SLOT, text=f"filter: {profile.default_action} but for {names} named system calls")
+def compile_oom_score(b: Builder, process: Process) -> None:
+    """oomScoreAdj, written by the caller, who may lower it."""
+    if process.oom_score_adj is not None:
+        value = str(process.oom_score_adj)
+        b.host("proc_write", "oom_score_adj", value, text=f"{value} > /proc/PID/oom_score_adj")
 
 
 def compile_exec_step(b: Builder, process: Process) -> None:
+    """The last step: the init becomes the program."""
     args = tuple(process.args or ())
     shown = " ".join(args)
     b.init("exec", candidates(process), args, environment(process), text=shown if len(shown) <= 80 else shown[:77] + "...")

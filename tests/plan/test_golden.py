@@ -47,6 +47,34 @@ def limited() -> RuntimeSpec:
     return config(lambda d: d["linux"].update(resources=LIMITS, cgroupsPath="a/b"))
 
 
+LABELS = PURE_V2._replace(lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF)
+
+
+def everything_of_the_process(d: dict) -> None:  # type: ignore[type-arg]
+    d["process"] |= {
+        "args": ["top"],
+        "user": {"uid": 1, "gid": 2, "umask": 0o27, "additionalGids": [3]},
+        "apparmorProfile": "profile",
+        "selinuxLabel": "label",
+        "oomScoreAdj": -5,
+        "scheduler": {"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3, "flags": ["SCHED_FLAG_RECLAIM"]},
+        "ioPriority": {"class": "IOPRIO_CLASS_RT", "priority": 7},
+        "execCPUAffinity": {"initial": "0", "final": "0-3,7"},
+        "noNewPrivileges": False,
+        "capabilities": {"bounding": ["CAP_KILL", "CAP_SYS_ADMIN"], "ambient": ["CAP_KILL"], "permitted": ["CAP_KILL", "CAP_NEW"]},
+    }
+    d["linux"] |= {
+        "personality": {"domain": "LINUX32"},
+        "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0-1", "flags": ["MPOL_F_STATIC_NODES"]},
+        "resources": {},
+        "seccomp": {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": "/run/agent.sock",
+            "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}],
+        },
+    }
+
+
 CASES = {
     "hybrid": lambda: compiled(config()),
     "hybrid-run": lambda: compiled(config(), gate=False),
@@ -57,6 +85,13 @@ CASES = {
         config().process, config(), PURE_V2, namespaces=0x6C020000, cgroups=(f"{FS}/ociruntime-c1",), container_id="c1"
     ),
 }
+CASES |= {
+    "process": lambda: compiled(config(everything_of_the_process), LABELS),
+    "exec-process": lambda: compile_exec(
+        config(everything_of_the_process).process, config(everything_of_the_process), LABELS,
+        namespaces=0x6C020000, cgroups=(f"{FS}/ociruntime-c1",), container_id="c1",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -151,6 +186,20 @@ BAD = {
     "cgroupsPath is the root": (linux(cgroupsPath="/"), r"\$\.linux\.cgroupsPath"),
     "cgroupsPath of dots": (linux(cgroupsPath="./."), r"\$\.linux\.cgroupsPath"),
     "rlimit unknown": (process(rlimits=[{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), r"\$\.process\.rlimits\[0\]\.type"),
+    "rlimit twice": (process(rlimits=[{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2), r"\$\.process\.rlimits\[1\].*twice"),
+    "scheduler policy": (process(scheduler={"policy": "SCHED_X"}), r"\$\.process\.scheduler\.policy"),
+    "scheduler flag": (process(scheduler={"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_X"]}), r"scheduler\.flags\[0\]"),
+    "scheduler nice": (process(scheduler={"policy": "SCHED_OTHER", "nice": 20}), r"scheduler\.nice"),
+    "scheduler priority": (process(scheduler={"policy": "SCHED_FIFO", "priority": 100}), r"scheduler\.priority"),
+    "I/O class": (process(ioPriority={"class": "IOPRIO_CLASS_X", "priority": 0}), r"ioPriority\.class"),
+    "I/O priority": (process(ioPriority={"class": "IOPRIO_CLASS_BE", "priority": 8}), r"ioPriority\.priority"),
+    "memory mode": (linux(memoryPolicy={"mode": "MPOL_X"}), r"memoryPolicy\.mode"),
+    "memory flag": (linux(memoryPolicy={"mode": "MPOL_DEFAULT", "flags": ["MPOL_F_X"]}), r"memoryPolicy\.flags\[0\]"),
+    "memory without nodes": (linux(memoryPolicy={"mode": "MPOL_BIND"}), r"memoryPolicy\.nodes"),
+    "memory with nodes": (linux(memoryPolicy={"mode": "MPOL_LOCAL", "nodes": "0"}), r"memoryPolicy\.nodes"),
+    "memory nodes": (linux(memoryPolicy={"mode": "MPOL_BIND", "nodes": "0-"}), r"memoryPolicy\.nodes"),
+    "personality domain": (linux(personality={"domain": "BSD"}), r"personality\.domain"),
+    "personality flags": (linux(personality={"domain": "LINUX", "flags": ["X"]}), r"personality\.flags"),
     "tmpfs on /proc": (mount(destination="/proc", type="tmpfs"), r"\$\.mounts\[6\]\.destination"),
     "tmpfs below /proc": (mount(destination="/x/../proc/sys", type="tmpfs"), r"\$\.mounts\[6\]\.destination"),
     "proc below /proc": (mount(destination="/proc/x", type="proc"), r"\$\.mounts\[6\]\.destination"),
@@ -164,9 +213,9 @@ UNSUPPORTED = {
     "no mount namespace": (drop("mount"), r"\$\.linux\.namespaces"),
     "joined namespace": (lambda d: d["linux"]["namespaces"][0].update(path="/proc/1/ns/pid"), r"namespaces\[0\]\.path"),
     "user namespace": (lambda d: d["linux"]["namespaces"].append({"type": "user"}), r"namespaces\[5\]"),
-    "capability unknown": (process(capabilities={"bounding": ["CAP_X"]}), r"capabilities\.bounding.*CAP_X"),
-    "apparmor": (process(apparmorProfile="x"), r"apparmor"),
-    "scheduler": (process(scheduler={"policy": "SCHED_BATCH"}), r"scheduler"),
+    "apparmor": (process(apparmorProfile="x"), r"\$\.process\.apparmorProfile.*apparmor is not active"),
+    "selinux": (process(selinuxLabel="x"), r"\$\.process\.selinuxLabel.*selinux is not active"),
+    "SCHED_ISO": (process(scheduler={"policy": "SCHED_ISO"}), r"\$\.process\.scheduler\.policy"),
     "idmapped mount": (mount(destination="/x", source="/y", options=["rbind", "idmap"]), r"\$\.mounts\[6\]"),
     "cgroup mount": (mount(destination="/sys/fs/cgroup", type="cgroup"), r"\$\.mounts\[6\]"),
     "sysctl without proc": (lambda d: (d["mounts"].pop(0), linux(sysctl={"net.core.somaxconn": "1"})(d)), r"proc"),

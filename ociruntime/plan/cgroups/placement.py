@@ -86,9 +86,15 @@ def compile_places(b: Builder, placement: Placement) -> None:
         b.host("cgroup_mkdir", directory, inherit, text=f"{directory} ({label})")
 
 
-def compile_join(b: Builder, placement: Placement) -> None:
-    """The init moves itself: a write of 0 to ``tasks`` moves one thread and waits for nobody."""
+def compile_join(b: Builder, placement: Placement, *, unified: bool = False) -> None:
+    """The init moves itself: on v1 a write of 0 to ``tasks`` moves one thread and waits for nobody.
+
+    On v2 it starts in its cgroup, unless ``unified`` says that it moves there only now.
+    """
     for directory, hierarchy in placement.places:
         if hierarchy.version == 1:
             slot = b.input("write", f"{directory}/tasks", f"{directory}/tasks")
             b.init("write", slot, "", b"0", text=f"itself > {directory}/tasks")
+        elif unified:
+            slot = b.input("write", f"{directory}/cgroup.procs", f"{directory}/cgroup.procs")
+            b.init("write", slot, "", b"0", text=f"itself > {directory}/cgroup.procs")

@@ -1,0 +1,88 @@
+"""Who the process is and what it may: user, capabilities, security labels, seccomp (config.md#linux-process, #user)."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from ..errors import UnsupportedError
+from . import kernel as k
+from .capabilities import CAP_SYS_ADMIN, grant
+from .model import NO_SLOT, Builder, Filter
+
+if TYPE_CHECKING:
+    from ..host import Host
+    from ..spec import Process, Seccomp
+
+
+def compile_identity(
+    b: Builder, process: Process, host: Host, seccomp: Seccomp | None, *, held: int | None = None, proc: int = NO_SLOT
+) -> None:
+    """The steps, in the order in which each still may; the filter comes last, as nothing before it should be subject to it.
+
+    Args:
+        held: the capabilities that can be given away. Default: those of the host's runtime.
+        proc: the slot of the container's procfs, needed for security labels.
+
+    Raises:
+        UnsupportedError: a security module that is asked for is not active.
+    """
+    user = process.user
+    uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
+    groups = tuple(user.additional_gids or ()) if user else ()
+    caps = grant(process.capabilities, host.last_cap, host.capabilities if held is None else held)
+    for warning in caps.warnings:
+        b.warn(warning)
+    _labels(b, process, host, proc)
+    if user and user.umask is not None:
+        b.init("umask", user.umask, text=f"{user.umask:04o}")
+    b.init("bounding", caps.bounding, host.last_cap, text=f"keep {_count(caps.bounding)} in the bounding set")
+    b.init("prctl", k.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities over the change of user")
+    b.init("setgroups", struct.pack(f"={len(groups)}I", *groups), text=", ".join(map(str, groups)) or "no supplementary groups")
+    b.init("setresgid", gid, text=f"group {gid}")
+    b.init("setresuid", uid, text=f"user {uid}")
+    # Without no_new_privs loading a filter takes CAP_SYS_ADMIN. What execve gives does not depend on the sets before it, only on
+    # the bounding, inheritable and ambient ones, so the process does not get it.
+    extra = CAP_SYS_ADMIN if seccomp is not None and not process.no_new_privileges else 0
+    kept = f"{_count(caps.effective)} effective, {_count(caps.permitted)} permitted, {_count(caps.inheritable)} inheritable"
+    b.init(
+        "capset", caps.effective | extra, caps.permitted | extra, caps.inheritable,
+        text=kept + ("; until execve CAP_SYS_ADMIN, for the filter" if extra else ""),
+    )  # fmt: skip
+    b.init("ambient", caps.ambient, text=f"{_count(caps.ambient)} ambient")
+    if process.no_new_privileges:
+        b.init("prctl", k.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges, ever")
+    if seccomp is not None:
+        _filter(b, seccomp)
+
+
+def _count(mask: int) -> str:
+    count = mask.bit_count()
+    return f"{count} capabilit{'y' if count == 1 else 'ies'}"
+
+
+def _labels(b: Builder, process: Process, host: Host, proc: int) -> None:
+    profile, label = process.apparmor_profile, process.selinux_label
+    wanted = (
+        ("apparmorProfile", "apparmor", profile, "apparmor/exec", f"exec {profile}"),
+        ("selinuxLabel", "selinux", label, "exec", label),
+    )
+    for member, module, asked, file, text in wanted:
+        if not asked:
+            continue
+        if module not in host.lsms:
+            raise UnsupportedError(f"$.process.{member}: {module} is not active on this host")
+        if proc == NO_SLOT:
+            raise UnsupportedError(f"$.process.{member}: needs a proc mount in the container")
+        b.init("write", proc, f"self/attr/{file}", str(text).encode(), text=f"{asked}: the {module} label of the process")
+
+
+def _filter(b: Builder, profile: Seccomp) -> None:
+    names = sum(len(rule.names) for rule in profile.syscalls or ())
+    text = f"filter: {profile.default_action} but for {names} named system calls"
+    if not any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls or ()):
+        b.init("seccomp", 0, Filter(profile), NO_SLOT, text=text)
+        return
+    listener = b.slot()
+    b.init("seccomp", k.SECCOMP_FILTER_FLAG_NEW_LISTENER, Filter(profile), listener, text=text)
+    b.init("handout", listener, text=f"the filter's listener, for {profile.listener_path}")

@@ -1,0 +1,193 @@
+"""What config.json says of the process and of its kernel state, seen from inside a container (config.md, Process)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.spec import ExecCPUAffinity
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+Inside = Callable[..., str]
+
+
+@pytest.fixture
+def inside(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Inside:
+    """Runs a shell command in a container whose default config has these members of ``process`` and ``linux``; gives its output."""
+
+    def run(command: str, process: Mapping[str, Any] | None = None, linux: Mapping[str, Any] | None = None) -> str:
+        document = oci.RuntimeSpec.default(seccomp=False).to_dict()
+        document["process"] |= {"args": ["sh", "-c", command], **(process or {})}  # type: ignore[operator]
+        document["linux"] |= linux or {}  # type: ignore[operator]
+        bundle = make_bundle(oci.RuntimeSpec.load(document))
+        result = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix, check=True)
+        assert isinstance(result.stdout, str)
+        return result.stdout.strip()
+
+    return run
+
+
+def status(inside: Inside, **process: Any) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in inside("cat /proc/self/status", process).splitlines() if ":\t" in line)
+
+
+def test_user_groups_and_umask(inside: Inside) -> None:
+    user = {"uid": 7, "gid": 8, "additionalGids": [9, 10], "umask": 0o27}
+    seen = status(inside, user=user)
+    assert seen["Uid"].split() == ["7"] * 4
+    assert seen["Gid"].split() == ["8"] * 4
+    assert seen["Groups"].split() == ["9", "10"]
+    assert seen["Umask"] == "0027"
+    assert status(inside, user={"uid": 0, "gid": 0})["Groups"].split() == []
+
+
+@pytest.mark.parametrize("mask", [0o77, 0o22])
+def test_the_umask_is_the_callers_and_not_used_on_the_way(inside: Inside, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        said = inside("umask; stat -c %a /made/here", {"cwd": "/made/here"})
+    finally:
+        os.umask(before)
+    assert said.split() == [f"{mask:04o}", "755"]
+
+
+def test_capabilities_in_five_sets(inside: Inside) -> None:
+    sets = {name: ["CAP_KILL", "CAP_CHOWN"] for name in ("bounding", "permitted", "effective", "inheritable")}
+    seen = status(inside, user={"uid": 5, "gid": 5}, capabilities=sets | {"ambient": ["CAP_KILL"]})
+    assert {name: int(seen[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {
+        "CapInh": 0x21, "CapPrm": 0x20, "CapEff": 0x20, "CapBnd": 0x21, "CapAmb": 0x20,
+    }  # fmt: skip
+    assert int(status(inside, capabilities={})["CapBnd"], 16) == 0
+
+
+def test_a_capability_that_nobody_knows_is_a_warning(inside: Inside) -> None:
+    with pytest.warns(oci.OCIRuntimeWarning, match="CAP_NO_SUCH_THING"):
+        seen = status(inside, capabilities={"bounding": ["CAP_NO_SUCH_THING", "CAP_KILL"]})
+    assert int(seen["CapBnd"], 16) == 0x20
+
+
+@pytest.mark.parametrize("new_privileges", [False, True])
+def test_no_new_privileges(inside: Inside, new_privileges: bool) -> None:
+    assert status(inside, noNewPrivileges=new_privileges)["NoNewPrivs"] == str(int(new_privileges))
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_a_filter_gives_no_capability(make_bundle: MakeBundle, state_root: Path, prefix: str, no_new_privileges: bool) -> None:
+    spec = oci.RuntimeSpec.default().at.process.no_new_privileges.set(no_new_privileges)
+    bundle = make_bundle(spec).with_args(["cat", "/proc/self/status"])
+    seen = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix, check=True).stdout
+    assert isinstance(seen, str)
+    values = dict(line.split(":\t", 1) for line in seen.splitlines() if ":\t" in line)
+    assert values["Seccomp"] == "2"
+    assert not int(values["CapEff"], 16) >> 21 & 1
+    assert int(values["CapEff"], 16) == int(values["CapBnd"], 16)
+
+
+def test_rlimits(inside: Inside) -> None:
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 300, "hard": 400}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
+    assert inside("ulimit -Sn; ulimit -Hn; ulimit -c", {"rlimits": limits}).split() == ["300", "400", "0"]
+
+
+def test_oom_score(inside: Inside) -> None:
+    assert inside("cat /proc/self/oom_score_adj", {"oomScoreAdj": 321}) == "321"
+
+
+POLICIES = {
+    "SCHED_BATCH": ({"policy": "SCHED_BATCH", "nice": 5}, "3 5"),
+    "SCHED_IDLE": ({"policy": "SCHED_IDLE"}, "5 0"),
+    "SCHED_OTHER": ({"policy": "SCHED_OTHER", "nice": -3, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}, "0 -3"),
+    "SCHED_FIFO": ({"policy": "SCHED_FIFO", "priority": 2}, "1 0"),
+    "SCHED_RR": ({"policy": "SCHED_RR", "priority": 1}, "2 0"),
+    "SCHED_DEADLINE": ({"policy": "SCHED_DEADLINE", "runtime": 10**6, "deadline": 10**8, "period": 10**8}, "6 0"),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_scheduler(inside: Inside, policy: str) -> None:
+    scheduler, expected = POLICIES[policy]
+    limits = {}
+    if Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists() and policy in ("SCHED_FIFO", "SCHED_RR"):
+        limits = {"resources": {"cpu": {"realtimeRuntime": 10000}}}  # a v1 cgroup has no real time of its own
+    # proc(5): fields 41 and 19 of stat are the policy and the nice value; the shell is the process itself.
+    command = "read -r line </proc/$$/stat; set -- ${line##*) }; echo ${39} ${17}"
+    assert inside(command, {"scheduler": scheduler}, limits) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "shown"), [("IOPRIO_CLASS_BE", 3, "best-effort: prio 3"), ("IOPRIO_CLASS_IDLE", 0, "idle")]
+)
+def test_io_priority(inside: Inside, kind: str, level: int, shown: str) -> None:
+    assert shown in inside("ionice -p $$", {"ioPriority": {"class": kind, "priority": level}})
+
+
+def test_personality(inside: Inside) -> None:
+    assert inside("cat /proc/self/personality; uname -m", linux={"personality": {"domain": "LINUX32"}}).split()[0] == "00000008"
+    assert inside("cat /proc/self/personality", linux={"personality": {"domain": "LINUX"}}) == "00000000"
+
+
+@pytest.mark.skipif(not Path("/proc/self/numa_maps").exists(), reason="this kernel has no NUMA policies")
+def test_memory_policy(inside: Inside) -> None:
+    policy = {"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}
+    assert "interleave=static:0" in inside("cat /proc/self/numa_maps", linux={"memoryPolicy": policy})
+    assert "bind" not in inside("cat /proc/self/numa_maps", linux={"memoryPolicy": {"mode": "MPOL_DEFAULT"}})
+
+
+def test_the_session_keyring_is_its_own(inside: Inside) -> None:
+    if not oci.Host.probe().keyrings:
+        pytest.skip("this kernel has no keyrings")
+    command = "cat /proc/keys"  # shows what the process possesses; a session keyring is called _ses when it has no name
+    seen = [inside(command, linux={"maskedPaths": []}).splitlines() for _ in range(2)]
+    first, second = ([line.split()[0] for line in lines if line.split()[8].startswith("_ses")] for lines in seen)
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def test_cwd_is_made_and_checked(inside: Inside) -> None:
+    assert inside("pwd", {"cwd": "/a/b"}) == "/a/b"
+    with pytest.raises(oci.StepError) as caught:
+        inside("pwd", {"cwd": "/bin/busybox"})
+    assert caught.value.op == "chdir"
+
+
+def test_affinity_of_a_further_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one CPU only")
+    first = min(os.sched_getaffinity(0))
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        spec = container.spec.process
+        assert spec is not None
+        command = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
+        for affinity in ({"final": str(first)}, {"initial": str(first), "final": str(first)}, {"initial": str(first)}):
+            wanted = spec.evolve(exec_cpu_affinity=ExecCPUAffinity(**affinity))
+            seen = container.exec(command, process=wanted, capture_output=True, text=True, check=True).stdout
+            assert isinstance(seen, str)
+            assert seen.split()[1] == str(first)
+        unset = container.exec(command, capture_output=True, text=True, check=True).stdout
+        assert isinstance(unset, str)
+        assert unset.split()[1] != str(first)
+
+
+@pytest.mark.parametrize(("text", "code"), [("nothing-here", 127), ("/etc/passwd", 126)])
+def test_a_program_that_cannot_run(make_bundle: MakeBundle, state_root: Path, prefix: str, text: str, code: int) -> None:
+    import sys
+
+    bundle = make_bundle().with_args([text])
+    bundle.spec = bundle.spec
+    command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "run", "-b", str(bundle.path), prefix]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_nothing_is_warned_of_without_a_reason(inside: Inside) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert inside("echo fine") == "fine"

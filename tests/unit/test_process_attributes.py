@@ -1,0 +1,66 @@
+"""Capabilities that are granted, and lists of CPUs and nodes as masks."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from ociruntime.errors import SpecError
+from ociruntime.plan.capabilities import CAPABILITIES, grant
+from ociruntime.plan.scheduling import list_mask
+from ociruntime.spec import Capabilities
+
+KILL, CHOWN, ADMIN = (1 << CAPABILITIES[f"CAP_{name}"] for name in ("KILL", "CHOWN", "SYS_ADMIN"))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0", {0}), ("0-3,7", {0, 1, 2, 3, 7}), ("63,64", {63, 64}), ("2-2", {2}), ("1, 3", {1, 3}), ("200", {200})],
+)
+def test_a_list_is_a_mask(text: str, numbers: set[int]) -> None:
+    raw = list_mask(text, "$", "")
+    assert len(raw) % 8 == 0
+    words = struct.unpack(f"={len(raw) // 8}Q", raw)
+    assert {64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1} == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-1", "1,,2", "0-65536", "٣", "1-2-3", "+1"])
+def test_what_is_no_list(text: str) -> None:
+    with pytest.raises(SpecError, match=r"\$\.x"):
+        list_mask(text, "$.x", "")
+
+
+def test_every_capability_that_can_be_granted_is() -> None:
+    names = ("CAP_KILL", "CAP_CHOWN")
+    caps = grant(Capabilities(bounding=names, effective=names, permitted=names, inheritable=names, ambient=names), 40, KILL | CHOWN)
+    assert set(caps[:5]) == {KILL | CHOWN}
+    assert caps.warnings == ()
+    assert grant(None, 40, KILL) == (0, 0, 0, 0, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("sets", "held", "index", "left", "warning"),
+    [
+        ({"bounding": ("CAP_X", "CAP_KILL")}, KILL, 0, KILL, r"bounding: this kernel does not know CAP_X"),
+        ({"bounding": ("CAP_KILL", "CAP_SYS_ADMIN")}, KILL, 0, KILL, r"bounding: CAP_SYS_ADMIN .*the runtime does not have it"),
+        ({"effective": ("CAP_KILL",)}, KILL, 1, 0, r"effective: CAP_KILL .*not permitted"),
+        ({"inheritable": ("CAP_KILL",)}, KILL, 3, 0, r"inheritable: CAP_KILL .*not in the bounding set"),
+        (
+            {"bounding": ("CAP_KILL",), "permitted": ("CAP_KILL",), "ambient": ("CAP_KILL",)},
+            KILL,
+            4,
+            0,
+            r"ambient: .*not inheritable",
+        ),
+    ],
+)
+def test_what_cannot_be_granted_is_a_warning(
+    sets: dict[str, tuple[str, ...]], held: int, index: int, left: int, warning: str
+) -> None:
+    import re
+
+    caps = grant(Capabilities(**sets), 40, held)
+    assert caps[index] == left
+    assert len(caps.warnings) == 1
+    assert re.search(warning, caps.warnings[0])
