@@ -62,8 +62,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """mypy --strict, and pyright."""
-    install(session)
+    """mypy --strict, and pyright, of the package and of what its users write."""
+    install(session, "[test]")
     session.install("mypy", "pyright[nodejs]")  # with a node from the package index, or pyright downloads one from elsewhere
     session.run("mypy", "--strict", "ociruntime")
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"
@@ -72,6 +72,8 @@ def typing(session: nox.Session) -> None:
         shutil.copytree(package, Path(copy, "ociruntime"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         session.run("pyright", "-p", copy, "--pythonpath", f"{session.bin}/python")
+    session.chdir("tests")  # so that the installed package is tested, not the tree
+    session.run("pytest", "typing")
 
 
 @nox.session

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .errors import BundleError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .plan.cgroups import Manager
     from .sif import OciImageConfig, SifImage
-    from .spec import RuntimeSpec
+    from .spec import RuntimeSpec, User
 
 __all__ = ["Bundle"]
 
@@ -231,7 +231,7 @@ def _apply(spec: RuntimeSpec, config: OciImageConfig, path: Path) -> RuntimeSpec
     names = {entry.partition("=")[0] for entry in config.env}
     env = [entry for entry in env if entry.partition("=")[0] not in names] + list(config.env)
     args = (*config.entrypoint, *config.cmd)
-    changes: dict[str, object] = {"env": tuple(env)}
+    changes: dict[str, Any] = {"env": tuple(env)}
     if args:
         changes["args"] = args
     if config.working_dir:
@@ -246,7 +246,7 @@ def _apply(spec: RuntimeSpec, config: OciImageConfig, path: Path) -> RuntimeSpec
     return spec.evolve(process=process.evolve(**changes), mounts=tuple(mounts))
 
 
-def _user(text: str, rootfs: Path) -> object:
+def _user(text: str, rootfs: Path) -> User:
     from .rootfs.users import resolve
 
     return resolve(text, rootfs)

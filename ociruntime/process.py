@@ -6,7 +6,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .engine.processes import Exit, signal_number, wait
 from .errors import ProcessError
@@ -138,7 +138,7 @@ def exec_process(
     from .spec import User
 
     process = base or ProcessSpec(cwd="/")
-    changes: dict[str, object] = {"terminal": terminal or None}
+    changes: dict[str, Any] = {"terminal": terminal or None}
     if args:
         changes["args"] = tuple(args)
     if env:

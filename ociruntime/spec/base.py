@@ -133,7 +133,7 @@ class Model:
     extensions: Mapping[str, FrozenJson] = EMPTY
     """Members that the runtime spec does not name, kept as they came."""
 
-    KEYS: ClassVar[Mapping[str, str]] = {}
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap()
     """Attribute -> JSON key, where it is not the attribute in camelCase."""
     SECTION: ClassVar[str] = ""
     """The section of the runtime spec that describes the object."""
@@ -175,22 +175,22 @@ class Model:
 
     # ---- changing ----
 
-    def evolve(self, **changes: object) -> Self:
-        """A copy with some members changed; None makes a member absent. ``at`` reaches deeper, and type checkers follow it.
-
-        Raises:
-            TypeError: a name that is no member, or None for a required member.
-        """
-        from .fields import checked_members
-
-        made = object.__new__(type(self))
-        made.__dict__.update(checked_members(type(self), {**self.__dict__, **changes}))
-        return made
-
-    __replace__ = evolve  # copy.replace() of Python 3.13
-
     if not TYPE_CHECKING:
-        # Type checkers see it on the classes where one starts; `paths.pyi` knows what is at each place.
+        # Type checkers see those of each class in `bases.pyi`.
+
+        def evolve(self, **changes):
+            """A copy with some members changed; None makes a member absent. ``at`` reaches deeper.
+
+            Raises:
+                TypeError: a name that is no member, a value that cannot be there, or None for a required member.
+            """
+            from .fields import checked_members
+
+            made = object.__new__(type(self))
+            made.__dict__.update(checked_members(type(self), {**self.__dict__, **changes}))
+            return made
+
+        __replace__ = evolve  # copy.replace() of Python 3.13
 
         @property
         def at(self):

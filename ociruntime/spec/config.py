@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from .base import Model
+from .bases import RuntimeSpecBase
 
 if TYPE_CHECKING:
     import os
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .hooks import Hooks
     from .linux import Linux, NamespaceType
     from .mounts import Mount, Root
-    from .paths import RuntimeSpecAt
     from .process import Process, User
     from .solaris import Solaris
     from .vm import VM
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     from .zos import ZOS
 
 
-class RuntimeSpec(Model):
+class RuntimeSpec(RuntimeSpecBase):
     """A container's config.json, of version 1.3.0 of the runtime spec (config.md)."""
 
-    SECTION: ClassVar = "config.md#configuration"
+    SECTION: ClassVar[str] = "config.md#configuration"
 
     oci_version: str
     """Version of the runtime spec that the config follows (config.md#specification-version)."""
@@ -58,11 +57,6 @@ class RuntimeSpec(Model):
     """The z/OS part (config.md#platform-specific-configuration)."""
     freebsd: FreeBSD | None = None
     """The FreeBSD part (config.md#platform-specific-configuration)."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def at(self) -> RuntimeSpecAt[Self]: ...
 
     # ---- making ----
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .config import RuntimeSpec
 from .process import Capabilities, Process
@@ -73,7 +73,7 @@ def with_caps(spec: S, change: Callable[[Capabilities], Capabilities]) -> S:
 def caps_add(caps: Capabilities, names: tuple[str, ...], ambient: bool) -> Capabilities:
     """See `Capabilities.add`."""
     wanted = [capability(name) for name in names]
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     for member in _SETS if ambient else _SETS[:3]:
         held: tuple[str, ...] = getattr(caps, member) or ()
         changes[member] = tuple(dict.fromkeys((*held, *wanted)))
@@ -83,7 +83,7 @@ def caps_add(caps: Capabilities, names: tuple[str, ...], ambient: bool) -> Capab
 def caps_drop(caps: Capabilities, names: tuple[str, ...]) -> Capabilities:
     """See `Capabilities.drop`."""
     wanted = {capability(name) for name in names}
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     for member in _SETS:
         held: tuple[str, ...] | None = getattr(caps, member)
         if held is not None:

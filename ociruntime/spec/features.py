@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from .base import Model
+from .bases import (
+    CgroupFeaturesBase,
+    EnabledFeatureBase,
+    FeaturesBase,
+    IntelRdtFeaturesBase,
+    LinuxFeaturesBase,
+    MemoryPolicyFeaturesBase,
+    MountExtensionsBase,
+    SeccompFeaturesBase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,13 +27,13 @@ if TYPE_CHECKING:
 class _Nullable(Model):
     """The text of the spec lets every optional member be null, which means that it is absent; it is kept in ``extensions``."""
 
-    NULLABLE: ClassVar = True
+    NULLABLE: ClassVar[bool] = True
 
 
-class CgroupFeatures(_Nullable):
+class CgroupFeatures(_Nullable, CgroupFeaturesBase):
     """Kinds of cgroups that are supported (features-linux.md#cgroup)."""
 
-    SECTION: ClassVar = "features-linux.md#cgroup"
+    SECTION: ClassVar[str] = "features-linux.md#cgroup"
 
     v1: bool | None = None
     """cgroup v1."""
@@ -37,10 +47,10 @@ class CgroupFeatures(_Nullable):
     """The rdma controller."""
 
 
-class SeccompFeatures(_Nullable):
+class SeccompFeatures(_Nullable, SeccompFeaturesBase):
     """What of seccomp is supported (features-linux.md#seccomp)."""
 
-    SECTION: ClassVar = "features-linux.md#seccomp"
+    SECTION: ClassVar[str] = "features-linux.md#seccomp"
 
     enabled: bool | None = None
     """Whether there is seccomp at all."""
@@ -56,19 +66,19 @@ class SeccompFeatures(_Nullable):
     """Flags that this kernel and libseccomp take too."""
 
 
-class EnabledFeature(_Nullable):
+class EnabledFeature(_Nullable, EnabledFeatureBase):
     """Whether something is supported: AppArmor, SELinux, id-mapped mounts, network devices (features-linux.md#apparmor)."""
 
-    SECTION: ClassVar = "features-linux.md#apparmor"
+    SECTION: ClassVar[str] = "features-linux.md#apparmor"
 
     enabled: bool | None = None
     """Whether it is."""
 
 
-class MemoryPolicyFeatures(_Nullable):
+class MemoryPolicyFeatures(_Nullable, MemoryPolicyFeaturesBase):
     """What of NUMA policies is supported (features-linux.md#memorypolicy)."""
 
-    SECTION: ClassVar = "features-linux.md#memorypolicy"
+    SECTION: ClassVar[str] = "features-linux.md#memorypolicy"
 
     modes: tuple[MemoryPolicyMode, ...] | None = None
     """Modes that are known."""
@@ -76,10 +86,10 @@ class MemoryPolicyFeatures(_Nullable):
     """Flags that are known."""
 
 
-class IntelRdtFeatures(_Nullable):
+class IntelRdtFeatures(_Nullable, IntelRdtFeaturesBase):
     """What of resctrl is supported (features-linux.md#intel-rdt)."""
 
-    SECTION: ClassVar = "features-linux.md#intel-rdt"
+    SECTION: ClassVar[str] = "features-linux.md#intel-rdt"
 
     enabled: bool | None = None
     """Whether there is ``linux.intelRdt`` at all."""
@@ -89,19 +99,19 @@ class IntelRdtFeatures(_Nullable):
     """Whether there is its member ``enableMonitoring``."""
 
 
-class MountExtensions(_Nullable):
+class MountExtensions(_Nullable, MountExtensionsBase):
     """Mount features that are supported (features-linux.md#mountextensions)."""
 
-    SECTION: ClassVar = "features-linux.md#mountextensions"
+    SECTION: ClassVar[str] = "features-linux.md#mountextensions"
 
     idmap: EnabledFeature | None = None
     """Id-mapped mounts."""
 
 
-class LinuxFeatures(_Nullable):
+class LinuxFeatures(_Nullable, LinuxFeaturesBase):
     """The Linux part of the features (features-linux.md#linux-features-structure)."""
 
-    SECTION: ClassVar = "features-linux.md#linux-features-structure"
+    SECTION: ClassVar[str] = "features-linux.md#linux-features-structure"
 
     namespaces: tuple[NamespaceType, ...] | None = None
     """Namespaces that are known (features-linux.md#namespaces)."""
@@ -125,13 +135,13 @@ class LinuxFeatures(_Nullable):
     """Network devices that move into the container (features-linux.md#netdevices)."""
 
 
-class Features(_Nullable):
+class Features(_Nullable, FeaturesBase):
     """What a runtime supports; an absent member says nothing, an empty one says none (features.md#features-structure).
 
     A null means absence, as the text of the spec has it, and is kept in ``extensions``.
     """
 
-    SECTION: ClassVar = "features.md#features-structure"
+    SECTION: ClassVar[str] = "features.md#features-structure"
 
     oci_version_min: str
     """The lowest version of the runtime spec (features.md#specification-version)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Model, OpenEnum
+from .base import OpenEnum
+from .bases import FreeBSDBase, FreeBSDDeviceBase, FreeBSDJailAllowBase, FreeBSDJailBase
 
 if TYPE_CHECKING:
     from .scalars import FileMode, Uint8
@@ -25,10 +26,10 @@ class FreeBSDSharingNoDisable(OpenEnum):
     INHERIT = "inherit"
 
 
-class FreeBSDDevice(Model):
+class FreeBSDDevice(FreeBSDDeviceBase):
     """A device of devfs that the container can use (config-freebsd.md#devices)."""
 
-    SECTION: ClassVar = "config-freebsd.md#devices"
+    SECTION: ClassVar[str] = "config-freebsd.md#devices"
 
     path: str
     """Relative to /dev."""
@@ -36,10 +37,10 @@ class FreeBSDDevice(Model):
     """Permission bits, decimal in JSON. Default: unchanged."""
 
 
-class FreeBSDJailAllow(Model):
+class FreeBSDJailAllow(FreeBSDJailAllowBase):
     """What the jail may do (config-freebsd.md#jail)."""
 
-    SECTION: ClassVar = "config-freebsd.md#jail"
+    SECTION: ClassVar[str] = "config-freebsd.md#jail"
 
     set_hostname: bool | None = None
     """Whether the hostname may be changed. Default: false."""
@@ -61,10 +62,10 @@ class FreeBSDJailAllow(Model):
     """Whether there is a super-user. Default: true."""
 
 
-class FreeBSDJail(Model):
+class FreeBSDJail(FreeBSDJailBase):
     """The jail(2) of the container (config-freebsd.md#jail)."""
 
-    SECTION: ClassVar = "config-freebsd.md#jail"
+    SECTION: ClassVar[str] = "config-freebsd.md#jail"
 
     parent: str | None = None
     """Jail that this one is made in. Default: the host."""
@@ -96,10 +97,10 @@ class FreeBSDJail(Model):
     """What it may do."""
 
 
-class FreeBSD(Model):
+class FreeBSD(FreeBSDBase):
     """The FreeBSD part of a config (config-freebsd.md#freebsd-container-configuration)."""
 
-    SECTION: ClassVar = "config-freebsd.md#freebsd-container-configuration"
+    SECTION: ClassVar[str] = "config-freebsd.md#freebsd-container-configuration"
 
     devices: tuple[FreeBSDDevice, ...] | None = None
     """Devices beyond those of the devfs ruleset (config-freebsd.md#devices)."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Model
+from .bases import HookBase, HooksBase
 
 if TYPE_CHECKING:
     from .scalars import PositiveInt
 
 
-class Hook(Model):
+class Hook(HookBase):
     """A program to run at one moment of the lifecycle; it gets the state on stdin (config.md#posix-platform-hooks)."""
 
-    SECTION: ClassVar = "config.md#posix-platform-hooks"
+    SECTION: ClassVar[str] = "config.md#posix-platform-hooks"
 
     path: str
     """Absolute path of the program."""
@@ -25,10 +25,10 @@ class Hook(Model):
     """When to give up. Unit: seconds. Default: never."""
 
 
-class Hooks(Model):
+class Hooks(HooksBase):
     """Programs to run in the course of the lifecycle, in their order (config.md#posix-platform-hooks)."""
 
-    SECTION: ClassVar = "config.md#posix-platform-hooks"
+    SECTION: ClassVar[str] = "config.md#posix-platform-hooks"
 
     prestart: tuple[Hook, ...] | None = None
     """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces (config.md#prestart)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import Problem, SpecError
 from .codec import plain, read_source
@@ -93,7 +93,7 @@ def from_image_config(
     spec = cls.default() if base is None else base
     process = spec.process or Process(cwd="/")
 
-    changes: dict[str, object] = {"env": _env(process.env or (), config.texts("Env"), keep=base is not None)}
+    changes: dict[str, Any] = {"env": _env(process.env or (), config.texts("Env"), keep=base is not None)}
     args = (*config.texts("Entrypoint"), *config.texts("Cmd"))
     if args:
         changes["args"] = args

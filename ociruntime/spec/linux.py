@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
-from .base import FrozenMap, Model, OpenEnum
+from .base import FrozenMap, OpenEnum
+from .bases import (
+    DeviceBase,
+    IntelRdtBase,
+    LinuxBase,
+    MemoryPolicyBase,
+    NamespaceBase,
+    NetDeviceBase,
+    PersonalityBase,
+    TimeOffsetBase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .mounts import IDMapping
-    from .paths import LinuxAt
     from .resources import Resources
     from .scalars import FileMode, Int64, MemoryBandwidth, Uint32
     from .seccomp import Seccomp
@@ -75,10 +84,10 @@ class PersonalityDomain(OpenEnum):
     LINUX32 = "LINUX32"
 
 
-class Namespace(Model):
+class Namespace(NamespaceBase):
     """A namespace of the container; of a type that is not listed, it has the runtime's (config-linux.md#namespaces)."""
 
-    SECTION: ClassVar = "config-linux.md#namespaces"
+    SECTION: ClassVar[str] = "config-linux.md#namespaces"
 
     type: NamespaceType
     """Each type may come once."""
@@ -86,10 +95,10 @@ class Namespace(Model):
     """Absolute path of an existing namespace to join. Default: a new one."""
 
 
-class TimeOffset(Model):
+class TimeOffset(TimeOffsetBase):
     """How far a clock of the container is ahead of the host's (config-linux.md#offset-for-time-namespace)."""
 
-    SECTION: ClassVar = "config-linux.md#offset-for-time-namespace"
+    SECTION: ClassVar[str] = "config-linux.md#offset-for-time-namespace"
 
     secs: Int64 | None = None
     """Unit: seconds. Default: 0."""
@@ -97,10 +106,10 @@ class TimeOffset(Model):
     """Unit: nanoseconds. Default: 0."""
 
 
-class Device(Model):
+class Device(DeviceBase):
     """A device file to make, beyond the default ones (config-linux.md#devices)."""
 
-    SECTION: ClassVar = "config-linux.md#devices"
+    SECTION: ClassVar[str] = "config-linux.md#devices"
 
     type: DeviceType
     """Character, block or FIFO."""
@@ -118,20 +127,20 @@ class Device(Model):
     """Group, in the container's user namespace. Default: 0."""
 
 
-class NetDevice(Model):
+class NetDevice(NetDeviceBase):
     """A network device of the host that moves into the container (config-linux.md#network-devices)."""
 
-    SECTION: ClassVar = "config-linux.md#network-devices"
+    SECTION: ClassVar[str] = "config-linux.md#network-devices"
 
     name: str | None = None
     """Its name there; ``%d`` in it becomes a free number. Default: that on the host."""
 
 
-class IntelRdt(Model):
+class IntelRdt(IntelRdtBase):
     """Cache and memory bandwidth through resctrl (config-linux.md#intelrdt)."""
 
-    SECTION: ClassVar = "config-linux.md#intelrdt"
-    KEYS: ClassVar = FrozenMap({"clos_id": "closID"})
+    SECTION: ClassVar[str] = "config-linux.md#intelrdt"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"clos_id": "closID"})
 
     clos_id: str | None = None
     """Class of service: a directory of resctrl, ``/`` for its root. Default: the container's id."""
@@ -145,10 +154,10 @@ class IntelRdt(Model):
     """Whether the container has a monitoring group of its own. Default: false."""
 
 
-class Personality(Model):
+class Personality(PersonalityBase):
     """What personality(2) sets (config-linux.md#personality)."""
 
-    SECTION: ClassVar = "config-linux.md#personality"
+    SECTION: ClassVar[str] = "config-linux.md#personality"
 
     domain: PersonalityDomain
     """``LINUX32`` makes uname(2) name a 32-bit machine."""
@@ -156,10 +165,10 @@ class Personality(Model):
     """No flag is defined. Default: none."""
 
 
-class MemoryPolicy(Model):
+class MemoryPolicy(MemoryPolicyBase):
     """NUMA policy, by set_mempolicy(2) (config-linux.md#memory-policy)."""
 
-    SECTION: ClassVar = "config-linux.md#memory-policy"
+    SECTION: ClassVar[str] = "config-linux.md#memory-policy"
 
     mode: MemoryPolicyMode
     """Where memory comes from."""
@@ -169,10 +178,10 @@ class MemoryPolicy(Model):
     """Default: none."""
 
 
-class Linux(Model):
+class Linux(LinuxBase):
     """The Linux part of a config (config-linux.md#linux-container-configuration)."""
 
-    SECTION: ClassVar = "config-linux.md#linux-container-configuration"
+    SECTION: ClassVar[str] = "config-linux.md#linux-container-configuration"
 
     devices: tuple[Device, ...] | None = None
     """Device files beyond the default ones (config-linux.md#devices)."""
@@ -208,8 +217,3 @@ class Linux(Model):
     """NUMA policy (config-linux.md#memory-policy)."""
     personality: Personality | None = None
     """Execution domain (config-linux.md#personality)."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def at(self) -> LinuxAt[Self]: ...

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import FrozenMap, Model
+from .base import FrozenMap
+from .bases import IDMappingBase, MountBase, RootBase
 
 if TYPE_CHECKING:
     from .scalars import Uint32
 
 
-class Root(Model):
+class Root(RootBase):
     """The root filesystem (config.md#root)."""
 
-    SECTION: ClassVar = "config.md#root"
+    SECTION: ClassVar[str] = "config.md#root"
 
     path: str
     """Its directory; a relative path counts from the bundle."""
@@ -21,11 +22,11 @@ class Root(Model):
     """Whether it is read-only in the container. Default: false."""
 
 
-class IDMapping(Model):
+class IDMapping(IDMappingBase):
     """A range of ids of the host that a range in the container stands for (config-linux.md#user-namespace-mappings)."""
 
-    SECTION: ClassVar = "config-linux.md#user-namespace-mappings"
-    KEYS: ClassVar = FrozenMap({"container_id": "containerID", "host_id": "hostID"})
+    SECTION: ClassVar[str] = "config-linux.md#user-namespace-mappings"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"container_id": "containerID", "host_id": "hostID"})
 
     container_id: Uint32
     """First id in the container."""
@@ -35,10 +36,10 @@ class IDMapping(Model):
     """Number of ids."""
 
 
-class Mount(Model):
+class Mount(MountBase):
     """A mount beyond the root; mounts are made in their order (config.md#mounts)."""
 
-    SECTION: ClassVar = "config.md#mounts"
+    SECTION: ClassVar[str] = "config.md#mounts"
 
     destination: str
     """Where in the container, as an absolute path."""

@@ -146,19 +146,26 @@ class MappingAt(At[R, Mapping[str, T]], Generic[R, T, A]):
 
 class BlockIOAt(At[R, BlockIO], Generic[R]):
     @property
-    def weight(self) -> At[R, int]: ...
+    def weight(self) -> At[R, int]:
+        """Weight against other cgroups, 10 to 1000. Default: unchanged."""
     @property
-    def leaf_weight(self) -> At[R, int]: ...
+    def leaf_weight(self) -> At[R, int]:
+        """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
     @property
-    def weight_device(self) -> TupleAt[R, WeightDevice, WeightDeviceAt[R]]: ...
+    def weight_device(self) -> TupleAt[R, WeightDevice, WeightDeviceAt[R]]:
+        """Weights of single devices. Default: none."""
     @property
-    def throttle_read_bps_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]: ...
+    def throttle_read_bps_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]:
+        """Limits of reading. Unit: bytes per second. Default: none."""
     @property
-    def throttle_write_bps_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]: ...
+    def throttle_write_bps_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]:
+        """Limits of writing. Unit: bytes per second. Default: none."""
     @property
-    def throttle_read_iops_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]: ...
+    def throttle_read_iops_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]:
+        """Limits of reading. Unit: operations per second. Default: none."""
     @property
-    def throttle_write_iops_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]: ...
+    def throttle_write_iops_device(self) -> TupleAt[R, ThrottleDevice, ThrottleDeviceAt[R]]:
+        """Limits of writing. Unit: operations per second. Default: none."""
     def evolve(
         self,
         *,
@@ -170,27 +177,37 @@ class BlockIOAt(At[R, BlockIO], Generic[R]):
         throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = ...,
         throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class CPUAt(At[R, CPU], Generic[R]):
     @property
-    def shares(self) -> At[R, int]: ...
+    def shares(self) -> At[R, int]:
+        """Weight against other cgroups, 1024 being usual. Default: unchanged."""
     @property
-    def quota(self) -> At[R, int]: ...
+    def quota(self) -> At[R, int]:
+        """CPU time in each period; -1 for no limit. Unit: microseconds. Default: unchanged."""
     @property
-    def burst(self) -> At[R, int]: ...
+    def burst(self) -> At[R, int]:
+        """Unused quota that may be used later, at most the quota. Unit: microseconds. Default: unchanged."""
     @property
-    def period(self) -> At[R, int]: ...
+    def period(self) -> At[R, int]:
+        """Unit: microseconds. Default: unchanged."""
     @property
-    def realtime_runtime(self) -> At[R, int]: ...
+    def realtime_runtime(self) -> At[R, int]:
+        """CPU time of realtime tasks in each realtime period. Unit: microseconds. Default: unchanged."""
     @property
-    def realtime_period(self) -> At[R, int]: ...
+    def realtime_period(self) -> At[R, int]:
+        """Unit: microseconds. Default: unchanged."""
     @property
-    def cpus(self) -> At[R, str]: ...
+    def cpus(self) -> At[R, str]:
+        """CPUs, as ``0-3,7``. Default: unchanged."""
     @property
-    def mems(self) -> At[R, str]: ...
+    def mems(self) -> At[R, str]:
+        """Memory nodes, as ``0-3,7``. Default: unchanged."""
     @property
-    def idle(self) -> At[R, int]: ...
+    def idle(self) -> At[R, int]:
+        """1 makes the cgroup SCHED_IDLE. Default: 0."""
     def evolve(
         self,
         *,
@@ -204,19 +221,25 @@ class CPUAt(At[R, CPU], Generic[R]):
         mems: str | None = ...,
         idle: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class CapabilitiesAt(At[R, Capabilities], Generic[R]):
     @property
-    def bounding(self) -> TupleAt[R, str, At[R, str]]: ...
+    def bounding(self) -> TupleAt[R, str, At[R, str]]:
+        """What an execve(2) of the process or of its descendants can gain at most."""
     @property
-    def effective(self) -> TupleAt[R, str, At[R, str]]: ...
+    def effective(self) -> TupleAt[R, str, At[R, str]]:
+        """What the kernel checks."""
     @property
-    def inheritable(self) -> TupleAt[R, str, At[R, str]]: ...
+    def inheritable(self) -> TupleAt[R, str, At[R, str]]:
+        """What survives execve(2) of a file that has it in its own inheritable set."""
     @property
-    def permitted(self) -> TupleAt[R, str, At[R, str]]: ...
+    def permitted(self) -> TupleAt[R, str, At[R, str]]:
+        """What the process may make effective."""
     @property
-    def ambient(self) -> TupleAt[R, str, At[R, str]]: ...
+    def ambient(self) -> TupleAt[R, str, At[R, str]]:
+        """What survives execve(2) of a file without capabilities; each must be permitted and inheritable."""
     def evolve(
         self,
         *,
@@ -226,19 +249,25 @@ class CapabilitiesAt(At[R, Capabilities], Generic[R]):
         permitted: tuple[str, ...] | None = ...,
         ambient: tuple[str, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class CgroupFeaturesAt(At[R, CgroupFeatures], Generic[R]):
     @property
-    def v1(self) -> At[R, bool]: ...
+    def v1(self) -> At[R, bool]:
+        """cgroup v1."""
     @property
-    def v2(self) -> At[R, bool]: ...
+    def v2(self) -> At[R, bool]:
+        """cgroup v2."""
     @property
-    def systemd(self) -> At[R, bool]: ...
+    def systemd(self) -> At[R, bool]:
+        """Through the system's systemd."""
     @property
-    def systemd_user(self) -> At[R, bool]: ...
+    def systemd_user(self) -> At[R, bool]:
+        """Through the user's systemd."""
     @property
-    def rdma(self) -> At[R, bool]: ...
+    def rdma(self) -> At[R, bool]:
+        """The rdma controller."""
     def evolve(
         self,
         *,
@@ -248,32 +277,41 @@ class CgroupFeaturesAt(At[R, CgroupFeatures], Generic[R]):
         systemd_user: bool | None = ...,
         rdma: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ConsoleSizeAt(At[R, ConsoleSize], Generic[R]):
     @property
-    def height(self) -> At[R, int]: ...
+    def height(self) -> At[R, int]:
+        """Unit: characters."""
     @property
-    def width(self) -> At[R, int]: ...
+    def width(self) -> At[R, int]:
+        """Unit: characters."""
     def evolve(
         self,
         *,
         height: int = ...,
         width: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ContainerProcessStateAt(At[R, ContainerProcessState], Generic[R]):
     @property
-    def oci_version(self) -> At[R, str]: ...
+    def oci_version(self) -> At[R, str]:
+        """Version of the runtime spec."""
     @property
-    def fds(self) -> TupleAt[R, str, At[R, str]]: ...
+    def fds(self) -> TupleAt[R, str, At[R, str]]:
+        """Names of the descriptors that come along, in their order."""
     @property
-    def pid(self) -> At[R, int]: ...
+    def pid(self) -> At[R, int]:
+        """The container's process, as the runtime sees it."""
     @property
-    def metadata(self) -> At[R, str]: ...
+    def metadata(self) -> At[R, str]:
+        """What the config has in ``linux.seccomp.listenerMetadata``."""
     @property
-    def state(self) -> StateDocumentAt[R]: ...
+    def state(self) -> StateDocumentAt[R]:
+        """The state of the container."""
     def evolve(
         self,
         *,
@@ -283,23 +321,31 @@ class ContainerProcessStateAt(At[R, ContainerProcessState], Generic[R]):
         metadata: str | None = ...,
         state: StateDocument = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class DeviceAt(At[R, Device], Generic[R]):
     @property
-    def type(self) -> At[R, DeviceType]: ...
+    def type(self) -> At[R, DeviceType]:
+        """Character, block or FIFO."""
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path in the container."""
     @property
-    def major(self) -> At[R, int]: ...
+    def major(self) -> At[R, int]:
+        """Major number; needed unless it is a FIFO."""
     @property
-    def minor(self) -> At[R, int]: ...
+    def minor(self) -> At[R, int]:
+        """Minor number; needed unless it is a FIFO."""
     @property
-    def file_mode(self) -> At[R, int]: ...
+    def file_mode(self) -> At[R, int]:
+        """Permission bits, decimal in JSON. Default: 438."""
     @property
-    def uid(self) -> At[R, int]: ...
+    def uid(self) -> At[R, int]:
+        """Owner, in the container's user namespace. Default: 0."""
     @property
-    def gid(self) -> At[R, int]: ...
+    def gid(self) -> At[R, int]:
+        """Group, in the container's user namespace. Default: 0."""
     def evolve(
         self,
         *,
@@ -311,19 +357,25 @@ class DeviceAt(At[R, Device], Generic[R]):
         uid: int | None = ...,
         gid: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class DeviceCgroupAt(At[R, DeviceCgroup], Generic[R]):
     @property
-    def allow(self) -> At[R, bool]: ...
+    def allow(self) -> At[R, bool]:
+        """Whether it allows or denies."""
     @property
-    def type(self) -> At[R, str]: ...
+    def type(self) -> At[R, str]:
+        """``a`` (all), ``c`` (character) or ``b`` (block). Default: a."""
     @property
-    def major(self) -> At[R, int]: ...
+    def major(self) -> At[R, int]:
+        """Major number. Default: all."""
     @property
-    def minor(self) -> At[R, int]: ...
+    def minor(self) -> At[R, int]:
+        """Minor number. Default: all."""
     @property
-    def access(self) -> At[R, str]: ...
+    def access(self) -> At[R, str]:
+        """Any of ``r`` (read), ``w`` (write), ``m`` (mknod). Default: none of them."""
     def evolve(
         self,
         *,
@@ -333,46 +385,59 @@ class DeviceCgroupAt(At[R, DeviceCgroup], Generic[R]):
         minor: int | None = ...,
         access: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class EnabledFeatureAt(At[R, EnabledFeature], Generic[R]):
     @property
-    def enabled(self) -> At[R, bool]: ...
+    def enabled(self) -> At[R, bool]:
+        """Whether it is."""
     def evolve(
         self,
         *,
         enabled: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ExecCPUAffinityAt(At[R, ExecCPUAffinity], Generic[R]):
     @property
-    def initial(self) -> At[R, str]: ...
+    def initial(self) -> At[R, str]:
+        """CPUs before it is moved into the container's cgroup. Default: those of the runtime."""
     @property
-    def final(self) -> At[R, str]: ...
+    def final(self) -> At[R, str]:
+        """CPUs afterwards. Default: what the kernel makes of the cgroup's."""
     def evolve(
         self,
         *,
         initial: str | None = ...,
         final: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class FeaturesAt(At[R, Features], Generic[R]):
     @property
-    def oci_version_min(self) -> At[R, str]: ...
+    def oci_version_min(self) -> At[R, str]:
+        """The lowest version of the runtime spec."""
     @property
-    def oci_version_max(self) -> At[R, str]: ...
+    def oci_version_max(self) -> At[R, str]:
+        """The highest version of the runtime spec, pre-releases included."""
     @property
-    def hooks(self) -> TupleAt[R, str, At[R, str]]: ...
+    def hooks(self) -> TupleAt[R, str, At[R, str]]:
+        """Kinds of hooks."""
     @property
-    def mount_options(self) -> TupleAt[R, str, At[R, str]]: ...
+    def mount_options(self) -> TupleAt[R, str, At[R, str]]:
+        """Mount options that are not left to the filesystem."""
     @property
-    def linux(self) -> LinuxFeaturesAt[R]: ...
+    def linux(self) -> LinuxFeaturesAt[R]:
+        """The Linux part."""
     @property
-    def annotations(self) -> MappingAt[R, str, At[R, str]]: ...
+    def annotations(self) -> MappingAt[R, str, At[R, str]]:
+        """Facts about the runtime, such as versions of libraries."""
     @property
-    def potentially_unsafe_config_annotations(self) -> TupleAt[R, str, At[R, str]]: ...
+    def potentially_unsafe_config_annotations(self) -> TupleAt[R, str, At[R, str]]:
+        """Annotations, or prefixes that end with a dot, that change what it does."""
     def evolve(
         self,
         *,
@@ -384,63 +449,84 @@ class FeaturesAt(At[R, Features], Generic[R]):
         annotations: Mapping[str, str] | None = ...,
         potentially_unsafe_config_annotations: tuple[str, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class FreeBSDAt(At[R, FreeBSD], Generic[R]):
     @property
-    def devices(self) -> TupleAt[R, FreeBSDDevice, FreeBSDDeviceAt[R]]: ...
+    def devices(self) -> TupleAt[R, FreeBSDDevice, FreeBSDDeviceAt[R]]:
+        """Devices beyond those of the devfs ruleset."""
     @property
-    def jail(self) -> FreeBSDJailAt[R]: ...
+    def jail(self) -> FreeBSDJailAt[R]:
+        """Parameters of the jail."""
     def evolve(
         self,
         *,
         devices: tuple[FreeBSDDevice, ...] | None = ...,
         jail: FreeBSDJail | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class FreeBSDDeviceAt(At[R, FreeBSDDevice], Generic[R]):
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Relative to /dev."""
     @property
-    def mode(self) -> At[R, int]: ...
+    def mode(self) -> At[R, int]:
+        """Permission bits, decimal in JSON. Default: unchanged."""
     def evolve(
         self,
         *,
         path: str = ...,
         mode: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class FreeBSDJailAt(At[R, FreeBSDJail], Generic[R]):
     @property
-    def parent(self) -> At[R, str]: ...
+    def parent(self) -> At[R, str]:
+        """Jail that this one is made in. Default: the host."""
     @property
-    def host(self) -> At[R, FreeBSDSharingNoDisable]: ...
+    def host(self) -> At[R, FreeBSDSharingNoDisable]:
+        """Hostname, domainname, hostuuid and hostid."""
     @property
-    def ip4(self) -> At[R, FreeBSDSharing]: ...
+    def ip4(self) -> At[R, FreeBSDSharing]:
+        """IPv4; unset when the jail has a vnet of its own."""
     @property
-    def ip4_addr(self) -> TupleAt[R, str, At[R, str]]: ...
+    def ip4_addr(self) -> TupleAt[R, str, At[R, str]]:
+        """IPv4 addresses that may be used. Default: any."""
     @property
-    def ip6(self) -> At[R, FreeBSDSharing]: ...
+    def ip6(self) -> At[R, FreeBSDSharing]:
+        """IPv6; unset when the jail has a vnet of its own."""
     @property
-    def ip6_addr(self) -> TupleAt[R, str, At[R, str]]: ...
+    def ip6_addr(self) -> TupleAt[R, str, At[R, str]]:
+        """IPv6 addresses that may be used. Default: any."""
     @property
-    def vnet(self) -> At[R, FreeBSDSharingNoDisable]: ...
+    def vnet(self) -> At[R, FreeBSDSharingNoDisable]:
+        """Network stack."""
     @property
-    def interface(self) -> At[R, str]: ...
+    def interface(self) -> At[R, str]:
+        """Interface that gets the addresses as aliases. Default: none."""
     @property
-    def vnet_interfaces(self) -> TupleAt[R, str, At[R, str]]: ...
+    def vnet_interfaces(self) -> TupleAt[R, str, At[R, str]]:
+        """Interfaces that move into the jail's vnet. Default: none."""
     @property
-    def sysvmsg(self) -> At[R, FreeBSDSharing]: ...
+    def sysvmsg(self) -> At[R, FreeBSDSharing]:
+        """SysV message queues. Default: new."""
     @property
-    def sysvsem(self) -> At[R, FreeBSDSharing]: ...
+    def sysvsem(self) -> At[R, FreeBSDSharing]:
+        """SysV semaphores. Default: new."""
     @property
-    def sysvshm(self) -> At[R, FreeBSDSharing]: ...
+    def sysvshm(self) -> At[R, FreeBSDSharing]:
+        """SysV shared memory. Default: new."""
     @property
-    def enforce_statfs(self) -> At[R, int]: ...
+    def enforce_statfs(self) -> At[R, int]:
+        """Mounts to be seen: 0 all, 1 those below the root, 2 the root alone. Default: 2."""
     @property
-    def allow(self) -> FreeBSDJailAllowAt[R]: ...
+    def allow(self) -> FreeBSDJailAllowAt[R]:
+        """What it may do."""
     def evolve(
         self,
         *,
@@ -459,27 +545,37 @@ class FreeBSDJailAt(At[R, FreeBSDJail], Generic[R]):
         enforce_statfs: int | None = ...,
         allow: FreeBSDJailAllow | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class FreeBSDJailAllowAt(At[R, FreeBSDJailAllow], Generic[R]):
     @property
-    def set_hostname(self) -> At[R, bool]: ...
+    def set_hostname(self) -> At[R, bool]:
+        """Whether the hostname may be changed. Default: false."""
     @property
-    def raw_sockets(self) -> At[R, bool]: ...
+    def raw_sockets(self) -> At[R, bool]:
+        """Whether raw sockets may be used, as ping does. Default: false."""
     @property
-    def chflags(self) -> At[R, bool]: ...
+    def chflags(self) -> At[R, bool]:
+        """Whether system file flags may be changed. Default: false."""
     @property
-    def mount(self) -> TupleAt[R, str, At[R, str]]: ...
+    def mount(self) -> TupleAt[R, str, At[R, str]]:
+        """Filesystems that may be mounted. Default: none."""
     @property
-    def quotas(self) -> At[R, bool]: ...
+    def quotas(self) -> At[R, bool]:
+        """Whether quotas may be changed. Default: false."""
     @property
-    def socket_af(self) -> At[R, bool]: ...
+    def socket_af(self) -> At[R, bool]:
+        """Whether sockets beyond IPv4, IPv6 and Unix may be used. Default: false."""
     @property
-    def mlock(self) -> At[R, bool]: ...
+    def mlock(self) -> At[R, bool]:
+        """Whether mlock(2) may be used. Default: false."""
     @property
-    def reserved_ports(self) -> At[R, bool]: ...
+    def reserved_ports(self) -> At[R, bool]:
+        """Whether ports below 1024 may be bound. Default: false."""
     @property
-    def suser(self) -> At[R, bool]: ...
+    def suser(self) -> At[R, bool]:
+        """Whether there is a super-user. Default: true."""
     def evolve(
         self,
         *,
@@ -493,17 +589,22 @@ class FreeBSDJailAllowAt(At[R, FreeBSDJailAllow], Generic[R]):
         reserved_ports: bool | None = ...,
         suser: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class HookAt(At[R, Hook], Generic[R]):
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path of the program."""
     @property
-    def args(self) -> TupleAt[R, str, At[R, str]]: ...
+    def args(self) -> TupleAt[R, str, At[R, str]]:
+        """Its arguments, its own name first. Default: the path alone."""
     @property
-    def env(self) -> TupleAt[R, str, At[R, str]]: ...
+    def env(self) -> TupleAt[R, str, At[R, str]]:
+        """``NAME=value`` entries. Default: none."""
     @property
-    def timeout(self) -> At[R, int]: ...
+    def timeout(self) -> At[R, int]:
+        """When to give up. Unit: seconds. Default: never."""
     def evolve(
         self,
         *,
@@ -512,21 +613,28 @@ class HookAt(At[R, Hook], Generic[R]):
         env: tuple[str, ...] | None = ...,
         timeout: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class HooksAt(At[R, Hooks], Generic[R]):
     @property
-    def prestart(self) -> TupleAt[R, Hook, HookAt[R]]: ...
+    def prestart(self) -> TupleAt[R, Hook, HookAt[R]]:
+        """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces."""
     @property
-    def create_runtime(self) -> TupleAt[R, Hook, HookAt[R]]: ...
+    def create_runtime(self) -> TupleAt[R, Hook, HookAt[R]]:
+        """At create, before the root is changed, in the runtime's namespaces."""
     @property
-    def create_container(self) -> TupleAt[R, Hook, HookAt[R]]: ...
+    def create_container(self) -> TupleAt[R, Hook, HookAt[R]]:
+        """At create, before the root is changed, in the container's namespaces."""
     @property
-    def start_container(self) -> TupleAt[R, Hook, HookAt[R]]: ...
+    def start_container(self) -> TupleAt[R, Hook, HookAt[R]]:
+        """At start, before the process, in the container."""
     @property
-    def poststart(self) -> TupleAt[R, Hook, HookAt[R]]: ...
+    def poststart(self) -> TupleAt[R, Hook, HookAt[R]]:
+        """After the process has started, in the runtime's namespaces."""
     @property
-    def poststop(self) -> TupleAt[R, Hook, HookAt[R]]: ...
+    def poststop(self) -> TupleAt[R, Hook, HookAt[R]]:
+        """After the container is deleted, in the runtime's namespaces."""
     def evolve(
         self,
         *,
@@ -537,28 +645,35 @@ class HooksAt(At[R, Hooks], Generic[R]):
         poststart: tuple[Hook, ...] | None = ...,
         poststop: tuple[Hook, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class HugepageLimitAt(At[R, HugepageLimit], Generic[R]):
     @property
-    def page_size(self) -> At[R, str]: ...
+    def page_size(self) -> At[R, str]:
+        """As ``2MB``, ``1GB``; a KB has 1024 bytes."""
     @property
-    def limit(self) -> At[R, int]: ...
+    def limit(self) -> At[R, int]:
+        """Unit: bytes."""
     def evolve(
         self,
         *,
         page_size: str = ...,
         limit: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class IDMappingAt(At[R, IDMapping], Generic[R]):
     @property
-    def container_id(self) -> At[R, int]: ...
+    def container_id(self) -> At[R, int]:
+        """First id in the container."""
     @property
-    def host_id(self) -> At[R, int]: ...
+    def host_id(self) -> At[R, int]:
+        """First id on the host."""
     @property
-    def size(self) -> At[R, int]: ...
+    def size(self) -> At[R, int]:
+        """Number of ids."""
     def evolve(
         self,
         *,
@@ -566,15 +681,19 @@ class IDMappingAt(At[R, IDMapping], Generic[R]):
         host_id: int = ...,
         size: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class IOMemAt(At[R, IOMem], Generic[R]):
     @property
-    def first_gfn(self) -> At[R, int]: ...
+    def first_gfn(self) -> At[R, int]:
+        """First guest frame. Default: ``first_mfn``."""
     @property
-    def first_mfn(self) -> At[R, int]: ...
+    def first_mfn(self) -> At[R, int]:
+        """First physical page."""
     @property
-    def nr_mfns(self) -> At[R, int]: ...
+    def nr_mfns(self) -> At[R, int]:
+        """Unit: pages."""
     def evolve(
         self,
         *,
@@ -582,32 +701,41 @@ class IOMemAt(At[R, IOMem], Generic[R]):
         first_mfn: int = ...,
         nr_mfns: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class IOPriorityAt(At[R, IOPriority], Generic[R]):
     @property
-    def class_(self) -> At[R, IOPriorityClass]: ...
+    def class_(self) -> At[R, IOPriorityClass]:
+        """The scheduling class."""
     @property
-    def priority(self) -> At[R, int]: ...
+    def priority(self) -> At[R, int]:
+        """0 (first) to 7 within the class. Default: 0."""
     def evolve(
         self,
         *,
         class_: IOPriorityClass = ...,
         priority: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class IntelRdtAt(At[R, IntelRdt], Generic[R]):
     @property
-    def clos_id(self) -> At[R, str]: ...
+    def clos_id(self) -> At[R, str]:
+        """Class of service: a directory of resctrl, ``/`` for its root. Default: the container's id."""
     @property
-    def schemata(self) -> TupleAt[R, str, At[R, str]]: ...
+    def schemata(self) -> TupleAt[R, str, At[R, str]]:
+        """Lines for the schemata file, written last. Default: none."""
     @property
-    def l3_cache_schema(self) -> At[R, str]: ...
+    def l3_cache_schema(self) -> At[R, str]:
+        """A line ``L3:...`` for the schemata file, written first. Default: none."""
     @property
-    def mem_bw_schema(self) -> At[R, str]: ...
+    def mem_bw_schema(self) -> At[R, str]:
+        """A line ``MB:...`` for the schemata file. Default: none."""
     @property
-    def enable_monitoring(self) -> At[R, bool]: ...
+    def enable_monitoring(self) -> At[R, bool]:
+        """Whether the container has a monitoring group of its own. Default: false."""
     def evolve(
         self,
         *,
@@ -617,15 +745,19 @@ class IntelRdtAt(At[R, IntelRdt], Generic[R]):
         mem_bw_schema: str | None = ...,
         enable_monitoring: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class IntelRdtFeaturesAt(At[R, IntelRdtFeatures], Generic[R]):
     @property
-    def enabled(self) -> At[R, bool]: ...
+    def enabled(self) -> At[R, bool]:
+        """Whether there is ``linux.intelRdt`` at all."""
     @property
-    def schemata(self) -> At[R, bool]: ...
+    def schemata(self) -> At[R, bool]:
+        """Whether there is its member ``schemata``."""
     @property
-    def monitoring(self) -> At[R, bool]: ...
+    def monitoring(self) -> At[R, bool]:
+        """Whether there is its member ``enableMonitoring``."""
     def evolve(
         self,
         *,
@@ -633,56 +765,77 @@ class IntelRdtFeaturesAt(At[R, IntelRdtFeatures], Generic[R]):
         schemata: bool | None = ...,
         monitoring: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class InterfacePriorityAt(At[R, InterfacePriority], Generic[R]):
     @property
-    def name(self) -> At[R, str]: ...
+    def name(self) -> At[R, str]:
+        """The interface, in the runtime's network namespace."""
     @property
-    def priority(self) -> At[R, int]: ...
+    def priority(self) -> At[R, int]:
+        """Higher goes first."""
     def evolve(
         self,
         *,
         name: str = ...,
         priority: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class LinuxAt(At[R, Linux], Generic[R]):
     @property
-    def devices(self) -> TupleAt[R, Device, DeviceAt[R]]: ...
+    def devices(self) -> TupleAt[R, Device, DeviceAt[R]]:
+        """Device files beyond the default ones."""
     @property
-    def net_devices(self) -> MappingAt[R, NetDevice, NetDeviceAt[R]]: ...
+    def net_devices(self) -> MappingAt[R, NetDevice, NetDeviceAt[R]]:
+        """Network devices that move into the container, by their name on the host."""
     @property
-    def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]: ...
+    def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
+        """User ids of the user namespace."""
     @property
-    def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]: ...
+    def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
+        """Group ids of the user namespace."""
     @property
-    def time_offsets(self) -> MappingAt[R, TimeOffset, TimeOffsetAt[R]]: ...
+    def time_offsets(self) -> MappingAt[R, TimeOffset, TimeOffsetAt[R]]:
+        """Clocks of the time namespace: ``monotonic`` and ``boottime``."""
     @property
-    def namespaces(self) -> TupleAt[R, Namespace, NamespaceAt[R]]: ...
+    def namespaces(self) -> TupleAt[R, Namespace, NamespaceAt[R]]:
+        """Namespaces of the container, each type once. Default: all of the runtime."""
     @property
-    def resources(self) -> ResourcesAt[R]: ...
+    def resources(self) -> ResourcesAt[R]:
+        """Limits of the container's cgroup."""
     @property
-    def cgroups_path(self) -> At[R, str]: ...
+    def cgroups_path(self) -> At[R, str]:
+        """The cgroup: from the mount point of cgroups, or from a place of the runtime's choice."""
     @property
-    def rootfs_propagation(self) -> At[R, RootfsPropagation]: ...
+    def rootfs_propagation(self) -> At[R, RootfsPropagation]:
+        """Mount propagation of the root. Default: private."""
     @property
-    def seccomp(self) -> SeccompAt[R]: ...
+    def seccomp(self) -> SeccompAt[R]:
+        """Filter of system calls. Default: none."""
     @property
-    def sysctl(self) -> MappingAt[R, str, At[R, str]]: ...
+    def sysctl(self) -> MappingAt[R, str, At[R, str]]:
+        """Kernel parameters of the container's namespaces."""
     @property
-    def masked_paths(self) -> TupleAt[R, str, At[R, str]]: ...
+    def masked_paths(self) -> TupleAt[R, str, At[R, str]]:
+        """Absolute paths in the container that cannot be read."""
     @property
-    def readonly_paths(self) -> TupleAt[R, str, At[R, str]]: ...
+    def readonly_paths(self) -> TupleAt[R, str, At[R, str]]:
+        """Absolute paths in the container that cannot be written."""
     @property
-    def mount_label(self) -> At[R, str]: ...
+    def mount_label(self) -> At[R, str]:
+        """SELinux context of the mounts."""
     @property
-    def intel_rdt(self) -> IntelRdtAt[R]: ...
+    def intel_rdt(self) -> IntelRdtAt[R]:
+        """Cache and memory bandwidth."""
     @property
-    def memory_policy(self) -> MemoryPolicyAt[R]: ...
+    def memory_policy(self) -> MemoryPolicyAt[R]:
+        """NUMA policy."""
     @property
-    def personality(self) -> PersonalityAt[R]: ...
+    def personality(self) -> PersonalityAt[R]:
+        """Execution domain."""
     def evolve(
         self,
         *,
@@ -704,29 +857,40 @@ class LinuxAt(At[R, Linux], Generic[R]):
         memory_policy: MemoryPolicy | None = ...,
         personality: Personality | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class LinuxFeaturesAt(At[R, LinuxFeatures], Generic[R]):
     @property
-    def namespaces(self) -> TupleAt[R, NamespaceType, At[R, NamespaceType]]: ...
+    def namespaces(self) -> TupleAt[R, NamespaceType, At[R, NamespaceType]]:
+        """Namespaces that are known."""
     @property
-    def capabilities(self) -> TupleAt[R, str, At[R, str]]: ...
+    def capabilities(self) -> TupleAt[R, str, At[R, str]]:
+        """Capabilities that are known."""
     @property
-    def cgroup(self) -> CgroupFeaturesAt[R]: ...
+    def cgroup(self) -> CgroupFeaturesAt[R]:
+        """Kinds of cgroups."""
     @property
-    def seccomp(self) -> SeccompFeaturesAt[R]: ...
+    def seccomp(self) -> SeccompFeaturesAt[R]:
+        """Filters of system calls."""
     @property
-    def apparmor(self) -> EnabledFeatureAt[R]: ...
+    def apparmor(self) -> EnabledFeatureAt[R]:
+        """AppArmor."""
     @property
-    def selinux(self) -> EnabledFeatureAt[R]: ...
+    def selinux(self) -> EnabledFeatureAt[R]:
+        """SELinux."""
     @property
-    def memory_policy(self) -> MemoryPolicyFeaturesAt[R]: ...
+    def memory_policy(self) -> MemoryPolicyFeaturesAt[R]:
+        """NUMA policies."""
     @property
-    def intel_rdt(self) -> IntelRdtFeaturesAt[R]: ...
+    def intel_rdt(self) -> IntelRdtFeaturesAt[R]:
+        """Cache and memory bandwidth."""
     @property
-    def mount_extensions(self) -> MountExtensionsAt[R]: ...
+    def mount_extensions(self) -> MountExtensionsAt[R]:
+        """Mounts."""
     @property
-    def net_devices(self) -> EnabledFeatureAt[R]: ...
+    def net_devices(self) -> EnabledFeatureAt[R]:
+        """Network devices that move into the container."""
     def evolve(
         self,
         *,
@@ -741,27 +905,37 @@ class LinuxFeaturesAt(At[R, LinuxFeatures], Generic[R]):
         mount_extensions: MountExtensions | None = ...,
         net_devices: EnabledFeature | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class MemoryAt(At[R, Memory], Generic[R]):
     @property
-    def limit(self) -> At[R, int]: ...
+    def limit(self) -> At[R, int]:
+        """Limit of memory. Unit: bytes. Default: unchanged."""
     @property
-    def reservation(self) -> At[R, int]: ...
+    def reservation(self) -> At[R, int]:
+        """Soft limit of memory. Unit: bytes. Default: unchanged."""
     @property
-    def swap(self) -> At[R, int]: ...
+    def swap(self) -> At[R, int]:
+        """Limit of memory and swap together. Unit: bytes. Default: unchanged."""
     @property
-    def kernel(self) -> At[R, int]: ...
+    def kernel(self) -> At[R, int]:
+        """Not recommended: limit of kernel memory. Unit: bytes. Default: unchanged."""
     @property
-    def kernel_tcp(self) -> At[R, int]: ...
+    def kernel_tcp(self) -> At[R, int]:
+        """Not recommended: limit of TCP buffers. Unit: bytes. Default: unchanged."""
     @property
-    def swappiness(self) -> At[R, int]: ...
+    def swappiness(self) -> At[R, int]:
+        """0 to 100 (swaps most). Default: unchanged."""
     @property
-    def disable_oom_killer(self) -> At[R, bool]: ...
+    def disable_oom_killer(self) -> At[R, bool]:
+        """Whether the OOM killer is off. Default: false."""
     @property
-    def use_hierarchy(self) -> At[R, bool]: ...
+    def use_hierarchy(self) -> At[R, bool]:
+        """Whether child cgroups share the limits. Default: unchanged."""
     @property
-    def check_before_update(self) -> At[R, bool]: ...
+    def check_before_update(self) -> At[R, bool]:
+        """Whether a limit below what is in use is refused. Default: false."""
     def evolve(
         self,
         *,
@@ -775,15 +949,19 @@ class MemoryAt(At[R, Memory], Generic[R]):
         use_hierarchy: bool | None = ...,
         check_before_update: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class MemoryPolicyAt(At[R, MemoryPolicy], Generic[R]):
     @property
-    def mode(self) -> At[R, MemoryPolicyMode]: ...
+    def mode(self) -> At[R, MemoryPolicyMode]:
+        """Where memory comes from."""
     @property
-    def nodes(self) -> At[R, str]: ...
+    def nodes(self) -> At[R, str]:
+        """Memory nodes, as ``0-3,7``; some modes need them, some refuse them. Default: none."""
     @property
-    def flags(self) -> TupleAt[R, MemoryPolicyFlag, At[R, MemoryPolicyFlag]]: ...
+    def flags(self) -> TupleAt[R, MemoryPolicyFlag, At[R, MemoryPolicyFlag]]:
+        """Default: none."""
     def evolve(
         self,
         *,
@@ -791,34 +969,44 @@ class MemoryPolicyAt(At[R, MemoryPolicy], Generic[R]):
         nodes: str | None = ...,
         flags: tuple[MemoryPolicyFlag, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class MemoryPolicyFeaturesAt(At[R, MemoryPolicyFeatures], Generic[R]):
     @property
-    def modes(self) -> TupleAt[R, MemoryPolicyMode, At[R, MemoryPolicyMode]]: ...
+    def modes(self) -> TupleAt[R, MemoryPolicyMode, At[R, MemoryPolicyMode]]:
+        """Modes that are known."""
     @property
-    def flags(self) -> TupleAt[R, MemoryPolicyFlag, At[R, MemoryPolicyFlag]]: ...
+    def flags(self) -> TupleAt[R, MemoryPolicyFlag, At[R, MemoryPolicyFlag]]:
+        """Flags that are known."""
     def evolve(
         self,
         *,
         modes: tuple[MemoryPolicyMode, ...] | None = ...,
         flags: tuple[MemoryPolicyFlag, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class MountAt(At[R, Mount], Generic[R]):
     @property
-    def destination(self) -> At[R, str]: ...
+    def destination(self) -> At[R, str]:
+        """Where in the container, as an absolute path."""
     @property
-    def type(self) -> At[R, str]: ...
+    def type(self) -> At[R, str]:
+        """Filesystem, as in /proc/filesystems; ignored for a bind mount."""
     @property
-    def source(self) -> At[R, str]: ...
+    def source(self) -> At[R, str]:
+        """Device, or for a bind mount the file or directory; a relative path counts from the bundle."""
     @property
-    def options(self) -> TupleAt[R, str, At[R, str]]: ...
+    def options(self) -> TupleAt[R, str, At[R, str]]:
+        """Options of mount(8); ``bind`` or ``rbind`` makes a bind mount, what is unknown goes to the filesystem. Default: none."""
     @property
-    def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]: ...
+    def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
+        """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``."""
     @property
-    def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]: ...
+    def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
+        """Group ids of an id-mapped mount; comes with ``uid_mappings``."""
     def evolve(
         self,
         *,
@@ -829,110 +1017,142 @@ class MountAt(At[R, Mount], Generic[R]):
         uid_mappings: tuple[IDMapping, ...] | None = ...,
         gid_mappings: tuple[IDMapping, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class MountExtensionsAt(At[R, MountExtensions], Generic[R]):
     @property
-    def idmap(self) -> EnabledFeatureAt[R]: ...
+    def idmap(self) -> EnabledFeatureAt[R]:
+        """Id-mapped mounts."""
     def evolve(
         self,
         *,
         idmap: EnabledFeature | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class NamespaceAt(At[R, Namespace], Generic[R]):
     @property
-    def type(self) -> At[R, NamespaceType]: ...
+    def type(self) -> At[R, NamespaceType]:
+        """Each type may come once."""
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path of an existing namespace to join. Default: a new one."""
     def evolve(
         self,
         *,
         type: NamespaceType = ...,
         path: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class NetDeviceAt(At[R, NetDevice], Generic[R]):
     @property
-    def name(self) -> At[R, str]: ...
+    def name(self) -> At[R, str]:
+        """Its name there; ``%d`` in it becomes a free number. Default: that on the host."""
     def evolve(
         self,
         *,
         name: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class NetworkAt(At[R, Network], Generic[R]):
     @property
-    def class_id(self) -> At[R, int]: ...
+    def class_id(self) -> At[R, int]:
+        """Tag of the cgroup's packets. Default: unchanged."""
     @property
-    def priorities(self) -> TupleAt[R, InterfacePriority, InterfacePriorityAt[R]]: ...
+    def priorities(self) -> TupleAt[R, InterfacePriority, InterfacePriorityAt[R]]:
+        """Default: none."""
     def evolve(
         self,
         *,
         class_id: int | None = ...,
         priorities: tuple[InterfacePriority, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class PersonalityAt(At[R, Personality], Generic[R]):
     @property
-    def domain(self) -> At[R, PersonalityDomain]: ...
+    def domain(self) -> At[R, PersonalityDomain]:
+        """``LINUX32`` makes uname(2) name a 32-bit machine."""
     @property
-    def flags(self) -> TupleAt[R, str, At[R, str]]: ...
+    def flags(self) -> TupleAt[R, str, At[R, str]]:
+        """No flag is defined. Default: none."""
     def evolve(
         self,
         *,
         domain: PersonalityDomain = ...,
         flags: tuple[str, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class PidsAt(At[R, Pids], Generic[R]):
     @property
-    def limit(self) -> At[R, int]: ...
+    def limit(self) -> At[R, int]:
+        """Number of tasks; -1 for no limit. Default: unchanged."""
     def evolve(
         self,
         *,
         limit: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ProcessAt(At[R, Process], Generic[R]):
     @property
-    def cwd(self) -> At[R, str]: ...
+    def cwd(self) -> At[R, str]:
+        """Absolute path of the working directory in the container."""
     @property
-    def terminal(self) -> At[R, bool]: ...
+    def terminal(self) -> At[R, bool]:
+        """Whether a terminal is attached. Default: false."""
     @property
-    def console_size(self) -> ConsoleSizeAt[R]: ...
+    def console_size(self) -> ConsoleSizeAt[R]:
+        """Size of the terminal; ignored without one. Default: the kernel's."""
     @property
-    def user(self) -> UserAt[R]: ...
+    def user(self) -> UserAt[R]:
+        """Who the process runs as. Default: 0:0."""
     @property
-    def args(self) -> TupleAt[R, str, At[R, str]]: ...
+    def args(self) -> TupleAt[R, str, At[R, str]]:
+        """The program, looked up in PATH unless it has a slash, and its arguments; at least one on POSIX platforms."""
     @property
-    def command_line(self) -> At[R, str]: ...
+    def command_line(self) -> At[R, str]:
+        """Windows: the whole command line."""
     @property
-    def env(self) -> TupleAt[R, str, At[R, str]]: ...
+    def env(self) -> TupleAt[R, str, At[R, str]]:
+        """``NAME=value`` entries. Default: none."""
     @property
-    def capabilities(self) -> CapabilitiesAt[R]: ...
+    def capabilities(self) -> CapabilitiesAt[R]:
+        """The capability sets of the process. Default: none in any."""
     @property
-    def rlimits(self) -> TupleAt[R, Rlimit, RlimitAt[R]]: ...
+    def rlimits(self) -> TupleAt[R, Rlimit, RlimitAt[R]]:
+        """Resource limits, each resource once. Default: those of the runtime."""
     @property
-    def no_new_privileges(self) -> At[R, bool]: ...
+    def no_new_privileges(self) -> At[R, bool]:
+        """Whether execve(2) can grant nothing that the process does not have. Default: false."""
     @property
-    def apparmor_profile(self) -> At[R, str]: ...
+    def apparmor_profile(self) -> At[R, str]:
+        """AppArmor profile of the process. Default: none."""
     @property
-    def oom_score_adj(self) -> At[R, int]: ...
+    def oom_score_adj(self) -> At[R, int]:
+        """-1000 (never killed) to 1000 (killed first). Default: unchanged."""
     @property
-    def scheduler(self) -> SchedulerAt[R]: ...
+    def scheduler(self) -> SchedulerAt[R]:
+        """CPU scheduling. Default: unchanged."""
     @property
-    def selinux_label(self) -> At[R, str]: ...
+    def selinux_label(self) -> At[R, str]:
+        """SELinux label of the process. Default: none."""
     @property
-    def io_priority(self) -> IOPriorityAt[R]: ...
+    def io_priority(self) -> IOPriorityAt[R]:
+        """I/O scheduling. Default: unchanged."""
     @property
-    def exec_cpu_affinity(self) -> ExecCPUAffinityAt[R]: ...
+    def exec_cpu_affinity(self) -> ExecCPUAffinityAt[R]:
+        """CPUs of further processes, not of the first one."""
     def evolve(
         self,
         *,
@@ -953,40 +1173,53 @@ class ProcessAt(At[R, Process], Generic[R]):
         io_priority: IOPriority | None = ...,
         exec_cpu_affinity: ExecCPUAffinity | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class RdmaAt(At[R, Rdma], Generic[R]):
     @property
-    def hca_handles(self) -> At[R, int]: ...
+    def hca_handles(self) -> At[R, int]:
+        """Number of handles. Default: unchanged."""
     @property
-    def hca_objects(self) -> At[R, int]: ...
+    def hca_objects(self) -> At[R, int]:
+        """Number of objects. Default: unchanged."""
     def evolve(
         self,
         *,
         hca_handles: int | None = ...,
         hca_objects: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ResourcesAt(At[R, Resources], Generic[R]):
     @property
-    def devices(self) -> TupleAt[R, DeviceCgroup, DeviceCgroupAt[R]]: ...
+    def devices(self) -> TupleAt[R, DeviceCgroup, DeviceCgroupAt[R]]:
+        """Which devices may be used. Default: unchanged."""
     @property
-    def memory(self) -> MemoryAt[R]: ...
+    def memory(self) -> MemoryAt[R]:
+        """Memory and swap."""
     @property
-    def cpu(self) -> CPUAt[R]: ...
+    def cpu(self) -> CPUAt[R]:
+        """CPU time, CPUs and memory nodes."""
     @property
-    def pids(self) -> PidsAt[R]: ...
+    def pids(self) -> PidsAt[R]:
+        """Number of tasks."""
     @property
-    def block_io(self) -> BlockIOAt[R]: ...
+    def block_io(self) -> BlockIOAt[R]:
+        """Disk bandwidth."""
     @property
-    def hugepage_limits(self) -> TupleAt[R, HugepageLimit, HugepageLimitAt[R]]: ...
+    def hugepage_limits(self) -> TupleAt[R, HugepageLimit, HugepageLimitAt[R]]:
+        """Huge pages, by their size."""
     @property
-    def network(self) -> NetworkAt[R]: ...
+    def network(self) -> NetworkAt[R]:
+        """Tags and priorities of packets, of cgroup v1."""
     @property
-    def rdma(self) -> MappingAt[R, Rdma, RdmaAt[R]]: ...
+    def rdma(self) -> MappingAt[R, Rdma, RdmaAt[R]]:
+        """RDMA resources, by device."""
     @property
-    def unified(self) -> MappingAt[R, str, At[R, str]]: ...
+    def unified(self) -> MappingAt[R, str, At[R, str]]:
+        """Files of cgroup v2 and what is written to them."""
     def evolve(
         self,
         *,
@@ -1000,15 +1233,19 @@ class ResourcesAt(At[R, Resources], Generic[R]):
         rdma: Mapping[str, Rdma] | None = ...,
         unified: Mapping[str, str] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class RlimitAt(At[R, Rlimit], Generic[R]):
     @property
-    def type(self) -> At[R, RlimitType]: ...
+    def type(self) -> At[R, RlimitType]:
+        """The resource; each may come once."""
     @property
-    def soft(self) -> At[R, int]: ...
+    def soft(self) -> At[R, int]:
+        """What the kernel enforces; 18446744073709551615 for no limit."""
     @property
-    def hard(self) -> At[R, int]: ...
+    def hard(self) -> At[R, int]:
+        """The ceiling of the soft limit."""
     def evolve(
         self,
         *,
@@ -1016,50 +1253,68 @@ class RlimitAt(At[R, Rlimit], Generic[R]):
         soft: int = ...,
         hard: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class RootAt(At[R, Root], Generic[R]):
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Its directory; a relative path counts from the bundle."""
     @property
-    def readonly(self) -> At[R, bool]: ...
+    def readonly(self) -> At[R, bool]:
+        """Whether it is read-only in the container. Default: false."""
     def evolve(
         self,
         *,
         path: str = ...,
         readonly: bool | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class RuntimeSpecAt(At[R, RuntimeSpec], Generic[R]):
     @property
-    def oci_version(self) -> At[R, str]: ...
+    def oci_version(self) -> At[R, str]:
+        """Version of the runtime spec that the config follows."""
     @property
-    def process(self) -> ProcessAt[R]: ...
+    def process(self) -> ProcessAt[R]:
+        """The container's process; needed at start."""
     @property
-    def root(self) -> RootAt[R]: ...
+    def root(self) -> RootAt[R]:
+        """The root filesystem; needed but on Windows with Hyper-V."""
     @property
-    def hostname(self) -> At[R, str]: ...
+    def hostname(self) -> At[R, str]:
+        """Hostname in the container. Default: unchanged."""
     @property
-    def domainname(self) -> At[R, str]: ...
+    def domainname(self) -> At[R, str]:
+        """NIS domain name in the container. Default: unchanged."""
     @property
-    def mounts(self) -> TupleAt[R, Mount, MountAt[R]]: ...
+    def mounts(self) -> TupleAt[R, Mount, MountAt[R]]:
+        """Mounts beyond the root, in their order."""
     @property
-    def hooks(self) -> HooksAt[R]: ...
+    def hooks(self) -> HooksAt[R]:
+        """Programs to run in the course of the lifecycle."""
     @property
-    def annotations(self) -> MappingAt[R, str, At[R, str]]: ...
+    def annotations(self) -> MappingAt[R, str, At[R, str]]:
+        """Metadata, by names in reverse domain notation."""
     @property
-    def linux(self) -> LinuxAt[R]: ...
+    def linux(self) -> LinuxAt[R]:
+        """The Linux part."""
     @property
-    def solaris(self) -> SolarisAt[R]: ...
+    def solaris(self) -> SolarisAt[R]:
+        """The Solaris part."""
     @property
-    def windows(self) -> WindowsAt[R]: ...
+    def windows(self) -> WindowsAt[R]:
+        """The Windows part."""
     @property
-    def vm(self) -> VMAt[R]: ...
+    def vm(self) -> VMAt[R]:
+        """The virtual machine."""
     @property
-    def zos(self) -> ZOSAt[R]: ...
+    def zos(self) -> ZOSAt[R]:
+        """The z/OS part."""
     @property
-    def freebsd(self) -> FreeBSDAt[R]: ...
+    def freebsd(self) -> FreeBSDAt[R]:
+        """The FreeBSD part."""
     def evolve(
         self,
         *,
@@ -1078,23 +1333,31 @@ class RuntimeSpecAt(At[R, RuntimeSpec], Generic[R]):
         zos: ZOS | None = ...,
         freebsd: FreeBSD | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SchedulerAt(At[R, Scheduler], Generic[R]):
     @property
-    def policy(self) -> At[R, SchedulerPolicy]: ...
+    def policy(self) -> At[R, SchedulerPolicy]:
+        """The scheduling class."""
     @property
-    def nice(self) -> At[R, int]: ...
+    def nice(self) -> At[R, int]:
+        """-20 (first) to 19, for SCHED_OTHER and SCHED_BATCH. Default: 0."""
     @property
-    def priority(self) -> At[R, int]: ...
+    def priority(self) -> At[R, int]:
+        """1 to 99 (first), for SCHED_FIFO and SCHED_RR. Default: 0."""
     @property
-    def flags(self) -> TupleAt[R, SchedulerFlag, At[R, SchedulerFlag]]: ...
+    def flags(self) -> TupleAt[R, SchedulerFlag, At[R, SchedulerFlag]]:
+        """Default: none."""
     @property
-    def runtime(self) -> At[R, int]: ...
+    def runtime(self) -> At[R, int]:
+        """CPU time that SCHED_DEADLINE gives in each period. Unit: nanoseconds. Default: 0."""
     @property
-    def deadline(self) -> At[R, int]: ...
+    def deadline(self) -> At[R, int]:
+        """When the runtime is used up at the latest, from the start of the period. Unit: nanoseconds. Default: 0."""
     @property
-    def period(self) -> At[R, int]: ...
+    def period(self) -> At[R, int]:
+        """Unit: nanoseconds. Default: 0."""
     def evolve(
         self,
         *,
@@ -1106,23 +1369,31 @@ class SchedulerAt(At[R, Scheduler], Generic[R]):
         deadline: int | None = ...,
         period: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SeccompAt(At[R, Seccomp], Generic[R]):
     @property
-    def default_action(self) -> At[R, SeccompAction]: ...
+    def default_action(self) -> At[R, SeccompAction]:
+        """What happens on a system call without a rule."""
     @property
-    def default_errno_ret(self) -> At[R, int]: ...
+    def default_errno_ret(self) -> At[R, int]:
+        """The errno of a default action of ``SCMP_ACT_ERRNO`` or ``SCMP_ACT_TRACE``. Default: EPERM."""
     @property
-    def architectures(self) -> TupleAt[R, SeccompArch, At[R, SeccompArch]]: ...
+    def architectures(self) -> TupleAt[R, SeccompArch, At[R, SeccompArch]]:
+        """Machines beyond the native one whose system calls are filtered too. Default: none."""
     @property
-    def flags(self) -> TupleAt[R, SeccompFlag, At[R, SeccompFlag]]: ...
+    def flags(self) -> TupleAt[R, SeccompFlag, At[R, SeccompFlag]]:
+        """Flags of seccomp(2). Default: the runtime's choice."""
     @property
-    def listener_path(self) -> At[R, str]: ...
+    def listener_path(self) -> At[R, str]:
+        """Unix socket of the agent that decides on ``SCMP_ACT_NOTIFY``. Default: none."""
     @property
-    def listener_metadata(self) -> At[R, str]: ...
+    def listener_metadata(self) -> At[R, str]:
+        """Opaque text for the agent. Default: none."""
     @property
-    def syscalls(self) -> TupleAt[R, Syscall, SyscallAt[R]]: ...
+    def syscalls(self) -> TupleAt[R, Syscall, SyscallAt[R]]:
+        """Rules. Default: none."""
     def evolve(
         self,
         *,
@@ -1134,21 +1405,28 @@ class SeccompAt(At[R, Seccomp], Generic[R]):
         listener_metadata: str | None = ...,
         syscalls: tuple[Syscall, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SeccompFeaturesAt(At[R, SeccompFeatures], Generic[R]):
     @property
-    def enabled(self) -> At[R, bool]: ...
+    def enabled(self) -> At[R, bool]:
+        """Whether there is seccomp at all."""
     @property
-    def actions(self) -> TupleAt[R, SeccompAction, At[R, SeccompAction]]: ...
+    def actions(self) -> TupleAt[R, SeccompAction, At[R, SeccompAction]]:
+        """Actions that are known."""
     @property
-    def operators(self) -> TupleAt[R, SeccompOperator, At[R, SeccompOperator]]: ...
+    def operators(self) -> TupleAt[R, SeccompOperator, At[R, SeccompOperator]]:
+        """Operators that are known."""
     @property
-    def archs(self) -> TupleAt[R, SeccompArch, At[R, SeccompArch]]: ...
+    def archs(self) -> TupleAt[R, SeccompArch, At[R, SeccompArch]]:
+        """Machines that are known."""
     @property
-    def known_flags(self) -> TupleAt[R, SeccompFlag, At[R, SeccompFlag]]: ...
+    def known_flags(self) -> TupleAt[R, SeccompFlag, At[R, SeccompFlag]]:
+        """Flags that are known."""
     @property
-    def supported_flags(self) -> TupleAt[R, SeccompFlag, At[R, SeccompFlag]]: ...
+    def supported_flags(self) -> TupleAt[R, SeccompFlag, At[R, SeccompFlag]]:
+        """Flags that this kernel and libseccomp take too."""
     def evolve(
         self,
         *,
@@ -1159,21 +1437,28 @@ class SeccompFeaturesAt(At[R, SeccompFeatures], Generic[R]):
         known_flags: tuple[SeccompFlag, ...] | None = ...,
         supported_flags: tuple[SeccompFlag, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SolarisAt(At[R, Solaris], Generic[R]):
     @property
-    def milestone(self) -> At[R, str]: ...
+    def milestone(self) -> At[R, str]:
+        """Service that must be online before the process starts. Default: none."""
     @property
-    def limitpriv(self) -> At[R, str]: ...
+    def limitpriv(self) -> At[R, str]:
+        """Privileges that a process can obtain at most, with commas. Default: the platform's."""
     @property
-    def max_shm_memory(self) -> At[R, str]: ...
+    def max_shm_memory(self) -> At[R, str]:
+        """Shared memory at most, with a scale such as ``512m``. Default: no limit."""
     @property
-    def capped_cpu(self) -> SolarisCappedCPUAt[R]: ...
+    def capped_cpu(self) -> SolarisCappedCPUAt[R]:
+        """Limit of CPU time."""
     @property
-    def capped_memory(self) -> SolarisCappedMemoryAt[R]: ...
+    def capped_memory(self) -> SolarisCappedMemoryAt[R]:
+        """Limits of memory."""
     @property
-    def anet(self) -> TupleAt[R, SolarisAnet, SolarisAnetAt[R]]: ...
+    def anet(self) -> TupleAt[R, SolarisAnet, SolarisAnetAt[R]]:
+        """Network interfaces."""
     def evolve(
         self,
         *,
@@ -1184,23 +1469,31 @@ class SolarisAt(At[R, Solaris], Generic[R]):
         capped_memory: SolarisCappedMemory | None = ...,
         anet: tuple[SolarisAnet, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SolarisAnetAt(At[R, SolarisAnet], Generic[R]):
     @property
-    def linkname(self) -> At[R, str]: ...
+    def linkname(self) -> At[R, str]:
+        """Name of the VNIC. Default: the platform's."""
     @property
-    def lower_link(self) -> At[R, str]: ...
+    def lower_link(self) -> At[R, str]:
+        """Link over which it is made. Default: the platform's."""
     @property
-    def allowed_address(self) -> At[R, str]: ...
+    def allowed_address(self) -> At[R, str]:
+        """Addresses that the container may use. Default: any."""
     @property
-    def configure_allowed_address(self) -> At[R, str]: ...
+    def configure_allowed_address(self) -> At[R, str]:
+        """``true`` to configure the allowed addresses at each start. Default: the platform's."""
     @property
-    def defrouter(self) -> At[R, str]: ...
+    def defrouter(self) -> At[R, str]:
+        """Default router. Default: none."""
     @property
-    def mac_address(self) -> At[R, str]: ...
+    def mac_address(self) -> At[R, str]:
+        """MAC address, or a keyword of zonecfg(1M). Default: the platform's."""
     @property
-    def link_protection(self) -> At[R, str]: ...
+    def link_protection(self) -> At[R, str]:
+        """Kinds of link protection, with commas. Default: none."""
     def evolve(
         self,
         *,
@@ -1212,44 +1505,56 @@ class SolarisAnetAt(At[R, SolarisAnet], Generic[R]):
         mac_address: str | None = ...,
         link_protection: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SolarisCappedCPUAt(At[R, SolarisCappedCPU], Generic[R]):
     @property
-    def ncpus(self) -> At[R, str]: ...
+    def ncpus(self) -> At[R, str]:
+        """A decimal number. Unit: CPUs. Default: no limit."""
     def evolve(
         self,
         *,
         ncpus: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SolarisCappedMemoryAt(At[R, SolarisCappedMemory], Generic[R]):
     @property
-    def physical(self) -> At[R, str]: ...
+    def physical(self) -> At[R, str]:
+        """Physical memory. Default: no limit."""
     @property
-    def swap(self) -> At[R, str]: ...
+    def swap(self) -> At[R, str]:
+        """Swap. Default: no limit."""
     def evolve(
         self,
         *,
         physical: str | None = ...,
         swap: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class StateDocumentAt(At[R, StateDocument], Generic[R]):
     @property
-    def oci_version(self) -> At[R, str]: ...
+    def oci_version(self) -> At[R, str]:
+        """Version of the runtime spec."""
     @property
-    def id(self) -> At[R, str]: ...
+    def id(self) -> At[R, str]:
+        """The container's id."""
     @property
-    def status(self) -> At[R, ContainerStatus]: ...
+    def status(self) -> At[R, ContainerStatus]:
+        """Where in its lifecycle it is."""
     @property
-    def pid(self) -> At[R, int]: ...
+    def pid(self) -> At[R, int]:
+        """Its process; needed on Linux when it is created or running."""
     @property
-    def bundle(self) -> At[R, str]: ...
+    def bundle(self) -> At[R, str]:
+        """Absolute path of the bundle."""
     @property
-    def annotations(self) -> MappingAt[R, str, At[R, str]]: ...
+    def annotations(self) -> MappingAt[R, str, At[R, str]]:
+        """Those of the config."""
     def evolve(
         self,
         *,
@@ -1260,17 +1565,22 @@ class StateDocumentAt(At[R, StateDocument], Generic[R]):
         bundle: str = ...,
         annotations: Mapping[str, str] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SyscallAt(At[R, Syscall], Generic[R]):
     @property
-    def names(self) -> TupleAt[R, str, At[R, str]]: ...
+    def names(self) -> TupleAt[R, str, At[R, str]]:
+        """At least one."""
     @property
-    def action(self) -> At[R, SeccompAction]: ...
+    def action(self) -> At[R, SeccompAction]:
+        """What the kernel does."""
     @property
-    def errno_ret(self) -> At[R, int]: ...
+    def errno_ret(self) -> At[R, int]:
+        """The errno of ``SCMP_ACT_ERRNO`` and ``SCMP_ACT_TRACE``. Default: EPERM."""
     @property
-    def args(self) -> TupleAt[R, SyscallArg, SyscallArgAt[R]]: ...
+    def args(self) -> TupleAt[R, SyscallArg, SyscallArgAt[R]]:
+        """Conditions that must all hold. Default: none."""
     def evolve(
         self,
         *,
@@ -1279,17 +1589,22 @@ class SyscallAt(At[R, Syscall], Generic[R]):
         errno_ret: int | None = ...,
         args: tuple[SyscallArg, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class SyscallArgAt(At[R, SyscallArg], Generic[R]):
     @property
-    def index(self) -> At[R, int]: ...
+    def index(self) -> At[R, int]:
+        """Which argument: 0 to 5."""
     @property
-    def value(self) -> At[R, int]: ...
+    def value(self) -> At[R, int]:
+        """What it is compared with; for ``SCMP_CMP_MASKED_EQ`` the mask."""
     @property
-    def value_two(self) -> At[R, int]: ...
+    def value_two(self) -> At[R, int]:
+        """For ``SCMP_CMP_MASKED_EQ`` the value under the mask. Default: 0."""
     @property
-    def op(self) -> At[R, SeccompOperator]: ...
+    def op(self) -> At[R, SeccompOperator]:
+        """How it is compared."""
     def evolve(
         self,
         *,
@@ -1298,15 +1613,19 @@ class SyscallArgAt(At[R, SyscallArg], Generic[R]):
         value_two: int | None = ...,
         op: SeccompOperator = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ThrottleDeviceAt(At[R, ThrottleDevice], Generic[R]):
     @property
-    def major(self) -> At[R, int]: ...
+    def major(self) -> At[R, int]:
+        """Major number."""
     @property
-    def minor(self) -> At[R, int]: ...
+    def minor(self) -> At[R, int]:
+        """Minor number."""
     @property
-    def rate(self) -> At[R, int]: ...
+    def rate(self) -> At[R, int]:
+        """Unit: bytes or operations per second."""
     def evolve(
         self,
         *,
@@ -1314,32 +1633,41 @@ class ThrottleDeviceAt(At[R, ThrottleDevice], Generic[R]):
         minor: int = ...,
         rate: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class TimeOffsetAt(At[R, TimeOffset], Generic[R]):
     @property
-    def secs(self) -> At[R, int]: ...
+    def secs(self) -> At[R, int]:
+        """Unit: seconds. Default: 0."""
     @property
-    def nanosecs(self) -> At[R, int]: ...
+    def nanosecs(self) -> At[R, int]:
+        """Unit: nanoseconds. Default: 0."""
     def evolve(
         self,
         *,
         secs: int | None = ...,
         nanosecs: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class UserAt(At[R, User], Generic[R]):
     @property
-    def uid(self) -> At[R, int]: ...
+    def uid(self) -> At[R, int]:
+        """User id; needed on POSIX platforms."""
     @property
-    def gid(self) -> At[R, int]: ...
+    def gid(self) -> At[R, int]:
+        """Group id; needed on POSIX platforms."""
     @property
-    def umask(self) -> At[R, int]: ...
+    def umask(self) -> At[R, int]:
+        """umask(2), decimal in JSON: 0o022 is 18. Default: that of the runtime."""
     @property
-    def additional_gids(self) -> TupleAt[R, int, At[R, int]]: ...
+    def additional_gids(self) -> TupleAt[R, int, At[R, int]]:
+        """Supplementary groups. Default: none."""
     @property
-    def username(self) -> At[R, str]: ...
+    def username(self) -> At[R, str]:
+        """Windows: name of the user."""
     def evolve(
         self,
         *,
@@ -1349,17 +1677,22 @@ class UserAt(At[R, User], Generic[R]):
         additional_gids: tuple[int, ...] | None = ...,
         username: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class VMAt(At[R, VM], Generic[R]):
     @property
-    def kernel(self) -> VMKernelAt[R]: ...
+    def kernel(self) -> VMKernelAt[R]:
+        """What it boots."""
     @property
-    def hypervisor(self) -> VMHypervisorAt[R]: ...
+    def hypervisor(self) -> VMHypervisorAt[R]:
+        """What manages it."""
     @property
-    def image(self) -> VMImageAt[R]: ...
+    def image(self) -> VMImageAt[R]:
+        """Its root image."""
     @property
-    def hw_config(self) -> VMHardwareAt[R]: ...
+    def hw_config(self) -> VMHardwareAt[R]:
+        """Its hardware."""
     def evolve(
         self,
         *,
@@ -1368,21 +1701,28 @@ class VMAt(At[R, VM], Generic[R]):
         image: VMImage | None = ...,
         hw_config: VMHardware | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class VMHardwareAt(At[R, VMHardware], Generic[R]):
     @property
-    def device_tree(self) -> At[R, str]: ...
+    def device_tree(self) -> At[R, str]:
+        """Path of the device tree. Default: none."""
     @property
-    def vcpus(self) -> At[R, int]: ...
+    def vcpus(self) -> At[R, int]:
+        """Number of virtual CPUs. Default: the hypervisor's."""
     @property
-    def memory(self) -> At[R, int]: ...
+    def memory(self) -> At[R, int]:
+        """Memory at most. Unit: bytes. Default: the hypervisor's."""
     @property
-    def dtdevs(self) -> TupleAt[R, str, At[R, str]]: ...
+    def dtdevs(self) -> TupleAt[R, str, At[R, str]]:
+        """Nodes of the host's device tree to pass through. Default: none."""
     @property
-    def iomems(self) -> TupleAt[R, IOMem, IOMemAt[R]]: ...
+    def iomems(self) -> TupleAt[R, IOMem, IOMemAt[R]]:
+        """Hardware memory to pass through. Default: none."""
     @property
-    def irqs(self) -> TupleAt[R, int, At[R, int]]: ...
+    def irqs(self) -> TupleAt[R, int, At[R, int]]:
+        """Interrupts to pass through. Default: none."""
     def evolve(
         self,
         *,
@@ -1393,41 +1733,51 @@ class VMHardwareAt(At[R, VMHardware], Generic[R]):
         iomems: tuple[IOMem, ...] | None = ...,
         irqs: tuple[int, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class VMHypervisorAt(At[R, VMHypervisor], Generic[R]):
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path of the program on the host."""
     @property
-    def parameters(self) -> TupleAt[R, str, At[R, str]]: ...
+    def parameters(self) -> TupleAt[R, str, At[R, str]]:
+        """Its parameters. Default: none."""
     def evolve(
         self,
         *,
         path: str = ...,
         parameters: tuple[str, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class VMImageAt(At[R, VMImage], Generic[R]):
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path of the image on the host."""
     @property
-    def format(self) -> At[R, VMImageFormat]: ...
+    def format(self) -> At[R, VMImageFormat]:
+        """Its format."""
     def evolve(
         self,
         *,
         path: str = ...,
         format: VMImageFormat = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class VMKernelAt(At[R, VMKernel], Generic[R]):
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path of the kernel on the host."""
     @property
-    def parameters(self) -> TupleAt[R, str, At[R, str]]: ...
+    def parameters(self) -> TupleAt[R, str, At[R, str]]:
+        """Its parameters. Default: none."""
     @property
-    def initrd(self) -> At[R, str]: ...
+    def initrd(self) -> At[R, str]:
+        """Absolute path of the initial ramdisk on the host. Default: none."""
     def evolve(
         self,
         *,
@@ -1435,17 +1785,22 @@ class VMKernelAt(At[R, VMKernel], Generic[R]):
         parameters: tuple[str, ...] | None = ...,
         initrd: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WeightDeviceAt(At[R, WeightDevice], Generic[R]):
     @property
-    def major(self) -> At[R, int]: ...
+    def major(self) -> At[R, int]:
+        """Major number."""
     @property
-    def minor(self) -> At[R, int]: ...
+    def minor(self) -> At[R, int]:
+        """Minor number."""
     @property
-    def weight(self) -> At[R, int]: ...
+    def weight(self) -> At[R, int]:
+        """Weight against other cgroups. Default: unchanged."""
     @property
-    def leaf_weight(self) -> At[R, int]: ...
+    def leaf_weight(self) -> At[R, int]:
+        """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
     def evolve(
         self,
         *,
@@ -1454,25 +1809,34 @@ class WeightDeviceAt(At[R, WeightDevice], Generic[R]):
         weight: int | None = ...,
         leaf_weight: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsAt(At[R, Windows], Generic[R]):
     @property
-    def layer_folders(self) -> TupleAt[R, str, At[R, str]]: ...
+    def layer_folders(self) -> TupleAt[R, str, At[R, str]]:
+        """Layers, topmost first and the scratch space last; at least one."""
     @property
-    def devices(self) -> TupleAt[R, WindowsDevice, WindowsDeviceAt[R]]: ...
+    def devices(self) -> TupleAt[R, WindowsDevice, WindowsDeviceAt[R]]:
+        """Devices that the container can use."""
     @property
-    def resources(self) -> WindowsResourcesAt[R]: ...
+    def resources(self) -> WindowsResourcesAt[R]:
+        """Limits."""
     @property
-    def network(self) -> WindowsNetworkAt[R]: ...
+    def network(self) -> WindowsNetworkAt[R]:
+        """Network."""
     @property
-    def credential_spec(self) -> MappingAt[R, FrozenJson, At[R, FrozenJson]]: ...
+    def credential_spec(self) -> MappingAt[R, FrozenJson, At[R, FrozenJson]]:
+        """Group Managed Service Account; its members are up to the implementation."""
     @property
-    def servicing(self) -> At[R, bool]: ...
+    def servicing(self) -> At[R, bool]:
+        """Whether pending servicing operations are applied. Default: false."""
     @property
-    def ignore_flushes_during_boot(self) -> At[R, bool]: ...
+    def ignore_flushes_during_boot(self) -> At[R, bool]:
+        """Whether disk flushes are skipped during boot. Default: false."""
     @property
-    def hyperv(self) -> WindowsHyperVAt[R]: ...
+    def hyperv(self) -> WindowsHyperVAt[R]:
+        """Hyper-V isolation. Default: a Windows Server container."""
     def evolve(
         self,
         *,
@@ -1485,17 +1849,22 @@ class WindowsAt(At[R, Windows], Generic[R]):
         ignore_flushes_during_boot: bool | None = ...,
         hyperv: WindowsHyperV | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsCPUAt(At[R, WindowsCPU], Generic[R]):
     @property
-    def count(self) -> At[R, int]: ...
+    def count(self) -> At[R, int]:
+        """Number of CPUs. Default: no limit."""
     @property
-    def shares(self) -> At[R, int]: ...
+    def shares(self) -> At[R, int]:
+        """Weight against others, 0 to 10000. Default: unchanged."""
     @property
-    def maximum(self) -> At[R, int]: ...
+    def maximum(self) -> At[R, int]:
+        """Part of the processor time. Unit: hundredths of a percent. Default: no limit."""
     @property
-    def affinity(self) -> TupleAt[R, WindowsCPUGroupAffinity, WindowsCPUGroupAffinityAt[R]]: ...
+    def affinity(self) -> TupleAt[R, WindowsCPUGroupAffinity, WindowsCPUGroupAffinityAt[R]]:
+        """CPUs to run on. Default: all."""
     def evolve(
         self,
         *,
@@ -1504,65 +1873,81 @@ class WindowsCPUAt(At[R, WindowsCPU], Generic[R]):
         maximum: int | None = ...,
         affinity: tuple[WindowsCPUGroupAffinity, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsCPUGroupAffinityAt(At[R, WindowsCPUGroupAffinity], Generic[R]):
     @property
-    def mask(self) -> At[R, int]: ...
+    def mask(self) -> At[R, int]:
+        """One bit for each CPU of the group."""
     @property
-    def group(self) -> At[R, int]: ...
+    def group(self) -> At[R, int]:
+        """The processor group."""
     def evolve(
         self,
         *,
         mask: int = ...,
         group: int = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsDeviceAt(At[R, WindowsDevice], Generic[R]):
     @property
-    def id(self) -> At[R, str]: ...
+    def id(self) -> At[R, str]:
+        """The device."""
     @property
-    def id_type(self) -> At[R, WindowsDeviceIDType]: ...
+    def id_type(self) -> At[R, WindowsDeviceIDType]:
+        """How it is named: a device interface class GUID."""
     def evolve(
         self,
         *,
         id: str = ...,
         id_type: WindowsDeviceIDType = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsHyperVAt(At[R, WindowsHyperV], Generic[R]):
     @property
-    def utility_vm_path(self) -> At[R, str]: ...
+    def utility_vm_path(self) -> At[R, str]:
+        """Image of the utility VM. Default: looked for in the layers."""
     def evolve(
         self,
         *,
         utility_vm_path: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsMemoryAt(At[R, WindowsMemory], Generic[R]):
     @property
-    def limit(self) -> At[R, int]: ...
+    def limit(self) -> At[R, int]:
+        """Unit: bytes. Default: no limit."""
     def evolve(
         self,
         *,
         limit: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsNetworkAt(At[R, WindowsNetwork], Generic[R]):
     @property
-    def endpoint_list(self) -> TupleAt[R, str, At[R, str]]: ...
+    def endpoint_list(self) -> TupleAt[R, str, At[R, str]]:
+        """Endpoints of the Host Network Service to connect to. Default: none."""
     @property
-    def allow_unqualified_dns_query(self) -> At[R, bool]: ...
+    def allow_unqualified_dns_query(self) -> At[R, bool]:
+        """Whether unqualified names are resolved. Default: false."""
     @property
-    def dns_search_list(self) -> TupleAt[R, str, At[R, str]]: ...
+    def dns_search_list(self) -> TupleAt[R, str, At[R, str]]:
+        """DNS suffixes. Default: none."""
     @property
-    def network_shared_container_name(self) -> At[R, str]: ...
+    def network_shared_container_name(self) -> At[R, str]:
+        """Container whose network stack is shared. Default: none."""
     @property
-    def network_namespace(self) -> At[R, str]: ...
+    def network_namespace(self) -> At[R, str]:
+        """Network namespace; excludes the other members. Default: none."""
     def evolve(
         self,
         *,
@@ -1572,15 +1957,19 @@ class WindowsNetworkAt(At[R, WindowsNetwork], Generic[R]):
         network_shared_container_name: str | None = ...,
         network_namespace: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsResourcesAt(At[R, WindowsResources], Generic[R]):
     @property
-    def memory(self) -> WindowsMemoryAt[R]: ...
+    def memory(self) -> WindowsMemoryAt[R]:
+        """Memory."""
     @property
-    def cpu(self) -> WindowsCPUAt[R]: ...
+    def cpu(self) -> WindowsCPUAt[R]:
+        """CPU time."""
     @property
-    def storage(self) -> WindowsStorageAt[R]: ...
+    def storage(self) -> WindowsStorageAt[R]:
+        """The system drive."""
     def evolve(
         self,
         *,
@@ -1588,15 +1977,19 @@ class WindowsResourcesAt(At[R, WindowsResources], Generic[R]):
         cpu: WindowsCPU | None = ...,
         storage: WindowsStorage | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class WindowsStorageAt(At[R, WindowsStorage], Generic[R]):
     @property
-    def iops(self) -> At[R, int]: ...
+    def iops(self) -> At[R, int]:
+        """Unit: operations per second. Default: no limit."""
     @property
-    def bps(self) -> At[R, int]: ...
+    def bps(self) -> At[R, int]:
+        """Unit: bytes per second. Default: no limit."""
     @property
-    def sandbox_size(self) -> At[R, int]: ...
+    def sandbox_size(self) -> At[R, int]:
+        """Size at least. Unit: bytes. Default: the platform's."""
     def evolve(
         self,
         *,
@@ -1604,27 +1997,33 @@ class WindowsStorageAt(At[R, WindowsStorage], Generic[R]):
         bps: int | None = ...,
         sandbox_size: int | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ZOSAt(At[R, ZOS], Generic[R]):
     @property
-    def namespaces(self) -> TupleAt[R, ZOSNamespace, ZOSNamespaceAt[R]]: ...
+    def namespaces(self) -> TupleAt[R, ZOSNamespace, ZOSNamespaceAt[R]]:
+        """Namespaces of the container, each type once. Default: all of the runtime."""
     def evolve(
         self,
         *,
         namespaces: tuple[ZOSNamespace, ...] | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""
 
 class ZOSNamespaceAt(At[R, ZOSNamespace], Generic[R]):
     @property
-    def type(self) -> At[R, ZOSNamespaceType]: ...
+    def type(self) -> At[R, ZOSNamespaceType]:
+        """Each type may come once."""
     @property
-    def path(self) -> At[R, str]: ...
+    def path(self) -> At[R, str]:
+        """Absolute path of an existing namespace to join. Default: a new one."""
     def evolve(
         self,
         *,
         type: ZOSNamespaceType = ...,
         path: str | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> R: ...
+    ) -> R:
+        """A copy with some members changed; None makes a member absent. Raises TypeError: a value that cannot be there."""

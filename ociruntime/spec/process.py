@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from .base import FrozenMap, Model, OpenEnum
+from .base import FrozenMap, OpenEnum
+from .bases import (
+    CapabilitiesBase,
+    ConsoleSizeBase,
+    ExecCPUAffinityBase,
+    IOPriorityBase,
+    ProcessBase,
+    RlimitBase,
+    SchedulerBase,
+    UserBase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .paths import ProcessAt
     from .scalars import CPUList, Int32, Uint32, Uint64
 
 
@@ -34,10 +43,10 @@ class RlimitType(OpenEnum):
     STACK = "RLIMIT_STACK"
 
 
-class ConsoleSize(Model):
+class ConsoleSize(ConsoleSizeBase):
     """Size of the terminal (config.md#process)."""
 
-    SECTION: ClassVar = "config.md#process"
+    SECTION: ClassVar[str] = "config.md#process"
 
     height: Uint64
     """Unit: characters."""
@@ -45,10 +54,10 @@ class ConsoleSize(Model):
     """Unit: characters."""
 
 
-class User(Model):
+class User(UserBase):
     """Who the process runs as, in numbers of the container's user namespace (config.md#user)."""
 
-    SECTION: ClassVar = "config.md#user"
+    SECTION: ClassVar[str] = "config.md#user"
 
     uid: Uint32 | None = None
     """User id; needed on POSIX platforms."""
@@ -62,10 +71,10 @@ class User(Model):
     """Windows: name of the user."""
 
 
-class Capabilities(Model):
+class Capabilities(CapabilitiesBase):
     """Names such as ``CAP_KILL`` in each of the five sets of capabilities(7); an absent set is empty (config.md#linux-process)."""
 
-    SECTION: ClassVar = "config.md#linux-process"
+    SECTION: ClassVar[str] = "config.md#linux-process"
 
     bounding: tuple[str, ...] | None = None
     """What an execve(2) of the process or of its descendants can gain at most."""
@@ -94,10 +103,10 @@ class Capabilities(Model):
         return caps_drop(self, names)
 
 
-class Rlimit(Model):
+class Rlimit(RlimitBase):
     """One resource limit, of getrlimit(2) (config.md#posix-process)."""
 
-    SECTION: ClassVar = "config.md#posix-process"
+    SECTION: ClassVar[str] = "config.md#posix-process"
 
     type: RlimitType
     """The resource; each may come once."""
@@ -131,10 +140,10 @@ class SchedulerFlag(OpenEnum):
     UTIL_CLAMP_MAX = "SCHED_FLAG_UTIL_CLAMP_MAX"
 
 
-class Scheduler(Model):
+class Scheduler(SchedulerBase):
     """CPU scheduling of the process, by sched_setattr(2) (config.md#linux-process)."""
 
-    SECTION: ClassVar = "config.md#linux-process"
+    SECTION: ClassVar[str] = "config.md#linux-process"
 
     policy: SchedulerPolicy
     """The scheduling class."""
@@ -160,10 +169,10 @@ class IOPriorityClass(OpenEnum):
     IDLE = "IOPRIO_CLASS_IDLE"
 
 
-class IOPriority(Model):
+class IOPriority(IOPriorityBase):
     """I/O scheduling of the process, by ioprio_set(2) (config.md#linux-process)."""
 
-    SECTION: ClassVar = "config.md#linux-process"
+    SECTION: ClassVar[str] = "config.md#linux-process"
 
     class_: IOPriorityClass
     """The scheduling class."""
@@ -171,10 +180,10 @@ class IOPriority(Model):
     """0 (first) to 7 within the class. Default: 0."""
 
 
-class ExecCPUAffinity(Model):
+class ExecCPUAffinity(ExecCPUAffinityBase):
     """CPUs of a process that joins a running container (config.md#linux-process)."""
 
-    SECTION: ClassVar = "config.md#linux-process"
+    SECTION: ClassVar[str] = "config.md#linux-process"
 
     initial: CPUList | None = None
     """CPUs before it is moved into the container's cgroup. Default: those of the runtime."""
@@ -182,11 +191,11 @@ class ExecCPUAffinity(Model):
     """CPUs afterwards. Default: what the kernel makes of the cgroup's."""
 
 
-class Process(Model):
+class Process(ProcessBase):
     """The container's process (config.md#process)."""
 
-    SECTION: ClassVar = "config.md#process"
-    KEYS: ClassVar = FrozenMap({"exec_cpu_affinity": "execCPUAffinity"})
+    SECTION: ClassVar[str] = "config.md#process"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"exec_cpu_affinity": "execCPUAffinity"})
 
     cwd: str
     """Absolute path of the working directory in the container."""
@@ -220,11 +229,6 @@ class Process(Model):
     """I/O scheduling. Default: unchanged (config.md#linux-process)."""
     exec_cpu_affinity: ExecCPUAffinity | None = None
     """CPUs of further processes, not of the first one (config.md#linux-process)."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def at(self) -> ProcessAt[Self]: ...
 
     @property
     def environ(self) -> Mapping[str, str]:

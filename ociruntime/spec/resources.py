@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
-from .base import FrozenMap, Model
+from .base import FrozenMap
+from .bases import (
+    BlockIOBase,
+    CPUBase,
+    DeviceCgroupBase,
+    HugepageLimitBase,
+    InterfacePriorityBase,
+    MemoryBase,
+    NetworkBase,
+    PidsBase,
+    RdmaBase,
+    ResourcesBase,
+    ThrottleDeviceBase,
+    WeightDeviceBase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .paths import ResourcesAt
     from .scalars import Int64, PageSize, Uint16, Uint32, Uint64
 
 
-class DeviceCgroup(Model):
+class DeviceCgroup(DeviceCgroupBase):
     """A rule about access to devices; rules apply in their order (config-linux.md#allowed-device-list)."""
 
-    SECTION: ClassVar = "config-linux.md#allowed-device-list"
+    SECTION: ClassVar[str] = "config-linux.md#allowed-device-list"
 
     allow: bool
     """Whether it allows or denies."""
@@ -30,11 +43,11 @@ class DeviceCgroup(Model):
     """Any of ``r`` (read), ``w`` (write), ``m`` (mknod). Default: none of them."""
 
 
-class Memory(Model):
+class Memory(MemoryBase):
     """The memory controller; -1 is no limit (config-linux.md#memory)."""
 
-    SECTION: ClassVar = "config-linux.md#memory"
-    KEYS: ClassVar = FrozenMap({"kernel_tcp": "kernelTCP", "disable_oom_killer": "disableOOMKiller"})
+    SECTION: ClassVar[str] = "config-linux.md#memory"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"kernel_tcp": "kernelTCP", "disable_oom_killer": "disableOOMKiller"})
 
     limit: Int64 | None = None
     """Limit of memory. Unit: bytes. Default: unchanged."""
@@ -56,10 +69,10 @@ class Memory(Model):
     """Whether a limit below what is in use is refused. Default: false."""
 
 
-class CPU(Model):
+class CPU(CPUBase):
     """The cpu and cpuset controllers (config-linux.md#cpu)."""
 
-    SECTION: ClassVar = "config-linux.md#cpu"
+    SECTION: ClassVar[str] = "config-linux.md#cpu"
 
     shares: Uint64 | None = None
     """Weight against other cgroups, 1024 being usual. Default: unchanged."""
@@ -81,19 +94,19 @@ class CPU(Model):
     """1 makes the cgroup SCHED_IDLE. Default: 0."""
 
 
-class Pids(Model):
+class Pids(PidsBase):
     """The pids controller (config-linux.md#pids)."""
 
-    SECTION: ClassVar = "config-linux.md#pids"
+    SECTION: ClassVar[str] = "config-linux.md#pids"
 
     limit: Int64 | None = None
     """Number of tasks; -1 for no limit. Default: unchanged."""
 
 
-class WeightDevice(Model):
+class WeightDevice(WeightDeviceBase):
     """I/O weight on one device; at least one of the weights is needed (config-linux.md#block-io)."""
 
-    SECTION: ClassVar = "config-linux.md#block-io"
+    SECTION: ClassVar[str] = "config-linux.md#block-io"
 
     major: Int64
     """Major number."""
@@ -105,10 +118,10 @@ class WeightDevice(Model):
     """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
 
 
-class ThrottleDevice(Model):
+class ThrottleDevice(ThrottleDeviceBase):
     """I/O limit on one device (config-linux.md#block-io)."""
 
-    SECTION: ClassVar = "config-linux.md#block-io"
+    SECTION: ClassVar[str] = "config-linux.md#block-io"
 
     major: Int64
     """Major number."""
@@ -118,11 +131,11 @@ class ThrottleDevice(Model):
     """Unit: bytes or operations per second."""
 
 
-class BlockIO(Model):
+class BlockIO(BlockIOBase):
     """The blkio or io controller (config-linux.md#block-io)."""
 
-    SECTION: ClassVar = "config-linux.md#block-io"
-    KEYS: ClassVar = FrozenMap(
+    SECTION: ClassVar[str] = "config-linux.md#block-io"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap(
         {"throttle_read_iops_device": "throttleReadIOPSDevice", "throttle_write_iops_device": "throttleWriteIOPSDevice"}
     )
 
@@ -142,10 +155,10 @@ class BlockIO(Model):
     """Limits of writing. Unit: operations per second. Default: none."""
 
 
-class HugepageLimit(Model):
+class HugepageLimit(HugepageLimitBase):
     """The hugetlb controller for one size of pages (config-linux.md#huge-page-limits)."""
 
-    SECTION: ClassVar = "config-linux.md#huge-page-limits"
+    SECTION: ClassVar[str] = "config-linux.md#huge-page-limits"
 
     page_size: PageSize
     """As ``2MB``, ``1GB``; a KB has 1024 bytes."""
@@ -153,10 +166,10 @@ class HugepageLimit(Model):
     """Unit: bytes."""
 
 
-class InterfacePriority(Model):
+class InterfacePriority(InterfacePriorityBase):
     """Priority of traffic on one interface (config-linux.md#network)."""
 
-    SECTION: ClassVar = "config-linux.md#network"
+    SECTION: ClassVar[str] = "config-linux.md#network"
 
     name: str
     """The interface, in the runtime's network namespace."""
@@ -164,11 +177,11 @@ class InterfacePriority(Model):
     """Higher goes first."""
 
 
-class Network(Model):
+class Network(NetworkBase):
     """The net_cls and net_prio controllers (config-linux.md#network)."""
 
-    SECTION: ClassVar = "config-linux.md#network"
-    KEYS: ClassVar = FrozenMap({"class_id": "classID"})
+    SECTION: ClassVar[str] = "config-linux.md#network"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"class_id": "classID"})
 
     class_id: Uint32 | None = None
     """Tag of the cgroup's packets. Default: unchanged."""
@@ -176,10 +189,10 @@ class Network(Model):
     """Default: none."""
 
 
-class Rdma(Model):
+class Rdma(RdmaBase):
     """The rdma controller for one device; at least one limit is needed (config-linux.md#rdma)."""
 
-    SECTION: ClassVar = "config-linux.md#rdma"
+    SECTION: ClassVar[str] = "config-linux.md#rdma"
 
     hca_handles: Uint32 | None = None
     """Number of handles. Default: unchanged."""
@@ -187,11 +200,11 @@ class Rdma(Model):
     """Number of objects. Default: unchanged."""
 
 
-class Resources(Model):
+class Resources(ResourcesBase):
     """Limits and weights of the container's cgroup (config-linux.md#control-groups)."""
 
-    SECTION: ClassVar = "config-linux.md#control-groups"
-    KEYS: ClassVar = FrozenMap({"block_io": "blockIO"})
+    SECTION: ClassVar[str] = "config-linux.md#control-groups"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"block_io": "blockIO"})
 
     devices: tuple[DeviceCgroup, ...] | None = None
     """Which devices may be used. Default: unchanged (config-linux.md#allowed-device-list)."""
@@ -211,8 +224,3 @@ class Resources(Model):
     """RDMA resources, by device (config-linux.md#rdma)."""
     unified: Mapping[str, str] | None = None
     """Files of cgroup v2 and what is written to them (config-linux.md#unified)."""
-
-    if TYPE_CHECKING:
-
-        @property
-        def at(self) -> ResourcesAt[Self]: ...

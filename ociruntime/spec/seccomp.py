@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Model, OpenEnum
+from .base import OpenEnum
+from .bases import SeccompBase, SyscallArgBase, SyscallBase
 
 if TYPE_CHECKING:
     from .scalars import Uint32, Uint64
@@ -73,10 +74,10 @@ class SeccompOperator(OpenEnum):
     MASKED_EQ = "SCMP_CMP_MASKED_EQ"
 
 
-class SyscallArg(Model):
+class SyscallArg(SyscallArgBase):
     """A condition on one argument of a system call (config-linux.md#seccomp)."""
 
-    SECTION: ClassVar = "config-linux.md#seccomp"
+    SECTION: ClassVar[str] = "config-linux.md#seccomp"
 
     index: Uint32
     """Which argument: 0 to 5."""
@@ -88,10 +89,10 @@ class SyscallArg(Model):
     """How it is compared."""
 
 
-class Syscall(Model):
+class Syscall(SyscallBase):
     """What happens on these system calls (config-linux.md#seccomp)."""
 
-    SECTION: ClassVar = "config-linux.md#seccomp"
+    SECTION: ClassVar[str] = "config-linux.md#seccomp"
 
     names: tuple[str, ...]
     """At least one."""
@@ -103,10 +104,10 @@ class Syscall(Model):
     """Conditions that must all hold. Default: none."""
 
 
-class Seccomp(Model):
+class Seccomp(SeccompBase):
     """A filter of system calls (config-linux.md#seccomp)."""
 
-    SECTION: ClassVar = "config-linux.md#seccomp"
+    SECTION: ClassVar[str] = "config-linux.md#seccomp"
 
     default_action: SeccompAction
     """What happens on a system call without a rule."""

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .base import FrozenMap, Model
+from .base import FrozenMap
+from .bases import SolarisAnetBase, SolarisBase, SolarisCappedCPUBase, SolarisCappedMemoryBase
 
 
-class SolarisCappedCPU(Model):
+class SolarisCappedCPU(SolarisCappedCPUBase):
     """Limit of CPU time (config-solaris.md#cappedcpu)."""
 
-    SECTION: ClassVar = "config-solaris.md#cappedcpu"
+    SECTION: ClassVar[str] = "config-solaris.md#cappedcpu"
 
     ncpus: str | None = None
     """A decimal number. Unit: CPUs. Default: no limit."""
 
 
-class SolarisCappedMemory(Model):
+class SolarisCappedMemory(SolarisCappedMemoryBase):
     """Limits of memory, with a scale such as ``512m`` (config-solaris.md#cappedmemory)."""
 
-    SECTION: ClassVar = "config-solaris.md#cappedmemory"
+    SECTION: ClassVar[str] = "config-solaris.md#cappedmemory"
 
     physical: str | None = None
     """Physical memory. Default: no limit."""
@@ -27,10 +28,10 @@ class SolarisCappedMemory(Model):
     """Swap. Default: no limit."""
 
 
-class SolarisAnet(Model):
+class SolarisAnet(SolarisAnetBase):
     """A network interface that is made for the container (config-solaris.md#automatic-network-anet)."""
 
-    SECTION: ClassVar = "config-solaris.md#automatic-network-anet"
+    SECTION: ClassVar[str] = "config-solaris.md#automatic-network-anet"
 
     linkname: str | None = None
     """Name of the VNIC. Default: the platform's."""
@@ -48,11 +49,11 @@ class SolarisAnet(Model):
     """Kinds of link protection, with commas. Default: none."""
 
 
-class Solaris(Model):
+class Solaris(SolarisBase):
     """The Solaris part of a config (config-solaris.md#solaris-application-container-configuration)."""
 
-    SECTION: ClassVar = "config-solaris.md#solaris-application-container-configuration"
-    KEYS: ClassVar = FrozenMap({"capped_cpu": "cappedCPU"})
+    SECTION: ClassVar[str] = "config-solaris.md#solaris-application-container-configuration"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"capped_cpu": "cappedCPU"})
 
     milestone: str | None = None
     """Service that must be online before the process starts. Default: none (config-solaris.md#milestone)."""

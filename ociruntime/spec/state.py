@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Model, OpenEnum
+from .base import OpenEnum
+from .bases import ContainerProcessStateBase, StateDocumentBase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +22,10 @@ class ContainerStatus(OpenEnum):
     STOPPED = "stopped"
 
 
-class StateDocument(Model):
+class StateDocument(StateDocumentBase):
     """The state of a container (runtime.md#state)."""
 
-    SECTION: ClassVar = "runtime.md#state"
+    SECTION: ClassVar[str] = "runtime.md#state"
 
     oci_version: str
     """Version of the runtime spec."""
@@ -40,10 +41,10 @@ class StateDocument(Model):
     """Those of the config."""
 
 
-class ContainerProcessState(Model):
+class ContainerProcessState(ContainerProcessStateBase):
     """What a seccomp agent gets beside the descriptors (config-linux.md#the-container-process-state)."""
 
-    SECTION: ClassVar = "config-linux.md#the-container-process-state"
+    SECTION: ClassVar[str] = "config-linux.md#the-container-process-state"
 
     oci_version: str
     """Version of the runtime spec."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import FrozenMap, Model, OpenEnum
+from .base import FrozenMap, OpenEnum
+from .bases import IOMemBase, VMBase, VMHardwareBase, VMHypervisorBase, VMImageBase, VMKernelBase
 
 if TYPE_CHECKING:
     from .scalars import Uint32, Uint64
@@ -20,10 +21,10 @@ class VMImageFormat(OpenEnum):
     VHD = "vhd"
 
 
-class VMHypervisor(Model):
+class VMHypervisor(VMHypervisorBase):
     """What manages the virtual machine (config-vm.md#hypervisor-object)."""
 
-    SECTION: ClassVar = "config-vm.md#hypervisor-object"
+    SECTION: ClassVar[str] = "config-vm.md#hypervisor-object"
 
     path: str
     """Absolute path of the program on the host."""
@@ -31,10 +32,10 @@ class VMHypervisor(Model):
     """Its parameters. Default: none."""
 
 
-class VMKernel(Model):
+class VMKernel(VMKernelBase):
     """What the virtual machine boots (config-vm.md#kernel-object)."""
 
-    SECTION: ClassVar = "config-vm.md#kernel-object"
+    SECTION: ClassVar[str] = "config-vm.md#kernel-object"
 
     path: str
     """Absolute path of the kernel on the host."""
@@ -44,10 +45,10 @@ class VMKernel(Model):
     """Absolute path of the initial ramdisk on the host. Default: none."""
 
 
-class VMImage(Model):
+class VMImage(VMImageBase):
     """The root image of the virtual machine, not of the container (config-vm.md#image-object)."""
 
-    SECTION: ClassVar = "config-vm.md#image-object"
+    SECTION: ClassVar[str] = "config-vm.md#image-object"
 
     path: str
     """Absolute path of the image on the host."""
@@ -55,11 +56,11 @@ class VMImage(Model):
     """Its format."""
 
 
-class IOMem(Model):
+class IOMem(IOMemBase):
     """A range of hardware memory that the virtual machine may use (config-vm.md#hwconfig-object)."""
 
-    SECTION: ClassVar = "config-vm.md#hwconfig-object"
-    KEYS: ClassVar = FrozenMap({"first_gfn": "firstGFN", "first_mfn": "firstMFN", "nr_mfns": "nrMFNs"})
+    SECTION: ClassVar[str] = "config-vm.md#hwconfig-object"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"first_gfn": "firstGFN", "first_mfn": "firstMFN", "nr_mfns": "nrMFNs"})
 
     first_gfn: Uint64 | None = None
     """First guest frame. Default: ``first_mfn``."""
@@ -69,10 +70,10 @@ class IOMem(Model):
     """Unit: pages."""
 
 
-class VMHardware(Model):
+class VMHardware(VMHardwareBase):
     """The hardware of the virtual machine (config-vm.md#hwconfig-object)."""
 
-    SECTION: ClassVar = "config-vm.md#hwconfig-object"
+    SECTION: ClassVar[str] = "config-vm.md#hwconfig-object"
 
     device_tree: str | None = None
     """Path of the device tree. Default: none."""
@@ -88,10 +89,10 @@ class VMHardware(Model):
     """Interrupts to pass through. Default: none."""
 
 
-class VM(Model):
+class VM(VMBase):
     """The container's virtual machine (config-vm.md#virtual-machine-specific-container-configuration)."""
 
-    SECTION: ClassVar = "config-vm.md#virtual-machine-specific-container-configuration"
+    SECTION: ClassVar[str] = "config-vm.md#virtual-machine-specific-container-configuration"
 
     kernel: VMKernel
     """What it boots (config-vm.md#kernel-object)."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import FrozenMap, Model, OpenEnum
+from .base import FrozenMap, OpenEnum
+from .bases import (
+    WindowsBase,
+    WindowsCPUBase,
+    WindowsCPUGroupAffinityBase,
+    WindowsDeviceBase,
+    WindowsHyperVBase,
+    WindowsMemoryBase,
+    WindowsNetworkBase,
+    WindowsResourcesBase,
+    WindowsStorageBase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,10 +30,10 @@ class WindowsDeviceIDType(OpenEnum):
     CLASS = "class"
 
 
-class WindowsDevice(Model):
+class WindowsDevice(WindowsDeviceBase):
     """A device that the container can use (config-windows.md#devices)."""
 
-    SECTION: ClassVar = "config-windows.md#devices"
+    SECTION: ClassVar[str] = "config-windows.md#devices"
 
     id: str
     """The device."""
@@ -30,19 +41,19 @@ class WindowsDevice(Model):
     """How it is named: a device interface class GUID."""
 
 
-class WindowsMemory(Model):
+class WindowsMemory(WindowsMemoryBase):
     """Memory of a Windows container (config-windows.md#memory)."""
 
-    SECTION: ClassVar = "config-windows.md#memory"
+    SECTION: ClassVar[str] = "config-windows.md#memory"
 
     limit: Uint64 | None = None
     """Unit: bytes. Default: no limit."""
 
 
-class WindowsCPUGroupAffinity(Model):
+class WindowsCPUGroupAffinity(WindowsCPUGroupAffinityBase):
     """CPUs of one processor group (config-windows.md#cpu)."""
 
-    SECTION: ClassVar = "config-windows.md#cpu"
+    SECTION: ClassVar[str] = "config-windows.md#cpu"
 
     mask: Uint64
     """One bit for each CPU of the group."""
@@ -50,10 +61,10 @@ class WindowsCPUGroupAffinity(Model):
     """The processor group."""
 
 
-class WindowsCPU(Model):
+class WindowsCPU(WindowsCPUBase):
     """CPU time of a Windows container; count, shares and maximum exclude each other (config-windows.md#cpu)."""
 
-    SECTION: ClassVar = "config-windows.md#cpu"
+    SECTION: ClassVar[str] = "config-windows.md#cpu"
 
     count: Uint64 | None = None
     """Number of CPUs. Default: no limit."""
@@ -65,10 +76,10 @@ class WindowsCPU(Model):
     """CPUs to run on. Default: all."""
 
 
-class WindowsStorage(Model):
+class WindowsStorage(WindowsStorageBase):
     """The system drive of a Windows container (config-windows.md#storage)."""
 
-    SECTION: ClassVar = "config-windows.md#storage"
+    SECTION: ClassVar[str] = "config-windows.md#storage"
 
     iops: Uint64 | None = None
     """Unit: operations per second. Default: no limit."""
@@ -78,10 +89,10 @@ class WindowsStorage(Model):
     """Size at least. Unit: bytes. Default: the platform's."""
 
 
-class WindowsResources(Model):
+class WindowsResources(WindowsResourcesBase):
     """Limits of a Windows container (config-windows.md#resources)."""
 
-    SECTION: ClassVar = "config-windows.md#resources"
+    SECTION: ClassVar[str] = "config-windows.md#resources"
 
     memory: WindowsMemory | None = None
     """Memory (config-windows.md#memory)."""
@@ -91,11 +102,13 @@ class WindowsResources(Model):
     """The system drive (config-windows.md#storage)."""
 
 
-class WindowsNetwork(Model):
+class WindowsNetwork(WindowsNetworkBase):
     """Network of a Windows container (config-windows.md#network)."""
 
-    SECTION: ClassVar = "config-windows.md#network"
-    KEYS: ClassVar = FrozenMap({"allow_unqualified_dns_query": "allowUnqualifiedDNSQuery", "dns_search_list": "DNSSearchList"})
+    SECTION: ClassVar[str] = "config-windows.md#network"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap(
+        {"allow_unqualified_dns_query": "allowUnqualifiedDNSQuery", "dns_search_list": "DNSSearchList"}
+    )
 
     endpoint_list: tuple[str, ...] | None = None
     """Endpoints of the Host Network Service to connect to. Default: none."""
@@ -109,20 +122,20 @@ class WindowsNetwork(Model):
     """Network namespace; excludes the other members. Default: none."""
 
 
-class WindowsHyperV(Model):
+class WindowsHyperV(WindowsHyperVBase):
     """Hyper-V isolation (config-windows.md#hyperv)."""
 
-    SECTION: ClassVar = "config-windows.md#hyperv"
-    KEYS: ClassVar = FrozenMap({"utility_vm_path": "utilityVMPath"})
+    SECTION: ClassVar[str] = "config-windows.md#hyperv"
+    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"utility_vm_path": "utilityVMPath"})
 
     utility_vm_path: str | None = None
     """Image of the utility VM. Default: looked for in the layers."""
 
 
-class Windows(Model):
+class Windows(WindowsBase):
     """The Windows part of a config (config-windows.md#windows-specific-container-configuration)."""
 
-    SECTION: ClassVar = "config-windows.md#windows-specific-container-configuration"
+    SECTION: ClassVar[str] = "config-windows.md#windows-specific-container-configuration"
 
     layer_folders: tuple[str, ...]
     """Layers, topmost first and the scratch space last; at least one (config-windows.md#layerfolders)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .base import Model, OpenEnum
+from .base import OpenEnum
+from .bases import ZOSBase, ZOSNamespaceBase
 
 
 class ZOSNamespaceType(OpenEnum):
@@ -16,10 +17,10 @@ class ZOSNamespaceType(OpenEnum):
     IPC = "ipc"
 
 
-class ZOSNamespace(Model):
+class ZOSNamespace(ZOSNamespaceBase):
     """A namespace of the container (config-zos.md#namespaces)."""
 
-    SECTION: ClassVar = "config-zos.md#namespaces"
+    SECTION: ClassVar[str] = "config-zos.md#namespaces"
 
     type: ZOSNamespaceType
     """Each type may come once."""
@@ -27,10 +28,10 @@ class ZOSNamespace(Model):
     """Absolute path of an existing namespace to join. Default: a new one."""
 
 
-class ZOS(Model):
+class ZOS(ZOSBase):
     """The z/OS part of a config (config-zos.md#zos-container-configuration)."""
 
-    SECTION: ClassVar = "config-zos.md#zos-container-configuration"
+    SECTION: ClassVar[str] = "config-zos.md#zos-container-configuration"
 
     namespaces: tuple[ZOSNamespace, ...] | None = None
     """Namespaces of the container, each type once. Default: all of the runtime (config-zos.md#namespaces)."""
