@@ -64,7 +64,7 @@ _FLAGS: Final = {f"SECCOMP_FILTER_FLAG_{name}": bit for name, bit in _FLAG_BITS.
 _TSYNC, _TSYNC_ESRCH, _WAIT_KILLABLE_RECV = 1 << 0, 1 << 4, 1 << 5
 
 # Between loading the filter and handing the listener out the init itself makes these calls: nobody could answer a notification.
-_HANDSHAKE: Final = frozenset({"sendmsg", "write"})
+_HANDSHAKE: Final = frozenset({"sendmsg", "read"})
 
 # AUDIT_ARCH_* of linux/audit.h, which are libseccomp's tokens too (x32's is libseccomp's own: the kernel says x86_64 for it).
 _TOKEN_TABLE: Final = """

@@ -68,6 +68,7 @@ class StateDocument(TypedDict, total=False):
     annotations: dict[str, str]
     cgroups: list[str]
     undo: list[list[str]]
+    listener: list[str]
     namespaces: int
     steps: list[list[object]]
     total: int
@@ -89,14 +90,19 @@ class State(NamedTuple):
     exit_code: int | None = None
     rootfs: str = ""
 
-    def to_dict(self) -> dict[str, object]:
-        """The state document: the spec's members, and createdAt, startedAt, finishedAt, exitCode and rootfs beside them."""
+    def to_oci(self) -> dict[str, object]:
+        """The state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
         document: dict[str, object] = {"ociVersion": self.oci_version, "id": self.id, "status": str(self.status)}
         if self.pid:
             document["pid"] = self.pid
         document["bundle"] = self.bundle
         if self.annotations:
             document["annotations"] = dict(self.annotations)
+        return document
+
+    def to_dict(self) -> dict[str, object]:
+        """The state document: the spec's members, and createdAt, startedAt, finishedAt, exitCode and rootfs beside them."""
+        document = self.to_oci()
         if self.rootfs:
             document["rootfs"] = self.rootfs
         times = (("createdAt", self.created_at), ("startedAt", self.started_at), ("finishedAt", self.finished_at))

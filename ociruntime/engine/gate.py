@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from .launch import Message, receive
-
 NAME: Final = "start.sock"
 
 
@@ -37,13 +35,17 @@ def listen(directory: Path) -> socket.socket:
     return listener
 
 
-def knock(directory: Path) -> Message | None:
-    """Open the gate and follow the init until it is the process; gives its report when a step failed.
+def knock(directory: Path) -> socket.socket:
+    """Open the gate; gives the connection over which the init reports until it is the process.
 
     Raises:
         ConnectionRefusedError, FileNotFoundError: nobody waits at the gate.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as peer:
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
         with _address(directory) as address:
             peer.connect(address)
-        return receive(peer)
+    except BaseException:
+        peer.close()
+        raise
+    return peer

@@ -49,6 +49,8 @@ class Init:
         self.pid = pid
         self.pidfd = pidfd
         self.control = control
+        self.files: dict[str, int] = {}
+        """Descriptors that it handed out, by the operation that did; closed with it."""
 
     @classmethod
     def launch(
@@ -108,6 +110,9 @@ class Init:
 
     def close(self) -> None:
         self.control.close()
+        for fd in self.files.values():
+            os.close(fd)
+        self.files.clear()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import StepError
-from ..plan.ops import Report, Sync
+from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
 from . import undo
 from .causes import explain_errno
@@ -25,7 +25,8 @@ _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 class Performance:
     """One plan on its way: `begin` brings it to the point where the state must be written, `finish` to its end.
 
-    When either raises, everything that this performance made is gone again.
+    When either raises, everything that this performance made is gone again. A descriptor that the init hands out goes to the
+    receiver of its operation, who owns it from then on; without one it stays with the init.
     """
 
     def __init__(
@@ -38,14 +39,14 @@ class Performance:
         preserve: int = 0,
         cache: Path | None = None,
         parents: undo.Record = (),
-        on_console: Callable[[int], None] | None = None,
+        receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
     ) -> None:
         self.plan = plan
         self._stdio = stdio
         self._given = {"gate": gate, "pidfd": pidfd}
         self._preserve = preserve
         self._cache = cache
-        self._on_console = on_console
+        self._receivers = receivers or {}
         self._made = list(parents)
         self._at = 0
         self.init: Init | None = None
@@ -98,10 +99,14 @@ class Performance:
         elif message.kind is Report.FORKED:
             init.follow(message.fd)
             init.go()
-        elif message.kind is Report.FD and self._on_console:
-            self._on_console(message.fd)
-        elif message.fd >= 0:
-            os.close(message.fd)
+        elif message.kind is Report.FD:
+            op = self.plan.steps[message.step - 1].op
+            if op in self._receivers:
+                self._receivers[op](init, message.fd)
+            else:
+                init.files[op] = message.fd
+            if op in WAITING:
+                init.go()
 
     def _vanished(self) -> StepError:
         step = self.plan.steps[self._at]

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle import Bundle
-from ..engine import console, undo
+from ..engine import handover, undo
 from ..engine.gate import listen
 from ..engine.perform import Performance
 from ..errors import OCIRuntimeWarning, UnsupportedError
-from ..state import Entry, StateDocument, StateStore, Status, start_time
+from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
+from .agent import send
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
+    from ..engine.launch import Init
     from ..plan.cgroups import Manager
+    from ..spec import RuntimeSpec
 
 StrPath = str | os.PathLike[str]
 
@@ -77,6 +81,7 @@ def create(
             listener = listen(entry.path)
             names = [step.op for step in plan.steps]
             after = names.index("gate") + 1
+            document["listener"] = listener_of(opened.spec)
             document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
         performance = Performance(
             plan,
@@ -85,7 +90,7 @@ def create(
             preserve=preserve_fds,
             parents=parents,
             cache=store.root / ".seccomp",
-            on_console=(lambda fd: console.send(fd, console_socket)) if console_socket is not None else None,
+            receivers=receivers(opened.spec, document, console_socket),
         )
         init = performance.begin()
         document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
@@ -109,6 +114,26 @@ def create(
     pidfd = os.dup(init.pidfd)
     init.close()
     return entry, pidfd
+
+
+def listener_of(spec: RuntimeSpec) -> list[str]:
+    """The seccomp agent's socket and the metadata for it, both empty where there is none."""
+    seccomp = spec.linux.seccomp if spec.linux else None
+    return [seccomp.listener_path or "", seccomp.listener_metadata or ""] if seccomp else ["", ""]
+
+
+def receivers(spec: RuntimeSpec, document: StateDocument, console_socket: StrPath | None) -> dict[str, Callable[[Init, int], None]]:
+    """Who gets the descriptors that the init hands out."""
+
+    def to_agent(init: Init, fd: int) -> None:
+        path, metadata = listener_of(spec)
+        state = state_of(document)
+        send(fd, path, metadata, state._replace(pid=state.pid or init.pid), init.pid)
+
+    found: dict[str, Callable[[Init, int], None]] = {"handout": to_agent}
+    if console_socket is not None:
+        found["console"] = lambda init, fd: handover.send(fd, console_socket)
+    return found
 
 
 def write_pid_file(path: Path, pid: int) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine import console
 from ..engine.perform import Performance
 from ..errors import OCIRuntimeWarning, WrongStatus
 from ..host import Host
@@ -16,7 +15,7 @@ from ..plan.compile import compile_exec
 from ..process import Process as Child
 from ..process import exec_process
 from ..state import Entry, Status
-from .create import StrPath, write_pid_file
+from .create import StrPath, receivers, write_pid_file
 from .status import current, first_process
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def execute(
             pidfd=pidfd,
             preserve=preserve_fds,
             cache=entry.path.parent / ".seccomp",
-            on_console=(lambda fd: console.send(fd, console_socket)) if console_socket is not None else None,
+            receivers=receivers(spec, document, console_socket),
         )
         init = performance.begin()
         try:

@@ -6,11 +6,13 @@ import os
 import time
 
 from ..engine.gate import knock
+from ..engine.launch import receive
 from ..engine.perform import make_error
 from ..engine.processes import wait
-from ..errors import WrongStatus
+from ..errors import UnsupportedError, WrongStatus
 from ..plan.ops import Report
-from ..state import Entry, StateDocument, Status
+from ..state import Entry, StateDocument, Status, state_of
+from .agent import send
 from .status import allowed, first_process
 
 _LAST_BREATH = 5.0
@@ -37,11 +39,20 @@ def _wait_gone(document: StateDocument, own: int) -> None:
 
 
 def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
-    """Open the gate; gives the step that failed, if one did."""
+    """Open the gate and follow the init until it is the process; gives the step that failed, if one did."""
     try:
-        message = knock(entry.path)
+        peer = knock(entry.path)
     except (ConnectionRefusedError, FileNotFoundError):
         raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
+    with peer:
+        while (message := receive(peer)) is not None and message.kind is Report.FD:
+            path, metadata = document["listener"]
+            try:
+                state = state_of(document)
+                send(message.fd, path, metadata, state, state.pid)
+            except UnsupportedError as error:
+                return error  # and the end of the connection ends the init
+            peer.send(b"\0")
     if message is None:
         return None
     if message.kind is not Report.ERROR:

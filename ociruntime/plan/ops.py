@@ -39,7 +39,11 @@ class Report(IntEnum):
     FORKED = 3
     """The rest runs in a new process, whose pidfd comes along."""
     FD = 4
-    """The descriptor that comes along is what the step was asked to hand out; for a `handout` step the init waits for one byte."""
+    """The descriptor that comes along is what the step was asked to hand out (see `WAITING`)."""
+
+
+WAITING: Final = frozenset({"handout"})
+"""Operations that hand a descriptor out and wait for one byte: what comes next may need that somebody has it."""
 
 
 class Sync(IntEnum):

@@ -194,7 +194,7 @@ for number in range(rounds):
         reports.append(message.kind)
         if message.kind is Report.FORKED: init.follow(message.fd)
         elif message.fd >= 0: os.close(message.fd)
-        if message.kind in (Report.SYNC, Report.FORKED):
+        if message.kind in (Report.SYNC, Report.FORKED, Report.FD):
             try: init.go()
             except BrokenPipeError: pass
     info = os.waitid(os.P_PIDFD, init.pidfd, os.WEXITED)

@@ -143,11 +143,15 @@ def test_memory_policy(inside: Inside) -> None:
 def test_the_session_keyring_is_its_own(inside: Inside) -> None:
     if not oci.Host.probe().keyrings:
         pytest.skip("this kernel has no keyrings")
-    command = "cat /proc/keys"  # shows what the process possesses; a session keyring is called _ses when it has no name
-    seen = [inside(command, linux={"maskedPaths": []}).splitlines() for _ in range(2)]
-    first, second = ([line.split()[0] for line in lines if line.split()[8].startswith("_ses")] for lines in seen)
-    assert len(first) == len(second) == 1
-    assert first != second
+
+    def keyrings(lines: str) -> set[str]:
+        return {line.split()[0] for line in lines.splitlines() if line.split()[8].startswith("_ses")}
+
+    before = keyrings(Path("/proc/keys").read_text())
+    # As another user, who sees no session keyring of root's and the one that it possesses.
+    seen = keyrings(inside("cat /proc/keys", {"user": {"uid": 31337, "gid": 31337}}, {"maskedPaths": []}))
+    assert len(seen) == 1
+    assert not seen & before
 
 
 def test_cwd_is_made_and_checked(inside: Inside) -> None:

@@ -81,7 +81,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (profile(call("ALLOW", "read", args=(arg(value_two=-1),))), "syscalls[0].args[0].valueTwo", "64-bit"),
         (profile(call("NOTIFY", "mkdir")), "syscalls[0].action", "needs listenerPath"),
         (profile(call("NOTIFY", "mkdir", "sendmsg"), listener_path="/s"), "syscalls[0].names", "cannot be used for sendmsg"),
-        (profile(call("NOTIFY", "write"), listener_path="/s"), "syscalls[0].names", "cannot be used for write"),
+        (profile(call("NOTIFY", "read"), listener_path="/s"), "syscalls[0].names", "cannot be used for read"),
     ],
 )
 def test_a_profile_that_means_nothing_is_refused_with_its_place(bad: Seccomp, path: str, words: str) -> None:

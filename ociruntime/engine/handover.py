@@ -1,0 +1,17 @@
+"""Handing a descriptor over a Unix socket: the master of a terminal as runc does, the listener of a filter as the spec has it."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def send(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -> None:
+    """Send a descriptor, which is closed here, with a message to whoever listens on a Unix socket. Raises OSError."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
+            peer.connect(os.fspath(path))
+            sent = socket.send_fds(peer, [message], [fd])
+            peer.sendall(message[sent:])
+    finally:
+        os.close(fd)
