@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
     from .state import Status as Status
+    from .supported import features as features
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ _MODULES = {
     "sif": "SifImage build_sif",
     "spec": "RuntimeSpec",
     "state": "State Status",
+    "supported": "features",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

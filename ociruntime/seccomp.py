@@ -45,7 +45,7 @@ _SECTION: Final = "config-linux.md#seccomp"
 _PATH: Final = "$.linux.seccomp"
 
 _ALLOW, _LOG, _TRACE, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x7FFC0000, 0x7FF00000, 0x00050000, 0x80000000
-_ACTIONS: Final = {
+ACTIONS: Final = {
     "SCMP_ACT_KILL": 0,  # another name for KILL_THREAD
     "SCMP_ACT_KILL_THREAD": 0,
     "SCMP_ACT_KILL_PROCESS": _KILL_PROCESS,
@@ -58,9 +58,9 @@ _ACTIONS: Final = {
 }
 _ERRNO_LIMITS: Final = {"SCMP_ACT_ERRNO": 4094, "SCMP_ACT_TRACE": 0xFFFF}  # what libseccomp takes; the kernel says 4095
 _ENOSYS: Final = _ERRNO | errno.ENOSYS
-_OPERATORS: Final = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
+OPERATORS: Final = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 _FLAG_BITS: Final = {"TSYNC": 1 << 0, "LOG": 1 << 1, "SPEC_ALLOW": 1 << 2, "WAIT_KILLABLE_RECV": 1 << 5}
-_FLAGS: Final = {f"SECCOMP_FILTER_FLAG_{name}": bit for name, bit in _FLAG_BITS.items()}
+FLAGS: Final = {f"SECCOMP_FILTER_FLAG_{name}": bit for name, bit in _FLAG_BITS.items()}
 _TSYNC, _TSYNC_ESRCH, _WAIT_KILLABLE_RECV = 1 << 0, 1 << 4, 1 << 5
 
 # Between loading the filter and handing the listener out the init itself makes these calls: nobody could answer a notification.
@@ -72,7 +72,9 @@ _TOKEN_TABLE: Final = """
     MIPS=8 MIPS64=80000008 MIPS64N32=A0000008 MIPSEL=40000008 MIPSEL64=C0000008 MIPSEL64N32=E0000008 PARISC=F PARISC64=8000000F
     PPC=14 PPC64=80000015 PPC64LE=C0000015 RISCV64=C00000F3 S390=16 S390X=80000016 SH=4000002A SHEB=2A
 """
-_TOKENS: Final = {f"SCMP_ARCH_{name}": int(token, 16) for name, _, token in (item.partition("=") for item in _TOKEN_TABLE.split())}
+ARCHITECTURES: Final = {
+    f"SCMP_ARCH_{name}": int(token, 16) for name, _, token in (item.partition("=") for item in _TOKEN_TABLE.split())
+}
 _LITTLE_ENDIAN, _WIDE = 0x40000000, 0x80000000  # in a token
 _LOW_32, _ALL_64, _ACTION = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 0xFFFF0000
 _X32_BIT: Final = 0x40000000
@@ -210,7 +212,7 @@ def unknown_syscalls(profile: Seccomp) -> tuple[str, ...]:
 
 def _flags(profile: Seccomp) -> tuple[int, bool]:
     listener = any(call.action == "SCMP_ACT_NOTIFY" for call in profile.syscalls or ())
-    flags = sum(_FLAGS[name] for name in set(profile.flags or ()))
+    flags = sum(FLAGS[name] for name in set(profile.flags or ()))
     if not listener:
         flags &= ~_WAIT_KILLABLE_RECV  # says how notifications are received: without any the kernel answers EINVAL
     elif flags & _TSYNC:
@@ -219,7 +221,7 @@ def _flags(profile: Seccomp) -> tuple[int, bool]:
 
 
 def _action(action: str, errno_ret: int | None) -> int:
-    value = _ACTIONS[action]
+    value = ACTIONS[action]
     if action in _ERRNO_LIMITS:
         value |= errno.EPERM if errno_ret is None else errno_ret
     return value
@@ -232,7 +234,7 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
         return Problem(f"{_PATH}.{where}", message, _SECTION)
 
     def action_problems(where: str, key: str, action: str, errno_ret: int | None) -> Iterator[Problem]:
-        if action not in _ACTIONS:
+        if action not in ACTIONS:
             yield problem(f"{where}{key}", f"{str(action)!r} is no seccomp action")
         elif errno_ret is not None:
             field = f"{where}{'errnoRet' if key == 'action' else 'defaultErrnoRet'}"
@@ -246,11 +248,11 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
     if profile.default_action == "SCMP_ACT_NOTIFY":
         yield problem("defaultAction", "SCMP_ACT_NOTIFY cannot be the default: handing the listener out would wait for it")
     for i, arch in enumerate(profile.architectures or ()):
-        if arch not in _TOKENS:
+        if arch not in ARCHITECTURES:
             yield problem(f"architectures[{i}]", f"{str(arch)!r} is no architecture that libseccomp knows")
     for i, flag in enumerate(profile.flags or ()):
-        if flag not in _FLAGS:
-            yield problem(f"flags[{i}]", f"{str(flag)!r} is no flag of seccomp(2); known are {', '.join(_FLAGS)}")
+        if flag not in FLAGS:
+            yield problem(f"flags[{i}]", f"{str(flag)!r} is no flag of seccomp(2); known are {', '.join(FLAGS)}")
     for i, call in enumerate(profile.syscalls or ()):
         where = f"syscalls[{i}]."
         yield from action_problems(where, "action", call.action, call.errno_ret)
@@ -265,7 +267,7 @@ def _problems(profile: Seccomp) -> Iterator[Problem]:
             field = f"{where}args[{j}]."
             if not 0 <= arg.index <= 5:
                 yield problem(f"{field}index", f"{arg.index} is outside 0..5: a system call has six arguments")
-            if arg.op not in _OPERATORS:
+            if arg.op not in OPERATORS:
                 yield problem(f"{field}op", f"{str(arg.op)!r} is no operator")
             for key, value in (("value", arg.value), ("valueTwo", arg.value_two or 0)):
                 if not 0 <= value < 1 << 64:
@@ -311,10 +313,10 @@ def _abis(profile: Seccomp, machine: str, native: int) -> tuple[str, ...]:
     abis = architectures_of(machine)
     if not abis:
         raise UnsupportedError(f"no seccomp filter for the machine {machine!r}: libseccomp does not know it")
-    if bool(_TOKENS[abis[0]] & _LITTLE_ENDIAN) != (sys.byteorder == "little"):  # libseccomp mixes the orders up
+    if bool(ARCHITECTURES[abis[0]] & _LITTLE_ENDIAN) != (sys.byteorder == "little"):  # libseccomp mixes the orders up
         raise UnsupportedError(f"no seccomp filter for {machine!r} can be made here: its byte order is another")
     asked = profile.architectures or ()
-    return tuple(abi for i, abi in enumerate(abis) if i == 0 or abi in asked or _TOKENS[abi] == native)
+    return tuple(abi for i, abi in enumerate(abis) if i == 0 or abi in asked or ARCHITECTURES[abi] == native)
 
 
 def _compile(profile: Seccomp, machine: str) -> bytes:
@@ -342,14 +344,14 @@ def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default:
         doing = "leaving no_new_privs alone"
         made.set_attr(lib.Attr.CTL_NNP, 0)
         native = lib.system_arch()
-        if native not in {_TOKENS[abi] for abi in abis}:  # a filter for another machine
+        if native not in {ARCHITECTURES[abi] for abi in abis}:  # a filter for another machine
             made.remove_arch(native)
         for abi in abis:
-            if _TOKENS[abi] != native:
+            if ARCHITECTURES[abi] != native:
                 doing = abi
-                made.add_arch(_TOKENS[abi])
+                made.add_arch(ARCHITECTURES[abi])
         known = [(rule, number) for rule in rules if not rule.conditions and (number := lib.resolve_syscall(0, rule.name)) != -1]
-        if all(any(lib.resolve_syscall(_TOKENS[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
+        if all(any(lib.resolve_syscall(ARCHITECTURES[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
             doing = "the binary tree (libseccomp >= 2.5)"
             made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # not for an architecture without any rule: 2.5 makes a wrong tree of it
         for rule, number in known:
@@ -370,7 +372,7 @@ def _number(lib: ModuleType, abi: str, name: str) -> int:
         return (
             NEWER[name] + _BASES.get(abi.removeprefix("SCMP_ARCH_"), 0) if name in NEWER else _NEWER_HERE.get(abi, {}).get(name, -1)
         )
-    number: int = lib.resolve_syscall(_TOKENS[abi], name)
+    number: int = lib.resolve_syscall(ARCHITECTURES[abi], name)
     return _direct(abi).get(name, number) if number < 0 else number
 
 
@@ -380,7 +382,7 @@ def _direct(abi: str) -> dict[str, int]:
     lib, found = _libseccomp(), {}
     for number in range(512):
         with contextlib.suppress(ValueError):
-            found[lib.resolve_syscall(_TOKENS[abi], number).decode()] = number
+            found[lib.resolve_syscall(ARCHITECTURES[abi], number).decode()] = number
     return {name: found[name] for calls in _MULTIPLEXED.values() for name in calls if name in found}
 
 
@@ -444,7 +446,7 @@ def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: l
     kernel_abis = [abi for abi in abis if abi != "SCMP_ARCH_X32"]
     for abi in kernel_abis:
         skip = out.fresh()
-        out.emit(out.JEQ, _TOKENS[abi], "", skip)
+        out.emit(out.JEQ, ARCHITECTURES[abi], "", skip)
         out.emit(out.JA, abi)
         out.label(skip)
     out.emit(out.JA, "filter")
@@ -461,12 +463,12 @@ def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: l
         _abi_prologue(out, lib, profile, abi, rules, default)
         out.emit(out.JA, "filter")
     out.label("filter")
-    return out.assemble(bool(_TOKENS[abis[0]] & _LITTLE_ENDIAN))
+    return out.assemble(bool(ARCHITECTURES[abis[0]] & _LITTLE_ENDIAN))
 
 
 def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, rules: list[_Rule], default: int) -> None:
     """The part of the prologue for one ABI, entered with the number of the system call loaded; falls through to the filter."""
-    token = _TOKENS[abi]
+    token = ARCHITECTURES[abi]
     wide = bool(token & _WIDE) or abi == "SCMP_ARCH_X32"
     own = sorted(_own_rules(lib, abi, rules).items())
     done = out.fresh()

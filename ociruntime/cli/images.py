@@ -1,12 +1,10 @@
-"""Images and bundles, and what would be done with them: mount, umount, spec, plan, sif."""
+"""Images and bundles, and what would be done with them: mount, umount, plan, sif."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Final
 
 import ociruntime as oci
@@ -46,13 +44,6 @@ def umount(o: argparse.Namespace) -> None:
     oci.Bundle.load(o.bundle).umount()
 
 
-def spec(o: argparse.Namespace) -> None:
-    path = Path(o.bundle, "config.json")
-    if path.exists():
-        raise FileExistsError(17, os.strerror(17), str(path))
-    oci.RuntimeSpec.default().save(path)
-
-
 def plan(o: argparse.Namespace) -> None:
     made = oci.Bundle.load(o.bundle).plan(cgroup_manager=o.cgroup_manager)
     sys.stdout.write(made.to_json(indent=2) + "\n" if o.json else made.explain())
@@ -66,7 +57,6 @@ def sif(o: argparse.Namespace) -> None:
 VERBS: Final = {
     "mount": Verb(mount, "make a bundle of a SIF image", _mount),
     "umount": Verb(umount, "undo mount: unmount the image and remove the bundle", _umount),
-    "spec": Verb(spec, "write the default config.json", bundle_argument),
     "plan": Verb(plan, "print what creating and starting a container takes, without doing it", _plan),
     "sif": Verb(sif, "show what is in a SIF file", _sif),
 }

@@ -10,7 +10,8 @@ from .. import __version__
 from .common import Parser, Verb
 
 _MODULES: Final = {
-    "images": "mount umount spec plan sif",
+    "images": "mount umount plan sif",
+    "model": "spec validate features",
     "lifecycle": "create start run state kill delete",
     "processes": "exec ps",
     "resources": "pause resume",

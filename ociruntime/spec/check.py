@@ -73,18 +73,13 @@ def shape_of(cls: type[Model], document: Json) -> tuple[Problem, ...]:
 
 def problems(spec: RuntimeSpec, host: HostLike | None = None) -> tuple[Problem, ...]:
     """See `RuntimeSpec.problems`."""
-    from .rules import rules
-
-    found = [*shape(spec), *rules(spec)]
-    if host is not None:
-        from .rules_host import host_rules
-
-        found += host_rules(spec, host)
-    return tuple(found)
+    return (*shape(spec), *_beyond_shape(spec, host))
 
 
-def check(cls: type[Model], source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[Problem, ...]:
-    """See `Model.check`."""
+def check(
+    cls: type[Model], source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None = None
+) -> tuple[Problem, ...]:
+    """See `Model.check` and `RuntimeSpec.check`."""
     from .config import RuntimeSpec
 
     try:
@@ -96,14 +91,32 @@ def check(cls: type[Model], source: str | os.PathLike[str] | bytes | Mapping[str
     wrong = explain(cls, document)
     found += [problem for problem in wrong if problem.path not in places]
     if not wrong and issubclass(cls, RuntimeSpec):
-        from .rules import rules
-
-        found += rules(structure(cls, document))
+        found += _beyond_shape(structure(cls, document), host)
     return tuple(found)
+
+
+def _beyond_shape(spec: RuntimeSpec, host: HostLike | None) -> list[Problem]:
+    from .rules import rules
+
+    found = rules(spec)
+    if host is not None:
+        from .rules_host import host_rules
+
+        found += host_rules(spec, host)
+    return found
 
 
 _TOLERATED: Final = {"$.linux.rootfsPropagation": ("rprivate", "rshared", "rslave", "runbindable")}
 """Values that the schema does not have and that engines send and runtimes take."""
+
+
+_KINDS: Final = {
+    "object": "an object",
+    "array": "an array",
+    "string": "a string",
+    "integer": "an integer",
+    "boolean": "true or false",
+}
 
 
 def _problem(cls: type[Model], error: Any) -> Problem:
@@ -126,7 +139,7 @@ def _problem(cls: type[Model], error: Any) -> Problem:
     if error.validator == "enum" and error.instance in _TOLERATED.get(path, ()):
         return Problem(path, f"{error.instance!r} is none of {', '.join(limit)}, though runtimes take it", section, "warning")
     messages: dict[str, str] = {
-        "type": f"{limit} expected, not {shown(error.instance)}",
+        "type": f"{_KINDS.get(str(limit))} expected, not {shown(error.instance)}",
         "enum": f"{shown(error.instance)} is none of {', '.join(map(str, limit if error.validator == 'enum' else ()))}",
         "pattern": f"{shown(error.instance)} does not match {limit}",
         "minimum": f"{error.instance} is less than {limit}",

@@ -101,6 +101,15 @@ class RuntimeSpec(RuntimeSpecBase):
 
     # ---- checking ----
 
+    @classmethod
+    def check(
+        cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None = None
+    ) -> tuple[Problem, ...]:
+        """Everything wrong with a document that may not even load: as `problems`. Raises OSError: the file cannot be read."""
+        from .check import check
+
+        return check(cls, source, host)
+
     def problems(self, host: HostLike | None = None) -> tuple[Problem, ...]:
         """Everything wrong with the config, errors and warnings: shape, rules and, with a host, what that one cannot do."""
         from .check import problems

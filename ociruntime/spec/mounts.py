@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from .base import FrozenMap
 from .bases import IDMappingBase, MountBase, RootBase
 
 if TYPE_CHECKING:
     from .scalars import Uint32
+
+MOUNT_OPTIONS: Final = tuple(
+    """
+    acl async atime bind defaults dev diratime dirsync exec idmap iversion lazytime loud mand noacl noatime nodev nodiratime
+    noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime
+    relatime remount rexec ridmap rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro
+    rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime
+    suid symfollow sync tmpcopyup unbindable
+""".split()
+)
+"""The options that the text names (config.md#linux-mount-options); any other goes to the filesystem."""
 
 
 class Root(RootBase):

@@ -1,0 +1,221 @@
+"""`features`: what this runtime supports, as the document that features.md describes.
+
+Nothing here is a list that somebody must keep. Each feature is tried: a config that asks for it is compiled for a host that has
+everything, and what the compiler does not refuse is supported. Values of tables that are looked up later, as those of seccomp, are
+read from these tables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from . import __version__, seccomp
+from .errors import SpecError, UnsupportedError
+from .host import Hierarchy, Host
+from .plan.capabilities import CAPABILITIES
+from .plan.compile import compile_create
+from .spec import (
+    CgroupFeatures,
+    EnabledFeature,
+    Features,
+    Hook,
+    Hooks,
+    IDMapping,
+    IntelRdtFeatures,
+    Json,
+    LinuxFeatures,
+    MemoryPolicyFeatures,
+    MemoryPolicyFlag,
+    MemoryPolicyMode,
+    Mount,
+    MountExtensions,
+    NamespaceType,
+    Process,
+    Root,
+    RuntimeSpec,
+    Seccomp,
+    SeccompAction,
+    SeccompArch,
+    SeccompFeatures,
+    SeccompFlag,
+    SeccompOperator,
+)
+from .spec.fields import fields_of
+from .spec.mounts import MOUNT_OPTIONS
+from .spec.rules_host import host_rules
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .plan.cgroups import Manager
+
+OLDEST, NEWEST = "1.0.0", "1.3.0"
+"""Versions of the runtime spec."""
+_CONTROLLERS: Final = "cpu cpuacct cpuset memory devices freezer blkio pids hugetlb rdma net_cls net_prio perf_event misc".split()
+_V1: Final = (*(Hierarchy(f"/sys/fs/cgroup/{name}", 1, frozenset({name})) for name in _CONTROLLERS),
+              Hierarchy("/sys/fs/cgroup/systemd", 1, frozenset({"name=systemd"})))  # fmt: skip
+_V2: Final = (Hierarchy("/sys/fs/cgroup", 2, frozenset("cpu cpuset memory io pids hugetlb rdma misc".split())),)
+_HOST: Final = Host(
+    kernel=(99, 0),
+    machine=os.uname().machine,
+    euid=0,
+    last_cap=len(CAPABILITIES) - 1,
+    hierarchies=_V2,
+    lsms=frozenset({"apparmor", "selinux"}),
+    resctrl="/sys/fs/resctrl",
+)
+_IDS: Final = (IDMapping(container_id=0, host_id=100000, size=65536),)
+_VFS: Final = frozenset("ro rw sync async dirsync lazytime nolazytime mand nomand".split())
+# The kernel takes these words for any filesystem, so they may well reach it.
+_ANNOTATIONS: Final = {"org.systemd.property.": ("CollectMode", "'inactive-or-failed'")}
+# Annotations that runtimes act on: a prefix, and one of its members with a value.
+
+
+def features() -> Features:
+    """What this runtime supports, whatever the host does; only ``seccomp.supportedFlags`` depends on the running kernel."""
+    return Features(
+        oci_version_min=OLDEST,
+        oci_version_max=NEWEST,
+        hooks=tuple(field.key for field in fields_of(Hooks).values() if _compiles(_with_hook(field.name))),
+        mount_options=tuple(option for option in MOUNT_OPTIONS if _knows_option(option)),
+        linux=_linux(),
+        annotations={"ociruntime.version": __version__},
+        potentially_unsafe_config_annotations=tuple(prefix for prefix in _ANNOTATIONS if _acts_on(prefix)),
+    )
+
+
+def _linux() -> LinuxFeatures:
+    return LinuxFeatures(
+        namespaces=tuple(kind for kind in NamespaceType if _compiles(_with_namespace(kind))),
+        capabilities=tuple(CAPABILITIES),
+        cgroup=_cgroup(),
+        seccomp=_seccomp(),
+        apparmor=EnabledFeature(enabled=_takes(process={"apparmorProfile": "profile"})),
+        selinux=EnabledFeature(enabled=_takes(process={"selinuxLabel": "label"}, linux={"mountLabel": "label"})),
+        memory_policy=_memory_policy(),
+        intel_rdt=IntelRdtFeatures(
+            enabled=_takes(linux={"intelRdt": {"closID": "class"}}),
+            schemata=_takes(linux={"intelRdt": {"closID": "class", "schemata": ["L3:0=f"]}}),
+            monitoring=_takes(linux={"intelRdt": {"closID": "class", "enableMonitoring": True}}),
+        ),
+        mount_extensions=MountExtensions(idmap=EnabledFeature(enabled=_compiles(_with_option("idmap")))),
+        net_devices=EnabledFeature(enabled=_takes(linux={"netDevices": {"eth0": {}}})),
+    )
+
+
+def _cgroup() -> CgroupFeatures:
+    limits = _base({"linux": {"resources": {"memory": {"limit": 1 << 30}, "pids": {"limit": 100}}}})
+    user = _with_namespace(NamespaceType.USER)
+    return CgroupFeatures(
+        v1=_compiles(limits, _HOST._replace(hierarchies=_V1)),
+        v2=_compiles(limits),
+        systemd=_compiles(limits, manager="systemd"),
+        systemd_user=_compiles(user, _HOST._replace(euid=1000), manager="systemd"),
+        rdma=_takes(linux={"resources": {"rdma": {"mlx5_1": {"hcaHandles": 1}}}}),
+    )
+
+
+def _seccomp() -> SeccompFeatures:
+    flags = tuple(map(SeccompFlag, seccomp.FLAGS))
+    here = Host.probe()
+    return SeccompFeatures(
+        enabled=_takes(linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}),
+        actions=tuple(SeccompAction(name) for name in seccomp.ACTIONS if _compiles(_with_action(name))),
+        operators=tuple(map(SeccompOperator, sorted(seccomp.OPERATORS))),
+        archs=tuple(map(SeccompArch, seccomp.ARCHITECTURES)),
+        known_flags=flags,
+        supported_flags=tuple(flag for flag in flags if not host_rules(_with_flag(flag), here)),
+    )
+
+
+def _memory_policy() -> MemoryPolicyFeatures:
+    def policy(mode: MemoryPolicyMode, *flags: MemoryPolicyFlag) -> RuntimeSpec:
+        nodes = None if mode in (MemoryPolicyMode.DEFAULT, MemoryPolicyMode.LOCAL) else "0"
+        return _base().at.linux.memory_policy.evolve(mode=mode, nodes=nodes, flags=flags or None)
+
+    return MemoryPolicyFeatures(
+        modes=tuple(mode for mode in MemoryPolicyMode if _compiles(policy(mode))),
+        flags=tuple(flag for flag in MemoryPolicyFlag if _compiles(policy(MemoryPolicyMode.BIND, flag))),
+    )
+
+
+# ---- trying ----
+
+
+def _compile(spec: RuntimeSpec, host: Host, manager: Manager = "cgroupfs") -> Plan:
+    return compile_create(spec, host, bundle="/bundle", manager=manager)
+
+
+def _compiles(spec: RuntimeSpec, host: Host = _HOST, manager: Manager = "cgroupfs") -> bool:
+    try:
+        _compile(spec, host, manager)
+    except (SpecError, UnsupportedError):
+        return False
+    return True
+
+
+def _takes(**members: Mapping[str, Json]) -> bool:
+    return _compiles(_base(members))
+
+
+def _base(members: Mapping[str, Mapping[str, Json]] | None = None) -> RuntimeSpec:
+    """A small config, with these parts of a JSON document laid over it."""
+    spec = RuntimeSpec(
+        oci_version=NEWEST,
+        process=Process(cwd="/", args=("sh",)),
+        root=Root(path="rootfs"),
+        mounts=(Mount(destination="/proc", type="proc", source="proc"),),
+    )
+    for kind in (NamespaceType.MOUNT, NamespaceType.PID, NamespaceType.NETWORK):
+        spec = spec.with_namespace(kind)
+    return spec.merge({name: dict(part) for name, part in (members or {}).items()})
+
+
+def _with_namespace(kind: NamespaceType) -> RuntimeSpec:
+    spec = _base().with_namespace(kind)
+    return spec.at.linux.evolve(uid_mappings=_IDS, gid_mappings=_IDS) if kind is NamespaceType.USER else spec
+
+
+def _with_hook(kind: str) -> RuntimeSpec:
+    return _base().evolve(hooks=Hooks(**{kind: (Hook(path="/bin/true"),)}))
+
+
+def _with_option(option: str) -> RuntimeSpec:
+    mount = Mount(destination="/x", type="tmpfs", source="tmpfs")
+    asking = mount.evolve(options=(option,))
+    if option in ("bind", "rbind"):
+        asking = asking.evolve(type="none", source="/source")
+    elif option in ("idmap", "ridmap"):
+        asking = asking.evolve(type="none", source="/source", options=("rbind", option), uid_mappings=_IDS, gid_mappings=_IDS)
+    return _base().at.mounts.append(mount, asking)  # the first is there for remount
+
+
+def _knows_option(option: str) -> bool:
+    """Whether an option is carried out, and does not go to the filesystem as a word of its own."""
+    try:
+        plan = _compile(_with_option(option), _HOST)
+    except (SpecError, UnsupportedError):
+        return False
+    return option in _VFS or not any(step.op == "fsconfig" and option in step.values for step in plan.steps)
+
+
+def _with_action(name: str) -> RuntimeSpec:
+    return _base({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+                                        "syscalls": [{"names": ["mount"], "action": name}]}}})  # fmt: skip
+
+
+def _with_flag(flag: str) -> RuntimeSpec:
+    profile = Seccomp(default_action=SeccompAction.ALLOW, flags=(SeccompFlag(flag),))
+    return _with_namespace(NamespaceType.USER).at.linux.seccomp.set(profile)
+
+
+def _acts_on(prefix: str) -> bool:
+    name, value = _ANNOTATIONS[prefix]
+    plans: list[Plan] = []
+    for given in (None, {prefix + name: value}):
+        try:
+            plans.append(_compile(_base().evolve(annotations=given), _HOST, "systemd"))
+        except UnsupportedError:
+            return False
+    return plans[0].steps != plans[1].steps

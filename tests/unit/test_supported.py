@@ -1,0 +1,122 @@
+"""The features document says what the code does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import cli, seccomp, supported
+from ociruntime.errors import UnsupportedError
+from ociruntime.plan.capabilities import CAPABILITIES
+from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
+from ociruntime.spec.mounts import MOUNT_OPTIONS
+
+
+def test_the_document_is_one() -> None:
+    made = oci.features()
+    assert made.validate() == ()
+    assert Features.check(made.to_json().encode()) == ()
+    assert Features.loads(made.to_json()) == made == oci.features()
+    for version in (made.oci_version_min, made.oci_version_max):
+        assert oci.RuntimeSpec.default().evolve(oci_version=version).validate() == ()
+
+
+def test_it_claims_nothing_that_the_model_does_not_know() -> None:
+    made = oci.features()
+    assert made.linux is not None
+    assert made.linux.seccomp is not None
+    assert set(made.mount_options or ()) <= set(MOUNT_OPTIONS)
+    assert set(made.linux.capabilities or ()) == set(CAPABILITIES) == {member.value for member in Capability}
+    for values in (made.linux.namespaces, made.linux.seccomp.actions, made.linux.seccomp.archs, made.linux.seccomp.known_flags):
+        assert values
+        assert all(value.known for value in values)
+
+
+def test_the_tables_of_seccomp_are_the_model_s() -> None:
+    """What the model knows, the compiler of filters knows: a name that one of them lacks would be refused or not be offered."""
+    assert set(seccomp.ACTIONS) == {member.value for member in SeccompAction}
+    assert set(seccomp.OPERATORS) == {member.value for member in SeccompOperator}
+    assert set(seccomp.FLAGS) == {member.value for member in SeccompFlag}
+    assert set(seccomp.ARCHITECTURES) == {member.value for member in SeccompArch}
+
+
+def test_it_follows_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the compiler refuses is not claimed, and whatever it takes is."""
+    compiled = []
+
+    def refuse(spec: oci.RuntimeSpec, *args: object, **more: object) -> object:
+        compiled.append(spec)
+        raise UnsupportedError("nothing at all is supported")
+
+    monkeypatch.setattr(supported, "compile_create", refuse)
+    none = oci.features()
+    assert len(compiled) > 90
+    assert none.hooks == none.mount_options == none.potentially_unsafe_config_annotations == ()
+    assert none.linux is not None
+    assert none.linux.namespaces == ()
+    switches = json.dumps(none.linux.evolve(capabilities=None).to_dict())
+    assert "true" not in switches
+    assert '"modes": [], "flags": []' in switches
+
+    class Everything:
+        steps = ()
+
+    monkeypatch.setattr(supported, "compile_create", lambda *args, **more: Everything)
+    everything = oci.features()
+    assert everything.hooks == ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+    assert everything.mount_options == MOUNT_OPTIONS
+    assert everything.linux is not None
+    assert len(everything.linux.namespaces or ()) == 8
+    assert "false" not in everything.to_json()
+
+
+@pytest.mark.parametrize("option", ["ro", "rbind", "rnoatime", "rslave", "tmpcopyup"])
+def test_an_option_that_is_carried_out_is_claimed(option: str) -> None:
+    assert option in (oci.features().mount_options or ())
+
+
+def test_an_option_of_a_filesystem_is_not() -> None:
+    assert "acl" not in (oci.features().mount_options or ())
+
+
+# ---- the commands ----
+
+
+def test_features_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["features"]) == 0
+    assert Features.loads(capsys.readouterr().out) == oci.features()
+
+
+def test_spec_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["spec", "-b", str(tmp_path)]) == 0
+    spec = oci.RuntimeSpec.load(tmp_path / "config.json")
+    assert spec == oci.RuntimeSpec.default().with_args("sh")
+    assert cli.main(["spec", "-b", str(tmp_path)]) == 1
+    assert "config.json" in capsys.readouterr().err
+    (tmp_path / "user").mkdir()
+    assert cli.main(["spec", "--bundle", str(tmp_path / "user"), "--rootless"]) == 0
+    assert oci.RuntimeSpec.load(tmp_path / "user/config.json") == oci.RuntimeSpec.default(rootless=True).with_args("sh")
+
+
+def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    oci.RuntimeSpec.default().with_args("sh").save(path)
+    assert cli.main(["validate", "-b", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == ""
+    path.write_text(json.dumps({"ociVersion": "1.3.0", "process": {"cwd": 1}, "hostname": "x", "mounts": [{"destination": "x"}]}))
+    assert cli.main(["validate", "--bundle", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "error: $.process.cwd: a string expected, not the number 1 (config.md#process)\n"
+    path.write_text(json.dumps({"ociVersion": "1.3.0", "linux": {"mountLabel": "x"}, "root": {"path": "rootfs"}, "solaris": {}}))
+    assert cli.main(["validate", "--bundle", str(tmp_path)]) == 0
+    if "selinux" not in oci.Host.probe().lsms:
+        assert cli.main(["validate", "--host", "--bundle", str(tmp_path)]) == 1
+        assert "error: $.linux.mountLabel: SELinux is not active" in capsys.readouterr().out
+    path.write_text("{")
+    assert cli.main(["validate", "--bundle", str(tmp_path)]) == 1
+    assert "not JSON" in capsys.readouterr().out
+    path.unlink()
+    assert cli.main(["validate", "--bundle", str(tmp_path)]) == 1
+    assert "No such file" in capsys.readouterr().err
