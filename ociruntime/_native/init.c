@@ -278,6 +278,14 @@ static long carry_out(const struct head *h)
         wait_go(); /* until whoever gets it has it: what comes next may need them */
         return 0;
     }
+    case OP_NETLINK: {
+        long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | O_CLOEXEC, 0 /* NETLINK_ROUTE */);
+        if (fd < 0)
+            return fd;
+        report(REPORT_FD, h->step, 0, (int)fd);
+        wait_go();
+        return sys(__NR_close, fd);
+    }
     case OP_CONSOLE: {
         ARGS(console);
         return open_console(h->step, o);

@@ -6,6 +6,24 @@ import errno
 from typing import Final
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
+    ("netdev_move", errno.ENODEV): ("there is no such network device", "check the names in linux.netDevices with ip link"),
+    ("netdev_move", errno.EEXIST): (
+        "the container has a network device of this name",
+        "choose another, or a template such as eth%d",
+    ),
+    ("netdev_move", errno.EINVAL): ("this network device cannot move to another namespace", ""),
+    ("netdev_move", errno.EPERM): ("CAP_NET_ADMIN on the host is needed", "run as root"),
+    ("rdt_make", errno.ENOSPC): ("the processor has no more classes of service or monitors", "delete a container that has one"),
+    ("rdt_class", errno.ENOENT): ("the class of service does not exist", "make it, or give schemata to make it with"),
+    ("rdt_class", errno.EEXIST): ("the class of service exists with other schemata", "choose another closID"),
+    ("capset", errno.EPERM): ("more capabilities are asked for than we have", "drop them from process.capabilities"),
+    ("scheduler", errno.EPERM): (
+        "this user or this cgroup may not have it",
+        "on cgroup v1 real-time policies need linux.resources.cpu.realtimeRuntime",
+    ),
+    ("ambient", errno.EPERM): ("an ambient capability must be permitted and inheritable", ""),
+    ("mempolicy", errno.EINVAL): ("the nodes do not exist or are none of the cgroup's", "check memoryPolicy.nodes"),
+    ("proc_write", errno.EACCES): ("only a privileged user may lower it", ""),
     ("clone3", errno.EPERM): ("this user may not create these namespaces", "run as root, or ask for a user namespace"),
     ("clone3", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
     ("clone3", errno.ENOSYS): (
@@ -25,7 +43,6 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("exec", errno.ENOENT): ("executable file not found", "check process.args[0], PATH and the interpreter that a script names"),
     ("exec", errno.EACCES): ("permission denied", "check the file's mode, and that its mount is not noexec"),
     ("exec", errno.ENOEXEC): ("not a program for this machine, or a script without #!", ""),
-    ("capset", errno.EPERM): ("more capabilities are asked for than we have", "drop them from process.capabilities"),
     ("bounding", errno.EPERM): ("CAP_SETPCAP is missing", ""),
     ("seccomp", errno.EINVAL): ("this kernel does not take the filter", ""),
     ("chdir", errno.EACCES): ("permission denied", ""),

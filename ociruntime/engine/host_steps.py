@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from . import cgroup
+from . import cgroup, rdt
 
 if TYPE_CHECKING:
     from ..plan.model import Step
@@ -30,14 +30,29 @@ def _proc_write(init: Init | None, file: str, text: str) -> None:
         opened.write(text)
 
 
-_FUNCTIONS: Final[dict[str, Callable[..., None]]] = {
+def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
+    from .netdev import move
+
+    return move(init, name, new)
+
+
+_FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_mkdir": _cgroup_mkdir,
     "cgroup_write": _cgroup_write,
     "cgroup_enable": _cgroup_enable,
     "proc_write": _proc_write,
+    "netdev_move": _netdev_move,
+    "rdt_make": rdt.make,
+    "rdt_schemata": rdt.write,
+    "rdt_class": rdt.settle,
+    "rdt_join": rdt.join,
 }
 
 
-def carry_out(step: Step, init: Init | None) -> None:
-    """Carry one step out; ``init`` is there from the clone on. Raises OSError or UnsupportedError."""
-    _FUNCTIONS[step.op](init, *step.values)
+def carry_out(step: Step, init: Init | None) -> Callable[[], None] | None:
+    """Carry one step out; ``init`` is there from the clone on. Raises OSError or UnsupportedError.
+
+    Returns:
+        What takes it back while this process still can, for a step that no record in the state can undo.
+    """
+    return _FUNCTIONS[step.op](init, *step.values)

@@ -48,6 +48,7 @@ class Performance:
         self._cache = cache
         self._receivers = receivers or {}
         self._made = list(parents)
+        self._backs: list[Callable[[], None]] = []
         self._at = 0
         self.init: Init | None = None
 
@@ -83,6 +84,8 @@ class Performance:
 
     def abort(self) -> None:
         """Kill the init, when there is one, and undo the host's steps so far. A second time there is nothing to do."""
+        while self._backs:
+            self._backs.pop()()
         if self.init is not None:
             self.init.kill()
             self.init = None
@@ -106,6 +109,8 @@ class Performance:
             else:
                 init.files[op] = message.fd
             if op in WAITING:
+                self._at = message.step
+                self._host_steps()
                 init.go()
 
     def _vanished(self) -> StepError:
@@ -128,7 +133,9 @@ class Performance:
             if step.where != "host" or step.op == "clone3":
                 return
             try:
-                carry_out(step, self.init)
+                back = carry_out(step, self.init)
+                if back is not None:
+                    self._backs.append(back)
             except OSError as error:
                 if isinstance(error, StepError):
                     raise

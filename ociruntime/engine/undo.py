@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from . import cgroup
+from . import cgroup, rdt
 
 if TYPE_CHECKING:
     from ..plan.model import Plan, Step
@@ -29,6 +29,7 @@ def _cgroup_parent(path: str) -> None:
 _ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "cgroup": _cgroup,
     "cgroup_parent": _cgroup_parent,
+    "rdt": rdt.remove,
 }
 
 
@@ -36,6 +37,8 @@ def of_step(step: Step) -> list[str] | None:
     """What undoes a step of the host, if anything must."""
     if step.op == "cgroup_mkdir":
         return ["cgroup", str(step.values[0])]
+    if step.op == "rdt_make":
+        return ["rdt", str(step.values[0])]
     return None
 
 

@@ -12,8 +12,10 @@ from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
 from .mounts import attach, prepare
 from .namespaces import compile_names, own_namespaces
+from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
+from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import compile_hidden, prepare_root
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
@@ -55,6 +57,7 @@ def compile_create(
 
     b.phase = "On the host, before the clone"
     placement = compile_cgroups(b, linux, container_id, host, manager)
+    groups = compile_rdt(b, linux, host, container_id)
     flags = sum(k.CLONE_NEW[name] for name in own)
     into = placement.into
     shown = ", ".join(own) or "none"
@@ -62,6 +65,7 @@ def compile_create(
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
+    compile_net_devices(b, linux, own)
     root = prepare_root(b, spec, bundle)
     prepared = [prepare(b, mount, index, bundle) for index, mount in enumerate(spec.mounts or ())]
     proc = next((m for m in prepared if m.fstype == "proc"), None)
@@ -89,6 +93,7 @@ def compile_create(
     b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
     compile_oom_score(b, process)
+    compile_rdt_join(b, groups)
     if gate:
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
@@ -169,8 +174,6 @@ def _refuse(linux: Linux | None) -> None:
         "uid_mappings",
         "gid_mappings",
         "time_offsets",
-        "net_devices",
-        "intel_rdt",
         "mount_label",
     ):
         if getattr(linux, name, None):

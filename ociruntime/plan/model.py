@@ -44,6 +44,11 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "clone3": ("flags", "into"),
     "idmap": ("file", "text"),
     "proc_write": ("file", "text"),
+    "netdev_move": ("name", "new"),
+    "rdt_make": ("group",),
+    "rdt_schemata": ("group", "lines"),
+    "rdt_class": ("group", "lines"),
+    "rdt_join": ("group",),
 }
 """The operations of the calling process, with the names of their values."""
 

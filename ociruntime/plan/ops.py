@@ -42,8 +42,8 @@ class Report(IntEnum):
     """The descriptor that comes along is what the step was asked to hand out (see `WAITING`)."""
 
 
-WAITING: Final = frozenset({"handout"})
-"""Operations that hand a descriptor out and wait for one byte: what comes next may need that somebody has it."""
+WAITING: Final = frozenset({"handout", "netlink"})
+"""Operations that hand a descriptor out and wait for one byte: somebody must have it, or the host's steps behind it need it."""
 
 
 class Sync(IntEnum):
@@ -116,6 +116,7 @@ OPS: Final = _table(
     mempolicy: num mode, data nodes
     seccomp: num flags, data filter, slot out
     handout: slot fd
+    netlink:
     console: slot devpts, slot dev, num rows, num cols, num bind
     copyup: slot source, slot target
     lookup: slot root, list candidates

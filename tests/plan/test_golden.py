@@ -47,7 +47,7 @@ def limited() -> RuntimeSpec:
     return config(lambda d: d["linux"].update(resources=LIMITS, cgroupsPath="a/b"))
 
 
-LABELS = PURE_V2._replace(lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF)
+LABELS = PURE_V2._replace(lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF, resctrl="/sys/fs/resctrl")
 
 
 def everything_of_the_process(d: dict) -> None:  # type: ignore[type-arg]
@@ -64,6 +64,8 @@ def everything_of_the_process(d: dict) -> None:  # type: ignore[type-arg]
         "capabilities": {"bounding": ["CAP_KILL", "CAP_SYS_ADMIN"], "ambient": ["CAP_KILL"], "permitted": ["CAP_KILL", "CAP_NEW"]},
     }
     d["linux"] |= {
+        "netDevices": {"eth1": {"name": "eth%d"}, "eth2": {}},
+        "intelRdt": {"schemata": ["L3:0=f"], "enableMonitoring": True},
         "personality": {"domain": "LINUX32"},
         "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0-1", "flags": ["MPOL_F_STATIC_NODES"]},
         "resources": {},
@@ -198,6 +200,11 @@ BAD = {
     "memory without nodes": (linux(memoryPolicy={"mode": "MPOL_BIND"}), r"memoryPolicy\.nodes"),
     "memory with nodes": (linux(memoryPolicy={"mode": "MPOL_LOCAL", "nodes": "0"}), r"memoryPolicy\.nodes"),
     "memory nodes": (linux(memoryPolicy={"mode": "MPOL_BIND", "nodes": "0-"}), r"memoryPolicy\.nodes"),
+    "network device without namespace": (lambda d: (drop("network")(d), linux(netDevices={"a": {}})(d)), r"\$\.linux\.netDevices"),
+    "network device name": (linux(netDevices={"a/b": {}}), r"\$\.linux\.netDevices\['a/b'\]"),
+    "network device new name": (linux(netDevices={"a": {"name": "x" * 16}}), r"netDevices\['a'\]\.name"),
+    "network device template": (linux(netDevices={"a": {"name": "%s"}}), r"netDevices\['a'\]\.name"),
+    "network devices of one name": (linux(netDevices={"a": {"name": "c"}, "b": {"name": "c"}}), r"netDevices\['b'\]"),
     "personality domain": (linux(personality={"domain": "BSD"}), r"personality\.domain"),
     "personality flags": (linux(personality={"domain": "LINUX", "flags": ["X"]}), r"personality\.flags"),
     "tmpfs on /proc": (mount(destination="/proc", type="tmpfs"), r"\$\.mounts\[6\]\.destination"),

@@ -1,0 +1,149 @@
+"""The few messages of rtnetlink(7) that moving a network device takes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self
+
+_HEADER: Final = struct.Struct("=IHHII")
+_LINK: Final = struct.Struct("=BxHiII")
+_ADDRESS: Final = struct.Struct("=BBBBI")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_NLMSG_ERROR, _NLMSG_DONE, _OVERRUN = 2, 3, 4
+_NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS = 16, 18, 20, 22
+_REQUEST, _ACK, _DUMP, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
+_IFNAME, _NET_NS_PID, _NET_NS_FD = 3, 19, 28
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS, _IFA_PRIORITY, _IFA_PROTO = 1, 2, 4, 8, 9, 11
+_KEPT: Final = frozenset({_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PRIORITY, _IFA_PROTO})
+_PERMANENT, _NO_DAD = 0x80, 0x02
+_UP: Final = 1
+_INET6: Final = 10
+
+
+class Link(NamedTuple):
+    """A network device."""
+
+    number: int
+    name: str
+    up: bool
+
+
+class Address(NamedTuple):
+    """A permanent address of global scope, with what is needed to give it to another device."""
+
+    family: int
+    prefix: int
+    flags: int
+    attributes: tuple[tuple[int, bytes], ...]
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    size = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
+
+
+def _attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(raw) >= _ATTRIBUTE.size:
+        size, kind = _ATTRIBUTE.unpack_from(raw)
+        if size < _ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF, raw[_ATTRIBUTE.size : size]
+        raw = raw[size + -size % 4 :]
+
+
+class Netlink:
+    """A conversation with the kernel about the network namespace in which its socket was made. Every method raises OSError."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._sequence = 0
+
+    @classmethod
+    def here(cls) -> Self:
+        """In the network namespace of this thread."""
+        return cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE))
+
+    @classmethod
+    def of(cls, fd: int) -> Self:
+        """Over a socket that somebody else made, in the namespace that they were in; the descriptor stays theirs."""
+        return cls(socket.socket(fileno=os.dup(fd)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+    def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+        """One request and everything that comes back for it, without the headers."""
+        self._sequence += 1
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, self._sequence, 0) + body)
+        answers: list[tuple[int, bytes]] = []
+        while True:
+            raw = self._socket.recv(1 << 20)
+            while len(raw) >= _HEADER.size:
+                size, answer, _, sequence, _ = _HEADER.unpack_from(raw)
+                content, raw = raw[_HEADER.size : size], raw[size + -size % 4 :]
+                if sequence != self._sequence:
+                    continue
+                if answer == _NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", content)[0]
+                    if code:
+                        raise OSError(code, os.strerror(code))
+                    return answers
+                if answer == _NLMSG_DONE:
+                    return answers
+                answers.append((answer, content))
+
+    def links(self) -> list[Link]:
+        """Every device."""
+        found = []
+        for kind, content in self._ask(_GET_LINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0)):
+            if kind == _NEW_LINK:
+                _, _, index, flags, _ = _LINK.unpack_from(content)
+                name = dict(_attributes(content[_LINK.size :])).get(_IFNAME, b"").rstrip(b"\0")
+                found.append(Link(index, os.fsdecode(name), bool(flags & _UP)))
+        return found
+
+    def link(self, name: str) -> Link:
+        """The device of this name. Raises OSError (ENODEV)."""
+        found = next((link for link in self.links() if link.name == name), None)
+        if found is None:
+            raise OSError(errno.ENODEV, "there is no such network device", name)
+        return found
+
+    def addresses(self, index: int) -> list[Address]:
+        """The permanent addresses of global scope that a device has."""
+        found = []
+        for kind, content in self._ask(_GET_ADDRESS, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)):
+            family, prefix, flags, scope, device = _ADDRESS.unpack_from(content)
+            if kind != _NEW_ADDRESS or device != index or scope != 0:
+                continue
+            attributes = dict(_attributes(content[_ADDRESS.size :]))
+            if _IFA_FLAGS in attributes:
+                flags = struct.unpack("=I", attributes[_IFA_FLAGS])[0]
+            if flags & _PERMANENT:
+                kept = tuple((kind, value) for kind, value in attributes.items() if kind in _KEPT)
+                found.append(Address(family, prefix, flags, kept))
+        return found
+
+    def add_address(self, index: int, address: Address) -> None:
+        """Give an address to a device; of IPv6 it was proven to be unique where the device came from."""
+        flags = address.flags & ~_PERMANENT | (_NO_DAD if address.family == _INET6 else 0)
+        body = _ADDRESS.pack(address.family, address.prefix, flags & 0xFF, 0, index)
+        body += b"".join(_attribute(kind, value) for kind, value in address.attributes)
+        self._ask(_NEW_ADDRESS, _ACK | _CREATE | _EXCLUSIVE, body + _attribute(_IFA_FLAGS, struct.pack("=I", flags)))
+
+    def set_up(self, index: int) -> None:
+        """Bring a device up."""
+        self._ask(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, _UP, _UP))
+
+    def move(self, index: int, name: str, *, pid: int = 0, fd: int = -1) -> None:
+        """Move a device to the network namespace of a process, or to the one that is open as ``fd``, under this name."""
+        target = _attribute(_NET_NS_FD, struct.pack("=I", fd)) if fd >= 0 else _attribute(_NET_NS_PID, struct.pack("=I", pid))
+        # A device must be down to be renamed.
+        self._ask(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, 0, _UP) + target + _attribute(_IFNAME, os.fsencode(name) + b"\0"))

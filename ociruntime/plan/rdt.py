@@ -1,0 +1,80 @@
+"""Cache and memory bandwidth through resctrl (config-linux.md#intelrdt)."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING, Final
+
+from ..errors import Problem, SpecError, UnsupportedError
+from .model import Builder
+
+if TYPE_CHECKING:
+    from ..host import Host
+    from ..spec import IntelRdt, Linux
+
+_SECTION: Final = "config-linux.md#intelrdt"
+_RESERVED: Final = frozenset({"info", "mon_data", "mon_groups"})
+
+
+def _lines(rdt: IntelRdt) -> tuple[str, ...]:
+    """What goes to the schemata file, in the order that the spec says."""
+    wanted = [("l3CacheSchema", rdt.l3_cache_schema), ("memBwSchema", rdt.mem_bw_schema)]
+    wanted += [(f"schemata[{index}]", line) for index, line in enumerate(rdt.schemata or ())]
+    lines = []
+    for member, line in wanted:
+        if line is None:
+            continue
+        where = f"$.linux.intelRdt.{member}"
+        if "\n" in line or not line:
+            raise SpecError([Problem(where, "is one line, and not empty", _SECTION)])
+        if member == "memBwSchema" and not line.startswith("MB:"):
+            raise SpecError([Problem(where, "starts with MB:", _SECTION)])
+        lines.append(line)
+    return tuple(lines)
+
+
+def _group(rdt: IntelRdt, host: Host, container_id: str) -> str:
+    """The directory of the class of service: one component below the mount, or the mount itself."""
+    name = container_id if rdt.clos_id is None else rdt.clos_id
+    if name == "/" and rdt.clos_id is not None:
+        return host.resctrl
+    if not name or "/" in name or "\n" in name or name in (".", "..") or name in _RESERVED:
+        raise SpecError([Problem("$.linux.intelRdt.closID", f"{name!r} is no name of a group", _SECTION)])
+    return posixpath.join(host.resctrl, name)
+
+
+def compile_rdt(b: Builder, linux: Linux | None, host: Host, container_id: str) -> tuple[str, ...]:
+    """Make the container's group, and its monitoring group; gives the directories that its process joins.
+
+    Raises:
+        SpecError: a bad name or line.
+        UnsupportedError: no resctrl filesystem is mounted.
+    """
+    rdt = linux.intel_rdt if linux else None
+    if rdt is None:
+        return ()
+    lines = _lines(rdt)
+    if not host.resctrl:
+        raise UnsupportedError(
+            "$.linux.intelRdt: no resctrl filesystem is mounted here; where the processor has resource control, "
+            "mount -t resctrl resctrl /sys/fs/resctrl"
+        )
+    group = _group(rdt, host, container_id)
+    if rdt.clos_id is None:
+        b.host("rdt_make", group, text=f"{group}, removed with the container")
+        if lines:
+            b.host("rdt_schemata", group, lines, text=f"{', '.join(lines)} > {group}/schemata")
+    else:
+        shown = f"{group}, made where missing with {', '.join(lines)}" if lines else f"{group}, which must exist"
+        b.host("rdt_class", group, lines, text=shown)
+    if not rdt.enable_monitoring:
+        return (group,)
+    monitor = posixpath.join(group, "mon_groups", container_id)
+    b.host("rdt_make", monitor, text=f"{monitor}, for monitoring")
+    return (group, monitor)
+
+
+def compile_rdt_join(b: Builder, groups: tuple[str, ...]) -> None:
+    """Put the process into its groups."""
+    for group in groups:
+        b.host("rdt_join", group, text=f"the process > {group}/tasks")

@@ -1,0 +1,96 @@
+"""resctrl: what the plan says, and the functions that do it, on a directory that behaves like the filesystem where it matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ociruntime.engine import rdt
+from ociruntime.errors import SpecError, UnsupportedError
+from ociruntime.host import Host
+from ociruntime.plan import compile_create
+from ociruntime.spec import RuntimeSpec
+
+HOST = Host((6, 18), "x86_64", 0, 40, (), resctrl="/sys/fs/resctrl")
+
+
+def steps(host: Host = HOST, **members: Any) -> list[tuple[str, tuple[object, ...]]]:
+    document = RuntimeSpec.default().to_dict()
+    document["linux"] |= {"intelRdt": members, "resources": {}}  # type: ignore[operator]
+    plan = compile_create(RuntimeSpec.load(document), host, bundle="/b", container_id="c1")
+    return [(step.op, step.values) for step in plan.steps if step.op.startswith("rdt")]
+
+
+def test_without_a_class_the_group_is_the_containers() -> None:
+    group = "/sys/fs/resctrl/c1"
+    assert steps(memBwSchema="MB:0=20", l3CacheSchema="L3:0=f", schemata=["L2:0=1"], enableMonitoring=True) == [
+        ("rdt_make", (group,)),
+        ("rdt_schemata", (group, ("L3:0=f", "MB:0=20", "L2:0=1"))),
+        ("rdt_make", (f"{group}/mon_groups/c1",)),
+        ("rdt_join", (group,)),
+        ("rdt_join", (f"{group}/mon_groups/c1",)),
+    ]
+    assert [op for op, _ in steps()] == ["rdt_make", "rdt_join"]
+
+
+def test_a_class_is_shared() -> None:
+    assert steps(closID="gold", l3CacheSchema="L3:0=f") == [
+        ("rdt_class", ("/sys/fs/resctrl/gold", ("L3:0=f",))),
+        ("rdt_join", ("/sys/fs/resctrl/gold",)),
+    ]
+    assert steps(closID="/") == [("rdt_class", ("/sys/fs/resctrl", ())), ("rdt_join", ("/sys/fs/resctrl",))]
+
+
+@pytest.mark.parametrize(
+    ("members", "place"),
+    [
+        ({"closID": "../x"}, "closID"),
+        ({"closID": "a/b"}, "closID"),
+        ({"closID": ".."}, "closID"),
+        ({"closID": "info"}, "closID"),
+        ({"closID": ""}, "closID"),
+        ({"memBwSchema": "L3:0=f"}, "memBwSchema"),
+        ({"l3CacheSchema": "L3:0=f\nMB:0=1"}, "l3CacheSchema"),
+        ({"schemata": ["a", "b\n"]}, r"schemata\[1\]"),
+    ],
+)
+def test_what_is_refused(members: dict[str, Any], place: str) -> None:
+    with pytest.raises(SpecError, match=rf"\$\.linux\.intelRdt\.{place}"):
+        steps(**members)
+
+
+def test_a_host_without_it() -> None:
+    with pytest.raises(UnsupportedError, match=r"\$\.linux\.intelRdt.*resctrl"):
+        steps(HOST._replace(resctrl=""))
+
+
+def test_a_class_that_exists_must_match(tmp_path: Path) -> None:
+    group = tmp_path / "gold"
+    with pytest.raises(FileNotFoundError):
+        rdt.settle(None, str(group), ())
+    group.mkdir()
+    (group / "schemata").write_text("    L3:0=00f;1=0ff\n    MB:0=100\n")
+    rdt.settle(None, str(group), ("L3:1=ff;0=f", "MB:0=100"))
+    rdt.settle(None, str(group), ())
+    for other in ("L3:0=e", "L2:0=f", "L3:2=f"):
+        with pytest.raises(FileExistsError, match="differs"):
+            rdt.settle(None, str(group), (other,))
+
+
+def test_a_class_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
+    group = tmp_path / "gold"
+    with pytest.raises(FileNotFoundError):  # an ordinary directory gets no schemata file by itself
+        rdt.settle(None, str(group), ("L3:0=f",))
+    assert not group.exists()
+
+
+def test_a_group_is_removed_once(tmp_path: Path) -> None:
+    group = str(tmp_path / "c1")
+    rdt.make(None, group)
+    with pytest.raises(FileExistsError):
+        rdt.make(None, group)
+    rdt.remove(group)
+    rdt.remove(group)
+    assert not (tmp_path / "c1").exists()
