@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,14 @@ class Hierarchy(NamedTuple):
     version: int
     """1 or 2."""
     controllers: frozenset[str]
-    """v1: the controllers bound to it; v2: those in ``cgroup.controllers`` of its root. ``name=systemd`` keeps its prefix."""
+    """v1: the controllers bound to it; v2: those that can be enabled below `base`. ``name=systemd`` keeps its prefix."""
+    base: str | None = "/"
+    """Where this user may make cgroups, as a path below the mount point: ``/`` for root; the part delegated to this user, near the
+    caller's own cgroup; None for nowhere."""
+
+    def holds(self, path: str) -> bool:
+        """Whether a cgroup at this path below the mount point may be made, by component."""
+        return self.base is not None and (path + "/").startswith(self.base.rstrip("/") + "/")
 
 
 class Host(NamedTuple):
@@ -42,8 +49,9 @@ class Host(NamedTuple):
 
     @staticmethod
     def probe() -> Host:
-        """Look at this host, once a process: /proc/mounts, /proc/sys/kernel and uname(2). Raises OSError without /proc."""
-        return _probe()
+        """Look at this host, once for each cgroup that this process is in: /proc and uname(2). Raises OSError without /proc."""
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as own:
+            return _probe(own.read())
 
     @property
     def cgroup_mode(self) -> str:
@@ -59,24 +67,35 @@ class Host(NamedTuple):
         return self.hierarchy(controller) is not None
 
 
-def _hierarchies() -> tuple[Hierarchy, ...]:
+def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
     found: dict[str, Hierarchy] = {}
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
         rows = [line.split() for line in mounts if " cgroup" in line]
-    v1 = set(_v1_controllers())
-    for _, mountpoint, fstype, options, *_ in rows:
+    with open("/proc/cgroups", encoding="ascii") as table:
+        v1 = {line.split()[0] for line in table if not line.startswith("#")}
+    inside = {names: path for _, names, path in (line.split(":", 2) for line in own.splitlines())}
+    for row in rows:
+        root, mountpoint = (field.replace("\\040", " ") for field in row[3:5])
+        fstype, _, options = row[row.index("-") + 1 :][:3]
         if fstype == "cgroup":
             names = frozenset(o for o in options.split(",") if o in v1 or o.startswith("name="))
-            found.setdefault(",".join(sorted(names)), Hierarchy(mountpoint, 1, names))
+            key = ",".join(sorted(names))
+            mine = next((path for listed, path in inside.items() if frozenset(listed.split(",")) == names), "/")
+            found.setdefault(key, Hierarchy(mountpoint, 1, names, _base(mountpoint, [_below(mine, root)])))
         elif fstype == "cgroup2":
-            names = frozenset(Path(mountpoint, "cgroup.controllers").read_text().split())
-            found.setdefault("2", Hierarchy(mountpoint, 2, names))
+            mine = _below(inside.get("", "/"), root)
+            # Beside the caller first: where it is itself, its presence forbids that controllers are enabled for children.
+            base = _base(mountpoint, [os.path.dirname(mine), mine])
+            controllers = frozenset(Path(mountpoint + (base or "/"), "cgroup.controllers").read_text().split())
+            found.setdefault("2", Hierarchy(mountpoint, 2, controllers, base))
     return tuple(found.values())
 
 
-def _v1_controllers() -> list[str]:
-    with open("/proc/cgroups", encoding="ascii") as table:
-        return [line.split()[0] for line in table if not line.startswith("#")]
+def _below(path: str, root: str) -> str:
+    """A cgroup's path below a mount point whose mount shows the hierarchy from ``root`` on; ``/`` when it lies outside."""
+    if root == "/":
+        return path
+    return path[len(root) :] or "/" if (path + "/").startswith(root + "/") else "/"
 
 
 def _permitted() -> int:
@@ -89,8 +108,16 @@ def _mounted(fstype: str) -> str:
         return next((fields[1] for line in mounts if (fields := line.split())[2] == fstype), "")
 
 
-@cache
-def _probe() -> Host:
+def _base(mountpoint: str, candidates: list[str]) -> str | None:
+    for path in ("/", *candidates):
+        directory = mountpoint + path
+        if all(os.access(name, os.W_OK, effective_ids=True) for name in (directory, f"{directory}/cgroup.procs")):
+            return path
+    return None
+
+
+@lru_cache(maxsize=4)
+def _probe(own: str) -> Host:
     name = os.uname()
     major, minor = name.release.split(".")[:2]
     try:
@@ -102,7 +129,7 @@ def _probe() -> Host:
         machine=name.machine,
         euid=os.geteuid(),
         last_cap=int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
-        hierarchies=_hierarchies(),
+        hierarchies=_hierarchies(own),
         lsms=lsms,
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         capabilities=_permitted(),

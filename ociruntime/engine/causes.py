@@ -48,6 +48,24 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("chdir", errno.EACCES): ("permission denied", ""),
     ("prove_null", errno.EBADF): ("the image has something else as /dev/null", "mount a tmpfs on /dev"),
     ("cgroup_mkdir", errno.EEXIST): ("the cgroup exists and is in use", "choose another linux.cgroupsPath"),
+    ("cgroup_mkdir", errno.EACCES): ("this user may not make cgroups there", "see the page on cgroups about delegation"),
+    ("cgroup_enable", errno.EBUSY): (
+        "a cgroup on the way has processes of its own, which forbids limits below it",
+        "choose a linux.cgroupsPath elsewhere, or move its processes into a cgroup below it",
+    ),
+    ("cgroup_enable", errno.ENOENT): ("a cgroup on the way does not have the controller", "enable it above"),
+    ("cgroup_enable", errno.EACCES): (
+        "the controller is not delegated to this user",
+        "delegate it: Delegate=cpu cpuset io memory pids",
+    ),
+    ("cgroup_enable", errno.EOPNOTSUPP): ("a cgroup on the way is threaded", "choose a linux.cgroupsPath elsewhere"),
+    ("cgroup_check", errno.EBUSY): ("more is in use than the limit allows", "ask for a higher limit, or without checkBeforeUpdate"),
+    ("cgroup_devices", errno.EPERM): ("CAP_BPF is missing", "leave linux.resources.devices out, or run as root"),
+    ("clone3", errno.EAGAIN): ("a limit of processes is reached", "raise pids.max of the cgroups above, or RLIMIT_NPROC"),
+    ("clone3", errno.EBUSY): (
+        "the cgroup hands its controllers on to others, so no process may be in it",
+        "choose a cgroup below it",
+    ),
     ("cgroup_mkdir", errno.EROFS): ("the cgroup filesystem is read-only", ""),
 }
 

@@ -20,8 +20,30 @@ def _cgroup_write(init: Init | None, path: str, file: str, value: str) -> None:
     cgroup.write(path, file, value)
 
 
-def _cgroup_enable(init: Init | None, path: str, controllers: Sequence[str]) -> None:
-    cgroup.enable(path, controllers)
+def _cgroup_write_first(init: Init | None, path: str, choices: Sequence[tuple[str, str]], optional: bool) -> None:
+    cgroup.write_first(path, choices, optional)
+
+
+def _cgroup_write_set(init: Init | None, path: str, values: Sequence[tuple[str, str, bool]]) -> None:
+    cgroup.write_set(path, values)
+
+
+def _cgroup_enable(init: Init | None, path: str, mountpoint: str, needed: Sequence[str], wanted: Sequence[str]) -> None:
+    cgroup.enable(path, mountpoint, needed, wanted)
+
+
+def _cgroup_check(init: Init | None, path: str, memory: int, swap: int) -> None:
+    cgroup.check_memory(path, memory, swap)
+
+
+def _cgroup_realtime(init: Init | None, path: str, mountpoint: str, runtime: int, period: int) -> None:
+    cgroup.give_realtime(path, mountpoint, runtime, period)
+
+
+def _cgroup_devices(init: Init | None, path: str, program: bytes) -> None:
+    from .cgroup import devices
+
+    devices.attach(path, program)
 
 
 def _proc_write(init: Init | None, file: str, text: str) -> None:
@@ -39,7 +61,12 @@ def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
 _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_mkdir": _cgroup_mkdir,
     "cgroup_write": _cgroup_write,
+    "cgroup_write_first": _cgroup_write_first,
+    "cgroup_write_set": _cgroup_write_set,
     "cgroup_enable": _cgroup_enable,
+    "cgroup_check": _cgroup_check,
+    "cgroup_realtime": _cgroup_realtime,
+    "cgroup_devices": _cgroup_devices,
     "proc_write": _proc_write,
     "netdev_move": _netdev_move,
     "rdt_make": rdt.make,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
-from .cgroups import Manager, compile_cgroups, compile_join, placed
+from .cgroups import Manager, compile_cgroups, compile_join, compile_late, placed
 from .devices import compile_devices
 from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
@@ -56,7 +56,8 @@ def compile_create(
     b = Builder()
 
     b.phase = "On the host, before the clone"
-    placement = compile_cgroups(b, linux, container_id, host, manager)
+    setup = compile_cgroups(b, linux, container_id, host, manager)
+    placement = setup.placement
     groups = compile_rdt(b, linux, host, container_id)
     flags = sum(k.CLONE_NEW[name] for name in own)
     into = placement.into
@@ -94,6 +95,7 @@ def compile_create(
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
     compile_oom_score(b, process)
     compile_rdt_join(b, groups)
+    compile_late(b, setup)
     if gate:
         slot = b.input("gate", "the start gate")
         b.phase = "After start"

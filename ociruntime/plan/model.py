@@ -40,7 +40,12 @@ class Step(NamedTuple):
 HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_mkdir": ("path", "inherit"),
     "cgroup_write": ("path", "file", "value"),
-    "cgroup_enable": ("path", "controllers"),
+    "cgroup_write_first": ("path", "choices", "optional"),
+    "cgroup_write_set": ("path", "values"),
+    "cgroup_enable": ("path", "mountpoint", "needed", "wanted"),
+    "cgroup_check": ("path", "memory", "swap"),
+    "cgroup_realtime": ("path", "mountpoint", "runtime", "period"),
+    "cgroup_devices": ("path", "program"),
     "clone3": ("flags", "into"),
     "idmap": ("file", "text"),
     "proc_write": ("file", "text"),

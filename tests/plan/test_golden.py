@@ -28,7 +28,9 @@ HYBRID = Host(
      Hierarchy(f"{FS}/unified", 2, frozenset({"hugetlb"}))),
 )  # fmt: skip
 PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
+USER_V2 = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
 NONE = Host((6, 1), "aarch64", 0, 40, ())
+NOWHERE = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
 LIMITS = {"memory": {"limit": 67108864, "swap": 100663296}, "pids": {"limit": 50}, "cpu": {"shares": 1024, "quota": 5000}}
 
 
@@ -81,6 +83,8 @@ CASES = {
     "hybrid": lambda: compiled(config()),
     "hybrid-run": lambda: compiled(config(), gate=False),
     "none": lambda: compiled(config(), NONE),
+    "v2-devices": lambda: compiled(config(limit(devices=[{"allow": False, "access": "rwm"}], pids={"limit": 0})), PURE_V2),
+    "user-v2": lambda: compiled(config(limit(memory={"limit": 9 << 20, "checkBeforeUpdate": True})), USER_V2),
     "v2-limits": lambda: compiled(limited(), PURE_V2),
     "hybrid-limits": lambda: compiled(limited()),
     "exec-v2": lambda: compile_exec(
@@ -247,14 +251,23 @@ def test_what_cannot_be_done_is_said(name: str) -> None:
 @pytest.mark.parametrize(
     ("host", "change", "error", "place"),
     [
-        (PURE_V2, None, UnsupportedError, "device rules"),
         (PURE_V2, limit(unified={"cgroup.procs": "1"}), SpecError, "unified"),
         (PURE_V2, limit(unified={"../x.y": "1"}), SpecError, "unified"),
         (PURE_V2, limit(memory={"swap": 5}), SpecError, "swap"),
         (PURE_V2, limit(memory={"limit": 9, "swap": 5}), SpecError, "swap"),
         (PURE_V2, limit(hugepageLimits=[{"pageSize": "2MB", "limit": 0}]), UnsupportedError, "hugetlb"),
-        (NONE, limit(pids={"limit": 5}), UnsupportedError, "none are mounted"),
-        (HYBRID, limit(blockIO={"weight": 10}), UnsupportedError, "block_io"),
+        (NONE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*none are mounted"),
+        (
+            USER_V2,
+            lambda d: (limit(pids={"limit": 5})(d), linux(cgroupsPath="/x")(d)),
+            UnsupportedError,
+            "below .*/user.slice/u only",
+        ),
+        (USER_V2, lambda d: (limit(pids={"limit": 5})(d), linux(cgroupsPath="/user.slice/ux")(d)), UnsupportedError, "below"),
+        (NOWHERE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*systemd-run"),
+        (HYBRID, limit(unified={"memory.high": "5"}), UnsupportedError, r"unified\['memory.high'\].*version 2"),
+        (PURE_V2, limit(network={"classID": 5}), UnsupportedError, r"network\.classID.*only v1"),
+        (PURE_V2, limit(memory={"swappiness": 5}), UnsupportedError, r"memory\.swappiness"),
     ],
 )
 def test_limits_that_would_not_hold(
@@ -265,6 +278,14 @@ def test_limits_that_would_not_hold(
 ) -> None:
     with pytest.raises(error, match=place):
         compiled(config(change), host)
+
+
+def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
+    assert compiled(config(linux(cgroupsPath="/x/y")), USER_V2).cgroups == ()
+    assert compiled(config(), NOWHERE).cgroups == ()
+    assert compiled(config(), USER_V2).cgroups == (f"{FS}/user.slice/u/ociruntime-c1",)
+    assert compiled(config(linux(cgroupsPath="x")), USER_V2).cgroups == (f"{FS}/user.slice/u/x",)
+    assert compiled(config(linux(cgroupsPath="/user.slice/u/x")), USER_V2).cgroups == (f"{FS}/user.slice/u/x",)
 
 
 def test_the_order_of_the_story() -> None:

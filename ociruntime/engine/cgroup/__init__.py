@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from .account import Used, oom_kills, used
+from .account import Usage, oom_kills, usage
 from .freezer import freeze, frozen
 from .tasks import kill, processes
-from .tree import enable, make, remove, remove_parents, survey, write
+from .tree import (
+    check_memory,
+    enable,
+    give_realtime,
+    make,
+    remove,
+    remove_parents,
+    survey,
+    write,
+    write_first,
+    write_set,
+)
 
 __all__ = [
-    "Used",
+    "Usage",
+    "check_memory",
     "enable",
     "freeze",
     "frozen",
+    "give_realtime",
     "kill",
     "make",
     "oom_kills",
@@ -19,6 +32,8 @@ __all__ = [
     "remove",
     "remove_parents",
     "survey",
-    "used",
+    "usage",
     "write",
+    "write_first",
+    "write_set",
 ]

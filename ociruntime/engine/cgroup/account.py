@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .files import below, flat, read_if_there
 
 
-class Used(NamedTuple):
+class Usage(NamedTuple):
     """What everything in a container has used so far; None where no controller counts it."""
 
     cpu: float | None
@@ -28,7 +28,7 @@ def oom_kills(paths: Sequence[str]) -> int:
     return 0
 
 
-def used(paths: Sequence[str]) -> Used:
+def usage(paths: Sequence[str]) -> Usage:
     """CPU time and peak memory of these cgroups."""
     cpu: float | None = None
     peak: int | None = None
@@ -40,4 +40,4 @@ def used(paths: Sequence[str]) -> Used:
         for file in ("memory.max_usage_in_bytes", "memory.peak"):
             if peak is None and (text := read_if_there(path, file)) is not None:
                 peak = int(text)
-    return Used(cpu, peak)
+    return Usage(cpu, peak)

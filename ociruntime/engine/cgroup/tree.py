@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import UnsupportedError
-from .files import read
+from .files import read, read_if_there
 
 
 def make(path: str, inherit: bool) -> None:
@@ -53,12 +53,69 @@ def write(path: str, file: str, value: str) -> None:
         os.close(fd)
 
 
-def enable(path: str, controllers: Iterable[str]) -> None:
-    """Enable controllers in every cgroup between the v2 mount point and ``path``."""
-    target = Path(path)
-    mount = next(parent for parent in (target, *target.parents) if not (parent / "cgroup.events").exists())
-    for directory in reversed(target.relative_to(mount).parents):
-        write(str(mount / directory), "cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
+def write_first(path: str, choices: Sequence[tuple[str, str]], optional: bool) -> None:
+    """Write a value to the first file that there is. Raises UnsupportedError when there is none and it is not optional."""
+    for file, value in choices:
+        if os.path.exists(f"{path}/{file}"):
+            write(path, file, value)
+            return
+    if not optional:
+        write(path, *choices[0])
+
+
+def write_set(path: str, values: Sequence[tuple[str, str, bool]]) -> None:
+    """Write values that depend on each other, as quota and period: one that the kernel refuses is tried again after the others."""
+    left = list(values)
+    while left:
+        refused = []
+        for entry in left:
+            file, value, optional = entry
+            try:
+                write_first(path, [(file, value)], optional)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                refused.append((entry, error))
+        if len(refused) == len(left):
+            raise refused[0][1]
+        left = [entry for entry, _ in refused]
+
+
+def enable(path: str, mountpoint: str, needed: Sequence[str], wanted: Sequence[str] = ()) -> None:
+    """Enable v2 controllers in every cgroup above ``path``; of those that are only wanted, as many as the kernel lets us.
+
+    Raises:
+        OSError: EBUSY when a cgroup on the way has processes of its own, ENOENT when it does not have a controller.
+    """
+    for directory in reversed(Path(path).relative_to(mountpoint).parents):
+        above = f"{mountpoint}/{directory}"
+        enabled = read(above, "cgroup.subtree_control").split()
+        if missing := [name for name in needed if name not in enabled]:
+            write(above, "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+        for name in wanted:
+            if name not in enabled:
+                try:
+                    write(above, "cgroup.subtree_control", f"+{name}")
+                except OSError:
+                    continue  # it would count something; nobody relies on it
+
+
+def check_memory(path: str, memory: int, swap: int) -> None:
+    """Raise OSError (EBUSY) when a v2 cgroup uses more than these limits: of memory, and of memory and ``swap`` together."""
+    used = int(read(path, "memory.current"))
+    swapped = int(read_if_there(path, "memory.swap.current") or 0)
+    if used > memory or (swap >= 0 and used + swapped > swap):
+        raise OSError(errno.EBUSY, f"{used} bytes of memory and {swapped} of swap are in use")
+
+
+def give_realtime(path: str, mountpoint: str, runtime: int, period: int) -> None:
+    """Give realtime to every cgroup above ``path`` that has none at all (v1): children share what their parent has."""
+    above = []
+    while (path := os.path.dirname(path)) != mountpoint:
+        above.append(path)
+    for directory in reversed(above):
+        if int(read(directory, "cpu.rt_runtime_us")) == 0:
+            write_set(directory, [("cpu.rt_period_us", str(period), False), ("cpu.rt_runtime_us", str(runtime), False)])
 
 
 def remove(paths: Iterable[str]) -> None:

@@ -1,8 +1,11 @@
-"""What the modules of one cgroup version have in common."""
+"""What the modules of one cgroup version have in common: a value for a file, and where in the config it comes from."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+SECTION: Final = "config-linux.md#control-groups"
+ROOT: Final = "$.linux.resources"
 
 
 class Write(NamedTuple):
@@ -11,3 +14,29 @@ class Write(NamedTuple):
     controller: str
     file: str
     value: str
+    members: tuple[str, ...]
+    """The members of linux.resources that it follows from, as ``memory.limit``; the first is the one to name in an error."""
+    group: str = ""
+    """Values of one group depend on each other: the kernel takes them in one order only, and which one depends on what is set."""
+    other: tuple[str, str] | None = None
+    """A file and a value for kernels that do not have ``file``."""
+    optional: bool = False
+    """Whether a kernel with neither file does by itself what the value asks for."""
+
+
+class Writes:
+    """Collects writes in the order in which the kernel is to get them."""
+
+    def __init__(self) -> None:
+        self.all: list[Write] = []
+
+    def put(self, controller: str, file: str, value: object, *members: str, group: str = "", **more: object) -> None:
+        """Add a value, unless it is None."""
+        if value is not None:
+            text = str(int(value) if isinstance(value, bool) else value)
+            self.all.append(Write(controller, file, text, members, group, **more))  # type: ignore[arg-type]
+
+
+def given(value: int | None) -> int | None:
+    """A number that is given: engines send 0 for what is to stay as it is, where the kernel knows no use for 0."""
+    return value or None

@@ -29,43 +29,76 @@ class Placement(NamedTuple):
     """The container's cgroups, one in each hierarchy that it has one in."""
 
     places: tuple[Place, ...]
-    manager: Manager = "cgroupfs"
+    lack: str = ""
+    """Why there are none, if there are none."""
 
     @property
     def directories(self) -> tuple[str, ...]:
         return tuple(place.directory for place in self.places)
 
     @property
+    def unified(self) -> Place | None:
+        """The cgroup in the v2 hierarchy, if there is one."""
+        return next((place for place in self.places if place.hierarchy.version == 2), None)
+
+    @property
     def into(self) -> str:
         """The v2 cgroup to start the init in (CLONE_INTO_CGROUP), or ``""``."""
-        return next((place.directory for place in self.places if place.hierarchy.version == 2), "")
+        return self.unified.directory if self.unified else ""
 
     def of(self, controller: str) -> Place | None:
         """The cgroup that a controller's files are in, if any."""
         return next((place for place in self.places if controller in place.hierarchy.controllers), None)
 
 
-def cgroup_path(path: str | None, container_id: str) -> str:
-    """The cgroup's path below each hierarchy's root: ``linux.cgroupsPath``, or ``/ociruntime-ID`` when it is absent.
-
-    A relative path counts from the root of the hierarchies too.
+def cgroup_path(path: str | None, container_id: str) -> tuple[str, bool]:
+    """The cgroup's path and whether it counts from the hierarchy's root: ``linux.cgroupsPath``, or ``ociruntime-ID``.
 
     Raises:
         SpecError: for ``..`` or a path that names the root itself.
     """
     if path is None or path == "":
-        return f"/ociruntime-{container_id}"
+        return f"/ociruntime-{container_id}", False
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or not parts or any("\n" in part or "\0" in part for part in parts):
         raise SpecError([Problem("$.linux.cgroupsPath", f"{path!r} does not name a cgroup below the root", SECTION)])
-    return "/" + "/".join(parts)
+    if any(len(part.encode()) > 255 for part in parts):
+        raise SpecError([Problem("$.linux.cgroupsPath", "a part of it is longer than 255 bytes", SECTION)])
+    return "/" + "/".join(parts), path.startswith("/")
 
 
-def place(path: str | None, container_id: str, host: Host, manager: Manager) -> Placement:
-    """Where a container's cgroups are to be. Raises SpecError for a path that cannot name one."""
-    below = cgroup_path(path, container_id)
-    hierarchies = () if manager == "disabled" else host.hierarchies
-    return Placement(tuple(Place(h.mountpoint + below, h) for h in hierarchies), manager)
+def place(path: str | None, container_id: str, host: Host) -> Placement:
+    """Where a container's cgroups are to be: in every hierarchy in which this user may make them.
+
+    An absolute path counts from the hierarchies' roots. A relative one counts from where this user may make cgroups: for root these
+    are the roots too, so that the same path names the same place from wherever it is called.
+
+    Raises:
+        SpecError: for a path that cannot name a cgroup.
+    """
+    below, absolute = cgroup_path(path, container_id)
+    places = []
+    for hierarchy in host.hierarchies:
+        if hierarchy.base is None:
+            continue
+        full = below if absolute else hierarchy.base.rstrip("/") + below
+        if hierarchy.holds(full):
+            places.append(Place(hierarchy.mountpoint + full, hierarchy))
+    if places:
+        return Placement(tuple(places))
+    if not host.hierarchies:
+        return Placement((), "and none are mounted on this host")
+    bases = sorted({h.mountpoint + h.base for h in host.hierarchies if h.base})
+    if bases and absolute:
+        return Placement((), f"and this user may make them below {', '.join(bases)} only: correct linux.cgroupsPath")
+    return Placement(
+        (),
+        "and this user may make none here: use --cgroup-manager systemd, or run in 'systemd-run --user --scope -p Delegate=yes'",
+    )
+
+
+DISABLED: Final = Placement((), "which are disabled")
+"""For who wants none."""
 
 
 def placed(directories: Sequence[str], host: Host) -> Placement:

@@ -4,45 +4,94 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .files import Write
+from .files import Write, Writes, given
 
 if TYPE_CHECKING:
-    from ...spec import Resources
+    from ...spec import CPU, BlockIO, Memory, Resources, ThrottleDevice
 
 
 def v1_writes(resources: Resources) -> tuple[Write, ...]:
-    """linux.resources as files of the v1 controllers, in the order in which the kernel takes them."""
-    writes: list[Write] = []
-    memory, cpu, pids = resources.memory, resources.cpu, resources.pids
+    """Everything but device rules, in the order in which the kernel takes it where that does not depend on what is set."""
+    w = Writes()
+    if resources.memory:
+        _memory(w, resources.memory)
+    if resources.cpu:
+        _cpu(w, resources.cpu)
+    if resources.pids and resources.pids.limit is not None:
+        w.put("pids", "pids.max", "max" if resources.pids.limit < 0 else resources.pids.limit, "pids.limit")
+    if resources.block_io:
+        _blkio(w, resources.block_io)
+    for index, huge in enumerate(resources.hugepage_limits or ()):
+        for kind in ("", ".rsvd"):
+            file = f"hugetlb.{huge.page_size}{kind}.limit_in_bytes"
+            w.put("hugetlb", file, huge.limit, f"hugepageLimits[{index}]")
+    if network := resources.network:
+        w.put("net_cls", "net_cls.classid", network.class_id, "network.classID")
+        for index, priority in enumerate(network.priorities or ()):
+            w.put("net_prio", "net_prio.ifpriomap", f"{priority.name} {priority.priority}", f"network.priorities[{index}]")
+    rdma(w, resources)
+    return tuple(w.all)
 
-    def put(controller: str, file: str, value: object) -> None:
-        if value is not None:
-            writes.append(Write(controller, file, str(int(value) if isinstance(value, bool) else value)))
 
-    if memory:
-        put("memory", "memory.limit_in_bytes", memory.limit)
-        put("memory", "memory.soft_limit_in_bytes", memory.reservation)
-        put("memory", "memory.memsw.limit_in_bytes", memory.swap)
-        put("memory", "memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp)
-        put("memory", "memory.swappiness", memory.swappiness)
-        put("memory", "memory.use_hierarchy", memory.use_hierarchy)
-        put("memory", "memory.oom_control", 1 if memory.disable_oom_killer else None)
-    if cpu:
-        put("cpu", "cpu.shares", cpu.shares)
-        put("cpu", "cpu.cfs_period_us", cpu.period)
-        put("cpu", "cpu.cfs_quota_us", cpu.quota)
-        put("cpu", "cpu.cfs_burst_us", cpu.burst)
-        put("cpu", "cpu.rt_period_us", cpu.realtime_period)
-        put("cpu", "cpu.rt_runtime_us", cpu.realtime_runtime)
-        put("cpu", "cpu.idle", cpu.idle)
-        put("cpuset", "cpuset.cpus", cpu.cpus)
-        put("cpuset", "cpuset.mems", cpu.mems)
-    if pids and pids.limit is not None:
-        put("pids", "pids.max", "max" if pids.limit <= 0 else pids.limit)
-    for device in resources.devices or ():
-        kind = str(device.type or "a")
-        major = "*" if device.major is None or device.major < 0 else device.major
-        minor = "*" if device.minor is None or device.minor < 0 else device.minor
-        rule = "a" if kind == "a" and major == minor == "*" else f"{kind} {major}:{minor} {device.access or 'rwm'}"
-        put("devices", "devices.allow" if device.allow else "devices.deny", rule)
-    return tuple(writes)
+def _memory(w: Writes, memory: Memory) -> None:
+    limit, swap = given(memory.limit), given(memory.swap)
+    if limit == -1 and swap is None:
+        # Neither may be above the other: no limit of memory is none of both.
+        w.put("memory", "memory.memsw.limit_in_bytes", -1, "memory.limit", group="memory", optional=True)
+    w.put("memory", "memory.limit_in_bytes", limit, "memory.limit", group="memory")
+    w.put("memory", "memory.memsw.limit_in_bytes", swap, "memory.swap", group="memory", optional=swap == -1)
+    w.put("memory", "memory.soft_limit_in_bytes", given(memory.reservation), "memory.reservation")
+    w.put("memory", "memory.kmem.limit_in_bytes", given(memory.kernel), "memory.kernel", optional=memory.kernel == -1)
+    tcp = given(memory.kernel_tcp)
+    w.put("memory", "memory.kmem.tcp.limit_in_bytes", tcp, "memory.kernelTCP", optional=tcp == -1)
+    w.put("memory", "memory.swappiness", memory.swappiness, "memory.swappiness")
+    w.put("memory", "memory.use_hierarchy", memory.use_hierarchy, "memory.useHierarchy")
+    w.put("memory", "memory.oom_control", memory.disable_oom_killer, "memory.disableOOMKiller")
+
+
+def _cpu(w: Writes, cpu: CPU) -> None:
+    w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
+    if cpu.idle != 1:  # whoever is idle has no weight: the kernel refuses to set one
+        w.put("cpu", "cpu.shares", given(cpu.shares), "cpu.shares")
+    w.put("cpu", "cpu.cfs_period_us", given(cpu.period), "cpu.period", group="cpu.cfs")
+    w.put("cpu", "cpu.cfs_quota_us", given(cpu.quota), "cpu.quota", group="cpu.cfs")
+    w.put("cpu", "cpu.cfs_burst_us", cpu.burst, "cpu.burst", group="cpu.cfs")
+    w.put("cpu", "cpu.rt_period_us", given(cpu.realtime_period), "cpu.realtimePeriod", group="cpu.rt")
+    w.put("cpu", "cpu.rt_runtime_us", given(cpu.realtime_runtime), "cpu.realtimeRuntime", group="cpu.rt")
+    w.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
+    w.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
+
+
+def _blkio(w: Writes, block: BlockIO) -> None:
+    def put(file: str, value: object, member: str, bfq: str = "") -> None:
+        w.put("blkio", file, value, f"blockIO.{member}", other=(bfq, str(value)) if bfq else None)
+
+    put("blkio.weight", given(block.weight), "weight", "blkio.bfq.weight")
+    put("blkio.leaf_weight", given(block.leaf_weight), "leafWeight")
+    for index, device in enumerate(block.weight_device or ()):
+        number, member = f"{device.major}:{device.minor}", f"weightDevice[{index}]"
+        if device.weight:
+            put("blkio.weight_device", f"{number} {device.weight}", member, "blkio.bfq.weight_device")
+        if device.leaf_weight:
+            put("blkio.leaf_weight_device", f"{number} {device.leaf_weight}", member)
+    for name, member, rates in throttles(block):
+        for index, rate in enumerate(rates):
+            put(f"blkio.throttle.{name}_device", f"{rate.major}:{rate.minor} {rate.rate}", f"{member}[{index}]")
+
+
+def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...]], ...]:
+    """The four lists of limits, each with its name on v1 and in the config."""
+    return (
+        ("read_bps", "throttleReadBpsDevice", block.throttle_read_bps_device or ()),
+        ("write_bps", "throttleWriteBpsDevice", block.throttle_write_bps_device or ()),
+        ("read_iops", "throttleReadIOPSDevice", block.throttle_read_iops_device or ()),
+        ("write_iops", "throttleWriteIOPSDevice", block.throttle_write_iops_device or ()),
+    )
+
+
+def rdma(w: Writes, resources: Resources) -> None:
+    """rdma has the same file on both versions."""
+    for name, device in (resources.rdma or {}).items():
+        pairs = (("hca_handle", device.hca_handles), ("hca_object", device.hca_objects))
+        text = " ".join(f"{key}={value}" for key, value in pairs if value is not None)
+        w.put("rdma", "rdma.max", f"{name} {text}", f"rdma[{name!r}]")

@@ -2,71 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from ...errors import Problem, SpecError
-from .files import Write
+from ...errors import Problem, SpecError, UnsupportedError
+from . import convert
+from .files import ROOT, SECTION, Write, Writes, given
+from .v1 import rdma, throttles
 
 if TYPE_CHECKING:
-    from ...spec import Resources
+    from ...spec import CPU, BlockIO, Memory, Resources
 
-SECTION: Final = "config-linux.md#control-groups"
+_MAX: Final = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
+_CORE: Final = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"})
+"""The files of no controller that set a limit; the others move, kill and delegate."""
 
 
 def v2_writes(resources: Resources) -> tuple[Write, ...]:
-    """linux.resources as files of the v2 controllers."""
-    writes: list[Write] = []
-    memory, cpu, pids = resources.memory, resources.cpu, resources.pids
+    """Everything but device rules, in the order of writing; what v2 has no equal of is left to `v2_refuse`.
 
-    def limit(value: int) -> str:
-        return "max" if value < 0 else str(value)
+    Raises:
+        SpecError: values that contradict each other.
+    """
+    w = Writes()
+    if resources.memory:
+        _memory(w, resources.memory)
+    if resources.cpu:
+        _cpu(w, resources.cpu)
+    if resources.pids and resources.pids.limit is not None:
+        w.put("pids", "pids.max", convert.limit(resources.pids.limit), "pids.limit")
+    if resources.block_io:
+        _io(w, resources.block_io)
+    for index, huge in enumerate(resources.hugepage_limits or ()):
+        for kind in ("", ".rsvd"):
+            w.put("hugetlb", f"hugetlb.{huge.page_size}{kind}.max", huge.limit, f"hugepageLimits[{index}]")
+    rdma(w, resources)
+    return tuple(w.all)
 
-    if memory:
-        if memory.limit is not None:
-            writes.append(Write("memory", "memory.max", limit(memory.limit)))
-        if memory.swap is not None:
-            writes.append(Write("memory", "memory.swap.max", v2_swap(memory.limit, memory.swap)))
-        if memory.reservation is not None:
-            writes.append(Write("memory", "memory.low", limit(memory.reservation)))
-    if cpu:
-        if cpu.shares:
-            writes.append(Write("cpu", "cpu.weight", str(shares_to_weight(cpu.shares))))
-        if cpu.quota is not None or cpu.period is not None:
-            quota = "max" if cpu.quota is None or cpu.quota <= 0 else str(cpu.quota)
-            writes.append(Write("cpu", "cpu.max", f"{quota} {cpu.period or 100000}"))
-        if cpu.burst is not None:
-            writes.append(Write("cpu", "cpu.max.burst", str(cpu.burst)))
-        if cpu.idle is not None:
-            writes.append(Write("cpu", "cpu.idle", str(cpu.idle)))
-        if cpu.cpus:
-            writes.append(Write("cpuset", "cpuset.cpus", cpu.cpus))
-        if cpu.mems:
-            writes.append(Write("cpuset", "cpuset.mems", cpu.mems))
-    if pids and pids.limit is not None:
-        writes.append(Write("pids", "pids.max", "max" if pids.limit <= 0 else str(pids.limit)))
-    for huge in resources.hugepage_limits or ():
-        writes.append(Write("hugetlb", f"hugetlb.{huge.page_size}.max", str(huge.limit)))
+
+def _memory(w: Writes, memory: Memory) -> None:
+    limit = given(memory.limit)
+    swap = convert.swap_limit(limit, memory.swap)
+    # A kernel that counts no swap has none to limit: "none" and "no limit" need nothing there.
+    w.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
+    w.put("memory", "memory.max", None if limit is None else convert.limit(limit), "memory.limit")
+    low = given(memory.reservation)
+    w.put("memory", "memory.low", None if low is None else convert.limit(low), "memory.reservation")
+
+
+def _cpu(w: Writes, cpu: CPU) -> None:
+    w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
+    if cpu.shares and cpu.idle != 1:  # whoever is idle has no weight: the kernel refuses to set one
+        w.put("cpu", "cpu.weight", convert.shares_to_weight(cpu.shares), "cpu.shares")
+    w.put("cpu", "cpu.max", convert.cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
+    w.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
+    w.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
+    w.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
+
+
+def _io(w: Writes, block: BlockIO) -> None:
+    def put(weight: int, device: str, member: str) -> None:
+        # BFQ's own file comes first: where that scheduler runs, io.weight has no effect.
+        other = ("io.weight", f"{device}{convert.blkio_to_io_weight(weight)}")
+        w.put("io", "io.bfq.weight", f"{device}{weight}", f"blockIO.{member}", other=other)
+
+    if block.weight:
+        put(block.weight, "", "weight")
+    for index, device in enumerate(block.weight_device or ()):
+        if device.weight:
+            put(device.weight, f"{device.major}:{device.minor} ", f"weightDevice[{index}]")
+    for name, member, rates in throttles(block):
+        for index, rate in enumerate(rates):
+            value = f"{rate.major}:{rate.minor} {_MAX[name]}={rate.rate or 'max'}"
+            w.put("io", "io.max", value, f"blockIO.{member}[{index}]")
+
+
+def unified_writes(resources: Resources) -> tuple[Write, ...]:
+    """linux.resources.unified, a write for each line: a file of devices takes one at a time.
+
+    Raises:
+        SpecError: a key that is not the file of a limit.
+    """
+    w = Writes()
     for file, value in (resources.unified or {}).items():
-        if "/" in file or file.startswith("cgroup.") or "." not in file:
-            raise SpecError([Problem(f"$.linux.resources.unified[{file!r}]", "not a file of a controller", SECTION)])
-        writes.append(Write(file.partition(".")[0], file, value))
-    return tuple(writes)
+        where = f"unified[{file!r}]"
+        controller, dot, rest = file.partition(".")
+        if "/" in file or not dot or not controller or not rest or (controller == "cgroup" and file not in _CORE):
+            message = "is not a file of a controller, as memory.high is"
+            raise SpecError([Problem(f"{ROOT}.{where}", message, "config-linux.md#unified")])
+        lines = value.split("\n") if controller != "cpuset" or value else ["\n"]
+        for line in lines:
+            w.put(controller, file, line or None, where)
+    return tuple(w.all)
 
 
-def v2_swap(limit: int | None, swap: int) -> str:
-    """memory.swap counts memory and swap together on v1, swap alone on v2."""
-    if swap < 0:
-        return "max"
-    if limit is None or limit < 0:
-        raise SpecError([Problem("$.linux.resources.memory.swap", "a swap limit needs a memory limit", "config-linux.md#memory")])
-    if swap < limit:
-        raise SpecError(
-            [Problem("$.linux.resources.memory.swap", "is below the memory limit that it includes", "config-linux.md#memory")]
-        )
-    return str(swap - limit)
-
-
-def shares_to_weight(shares: int) -> int:
-    """cpu.shares 2..262144 to cpu.weight 1..10000, linearly as the peers do it."""
-    clamped = min(max(shares, 2), 262144)
-    return 1 + (clamped - 2) * 9999 // 262142
+def v2_refuse(resources: Resources, served: Collection[str]) -> None:
+    """Refuse what v2 has no equal of, but for what v1 controllers serve. Raises UnsupportedError."""
+    memory, cpu, block = resources.memory, resources.cpu, resources.block_io
+    lost = {
+        "memory.kernel": memory and memory.kernel is not None and memory.kernel > 0,
+        "memory.kernelTCP": memory and memory.kernel_tcp is not None and memory.kernel_tcp > 0,
+        "memory.swappiness": memory and memory.swappiness is not None,
+        "memory.disableOOMKiller": memory and memory.disable_oom_killer,
+        "memory.useHierarchy": memory and memory.use_hierarchy is False,
+        "cpu.realtimeRuntime": cpu and cpu.realtime_runtime,
+        "cpu.realtimePeriod": cpu and cpu.realtime_period,
+        "blockIO.leafWeight": block and block.leaf_weight,
+    }
+    for index, device in enumerate((block.weight_device if block else None) or ()):
+        lost[f"blockIO.weightDevice[{index}].leafWeight"] = bool(device.leaf_weight)
+    for member, asked in lost.items():
+        if asked and member.partition(".")[0].replace("blockIO", "blkio") not in served:
+            raise UnsupportedError(f"{ROOT}.{member}: cgroup v2 has nothing like it ({SECTION})")

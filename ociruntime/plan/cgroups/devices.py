@@ -1,0 +1,168 @@
+"""Device rules (config-linux.md#allowed-device-list): as v1 takes them, and as a BPF program for v2.
+
+Of the rules that match a device the last one decides, for reading, writing and mknod each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ...errors import UnsupportedError
+from .files import ROOT
+
+if TYPE_CHECKING:
+    from ...spec import DeviceCgroup
+
+MKNOD, READ, WRITE = 1, 2, 4
+"""BPF_DEVCG_ACC_*."""
+_BITS: Final = {"r": READ, "w": WRITE, "m": MKNOD}
+_ALL: Final = READ | WRITE | MKNOD
+
+
+class Rule(NamedTuple):
+    """One rule, of one type; None is all numbers."""
+
+    allow: bool
+    type: str
+    """``a``, ``b`` or ``c``."""
+    major: int | None
+    minor: int | None
+    access: int
+
+    def __str__(self) -> str:
+        numbers = ":".join("*" if number is None else str(number) for number in (self.major, self.minor))
+        return f"{self.type} {numbers} {''.join(letter for letter, bit in _BITS.items() if self.access & bit)}"
+
+    def meets(self, other: Rule) -> bool:
+        """Whether some device matches both."""
+        return all(
+            mine == theirs or wild in (mine, theirs)
+            for mine, theirs, wild in zip(self[1:4], other[1:4], ("a", None, None), strict=True)
+        )
+
+
+def _defaults() -> tuple[Rule, ...]:
+    numbers = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)]
+    return (
+        Rule(True, "c", None, None, MKNOD),
+        Rule(True, "b", None, None, MKNOD),
+        *(Rule(True, "c", major, minor, _ALL) for major, minor in numbers),
+    )
+
+
+DEFAULTS: Final = _defaults()
+"""Behind the config's own rules: any node may be made, and the default devices and terminals be used."""
+
+
+def rules_of(devices: Sequence[DeviceCgroup]) -> tuple[Rule, ...]:
+    """The config's rules, and behind them those for the default devices. Without rules of the config everything stays allowed."""
+    rules = []
+    for device in devices:
+        major, minor = (None if number is None or number < 0 else number for number in (device.major, device.minor))
+        access = sum(bit for letter, bit in _BITS.items() if letter in (device.access or "rwm"))
+        rules.append(Rule(device.allow, device.type or "a", major, minor, access))
+    return (*rules, *DEFAULTS) if rules else ()
+
+
+def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules as devices.allow and devices.deny take them, one after the other.
+
+    The kernel keeps a default and a list of exceptions to it, from which only the very same devices can be taken out again.
+
+    Raises:
+        UnsupportedError: a rule would have no effect there.
+    """
+    allowing, exceptions = True, list[tuple[int, Rule]]()
+    taken = []
+    for number, rule in enumerate(rules):
+        if rule.type == "a" and rule.major is None and rule.minor is None and rule.access == _ALL:
+            allowing, exceptions = rule.allow, []
+            taken.append(rule)
+            continue
+        # The kernel reads "a" as everything, whatever else the line says.
+        for kind in ("b", "c") if rule.type == "a" else (rule.type,):
+            single = rule._replace(type=kind)
+            taken.append(single)
+            if rule.allow != allowing:
+                exceptions.append((number, single))
+            else:
+                exceptions = _taken_out(exceptions, single)
+    return tuple(taken)
+
+
+def _taken_out(exceptions: list[tuple[int, Rule]], rule: Rule) -> list[tuple[int, Rule]]:
+    left = []
+    for number, exception in exceptions:
+        if rule.access & exception.access and rule.meets(exception) and rule[1:4] != exception[1:4]:
+            raise UnsupportedError(
+                f"{ROOT}.devices[{number}]: cgroup v1 cannot take '{rule}' out of '{exception}': "
+                "deny all devices first and allow the others, or use cgroup v2"
+            )
+        kept = exception.access & ~rule.access if rule[1:4] == exception[1:4] else exception.access
+        left.append((number, exception._replace(access=kept)))
+    return [(number, exception) for number, exception in left if exception.access]
+
+
+# ---- the BPF program ----
+
+_R0, _R1, _R2, _R3, _R4, _R5 = range(6)
+_LDX_W, _EXIT, _JA = 0x61, 0x95, 0x05
+_MOV64_K, _MOV64_X, _AND64_K, _RSH64_K = 0xB7, 0xBF, 0x57, 0x77
+_JNE_K, _JEQ_K, _JSET_K = 0x55, 0x15, 0x45
+_TYPES: Final = {"b": 1, "c": 2}
+
+
+def _op(code: int, target: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, target | source << 4, offset, value)
+
+
+def program(rules: Sequence[Rule]) -> bytes:
+    """A BPF_PROG_TYPE_CGROUP_DEVICE program.
+
+    It goes through the rules from the last to the first, and keeps in r3 which kinds of access nobody has allowed yet: a rule that
+    denies one of them ends it with 0, and with nothing left it ends with 1. What no rule speaks of is allowed.
+    """
+    code = [
+        _op(_LDX_W, _R2, _R1, 0),  # r2 = type, r3 = access: halves of one word
+        _op(_MOV64_X, _R3, _R2),
+        _op(_AND64_K, _R2, value=0xFFFF),
+        _op(_RSH64_K, _R3, value=16),
+        _op(_LDX_W, _R4, _R1, 4),  # r4 = major
+        _op(_LDX_W, _R5, _R1, 8),  # r5 = minor
+    ]
+    for rule in reversed(rules):
+        if rule.type == "a" and rule.major is None and rule.minor is None and rule.access == _ALL:
+            # It decides all that is left; the verifier refuses what cannot be reached.
+            code += [_op(_MOV64_K, _R0, value=int(rule.allow)), _op(_EXIT)]
+            break
+        if rule.allow:
+            then = [_op(_AND64_K, _R3, value=~rule.access), _op(_JNE_K, _R3, offset=2), _op(_MOV64_K, _R0, value=1), _op(_EXIT)]
+        else:
+            # Past the jump over the end when an access that is still open is denied.
+            then = [_op(_JSET_K, _R3, offset=1, value=rule.access), _op(_JA, offset=2), _op(_MOV64_K, _R0), _op(_EXIT)]
+        tests = []
+        if rule.type != "a":
+            tests.append((_R2, _TYPES[rule.type]))
+        tests += [(register, number) for register, number in ((_R4, rule.major), (_R5, rule.minor)) if number is not None]
+        for index, (register, number) in enumerate(tests):
+            code.append(_op(_JNE_K, register, offset=len(tests) - index - 1 + len(then), value=_number(number)))
+        code += then
+    else:
+        code += [_op(_MOV64_K, _R0, value=1), _op(_EXIT)]
+    return b"".join(code)
+
+
+def _number(number: int) -> int:
+    # The comparison extends the sign to 64 bits: -1 is no device's number, as all that are too big for one.
+    return number if number < 1 << 31 else -1
+
+
+def words(rules: Sequence[Rule]) -> str:
+    """The rules for people, those for the default devices as one."""
+    own = rules[: -len(DEFAULTS)] if tuple(rules[-len(DEFAULTS) :]) == DEFAULTS else rules
+    parts = [f"{'allow' if rule.allow else 'deny'} {rule}" for rule in own]
+    if len(own) < len(rules):
+        parts.append("allow the default devices")
+    return ", ".join(parts)

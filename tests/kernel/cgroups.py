@@ -1,0 +1,78 @@
+"""What the tests of cgroups share: a container with limits, and a look at the files of its cgroups, of whichever version."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+
+V2 = next((h for h in oci.Host.probe().hierarchies if h.version == 2), None)
+
+
+def has(controller: str) -> bool:
+    return oci.Host.probe().has_controller(controller)
+
+
+def on_v2(controller: str) -> bool:
+    hierarchy = oci.Host.probe().hierarchy(controller)
+    return hierarchy is not None and hierarchy.version == 2
+
+
+needs = {name: pytest.mark.skipif(not has(name), reason=f"no {name} controller") for name in ("hugetlb", "memory", "pids", "rdma")}
+
+
+def directory(container: oci.Container, controller: str) -> Path:
+    """The container's cgroup that has a controller; ``""`` for the one of v2."""
+    paths = container._entry.read()["cgroups"]
+    hierarchy = V2 if controller == "" else oci.Host.probe().hierarchy(controller)
+    assert hierarchy is not None
+    return Path(next(path for path in paths if path.startswith(hierarchy.mountpoint + "/")))
+
+
+def value(container: oci.Container, controller: str, file: str) -> str:
+    return (directory(container, controller) / file).read_text().strip()
+
+
+def config(args: list[str], resources: dict[str, Any], **linux: Any) -> oci.RuntimeSpec:
+    document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
+    document["process"]["args"] = args
+    document["linux"].update(resources=resources, **linux)
+    return oci.RuntimeSpec.load(document)
+
+
+class Limited:
+    """Makes containers with limits in one test's state directory."""
+
+    def __init__(self, make_bundle: Callable[..., oci.Bundle], root: Path, prefix: str) -> None:
+        self.make_bundle, self.root, self.prefix, self.made = make_bundle, root, prefix, 0
+
+    @contextlib.contextmanager
+    def __call__(
+        self,
+        resources: dict[str, Any],
+        args: list[str] | None = None,
+        *,
+        start: bool = False,
+        linux: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Iterator[oci.Container]:
+        self.made += 1
+        spec = config(args or ["sleep", "100"], resources, **(linux or {}))
+        make = oci.Container.run if start else oci.Container.create
+        with make(f"{self.prefix}-{self.made}", self.make_bundle(spec), root=self.root, **more) as container:
+            yield container
+
+
+def block_device() -> tuple[int, int]:
+    """A disk of this machine."""
+    for name in sorted(os.listdir("/sys/block")):
+        if not name.startswith(("loop", "ram", "zram", "dm-", "md")):
+            major, minor = Path("/sys/block", name, "dev").read_text().split(":")
+            return int(major), int(minor)
+    pytest.skip("no disk")
