@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .state import State as State
     from .state import Status as Status
     from .supported import features as features
+    from .terminal import Terminal as Terminal
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ _MODULES = {
     "spec": "RuntimeSpec",
     "state": "State Status",
     "supported": "features",
+    "terminal": "Terminal",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -136,11 +136,15 @@ class Bundle:
 
     def with_args(self, args: Sequence[str]) -> Bundle:
         """This bundle with another program; config.json stays as it is."""
+        return self.with_process(args=tuple(args))
+
+    def with_process(self, **changes: Any) -> Bundle:
+        """This bundle with members of its process changed; config.json stays as it is."""
         spec = self.spec
         if spec.process is None:
-            raise BundleError(f"{self.path}: the config has no process to run {args[0]!r} as")
+            raise BundleError(f"{self.path}: the config has no process to change")
         changed = Bundle(self.path, config=self._config)
-        changed._spec = spec.evolve(process=spec.process.evolve(args=tuple(args)))
+        changed._spec = spec.evolve(process=spec.process.evolve(**changes))
         changed._config = changed._spec.to_json().encode()
         return changed
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .process import Process as Child
     from .process import Result
     from .spec import Process, RuntimeSpec
+    from .terminal import Terminal
 
 __all__ = ["Container"]
 
@@ -34,6 +35,8 @@ class Container:
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._pidfd = -1
+        self.terminal: Terminal | None = None
+        """The master of the container's terminal, in the object that made it with ``terminal=True``."""
 
     # ---- making and finding ----
 
@@ -47,6 +50,7 @@ class Container:
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        terminal: bool | None = None,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
@@ -59,6 +63,8 @@ class Container:
             bundle: a `Bundle` or the path of a bundle directory.
             root: the state directory; ``/run/ociruntime`` for root by default.
             stdin, stdout, stderr: descriptors for the process; this process's own by default.
+            terminal: whether the process gets a terminal, whose master is then `terminal`; by default as ``process.terminal`` says,
+                which needs ``console_socket``.
             console_socket: a listening Unix socket that gets the terminal's master, when ``process.terminal`` is true.
             pid_file: gets the pid of the container's first process.
             preserve_fds: how many descriptors from 3 on the process inherits.
@@ -75,6 +81,7 @@ class Container:
             bundle,
             root=root,
             stdio=(stdin, stdout, stderr),
+            terminal=terminal,
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
@@ -92,6 +99,7 @@ class Container:
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        terminal: bool | None = None,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
@@ -103,6 +111,7 @@ class Container:
             bundle,
             root=root,
             stdio=(stdin, stdout, stderr),
+            terminal=terminal,
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
@@ -118,6 +127,7 @@ class Container:
         *,
         root: StrPath | None,
         stdio: tuple[int | None, int | None, int | None],
+        terminal: bool | None = None,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
@@ -126,19 +136,24 @@ class Container:
     ) -> Self:
         from .lifecycle.create import create
 
-        entry, pidfd = create(
+        made = create(
             container_id,
             bundle,
             root=root,
             stdio=stdio,
+            terminal=terminal,
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
             cgroup_manager=cgroup_manager,
             gate=gate,
         )
-        container = cls(entry)
-        container._pidfd = pidfd
+        container = cls(made.entry)
+        container._pidfd = made.pidfd
+        if made.terminal >= 0:
+            from .terminal import Terminal
+
+            container.terminal = Terminal(made.terminal)
         return container
 
     @classmethod
@@ -250,6 +265,8 @@ class Container:
         from .lifecycle.delete import delete
 
         delete(self._entry, self._pidfd, force=force)
+        if self.terminal is not None:
+            self.terminal.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -313,6 +330,7 @@ class Container:
         cwd: str | None = None,
         user: tuple[int, int] | None = None,
         process: Process | None = None,
+        terminal: bool = False,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
@@ -320,7 +338,7 @@ class Container:
         """Start a further program in a running container and give its `ociruntime.process.Process`.
 
         Arguments and errors are those of `exec`; stdin, stdout and stderr are descriptors, this process's own by default. With
-        ``console_socket`` the program gets a terminal, whose master is sent there.
+        ``terminal`` the program gets one, whose master is `Process.terminal`; with ``console_socket`` it is sent there instead.
         """
         from .lifecycle.execute import execute
 
@@ -333,6 +351,7 @@ class Container:
             cwd=cwd,
             user=user,
             process=process,
+            terminal=terminal,
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,

@@ -14,6 +14,7 @@ from .errors import ProcessError
 if TYPE_CHECKING:
     from . import spec
     from .engine.launch import Init
+    from .terminal import Terminal
 
 __all__ = ["Process", "Result"]
 
@@ -54,8 +55,10 @@ class Result(NamedTuple):
 class Process:
     """A program in a container that this process started: wait for it, signal it. Closed with its last reference."""
 
-    def __init__(self, args: tuple[str, ...], init: Init) -> None:
+    def __init__(self, args: tuple[str, ...], init: Init, terminal: Terminal | None = None) -> None:
         self.args = args
+        self.terminal = terminal
+        """The master of its terminal, when it was given one (``terminal=True``)."""
         self.pid = init.pid
         """In our pid namespace."""
         self.returncode: int | None = None
@@ -112,6 +115,8 @@ class Process:
         self.close()
 
     def close(self) -> None:
+        if self.terminal is not None:
+            self.terminal.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

@@ -123,7 +123,29 @@ static long load_filter(const struct op_seccomp *o)
     return keep(o->out, fd);
 }
 
-/* The terminal comes from the container's own devpts, by descriptor; its master goes out with a report. */
+/* Where /dev/console is mounted: a file that is there or made, never what a link of the image's leads to. */
+static long console_target(int dev)
+{
+    struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
+    struct statx st;
+    long mode, fd, made = sys(__NR_openat, dev, "console", O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_WRONLY, 0600);
+
+    if (made < 0 && made != -EEXIST)
+        return made;
+    if (made >= 0)
+        sys(__NR_close, made);
+    fd = sys(__NR_openat2, dev, "console", &how, sizeof how);
+    if (fd < 0)
+        return fd;
+    mode = mode_of((int)fd, &st);
+    if (mode >= 0 && ((mode & S_IFMT) == S_IFREG || (mode & S_IFMT) == S_IFCHR))
+        return fd;
+    sys(__NR_close, fd);
+    return mode < 0 ? mode : (mode & S_IFMT) == S_IFLNK ? -ELOOP : -EEXIST;
+}
+
+/* The terminal comes from the container's own devpts, by descriptor, and belongs to the process's user; its master goes out with a
+ * report. Whoever leads a session and takes a terminal has its own process group in the foreground. */
 static long open_console(uint32_t step, const struct op_console *o)
 {
     struct winsize size = { (unsigned short)o->rows, (unsigned short)o->cols, 0, 0 };
@@ -145,9 +167,11 @@ static long open_console(uint32_t step, const struct op_console *o)
         err = -ENODEV;
     if (err >= 0 && size.ws_row | size.ws_col)
         err = sys(__NR_ioctl, master, TIOCSWINSZ, &size);
+    if (err >= 0)
+        err = sys(__NR_fchown, peer, o->uid, -1);
     if (err >= 0 && o->bind) {
         long mnt = sys(__NR_open_tree, peer, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY);
-        long target = mnt < 0 ? mnt : make_target(fd_of(o->dev), "console", 1, 0);
+        long target = mnt < 0 ? mnt : console_target(fd_of(o->dev));
         err = target < 0 ? target : attach(mnt, target);
         if (mnt >= 0)
             sys(__NR_close, mnt);

@@ -16,6 +16,7 @@ NOT_EXECUTABLE = 126
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status. Errors go to stderr (and to ``--log``) as one line."""
+    from .common import Interrupted
     from .parser import parser
 
     words = sys.argv[1:] if argv is None else list(argv)
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: say(options, "warning", str(message))
     try:
         status: int = options.run(options) or 0
+    except Interrupted as error:
+        return 128 + error.number
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

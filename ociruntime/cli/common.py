@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 Parser = argparse.ArgumentParser
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+KEPT = frozenset(
+    {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH}
+    | {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
+    | {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS}
+)
+"""Signals that are not passed on: those about ourselves, and those of the job control of the shell that we run under."""
 
 
 class Verb(NamedTuple):
@@ -47,21 +51,52 @@ def shell_status(code: int) -> int:
     return 128 - code if code < 0 else code
 
 
-@contextmanager
-def forwarding(pidfd: int) -> Iterator[None]:
-    """Pass the signals that people send to this process on to the container."""
+class Interrupted(BaseException):
+    """A signal came twice before there was a process to pass it on to."""
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Forwarding:
+    """Passes the signals that people send to this process on to the container's.
+
+    One that comes before there is a process waits for it; the same one again ends what we do.
+    """
+
+    def __init__(self) -> None:
+        self.pidfd = -1
+        self._early: list[int] = []
+
+    def to(self, pidfd: int) -> int:
+        """From here on to this process, the early ones included."""
+        self.pidfd = pidfd
+        for number in self._early:
+            self._forward(number, None)
+        return pidfd
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        if self.pidfd < 0:
+            if number in self._early:
+                raise Interrupted(number)
+            self._early.append(number)
+            return
         try:
-            signal.pidfd_send_signal(pidfd, number)
+            signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             pass  # it ended by itself
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Self:
+        self._before = {
+            number: signal.signal(number, self._forward)
+            for number in signal.valid_signals() - KEPT
+            if signal.getsignal(number) not in (signal.SIG_IGN, None)
+        }
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 

@@ -8,13 +8,14 @@ from typing import Final
 import ociruntime as oci
 
 from ..errors import ContainerNotFound
+from ..terminal import interact
 from .common import (
+    Forwarding,
     Parser,
     Refuse,
     Verb,
     bundle_argument,
     container_argument,
-    forwarding,
     shell_status,
 )
 
@@ -32,6 +33,8 @@ def _create(sub: Parser) -> None:
 def _run(sub: Parser) -> None:
     _create(sub)
     sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
+    sub.add_argument("--tty", "-t", action="store_true", help="with a terminal, whatever the config says")
+    sub.add_argument("--interactive", "-i", action="store_true", help="accepted for compatibility: our input is always passed on")
     sub.add_argument("--keep", action="store_true", help="do not delete the container at its end")
 
 
@@ -62,23 +65,30 @@ def create(o: argparse.Namespace) -> None:
 
 
 def run(o: argparse.Namespace) -> int:
-    container = oci.Container.run(
-        o.id,
-        o.bundle,
-        root=o.root,
-        pid_file=o.pid_file,
-        console_socket=o.console_socket,
-        preserve_fds=o.preserve_fds,
-        cgroup_manager=o.cgroup_manager,
-    )
-    if o.detach:
-        return 0
-    try:
-        with forwarding(container.fileno()):
+    bundle = oci.Bundle.load(o.bundle)
+    process = bundle.spec.process
+    terminal = (o.tty or bool(process and process.terminal)) and not o.console_socket and not o.detach
+    with Forwarding() as signals:
+        container = oci.Container.run(
+            o.id,
+            bundle,
+            root=o.root,
+            terminal=terminal or None,
+            pid_file=o.pid_file,
+            console_socket=o.console_socket,
+            preserve_fds=o.preserve_fds,
+            cgroup_manager=o.cgroup_manager,
+        )
+        if o.detach:
+            return 0
+        try:
+            pidfd = signals.to(container.fileno())
+            if container.terminal is not None:
+                interact(container.terminal.fileno(), container.terminal.resize, ended=pidfd)
             code = container.wait()
-    finally:
-        if not o.keep:
-            container.delete(force=True)
+        finally:
+            if not o.keep:
+                container.delete(force=True)
     assert code is not None, "a child's exit status is known"
     return shell_status(code)
 

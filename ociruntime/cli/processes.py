@@ -11,12 +11,13 @@ from typing import Final
 import ociruntime as oci
 
 from ..errors import UnsupportedError, WrongStatus
+from ..terminal import interact
 from .common import (
+    Forwarding,
     Parser,
     Verb,
     container_argument,
     format_argument,
-    forwarding,
     shell_status,
     table,
 )
@@ -31,7 +32,7 @@ def _exec(sub: Parser) -> None:
     sub.add_argument("--user", "-u", metavar="UID[:GID]")
     sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
     sub.add_argument("--pid-file", metavar="FILE")
-    sub.add_argument("--tty", "-t", action="store_true", help="with a terminal (needs --console-socket)")
+    sub.add_argument("--tty", "-t", action="store_true", help="with a terminal")
     sub.add_argument("--console-socket", metavar="SOCKET")
     sub.add_argument("--preserve-fds", type=int, default=0, metavar="N")
 
@@ -42,8 +43,6 @@ def _ps(sub: Parser) -> None:
 
 
 def exec_(o: argparse.Namespace) -> int:
-    if o.tty and not o.console_socket:
-        raise UnsupportedError("--tty needs --console-socket: a terminal of our own is not supported yet")
     args: Sequence[str] = o.args[1:] if o.args[:1] == ["--"] else o.args
     process = None
     if o.process:
@@ -53,19 +52,26 @@ def exec_(o: argparse.Namespace) -> int:
         process = structure(Process, parse(Path(o.process).read_bytes(), o.process), o.process)
     elif not args:
         raise ValueError("exec needs a command, or --process")
-    child = oci.Container.load(o.id, root=o.root).popen(
-        args,
-        env=o.env,
-        cwd=o.cwd,
-        user=user(o.user),
-        process=process,
-        console_socket=o.console_socket,
-        pid_file=o.pid_file,
-        preserve_fds=o.preserve_fds,
-    )
-    if o.detach:
-        return 0
-    with forwarding(child.fileno()):
+    terminal = o.tty or bool(process and process.terminal)
+    if terminal and o.detach and not o.console_socket:
+        raise UnsupportedError("a detached process with a terminal needs --console-socket: nobody else takes the terminal")
+    with Forwarding() as signals:
+        child = oci.Container.load(o.id, root=o.root).popen(
+            args,
+            env=o.env,
+            cwd=o.cwd,
+            user=user(o.user),
+            process=process,
+            terminal=terminal and not o.console_socket,
+            console_socket=o.console_socket,
+            pid_file=o.pid_file,
+            preserve_fds=o.preserve_fds,
+        )
+        if o.detach:
+            return 0
+        pidfd = signals.to(child.fileno())
+        if child.terminal is not None:
+            interact(child.terminal.fileno(), child.terminal.resize, ended=pidfd)
         return shell_status(child.wait())
 
 

@@ -12,6 +12,7 @@ def send(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
             peer.connect(os.fspath(path))
             sent = socket.send_fds(peer, [message], [fd])
-            peer.sendall(message[sent:])
+            if sent < len(message):  # who has got all may be gone already, and not even nothing can be sent to it
+                peer.sendall(message[sent:])
     finally:
         os.close(fd)

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..bundle import Bundle
 from ..engine import handover, undo
@@ -27,29 +27,42 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 
+class Created(NamedTuple):
+    """What its maker has of a new container."""
+
+    entry: Entry
+    pidfd: int
+    """Of the first process."""
+    terminal: int
+    """The master of its terminal, or -1."""
+
+
 def create(
     container_id: str,
     bundle: Bundle | StrPath,
     *,
     root: StrPath | None,
     stdio: tuple[int | None, int | None, int | None],
+    terminal: bool | None,
     console_socket: StrPath | None,
     pid_file: StrPath | None,
     preserve_fds: int,
     cgroup_manager: Manager,
     gate: bool,
-) -> tuple[Entry, int]:
-    """Create a container, or without ``gate`` run it at once; gives its directory and the pidfd of its first process.
+) -> Created:
+    """Create a container, or without ``gate`` run it at once.
 
     Arguments and errors are those of `Container.create`.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     store = StateStore(root)
+    if terminal is not None:
+        opened = opened.with_process(terminal=terminal)
     plan = opened.plan(container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
     for text in plan.warnings:
         warnings.warn(text, OCIRuntimeWarning, stacklevel=4)
-    if plan.terminal and console_socket is None:
-        raise UnsupportedError("$.process.terminal: a terminal needs a console socket to send it to")
+    if plan.terminal and console_socket is None and not terminal:
+        raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or pass terminal=True")
     if console_socket is not None and not plan.terminal:
         raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
     if preserve_fds < 0:
@@ -74,6 +87,7 @@ def create(
     }
     performance: Performance | None = None
     listener: socket.socket | None = None
+    masters: list[int] = []
     try:
         entry.write(document)  # from here on a crash leaves something that delete --force can clean up
         (entry.path / "config.json").write_bytes(opened.config_bytes)
@@ -90,7 +104,7 @@ def create(
             preserve=preserve_fds,
             parents=parents,
             cache=store.root / ".seccomp",
-            receivers=receivers(opened.spec, document, console_socket),
+            receivers=receivers(opened.spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
         )
         init = performance.begin()
         document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
@@ -106,6 +120,8 @@ def create(
             if performance is not None:
                 performance.abort()
         finally:
+            for fd in masters:
+                os.close(fd)
             entry.remove()
         raise
     finally:
@@ -113,7 +129,7 @@ def create(
             listener.close()
     pidfd = os.dup(init.pidfd)
     init.close()
-    return entry, pidfd
+    return Created(entry, pidfd, masters[0] if masters else -1)
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:
@@ -122,7 +138,12 @@ def listener_of(spec: RuntimeSpec) -> list[str]:
     return [seccomp.listener_path or "", seccomp.listener_metadata or ""] if seccomp else ["", ""]
 
 
-def receivers(spec: RuntimeSpec, document: StateDocument, console_socket: StrPath | None) -> dict[str, Callable[[Init, int], None]]:
+def to_socket(path: StrPath) -> Callable[[int], None]:
+    """What sends a terminal's master to whoever listens there."""
+    return lambda fd: handover.send(fd, path)
+
+
+def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int], None]) -> dict[str, Callable[[Init, int], None]]:
     """Who gets the descriptors that the init hands out."""
 
     def to_agent(init: Init, fd: int) -> None:
@@ -130,10 +151,7 @@ def receivers(spec: RuntimeSpec, document: StateDocument, console_socket: StrPat
         state = state_of(document)
         send(fd, path, metadata, state._replace(pid=state.pid or init.pid), init.pid)
 
-    found: dict[str, Callable[[Init, int], None]] = {"handout": to_agent}
-    if console_socket is not None:
-        found["console"] = lambda init, fd: handover.send(fd, console_socket)
-    return found
+    return {"handout": to_agent, "console": lambda init, fd: console(fd)}
 
 
 def write_pid_file(path: Path, pid: int) -> None:

@@ -15,7 +15,8 @@ from ..plan.compile import compile_exec
 from ..process import Process as Child
 from ..process import exec_process
 from ..state import Entry, Status
-from .create import StrPath, receivers, write_pid_file
+from ..terminal import Terminal
+from .create import StrPath, receivers, to_socket, write_pid_file
 from .status import current, first_process
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def execute(
     cwd: str | None,
     user: tuple[int, int] | None,
     process: Process | None,
+    terminal: bool,
     console_socket: StrPath | None,
     pid_file: StrPath | None,
     preserve_fds: int,
@@ -43,7 +45,7 @@ def execute(
     status = current(document).status
     if not status.can_exec:
         raise WrongStatus(entry.id, "exec in", status, "running")
-    wanted = exec_process(process or spec.process, args, env, cwd, user, terminal=console_socket is not None)
+    wanted = exec_process(process or spec.process, args, env, cwd, user, terminal=terminal or console_socket is not None)
     plan = compile_exec(
         wanted,
         spec,
@@ -57,6 +59,7 @@ def execute(
     pidfd = first_process(document)
     if pidfd is None:
         raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
+    masters: list[int] = []
     try:
         performance = Performance(
             plan,
@@ -64,7 +67,7 @@ def execute(
             pidfd=pidfd,
             preserve=preserve_fds,
             cache=entry.path.parent / ".seccomp",
-            receivers=receivers(spec, document, console_socket),
+            receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
         )
         init = performance.begin()
         try:
@@ -74,6 +77,10 @@ def execute(
             performance.abort()
             raise
         performance.finish()
+    except BaseException:
+        for fd in masters:
+            os.close(fd)
+        raise
     finally:
         os.close(pidfd)
-    return Child(tuple(wanted.args or ()), init)
+    return Child(tuple(wanted.args or ()), init, Terminal(masters[0]) if masters else None)

@@ -20,4 +20,5 @@ def compile_terminal(b: Builder, process: Process, attached: dict[str, int], roo
         b.init("open", root, "dev/pts", k.O_PATH, 0, k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS, devpts, text="/dev/pts")
     size = process.console_size
     rows, cols = (size.height, size.width) if size else (0, 0)
-    b.init("console", devpts, dev, rows, cols, int(bool(attached)), text="a terminal from the container's own devpts")
+    uid = (process.user.uid or 0) if process.user else 0
+    b.init("console", devpts, dev, rows, cols, uid, int(bool(attached)), text="a terminal from the container's own devpts")

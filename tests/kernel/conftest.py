@@ -1,0 +1,132 @@
+"""The command line on a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+class Session:
+    """A command on a terminal of its own, which controls it, as a login shell has it; we are the person who types and reads."""
+
+    def __init__(self, *words: object, size: tuple[int, int] = (24, 80)) -> None:
+        self.master, slave = os.openpty()
+        termios.tcsetwinsize(self.master, size)
+        self.before = termios.tcgetattr(slave)
+        self.seen = b""
+        self.process = subprocess.Popen(
+            list(map(str, words)),
+            cwd=REPO,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        self.slave = slave
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def expect(self, text: str, timeout: float = 20) -> str:
+        """Read until the text has been printed; gives what came before it. It counts once: the next call looks behind it."""
+        wanted, deadline = text.encode(), time.monotonic() + timeout
+        while wanted not in self.seen:
+            if not select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise AssertionError(f"{text!r} did not come, but {self.seen!r}")
+            self.seen += os.read(self.master, 65536)
+        before, _, self.seen = self.seen.partition(wanted)
+        return before.decode()
+
+    def resize(self, rows: int, columns: int) -> None:
+        termios.tcsetwinsize(self.master, (rows, columns))
+
+    @property
+    def restored(self) -> bool:
+        """Whether the terminal's settings are those of the beginning."""
+        return termios.tcgetattr(self.slave) == self.before
+
+    def wait(self, timeout: float = 20) -> int:
+        """The exit code; what is printed meanwhile is read, so that nobody waits for us."""
+        deadline = time.monotonic() + timeout
+        while (code := self.process.poll()) is None:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"it still runs after {timeout} s; it printed {self.seen!r}")
+            if select.select([self.master], [], [], 0.02)[0]:
+                self.seen += os.read(self.master, 65536)
+        while select.select([self.master], [], [], 0)[0]:
+            self.seen += os.read(self.master, 65536)
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def session(state_root: Path) -> Iterator[Callable[..., Session]]:
+    """Starts commands on terminals of their own. What a failed test leaves behind goes with them."""
+    made: list[Session] = []
+
+    def start(*words: object, **more: tuple[int, int]) -> Session:
+        made.append(Session(*words, **more))
+        return made[-1]
+
+    yield start
+    failed = any(entry.process.poll() is None for entry in made)
+    for entry in made:
+        entry.close()
+    for container in oci.Container.list(root=state_root) if failed else ():
+        container.delete(force=True)
+
+
+@pytest.fixture
+def command(state_root: Path) -> Callable[..., list[str]]:
+    """The words of an ``ociruntime`` command on this test's state directory."""
+    return lambda *words: [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), *map(str, words)]
+
+
+def await_true(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout} s")
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Waits for a condition, asked again and again."""
+    return await_true
+
+
+def in_foreground(container: oci.Container) -> bool:
+    """Whether the container's shell has given its terminal to a job (proc(5), fields pgrp and tpgid)."""
+    fields = Path(f"/proc/{container.pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[2] != fields[5]
+
+
+@pytest.fixture
+def shell(make_bundle: Callable[..., oci.Bundle]) -> oci.Bundle:
+    """A bundle whose process is an interactive shell with a plain prompt."""
+    spec = oci.RuntimeSpec.default()
+    assert spec.process is not None
+    process = spec.process.evolve(args=("sh",), terminal=True).with_env(PS1="$ ", ENV=None)
+    return make_bundle(spec.evolve(process=process))

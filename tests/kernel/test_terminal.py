@@ -1,0 +1,306 @@
+"""Terminals: as a Python file, on the command line, over a console socket (config.md#process, terminal and consoleSize)."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import subprocess
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from .conftest import in_foreground
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+Command = Callable[..., list[str]]
+Until = Callable[..., None]
+
+
+def read_all(terminal: oci.Terminal) -> str:
+    out = b""
+    while data := terminal.read(4096):
+        out += data
+    return out.decode()
+
+
+def nothing_left(root: Path, until: Until) -> None:
+    until(lambda: oci.Container.list(root=root) == [], "the end of the container")
+
+
+# ---- in Python ----
+
+
+def test_the_terminal_is_a_file(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    args = ["sh", "-c", "tty; stat -c %t:%u /dev/console; read x; stty size; echo got $x; exit 3"]
+    with oci.Container.create(prefix, bundle.with_args(args), root=state_root, terminal=True) as container:
+        terminal = container.terminal
+        assert terminal is not None
+        terminal.resize(33, 101)
+        assert terminal.size == (33, 101)
+        container.start()
+        assert (terminal.readline(), terminal.readline()) == (b"/dev/pts/0\r\n", b"88:0\r\n")
+        terminal.write(b"words\n")
+        assert read_all(terminal) == "words\r\n33 101\r\ngot words\r\n"
+        assert container.wait(10) == 3
+    assert terminal.closed
+    with pytest.raises(ValueError, match="closed"):
+        terminal.fileno()
+
+
+def test_the_size_of_the_config_and_its_change(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    document = oci.RuntimeSpec.default().to_dict()
+    script = "trap 'stty size; exit 7' WINCH; stty size; while :; do sleep 0.05; done"
+    document["process"].update(args=["sh", "-c", script], terminal=True, consoleSize={"height": 11, "width": 22})  # type: ignore[index, attr-defined]
+    with oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), root=state_root, terminal=True) as container:
+        assert container.terminal is not None
+        assert container.terminal.readline() == b"11 22\r\n"
+        container.terminal.resize(12, 34)
+        assert read_all(container.terminal) == "12 34\r\n"
+        assert container.wait(10) == 7
+
+
+def test_exec_with_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        with container.popen(["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && tty"], terminal=True) as child:
+            assert child.terminal is not None
+            assert read_all(child.terminal) == "/dev/pts/0\r\n"
+            assert child.wait(10) == 0
+        with container.popen(["true"]) as child:
+            assert child.terminal is None
+
+
+def test_the_terminal_belongs_to_the_user(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    document = oci.RuntimeSpec.default().to_dict()
+    document["process"].update(  # type: ignore[index, attr-defined]
+        args=["sh", "-c", "echo out > /dev/stdout; echo con > /dev/console; echo pts > $(tty); echo tty > /dev/tty"],
+        user={"uid": 1234, "gid": 1234}, terminal=True,
+    )  # fmt: skip
+    with oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), root=state_root, terminal=True) as container:
+        assert container.terminal is not None
+        assert read_all(container.terminal) == "out\r\ncon\r\npts\r\ntty\r\n"
+        assert container.wait(10) == 0
+
+
+def test_a_terminal_that_nobody_takes_is_refused(shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    with pytest.raises(oci.UnsupportedError, match=r"\$\.process\.terminal.*console socket"):
+        oci.Container.create(prefix, shell, root=state_root)
+    with pytest.raises(oci.UnsupportedError, match="console socket is given"):
+        oci.Container.create(prefix, shell, root=state_root, terminal=False, console_socket=tmp_path / "no")
+    with pytest.raises(FileNotFoundError):
+        oci.Container.create(prefix, shell, root=state_root, console_socket=tmp_path / "no")
+    assert oci.Container.list(root=state_root) == []
+
+
+def _console(path: Path, kind: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    if kind == "link":
+        path.symlink_to("../etc/passwd")
+    elif kind == "dangling":
+        path.symlink_to("/etc/made")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "file":
+        path.write_text("")
+
+
+@pytest.mark.parametrize("kind", ["none", "file", "link", "dangling", "directory", "fifo"])
+def test_what_the_image_has_as_dev_console(make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str) -> None:
+    document = oci.RuntimeSpec.default().to_dict()
+    document["process"].update(args=["sh", "-c", "echo con > /dev/console"], terminal=True)  # type: ignore[index, attr-defined]
+    document["mounts"] = [m for m in document["mounts"] if m["destination"] not in ("/dev", "/dev/shm", "/dev/mqueue")]  # type: ignore[attr-defined]
+    bundle = make_bundle(oci.RuntimeSpec.load(document))
+    _console(bundle.path / "rootfs/dev/console", kind)
+    passwd = (bundle.path / "rootfs/etc/passwd").read_text()
+    if kind in ("none", "file"):
+        with oci.Container.run(prefix, bundle, root=state_root, terminal=True) as container:
+            assert container.terminal is not None
+            assert read_all(container.terminal) == "con\r\n"
+    else:
+        with pytest.raises(oci.StepError, match="/dev/console") as caught:
+            oci.Container.run(prefix, bundle, root=state_root, terminal=True)
+        assert caught.value.op == "console"
+    assert (bundle.path / "rootfs/etc/passwd").read_text() == passwd
+    assert not (bundle.path / "rootfs/etc/made").exists()
+
+
+def test_dev_pts_must_be_a_devpts(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    document = oci.RuntimeSpec.default().to_dict()
+    document["process"].update(args=["true"], terminal=True)  # type: ignore[index, attr-defined]
+    for mount in document["mounts"]:  # type: ignore[attr-defined]
+        if mount["destination"] == "/dev/pts":
+            mount.update(type="tmpfs", source="tmpfs", options=[])
+    bundle = make_bundle(oci.RuntimeSpec.load(document))
+    with pytest.raises(oci.StepError, match="console"):
+        oci.Container.run(prefix, bundle, root=state_root, terminal=True)
+
+
+# ---- over a console socket ----
+
+
+def test_the_console_socket_gets_the_master(
+    shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command
+) -> None:
+    (shell.path / "config.json").write_text(shell.with_args(["sh", "-c", "tty; exit 4"]).spec.to_json())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console"))
+        listener.listen()
+        with subprocess.Popen(command("run", "-b", shell.path, "--console-socket", tmp_path / "console", prefix)) as process:
+            listener.settimeout(20)
+            peer, _ = listener.accept()
+            with peer:
+                data, ancillary, _, _ = peer.recvmsg(100, socket.CMSG_SPACE(4))
+            with oci.Terminal(array.array("i", ancillary[0][2])[0]) as terminal:
+                assert data
+                assert read_all(terminal) == "/dev/pts/0\r\n"
+            assert process.wait(20) == 4
+
+
+# ---- on the command line ----
+
+
+def test_an_interactive_run(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until) -> None:
+    tty = session(*command("run", "-it", "-b", shell.path, prefix), size=(31, 97))
+    tty.expect("$ ")
+    assert not tty.restored
+    tty.type("stty size; tty\r")
+    tty.expect("31 97\r\n/dev/pts/0\r\n$ ")
+    tty.type("exit 5\r")
+    assert tty.wait() == 5
+    assert tty.restored
+    nothing_left(state_root, until)
+
+
+def test_job_control_in_the_shell(
+    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
+) -> None:
+    tty = session(*command("run", "-it", "-b", shell.path, prefix))
+    tty.expect("$ ")
+    assert "can't access tty" not in tty.seen.decode()
+    container = oci.Container.load(prefix, root=state_root)
+    tty.type("sleep 100\r")
+    until(lambda: in_foreground(container), "a job in the foreground")
+    tty.type("\x1a")
+    tty.expect("Stopped")
+    tty.expect("$ ")
+    tty.type("jobs; bg\r")
+    tty.expect("Stopped")
+    tty.expect("sleep 100\r\n$ ")
+    tty.type("fg\r")
+    until(lambda: in_foreground(container), "a job in the foreground")
+    tty.type("\x03")
+    tty.expect("$ ")
+    tty.type("echo code $?\r")
+    tty.expect("code 130")
+    tty.expect("$ ")
+    tty.type("exit 7\r")
+    assert tty.wait() == 7
+
+
+def test_the_size_follows(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
+    script = "trap 'stty size' WINCH; trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    (shell.path / "config.json").write_text(shell.with_args(["sh", "-c", script]).spec.to_json())
+    tty = session(*command("run", "-t", "-b", shell.path, prefix))
+    tty.expect("ready")
+    for size in ((41, 55), (42, 56)):
+        tty.resize(*size)
+        tty.expect("{} {}\r\n".format(*size))
+    tty.process.terminate()
+    assert tty.wait() == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGRTMIN + 3])
+def test_signals_are_forwarded(
+    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until, number: int
+) -> None:
+    script = f"trap 'echo caught; exit 9' {int(number)}; echo ready; while :; do sleep 0.05; done"
+    (shell.path / "config.json").write_text(shell.with_args(["sh", "-c", script]).spec.to_json())
+    tty = session(*command("run", "-b", shell.path, prefix))
+    tty.expect("ready")
+    tty.process.send_signal(number)
+    tty.expect("caught")
+    assert tty.wait() == 9
+    assert tty.restored
+    nothing_left(state_root, until)
+
+
+def test_a_container_killed_by_a_signal(
+    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
+) -> None:
+    tty = session(*command("run", "-b", shell.path, prefix))
+    tty.expect("$ ")
+    oci.Container.load(prefix, root=state_root).kill("KILL")
+    assert tty.wait() == 128 + 9
+    assert tty.restored
+    nothing_left(state_root, until)
+
+
+def test_control_keys_of_a_run_without_terminal(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, session, command: Command, until: Until
+) -> None:
+    bundle = make_bundle().with_args(["sh", "-c", "trap 'echo caught; exit 6' INT; echo ready; while :; do sleep 0.05; done"])
+    (bundle.path / "config.json").write_text(bundle.spec.to_json())
+    tty = session(*command("run", "-b", bundle.path, prefix))
+    tty.expect("ready")
+    tty.type("\x03")
+    tty.expect("caught")
+    assert tty.wait() == 6
+    nothing_left(state_root, until)
+
+
+def test_exec_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root):
+        tty = session(*command("exec", "-t", "-e", "PS1=$ ", prefix, "sh"), size=(20, 70))
+        tty.expect("$ ")
+        assert not tty.restored
+        tty.type("stty size; tty\r")
+        tty.expect("20 70\r\n/dev/pts/0\r\n$ ")
+        tty.type("exit 8\r")
+        assert tty.wait() == 8
+        assert tty.restored
+
+
+def test_much_output_comes_whole(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root):
+        tty = session(*command("exec", "-t", prefix, "sh", "-c", "seq 20000; echo done"))
+        printed = tty.expect("done\r\n", timeout=60)
+        assert printed.split() == [str(n) for n in range(1, 20001)]
+        assert tty.wait() == 0
+
+
+def test_input_that_ends(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root):
+        done = subprocess.run(
+            command("exec", "-t", prefix, "cat"), input="words\n", capture_output=True, text=True, timeout=30, check=True
+        )
+        assert done.stdout.replace("\r", "") == "words\nwords\n"
+
+
+def test_a_program_that_does_not_read_is_heard_all_the_same(
+    bundle: oci.Bundle, state_root: Path, prefix: str, command: Command
+) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root):
+        done = subprocess.run(
+            command("exec", "-t", prefix, "sh", "-c", "stty raw -echo; seq 5000"),
+            input=b"x" * 100_000, capture_output=True, timeout=30, check=True,
+        )  # fmt: skip
+        assert done.stdout.count(b"\n") == 5000
+
+
+def test_the_terminal_is_restored_after_an_error(
+    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command
+) -> None:
+    (shell.path / "config.json").write_text(shell.with_args(["nothing-of-the-kind"]).spec.to_json())
+    tty = session(*command("run", "-t", "-b", shell.path, prefix))
+    assert tty.wait() == 127
+    assert tty.restored
+    assert termios.tcgetattr(tty.slave)[3] & termios.ECHO
+    assert oci.Container.list(root=state_root) == []
