@@ -105,6 +105,10 @@ static long carry_out(const struct head *h)
         ARGS(fsopen);
         return keep(o->out, sys(__NR_fsopen, text(o->fstype), FSOPEN_CLOEXEC));
     }
+    case OP_FSPICK: {
+        ARGS(fspick);
+        return keep(o->out, sys(__NR_fspick, fd_of(o->dir), text(o->path), o->flags | FSPICK_CLOEXEC));
+    }
     case OP_FSCONFIG: {
         ARGS(fsconfig);
         int plain = o->cmd == FSCONFIG_SET_FLAG || o->cmd >= FSCONFIG_CMD_CREATE;
@@ -124,23 +128,11 @@ static long carry_out(const struct head *h)
     }
     case OP_MOVE_MOUNT: {
         ARGS(move_mount);
-        return attach(fd_of(o->mount), fd_of(o->target));
+        return o->target == NO_SLOT ? attach_at_root(fd_of(o->mount)) : attach(fd_of(o->mount), fd_of(o->target));
     }
     case OP_TARGET: {
         ARGS(target);
-        struct statx st;
-        long err, fd, file = o->kind == 1;
-        if (o->like != NO_SLOT) { /* what is mounted here says what its mount point must be */
-            long mode = mode_of(fd_of(o->like), &st);
-            if (mode < 0)
-                return mode;
-            file = (mode & S_IFMT) != S_IFDIR;
-        }
-        fd = make_target(fd_of(o->root), text(o->path), (int)file, (unsigned)o->mode);
-        err = fd < 0 ? fd : check_type((int)fd, (int)file);
-        if (err < 0 && fd >= 0)
-            sys(__NR_close, fd);
-        return err < 0 ? err : keep(o->out, fd);
+        return find_target(o);
     }
     case OP_PIVOT_ROOT: {
         ARGS(pivot_root);
@@ -154,9 +146,9 @@ static long carry_out(const struct head *h)
         ARGS(readonly);
         return make_readonly(fd_of(o->root), text(o->path));
     }
-    case OP_PROVE_NULL: {
-        ARGS(prove_null);
-        return prove_null(fd_of(o->fd));
+    case OP_PROVE_DEV: {
+        ARGS(prove_dev);
+        return prove_device(fd_of(o->fd), (unsigned)o->mode, o->dev);
     }
     case OP_PROVE_PROC: {
         ARGS(prove_proc);
@@ -289,6 +281,10 @@ static long carry_out(const struct head *h)
     case OP_CONSOLE: {
         ARGS(console);
         return open_console(h->step, o);
+    }
+    case OP_MODE_LIKE: {
+        ARGS(mode_like);
+        return mode_like(fd_of(o->source), fd_of(o->target));
     }
     case OP_COPYUP: {
         ARGS(copyup);

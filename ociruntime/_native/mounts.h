@@ -8,6 +8,39 @@ static long attach(long mnt, long target)
     return sys(__NR_move_mount, mnt, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
+/* On top of the root of this mount namespace. */
+static long attach_at_root(long mnt)
+{
+    return sys(__NR_move_mount, mnt, "", -100 /* AT_FDCWD */, "/", MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+static long find_target(const struct op_target *o)
+{
+    int file = (o->kind & TARGET_FILE) != 0, no_link = (o->kind & TARGET_NO_LINK) != 0;
+    struct statfs_ fs;
+    struct statx st;
+    long err, fd;
+
+    if (o->like != NO_SLOT) { /* what is mounted here says what its mount point must be */
+        long mode = mode_of(fd_of(o->like), &st);
+        if (mode < 0)
+            return mode;
+        file = (mode & S_IFMT) != S_IFDIR;
+    }
+    fd = make_target(fd_of(o->root), text(o->path), file, no_link, (unsigned)o->mode);
+    if (fd < 0)
+        return fd;
+    err = check_type((int)fd, file);
+    if (err >= 0 && !(o->kind & TARGET_IN_PROC)) {
+        err = statfs_of((int)fd, &fs);
+        if (err >= 0 && fs.type == PROC_SUPER_MAGIC)
+            err = -EXDEV;
+    }
+    if (err < 0)
+        sys(__NR_close, fd);
+    return err < 0 ? err : keep(o->out, fd);
+}
+
 static long set_attrs(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation, uint64_t userns)
 {
     struct mount_attr a = { set, clear, propagation, userns };
@@ -30,11 +63,13 @@ static long empty_dir(void)
     return mnt;
 }
 
-/* Hide a path: a directory under an empty one, anything else under the null device. What does not exist needs no hiding. */
+/* Hide a path: a directory under an empty one, anything else under what is in "null", which was proven to be the null device. What does
+ * not exist needs no hiding. One empty filesystem serves all directories: the first gets it, the others copies of that mount. */
 static long mask(int root, const char *path, int null)
 {
+    static int empty = -1;
     struct statx st;
-    long mnt, err, mode, target = in_root(root, path, O_PATH);
+    long mnt, mode, err, target = in_root(root, path, O_PATH);
 
     if (target == -ENOENT || target == -ENOTDIR)
         return 0;
@@ -42,21 +77,14 @@ static long mask(int root, const char *path, int null)
         return target;
     mode = mode_of((int)target, &st);
     if (mode < 0)
-        err = mode;
-    else if ((mode & S_IFMT) == S_IFDIR) {
-        mnt = empty_dir();
-        err = mnt < 0 ? mnt : attach(mnt, target);
-        if (mnt >= 0)
-            sys(__NR_close, mnt);
-    } else {
-        err = prove_null(null);
-        if (err >= 0) {
-            mnt = sys(__NR_open_tree, null, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY);
-            err = mnt < 0 ? mnt : attach(mnt, target);
-            if (mnt >= 0)
-                sys(__NR_close, mnt);
-        }
-    }
+        mnt = mode;
+    else if ((mode & S_IFMT) == S_IFDIR && empty < 0)
+        mnt = empty = (int)empty_dir();
+    else
+        mnt = sys(__NR_open_tree, (mode & S_IFMT) == S_IFDIR ? empty : null, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY);
+    err = mnt < 0 ? mnt : attach(mnt, target);
+    if (mnt >= 0 && mnt != empty)
+        sys(__NR_close, mnt);
     sys(__NR_close, target);
     return err;
 }
@@ -64,6 +92,7 @@ static long mask(int root, const char *path, int null)
 /* Make a path read-only by a mount over itself; only what was asked for changes, the mount's other attributes stay. */
 static long make_readonly(int root, const char *path)
 {
+    struct statfs_ fs;
     long mnt, err, target = in_root(root, path, O_PATH);
 
     if (target == -ENOENT || target == -ENOTDIR)
@@ -74,6 +103,10 @@ static long make_readonly(int root, const char *path)
     err = mnt < 0 ? mnt : set_attrs((int)mnt, 0x8000, MOUNT_ATTR_RDONLY, 0, 0, 0);
     if (err >= 0)
         err = attach(mnt, target);
+    if (err >= 0)
+        err = statfs_of((int)mnt, &fs);
+    if (err >= 0 && !(fs.flags & 1 /* ST_RDONLY */))
+        err = -EXDEV;
     if (mnt >= 0)
         sys(__NR_close, mnt);
     sys(__NR_close, target);
@@ -92,32 +125,41 @@ static long pivot(int root)
     return err;
 }
 
+/* Make a device node. One that is there already must be the same device; where its mode differs it is made anew, as chmod cannot be told
+ * of the node itself, and its owner is changed by a descriptor that was proven to be the device. */
 static long make_device(int dir, const struct op_mknod *o)
 {
     struct statx st;
     const char *name = text(o->name);
+    unsigned mode = (unsigned)o->mode;
     unsigned dev = (unsigned)((o->dev >> 32 & 0xfff) << 8 | (o->dev & 0xff) | (o->dev & 0xfff00) << 12);
-    long mode, fd, err = sys(__NR_mknodat, dir, name, o->mode & ~07777ull, dev);
 
-    if (err < 0 && err != -EEXIST)
-        return err;
-    fd = sys(__NR_openat, dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return fd;
-    mode = mode_of((int)fd, &st);
-    if (mode < 0)
-        err = mode;
-    else if ((mode & S_IFMT) != (o->mode & S_IFMT) ||
-             ((mode & S_IFMT) != S_IFIFO && (st.stx_rdev_major != o->dev >> 32 || st.stx_rdev_minor != (o->dev & 0xffffffff))))
-        err = -EEXIST; /* something else has this name */
-    else {
-        /* The name was just proven to be the device, in a directory that only this container reaches. */
-        err = sys(__NR_fchownat, fd, "", o->uid, o->gid, AT_EMPTY);
+    for (int tries = 0;; tries++) {
+        long fd, err = sys(__NR_mknodat, dir, name, mode, dev);
+        if (err < 0 && err != -EEXIST)
+            return err;
+        err = sys(__NR_statx, dir, name, 0x100 /* AT_SYMLINK_NOFOLLOW */, STATX_BASIC_STATS, &st);
+        if (err < 0)
+            return err;
+        if (!is_device(&st, mode, o->dev))
+            return -EEXIST; /* something else has this name */
+        if ((st.stx_mode & 07777) != (mode & 07777)) {
+            err = tries ? -EPERM : sys(__NR_unlinkat, dir, name, 0);
+            if (err < 0)
+                return err;
+            continue;
+        }
+        if (st.stx_uid == o->uid && st.stx_gid == o->gid)
+            return 0;
+        fd = sys(__NR_openat, dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return fd;
+        err = prove_device((int)fd, mode, o->dev);
         if (err >= 0)
-            err = sys(__NR_fchmodat, dir, name, o->mode & 07777);
+            err = sys(__NR_fchownat, fd, "", o->uid, o->gid, AT_EMPTY);
+        sys(__NR_close, fd);
+        return err;
     }
-    sys(__NR_close, fd);
-    return err;
 }
 
 /* The spec's links in /dev are a default: what the image or a mount has under that name stays. */
@@ -212,6 +254,14 @@ static long copy_tree(int from, int to, int depth)
             at += d->reclen;
         }
     return n;
+}
+
+/* The mode of one directory for another. */
+static long mode_like(int source, int target)
+{
+    struct statx st;
+    long mode = mode_of(source, &st);
+    return mode < 0 ? mode : sys(__NR_fchmodat, target, ".", mode & 07777);
 }
 
 static long copy_up(int source, int target)

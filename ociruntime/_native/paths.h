@@ -50,19 +50,24 @@ static int splice_link(char *path, size_t dir, const char *link, size_t n, const
 }
 
 /* Open a path in the root, making what is missing of it: directories, and at its end a directory or an empty file. Each part is made
- * through the descriptor of the directory before it; a link that leads nowhere yet is followed inside the root. */
-static long make_target(int root, const char *given, int want_file, unsigned mode)
+ * through the descriptor of the directory before it; a link that leads nowhere yet is followed inside the root. With no_link the last
+ * part itself is opened: a link there is for the caller to refuse. */
+static long make_target(int root, const char *given, int want_file, int no_link, unsigned mode)
 {
     char path[MAX_PATH], link[MAX_PATH];
     size_t n = length(given);
-    int links = 0;
+    int links = 0, last_flags = O_PATH | (no_link ? O_NOFOLLOW : 0);
+    long whole = in_root(root, given, last_flags);
 
+    if (whole != -ENOENT)
+        return whole;
     if (n >= sizeof path)
         return -ENAMETOOLONG;
     memcpy(path, given, n + 1);
 restart:
     for (size_t at = 0;;) {
-        size_t start, end;
+        size_t start, end, rest;
+        int last = 1;
         char saved;
         long fd;
 
@@ -74,13 +79,12 @@ restart:
         end = at;
         saved = path[end];
         path[end] = 0;
-        fd = in_root(root, start == end && end == 0 ? "." : path, O_PATH);
+        rest = end + (saved != 0);
+        for (size_t i = rest; saved && path[i]; i++)
+            last &= path[i] == '/';
+        fd = in_root(root, start == end && end == 0 ? "." : path, last ? last_flags : O_PATH);
         if (fd == -ENOENT) {
             long made, dir;
-            size_t rest = end + (saved != 0);
-            int last = 1;
-            for (size_t i = rest; saved && path[i]; i++)
-                last &= path[i] == '/';
             char first = path[start];
             path[start] = 0;
             dir = in_root(root, start ? path : ".", O_PATH | O_DIRECTORY);
@@ -111,17 +115,10 @@ restart:
                 if (made < 0)
                     return made;
             }
-            fd = in_root(root, path, O_PATH);
+            fd = in_root(root, path, last ? last_flags : O_PATH);
         }
         path[end] = saved;
-        if (fd < 0)
-            return fd;
-        if (!saved)
-            return fd;
-        size_t i = end;
-        while (path[i] == '/')
-            i++;
-        if (!path[i])
+        if (fd < 0 || last)
             return fd;
         sys(__NR_close, fd);
     }
@@ -139,6 +136,8 @@ static long check_type(int fd, int want_file)
     long mode = mode_of(fd, &st);
     if (mode < 0)
         return mode;
+    if ((mode & S_IFMT) == S_IFLNK)
+        return -ELOOP;
     if (!want_file && (mode & S_IFMT) != S_IFDIR)
         return -ENOTDIR;
     if (want_file && (mode & S_IFMT) == S_IFDIR)
@@ -146,21 +145,32 @@ static long check_type(int fd, int want_file)
     return 0;
 }
 
-static long prove_null(int fd)
+/* A device number as the ops carry it is major << 32 | minor. */
+static int is_device(const struct statx *st, unsigned mode, uint64_t dev)
+{
+    if ((st->stx_mode & S_IFMT) != (mode & S_IFMT))
+        return 0;
+    return (mode & S_IFMT) == S_IFIFO || (st->stx_rdev_major == dev >> 32 && st->stx_rdev_minor == (dev & 0xffffffff));
+}
+
+static long prove_device(int fd, unsigned mode, uint64_t dev)
 {
     struct statx st;
-    long mode = mode_of(fd, &st);
-    if (mode < 0)
-        return mode;
-    if ((mode & S_IFMT) != S_IFCHR || st.stx_rdev_major != 1 || st.stx_rdev_minor != 3)
-        return -EBADF;
-    return 0;
+    long err = mode_of(fd, &st);
+    return err < 0 ? err : is_device(&st, mode, dev) ? 0 : -ENODEV;
+}
+
+struct statfs_ { long type, bsize, blocks, bfree, bavail, files, ffree, fsid, namelen, frsize, flags, spare[4]; };
+
+static long statfs_of(int fd, struct statfs_ *fs)
+{
+    return sys(__NR_fstatfs, fd, fs);
 }
 
 static long prove_fs(int fd, uint64_t magic)
 {
-    struct { long type, words[63]; } fs;
-    long err = sys(__NR_fstatfs, fd, &fs);
+    struct statfs_ fs;
+    long err = statfs_of(fd, &fs);
     if (err < 0)
         return err;
     return (uint64_t)fs.type == magic ? 0 : -EXDEV;

@@ -71,7 +71,7 @@ static long change_dir(const char *path, int create)
 {
     if (create) {
         long root = sys(__NR_openat, -100, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        long fd = root < 0 ? root : make_target((int)root, path, 0, 0755);
+        long fd = root < 0 ? root : make_target((int)root, path, 0, 0, 0755);
         if (root >= 0)
             sys(__NR_close, root);
         if (fd < 0)

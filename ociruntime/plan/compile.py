@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .cgroups import Manager, compile_cgroups, compile_join, compile_late, placed
-from .devices import compile_devices
+from .devices import Devices
 from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
-from .mounts import attach, prepare
+from .mounts import Mounts
 from .namespaces import compile_names, own_namespaces
 from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .rdt import compile_rdt, compile_rdt_join
-from .rootfs import compile_hidden, prepare_root
+from .rootfs import compile_hidden, enter_root, finish_root, prepare_root, rootfs_path
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
@@ -67,19 +67,21 @@ def compile_create(
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
     compile_net_devices(b, linux, own)
-    root = prepare_root(b, spec, bundle)
-    prepared = [prepare(b, mount, index, bundle) for index, mount in enumerate(spec.mounts or ())]
-    proc = next((m for m in prepared if m.fstype == "proc"), None)
+    rootfs = rootfs_path(spec, bundle)
+    root = prepare_root(b, spec, rootfs)
+    mounts = Mounts(b, spec, bundle=bundle, rootfs=rootfs)
+    mounts.prepare()
+    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts)
+    proc = next((m for m in mounts.prepared if m.fstype == "proc"), None)
+    enter_root(b, spec, root)
 
     b.phase = "In the container's root"
-    b.init("pivot_root", root, text="the rootfs is / from here on, and the host's tree is out of reach")
-    attached = {mount.destination: attach(b, mount, root) for mount in prepared}
-    compile_devices(b, tuple((linux.devices if linux else None) or ()), root)
+    root, attached = mounts.attach(root)
+    devices.compile(root, attached)
     compile_names(b, spec, own)
     compile_sysctl(b, linux, own, proc)
     compile_hidden(b, linux, root)
-    if spec.root.readonly:
-        b.init("mount_setattr", root, 0, k.MOUNT_ATTR_RDONLY, 0, 0, NO_SLOT, text="/ read-only")
+    finish_root(b, spec, root)
 
     b.phase = "The process"
     b.init("setsid", text="a session of its own")

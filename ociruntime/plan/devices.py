@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Final
 from ..errors import Problem, SpecError
 from . import kernel as k
 from .model import NO_SLOT, Builder
-from .mounts import destination_in_root
+from .ops import Target
+from .paths import below, destination_in_root
 
 if TYPE_CHECKING:
     from ..spec import Device
+    from .mounts import Mounts
 
 DEFAULT_DEVICES: Final = (
     ("null", 1, 3),
@@ -31,27 +33,70 @@ DEFAULT_LINKS: Final = (
 _TYPES: Final = {"c": k.S_IFCHR, "u": k.S_IFCHR, "b": k.S_IFBLK, "p": k.S_IFIFO}
 
 
-def compile_devices(b: Builder, devices: tuple[Device, ...], root: int) -> None:
-    """Make the default devices and links in /dev, then the config's own below the root."""
-    dev = b.slot()
-    b.init("target", root, "/dev", 0, 0o755, NO_SLOT, dev, text="/dev")
-    for name, major, minor in DEFAULT_DEVICES:
-        b.init("mknod", dev, name, k.S_IFCHR | 0o666, k.makedev(major, minor), 0, 0, text=f"/dev/{name} c {major}:{minor} 0666")
-    for name, target in DEFAULT_LINKS:
-        b.init("symlink", dev, name, target, text=f"/dev/{name} -> {target}")
+class _Node:
+    """A device node to be: checked values of an entry of `linux.devices`, or of a default device."""
+
+    def __init__(self, path: str, kind: int, number: int, mode: int, uid: int, gid: int, text: str) -> None:
+        self.path, self.kind, self.number, self.mode, self.uid, self.gid, self.text = path, kind, number, mode, uid, gid, text
+        self.directory, self.name = posixpath.split(path)
+
+
+def _nodes(devices: tuple[Device, ...]) -> list[_Node]:
+    nodes = []
     for index, device in enumerate(devices):
-        path = destination_in_root(device.path)
         kind = _TYPES.get(str(device.type))
+        where, section = f"$.linux.devices[{index}]", "config-linux.md#devices"
         if kind is None:
-            raise SpecError(
-                [Problem(f"$.linux.devices[{index}].type", f"{device.type!r} is none of c, u, b, p", "config-linux.md#devices")]
-            )
-        number = k.makedev(device.major or 0, device.minor or 0)
+            raise SpecError([Problem(f"{where}.type", f"{device.type!r} is none of c, u, b, p", section)])
+        if kind != k.S_IFIFO and (device.major is None or device.minor is None):
+            raise SpecError([Problem(where, f"a device of type {device.type} needs major and minor", section)])
+        path = destination_in_root(device.path)
+        if path == "/":
+            raise SpecError([Problem(f"{where}.path", "is the root", section)])
+        major, minor = (0, 0) if kind == k.S_IFIFO else (device.major or 0, device.minor or 0)
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
-        parent, name = posixpath.split(path)
-        directory = b.slot()
-        b.init("target", root, parent, 0, 0o755, NO_SLOT, directory, text=f"{parent}, made where missing")
-        b.init(
-            "mknod", directory, name, kind | mode, number, device.uid or 0, device.gid or 0,
-            text=f"{path} {device.type} {device.major or 0}:{device.minor or 0} {mode:04o}",
-        )  # fmt: skip
+        shown = str(device.type) if kind == k.S_IFIFO else f"{device.type} {major}:{minor}"
+        text = f"{path} {shown} {mode:04o}"
+        nodes.append(_Node(path, kind, k.makedev(major, minor), mode, device.uid or 0, device.gid or 0, text))
+    return nodes
+
+
+class Devices:
+    """The devices of one container: made in its own /dev; in a /dev that is the host's they must be there already."""
+
+    def __init__(self, b: Builder, devices: tuple[Device, ...], mounts: Mounts) -> None:
+        """Raises SpecError."""
+        self.b = b
+        self._mounts = mounts
+        self._bound = any(mount.destination == "/dev" and mount.fstype == "bind" for mount in mounts.prepared)
+        nodes = [
+            _Node(f"/dev/{name}", k.S_IFCHR, k.makedev(major, minor), 0o666, 0, 0, f"/dev/{name} c {major}:{minor} 0666")
+            for name, major, minor in DEFAULT_DEVICES
+        ]
+        own = _nodes(devices)
+        taken = {node.path for node in own}
+        self._nodes = [*(() if self._bound else (node for node in nodes if node.path not in taken)), *own]
+
+    def compile(self, root: int, attached: dict[str, int]) -> None:
+        """The steps that make the nodes and links."""
+        directories = {"/dev": attached["/dev"]} if "/dev" in attached else {}
+        for node in self._nodes:
+            if self._bound and below(node.path, "/dev"):
+                self._check(root, node)
+                continue
+            if node.directory not in directories:
+                slot = directories[node.directory] = self.b.slot()
+                text = f"{node.directory}, made where missing"
+                self.b.init("target", root, node.directory, Target(0), 0o755, NO_SLOT, slot, text=text)
+            directory = directories[node.directory]
+            self.b.init("mknod", directory, node.name, node.kind | node.mode, node.number, node.uid, node.gid, text=node.text)
+        if not self._bound:
+            for name, target in DEFAULT_LINKS:
+                self.b.init("symlink", directories["/dev"], name, target, text=f"/dev/{name} -> {target}")
+
+    def _check(self, root: int, node: _Node) -> None:
+        """Nothing is made in the host's /dev."""
+        slot = self._mounts.scratch()
+        in_root = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
+        self.b.init("open", root, node.path, k.O_PATH, 0, in_root, slot, text=f"{node.path}, of the host")
+        self.b.init("prove_dev", slot, node.kind, node.number, text=node.text)

@@ -1,220 +1,245 @@
-"""Mounts: options, and the steps that make each mount detached and attach it in the root (config.md, Mounts)."""
+"""Mounts: the steps that make each mount detached, and attach it in the container's root (config.md, Mounts).
+
+Two passes: `Mounts.prepare` while the host's tree is in sight, `Mounts.attach` in the order of the config when it no longer is.
+"""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .model import NO_SLOT, Builder
+from .mount_options import PROPAGATION, SUPERBLOCK, Options, names, parse_options
+from .ops import Target
+from .paths import below, destination_in_root
+from .rootfs import root_propagation
 
 if TYPE_CHECKING:
-    from ..spec import Mount
+    from ..spec import Mount, RuntimeSpec
 
-_ATTRS: Final[dict[str, tuple[int, int]]] = {
-    # option: (attributes to set, attributes to clear)
-    "ro": (k.MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, k.MOUNT_ATTR_RDONLY),
-    "nosuid": (k.MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, k.MOUNT_ATTR_NOSUID),
-    "nodev": (k.MOUNT_ATTR_NODEV, 0),
-    "dev": (0, k.MOUNT_ATTR_NODEV),
-    "noexec": (k.MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, k.MOUNT_ATTR_NOEXEC),
-    "noatime": (k.MOUNT_ATTR_NOATIME, k.MOUNT_ATTR_ATIME),
-    "atime": (0, k.MOUNT_ATTR_ATIME),
-    "relatime": (0, k.MOUNT_ATTR_ATIME),
-    "norelatime": (0, k.MOUNT_ATTR_ATIME),
-    "strictatime": (k.MOUNT_ATTR_STRICTATIME, k.MOUNT_ATTR_ATIME),
-    "nostrictatime": (0, k.MOUNT_ATTR_ATIME),
-    "nodiratime": (k.MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, k.MOUNT_ATTR_NODIRATIME),
-    "nosymfollow": (k.MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, k.MOUNT_ATTR_NOSYMFOLLOW),
-}
-_PROPAGATION: Final = {"private": k.MS_PRIVATE, "slave": k.MS_SLAVE, "shared": k.MS_SHARED, "unbindable": k.MS_UNBINDABLE}
-# What the superblock must hear as well, by the kernel's own names of these parameters.
-_SUPERBLOCK: Final = {"ro": "ro", "sync": "sync", "dirsync": "dirsync", "lazytime": "lazytime", "mand": "mand"}
-_IGNORED: Final = frozenset({"defaults", "rw", "async", "nolazytime", "nomand", "silent", "loud", "iversion", "noiversion"})
-_NOT_YET: Final = frozenset({"idmap", "ridmap"})
-
-
-class Options(NamedTuple):
-    """The options of one mount, sorted by who must hear them."""
-
-    set: int = 0
-    clear: int = 0
-    recursive_set: int = 0
-    recursive_clear: int = 0
-    propagation: tuple[tuple[int, bool], ...] = ()
-    bind: bool = False
-    recursive_bind: bool = False
-    copy_up: bool = False
-    data: tuple[tuple[str, str | None], ...] = ()
-    """What remains goes to the filesystem: (key, value), the value None for a flag."""
-
-
-def parse_options(options: Iterable[str], where: str) -> Options:
-    """Sort mount options (config.md, Linux mount options).
-
-    Raises:
-        UnsupportedError: for an option that this version does not carry out.
-    """
-    bits = {"set": 0, "clear": 0, "rset": 0, "rclear": 0}
-    propagation: list[tuple[int, bool]] = []
-    data: list[tuple[str, str | None]] = []
-    bind = recursive_bind = copy_up = False
-    for option in options:
-        name, eq, value = option.partition("=")
-        recursive = name[1:] if name.startswith("r") and name[1:] in _ATTRS and name not in _ATTRS else ""
-        if name in _NOT_YET:
-            raise UnsupportedError(f"{where}: the option {option!r} is not supported yet")
-        if name in ("bind", "rbind") and not eq:
-            bind, recursive_bind = True, recursive_bind or name == "rbind"
-        elif name == "tmpcopyup" and not eq:
-            copy_up = True
-        elif not eq and name in _ATTRS:
-            on, off = _ATTRS[name]
-            bits["set"] = bits["set"] & ~off | on
-            bits["clear"] |= off
-            if name in _SUPERBLOCK:
-                data.append((_SUPERBLOCK[name], None))
-            elif name == "rw":
-                data = [entry for entry in data if entry != ("ro", None)]
-        elif not eq and recursive:
-            on, off = _ATTRS[recursive]
-            bits["rset"] = bits["rset"] & ~off | on
-            bits["rclear"] |= off
-        elif not eq and name in _PROPAGATION:
-            propagation.append((_PROPAGATION[name], False))
-        elif not eq and name[:1] == "r" and name[1:] in _PROPAGATION:
-            propagation.append((_PROPAGATION[name[1:]], True))
-        elif not eq and name in _SUPERBLOCK:
-            data.append((_SUPERBLOCK[name], None))
-        elif not eq and name in _IGNORED:
-            continue
-        else:
-            data.append((name, value if eq else None))
-    clear = bits["clear"] & ~bits["set"] | (k.MOUNT_ATTR_ATIME if bits["clear"] & k.MOUNT_ATTR_ATIME else 0)
-    rclear = bits["rclear"] & ~bits["rset"] | (k.MOUNT_ATTR_ATIME if bits["rclear"] & k.MOUNT_ATTR_ATIME else 0)
-    return Options(bits["set"], clear, bits["rset"], rclear, tuple(propagation), bind, recursive_bind, copy_up, tuple(data))
+_SECTION: Final = "config.md#mounts"
+_LONGEST_VALUE: Final = 255
+# What fsconfig(2) takes for one value.
+_RO_BY_MOUNT: Final = frozenset({"sysfs", "mqueue", "tmpfs"})
+# Read-only is the mount, not the filesystem: it may be the host's as well, or something is written to it first.
 
 
 class Prepared(NamedTuple):
-    """A mount that exists and is not attached yet."""
+    """A mount that is ready to be attached."""
 
-    slot: int
     destination: str
-    options: Options
     fstype: str
-    like_source: bool
+    slot: int
+    """Of the detached mount; NO_SLOT where there is none before it is attached."""
+    attach: Callable[[int], int]
+    """Writes the steps that attach it below the root in a slot; gives the slot of what was attached."""
 
 
-def destination_in_root(path: str) -> str:
-    """A destination as seen from the root: absolute and without dots; a relative one counts from ``/`` (config.md, Mounts)."""
-    return posixpath.normpath("/" + path.lstrip("/"))
+class Mounts:
+    """The mounts of one container."""
 
+    def __init__(self, b: Builder, spec: RuntimeSpec, *, bundle: str, rootfs: str) -> None:
+        self.b = b
+        self._shared = root_propagation(spec)[0] == k.MS_SHARED
+        self._mounts = tuple(spec.mounts or ())
+        self._bundle = bundle
+        self._rootfs = rootfs
+        self._context = self._target = NO_SLOT
+        self.prepared: list[Prepared] = []
 
-def prepare(b: Builder, mount: Mount, index: int, bundle: str) -> Prepared:
-    """The steps that make one mount, detached, while the host's tree is still in sight."""
-    where = f"$.mounts[{index}]"
-    options = parse_options(mount.options or (), f"{where}.options")
-    destination = destination_in_root(mount.destination)
-    fstype = mount.type or ("bind" if options.bind else "")
-    source = mount.source or fstype or "none"
-    if options.bind or fstype == "bind":
+    # ---- while the host's tree is in sight ----
+
+    def prepare(self) -> None:
+        """The steps that make every mount, detached. Raises SpecError, UnsupportedError."""
+        self.prepared = [self._prepare(mount, f"$.mounts[{index}]") for index, mount in enumerate(self._mounts)]
+
+    def _prepare(self, mount: Mount, where: str) -> Prepared:
+        options = parse_options(mount.options or ())
+        destination = destination_in_root(mount.destination)
+        fstype = "" if mount.type in (None, "none") else str(mount.type)
+        if fstype == "bind":
+            options = options._replace(bind=True)
+        self._check_proc(fstype, destination, options, where)
+        if options.idmap or mount.uid_mappings or mount.gid_mappings:
+            raise UnsupportedError(f"{where}: id-mapped mounts are not supported yet")
+        if options.remount:
+            return self._change(destination, options)
+        if options.bind:
+            return self._bind(mount, destination, options, where)
+        if not fstype and options == Options(propagation=options.propagation) and options.propagation:
+            return self._change(destination, options)
+        if not fstype:
+            raise SpecError([Problem(f"{where}.type", "a mount that is no bind mount needs a type", _SECTION)])
+        if fstype in ("cgroup", "cgroup2"):
+            raise UnsupportedError(f"{where}: cgroup mounts in a container are not supported yet")
+        return self._filesystem(fstype, mount.source or "none", destination, options, where)
+
+    def _check_proc(self, fstype: str, destination: str, options: Options, where: str) -> None:
+        """Only a procfs may come to lie on /proc, and only single files below it: what is read there must be the kernel's."""
+        problem = ""
+        if below(destination, "/proc") and not options.remount:
+            if destination == "/proc" and fstype != "proc" and not options.bind:
+                problem = "only procfs may be mounted on /proc"
+            elif destination != "/proc" and not options.bind:
+                problem = "only single files may be bound below /proc"
+        if problem:
+            raise SpecError([Problem(f"{where}.destination", problem, "config-linux.md#default-filesystems")])
+
+    def _bind(self, mount: Mount, destination: str, options: Options, where: str) -> Prepared:
         if not mount.source:
-            raise SpecError([Problem(f"{where}.source", "a bind mount needs a source", "config.md#mounts")])
-        path = source if source.startswith("/") else posixpath.join(bundle, source)
-        return _bind(b, path, destination, options)
-    if not fstype:
-        raise SpecError([Problem(f"{where}.type", "a mount that is no bind mount needs a type", "config.md#mounts")])
-    if fstype in ("cgroup", "cgroup2"):
-        raise UnsupportedError(f"{where}: cgroup mounts in a container are not supported yet")
-    if fstype == "proc" and destination != "/proc" and destination.startswith("/proc/"):
-        raise SpecError(
-            [Problem(f"{where}.destination", "a procfs belongs on /proc, not below it", "config-linux.md#default-filesystems")]
-        )
-    if (destination == "/proc" or destination.startswith("/proc/")) and fstype != "proc":
-        raise SpecError(
-            [Problem(f"{where}.destination", "only procfs may be mounted on /proc", "config-linux.md#default-filesystems")]
-        )
-    return _filesystem(b, fstype, source, destination, options)
+            raise SpecError([Problem(f"{where}.source", "a bind mount needs a source", _SECTION)])
+        if options.copy_up:
+            raise SpecError([Problem(f"{where}.options", "tmpcopyup is for a tmpfs", _SECTION)])
+        source = posixpath.normpath(posixpath.join(self._bundle, mount.source))
+        flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if options.recursive_bind else 0)
+        text = f"{source}{' with all below it' if options.recursive_bind else ''}, for {destination}"
+        slot = self.b.slot()
+        inside = below(source, self._rootfs)
 
+        def attach(root: int) -> int:
+            if inside:
+                # What the image says about this path must not lead out of the image.
+                self.b.init(
+                    "open", root, "." + source[len(self._rootfs) :], k.O_PATH, 0, k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS, slot,
+                    text=f"{source}, in the root",
+                )  # fmt: skip
+                self.b.init("open_tree", slot, "", flags | k.AT_EMPTY_PATH, slot, text=text)
+                self._attributes(slot, options, destination, bind=True)
+            target = self._find(root, slot, destination, "bind", like=slot)
+            self.b.init("move_mount", slot, target, text=f"{source} -> {destination}")
+            return slot
 
-def _bind(b: Builder, source: str, destination: str, options: Options) -> Prepared:
-    slot = b.slot()
-    flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if options.recursive_bind else 0)
-    b.init(
-        "open_tree",
-        NO_SLOT,
-        source,
-        flags,
-        slot,
-        text=f"{source}{' with all below it' if options.recursive_bind else ''}, for {destination}",
-    )
-    _attributes(b, slot, options, destination, bind=True)
-    return Prepared(slot, destination, options, "bind", like_source=True)
+        if not inside:
+            self.b.init("open_tree", NO_SLOT, source, flags, slot, text=text)
+            self._attributes(slot, options, destination, bind=True)
+        return Prepared(destination, "bind", slot, attach)
 
+    def _filesystem(self, fstype: str, source: str, destination: str, options: Options, where: str) -> Prepared:
+        if options.copy_up and fstype != "tmpfs":
+            raise SpecError([Problem(f"{where}.options", "tmpcopyup is for a tmpfs", _SECTION)])
+        options = options.of_one_mount()
+        # A tmpfs has the mode of the directory that it hides, unless the config says otherwise.
+        mode_like = fstype == "tmpfs" and all(key != "mode" for key, _ in options.data)
+        late = options.set & k.MOUNT_ATTR_RDONLY if options.copy_up or mode_like else 0
+        slot = self.filesystem(fstype, source, destination, options._replace(set=options.set & ~late), where)
 
-def _filesystem(b: Builder, fstype: str, source: str, destination: str, options: Options) -> Prepared:
-    fs, slot = b.slot(), b.slot()
-    b.init("fsopen", fstype, fs, text=f"{fstype}, for {destination}")
-    b.init("fsconfig", fs, k.FSCONFIG_SET_STRING, "source", source, text=f"source={source}")
-    for key, value in options.data:
-        flag = value is None
-        b.init(
-            "fsconfig",
-            fs,
-            k.FSCONFIG_SET_FLAG if flag else k.FSCONFIG_SET_STRING,
-            key,
-            value or "",
-            text=key if flag else f"{key}={value}",
-        )
-    b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype}")
-    b.init(
-        "fsmount",
-        fs,
-        options.set & ~k.MOUNT_ATTR_IDMAP,
-        slot,
-        text=f"{fstype}, not attached yet ({_names(options.set) or 'no flags'})",
-    )
-    _attributes(b, slot, options, destination, bind=False)
-    return Prepared(slot, destination, options, fstype, like_source=False)
+        def attach(root: int) -> int:
+            target = self._find(root, slot, destination, fstype, NO_SLOT)
+            if options.copy_up:
+                self.b.init("copyup", target, slot, text=f"the image's {destination} into the tmpfs")
+            if mode_like:
+                self.b.init("mode_like", target, slot, text=f"the mode of the image's {destination} for the tmpfs")
+            if late:
+                self.b.init("mount_setattr", slot, 0, late, 0, 0, NO_SLOT, text=f"{names(late)} on what goes to {destination}")
+            self.b.init("move_mount", slot, target, text=f"{fstype} -> {destination}")
+            return slot
 
+        return Prepared(destination, fstype, slot, attach)
 
-def _names(bits: int) -> str:
-    return ",".join(name for name, (on, _) in _ATTRS.items() if on and bits & on == on)
+    def filesystem(self, fstype: str, source: str, destination: str, options: Options, where: str) -> int:
+        """The steps that make a filesystem; gives the slot of its mount, which is not attached."""
+        b = self.b
+        if self._context == NO_SLOT:
+            self._context = b.slot()
+        fs, slot = self._context, b.slot()
+        b.init("fsopen", fstype, fs, text=f"{fstype}, for {destination}")
+        self._configure(fs, "source", source, where)
+        for word in options.superblock:
+            if SUPERBLOCK[word][1] and not (word == "ro" and fstype in _RO_BY_MOUNT):
+                self._configure(fs, word, None, where)
+        for key, value in options.data:
+            self._configure(fs, key, value, where)
+        b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype}")
+        flags = names(options.set) or "no flags"
+        b.init("fsmount", fs, options.set, slot, text=f"{fstype}, not attached yet ({flags})")
+        self._attributes(slot, options._replace(set=0, clear=0), destination)
+        return slot
 
+    def _configure(self, fs: int, key: str, value: str | None, where: str) -> None:
+        if value is None:
+            self.b.init("fsconfig", fs, k.FSCONFIG_SET_FLAG, key, "", text=key)
+            return
+        if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_VALUE:
+            message = f"{where}: the kernel takes no value of more than {_LONGEST_VALUE} bytes, as that of {key} is"
+            raise UnsupportedError(message)
+        self.b.init("fsconfig", fs, k.FSCONFIG_SET_STRING, key, value, text=f"{key}={value}")
 
-def _attributes(b: Builder, slot: int, options: Options, destination: str, *, bind: bool) -> None:
-    if bind and (options.set or options.clear):
-        b.init(
-            "mount_setattr", slot, 0, options.set, options.clear & ~options.set | (options.clear & k.MOUNT_ATTR_ATIME), 0, NO_SLOT,
-            text=f"{_names(options.set) or 'flags'} on what goes to {destination}",
-        )  # fmt: skip
-    if options.recursive_set or options.recursive_clear:
-        b.init(
-            "mount_setattr", slot, k.AT_RECURSIVE, options.recursive_set, options.recursive_clear, 0, NO_SLOT,
-            text=f"{_names(options.recursive_set) or 'flags'} on what goes to {destination} and all below it",
-        )  # fmt: skip
-    # No spec word about propagation means private: what happens on the host's side of a bind mount stays there.
-    for bits, recursive in options.propagation:
-        name = next(n for n, v in _PROPAGATION.items() if v == bits)
-        b.init(
-            "mount_setattr", slot, k.AT_RECURSIVE if recursive else 0, 0, 0, bits, NO_SLOT,
-            text=f"propagation {'r' if recursive else ''}{name} on what goes to {destination}",
-        )  # fmt: skip
+    def _attributes(self, slot: int, options: Options, destination: str, *, bind: bool = False) -> None:
+        # What nobody names stays as it is: the flags of the source that a user namespace has locked, too.
+        for flags, on, off, what in (
+            (0, options.set, options.clear, ""),
+            (k.AT_RECURSIVE, options.recursive_set, options.recursive_clear, " and all below it"),
+        ):
+            if on or off:
+                text = f"{names(on) or 'flags'} on what goes to {destination}{what}"
+                self.b.init("mount_setattr", slot, flags, on, off, 0, NO_SLOT, text=text)
+        if not options.propagation and self._shared and bind:
+            # The clone of a shared mount is its peer, and what is mounted on it would show up on the host.
+            text = f"private: what goes to {destination} and all below it"
+            self.b.init("mount_setattr", slot, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text=text)
+        for name in options.propagation:
+            bits, recursive = PROPAGATION[name]
+            text = f"propagation {name} on what goes to {destination}"
+            self.b.init("mount_setattr", slot, k.AT_RECURSIVE if recursive else 0, 0, 0, bits, NO_SLOT, text=text)
 
+    # ---- in the container's root ----
 
-def attach(b: Builder, mount: Prepared, root: int) -> int:
-    """The steps that find or make the mount point in the root and attach; gives the slot of the mount."""
-    target = b.slot()
-    like = mount.slot if mount.like_source else NO_SLOT
-    b.init("target", root, mount.destination, 0, 0o755, like, target, text=f"{mount.destination}, made where missing")
-    if mount.options.copy_up:
-        b.init("copyup", target, mount.slot, text=f"the image's {mount.destination} into the {mount.fstype}")
-    b.init("move_mount", mount.slot, target, text=f"{mount.fstype} -> {mount.destination}")
-    return mount.slot
+    def attach(self, root: int) -> tuple[int, dict[str, int]]:
+        """The steps that attach every mount in the order of the config; gives the root and the slots by the destinations."""
+        attached: dict[str, int] = {}
+        for mount in self.prepared:
+            slot = attached[mount.destination] = mount.attach(root)
+            if mount.destination == "/" and mount.slot != NO_SLOT:
+                self.b.init("pivot_root", slot, text=f"the {mount.fstype} is / from here on")
+                root, attached = slot, {}
+        return root, attached
+
+    def scratch(self) -> int:
+        """The slot of a descriptor that the next mount point takes over."""
+        if self._target == NO_SLOT:
+            self._target = self.b.slot()
+        return self._target
+
+    def target(self, root: int, destination: str, kind: Target, like: int) -> int:
+        """The steps that find a mount point in the root or make it; gives its slot, which the next one takes over."""
+        slot = self.scratch()
+        self.b.init("target", root, destination, kind, 0o755, like, slot, text=f"{destination}, made where missing")
+        return slot
+
+    def _find(self, root: int, slot: int, destination: str, fstype: str, like: int) -> int:
+        """The mount point of a mount that is about to be attached; gives its slot."""
+        kind = Target(0)
+        if destination == "/proc":
+            kind = Target.IN_PROC
+            if fstype != "proc":
+                self.b.init("prove_proc", slot, text="what goes to /proc is the root of a procfs")
+        elif below(destination, "/proc"):
+            kind, like = Target.IN_PROC | Target.FILE, NO_SLOT
+        if fstype in ("proc", "sysfs") or destination == "/proc":
+            kind |= Target.NO_LINK
+        return self.target(root, destination, kind, like)
+
+    def _change(self, destination: str, options: Options) -> Prepared:
+        """Change a mount that is there (mount(8), ``remount``): with ``bind`` the mount alone, else its filesystem as well."""
+
+        def attach(root: int) -> int:
+            slot = self.b.slot()
+            in_root = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
+            self.b.init("open", root, destination, k.O_PATH, 0, in_root, slot, text=destination)
+            if options.remount and not options.bind and (options.superblock or options.data):
+                if self._context == NO_SLOT:
+                    self._context = self.b.slot()
+                self.b.init("fspick", slot, "", k.FSPICK_EMPTY_PATH, self._context, text=f"the filesystem of {destination}")
+                for word in options.superblock:
+                    self._configure(self._context, word, None, destination)
+                for key, value in options.data:
+                    self._configure(self._context, key, value, destination)
+                text = f"change the filesystem of {destination}"
+                self.b.init("fsconfig", self._context, k.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
+            self._attributes(slot, options, destination)
+            return slot
+
+        return Prepared(destination, "remount", NO_SLOT, attach)

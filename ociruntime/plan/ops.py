@@ -18,7 +18,7 @@ kind      Python value           C member
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
 
 NO_SLOT: Final = 0xFFFFFFFF
@@ -55,6 +55,18 @@ class Sync(IntEnum):
     """For the caller to write the state: the container is created."""
 
 
+class Target(IntFlag):
+    """What a mount point must be: ``kind`` of a `target` step."""
+
+    FILE = 1
+    """Anything but a directory, and a file is made where nothing is; without it a directory. What is mounted there decides when the
+    step is told of it."""
+    NO_LINK = 2
+    """The last part of the path itself, not what a symbolic link names."""
+    IN_PROC = 4
+    """It may lie in a procfs; without it the image does not lead us into one."""
+
+
 class Op(NamedTuple):
     """One operation: its code on the wire, its name and its fields in order."""
 
@@ -86,7 +98,7 @@ OPS: Final = _table(
     pivot_root: slot root
     mask: slot root, str path, slot null
     readonly: slot root, str path
-    prove_null: slot fd
+    prove_dev: slot fd, num mode, num dev
     prove_proc: slot fd
     mknod: slot dir, str name, num mode, num dev, num uid, num gid
     symlink: slot dir, str name, str target
@@ -123,6 +135,8 @@ OPS: Final = _table(
     sync: num token
     gate: slot listener
     exec: list candidates, list argv, list env
+    fspick: slot dir, str path, num flags, slot out
+    mode_like: slot source, slot target
     """
 )
 
@@ -139,6 +153,7 @@ def c_header() -> str:
         f"#define MAX_SLOTS {MAX_SLOTS}u",
         f"#define PROGRAM_MAGIC {MAGIC:#x}u",
         *(f"#define REPORT_{report.name} {report.value}" for report in Report),
+        *(f"#define TARGET_{flag.name} {flag.value}" for flag in Target),
         "",
         "struct ref { uint32_t off, len; };",
         "struct list { struct ref text; uint64_t count; };",

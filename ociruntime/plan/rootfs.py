@@ -5,42 +5,74 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import Problem, SpecError
 from . import kernel as k
 from .model import NO_SLOT, Builder
-from .mounts import destination_in_root
+from .mount_options import PROPAGATION, parse_options
+from .paths import destination_in_root
 
 if TYPE_CHECKING:
     from ..spec import Linux, RuntimeSpec
 
-_PROPAGATION: Final = {
-    "private": k.MS_PRIVATE,
-    "slave": k.MS_SLAVE,
-    "shared": k.MS_SHARED,
-    "unbindable": k.MS_UNBINDABLE,
-}
+_HEARS_THE_HOST: Final = (k.MS_SLAVE, k.MS_SHARED)
 
 
-def prepare_root(b: Builder, spec: RuntimeSpec, bundle: str) -> int:
-    """Cut the tree off from the host's and make the rootfs a mount of its own; gives its slot. Raises SpecError."""
+def rootfs_path(spec: RuntimeSpec, bundle: str) -> str:
+    """The absolute path of the root filesystem on the host."""
     assert spec.root is not None
-    linux = spec.linux
-    name = (linux.rootfs_propagation if linux else None) or "rprivate"
-    bits = _PROPAGATION.get(name.removeprefix("r") if name not in _PROPAGATION else name)
-    if bits is None:
-        message = f"{name!r} is none of [r]private, [r]slave, [r]shared, unbindable"
+    return posixpath.normpath(posixpath.join(bundle, spec.root.path))
+
+
+def root_propagation(spec: RuntimeSpec) -> tuple[int, bool]:
+    """`linux.rootfsPropagation`: the kernel's type, and whether it holds for all mounts of the container. Raises SpecError.
+
+    Without one the container is cut off from the host, unless a mount asks to hear of it.
+    """
+    name = spec.linux.rootfs_propagation if spec.linux else None
+    if not name:
+        asked = [PROPAGATION[word][0] for mount in spec.mounts or () for word in parse_options(mount.options or ()).propagation]
+        return (k.MS_SLAVE if any(bits in _HEARS_THE_HOST for bits in asked) else k.MS_PRIVATE), True
+    if name not in PROPAGATION:
+        message = f"{name!r} is none of [r]private, [r]slave, [r]shared, [r]unbindable"
         raise SpecError([Problem("$.linux.rootfsPropagation", message, "config-linux.md#rootfs-mount-propagation")])
-    if bits in (k.MS_SHARED, k.MS_UNBINDABLE):
-        raise UnsupportedError(f"$.linux.rootfsPropagation: {name} is not supported yet")
-    b.init(
-        "mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, bits, NO_SLOT, text=f"the whole tree {name}: nothing goes back to the host"
-    )
-    path = posixpath.normpath(posixpath.join(bundle, spec.root.path))
-    root, target = b.slot(), b.slot()
+    return PROPAGATION[name]
+
+
+def prepare_root(b: Builder, spec: RuntimeSpec, path: str) -> int:
+    """Settle what the container's tree and the host's hear of each other, and copy the rootfs; gives its slot. Raises SpecError."""
+    bits, _ = root_propagation(spec)
+    if bits != k.MS_SHARED:
+        kept = k.MS_SLAVE if bits == k.MS_SLAVE else k.MS_PRIVATE
+        text = "slave: mounts of the host come in, nothing goes back" if kept == k.MS_SLAVE else "private: nothing goes in or out"
+        b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, kept, NO_SLOT, text=f"the whole tree {text}")
+    root = b.slot()
     b.init("open_tree", NO_SLOT, path, k.OPEN_TREE_CLONE | k.AT_RECURSIVE, root, text=f"{path}: the container's root")
-    b.init("open", NO_SLOT, path, k.O_PATH, 0, 0, target, text=f"{path}: where it will hang")
-    b.init("move_mount", root, target, text=f"the root -> {path}")
+    if bits == k.MS_SHARED:
+        # Binds stay peers of the host's mounts, so that their own options decide; the root must not be one.
+        b.init("mount_setattr", root, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text="the root private: its mounts stay in it")
     return root
+
+
+def enter_root(b: Builder, spec: RuntimeSpec, root: int) -> None:
+    """Hang the rootfs over the host's root and change into it."""
+    if root_propagation(spec)[0] == k.MS_SHARED:
+        b.init(
+            "mount_setattr", NO_SLOT, 0, 0, 0, k.MS_PRIVATE, NO_SLOT, text="the host's / private in here: what hangs on it stays"
+        )
+    b.init("move_mount", root, NO_SLOT, text="the root -> /, over the host's")
+    b.init("pivot_root", root, text="the rootfs is / from here on, and the host's tree is out of reach")
+
+
+def finish_root(b: Builder, spec: RuntimeSpec, root: int) -> None:
+    """What holds for the root when everything in it is done: propagation and read-only."""
+    assert spec.root is not None
+    bits, recursive = root_propagation(spec)
+    if bits in (k.MS_SHARED, k.MS_UNBINDABLE):
+        flags = k.AT_RECURSIVE if recursive else 0
+        name = next(name for name, value in PROPAGATION.items() if value == (bits, recursive))
+        b.init("mount_setattr", root, flags, 0, 0, bits, NO_SLOT, text=f"/ {name}")
+    if spec.root.readonly:
+        b.init("mount_setattr", root, 0, k.MOUNT_ATTR_RDONLY, 0, 0, NO_SLOT, text="/ read-only")
 
 
 def compile_hidden(b: Builder, linux: Linux | None, root: int) -> None:
@@ -51,7 +83,8 @@ def compile_hidden(b: Builder, linux: Linux | None, root: int) -> None:
         b.init("readonly", root, destination_in_root(path), text=f"{path}, where it exists")
     if linux.masked_paths:
         null = b.slot()
-        b.init("open", root, "dev/null", k.O_PATH, 0, k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS, null, text="/dev/null")
-        b.init("prove_null", null, text="/dev/null is the null device")
+        in_root = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
+        b.init("open", root, "dev/null", k.O_PATH, 0, in_root, null, text="/dev/null")
+        b.init("prove_dev", null, k.S_IFCHR, k.makedev(1, 3), text="/dev/null is the null device")
         for path in linux.masked_paths:
             b.init("mask", root, destination_in_root(path), null, text=f"{path}, where it exists")

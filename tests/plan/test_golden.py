@@ -230,7 +230,7 @@ UNSUPPORTED = {
     "idmapped mount": (mount(destination="/x", source="/y", options=["rbind", "idmap"]), r"\$\.mounts\[6\]"),
     "cgroup mount": (mount(destination="/sys/fs/cgroup", type="cgroup"), r"\$\.mounts\[6\]"),
     "sysctl without proc": (lambda d: (d["mounts"].pop(0), linux(sysctl={"net.core.somaxconn": "1"})(d)), r"proc"),
-    "too many mounts": (lambda d: d["mounts"].extend([{"destination": "/x", "type": "tmpfs"}] * 600), r"mounts"),
+    "too many mounts": (lambda d: d["mounts"].extend([{"destination": "/x", "type": "tmpfs"}] * 1100), r"mounts"),
 }
 
 

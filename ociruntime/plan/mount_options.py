@@ -1,0 +1,160 @@
+"""Mount options: the tables of those that we know, and their parsing (config.md, Linux mount options).
+
+What a table does not name goes to the filesystem. `KNOWN_OPTIONS` is what the `features` document lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from . import kernel as k
+
+ATTRIBUTES: Final[dict[str, tuple[int, int]]] = {
+    # option: (attributes to set, attributes to clear)
+    "ro": (k.MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, k.MOUNT_ATTR_RDONLY),
+    "nosuid": (k.MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, k.MOUNT_ATTR_NOSUID),
+    "nodev": (k.MOUNT_ATTR_NODEV, 0),
+    "dev": (0, k.MOUNT_ATTR_NODEV),
+    "noexec": (k.MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, k.MOUNT_ATTR_NOEXEC),
+    "noatime": (k.MOUNT_ATTR_NOATIME, k.MOUNT_ATTR_ATIME),
+    "atime": (0, k.MOUNT_ATTR_ATIME),
+    "relatime": (0, k.MOUNT_ATTR_ATIME),
+    "norelatime": (0, k.MOUNT_ATTR_ATIME),
+    "strictatime": (k.MOUNT_ATTR_STRICTATIME, k.MOUNT_ATTR_ATIME),
+    "nostrictatime": (0, k.MOUNT_ATTR_ATIME),
+    "nodiratime": (k.MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, k.MOUNT_ATTR_NODIRATIME),
+    "nosymfollow": (k.MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, k.MOUNT_ATTR_NOSYMFOLLOW),
+}
+"""Attributes of one mount."""
+RECURSIVE: Final = {f"r{name}": bits for name, bits in ATTRIBUTES.items()}
+"""The same for a mount and all below it."""
+_KINDS: Final = {"private": k.MS_PRIVATE, "slave": k.MS_SLAVE, "shared": k.MS_SHARED, "unbindable": k.MS_UNBINDABLE}
+PROPAGATION: Final[dict[str, tuple[int, bool]]] = {
+    **{name: (bits, False) for name, bits in _KINDS.items()},
+    **{f"r{name}": (bits, True) for name, bits in _KINDS.items()},
+}
+"""Option -> the kernel's propagation type, and whether it holds for all mounts below as well."""
+SUPERBLOCK: Final[dict[str, tuple[str, bool]]] = {
+    # option: what it is about, and whether it switches that on; the words are the kernel's own
+    "ro": ("ro", True),
+    "rw": ("ro", False),
+    "sync": ("sync", True),
+    "async": ("sync", False),
+    "dirsync": ("dirsync", True),
+    "lazytime": ("lazytime", True),
+    "nolazytime": ("lazytime", False),
+    "mand": ("mand", True),
+    "nomand": ("mand", False),
+}
+"""What the whole filesystem must hear."""
+ACTIONS: Final = ("bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap")
+"""What is to be done, instead of how."""
+WITHOUT_EFFECT: Final = ("defaults", "silent", "loud", "iversion", "noiversion")
+"""No message of the kernel is silenced, and every filesystem that has inode versions keeps them always (Linux 6.0)."""
+_FSTAB: Final = frozenset({"auto", "noauto", "nofail", "_netdev", "comment"})
+# Words of fstab(5) that mount(8) keeps for itself.
+
+KNOWN_OPTIONS: Final = tuple(sorted({*ATTRIBUTES, *RECURSIVE, *PROPAGATION, *SUPERBLOCK, *ACTIONS, *WITHOUT_EFFECT}))
+
+
+class Options(NamedTuple):
+    """The options of one mount, sorted by who must hear them."""
+
+    set: int = 0
+    clear: int = 0
+    recursive_set: int = 0
+    recursive_clear: int = 0
+    propagation: tuple[str, ...] = ()
+    bind: bool = False
+    recursive_bind: bool = False
+    remount: bool = False
+    copy_up: bool = False
+    idmap: str = ""
+    """``idmap``, ``ridmap`` or neither."""
+    superblock: tuple[str, ...] = ()
+    """The last word on each matter of the superblock, by the names in `SUPERBLOCK`."""
+    data: tuple[tuple[str, str | None], ...] = ()
+    """What remains goes to the filesystem: (key, value), the value None for a flag."""
+
+    def of_one_mount(self) -> Options:
+        """The same for a mount that has none below it: what holds for all holds for it."""
+        bits = self.set & ~self.recursive_clear | self.recursive_set
+        return self._replace(set=bits, recursive_set=0, recursive_clear=0)
+
+
+def split(option: str) -> list[str]:
+    """An option at its commas, as mount(2) takes them in its data; quoted or escaped ones do not count."""
+    parts, start, quoted = [], 0, False
+    for at, char in enumerate(option):
+        if char == '"':
+            quoted = not quoted
+        elif char == "," and not quoted and option[at - 1 : at] != "\\":
+            parts.append(option[start:at])
+            start = at + 1
+    return [part for part in (*parts, option[start:]) if part]
+
+
+def parse_options(options: Iterable[str]) -> Options:
+    """Sort mount options (config.md, Linux mount options); of those that contradict each other the last one counts."""
+    plain, recursive = _Bits(), _Bits()
+    propagation: list[str] = []
+    superblock: dict[str, str] = {}
+    data: list[tuple[str, str | None]] = []
+    actions: set[str] = set()
+    for option in (part for whole in options for part in split(whole)):
+        name, eq, value = option.partition("=")
+        if eq:
+            if name not in _FSTAB and not name.startswith("x-"):
+                data.append((name, value.replace('"', "") if value.startswith('"') else value))
+            continue
+        if name in ATTRIBUTES:
+            plain.add(*ATTRIBUTES[name])
+        if name in SUPERBLOCK:
+            superblock[SUPERBLOCK[name][0]] = name
+        elif name in ATTRIBUTES:
+            pass
+        elif name in RECURSIVE:
+            recursive.add(*RECURSIVE[name])
+        elif name in PROPAGATION:
+            propagation.append(name)
+        elif name in ACTIONS:
+            actions.add(name)
+        elif name not in WITHOUT_EFFECT and name not in _FSTAB and not name.startswith("x-"):
+            data.append((name, None))
+    return Options(
+        plain.set,
+        plain.clear,
+        recursive.set,
+        recursive.clear,
+        tuple(propagation),
+        bind=bool(actions & {"bind", "rbind"}),
+        recursive_bind="rbind" in actions,
+        remount="remount" in actions,
+        copy_up="tmpcopyup" in actions,
+        idmap="ridmap" if "ridmap" in actions else "idmap" if "idmap" in actions else "",
+        superblock=tuple(superblock.values()),
+        data=tuple(data),
+    )
+
+
+class _Bits:
+    """Attributes to set and to clear, as mount_setattr(2) takes them."""
+
+    def __init__(self) -> None:
+        self.set = self.clear = 0
+
+    def add(self, on: int, off: int) -> None:
+        self.set = self.set & ~off | on
+        # The times are one field with several bits: to set one of its values, all of them are cleared first.
+        self.clear = (self.clear | off) & ~(on & ~k.MOUNT_ATTR_ATIME)
+
+
+def names(bits: int) -> str:
+    """Attributes as options, for people."""
+    return ",".join(name for name, (on, _) in ATTRIBUTES.items() if on and bits & on == on)

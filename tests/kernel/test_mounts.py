@@ -1,0 +1,386 @@
+"""Mounts on a real kernel (config.md, Mounts; config-linux.md, Rootfs Mount Propagation)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.plan.mount_options import KNOWN_OPTIONS
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+Change = Callable[[dict[str, Any]], None]
+ATTRIBUTES = {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "nosymfollow"}
+
+
+class Line(NamedTuple):
+    """A line of mountinfo as the container sees it."""
+
+    root: str
+    point: str
+    options: frozenset[str]
+    propagation: frozenset[str]
+    fstype: str
+    source: str
+    superblock: frozenset[str]
+
+
+def parse(table: str) -> dict[str, Line]:
+    """Of mounts on the same place the last, which is on top."""
+    found = {}
+    for line in table.splitlines():
+        left, _, right = line.partition(" - ")
+        _, _, _, root, point, options, *tags = left.split()
+        fstype, source, superblock = right.split(" ", 2)
+        tags = [tag.split(":")[0] for tag in tags]
+        words = frozenset(options.split(","))
+        found[point] = Line(root, point, words, frozenset(tags), fstype, source, frozenset(superblock.split(",")))
+    return found
+
+
+class Runner:
+    """Runs a shell script in a container with further mounts, and gives what it printed."""
+
+    def __init__(self, make_bundle: MakeBundle, root: Path, name: str) -> None:
+        self._make, self._root, self._name, self._count = make_bundle, root, name, 0
+
+    def bundle(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.Bundle:
+        document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
+        document["mounts"] += mounts
+        if change:
+            change(document)
+        return self._make(oci.RuntimeSpec.load(document))
+
+    def __call__(self, script: str, *mounts: dict[str, Any], change: Change | None = None, bundle: oci.Bundle | None = None) -> str:
+        bundle = bundle or self.bundle(*mounts, change=change)
+        self._count += 1
+        name = f"{self._name}-{self._count}"
+        args = ["sh", "-c", script]
+        result = oci.run(bundle, args, capture_output=True, text=True, root=self._root, container_id=name)
+        assert isinstance(result.stdout, str)
+        assert result.returncode == 0, (result.stdout, result.stderr)
+        return result.stdout
+
+    def table(self, *mounts: dict[str, Any], change: Change | None = None) -> dict[str, Line]:
+        return parse(self("cat /proc/self/mountinfo", *mounts, change=change))
+
+    def refused(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.StepError:
+        with pytest.raises(oci.StepError) as caught:
+            self("true", *mounts, change=change)
+        assert oci.Container.list(root=self._root) == []
+        return caught.value
+
+
+@pytest.fixture
+def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Runner:
+    return Runner(make_bundle, state_root, prefix)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory of the host with a file, a directory and a symbolic link to it."""
+    tree = tmp_path / "tree"
+    (tree / "dir").mkdir(parents=True)
+    (tree / "file").write_text("host\n")
+    (tree / "dir/inner").write_text("inner\n")
+    (tree / "link").symlink_to("dir")
+    return tree
+
+
+@pytest.fixture
+def mounted(tree: Path) -> Iterator[Path]:
+    """The same with a tmpfs on its directory."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", tree / "dir"], check=True)
+    (tree / "dir/below").write_text("below\n")
+    yield tree
+    subprocess.run(["umount", "-l", tree / "dir"], check=True)
+
+
+def bind(source: Path, destination: str, *options: str) -> dict[str, Any]:
+    return {"source": str(source), "destination": destination, "options": [*options]}
+
+
+def tmpfs(destination: str, *options: str) -> dict[str, Any]:
+    return {"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": [*options]}
+
+
+# options -> the attributes that differ from a mount without any
+OPTIONS = {
+    (): "relatime",
+    ("defaults",): "relatime",
+    ("ro",): "ro relatime",
+    ("ro", "rw"): "relatime",
+    ("rw", "ro"): "ro relatime",
+    ("nosuid",): "nosuid relatime",
+    ("nosuid", "suid"): "relatime",
+    ("nodev",): "nodev relatime",
+    ("nodev", "dev"): "relatime",
+    ("noexec",): "noexec relatime",
+    ("noexec", "exec"): "relatime",
+    ("noatime",): "noatime",
+    ("noatime", "atime"): "relatime",
+    ("strictatime",): "",
+    ("strictatime", "nostrictatime"): "relatime",
+    ("noatime", "relatime"): "relatime",
+    ("relatime", "norelatime"): "relatime",
+    ("nodiratime",): "nodiratime relatime",
+    ("nodiratime", "diratime"): "relatime",
+    ("nosymfollow",): "nosymfollow relatime",
+    ("nosymfollow", "symfollow"): "relatime",
+    ("ro,nosuid", "nodev"): "ro nosuid nodev relatime",
+    ("silent", "loud", "iversion", "noiversion", "async", "nolazytime", "nomand"): "relatime",
+    ("rro",): "ro relatime",
+    ("rro", "rrw"): "relatime",
+    ("rnosuid", "rnodev", "rnoexec"): "nosuid nodev noexec relatime",
+    ("rnosuid", "rnodev", "rnoexec", "rsuid", "rdev", "rexec"): "relatime",
+    ("rnoatime", "rnodiratime"): "noatime nodiratime",
+    ("rnoatime", "ratime", "rnodiratime", "rdiratime"): "relatime",
+    ("rstrictatime",): "",
+    ("rstrictatime", "rnostrictatime"): "relatime",
+    ("rrelatime", "rnorelatime"): "relatime",
+    ("rnosymfollow",): "nosymfollow relatime",
+    ("rnosymfollow", "rsymfollow"): "relatime",
+    ("ro", "rrw"): "relatime",
+}
+
+
+def test_every_option_is_tried() -> None:
+    tried = {word for words in OPTIONS for option in words for word in option.split(",")}
+    others = {"bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap", "sync", "dirsync", "lazytime", "mand"}
+    propagation = {f"{r}{kind}" for r in ("", "r") for kind in ("private", "slave", "shared", "unbindable")}
+    assert tried | others | propagation == set(KNOWN_OPTIONS)
+
+
+def test_attributes(run: Runner, tree: Path) -> None:
+    mounts = []
+    for number, options in enumerate(OPTIONS):
+        mounts += [tmpfs(f"/t{number}", *options), bind(tree, f"/b{number}", "bind", *options)]
+    table = run.table(*mounts)
+    for number, (options, expected) in enumerate(OPTIONS.items()):
+        for kind in "tb":
+            assert table[f"/{kind}{number}"].options & ATTRIBUTES == set(expected.split()), (options, kind)
+
+
+def test_the_superblock_hears_of_it(run: Runner) -> None:
+    script = "mount | grep -q ' /t type tmpfs (ro' && ! touch /t/x 2>/dev/null && cat /proc/self/mountinfo"
+    line = parse(run(script, tmpfs("/t", "ro", "sync", "dirsync", "lazytime", "size=1m", "mode=711")))["/t"]
+    assert {"sync", "dirsync", "lazytime", "size=1024k", "mode=711"} <= line.superblock
+    assert "sync" not in run.table(tmpfs("/t", "sync", "async"))["/t"].superblock
+
+
+def test_recursive_attributes_hold_below(run: Runner, mounted: Path) -> None:
+    table = run.table(
+        bind(mounted, "/plain", "bind", "ro"), bind(mounted, "/some", "rbind", "ro", "nodev"),
+        bind(mounted, "/all", "rbind", "rro", "rnosuid"), bind(mounted, "/back", "rbind", "rro", "rw"),
+    )  # fmt: skip
+    assert "/plain/dir" not in table
+    assert "ro" in table["/plain"].options
+    assert {"ro", "nodev"} <= table["/some"].options
+    assert not {"ro", "nodev"} & table["/some/dir"].options
+    assert {"ro", "nosuid"} <= table["/all"].options & table["/all/dir"].options
+    assert "ro" in table["/back/dir"].options
+
+
+@pytest.mark.parametrize("where", ["/a/new/place", "relative/place", "/a/../b/./c", "/tmp"])
+def test_targets_are_made(run: Runner, tree: Path, where: str) -> None:
+    point = os.path.normpath(f"/{where}")
+    assert run(f"cat {point}/dir/inner; test -d {point}", bind(tree, where, "bind")) == "inner\n"
+    assert run(f"cat {point}/f; test -f {point}/f", bind(tree / "file", f"{where}/f", "bind")) == "host\n"
+
+
+def test_sources(run: Runner, tree: Path) -> None:
+    bundle = run.bundle(
+        {"source": "beside", "destination": "/one", "options": ["bind"]},
+        {"source": "rootfs/etc", "destination": "/two", "options": ["bind", "ro"]},
+        {"source": str(tree / "link"), "destination": "/three", "type": "none", "options": ["rbind"]},
+        {"source": str(tree / "file"), "destination": "/four", "type": "bind"},
+    )
+    (bundle.path / "beside").mkdir()
+    (bundle.path / "beside/x").write_text("beside\n")
+    script = "cat /one/x /three/inner /four; head -c 4 /two/passwd; ! touch /two/x 2>/dev/null"
+    assert run(script, bundle=bundle) == "beside\ninner\nhost\nroot"
+
+
+def test_the_order_of_the_config_counts(run: Runner, tree: Path) -> None:
+    below, above = tmpfs("/a/b/c"), tmpfs("/a")
+    table = run.table(above, below)
+    assert {"/a", "/a/b/c"} <= set(table)
+    script = "cat /proc/self/mountinfo; ls /a"
+    assert "/a/b/c" in parse(run(script, below, above))
+    assert run("ls /a", below, above) == ""  # the later one hides the earlier
+    assert run("cat /a/file", bind(tree, "/a", "bind"), tmpfs("/a"), bind(tree, "/a", "bind")) == "host\n"
+
+
+def test_a_source_in_the_root_sees_earlier_mounts(run: Runner) -> None:
+    bundle = run.bundle(tmpfs("/a", "mode=700"), {"source": "rootfs/a", "destination": "/b", "options": ["bind"]})
+    assert run("touch /a/x; ls /b", bundle=bundle) == "x\n"
+
+
+def test_copy_up(run: Runner) -> None:
+    bundle = run.bundle(tmpfs("/etc", "tmpcopyup"), tmpfs("/new/one", "tmpcopyup"), tmpfs("/opt", "tmpcopyup", "mode=700"))
+    etc = bundle.path / "rootfs/etc"
+    (etc / "sub").mkdir(mode=0o750)
+    (etc / "sub/file").write_text("deep\n")
+    os.chmod(etc / "sub/file", 0o640)
+    os.chown(etc / "sub/file", 12, 34)
+    (etc / "link").symlink_to("sub/file")
+    etc.chmod(0o711)
+    script = "cat /etc/link; stat -c '%a %u %g' /etc/sub/file /etc/sub /etc /opt; readlink /etc/link; touch /etc/x; ls /new/one"
+    assert run(script, bundle=bundle).split() == [
+        "deep",
+        "640",
+        "12",
+        "34",
+        "750",
+        "0",
+        "0",
+        "711",
+        "0",
+        "0",
+        "700",
+        "0",
+        "0",
+        "sub/file",
+    ]
+    assert not (etc / "x").exists()
+
+
+def test_a_tmpfs_has_the_mode_of_what_it_hides(run: Runner) -> None:
+    bundle = run.bundle(tmpfs("/tmp"), tmpfs("/root", "mode=1711"), tmpfs("/none/before"))
+    (bundle.path / "rootfs/tmp").chmod(0o1777)
+    assert run("stat -c %a /tmp /root /none/before", bundle=bundle).split() == ["1777", "1711", "755"]
+
+
+def test_remount(run: Runner, tree: Path) -> None:
+    table = run.table(
+        tmpfs("/t", "size=1m", "nosuid"), {"destination": "/t", "options": ["remount", "ro", "size=2m", "nodev"]},
+        bind(tree, "/b", "bind", "nosuid"), {"destination": "/b", "type": "none", "options": ["bind", "remount", "ro"]},
+        tmpfs("/s", "ro"), {"destination": "/s", "options": ["remount", "rw"]},
+        {"destination": "/t", "options": ["shared"]},
+    )  # fmt: skip
+    assert {"ro", "nosuid", "nodev"} <= table["/t"].options
+    assert {"ro", "size=2048k"} <= table["/t"].superblock
+    assert table["/t"].propagation == {"shared"}
+    assert {"ro", "nosuid"} <= table["/b"].options
+    assert "rw" in table["/s"].options & table["/s"].superblock
+    assert run.refused({"destination": "/etc", "options": ["remount", "ro"]}).errno == errno.EINVAL
+
+
+def test_a_mount_on_the_root_replaces_it(run: Runner, make_bundle: MakeBundle) -> None:
+    other = make_bundle().path / "rootfs"
+    (other / "marker").write_text("other\n")
+
+    def change(d: dict[str, Any]) -> None:
+        d["mounts"].insert(0, bind(other, "/", "rbind"))
+
+    assert run("cat /marker; grep -c . /proc/mounts >/dev/null && ls /dev/null", change=change) == "other\n/dev/null\n"
+
+
+def test_other_filesystems(run: Runner, tmp_path: Path, tree: Path) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    data = [f"lowerdir={tree}", f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work"]
+    overlay = {"type": "overlay", "source": "overlay", "destination": "/o", "options": data}
+    assert run("cat /o/file; echo new >/o/file; cat /o/file", overlay) == "host\nnew\n"
+    assert (tree / "file").read_text() == "host\n"
+    assert (tmp_path / "upper/file").read_text() == "new\n"
+
+
+@pytest.mark.parametrize(
+    ("mount", "op", "code"),
+    [
+        (tmpfs("/x", "bogus=1"), "fsconfig", errno.EINVAL),
+        (tmpfs("/x", "bogus"), "fsconfig", errno.EINVAL),
+        (tmpfs("/etc/passwd"), "target", errno.ENOTDIR),
+        (tmpfs("/etc/passwd/x"), "target", errno.ENOTDIR),
+        ({"type": "nofs", "destination": "/x"}, "fsopen", errno.ENODEV),
+        (bind(Path("/no/such"), "/x", "bind"), "open_tree", errno.ENOENT),
+        (bind(Path("/etc/hostname"), "/etc", "bind"), "target", errno.EISDIR),
+        (bind(Path("/etc"), "/etc/passwd", "bind"), "target", errno.ENOTDIR),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_mounted(run: Runner, mount: dict[str, Any], op: str, code: int) -> None:
+    error = run.refused(mount)
+    assert (error.op, error.errno) == (op, code), str(error)
+
+
+# rootfsPropagation -> what the root's line in mountinfo says
+PROPAGATION = {None: set(), "private": set(), "rprivate": set(), "shared": {"shared"}, "rshared": {"shared"},
+               "unbindable": {"unbindable"}, "runbindable": {"unbindable"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROPAGATION)
+def test_rootfs_propagation(run: Runner, name: str | None) -> None:
+    def change(d: dict[str, Any]) -> None:
+        if name:
+            d["linux"]["rootfsPropagation"] = name
+
+    table = run.table(tmpfs("/t"), change=change)
+    assert table["/"].propagation == PROPAGATION[name]
+    assert table["/t"].propagation == (PROPAGATION[name] if (name or "")[:1] == "r" else set())
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A shared mount of the host."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
+    subprocess.run(["mount", "--make-shared", path], check=True)
+    (path / "in").mkdir()
+    (path / "out").mkdir()
+    yield path
+    subprocess.run(["umount", "-R", "-l", path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("root", "options", "comes_in", "goes_out"),
+    [
+        (None, ["rbind"], False, False),
+        (None, ["rbind", "rslave"], True, False),
+        (None, ["rbind", "rprivate"], False, False),
+        ("slave", ["rbind", "rslave"], True, False),
+        ("rslave", ["rbind"], True, False),
+        ("slave", ["rbind", "private"], False, False),
+        ("private", ["rbind", "rslave"], False, False),
+        ("shared", ["rbind", "rshared"], True, True),
+        ("rshared", ["rbind", "rslave"], True, False),
+        ("shared", ["rbind"], False, False),
+        ("slave", ["rbind", "rshared"], True, False),
+        ("shared", ["rbind", "runbindable"], False, False),
+    ],
+)
+def test_propagation_of_binds(
+    run: Runner, state_root: Path, prefix: str, shared: Path, root: str | None, options: list[str], comes_in: bool, goes_out: bool
+) -> None:
+    def change(d: dict[str, Any]) -> None:
+        d["process"]["args"] = ["sleep", "100"]
+        for kind in ("bounding", "effective", "permitted"):
+            d["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")
+        d["linux"].pop("seccomp")
+        if root:
+            d["linux"]["rootfsPropagation"] = root
+
+    bundle = run.bundle(bind(shared, "/s", *options), change=change)
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        subprocess.run(["mount", "-t", "tmpfs", "none", shared / "in"], check=True)
+        (shared / "in/seen").touch()
+        assert (container.exec(["test", "-e", "/s/in/seen"]).returncode == 0) is comes_in
+        assert container.exec(["mount", "-t", "tmpfs", "none", "/s/out"]).returncode == 0
+        assert container.exec(["touch", "/s/out/seen"]).returncode == 0
+        assert (shared / "out/seen").exists() is goes_out
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_readonly_root(run: Runner, tree: Path, readonly: bool) -> None:
+    script = "touch /x 2>/dev/null; echo $?; touch /t/x /dev/x && cat /proc/self/mountinfo"
+    out = run(script, tmpfs("/t"), change=lambda d: d["root"].update(readonly=readonly))
+    assert (out.splitlines()[0] == "0") is not readonly
+    assert ("ro" in parse(out.partition("\n")[2])["/"].options) is readonly
