@@ -66,7 +66,7 @@ def _branch(head: str, title: str, inside: Iterable[str], depth: int) -> str:
 
 def _summary(value: Model) -> str:
     """A few words about a folded object: its first plain members."""
-    words = [_text(member) for member in vars(value).values() if isinstance(member, str | int)]
+    words = [_text(member) for member in vars(value).values() if isinstance(member, str | int) and not isinstance(member, bool)]
     text = ", ".join(words[:3])
     return escape(text if len(text) <= 60 else f"{text[:59]}…")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .config import RuntimeSpec
     from .linux import IntelRdt, Linux, MemoryPolicy
     from .process import User
-    from .seccomp import Seccomp, Syscall, SyscallArg
+    from .seccomp import Seccomp, SeccompAction, Syscall, SyscallArg
 
 _IPC: Final = "msgmax msgmnb msgmni msg_next_id sem sem_next_id shmall shmmax shmmni shm_next_id shm_rmid_forced"
 _IPC_SYSCTLS: Final = frozenset(f"kernel.{name}" for name in _IPC.split())
@@ -201,8 +201,8 @@ def _argument(report: Report, arg: SyscallArg, where: str) -> None:
         report.warn(f"{where}.valueTwo", f"is ignored by {arg.op}", _SECCOMP)
 
 
-def _errno(report: Report, path: str, errno: int | None, action: str) -> None:
-    if errno is None:
+def _errno(report: Report, path: str, errno: int | None, action: SeccompAction) -> None:
+    if errno is None or not action.known:
         return
     if action not in _WITH_ERRNO:
         report.error(path, f"{action} has no errno", _SECCOMP)
