@@ -11,11 +11,11 @@
 static long gate(int listener)
 {
     long peer;
-    sys(__NR_close, control);
     /* What was read of the program so far can come back from the memfd: a waiting container costs next to nothing. */
     sys(__NR_madvise, prog, ((size_t)prog_len + 4095) & ~4095ull, 4 /* MADV_DONTNEED */);
     listen_to_signals();
     unblock_signals();
+    sys(__NR_close, control); /* last, as it tells the caller that all this is done */
     do
         peer = sys(__NR_accept4, listener, 0, 0, 02000000 /* SOCK_CLOEXEC */);
     while (peer == -EINTR || peer == -ECONNABORTED);
