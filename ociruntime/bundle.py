@@ -34,16 +34,22 @@ class Bundle:
     # ---- making ----
 
     @classmethod
-    def load(cls, path: StrPath) -> Self:
-        """An existing bundle directory. Raises BundleError without a config.json, SpecError for a bad one when it is looked at."""
+    def load(cls, path: StrPath, *, config: StrPath | None = None) -> Self:
+        """An existing bundle directory, with another file in the place of its config.json when ``config`` names one.
+
+        Raises:
+            BundleError: there is no config.
+            SpecError: it is a bad one; only when it is looked at.
+        """
         path = Path(os.path.abspath(path))
+        file = Path(config) if config is not None else path / "config.json"
         try:
-            config = (path / "config.json").read_bytes()
+            content = file.read_bytes()
         except FileNotFoundError:
-            raise BundleError(f"{path} is not a bundle: it has no config.json") from None
+            raise BundleError(f"{path} is not a bundle: {file} does not exist") from None
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is not a directory") from None
-        return cls(path, config=config, mounted=(path / "overlay").is_dir() or (path / "volumes").is_dir())
+        return cls(path, config=content, mounted=(path / "overlay").is_dir() or (path / "volumes").is_dir())
 
     @classmethod
     def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:

@@ -55,6 +55,7 @@ class Container:
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
         cgroup_manager: Manager = "cgroupfs",
+        new_keyring: bool = True,
     ) -> Self:
         """Create a container: everything but its process (runtime.md, Create).
 
@@ -70,6 +71,7 @@ class Container:
             preserve_fds: how many descriptors from 3 on the process inherits.
             cgroup_manager: who makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"`` (nobody; the
                 container stays in the caller's, and a config with limits is refused).
+            new_keyring: whether its processes get a session keyring of their own instead of the caller's.
 
         Raises:
             ContainerExists, StateError: the id is taken or not an id.
@@ -86,6 +88,7 @@ class Container:
             pid_file=pid_file,
             preserve_fds=preserve_fds,
             cgroup_manager=cgroup_manager,
+            new_keyring=new_keyring,
             gate=True,
         )
 
@@ -104,6 +107,7 @@ class Container:
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
         cgroup_manager: Manager = "cgroupfs",
+        new_keyring: bool = True,
     ) -> Self:
         """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
         return cls._make(
@@ -116,6 +120,7 @@ class Container:
             pid_file=pid_file,
             preserve_fds=preserve_fds,
             cgroup_manager=cgroup_manager,
+            new_keyring=new_keyring,
             gate=False,
         )
 
@@ -132,6 +137,7 @@ class Container:
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
         cgroup_manager: Manager,
+        new_keyring: bool,
         gate: bool,
     ) -> Self:
         from .lifecycle.create import create
@@ -146,6 +152,7 @@ class Container:
             pid_file=pid_file,
             preserve_fds=preserve_fds,
             cgroup_manager=cgroup_manager,
+            new_keyring=new_keyring,
             gate=gate,
         )
         container = cls(made.entry)

@@ -70,6 +70,7 @@ class StateDocument(TypedDict, total=False):
     undo: list[list[str]]
     listener: list[str]
     namespaces: int
+    new_keyring: bool
     steps: list[list[object]]
     total: int
     rootfs: str

@@ -23,11 +23,12 @@ from .common import (
 def _create(sub: Parser) -> None:
     container_argument(sub)
     bundle_argument(sub)
+    sub.add_argument("--config", metavar="FILE", help="in the place of the bundle's config.json")
     sub.add_argument("--pid-file", metavar="FILE", help="gets the pid of the container's process")
     sub.add_argument("--console-socket", metavar="SOCKET", help="gets the master of the container's terminal")
     sub.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="descriptors from 3 on that the process inherits")
     sub.add_argument("--no-pivot", action=Refuse, nargs=0, help="refused: the root is always pivoted into")
-    sub.add_argument("--no-new-keyring", action="store_true", help="accepted for compatibility")
+    sub.add_argument("--no-new-keyring", action="store_true", help="leave the caller's session keyring to the container")
 
 
 def _run(sub: Parser) -> None:
@@ -55,17 +56,18 @@ def _delete(sub: Parser) -> None:
 def create(o: argparse.Namespace) -> None:
     oci.Container.create(
         o.id,
-        o.bundle,
+        oci.Bundle.load(o.bundle, config=o.config),
         root=o.root,
         pid_file=o.pid_file,
         console_socket=o.console_socket,
         preserve_fds=o.preserve_fds,
         cgroup_manager=o.cgroup_manager,
+        new_keyring=not o.no_new_keyring,
     )
 
 
 def run(o: argparse.Namespace) -> int:
-    bundle = oci.Bundle.load(o.bundle)
+    bundle = oci.Bundle.load(o.bundle, config=o.config)
     process = bundle.spec.process
     terminal = (o.tty or bool(process and process.terminal)) and not o.console_socket and not o.detach
     with Forwarding() as signals:
@@ -78,6 +80,7 @@ def run(o: argparse.Namespace) -> int:
             console_socket=o.console_socket,
             preserve_fds=o.preserve_fds,
             cgroup_manager=o.cgroup_manager,
+            new_keyring=not o.no_new_keyring,
         )
         if o.detach:
             return 0

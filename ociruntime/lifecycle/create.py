@@ -13,6 +13,7 @@ from ..engine import handover, undo
 from ..engine.gate import listen
 from ..engine.perform import Performance
 from ..errors import OCIRuntimeWarning, UnsupportedError
+from ..host import Host
 from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
 from .agent import send
 
@@ -48,6 +49,7 @@ def create(
     pid_file: StrPath | None,
     preserve_fds: int,
     cgroup_manager: Manager,
+    new_keyring: bool,
     gate: bool,
 ) -> Created:
     """Create a container, or without ``gate`` run it at once.
@@ -58,7 +60,10 @@ def create(
     store = StateStore(root)
     if terminal is not None:
         opened = opened.with_process(terminal=terminal)
-    plan = opened.plan(container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
+    host = Host.probe()
+    if not new_keyring:
+        host = host._replace(keyrings=False)
+    plan = opened.plan(host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
     for text in plan.warnings:
         warnings.warn(text, OCIRuntimeWarning, stacklevel=4)
     if plan.terminal and console_socket is None and not terminal:
@@ -82,6 +87,7 @@ def create(
         "cgroups": list(plan.cgroups),
         "undo": [*parents, *undo.of_plan(plan)],
         "namespaces": plan.namespaces,
+        "new_keyring": new_keyring,
         "rootfs": str(opened.rootfs),
         "total": len(plan.steps),
     }

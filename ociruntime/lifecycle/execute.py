@@ -49,7 +49,7 @@ def execute(
     plan = compile_exec(
         wanted,
         spec,
-        Host.probe(),
+        Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
         namespaces=document.get("namespaces", 0),
         cgroups=tuple(document.get("cgroups", [])),
         container_id=entry.id,

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -271,3 +272,13 @@ def test_a_cgroup_in_use_is_refused_and_left_alone(make_bundle: MakeBundle, stat
             oci.Container.create(f"{prefix}-b", bundle, root=state_root)
         assert container.exec(["true"]).returncode == 0
         assert [c.id for c in oci.Container.list(root=state_root)] == [f"{prefix}-a"]
+
+
+def test_another_config_than_the_bundles(bundle: oci.Bundle, tmp_path: Path, state_root: Path, prefix: str) -> None:
+    other = tmp_path / "other.json"
+    bundle.spec.with_args("sh", "-c", "exit 3").save(other)
+    command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "run", "-b", str(bundle.path)]
+    assert subprocess.run([*command, "--config", str(other), prefix], timeout=60).returncode == 3
+    done = subprocess.run([*command, "--config", str(tmp_path / "none"), prefix], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "none does not exist" in done.stderr

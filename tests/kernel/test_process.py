@@ -140,18 +140,20 @@ def test_memory_policy(inside: Inside) -> None:
     assert "bind" not in inside("cat /proc/self/numa_maps", linux={"memoryPolicy": {"mode": "MPOL_DEFAULT"}})
 
 
-def test_the_session_keyring_is_its_own(inside: Inside) -> None:
+@pytest.mark.parametrize("new", [True, False])
+def test_the_session_keyring(make_bundle: MakeBundle, state_root: Path, prefix: str, new: bool) -> None:
     if not oci.Host.probe().keyrings:
         pytest.skip("this kernel has no keyrings")
 
     def keyrings(lines: str) -> set[str]:
         return {line.split()[0] for line in lines.splitlines() if line.split()[8].startswith("_ses")}
 
+    spec = oci.RuntimeSpec.default().at.linux.masked_paths.set(()).at.process.args.set(("sleep", "100"))
     before = keyrings(Path("/proc/keys").read_text())
-    # As another user, who sees no session keyring of root's and the one that it possesses.
-    seen = keyrings(inside("cat /proc/keys", {"user": {"uid": 31337, "gid": 31337}}, {"maskedPaths": []}))
-    assert len(seen) == 1
-    assert not seen & before
+    with oci.Container.run(prefix, make_bundle(spec), root=state_root, new_keyring=new) as container:
+        # As another user, who sees no session keyring of root's but the one that it possesses.
+        done = container.exec(["cat", "/proc/keys"], user=(31337, 31337), capture_output=True, text=True, check=True)
+        assert len(keyrings(str(done.stdout)) - before) == int(new)
 
 
 def test_cwd_is_made_and_checked(inside: Inside) -> None:
