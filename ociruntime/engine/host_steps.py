@@ -24,6 +24,10 @@ def _cgroup_write_first(init: Init | None, path: str, choices: Sequence[tuple[st
     cgroup.write_first(path, choices, optional)
 
 
+def _cgroup_write_lines(init: Init | None, path: str, file: str, lines: Sequence[str]) -> None:
+    cgroup.write(path, file, *lines)
+
+
 def _cgroup_write_set(init: Init | None, path: str, values: Sequence[tuple[str, str, bool]]) -> None:
     cgroup.write_set(path, values)
 
@@ -62,6 +66,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_mkdir": _cgroup_mkdir,
     "cgroup_write": _cgroup_write,
     "cgroup_write_first": _cgroup_write_first,
+    "cgroup_write_lines": _cgroup_write_lines,
     "cgroup_write_set": _cgroup_write_set,
     "cgroup_enable": _cgroup_enable,
     "cgroup_check": _cgroup_check,

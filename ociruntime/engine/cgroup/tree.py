@@ -41,14 +41,15 @@ def _inherit(directory: Path) -> None:
             (directory / name).write_text((directory.parent / name).read_text())
 
 
-def write(path: str, file: str, value: str) -> None:
-    """Write one value. Raises UnsupportedError when this kernel has no such file, OSError when it refuses the value."""
+def write(path: str, file: str, *values: str) -> None:
+    """Write a value, or several, each by itself. Raises UnsupportedError when this kernel has no such file, OSError when it refuses the value."""
     try:
         fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise UnsupportedError(f"this kernel has no {file}, which a limit in linux.resources needs ({path})") from None
     try:
-        os.write(fd, value.encode())
+        for value in values:
+            os.write(fd, value.encode())
     finally:
         os.close(fd)
 

@@ -63,7 +63,8 @@ def rules_of(devices: Sequence[DeviceCgroup]) -> tuple[Rule, ...]:
         major, minor = (None if number is None or number < 0 else number for number in (device.major, device.minor))
         access = sum(bit for letter, bit in _BITS.items() if letter in (device.access or "rwm"))
         rules.append(Rule(device.allow, device.type or "a", major, minor, access))
-    return (*rules, *DEFAULTS) if rules else ()
+    denied = max((index for index, rule in enumerate(rules) if not rule.allow), default=-1)
+    return (*rules, *(rule for rule in DEFAULTS if rule not in rules[denied + 1 :])) if rules else ()
 
 
 def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -161,8 +162,5 @@ def _number(number: int) -> int:
 
 def words(rules: Sequence[Rule]) -> str:
     """The rules for people, those for the default devices as one."""
-    own = rules[: -len(DEFAULTS)] if tuple(rules[-len(DEFAULTS) :]) == DEFAULTS else rules
-    parts = [f"{'allow' if rule.allow else 'deny'} {rule}" for rule in own]
-    if len(own) < len(rules):
-        parts.append("allow the default devices")
-    return ", ".join(parts)
+    parts = [f"{'allow' if rule.allow else 'deny'} {rule}" for rule in rules if rule not in DEFAULTS]
+    return ", ".join([*parts, "allow the default devices"] if set(DEFAULTS) <= set(rules) else parts)

@@ -144,10 +144,10 @@ def _devices(b: Builder, resources: Resources, placement: Placement, host: Host)
     rules = rules_of(resources.devices or ())
     place = placement.of("devices")
     if place:
-        for rule in v1_rules(rules):
-            file = "devices.allow" if rule.allow else "devices.deny"
-            value = "a" if rule.type == "a" else str(rule)
-            b.host("cgroup_write", place.directory, file, value, text=f"{value} > {place.directory}/{file}")
+        for allow, same in groupby(v1_rules(rules), key=lambda rule: rule.allow):
+            file = "devices.allow" if allow else "devices.deny"
+            lines = tuple("a" if rule.type == "a" else str(rule) for rule in same)
+            b.host("cgroup_write_lines", place.directory, file, lines, text=f"{', '.join(lines)} > {place.directory}/{file}")
     elif placement.unified and host.euid == 0:
         code = program(rules)
         shown = f"{words(rules)}: {len(code) // 8} BPF instructions for {placement.unified.directory}"
