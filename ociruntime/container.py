@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Self, Unpack
 
 from .engine import cgroup
 from .engine.processes import Exit, signal_number, wait
@@ -15,10 +15,12 @@ from .state import Entry, State, StateStore, Status
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .lifecycle.update import Limits
     from .plan.cgroups import Manager
     from .process import Process as Child
     from .process import Result
-    from .spec import Process, RuntimeSpec
+    from .spec import Process, Resources, RuntimeSpec
+    from .spec.base import Json
     from .terminal import Terminal
 
 __all__ = ["Container"]
@@ -233,6 +235,23 @@ class Container:
         """Thaw what `pause` froze. Raises WrongStatus."""
         with allowed(self._entry, "resume", Status.PAUSED) as document:
             cgroup.freeze(document.get("cgroups", []), False)
+
+    def update(self, resources: Resources | Mapping[str, Json] | None = None, **limits: Unpack[Limits]) -> None:
+        """Change limits; what is not given stays as it is. When one is refused, none has changed.
+
+        Args:
+            resources: a part of ``linux.resources`` (config-linux.md#control-groups), for what has no argument of its own.
+            limits: single limits by name, see `Limits`: ``memory=64 << 20``, ``cpus=1.5``, ``pids=100``.
+
+        Raises:
+            SpecError: values that contradict each other or those that hold already.
+            UnsupportedError: this host cannot keep a limit.
+            WrongStatus: the container has stopped.
+            StepError: the kernel refuses a value.
+        """
+        from .lifecycle.update import update, with_arguments
+
+        update(self._entry, with_arguments(resources, limits))
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end of the first process; gives its exit code, negative for a signal, as `subprocess` does.

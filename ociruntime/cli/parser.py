@@ -14,7 +14,7 @@ _MODULES: Final = {
     "model": "spec validate features",
     "lifecycle": "create start run state kill delete",
     "processes": "exec ps",
-    "resources": "pause resume",
+    "resources": "update pause resume",
     "listing": "list",
 }
 _HOMES: Final = {verb: module for module, verbs in _MODULES.items() for verb in verbs.split()}

@@ -25,6 +25,10 @@ def _env_name(item: Json) -> object:
     return item.partition("=")[0] if isinstance(item, str) else None
 
 
+def _number(item: Json) -> object:
+    return (item.get("major"), item.get("minor")) if isinstance(item, dict) else None
+
+
 _NATURAL: Final[dict[tuple[str, str], Callable[[Json], object]]] = {
     ("RuntimeSpec", "mounts"): _member("destination"),
     ("Process", "env"): _env_name,
@@ -33,6 +37,11 @@ _NATURAL: Final[dict[tuple[str, str], Callable[[Json], object]]] = {
     ("Linux", "devices"): _member("path"),
     ("Resources", "hugepage_limits"): _member("pageSize"),
     ("Network", "priorities"): _member("name"),
+    ("BlockIO", "weight_device"): _number,
+    ("BlockIO", "throttle_read_bps_device"): _number,
+    ("BlockIO", "throttle_write_bps_device"): _number,
+    ("BlockIO", "throttle_read_iops_device"): _number,
+    ("BlockIO", "throttle_write_iops_device"): _number,
     ("ZOS", "namespaces"): _member("type"),
 }
 

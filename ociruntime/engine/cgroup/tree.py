@@ -42,7 +42,12 @@ def _inherit(directory: Path) -> None:
 
 
 def write(path: str, file: str, *values: str) -> None:
-    """Write a value, or several, each by itself. Raises UnsupportedError when this kernel has no such file, OSError when it refuses the value."""
+    """Write a value, or several, each by itself.
+
+    Raises:
+        UnsupportedError: this kernel has no such file.
+        OSError: it refuses the value.
+    """
     try:
         fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

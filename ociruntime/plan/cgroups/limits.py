@@ -46,7 +46,7 @@ def compile_limits(
             b.host("cgroup_enable", *values, text=f"down to {unified.directory}: {shown}")
     late = [entry for entry in writes if only is None and (entry[1].file, entry[1].value) == ("pids.max", "0")]
     if resources is not None:
-        _before(b, resources, placement)
+        _before(b, resources, placement, only)
     compile_writes(b, [entry for entry in writes if entry not in late])
     if resources is not None and resources.devices and (only is None or "devices" in only):
         _devices(b, resources, placement, host)
@@ -125,8 +125,10 @@ def _missing(write: Write, placement: Placement, version: str = "") -> Unsupport
     return UnsupportedError(f"{where}: no cgroup hierarchy{version} that this user may use has the controller {name}")
 
 
-def _before(b: Builder, resources: Resources, placement: Placement) -> None:
-    memory, cpu, place = resources.memory, resources.cpu, placement.of("memory")
+def _before(b: Builder, resources: Resources, placement: Placement, only: Collection[str] | None) -> None:
+    memory = resources.memory if only is None or "memory.limit" in only else None
+    cpu = resources.cpu if only is None or "cpu.realtimeRuntime" in only else None
+    place = placement.of("memory")
     # v1 refuses a limit below what is in use by itself, whereas v2 kills.
     if memory and memory.check_before_update and memory.limit and memory.limit > 0 and place and place.hierarchy.version == 2:
         swap = memory.swap if memory.swap and memory.swap > 0 else -1

@@ -1,0 +1,103 @@
+"""What the files of a cgroup hold before they are changed, so that a change that fails half way can be taken back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from .files import read
+from .tree import write, write_set
+
+if TYPE_CHECKING:
+    from ...plan.model import Step
+
+_BY_KEY: Final = {
+    "io.max": "rbps=max wbps=max riops=max wiops=max",
+    "io.weight": "default",
+    "io.bfq.weight": "default",
+    "blkio.weight_device": "default",
+    "blkio.leaf_weight_device": "default",
+    "blkio.bfq.weight_device": "default",
+    "blkio.throttle.read_bps_device": "0",
+    "blkio.throttle.write_bps_device": "0",
+    "blkio.throttle.read_iops_device": "0",
+    "blkio.throttle.write_iops_device": "0",
+    "net_prio.ifpriomap": "0",
+    "rdma.max": "hca_handle=max hca_object=max",
+}
+"""Files with a line for each device, and what a device has that no line speaks of."""
+
+
+class Memory:
+    """Remembers what steps are about to change; `restore` brings it all back, the last change first."""
+
+    def __init__(self) -> None:
+        self._back: list[Callable[[], None]] = []
+
+    def remember(self, step: Step) -> None:
+        """Look at what a step of the host will change. Raises OSError."""
+        if step.op not in _LOOK:
+            return
+        self._back.append(_LOOK[step.op](*step.values))
+
+    def restore(self) -> list[OSError]:
+        """Bring everything back; gives what could not be."""
+        failures = []
+        for back in reversed(self._back):
+            try:
+                back()
+            except OSError as error:
+                failures.append(error)
+        self._back.clear()
+        return failures
+
+
+def before(path: str, file: str, value: str) -> list[str]:
+    """The lines that bring a file back to what it holds now, when ``value`` is about to be written to it."""
+    text = read(path, file)
+    if file == "memory.oom_control":
+        return [next(line.split()[1] for line in text.splitlines() if line.startswith("oom_kill_disable"))]
+    key, _, rest = value.partition(" ")
+    if file not in _BY_KEY:
+        return [line for line in text.splitlines() if line] or ["\n"]
+    if not rest:
+        return [next(line.split()[-1] for line in text.splitlines() if line.startswith("default") or " " not in line)]
+    line = next((line for line in text.splitlines() if line.startswith(key + " ")), None)
+    return [line or f"{key} {_BY_KEY[file]}"]
+
+
+def _one(path: str, file: str, value: str) -> Callable[[], None]:
+    if not os.path.exists(f"{path}/{file}"):
+        return lambda: None  # the write will say so
+    lines = before(path, file, value)
+    return lambda: write(path, file, *lines)
+
+
+def _first(path: str, choices: Iterable[tuple[str, str]], optional: bool) -> Callable[[], None]:
+    return next((_one(path, file, value) for file, value in choices if os.path.exists(f"{path}/{file}")), lambda: None)
+
+
+def _set(path: str, values: Iterable[tuple[str, str, bool]]) -> Callable[[], None]:
+    there = [file for file, _, _ in values if os.path.exists(f"{path}/{file}")]
+    old = [(file, line, False) for file in there for line in before(path, file, "")]
+    return lambda: write_set(path, old)
+
+
+def _lines(path: str, file: str, lines: Iterable[str]) -> Callable[[], None]:
+    old = read(path, "devices.list").splitlines()
+
+    def back() -> None:
+        write(path, "devices.deny", "a")
+        write(path, "devices.allow", *("a" if line.startswith("a") else line for line in old))
+
+    return back
+
+
+_LOOK: Final[dict[str, Callable[..., Callable[[], None]]]] = {
+    "cgroup_write": _one,
+    "cgroup_write_first": _first,
+    "cgroup_write_set": _set,
+    "cgroup_write_lines": _lines,
+}
+"""A BPF program is no part of it: its step is the last one, and replaces the old one or does not."""

@@ -1,0 +1,130 @@
+"""Changing the limits of a container that exists (the peers' ``update``; runtime.md has none)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, TypedDict
+
+from ..engine.cgroup.restore import Memory
+from ..engine.host_steps import carry_out
+from ..engine.perform import step_error
+from ..errors import SpecError
+from ..host import Host
+from ..plan.cgroups import placed
+from ..plan.cgroups.change import compile_update, meant, members
+from ..spec import Linux, Resources, RuntimeSpec
+from ..spec.rules import Report
+from ..spec.rules_resources import resource_rules
+from ..state import Entry, Status
+from .status import allowed
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..spec.base import Json
+
+
+_PERIOD: Final = 100_000
+"""Microseconds: the kernel's own."""
+
+
+class Limits(TypedDict, total=False):
+    """The arguments of `Container.update`: memory in bytes, times in microseconds, -1 for no limit."""
+
+    memory: int | None
+    memory_swap: int | None
+    """Memory and swap together."""
+    memory_reservation: int | None
+    cpus: float | None
+    """CPU time in CPUs, as 1.5; sets quota and period."""
+    cpu_shares: int | None
+    cpu_quota: int | None
+    cpu_period: int | None
+    cpu_burst: int | None
+    cpu_idle: int | None
+    """1 for no more than what others leave."""
+    cpu_realtime_runtime: int | None
+    cpu_realtime_period: int | None
+    cpuset_cpus: str | None
+    """As ``0-3,7``."""
+    cpuset_mems: str | None
+    pids: int | None
+    """Number of tasks."""
+    blkio_weight: int | None
+    """10 to 1000."""
+
+
+_MEMBERS: Final = {
+    "memory": "memory.limit",
+    "memory_swap": "memory.swap",
+    "memory_reservation": "memory.reservation",
+    "cpu_shares": "cpu.shares",
+    "cpu_quota": "cpu.quota",
+    "cpu_period": "cpu.period",
+    "cpu_burst": "cpu.burst",
+    "cpu_idle": "cpu.idle",
+    "cpu_realtime_runtime": "cpu.realtimeRuntime",
+    "cpu_realtime_period": "cpu.realtimePeriod",
+    "cpuset_cpus": "cpu.cpus",
+    "cpuset_mems": "cpu.mems",
+    "pids": "pids.limit",
+    "blkio_weight": "blockIO.weight",
+}
+
+
+def update(entry: Entry, changes: Resources | Mapping[str, Json]) -> None:
+    """Change limits. Arguments and errors are those of `Container.update`."""
+    given = meant(changes if isinstance(changes, Resources) else Resources.load(changes))
+    with allowed(entry, "update", Status.CREATED, Status.RUNNING, Status.PAUSED) as document:
+        spec = RuntimeSpec.load(entry.path / "config.json")
+        linux = spec.linux or Linux()
+        wanted = (linux.resources or Resources()).merge(given)
+        report = Report()
+        resource_rules(report, wanted)
+        if errors := [problem for problem in report.problems if problem.severity == "error"]:
+            raise SpecError(errors)
+        host = Host.probe()
+        plan = compile_update(wanted, members(given), placed(document.get("cgroups", []), host), host, entry.id)
+        _perform(plan)
+        _save(entry, spec.evolve(linux=linux.evolve(resources=wanted)))
+
+
+def with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Limits) -> Resources:
+    """The arguments of `Container.update` as one object. Raises ValueError, TypeError, SpecError."""
+    if unknown := sorted(set(limits) - set(Limits.__annotations__)):
+        raise TypeError(
+            f"update() got an unexpected keyword argument {unknown[0]!r}: use one of {', '.join(Limits.__annotations__)}"
+        )
+    made: dict[str, dict[str, Json]] = {}
+    for name, value in limits.items():
+        part, _, member = _MEMBERS.get(name, "").partition(".")
+        if value is not None and part:
+            made.setdefault(part, {})[member] = value  # type: ignore[assignment]
+    if (cpus := limits.get("cpus")) is not None:
+        if cpus <= 0 or limits.get("cpu_quota") is not None:
+            raise ValueError(f"cpus is {cpus}: more than 0 is needed, and no cpu_quota beside it")
+        period = limits.get("cpu_period") or _PERIOD
+        made.setdefault("cpu", {}).update(period=period, quota=round(cpus * period))
+    base = resources if isinstance(resources, Resources) else Resources.load(resources or {})
+    return base.merge(made)
+
+
+def _perform(plan: Plan) -> None:
+    memory = Memory()
+    try:
+        for number, step in enumerate(plan.steps, 1):
+            try:
+                memory.remember(step)
+                carry_out(step, None)
+            except OSError as error:
+                raise step_error(plan, number, error.errno or 0, str(error.strerror or "")) from error
+    except BaseException as error:
+        for failure in memory.restore():
+            error.add_note(f"and it could not be taken back: {failure}")
+        raise
+
+
+def _save(entry: Entry, spec: RuntimeSpec) -> None:
+    temporary = entry.path / f".config.{os.getpid()}"
+    temporary.write_text(spec.to_json())
+    temporary.rename(entry.path / "config.json")

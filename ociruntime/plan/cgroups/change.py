@@ -1,0 +1,60 @@
+"""A change of the limits of a container that exists: only what is given changes, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..model import Builder, Plan
+from .limits import compile_limits
+from .placement import Placement
+
+if TYPE_CHECKING:
+    from ...host import Host
+    from ...spec import Resources
+    from ...spec.base import Json
+
+_UNSET: Final = {
+    "memory": ("limit", "reservation", "swap", "kernel", "kernelTCP"),
+    "cpu": ("shares", "quota", "period", "realtimeRuntime", "realtimePeriod", "cpus", "mems"),
+    "blockIO": ("weight", "leafWeight"),
+}
+"""Members that engines send as 0 or "" when they mean: unchanged."""
+
+
+def meant(changes: Resources) -> dict[str, Json]:
+    """The members that are really given."""
+    document = changes.to_dict()
+    for name, members in _UNSET.items():
+        part = document.get(name)
+        if isinstance(part, dict):
+            document[name] = {key: value for key, value in part.items() if value or key not in members}
+    return {key: value for key, value in document.items() if value not in ({}, None)}
+
+
+def members(changes: dict[str, Json]) -> frozenset[str]:
+    """Their names, as `Write.members` has them: ``memory.limit``, ``unified['memory.high']``."""
+    names = set()
+    for key, part in changes.items():
+        if isinstance(part, dict):
+            names |= {f"{key}[{name!r}]" if key in ("unified", "rdma") else f"{key}.{name}" for name in part}
+        else:
+            names.add(key)
+    return frozenset(names)
+
+
+def compile_update(
+    resources: Resources, changed: frozenset[str], placement: Placement, host: Host, container_id: str = "ID"
+) -> Plan:
+    """The steps that bring a container's cgroups from some limits to others.
+
+    Args:
+        resources: all limits that are to hold.
+        changed: the members that change.
+
+    Raises:
+        SpecError, UnsupportedError: as for `compile_limits`.
+    """
+    b = Builder()
+    b.phase = "On the host"
+    compile_limits(b, resources, placement, host, only=changed)
+    return b.plan(f"update {container_id}", clone_flags=0, cgroups=placement.directories)

@@ -1,0 +1,210 @@
+"""Limits of a container that exists, changed: in part, by all ways, and not at all when one is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.cli import main
+from ociruntime.engine.cgroup import devices
+
+from .cgroups import Limited, block_device, directory, on_v2, value
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+MiB = 1 << 20
+
+
+@pytest.fixture
+def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Limited:
+    return Limited(make_bundle, state_root, prefix)
+
+
+def limits(container: oci.Container) -> dict[str, str]:
+    """What the kernel has, in the words of this test."""
+    if on_v2("memory"):
+        names = {"memory": "memory.max", "swap": "memory.swap.max", "low": "memory.low"}
+        cpu = {"quota": "cpu.max", "weight": "cpu.weight"}
+    else:
+        names = {"memory": "memory.limit_in_bytes", "swap": "memory.memsw.limit_in_bytes", "low": "memory.soft_limit_in_bytes"}
+        cpu = {"quota": "cpu.cfs_quota_us", "period": "cpu.cfs_period_us", "weight": "cpu.shares"}
+    found = {name: value(container, "memory", file) for name, file in names.items()}
+    found |= {name: value(container, "cpu", file) for name, file in cpu.items()}
+    found["pids"] = value(container, "pids", "pids.max")
+    if "period" in found:
+        quota, period = found["quota"], found.pop("period")
+        found["quota"] = f"{'max' if quota == '-1' else quota} {period}"
+    elif "memory" in found:
+        found["swap"] = str(int(found["swap"]) + int(found["memory"])) if found["swap"].isdigit() else found["swap"]
+    return found
+
+
+FIRST = {
+    "memory": {"limit": 64 * MiB, "swap": 96 * MiB, "reservation": 32 * MiB},
+    "cpu": {"quota": 20000, "shares": 512},
+    "pids": {"limit": 50},
+}
+STEPS: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"pids": 60}, {"pids": "60"}),
+    ({"memory": 80 * MiB}, {"memory": str(80 * MiB)}),
+    ({"memory": 160 * MiB, "memory_swap": 200 * MiB}, {"memory": str(160 * MiB), "swap": str(200 * MiB)}),
+    ({"memory": 40 * MiB, "memory_swap": 50 * MiB}, {"memory": str(40 * MiB), "swap": str(50 * MiB)}),
+    ({"cpu_period": 50000}, {"quota": "20000 50000"}),
+    ({"cpu_quota": 30000}, {"quota": "30000 50000"}),
+    ({"cpus": 1.5}, {"quota": "150000 100000"}),
+    ({"cpu_quota": -1}, {"quota": "max 100000"}),
+    ({"memory_reservation": 16 * MiB}, {"low": str(16 * MiB)}),
+]
+
+
+def test_single_limits_and_the_others_stay(limited: Limited) -> None:
+    with limited(FIRST) as container:
+        expected = limits(container)
+        assert expected["swap"] == str(96 * MiB)
+        for number, (change, changed) in enumerate(STEPS):
+            if number == 4:
+                container.start()
+            elif number == 6:
+                container.pause()
+            container.update(**change)
+            expected |= changed
+            assert limits(container) == expected, change
+        container.resume()
+        assert container.spec.linux.resources.memory.limit == 40 * MiB  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("way", ["python", "file", "stdin", "apptainer", "flags"])
+def test_the_ways_to_say_it(limited: Limited, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"memory": {"limit": 80 * MiB, "swap": 0}, "cpu": {"shares": 2048, "quota": 0, "cpus": ""}, "pids": {"limit": 9}}
+    with limited(FIRST) as container:
+        expected = {**limits(container), "memory": str(80 * MiB), "weight": "174" if on_v2("cpu") else "2048", "pids": "9"}
+        command = ["--root", str(limited.root), "update"]
+        (tmp_path / "resources.json").write_text(json.dumps(document))
+        if way == "python":
+            container.update(document)
+        elif way == "stdin":
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(document).encode())))
+            assert main([*command, "--resources", "-", container.id]) == 0
+        elif way == "flags":
+            assert main([*command, "-m", "80m", "--cpu-share", "2048", "--pids-limit", "9", container.id]) == 0
+        else:
+            option = "--resources" if way == "file" else "-f"
+            assert main([*command, option, str(tmp_path / "resources.json"), container.id]) == 0
+        assert limits(container) == expected
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "by the rules": ({"memory": {"limit": 200 * MiB}}, oci.SpecError, r"memory\.swap"),
+    "by the host": ({"pids": {"limit": 3}, "hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}, oci.UnsupportedError, "hugetlb"),
+    "by the kernel": ({"pids": {"limit": 3}, "memory": {"limit": 10 * MiB}, "cpu": {"quota": 1000, "shares": 9, "cpus": "4095"}},
+                      oci.StepError, "cpuset.cpus"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_change_changes_nothing(limited: Limited, name: str) -> None:
+    change, error, place = REFUSED[name]
+    major, minor = block_device()
+    first = {**FIRST, "blockIO": {"throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": MiB}]}}
+    throttle = "io.max" if on_v2("io") else "blkio.throttle.read_bps_device"
+    with limited(first, start=True) as container:
+        before, spec = limits(container), container.spec
+        disk = value(container, "io" if on_v2("io") else "blkio", throttle)
+        more = (
+            {"blockIO": {"throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": 2 * MiB}]}}
+            if name == "by the kernel"
+            else {}
+        )
+        with pytest.raises(error, match=place):
+            container.update({**more, **change})
+        assert limits(container) == before
+        assert value(container, "io" if on_v2("io") else "blkio", throttle) == disk
+        assert container.spec == spec
+
+
+def test_disks(limited: Limited) -> None:
+    major, minor = block_device()
+    device = {"major": major, "minor": minor}
+    with limited({"blockIO": {"throttleReadBpsDevice": [{**device, "rate": MiB}]}}) as container:
+        container.update({"blockIO": {"throttleWriteIOPSDevice": [{**device, "rate": 7}]}})
+        container.update({"blockIO": {"throttleReadBpsDevice": [{**device, "rate": 2 * MiB}]}})
+        if on_v2("io"):
+            assert value(container, "io", "io.max") == f"{major}:{minor} rbps={2 * MiB} wbps=max riops=max wiops=7"
+        else:
+            assert value(container, "blkio", "blkio.throttle.read_bps_device") == f"{major}:{minor} {2 * MiB}"
+            assert value(container, "blkio", "blkio.throttle.write_iops_device") == f"{major}:{minor} 7"
+
+
+def test_devices(limited: Limited) -> None:
+    """Another list of rules takes the place of the old one, in one step on v2."""
+    rules = [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}]
+    with limited({"devices": rules}, start=True) as container:
+        container.update({"devices": rules[:1]})
+        if oci.Host.probe().has_controller("devices"):
+            assert "c 10:229" not in value(container, "devices", "devices.list")
+            assert "c 1:3 rwm" in value(container, "devices", "devices.list")
+        else:
+            fd = os.open(directory(container, ""), os.O_RDONLY)
+            assert len(devices.attached(fd)) == 1
+            os.close(fd)
+        assert container.exec(["sh", "-c", ": >/dev/null"]).returncode == 0
+
+
+def test_a_limit_below_what_is_in_use(limited: Limited) -> None:
+    """v1 refuses it; v2 would kill, and refuses when checkBeforeUpdate asks for it."""
+    hold = ["sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo ready; sleep 100; echo $x"]
+    read, write = os.pipe()
+    try:
+        with limited({"memory": {"limit": 200 * MiB, "swap": 200 * MiB}}, hold, start=True, stdout=write) as container:
+            assert os.read(read, 6) == b"ready\n"
+            before = limits(container)
+            with pytest.raises(oci.StepError, match="EBUSY"):
+                container.update({"memory": {"limit": 4 * MiB, "swap": 4 * MiB, "checkBeforeUpdate": True}})
+            assert limits(container) == before
+            assert container.status is oci.Status.RUNNING
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [({"memroy": 1}, TypeError), ({"cpus": 0}, ValueError), ({"cpus": 1.0, "cpu_quota": 5}, ValueError), ({"memory": "64m"}, oci.SpecError),
+     ({"cpu_quota": 5}, oci.SpecError), ({"cpuset_cpus": "x"}, oci.SpecError)],
+)  # fmt: skip
+def test_bad_arguments(limited: Limited, limit: dict[str, Any], error: type[Exception]) -> None:
+    with limited(FIRST) as container:
+        before = limits(container)
+        with pytest.raises(error):
+            container.update(**limit)
+        assert limits(container) == before
+
+
+def test_the_command_says_what_is_wrong(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    with limited(FIRST) as container:
+        command = ["--root", str(limited.root), "update", container.id]
+        for flags, text in (
+            (["--memory", "lots"], "lots"),
+            (["--resources", "/nowhere"], "/nowhere"),
+            (["-r", "-", "--cpus", "1"], "exclude"),
+        ):
+            try:
+                status = main([*command, *flags])
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+            assert status != 0
+            assert text in capsys.readouterr().err
+
+
+def test_a_stopped_container(limited: Limited) -> None:
+    with limited(FIRST, start=True) as container:
+        container.kill("KILL")
+        container.wait(20)
+        with pytest.raises(oci.WrongStatus):
+            container.update(pids=3)
