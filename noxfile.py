@@ -93,6 +93,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Side by side with runc and crun, where they are installed."""
+    """Side by side with runc and crun, where they are installed, and the object model against json and msgspec."""
     install(session)
+    session.install("msgspec")
+    session.run("python", "benchmarks/bench_spec.py")
     session.run("python", "benchmarks/bench_lifecycle.py", *session.posargs)

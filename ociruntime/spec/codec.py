@@ -35,6 +35,10 @@ class _Mismatch(Exception):
 # An array where an enumeration belongs cannot be looked up.
 _MISMATCHES: Final = (_Mismatch, TypeError)
 
+_EXACT: Final = frozenset({str, int, bool, type(None)})
+_PLAIN: Final = _EXACT | {float}
+"""Types of JSON values that hold no others; a float may be none that JSON has."""
+
 # ---- reading ----
 #
 # Inside, a JSON object is the tuple of its (key, value) pairs: the decoder makes it without calling back into Python, arrays stay
@@ -231,9 +235,9 @@ def structure(cls: type[M], document: object, source: str = "") -> M:
 
 def _pairs(value: object) -> object:
     if type(value) is dict:
-        return tuple([(key, _pairs(item)) for key, item in value.items()])
+        return tuple([(key, item if type(item) in _PLAIN else _pairs(item)) for key, item in value.items()])
     if type(value) is list:
-        return [_pairs(item) for item in value]
+        return [item if type(item) in _PLAIN else _pairs(item) for item in value]
     return value
 
 
@@ -317,7 +321,7 @@ def parse(text: bytes | str, source: str = "") -> object:
 
 def plain(value: object, path: str = "$") -> Json:
     """What JSON values or values of the model are as `json.loads` would give them. Raises SpecError for anything else."""
-    if value is None or type(value) in (str, bool, int):
+    if type(value) in _EXACT:
         return cast("Json", value)
     if isinstance(value, Model):
         return unstructure_object(value)
@@ -325,9 +329,9 @@ def plain(value: object, path: str = "$") -> Json:
         for key in value:
             if type(key) is not str:
                 raise SpecError([Problem(path, f"the key {key!r} is no string")])
-        return {key: plain(item, f"{path}.{key}") for key, item in value.items()}
+        return {key: item if type(item) in _EXACT else plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return [item if type(item) in _EXACT else plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, OpenEnum):
         return value.value
     if isinstance(value, float) and math.isfinite(value):
@@ -338,9 +342,6 @@ def plain(value: object, path: str = "$") -> Json:
 # ---- writing ----
 
 _KEYS: Final[dict[type[Model], dict[str, str]]] = {}
-
-
-_PLAIN: Final = frozenset({str, int, bool, float, type(None)})
 
 
 def unstructure_object(value: Model) -> dict[str, Json]:
