@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = ["Hierarchy", "Host"]
+
+
+_PRIVILEGES: Final = 1 << 6 | 1 << 7 | 1 << 21
 
 
 class Hierarchy(NamedTuple):
@@ -46,12 +50,23 @@ class Host(NamedTuple):
     """Whether the kernel has session keyrings (keyrings(7))."""
     resctrl: str = ""
     """Where the resctrl filesystem is mounted; empty where it is not."""
+    egid: int = 0
+    idmap_helpers: tuple[str, str] | None = None
+    """newuidmap and newgidmap, which map the ids that /etc/subuid and /etc/subgid give to a user without privileges."""
+    subuids: tuple[tuple[int, int], ...] = ()
+    """First id and count of each range; probed for who needs them only, as the helpers are."""
+    subgids: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def probe() -> Host:
         """Look at this host, once for each cgroup that this process is in: /proc and uname(2). Raises OSError without /proc."""
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as own:
             return _probe(own.read())
+
+    @property
+    def privileged(self) -> bool:
+        """Whether this process has CAP_SETGID, CAP_SETUID and CAP_SYS_ADMIN in its user namespace."""
+        return self.capabilities & _PRIVILEGES == _PRIVILEGES
 
     @property
     def cgroup_mode(self) -> str:
@@ -116,6 +131,32 @@ def _base(mountpoint: str, candidates: list[str]) -> str | None:
     return None
 
 
+def _helpers() -> tuple[str, str] | None:
+    """The helpers where distributions have them; one that others could have changed is none."""
+    for directory in ("/usr/bin", "/bin"):
+        paths = (f"{directory}/newuidmap", f"{directory}/newgidmap")
+        try:
+            infos = [os.stat(path) for path in paths]
+        except FileNotFoundError:
+            continue
+        if all(stat.S_ISREG(info.st_mode) and info.st_uid == 0 and not info.st_mode & 0o022 for info in infos):
+            return paths
+    return None
+
+
+def _subids(path: str, uid: int) -> tuple[tuple[int, int], ...]:
+    """The ranges of one user (subuid(5)): rows of ``name or uid:first:count``."""
+    import pwd
+
+    mine = {str(uid)}
+    try:
+        mine.add(pwd.getpwuid(uid).pw_name)
+        rows = [line.strip().split(":") for line in Path(path).read_text().splitlines()]
+    except (KeyError, FileNotFoundError):  # the helpers know nobody without a name
+        return ()
+    return tuple((int(row[1]), int(row[2])) for row in rows if len(row) == 3 and row[0] in mine and (row[1] + row[2]).isdigit())
+
+
 @lru_cache(maxsize=4)
 def _probe(own: str) -> Host:
     name = os.uname()
@@ -124,7 +165,7 @@ def _probe(own: str) -> Host:
         lsms = frozenset(Path("/sys/kernel/security/lsm").read_text().split(","))
     except OSError:
         lsms = frozenset()  # securityfs is not mounted: no LSM can be asked for through it either
-    return Host(
+    host = Host(
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
         machine=name.machine,
         euid=os.geteuid(),
@@ -135,4 +176,9 @@ def _probe(own: str) -> Host:
         capabilities=_permitted(),
         keyrings=Path("/proc/sys/kernel/keys").is_dir(),
         resctrl=_mounted("resctrl"),
+        egid=os.getegid(),
     )
+    if host.privileged:
+        return host
+    subuids, subgids = (_subids(path, host.euid) for path in ("/etc/subuid", "/etc/subgid"))
+    return host._replace(idmap_helpers=_helpers(), subuids=subuids, subgids=subgids)

@@ -43,15 +43,6 @@ static _Noreturn void child(void *arg)
     char numbers[2][12], *argv[4] = { (char *)"oci-init", 0, 0, 0 }, *envp[1] = { 0 };
     long err;
 
-    if (l->new_user) {
-        /* Only who is uid 0 in its user namespace keeps its capabilities over execveat, so wait for the id maps here. */
-        struct report r = { REPORT_SYNC, 0, 0, 0 };
-        char go;
-        if (sys(__NR_sendto, l->control, &r, sizeof r, MSG_NOSIGNAL_, 0, 0) < 0 || sys(__NR_read, l->control, &go, 1) != 1)
-            give_up(l->control, -ECANCELED);
-        if ((err = sys(__NR_setresgid, 0, 0, 0)) < 0 || (err = sys(__NR_setresuid, 0, 0, 0)) < 0)
-            give_up(l->control, err);
-    }
     for (int i = 0; i < l->preserve; i++)
         if ((err = sys(__NR_fcntl, 3 + i, F_SETFD, 0)) < 0)
             give_up(l->control, err);

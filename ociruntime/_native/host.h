@@ -11,7 +11,6 @@ struct oci_launch {
     int init;         /* the sealed memfd that holds the init */
     int control;      /* fds[3] once more: for reports before everything has its place */
     int preserve;     /* how many descriptors from 3 on the process inherits */
-    int new_user;     /* whether to wait for id maps and become uid 0 before execveat */
     int n_inputs;
     int *fds;         /* stdin, stdout, stderr, control, program, inputs...: changed by the launch */
     int pid, pidfd;   /* what came of it */

@@ -192,6 +192,10 @@ static long carry_out(const struct head *h)
         ARGS(setns);
         return sys(__NR_setns, fd_of(o->fd), o->flags);
     }
+    case OP_JOIN: {
+        ARGS(join);
+        return join(fd_of(o->fd), o->type, fd_of(o->own), text(o->name));
+    }
     case OP_FORK: {
         ARGS(fork);
         return go_on_in_child(h->step, o->flags);
@@ -204,7 +208,8 @@ static long carry_out(const struct head *h)
     }
     case OP_SETGROUPS: {
         ARGS(setgroups);
-        return sys(__NR_setgroups, o->gids.len / 4, prog + o->gids.off);
+        long err = sys(__NR_setgroups, o->gids.len / 4, prog + o->gids.off);
+        return err == -EPERM && o->optional ? 0 : err;
     }
     case OP_SETRESGID: {
         ARGS(setresgid);

@@ -56,6 +56,16 @@ def _proc_write(init: Init | None, file: str, text: str) -> None:
         opened.write(text)
 
 
+def _idmap(init: Init | None, file: str, text: str, helper: str) -> None:
+    assert init is not None, "a step behind the clone"
+    if helper:
+        from .idmap import by_helper
+
+        by_helper(helper, init.pid, text)
+    else:
+        _proc_write(init, file, text)
+
+
 def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
     from .netdev import move
 
@@ -72,6 +82,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_check": _cgroup_check,
     "cgroup_realtime": _cgroup_realtime,
     "cgroup_devices": _cgroup_devices,
+    "idmap": _idmap,
     "proc_write": _proc_write,
     "netdev_move": _netdev_move,
     "rdt_make": rdt.make,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import StepError
+from ..errors import Problem, SpecError, StepError
+from ..plan.kernel import CLONE_NEW
 from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
 from . import undo
@@ -17,9 +19,11 @@ from .host_steps import carry_out
 from .launch import Init, Message
 
 if TYPE_CHECKING:
-    from ..plan.model import Plan, Step
+    from ..plan.model import Input, Plan, Step
 
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
+_NS_GET_NSTYPE: Final = 0xB703
+_NAMESPACES: Final = "config-linux.md#namespaces"
 
 
 class Performance:
@@ -96,11 +100,13 @@ class Performance:
         if message.kind is Report.ERROR:
             raise self.error(message)
         if message.kind is Report.SYNC:
-            self._at = message.step or self._at  # before execveat there are no steps of the init yet
+            self._at = message.step
             self._host_steps()
             init.go()
         elif message.kind is Report.FORKED:
             init.follow(message.fd)
+            self._at = message.step
+            self._host_steps()
             init.go()
         elif message.kind is Report.FD:
             op = self.plan.steps[message.step - 1].op
@@ -155,8 +161,7 @@ class Performance:
                 if entry.kind in self._given:
                     inputs.append(self._given[entry.kind])
                     continue
-                flags = os.O_WRONLY | os.O_CLOEXEC if entry.kind == "write" else _O_PATH
-                opened.append(os.open(entry.path, flags))
+                opened.append(_open(entry))
                 inputs.append(opened[-1])
             into = -1
             if step.arguments()["into"]:
@@ -185,6 +190,26 @@ class Performance:
         assert isinstance(flags, int)
         compiled = compile_profile(wanted.profile, cache_dir=self._cache)
         return (flags | compiled.flags, compiled.program, out)
+
+
+def _open(entry: Input) -> int:
+    """Open what the init inherits. Raises OSError, and SpecError for a file that is not the namespace that it should be."""
+    if entry.kind != "namespace":
+        return os.open(entry.path, os.O_WRONLY | os.O_CLOEXEC if entry.kind == "write" else _O_PATH)
+    try:
+        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise SpecError([Problem(entry.name, f"{entry.path}: {error.strerror}", _NAMESPACES)]) from error
+    try:
+        kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != entry.bit:
+        os.close(fd)
+        names = {bit: name for name, bit in CLONE_NEW.items()}
+        what = f"a {names[kind]} namespace" if kind in names else "no namespace"
+        raise SpecError([Problem(entry.name, f"{entry.path} is {what}, not a {names[entry.bit]} namespace", _NAMESPACES)])
+    return fd
 
 
 def step_error(plan: Plan, number: int, code: int, words: str) -> StepError:

@@ -40,6 +40,24 @@ def open_process(pid: int, began: int) -> int | None:
     return pidfd
 
 
+def pid_namespace_of(pid: int) -> set[int]:
+    """Every process in the pid namespace of a process, when it is not our own; only the process itself then."""
+    try:
+        wanted = os.stat(f"/proc/{pid}/ns/pid")
+    except FileNotFoundError:
+        return set()
+    if os.path.samestat(wanted, os.stat("/proc/self/ns/pid")):
+        return {pid}
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), wanted):
+                found.add(int(name))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended, or is somebody else's
+    return found
+
+
 def wait(pidfd: int, timeout: float | None = None) -> Exit | None:
     """Wait for the end of a process; None after ``timeout`` seconds. A child is reaped."""
     poller = select.poll()

@@ -12,15 +12,26 @@ from ..engine.perform import Performance
 from ..errors import OCIRuntimeWarning, WrongStatus
 from ..host import Host
 from ..plan.compile import compile_exec
+from ..plan.kernel import CLONE_NEW
 from ..process import Process as Child
 from ..process import exec_process
-from ..state import Entry, Status
+from ..state import Entry, StateDocument, Status
 from ..terminal import Terminal
 from .create import StrPath, receivers, to_socket, write_pid_file
 from .status import current, first_process
 
 if TYPE_CHECKING:
     from ..spec import Process, RuntimeSpec
+
+
+def _foreign(document: StateDocument) -> int:
+    """The CLONE_NEW* bits to join: nobody may enter the user namespace that he is in already."""
+    bits = document.get("namespaces", 0)
+    try:
+        ours = os.path.samefile(f"/proc/{document.get('pid', 0)}/ns/user", "/proc/self/ns/user")
+    except FileNotFoundError:
+        return bits  # it ended meanwhile, as the launch will tell
+    return bits & ~CLONE_NEW["user"] if ours else bits
 
 
 def execute(
@@ -50,7 +61,7 @@ def execute(
         wanted,
         spec,
         Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
-        namespaces=document.get("namespaces", 0),
+        namespaces=_foreign(document),
         cgroups=tuple(document.get("cgroups", [])),
         container_id=entry.id,
     )

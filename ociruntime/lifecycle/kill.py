@@ -6,6 +6,7 @@ import os
 import signal
 
 from ..engine import cgroup
+from ..engine.processes import pid_namespace_of
 from ..errors import WrongStatus
 from ..state import Entry, StateDocument, Status
 from .status import current, first_process
@@ -35,10 +36,12 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
 
 
 def _kill_all(document: StateDocument, number: int) -> None:
-    if number == signal.SIGKILL:
-        cgroup.kill(document.get("cgroups", []))
+    cgroups = document.get("cgroups", [])
+    if number == signal.SIGKILL and cgroups:
+        cgroup.kill(cgroups)
         return
-    for pid in cgroup.processes(document.get("cgroups", [])):
+    # Without cgroups, as an unprivileged user's container has none, what belongs together is a pid namespace.
+    for pid in cgroup.processes(cgroups) if cgroups else pid_namespace_of(document.get("pid", 0)):
         try:
             os.kill(pid, number)
         except ProcessLookupError:

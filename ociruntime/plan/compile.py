@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
+from .capabilities import ALL
 from .cgroups import Manager, compile_cgroups, compile_join, compile_late, placed
 from .devices import Devices
 from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
-from .namespaces import compile_names, own_namespaces
+from .namespaces import compile_clone, compile_enter, compile_names, namespaces_of
 from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
@@ -20,6 +21,7 @@ from .rootfs import compile_hidden, enter_root, finish_root, prepare_root, rootf
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
+from .users import Groups, compile_root, groups_in
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -52,26 +54,27 @@ def compile_create(
         raise UnsupportedError("$.hooks: hooks are not supported yet")
     _refuse(linux)
 
-    own = own_namespaces(linux)
+    spaces = namespaces_of(linux)
+    own = spaces.own
     b = Builder()
 
     b.phase = "On the host, before the clone"
     setup = compile_cgroups(b, linux, container_id, host, manager)
     placement = setup.placement
     groups = compile_rdt(b, linux, host, container_id)
-    flags = sum(k.CLONE_NEW[name] for name in own)
-    into = placement.into
-    shown = ", ".join(own) or "none"
-    b.host("clone3", flags, into, text=f"the init, with namespaces of its own: {shown}" + (f"; in {into}" if into else ""))
+    flags = compile_clone(b, spaces, placement.into)
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
+    compile_enter(b, spaces, linux, host)
     compile_net_devices(b, linux, own)
     rootfs = rootfs_path(spec, bundle)
     root = prepare_root(b, spec, rootfs)
     mounts = Mounts(b, spec, bundle=bundle, rootfs=rootfs)
+    mounts.prepare_binds()
+    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, user=spaces.user)
+    compile_root(b, spaces, linux)
     mounts.prepare()
-    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts)
     proc = next((m for m in mounts.prepared if m.fstype == "proc"), None)
     enter_root(b, spec, root)
 
@@ -102,13 +105,21 @@ def compile_create(
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
         b.init("gate", slot, text="wait for start")
-    compile_identity(b, process, host, linux.seccomp if linux else None, proc=proc.slot if proc else NO_SLOT)
+    compile_identity(
+        b,
+        process,
+        host,
+        linux.seccomp if linux else None,
+        held=ALL if spaces.user else None,
+        proc=proc.slot if proc else NO_SLOT,
+        allowed=groups_in(spaces, linux, host),
+    )
     compile_exec_step(b, process)
     return b.plan(
         f"create {container_id} from {bundle}",
         clone_flags=flags,
         cgroups=placement.directories,
-        namespaces=flags,
+        namespaces=spaces.bits,
         terminal=bool(process.terminal),
     )
 
@@ -162,7 +173,11 @@ def compile_exec(
     b.init("chdir", process.cwd, 0, text=process.cwd)
     b.init("sync", Sync.CREATED, text="the caller knows the process")
     compile_oom_score(b, process)
-    compile_identity(b, process, host, spec.linux.seccomp if spec.linux else None, proc=proc)
+    linux = spec.linux
+    user = bool(namespaces & k.CLONE_NEW["user"])
+    allowed = groups_in(namespaces_of(linux), linux, host) if user else Groups.EXACT
+    held = ALL if user else None
+    compile_identity(b, process, host, linux.seccomp if linux else None, held=held, proc=proc, allowed=allowed)
     compile_exec_step(b, process)
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
 
@@ -174,11 +189,6 @@ def _refuse(linux: Linux | None) -> None:
     # Nothing that somebody asked for is left out silently.
     if linux is None:
         return
-    for name in (
-        "uid_mappings",
-        "gid_mappings",
-        "time_offsets",
-        "mount_label",
-    ):
+    for name in ("mount_label",):
         if getattr(linux, name, None):
             raise UnsupportedError(f"$.linux.{name}: not supported yet")

@@ -62,10 +62,13 @@ def _nodes(devices: tuple[Device, ...]) -> list[_Node]:
 
 
 class Devices:
-    """The devices of one container: made in its own /dev; in a /dev that is the host's they must be there already."""
+    """The devices of one container: made in its own /dev; in a /dev that is the host's they must be there already.
 
-    def __init__(self, b: Builder, devices: tuple[Device, ...], mounts: Mounts) -> None:
-        """Raises SpecError."""
+    In a user namespace nobody may make any: those of the host are bound instead.
+    """
+
+    def __init__(self, b: Builder, devices: tuple[Device, ...], mounts: Mounts, *, user: bool) -> None:
+        """Open what comes from the host. Raises SpecError."""
         self.b = b
         self._mounts = mounts
         self._bound = any(mount.destination == "/dev" and mount.fstype == "bind" for mount in mounts.prepared)
@@ -76,6 +79,7 @@ class Devices:
         own = _nodes(devices)
         taken = {node.path for node in own}
         self._nodes = [*(() if self._bound else (node for node in nodes if node.path not in taken)), *own]
+        self._from_host = {node.path: self._open(node) for node in self._nodes if user and self._is_bound(node)}
 
     def compile(self, root: int, attached: dict[str, int]) -> None:
         """The steps that make the nodes and links."""
@@ -84,6 +88,9 @@ class Devices:
             if self._bound and below(node.path, "/dev"):
                 self._check(root, node)
                 continue
+            if node.path in self._from_host:
+                self._attach(root, node)
+                continue
             if node.directory not in directories:
                 slot = directories[node.directory] = self.b.slot()
                 text = f"{node.directory}, made where missing"
@@ -91,8 +98,25 @@ class Devices:
             directory = directories[node.directory]
             self.b.init("mknod", directory, node.name, node.kind | node.mode, node.number, node.uid, node.gid, text=node.text)
         if not self._bound:
+            if "/dev" not in directories:
+                directories["/dev"] = self.b.slot()
+                self.b.init("target", root, "/dev", Target(0), 0o755, NO_SLOT, directories["/dev"], text="/dev, made where missing")
             for name, target in DEFAULT_LINKS:
                 self.b.init("symlink", directories["/dev"], name, target, text=f"/dev/{name} -> {target}")
+
+    def _is_bound(self, node: _Node) -> bool:
+        return node.kind != k.S_IFIFO and not (self._bound and below(node.path, "/dev"))
+
+    def _open(self, node: _Node) -> int:
+        slot = self.b.slot()
+        self.b.init("open_tree", NO_SLOT, node.path, k.OPEN_TREE_CLONE, slot, text=f"{node.path} of the host")
+        self.b.init("prove_dev", slot, node.kind, node.number, text=node.text)
+        return slot
+
+    def _attach(self, root: int, node: _Node) -> None:
+        slot = self._from_host[node.path]
+        target = self._mounts.target(root, node.path, Target.FILE, NO_SLOT)
+        self.b.init("move_mount", slot, target, text=f"the host's {node.path} -> {node.path}")
 
     def _check(self, root: int, node: _Node) -> None:
         """Nothing is made in the host's /dev."""

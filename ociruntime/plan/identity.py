@@ -9,6 +9,7 @@ from ..errors import UnsupportedError
 from . import kernel as k
 from .capabilities import CAP_SYS_ADMIN, grant
 from .model import NO_SLOT, Builder, Filter
+from .users import Groups
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -16,16 +17,24 @@ if TYPE_CHECKING:
 
 
 def compile_identity(
-    b: Builder, process: Process, host: Host, seccomp: Seccomp | None, *, held: int | None = None, proc: int = NO_SLOT
+    b: Builder,
+    process: Process,
+    host: Host,
+    seccomp: Seccomp | None,
+    *,
+    held: int | None = None,
+    proc: int = NO_SLOT,
+    allowed: Groups = Groups.EXACT,
 ) -> None:
     """The steps, in the order in which each still may; the filter comes last, as nothing before it should be subject to it.
 
     Args:
         held: the capabilities that can be given away. Default: those of the host's runtime.
         proc: the slot of the container's procfs, needed for security labels.
+        allowed: what setgroups may do.
 
     Raises:
-        UnsupportedError: a security module that is asked for is not active.
+        UnsupportedError: a security module that is asked for is not active, or groups are asked for that nobody may set.
     """
     user = process.user
     uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
@@ -38,7 +47,7 @@ def compile_identity(
         b.init("umask", user.umask, text=f"{user.umask:04o}")
     b.init("bounding", caps.bounding, host.last_cap, text=f"keep {_count(caps.bounding)} in the bounding set")
     b.init("prctl", k.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities over the change of user")
-    b.init("setgroups", struct.pack(f"={len(groups)}I", *groups), text=", ".join(map(str, groups)) or "no supplementary groups")
+    _groups(b, groups, allowed)
     b.init("setresgid", gid, text=f"group {gid}")
     b.init("setresuid", uid, text=f"user {uid}")
     # Without no_new_privs loading a filter takes CAP_SYS_ADMIN. What execve gives does not depend on the sets before it, only on
@@ -54,6 +63,18 @@ def compile_identity(
         b.init("prctl", k.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges, ever")
     if seccomp is not None:
         _filter(b, seccomp)
+
+
+def _groups(b: Builder, groups: tuple[int, ...], allowed: Groups) -> None:
+    if allowed is Groups.DENIED:
+        if groups:
+            message = "the user namespace of an unprivileged user denies setgroups: map the group with newgidmap, or ask for none"
+            raise UnsupportedError(f"$.process.user.additionalGids: {message}")
+        return
+    optional = allowed is Groups.UNKNOWN and not groups
+    text = ", ".join(map(str, groups)) or "no supplementary groups"
+    packed = struct.pack(f"={len(groups)}I", *groups)
+    b.init("setgroups", packed, int(optional), text=text + (", unless the user namespace denies it" if optional else ""))
 
 
 def _count(mask: int) -> str:

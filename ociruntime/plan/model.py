@@ -48,7 +48,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_realtime": ("path", "mountpoint", "runtime", "period"),
     "cgroup_devices": ("path", "program"),
     "clone3": ("flags", "into"),
-    "idmap": ("file", "text"),
+    "idmap": ("file", "text", "helper"),
     "proc_write": ("file", "text"),
     "netdev_move": ("name", "new"),
     "rdt_make": ("group",),
@@ -63,10 +63,11 @@ class Input(NamedTuple):
     """A descriptor that the calling process opens and the init inherits; its slot is its place in `Plan.inputs`."""
 
     kind: str
-    """``path`` (opened O_PATH), ``write`` (opened for writing), ``gate`` (the listening socket of
-    start), ``pidfd`` (the container's)."""
+    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``gate`` (the
+    listening socket of start), ``pidfd`` (the container's)."""
     name: str
     path: str
+    bit: int = 0
 
 
 class Plan(NamedTuple):
@@ -144,8 +145,8 @@ class Builder:
             raise UnsupportedError(f"the plan needs more than {MAX_SLOTS} open descriptors: too many mounts")
         return self._free
 
-    def input(self, kind: str, name: str, path: str = "") -> int:
-        self.inputs.append(Input(kind, name, path))
+    def input(self, kind: str, name: str, path: str = "", bit: int = 0) -> int:
+        self.inputs.append(Input(kind, name, path, bit))
         return len(self.inputs) - 1
 
     def plan(self, title: str, **more: object) -> Plan:

@@ -48,13 +48,31 @@ class Mounts:
         self._bundle = bundle
         self._rootfs = rootfs
         self._context = self._target = NO_SLOT
-        self.prepared: list[Prepared] = []
+        self._ready: dict[int, Prepared] = {}
+
+    @property
+    def prepared(self) -> tuple[Prepared, ...]:
+        """What is ready so far, in the order of the config."""
+        return tuple(self._ready[index] for index in sorted(self._ready))
 
     # ---- while the host's tree is in sight ----
 
+    def prepare_binds(self) -> None:
+        """The steps that open what comes from the host, detached: in a user namespace, only its caller's ids may reach it.
+
+        Raises:
+            SpecError, UnsupportedError: a mount cannot be made.
+        """
+        self._prepare_all(binds=True)
+
     def prepare(self) -> None:
-        """The steps that make every mount, detached. Raises SpecError, UnsupportedError."""
-        self.prepared = [self._prepare(mount, f"$.mounts[{index}]") for index, mount in enumerate(self._mounts)]
+        """The steps that make every other mount, detached; who makes a filesystem owns it. Raises SpecError, UnsupportedError."""
+        self._prepare_all(binds=False)
+
+    def _prepare_all(self, *, binds: bool) -> None:
+        for index, mount in enumerate(self._mounts):
+            if (mount.is_bind or mount.type == "bind") is binds:
+                self._ready[index] = self._prepare(mount, f"$.mounts[{index}]")
 
     def _prepare(self, mount: Mount, where: str) -> Prepared:
         options = parse_options(mount.options or ())

@@ -1,34 +1,160 @@
-"""Namespaces, and the names that belong to the uts namespace (config-linux.md#namespaces, config.md#hostname)."""
+"""The namespaces of a container, how the init gets into them, and the names of the uts namespace (config-linux.md#namespaces).
+
+Without a user namespace the init is cloned into the new ones. A user namespace comes by a fork of the init instead: an exec
+inside it would cost everybody but its root the capabilities, and only what happens before may still use the caller's rights.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import posixpath
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
-from .model import Builder
+from .model import NO_SLOT, Builder
+from .users import compile_idmaps
 
 if TYPE_CHECKING:
+    from ..host import Host
     from ..spec import Linux, RuntimeSpec
 
+SECTION: Final = "config-linux.md#namespaces"
+_AFTERWARDS: Final = frozenset({"cgroup", "time"})
+"""What the init unshares itself: a new cgroup namespace takes the cgroup of its maker, a new time namespace is for children."""
+_CLOCKS: Final = ("monotonic", "boottime")
 
-def own_namespaces(linux: Linux | None) -> tuple[str, ...]:
-    """The types of the namespaces that the container gets for itself. Raises SpecError, UnsupportedError."""
-    own: list[str] = []
+
+class Joined(NamedTuple):
+    """A namespace that exists already."""
+
+    kind: str
+    path: str
+    where: str
+    """The JSON path of its path."""
+
+
+class Namespaces(NamedTuple):
+    """The namespaces of a container, as far as they are not the caller's."""
+
+    new: tuple[str, ...]
+    joined: tuple[Joined, ...]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The types of all that the container does not share with the caller."""
+        return (*self.new, *(namespace.kind for namespace in self.joined))
+
+    @property
+    def user(self) -> bool:
+        """Whether the container has a user namespace."""
+        return "user" in self.own
+
+    @property
+    def bits(self) -> int:
+        """The CLONE_NEW* bits of `own`."""
+        return _bits(self.own)
+
+
+def _bits(kinds: Collection[str]) -> int:
+    return sum(k.CLONE_NEW[kind] for kind in kinds)
+
+
+def namespaces_of(linux: Linux | None) -> Namespaces:
+    """The namespaces that a config asks for. Raises SpecError, UnsupportedError."""
+    new: list[str] = []
+    joined: list[Joined] = []
+    seen: set[str] = set()
     for index, namespace in enumerate((linux.namespaces if linux else None) or ()):
         kind, where = str(namespace.type), f"$.linux.namespaces[{index}]"
         if kind not in k.CLONE_NEW:
-            raise SpecError([Problem(f"{where}.type", f"{kind!r} is not a namespace of Linux", "config-linux.md#namespaces")])
-        if kind in own:
-            raise SpecError([Problem(where, f"{kind} comes twice", "config-linux.md#namespaces")])
-        if namespace.path:
-            raise UnsupportedError(f"{where}.path: joining a namespace is not supported yet")
-        if kind in ("user", "time"):
-            raise UnsupportedError(f"{where}: {kind} namespaces are not supported yet")
-        own.append(kind)
-    if "mount" not in own:
-        raise UnsupportedError("$.linux.namespaces: a container without a mount namespace of its own is not supported")
-    return tuple(own)
+            raise SpecError([Problem(f"{where}.type", f"{kind!r} is not a namespace of Linux", SECTION)])
+        if kind in seen:
+            raise SpecError([Problem(where, f"{kind} comes twice", SECTION)])
+        seen.add(kind)
+        if not namespace.path:
+            new.append(kind)
+        elif posixpath.isabs(namespace.path):
+            joined.append(Joined(kind, namespace.path, f"{where}.path"))
+        else:
+            raise SpecError([Problem(f"{where}.path", f"{namespace.path!r} is not an absolute path", SECTION)])
+    if "mount" not in new:
+        raise UnsupportedError("$.linux.namespaces: a container without a new mount namespace is not supported yet")
+    return Namespaces(tuple(new), tuple(joined))
+
+
+def compile_clone(b: Builder, spaces: Namespaces, into: str) -> int:
+    """The clone of the init, into a v2 cgroup when one is given; gives its flags."""
+    kinds = () if spaces.user else tuple(kind for kind in spaces.new if kind not in _AFTERWARDS)
+    what = "the init" if spaces.user else f"the init, with namespaces of its own: {', '.join(kinds) or 'none'}"
+    b.host("clone3", _bits(kinds), into, text=what + (f"; in {into}" if into else ""))
+    return _bits(kinds)
+
+
+def compile_enter(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host) -> None:
+    """What brings the init into the namespaces that it was not cloned into. Raises SpecError, UnsupportedError."""
+    if spaces.joined:
+        _join(b, spaces, host)
+    if spaces.user:
+        _fork(b, spaces, linux, host)
+    elif "pid" in spaces.own and "pid" not in spaces.new:
+        b.init("fork", 0, text="a pid namespace holds for children only")
+    if "cgroup" in spaces.new:
+        b.init("unshare", k.CLONE_NEW["cgroup"], text="a cgroup namespace, whose root is the cgroup that the init is in")
+    if "time" in spaces.new:
+        _time(b, linux)
+    elif linux is not None and linux.time_offsets:
+        message = "needs a new time namespace"
+        raise SpecError([Problem("$.linux.timeOffsets", message, "config-linux.md#offset-for-time-namespace")])
+
+
+def _join(b: Builder, spaces: Namespaces, host: Host) -> None:
+    # With privileges the user namespace comes last: they may be needed for the others, and they end there. Without any, it comes
+    # first: it is what gives them. The mount namespace comes after what is looked up in the caller's.
+    late = {"mount": 1, "user": 2} if host.privileged else {"mount": 1, "user": -1}
+    own = b.slot()
+    b.init("open", NO_SLOT, "/proc/self/ns", k.O_PATH, 0, 0, own, text="/proc/self/ns, to prove what was joined")
+    for namespace in sorted(spaces.joined, key=lambda joined: late.get(joined.kind, 0)):
+        bit = k.CLONE_NEW[namespace.kind]
+        slot = b.input("namespace", namespace.where, namespace.path, bit)
+        # The own pid namespace never changes; what was joined is that of the children.
+        name = "pid_for_children" if namespace.kind == "pid" else k.NAMESPACE_FILES[namespace.kind]
+        b.init("join", slot, bit, own, name, text=f"the {namespace.kind} namespace {namespace.path}")
+
+
+def _fork(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host) -> None:
+    kinds = tuple(kind for kind in spaces.new if kind not in _AFTERWARDS)
+    text = f"go on in a child, with namespaces of its own: {', '.join(kinds) or 'none'}"
+    if "user" not in spaces.new:
+        b.init("fork", _bits(kinds), text=text)
+        return
+    # The files in /proc of who is not dumpable belong to root, and an unprivileged caller could not write the maps.
+    if not host.privileged:
+        b.init("prctl", k.PR_SET_DUMPABLE, 1, 0, text="let the caller write the maps of ids")
+    b.init("fork", _bits(kinds), text=text)
+    compile_idmaps(b, linux, host)
+    if not host.privileged:
+        b.init("prctl", k.PR_SET_DUMPABLE, 0, 0, text="closed to the caller's other processes again")
+
+
+def _time(b: Builder, linux: Linux | None) -> None:
+    section = "config-linux.md#offset-for-time-namespace"
+    offsets = (linux.time_offsets if linux else None) or {}
+    lines = []
+    for clock, offset in offsets.items():
+        if clock not in _CLOCKS:
+            raise SpecError([Problem(f"$.linux.timeOffsets.{clock}", f"{clock!r} is not one of {', '.join(_CLOCKS)}", section)])
+        lines.append(f"{clock} {offset.secs or 0} {offset.nanosecs or 0}\n")
+    b.init("unshare", k.CLONE_NEW["time"], text="a time namespace, for children so far")
+    if lines:
+        proc, slot = b.slot(), b.slot()
+        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, proc, text="/proc")
+        b.init("prove_proc", proc, text="it is the root of a procfs")
+        b.init("open", proc, "self/timens_offsets", k.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
+        b.init("write", slot, "", "".join(lines).encode(), text=f"{', '.join(lines).replace(chr(10), '')} > timens_offsets")
+    slot = b.slot()
+    b.init("open", NO_SLOT, "/proc/self/ns/time_for_children", 0, 0, 0, slot, text="/proc/self/ns/time_for_children")
+    b.init("setns", slot, k.CLONE_NEW["time"], text="the time namespace, for the init itself")
 
 
 def compile_names(b: Builder, spec: RuntimeSpec, own: tuple[str, ...]) -> None:

@@ -112,7 +112,7 @@ OPS: Final = _table(
     fork: num flags
     setsid:
     keyring: str name
-    setgroups: data gids
+    setgroups: data gids, num optional
     setresgid: num gid
     setresuid: num uid
     bounding: num keep, num last
@@ -137,6 +137,7 @@ OPS: Final = _table(
     exec: list candidates, list argv, list env
     fspick: slot dir, str path, num flags, slot out
     mode_like: slot source, slot target
+    join: slot fd, num type, slot own, str name
     """
 )
 

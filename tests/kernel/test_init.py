@@ -149,7 +149,7 @@ STEPS = [
     ("mkdir", (1000, "d", 0o755)), ("symlink", (1000, "l", "target")), ("write", (1000, "file", b"data")),
     ("mask", (1000, "/no/such", 1001)), ("readonly", (1000, "/no/such")), ("chdir", (here, 1)), ("setsid", ()),
     ("lookup", (1000, ("/x", "/y", "/" + "z" * 300))), ("umask", (18,)), ("handout", (1000,)), ("sync", (0,)),
-    ("setgroups", (b"",)), ("affinity", (bytes([255] * 128),)), ("close", (1001,)),
+    ("setgroups", (b"", 0)), ("affinity", (bytes([255] * 128),)), ("close", (1001,)),
     ("exec", (("/no/such/program",), ("a", "b"), ("A=1", "B=2"))),
 ]
 rng = random.Random(seed)

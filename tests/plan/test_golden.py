@@ -79,7 +79,50 @@ def everything_of_the_process(d: dict) -> None:  # type: ignore[type-arg]
     }
 
 
+USER = Host((6, 8), "x86_64", 1000, 40, (), capabilities=0, egid=1000, idmap_helpers=("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
+            subuids=((100000, 65536),), subgids=((100000, 65536),))  # fmt: skip
+ONE, WIDE = [(0, 1000, 1)], [(0, 1000, 1), (1, 100000, 65536)]
+
+
+def mapped(uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]], path: str | None = None) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    """With a user namespace."""
+
+    def change(d: dict) -> None:  # type: ignore[type-arg]
+        d["linux"]["namespaces"].append({"type": "user"} | ({"path": path} if path else {}))
+        d["linux"]["resources"] = {}
+        for name, maps in (("uidMappings", uids), ("gidMappings", gids)):
+            d["linux"][name] = [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in maps]
+
+    return change
+
+
+def joined(*kinds: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    def change(d: dict) -> None:  # type: ignore[type-arg]
+        new = [n for n in d["linux"]["namespaces"] if n["type"] not in kinds]
+        d["linux"]["namespaces"] = [{"type": kind, "path": f"/pod/{kind}"} for kind in kinds] + new
+
+    return change
+
+
+def both(*changes: Callable[[dict], None]) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda d: [change(d) for change in changes] and None
+
+
 CASES = {
+    "user": lambda: compiled(config(both(mapped([(0, 100000, 65536)], [(0, 100000, 65536)]), joined("network")))),
+    "rootless": lambda: compiled(config(mapped(ONE, ONE)), USER),
+    "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
+    "joined": lambda: compiled(config(both(mapped([], []), joined("user", "pid", "network"))), PURE_V2),
+    "joined-rootless": lambda: compiled(config(both(mapped([], []), joined("pid", "user", "network"))), USER),
+    "time-and-cgroup": lambda: compiled(
+        config(
+            linux(
+                namespaces=[{"type": kind} for kind in ("mount", "time", "cgroup", "uts")],
+                timeOffsets={"monotonic": {"secs": -5}, "boottime": {"secs": 7, "nanosecs": 9}},
+            )
+        ),
+        NONE,
+    ),
     "hybrid": lambda: compiled(config()),
     "hybrid-run": lambda: compiled(config(), gate=False),
     "none": lambda: compiled(config(), NONE),
@@ -174,6 +217,14 @@ def limit(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg
 
 
 BAD = {
+    "namespace path relative": (lambda d: d["linux"]["namespaces"][0].update(path="x/y"), r"namespaces\[0\]\.path"),
+    "user namespace without maps": (lambda d: d["linux"]["namespaces"].append({"type": "user"}), r"\$\.linux\.uidMappings"),
+    "user namespace without one map": (mapped(ONE, []), r"\$\.linux\.gidMappings"),
+    "offsets without a time namespace": (linux(timeOffsets={"monotonic": {"secs": 1}}), r"\$\.linux\.timeOffsets"),
+    "offset of another clock": (
+        lambda d: (d["linux"]["namespaces"].append({"type": "time"}), linux(timeOffsets={"realtime": {}})(d)),
+        r"timeOffsets\.realtime",
+    ),
     "no process": (lambda d: d.pop("process"), r"\$\.process"),
     "no root": (lambda d: d.pop("root"), r"\$\.root"),
     "no args": (process(args=[]), r"\$\.process\.args"),
@@ -222,8 +273,6 @@ BAD = {
 UNSUPPORTED = {
     "hooks": (lambda d: d.update(hooks={"prestart": [{"path": "/x"}]}), r"\$\.hooks"),
     "no mount namespace": (drop("mount"), r"\$\.linux\.namespaces"),
-    "joined namespace": (lambda d: d["linux"]["namespaces"][0].update(path="/proc/1/ns/pid"), r"namespaces\[0\]\.path"),
-    "user namespace": (lambda d: d["linux"]["namespaces"].append({"type": "user"}), r"namespaces\[5\]"),
     "apparmor": (process(apparmorProfile="x"), r"\$\.process\.apparmorProfile.*apparmor is not active"),
     "selinux": (process(selinuxLabel="x"), r"\$\.process\.selinuxLabel.*selinux is not active"),
     "SCHED_ISO": (process(scheduler={"policy": "SCHED_ISO"}), r"\$\.process\.scheduler\.policy"),
@@ -286,6 +335,24 @@ def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
     assert compiled(config(), USER_V2).cgroups == (f"{FS}/user.slice/u/ociruntime-c1",)
     assert compiled(config(linux(cgroupsPath="x")), USER_V2).cgroups == (f"{FS}/user.slice/u/x",)
     assert compiled(config(linux(cgroupsPath="/user.slice/u/x")), USER_V2).cgroups == (f"{FS}/user.slice/u/x",)
+
+
+@pytest.mark.parametrize(
+    ("host", "change", "place"),
+    [
+        (USER, mapped([(0, 0, 1)], ONE), r"uidMappings\[0\]: host ids 0-0 are not given to user 1000"),
+        (USER, mapped(WIDE, [(0, 1000, 1), (1, 100001, 65536)]), r"gidMappings\[1\]: host ids 100001-165536"),
+        (USER._replace(idmap_helpers=None), mapped(WIDE, ONE), r"newuidmap \(Debian: uidmap\)"),
+        (
+            USER,
+            both(mapped(ONE, ONE), lambda d: d["process"]["user"].update(additionalGids=[0])),
+            r"\$\.process\.user\.additionalGids",
+        ),
+    ],
+)
+def test_what_a_user_may_not_map(host: Host, change: Callable[[dict], None], place: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UnsupportedError, match=place):
+        compiled(config(change), host)
 
 
 def test_the_order_of_the_story() -> None:

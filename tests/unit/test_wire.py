@@ -100,8 +100,8 @@ def test_nul_in_text_is_refused(name: str, values: Sequence[object]) -> None:
 
 
 def test_nul_in_data_is_data() -> None:
-    steps, _ = decode(encode([(1, "setgroups", (b"\0\0\0\0",))], 0))
-    assert steps == [(1, "setgroups", (b"\0\0\0\0",))]
+    steps, _ = decode(encode([(1, "setgroups", (b"\0\0\0\0", 0))], 0))
+    assert steps == [(1, "setgroups", (b"\0\0\0\0", 0))]
 
 
 @pytest.mark.parametrize("slot", [-1, MAX_SLOTS, 2**32, -(2**32)])

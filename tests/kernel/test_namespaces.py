@@ -1,0 +1,340 @@
+"""Namespaces on a real kernel: new ones, joined ones, maps of ids, clocks, and users without privileges (config-linux.md#namespaces)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.engine.perform import Performance
+from ociruntime.lifecycle.status import first_process
+from ociruntime.plan import compile_exec
+from ociruntime.spec import IDMapping, Namespace, TimeOffset
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+FILES = {
+    "pid": "pid",
+    "network": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "mount": "mnt",
+    "user": "user",
+    "cgroup": "cgroup",
+    "time": "time",
+}
+WIDE = (IDMapping(container_id=0, host_id=100000, size=65536),)
+
+
+def with_namespaces(
+    kinds: dict[str, str | None], *, uids: tuple[IDMapping, ...] = WIDE, gids: tuple[IDMapping, ...] = WIDE, **linux: object
+) -> oci.RuntimeSpec:
+    """The default config with these namespaces, new (None) or by path, and ids where a user namespace is new."""
+    spec = oci.RuntimeSpec.default().with_args("sleep", "100")
+    assert spec.linux is not None
+    all_kinds = dict.fromkeys(("pid", "network", "ipc", "uts", "mount")) | kinds
+    if "user" in kinds and kinds["user"] is None:
+        linux |= {"uid_mappings": uids, "gid_mappings": gids}
+    namespaces = tuple(Namespace(type=kind, path=path) for kind, path in all_kinds.items())
+    return spec.evolve(linux=spec.linux.evolve(namespaces=namespaces, **linux))
+
+
+def give(bundle: oci.Bundle, owner: int) -> oci.Bundle:
+    """Let an id own the root filesystem (its files are links to those of all tests: only the directories change)."""
+    for path in (bundle.path / "rootfs", *(bundle.path / "rootfs").iterdir()):
+        os.chown(path, owner, owner)
+    return bundle
+
+
+def inodes(pid: int) -> dict[str, str]:
+    return {kind: os.readlink(f"/proc/{pid}/ns/{name}") for kind, name in FILES.items()}
+
+
+def say(container: oci.Container, *args: str, **more: object) -> str:
+    result = container.exec(args, capture_output=True, text=True, check=True, **more)  # type: ignore[arg-type]
+    assert isinstance(result.stdout, str)
+    return result.stdout
+
+
+def test_a_namespace_of_every_type(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    bundle = give(make_bundle(with_namespaces({"user": None, "cgroup": None, "time": None})), 100000)
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        container.start()
+        ours, theirs = inodes(os.getpid()), inodes(container.pid)
+        assert {kind for kind in FILES if ours[kind] == theirs[kind]} == set()
+        script = "for n in /proc/self/ns/*; do readlink $n; done | sort -u"
+        assert set(say(container, "sh", "-c", script).split()) == set(theirs.values())
+        assert say(container, "cat", "/proc/self/uid_map").split() == ["0", "100000", "65536"]
+        assert {line.partition(":")[2].partition(":")[2] for line in say(container, "cat", "/proc/1/cgroup").split()} == {"/"}
+        status = Path(f"/proc/{container.pid}/status").read_text()
+        assert "\nUid:\t100000\t100000\t100000\t100000\n" in status
+        assert "\nGroups:\t \n" in status
+
+
+def test_what_is_not_listed_is_the_callers(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    spec = with_namespaces({}).evolve(hostname=None)
+    for kind in ("pid", "network", "ipc", "uts"):
+        spec = spec.without_namespace(oci.spec.NamespaceType(kind))
+    mounts = tuple(m for m in spec.mounts or () if m.type not in ("sysfs", "proc"))
+    bundle = make_bundle(spec.evolve(mounts=mounts, linux=spec.linux.evolve(masked_paths=None, readonly_paths=None)))  # type: ignore[union-attr]
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        ours, theirs = inodes(os.getpid()), inodes(container.pid)
+        assert {kind for kind in FILES if ours[kind] != theirs[kind]} == {"mount"}
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ((0, 200000, 1), (1, 100000, 999), (1000, 300000, 1)),
+        ((1000, 300000, 1),),
+        ((5, 0, 1), (0, 100000, 5)),
+    ],
+    ids=["several", "no root", "the host's root inside"],
+)
+def test_any_mapping(make_bundle: MakeBundle, state_root: Path, prefix: str, ids: tuple[tuple[int, int, int], ...]) -> None:
+    maps = tuple(IDMapping(container_id=inside, host_id=outside, size=size) for inside, outside, size in ids)
+    spec = with_namespaces({"user": None}, uids=maps, gids=maps)
+    assert spec.process is not None
+    user = max(inside for inside, _, _ in ids)
+    outside = next(host for inside, host, _ in ids if inside == user)
+    spec = spec.evolve(
+        process=spec.process.evolve(user=oci.spec.User(uid=user, gid=user)),
+        mounts=tuple(m.evolve(options=tuple(o for o in m.options or () if o != "gid=5")) for m in spec.mounts or ()),
+    )
+    owner = next((host for inside, host, _ in ids if inside == 0), outside)
+    with oci.Container.create(prefix, give(make_bundle(spec), owner), root=state_root) as container:
+        container.start()
+        assert [tuple(map(int, line.split())) for line in say(container, "cat", "/proc/self/uid_map").splitlines()] == list(ids)
+        assert say(container, "id", "-u") == f"{user}\n"
+        assert f"\nUid:\t{outside}\t" in Path(f"/proc/{container.pid}/status").read_text()
+
+
+def test_clocks(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    offsets = {"boottime": TimeOffset(secs=1_000_000, nanosecs=5), "monotonic": TimeOffset(secs=-3)}
+    bundle = make_bundle(with_namespaces({"time": None}, time_offsets=offsets))
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        assert float(say(container, "cat", "/proc/uptime").split()[0]) > 1_000_000
+        expected = [["monotonic", "-3", "0"], ["boottime", "1000000", "5"]]
+        assert [line.split() for line in say(container, "cat", "/proc/self/timens_offsets").splitlines()] == expected
+        first = Path(f"/proc/{container.pid}/ns")
+        assert os.path.samefile(first / "time", first / "time_for_children")
+
+
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize(
+    ("pod", "joined", "fresh"),
+    [
+        ({"cgroup": None, "time": None}, "network ipc uts pid cgroup time", {}),
+        ({}, "network", {}),
+        ({}, "pid", {"time": None}),
+        ({}, "network ipc", {"user": None, "cgroup": None, "time": None}),
+        ({"user": None}, "user", {"time": None, "cgroup": None}),
+        ({"user": None, "cgroup": None, "time": None}, "user network ipc uts pid cgroup time", {}),
+        ({"user": None}, "user pid", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_joining_what_another_container_has(
+    make_bundle: MakeBundle,
+    state_root: Path,
+    prefix: str,
+    pod: dict[str, None],
+    joined: str,
+    fresh: dict[str, str | None],
+    gate: bool,
+) -> None:
+    first = give(make_bundle(with_namespaces(dict(pod))), 100000 if "user" in pod else 0)
+    with oci.Container.run(f"{prefix}-pod", first, root=state_root) as holder:
+        paths = {kind: f"/proc/{holder.pid}/ns/{FILES[kind]}" for kind in joined.split()}
+        spec = with_namespaces({**fresh, **paths})
+        if "user" in fresh:  # their owner is not this user namespace: no sysfs, no mqueue
+            spec = spec.without_mount("/sys").without_mount("/dev/mqueue")
+        second = give(make_bundle(spec), 100000 if "user" in paths or "user" in fresh else 0)
+        make = oci.Container.create if gate else oci.Container.run
+        with make(prefix, second, root=state_root) as container:
+            if gate:
+                container.start()
+            theirs, pods, ours = inodes(container.pid), inodes(holder.pid), inodes(os.getpid())
+            assert {kind for kind in FILES if theirs[kind] == pods[kind] and kind in paths} == set(paths)
+            new = ({"pid", "network", "ipc", "uts", "mount"} | set(fresh)) - set(paths)
+            assert {kind for kind in FILES if theirs[kind] not in (pods[kind], ours[kind])} == new
+            script = "for n in /proc/self/ns/*; do readlink $n; done | sort -u"
+            assert set(say(container, "sh", "-c", script).split()) == set(theirs.values())
+            container.kill("KILL")
+            assert container.wait(10) == -9  # it is our child, whatever forked on the way
+
+
+def test_the_user_namespace_that_we_are_in(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    bundle = make_bundle(with_namespaces({"user": "/proc/self/ns/user"}))
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        assert inodes(container.pid)["user"] == inodes(os.getpid())["user"]
+        assert say(container, "id", "-u") == "0\n"
+
+
+def _fifo(path: Path) -> str:
+    os.mkfifo(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "message"),
+    [
+        ("network", "/proc/self/ns/uts", "is a uts namespace, not a network namespace"),
+        ("user", "/proc/self/ns/pid", "is a pid namespace, not a user namespace"),
+        ("ipc", "/etc/passwd", "is no namespace"),
+        ("pid", "/no/such", "No such file"),
+        ("uts", _fifo, "is no namespace"),
+    ],
+)
+def test_a_path_that_is_not_that_namespace(
+    make_bundle: MakeBundle,
+    state_root: Path,
+    prefix: str,
+    tmp_path: Path,
+    kind: str,
+    path: str | Callable[[Path], str],
+    message: str,
+) -> None:
+    given = path if isinstance(path, str) else path(tmp_path / "fifo")
+    bundle = make_bundle(with_namespaces({kind: given}))
+    index = [str(n.type) for n in bundle.spec.linux.namespaces or ()].index(kind)  # type: ignore[union-attr]
+    with pytest.raises(oci.SpecError, match=message) as caught:
+        oci.Container.create(prefix, bundle, root=state_root)
+    assert caught.value.problems[0].path == f"$.linux.namespaces[{index}].path"
+    assert oci.Container.list(root=state_root) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "op", "words"),
+    [
+        ({"uids": (*WIDE, IDMapping(container_id=5, host_id=5, size=1))}, "idmap", "overlaps"),
+        ({"uids": (IDMapping(container_id=7, host_id=0, size=1),)}, "setresuid", "linux.uidMappings"),
+    ],
+)
+def test_maps_that_do_not_fit(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, change: dict[str, tuple[IDMapping, ...]], op: str, words: str
+) -> None:
+    with pytest.raises(oci.StepError, match=words) as caught:
+        oci.Container.run(prefix, make_bundle(with_namespaces({"user": None}, **change)), root=state_root)  # type: ignore[arg-type]
+    assert caught.value.op == op
+    assert oci.Container.list(root=state_root) == []
+
+
+def test_nobody_looks_into_an_init_that_joins(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """Even the container's root, with CAP_SYS_PTRACE, cannot read a process that has joined and is not the program yet."""
+    spec = with_namespaces({"user": None}).with_caps("CAP_SYS_PTRACE")
+    with oci.Container.run(prefix, give(make_bundle(spec), 100000), root=state_root) as container:
+        document = container._entry.read()
+        assert spec.process is not None
+        plan = compile_exec(
+            spec.process, spec, oci.Host.probe(), namespaces=document["namespaces"], cgroups=tuple(document["cgroups"])
+        )
+        pidfd = first_process(document)
+        assert pidfd is not None
+        waiting = Performance(plan, stdio=[0, 1, 2], pidfd=pidfd)
+        waiting.begin()
+        try:
+            script = "for p in /proc/[0-9]*; do echo $(cat $p/comm) $(ls $p/fd 2>/dev/null | wc -l) $(head -c1 $p/mem 2>&1); done"
+            shown = [line.split(maxsplit=2) for line in say(container, "sh", "-c", script).splitlines()]
+        finally:
+            waiting.abort()
+            os.close(pidfd)
+        seen = {name: (int(fds), words) for name, fds, words in shown if name in ("sleep", "oci-init")}
+        assert seen["oci-init"][0] == 0
+        assert "Permission denied" in seen["oci-init"][1]
+        assert seen["sleep"][0] == 3  # the positive control
+        assert "Permission denied" not in seen["sleep"][1]
+
+
+# ---- users without privileges ----
+
+ROOTLESS = """
+import ctypes, os, subprocess, sys, traceback
+import ociruntime as oci, ociruntime.engine.idmap, ociruntime.host, pwd
+warm, path, uid, root, prefix, subids, layer = *sys.argv[1:3], int(sys.argv[3]), *sys.argv[4:8]
+def life(bundle, root, prefix):
+    shown = {}
+    args = ["sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; grep Groups /proc/self/status; touch /tmp/x"]
+    shown["run"] = oci.run(bundle, args, capture_output=True, text=True, root=root, container_id=prefix, check=True).stdout
+    container = oci.Container.create(prefix, bundle.with_args(["sleep", "100"]), root=root)
+    container.start()
+    shown["exec"] = container.exec(args, capture_output=True, text=True, check=True).stdout
+    container.kill("KILL", all=True)
+    assert container.wait(10) == -9
+    container.delete()
+    assert [name for name in os.listdir(root) if not name.startswith(".")] == []
+    return shown
+# Everything is imported as root: the interpreter may lie where nobody else may read.
+life(oci.Bundle.load(warm), root + "-warm", prefix)
+libc = ctypes.CDLL(None, use_errno=True)
+if subids:
+    assert libc.unshare(0x20000) == 0
+    for command in (["mount", "--make-rprivate", "/"],
+                    ["mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/etc,upperdir={layer}/upper,workdir={layer}/work", "/etc"]):
+        subprocess.run(command, check=True)
+    with open("/etc/passwd", "a") as passwd:
+        passwd.write(f"{prefix}:x:{uid}:{uid}::/:/bin/sh\\n")
+    for name in ("subuid", "subgid"):
+        open(f"/etc/{name}", "w").write(f"{uid}:{subids}\\n")
+os.setgroups([uid + 1]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+assert libc.prctl(4, 1, 0, 0, 0) == 0   # as a process that this user started
+ociruntime.host._probe.cache_clear()
+bundle = oci.Bundle.load(path)
+shown = life(bundle, root, prefix)
+assert shown["run"] == shown["exec"], shown
+print(shown["run"])
+groups = bundle.spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0,)))
+for change, kind, place in (
+    (bundle.spec.evolve(process=groups), oci.UnsupportedError, "additionalGids"),
+    (bundle.spec.evolve(linux=bundle.spec.linux.evolve(uid_mappings=(oci.spec.IDMapping(container_id=0, host_id=0, size=1),))),
+     oci.UnsupportedError, "uidMappings"),
+    (bundle.spec.evolve(linux=bundle.spec.linux.evolve(resources=oci.spec.Resources(pids=oci.spec.Pids(limit=5)))),
+     oci.UnsupportedError, "resources"),
+    (bundle.spec.without_namespace("user"), oci.StepError, "namespaces"),
+):
+    if subids and place == "additionalGids": continue   # newgidmap allows them
+    bundle.spec = change
+    try:
+        oci.Container.create(prefix, bundle, root=root)
+    except kind as error:
+        assert place in str(error), error
+    else:
+        raise AssertionError(place)
+    assert [name for name in os.listdir(root) if not name.startswith(".")] == []
+"""
+
+
+@pytest.mark.parametrize("helpers", [False, True])
+def test_a_user_without_privileges(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path, script: Script, helpers: bool
+) -> None:
+    uid = 40000 + os.getpid() % 20000
+    if helpers and not os.path.exists("/usr/bin/newuidmap"):
+        pytest.skip("no newuidmap (Debian: uidmap)")
+    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
+    if helpers:
+        maps = (IDMapping(container_id=0, host_id=uid, size=1), IDMapping(container_id=1, host_id=700000, size=1000))
+        assert spec.linux is not None
+        spec = spec.evolve(linux=spec.linux.evolve(uid_mappings=maps, gid_mappings=maps))
+    warm = give(make_bundle(oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)), uid)
+    mine = give(make_bundle(spec), uid)
+    os.chown(mine.path, uid, uid)
+    os.chown(mine.path / "config.json", uid, uid)
+    state_root.mkdir()
+    os.chown(state_root, uid, uid)
+    for name in ("upper", "work"):
+        (tmp_path / "etc" / name).mkdir(parents=True)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_mode & 0o055 != 0o055 and path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    done = script(ROOTLESS, warm.path, mine.path, uid, state_root, prefix, "700000:1000" if helpers else "", tmp_path / "etc")
+    shown = [line.split() for line in done.stdout.splitlines() if line]
+    each = [["0", str(uid), "1"], *([["1", "700000", "1000"]] if helpers else [])]
+    assert shown[: 2 * len(each)] == each * 2
+    # Without newgidmap the groups of the user stay, as nobody may drop one that forbids something.
+    assert shown[2 * len(each) :] == ([["allow"], ["Groups:"]] if helpers else [["deny"], ["Groups:", "65534"]])
