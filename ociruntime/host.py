@@ -31,6 +31,15 @@ class Hierarchy(NamedTuple):
         return self.base is not None and (path + "/").startswith(self.base.rstrip("/") + "/")
 
 
+class Systemd(NamedTuple):
+    """The systemd that makes this user's scopes."""
+
+    user: bool
+    """Whether it is the user's own, and not the system's."""
+    hierarchy: Hierarchy
+    """The v2 hierarchy; its ``base`` is the cgroup of that systemd."""
+
+
 class Host(NamedTuple):
     """A frozen view of the kernel and its configuration; plans depend on the host through this value alone.
 
@@ -56,6 +65,8 @@ class Host(NamedTuple):
     subuids: tuple[tuple[int, int], ...] = ()
     """First id and count of each range; probed for who needs them only, as the helpers are."""
     subgids: tuple[tuple[int, int], ...] = ()
+    systemd: Systemd | None = None
+    """None where none is running, or none of this user's own."""
 
     @staticmethod
     def probe() -> Host:
@@ -113,6 +124,29 @@ def _below(path: str, root: str) -> str:
     return path[len(root) :] or "/" if (path + "/").startswith(root + "/") else "/"
 
 
+def outer_uid() -> int:
+    """Our uid as the first user namespace knows it: another one when we are root in a namespace of a user's."""
+    uid = os.geteuid()
+    with open("/proc/self/uid_map", encoding="ascii") as table:
+        for inside, outside, count in (map(int, line.split()) for line in table):
+            if inside <= uid < inside + count:
+                return outside + uid - inside
+    return uid
+
+
+def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:
+    unified = next((h for h in hierarchies if h.version == 2), None)
+    if unified is None or not os.path.isdir("/run/systemd/system"):
+        return None
+    uid = outer_uid()
+    base = f"/user.slice/user-{uid}.slice/user@{uid}.service" if uid else "/"
+    try:
+        controllers = frozenset(Path(unified.mountpoint + base, "cgroup.controllers").read_text().split())
+    except FileNotFoundError:
+        return None
+    return Systemd(uid != 0, unified._replace(controllers=controllers, base=base))
+
+
 def _permitted() -> int:
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
         return next(int(line.split()[1], 16) for line in status if line.startswith("CapPrm:"))
@@ -165,18 +199,20 @@ def _probe(own: str) -> Host:
         lsms = frozenset(Path("/sys/kernel/security/lsm").read_text().split(","))
     except OSError:
         lsms = frozenset()  # securityfs is not mounted: no LSM can be asked for through it either
+    hierarchies = _hierarchies(own)
     host = Host(
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
         machine=name.machine,
         euid=os.geteuid(),
         last_cap=int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
-        hierarchies=_hierarchies(own),
+        hierarchies=hierarchies,
         lsms=lsms,
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         capabilities=_permitted(),
         keyrings=Path("/proc/sys/kernel/keys").is_dir(),
         resctrl=_mounted("resctrl"),
         egid=os.getegid(),
+        systemd=_systemd(hierarchies),
     )
     if host.privileged:
         return host

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import __version__, seccomp
 from .errors import SpecError, UnsupportedError
-from .host import Hierarchy, Host
+from .host import Hierarchy, Host, Systemd
 from .plan.capabilities import CAPABILITIES
 from .plan.compile import compile_create
 from .spec import (
@@ -64,6 +64,7 @@ _HOST: Final = Host(
     hierarchies=_V2,
     lsms=frozenset({"apparmor", "selinux"}),
     resctrl="/sys/fs/resctrl",
+    systemd=Systemd(False, _V2[0]),
 )
 _IDS: Final = (IDMapping(container_id=0, host_id=100000, size=65536),)
 _VFS: Final = frozenset("ro rw sync async dirsync lazytime nolazytime mand nomand".split())
@@ -111,7 +112,7 @@ def _cgroup() -> CgroupFeatures:
         v1=_compiles(limits, _HOST._replace(hierarchies=_V1)),
         v2=_compiles(limits),
         systemd=_compiles(limits, manager="systemd"),
-        systemd_user=_compiles(user, _HOST._replace(euid=1000), manager="systemd"),
+        systemd_user=_compiles(user, _HOST._replace(euid=1000, systemd=Systemd(True, _V2[0])), manager="systemd"),
         rdma=_takes(linux={"resources": {"rdma": {"mlx5_1": {"hcaHandles": 1}}}}),
     )
 

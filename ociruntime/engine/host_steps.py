@@ -50,6 +50,15 @@ def _cgroup_devices(init: Init | None, path: str, program: bytes) -> None:
     devices.attach(path, program)
 
 
+def _systemd_scope(
+    init: Init | None, unit: str, properties: Sequence[tuple[str, str, object]], path: str, mountpoint: str, user: bool
+) -> None:
+    from .systemd import start_scope
+
+    assert init is not None, "a step behind the clone"
+    start_scope(unit, properties, path, user=user, pid=init.pid)
+
+
 def _proc_write(init: Init | None, file: str, text: str) -> None:
     assert init is not None, "a step behind the clone"
     with open(f"/proc/{init.pid}/{file}", "w", encoding="ascii") as opened:
@@ -84,6 +93,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_devices": _cgroup_devices,
     "idmap": _idmap,
     "proc_write": _proc_write,
+    "systemd_scope": _systemd_scope,
     "netdev_move": _netdev_move,
     "rdt_make": rdt.make,
     "rdt_schemata": rdt.write,

@@ -145,7 +145,9 @@ class Performance:
             except OSError as error:
                 if isinstance(error, StepError):
                     raise
-                raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, "") from error
+                code = error.errno or errno.EIO
+                ours = error.strerror if error.strerror and error.strerror != os.strerror(code) else ""
+                raise step_error(self.plan, self._at + 1, code, "", cause=ours) from error
             if (entry := undo.of_step(step)) is not None:
                 self._made.append(entry)
             self._at += 1
@@ -212,11 +214,12 @@ def _open(entry: Input) -> int:
     return fd
 
 
-def step_error(plan: Plan, number: int, code: int, words: str) -> StepError:
+def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError:
     step = plan.steps[number - 1]
-    return make_error(number, len(plan.steps), step.op, step.text, code, words)
+    return make_error(number, len(plan.steps), step.op, step.text, code, words, cause)
 
 
-def make_error(number: int, total: int, op: str, text: str, code: int, words: str) -> StepError:
-    cause, remedy = explain_errno(op, code)
+def make_error(number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "") -> StepError:
+    """``cause`` is for who knows better than the errno tells."""
+    cause, remedy = (cause, "") if cause else explain_errno(op, code)
     return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words)

@@ -6,9 +6,11 @@ what a crash at any point left behind. Every action is content with what is not 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ..errors import UnsupportedError
 from . import cgroup, rdt
 
 if TYPE_CHECKING:
@@ -26,10 +28,22 @@ def _cgroup_parent(path: str) -> None:
     cgroup.remove_parents([path])
 
 
+def _systemd_scope(unit: str, whose: str, directory: str) -> None:
+    from . import systemd
+
+    cgroup.kill([directory])
+    try:
+        systemd.stop(unit, user=whose == "user")
+    except UnsupportedError:
+        if os.path.exists(directory):
+            raise  # where the cgroup is gone, it went with the systemd of a user who logged out
+
+
 _ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "cgroup": _cgroup,
     "cgroup_parent": _cgroup_parent,
     "rdt": rdt.remove,
+    "systemd_scope": _systemd_scope,
 }
 
 
@@ -37,6 +51,9 @@ def of_step(step: Step) -> list[str] | None:
     """What undoes a step of the host, if anything must."""
     if step.op == "cgroup_mkdir":
         return ["cgroup", str(step.values[0])]
+    if step.op == "systemd_scope":
+        unit, _, path, mountpoint, user = step.values
+        return ["systemd_scope", str(unit), "user" if user else "system", f"{mountpoint}{path}"]
     if step.op == "rdt_make":
         return ["rdt", str(step.values[0])]
     return None
@@ -44,7 +61,8 @@ def of_step(step: Step) -> list[str] | None:
 
 def parents(plan: Plan) -> list[list[str]]:
     """What undoes the parents of cgroups, which no step names. Raises FileExistsError when one of the plan's cgroups is in use."""
-    return [["cgroup_parent", path] for path in cgroup.survey(plan.cgroups)]
+    made = [str(step.values[0]) for step in plan.steps if step.op == "cgroup_mkdir"]
+    return [["cgroup_parent", path] for path in cgroup.survey(made)]
 
 
 def of_plan(plan: Plan) -> list[list[str]]:

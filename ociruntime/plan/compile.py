@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .capabilities import ALL
-from .cgroups import Manager, compile_cgroups, compile_join, compile_late, placed
+from .cgroups import Manager, compile_cgroups, compile_join, compile_late, compile_scope, placed
 from .devices import Devices
 from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
@@ -66,6 +66,7 @@ def compile_create(
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
+    compile_scope(b, setup, spec, container_id, host)
     compile_enter(b, spaces, linux, host)
     compile_net_devices(b, linux, own)
     rootfs = rootfs_path(spec, bundle)

@@ -10,11 +10,12 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ociruntime.errors import SpecError, UnsupportedError
-from ociruntime.host import Hierarchy, Host
+from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.ops import OPS
 from ociruntime.spec import RuntimeSpec
@@ -29,6 +30,7 @@ HYBRID = Host(
 )  # fmt: skip
 PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
 USER_V2 = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
+BOOTED = PURE_V2._replace(systemd=Systemd(False, PURE_V2.hierarchies[0]))
 NONE = Host((6, 1), "aarch64", 0, 40, ())
 NOWHERE = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
 LIMITS = {"memory": {"limit": 67108864, "swap": 100663296}, "pids": {"limit": 50}, "cpu": {"shares": 1024, "quota": 5000}}
@@ -41,7 +43,7 @@ def config(change: Callable[[dict], None] | None = None) -> RuntimeSpec:  # type
     return RuntimeSpec.load(document)
 
 
-def compiled(spec: RuntimeSpec, host: Host = HYBRID, **more: bool) -> Plan:
+def compiled(spec: RuntimeSpec, host: Host = HYBRID, **more: Any) -> Plan:
     return compile_create(spec, host, bundle="/bundle", container_id="c1", **more)
 
 
@@ -127,6 +129,16 @@ CASES = {
     "hybrid-run": lambda: compiled(config(), gate=False),
     "none": lambda: compiled(config(), NONE),
     "v2-devices": lambda: compiled(config(limit(devices=[{"allow": False, "access": "rwm"}], pids={"limit": 0})), PURE_V2),
+    "systemd": lambda: compiled(
+        config(limit(pids={"limit": 5}, hugepageLimits=[], cpu={"quota": 1234}, devices=[{"allow": False, "access": "rwm"}])),
+        BOOTED,
+        manager="systemd",
+    ),
+    "systemd-user": lambda: compiled(
+        config(lambda d: d["linux"].update(cgroupsPath="a-b.slice:pre:name", resources={"cpu": {"cpus": "0-1"}})),
+        USER_V2._replace(systemd=Systemd(True, PURE_V2.hierarchies[0]._replace(base="/u"))),
+        manager="systemd",
+    ),
     "user-v2": lambda: compiled(config(limit(memory={"limit": 9 << 20, "checkBeforeUpdate": True})), USER_V2),
     "v2-limits": lambda: compiled(limited(), PURE_V2),
     "hybrid-limits": lambda: compiled(limited()),
@@ -353,6 +365,19 @@ def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
 def test_what_a_user_may_not_map(host: Host, change: Callable[[dict], None], place: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UnsupportedError, match=place):
         compiled(config(change), host)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (HYBRID, "needs cgroup v2 alone, and this host has hybrid"),
+        (NONE, "this host has none"),
+        (PURE_V2, "no systemd runs here that user 0 can ask: use --cgroup-manager cgroupfs"),
+    ],
+)
+def test_where_systemd_cannot_be_asked(host: Host, words: str) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        compiled(config(), host, manager="systemd")
 
 
 def test_the_order_of_the_story() -> None:

@@ -5,16 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import UnsupportedError
+from ..ops import Sync
+from .devices import rules_of
 from .limits import compile_limits, compile_writes
 from .placement import DISABLED, MANAGERS, Manager, Place, Placement, compile_join, compile_places, place, placed
 
 if TYPE_CHECKING:
     from ...host import Host
-    from ...spec import Linux
+    from ...spec import Linux, RuntimeSpec
     from ..model import Builder
     from .files import Write
 
-__all__ = ["MANAGERS", "Manager", "Place", "Placement", "Setup", "compile_cgroups", "compile_join", "compile_late", "placed"]
+__all__ = [
+    "MANAGERS",
+    "Manager",
+    "Place",
+    "Placement",
+    "Setup",
+    "compile_cgroups",
+    "compile_join",
+    "compile_late",
+    "compile_scope",
+    "placed",
+]
 
 
 class Setup(NamedTuple):
@@ -32,7 +45,7 @@ def compile_cgroups(b: Builder, linux: Linux | None, container_id: str, host: Ho
         UnsupportedError: a limit needs a controller or a manager that this host does not have.
     """
     if manager == "systemd":
-        raise UnsupportedError("the systemd cgroup manager is not supported yet: use --cgroup-manager cgroupfs")
+        return Setup(_in_scope(linux, container_id, host), [])
     placement = DISABLED if manager == "disabled" else place(linux.cgroups_path if linux else None, container_id, host)
     compile_places(b, placement)
     return Setup(placement, compile_limits(b, linux.resources if linux else None, placement, host))
@@ -41,3 +54,45 @@ def compile_cgroups(b: Builder, linux: Linux | None, container_id: str, host: Ho
 def compile_late(b: Builder, setup: Setup) -> None:
     """The limits under which the init could not have been started: no further process at all."""
     compile_writes(b, setup.late)
+
+
+def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
+    from .systemd import scope
+
+    if host.cgroup_mode != "v2":
+        raise UnsupportedError(
+            f"the systemd cgroup manager needs cgroup v2 alone, and this host has {host.cgroup_mode}: "
+            "use --cgroup-manager cgroupfs, or boot with systemd.unified_cgroup_hierarchy=1"
+        )
+    if host.systemd is None:
+        raise UnsupportedError(
+            f"the systemd cgroup manager: no systemd runs here that user {host.euid} can ask: use --cgroup-manager cgroupfs; "
+            "a user's own is started by a login, or by 'loginctl enable-linger'"
+        )
+    user, hierarchy = host.systemd
+    made = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
+    return Placement((Place(hierarchy.mountpoint + made.path, hierarchy),), scope=made.unit)
+
+
+def compile_scope(b: Builder, setup: Setup, spec: RuntimeSpec, container_id: str, host: Host) -> None:
+    """With the manager systemd: the init waits while systemd makes a scope around it, and what systemd has no property for is set.
+
+    Raises:
+        SpecError, UnsupportedError: as for `compile_cgroups`.
+    """
+    if not setup.placement.scope or host.systemd is None:
+        return
+    from .systemd import properties, scope, words
+    from .v2 import unified_writes, v2_writes
+
+    linux, (user, hierarchy) = spec.linux, host.systemd
+    resources = linux.resources if linux else None
+    made = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
+    writes = (*v2_writes(resources), *unified_writes(resources)) if resources else ()
+    rules = rules_of(resources.devices or ()) if resources and not user else ()
+    asked = properties(made, writes, rules, spec.annotations or {}, container_id=container_id)
+    whose = "the user's" if user else "the system's"
+    b.init("sync", Sync.HOST, text=f"{whose} systemd makes a scope around the init")
+    values = (made.unit, tuple(map(tuple, asked)), made.path, hierarchy.mountpoint, user)
+    b.host("systemd_scope", *values, text=words(made, asked))
+    setup.late.extend(compile_limits(b, resources, setup.placement, host))

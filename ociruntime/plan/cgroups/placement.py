@@ -31,6 +31,8 @@ class Placement(NamedTuple):
     places: tuple[Place, ...]
     lack: str = ""
     """Why there are none, if there are none."""
+    scope: str = ""
+    """The unit that systemd makes around the init, of which the cgroup is."""
 
     @property
     def directories(self) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class Placement(NamedTuple):
     @property
     def into(self) -> str:
         """The v2 cgroup to start the init in (CLONE_INTO_CGROUP), or ``""``."""
-        return self.unified.directory if self.unified else ""
+        return self.unified.directory if self.unified and not self.scope else ""
 
     def of(self, controller: str) -> Place | None:
         """The cgroup that a controller's files are in, if any."""

@@ -1,0 +1,210 @@
+"""The systemd cgroup manager: what systemd and the kernel show of a container's scope. Runs in the machine of tests/vm."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.engine import systemd
+from ociruntime.plan.cgroups.systemd import Property
+
+from .cgroups import Limited, config, directory, value
+
+pytestmark = [pytest.mark.vm, pytest.mark.skipif(oci.Host.probe().systemd is None, reason="no systemd to ask")]
+root = pytest.mark.root
+MiB = 1 << 20
+CTL = ["systemctl"] if os.geteuid() == 0 else ["systemctl", "--user"]
+
+
+def show(unit: str, *names: str) -> dict[str, str]:
+    command = [*CTL, "show", unit, "-p", ",".join(names)]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return dict(row.partition("=")[::2] for row in rows)
+
+
+@pytest.fixture(autouse=True)
+def no_unit_is_left(prefix: str) -> Iterator[None]:
+    """Slices stay, as systemd keeps them; the scopes do not."""
+    yield
+    subprocess.run([*CTL, "stop", f"{prefix}.slice"], check=True)
+    command = [*CTL, "list-units", "--all", "--plain", "--no-legend", f"*{prefix}*"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+
+
+@pytest.fixture
+def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Callable[..., Any]:
+    made = Limited(make_bundle, state_root, prefix)
+    return lambda *args, **more: made(*args, cgroup_manager="systemd", **more)
+
+
+@root
+def test_systemd_has_the_limits_and_so_has_the_kernel(limited: Callable[..., Any], prefix: str) -> None:
+    resources = {
+        "memory": {"limit": 64 * MiB, "swap": 96 * MiB, "reservation": 32 * MiB},
+        "cpu": {"shares": 512, "quota": 50000, "period": 200000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 33},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4 * MiB}],
+        "unified": {"memory.high": str(48 * MiB)},
+        "devices": [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}],
+    }
+    with limited(resources, linux={"cgroupsPath": f"{prefix}-a.slice:pre:{prefix}"}) as container:
+        unit = f"pre-{prefix}.scope"
+        shown = show(
+            unit,
+            *(
+                "ActiveState",
+                "Delegate",
+                "MemoryMax",
+                "MemorySwapMax",
+                "MemoryLow",
+                "MemoryHigh",
+                "CPUWeight",
+                "CPUQuotaPerSecUSec",
+            ),
+            *("CPUQuotaPeriodUSec", "AllowedCPUs", "AllowedMemoryNodes", "TasksMax", "DevicePolicy", "DeviceAllow", "ControlGroup"),
+        )
+        assert "/dev/char/10:229 rw" in shown.pop("DeviceAllow")
+        assert shown == {
+            "ActiveState": "active", "Delegate": "yes", "MemoryMax": f"{64 * MiB}", "MemorySwapMax": f"{32 * MiB}",
+            "MemoryLow": f"{32 * MiB}", "MemoryHigh": f"{48 * MiB}", "CPUWeight": "59", "CPUQuotaPerSecUSec": "250ms",
+            "CPUQuotaPeriodUSec": "200ms", "AllowedCPUs": "0", "AllowedMemoryNodes": "0", "TasksMax": "33", "DevicePolicy": "strict",
+            "ControlGroup": f"/{prefix}.slice/{prefix}-a.slice/{unit}",
+        }  # fmt: skip
+        assert directory(container, "") == Path(f"/sys/fs/cgroup{shown['ControlGroup']}")
+        files = {
+            "memory.max": f"{64 * MiB}", "memory.swap.max": f"{32 * MiB}", "memory.low": f"{32 * MiB}", "memory.high": f"{48 * MiB}",
+            "cpu.weight": "59", "cpu.max": "50000 200000", "cpuset.cpus": "0", "pids.max": "33", "hugetlb.2MB.max": f"{4 * MiB}",
+        }  # fmt: skip
+        assert {file: value(container, "", file) for file in files} == files
+        subprocess.run([*CTL, "daemon-reload"], check=True)
+        assert {file: value(container, "", file) for file in files} == files
+
+
+@root
+def test_a_whole_life_by_the_command(make_bundle: Callable[..., oci.Bundle], prefix: str, state_root: Path) -> None:
+    def cli(*args: str) -> str:
+        command = [sys.executable, "-m", "ociruntime", "--root", state_root, "--systemd-cgroup", *args]
+        # A file and no pipe: the container keeps it open.
+        with tempfile.TemporaryFile("w+") as out:
+            subprocess.run(command, check=True, stdout=out, stdin=subprocess.DEVNULL)
+            out.seek(0)
+            return out.read()
+
+    unit = f"ociruntime-{prefix}.scope"
+    cli("create", "--bundle", str(make_bundle().path), prefix)
+    assert show(unit, "ActiveState", "Slice") == {"ActiveState": "active", "Slice": "system.slice"}
+    cli("start", prefix)
+    assert cli("exec", prefix, "cat", "/proc/self/cgroup").strip().endswith(unit)
+    cli("pause", prefix)
+    assert json.loads(cli("state", prefix))["status"] == "paused"
+    cli("resume", prefix)
+    cli("delete", "--force", prefix)
+    assert show(unit, "LoadState") == {"LoadState": "not-found"}
+    assert not Path(f"/sys/fs/cgroup/system.slice/{unit}").exists()
+
+
+@root
+def test_a_process_that_ends_takes_the_scope_along(limited: Callable[..., Any]) -> None:
+    with limited({}, ["true"], start=True) as container:
+        assert container.wait(60) == 0
+
+
+@root
+def test_annotations_are_properties(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+    plain = config(["sleep", "100"], {})
+    spec = plain.evolve(annotations={"org.systemd.property.TimeoutStopSec": "17.5"})
+    with oci.Container.create(prefix, make_bundle(spec), root=state_root, cgroup_manager="systemd"):
+        assert show(f"ociruntime-{prefix}.scope", "TimeoutStopUSec") == {"TimeoutStopUSec": "17.500000s"}
+    unknown = plain.evolve(annotations={"org.systemd.property.NothingOfTheKind": "true"})
+    with pytest.raises(oci.UnsupportedError, match="NothingOfTheKind"):
+        oci.Container.create(prefix, make_bundle(unknown), root=state_root, cgroup_manager="systemd")
+
+
+@root
+def test_a_unit_that_runs_is_left_alone(limited: Callable[..., Any], prefix: str) -> None:
+    path = {"cgroupsPath": f"system.slice::{prefix}"}
+    with limited({}, linux=path) as first:
+        with pytest.raises(oci.StepError, match=rf"systemd has {prefix}\.scope already, and it is active") as caught:
+            with limited({}, linux=path):
+                pass
+        assert caught.value.errno == errno.EEXIST
+        first.start()
+        assert first.status == "running"
+
+
+@root
+def test_a_unit_that_failed_makes_room(limited: Callable[..., Any], prefix: str) -> None:
+    unit = f"{prefix}.scope"
+    command = ["systemd-run", "--scope", "-q", f"--unit={unit}", "-p", "RuntimeMaxSec=1", "sleep", "100"]
+    subprocess.run(command, check=False)
+    assert show(unit, "ActiveState") == {"ActiveState": "failed"}
+    with limited({}, linux={"cgroupsPath": f"system.slice::{prefix}"}):
+        assert show(unit, "ActiveState") == {"ActiveState": "active"}
+
+
+@root
+def test_a_create_that_fails_leaves_no_scope(limited: Callable[..., Any], state_root: Path) -> None:
+    with pytest.raises(oci.StepError):
+        with limited({"unified": {"memory.oom.group": "7"}}):
+            pass
+    with pytest.raises(oci.StepError):
+        with limited({}, ["/nope"]):
+            pass
+    assert not list(state_root.glob("*"))
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    child = subprocess.Popen(["sleep", "100"])
+    yield child.pid
+    child.kill()
+    child.wait()
+
+
+def test_a_scope_of_either_systemd(sleeper: int, prefix: str) -> None:
+    host = oci.Host.probe()
+    assert host.systemd is not None
+    user, hierarchy = host.systemd
+    unit, base = f"{prefix}.scope", (hierarchy.base or "").rstrip("/")
+    path = f"{base}/{prefix}.slice/{unit}"
+    asked = [
+        Property("Slice", "s", f"{prefix}.slice"), Property("Delegate", "b", True), Property("MemoryMax", "t", 64 * MiB),
+        Property("AllowedCPUs", "ay", (1,)), Property("TasksMax", "t", 7),
+    ]  # fmt: skip
+    systemd.start_scope(unit, asked, path, user=user, pid=sleeper)
+    scope = Path(hierarchy.mountpoint + path)
+    try:
+        assert show(unit, "MemoryMax", "AllowedCPUs") == {"MemoryMax": f"{64 * MiB}", "AllowedCPUs": "0"}
+        assert (scope / "pids.max").read_text() == "7\n"
+        assert scope.stat().st_uid == os.geteuid()
+        systemd.set_properties(unit, [Property("TasksMax", "t", 9)], user=user)
+        assert (scope / "pids.max").read_text() == "9\n"
+        with pytest.raises(FileExistsError):
+            systemd.start_scope(unit, asked, path, user=user, pid=os.getpid())
+    finally:
+        os.kill(sleeper, 9)
+        systemd.stop(unit, user=user)
+    assert not scope.exists()
+    systemd.stop(unit, user=user)
+
+
+def test_by_the_bus_where_there_is_no_private_socket(sleeper: int, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = os.geteuid() != 0
+    bus = f"/run/user/{os.geteuid()}/bus" if user else "/run/dbus/system_bus_socket"
+    monkeypatch.setattr("ociruntime.engine.dbus._addresses", lambda user: [(bus, False)])
+    host = oci.Host.probe()
+    assert host.systemd is not None
+    path = f"{(host.systemd.hierarchy.base or '').rstrip('/')}/{prefix}.slice/{prefix}.scope"
+    systemd.start_scope(f"{prefix}.scope", [Property("Slice", "s", f"{prefix}.slice")], path, user=user, pid=sleeper)
+    os.kill(sleeper, 9)
+    systemd.stop(f"{prefix}.scope", user=user)
