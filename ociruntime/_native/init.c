@@ -291,6 +291,10 @@ static long carry_out(const struct head *h)
         ARGS(mode_like);
         return mode_like(fd_of(o->source), fd_of(o->target));
     }
+    case OP_SETXATTR: {
+        ARGS(setxattr);
+        return set_xattr(fd_of(o->dir), o);
+    }
     case OP_COPYUP: {
         ARGS(copyup);
         return copy_up(fd_of(o->source), fd_of(o->target));

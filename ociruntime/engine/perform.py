@@ -17,6 +17,7 @@ from . import undo
 from .causes import explain_errno
 from .host_steps import carry_out
 from .launch import Init, Message
+from .native import check, lib
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
@@ -196,6 +197,9 @@ class Performance:
 
 def _open(entry: Input) -> int:
     """Open what the init inherits. Raises OSError, and SpecError for a file that is not the namespace that it should be."""
+    if entry.kind == "userns":
+        uids, gids = (text.encode() for text in entry.maps)
+        return check(lib.oci_user_namespace(uids, gids), f"a user namespace for {entry.name}")
     if entry.kind != "namespace":
         return os.open(entry.path, os.O_WRONLY | os.O_CLOEXEC if entry.kind == "write" else _O_PATH)
     try:

@@ -17,7 +17,7 @@ from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .rdt import compile_rdt, compile_rdt_join
-from .rootfs import compile_hidden, enter_root, finish_root, prepare_root, rootfs_path
+from .rootfs import compile_hidden, copy_root, enter_root, finish_root, rootfs_path, settle_tree
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
@@ -25,7 +25,7 @@ from .users import Groups, compile_root, groups_in
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import Linux, Process, RuntimeSpec
+    from ..spec import Process, RuntimeSpec
 
 
 def compile_create(
@@ -52,7 +52,6 @@ def compile_create(
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
     if spec.hooks is not None and any(getattr(spec.hooks, name) for name in _HOOKS):
         raise UnsupportedError("$.hooks: hooks are not supported yet")
-    _refuse(linux)
 
     spaces = namespaces_of(linux)
     own = spaces.own
@@ -63,17 +62,27 @@ def compile_create(
     placement = setup.placement
     groups = compile_rdt(b, linux, host, container_id)
     flags = compile_clone(b, spaces, placement.into)
+    rootfs = rootfs_path(spec, bundle)
+    mounts = Mounts(b, spec, host, bundle=bundle, rootfs=rootfs, own=own, placement=placement)
+    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, borrow=spaces.user)
+
+    # Who enters a user namespace leaves his rights over the host's files and mounts behind.
+    early = spaces.user and "mount" in spaces.new and host.privileged
+    if early:
+        b.phase = "Still in the caller's namespaces"
+        root = copy_root(b, spec, rootfs, early=True)
+        mounts.sources(early=True)
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
     compile_scope(b, setup, spec, container_id, host)
     compile_enter(b, spaces, linux, host)
     compile_net_devices(b, linux, own)
-    rootfs = rootfs_path(spec, bundle)
-    root = prepare_root(b, spec, rootfs)
-    mounts = Mounts(b, spec, bundle=bundle, rootfs=rootfs)
-    mounts.prepare_binds()
-    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, user=spaces.user)
+    settle_tree(b, spec)
+    if not early:
+        root = copy_root(b, spec, rootfs)
+        mounts.sources()
+    devices.sources()
     compile_root(b, spaces, linux)
     mounts.prepare()
     proc = next((m for m in mounts.prepared if m.fstype == "proc"), None)
@@ -184,12 +193,3 @@ def compile_exec(
 
 
 _HOOKS: Final = ("prestart", "create_runtime", "create_container", "start_container", "poststart", "poststop")
-
-
-def _refuse(linux: Linux | None) -> None:
-    # Nothing that somebody asked for is left out silently.
-    if linux is None:
-        return
-    for name in ("mount_label",):
-        if getattr(linux, name, None):
-            raise UnsupportedError(f"$.linux.{name}: not supported yet")

@@ -64,11 +64,12 @@ class Input(NamedTuple):
     """A descriptor that the calling process opens and the init inherits; its slot is its place in `Plan.inputs`."""
 
     kind: str
-    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``gate`` (the
-    listening socket of start), ``pidfd`` (the container's)."""
+    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``userns`` (a user
+    namespace with ``maps``, and nobody in it), ``gate`` (the listening socket of start), ``pidfd`` (the container's)."""
     name: str
     path: str
     bit: int = 0
+    maps: tuple[str, str] = ("", "")
 
 
 class Plan(NamedTuple):
@@ -146,8 +147,8 @@ class Builder:
             raise UnsupportedError(f"the plan needs more than {MAX_SLOTS} open descriptors: too many mounts")
         return self._free
 
-    def input(self, kind: str, name: str, path: str = "", bit: int = 0) -> int:
-        self.inputs.append(Input(kind, name, path, bit))
+    def input(self, kind: str, name: str, path: str = "", bit: int = 0, maps: tuple[str, str] = ("", "")) -> int:
+        self.inputs.append(Input(kind, name, path, bit, maps))
         return len(self.inputs) - 1
 
     def plan(self, title: str, **more: object) -> Plan:
