@@ -262,8 +262,14 @@ class Model:
 
         return check(cls, source)
 
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything wrong with the object, errors and warnings: its shape, and the rules of the text about it."""
+        from .check import problems
+
+        return problems(self)
+
     def validate(self) -> tuple[Problem, ...]:
-        """Check the object against its schema.
+        """Check the object against its schema and the rules of the runtime spec.
 
         Returns:
             The warnings.
@@ -271,6 +277,6 @@ class Model:
         Raises:
             SpecError: with every error.
         """
-        from .check import refuse, shape
+        from .check import refuse
 
-        return refuse(shape(self))
+        return refuse(self.problems())

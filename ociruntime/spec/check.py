@@ -17,8 +17,6 @@ from .fields import fields_of
 if TYPE_CHECKING:
     import os
 
-    from .config import RuntimeSpec
-
 
 class HierarchyLike(Protocol):
     """What the rules need to know of a mounted cgroup hierarchy."""
@@ -63,11 +61,6 @@ def refuse(found: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(warnings)
 
 
-def shape(value: Model) -> tuple[Problem, ...]:
-    """What the schema says about an object."""
-    return shape_of(type(value), plain(value))
-
-
 def shape_of(cls: type[Model], document: Json) -> tuple[Problem, ...]:
     """What the schema says about a JSON document."""
     from .schema import validator
@@ -75,17 +68,15 @@ def shape_of(cls: type[Model], document: Json) -> tuple[Problem, ...]:
     return tuple(_problem(cls, error) for error in validator(cls).iter_errors(document))
 
 
-def problems(spec: RuntimeSpec, host: HostLike | None = None) -> tuple[Problem, ...]:
-    """See `RuntimeSpec.problems`."""
-    return (*shape(spec), *_beyond_shape(spec, host))
+def problems(value: Model, host: HostLike | None = None) -> tuple[Problem, ...]:
+    """See `Model.problems` and `RuntimeSpec.problems`."""
+    return (*shape_of(type(value), plain(value)), *_beyond_shape(value, host))
 
 
 def check(
     cls: type[Model], source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None = None
 ) -> tuple[Problem, ...]:
     """See `Model.check` and `RuntimeSpec.check`."""
-    from .config import RuntimeSpec
-
     try:
         document, _ = read_source(source)
     except SpecError as error:
@@ -94,19 +85,25 @@ def check(
     places = {problem.path for problem in found}
     wrong = explain(cls, document)
     found += [problem for problem in wrong if problem.path not in places]
-    if not wrong and issubclass(cls, RuntimeSpec):
+    if not wrong:
         found += _beyond_shape(structure(cls, document), host)
     return tuple(found)
 
 
-def _beyond_shape(spec: RuntimeSpec, host: HostLike | None) -> list[Problem]:
+def _beyond_shape(value: Model, host: HostLike | None) -> list[Problem]:
+    from .config import RuntimeSpec
+
+    if not isinstance(value, RuntimeSpec):
+        from .rules_documents import document_rules
+
+        return document_rules(value)
     from .rules import rules
 
-    found = rules(spec)
+    found = rules(value)
     if host is not None:
         from .rules_host import host_rules
 
-        found += host_rules(spec, host)
+        found += host_rules(value, host)
     return found
 
 

@@ -71,14 +71,22 @@ def rules(spec: RuntimeSpec) -> list[Problem]:
     return report.problems
 
 
-def _version(report: Report, version: str) -> None:
-    section = "config.md#specification-version"
+def version_numbers(version: str) -> tuple[int, int, int] | None:
+    """Major, minor and patch of a version of SemVer 2.0.0; None for anything else."""
     numbers = version.partition("+")[0].partition("-")[0].split(".")
     if len(numbers) != 3 or not all(n.isascii() and n.isdigit() and (n == "0" or n[0] != "0") for n in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1]), int(numbers[2])
+
+
+def _version(report: Report, version: str) -> None:
+    section = "config.md#specification-version"
+    numbers = version_numbers(version)
+    if numbers is None:
         report.error("$.ociVersion", f"{version!r} is not a version such as 1.3.0", section)
-    elif numbers[0] != "1":
+    elif numbers[0] != 1:
         report.error("$.ociVersion", f"version {version} is not one of 1.x", section)
-    elif int(numbers[1]) > 3:
+    elif numbers[1] > 3:
         report.warn("$.ociVersion", f"version {version} is newer than 1.3.0: what it adds is kept and not acted on", section)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ociruntime.errors import Problem, SpecError
 from ociruntime.host import Hierarchy, Host
-from ociruntime.spec import RuntimeSpec
+from ociruntime.spec import ContainerProcessState, Features, Model, RuntimeSpec, StateDocument
 from ociruntime.spec.rules import Report
 
 SPEC = Path(sys.modules[RuntimeSpec.__module__].__file__ or "").parent
@@ -246,6 +246,37 @@ def test_rule(document: dict[str, Any], severity: str, path: str, words: str) ->
         assert found[0] in spec.validate()
 
 
+FEATURES = {"ociVersionMin": "1.0.0", "ociVersionMax": "1.3.0"}
+STATE = {"ociVersion": "1.3.0", "id": "c", "status": "running", "pid": 1, "bundle": "/b"}
+DOCUMENTS: list[tuple[type[Model], dict[str, Any], str, str]] = [
+    # class, document, place, words of the message
+    (Features, FEATURES | {"ociVersionMin": "1"}, "$.ociVersionMin", "not a version such as"),
+    (Features, FEATURES | {"ociVersionMin": "1.10.0"}, "$.ociVersionMax", "1.3.0 is less than 1.10.0"),
+    (Features, FEATURES | {"linux": {"seccomp": {"knownFlags": [], "supportedFlags": ["SECCOMP_FILTER_FLAG_LOG"]}}},
+     "$.linux.seccomp.supportedFlags", "not in knownFlags"),
+    (Features, FEATURES | {"linux": {"capabilities": ["kill"]}}, "$.linux.capabilities[0]", "does not match"),
+    (StateDocument, STATE | {"id": ""}, "$.id", "empty"),
+    (StateDocument, STATE | {"bundle": "b"}, "$.bundle", "not an absolute path"),
+    (StateDocument, STATE | {"status": "created", "pid": 0}, "$.pid", "needed on Linux when the container is created"),
+    (StateDocument, STATE | {"status": "paused"}, "$.status", "none of creating"),
+    (ContainerProcessState, {"ociVersion": "1.3.0", "pid": 1, "state": STATE | {"bundle": "b"}}, "$.state.bundle", "not an absolute"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "document", "path", "words"), DOCUMENTS, ids=[f"{row[0].__name__}-{row[2]}" for row in DOCUMENTS])
+def test_other_documents(cls: type[Model], document: dict[str, Any], path: str, words: str) -> None:
+    found = cls.load(document).problems()
+    assert [(problem.path, words in problem.message) for problem in found] == [(path, True)]
+    assert cls.check(document) == found
+    with pytest.raises(SpecError, match=words):
+        cls.load(document).validate()
+
+
+def test_good_documents_have_no_problem() -> None:
+    assert Features.load(FEATURES).validate() == StateDocument.load(STATE).validate() == ()
+    assert StateDocument.load(STATE | {"status": "stopped", "pid": 0}).validate() == ()
+
+
 # ---- what one host can do ----
 
 HOST = Host(
@@ -353,6 +384,8 @@ def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeSpec.load(document).problems()
     for document, host, *_ in ON_HOST:
         RuntimeSpec.load(document).problems(host)
+    for cls, document, *_ in DOCUMENTS:
+        cls.load(document).problems()
     missed = []
     for path in SPEC.glob("rules*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
