@@ -35,18 +35,6 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
         cgroup.freeze(document.get("cgroups", []), False)  # a frozen process on v1 dies only when it thaws
 
 
-def kill_everything(document: StateDocument, pidfd: int) -> None:
-    """Kill the first process and all that is in the container's cgroups, frozen or not."""
-    cgroups = document.get("cgroups", [])
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended by itself
-    if cgroup.frozen(cgroups):
-        cgroup.freeze(cgroups, False)
-    cgroup.kill(cgroups)
-
-
 def _kill_all(document: StateDocument, number: int) -> None:
     cgroups = document.get("cgroups", [])
     if number == signal.SIGKILL and cgroups:
