@@ -402,8 +402,14 @@ class Container:
         return self._pidfd
 
     def processes(self) -> tuple[int, ...]:
-        """The pids, in our pid namespace, of everything that runs in the container."""
-        return tuple(sorted(cgroup.processes(self._entry.read().get("cgroups", []))))
+        """The pids, in our pid namespace, of everything that runs in the container.
+
+        Raises:
+            UnsupportedError: it has neither cgroups nor a pid namespace of its own.
+        """
+        from .lifecycle.kill import processes
+
+        return tuple(sorted(processes(self._entry.read())))
 
     def __enter__(self) -> Self:
         return self

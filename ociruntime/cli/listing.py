@@ -1,17 +1,19 @@
-"""Which containers there are: list."""
+"""Which containers there are, and what runs in them: list, ps."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Final
 
 import ociruntime as oci
 
-from ..errors import ContainerNotFound
+from ..errors import ContainerNotFound, UnsupportedError, WrongStatus
 from .common import (
     Parser,
     Verb,
+    container_argument,
     format_argument,
     table,
     when,
@@ -41,6 +43,56 @@ def list_(o: argparse.Namespace) -> None:
         table(rows)
 
 
+def _ps(sub: Parser) -> None:
+    container_argument(sub)
+    format_argument(sub)
+    sub.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="OPTIONS", help="of the host's ps, as -ef; its lines are filtered"
+    )
+
+
+def ps(o: argparse.Namespace) -> None:
+    container = oci.Container.load(o.id, root=o.root)
+    if not container.state.status.can_kill:
+        raise WrongStatus(o.id, "list the processes of", container.status, "running")
+    pids = container.processes()
+    if o.format == "json":
+        print(json.dumps(pids))
+    elif o.options:
+        _filtered(o.options[1:] if o.options[0] == "--" else o.options, pids)
+    else:
+        table([("UID", "PID", "PPID", "COMMAND"), *(row for pid in pids if (row := _process(pid)))])
+
+
+def _process(pid: int) -> tuple[str, str, str, str] | None:
+    """One process as a row; None when it ended meanwhile."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as text:
+            status = dict(line.split(":", 1) for line in text)
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode("utf-8", "replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    command = " ".join(words) if words != [""] else f"[{status['Name'].strip()}]"
+    return status["Uid"].split()[0], str(pid), status["PPid"].strip(), command.replace("\n", " ")
+
+
+def _filtered(options: list[str], pids: tuple[int, ...]) -> None:
+    import subprocess
+
+    try:
+        done = subprocess.run(["ps", *options], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise UnsupportedError("this host has no ps program, which options to ps are for (Debian: procps)") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"ps {' '.join(options)}: {error.stderr.strip()}") from None
+    title, *lines = done.stdout.splitlines()
+    if "PID" not in title.split():
+        raise ValueError(f"ps {' '.join(options)} prints no PID: use other options, as -ef")
+    column = title.split().index("PID")
+    print("\n".join([title, *(line for line in lines if int(line.split()[column]) in pids)]))
+
+
 VERBS: Final = {
     "list": Verb(list_, "list containers", _list),
+    "ps": Verb(ps, "list the processes of a container", _ps),
 }

@@ -13,9 +13,9 @@ _MODULES: Final = {
     "images": "mount umount plan sif",
     "model": "spec validate features",
     "lifecycle": "create start run state kill delete",
-    "processes": "exec ps",
+    "processes": "exec",
     "resources": "update pause resume",
-    "listing": "list",
+    "listing": "list ps",
 }
 _HOMES: Final = {verb: module for module, verbs in _MODULES.items() for verb in verbs.split()}
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import ociruntime as oci
 
-from ..errors import UnsupportedError, WrongStatus
+from ..errors import UnsupportedError
 from ..terminal import interact
 from .common import (
     Forwarding,
     Parser,
     Verb,
     container_argument,
-    format_argument,
     shell_status,
-    table,
 )
 
 
@@ -35,11 +32,6 @@ def _exec(sub: Parser) -> None:
     sub.add_argument("--tty", "-t", action="store_true", help="with a terminal")
     sub.add_argument("--console-socket", metavar="SOCKET")
     sub.add_argument("--preserve-fds", type=int, default=0, metavar="N")
-
-
-def _ps(sub: Parser) -> None:
-    container_argument(sub)
-    format_argument(sub)
 
 
 def exec_(o: argparse.Namespace) -> int:
@@ -84,24 +76,6 @@ def user(text: str | None) -> tuple[int, int] | None:
     return int(uid), int(gid or 0)
 
 
-def ps(o: argparse.Namespace) -> None:
-    container = oci.Container.load(o.id, root=o.root)
-    if not container.state.status.can_kill:
-        raise WrongStatus(o.id, "list the processes of", container.status, "running")
-    pids = container.processes()
-    if o.format == "json":
-        print(json.dumps(pids))
-        return
-    rows = [("PID", "COMMAND")]
-    for pid in pids:
-        try:
-            rows.append((str(pid), Path(f"/proc/{pid}/comm").read_text().strip()))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-    table(rows)
-
-
 VERBS: Final = {
     "exec": Verb(exec_, "run a further program in a container", _exec),
-    "ps": Verb(ps, "list the processes of a container", _ps),
 }

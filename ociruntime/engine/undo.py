@@ -20,8 +20,7 @@ Record = Sequence[Sequence[str]]
 
 
 def _cgroup(path: str) -> None:
-    cgroup.kill([path])
-    cgroup.remove([path])
+    cgroup.remove(path)
 
 
 def _cgroup_parent(path: str) -> None:

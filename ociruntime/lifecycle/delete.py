@@ -28,7 +28,6 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
         if not force and not status.can_delete:
             raise WrongStatus(entry.id, "delete", status, "stopped")
         _end(entry, document, status, own)
-        cgroup.kill(document.get("cgroups", []))
         undo.perform(document.get("undo", []))
         entry.remove()
     after_delete(document)
@@ -56,12 +55,12 @@ def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> Non
     if pidfd is None:
         return
     try:
-        if status is Status.PAUSED:
-            cgroup.freeze(document.get("cgroups", []), False)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it ended by itself
+        if status is Status.PAUSED:
+            cgroup.thaw_to_die(document.get("cgroups", []))
         if wait(pidfd, _DEATH) is None:
             raise TimeoutError(f"container {entry.id!r} did not die within {_DEATH:.0f} s of SIGKILL")
     finally:

@@ -1,24 +1,27 @@
-"""Signals to a container (runtime.md, Kill)."""
+"""Signals to a container (runtime.md, Kill), and which processes it has."""
 
 from __future__ import annotations
 
 import os
 import signal
+from typing import Final
 
 from ..engine import cgroup
 from ..engine.processes import pid_namespace_of
-from ..errors import WrongStatus
+from ..errors import UnsupportedError, WrongStatus
 from ..state import Entry, StateDocument, Status
 from .status import current, first_process
 
+_CLONE_NEWPID: Final = 0x20000000
+
 
 def kill(entry: Entry, number: int, *, all: bool) -> None:
-    """Send a signal to the first process, or to every one. Raises WrongStatus."""
+    """Send a signal to the first process, or to every one. Raises WrongStatus, UnsupportedError."""
     document = entry.read()
-    status = current(document).status
     if all:
         _kill_all(document, number)
         return
+    status = current(document).status
     if not status.can_kill:
         raise WrongStatus(entry.id, "kill", status, "created or running")
     pidfd = first_process(document)
@@ -32,17 +35,36 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
         if pidfd is not None:
             os.close(pidfd)
     if status is Status.PAUSED and number == signal.SIGKILL:
-        cgroup.freeze(document.get("cgroups", []), False)  # a frozen process on v1 dies only when it thaws
+        cgroup.thaw_to_die(document.get("cgroups", []))
+
+
+def processes(document: StateDocument) -> set[int]:
+    """Every process of a container, by its cgroups, or by its pid namespace where it has none.
+
+    Raises:
+        UnsupportedError: it has neither.
+    """
+    paths = document.get("cgroups", [])
+    if paths:
+        return cgroup.processes(paths)
+    pidfd = first_process(document)
+    if pidfd is None:
+        return set()
+    os.close(pidfd)
+    if not document.get("namespaces", 0) & _CLONE_NEWPID:
+        raise UnsupportedError("a container with neither cgroups nor a pid namespace of its own: its processes are not known")
+    return pid_namespace_of(document["pid"])
 
 
 def _kill_all(document: StateDocument, number: int) -> None:
-    cgroups = document.get("cgroups", [])
-    if number == signal.SIGKILL and cgroups:
-        cgroup.kill(cgroups)
-        return
-    # Without cgroups, as an unprivileged user's container has none, what belongs together is a pid namespace.
-    for pid in cgroup.processes(cgroups) if cgroups else pid_namespace_of(document.get("pid", 0)):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+    paths = document.get("cgroups", [])
+    if not paths:
+        for pid in processes(document):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+    elif number == signal.SIGKILL:
+        cgroup.kill(paths)
+    else:
+        cgroup.signal_all(paths, number)

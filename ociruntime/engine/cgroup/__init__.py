@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from .account import Usage, oom_kills, usage
-from .freezer import freeze, frozen
-from .tasks import kill, processes
+from .freezer import freeze, frozen, thaw_to_die
+from .tasks import kill, processes, remove, signal_all
 from .tree import (
     check_memory,
     enable,
     give_realtime,
     make,
-    remove,
     remove_parents,
     survey,
     write,
@@ -31,7 +30,9 @@ __all__ = [
     "processes",
     "remove",
     "remove_parents",
+    "signal_all",
     "survey",
+    "thaw_to_die",
     "usage",
     "write",
     "write_first",

@@ -43,6 +43,8 @@ def below(path: str) -> Iterator[str]:
     """A cgroup and all that are below it, the deepest last."""
     yield path
     try:
+        if os.stat(path).st_nlink <= 2:
+            return  # the kernel counts the directories in it
         entries = sorted(entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return

@@ -1,44 +1,151 @@
-"""The processes in a container's cgroups."""
+"""The processes in a container's cgroups: listed, signalled, killed."""
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-from .files import GONE, read
+from .files import GONE, below, read
+from .freezer import freeze, frozen, thaw_to_die
+
+_LAST = 10.0
+"""Seconds for processes to die of SIGKILL."""
 
 
 def processes(paths: Iterable[str]) -> set[int]:
-    """The processes in these cgroups."""
+    """The processes in these cgroups, and in those that the container made below them."""
     pids: set[int] = set()
     for path in paths:
-        try:
-            pids.update(map(int, read(path, "cgroup.procs").split()))
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
+        for each in below(path):
+            try:
+                pids.update(map(int, read(each, "cgroup.procs").split()))
+            except OSError as error:
+                # A threaded cgroup of v2 lists none; its domain above has them.
+                if error.errno not in (*GONE, errno.EOPNOTSUPP):
+                    raise
+    pids.discard(0)  # of another pid namespace than ours
     return pids
 
 
-def kill(paths: Iterable[str]) -> None:
-    """Kill what is in these cgroups: a pid is believed only while the cgroup still lists it."""
-    paths = list(paths)
-    for _ in range(100):
-        pids = processes(paths)
-        if not pids:
-            return
+@contextmanager
+def held(paths: Sequence[str], pids: Iterable[int]) -> Iterator[list[int]]:
+    """Pidfds of processes in these cgroups: a pid is believed only when a cgroup lists it after it was opened, too."""
+    opened: dict[int, int] = {}
+    try:
         for pid in pids:
             try:
-                pidfd = os.pidfd_open(pid)
+                opened[pid] = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
+        still = processes(paths) if opened else set()
+        yield [pidfd for pid, pidfd in opened.items() if pid in still]
+    finally:
+        for pidfd in opened.values():
+            os.close(pidfd)
+
+
+def send(pidfds: Iterable[int], number: int) -> None:
+    """Signal processes; those that are gone are past caring."""
+    for pidfd in pidfds:
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            continue
+
+
+def signal_all(paths: Sequence[str], number: int) -> None:
+    """Send a signal to every process at one moment: they are frozen meanwhile, so that none can be born unseen.
+
+    Raises:
+        OSError: a signal is not permitted, or the processes do not freeze.
+    """
+    stopped = frozen(paths)
+    freezer = not stopped and freeze(paths, True, needed=False)
+    try:
+        with held(paths, processes(paths)) as pidfds:
+            send(pidfds, number)
+    finally:
+        if freezer:
+            freeze(paths, False)
+
+
+def kill(paths: Iterable[str]) -> None:
+    """Kill everything in these cgroups and below them, frozen or not, and wait until it is dead.
+
+    Raises:
+        TimeoutError: something does not die; it hangs in the kernel.
+    """
+    paths = list(paths)
+    deadline = time.monotonic() + _LAST
+    again = False
+    while pids := processes(paths):
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, "processes do not die of SIGKILL", paths[0])
+        for path in paths:
+            _kill_v2(path)
+        freezer = again and freeze(paths, True, needed=False, patience=0.1)  # they are born as fast as they die
+        with held(paths, processes(paths) if freezer else pids) as pidfds:
+            send(pidfds, signal.SIGKILL)
+            if freezer:
+                freeze(paths, False)
+            thaw_to_die(paths)
+            _wait(pidfds, deadline)
+        again = True
+
+
+def _kill_v2(path: str) -> None:
+    """All of a v2 cgroup and below it at once, also those that are being born."""
+    try:
+        fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(fd, b"1")
+    except OSError as error:
+        if error.errno not in (*GONE, errno.EOPNOTSUPP):  # the latter: it is threaded
+            raise
+    finally:
+        os.close(fd)
+
+
+def _wait(pidfds: Iterable[int], deadline: float) -> None:
+    poller = select.poll()
+    waiting = set(pidfds)
+    for pidfd in waiting:
+        poller.register(pidfd, select.POLLIN)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for pidfd, _ in poller.poll(left * 1000):
+            poller.unregister(pidfd)
+            waiting.discard(pidfd)
+
+
+def remove(path: str) -> None:
+    """Remove a cgroup with all that is below it; what still runs there is killed.
+
+    Raises:
+        TimeoutError: something there does not die.
+        OSError: this user may not remove it.
+    """
+    deadline = time.monotonic() + _LAST
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        kill([path])
+        for each in reversed(list(below(path))[1:]):
             try:
-                if pid in processes(paths):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            finally:
-                os.close(pidfd)
-        time.sleep(0.002)
+                os.rmdir(each)
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOENT):
+                    raise
+        time.sleep(0.0005)  # dead processes are on their way out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -122,28 +121,6 @@ def give_realtime(path: str, mountpoint: str, runtime: int, period: int) -> None
     for directory in reversed(above):
         if int(read(directory, "cpu.rt_runtime_us")) == 0:
             write_set(directory, [("cpu.rt_period_us", str(period), False), ("cpu.rt_runtime_us", str(runtime), False)])
-
-
-def remove(paths: Iterable[str]) -> None:
-    """Remove cgroups; one that is still busy with processes on their way out is tried again for two seconds."""
-    for path in paths:
-        deadline = time.monotonic() + 2
-        while True:
-            try:
-                os.rmdir(path)
-                break
-            except FileNotFoundError:
-                break
-            except OSError as error:
-                if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                    raise
-                for child in sorted(Path(path).rglob("*/"), reverse=True):
-                    try:
-                        child.rmdir()
-                    except OSError as inner:
-                        if inner.errno not in (errno.EBUSY, errno.ENOENT):
-                            raise
-                time.sleep(0.001)
 
 
 def survey(paths: Iterable[str]) -> list[str]:
