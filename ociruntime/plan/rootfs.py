@@ -56,9 +56,9 @@ def prepare_root(b: Builder, spec: RuntimeSpec, path: str) -> int:
 def enter_root(b: Builder, spec: RuntimeSpec, root: int) -> None:
     """Hang the rootfs over the host's root and change into it."""
     if root_propagation(spec)[0] == k.MS_SHARED:
-        b.init(
-            "mount_setattr", NO_SLOT, 0, 0, 0, k.MS_PRIVATE, NO_SLOT, text="the host's / private in here: what hangs on it stays"
-        )
+        # The binds were copied before, and keep their peers. What is a peer when the old tree goes is unmounted on the host too.
+        text = "the host's tree private in here: what hangs on it stays, and letting go of it unmounts nothing"
+        b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text=text)
     b.init("move_mount", root, NO_SLOT, text="the root -> /, over the host's")
     pivot_root(b, root)
 

@@ -53,7 +53,7 @@ INITRD_INIT = """\
 #!/bin/busybox sh
 busybox mount -t devtmpfs dev /dev
 while read -r module; do busybox insmod "/modules/$module"; done < /modules/order
-busybox mount -t ext4 -o noatime,nobarrier /dev/vda /root || exec busybox poweroff -f
+busybox mount -t ext4 -o nobarrier /dev/vda /root || exec busybox poweroff -f
 busybox mount --move /dev /root/dev
 exec busybox switch_root /root /sbin/init
 """
