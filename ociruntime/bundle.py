@@ -12,6 +12,7 @@ from .errors import BundleError
 
 if TYPE_CHECKING:
     from .host import Host
+    from .overrides import Overrides
     from .plan import Plan
     from .plan.cgroups import Manager
     from .sif import OciImageConfig, SifImage
@@ -25,9 +26,9 @@ StrPath = str | os.PathLike[str]
 class Bundle:
     """A bundle directory. As a context manager one that was mounted by `from_sif` is unmounted and removed at the end."""
 
-    def __init__(self, path: StrPath, *, config: bytes, mounted: bool = False) -> None:
+    def __init__(self, path: StrPath, *, config: bytes | None, mounted: bool = False) -> None:
         self.path = Path(os.path.abspath(path))
-        self._config = config
+        self._config = config  # None: not made yet of a spec
         self._spec: RuntimeSpec | None = None
         self._mounted = mounted
 
@@ -122,7 +123,9 @@ class Bundle:
 
     @property
     def config_bytes(self) -> bytes:
-        """config.json as it was read."""
+        """config.json as it was read, or as it would be written."""
+        if self._config is None:
+            self._config = self.spec.to_json().encode()
         return self._config
 
     @property
@@ -131,7 +134,7 @@ class Bundle:
         from .spec import RuntimeSpec
 
         if self._spec is None:
-            self._spec = RuntimeSpec.load(self._config)
+            self._spec = RuntimeSpec.load(self.config_bytes)
         return self._spec
 
     @spec.setter
@@ -142,16 +145,24 @@ class Bundle:
 
     def with_args(self, args: Sequence[str]) -> Bundle:
         """This bundle with another program; config.json stays as it is."""
-        return self.with_process(args=tuple(args))
+        from .overrides import Overrides, words
+
+        return self.with_overrides(Overrides(args=words(args)))
 
     def with_process(self, **changes: Any) -> Bundle:
         """This bundle with members of its process changed; config.json stays as it is."""
-        spec = self.spec
-        if spec.process is None:
+        if self.spec.process is None:
             raise BundleError(f"{self.path}: the config has no process to change")
-        changed = Bundle(self.path, config=self._config)
-        changed._spec = spec.evolve(process=spec.process.evolve(**changes))
-        changed._config = changed._spec.to_json().encode()
+        return self._with_spec(self.spec.evolve(process=self.spec.process.evolve(**changes)))
+
+    def with_overrides(self, overrides: Overrides) -> Bundle:
+        """This bundle with a config that is changed for one container; config.json stays as it is. Raises as `Overrides.apply`."""
+        changed = overrides.apply(self.spec, self.rootfs)
+        return self if changed is self.spec else self._with_spec(changed)
+
+    def _with_spec(self, spec: RuntimeSpec) -> Bundle:
+        changed = Bundle(self.path, config=None)
+        changed._spec = spec
         return changed
 
     def plan(

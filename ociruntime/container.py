@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self, Unpack
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Self, Unpack
 
 from .engine import cgroup
-from .engine.processes import Exit, signal_number, wait
+from .engine.processes import Exit, abandon, signal_number, wait
 from .errors import StateError
+from .execs import Executes
 from .lifecycle.status import allowed, current, first_process
 from .state import Entry, State, StateStore, Status
+from .streams import MaybeNone, Stdio, Streams
 
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .lifecycle.update import Limits
     from .plan.cgroups import Manager
-    from .process import Process as Child
-    from .process import Result
-    from .spec import Process, Resources, RuntimeSpec
+    from .spec import Resources, RuntimeSpec
     from .spec.base import Json
     from .terminal import Terminal
 
@@ -28,7 +28,7 @@ __all__ = ["Container"]
 StrPath = str | os.PathLike[str]
 
 
-class Container:
+class Container(Executes):
     """A container, wherever it was made: all that is known of it lies in the state directory.
 
     Make one with `create`, find one with `load` or `list`. As a context manager it is deleted, by force, at the end.
@@ -37,6 +37,8 @@ class Container:
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._pidfd = -1
+        self._spec: tuple[int, RuntimeSpec] | None = None
+        self._streams = Streams()
         self.terminal: Terminal | None = None
         """The master of the container's terminal, in the object that made it with ``terminal=True``."""
 
@@ -49,9 +51,9 @@ class Container:
         bundle: Bundle | StrPath,
         *,
         root: StrPath | None = None,
-        stdin: int | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
         terminal: bool | None = None,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
@@ -65,7 +67,8 @@ class Container:
             container_id: letters, digits and ``_+.-``, no leading dot.
             bundle: a `Bundle` or the path of a bundle directory.
             root: the state directory; ``/run/ociruntime`` for root by default.
-            stdin, stdout, stderr: descriptors for the process; this process's own by default.
+            stdin, stdout, stderr: descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; our own by default.
+                Our ends of pipes are the attributes of the same names.
             terminal: whether the process gets a terminal, whose master is then `terminal`; by default as ``process.terminal`` says,
                 which needs ``console_socket``.
             console_socket: a listening Unix socket that gets the terminal's master, when ``process.terminal`` is true.
@@ -79,7 +82,6 @@ class Container:
             ContainerExists, StateError: the id is taken or not an id.
             SpecError, UnsupportedError: the config cannot be carried out.
             StepError: one step failed; nothing of the container is left.
-            HookError: a hook of create failed; nothing of the container is left.
         """
         return cls._make(
             container_id,
@@ -102,9 +104,9 @@ class Container:
         bundle: Bundle | StrPath,
         *,
         root: StrPath | None = None,
-        stdin: int | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
         terminal: bool | None = None,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
@@ -134,7 +136,7 @@ class Container:
         bundle: Bundle | StrPath,
         *,
         root: StrPath | None,
-        stdio: tuple[int | None, int | None, int | None],
+        stdio: tuple[Stdio, Stdio, Stdio],
         terminal: bool | None = None,
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
@@ -145,21 +147,27 @@ class Container:
     ) -> Self:
         from .lifecycle.create import create
 
-        made = create(
-            container_id,
-            bundle,
-            root=root,
-            stdio=stdio,
-            terminal=terminal,
-            console_socket=console_socket,
-            pid_file=pid_file,
-            preserve_fds=preserve_fds,
-            cgroup_manager=cgroup_manager,
-            new_keyring=new_keyring,
-            gate=gate,
-        )
+        streams = Streams(*stdio)
+        try:
+            made = create(
+                container_id,
+                bundle,
+                root=root,
+                stdio=streams.child,
+                terminal=terminal,
+                console_socket=console_socket,
+                pid_file=pid_file,
+                preserve_fds=preserve_fds,
+                cgroup_manager=cgroup_manager,
+                new_keyring=new_keyring,
+                gate=gate,
+            )
+        except BaseException:
+            streams.close()
+            raise
+        streams.launched()
         container = cls(made.entry)
-        container._pidfd = made.pidfd
+        container._pidfd, container._streams = made.pidfd, streams
         if made.terminal >= 0:
             from .terminal import Terminal
 
@@ -203,6 +211,23 @@ class Container:
             return f"<Container {self.id!r}: deleted>"
         return f"<Container {self.id!r}: {state.status}{f', pid {state.pid}' if state.pid else ''}>"
 
+    # ---- its streams ----
+
+    @property
+    def stdin(self) -> IO[bytes] | MaybeNone:
+        """Our end of the first process's stdin, if it was made with ``stdin=PIPE`` by this object."""
+        return self._streams.file(0)
+
+    @property
+    def stdout(self) -> IO[bytes] | MaybeNone:
+        """Our end of the first process's stdout, if it was made with ``stdout=PIPE`` by this object."""
+        return self._streams.file(1)
+
+    @property
+    def stderr(self) -> IO[bytes] | MaybeNone:
+        """Our end of the first process's stderr, if it was made with ``stderr=PIPE`` by this object."""
+        return self._streams.file(2)
+
     # ---- the lifecycle ----
 
     def start(self) -> None:
@@ -210,9 +235,7 @@ class Container:
 
         Raises:
             WrongStatus: it is not ``created``.
-            SpecError: its config has no process.
             StepError: a step behind the gate failed, the exec of the program for example; the container is then stopped.
-            HookError: a startContainer or poststart hook failed; the container is then deleted.
         """
         from .lifecycle.start import start
 
@@ -286,114 +309,26 @@ class Container:
         return code
 
     def delete(self, *, force: bool = False) -> None:
-        """Remove what create made (runtime.md, Delete). With ``force`` it is killed first.
+        """Remove what create made (runtime.md, Delete). A created container is killed first; a running one only by ``force``.
 
         Raises:
-            WrongStatus: it is not stopped, and ``force`` was not given.
-
-        A poststop hook that fails is an `OCIRuntimeWarning`.
+            WrongStatus: it still runs, and ``force`` was not given.
         """
         from .lifecycle.delete import delete
 
         delete(self._entry, self._pidfd, force=force)
-        if self.terminal is not None:
-            self.terminal.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-    # ---- further processes ----
-
-    def exec(
-        self,
-        args: Sequence[str],
-        *,
-        input: bytes | str | None = None,
-        capture_output: bool = False,
-        stdin: int | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        text: bool = False,
-        timeout: float | None = None,
-        check: bool = False,
-        env: Sequence[str] | None = None,
-        cwd: str | None = None,
-        user: tuple[int, int] | None = None,
-        process: Process | None = None,
-        preserve_fds: int = 0,
-    ) -> Result:
-        """Run a further program in a running container and wait for it, as `subprocess.run` does.
-
-        Args:
-            args: the program and its arguments; environment, user and limits are those of the container's process.
-            env: further ``NAME=value`` entries.
-            process: a complete process object instead (config.md, Process); ``args``, when not empty, replace its own.
-
-        Raises:
-            WrongStatus: the container is not running.
-            StepError: a step failed; with errno ENOENT the program is not there.
-            ProcessError: with ``check``, when the program does not end with 0.
-        """
-        from .process import Streams, finish
-
-        with Streams(input, capture_output, (stdin, stdout, stderr)) as streams:
-            child = self.popen(
-                args,
-                stdin=streams.child[0],
-                stdout=streams.child[1],
-                stderr=streams.child[2],
-                env=env,
-                cwd=cwd,
-                user=user,
-                process=process,
-                preserve_fds=preserve_fds,
-            )
-            return finish(child, streams, timeout=timeout, text=text, check=check)
-
-    def popen(
-        self,
-        args: Sequence[str] = (),
-        *,
-        stdin: int | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        env: Sequence[str] | None = None,
-        cwd: str | None = None,
-        user: tuple[int, int] | None = None,
-        process: Process | None = None,
-        terminal: bool = False,
-        console_socket: StrPath | None = None,
-        pid_file: StrPath | None = None,
-        preserve_fds: int = 0,
-    ) -> Child:
-        """Start a further program in a running container and give its `ociruntime.process.Process`.
-
-        Arguments and errors are those of `exec`; stdin, stdout and stderr are descriptors, this process's own by default. With
-        ``terminal`` the program gets one, whose master is `Process.terminal`; with ``console_socket`` it is sent there instead.
-        """
-        from .lifecycle.execute import execute
-
-        return execute(
-            self._entry,
-            self.spec,
-            args,
-            stdio=(stdin, stdout, stderr),
-            env=env,
-            cwd=cwd,
-            user=user,
-            process=process,
-            terminal=terminal,
-            console_socket=console_socket,
-            pid_file=pid_file,
-            preserve_fds=preserve_fds,
-        )
+        self._close()
 
     @property
     def spec(self) -> RuntimeSpec:
         """The config as it was at create: what changes in the bundle later has no effect (runtime.md, Lifecycle)."""
         from .spec import RuntimeSpec
 
-        return RuntimeSpec.load(self._entry.path / "config.json")
+        path = self._entry.path / "config.json"
+        which = os.stat(path).st_ino  # another one after an update
+        if self._spec is None or self._spec[0] != which:
+            self._spec = which, RuntimeSpec.load(path)
+        return self._spec[1]
 
     def fileno(self) -> int:
         """The pidfd of the first process, readable when it has ended. Raises StateError for a container that others started."""
@@ -418,6 +353,14 @@ class Container:
         if self._entry.path.is_dir():
             self.delete(force=True)
 
+    def _close(self) -> None:
+        self._streams.close()
+        if self.terminal is not None:
+            self.terminal.close()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            abandon(pidfd)
+
     def __del__(self) -> None:
         if getattr(self, "_pidfd", -1) >= 0:
-            os.close(self._pidfd)
+            self._close()

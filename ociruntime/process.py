@@ -1,40 +1,45 @@
-"""Running programs in containers: `Result`, `exec` and `run`, after the model of `subprocess`."""
+"""Programs in containers: `Process`, and `Result`, after the model of `subprocess`."""
 
 from __future__ import annotations
 
+import errno
 import os
-import selectors
+import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, AnyStr, Generic, NamedTuple, Self
 
-from .engine.processes import Exit, signal_number, wait
+from .engine import cgroup
+from .engine.processes import abandon, end_session, ended_within, reap, signal_number
+from .engine.usage import Usage
 from .errors import ProcessError
+from .streams import MaybeNone, Streams
+from .terminal import Terminal
 
-if TYPE_CHECKING:
-    from . import spec
-    from .engine.launch import Init
-    from .terminal import Terminal
+__all__ = ["Process", "Result", "Usage"]
 
-__all__ = ["Process", "Result"]
-
-DEVNULL = -3
-PIPE = -1
 KILL_GRACE = 10.0
 """Seconds for output to end after a kill: a stranger may hold the other end of a pipe."""
 
 
-class Result(NamedTuple):
+class Result(NamedTuple, Generic[AnyStr]):
     """How a program in a container ended."""
 
     args: tuple[str, ...]
     returncode: int
     """The exit code; negative for the signal that killed it."""
-    stdout: bytes | str | None = None
-    stderr: bytes | str | None = None
+    stdout: AnyStr | MaybeNone = None
+    """What it wrote, if it was captured; never None then."""
+    stderr: AnyStr | MaybeNone = None
+    """What it wrote to stderr, if that was captured; never None then."""
     duration: float = 0.0
     """Seconds from the launch to the end."""
     timed_out: bool = False
+    """Whether it was killed because the time was over."""
+    oom_killed: bool = False
+    """Whether the kernel killed something in the container for want of memory; of an exec, the program itself."""
+    usage: Usage = Usage()
+    """CPU time and memory used."""
 
     @property
     def signal(self) -> int | None:
@@ -42,57 +47,72 @@ class Result(NamedTuple):
         return -self.returncode if self.returncode < 0 else None
 
     def check_returncode(self) -> None:
-        """Raise ProcessError unless it ended with 0."""
+        """Raise ProcessError unless it ended with 0 and in time."""
         if self.returncode == 0 and not self.timed_out:
             return
         how = "took too long" if self.timed_out else f"ended with {self.returncode}"
-        tail = self.stderr or self.stdout or ""
+        if self.oom_killed:
+            how += " for want of memory"
+        tail: bytes | str = self.stderr or self.stdout or ""
         text = tail.decode("utf-8", "replace") if isinstance(tail, bytes) else tail
         last = "\n".join(text.strip().splitlines()[-5:])
         raise ProcessError(f"{' '.join(self.args)!r} {how}{': ' + last if last else ''}", self)
 
 
-class Process:
-    """A program in a container that this process started: wait for it, signal it. Closed with its last reference."""
+class Child:
+    """A program in a container that this process started, without its streams."""
 
-    def __init__(self, args: tuple[str, ...], init: Init, terminal: Terminal | None = None) -> None:
+    def __init__(
+        self,
+        args: tuple[str, ...],
+        pid: int,
+        pidfd: int,
+        streams: Streams,
+        *,
+        began: float,
+        cgroups: Sequence[str],
+        oom_kills: int = 0,
+        terminal: Terminal | None = None,
+    ) -> None:
         self.args = args
-        self.terminal = terminal
-        """The master of its terminal, when it was given one (``terminal=True``)."""
-        self.pid = init.pid
+        self.pid = pid
         """In our pid namespace."""
         self.returncode: int | None = None
-        self._pidfd = os.dup(init.pidfd)
-        self.started = time.monotonic()
-        init.close()
+        """The exit code, negative for a signal; None until `poll` or `wait` has seen the end."""
+        self.usage = Usage()
+        """What it used, with its own children; zeros until the end was seen."""
+        self.terminal = terminal
+        """The master of its terminal, when it was given one (``terminal=True``)."""
+        self.began = began
+        """When it was launched, by `time.monotonic`."""
+        self._pidfd = pidfd
+        self.streams = streams
+        self.cgroups = cgroups
+        """Directories of the container's cgroups."""
+        self._oom_kills = oom_kills
+        self._lock = threading.Lock()
 
     def fileno(self) -> int:
         """The pidfd, for select and asyncio: readable when the program has ended."""
         return self._pidfd
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; the exit code, negative for a signal. Raises TimeoutError after ``timeout`` seconds."""
-        if self.returncode is None:
-            ended = wait(self._pidfd, timeout)
-            if ended is None:
-                raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-            self._ended(ended)
-        assert self.returncode is not None
-        return self.returncode
-
-    def _ended(self, ended: Exit) -> None:
-        code = ended.returncode
-        assert code is not None, "a child's exit status is known"
-        self.returncode = code
-
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
-        if self.returncode is None and (ended := wait(self._pidfd, 0)) is not None:
-            self._ended(ended)
+        if self.returncode is None and ended_within(self._pidfd, 0):
+            self._reap()
+        return self.returncode
+
+    def _reap(self) -> int:
+        with self._lock:  # of two threads that wait one may reap
+            if self.returncode is None:
+                ended, used = reap(self._pidfd, self.pid)
+                if (code := ended.returncode) is None:
+                    raise ChildProcessError(errno.ECHILD, "the exit status is lost: SIGCHLD is ignored, or another wait got it")
+                self.returncode, self.usage = code, used
         return self.returncode
 
     def send_signal(self, signal: int | str) -> None:
-        """Send a signal; nothing happens when it has ended, as with `subprocess.Popen`."""
+        """Send a signal, by number or name; nothing happens when it has ended, as with `subprocess.Popen`. Raises ValueError."""
         import signal as _signal
 
         if self.poll() is None:
@@ -102,167 +122,140 @@ class Process:
                 pass  # it ended since
 
     def terminate(self) -> None:
+        """Send SIGTERM."""
         self.send_signal("TERM")
 
     def kill(self) -> None:
+        """Send SIGKILL."""
         self.send_signal("KILL")
+
+    def kill_session(self) -> None:
+        """Kill the program, and what it started in the session that it began."""
+        self.kill()
+        end_session(self.pid, cgroup.processes(self.cgroups))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of its terminal, in characters. Raises ValueError without one."""
+        if self.terminal is None:
+            raise ValueError(f"{' '.join(self.args)!r} has no terminal: start it with terminal=True")
+        self.terminal.resize(rows, columns)
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether it was killed, and the kernel killed something in the container for want of memory since its start."""
+        return self.returncode == -9 and cgroup.oom_kills(self.cgroups) > self._oom_kills
+
+    def result(self, *, timed_out: bool = False) -> Result[Any]:
+        """Everything known of a program that has ended, with what was read of its output."""
+        return Result(
+            self.args,
+            self._reap(),
+            self.streams.output(1),
+            self.streams.output(2),
+            time.monotonic() - self.began,
+            timed_out,
+            self.oom_killed,
+            self.usage,
+        )
+
+    def close(self) -> None:
+        """Close the streams, the terminal and the pidfd; what still runs goes on."""
+        self.streams.close()
+        if self.terminal is not None:
+            self.terminal.close()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0 and self.returncode is None:
+            abandon(pidfd)
+        elif pidfd >= 0:
+            os.close(pidfd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_pidfd", -1) >= 0:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {' '.join(self.args)!r}: pid {self.pid}, returncode {self.returncode}>"
+
+
+class Process(Child, Generic[AnyStr]):
+    """A program in a container that this process started: read and write its streams, wait for it, signal it.
+
+    As a context manager it closes the streams and waits, as `subprocess.Popen`; iterating gives the lines of stdout as they come.
+    """
+
+    @property
+    def stdin(self) -> IO[AnyStr] | MaybeNone:
+        """Our end of its stdin, when that is a pipe."""
+        return self.streams.file(0)
+
+    @property
+    def stdout(self) -> IO[AnyStr] | MaybeNone:
+        """Our end of its stdout, when that is a pipe."""
+        return self.streams.file(1)
+
+    @property
+    def stderr(self) -> IO[AnyStr] | MaybeNone:
+        """Our end of its stderr, when that is a pipe."""
+        return self.streams.file(2)
+
+    def __iter__(self) -> Iterator[AnyStr]:
+        if self.stdout is None:
+            raise ValueError("stdout is not a pipe: start it with stdout=PIPE")
+        return iter(self.stdout)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; the exit code, negative for a signal. Raises TimeoutError after ``timeout`` seconds.
+
+        A program that fills a pipe which nobody reads does not end: use `communicate`, or iterate.
+        """
+        if self.returncode is None and not ended_within(self._pidfd, timeout):
+            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
+        return self._reap()
+
+    def communicate(
+        self, input: AnyStr | None = None, timeout: float | None = None
+    ) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
+        """Write ``input``, read stdout and stderr to their ends and wait; gives what was read, None for what is no pipe.
+
+        Raises:
+            TimeoutError: it still runs after ``timeout`` seconds; nothing is lost, call it again without input.
+        """
+        self.streams.feed(input)
+        if not self.streams.pump(self._pidfd, None if timeout is None else time.monotonic() + timeout):
+            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
+        self._reap()
+        out, err = self.streams.output(1), self.streams.output(2)
+        self.streams.close()
+        return out, err
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.streams.close()
         self.wait()
         self.close()
 
-    def close(self) -> None:
-        if self.terminal is not None:
-            self.terminal.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
 
-    def __del__(self) -> None:
-        if getattr(self, "_pidfd", -1) >= 0:
-            os.close(self._pidfd)
+def finish(
+    child: Child, timeout: float | None, kill: Callable[[], object], on_end: Callable[[], object] | None = None
+) -> Result[Any]:
+    """Feed and drain a program to its end. After ``timeout`` it is killed; so it is by what interrupts us, which gets the result.
 
-    def __repr__(self) -> str:
-        return f"<Process {' '.join(self.args)!r}: pid {self.pid}, returncode {self.returncode}>"
-
-
-def exec_process(
-    base: spec.Process | None,
-    args: Sequence[str],
-    env: Sequence[str] | None,
-    cwd: str | None,
-    user: tuple[int, int] | None,
-    *,
-    terminal: bool = False,
-) -> spec.Process:
-    """The process object of an exec: the container's own, with what was asked for changed."""
-    from .spec import Process as ProcessSpec
-    from .spec import User
-
-    process = base or ProcessSpec(cwd="/")
-    changes: dict[str, Any] = {"terminal": terminal or None}
-    if args:
-        changes["args"] = tuple(args)
-    if env:
-        changes["env"] = (*(process.env or ()), *env)
-    if cwd is not None:
-        changes["cwd"] = cwd
-    if user is not None:
-        changes["user"] = User(uid=user[0], gid=user[1])
-    return process.evolve(**changes)
-
-
-def finish(child: Process, streams: Streams, *, timeout: float | None, text: bool, check: bool) -> Result:
-    """Feed and drain a program to its end; a timeout, or anything that interrupts us, kills it."""
+    Args:
+        kill: kills the program with all that belongs to it.
+        on_end: see `Streams.pump`.
+    """
+    streams, timed_out = child.streams, False
     try:
-        ended = streams.communicate(child.fileno(), timeout)
-        timed_out = ended is None
-        if ended is None:
-            child.kill()
-            ended = streams.communicate(child.fileno(), KILL_GRACE) or wait(child.fileno())
-    except BaseException:
-        child.kill()
-        child.wait()
+        if not streams.pump(child.fileno(), None if timeout is None else child.began + timeout, on_end):
+            timed_out = True
+            kill()
+            streams.pump(child.fileno(), time.monotonic() + KILL_GRACE)
+    except BaseException as error:
+        kill()
+        streams.pump(child.fileno(), time.monotonic() + 1)
+        if ended_within(child.fileno(), KILL_GRACE):
+            error.__dict__["result"] = child.result()
         raise
-    finally:
-        duration = time.monotonic() - child.started
-    assert ended is not None
-    child.close()
-    return streams.result(child.args, ended, duration, timed_out=timed_out, text=text, check=check)
-
-
-class Streams:
-    """The pipes between us and a program: opened, pumped without deadlock, closed."""
-
-    def __init__(self, input: bytes | str | None, capture: bool, stdio: tuple[int | None, int | None, int | None]) -> None:
-        self.child: list[int] = []
-        self._theirs: list[int] = []
-        self._ours: dict[int, int] = {}
-        self._input = memoryview(input.encode() if isinstance(input, str) else input or b"")
-        self._output: dict[int, list[bytes]] = {}
-        given = [PIPE if input is not None else stdio[0], *(PIPE if capture and fd is None else fd for fd in stdio[1:])]
-        try:
-            for number, fd in enumerate(given):
-                self.child.append(self._open(number, fd))
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, number: int, fd: int | None) -> int:
-        if fd is None:
-            return number
-        if fd == DEVNULL:
-            self._theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-            return self._theirs[-1]
-        if fd != PIPE:
-            return fd
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        ours, theirs = (writer, reader) if number == 0 else (reader, writer)
-        self._theirs.append(theirs)
-        self._ours[number] = ours
-        os.set_blocking(ours, False)
-        if number:
-            self._output[number] = []
-        return theirs
-
-    def communicate(self, pidfd: int, timeout: float | None) -> Exit | None:
-        """Feed and drain the pipes until the program ended and its output is closed; None when the time is over."""
-        for fd in self._theirs:
-            os.close(fd)
-        self._theirs.clear()
-        if not self._ours:
-            return wait(pidfd, timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with selectors.DefaultSelector() as selector:
-            for number, fd in self._ours.items():
-                selector.register(fd, selectors.EVENT_READ if number else selectors.EVENT_WRITE, number)
-            while selector.get_map():
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return None
-                for key, _ in selector.select(left):
-                    self._pump(selector, key.fd, key.data)
-        return wait(pidfd, None if deadline is None else deadline - time.monotonic())
-
-    def _pump(self, selector: selectors.BaseSelector, fd: int, number: int) -> None:
-        if number:
-            chunk = os.read(fd, 1 << 16)
-            if chunk:
-                self._output[number].append(chunk)
-                return
-        else:
-            try:
-                self._input = self._input[os.write(fd, self._input[: 1 << 16]) :]
-            except BrokenPipeError:
-                self._input = memoryview(b"")  # the program does not want it
-            if self._input:
-                return
-        selector.unregister(fd)
-        os.close(self._ours.pop(number))
-
-    def result(self, args: tuple[str, ...], ended: Exit, duration: float, *, timed_out: bool, text: bool, check: bool) -> Result:
-        out, err = (b"".join(self._output[number]) if number in self._output else None for number in (1, 2))
-        convert: Callable[[bytes | None], bytes | str | None] = (
-            (lambda raw: raw if raw is None else raw.decode("utf-8", "surrogateescape")) if text else (lambda raw: raw)
-        )
-        code = ended.returncode
-        assert code is not None, "a child's exit status is known"
-        result = Result(args, code, convert(out), convert(err), duration, timed_out)
-        if check:
-            result.check_returncode()
-        return result
-
-    def close(self) -> None:
-        for fd in (*self._theirs, *self._ours.values()):
-            os.close(fd)
-        self._theirs.clear()
-        self._ours.clear()
-
-    def __enter__(self) -> Streams:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    return child.result(timed_out=timed_out)

@@ -4,107 +4,186 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .bundle import Bundle
-from .container import Container
-from .engine.processes import Exit
-from .process import KILL_GRACE, Result, Streams
+from .overrides import Args, Env, MountLike, Overrides, UserLike, words
+from .process import Child, Result, Usage, finish
+from .streams import Codec, Stdio, Streams
+from .temporary import Temporary
 
 if TYPE_CHECKING:
     from .plan.cgroups import Manager
 
 __all__ = ["run"]
 
+Image = Bundle | str | os.PathLike[str]
+Network = Literal["none", "host", False]
+
+
+class RunOptions(TypedDict, total=False):
+    """The further keywords of `run`, beside the text mode."""
+
+    input: bytes | str | None
+    capture_output: bool
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    timeout: float | None
+    check: bool
+    env: Env | None
+    cwd: str | None
+    user: UserLike | None
+    mounts: Iterable[MountLike] | None
+    memory: int | str | None
+    cpus: float | None
+    pids: int | None
+    network: Network | None
+    read_only: bool | None
+    hostname: str | None
+    container_id: str | None
+    root: str | os.PathLike[str] | None
+    cgroup_manager: Manager
+
+
+@overload
+def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunOptions]) -> Result[str]: ...
+@overload
+def run(
+    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunOptions]
+) -> Result[str]: ...
+@overload
+def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunOptions]) -> Result[str]: ...
+@overload
+def run(image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunOptions]) -> Result[bytes]: ...
+@overload
+def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunOptions]) -> Result[Any]: ...
+
 
 def run(
-    image: Bundle | str | os.PathLike[str],
-    args: Sequence[str] = (),
+    image: Image,
+    args: Args = (),
     *,
     input: bytes | str | None = None,
     capture_output: bool = False,
-    stdin: int | None = None,
-    stdout: int | None = None,
-    stderr: int | None = None,
-    text: bool = False,
+    stdin: Stdio = None,
+    stdout: Stdio = None,
+    stderr: Stdio = None,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
     timeout: float | None = None,
     check: bool = False,
+    env: Env | None = None,
+    cwd: str | None = None,
+    user: UserLike | None = None,
+    mounts: Iterable[MountLike] | None = None,
+    memory: int | str | None = None,
+    cpus: float | None = None,
+    pids: int | None = None,
+    network: Network | None = None,
+    read_only: bool | None = None,
+    hostname: str | None = None,
     container_id: str | None = None,
     root: str | os.PathLike[str] | None = None,
     cgroup_manager: Manager = "cgroupfs",
-) -> Result:
+) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does; nothing of the container is left.
 
     Args:
-        image: a `Bundle`, a bundle directory or a SIF file.
+        image: a SIF file, a `Bundle`, a bundle directory, or a directory that is a root filesystem. What the program writes to the
+            root filesystem of a SIF file or of a plain directory is gone at the end.
         args: the program and its arguments; what the config says by default.
-        timeout: seconds; then everything in the container is killed, and the result keeps the output so far and ``timed_out``.
+        input: bytes for stdin, or text with ``text=True``.
+        capture_output: keep stdout and stderr in the result.
+        stdin, stdout, stderr: descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; our own by default.
+        text: decode the output, as ``encoding`` and ``errors`` do; by default from UTF-8, what is invalid as surrogates.
+        timeout: seconds; then everything in the container is killed, and the result has the output so far and ``timed_out``.
+        check: raise ProcessError when the program does not end with 0.
+        env: variables over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
+        cwd: the working directory in the container.
+        user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``; names as in the image's passwd and group.
+        mounts: ``"source:destination"``, with ``:ro`` behind it read-only, or `Mount` objects; in place of one at that destination.
+        memory: the most memory, in bytes or as ``"512M"``; what needs more is killed.
+        cpus: CPU time, in CPUs: 0.5 is half of one.
+        pids: the most processes and threads.
+        network: ``"none"`` or False for an empty network, ``"host"`` for the host's; by default as the config says: empty in an
+            image.
+        read_only: whether the root filesystem is read-only.
+        hostname: the hostname in the container.
+        container_id: by default a random one.
+        root: the state directory; ``/run/ociruntime`` for root by default.
         cgroup_manager: who makes the cgroups, as for `Container.create`.
 
     Raises:
         TypeError: ``args`` is a string.
+        ValueError, BundleError: an argument cannot be carried out.
         SpecError, SifError, UnsupportedError, StepError: it could not be started.
         ProcessError: with ``check``, when the program does not end with 0.
+
+    What interrupts the call, KeyboardInterrupt for example, kills the container too; the exception has the output so far in its
+    attribute ``result``, a `Result`.
     """
-    if isinstance(args, str | bytes):
-        raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
-    if not isinstance(image, Bundle) and not Path(image).is_dir():
-        with tempfile.TemporaryDirectory(prefix="ociruntime-") as directory:
-            with Bundle.from_sif(image, Path(directory, "bundle")) as bundle:
-                return _run(
-                    bundle,
-                    args,
-                    input,
-                    capture_output,
-                    (stdin, stdout, stderr),
-                    text,
-                    timeout,
-                    check,
-                    container_id,
-                    root,
-                    cgroup_manager,
-                )
-    bundle = image if isinstance(image, Bundle) else Bundle.load(image)
-    return _run(
-        bundle, args, input, capture_output, (stdin, stdout, stderr), text, timeout, check, container_id, root, cgroup_manager
-    )
+    overrides = Overrides(words(args), env, cwd, user, mounts, memory, cpus, pids, network, read_only, hostname)
+    with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
+        name = container_id or f"run-{secrets.token_hex(8)}"
+        result = _run(source(image, overrides), streams, timeout, name, root, cgroup_manager)
+    if check:
+        result.check_returncode()
+    return result
+
+
+def source(image: Image, overrides: Overrides) -> Bundle | Temporary:
+    """What a container is made of. Raises BundleError: the image does not exist."""
+    if isinstance(image, Bundle):
+        return image.with_overrides(overrides)
+    path = Path(image)
+    if (path / "config.json").exists():
+        return Bundle.load(path).with_overrides(overrides)
+    return Temporary(path, overrides)
 
 
 def _run(
-    bundle: Bundle,
-    args: Sequence[str],
-    input: bytes | str | None,
-    capture_output: bool,
-    stdio: tuple[int | None, int | None, int | None],
-    text: bool,
+    made_of: Bundle | Temporary,
+    streams: Streams,
     timeout: float | None,
-    check: bool,
-    container_id: str | None,
+    container_id: str,
     root: str | os.PathLike[str] | None,
     cgroup_manager: Manager,
-) -> Result:
-    if args:
-        bundle = bundle.with_args(args)
-    shown = tuple((bundle.spec.process.args if bundle.spec.process else None) or ())
-    with Streams(input, capture_output, stdio) as streams:
-        began = time.monotonic()
-        container = Container.run(
-            container_id or f"run-{secrets.token_hex(8)}",
-            bundle,
-            root=root,
-            cgroup_manager=cgroup_manager,
-            stdin=streams.child[0],
-            stdout=streams.child[1],
-            stderr=streams.child[2],
-        )
-        with container:
-            ended = streams.communicate(container.fileno(), timeout)
-            timed_out = ended is None
-            if ended is None:
-                container.kill("KILL", all=True)
-                ended = streams.communicate(container.fileno(), KILL_GRACE) or Exit(None, 9)
-        return streams.result(shown, ended, time.monotonic() - began, timed_out=timed_out, text=text, check=check)
+) -> Result[Any]:
+    from .engine import cgroup
+    from .lifecycle.create import create
+    from .lifecycle.delete import delete
+    from .lifecycle.kill import kill_everything
+
+    began = time.monotonic()
+    made = create(
+        container_id,
+        made_of,
+        root=root,
+        stdio=streams.child,
+        terminal=None,
+        console_socket=None,
+        pid_file=None,
+        preserve_fds=0,
+        cgroup_manager=cgroup_manager,
+        new_keyring=True,
+        gate=False,
+    )
+    child = Child(made.args, made.document["pid"], made.pidfd, streams, began=began, cgroups=made.document.get("cgroups", []))
+
+    def kill() -> None:
+        kill_everything(made.document, child.fileno())
+
+    try:
+        streams.launched()
+        # In a pid namespace of its own all else ends with the first process; otherwise it could hold the pipes open.
+        result = finish(child, timeout, kill, None if made.own_pids else kill)
+        used = Usage.of_cgroups(child.cgroups, result.usage)
+        return result._replace(oom_killed=cgroup.oom_kills(child.cgroups) > 0, usage=used)
+    finally:
+        delete(made.entry, force=True)
+        child.close()

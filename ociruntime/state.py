@@ -6,13 +6,14 @@ gate) and ``lock``. What a crash would leave behind is recorded before it is mad
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Required, Self, TypedDict
@@ -49,7 +50,7 @@ class Status(StrEnum):
 
     @property
     def can_delete(self) -> bool:
-        return self is Status.STOPPED
+        return self in (Status.STOPPED, Status.CREATED, Status.CREATING)
 
 
 class StateDocument(TypedDict, total=False):
@@ -74,10 +75,6 @@ class StateDocument(TypedDict, total=False):
     steps: list[list[object]]
     total: int
     rootfs: str
-    process: bool
-    """Whether the config has a process."""
-    hooks: dict[str, list[tuple[str, Sequence[str], Sequence[str], int]]]
-    """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
 
 
 class State(NamedTuple):
@@ -193,31 +190,34 @@ class Entry:
         return document
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the container's lock: one operation that changes it at a time, over all processes."""
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes."""
         try:
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             raise ContainerNotFound(self.id, str(self.path.parent)) from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if not self.path.is_dir():
+            fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink == 0:  # it was deleted while we waited
                 raise ContainerNotFound(self.id, str(self.path.parent))
             yield
         finally:
             os.close(fd)
 
     def remove(self) -> None:
-        """Remove the directory; state.json goes last, so that a crash here leaves a container that can be deleted again."""
-        try:
-            names = os.listdir(self.path)
-        except FileNotFoundError:
-            return
-        for name in sorted(names, key=lambda name: (name == "state.json", name)):
-            (self.path / name).unlink(missing_ok=True)
-        try:
-            os.rmdir(self.path)
-        except FileNotFoundError:
+        """Remove the directory, the lock last: who waits for it learns that the container is gone."""
+        while True:
+            try:
+                names = os.listdir(self.path)
+                for name in sorted(names, key=lambda name: (name == "lock", name == "state.json", name)):
+                    (self.path / name).unlink(missing_ok=True)
+                os.rmdir(self.path)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY:
+                    continue  # somebody came for the lock just now
+                raise
             return
 
 
@@ -249,6 +249,23 @@ class StateStore:
         except FileExistsError:
             raise ContainerExists(container_id, str(self.root)) from None
         return entry
+
+    @contextmanager
+    def making(self, container_id: str) -> Iterator[Entry]:
+        """Make the directory of a new container and hold its lock; when the block raises, it is gone again. Raises as `create`."""
+        with ExitStack() as stack:
+            while True:
+                entry = self.create(container_id)
+                try:
+                    stack.enter_context(entry.locked())
+                    break
+                except ContainerNotFound:
+                    continue  # somebody took it for the remains of a crash
+            try:
+                yield entry
+            except BaseException:
+                entry.remove()
+                raise
 
     def entry(self, container_id: str) -> Entry:
         """The directory of a container that exists. Raises ContainerNotFound."""

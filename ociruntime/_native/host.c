@@ -7,8 +7,11 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "host.h"
@@ -36,7 +39,7 @@ static char *decimal(char *end, unsigned n)
 
 /* Runs between clone3 and execveat, on a stack of its own in the memory of the caller, whose thread stands still meanwhile: raw system
  * calls only, and nothing written but this stack and the launch structure. */
-static _Noreturn void child(void *arg)
+static void child(void *arg)
 {
     struct oci_launch *l = arg;
     int base = 3 + l->preserve, count = 5 + l->n_inputs, top = base + 2 + l->n_inputs;
@@ -66,17 +69,16 @@ static _Noreturn void child(void *arg)
 }
 
 #if defined(__x86_64__)
-/* clone3 with a stack for the child, which calls child(arg) on it. */
-static long clone_child(struct clone_args *a, void *arg)
+/* clone3 with a stack for the child, which calls run(arg) on it and shares our memory. */
+static long clone_child(struct clone_args *a, void (*run)(void *), void *arg, char *stack)
 {
-    char stack[CHILD_STACK] __attribute__((aligned(16)));
     long ret;
-    register void *r12 __asm__("r12") = (void *)child;
+    register void *r12 __asm__("r12") = (void *)run;
     register void *r13 __asm__("r13") = arg;
 
     a->flags |= CLONE_VM;
     a->stack = (uint64_t)(uintptr_t)stack;
-    a->stack_size = sizeof stack;
+    a->stack_size = CHILD_STACK;
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
@@ -92,11 +94,12 @@ static long clone_child(struct clone_args *a, void *arg)
 }
 #else
 /* Without a hand-written entry for this architecture the child gets a copy of the memory: slower from a big heap, and as correct. */
-static long clone_child(struct clone_args *a, void *arg)
+static long clone_child(struct clone_args *a, void (*run)(void *), void *arg, char *stack)
 {
     long ret = sys(__NR_clone3, a, sizeof *a);
+    (void)stack;
     if (ret == 0)
-        child(arg);
+        run(arg);
     return ret;
 }
 #endif
@@ -105,6 +108,7 @@ int oci_launch(struct oci_launch *l)
 {
     sigset_t all, before;
     struct clone_args a = { 0 };
+    char stack[CHILD_STACK] __attribute__((aligned(16)));
     long ret;
 
     l->pidfd = -1;
@@ -118,7 +122,7 @@ int oci_launch(struct oci_launch *l)
     }
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    ret = clone_child(&a, l);
+    ret = clone_child(&a, child, l, stack);
     pthread_sigmask(SIG_SETMASK, &before, 0);
     if (ret > 0)
         l->pid = (int)ret;
@@ -128,6 +132,71 @@ int oci_launch(struct oci_launch *l)
 static long told(long ret)
 {
     return ret < 0 ? -errno : ret;
+}
+
+/* Lives until it is killed, or who would do that is gone and the other end of the pipe with it. */
+static void linger(void *arg)
+{
+    const int *ends = arg;
+    char byte;
+    sys(__NR_close, ends[1]);
+    while (sys(__NR_read, ends[0], &byte, 1) == -EINTR)
+        ;
+    for (;;)
+        sys(__NR_exit_group, 0);
+}
+
+static long write_map(pid_t pid, const char *file, const char *map)
+{
+    char path[64];
+    long err;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    err = told(write(fd, map, strlen(map)));
+    close(fd);
+    return err;
+}
+
+/* A user namespace with these maps and nobody in it, for mounts: its descriptor. Its first process shares our memory and ends before
+ * this returns. */
+int oci_user_namespace(const char *uid_map, const char *gid_map)
+{
+    char path[64], stack[CHILD_STACK] __attribute__((aligned(16)));
+    struct clone_args a = { .flags = CLONE_NEWUSER | CLONE_PIDFD };
+    sigset_t all, before;
+    siginfo_t end;
+    int ends[2], pidfd = -1;
+    long pid, ret;
+
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -errno;
+    a.pidfd = (uint64_t)(uintptr_t)&pidfd;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid = clone_child(&a, linger, ends, stack);
+    pthread_sigmask(SIG_SETMASK, &before, 0);
+    ret = pid;
+    if (pid > 0)
+        ret = write_map((pid_t)pid, "uid_map", uid_map);
+    if (ret >= 0)
+        ret = write_map((pid_t)pid, "gid_map", gid_map);
+    if (ret >= 0) {
+        snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
+        ret = told(open(path, O_RDONLY | O_CLOEXEC));
+    }
+    close(ends[1]);
+    close(ends[0]);
+    if (pid > 0) {
+        syscall(__NR_pidfd_send_signal, pidfd, SIGKILL, 0, 0);
+        while (waitid(P_PIDFD, (id_t)pidfd, &end, WEXITED | __WALL) < 0 && errno == EINTR)
+            ;
+        close(pidfd);
+    }
+    return (int)ret;
 }
 
 int oci_fsopen(const char *fstype)

@@ -16,6 +16,7 @@ struct oci_launch {
     int pid, pidfd;   /* what came of it */
 };
 int oci_launch(struct oci_launch *l);
+int oci_user_namespace(const char *uid_map, const char *gid_map);
 int oci_fsopen(const char *fstype);
 int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value);
 int oci_fsmount(int fs, unsigned attrs);

@@ -264,6 +264,16 @@ static long mode_like(int source, int target)
     return mode < 0 ? mode : sys(__NR_fchmodat, target, ".", mode & 07777);
 }
 
+static long set_xattr(int dir, const struct op_setxattr *o)
+{
+    long err, fd = sys(__NR_openat, dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return fd;
+    err = sys(__NR_fsetxattr, fd, text(o->name), prog + o->value.off, o->value.len, 0);
+    sys(__NR_close, fd);
+    return err;
+}
+
 static long copy_up(int source, int target)
 {
     long in = sys(__NR_openat, source, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), out, err;

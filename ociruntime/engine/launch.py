@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Self
 
 from ..plan.ops import Report
 from .native import check, ffi, init_memfd, lib, sealed_memfd
+from .processes import reap_abandoned
 
 _REPORT: Final = struct.Struct("=IIiI")
 
@@ -65,6 +66,7 @@ class Init:
             cgroup: the directory of a v2 cgroup to start in, or -1.
             preserve: how many descriptors from 3 on the process inherits.
         """
+        reap_abandoned()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         memfd = -1
         try:
@@ -107,6 +109,12 @@ class Init:
         except ChildProcessError:
             pass  # reaped by the program that we live in
         self.close()
+
+    def release(self) -> int:
+        """Close what belongs to it, but for the pidfd, which the caller gets."""
+        pidfd, self.pidfd = self.pidfd, -1
+        self.close()
+        return pidfd
 
     def close(self) -> None:
         self.control.close()

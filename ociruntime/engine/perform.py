@@ -17,10 +17,10 @@ from . import undo
 from .causes import explain_errno
 from .host_steps import carry_out
 from .launch import Init, Message
+from .native import check, lib
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
-    from .hooks import Hooks
 
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _NS_GET_NSTYPE: Final = 0xB703
@@ -45,7 +45,6 @@ class Performance:
         cache: Path | None = None,
         parents: undo.Record = (),
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
-        hooks: Hooks | None = None,
     ) -> None:
         self.plan = plan
         self._stdio = stdio
@@ -53,7 +52,6 @@ class Performance:
         self._preserve = preserve
         self._cache = cache
         self._receivers = receivers or {}
-        self._hooks = hooks
         self._made = list(parents)
         self._backs: list[Callable[[], None]] = []
         self._at = 0
@@ -102,9 +100,6 @@ class Performance:
     def _handle(self, init: Init, message: Message) -> None:
         if message.kind is Report.ERROR:
             raise self.error(message)
-        if message.kind is Report.HOOK:
-            assert self._hooks is not None, "a plan with hooks"
-            raise self._hooks.failure(self.plan.steps[message.step - 1], message)
         if message.kind is Report.SYNC:
             self._at = message.step
             self._host_steps()
@@ -145,7 +140,7 @@ class Performance:
             if step.where != "host" or step.op == "clone3":
                 return
             try:
-                back = self._carry_out(step)
+                back = carry_out(step, self.init)
                 if back is not None:
                     self._backs.append(back)
             except OSError as error:
@@ -158,14 +153,6 @@ class Performance:
                 self._made.append(entry)
             self._at += 1
 
-    def _carry_out(self, step: Step) -> Callable[[], None] | None:
-        if step.op not in ("hook", "hook_state"):
-            return carry_out(step, self.init)
-        assert self._hooks is not None, "a plan with hooks"
-        assert self.init is not None, "a step behind the clone"
-        self._hooks.carry_out(step, self.init)
-        return None
-
     # ---- the init's steps ----
 
     def _launch(self) -> Init:
@@ -177,11 +164,7 @@ class Performance:
                 if entry.kind in self._given:
                     inputs.append(self._given[entry.kind])
                     continue
-                if entry.kind in ("state", "output"):
-                    assert self._hooks is not None, "a plan with hooks"
-                    opened.append(self._hooks.open(entry.kind))
-                else:
-                    opened.append(_open(entry))
+                opened.append(_open(entry))
                 inputs.append(opened[-1])
             into = -1
             if step.arguments()["into"]:
@@ -214,6 +197,9 @@ class Performance:
 
 def _open(entry: Input) -> int:
     """Open what the init inherits. Raises OSError, and SpecError for a file that is not the namespace that it should be."""
+    if entry.kind == "userns":
+        uids, gids = (text.encode() for text in entry.maps)
+        return check(lib.oci_user_namespace(uids, gids), f"a user namespace for {entry.name}")
     if entry.kind != "namespace":
         return os.open(entry.path, os.O_WRONLY | os.O_CLOEXEC if entry.kind == "write" else _O_PATH)
     try:

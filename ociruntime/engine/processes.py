@@ -7,9 +7,13 @@ import os
 import select
 import signal
 import struct
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..state import start_time
+
+if TYPE_CHECKING:
+    from .usage import Usage
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B
 _PIDFD_INFO_EXIT: Final = 1 << 3
@@ -58,11 +62,16 @@ def pid_namespace_of(pid: int) -> set[int]:
     return found
 
 
-def wait(pidfd: int, timeout: float | None = None) -> Exit | None:
-    """Wait for the end of a process; None after ``timeout`` seconds. A child is reaped."""
+def ended_within(pidfd: int, timeout: float | None) -> bool:
+    """Whether a process ends within ``timeout`` seconds, None for ever; it is not reaped."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    if not poller.poll(None if timeout is None else max(0.0, timeout) * 1000):
+    return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
+
+
+def wait(pidfd: int, timeout: float | None = None) -> Exit | None:
+    """Wait for the end of a process; None after ``timeout`` seconds. A child is reaped."""
+    if not ended_within(pidfd, timeout):
         return None
     try:
         info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
@@ -70,6 +79,58 @@ def wait(pidfd: int, timeout: float | None = None) -> Exit | None:
         return _exit_of_stranger(pidfd)
     assert info is not None
     return Exit(info.si_status) if info.si_code == os.CLD_EXITED else Exit(None, info.si_status)
+
+
+def reap(pidfd: int, pid: int) -> tuple[Exit, Usage]:
+    """Reap a child that has ended; how it ended, and what it used with its own children."""
+    from .usage import Usage
+
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        found, status, used = os.wait4(pid, os.WNOHANG)
+        if not found:
+            raise ChildProcessError
+    except ChildProcessError:  # somebody else has reaped it, or SIGCHLD is ignored
+        return _exit_of_stranger(pidfd), Usage()
+    usage = Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return Exit(None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else Exit(os.WEXITSTATUS(status)), usage
+
+
+def end_session(leader: int, pids: Iterable[int]) -> None:
+    """Kill what of ``pids`` still belongs to the session that a process began."""
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if os.getsid(pid) == leader:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        finally:
+            os.close(pidfd)
+
+
+_abandoned: list[int] = []
+
+
+def abandon(pidfd: int) -> None:
+    """Take the pidfd of a child that nobody waits for any more; it is reaped with one of the next launches, and its zombie goes."""
+    _abandoned.append(pidfd)
+    reap_abandoned()
+
+
+def reap_abandoned() -> None:
+    """Reap what was abandoned and has ended since."""
+    for pidfd in _abandoned[:]:
+        if ended_within(pidfd, 0):
+            try:
+                _abandoned.remove(pidfd)
+            except ValueError:
+                continue  # another thread was faster
+            wait(pidfd, 0)
+            os.close(pidfd)
 
 
 def _exit_of_stranger(pidfd: int) -> Exit:

@@ -38,11 +38,18 @@ def _systemd_scope(unit: str, whose: str, directory: str) -> None:
             raise  # where the cgroup is gone, it went with the systemd of a user who logged out
 
 
+def _bundle(path: str) -> None:
+    from ..rootfs.temporary import discard
+
+    discard(path)
+
+
 _ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "cgroup": _cgroup,
     "cgroup_parent": _cgroup_parent,
     "rdt": rdt.remove,
     "systemd_scope": _systemd_scope,
+    "bundle": _bundle,
 }
 
 

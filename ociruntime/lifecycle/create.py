@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,20 +12,19 @@ from ..bundle import Bundle
 from ..engine import handover, undo
 from ..engine.gate import listen
 from ..engine.perform import Performance
-from ..errors import OCIRuntimeWarning, UnsupportedError
+from ..errors import UnsupportedError
 from ..host import Host
+from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
+from ..temporary import Temporary
 from .agent import send
-from .delete import after_delete, delete
-from .start import after_start
+from .warn import warn
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from ..engine.hooks import Hooks
     from ..engine.launch import Init
-    from ..plan import Plan
     from ..plan.cgroups import Manager
     from ..spec import RuntimeSpec
 
@@ -33,21 +32,25 @@ StrPath = str | os.PathLike[str]
 
 
 class Created(NamedTuple):
-    """What its maker has of a new container."""
+    """A container that has been made."""
 
     entry: Entry
+    document: StateDocument
     pidfd: int
-    """Of the first process."""
+    """Of its first process."""
+    args: tuple[str, ...]
+    own_pids: bool
+    """Whether it has a pid namespace of its own."""
     terminal: int
     """The master of its terminal, or -1."""
 
 
 def create(
     container_id: str,
-    bundle: Bundle | StrPath,
+    bundle: Bundle | Temporary | StrPath,
     *,
     root: StrPath | None,
-    stdio: tuple[int | None, int | None, int | None],
+    stdio: Sequence[int],
     terminal: bool | None,
     console_socket: StrPath | None,
     pid_file: StrPath | None,
@@ -56,113 +59,82 @@ def create(
     new_keyring: bool,
     gate: bool,
 ) -> Created:
-    """Create a container, or without ``gate`` run it at once.
-
-    Arguments and errors are those of `Container.create`.
-    """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    store = StateStore(root)
-    if terminal is not None:
-        opened = opened.with_process(terminal=terminal)
-    host = Host.probe()
-    if not new_keyring:
-        host = host._replace(keyrings=False)
-    plan = opened.plan(host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
-    for text in plan.warnings:
-        warnings.warn(text, OCIRuntimeWarning, stacklevel=4)
-    if plan.terminal and console_socket is None and not terminal:
-        raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or pass terminal=True")
-    if console_socket is not None and not plan.terminal:
-        raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
+    """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
     if preserve_fds < 0:
         raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
-    entry = store.create(container_id)
-    try:
-        parents = undo.parents(plan)
-    except BaseException:
-        entry.remove()
-        raise
-    document: StateDocument = {
-        "id": container_id,
-        "bundle": str(opened.path),
-        "status": Status.CREATING,
-        "created_at": time.time_ns(),
-        "annotations": dict(opened.spec.annotations or {}),
-        "cgroups": list(plan.cgroups),
-        "undo": [*parents, *undo.of_plan(plan)],
-        "namespaces": plan.namespaces,
-        "new_keyring": new_keyring,
-        "rootfs": str(opened.rootfs),
-        "total": len(plan.steps),
-        "process": opened.spec.process is not None,
-        "hooks": dict(plan.hooks),
-    }
-    hooks = _hooks(plan, document)
+    store = StateStore(root)
+    opened = Bundle.load(bundle) if isinstance(bundle, str | os.PathLike) else bundle
     performance: Performance | None = None
     listener: socket.socket | None = None
     masters: list[int] = []
-    try:
-        entry.write(document)  # from here on a crash leaves something that delete --force can clean up
-        (entry.path / "config.json").write_bytes(opened.config_bytes)
-        if gate:
-            listener = listen(entry.path)
-            names = [step.op for step in plan.steps]
-            after = names.index("gate") + 1
-            document["listener"] = listener_of(opened.spec)
-            document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
-        performance = Performance(
-            plan,
-            stdio=[fd if fd is not None else i for i, fd in enumerate(stdio)],
-            gate=listener.fileno() if listener else -1,
-            preserve=preserve_fds,
-            parents=parents,
-            cache=store.root / ".seccomp",
-            receivers=receivers(opened.spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
-            hooks=hooks,
-        )
-        init = performance.begin()
-        document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
-        document["status"] = Status.CREATED if gate else Status.RUNNING
-        if not gate:
-            document["started_at"] = time.time_ns()
-        entry.write(document)
-        if pid_file is not None:
-            write_pid_file(Path(pid_file), init.pid)
-        performance.finish()
-    except BaseException:
+    document = StateDocument(id=container_id, bundle=str(opened.path), status=Status.CREATING, created_at=time.time_ns())
+    with store.making(container_id) as entry:
         try:
-            if performance is not None:
-                performance.abort()
+            if isinstance(opened, Temporary):
+                document["undo"] = [opened.undo]
+                entry.write(document)
+                opened = opened.make()
+            if terminal is not None:
+                opened = opened.with_process(terminal=terminal)
+            host = Host.probe()
+            if not new_keyring:
+                host = host._replace(keyrings=False)
+            plan = opened.plan(host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
+            if plan.terminal and console_socket is None and not terminal:
+                raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or terminal=True")
+            if console_socket is not None and not plan.terminal:
+                raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
+            warn(plan.warnings)
+            parents = undo.parents(plan)
+            document["annotations"] = dict(opened.spec.annotations or {})
+            document["cgroups"] = list(plan.cgroups)
+            document["undo"] = [*document.get("undo", []), *parents, *undo.of_plan(plan)]
+            document["namespaces"], document["new_keyring"] = plan.namespaces, new_keyring
+            document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
+            entry.write(document)  # from here on a crash leaves something that delete --force can clean up
+            (entry.path / "config.json").write_bytes(opened.config_bytes)
+            if gate:
+                listener = listen(entry.path)
+                names = [step.op for step in plan.steps]
+                after = names.index("gate") + 1
+                document["listener"] = listener_of(opened.spec)
+                document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
+            performance = Performance(
+                plan,
+                stdio=stdio,
+                gate=listener.fileno() if listener else -1,
+                preserve=preserve_fds,
+                parents=parents,
+                cache=store.root / ".seccomp",
+                receivers=receivers(
+                    opened.spec, document, to_socket(console_socket) if console_socket is not None else masters.append
+                ),
+            )
+            init = performance.begin()
+            document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
+            document["status"] = Status.CREATED if gate else Status.RUNNING
+            if not gate:
+                document["started_at"] = time.time_ns()
+            entry.write(document)
+            if pid_file is not None:
+                write_pid_file(Path(pid_file), init.pid)
+            performance.finish()
+        except BaseException:
+            try:
+                if performance is not None:
+                    performance.abort()
+            finally:
+                for fd in masters:
+                    os.close(fd)
+                if isinstance(bundle, Temporary):
+                    undo.perform([bundle.undo])
+            raise
         finally:
-            for fd in masters:
-                os.close(fd)
-            entry.remove()
-        if hooks is not None and hooks.begun:
-            after_delete(document)
-        raise
-    finally:
-        if listener:
-            listener.close()
-        if hooks is not None:
-            hooks.close()
-    pidfd = os.dup(init.pidfd)
-    init.close()
-    if not gate and (failure := after_start(document)) is not None:
-        delete(entry, pidfd, force=True)
-        for fd in (pidfd, *masters):
-            os.close(fd)
-        raise failure
-    return Created(entry, pidfd, masters[0] if masters else -1)
-
-
-def _hooks(plan: Plan, document: StateDocument) -> Hooks | None:
-    """The hooks that run until the process does, if there are any."""
-    if not any(step.op in ("hook", "hook_state") for step in plan.steps):
-        return None
-    from ..engine.hooks import Hooks
-
-    # To them the container is created: what comes before hooks is done (runtime.md, Lifecycle, 2 and 3).
-    return Hooks(lambda: state_of(document)._replace(status=Status.CREATED))
+            if listener:
+                listener.close()
+    process = opened.spec.process
+    args = tuple((process.args if process else None) or ())
+    return Created(entry, document, init.release(), args, bool(plan.clone_flags & CLONE_NEW["pid"]), masters[0] if masters else -1)
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:

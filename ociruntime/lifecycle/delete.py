@@ -7,8 +7,8 @@ import signal
 
 from ..engine import cgroup, undo
 from ..engine.processes import wait
-from ..errors import HookError, OCIRuntimeWarning, StateError, WrongStatus
-from ..state import Entry, StateDocument, Status, state_of
+from ..errors import StateError, WrongStatus
+from ..state import Entry, StateDocument, Status
 from .status import current, first_process
 
 _DEATH = 10.0
@@ -30,24 +30,6 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
         _end(entry, document, status, own)
         undo.perform(document.get("undo", []))
         entry.remove()
-    after_delete(document)
-
-
-def after_delete(document: StateDocument) -> None:
-    """Run the poststop hooks: a failure is a warning, and the others still run (runtime.md, Lifecycle, 13)."""
-    hooks = document.get("hooks", {}).get("poststop")
-    if not hooks:
-        return
-    import warnings
-
-    from ..engine.hooks import Hook, run
-
-    state = state_of(document)._replace(status=Status.STOPPED, pid=0)
-    for hook in hooks:
-        try:
-            run("poststop", Hook(*hook), state)
-        except HookError as error:
-            warnings.warn(str(error), OCIRuntimeWarning, stacklevel=4)
 
 
 def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ..engine import cgroup
 from ..engine.perform import Performance
-from ..errors import OCIRuntimeWarning, WrongStatus
+from ..engine.processes import ended_within
+from ..errors import WrongStatus
 from ..host import Host
+from ..overrides import Overrides
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
-from ..process import Process as Child
-from ..process import exec_process
 from ..state import Entry, StateDocument, Status
 from ..terminal import Terminal
 from .create import StrPath, receivers, to_socket, write_pid_file
 from .status import current, first_process
+from .warn import warn
 
 if TYPE_CHECKING:
     from ..spec import Process, RuntimeSpec
+
+_OF_AN_END: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL})
+"""What joining a container says that is about to end: without namespaces, or with a pid namespace that takes nobody."""
+_END: Final = 0.5
+"""Seconds from there to its end."""
+
+
+class Started(NamedTuple):
+    """A further process in a container, on its way."""
+
+    args: tuple[str, ...]
+    pid: int
+    pidfd: int
+    cgroups: Sequence[str]
+    oom_kills: int
+    """In the container, before."""
+    terminal: Terminal | None
 
 
 def _foreign(document: StateDocument) -> int:
@@ -37,61 +56,83 @@ def _foreign(document: StateDocument) -> int:
 def execute(
     entry: Entry,
     spec: RuntimeSpec,
-    args: Sequence[str],
+    overrides: Overrides,
     *,
-    stdio: tuple[int | None, int | None, int | None],
-    env: Sequence[str] | None,
-    cwd: str | None,
-    user: tuple[int, int] | None,
-    process: Process | None,
-    terminal: bool,
+    process: Process | Mapping[str, Any] | None,
+    capabilities: Sequence[str],
+    stdio: Sequence[int],
     console_socket: StrPath | None,
     pid_file: StrPath | None,
     preserve_fds: int,
-) -> Child:
+) -> Started:
     """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
-    if isinstance(args, str | bytes):
-        raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
-    document = entry.read()
-    status = current(document).status
-    if not status.can_exec:
-        raise WrongStatus(entry.id, "exec in", status, "running")
-    wanted = exec_process(process or spec.process, args, env, cwd, user, terminal=terminal or console_socket is not None)
-    plan = compile_exec(
-        wanted,
-        spec,
-        Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
-        namespaces=_foreign(document),
-        cgroups=tuple(document.get("cgroups", [])),
-        container_id=entry.id,
-    )
-    for text in plan.warnings:
-        warnings.warn(text, OCIRuntimeWarning, stacklevel=3)
-    pidfd = first_process(document)
-    if pidfd is None:
-        raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
-    masters: list[int] = []
-    try:
-        performance = Performance(
-            plan,
-            stdio=[fd if fd is not None else i for i, fd in enumerate(stdio)],
-            pidfd=pidfd,
-            preserve=preserve_fds,
-            cache=entry.path.parent / ".seccomp",
-            receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
-        )
-        init = performance.begin()
+    if preserve_fds < 0:
+        raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
+    with entry.locked(shared=True):  # so that nobody pauses the container meanwhile: a frozen init never answers
+        document = entry.read()
+        status = current(document).status
+        if not status.can_exec:
+            raise WrongStatus(entry.id, "exec in", status, "running")
+        pidfd, cgroups = first_process(document), document.get("cgroups", [])
+        if pidfd is None:
+            raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
+        masters: list[int] = []
         try:
-            if pid_file is not None:
-                write_pid_file(Path(pid_file), init.pid)
-        except BaseException:
-            performance.abort()
+            wanted = _wanted(spec, overrides, process, capabilities, Path(f"/proc/{document['pid']}/root"))
+            plan = compile_exec(
+                wanted,
+                spec,
+                Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
+                namespaces=_foreign(document),
+                cgroups=tuple(cgroups),
+                container_id=entry.id,
+            )
+            warn(plan.warnings)
+            performance = Performance(
+                plan,
+                stdio=stdio,
+                pidfd=pidfd,
+                preserve=preserve_fds,
+                cache=entry.path.parent / ".seccomp",
+                receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
+            )
+            oom_kills = cgroup.oom_kills(cgroups)
+            init = performance.begin()
+            try:
+                if pid_file is not None:
+                    write_pid_file(Path(pid_file), init.pid)
+            except BaseException:
+                performance.abort()
+                raise
+            performance.finish()
+        except BaseException as error:
+            for fd in masters:
+                os.close(fd)
+            if isinstance(error, OSError) and error.errno in _OF_AN_END and ended_within(pidfd, _END):
+                raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
             raise
-        performance.finish()
-    except BaseException:
-        for fd in masters:
-            os.close(fd)
-        raise
-    finally:
-        os.close(pidfd)
-    return Child(tuple(wanted.args or ()), init, Terminal(masters[0]) if masters else None)
+        finally:
+            os.close(pidfd)
+    return Started(
+        tuple(wanted.args or ()), init.pid, init.release(), cgroups, oom_kills, Terminal(masters[0]) if masters else None
+    )
+
+
+def _wanted(
+    spec: RuntimeSpec,
+    overrides: Overrides,
+    process: Process | Mapping[str, Any] | None,
+    capabilities: Sequence[str],
+    rootfs: Path,
+) -> Process:
+    """The process object: the container's own without its terminal, or a given one; with what was asked for changed."""
+    from ..spec import Capabilities
+    from ..spec import Process as ProcessSpec
+
+    if isinstance(process, Mapping):
+        process = ProcessSpec.load(process)
+    base = process or (spec.process or ProcessSpec(cwd="/")).evolve(terminal=None, console_size=None)
+    wanted = overrides.apply(spec.evolve(process=base), rootfs).process
+    assert wanted is not None, "there is one now"
+    # Never to the inheritable or ambient sets: a program of another user, or without them on its file, must not get them.
+    return wanted.evolve(capabilities=(wanted.capabilities or Capabilities()).add(*capabilities)) if capabilities else wanted

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .capabilities import ALL
 from .cgroups import Manager, compile_cgroups, compile_join, compile_late, compile_scope, placed
 from .devices import Devices
-from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .identity import compile_identity
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
@@ -18,7 +17,7 @@ from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .rdt import compile_rdt, compile_rdt_join
-from .rootfs import compile_hidden, enter_root, finish_root, hang_root, open_place, pivot_root, prepare_root, rootfs_path
+from .rootfs import compile_hidden, copy_root, enter_root, finish_root, rootfs_path, settle_tree
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
@@ -26,7 +25,7 @@ from .users import Groups, compile_root, groups_in
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import Linux, Process, RuntimeSpec
+    from ..spec import Process, RuntimeSpec
 
 
 def compile_create(
@@ -47,51 +46,51 @@ def compile_create(
         UnsupportedError: this host or this version cannot do it.
     """
     linux, process = spec.linux, spec.process
-    if process is None and not gate:
+    if process is None:
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
-    _refuse(linux)
+    if spec.hooks is not None and any(getattr(spec.hooks, name) for name in _HOOKS):
+        raise UnsupportedError("$.hooks: hooks are not supported yet")
 
     spaces = namespaces_of(linux)
     own = spaces.own
     b = Builder()
-    hooks = compile_hooks(b, spec)
 
     b.phase = "On the host, before the clone"
     setup = compile_cgroups(b, linux, container_id, host, manager)
     placement = setup.placement
     groups = compile_rdt(b, linux, host, container_id)
     flags = compile_clone(b, spaces, placement.into)
+    rootfs = rootfs_path(spec, bundle)
+    mounts = Mounts(b, spec, host, bundle=bundle, rootfs=rootfs, own=own, placement=placement)
+    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, borrow=spaces.user)
+
+    # Who enters a user namespace leaves his rights over the host's files and mounts behind.
+    early = spaces.user and "mount" in spaces.new and host.privileged
+    if early:
+        b.phase = "Still in the caller's namespaces"
+        root = copy_root(b, spec, rootfs, early=True)
+        mounts.sources(early=True)
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
     compile_scope(b, setup, spec, container_id, host)
     compile_enter(b, spaces, linux, host)
     compile_net_devices(b, linux, own)
-    rootfs = rootfs_path(spec, bundle)
-    root = prepare_root(b, spec, rootfs)
-    mounts = Mounts(b, spec, bundle=bundle, rootfs=rootfs)
-    mounts.prepare_binds()
-    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, user=spaces.user)
-    place = open_place(b, rootfs) if hooks.at_create else NO_SLOT
+    settle_tree(b, spec)
+    if not early:
+        root = copy_root(b, spec, rootfs)
+        mounts.sources()
+    devices.sources()
     compile_root(b, spaces, linux)
     mounts.prepare()
     proc = next((m for m in mounts.prepared if m.fstype == "proc"), None)
-    if hooks.at_create:
-        # Hooks find everything mounted below the path of the rootfs, in the host's tree.
-        hang_root(b, root, place)
-        root, attached = mounts.attach(root, pivot=False)
-        devices.compile(root, attached)
-        b.phase = "Hooks"
-        compile_create_hooks(b, hooks, root)
-        b.phase = "In the container's root"
-        pivot_root(b, root)
-    else:
-        enter_root(b, spec, root)
-        b.phase = "In the container's root"
-        root, attached = mounts.attach(root)
-        devices.compile(root, attached)
+    enter_root(b, spec, root)
+
+    b.phase = "In the container's root"
+    root, attached = mounts.attach(root)
+    devices.compile(root, attached)
     compile_names(b, spec, own)
     compile_sysctl(b, linux, own, proc)
     compile_hidden(b, linux, root)
@@ -99,46 +98,39 @@ def compile_create(
 
     b.phase = "The process"
     b.init("setsid", text="a session of its own")
-    if process is not None and process.terminal:
+    if process.terminal:
         compile_terminal(b, process, attached, root)
-    if process is not None:
-        compile_limits(b, process)
-        compile_scheduling(b, process)
+    compile_limits(b, process)
+    compile_scheduling(b, process)
     compile_memory_policy(b, linux)
     compile_personality(b, linux)
     compile_keyring(b, host)
-    if process is not None:
-        b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
-        b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
+    b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
+    b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
-    compile_state(b, hooks)
-    if process is not None:
-        compile_oom_score(b, process)
+    compile_oom_score(b, process)
     compile_rdt_join(b, groups)
     compile_late(b, setup)
     if gate:
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
         b.init("gate", slot, text="wait for start")
-    if process is not None:
-        compile_identity(
-            b,
-            process,
-            host,
-            linux.seccomp if linux else None,
-            held=ALL if spaces.user else None,
-            proc=proc.slot if proc else NO_SLOT,
-            allowed=groups_in(spaces, linux, host),
-        )
-        compile_start_hooks(b, hooks, root)
-        compile_exec_step(b, process)
+    compile_identity(
+        b,
+        process,
+        host,
+        linux.seccomp if linux else None,
+        held=ALL if spaces.user else None,
+        proc=proc.slot if proc else NO_SLOT,
+        allowed=groups_in(spaces, linux, host),
+    )
+    compile_exec_step(b, process)
     return b.plan(
         f"create {container_id} from {bundle}",
         clone_flags=flags,
         cgroups=placement.directories,
         namespaces=spaces.bits,
-        terminal=bool(process and process.terminal),
-        hooks=hooks.stored(),
+        terminal=bool(process.terminal),
     )
 
 
@@ -200,10 +192,4 @@ def compile_exec(
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
 
 
-def _refuse(linux: Linux | None) -> None:
-    # Nothing that somebody asked for is left out silently.
-    if linux is None:
-        return
-    for name in ("mount_label",):
-        if getattr(linux, name, None):
-            raise UnsupportedError(f"$.linux.{name}: not supported yet")
+_HOOKS: Final = ("prestart", "create_runtime", "create_container", "start_container", "poststart", "poststop")

@@ -54,7 +54,7 @@ def _nodes(devices: tuple[Device, ...]) -> list[_Node]:
         if path == "/":
             raise SpecError([Problem(f"{where}.path", "is the root", section)])
         major, minor = (0, 0) if kind == k.S_IFIFO else (device.major or 0, device.minor or 0)
-        mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
+        mode = 0o666 if device.file_mode is None else device.file_mode & 0o777
         shown = str(device.type) if kind == k.S_IFIFO else f"{device.type} {major}:{minor}"
         text = f"{path} {shown} {mode:04o}"
         nodes.append(_Node(path, kind, k.makedev(major, minor), mode, device.uid or 0, device.gid or 0, text))
@@ -62,16 +62,23 @@ def _nodes(devices: tuple[Device, ...]) -> list[_Node]:
 
 
 class Devices:
-    """The devices of one container: made in its own /dev; in a /dev that is the host's they must be there already.
+    """The devices of one container: made in its own /dev, or the host's where nobody may make any.
 
-    In a user namespace nobody may make any: those of the host are bound instead.
+    In a /dev that is the host's they must be there already.
     """
 
-    def __init__(self, b: Builder, devices: tuple[Device, ...], mounts: Mounts, *, user: bool) -> None:
-        """Open what comes from the host. Raises SpecError."""
+    def __init__(self, b: Builder, devices: tuple[Device, ...], mounts: Mounts, *, borrow: bool) -> None:
+        """Read the config.
+
+        Args:
+            borrow: bind the host's devices of the same path, as the kernel lets nobody make any in a user namespace.
+
+        Raises:
+            SpecError: a device is of no type, or lacks its number.
+        """
         self.b = b
         self._mounts = mounts
-        self._bound = any(mount.destination == "/dev" and mount.fstype == "bind" for mount in mounts.prepared)
+        self._bound = mounts.binds("/dev")
         nodes = [
             _Node(f"/dev/{name}", k.S_IFCHR, k.makedev(major, minor), 0o666, 0, 0, f"/dev/{name} c {major}:{minor} 0666")
             for name, major, minor in DEFAULT_DEVICES
@@ -79,7 +86,17 @@ class Devices:
         own = _nodes(devices)
         taken = {node.path for node in own}
         self._nodes = [*(() if self._bound else (node for node in nodes if node.path not in taken)), *own]
-        self._from_host = {node.path: self._open(node) for node in self._nodes if user and self._is_bound(node)}
+        self._borrow = borrow
+        self._borrowed: dict[str, int] = {}
+
+    def sources(self) -> None:
+        """The steps that copy the host's devices, while its tree is in sight."""
+        for node in self._nodes if self._borrow else ():
+            if node.kind != k.S_IFIFO and not (self._bound and below(node.path, "/dev")):
+                slot = self._borrowed[node.path] = self.b.slot()
+                self.b.init("open", NO_SLOT, node.path, k.O_PATH, 0, 0, slot, text=f"{node.path} of the host")
+                self.b.init("prove_dev", slot, node.kind, node.number, text=node.text)
+                self.b.init("open_tree", slot, "", k.OPEN_TREE_CLONE | k.AT_EMPTY_PATH, slot, text=f"the host's {node.path}")
 
     def compile(self, root: int, attached: dict[str, int]) -> None:
         """The steps that make the nodes and links."""
@@ -88,35 +105,19 @@ class Devices:
             if self._bound and below(node.path, "/dev"):
                 self._check(root, node)
                 continue
-            if node.path in self._from_host:
-                self._attach(root, node)
-                continue
             if node.directory not in directories:
                 slot = directories[node.directory] = self.b.slot()
                 text = f"{node.directory}, made where missing"
                 self.b.init("target", root, node.directory, Target(0), 0o755, NO_SLOT, slot, text=text)
             directory = directories[node.directory]
-            self.b.init("mknod", directory, node.name, node.kind | node.mode, node.number, node.uid, node.gid, text=node.text)
+            if node.path in self._borrowed:
+                target = self._mounts.target(directory, node.name, Target.FILE | Target.NO_LINK, NO_SLOT, shown=node.path)
+                self.b.init("move_mount", self._borrowed[node.path], target, text=f"the host's {node.path} -> {node.path}")
+            else:
+                self.b.init("mknod", directory, node.name, node.kind | node.mode, node.number, node.uid, node.gid, text=node.text)
         if not self._bound:
-            if "/dev" not in directories:
-                directories["/dev"] = self.b.slot()
-                self.b.init("target", root, "/dev", Target(0), 0o755, NO_SLOT, directories["/dev"], text="/dev, made where missing")
-            for name, target in DEFAULT_LINKS:
-                self.b.init("symlink", directories["/dev"], name, target, text=f"/dev/{name} -> {target}")
-
-    def _is_bound(self, node: _Node) -> bool:
-        return node.kind != k.S_IFIFO and not (self._bound and below(node.path, "/dev"))
-
-    def _open(self, node: _Node) -> int:
-        slot = self.b.slot()
-        self.b.init("open_tree", NO_SLOT, node.path, k.OPEN_TREE_CLONE, slot, text=f"{node.path} of the host")
-        self.b.init("prove_dev", slot, node.kind, node.number, text=node.text)
-        return slot
-
-    def _attach(self, root: int, node: _Node) -> None:
-        slot = self._from_host[node.path]
-        target = self._mounts.target(root, node.path, Target.FILE, NO_SLOT)
-        self.b.init("move_mount", slot, target, text=f"the host's {node.path} -> {node.path}")
+            for name, leads in DEFAULT_LINKS:
+                self.b.init("symlink", directories["/dev"], name, leads, text=f"/dev/{name} -> {leads}")
 
     def _check(self, root: int, node: _Node) -> None:
         """Nothing is made in the host's /dev."""

@@ -50,8 +50,6 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "systemd_scope": ("unit", "properties", "path", "mountpoint", "user"),
     "clone3": ("flags", "into"),
     "idmap": ("file", "text", "helper"),
-    "hook": ("kind", "path", "args", "env", "timeout"),
-    "hook_state": (),
     "proc_write": ("file", "text"),
     "netdev_move": ("name", "new"),
     "rdt_make": ("group",),
@@ -66,11 +64,12 @@ class Input(NamedTuple):
     """A descriptor that the calling process opens and the init inherits; its slot is its place in `Plan.inputs`."""
 
     kind: str
-    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``gate`` (the
-    listening socket of start), ``pidfd`` (the container's), ``state`` and ``output`` (of hooks)."""
+    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``userns`` (a user
+    namespace with ``maps``, and nobody in it), ``gate`` (the listening socket of start), ``pidfd`` (the container's)."""
     name: str
     path: str
     bit: int = 0
+    maps: tuple[str, str] = ("", "")
 
 
 class Plan(NamedTuple):
@@ -85,8 +84,6 @@ class Plan(NamedTuple):
     namespaces: int = 0
     """The CLONE_NEW* bits of the namespaces that differ from the caller's."""
     terminal: bool = False
-    hooks: Mapping[str, list[tuple[str, Sequence[str], Sequence[str], int]]] = {}
-    """The hooks of start and delete, as plain values by their kinds: they must outlive create."""
     warnings: tuple[str, ...] = ()
     """What of the config cannot be granted and does not matter enough for an error, by the runtime spec."""
 
@@ -150,8 +147,8 @@ class Builder:
             raise UnsupportedError(f"the plan needs more than {MAX_SLOTS} open descriptors: too many mounts")
         return self._free
 
-    def input(self, kind: str, name: str, path: str = "", bit: int = 0) -> int:
-        self.inputs.append(Input(kind, name, path, bit))
+    def input(self, kind: str, name: str, path: str = "", bit: int = 0, maps: tuple[str, str] = ("", "")) -> int:
+        self.inputs.append(Input(kind, name, path, bit, maps))
         return len(self.inputs) - 1
 
     def plan(self, title: str, **more: object) -> Plan:

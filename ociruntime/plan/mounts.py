@@ -1,30 +1,39 @@
 """Mounts: the steps that make each mount detached, and attach it in the container's root (config.md, Mounts).
 
-Two passes: `Mounts.prepare` while the host's tree is in sight, `Mounts.attach` in the order of the config when it no longer is.
+Three passes: `Mounts.sources` copies what comes from the host, while the caller's rights last; `Mounts.prepare` makes filesystems
+in the container's namespaces; `Mounts.attach` puts everything in its place, in the order of the config, with the host's tree gone.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
+from .cgroup_mounts import CgroupMounts
+from .idmaps import IdMaps
 from .model import NO_SLOT, Builder
 from .mount_options import PROPAGATION, SUPERBLOCK, Options, names, parse_options
 from .ops import Target
 from .paths import below, destination_in_root
-from .rootfs import root_propagation
+from .rootfs import root_propagation, settled
 
 if TYPE_CHECKING:
+    from ..host import Host
     from ..spec import Mount, RuntimeSpec
+    from .cgroups import Placement
 
 _SECTION: Final = "config.md#mounts"
 _LONGEST_VALUE: Final = 255
 # What fsconfig(2) takes for one value.
 _RO_BY_MOUNT: Final = frozenset({"sysfs", "mqueue", "tmpfs"})
 # Read-only is the mount, not the filesystem: it may be the host's as well, or something is written to it first.
+_NEEDS: Final = {"proc": ("pid", "/proc"), "mqueue": ("ipc", "/dev/mqueue")}
+# In a user namespace: the namespace that a filesystem shows and that must be the container's too; what to bind otherwise.
+_UNLABELLED: Final = frozenset({"proc", "sysfs", "cgroup", "cgroup2"})
+_XATTR_LABEL: Final = "mqueue"
 
 
 class Prepared(NamedTuple):
@@ -38,111 +47,207 @@ class Prepared(NamedTuple):
     """Writes the steps that attach it below the root in a slot; gives the slot of what was attached."""
 
 
+class Wanted(NamedTuple):
+    """An entry of the config, with its options sorted."""
+
+    mount: Mount
+    where: str
+    destination: str
+    fstype: str
+    options: Options
+
+    @property
+    def change(self) -> bool:
+        """Whether it changes a mount that is there: ``remount``, or nothing but a propagation type."""
+        only = Options(propagation=self.options.propagation)
+        return self.options.remount or (not self.fstype and bool(only.propagation) and self.options == only)
+
+
+def _wanted(mount: Mount, where: str) -> Wanted:
+    options = parse_options(mount.options or ())
+    fstype = "" if mount.type in (None, "none") else str(mount.type)
+    if fstype == "bind":
+        options = options._replace(bind=True)
+    wanted = Wanted(mount, where, destination_in_root(mount.destination), fstype, options)
+    problems = list(_problems(wanted))
+    if problems:
+        raise SpecError([Problem(f"{where}.{member}", text, section) for member, text, section in problems])
+    return wanted
+
+
+def _problems(wanted: Wanted) -> list[tuple[str, str, str]]:
+    mount, _, destination, fstype, options = wanted
+    default, found = "config-linux.md#default-filesystems", []
+    if options.bind and not options.remount and not mount.source:
+        found.append(("source", "a bind mount needs a source", _SECTION))
+    if not wanted.change and not options.bind and not fstype:
+        found.append(("type", "a mount that is no bind mount needs a type", _SECTION))
+    if options.copy_up and (options.bind or fstype != "tmpfs"):
+        found.append(("options", "tmpcopyup is for a tmpfs", _SECTION))
+    # What is read below /proc must be the kernel's.
+    if below(destination, "/proc") and not wanted.change and not options.bind:
+        if destination != "/proc":
+            found.append(("destination", "only single files may be bound below /proc", default))
+        elif fstype != "proc":
+            found.append(("destination", "only procfs may be mounted on /proc", default))
+    return found
+
+
 class Mounts:
     """The mounts of one container."""
 
-    def __init__(self, b: Builder, spec: RuntimeSpec, *, bundle: str, rootfs: str) -> None:
+    def __init__(
+        self,
+        b: Builder,
+        spec: RuntimeSpec,
+        host: Host,
+        *,
+        bundle: str,
+        rootfs: str,
+        own: Collection[str],
+        placement: Placement,
+    ) -> None:
+        """Read the config.
+
+        Args:
+            rootfs: the absolute path of the root filesystem on the host.
+            own: the types of the namespaces that the container does not share with the caller.
+            placement: the container's cgroups.
+
+        Raises:
+            SpecError: a mount contradicts itself, or may not be where it is wanted.
+            UnsupportedError: this host cannot do it.
+        """
         self.b = b
-        self._shared = root_propagation(spec)[0] == k.MS_SHARED
-        self._mounts = tuple(spec.mounts or ())
-        self._bundle = bundle
-        self._rootfs = rootfs
+        self._bundle, self._rootfs, self._own = bundle, rootfs, own
+        self._propagation = root_propagation(spec)[0]
+        self._label = (spec.linux.mount_label if spec.linux else None) or ""
+        if self._label and "selinux" not in host.lsms:
+            raise UnsupportedError("$.linux.mountLabel: SELinux is not active on this host")
+        self._gids = (spec.linux.gid_mappings if spec.linux else None) or ()
+        self._uids = (spec.linux.uid_mappings if spec.linux else None) or ()
+        self._idmaps = IdMaps(b, spec, host, own)
+        self._cgroups = CgroupMounts(self, host, placement, namespaced="cgroup" in own)
         self._context = self._target = NO_SLOT
+        self._wanted = [_wanted(mount, f"$.mounts[{index}]") for index, mount in enumerate(spec.mounts or ())]
         self._ready: dict[int, Prepared] = {}
 
     @property
-    def prepared(self) -> tuple[Prepared, ...]:
-        """What is ready so far, in the order of the config."""
-        return tuple(self._ready[index] for index in sorted(self._ready))
+    def prepared(self) -> list[Prepared]:
+        """All mounts in the order of the config, as far as they are ready."""
+        return [self._ready[index] for index in sorted(self._ready)]
+
+    def binds(self, destination: str) -> bool:
+        """Whether something of the host is bound at a place."""
+        return any(wanted.destination == destination and wanted.options.bind and not wanted.change for wanted in self._wanted)
 
     # ---- while the host's tree is in sight ----
 
-    def prepare_binds(self) -> None:
-        """The steps that open what comes from the host, detached: in a user namespace, only its caller's ids may reach it.
+    def sources(self, *, early: bool = False) -> None:
+        """The steps that copy the mounts of the host that are bound.
 
-        Raises:
-            SpecError, UnsupportedError: a mount cannot be made.
+        Args:
+            early: the init is still in the caller's mount namespace, whose tree is not settled for the container.
         """
-        self._prepare_all(binds=True)
+        for index, wanted in enumerate(self._wanted):
+            if wanted.options.bind and not wanted.change:
+                self._ready[index] = self._bind(wanted, early)
 
     def prepare(self) -> None:
-        """The steps that make every other mount, detached; who makes a filesystem owns it. Raises SpecError, UnsupportedError."""
-        self._prepare_all(binds=False)
+        """The steps that make everything else, detached."""
+        for index, wanted in enumerate(self._wanted):
+            if index in self._ready:
+                continue
+            if wanted.change:
+                self._ready[index] = self._change(wanted)
+            elif wanted.fstype in ("cgroup", "cgroup2"):
+                self._ready[index] = Prepared(wanted.destination, wanted.fstype, *self._cgroups.prepare(wanted))
+            elif "user" in self._own and wanted.fstype == "sysfs" and "network" not in self._own:
+                self._ready[index] = self._sys(wanted)
+            else:
+                self._ready[index] = self._filesystem(wanted)
 
-    def _prepare_all(self, *, binds: bool) -> None:
-        for index, mount in enumerate(self._mounts):
-            if (mount.is_bind or mount.type == "bind") is binds:
-                self._ready[index] = self._prepare(mount, f"$.mounts[{index}]")
+    def _bind(self, wanted: Wanted, early: bool) -> Prepared:
+        mount, where, destination, _, options = wanted
+        source = posixpath.normpath(posixpath.join(self._bundle, mount.source or ""))
+        userns = self._idmaps.of(mount, options, where)
+        if below(source, self._rootfs) and userns == NO_SLOT:
+            return self._bind_inside(source, destination, options)
+        slot = self.clone(source, destination, options, early=early, userns=userns)
+        return Prepared(destination, "bind", slot, self.attacher(slot, destination, "bind", shown=source))
 
-    def _prepare(self, mount: Mount, where: str) -> Prepared:
-        options = parse_options(mount.options or ())
-        destination = destination_in_root(mount.destination)
-        fstype = "" if mount.type in (None, "none") else str(mount.type)
-        if fstype == "bind":
-            options = options._replace(bind=True)
-        self._check_proc(fstype, destination, options, where)
-        if options.idmap or mount.uid_mappings or mount.gid_mappings:
-            raise UnsupportedError(f"{where}: id-mapped mounts are not supported yet")
-        if options.remount:
-            return self._change(destination, options)
-        if options.bind:
-            return self._bind(mount, destination, options, where)
-        if not fstype and options == Options(propagation=options.propagation) and options.propagation:
-            return self._change(destination, options)
-        if not fstype:
-            raise SpecError([Problem(f"{where}.type", "a mount that is no bind mount needs a type", _SECTION)])
-        if fstype in ("cgroup", "cgroup2"):
-            raise UnsupportedError(f"{where}: cgroup mounts in a container are not supported yet")
-        return self._filesystem(fstype, mount.source or "none", destination, options, where)
-
-    def _check_proc(self, fstype: str, destination: str, options: Options, where: str) -> None:
-        """Only a procfs may come to lie on /proc, and only single files below it: what is read there must be the kernel's."""
-        problem = ""
-        if below(destination, "/proc") and not options.remount:
-            if destination == "/proc" and fstype != "proc" and not options.bind:
-                problem = "only procfs may be mounted on /proc"
-            elif destination != "/proc" and not options.bind:
-                problem = "only single files may be bound below /proc"
-        if problem:
-            raise SpecError([Problem(f"{where}.destination", problem, "config-linux.md#default-filesystems")])
-
-    def _bind(self, mount: Mount, destination: str, options: Options, where: str) -> Prepared:
-        if not mount.source:
-            raise SpecError([Problem(f"{where}.source", "a bind mount needs a source", _SECTION)])
-        if options.copy_up:
-            raise SpecError([Problem(f"{where}.options", "tmpcopyup is for a tmpfs", _SECTION)])
-        source = posixpath.normpath(posixpath.join(self._bundle, mount.source))
-        flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if options.recursive_bind else 0)
-        text = f"{source}{' with all below it' if options.recursive_bind else ''}, for {destination}"
+    def _bind_inside(self, source: str, destination: str, options: Options) -> Prepared:
+        """What lies in the image is opened in the image, when the mounts before it are there."""
         slot = self.b.slot()
-        inside = below(source, self._rootfs)
 
         def attach(root: int) -> int:
-            if inside:
-                # What the image says about this path must not lead out of the image.
-                self.b.init(
-                    "open", root, "." + source[len(self._rootfs) :], k.O_PATH, 0, k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS, slot,
-                    text=f"{source}, in the root",
-                )  # fmt: skip
-                self.b.init("open_tree", slot, "", flags | k.AT_EMPTY_PATH, slot, text=text)
-                self._attributes(slot, options, destination, bind=True)
-            target = self._find(root, slot, destination, "bind", like=slot)
-            self.b.init("move_mount", slot, target, text=f"{source} -> {destination}")
-            return slot
-
-        if not inside:
-            self.b.init("open_tree", NO_SLOT, source, flags, slot, text=text)
+            self._open_in(root, source, slot)
+            self._clone_slot(slot, source, destination, options)
             self._attributes(slot, options, destination, bind=True)
+            return self.attacher(slot, destination, "bind", shown=source)(root)
+
         return Prepared(destination, "bind", slot, attach)
 
-    def _filesystem(self, fstype: str, source: str, destination: str, options: Options, where: str) -> Prepared:
-        if options.copy_up and fstype != "tmpfs":
-            raise SpecError([Problem(f"{where}.options", "tmpcopyup is for a tmpfs", _SECTION)])
+    def _open_in(self, root: int, source: str, slot: int) -> None:
+        inside = "." + source[len(self._rootfs) :]
+        in_root = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
+        self.b.init("open", root, inside, k.O_PATH, 0, in_root, slot, text=f"{source}, in the root")
+
+    def _clone_slot(self, slot: int, source: str, destination: str, options: Options) -> None:
+        flags, text = _tree(source, destination, options)
+        self.b.init("open_tree", slot, "", flags | k.AT_EMPTY_PATH, slot, text=text)
+
+    def clone(self, source: str, destination: str, options: Options, *, early: bool = False, userns: int = NO_SLOT) -> int:
+        """The steps that copy a mount of the host, or a part of one; gives the slot of the copy, which is not attached."""
+        slot = self.b.slot()
+        if below(source, self._rootfs):
+            self.b.init("open", NO_SLOT, self._rootfs, k.O_PATH, 0, 0, slot, text=f"{self._rootfs}, to stay in it")
+            self._open_in(slot, source, slot)
+            self._clone_slot(slot, source, destination, options)
+        else:
+            flags, text = _tree(source, destination, options)
+            self.b.init("open_tree", NO_SLOT, source, flags, slot, text=text)
+        if early:
+            settled(self.b, self._propagation, slot, f"what goes to {destination}")
+        if userns != NO_SLOT:
+            recursive = k.AT_RECURSIVE if options.idmap == "ridmap" else 0
+            text = f"ids mapped on what goes to {destination}{' and all below it' if recursive else ''}"
+            self.b.init("mount_setattr", slot, recursive, k.MOUNT_ATTR_IDMAP, 0, 0, userns, text=text)
+        self._attributes(slot, options, destination, bind=True)
+        return slot
+
+    def _sys(self, wanted: Wanted) -> Prepared:
+        """In a user namespace a sysfs is for who owns the network namespace; others get the host's, read-only (as with crun)."""
+        _, where, destination, _, options = wanted
+        if not options.of_one_mount().set & k.MOUNT_ATTR_RDONLY:
+            raise UnsupportedError(
+                f"{where}: a writable sysfs in a user namespace needs a network namespace of its own: add one, or the option ro"
+            )
+        bits = options.of_one_mount().set & ~k.MOUNT_ATTR_ATIME
+        bound = Options(recursive_set=bits, bind=True, recursive_bind=True, propagation=options.propagation)
+        slot = self.clone("/sys", destination, bound)
+        attach = self.attacher(slot, destination, "sysfs", shown="the host's /sys")
+        cgroups = posixpath.join(destination, "fs/cgroup")
+
+        def attach_and_hide(root: int) -> int:
+            attach(root)
+            if all(other.destination != cgroups for other in self._wanted):
+                self.b.init("mask", root, cgroups, NO_SLOT, text=f"{cgroups}: the host's cgroups")
+            return slot
+
+        return Prepared(destination, "sysfs", slot, attach_and_hide)
+
+    def _filesystem(self, wanted: Wanted) -> Prepared:
+        mount, where, destination, fstype, options = wanted
+        self._idmaps.refuse(mount, options, where)
+        if "user" in self._own:
+            self._check_user_namespace(wanted)
         options = options.of_one_mount()
         # A tmpfs has the mode of the directory that it hides, unless the config says otherwise.
         mode_like = fstype == "tmpfs" and all(key != "mode" for key, _ in options.data)
         late = options.set & k.MOUNT_ATTR_RDONLY if options.copy_up or mode_like else 0
-        slot = self.filesystem(fstype, source, destination, options._replace(set=options.set & ~late), where)
+        early = options._replace(set=options.set & ~late)
+        slot = self.filesystem(fstype, mount.source or "none", destination, early, where)
 
         def attach(root: int) -> int:
             target = self._find(root, slot, destination, fstype, NO_SLOT)
@@ -157,6 +262,24 @@ class Mounts:
 
         return Prepared(destination, fstype, slot, attach)
 
+    def _check_user_namespace(self, wanted: Wanted) -> None:
+        _, where, _, fstype, options = wanted
+        needed, source = _NEEDS.get(fstype, ("", ""))
+        if needed and needed not in self._own:
+            raise UnsupportedError(
+                f"{where}: {fstype} in a user namespace needs a {needed} namespace of its own: add one, or bind {source} instead"
+            )
+        problems = []
+        for key, maps in (("uid", self._uids), ("gid", self._gids)):
+            for name, value in options.data:
+                if name == key and value and value.isdigit() and maps:
+                    number = int(value)
+                    if not any(entry.container_id <= number < entry.container_id + entry.size for entry in maps):
+                        message = f"{key} {number} is not mapped in the user namespace"
+                        problems.append(Problem(f"{where}.options", message, "config-linux.md#user-namespace-mappings"))
+        if problems:
+            raise SpecError(problems)
+
     def filesystem(self, fstype: str, source: str, destination: str, options: Options, where: str) -> int:
         """The steps that make a filesystem; gives the slot of its mount, which is not attached."""
         b = self.b
@@ -170,9 +293,19 @@ class Mounts:
                 self._configure(fs, word, None, where)
         for key, value in options.data:
             self._configure(fs, key, value, where)
+        if self._label and fstype not in _UNLABELLED and fstype != _XATTR_LABEL:
+            self._configure(fs, "context", self._label, "$.linux.mountLabel")
         b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype}")
         flags = names(options.set) or "no flags"
         b.init("fsmount", fs, options.set, slot, text=f"{fstype}, not attached yet ({flags})")
+        if self._label and fstype == _XATTR_LABEL:
+            b.init(
+                "setxattr",
+                slot,
+                "security.selinux",
+                self._label.encode() + b"\0",
+                text=f"{self._label} on what goes to {destination}",
+            )
         self._attributes(slot, options._replace(set=0, clear=0), destination)
         return slot
 
@@ -194,8 +327,8 @@ class Mounts:
             if on or off:
                 text = f"{names(on) or 'flags'} on what goes to {destination}{what}"
                 self.b.init("mount_setattr", slot, flags, on, off, 0, NO_SLOT, text=text)
-        if not options.propagation and self._shared and bind:
-            # The clone of a shared mount is its peer, and what is mounted on it would show up on the host.
+        if not options.propagation and self._propagation == k.MS_SHARED and bind:
+            # The copy of a shared mount is its peer, and what is mounted on it would show up on the host.
             text = f"private: what goes to {destination} and all below it"
             self.b.init("mount_setattr", slot, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text=text)
         for name in options.propagation:
@@ -205,17 +338,13 @@ class Mounts:
 
     # ---- in the container's root ----
 
-    def attach(self, root: int, *, pivot: bool = True) -> tuple[int, dict[str, int]]:
-        """The steps that attach every mount in the order of the config; gives the root and the slots by the destinations.
-
-        A mount on ``/`` becomes the root: at once with ``pivot``, else by what the caller does with the slot.
-        """
+    def attach(self, root: int) -> tuple[int, dict[str, int]]:
+        """The steps that attach every mount in the order of the config; gives the root and the slots by the destinations."""
         attached: dict[str, int] = {}
         for mount in self.prepared:
             slot = attached[mount.destination] = mount.attach(root)
             if mount.destination == "/" and mount.slot != NO_SLOT:
-                if pivot:
-                    self.b.init("pivot_root", slot, text=f"the {mount.fstype} is / from here on")
+                self.b.init("pivot_root", slot, text=f"the {mount.fstype} is / from here on")
                 root, attached = slot, {}
         return root, attached
 
@@ -225,11 +354,21 @@ class Mounts:
             self._target = self.b.slot()
         return self._target
 
-    def target(self, root: int, destination: str, kind: Target, like: int) -> int:
-        """The steps that find a mount point in the root or make it; gives its slot, which the next one takes over."""
+    def target(self, root: int, path: str, kind: Target, like: int, *, shown: str = "") -> int:
+        """The steps that find a mount point in a root or make it; gives its slot, which the next one takes over."""
         slot = self.scratch()
-        self.b.init("target", root, destination, kind, 0o755, like, slot, text=f"{destination}, made where missing")
+        self.b.init("target", root, path, kind, 0o755, like, slot, text=f"{shown or path}, made where missing")
         return slot
+
+    def attacher(self, slot: int, destination: str, fstype: str, *, shown: str = "") -> Callable[[int], int]:
+        """What attaches a mount without more ado."""
+
+        def attach(root: int) -> int:
+            target = self._find(root, slot, destination, fstype, slot)
+            self.b.init("move_mount", slot, target, text=f"{shown or fstype} -> {destination}")
+            return slot
+
+        return attach
 
     def _find(self, root: int, slot: int, destination: str, fstype: str, like: int) -> int:
         """The mount point of a mount that is about to be attached; gives its slot."""
@@ -244,8 +383,9 @@ class Mounts:
             kind |= Target.NO_LINK
         return self.target(root, destination, kind, like)
 
-    def _change(self, destination: str, options: Options) -> Prepared:
+    def _change(self, wanted: Wanted) -> Prepared:
         """Change a mount that is there (mount(8), ``remount``): with ``bind`` the mount alone, else its filesystem as well."""
+        _, where, destination, _, options = wanted
 
         def attach(root: int) -> int:
             slot = self.b.slot()
@@ -256,12 +396,19 @@ class Mounts:
                     self._context = self.b.slot()
                 self.b.init("fspick", slot, "", k.FSPICK_EMPTY_PATH, self._context, text=f"the filesystem of {destination}")
                 for word in options.superblock:
-                    self._configure(self._context, word, None, destination)
+                    self._configure(self._context, word, None, where)
                 for key, value in options.data:
-                    self._configure(self._context, key, value, destination)
+                    self._configure(self._context, key, value, where)
                 text = f"change the filesystem of {destination}"
                 self.b.init("fsconfig", self._context, k.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
             self._attributes(slot, options, destination)
             return slot
 
         return Prepared(destination, "remount", NO_SLOT, attach)
+
+
+def _tree(source: str, destination: str, options: Options) -> tuple[int, str]:
+    """The flags of open_tree(2) for a source, and what they mean."""
+    recursive = options.recursive_bind
+    flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if recursive else 0)
+    return flags, f"{source}{' with all below it' if recursive else ''}, for {destination}"

@@ -38,18 +38,32 @@ def root_propagation(spec: RuntimeSpec) -> tuple[int, bool]:
     return PROPAGATION[name]
 
 
-def prepare_root(b: Builder, spec: RuntimeSpec, path: str) -> int:
-    """Settle what the container's tree and the host's hear of each other, and copy the rootfs; gives its slot. Raises SpecError."""
+def settle_tree(b: Builder, spec: RuntimeSpec) -> None:
+    """Settle what the container's tree and the host's hear of each other."""
+    # As a peer of the host's, every bind has what its own options say.
+    if (bits := root_propagation(spec)[0]) != k.MS_SHARED:
+        settled(b, bits, NO_SLOT, "the whole tree")
+
+
+def settled(b: Builder, propagation: int, slot: int, what: str) -> None:
+    """Make a tree hear of the host, or not; in neither case something goes back."""
+    if propagation == k.MS_SHARED:
+        return
+    kept, text = (
+        (k.MS_SLAVE, "slave: mounts of the host come in, nothing goes back")
+        if propagation == k.MS_SLAVE
+        else (k.MS_PRIVATE, "private: nothing goes in or out")
+    )
+    b.init("mount_setattr", slot, k.AT_RECURSIVE, 0, 0, kept, NO_SLOT, text=f"{what} {text}")
+
+
+def copy_root(b: Builder, spec: RuntimeSpec, path: str, *, early: bool = False) -> int:
+    """Copy the rootfs; gives its slot. ``early``: in the caller's mount namespace, whose tree is not settled."""
     bits, _ = root_propagation(spec)
-    if bits != k.MS_SHARED:
-        kept = k.MS_SLAVE if bits == k.MS_SLAVE else k.MS_PRIVATE
-        text = "slave: mounts of the host come in, nothing goes back" if kept == k.MS_SLAVE else "private: nothing goes in or out"
-        b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, kept, NO_SLOT, text=f"the whole tree {text}")
     root = b.slot()
     b.init("open_tree", NO_SLOT, path, k.OPEN_TREE_CLONE | k.AT_RECURSIVE, root, text=f"{path}: the container's root")
-    if bits == k.MS_SHARED:
-        # Binds stay peers of the host's mounts, so that their own options decide; the root must not be one.
-        b.init("mount_setattr", root, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text="the root private: its mounts stay in it")
+    if early or bits == k.MS_SHARED:
+        settled(b, k.MS_PRIVATE if bits == k.MS_SHARED else bits, root, "the root")
     return root
 
 
@@ -60,24 +74,6 @@ def enter_root(b: Builder, spec: RuntimeSpec, root: int) -> None:
         text = "the host's tree private in here: what hangs on it stays, and letting go of it unmounts nothing"
         b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text=text)
     b.init("move_mount", root, NO_SLOT, text="the root -> /, over the host's")
-    pivot_root(b, root)
-
-
-def open_place(b: Builder, path: str) -> int:
-    """Where the rootfs is in the host's tree, for `hang_root`; opened while the init has the caller's ids. Gives its slot."""
-    slot = b.slot()
-    b.init("open", NO_SLOT, path, k.O_PATH, 0, 0, slot, text=f"{path}, where hooks look for it")
-    return slot
-
-
-def hang_root(b: Builder, root: int, place: int) -> None:
-    """Hang the rootfs in its place in the host's tree, of which this copy is private from here on."""
-    b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text="this copy of the host's tree private")
-    b.init("move_mount", root, place, text="the root -> its place in the host's tree")
-
-
-def pivot_root(b: Builder, root: int) -> None:
-    """Change into the rootfs."""
     b.init("pivot_root", root, text="the rootfs is / from here on, and the host's tree is out of reach")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -54,10 +54,18 @@ def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
 def mounts_on(target: Path) -> list[str]:
     """The filesystem types mounted exactly here, the topmost last (proc(5), mountinfo)."""
     wanted = os.fspath(target)
-    found = []
+    return [fstype for point, fstype in _mounts() if point == wanted]
+
+
+def mounts_below(path: Path) -> list[str]:
+    """The mount points at and below a directory, in the order in which they were mounted."""
+    wanted = os.fspath(path)
+    return [point for point, _ in _mounts() if point == wanted or point.startswith(wanted + "/")]
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             fields = line.split(" ")
-            if fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\") == wanted:
-                found.append(fields[fields.index("-") + 1])
-    return found
+            point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+            yield point, fields[fields.index("-") + 1]

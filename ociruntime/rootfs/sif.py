@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 _OVERLAY_ESCAPES = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
 
 
+def overlay_options(lower: Path, overlay: Path) -> list[tuple[str, str | None]]:
+    """The options of an overlay over a directory, with ``upper`` and ``work`` in another one."""
+    layers = (("lowerdir", lower), ("upperdir", overlay / "upper"), ("workdir", overlay / "work"))
+    return [(key, str(path).translate(_OVERLAY_ESCAPES)) for key, path in layers]
+
+
 def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     """Mount the primary partition on ``rootfs``; with ``overlay`` a writable layer in its ``upper`` and ``work`` goes on top.
 
@@ -37,8 +43,7 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     if overlay is None:
         return
     try:
-        layers = [("lowerdir", str(rootfs)), ("upperdir", str(overlay / "upper")), ("workdir", str(overlay / "work"))]
-        mount("overlay", "overlay", rootfs, [(key, path.translate(_OVERLAY_ESCAPES)) for key, path in layers], NODEV)
+        mount("overlay", "overlay", rootfs, overlay_options(rootfs, overlay), NODEV)
     except BaseException:
         unmount(rootfs)
         raise

@@ -40,23 +40,23 @@ class RuntimeSpec(RuntimeSpecBase):
     domainname: str | None = None
     """NIS domain name in the container. Default: unchanged (config.md#domainname)."""
     mounts: tuple[Mount, ...] | None = None
-    """Mounts beyond the root, in their order (config.md#mounts)."""
+    """Mounts beyond the root, in their order. Default: none (config.md#mounts)."""
     hooks: Hooks | None = None
-    """Programs to run in the course of the lifecycle (config.md#posix-platform-hooks)."""
+    """Programs to run in the course of the lifecycle. Default: none (config.md#posix-platform-hooks)."""
     annotations: Mapping[str, str] | None = None
-    """Metadata, by names in reverse domain notation (config.md#annotations)."""
+    """Metadata, by names in reverse domain notation. Default: none (config.md#annotations)."""
     linux: Linux | None = None
-    """The Linux part (config.md#platform-specific-configuration)."""
+    """The Linux part. Default: none (config.md#platform-specific-configuration)."""
     solaris: Solaris | None = None
-    """The Solaris part (config.md#platform-specific-configuration)."""
+    """The Solaris part. Default: none (config.md#platform-specific-configuration)."""
     windows: Windows | None = None
-    """The Windows part (config.md#platform-specific-configuration)."""
+    """The Windows part. Default: none (config.md#platform-specific-configuration)."""
     vm: VM | None = None
-    """The virtual machine (config.md#platform-specific-configuration)."""
+    """The virtual machine. Default: none (config.md#platform-specific-configuration)."""
     zos: ZOS | None = None
-    """The z/OS part (config.md#platform-specific-configuration)."""
+    """The z/OS part. Default: none (config.md#platform-specific-configuration)."""
     freebsd: FreeBSD | None = None
-    """The FreeBSD part (config.md#platform-specific-configuration)."""
+    """The FreeBSD part. Default: none (config.md#platform-specific-configuration)."""
 
     # ---- making ----
 

@@ -70,17 +70,17 @@ class FreeBSDJail(FreeBSDJailBase):
     parent: str | None = None
     """Jail that this one is made in. Default: the host."""
     host: FreeBSDSharingNoDisable | None = None
-    """Hostname, domainname, hostuuid and hostid."""
+    """Hostname, domainname, hostuuid and hostid. Default: the platform's."""
     ip4: FreeBSDSharing | None = None
-    """IPv4; unset when the jail has a vnet of its own."""
+    """IPv4; unset when the jail has a vnet of its own. Default: the platform's."""
     ip4_addr: tuple[str, ...] | None = None
     """IPv4 addresses that may be used. Default: any."""
     ip6: FreeBSDSharing | None = None
-    """IPv6; unset when the jail has a vnet of its own."""
+    """IPv6; unset when the jail has a vnet of its own. Default: the platform's."""
     ip6_addr: tuple[str, ...] | None = None
     """IPv6 addresses that may be used. Default: any."""
     vnet: FreeBSDSharingNoDisable | None = None
-    """Network stack."""
+    """Network stack. Default: the platform's."""
     interface: str | None = None
     """Interface that gets the addresses as aliases. Default: none."""
     vnet_interfaces: tuple[str, ...] | None = None
@@ -94,7 +94,7 @@ class FreeBSDJail(FreeBSDJailBase):
     enforce_statfs: Uint8 | None = None
     """Mounts to be seen: 0 all, 1 those below the root, 2 the root alone. Default: 2."""
     allow: FreeBSDJailAllow | None = None
-    """What it may do."""
+    """What it may do. Default: the platform's."""
 
 
 class FreeBSD(FreeBSDBase):
@@ -103,6 +103,6 @@ class FreeBSD(FreeBSDBase):
     SECTION: ClassVar[str] = "config-freebsd.md#freebsd-container-configuration"
 
     devices: tuple[FreeBSDDevice, ...] | None = None
-    """Devices beyond those of the devfs ruleset (config-freebsd.md#devices)."""
+    """Devices beyond those of the devfs ruleset. Default: none (config-freebsd.md#devices)."""
     jail: FreeBSDJail | None = None
-    """Parameters of the jail (config-freebsd.md#jail)."""
+    """Parameters of the jail. Default: the platform's (config-freebsd.md#jail)."""

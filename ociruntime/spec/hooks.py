@@ -31,14 +31,14 @@ class Hooks(HooksBase):
     SECTION: ClassVar[str] = "config.md#posix-platform-hooks"
 
     prestart: tuple[Hook, ...] | None = None
-    """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces (config.md#prestart)."""
+    """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces. Default: none (config.md#prestart)."""
     create_runtime: tuple[Hook, ...] | None = None
-    """At create, before the root is changed, in the runtime's namespaces (config.md#createruntime-hooks)."""
+    """At create, before the root is changed, in the runtime's namespaces. Default: none (config.md#createruntime-hooks)."""
     create_container: tuple[Hook, ...] | None = None
-    """At create, before the root is changed, in the container's namespaces (config.md#createcontainer-hooks)."""
+    """At create, before the root is changed, in the container's namespaces. Default: none (config.md#createcontainer-hooks)."""
     start_container: tuple[Hook, ...] | None = None
-    """At start, before the process, in the container (config.md#startcontainer-hooks)."""
+    """At start, before the process, in the container. Default: none (config.md#startcontainer-hooks)."""
     poststart: tuple[Hook, ...] | None = None
-    """After the process has started, in the runtime's namespaces (config.md#poststart)."""
+    """After the process has started, in the runtime's namespaces. Default: none (config.md#poststart)."""
     poststop: tuple[Hook, ...] | None = None
-    """After the container is deleted, in the runtime's namespaces (config.md#poststop)."""
+    """After the container is deleted, in the runtime's namespaces. Default: none (config.md#poststop)."""

@@ -184,36 +184,36 @@ class Linux(LinuxBase):
     SECTION: ClassVar[str] = "config-linux.md#linux-container-configuration"
 
     devices: tuple[Device, ...] | None = None
-    """Device files beyond the default ones (config-linux.md#devices)."""
+    """Device files beyond the default ones. Default: none (config-linux.md#devices)."""
     net_devices: Mapping[str, NetDevice] | None = None
-    """Network devices that move into the container, by their name on the host (config-linux.md#network-devices)."""
+    """Network devices that move into the container, by their name on the host. Default: none (config-linux.md#network-devices)."""
     uid_mappings: tuple[IDMapping, ...] | None = None
-    """User ids of the user namespace (config-linux.md#user-namespace-mappings)."""
+    """User ids of the user namespace. Default: none (config-linux.md#user-namespace-mappings)."""
     gid_mappings: tuple[IDMapping, ...] | None = None
-    """Group ids of the user namespace (config-linux.md#user-namespace-mappings)."""
+    """Group ids of the user namespace. Default: none (config-linux.md#user-namespace-mappings)."""
     time_offsets: Mapping[str, TimeOffset] | None = None
-    """Clocks of the time namespace: ``monotonic`` and ``boottime`` (config-linux.md#offset-for-time-namespace)."""
+    """Clocks of the time namespace: ``monotonic`` and ``boottime``. Default: none (config-linux.md#offset-for-time-namespace)."""
     namespaces: tuple[Namespace, ...] | None = None
     """Namespaces of the container, each type once. Default: all of the runtime (config-linux.md#namespaces)."""
     resources: Resources | None = None
-    """Limits of the container's cgroup (config-linux.md#control-groups)."""
+    """Limits of the container's cgroup. Default: no limits (config-linux.md#control-groups)."""
     cgroups_path: str | None = None
-    """The cgroup: from the mount point of cgroups, or from a place of the runtime's choice (config-linux.md#cgroups-path)."""
+    """The cgroup; an absolute path is one below the hierarchies. Default: the runtime's choice (config-linux.md#cgroups-path)."""
     rootfs_propagation: RootfsPropagation | None = None
     """Mount propagation of the root. Default: private (config-linux.md#rootfs-mount-propagation)."""
     seccomp: Seccomp | None = None
     """Filter of system calls. Default: none (config-linux.md#seccomp)."""
     sysctl: Mapping[str, str] | None = None
-    """Kernel parameters of the container's namespaces (config-linux.md#sysctl)."""
+    """Kernel parameters of the container's namespaces. Default: unchanged (config-linux.md#sysctl)."""
     masked_paths: tuple[str, ...] | None = None
-    """Absolute paths in the container that cannot be read (config-linux.md#masked-paths)."""
+    """Absolute paths in the container that cannot be read. Default: none (config-linux.md#masked-paths)."""
     readonly_paths: tuple[str, ...] | None = None
-    """Absolute paths in the container that cannot be written (config-linux.md#readonly-paths)."""
+    """Absolute paths in the container that cannot be written. Default: none (config-linux.md#readonly-paths)."""
     mount_label: str | None = None
-    """SELinux context of the mounts (config-linux.md#mount-label)."""
+    """SELinux context of the mounts. Default: none (config-linux.md#mount-label)."""
     intel_rdt: IntelRdt | None = None
-    """Cache and memory bandwidth (config-linux.md#intelrdt)."""
+    """Cache and memory bandwidth. Default: unchanged (config-linux.md#intelrdt)."""
     memory_policy: MemoryPolicy | None = None
-    """NUMA policy (config-linux.md#memory-policy)."""
+    """NUMA policy. Default: unchanged (config-linux.md#memory-policy)."""
     personality: Personality | None = None
-    """Execution domain (config-linux.md#personality)."""
+    """Execution domain. Default: unchanged (config-linux.md#personality)."""

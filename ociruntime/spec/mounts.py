@@ -55,15 +55,15 @@ class Mount(MountBase):
     destination: str
     """Where in the container, as an absolute path."""
     type: str | None = None
-    """Filesystem, as in /proc/filesystems; ignored for a bind mount."""
+    """Filesystem, as in /proc/filesystems; ignored for a bind mount. Default: none."""
     source: str | None = None
-    """Device, or for a bind mount the file or directory; a relative path counts from the bundle."""
+    """Device, or for a bind mount the file or directory; a relative path counts from the bundle. Default: none."""
     options: tuple[str, ...] | None = None
     """Options of mount(8); ``bind`` or ``rbind`` makes a bind mount, what is unknown goes to the filesystem. Default: none."""
     uid_mappings: tuple[IDMapping, ...] | None = None
-    """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``."""
+    """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``. Default: none."""
     gid_mappings: tuple[IDMapping, ...] | None = None
-    """Group ids of an id-mapped mount; comes with ``uid_mappings``."""
+    """Group ids of an id-mapped mount; comes with ``uid_mappings``. Default: none."""
 
     @property
     def is_bind(self) -> bool:

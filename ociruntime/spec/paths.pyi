@@ -227,19 +227,19 @@ class CPUAt(At[R, CPU], Generic[R]):
 class CapabilitiesAt(At[R, Capabilities], Generic[R]):
     @property
     def bounding(self) -> TupleAt[R, str, At[R, str]]:
-        """What an execve(2) of the process or of its descendants can gain at most."""
+        """What an execve(2) of the process or of its descendants can gain at most. Default: none."""
     @property
     def effective(self) -> TupleAt[R, str, At[R, str]]:
-        """What the kernel checks."""
+        """What the kernel checks. Default: none."""
     @property
     def inheritable(self) -> TupleAt[R, str, At[R, str]]:
-        """What survives execve(2) of a file that has it in its own inheritable set."""
+        """What survives execve(2) of a file that has it in its own inheritable set. Default: none."""
     @property
     def permitted(self) -> TupleAt[R, str, At[R, str]]:
-        """What the process may make effective."""
+        """What the process may make effective. Default: none."""
     @property
     def ambient(self) -> TupleAt[R, str, At[R, str]]:
-        """What survives execve(2) of a file without capabilities; each must be permitted and inheritable."""
+        """What survives execve(2) of a file without capabilities; each must be permitted and inheritable. Default: none."""
     def evolve(
         self,
         *,
@@ -302,13 +302,13 @@ class ContainerProcessStateAt(At[R, ContainerProcessState], Generic[R]):
         """Version of the runtime spec."""
     @property
     def fds(self) -> TupleAt[R, str, At[R, str]]:
-        """Names of the descriptors that come along, in their order."""
+        """Names of the descriptors that come along, in their order. Default: none."""
     @property
     def pid(self) -> At[R, int]:
         """The container's process, as the runtime sees it."""
     @property
     def metadata(self) -> At[R, str]:
-        """What the config has in ``linux.seccomp.listenerMetadata``."""
+        """What the config has in ``linux.seccomp.listenerMetadata``. Default: none."""
     @property
     def state(self) -> StateDocumentAt[R]:
         """The state of the container."""
@@ -455,10 +455,10 @@ class FeaturesAt(At[R, Features], Generic[R]):
 class FreeBSDAt(At[R, FreeBSD], Generic[R]):
     @property
     def devices(self) -> TupleAt[R, FreeBSDDevice, FreeBSDDeviceAt[R]]:
-        """Devices beyond those of the devfs ruleset."""
+        """Devices beyond those of the devfs ruleset. Default: none."""
     @property
     def jail(self) -> FreeBSDJailAt[R]:
-        """Parameters of the jail."""
+        """Parameters of the jail. Default: the platform's."""
     def evolve(
         self,
         *,
@@ -490,22 +490,22 @@ class FreeBSDJailAt(At[R, FreeBSDJail], Generic[R]):
         """Jail that this one is made in. Default: the host."""
     @property
     def host(self) -> At[R, FreeBSDSharingNoDisable]:
-        """Hostname, domainname, hostuuid and hostid."""
+        """Hostname, domainname, hostuuid and hostid. Default: the platform's."""
     @property
     def ip4(self) -> At[R, FreeBSDSharing]:
-        """IPv4; unset when the jail has a vnet of its own."""
+        """IPv4; unset when the jail has a vnet of its own. Default: the platform's."""
     @property
     def ip4_addr(self) -> TupleAt[R, str, At[R, str]]:
         """IPv4 addresses that may be used. Default: any."""
     @property
     def ip6(self) -> At[R, FreeBSDSharing]:
-        """IPv6; unset when the jail has a vnet of its own."""
+        """IPv6; unset when the jail has a vnet of its own. Default: the platform's."""
     @property
     def ip6_addr(self) -> TupleAt[R, str, At[R, str]]:
         """IPv6 addresses that may be used. Default: any."""
     @property
     def vnet(self) -> At[R, FreeBSDSharingNoDisable]:
-        """Network stack."""
+        """Network stack. Default: the platform's."""
     @property
     def interface(self) -> At[R, str]:
         """Interface that gets the addresses as aliases. Default: none."""
@@ -526,7 +526,7 @@ class FreeBSDJailAt(At[R, FreeBSDJail], Generic[R]):
         """Mounts to be seen: 0 all, 1 those below the root, 2 the root alone. Default: 2."""
     @property
     def allow(self) -> FreeBSDJailAllowAt[R]:
-        """What it may do."""
+        """What it may do. Default: the platform's."""
     def evolve(
         self,
         *,
@@ -619,22 +619,22 @@ class HookAt(At[R, Hook], Generic[R]):
 class HooksAt(At[R, Hooks], Generic[R]):
     @property
     def prestart(self) -> TupleAt[R, Hook, HookAt[R]]:
-        """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces."""
+        """Deprecated: at create, before ``create_runtime``, in the runtime's namespaces. Default: none."""
     @property
     def create_runtime(self) -> TupleAt[R, Hook, HookAt[R]]:
-        """At create, before the root is changed, in the runtime's namespaces."""
+        """At create, before the root is changed, in the runtime's namespaces. Default: none."""
     @property
     def create_container(self) -> TupleAt[R, Hook, HookAt[R]]:
-        """At create, before the root is changed, in the container's namespaces."""
+        """At create, before the root is changed, in the container's namespaces. Default: none."""
     @property
     def start_container(self) -> TupleAt[R, Hook, HookAt[R]]:
-        """At start, before the process, in the container."""
+        """At start, before the process, in the container. Default: none."""
     @property
     def poststart(self) -> TupleAt[R, Hook, HookAt[R]]:
-        """After the process has started, in the runtime's namespaces."""
+        """After the process has started, in the runtime's namespaces. Default: none."""
     @property
     def poststop(self) -> TupleAt[R, Hook, HookAt[R]]:
-        """After the container is deleted, in the runtime's namespaces."""
+        """After the container is deleted, in the runtime's namespaces. Default: none."""
     def evolve(
         self,
         *,
@@ -787,28 +787,28 @@ class InterfacePriorityAt(At[R, InterfacePriority], Generic[R]):
 class LinuxAt(At[R, Linux], Generic[R]):
     @property
     def devices(self) -> TupleAt[R, Device, DeviceAt[R]]:
-        """Device files beyond the default ones."""
+        """Device files beyond the default ones. Default: none."""
     @property
     def net_devices(self) -> MappingAt[R, NetDevice, NetDeviceAt[R]]:
-        """Network devices that move into the container, by their name on the host."""
+        """Network devices that move into the container, by their name on the host. Default: none."""
     @property
     def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
-        """User ids of the user namespace."""
+        """User ids of the user namespace. Default: none."""
     @property
     def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
-        """Group ids of the user namespace."""
+        """Group ids of the user namespace. Default: none."""
     @property
     def time_offsets(self) -> MappingAt[R, TimeOffset, TimeOffsetAt[R]]:
-        """Clocks of the time namespace: ``monotonic`` and ``boottime``."""
+        """Clocks of the time namespace: ``monotonic`` and ``boottime``. Default: none."""
     @property
     def namespaces(self) -> TupleAt[R, Namespace, NamespaceAt[R]]:
         """Namespaces of the container, each type once. Default: all of the runtime."""
     @property
     def resources(self) -> ResourcesAt[R]:
-        """Limits of the container's cgroup."""
+        """Limits of the container's cgroup. Default: no limits."""
     @property
     def cgroups_path(self) -> At[R, str]:
-        """The cgroup: from the mount point of cgroups, or from a place of the runtime's choice."""
+        """The cgroup; an absolute path is one below the hierarchies. Default: the runtime's choice."""
     @property
     def rootfs_propagation(self) -> At[R, RootfsPropagation]:
         """Mount propagation of the root. Default: private."""
@@ -817,25 +817,25 @@ class LinuxAt(At[R, Linux], Generic[R]):
         """Filter of system calls. Default: none."""
     @property
     def sysctl(self) -> MappingAt[R, str, At[R, str]]:
-        """Kernel parameters of the container's namespaces."""
+        """Kernel parameters of the container's namespaces. Default: unchanged."""
     @property
     def masked_paths(self) -> TupleAt[R, str, At[R, str]]:
-        """Absolute paths in the container that cannot be read."""
+        """Absolute paths in the container that cannot be read. Default: none."""
     @property
     def readonly_paths(self) -> TupleAt[R, str, At[R, str]]:
-        """Absolute paths in the container that cannot be written."""
+        """Absolute paths in the container that cannot be written. Default: none."""
     @property
     def mount_label(self) -> At[R, str]:
-        """SELinux context of the mounts."""
+        """SELinux context of the mounts. Default: none."""
     @property
     def intel_rdt(self) -> IntelRdtAt[R]:
-        """Cache and memory bandwidth."""
+        """Cache and memory bandwidth. Default: unchanged."""
     @property
     def memory_policy(self) -> MemoryPolicyAt[R]:
-        """NUMA policy."""
+        """NUMA policy. Default: unchanged."""
     @property
     def personality(self) -> PersonalityAt[R]:
-        """Execution domain."""
+        """Execution domain. Default: unchanged."""
     def evolve(
         self,
         *,
@@ -994,19 +994,19 @@ class MountAt(At[R, Mount], Generic[R]):
         """Where in the container, as an absolute path."""
     @property
     def type(self) -> At[R, str]:
-        """Filesystem, as in /proc/filesystems; ignored for a bind mount."""
+        """Filesystem, as in /proc/filesystems; ignored for a bind mount. Default: none."""
     @property
     def source(self) -> At[R, str]:
-        """Device, or for a bind mount the file or directory; a relative path counts from the bundle."""
+        """Device, or for a bind mount the file or directory; a relative path counts from the bundle. Default: none."""
     @property
     def options(self) -> TupleAt[R, str, At[R, str]]:
         """Options of mount(8); ``bind`` or ``rbind`` makes a bind mount, what is unknown goes to the filesystem. Default: none."""
     @property
     def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
-        """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``."""
+        """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``. Default: none."""
     @property
     def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
-        """Group ids of an id-mapped mount; comes with ``uid_mappings``."""
+        """Group ids of an id-mapped mount; comes with ``uid_mappings``. Default: none."""
     def evolve(
         self,
         *,
@@ -1119,10 +1119,10 @@ class ProcessAt(At[R, Process], Generic[R]):
         """Who the process runs as. Default: 0:0."""
     @property
     def args(self) -> TupleAt[R, str, At[R, str]]:
-        """The program, looked up in PATH unless it has a slash, and its arguments; at least one on POSIX platforms."""
+        """The program, looked up in PATH unless it has a slash, and its arguments; needed on POSIX platforms, one at least."""
     @property
     def command_line(self) -> At[R, str]:
-        """Windows: the whole command line."""
+        """Windows: the whole command line. Default: made of ``args``."""
     @property
     def env(self) -> TupleAt[R, str, At[R, str]]:
         """``NAME=value`` entries. Default: none."""
@@ -1152,7 +1152,7 @@ class ProcessAt(At[R, Process], Generic[R]):
         """I/O scheduling. Default: unchanged."""
     @property
     def exec_cpu_affinity(self) -> ExecCPUAffinityAt[R]:
-        """CPUs of further processes, not of the first one."""
+        """CPUs of further processes, not of the first one. Default: unchanged."""
     def evolve(
         self,
         *,
@@ -1198,28 +1198,28 @@ class ResourcesAt(At[R, Resources], Generic[R]):
         """Which devices may be used. Default: unchanged."""
     @property
     def memory(self) -> MemoryAt[R]:
-        """Memory and swap."""
+        """Memory and swap. Default: unchanged."""
     @property
     def cpu(self) -> CPUAt[R]:
-        """CPU time, CPUs and memory nodes."""
+        """CPU time, CPUs and memory nodes. Default: unchanged."""
     @property
     def pids(self) -> PidsAt[R]:
-        """Number of tasks."""
+        """Number of tasks. Default: unchanged."""
     @property
     def block_io(self) -> BlockIOAt[R]:
-        """Disk bandwidth."""
+        """Disk bandwidth. Default: unchanged."""
     @property
     def hugepage_limits(self) -> TupleAt[R, HugepageLimit, HugepageLimitAt[R]]:
-        """Huge pages, by their size."""
+        """Huge pages, by their size. Default: none."""
     @property
     def network(self) -> NetworkAt[R]:
-        """Tags and priorities of packets, of cgroup v1."""
+        """Tags and priorities of packets, of cgroup v1. Default: unchanged."""
     @property
     def rdma(self) -> MappingAt[R, Rdma, RdmaAt[R]]:
-        """RDMA resources, by device."""
+        """RDMA resources, by device. Default: none."""
     @property
     def unified(self) -> MappingAt[R, str, At[R, str]]:
-        """Files of cgroup v2 and what is written to them."""
+        """Files of cgroup v2 and what is written to them. Default: none."""
     def evolve(
         self,
         *,
@@ -1290,31 +1290,31 @@ class RuntimeSpecAt(At[R, RuntimeSpec], Generic[R]):
         """NIS domain name in the container. Default: unchanged."""
     @property
     def mounts(self) -> TupleAt[R, Mount, MountAt[R]]:
-        """Mounts beyond the root, in their order."""
+        """Mounts beyond the root, in their order. Default: none."""
     @property
     def hooks(self) -> HooksAt[R]:
-        """Programs to run in the course of the lifecycle."""
+        """Programs to run in the course of the lifecycle. Default: none."""
     @property
     def annotations(self) -> MappingAt[R, str, At[R, str]]:
-        """Metadata, by names in reverse domain notation."""
+        """Metadata, by names in reverse domain notation. Default: none."""
     @property
     def linux(self) -> LinuxAt[R]:
-        """The Linux part."""
+        """The Linux part. Default: none."""
     @property
     def solaris(self) -> SolarisAt[R]:
-        """The Solaris part."""
+        """The Solaris part. Default: none."""
     @property
     def windows(self) -> WindowsAt[R]:
-        """The Windows part."""
+        """The Windows part. Default: none."""
     @property
     def vm(self) -> VMAt[R]:
-        """The virtual machine."""
+        """The virtual machine. Default: none."""
     @property
     def zos(self) -> ZOSAt[R]:
-        """The z/OS part."""
+        """The z/OS part. Default: none."""
     @property
     def freebsd(self) -> FreeBSDAt[R]:
-        """The FreeBSD part."""
+        """The FreeBSD part. Default: none."""
     def evolve(
         self,
         *,
@@ -1452,13 +1452,13 @@ class SolarisAt(At[R, Solaris], Generic[R]):
         """Shared memory at most, with a scale such as ``512m``. Default: no limit."""
     @property
     def capped_cpu(self) -> SolarisCappedCPUAt[R]:
-        """Limit of CPU time."""
+        """Limit of CPU time. Default: no limit."""
     @property
     def capped_memory(self) -> SolarisCappedMemoryAt[R]:
-        """Limits of memory."""
+        """Limits of memory. Default: no limits."""
     @property
     def anet(self) -> TupleAt[R, SolarisAnet, SolarisAnetAt[R]]:
-        """Network interfaces."""
+        """Network interfaces. Default: none."""
     def evolve(
         self,
         *,
@@ -1554,7 +1554,7 @@ class StateDocumentAt(At[R, StateDocument], Generic[R]):
         """Absolute path of the bundle."""
     @property
     def annotations(self) -> MappingAt[R, str, At[R, str]]:
-        """Those of the config."""
+        """Those of the config. Default: none."""
     def evolve(
         self,
         *,
@@ -1667,7 +1667,7 @@ class UserAt(At[R, User], Generic[R]):
         """Supplementary groups. Default: none."""
     @property
     def username(self) -> At[R, str]:
-        """Windows: name of the user."""
+        """Windows: name of the user. Default: the platform's."""
     def evolve(
         self,
         *,
@@ -1686,13 +1686,13 @@ class VMAt(At[R, VM], Generic[R]):
         """What it boots."""
     @property
     def hypervisor(self) -> VMHypervisorAt[R]:
-        """What manages it."""
+        """What manages it. Default: the runtime's choice."""
     @property
     def image(self) -> VMImageAt[R]:
-        """Its root image."""
+        """Its root image. Default: the runtime's choice."""
     @property
     def hw_config(self) -> VMHardwareAt[R]:
-        """Its hardware."""
+        """Its hardware. Default: the hypervisor's."""
     def evolve(
         self,
         *,
@@ -1818,16 +1818,16 @@ class WindowsAt(At[R, Windows], Generic[R]):
         """Layers, topmost first and the scratch space last; at least one."""
     @property
     def devices(self) -> TupleAt[R, WindowsDevice, WindowsDeviceAt[R]]:
-        """Devices that the container can use."""
+        """Devices that the container can use. Default: none."""
     @property
     def resources(self) -> WindowsResourcesAt[R]:
-        """Limits."""
+        """Limits. Default: no limits."""
     @property
     def network(self) -> WindowsNetworkAt[R]:
-        """Network."""
+        """Network. Default: the platform's."""
     @property
     def credential_spec(self) -> MappingAt[R, FrozenJson, At[R, FrozenJson]]:
-        """Group Managed Service Account; its members are up to the implementation."""
+        """Group Managed Service Account; its members are free. Default: none."""
     @property
     def servicing(self) -> At[R, bool]:
         """Whether pending servicing operations are applied. Default: false."""
@@ -1963,13 +1963,13 @@ class WindowsNetworkAt(At[R, WindowsNetwork], Generic[R]):
 class WindowsResourcesAt(At[R, WindowsResources], Generic[R]):
     @property
     def memory(self) -> WindowsMemoryAt[R]:
-        """Memory."""
+        """Memory. Default: no limit."""
     @property
     def cpu(self) -> WindowsCPUAt[R]:
-        """CPU time."""
+        """CPU time. Default: no limit."""
     @property
     def storage(self) -> WindowsStorageAt[R]:
-        """The system drive."""
+        """The system drive. Default: no limits."""
     def evolve(
         self,
         *,

@@ -68,7 +68,7 @@ class User(UserBase):
     additional_gids: tuple[Uint32, ...] | None = None
     """Supplementary groups. Default: none."""
     username: str | None = None
-    """Windows: name of the user."""
+    """Windows: name of the user. Default: the platform's."""
 
 
 class Capabilities(CapabilitiesBase):
@@ -77,15 +77,15 @@ class Capabilities(CapabilitiesBase):
     SECTION: ClassVar[str] = "config.md#linux-process"
 
     bounding: tuple[str, ...] | None = None
-    """What an execve(2) of the process or of its descendants can gain at most."""
+    """What an execve(2) of the process or of its descendants can gain at most. Default: none."""
     effective: tuple[str, ...] | None = None
-    """What the kernel checks."""
+    """What the kernel checks. Default: none."""
     inheritable: tuple[str, ...] | None = None
-    """What survives execve(2) of a file that has it in its own inheritable set."""
+    """What survives execve(2) of a file that has it in its own inheritable set. Default: none."""
     permitted: tuple[str, ...] | None = None
-    """What the process may make effective."""
+    """What the process may make effective. Default: none."""
     ambient: tuple[str, ...] | None = None
-    """What survives execve(2) of a file without capabilities; each must be permitted and inheritable."""
+    """What survives execve(2) of a file without capabilities; each must be permitted and inheritable. Default: none."""
 
     def add(self, *names: str, ambient: bool = False) -> Capabilities:
         """With these capabilities in the bounding, effective and permitted sets, and with ``ambient`` in all five.
@@ -206,9 +206,9 @@ class Process(ProcessBase):
     user: User | None = None
     """Who the process runs as. Default: 0:0 (config.md#user)."""
     args: tuple[str, ...] | None = None
-    """The program, looked up in PATH unless it has a slash, and its arguments; at least one on POSIX platforms."""
+    """The program, looked up in PATH unless it has a slash, and its arguments; needed on POSIX platforms, one at least."""
     command_line: str | None = None
-    """Windows: the whole command line."""
+    """Windows: the whole command line. Default: made of ``args``."""
     env: tuple[str, ...] | None = None
     """``NAME=value`` entries. Default: none."""
     capabilities: Capabilities | None = None
@@ -228,7 +228,7 @@ class Process(ProcessBase):
     io_priority: IOPriority | None = None
     """I/O scheduling. Default: unchanged (config.md#linux-process)."""
     exec_cpu_affinity: ExecCPUAffinity | None = None
-    """CPUs of further processes, not of the first one (config.md#linux-process)."""
+    """CPUs of further processes, not of the first one. Default: unchanged (config.md#linux-process)."""
 
     @property
     def environ(self) -> Mapping[str, str]:

@@ -209,18 +209,18 @@ class Resources(ResourcesBase):
     devices: tuple[DeviceCgroup, ...] | None = None
     """Which devices may be used. Default: unchanged (config-linux.md#allowed-device-list)."""
     memory: Memory | None = None
-    """Memory and swap (config-linux.md#memory)."""
+    """Memory and swap. Default: unchanged (config-linux.md#memory)."""
     cpu: CPU | None = None
-    """CPU time, CPUs and memory nodes (config-linux.md#cpu)."""
+    """CPU time, CPUs and memory nodes. Default: unchanged (config-linux.md#cpu)."""
     pids: Pids | None = None
-    """Number of tasks (config-linux.md#pids)."""
+    """Number of tasks. Default: unchanged (config-linux.md#pids)."""
     block_io: BlockIO | None = None
-    """Disk bandwidth (config-linux.md#block-io)."""
+    """Disk bandwidth. Default: unchanged (config-linux.md#block-io)."""
     hugepage_limits: tuple[HugepageLimit, ...] | None = None
-    """Huge pages, by their size (config-linux.md#huge-page-limits)."""
+    """Huge pages, by their size. Default: none (config-linux.md#huge-page-limits)."""
     network: Network | None = None
-    """Tags and priorities of packets, of cgroup v1 (config-linux.md#network)."""
+    """Tags and priorities of packets, of cgroup v1. Default: unchanged (config-linux.md#network)."""
     rdma: Mapping[str, Rdma] | None = None
-    """RDMA resources, by device (config-linux.md#rdma)."""
+    """RDMA resources, by device. Default: none (config-linux.md#rdma)."""
     unified: Mapping[str, str] | None = None
-    """Files of cgroup v2 and what is written to them (config-linux.md#unified)."""
+    """Files of cgroup v2 and what is written to them. Default: none (config-linux.md#unified)."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .check import HostLike
     from .config import RuntimeSpec
     from .linux import Linux
-    from .process import Process
+    from .process import Capabilities, Process
     from .resources import Resources
 
 _NAMESPACES: Final = {"cgroup": (4, 6), "time": (5, 6)}
@@ -34,7 +34,7 @@ def host_rules(spec: RuntimeSpec, host: HostLike) -> list[Problem]:
     if spec.vm is not None:
         report.error("$.vm", "virtual machines are not supported", "config.md#platform-specific-configuration")
     if spec.process is not None:
-        _process(report, spec.process, host)
+        _process(report, spec, spec.process, host)
     _mounts(report, spec, host)
     if spec.linux is not None:
         _linux(report, spec.linux, host)
@@ -48,22 +48,29 @@ def _older(host: HostLike, version: tuple[int, int]) -> str:
     return f"needs Linux {version[0]}.{version[1]}, and this is {host.kernel[0]}.{host.kernel[1]}"
 
 
-def _process(report: Report, process: Process, host: HostLike) -> None:
+def _process(report: Report, spec: RuntimeSpec, process: Process, host: HostLike) -> None:
     section = "config.md#linux-process"
     if process.apparmor_profile and "apparmor" not in host.lsms:
         report.error("$.process.apparmorProfile", "AppArmor is not active on this host", section)
     if process.selinux_label and "selinux" not in host.lsms:
         report.error("$.process.selinuxLabel", "SELinux is not active on this host", section)
-    caps = process.capabilities
-    if caps is not None:
-        from .capabilities import Capability
+    if process.capabilities is not None:
+        _capabilities(report, spec, process.capabilities, host)
 
-        newer = {member.value for number, member in enumerate(Capability) if number > host.last_cap}
-        for name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
-            unknown = newer.intersection(getattr(caps, name) or ())
-            if unknown:
-                text = f"this kernel has no {', '.join(sorted(unknown))}, so it is not granted"
-                report.warn(f"$.process.capabilities.{name}", text, section)
+
+def _capabilities(report: Report, spec: RuntimeSpec, caps: Capabilities, host: HostLike) -> None:
+    from .capabilities import Capability
+
+    newer = {member.value for number, member in enumerate(Capability) if number > host.last_cap}
+    # In a user namespace of its own a process has every capability.
+    own = any(namespace.type == "user" for namespace in (spec.linux.namespaces if spec.linux else None) or ())
+    lacking = {member.value for number, member in enumerate(Capability) if not own and not host.capabilities >> number & 1} - newer
+    for name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
+        wanted = frozenset[str](getattr(caps, name) or ())
+        for missing, who in ((wanted & newer, "this kernel has"), (wanted & lacking, "the runtime itself has")):
+            if missing:
+                text = f"{who} no {', '.join(sorted(missing))}, so it is not granted"
+                report.warn(f"$.process.capabilities.{name}", text, "config.md#linux-process")
 
 
 def _mounts(report: Report, spec: RuntimeSpec, host: HostLike) -> None:
@@ -101,6 +108,8 @@ def _linux(report: Report, linux: Linux, host: HostLike) -> None:
     if linux.personality is not None and linux.personality.domain == "LINUX32" and host.machine not in _32_BIT:
         text = f"{host.machine} has no 32-bit personality"
         report.error("$.linux.personality.domain", text, "config-linux.md#personality")
+    if linux.intel_rdt is not None and not host.resctrl:
+        report.error("$.linux.intelRdt", "no resctrl filesystem is mounted on this host", "config-linux.md#intelrdt")
     if linux.resources is not None:
         _resources(report, linux.resources, host)
 

@@ -62,8 +62,8 @@ class Solaris(SolarisBase):
     max_shm_memory: str | None = None
     """Shared memory at most, with a scale such as ``512m``. Default: no limit (config-solaris.md#maxshmmemory)."""
     capped_cpu: SolarisCappedCPU | None = None
-    """Limit of CPU time (config-solaris.md#cappedcpu)."""
+    """Limit of CPU time. Default: no limit (config-solaris.md#cappedcpu)."""
     capped_memory: SolarisCappedMemory | None = None
-    """Limits of memory (config-solaris.md#cappedmemory)."""
+    """Limits of memory. Default: no limits (config-solaris.md#cappedmemory)."""
     anet: tuple[SolarisAnet, ...] | None = None
-    """Network interfaces (config-solaris.md#automatic-network-anet)."""
+    """Network interfaces. Default: none (config-solaris.md#automatic-network-anet)."""

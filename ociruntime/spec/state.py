@@ -38,7 +38,7 @@ class StateDocument(StateDocumentBase):
     bundle: str
     """Absolute path of the bundle."""
     annotations: Mapping[str, str] | None = None
-    """Those of the config."""
+    """Those of the config. Default: none."""
 
 
 class ContainerProcessState(ContainerProcessStateBase):
@@ -49,10 +49,10 @@ class ContainerProcessState(ContainerProcessStateBase):
     oci_version: str
     """Version of the runtime spec."""
     fds: tuple[str, ...] | None = None
-    """Names of the descriptors that come along, in their order."""
+    """Names of the descriptors that come along, in their order. Default: none."""
     pid: int
     """The container's process, as the runtime sees it."""
     metadata: str | None = None
-    """What the config has in ``linux.seccomp.listenerMetadata``."""
+    """What the config has in ``linux.seccomp.listenerMetadata``. Default: none."""
     state: StateDocument
     """The state of the container."""

@@ -97,8 +97,8 @@ class VM(VMBase):
     kernel: VMKernel
     """What it boots (config-vm.md#kernel-object)."""
     hypervisor: VMHypervisor | None = None
-    """What manages it (config-vm.md#hypervisor-object)."""
+    """What manages it. Default: the runtime's choice (config-vm.md#hypervisor-object)."""
     image: VMImage | None = None
-    """Its root image (config-vm.md#image-object)."""
+    """Its root image. Default: the runtime's choice (config-vm.md#image-object)."""
     hw_config: VMHardware | None = None
-    """Its hardware (config-vm.md#hwconfig-object)."""
+    """Its hardware. Default: the hypervisor's (config-vm.md#hwconfig-object)."""

@@ -95,11 +95,11 @@ class WindowsResources(WindowsResourcesBase):
     SECTION: ClassVar[str] = "config-windows.md#resources"
 
     memory: WindowsMemory | None = None
-    """Memory (config-windows.md#memory)."""
+    """Memory. Default: no limit (config-windows.md#memory)."""
     cpu: WindowsCPU | None = None
-    """CPU time (config-windows.md#cpu)."""
+    """CPU time. Default: no limit (config-windows.md#cpu)."""
     storage: WindowsStorage | None = None
-    """The system drive (config-windows.md#storage)."""
+    """The system drive. Default: no limits (config-windows.md#storage)."""
 
 
 class WindowsNetwork(WindowsNetworkBase):
@@ -140,13 +140,13 @@ class Windows(WindowsBase):
     layer_folders: tuple[str, ...]
     """Layers, topmost first and the scratch space last; at least one (config-windows.md#layerfolders)."""
     devices: tuple[WindowsDevice, ...] | None = None
-    """Devices that the container can use (config-windows.md#devices)."""
+    """Devices that the container can use. Default: none (config-windows.md#devices)."""
     resources: WindowsResources | None = None
-    """Limits (config-windows.md#resources)."""
+    """Limits. Default: no limits (config-windows.md#resources)."""
     network: WindowsNetwork | None = None
-    """Network (config-windows.md#network)."""
+    """Network. Default: the platform's (config-windows.md#network)."""
     credential_spec: Mapping[str, FrozenJson] | None = None
-    """Group Managed Service Account; its members are up to the implementation (config-windows.md#credential-spec)."""
+    """Group Managed Service Account; its members are free. Default: none (config-windows.md#credential-spec)."""
     servicing: bool | None = None
     """Whether pending servicing operations are applied. Default: false (config-windows.md#servicing)."""
     ignore_flushes_during_boot: bool | None = None

@@ -5,110 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import ociruntime as oci
 from ociruntime.plan.mount_options import KNOWN_OPTIONS
 
+from .mounting import MakeBundle, Runner, bind, parse, tmpfs
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
-Change = Callable[[dict[str, Any]], None]
 ATTRIBUTES = {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "nosymfollow"}
-
-
-class Line(NamedTuple):
-    """A line of mountinfo as the container sees it."""
-
-    root: str
-    point: str
-    options: frozenset[str]
-    propagation: frozenset[str]
-    fstype: str
-    source: str
-    superblock: frozenset[str]
-
-
-def parse(table: str) -> dict[str, Line]:
-    """Of mounts on the same place the last, which is on top."""
-    found = {}
-    for line in table.splitlines():
-        left, _, right = line.partition(" - ")
-        _, _, _, root, point, options, *tags = left.split()
-        fstype, source, superblock = right.split(" ", 2)
-        tags = [tag.split(":")[0] for tag in tags]
-        words = frozenset(options.split(","))
-        found[point] = Line(root, point, words, frozenset(tags), fstype, source, frozenset(superblock.split(",")))
-    return found
-
-
-class Runner:
-    """Runs a shell script in a container with further mounts, and gives what it printed."""
-
-    def __init__(self, make_bundle: MakeBundle, root: Path, name: str) -> None:
-        self._make, self._root, self._name, self._count = make_bundle, root, name, 0
-
-    def bundle(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.Bundle:
-        document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
-        document["mounts"] += mounts
-        if change:
-            change(document)
-        return self._make(oci.RuntimeSpec.load(document))
-
-    def __call__(self, script: str, *mounts: dict[str, Any], change: Change | None = None, bundle: oci.Bundle | None = None) -> str:
-        bundle = bundle or self.bundle(*mounts, change=change)
-        self._count += 1
-        name = f"{self._name}-{self._count}"
-        args = ["sh", "-c", script]
-        result = oci.run(bundle, args, capture_output=True, text=True, root=self._root, container_id=name)
-        assert isinstance(result.stdout, str)
-        assert result.returncode == 0, (result.stdout, result.stderr)
-        return result.stdout
-
-    def table(self, *mounts: dict[str, Any], change: Change | None = None) -> dict[str, Line]:
-        return parse(self("cat /proc/self/mountinfo", *mounts, change=change))
-
-    def refused(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.StepError:
-        with pytest.raises(oci.StepError) as caught:
-            self("true", *mounts, change=change)
-        assert oci.Container.list(root=self._root) == []
-        return caught.value
-
-
-@pytest.fixture
-def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Runner:
-    return Runner(make_bundle, state_root, prefix)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A directory of the host with a file, a directory and a symbolic link to it."""
-    tree = tmp_path / "tree"
-    (tree / "dir").mkdir(parents=True)
-    (tree / "file").write_text("host\n")
-    (tree / "dir/inner").write_text("inner\n")
-    (tree / "link").symlink_to("dir")
-    return tree
-
-
-@pytest.fixture
-def mounted(tree: Path) -> Iterator[Path]:
-    """The same with a tmpfs on its directory."""
-    subprocess.run(["mount", "-t", "tmpfs", "none", tree / "dir"], check=True)
-    (tree / "dir/below").write_text("below\n")
-    yield tree
-    subprocess.run(["umount", "-l", tree / "dir"], check=True)
-
-
-def bind(source: Path, destination: str, *options: str) -> dict[str, Any]:
-    return {"source": str(source), "destination": destination, "options": [*options]}
-
-
-def tmpfs(destination: str, *options: str) -> dict[str, Any]:
-    return {"type": "tmpfs", "source": "tmpfs", "destination": destination, "options": [*options]}
 
 
 # options -> the attributes that differ from a mount without any
@@ -175,10 +84,10 @@ def test_the_superblock_hears_of_it(run: Runner) -> None:
     assert "sync" not in run.table(tmpfs("/t", "sync", "async"))["/t"].superblock
 
 
-def test_recursive_attributes_hold_below(run: Runner, mounted: Path) -> None:
+def test_recursive_attributes_hold_below(run: Runner, mounted_tmpfs: Path) -> None:
     table = run.table(
-        bind(mounted, "/plain", "bind", "ro"), bind(mounted, "/some", "rbind", "ro", "nodev"),
-        bind(mounted, "/all", "rbind", "rro", "rnosuid"), bind(mounted, "/back", "rbind", "rro", "rw"),
+        bind(mounted_tmpfs, "/plain", "bind", "ro"), bind(mounted_tmpfs, "/some", "rbind", "ro", "nodev"),
+        bind(mounted_tmpfs, "/all", "rbind", "rro", "rnosuid"), bind(mounted_tmpfs, "/back", "rbind", "rro", "rw"),
     )  # fmt: skip
     assert "/plain/dir" not in table
     assert "ro" in table["/plain"].options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from jsonschema import Draft4Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
+from ociruntime import spec
 from ociruntime.errors import Problem, SpecError
-from ociruntime.spec import Features, Model, RuntimeSpec, StateDocument
+from ociruntime.spec import Features, Model, OpenEnum, RuntimeSpec, StateDocument
+from ociruntime.spec.describe import describe, section
 from ociruntime.spec.fields import fields_of
 from ociruntime.spec.generate import files, models
 from ociruntime.spec.schema import generate
@@ -145,6 +148,62 @@ def test_the_published_schema_is_a_schema_with_words_and_sections(cls: type[Mode
 def test_any_class_has_a_schema() -> None:
     for cls in models():
         Draft4Validator.check_schema(cls.json_schema())
+
+
+def test_every_member_says_what_holds_without_it() -> None:
+    for cls in models():
+        for field in fields_of(cls).values():
+            about = describe(cls, field.name)
+            assert about.text, f"{cls.__name__}.{field.name}"
+            # an absent member of a features document says nothing, and their classes say so
+            assert field.required or about.default or "needed" in about.text or cls.NULLABLE, f"{cls.__name__}.{field.name}"
+
+
+def test_every_class_and_enumeration_is_exported() -> None:
+    names = {cls.__name__ for cls in models()}
+    names |= {
+        field.kind.cls.__name__ for cls in models() for field in fields_of(cls).values() if issubclass(field.kind.cls, OpenEnum)
+    }
+    assert names <= set(spec.__all__)
+    assert all(hasattr(spec, name) for name in spec.__all__)
+
+
+# ---- against the text ----
+
+PAGES = (
+    "config config-linux config-vm config-windows config-solaris config-zos config-freebsd features features-linux runtime".split()
+)
+VALUES = set("private shared slave unbindable seccompFd time ipc uts raw qcow2 vdi vmdk vhd".split())
+"""Words that the text sets as members are, and which are values."""
+
+
+@needs_official
+@pytest.mark.parametrize("page", PAGES)
+def test_the_model_has_every_member_that_the_text_has(page: str) -> None:
+    keys = {field.key for cls in models() for field in fields_of(cls).values()}
+    text = (REFERENCE / f"{page}.md").read_text()
+    bold = [
+        word.strip()
+        for part in re.findall(r"\*\*([^*]+)\*\*", text)
+        for names in re.findall("`([^`]+)`", part)
+        for word in names.split(",")
+    ]
+    assert len(bold) > (0 if page in ("config-zos", "features") else 4)
+    assert set(bold) - VALUES <= keys
+
+
+@needs_official
+def test_every_section_that_is_named_exists() -> None:
+    headings = {
+        f"{path.name}#{re.sub(r'[^a-z0-9 _-]', '', re.sub('<[^>]*>', '', line).strip().lower()).replace(' ', '-')}"
+        for path in REFERENCE.glob("*.md")
+        for line in re.findall("^#+ (.*)$", path.read_text(), re.MULTILINE)
+    }
+    named = {section(cls, member) for cls in models() for member in ("", *fields_of(cls))}
+    for path in Path(spec.__file__).parent.glob("*.py"):
+        named |= set(re.findall(r"[a-z-]+\.md#[\w-]+", path.read_text()))
+    assert len(named) > 80
+    assert named - headings == {"config.md#section"}  # an example in a docstring
 
 
 @needs_official

@@ -206,7 +206,7 @@ def test_the_document_of_a_state() -> None:
     assert "pid" not in shown
 
 
-def test_remove_takes_the_state_last(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_takes_the_lock_last_and_the_state_before_it(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = store.create("c")
     entry.write(document())
     for name in ("config.json", "zzz", "lock"):
@@ -215,6 +215,6 @@ def test_remove_takes_the_state_last(store: StateStore, monkeypatch: pytest.Monk
     real: Callable[..., None] = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda self, **more: (gone.append(self.name), real(self, **more))[1])
     entry.remove()
-    assert gone[-1] == "state.json"
+    assert gone[-2:] == ["state.json", "lock"]
     assert len(gone) == 4
     entry.remove()

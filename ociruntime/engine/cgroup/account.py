@@ -7,14 +7,20 @@ from typing import NamedTuple
 
 from .files import below, flat, read_if_there
 
+_V1_CPU = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")
+
 
 class Usage(NamedTuple):
     """What everything in a container has used so far; None where no controller counts it."""
 
-    cpu: float | None
+    cpu: float | None = None
     """Seconds of CPU time, user and system together."""
-    peak: int | None
+    peak: int | None = None
     """The most memory at one time, in bytes (v1, or v2 since Linux 5.19)."""
+    user: float | None = None
+    """Seconds of CPU time in user space."""
+    system: float | None = None
+    """Seconds of CPU time in the kernel."""
 
 
 def oom_kills(paths: Sequence[str]) -> int:
@@ -30,14 +36,17 @@ def oom_kills(paths: Sequence[str]) -> int:
 
 def usage(paths: Sequence[str]) -> Usage:
     """CPU time and peak memory of these cgroups."""
-    cpu: float | None = None
+    times: tuple[float, ...] | None = None
     peak: int | None = None
-    for path in paths:
-        if (text := read_if_there(path, "cpuacct.usage")) is not None:
-            cpu = int(text) / 1e9
-        elif cpu is None and (spent := flat(read_if_there(path, "cpu.stat")).get("usage_usec")) is not None:
-            cpu = spent / 1e6
-        for file in ("memory.max_usage_in_bytes", "memory.peak"):
+    for path in reversed(paths):  # the unified one is the last, and its one file says all about CPU time
+        if times is None and (spent := flat(read_if_there(path, "cpu.stat"))).get("usage_usec"):
+            times = tuple(spent.get(name, 0) / 1e6 for name in ("usage_usec", "user_usec", "system_usec"))
+        elif times is None and read_if_there(path, _V1_CPU[0]) is not None:
+            times = tuple(int(read_if_there(path, file) or 0) / 1e9 for file in _V1_CPU)
+        for file in ("memory.peak", "memory.max_usage_in_bytes"):
             if peak is None and (text := read_if_there(path, file)) is not None:
                 peak = int(text)
-    return Usage(cpu, peak)
+        if times is not None and peak is not None:
+            break
+    cpu, user, system = times or (None, None, None)
+    return Usage(cpu, peak, user, system)

@@ -1,0 +1,223 @@
+"""`Executes`: further programs in a running container, `exec` and `popen`; a part of `Container`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+
+from .overrides import Args, Env, Overrides, UserLike, words
+from .streams import Codec, Stdio, Streams
+
+if TYPE_CHECKING:
+    import os
+
+    from .process import Process, Result
+    from .spec import Process as ProcessSpec
+    from .spec import RuntimeSpec
+    from .state import Entry
+
+__all__ = ["Executes"]
+
+
+class Common(TypedDict, total=False):
+    """What `exec` and `popen` take alike, beside the text mode."""
+
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    env: Env | None
+    cwd: str | None
+    user: UserLike | None
+    capabilities: Sequence[str]
+    process: ProcessSpec | Mapping[str, Any] | None
+    preserve_fds: int
+
+
+class ExecOptions(Common, total=False):
+    """The further keywords of `exec`."""
+
+    input: bytes | str | None
+    capture_output: bool
+    timeout: float | None
+    check: bool
+
+
+class PopenOptions(Common, total=False):
+    """The further keywords of `popen`."""
+
+    bufsize: int
+    terminal: bool
+    console_socket: str | os.PathLike[str] | None
+    pid_file: str | os.PathLike[str] | None
+
+
+class Executes:
+    """Runs further programs in a container that runs."""
+
+    _entry: Entry
+
+    if TYPE_CHECKING:
+
+        @property
+        def spec(self) -> RuntimeSpec: ...
+
+    @overload
+    def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecOptions]) -> Result[str]: ...
+    @overload
+    def exec(self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[ExecOptions]) -> Result[str]: ...
+    @overload
+    def exec(self, args: Args = ..., *, errors: str, **options: Unpack[ExecOptions]) -> Result[str]: ...
+    @overload
+    def exec(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecOptions]) -> Result[bytes]: ...
+    @overload
+    def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecOptions]) -> Result[Any]: ...
+
+    def exec(
+        self,
+        args: Args = (),
+        *,
+        input: bytes | str | None = None,
+        capture_output: bool = False,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        env: Env | None = None,
+        cwd: str | None = None,
+        user: UserLike | None = None,
+        capabilities: Sequence[str] = (),
+        process: ProcessSpec | Mapping[str, Any] | None = None,
+        preserve_fds: int = 0,
+    ) -> Result[Any]:
+        """Run a further program in the container and wait for it, as `subprocess.run` does.
+
+        It joins the container's namespaces and cgroups, and has environment, user, capabilities, limits and seccomp filter of the
+        container's process.
+
+        Args:
+            args: the program and its arguments.
+            input: bytes for stdin, or text with ``text=True``.
+            capture_output: keep stdout and stderr in the result.
+            stdin, stdout, stderr: descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; our own by default.
+            text: decode the output, as ``encoding`` and ``errors`` do; by default from UTF-8, what is invalid as surrogates.
+            timeout: seconds; then the program and what it has started in its session is killed, and the result has the output so
+                far and ``timed_out``.
+            env: variables over those of the container's process: a mapping, where None removes one, or ``NAME=value`` strings.
+            cwd: the working directory in the container.
+            user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``.
+            capabilities: further ones, in the bounding, effective and permitted sets only.
+            process: a complete process object instead (config.md, Process), or its JSON; ``args``, when not empty, replace its own.
+            preserve_fds: how many descriptors from 3 on the program inherits.
+
+        Raises:
+            TypeError: ``args`` is a string.
+            WrongStatus: the container is not running: it is created, paused, about to end or stopped.
+            StepError: a step failed; with errno ENOENT the program is not there.
+            ProcessError: with ``check``, when the program does not end with 0.
+        """
+        from .process import finish
+
+        codec = Codec.of(text, encoding, errors)
+        overrides = Overrides(args=words(args), env=env, cwd=cwd, user=user)
+        with Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
+            with closing(self._popen(overrides, streams, process, capabilities, None, None, preserve_fds)) as child:
+                result = finish(child, timeout, child.kill_session)
+        if check:
+            result.check_returncode()
+        return result
+
+    @overload
+    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenOptions]) -> Process[str]: ...
+    @overload
+    def popen(
+        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenOptions]
+    ) -> Process[str]: ...
+    @overload
+    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenOptions]) -> Process[str]: ...
+    @overload
+    def popen(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenOptions]) -> Process[bytes]: ...
+    @overload
+    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenOptions]) -> Process[Any]: ...
+
+    def popen(
+        self,
+        args: Args = (),
+        *,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        bufsize: int = -1,
+        env: Env | None = None,
+        cwd: str | None = None,
+        user: UserLike | None = None,
+        capabilities: Sequence[str] = (),
+        process: ProcessSpec | Mapping[str, Any] | None = None,
+        terminal: bool = False,
+        console_socket: str | os.PathLike[str] | None = None,
+        pid_file: str | os.PathLike[str] | None = None,
+        preserve_fds: int = 0,
+    ) -> Process[Any]:
+        """Start a further program in the container and give its `Process`, as `subprocess.Popen` does.
+
+        Arguments and errors are those of `exec`, and:
+
+        Args:
+            bufsize: of the streams: 1 for line buffering of text, 0 for none of bytes.
+            terminal: give the program a terminal, whose master is `Process.terminal`.
+            console_socket: a listening Unix socket that gets the master of a terminal for the program instead.
+            pid_file: gets the pid of the program.
+        """
+        wants = True if terminal or console_socket is not None else None
+        overrides = Overrides(args=words(args), env=env, cwd=cwd, user=user, terminal=wants)
+        streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
+        try:
+            return self._popen(overrides, streams, process, capabilities, console_socket, pid_file, preserve_fds)
+        except BaseException:
+            streams.close()
+            raise
+
+    def _popen(
+        self,
+        overrides: Overrides,
+        streams: Streams,
+        process: ProcessSpec | Mapping[str, Any] | None,
+        capabilities: Sequence[str],
+        console_socket: str | os.PathLike[str] | None,
+        pid_file: str | os.PathLike[str] | None,
+        preserve_fds: int,
+    ) -> Process[Any]:
+        from .lifecycle.execute import execute
+        from .process import Process
+
+        began = time.monotonic()
+        started = execute(
+            self._entry,
+            self.spec,
+            overrides,
+            process=process,
+            capabilities=capabilities,
+            stdio=streams.child,
+            console_socket=console_socket,
+            pid_file=pid_file,
+            preserve_fds=preserve_fds,
+        )
+        streams.launched()
+        return Process(
+            started.args,
+            started.pid,
+            started.pidfd,
+            streams,
+            began=began,
+            cgroups=started.cgroups,
+            oom_kills=started.oom_kills,
+            terminal=started.terminal,
+        )

@@ -1,0 +1,38 @@
+"""Root filesystems that are there for one container only, and how they go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ..errors import BundleError
+from .mount import NODEV, mount, mounts_below, unmount
+from .sif import overlay_options
+
+
+def cover(lower: Path, path: Path) -> Path:
+    """Mount an overlay over a directory on ``rootfs`` in ``path``: what is written stays in ``path``. Raises OSError."""
+    rootfs, overlay = path / "rootfs", path / "overlay"
+    for directory in (rootfs, overlay, overlay / "upper", overlay / "work"):
+        directory.mkdir(mode=0o700)
+    (overlay / "upper").chmod(lower.stat().st_mode & 0o7777)
+    mount("overlay", "overlay", rootfs, overlay_options(lower, overlay), NODEV)
+    return rootfs
+
+
+def discard(path: str | os.PathLike[str]) -> None:
+    """Unmount what is mounted in a temporary bundle and remove it; content with what is not there any more.
+
+    Raises:
+        BundleError: a mount is in use; nothing behind it is removed.
+    """
+    for target in reversed(mounts_below(Path(path))):
+        try:
+            unmount(target)
+        except OSError as error:
+            raise BundleError(f"{target} cannot be unmounted: {error.strerror}") from error
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,307 @@
+"""The streams between us and a program: opened by `subprocess`'s rules, pumped without deadlock, closed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
+
+__all__ = ["Codec", "Stdio", "Streams"]
+
+PIPE: Final = -1
+STDOUT: Final = -2
+DEVNULL: Final = -3
+_CHUNK: Final = 1 << 16
+
+
+class HasFileno(Protocol):
+    """A file, a socket: whatever has a descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+Stdio: TypeAlias = int | HasFileno | None
+"""A descriptor, something that has one, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; None for this process's own."""
+
+
+MaybeNone: TypeAlias = Any
+"""None where it was not asked for, which a type checker cannot know and need not be told."""
+
+
+class Codec(NamedTuple):
+    """How bytes become text: invalid ones survive as surrogates by default, so that no output is ever lost to an error."""
+
+    encoding: str
+    errors: str
+
+    @classmethod
+    def of(cls, text: bool | None, encoding: str | None, errors: str | None) -> Codec | None:
+        """The codec that ``text``, ``encoding`` or ``errors`` ask for, as in `subprocess`; None for bytes."""
+        if not (text or encoding or errors):
+            return None
+        return cls(encoding or "utf-8", errors or "surrogateescape")
+
+    def decode(self, raw: bytes) -> str:
+        return raw.decode(self.encoding, self.errors).replace("\r\n", "\n").replace("\r", "\n")
+
+    def encode(self, text: str) -> bytes:
+        return text.encode(self.encoding, self.errors)
+
+
+class _Raw(io.RawIOBase):
+    """Our end of a pipe or terminal. What `Streams.pump` has read already can be put back, so that a reader gets all of it."""
+
+    def __init__(self, fd: int, *, writable: bool, pushed: list[bytes]) -> None:
+        self._fd = fd
+        self._writable = writable
+        self._pushed = pushed
+
+    def fileno(self) -> int:
+        self._checkClosed()
+        return self._fd
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return self._writable
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._pushed:
+            first = self._pushed.pop(0)
+            size = min(len(first), len(buffer))
+            buffer[:size] = first[:size]
+            if size < len(first):
+                self._pushed.insert(0, first[size:])
+            return size
+        try:
+            return os.readv(self._fd, [buffer])
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return 0  # the last one on the other side of a terminal has gone
+            raise
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+
+class Streams:
+    """stdin, stdout and stderr of one program: its ends until it is launched, and ours.
+
+    Args:
+        stdin, stdout, stderr: as in `subprocess`.
+        codec: for text; None for bytes.
+        bufsize: of the files, as in `subprocess.Popen`.
+    """
+
+    def __init__(
+        self, stdin: Stdio = None, stdout: Stdio = None, stderr: Stdio = None, *, codec: Codec | None = None, bufsize: int = -1
+    ) -> None:
+        self.codec = codec
+        self._bufsize = bufsize
+        self.child: list[int] = []
+        """What the program gets."""
+        self._theirs: list[int] = []
+        self._ours: dict[int, int] = {}
+        self._files: dict[int, IO[Any]] = {}
+        self._input = memoryview(b"")
+        self._output: dict[int, list[bytes]] = {}
+        try:
+            for number, wanted in enumerate((stdin, stdout, stderr)):
+                self.child.append(self._open(number, wanted))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, number: int, wanted: Stdio) -> int:
+        if wanted is None:
+            return number
+        fd = wanted if isinstance(wanted, int) else wanted.fileno()
+        if fd >= 0:
+            return fd
+        if fd == DEVNULL:
+            self._theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            return self._theirs[-1]
+        if fd == STDOUT and number == 2:
+            return self.child[1]
+        if fd != PIPE:
+            raise ValueError(f"{fd} is no descriptor for {('stdin', 'stdout', 'stderr')[number]}")
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = (writer, reader) if number == 0 else (reader, writer)
+        self._theirs.append(theirs)
+        self._ours[number] = ours
+        if number:
+            self._output[number] = []
+        return theirs
+
+    @classmethod
+    def of_run(
+        cls, input: bytes | str | None, capture_output: bool, stdin: Stdio, stdout: Stdio, stderr: Stdio, codec: Codec | None
+    ) -> Streams:
+        """The streams of a program that is run to its end, by the rules of `subprocess.run`. Raises ValueError, TypeError."""
+        if input is not None:
+            if stdin is not None:
+                raise ValueError("stdin and input exclude each other")
+            stdin = PIPE
+        if capture_output:
+            if stdout is not None or stderr is not None:
+                raise ValueError("stdout and stderr are not for capture_output=True: it captures both")
+            stdout = stderr = PIPE
+        streams = cls(stdin, stdout, stderr, codec=codec)
+        try:
+            streams.feed(input)
+        except BaseException:
+            streams.close()
+            raise
+        return streams
+
+    def launched(self) -> None:
+        """Close the program's ends: it has them now."""
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs.clear()
+
+    # ---- as files ----
+
+    def file(self, number: int) -> IO[Any] | None:
+        """Our end as a file, binary or text; None when it is no pipe of ours."""
+        if number in self._files or number not in self._ours:
+            return self._files.get(number)
+        raw = _Raw(self._ours[number], writable=number == 0, pushed=self._output.setdefault(number, []))
+        file: IO[Any]
+        if self._bufsize == 0 and self.codec is None:
+            file = raw  # type: ignore[assignment]
+        else:
+            size = self._bufsize if self._bufsize > 1 else io.DEFAULT_BUFFER_SIZE
+            file = io.BufferedWriter(raw, size) if number == 0 else io.BufferedReader(raw, size)
+            if self.codec:
+                file = io.TextIOWrapper(file, *self.codec, line_buffering=self._bufsize == 1)
+        self._files[number] = file
+        return file
+
+    # ---- as a whole ----
+
+    def feed(self, input: bytes | str | None) -> None:
+        """What `pump` shall write to stdin, which is closed behind it."""
+        if 0 in self._files:
+            try:
+                self._files[0].flush()
+            except BrokenPipeError:
+                pass  # the program does not want it
+        if input is not None:
+            if isinstance(input, str):
+                if self.codec is None:
+                    raise TypeError("input is a str: give bytes, or text=True")
+                input = self.codec.encode(input)
+            if 0 not in self._ours:
+                raise ValueError("input needs stdin=PIPE")
+            self._input = memoryview(input)
+        if 0 in self._ours and not self._input:
+            self._shut(0)
+
+    def pump(self, pidfd: int, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
+        """Feed and drain the pipes until all are closed and the program has ended; False when the time was over before.
+
+        It can be called again: what was read and what is still to be written are kept.
+
+        Args:
+            deadline: of `time.monotonic`.
+            on_end: called when the program has ended: for those who hold its pipes and should not.
+        """
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        numbers = {fd: number for number, fd in self._ours.items()}
+        for fd, number in numbers.items():
+            os.set_blocking(fd, False)
+            poller.register(fd, select.POLLIN if number else select.POLLOUT)
+        running = True
+        while running or numbers:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            for fd, _ in poller.poll(left):
+                if fd == pidfd:
+                    poller.unregister(fd)
+                    running = False
+                    if on_end:
+                        on_end()
+                elif not self._move(fd, numbers[fd]):
+                    poller.unregister(fd)
+                    self._finish(numbers.pop(fd))
+            if left == 0 and (running or numbers):
+                for fd in numbers:
+                    os.set_blocking(fd, True)
+                return False
+        return True
+
+    def _move(self, fd: int, number: int) -> bool:
+        """Move what is ready; False at the end of a stream."""
+        try:
+            if number:
+                chunk = os.read(fd, _CHUNK)
+                if chunk:
+                    self._output[number].append(chunk)
+                return bool(chunk)
+            self._input = self._input[os.write(fd, self._input[:_CHUNK]) :]
+            return bool(self._input)
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            return False  # the program does not want it
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return False  # the other side of a terminal is closed
+            raise
+
+    def _finish(self, number: int) -> None:
+        if number in self._files and number:
+            del self._ours[number]  # what it has not given yet is read through the file
+        else:
+            self._shut(number)
+
+    def output(self, number: int) -> Any:
+        """What was read of stdout (1) or stderr (2), as text where that was asked for; None when it is no pipe of ours."""
+        if number in self._files:
+            file = self._files[number]
+            return None if file.closed else file.read()
+        chunks = self._output.get(number)
+        if chunks is None:
+            return None
+        return self.codec.decode(b"".join(chunks)) if self.codec else b"".join(chunks)
+
+    def _shut(self, number: int) -> None:
+        fd = self._ours.pop(number, -1)
+        if number in self._files:
+            try:
+                self._files[number].close()
+            except BrokenPipeError:
+                pass  # what was still to be flushed
+        elif fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close everything that is ours."""
+        self.launched()
+        for number in {*self._ours, *self._files}:
+            self._shut(number)
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,45 @@
+"""`Temporary`: the bundle of an image or a plain root filesystem, for the life of one container."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from .bundle import Bundle
+from .errors import BundleError
+from .overrides import Overrides
+
+
+class Temporary:
+    """A bundle that `create` makes and that goes with its container: its path is known, and recorded, before it exists.
+
+    Args:
+        image: a SIF file, or a directory that is a root filesystem, which stays as it is: what is written goes with the bundle.
+    """
+
+    def __init__(self, image: Path, overrides: Overrides) -> None:
+        self.path = Path(tempfile.gettempdir(), f"ociruntime-{secrets.token_hex(8)}").absolute()
+        self._image = image
+        self._overrides = overrides
+
+    @property
+    def undo(self) -> list[str]:
+        """What undoes it, for the state (see `ociruntime.engine.undo`)."""
+        return ["bundle", str(self.path)]
+
+    def make(self) -> Bundle:
+        """Mount the root filesystem and give the bundle. Raises SifError, BundleError, OSError."""
+        bundle = self._cover() if self._image.is_dir() else Bundle.from_sif(self._image, self.path)
+        return bundle.with_overrides(self._overrides)
+
+    def _cover(self) -> Bundle:
+        from .rootfs.temporary import cover
+        from .spec import RuntimeSpec
+
+        if not self._overrides.args:
+            raise BundleError(f"{self._image} is a plain root filesystem: args must say what to run in it")
+        self.path.mkdir(mode=0o700)
+        cover(Path(os.path.abspath(self._image)), self.path)
+        return Bundle.from_dir(self.path, RuntimeSpec.default())

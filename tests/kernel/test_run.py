@@ -1,0 +1,273 @@
+"""`run`: what a call may ask for, how it ends, and that nothing is left however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.spec import Mount, NamespaceType
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
+
+
+@pytest.fixture
+def sh(bundle: oci.Bundle, state_root: Path, prefix: str) -> Callable[..., oci.Result[str]]:
+    """Runs a shell script in a container and gives what it said, as text."""
+
+    def run(script: str, **options: Any) -> oci.Result[str]:
+        options = {"capture_output": True, "text": True, "root": state_root, "container_id": prefix, **options}
+        result = oci.run(options.pop("image", bundle), ["sh", "-c", script], **options)
+        assert os.listdir(state_root) in ([], [".seccomp"])
+        return result
+
+    return run
+
+
+Sh = Callable[..., "oci.Result[str]"]
+
+
+def test_a_result(sh: Sh) -> None:
+    result = sh("echo out; echo err >&2; exit 3", timeout=30)
+    assert (result.args, result.returncode, result.stdout, result.stderr) == (
+        ("sh", "-c", "echo out; echo err >&2; exit 3"), 3, "out\n", "err\n",
+    )  # fmt: skip
+    assert (result.signal, result.oom_killed, result.timed_out) == (None, False, False)
+    assert 0 < result.duration < 30
+    with pytest.raises(AttributeError):
+        result.returncode = 0  # type: ignore[misc]
+
+
+def test_usage_is_that_of_the_container(sh: Sh) -> None:
+    usage = sh("i=0; (while [ $i -lt 20000 ]; do i=$((i+1)); done)").usage
+    assert usage.total > 0.001
+    assert usage.user + usage.system == pytest.approx(usage.total, abs=0.02)
+    assert 100_000 < usage.peak_memory < 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "err"),
+    [
+        ({"capture_output": True}, b"out\n", b"err\n"),
+        ({"stdout": PIPE}, b"out\n", None),
+        ({"stderr": PIPE, "stdout": DEVNULL}, None, b"err\n"),
+        ({"stdout": PIPE, "stderr": STDOUT}, b"out\nerr\n", None),
+        ({"stdout": PIPE, "stderr": DEVNULL, "text": True}, "out\n", None),
+        ({"stdout": PIPE, "stderr": DEVNULL, "encoding": "utf-16-le"}, "畯ੴ", None),
+        ({"stdout": PIPE, "stderr": DEVNULL, "errors": "strict"}, "out\n", None),
+    ],
+)
+def test_streams_as_subprocess_has_them(
+    bundle: oci.Bundle, state_root: Path, options: dict[str, Any], out: object, err: object
+) -> None:
+    args = ["sh", "-c", "echo out; echo err >&2"]
+    result = oci.run(bundle, args, root=state_root, **options)
+    assert (result.stdout, result.stderr) == (out, err)
+    expected = subprocess.run(args, check=False, **options)
+    assert (expected.stdout, expected.stderr) == (out, err)
+
+
+def test_output_into_files_and_input_from_them(bundle: oci.Bundle, state_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("hello\n")
+    with open(tmp_path / "in") as stdin, open(tmp_path / "out", "wb") as stdout, open(tmp_path / "err", "w") as stderr:
+        result = oci.run(
+            bundle, ["sh", "-c", "cat; echo e >&2"], stdin=stdin, stdout=stdout, stderr=stderr.fileno(), root=state_root
+        )
+    assert (result.returncode, result.stdout, result.stderr) == (0, None, None)
+    assert ((tmp_path / "out").read_text(), (tmp_path / "err").read_text()) == ("hello\n", "e\n")
+
+
+def test_much_input_and_output_at_once(sh: Sh) -> None:
+    text = "0123456789abcde\n" * 200_000
+    assert sh("tee /dev/stderr", input=text, timeout=60)[2:4] == (text, text)
+    assert sh("exec <&-; exec sleep 0.1", input=text).returncode == 0  # nobody reads it
+
+
+def test_invalid_text_is_not_lost(sh: Sh) -> None:
+    out = sh(r"printf 'a\r\nb\377\n'").stdout
+    assert out == "a\nb\udcff\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "hint"),
+    [
+        ({"args": "echo hi"}, TypeError, "shlex.split"),
+        ({"args": b"echo"}, TypeError, "shlex.split"),
+        ({"input": b"", "stdin": PIPE}, ValueError, "exclude"),
+        ({"input": "text"}, TypeError, "text=True"),
+        ({"capture_output": True, "stdout": PIPE}, ValueError, "capture_output"),
+        ({"stdin": STDOUT}, ValueError, "stdin"),
+        ({"stdout": -7}, ValueError, "stdout"),
+        ({"memory": "lots"}, ValueError, "512M|not a size"),
+        ({"cpus": 0}, ValueError, "cpus"),
+        ({"mounts": ["/x"]}, ValueError, "source:/destination"),
+        ({"mounts": ["/x:relative"]}, ValueError, "source:/destination"),
+        ({"network": True}, ValueError, "'host'"),
+        ({"env": ["X"]}, ValueError, "NAME=value"),
+        ({"env": "X=1"}, TypeError, "mapping"),
+        ({"env": {"A=B": "1"}}, ValueError, "A=B"),
+        ({"user": "nobody-here"}, oci.BundleError, "nobody-here"),
+        ({"user": ""}, ValueError, "empty"),
+        ({"user": (0, -1)}, ValueError, "4294967294"),
+        ({"user": "4294967295"}, oci.BundleError, "4294967295"),
+        ({"user": -1}, oci.BundleError, "-1"),
+        ({"container_id": "../x"}, oci.StateError, "container id"),
+        ({"mounts": ["/no/such:/x"]}, oci.StepError, "the source does not exist"),
+        ({"args": ["no-such-program"]}, oci.StepError, "not found"),
+        ({"image": "/no/such"}, FileNotFoundError, "/no/such"),
+    ],
+)
+def test_what_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, call: dict[str, Any], error: type, hint: str) -> None:
+    options: dict[str, Any] = {"image": bundle, "args": ["true"], "root": state_root, "container_id": prefix, **call}
+    with pytest.raises(error, match=hint):
+        oci.run(options.pop("image"), options.pop("args"), **options)
+    assert oci.Container.list(root=state_root) == []
+
+
+def test_environment_directory_user_and_names(sh: Sh, bundle: oci.Bundle, tmp_path: Path) -> None:
+    (bundle.path / "rootfs/etc/group").write_text("root:x:0:\nwheel:x:77:joe\nstaff:x:55:\n")
+    (bundle.path / "rootfs/etc/passwd").unlink()
+    (bundle.path / "rootfs/etc/passwd").write_text("root:x:0:0::/:\njoe:x:1000:1001::/:\n")
+    for env in ({"A": "1", "TERM": None}, ["A=1", "TERM="]):
+        assert sh("echo $A-$TERM-$PATH", env=env).stdout.startswith("1--/usr")
+    assert sh("pwd", cwd="/etc").stdout == "/etc\n"
+    assert sh("hostname", hostname="other").stdout == "other\n"
+    for user, expected in {
+        "joe": "1000 1001 1001 77", "joe:staff": "1000 55 55", 1000: "1000 1001 1001 77", "5:6": "5 6 6", "7": "7 0 0",
+        (8, 9): "8 9 9",
+    }.items():  # fmt: skip
+        assert sh("echo $(id -u) $(id -g) $(id -G)", user=user).stdout == expected + "\n", user
+
+
+def test_mounts(sh: Sh, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/file").write_text("content\n")
+    data = tmp_path / "data"
+    assert sh("cat /data/file; echo new > /data/new", mounts=[f"{data}:/data"]).stdout == "content\n"
+    assert (data / "new").read_text() == "new\n"
+    assert sh("echo x > /data/new || cat /data/new", mounts=[f"{data}:/data:ro"]).stdout == "new\n"
+    given = Mount(destination="/scratch", type="tmpfs", source="tmpfs", options=("size=1m",))
+    assert sh("grep -c ' /scratch tmpfs ' /proc/mounts", mounts=[given]).stdout == "1\n"
+    relative = os.path.relpath(data)
+    assert sh("cat /data/file", mounts=[f"{relative}:/data"]).stdout == "content\n"
+
+
+def test_limits(sh: Sh) -> None:
+    result = sh("dd if=/dev/zero of=/dev/null bs=100M count=1; exit 9", memory="24M")
+    assert (result.returncode, result.oom_killed) == (9, True)
+    result = sh("exec dd if=/dev/zero of=/dev/null bs=100M count=1", memory=24 << 20)
+    assert (result.signal, result.oom_killed) == (signal.SIGKILL, True)
+    result = sh("for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait", pids=4)
+    assert result.returncode == 2
+    assert "fork" in result.stderr
+    result = sh("while :; do :; done", cpus=0.2, timeout=1)
+    assert result.usage.total < 0.8 * result.duration
+
+
+def test_network_and_read_only(sh: Sh) -> None:
+    ours = os.readlink("/proc/self/ns/net")
+    for network, same in ((None, False), ("none", False), (False, False), ("host", True)):
+        assert (sh("readlink /proc/self/ns/net", network=network).stdout.strip() == ours) is same
+    assert sh("touch /x").returncode == 0
+    assert sh("touch /y", read_only=True).returncode == 1
+
+
+def test_check(sh: Sh) -> None:
+    assert sh("true", check=True).returncode == 0
+    with pytest.raises(oci.ProcessError, match="ended with 4: first\nlast words") as caught:
+        sh("echo first >&2; echo last words >&2; exit 4", check=True)
+    result = caught.value.result
+    assert isinstance(result, oci.Result)
+    assert result.stderr == "first\nlast words\n"
+
+
+def test_a_timeout_kills_what_ignores_signals_and_keeps_the_output(sh: Sh) -> None:
+    script = "trap '' TERM INT; echo early; sleep 1000 & sleep 1000"
+    result = sh(script, timeout=0.5)
+    assert (result.timed_out, result.returncode, result.stdout) == (True, -9, "early\n")
+    with pytest.raises(oci.ProcessError, match="took too long: early"):
+        sh(script, timeout=0.5, check=True)
+
+
+def test_a_timeout_with_the_hosts_pid_namespace(make_bundle: MakeBundle, sh: Sh) -> None:
+    spec = oci.RuntimeSpec.default().without_namespace(NamespaceType.PID).with_args("true")
+    image = make_bundle(spec)
+    result = sh("echo early; sleep 1000 & sleep 1000", timeout=0.5, image=image)
+    assert (result.timed_out, result.returncode, result.stdout) == (True, -9, "early\n")
+    began = time.monotonic()
+    assert sh("sleep 1000 & echo done", image=image).stdout == "done\n"  # what holds the pipe is killed at the end
+    assert time.monotonic() - began < 60
+
+
+def test_an_interrupt_kills_and_keeps_the_output(sh: Sh) -> None:
+    threading.Timer(0.5, partial(os.kill, os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        sh("echo early; sleep 1000 & sleep 1000")
+    result: oci.Result[str] = caught.value.result  # type: ignore[attr-defined]
+    assert (result.returncode, result.stdout) == (-9, "early\n")
+
+
+def test_a_plain_root_filesystem_stays_as_it_is(busybox_rootfs: Path, sh: Sh) -> None:
+    def listing() -> list[tuple[str, int]]:
+        return sorted((str(p), p.lstat().st_mtime_ns) for p in busybox_rootfs.rglob("*"))
+
+    before = listing()
+    assert not (busybox_rootfs / "proc").exists()
+    result = sh("ls / | tr '\\n' ' '; echo changed > /etc/passwd; cat /etc/passwd", image=busybox_rootfs)
+    assert result.stdout == "bin dev etc proc root sys tmp changed\n"
+    assert listing() == before
+    with pytest.raises(oci.BundleError, match="args"):
+        oci.run(busybox_rootfs)
+
+
+@pytest.mark.sif
+def test_an_image(busybox_sif: Path, sh: Sh) -> None:
+    before = set(os.listdir("/tmp"))
+    assert sh("cat /etc/passwd; touch /new", image=busybox_sif).stdout.startswith("root:")
+    assert sh("ls /new", image=str(busybox_sif)).returncode == 1
+    assert {name for name in set(os.listdir("/tmp")) - before if name.startswith("ociruntime-")} == set()
+    with pytest.raises(oci.StepError, match="not found"):
+        oci.run(busybox_sif, ["no-such-program"])
+    (busybox_sif.parent / "not-a.sif").write_bytes(b"x" * 5000)
+    with pytest.raises(oci.SifError):
+        oci.run(busybox_sif.parent / "not-a.sif", ["true"])
+
+
+def test_from_many_threads(bundle: oci.Bundle, state_root: Path) -> None:
+    failures: list[object] = []
+
+    def work(number: int) -> None:
+        for turn in range(12):
+            text = f"{number}-{turn}"
+            result = oci.run(bundle, ["echo", text], capture_output=True, text=True, root=state_root)
+            if (result.returncode, result.stdout) != (0, text + "\n"):
+                failures.append(result)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert oci.Container.list(root=state_root) == []
+
+
+def test_where_sigchld_is_ignored(bundle: oci.Bundle, state_root: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert oci.run(bundle, ["sh", "-c", "exit 3"], root=state_root).returncode == 3
+    except ChildProcessError as error:
+        assert "SIGCHLD" in str(error)  # noqa: PT017 - before Linux 6.15 only a parent that is told can know
+    finally:
+        signal.signal(signal.SIGCHLD, before)
