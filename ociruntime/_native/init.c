@@ -219,6 +219,10 @@ static long carry_out(const struct head *h)
         ARGS(setresuid);
         return sys(__NR_setresuid, o->uid, o->uid, o->uid);
     }
+    case OP_OWN_STDIO: {
+        ARGS(own_stdio);
+        return own_stdio(o->uid);
+    }
     case OP_BOUNDING: {
         ARGS(bounding);
         return drop_bounding(o->keep, o->last);

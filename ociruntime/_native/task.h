@@ -38,6 +38,27 @@ static void unblock_signals(void)
     sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
 }
 
+/* Let a user open his own standard streams again (/dev/stdout). Pipes and sockets are made for him; a file, a device or the caller's
+ * terminal is somebody else's, whatever its name was, and what the user namespace does not map cannot be given away. */
+static long own_stdio(uint64_t uid)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        struct statx st;
+        long err, mode = mode_of(fd, &st);
+
+        if (mode == -EBADF)
+            continue;
+        if (mode < 0)
+            return mode;
+        if (st.stx_uid == uid || ((mode & S_IFMT) != S_IFIFO && (mode & S_IFMT) != S_IFSOCK))
+            continue;
+        err = sys(__NR_fchown, fd, uid, -1);
+        if (err < 0 && err != -EPERM && err != -EROFS)
+            return err;
+    }
+    return 0;
+}
+
 static long set_caps(const struct op_capset *o)
 {
     struct __user_cap_header_struct h = { _LINUX_CAPABILITY_VERSION_3, 0 };

@@ -26,10 +26,6 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("proc_write", errno.EACCES): ("only a privileged user may lower it", ""),
     ("clone3", errno.EPERM): ("this user may not create these namespaces", "run as root, or ask for a user namespace"),
     ("clone3", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
-    ("clone3", errno.ENOSYS): (
-        "this kernel has no clone3, or a seccomp filter around us hides it",
-        "Linux 5.14 or later is needed",
-    ),
     ("fork", errno.EPERM): ("this user may not create these namespaces", "run as root, or allow user namespaces for users"),
     ("fork", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
     ("fork", errno.ENOMEM): ("the pid namespace that was joined has no first process any more", ""),

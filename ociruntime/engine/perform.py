@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, StepError
+from ..errors import Problem, SpecError, StepError, UnsupportedError
 from ..plan.kernel import CLONE_NEW
 from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
@@ -125,7 +125,7 @@ class Performance:
         why = "the init was killed or died while at it"
         return StepError(errno.EINTR, step=self._at + 1, total=len(self.plan.steps), op=step.op, text=step.text, cause=why)
 
-    def error(self, message: Message) -> StepError:
+    def error(self, message: Message) -> StepError | UnsupportedError:
         return step_error(self.plan, message.step or self._clone_number(), message.value, message.words)
 
     def _clone_number(self) -> int:
@@ -218,12 +218,20 @@ def _open(entry: Input) -> int:
     return fd
 
 
-def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError:
+def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
     step = plan.steps[number - 1]
     return make_error(number, len(plan.steps), step.op, step.text, code, words, cause)
 
 
-def make_error(number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "") -> StepError:
-    """``cause`` is for who knows better than the errno tells."""
+def make_error(number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
+    """The error of a step; what the kernel does not have at all is no failure of this container.
+
+    ``cause`` is for who knows better than the errno tells.
+    """
+    if code == errno.ENOSYS:
+        return UnsupportedError(
+            f"step {number}/{total} {op} {text}: this kernel does not have it, or a seccomp filter around us hides it; "
+            "Linux 5.14 or later is needed"
+        )
     cause, remedy = (cause, "") if cause else explain_errno(op, code)
     return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words)

@@ -16,12 +16,13 @@ from .namespaces import compile_clone, compile_enter, compile_names, namespaces_
 from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
+from .procfs import compile_procfs
 from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import compile_hidden, copy_root, enter_root, finish_root, rootfs_path, settle_tree
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
-from .users import Groups, compile_root, groups_in
+from .users import Groups, compile_root, compile_streams, groups_in
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -72,6 +73,7 @@ def compile_create(
         b.phase = "Still in the caller's namespaces"
         root = copy_root(b, spec, rootfs, early=True)
         mounts.sources(early=True)
+        compile_streams(b, process, linux)
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
@@ -81,11 +83,12 @@ def compile_create(
     settle_tree(b, spec)
     if not early:
         root = copy_root(b, spec, rootfs)
-        mounts.sources()
+        if spaces.user:
+            mounts.sources()
     devices.sources()
     compile_root(b, spaces, linux)
     mounts.prepare()
-    proc = next((m for m in mounts.prepared if m.fstype == "proc"), None)
+    proc = compile_procfs(b, linux, process, own)
     enter_root(b, spec, root)
 
     b.phase = "In the container's root"
@@ -121,7 +124,7 @@ def compile_create(
         host,
         linux.seccomp if linux else None,
         held=ALL if spaces.user else None,
-        proc=proc.slot if proc else NO_SLOT,
+        proc=proc,
         allowed=groups_in(spaces, linux, host),
     )
     compile_exec_step(b, process)

@@ -30,7 +30,7 @@ def compile_identity(
 
     Args:
         held: the capabilities that can be given away. Default: those of the host's runtime.
-        proc: the slot of the container's procfs, needed for security labels.
+        proc: the slot of a procfs, needed for security labels.
         allowed: what setgroups may do.
 
     Raises:
@@ -45,6 +45,8 @@ def compile_identity(
     _labels(b, process, host, proc)
     if user and user.umask is not None:
         b.init("umask", user.umask, text=f"{user.umask:04o}")
+    if uid and not process.terminal:
+        b.init("own_stdio", uid, text=f"pipes among the standard streams are user {uid}'s")
     b.init("bounding", caps.bounding, host.last_cap, text=f"keep {_count(caps.bounding)} in the bounding set")
     b.init("prctl", k.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities over the change of user")
     _groups(b, groups, allowed)
@@ -93,8 +95,6 @@ def _labels(b: Builder, process: Process, host: Host, proc: int) -> None:
             continue
         if module not in host.lsms:
             raise UnsupportedError(f"$.process.{member}: {module} is not active on this host")
-        if proc == NO_SLOT:
-            raise UnsupportedError(f"$.process.{member}: needs a proc mount in the container")
         b.init("write", proc, f"self/attr/{file}", str(text).encode(), text=f"{asked}: the {module} label of the process")
 
 

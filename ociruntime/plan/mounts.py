@@ -1,7 +1,8 @@
 """Mounts: the steps that make each mount detached, and attach it in the container's root (config.md, Mounts).
 
-Three passes: `Mounts.sources` copies what comes from the host, while the caller's rights last; `Mounts.prepare` makes filesystems
-in the container's namespaces; `Mounts.attach` puts everything in its place, in the order of the config, with the host's tree gone.
+`Mounts.prepare` makes every mount, in the order of the config, which is also how the kernel lists them; with a user namespace
+`Mounts.sources` comes before it and copies what is bound from the host, while the caller's rights last. `Mounts.attach` puts
+everything in its place, in the order of the config, when the host's tree is gone.
 """
 
 from __future__ import annotations
@@ -144,22 +145,24 @@ class Mounts:
     # ---- while the host's tree is in sight ----
 
     def sources(self, *, early: bool = False) -> None:
-        """The steps that copy the mounts of the host that are bound.
+        """The steps that copy the mounts of the host that are bound, before the others.
 
         Args:
             early: the init is still in the caller's mount namespace, whose tree is not settled for the container.
         """
         for index, wanted in enumerate(self._wanted):
             if wanted.options.bind and not wanted.change:
-                self._ready[index] = self._bind(wanted, early)
+                self._ready[index] = self._bind(wanted, early=early)
 
     def prepare(self) -> None:
-        """The steps that make everything else, detached."""
+        """The steps that make every mount that is not ready yet, detached."""
         for index, wanted in enumerate(self._wanted):
             if index in self._ready:
                 continue
             if wanted.change:
                 self._ready[index] = self._change(wanted)
+            elif wanted.options.bind:
+                self._ready[index] = self._bind(wanted, early=False)
             elif wanted.fstype in ("cgroup", "cgroup2"):
                 self._ready[index] = Prepared(wanted.destination, wanted.fstype, *self._cgroups.prepare(wanted))
             elif "user" in self._own and wanted.fstype == "sysfs" and "network" not in self._own:
@@ -167,7 +170,7 @@ class Mounts:
             else:
                 self._ready[index] = self._filesystem(wanted)
 
-    def _bind(self, wanted: Wanted, early: bool) -> Prepared:
+    def _bind(self, wanted: Wanted, *, early: bool) -> Prepared:
         mount, where, destination, _, options = wanted
         source = posixpath.normpath(posixpath.join(self._bundle, mount.source or ""))
         userns = self._idmaps.of(mount, options, where)

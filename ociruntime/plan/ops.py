@@ -139,6 +139,7 @@ OPS: Final = _table(
     mode_like: slot source, slot target
     join: slot fd, num type, slot own, str name
     setxattr: slot dir, str name, data value
+    own_stdio: num uid
     """
 )
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import Problem, SpecError
 from .model import Builder
 
 if TYPE_CHECKING:
     from ..spec import Linux
-    from .mounts import Prepared
 
 _SYSCTL_NAMESPACE: Final = (
     # prefix of the sysctl, the namespace that must be the container's own
@@ -28,8 +27,8 @@ _SYSCTL_NAMESPACE: Final = (
 _SWAP: Final = str.maketrans("./", "/.")
 
 
-def compile_sysctl(b: Builder, linux: Linux | None, own: tuple[str, ...], proc: Prepared | None) -> None:
-    """Write each parameter through the container's own procfs. Raises SpecError for one that would change the host."""
+def compile_sysctl(b: Builder, linux: Linux | None, own: tuple[str, ...], proc: int) -> None:
+    """Write each parameter through the procfs in a slot. Raises SpecError for one that would change the host."""
     for key, value in ((linux.sysctl if linux else None) or {}).items():
         where = f"$.linux.sysctl[{key!r}]"
         # Dotted as in sysctl(8), where a slash stands for a dot in a name, or a path below /proc/sys.
@@ -44,6 +43,4 @@ def compile_sysctl(b: Builder, linux: Linux | None, own: tuple[str, ...], proc: 
             raise SpecError([Problem(where, "belongs to no namespace, so it would change the host", "config-linux.md#sysctl")])
         if namespace not in own:
             raise SpecError([Problem(where, f"needs a {namespace} namespace of its own", "config-linux.md#sysctl")])
-        if proc is None:
-            raise UnsupportedError(f"{where}: needs a proc mount in the container")
-        b.init("write", proc.slot, "sys/" + path, value.encode(), text=f"{value} > {name}")
+        b.init("write", proc, "sys/" + path, value.encode(), text=f"{value} > {name}")

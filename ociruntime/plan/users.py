@@ -11,7 +11,7 @@ from .model import Builder
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import IDMapping, Linux
+    from ..spec import IDMapping, Linux, Process
     from .namespaces import Namespaces
 
 SECTION: Final = "config-linux.md#user-namespace-mappings"
@@ -88,3 +88,12 @@ def compile_root(b: Builder, spaces: Namespaces, linux: Linux | None) -> None:
     for kind in ("gid", "uid"):
         ids = [entry.container_id for entry in _maps(linux, kind)] if "user" in spaces.new else [0]
         b.init(f"setres{kind}", 0 if 0 in ids else ids[0], text=f"{kind} {0 if 0 in ids else ids[0]} of the user namespace")
+
+
+def compile_streams(b: Builder, process: Process, linux: Linux | None) -> None:
+    """Give the standard streams to the process's user of the host, as nobody can who is in the user namespace already."""
+    uid = process.user.uid or 0 if process.user else 0
+    for entry in _maps(linux, "uid"):
+        if entry.container_id <= uid < entry.container_id + entry.size and not process.terminal:
+            owner = entry.host_id + uid - entry.container_id
+            b.init("own_stdio", owner, text=f"pipes among the standard streams are user {owner}'s of the host")

@@ -17,7 +17,7 @@ import pytest
 
 import ociruntime as oci
 
-from .mounting import mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
+from .mounting import either, mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 import ociruntime as oci
 
 MakeBundle = Callable[..., oci.Bundle]
+FIRST_ID = 100000
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -48,13 +50,23 @@ class Runner:
 
     def __init__(self, make_bundle: MakeBundle, root: Path, name: str) -> None:
         self._make, self._root, self.name, self._count = make_bundle, root, name, 0
+        self.user = False
+        """Whether the containers have a user namespace, whose root is user 100000 of the host."""
 
     def bundle(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.Bundle:
         document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
         document["mounts"] += mounts
+        if self.user:
+            ids = [{"containerID": 0, "hostID": FIRST_ID, "size": 65536}]
+            document["linux"]["namespaces"].append({"type": "user"})
+            document["linux"].update(uidMappings=ids, gidMappings=ids)
         if change:
             change(document)
-        return self._make(oci.RuntimeSpec.load(document))
+        bundle = self._make(oci.RuntimeSpec.load(document))
+        if self.user:
+            for directory, _, _ in os.walk(bundle.rootfs):
+                os.chown(directory, FIRST_ID, FIRST_ID)
+        return bundle
 
     def __call__(self, script: str, *mounts: dict[str, Any], change: Change | None = None, bundle: oci.Bundle | None = None) -> str:
         bundle = bundle or self.bundle(*mounts, change=change)
@@ -69,9 +81,9 @@ class Runner:
     def table(self, *mounts: dict[str, Any], change: Change | None = None) -> dict[str, Line]:
         return parse(self("cat /proc/self/mountinfo", *mounts, change=change))
 
-    def refused(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.StepError:
+    def refused(self, *mounts: dict[str, Any], change: Change | None = None, bundle: oci.Bundle | None = None) -> oci.StepError:
         with pytest.raises(oci.StepError) as caught:
-            self("true", *mounts, change=change)
+            self("true", *mounts, change=change, bundle=bundle)
         assert oci.Container.list(root=self._root) == []
         return caught.value
 
@@ -88,6 +100,13 @@ class Runner:
 @pytest.fixture
 def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Runner:
     return Runner(make_bundle, state_root, prefix)
+
+
+@pytest.fixture(params=[False, True], ids=["root", "user"])
+def either(run: Runner, request: pytest.FixtureRequest) -> Runner:
+    """With and without a user namespace."""
+    run.user = request.param
+    return run
 
 
 @pytest.fixture

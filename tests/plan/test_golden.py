@@ -290,7 +290,6 @@ UNSUPPORTED = {
     "apparmor": (process(apparmorProfile="x"), r"\$\.process\.apparmorProfile.*apparmor is not active"),
     "selinux": (process(selinuxLabel="x"), r"\$\.process\.selinuxLabel.*selinux is not active"),
     "SCHED_ISO": (process(scheduler={"policy": "SCHED_ISO"}), r"\$\.process\.scheduler\.policy"),
-    "sysctl without proc": (lambda d: (d["mounts"].pop(0), linux(sysctl={"net.core.somaxconn": "1"})(d)), r"proc"),
     "too many mounts": (lambda d: d["mounts"].extend([{"destination": "/x", "type": "tmpfs"}] * 1100), r"mounts"),
 }
 

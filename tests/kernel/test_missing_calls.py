@@ -1,0 +1,54 @@
+"""A kernel, or a seccomp filter around us, that lacks a system call: one clear error, and nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+pytestmark = pytest.mark.root
+
+SCRIPT = """
+import errno, sys
+import pyseccomp
+import ociruntime as oci
+name, root, path, container_id = sys.argv[1:]
+bundle = oci.Bundle.load(path)
+assert oci.run(bundle, ["echo", "it works"], capture_output=True, text=True, root=root, container_id=container_id).stdout == "it works\\n"
+blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+blocked.add_rule(pyseccomp.ERRNO(errno.ENOSYS), name)
+blocked.load()
+try:
+    oci.run(bundle, ["true"], root=root, container_id=container_id)
+except oci.UnsupportedError as error:
+    print(error)
+"""
+CALLS = [
+    "clone3",
+    "close_range",
+    "openat2",
+    "open_tree",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "move_mount",
+    "mount_setattr",
+    "pivot_root",
+]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_is_missing(
+    bundle: oci.Bundle, state_root: Path, prefix: str, script: Callable[..., subprocess.CompletedProcess[str]], name: str
+) -> None:
+    said = script(SCRIPT, name, state_root, bundle.path, prefix).stdout.splitlines()
+    assert len(said) == 1
+    assert "Linux 5.14 or later is needed" in said[0]
+    assert said[0].startswith("step ")
+    if name not in ("close_range", "openat2"):
+        assert f" {name} " in said[0]
+    assert oci.Container.list(root=state_root) == []
