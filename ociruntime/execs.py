@@ -30,7 +30,11 @@ class Common(TypedDict, total=False):
     env: Env | None
     cwd: str | None
     user: UserLike | None
+    groups: Sequence[int] | None
     capabilities: Sequence[str]
+    no_new_privileges: bool | None
+    apparmor_profile: str | None
+    selinux_label: str | None
     process: ProcessSpec | Mapping[str, Any] | None
     preserve_fds: int
 
@@ -91,7 +95,11 @@ class Executes:
         env: Env | None = None,
         cwd: str | None = None,
         user: UserLike | None = None,
+        groups: Sequence[int] | None = None,
         capabilities: Sequence[str] = (),
+        no_new_privileges: bool | None = None,
+        apparmor_profile: str | None = None,
+        selinux_label: str | None = None,
         process: ProcessSpec | Mapping[str, Any] | None = None,
         preserve_fds: int = 0,
     ) -> Result[Any]:
@@ -111,7 +119,9 @@ class Executes:
             env: variables over those of the container's process: a mapping, where None removes one, or ``NAME=value`` strings.
             cwd: the working directory in the container.
             user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``.
+            groups: supplementary groups, instead of the user's own.
             capabilities: further ones, in the bounding, effective and permitted sets only.
+            no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).
             process: a complete process object instead (config.md, Process), or its JSON; ``args``, when not empty, replace its own.
             preserve_fds: how many descriptors from 3 on the program inherits.
 
@@ -124,7 +134,16 @@ class Executes:
         from .process import finish
 
         codec = Codec.of(text, encoding, errors)
-        overrides = Overrides(args=words(args), env=env, cwd=cwd, user=user)
+        overrides = Overrides(
+            args=words(args),
+            env=env,
+            cwd=cwd,
+            user=user,
+            groups=groups,
+            no_new_privileges=no_new_privileges,
+            apparmor_profile=apparmor_profile,
+            selinux_label=selinux_label,
+        )
         with Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
             with closing(self._popen(overrides, streams, process, capabilities, None, None, preserve_fds)) as child:
                 result = finish(child, timeout, child.kill_session)
@@ -159,7 +178,11 @@ class Executes:
         env: Env | None = None,
         cwd: str | None = None,
         user: UserLike | None = None,
+        groups: Sequence[int] | None = None,
         capabilities: Sequence[str] = (),
+        no_new_privileges: bool | None = None,
+        apparmor_profile: str | None = None,
+        selinux_label: str | None = None,
         process: ProcessSpec | Mapping[str, Any] | None = None,
         terminal: bool = False,
         console_socket: str | os.PathLike[str] | None = None,
@@ -176,8 +199,17 @@ class Executes:
             console_socket: a listening Unix socket that gets the master of a terminal for the program instead.
             pid_file: gets the pid of the program.
         """
-        wants = True if terminal or console_socket is not None else None
-        overrides = Overrides(args=words(args), env=env, cwd=cwd, user=user, terminal=wants)
+        overrides = Overrides(
+            args=words(args),
+            env=env,
+            cwd=cwd,
+            user=user,
+            groups=groups,
+            terminal=True if terminal or console_socket is not None else None,
+            no_new_privileges=no_new_privileges,
+            apparmor_profile=apparmor_profile,
+            selinux_label=selinux_label,
+        )
         streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
         try:
             return self._popen(overrides, streams, process, capabilities, console_socket, pid_file, preserve_fds)

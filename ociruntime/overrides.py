@@ -110,6 +110,10 @@ class Overrides(NamedTuple):
     read_only: bool | None = None
     hostname: str | None = None
     terminal: bool | None = None
+    groups: Sequence[int] | None = None
+    no_new_privileges: bool | None = None
+    apparmor_profile: str | None = None
+    selinux_label: str | None = None
 
     def apply(self, spec: RuntimeSpec, rootfs: Path) -> RuntimeSpec:
         """The config with the changes. Raises ValueError, TypeError, BundleError: one of them cannot be."""
@@ -126,16 +130,20 @@ class Overrides(NamedTuple):
         return self._limits(self._network(changed))
 
     def _process(self, spec: RuntimeSpec, rootfs: Path) -> Process:
-        from .spec import Process
+        from .spec import Process, User
 
         process = spec.process or Process(cwd="/")
-        changes: dict[str, Any] = {"args": self.args or None, "cwd": self.cwd, "terminal": self.terminal}
+        changes: dict[str, Any] = {"args": self.args or None, **{name: getattr(self, name) for name in _MEMBERS}}
         given = {name: value for name, value in changes.items() if value is not None}
         if given:
             process = process.evolve(**given)
         if self.env:
             process = environment(process, self.env)
-        return process if self.user is None else user(process, self.user, rootfs)
+        if self.user is not None:
+            process = user(process, self.user, rootfs)
+        if self.groups is not None:
+            process = process.evolve(user=(process.user or User(uid=0, gid=0)).evolve(additional_gids=tuple(self.groups)))
+        return process
 
     def _network(self, spec: RuntimeSpec) -> RuntimeSpec:
         from .spec import NamespaceType
@@ -168,3 +176,5 @@ class Overrides(NamedTuple):
 
 
 _NOTHING: Final = Overrides()
+_MEMBERS: Final = ("cwd", "terminal", "no_new_privileges", "apparmor_profile", "selinux_label")
+"""What goes into the process object as it is."""

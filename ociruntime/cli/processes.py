@@ -26,7 +26,12 @@ def _exec(sub: Parser) -> None:
     sub.add_argument("--process", "-p", metavar="FILE", help="a process object as in config.json")
     sub.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE")
     sub.add_argument("--cwd", metavar="DIR")
-    sub.add_argument("--user", "-u", metavar="UID[:GID]")
+    sub.add_argument("--user", "-u", metavar="USER[:GROUP]", help="names or numbers")
+    sub.add_argument("--additional-gids", "-g", action="append", type=int, metavar="GID", help="a supplementary group")
+    sub.add_argument("--cap", "-c", action="append", default=[], metavar="NAME", help="a further capability")
+    sub.add_argument("--no-new-privs", action="store_true", help="no program gains privileges by its file")
+    sub.add_argument("--apparmor", metavar="PROFILE")
+    sub.add_argument("--process-label", metavar="LABEL", help="SELinux label")
     sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
     sub.add_argument("--pid-file", metavar="FILE")
     sub.add_argument("--tty", "-t", action="store_true", help="with a terminal")
@@ -52,7 +57,12 @@ def exec_(o: argparse.Namespace) -> int:
             args,
             env=o.env,
             cwd=o.cwd,
-            user=user(o.user),
+            user=o.user,
+            groups=o.additional_gids,
+            capabilities=o.cap,
+            no_new_privileges=o.no_new_privs or None,
+            apparmor_profile=o.apparmor,
+            selinux_label=o.process_label,
             process=process,
             terminal=terminal and not o.console_socket,
             console_socket=o.console_socket,
@@ -65,15 +75,6 @@ def exec_(o: argparse.Namespace) -> int:
         if child.terminal is not None:
             interact(child.terminal.fileno(), child.terminal.resize, ended=pidfd)
         return shell_status(child.wait())
-
-
-def user(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    uid, _, gid = text.partition(":")
-    if not uid.isdigit() or (gid and not gid.isdigit()):
-        raise ValueError(f"--user takes UID[:GID] in numbers, not {text!r}")
-    return int(uid), int(gid or 0)
 
 
 VERBS: Final = {

@@ -80,7 +80,7 @@ class Performance:
         assert init is not None, "begin() comes first"
         try:
             self._host_steps()
-            init.go()
+            self._go(init)
             while (message := init.receive()) is not None:
                 self._handle(init, message)
         except BaseException:
@@ -103,12 +103,12 @@ class Performance:
         if message.kind is Report.SYNC:
             self._at = message.step
             self._host_steps()
-            init.go()
+            self._go(init)
         elif message.kind is Report.FORKED:
             init.follow(message.fd)
             self._at = message.step
             self._host_steps()
-            init.go()
+            self._go(init)
         elif message.kind is Report.FD:
             op = self.plan.steps[message.step - 1].op
             if op in self._receivers:
@@ -118,7 +118,13 @@ class Performance:
             if op in WAITING:
                 self._at = message.step
                 self._host_steps()
-                init.go()
+                self._go(init)
+
+    def _go(self, init: Init) -> None:
+        try:
+            init.go()
+        except BrokenPipeError:
+            raise self._vanished() from None
 
     def _vanished(self) -> StepError:
         step = self.plan.steps[self._at]

@@ -25,7 +25,7 @@ from .warn import warn
 if TYPE_CHECKING:
     from ..spec import Process, RuntimeSpec
 
-_OF_AN_END: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL})
+_OF_AN_END: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL, errno.ECONNRESET})
 """What joining a container says that is about to end: without namespaces, or with a pid namespace that takes nobody."""
 _END: Final = 0.5
 """Seconds from there to its end."""
