@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from .errors import UnsupportedError as UnsupportedError
     from .errors import WrongStatus as WrongStatus
     from .host import Host as Host
+    from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
     from .plan import Step as Step
     from .process import Process as Process
     from .process import Result as Result
+    from .process import Usage as Usage
     from .run import run as run
     from .sif import SifImage as SifImage
     from .sif import build_sif as build_sif
@@ -50,7 +52,8 @@ _MODULES = {
     "SifError SpecError StateError StepError UnsupportedError WrongStatus",
     "host": "Host",
     "plan": "Plan Step",
-    "process": "Process Result",
+    "process": "Process Result Usage",
+    "lifecycle.prune": "prune",
     "run": "run",
     "sif": "SifImage build_sif",
     "spec": "RuntimeSpec",

@@ -166,7 +166,13 @@ class Bundle:
         return changed
 
     def plan(
-        self, *, container_id: str = "ID", host: Host | None = None, gate: bool = True, cgroup_manager: Manager = "cgroupfs"
+        self,
+        *,
+        container_id: str = "ID",
+        host: Host | None = None,
+        gate: bool = True,
+        cgroup_manager: Manager = "cgroupfs",
+        die_with_parent: bool = False,
     ) -> Plan:
         """Every kernel operation that a container of this bundle takes, before anything runs.
 
@@ -177,7 +183,13 @@ class Bundle:
         from .plan.compile import compile_create
 
         return compile_create(
-            self.spec, host or Host.probe(), bundle=str(self.path), container_id=container_id, gate=gate, manager=cgroup_manager
+            self.spec,
+            host or Host.probe(),
+            bundle=str(self.path),
+            container_id=container_id,
+            gate=gate,
+            manager=cgroup_manager,
+            die_with_parent=die_with_parent,
         )
 
     def umount(self) -> None:

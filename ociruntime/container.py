@@ -60,6 +60,7 @@ class Container(Executes):
         preserve_fds: int = 0,
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
+        die_with_parent: bool = False,
     ) -> Self:
         """Create a container: everything but its process (runtime.md, Create).
 
@@ -77,6 +78,8 @@ class Container(Executes):
             cgroup_manager: who makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"`` (nobody; the
                 container stays in the caller's, and a config with limits is refused).
             new_keyring: whether its processes get a session keyring of their own instead of the caller's.
+            die_with_parent: whether everything in it is killed when this process ends, however it ends. What is left is a stopped
+                container, for `delete` or `prune`.
 
         Raises:
             ContainerExists, StateError: the id is taken or not an id.
@@ -94,6 +97,7 @@ class Container(Executes):
             preserve_fds=preserve_fds,
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
+            die_with_parent=die_with_parent,
             gate=True,
         )
 
@@ -113,6 +117,7 @@ class Container(Executes):
         preserve_fds: int = 0,
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
+        die_with_parent: bool = False,
     ) -> Self:
         """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
         return cls._make(
@@ -126,6 +131,7 @@ class Container(Executes):
             preserve_fds=preserve_fds,
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
+            die_with_parent=die_with_parent,
             gate=False,
         )
 
@@ -143,6 +149,7 @@ class Container(Executes):
         preserve_fds: int = 0,
         cgroup_manager: Manager,
         new_keyring: bool,
+        die_with_parent: bool,
         gate: bool,
     ) -> Self:
         from .lifecycle.create import create
@@ -160,6 +167,7 @@ class Container(Executes):
                 preserve_fds=preserve_fds,
                 cgroup_manager=cgroup_manager,
                 new_keyring=new_keyring,
+                die_with_parent=die_with_parent,
                 gate=gate,
             )
         except BaseException:

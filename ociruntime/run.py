@@ -46,6 +46,7 @@ class RunOptions(TypedDict, total=False):
     hostname: str | None
     container_id: str | None
     root: str | os.PathLike[str] | None
+    die_with_parent: bool
     cgroup_manager: Manager
 
 
@@ -89,6 +90,7 @@ def run(
     hostname: str | None = None,
     container_id: str | None = None,
     root: str | os.PathLike[str] | None = None,
+    die_with_parent: bool = False,
     cgroup_manager: Manager = "cgroupfs",
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does; nothing of the container is left.
@@ -116,6 +118,7 @@ def run(
         hostname: the hostname in the container.
         container_id: by default a random one.
         root: the state directory; ``/run/ociruntime`` for root by default.
+        die_with_parent: whether the container is killed when this process ends, however it ends.
         cgroup_manager: who makes the cgroups, as for `Container.create`.
 
     Raises:
@@ -130,7 +133,7 @@ def run(
     overrides = Overrides(words(args), env, cwd, user, mounts, memory, cpus, pids, network, read_only, hostname)
     with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
         name = container_id or f"run-{secrets.token_hex(8)}"
-        result = _run(source(image, overrides), streams, timeout, name, root, cgroup_manager)
+        result = _run(source(image, overrides), streams, timeout, name, root, die_with_parent, cgroup_manager)
     if check:
         result.check_returncode()
     return result
@@ -152,6 +155,7 @@ def _run(
     timeout: float | None,
     container_id: str,
     root: str | os.PathLike[str] | None,
+    die_with_parent: bool,
     cgroup_manager: Manager,
 ) -> Result[Any]:
     from .engine import cgroup
@@ -171,6 +175,7 @@ def _run(
         preserve_fds=0,
         cgroup_manager=cgroup_manager,
         new_keyring=True,
+        die_with_parent=die_with_parent,
         gate=False,
     )
     child = Child(made.args, made.document["pid"], made.pidfd, streams, began=began, cgroups=made.document.get("cgroups", []))

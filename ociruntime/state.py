@@ -190,14 +190,19 @@ class Entry:
         return document
 
     @contextmanager
-    def locked(self, *, shared: bool = False) -> Iterator[None]:
-        """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes."""
+    def locked(self, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+        """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes.
+
+        Raises:
+            ContainerNotFound: there is no such container, or no longer.
+            BlockingIOError: somebody holds it, and ``wait`` is false.
+        """
         try:
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             raise ContainerNotFound(self.id, str(self.path.parent)) from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             if os.fstat(fd).st_nlink == 0:  # it was deleted while we waited
                 raise ContainerNotFound(self.id, str(self.path.parent))
             yield

@@ -223,6 +223,10 @@ static long carry_out(const struct head *h)
         ARGS(own_stdio);
         return own_stdio(o->uid);
     }
+    case OP_DIE_WITH: {
+        ARGS(die_with);
+        return die_with(fd_of(o->parent));
+    }
     case OP_BOUNDING: {
         ARGS(bounding);
         return drop_bounding(o->keep, o->last);

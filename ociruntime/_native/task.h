@@ -59,6 +59,19 @@ static long own_stdio(uint64_t uid)
     return 0;
 }
 
+/* To be killed with the thread that launched us. Who is gone before the kernel knows of this is found by his pidfd: getppid() is 0 in a
+ * pid namespace of our own. */
+static long die_with(int parent)
+{
+    struct { int fd; short events, revents; } wait = { parent, 1 /* POLLIN */, 0 };
+    struct { int64_t seconds, nanoseconds; } now = { 0, 0 };
+    long n, err = sys(__NR_prctl, PR_SET_PDEATHSIG, 9 /* SIGKILL */, 0, 0, 0);
+    if (err < 0)
+        return err;
+    n = sys(__NR_ppoll, &wait, 1, &now, 0, 8);
+    return n > 0 ? -ESRCH : n;
+}
+
 static long set_caps(const struct op_capset *o)
 {
     struct __user_cap_header_struct h = { _LINUX_CAPABILITY_VERSION_3, 0 };

@@ -1,4 +1,4 @@
-"""Which containers there are, and what runs in them: list, ps."""
+"""Which containers there are, what runs in them, and which are over: list, ps, prune."""
 
 from __future__ import annotations
 
@@ -92,7 +92,17 @@ def _filtered(options: list[str], pids: tuple[int, ...]) -> None:
     print("\n".join([title, *(line for line in lines if int(line.split()[column]) in pids)]))
 
 
+def _prune(sub: Parser) -> None:
+    pass
+
+
+def prune(o: argparse.Namespace) -> None:
+    for name in oci.prune(root=o.root):
+        print(name)
+
+
 VERBS: Final = {
     "list": Verb(list_, "list containers", _list),
     "ps": Verb(ps, "list the processes of a container", _ps),
+    "prune": Verb(prune, "remove stopped containers, and what crashes left; prints their ids", _prune),
 }

@@ -16,6 +16,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("rdt_make", errno.ENOSPC): ("the processor has no more classes of service or monitors", "delete a container that has one"),
     ("rdt_class", errno.ENOENT): ("the class of service does not exist", "make it, or give schemata to make it with"),
     ("rdt_class", errno.EEXIST): ("the class of service exists with other schemata", "choose another closID"),
+    ("die_with", errno.ESRCH): ("the parent that the container is to die with has ended", ""),
     ("capset", errno.EPERM): ("more capabilities are asked for than we have", "drop them from process.capabilities"),
     ("scheduler", errno.EPERM): (
         "this user or this cgroup may not have it",

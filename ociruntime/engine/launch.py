@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import array
 import os
+import queue
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple, Self
 
 from ..plan.ops import Report
@@ -55,7 +58,15 @@ class Init:
 
     @classmethod
     def launch(
-        cls, program: bytes, *, flags: int, stdio: Sequence[int], inputs: Sequence[int] = (), cgroup: int = -1, preserve: int = 0
+        cls,
+        program: bytes,
+        *,
+        flags: int,
+        stdio: Sequence[int],
+        inputs: Sequence[int] = (),
+        cgroup: int = -1,
+        preserve: int = 0,
+        lasting: bool = False,
     ) -> Self:
         """Start the init with a program. Raises OSError when clone3 is refused.
 
@@ -65,6 +76,7 @@ class Init:
             inputs: descriptors for the first slots.
             cgroup: the directory of a v2 cgroup to start in, or -1.
             preserve: how many descriptors from 3 on the process inherits.
+            lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
         """
         reap_abandoned()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -75,7 +87,8 @@ class Init:
             args = ffi.new("struct oci_launch *")
             args.flags, args.cgroup, args.init = flags, cgroup, init_memfd()
             args.control, args.preserve, args.n_inputs, args.fds = theirs.fileno(), preserve, len(inputs), fds
-            check(lib.oci_launch(args))
+            launch = partial(lib.oci_launch, args)
+            check(in_lasting_thread(launch) if lasting else launch())
             return cls(args.pid, args.pidfd, ours)
         except BaseException:
             ours.close()
@@ -124,6 +137,31 @@ class Init:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+_lock = threading.Lock()
+_lasting: dict[int, queue.SimpleQueue[tuple[Callable[[], int], queue.SimpleQueue[int]]]] = {}
+"""The work of this process's lasting thread, by pid: a fork has none of its parent's threads."""
+
+
+def in_lasting_thread(work: Callable[[], int]) -> int:
+    """Do something in a thread that ends with the process: the main one, or one that is kept for this."""
+    if threading.current_thread() is threading.main_thread():
+        return work()
+    with _lock:
+        orders = _lasting.get(os.getpid())
+        if orders is None:
+            orders = _lasting[os.getpid()] = queue.SimpleQueue()
+            threading.Thread(target=_last, args=(orders,), name="ociruntime-parent", daemon=True).start()
+    answer: queue.SimpleQueue[int] = queue.SimpleQueue()
+    orders.put((work, answer))
+    return answer.get()
+
+
+def _last(orders: queue.SimpleQueue[tuple[Callable[[], int], queue.SimpleQueue[int]]]) -> None:
+    while True:
+        work, answer = orders.get()
+        answer.put(work())
 
 
 def pid_of(pidfd: int) -> int:

@@ -170,15 +170,26 @@ class Performance:
                 if entry.kind in self._given:
                     inputs.append(self._given[entry.kind])
                     continue
+                if entry.kind == "parent":
+                    opened.append(os.pidfd_open(os.getpid()))
+                    inputs.append(opened[-1])
+                    continue
                 opened.append(_open(entry))
                 inputs.append(opened[-1])
             into = -1
             if step.arguments()["into"]:
                 opened.append(os.open(str(step.arguments()["into"]), _O_PATH | os.O_DIRECTORY))
                 into = opened[-1]
+            lasting = any(entry.kind == "parent" for entry in self.plan.inputs)
             program = encode([(n, s.op, self._values(s)) for n, s in self.plan.init_steps()], len(inputs))
             launched = Init.launch(
-                program, flags=self.plan.clone_flags, stdio=self._stdio, inputs=inputs, cgroup=into, preserve=self._preserve
+                program,
+                flags=self.plan.clone_flags,
+                stdio=self._stdio,
+                inputs=inputs,
+                cgroup=into,
+                preserve=self._preserve,
+                lasting=lasting,
             )
         except OSError as error:
             raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, error.filename or "") from error

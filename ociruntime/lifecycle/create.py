@@ -57,6 +57,7 @@ def create(
     preserve_fds: int,
     cgroup_manager: Manager,
     new_keyring: bool,
+    die_with_parent: bool,
     gate: bool,
 ) -> Created:
     """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
@@ -79,7 +80,9 @@ def create(
             host = Host.probe()
             if not new_keyring:
                 host = host._replace(keyrings=False)
-            plan = opened.plan(host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager)
+            plan = opened.plan(
+                host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager, die_with_parent=die_with_parent
+            )
             if plan.terminal and console_socket is None and not terminal:
                 raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or terminal=True")
             if console_socket is not None and not plan.terminal:

@@ -7,7 +7,7 @@ import signal
 
 from ..engine import cgroup, undo
 from ..engine.processes import wait
-from ..errors import StateError, WrongStatus
+from ..errors import ContainerNotFound, StateError, WrongStatus
 from ..state import Entry, StateDocument, Status
 from .status import current, first_process
 
@@ -18,18 +18,30 @@ _DEATH = 10.0
 def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
     """Delete a container; ``force`` kills it first and does not mind a damaged state. Raises WrongStatus, StateError."""
     with entry.locked():
-        try:
-            document = entry.read()
-            status = current(document).status
-        except StateError:
-            if not force:
-                raise
-            document, status = StateDocument(id=entry.id, bundle="", status=Status.STOPPED), Status.STOPPED
+        document, status = read(entry, force=force)
         if not force and not status.can_delete:
             raise WrongStatus(entry.id, "delete", status, "stopped")
         _end(entry, document, status, own)
-        undo.perform(document.get("undo", []))
-        entry.remove()
+        sweep(entry, document)
+
+
+def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
+    """The recorded state and the status now; with ``force`` a state that cannot be understood is that of a stopped container."""
+    try:
+        document = entry.read()
+        return document, current(document).status
+    except ContainerNotFound:
+        raise
+    except StateError:
+        if not force:
+            raise
+        return StateDocument(id=entry.id, bundle="", status=Status.STOPPED), Status.STOPPED
+
+
+def sweep(entry: Entry, document: StateDocument) -> None:
+    """Remove everything of a container whose first process is gone; the lock is held."""
+    undo.perform(document.get("undo", []))
+    entry.remove()
 
 
 def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:

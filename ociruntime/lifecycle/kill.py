@@ -63,8 +63,6 @@ def kill_everything(document: StateDocument, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it ended by itself
-    if cgroup.frozen(cgroups):
-        cgroup.freeze(cgroups, False)
     cgroup.kill(cgroups)
 
 

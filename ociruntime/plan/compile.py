@@ -9,7 +9,7 @@ from . import kernel as k
 from .capabilities import ALL
 from .cgroups import Manager, compile_cgroups, compile_join, compile_late, compile_scope, placed
 from .devices import Devices
-from .identity import compile_identity
+from .identity import compile_identity, compile_parent
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
 from .namespaces import compile_clone, compile_enter, compile_names, namespaces_of
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 
 def compile_create(
-    spec: RuntimeSpec, host: Host, *, bundle: str, container_id: str = "ID", gate: bool = True, manager: Manager = "cgroupfs"
+    spec: RuntimeSpec,
+    host: Host,
+    *,
+    bundle: str,
+    container_id: str = "ID",
+    gate: bool = True,
+    manager: Manager = "cgroupfs",
+    die_with_parent: bool = False,
 ) -> Plan:
     """Compile what creates and starts a container.
 
@@ -41,6 +48,7 @@ def compile_create(
         container_id: names the cgroup when the spec does not.
         gate: whether the init waits for ``start`` before the process; without it the container runs at once.
         manager: who makes the cgroups.
+        die_with_parent: whether the container is killed with whoever launches it.
 
     Raises:
         SpecError: the config contradicts itself or asks for what no host can do.
@@ -56,6 +64,8 @@ def compile_create(
 
     spaces = namespaces_of(linux)
     own = spaces.own
+    if die_with_parent and "pid" not in spaces.new:
+        raise UnsupportedError("$.linux.namespaces: to die with its parent a container needs a pid namespace of its own")
     b = Builder()
 
     b.phase = "On the host, before the clone"
@@ -114,7 +124,10 @@ def compile_create(
     compile_oom_score(b, process)
     compile_rdt_join(b, groups)
     compile_late(b, setup)
+    parent = b.input("parent", "the caller") if die_with_parent else NO_SLOT
     if gate:
+        if die_with_parent:
+            compile_parent(b, parent)
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
         b.init("gate", slot, text="wait for start")
@@ -126,6 +139,7 @@ def compile_create(
         held=ALL if spaces.user else None,
         proc=proc,
         allowed=groups_in(spaces, linux, host),
+        parent=parent,
     )
     compile_exec_step(b, process)
     return b.plan(

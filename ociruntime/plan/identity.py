@@ -25,6 +25,7 @@ def compile_identity(
     held: int | None = None,
     proc: int = NO_SLOT,
     allowed: Groups = Groups.EXACT,
+    parent: int = NO_SLOT,
 ) -> None:
     """The steps, in the order in which each still may; the filter comes last, as nothing before it should be subject to it.
 
@@ -32,6 +33,7 @@ def compile_identity(
         held: the capabilities that can be given away. Default: those of the host's runtime.
         proc: the slot of a procfs, needed for security labels.
         allowed: what setgroups may do.
+        parent: the slot of the caller's pidfd, when the process is to die with him.
 
     Raises:
         UnsupportedError: a security module that is asked for is not active, or groups are asked for that nobody may set.
@@ -52,6 +54,11 @@ def compile_identity(
     _groups(b, groups, allowed)
     b.init("setresgid", gid, text=f"group {gid}")
     b.init("setresuid", uid, text=f"user {uid}")
+    if parent != NO_SLOT:  # the change of user takes the wish away, and the filter may forbid it
+        if uid == 0 and not process.no_new_privileges and caps.bounding & ~caps.permitted:
+            message = "a program that gains capabilities by execve does not die with its parent: permit all of the bounding set"
+            raise UnsupportedError(f"$.process.capabilities.bounding: {message}, or set noNewPrivileges")
+        compile_parent(b, parent)
     # Without no_new_privs loading a filter takes CAP_SYS_ADMIN. What execve gives does not depend on the sets before it, only on
     # the bounding, inheritable and ambient ones, so the process does not get it.
     extra = CAP_SYS_ADMIN if seccomp is not None and not process.no_new_privileges else 0
@@ -65,6 +72,11 @@ def compile_identity(
         b.init("prctl", k.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges, ever")
     if seccomp is not None:
         _filter(b, seccomp)
+
+
+def compile_parent(b: Builder, parent: int) -> None:
+    """Kill the process with its parent."""
+    b.init("die_with", parent, text="killed when the caller ends")
 
 
 def _groups(b: Builder, groups: tuple[int, ...], allowed: Groups) -> None:

@@ -65,7 +65,8 @@ class Input(NamedTuple):
 
     kind: str
     """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``userns`` (a user
-    namespace with ``maps``, and nobody in it), ``gate`` (the listening socket of start), ``pidfd`` (the container's)."""
+    namespace with ``maps``, and nobody in it), ``gate`` (the listening socket of start), ``pidfd`` (the container's),
+    ``parent`` (our own pidfd)."""
     name: str
     path: str
     bit: int = 0

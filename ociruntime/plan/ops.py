@@ -138,6 +138,7 @@ OPS: Final = _table(
     fspick: slot dir, str path, num flags, slot out
     mode_like: slot source, slot target
     join: slot fd, num type, slot own, str name
+    die_with: slot parent
     setxattr: slot dir, str name, data value
     own_stdio: num uid
     """

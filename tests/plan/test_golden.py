@@ -129,6 +129,7 @@ CASES = {
     ),
     "hybrid": lambda: compiled(config()),
     "hybrid-run": lambda: compiled(config(), gate=False),
+    "die-with-parent": lambda: compiled(config(), PURE_V2, die_with_parent=True),
     "none": lambda: compiled(config(), NONE),
     "v2-devices": lambda: compiled(config(limit(devices=[{"allow": False, "access": "rwm"}], pids={"limit": 0})), PURE_V2),
     "systemd": lambda: compiled(
