@@ -24,6 +24,7 @@ _ANNOTATIONS: Final = frozenset(
     for name in "os os.version os.features architecture variant author created stopSignal exposedPorts".split()
 )
 _MAX_HOSTNAME: Final = 64
+_PROPAGATION: Final = frozenset("private rprivate shared rshared slave rslave unbindable runbindable".split())
 
 
 class Report:
@@ -228,8 +229,8 @@ def _mount(report: Report, spec: RuntimeSpec, mount: Mount, path: str) -> None:
     posix = "config.md#posix-platform-mounts"
     if mount.is_bind and not mount.source:
         report.error(f"{path}.source", "a bind mount needs the file or directory to bind", section)
-    if not mount.type and not mount.is_bind and "remount" not in options:
-        report.warn(f"{path}.type", "is needed to mount anything but a bind mount", posix)
+    if not mount.type and not mount.is_bind and "remount" not in options and not _PROPAGATION.issuperset(options or ("",)):
+        report.error(f"{path}.type", "is needed by a mount that is no bind mount", posix)
     if (mount.uid_mappings is None) != (mount.gid_mappings is None):
         report.error(path, "uidMappings and gidMappings come together", posix)
     own = any(namespace.type == "user" for namespace in (spec.linux.namespaces if spec.linux else None) or ())

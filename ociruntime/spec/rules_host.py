@@ -8,9 +8,12 @@ from ..errors import Problem
 from .rules import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from .check import HostLike
     from .config import RuntimeSpec
     from .linux import Linux
+    from .mounts import IDMapping
     from .process import Capabilities, Process
     from .resources import Resources
 
@@ -89,6 +92,9 @@ def _linux(report: Report, linux: Linux, host: HostLike) -> None:
         too_old = _older(host, _NAMESPACES.get(str(namespace.type), (0, 0)))
         if too_old:
             report.error(f"$.linux.namespaces[{index}]", too_old, "config-linux.md#namespaces")
+    if "user" in kinds and not host.privileged:
+        _mappings(report, "uidMappings", linux.uid_mappings or (), host.euid, host.subuids, host.idmap_helpers)
+        _mappings(report, "gidMappings", linux.gid_mappings or (), host.egid, host.subgids, host.idmap_helpers)
     if host.euid != 0 and "user" not in kinds:
         text = f"user {host.euid} can have a container with a user namespace only"
         report.error("$.linux.namespaces", text, "config-linux.md#namespaces")
@@ -112,6 +118,28 @@ def _linux(report: Report, linux: Linux, host: HostLike) -> None:
         report.error("$.linux.intelRdt", "no resctrl filesystem is mounted on this host", "config-linux.md#intelrdt")
     if linux.resources is not None:
         _resources(report, linux.resources, host)
+
+
+def _mappings(
+    report: Report,
+    name: str,
+    ranges: Sequence[IDMapping],
+    own: int,
+    given: Iterable[tuple[int, int]],
+    helpers: tuple[str, str] | None,
+) -> None:
+    """What a user without privileges may map: the own id, and with the helpers those that /etc/subuid and /etc/subgid give."""
+    section = "config-linux.md#user-namespace-mappings"
+    if len(ranges) == 1 and (ranges[0].host_id, ranges[0].size) == (own, 1):
+        return
+    allowed = ((own, 1), *given)
+    for index, mapping in enumerate(ranges):
+        last = mapping.host_id + mapping.size - 1
+        if not any(first <= mapping.host_id and last < first + count for first, count in allowed):
+            text = f"ids {mapping.host_id} to {last} of the host are not given to this user"
+            report.error(f"$.linux.{name}[{index}]", text, section)
+    if ranges and helpers is None:
+        report.error(f"$.linux.{name}", "newuidmap and newgidmap are needed for more than the own id", section)
 
 
 def _resources(report: Report, resources: Resources, host: HostLike) -> None:

@@ -113,7 +113,7 @@ RULES: list[tuple[dict[str, Any], str, str, str]] = [
     (mount(source="\0"), E, "$.mounts[0].source", "NUL"),
     (mount(options=["a", "\0"]), E, "$.mounts[0].options[1]", "NUL"),
     (mount(options=["bind"]), E, "$.mounts[0].source", "bind mount needs"),
-    (config(mounts=[{"destination": "/x"}]), W, "$.mounts[0].type", "anything but a bind mount"),
+    (config(mounts=[{"destination": "/x"}]), E, "$.mounts[0].type", "no bind mount"),
     (mount(uidMappings=[ID], options=["idmap"]), E, "$.mounts[0]", "come together"),
     (mount(uidMappings=[ID], gidMappings=[ID]), W, "$.mounts[0].options", "idmap or ridmap"),
     (mount(options=["ridmap"]), E, "$.mounts[0].options", "or a user namespace"),
@@ -289,6 +289,7 @@ HOST = Host(
     seccomp=True,
 )
 OLD = HOST._replace(kernel=(4, 4), last_cap=37, seccomp=False, machine="riscv64", euid=1000, hierarchies=())
+USER = HOST._replace(euid=1, egid=1, capabilities=0, idmap_helpers=("u", "g"), subuids=((1000, 10),), subgids=((1000, 10),))
 V1 = HOST._replace(hierarchies=(Hierarchy("/sys/fs/cgroup/x", 1, frozenset({"memory", "net_cls"})),))
 ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
     # document, host, severity, place, words of the message
@@ -305,6 +306,10 @@ ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
     (mount(options=["idmap", "rbind"], source="/", uidMappings=[ID], gidMappings=[ID]), OLD, E, "$.mounts[0].uidMappings", "5.12"),
     (linux("mount", "time"), OLD, E, "$.linux.namespaces[1]", "5.6"),
     (linux("mount"), OLD, E, "$.linux.namespaces", "user 1000"),
+    (config(linux=NEW_USER), USER, "", "$.linux.uidMappings[0]", ""),
+    (config(linux=NEW_USER), USER._replace(subuids=()), E, "$.linux.uidMappings[0]", "1000 to 1009 of the host are not given"),
+    (config(linux=NEW_USER), USER._replace(subgids=((1000, 9),)), E, "$.linux.gidMappings[0]", "not given"),
+    (config(linux=NEW_USER), USER._replace(idmap_helpers=None), E, "$.linux.uidMappings", "newuidmap"),
     (linux(mountLabel="x"), HOST, E, "$.linux.mountLabel", "not active"),
     (seccomp(), OLD, E, "$.linux.seccomp", "no seccomp"),
     (seccomp(NOTIFY, listenerPath="/x", flags=["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), OLD, E, "$.linux.seccomp.flags", "5.19"),
@@ -345,6 +350,10 @@ def test_host(document: dict[str, Any], host: Host, severity: str, path: str, wo
 def test_the_default_config_fits_a_host_and_has_no_problem() -> None:
     assert RuntimeSpec.default().validate(HOST) == ()
     assert RuntimeSpec.default(rootless=True, uid=1000, gid=1000).validate(HOST._replace(euid=1000)) == ()
+    alone = HOST._replace(euid=1000, egid=1000, capabilities=0)
+    assert RuntimeSpec.default(rootless=True, uid=1000, gid=1000).validate(alone) == ()
+    for option in ("rslave", "private"):
+        assert RuntimeSpec.load(mount(type="", options=[option])).validate() == ()
     everything = Hierarchy("/", 1, frozenset({"memory", "pids", "devices", "cpu", "cpuset", "blkio"}))
     assert RuntimeSpec.default().validate(host=HOST._replace(hierarchies=(everything,))) == ()
 

@@ -11,6 +11,7 @@ import ociruntime as oci
 from ociruntime import cli, seccomp, supported
 from ociruntime.errors import UnsupportedError
 from ociruntime.plan.capabilities import CAPABILITIES
+from ociruntime.plan.mount_options import KNOWN_OPTIONS
 from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
 from ociruntime.spec.mounts import MOUNT_OPTIONS
 
@@ -33,6 +34,10 @@ def test_it_claims_nothing_that_the_model_does_not_know() -> None:
     for values in (made.linux.namespaces, made.linux.seccomp.actions, made.linux.seccomp.archs, made.linux.seccomp.known_flags):
         assert values
         assert all(value.known for value in values)
+
+
+def test_the_options_that_are_carried_out_are_those_of_the_table() -> None:
+    assert set(oci.features().mount_options or ()) == set(KNOWN_OPTIONS)
 
 
 def test_the_tables_of_seccomp_are_the_model_s() -> None:
