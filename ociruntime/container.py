@@ -85,6 +85,7 @@ class Container(Executes):
             ContainerExists, StateError: the id is taken or not an id.
             SpecError, UnsupportedError: the config cannot be carried out.
             StepError: one step failed; nothing of the container is left.
+            HookError: a hook of create failed; nothing of the container is left.
         """
         return cls._make(
             container_id,
@@ -243,7 +244,9 @@ class Container(Executes):
 
         Raises:
             WrongStatus: it is not ``created``.
+            SpecError: its config has no process.
             StepError: a step behind the gate failed, the exec of the program for example; the container is then stopped.
+            HookError: a startContainer or poststart hook failed; the container is then deleted.
         """
         from .lifecycle.start import start
 
@@ -317,10 +320,12 @@ class Container(Executes):
         return code
 
     def delete(self, *, force: bool = False) -> None:
-        """Remove what create made (runtime.md, Delete). A created container is killed first; a running one only by ``force``.
+        """Remove what create made (runtime.md, Delete). With ``force`` it is killed first.
 
         Raises:
-            WrongStatus: it still runs, and ``force`` was not given.
+            WrongStatus: it is not stopped, and ``force`` was not given.
+
+        A poststop hook that fails is an `OCIRuntimeWarning`.
         """
         from .lifecycle.delete import delete
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +50,7 @@ class Status(StrEnum):
 
     @property
     def can_delete(self) -> bool:
-        return self in (Status.STOPPED, Status.CREATED, Status.CREATING)
+        return self is Status.STOPPED
 
 
 class StateDocument(TypedDict, total=False):
@@ -75,6 +75,10 @@ class StateDocument(TypedDict, total=False):
     steps: list[list[object]]
     total: int
     rootfs: str
+    process: bool
+    """Whether the config has a process."""
+    hooks: dict[str, list[tuple[str, Sequence[str], Sequence[str], int]]]
+    """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
 
 
 class State(NamedTuple):

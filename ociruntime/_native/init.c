@@ -46,15 +46,6 @@ static long lookup(int root, struct list l)
     return worst;
 }
 
-static long pointers(struct list l, const char **to)
-{
-    const char *at = text(l.text);
-    for (uint64_t i = 0; i < l.count; i++, at += length(at) + 1)
-        to[i] = at;
-    to[l.count] = 0;
-    return 0;
-}
-
 static long become(const struct op_exec *o)
 {
     size_t words = o->argv.count + o->env.count + 2;
@@ -195,6 +186,10 @@ static long carry_out(const struct head *h)
     case OP_JOIN: {
         ARGS(join);
         return join(fd_of(o->fd), o->type, fd_of(o->own), text(o->name));
+    }
+    case OP_HOOK: {
+        ARGS(hook);
+        return run_hook(h->step, o);
     }
     case OP_FORK: {
         ARGS(fork);

@@ -164,6 +164,88 @@ static long go_on_in_child(uint32_t step, uint64_t flags)
     leave(0);
 }
 
+static long pointers(struct list l, const char **to)
+{
+    const char *at = text(l.text);
+    for (uint64_t i = 0; i < l.count; i++, at += length(at) + 1)
+        to[i] = at;
+    to[l.count] = 0;
+    return 0;
+}
+
+struct pollfd_ { int fd; short events, revents; };
+struct timespec_ { long sec, nsec; };
+
+static _Noreturn void become_hook(const struct op_hook *o, volatile int32_t *failure)
+{
+    const char *at = text(o->argv.text);
+    size_t words = o->argv.count + o->env.count + 2;
+    const char **argv = (const char **)sys(__NR_mmap, 0, words * sizeof *argv, 3, 0x22, -1, 0);
+    long err = (unsigned long)argv > -4096ul ? (long)argv : 0;
+
+    if (err >= 0) {
+        pointers(o->argv, argv);
+        pointers(o->env, argv + o->argv.count + 1);
+        at = text(o->path);
+        err = sys(__NR_setpgid, 0, 0);
+    }
+    if (err >= 0)
+        err = sys(__NR_prctl, PR_SET_PDEATHSIG, 9, 0, 0, 0);
+    if (err >= 0)
+        err = sys(__NR_lseek, fd_of(o->state), 0, 0);
+    if (err >= 0) /* what each writes begins behind a NUL */
+        err = sys(__NR_write, fd_of(o->output), "", 1);
+    if (err >= 0)
+        err = sys(__NR_fchdir, fd_of(o->cwd));
+    for (int fd = 0; err >= 0 && fd < 3; fd++)
+        err = sys(__NR_dup3, fd_of(fd ? o->output : o->state), fd, 0);
+    if (err >= 0)
+        err = sys(__NR_close_range, 3, ~0u, 0);
+    if (err >= 0) {
+        reset_signals();
+        unblock_signals();
+        err = sys(__NR_execve, at, argv, argv + o->argv.count + 1);
+    }
+    *failure = (int32_t)err;
+    leave(127);
+}
+
+/* Run a program and wait for it; when it fails or takes too long, say so and end. Only plain system calls: a filter may be loaded. */
+static long run_hook(uint32_t step, const struct op_hook *o)
+{
+    volatile int32_t *failure = (volatile int32_t *)sys(__NR_mmap, 0, 4096, 3, 0x21 /* MAP_SHARED | MAP_ANONYMOUS */, -1, 0);
+    struct timespec_ left = { (long)(o->timeout / 1000), (long)(o->timeout % 1000) * 1000000 };
+    int pidfd = -1, status = 0, late = 0;
+    long err, pid;
+
+    if ((unsigned long)failure > -4096ul)
+        return (long)failure;
+    pid = sys(__NR_clone, CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0);
+    if (pid == 0)
+        become_hook(o, failure);
+    if (pid < 0)
+        return pid;
+    sys(__NR_setpgid, pid, pid); /* whoever comes first; it is too late only when the hook did it itself */
+    do {
+        struct pollfd_ p = { pidfd, 1 /* POLLIN */, 0 };
+        err = sys(__NR_ppoll, &p, 1, o->timeout ? &left : 0, 0, 8);
+    } while (err == -EINTR);
+    if (err == 0) {
+        late = 1;
+        sys(__NR_kill, -pid, 9);
+    }
+    while ((err = sys(__NR_wait4, pid, &status, 0, 0)) == -EINTR)
+        ;
+    if (err < 0)
+        return err;
+    sys(__NR_close, pidfd);
+    if (*failure || late || status) {
+        report(REPORT_HOOK, step, *failure ? *failure : status | late << 16, fd_of(o->output));
+        leave(255);
+    }
+    return sys(__NR_munmap, failure, 4096);
+}
+
 static long load_filter(const struct op_seccomp *o)
 {
     struct sock_fprog f = { (unsigned short)(o->filter.len / sizeof(struct sock_filter)),

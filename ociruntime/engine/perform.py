@@ -21,6 +21,7 @@ from .native import check, lib
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
+    from .hooks import Hooks
 
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _NS_GET_NSTYPE: Final = 0xB703
@@ -45,6 +46,7 @@ class Performance:
         cache: Path | None = None,
         parents: undo.Record = (),
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.plan = plan
         self._stdio = stdio
@@ -52,6 +54,7 @@ class Performance:
         self._preserve = preserve
         self._cache = cache
         self._receivers = receivers or {}
+        self._hooks = hooks
         self._made = list(parents)
         self._backs: list[Callable[[], None]] = []
         self._at = 0
@@ -100,6 +103,9 @@ class Performance:
     def _handle(self, init: Init, message: Message) -> None:
         if message.kind is Report.ERROR:
             raise self.error(message)
+        if message.kind is Report.HOOK:
+            assert self._hooks is not None, "a plan with hooks"
+            raise self._hooks.failure(self.plan.steps[message.step - 1], message)
         if message.kind is Report.SYNC:
             self._at = message.step
             self._host_steps()
@@ -146,7 +152,7 @@ class Performance:
             if step.where != "host" or step.op == "clone3":
                 return
             try:
-                back = carry_out(step, self.init)
+                back = self._carry_out(step)
                 if back is not None:
                     self._backs.append(back)
             except OSError as error:
@@ -158,6 +164,14 @@ class Performance:
             if (entry := undo.of_step(step)) is not None:
                 self._made.append(entry)
             self._at += 1
+
+    def _carry_out(self, step: Step) -> Callable[[], None] | None:
+        if step.op not in ("hook", "hook_state"):
+            return carry_out(step, self.init)
+        assert self._hooks is not None, "a plan with hooks"
+        assert self.init is not None, "a step behind the clone"
+        self._hooks.carry_out(step, self.init)
+        return None
 
     # ---- the init's steps ----
 
@@ -172,9 +186,11 @@ class Performance:
                     continue
                 if entry.kind == "parent":
                     opened.append(os.pidfd_open(os.getpid()))
-                    inputs.append(opened[-1])
-                    continue
-                opened.append(_open(entry))
+                elif entry.kind in ("state", "output"):
+                    assert self._hooks is not None, "a plan with hooks"
+                    opened.append(self._hooks.open(entry.kind))
+                else:
+                    opened.append(_open(entry))
                 inputs.append(opened[-1])
             into = -1
             if step.arguments()["into"]:

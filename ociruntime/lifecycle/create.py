@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,13 +19,16 @@ from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
 from ..temporary import Temporary
 from .agent import send
+from .delete import after_delete, delete
+from .start import after_start
 from .warn import warn
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
+    from ..engine.hooks import Hooks
     from ..engine.launch import Init
+    from ..plan import Plan
     from ..plan.cgroups import Manager
     from ..spec import RuntimeSpec
 
@@ -69,7 +73,7 @@ def create(
     listener: socket.socket | None = None
     masters: list[int] = []
     document = StateDocument(id=container_id, bundle=str(opened.path), status=Status.CREATING, created_at=time.time_ns())
-    with store.making(container_id) as entry:
+    with _hooks_of(document) as hooks, store.making(container_id) as entry:
         try:
             if isinstance(opened, Temporary):
                 document["undo"] = [opened.undo]
@@ -94,6 +98,7 @@ def create(
             document["undo"] = [*document.get("undo", []), *parents, *undo.of_plan(plan)]
             document["namespaces"], document["new_keyring"] = plan.namespaces, new_keyring
             document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
+            document["process"], document["hooks"] = opened.spec.process is not None, dict(plan.hooks)
             entry.write(document)  # from here on a crash leaves something that delete --force can clean up
             (entry.path / "config.json").write_bytes(opened.config_bytes)
             if gate:
@@ -112,6 +117,7 @@ def create(
                 receivers=receivers(
                     opened.spec, document, to_socket(console_socket) if console_socket is not None else masters.append
                 ),
+                hooks=hooks(plan),
             )
             init = performance.begin()
             document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
@@ -135,9 +141,40 @@ def create(
         finally:
             if listener:
                 listener.close()
+    if not gate and (failure := after_start(document)) is not None:
+        delete(entry, init.pidfd, force=True)
+        init.close()
+        for fd in masters:
+            os.close(fd)
+        raise failure
     process = opened.spec.process
     args = tuple((process.args if process else None) or ())
     return Created(entry, document, init.release(), args, bool(plan.clone_flags & CLONE_NEW["pid"]), masters[0] if masters else -1)
+
+
+@contextmanager
+def _hooks_of(document: StateDocument) -> Iterator[Callable[[Plan], Hooks | None]]:
+    """Makes the hooks that run until the process does, where a plan has some; after a failure behind one poststop hooks run."""
+    made: list[Hooks] = []
+
+    def make(plan: Plan) -> Hooks | None:
+        if not any(step.op in ("hook", "hook_state") for step in plan.steps):
+            return None
+        from ..engine.hooks import Hooks
+
+        # To them the container is created: what comes before hooks is done (runtime.md, Lifecycle, 2 and 3).
+        made.append(Hooks(lambda: state_of(document)._replace(status=Status.CREATED)))
+        return made[0]
+
+    try:
+        yield make
+    except BaseException:
+        if any(hooks.begun for hooks in made):
+            after_delete(document)
+        raise
+    finally:
+        for hooks in made:
+            hooks.close()
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:

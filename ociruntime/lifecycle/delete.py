@@ -7,8 +7,8 @@ import signal
 
 from ..engine import cgroup, undo
 from ..engine.processes import wait
-from ..errors import ContainerNotFound, StateError, WrongStatus
-from ..state import Entry, StateDocument, Status
+from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
+from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
 
 _DEATH = 10.0
@@ -23,6 +23,7 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
             raise WrongStatus(entry.id, "delete", status, "stopped")
         _end(entry, document, status, own)
         sweep(entry, document)
+    after_delete(document)
 
 
 def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
@@ -42,6 +43,22 @@ def sweep(entry: Entry, document: StateDocument) -> None:
     """Remove everything of a container whose first process is gone; the lock is held."""
     undo.perform(document.get("undo", []))
     entry.remove()
+
+
+def after_delete(document: StateDocument) -> None:
+    """Run the poststop hooks: a failure is a warning, and the others still run (runtime.md, Lifecycle, 13)."""
+    hooks = document.get("hooks", {}).get("poststop")
+    if not hooks:
+        return
+    from ..engine.hooks import Hook, run
+    from .warn import warn
+
+    state = state_of(document)._replace(status=Status.STOPPED, pid=0)
+    for hook in hooks:
+        try:
+            run("poststop", Hook(*hook), state)
+        except HookError as error:
+            warn([str(error)])
 
 
 def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:

@@ -6,7 +6,7 @@ import os
 
 from ..errors import ContainerNotFound
 from ..state import StateStore, Status
-from .delete import read, sweep
+from .delete import after_delete, read, sweep
 
 _OVER = (Status.STOPPED, Status.CREATING)
 """``creating`` with nobody who holds the lock: its maker has died."""
@@ -27,9 +27,11 @@ def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
         try:
             with entry.locked(wait=False):
                 document, status = read(entry, force=True)
-                if status in _OVER:
-                    sweep(entry, document)
-                    removed.append(entry.id)
+                if status not in _OVER:
+                    continue
+                sweep(entry, document)
+            removed.append(entry.id)
+            after_delete(document)
         except (BlockingIOError, ContainerNotFound):
             continue  # somebody is at work on it, or was faster
         except Exception as error:

@@ -9,7 +9,7 @@ from ..engine.gate import knock
 from ..engine.launch import receive
 from ..engine.perform import make_error
 from ..engine.processes import wait
-from ..errors import UnsupportedError, WrongStatus
+from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
 from .agent import send
@@ -20,13 +20,40 @@ _LAST_BREATH = 5.0
 
 
 def start(entry: Entry, own: int = -1) -> None:
-    """Open the gate. Raises WrongStatus, StepError."""
+    """Open the gate. Raises WrongStatus, SpecError, StepError, HookError: then the container is deleted."""
     with allowed(entry, "start", Status.CREATED) as document:
+        if not document.get("process", True):
+            raise SpecError([Problem("$.process", "is needed to start a container", "runtime.md#start")])
         failure = _open_gate(entry, document)
-        if failure is not None:
+        if failure is None:
+            document = entry.update(status=Status.RUNNING, started_at=time.time_ns())
+        else:
             _wait_gone(document, own)
-            raise failure
-        entry.write({**document, "status": Status.RUNNING, "started_at": time.time_ns()})
+    # A hook may use the container, so it is not locked any more.
+    failure = failure or after_start(document)
+    if isinstance(failure, HookError):
+        from .delete import delete
+
+        delete(entry, own, force=True)
+    if failure is not None:
+        raise failure
+
+
+def after_start(document: StateDocument) -> HookError | None:
+    """Run the poststart hooks until one fails; gives its error, upon which the container must go (runtime.md, Lifecycle, 9)."""
+    hooks = document.get("hooks", {}).get("poststart")
+    if not hooks:
+        return None
+    from ..engine.hooks import Hook, run
+
+    # That its process runs is what they are told, even when it has ended already.
+    state = state_of(document)._replace(status=Status.RUNNING, pid=document["pid"])
+    for hook in hooks:
+        try:
+            run("poststart", Hook(*hook), state)
+        except HookError as error:
+            return error
+    return None
 
 
 def _wait_gone(document: StateDocument, own: int) -> None:
@@ -55,6 +82,13 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
             peer.send(b"\0")
     if message is None:
         return None
+    if message.kind is Report.HOOK:
+        from ..engine.hooks import Hook
+        from ..engine.hooks import failure as hook_failure
+
+        numbers = [number for number, op, _ in document["steps"] if op == "hook"]
+        hook = Hook(*document["hooks"]["startContainer"][numbers.index(message.step)])
+        return hook_failure(message, "startContainer", hook)
     if message.kind is not Report.ERROR:
         raise AssertionError(f"unexpected {message.kind.name} behind the gate")
     op, text = next(((str(op), str(text)) for n, op, text in document.get("steps", []) if n == message.step), ("?", "?"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .capabilities import ALL
 from .cgroups import Manager, compile_cgroups, compile_join, compile_late, compile_scope, placed
 from .devices import Devices
+from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .identity import compile_identity, compile_parent
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
@@ -18,7 +19,7 @@ from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .procfs import compile_procfs
 from .rdt import compile_rdt, compile_rdt_join
-from .rootfs import compile_hidden, copy_root, enter_root, finish_root, rootfs_path, settle_tree
+from .rootfs import compile_hidden, copy_root, enter_root, finish_root, hang_root, open_place, pivot_root, rootfs_path, settle_tree
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import compile_sysctl
 from .terminal import compile_terminal
@@ -54,19 +55,20 @@ def compile_create(
         SpecError: the config contradicts itself or asks for what no host can do.
         UnsupportedError: this host or this version cannot do it.
     """
-    linux, process = spec.linux, spec.process
-    if process is None:
+    linux = spec.linux
+    # A container without a process waits at the gate, which will not open.
+    process = spec.process or _no_process()
+    if spec.process is None and not gate:
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
-    if spec.hooks is not None and any(getattr(spec.hooks, name) for name in _HOOKS):
-        raise UnsupportedError("$.hooks: hooks are not supported yet")
 
     spaces = namespaces_of(linux)
     own = spaces.own
     if die_with_parent and "pid" not in spaces.new:
         raise UnsupportedError("$.linux.namespaces: to die with its parent a container needs a pid namespace of its own")
     b = Builder()
+    hooks = compile_hooks(b, spec)
 
     b.phase = "On the host, before the clone"
     setup = compile_cgroups(b, linux, container_id, host, manager)
@@ -96,14 +98,24 @@ def compile_create(
         if spaces.user:
             mounts.sources()
     devices.sources()
+    place = open_place(b, rootfs) if hooks.at_create else NO_SLOT
     compile_root(b, spaces, linux)
     mounts.prepare()
     proc = compile_procfs(b, linux, process, own)
-    enter_root(b, spec, root)
-
-    b.phase = "In the container's root"
-    root, attached = mounts.attach(root)
-    devices.compile(root, attached)
+    if hooks.at_create:
+        # Hooks find everything mounted below the path of the rootfs, in the host's tree.
+        hang_root(b, root, place)
+        root, attached = mounts.attach(root, pivot=False)
+        devices.compile(root, attached)
+        b.phase = "Hooks"
+        compile_create_hooks(b, hooks, root)
+        b.phase = "In the container's root"
+        pivot_root(b, root)
+    else:
+        enter_root(b, spec, root)
+        b.phase = "In the container's root"
+        root, attached = mounts.attach(root)
+        devices.compile(root, attached)
     compile_names(b, spec, own)
     compile_sysctl(b, linux, own, proc)
     compile_hidden(b, linux, root)
@@ -119,8 +131,10 @@ def compile_create(
     compile_personality(b, linux)
     compile_keyring(b, host)
     b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
-    b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
+    if spec.process is not None:
+        b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
+    compile_state(b, hooks)
     compile_oom_score(b, process)
     compile_rdt_join(b, groups)
     compile_late(b, setup)
@@ -131,24 +145,33 @@ def compile_create(
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
         b.init("gate", slot, text="wait for start")
-    compile_identity(
-        b,
-        process,
-        host,
-        linux.seccomp if linux else None,
-        held=ALL if spaces.user else None,
-        proc=proc,
-        allowed=groups_in(spaces, linux, host),
-        parent=parent,
-    )
-    compile_exec_step(b, process)
+    if spec.process is not None:
+        compile_identity(
+            b,
+            process,
+            host,
+            linux.seccomp if linux else None,
+            held=ALL if spaces.user else None,
+            proc=proc,
+            allowed=groups_in(spaces, linux, host),
+            parent=parent,
+        )
+        compile_start_hooks(b, hooks, root)
+        compile_exec_step(b, process)
     return b.plan(
         f"create {container_id} from {bundle}",
         clone_flags=flags,
         cgroups=placement.directories,
         namespaces=spaces.bits,
         terminal=bool(process.terminal),
+        hooks=hooks.stored(),
     )
+
+
+def _no_process() -> Process:
+    from ..spec import Process
+
+    return Process(cwd="/")
 
 
 def compile_exec(
@@ -207,6 +230,3 @@ def compile_exec(
     compile_identity(b, process, host, linux.seccomp if linux else None, held=held, proc=proc, allowed=allowed)
     compile_exec_step(b, process)
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
-
-
-_HOOKS: Final = ("prestart", "create_runtime", "create_container", "start_container", "poststart", "poststop")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .hooks import Program, describe
+
 if TYPE_CHECKING:
     from .model import Plan
 
@@ -19,6 +21,10 @@ def explain(plan: Plan) -> str:
         lines.append(f"  {number:>3}  {step.op:<{width}}  {step.text}")
     if plan.warnings:
         lines += ["", "Warnings", *(f"  {warning}" for warning in plan.warnings)]
+    later = [(kind, program) for kind in ("poststart", "poststop") for program in plan.hooks.get(kind, ())]
+    if later:
+        lines += ["", "By start when the process runs, and by delete when everything is gone"]
+        lines += [f"       {'hook':<{width}}  {describe(kind, Program(*program))}" for kind, program in later]
     return "\n".join(lines) + "\n"
 
 
@@ -39,6 +45,7 @@ def to_json(plan: Plan, indent: int | None = None) -> str:
         "title": plan.title,
         "warnings": list(plan.warnings),
         "inputs": [entry._asdict() for entry in plan.inputs],
+        "hooks": {kind: [Program(*program)._asdict() for program in programs] for kind, programs in plan.hooks.items()},
         "steps": [
             {
                 "step": number,

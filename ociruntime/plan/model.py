@@ -49,6 +49,8 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_devices": ("path", "program"),
     "systemd_scope": ("unit", "properties", "path", "mountpoint", "user"),
     "clone3": ("flags", "into"),
+    "hook": ("kind", "path", "args", "env", "timeout"),
+    "hook_state": (),
     "idmap": ("file", "text", "helper"),
     "proc_write": ("file", "text"),
     "netdev_move": ("name", "new"),
@@ -66,7 +68,7 @@ class Input(NamedTuple):
     kind: str
     """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``userns`` (a user
     namespace with ``maps``, and nobody in it), ``gate`` (the listening socket of start), ``pidfd`` (the container's),
-    ``parent`` (our own pidfd)."""
+    ``parent`` (our own pidfd), ``state`` and ``output`` (of hooks)."""
     name: str
     path: str
     bit: int = 0
@@ -85,6 +87,8 @@ class Plan(NamedTuple):
     namespaces: int = 0
     """The CLONE_NEW* bits of the namespaces that differ from the caller's."""
     terminal: bool = False
+    hooks: Mapping[str, list[tuple[str, Sequence[str], Sequence[str], int]]] = {}
+    """The hooks of start and delete, as plain values by their kinds: they must outlive create."""
     warnings: tuple[str, ...] = ()
     """What of the config cannot be granted and does not matter enough for an error, by the runtime spec."""
 

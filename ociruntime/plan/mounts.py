@@ -341,13 +341,17 @@ class Mounts:
 
     # ---- in the container's root ----
 
-    def attach(self, root: int) -> tuple[int, dict[str, int]]:
-        """The steps that attach every mount in the order of the config; gives the root and the slots by the destinations."""
+    def attach(self, root: int, *, pivot: bool = True) -> tuple[int, dict[str, int]]:
+        """The steps that attach every mount in the order of the config; gives the root and the slots by the destinations.
+
+        A mount on ``/`` becomes the root: at once with ``pivot``, else by what the caller does with the slot.
+        """
         attached: dict[str, int] = {}
         for mount in self.prepared:
             slot = attached[mount.destination] = mount.attach(root)
             if mount.destination == "/" and mount.slot != NO_SLOT:
-                self.b.init("pivot_root", slot, text=f"the {mount.fstype} is / from here on")
+                if pivot:
+                    self.b.init("pivot_root", slot, text=f"the {mount.fstype} is / from here on")
                 root, attached = slot, {}
         return root, attached
 

@@ -37,9 +37,12 @@ class Report(IntEnum):
     SYNC = 2
     """The init waits for one byte before it goes on; ``value`` is the token of the `sync` step (`Sync`)."""
     FORKED = 3
-    """The rest runs in a new process, whose pidfd comes along."""
+    """The rest runs in a new process, whose pidfd comes along; the steps of the host behind it come before it goes on."""
     FD = 4
     """The descriptor that comes along is what the step was asked to hand out (see `WAITING`)."""
+    HOOK = 5
+    """A hook failed: ``value`` is its status as wait(2) gives it, with 65536 added when it took too long, or a negative errno when
+    it could not be run. What hooks wrote comes along."""
 
 
 WAITING: Final = frozenset({"handout", "netlink"})
@@ -50,7 +53,7 @@ class Sync(IntEnum):
     """What the init waits for at a `sync` step."""
 
     HOST = 0
-    """For the steps of the host that stand behind it in the plan; also before execveat, for the id maps of a user namespace."""
+    """For the steps of the host that stand behind it in the plan."""
     CREATED = 1
     """For the caller to write the state: the container is created."""
 
@@ -141,6 +144,7 @@ OPS: Final = _table(
     die_with: slot parent
     setxattr: slot dir, str name, data value
     own_stdio: num uid
+    hook: slot cwd, str path, list argv, list env, slot state, slot output, num timeout
     """
 )
 

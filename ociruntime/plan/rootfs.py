@@ -74,6 +74,24 @@ def enter_root(b: Builder, spec: RuntimeSpec, root: int) -> None:
         text = "the host's tree private in here: what hangs on it stays, and letting go of it unmounts nothing"
         b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text=text)
     b.init("move_mount", root, NO_SLOT, text="the root -> /, over the host's")
+    pivot_root(b, root)
+
+
+def open_place(b: Builder, path: str) -> int:
+    """Where the rootfs is in the host's tree, for `hang_root`; opened while the init has the caller's ids. Gives its slot."""
+    slot = b.slot()
+    b.init("open", NO_SLOT, path, k.O_PATH, 0, 0, slot, text=f"{path}, where hooks look for it")
+    return slot
+
+
+def hang_root(b: Builder, root: int, place: int) -> None:
+    """Hang the rootfs in its place in the host's tree, of which this copy is private from here on."""
+    b.init("mount_setattr", NO_SLOT, k.AT_RECURSIVE, 0, 0, k.MS_PRIVATE, NO_SLOT, text="this copy of the host's tree private")
+    b.init("move_mount", root, place, text="the root -> its place in the host's tree")
+
+
+def pivot_root(b: Builder, root: int) -> None:
+    """Change into the rootfs."""
     b.init("pivot_root", root, text="the rootfs is / from here on, and the host's tree is out of reach")
 
 

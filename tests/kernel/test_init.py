@@ -90,7 +90,7 @@ rng = random.Random(int(seed))
 bundle = oci.Bundle.load(path)
 init_memfd(); oci.Host.probe()
 began = time.monotonic()
-oci.Container.create(f"{prefix}-w", bundle, root=root).delete()
+oci.Container.create(f"{prefix}-w", bundle, root=root).delete(force=True)
 took = time.monotonic() - began
 ends = []
 for n in range(25):

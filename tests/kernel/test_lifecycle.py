@@ -131,6 +131,8 @@ def test_an_exec_that_fails_behind_the_gate(bundle: oci.Bundle, state_root: Path
 
 def test_what_a_status_forbids(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(prefix, bundle, root=state_root) as container:
+        with pytest.raises(oci.WrongStatus, match=r"delete.*created.*stopped"):
+            container.delete()  # runtime.md, Delete: it has no effect on what is not stopped
         forbidden: list[tuple[str, Callable[[], object]]] = [
             ("exec", lambda: container.exec(["true"])), ("pause", container.pause), ("resume", container.resume),
         ]  # fmt: skip
@@ -201,9 +203,28 @@ def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, stat
     nothing_left(state_root, prefix)
 
 
-def test_a_created_container_is_deleted_without_force(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    oci.Container.create(prefix, bundle, root=state_root).delete()
+def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """It can be created and not started (runtime.md, Start); and what start refuses, it leaves as it was."""
+    bundle = make_bundle(oci.RuntimeSpec.default().evolve(process=None))
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        for _ in range(2):
+            with pytest.raises(oci.SpecError, match=r"\$\.process"):
+                container.start()
+            assert container.status is oci.Status.CREATED
+        container.kill("KILL")
+        container.wait(10)
+        container.delete()
+    with pytest.raises(oci.SpecError, match=r"\$\.process"):
+        oci.Container.run(prefix, bundle, root=state_root)
     nothing_left(state_root, prefix)
+
+
+def test_annotations_are_in_the_state(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    bundle = make_bundle(
+        oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example.b": "", "com.example.a": "x"})
+    )
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        assert container.state.to_dict()["annotations"] == {"com.example.a": "x", "com.example.b": ""}
 
 
 def test_the_pid_file(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
