@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .process import Process as Process
     from .process import Result as Result
     from .process import Usage as Usage
-    from .run import run as run
+    from .sandbox import run as run
     from .sif import SifImage as SifImage
     from .sif import build_sif as build_sif
     from .spec import RuntimeSpec as RuntimeSpec
@@ -54,7 +54,7 @@ _MODULES = {
     "plan": "Plan Step",
     "process": "Process Result Usage",
     "lifecycle.prune": "prune",
-    "run": "run",
+    "sandbox": "run",
     "sif": "SifImage build_sif",
     "spec": "RuntimeSpec",
     "state": "State Status",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Self, Unpack
+from typing import IO, TYPE_CHECKING, Self, TypedDict, Unpack
 
 from .engine import cgroup
 from .engine.processes import Exit, abandon, signal_number, wait
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["Container"]
 
 StrPath = str | os.PathLike[str]
+
+
+class CreateOptions(TypedDict, total=False):
+    """The keywords of `Container.create` and `Container.run`."""
+
+    root: StrPath | None
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    terminal: bool | None
+    console_socket: StrPath | None
+    pid_file: StrPath | None
+    preserve_fds: int
+    cgroup_manager: Manager
+    new_keyring: bool
+    die_with_parent: bool
 
 
 class Container(Executes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from .overrides import Args, Env, Overrides, UserLike, words
 from .streams import Codec, Stdio, Streams
@@ -13,12 +13,14 @@ from .streams import Codec, Stdio, Streams
 if TYPE_CHECKING:
     import os
 
-    from .process import Process, Result
+    from .process import Child, Process, Result
     from .spec import Process as ProcessSpec
     from .spec import RuntimeSpec
     from .state import Entry
 
 __all__ = ["Executes"]
+
+C = TypeVar("C", bound="Child")
 
 
 class Common(TypedDict, total=False):
@@ -131,21 +133,25 @@ class Executes:
             StepError: a step failed; with errno ENOENT the program is not there.
             ProcessError: with ``check``, when the program does not end with 0.
         """
-        from .process import finish
+        from .process import Process, finish
 
-        codec = Codec.of(text, encoding, errors)
-        overrides = Overrides(
-            args=words(args),
-            env=env,
-            cwd=cwd,
-            user=user,
-            groups=groups,
-            no_new_privileges=no_new_privileges,
-            apparmor_profile=apparmor_profile,
-            selinux_label=selinux_label,
-        )
-        with Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
-            with closing(self._popen(overrides, streams, process, capabilities, None, None, preserve_fds)) as child:
+        with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
+            child: Process[Any] = self._launch(
+                Process,
+                args,
+                streams,
+                env=env,
+                cwd=cwd,
+                user=user,
+                groups=groups,
+                capabilities=capabilities,
+                no_new_privileges=no_new_privileges,
+                apparmor_profile=apparmor_profile,
+                selinux_label=selinux_label,
+                process=process,
+                preserve_fds=preserve_fds,
+            )
+            with closing(child):
                 result = finish(child, timeout, child.kill_session)
         if check:
             result.check_returncode()
@@ -199,6 +205,54 @@ class Executes:
             console_socket: a listening Unix socket that gets the master of a terminal for the program instead.
             pid_file: gets the pid of the program.
         """
+        from .process import Process
+
+        streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
+        try:
+            return self._launch(
+                Process,
+                args,
+                streams,
+                env=env,
+                cwd=cwd,
+                user=user,
+                groups=groups,
+                capabilities=capabilities,
+                no_new_privileges=no_new_privileges,
+                apparmor_profile=apparmor_profile,
+                selinux_label=selinux_label,
+                process=process,
+                terminal=terminal,
+                console_socket=console_socket,
+                pid_file=pid_file,
+                preserve_fds=preserve_fds,
+            )
+        except BaseException:
+            streams.close()
+            raise
+
+    def _launch(
+        self,
+        cls: type[C],
+        args: Args,
+        streams: Streams,
+        *,
+        env: Env | None = None,
+        cwd: str | None = None,
+        user: UserLike | None = None,
+        groups: Sequence[int] | None = None,
+        capabilities: Sequence[str] = (),
+        no_new_privileges: bool | None = None,
+        apparmor_profile: str | None = None,
+        selinux_label: str | None = None,
+        process: ProcessSpec | Mapping[str, Any] | None = None,
+        terminal: bool = False,
+        console_socket: str | os.PathLike[str] | None = None,
+        pid_file: str | os.PathLike[str] | None = None,
+        preserve_fds: int = 0,
+    ) -> C:
+        from .lifecycle.execute import execute
+
         overrides = Overrides(
             args=words(args),
             env=env,
@@ -210,26 +264,6 @@ class Executes:
             apparmor_profile=apparmor_profile,
             selinux_label=selinux_label,
         )
-        streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
-        try:
-            return self._popen(overrides, streams, process, capabilities, console_socket, pid_file, preserve_fds)
-        except BaseException:
-            streams.close()
-            raise
-
-    def _popen(
-        self,
-        overrides: Overrides,
-        streams: Streams,
-        process: ProcessSpec | Mapping[str, Any] | None,
-        capabilities: Sequence[str],
-        console_socket: str | os.PathLike[str] | None,
-        pid_file: str | os.PathLike[str] | None,
-        preserve_fds: int,
-    ) -> Process[Any]:
-        from .lifecycle.execute import execute
-        from .process import Process
-
         began = time.monotonic()
         started = execute(
             self._entry,
@@ -243,7 +277,7 @@ class Executes:
             preserve_fds=preserve_fds,
         )
         streams.launched()
-        return Process(
+        return cls(
             started.args,
             started.pid,
             started.pidfd,

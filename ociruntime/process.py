@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, AnyStr, Generic, NamedTuple, Self
 
-from .engine import cgroup
-from .engine.processes import abandon, end_session, ended_within, reap, signal_number
+from .engine import cgroup, processes
+from .engine.processes import abandon, end_session, ended_within, signal_number
 from .engine.usage import Usage
 from .errors import ProcessError
 from .streams import MaybeNone, Streams
@@ -99,13 +99,14 @@ class Child:
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
         if self.returncode is None and ended_within(self._pidfd, 0):
-            self._reap()
+            self.reap()
         return self.returncode
 
-    def _reap(self) -> int:
+    def reap(self) -> int:
+        """The exit code of a program that has ended. Raises ChildProcessError: somebody else got it."""
         with self._lock:  # of two threads that wait one may reap
             if self.returncode is None:
-                ended, used = reap(self._pidfd, self.pid)
+                ended, used = processes.reap(self._pidfd, self.pid)
                 if (code := ended.returncode) is None:
                     raise ChildProcessError(errno.ECHILD, "the exit status is lost: SIGCHLD is ignored, or another wait got it")
                 self.returncode, self.usage = code, used
@@ -149,7 +150,7 @@ class Child:
         """Everything known of a program that has ended, with what was read of its output."""
         return Result(
             self.args,
-            self._reap(),
+            self.reap(),
             self.streams.output(1),
             self.streams.output(2),
             time.monotonic() - self.began,
@@ -210,7 +211,7 @@ class Process(Child, Generic[AnyStr]):
         """
         if self.returncode is None and not ended_within(self._pidfd, timeout):
             raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-        return self._reap()
+        return self.reap()
 
     def communicate(
         self, input: AnyStr | None = None, timeout: float | None = None
@@ -223,7 +224,7 @@ class Process(Child, Generic[AnyStr]):
         self.streams.feed(input)
         if not self.streams.pump(self._pidfd, None if timeout is None else time.monotonic() + timeout):
             raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-        self._reap()
+        self.reap()
         out, err = self.streams.output(1), self.streams.output(2)
         self.streams.close()
         return out, err

@@ -178,6 +178,10 @@ class Streams:
             os.close(fd)
         self._theirs.clear()
 
+    def take(self, number: int) -> int | None:
+        """Our end as a descriptor, which belongs to the caller from then on; None when it is no pipe of ours."""
+        return self._ours.pop(number, None)
+
     # ---- as files ----
 
     def file(self, number: int) -> IO[Any] | None:
@@ -227,9 +231,8 @@ class Streams:
         """
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
-        numbers = {fd: number for number, fd in self._ours.items()}
+        numbers = self.ends()
         for fd, number in numbers.items():
-            os.set_blocking(fd, False)
             poller.register(fd, select.POLLIN if number else select.POLLOUT)
         running = True
         while running or numbers:
@@ -240,16 +243,22 @@ class Streams:
                     running = False
                     if on_end:
                         on_end()
-                elif not self._move(fd, numbers[fd]):
+                elif not self.move(fd, numbers[fd]):
                     poller.unregister(fd)
-                    self._finish(numbers.pop(fd))
+                    self.finish(numbers.pop(fd))
             if left == 0 and (running or numbers):
                 for fd in numbers:
                     os.set_blocking(fd, True)
                 return False
         return True
 
-    def _move(self, fd: int, number: int) -> bool:
+    def ends(self) -> dict[int, int]:
+        """The number of each open end of ours by its descriptor, for who moves what comes; they do not block from then on."""
+        for fd in self._ours.values():
+            os.set_blocking(fd, False)
+        return {fd: number for number, fd in self._ours.items()}
+
+    def move(self, fd: int, number: int) -> bool:
         """Move what is ready; False at the end of a stream."""
         try:
             if number:
@@ -268,7 +277,8 @@ class Streams:
                 return False  # the other side of a terminal is closed
             raise
 
-    def _finish(self, number: int) -> None:
+    def finish(self, number: int) -> None:
+        """Close our end of a stream that has come to its end."""
         if number in self._files and number:
             del self._ours[number]  # what it has not given yet is read through the file
         else:

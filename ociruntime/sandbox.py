@@ -132,15 +132,25 @@ def run(
     """
     overrides = Overrides(words(args), env, cwd, user, mounts, memory, cpus, pids, network, read_only, hostname)
     with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
-        name = container_id or f"run-{secrets.token_hex(8)}"
-        result = _run(source(image, overrides), streams, timeout, name, root, die_with_parent, cgroup_manager)
+        made_of = source(image, overrides)
+        name = container_id or new_id()
+        sandbox = Sandbox(name, made_of, streams, root=root, die_with_parent=die_with_parent, cgroup_manager=cgroup_manager)
+        try:
+            result = sandbox.complete(finish(sandbox.child, timeout, sandbox.kill, sandbox.on_end))
+        finally:
+            sandbox.discard()
     if check:
         result.check_returncode()
     return result
 
 
+def new_id() -> str:
+    """A container id that nobody has."""
+    return f"run-{secrets.token_hex(8)}"
+
+
 def source(image: Image, overrides: Overrides) -> Bundle | Temporary:
-    """What a container is made of. Raises BundleError: the image does not exist."""
+    """What a container is made of. Raises BundleError, SpecError."""
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
     path = Path(image)
@@ -149,46 +159,60 @@ def source(image: Image, overrides: Overrides) -> Bundle | Temporary:
     return Temporary(path, overrides)
 
 
-def _run(
-    made_of: Bundle | Temporary,
-    streams: Streams,
-    timeout: float | None,
-    container_id: str,
-    root: str | os.PathLike[str] | None,
-    die_with_parent: bool,
-    cgroup_manager: Manager,
-) -> Result[Any]:
-    from .engine import cgroup
-    from .lifecycle.create import create
-    from .lifecycle.delete import delete
-    from .lifecycle.kill import kill_everything
+class Sandbox:
+    """A container for one program, launched: whoever made it completes or kills it, and discards it in the end."""
 
-    began = time.monotonic()
-    made = create(
-        container_id,
-        made_of,
-        root=root,
-        stdio=streams.child,
-        terminal=None,
-        console_socket=None,
-        pid_file=None,
-        preserve_fds=0,
-        cgroup_manager=cgroup_manager,
-        new_keyring=True,
-        die_with_parent=die_with_parent,
-        gate=False,
-    )
-    child = Child(made.args, made.document["pid"], made.pidfd, streams, began=began, cgroups=made.document.get("cgroups", []))
+    def __init__(
+        self,
+        container_id: str,
+        made_of: Bundle | Temporary,
+        streams: Streams,
+        *,
+        root: str | os.PathLike[str] | None,
+        die_with_parent: bool,
+        cgroup_manager: Manager,
+    ) -> None:
+        from .lifecycle.create import create
 
-    def kill() -> None:
-        kill_everything(made.document, child.fileno())
-
-    try:
+        began = time.monotonic()
+        self._made = made = create(
+            container_id,
+            made_of,
+            root=root,
+            stdio=streams.child,
+            terminal=None,
+            console_socket=None,
+            pid_file=None,
+            preserve_fds=0,
+            cgroup_manager=cgroup_manager,
+            new_keyring=True,
+            die_with_parent=die_with_parent,
+            gate=False,
+        )
         streams.launched()
+        cgroups = made.document.get("cgroups", [])
+        self.child = Child(made.args, made.document["pid"], made.pidfd, streams, began=began, cgroups=cgroups)
         # In a pid namespace of its own all else ends with the first process; otherwise it could hold the pipes open.
-        result = finish(child, timeout, kill, None if made.own_pids else kill)
-        used = Usage.of_cgroups(child.cgroups, result.usage)
-        return result._replace(oom_killed=cgroup.oom_kills(child.cgroups) > 0, usage=used)
-    finally:
-        delete(made.entry, force=True)
-        child.close()
+        self.on_end = None if made.own_pids else self.kill
+
+    def kill(self) -> None:
+        """Kill everything in it."""
+        from .lifecycle.kill import kill_everything
+
+        kill_everything(self._made.document, self.child.fileno())
+
+    def complete(self, result: Result[Any]) -> Result[Any]:
+        """The result of the program with what the whole container used."""
+        from .engine import cgroup
+
+        cgroups = self.child.cgroups
+        return result._replace(oom_killed=cgroup.oom_kills(cgroups) > 0, usage=Usage.of_cgroups(cgroups, result.usage))
+
+    def discard(self) -> None:
+        """Kill what still runs, and remove all of it."""
+        from .lifecycle.delete import delete
+
+        try:
+            delete(self._made.entry, force=True)
+        finally:
+            self.child.close()

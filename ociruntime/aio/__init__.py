@@ -1,0 +1,14 @@
+"""The asyncio twin: `run`, `Container` and `Process` under the same names, for use in an event loop.
+
+What only waits, for the end of a process, for output, for events, waits in the loop, by descriptors. What works, as launching or
+deleting does for some milliseconds, is done in the loop's own thread pool; a task that is cancelled meanwhile waits for that and
+undoes it.
+"""
+
+from ..process import Result
+from .containers import Container
+from .processes import Process
+from .programs import run
+from .streams import Reader, Writer
+
+__all__ = ["Container", "Process", "Reader", "Result", "Writer", "run"]

@@ -1,0 +1,88 @@
+"""`run` in the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Unpack, overload
+
+from .. import sandbox as _sync
+from ..overrides import Args, Overrides, words
+from ..process import Result
+from ..sandbox import Image, RunOptions, Sandbox, new_id, source
+from ..streams import Codec, Streams
+from .waiting import finish, work
+
+
+@overload
+async def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunOptions]) -> Result[str]: ...
+@overload
+async def run(
+    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunOptions]
+) -> Result[str]: ...
+@overload
+async def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunOptions]) -> Result[str]: ...
+@overload
+async def run(
+    image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunOptions]
+) -> Result[bytes]: ...
+@overload
+async def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunOptions]) -> Result[Any]: ...
+
+
+async def run(
+    image: Image,
+    args: Args = (),
+    *,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    **options: Unpack[RunOptions],
+) -> Result[Any]:
+    """`ociruntime.run` as a coroutine: cancelling it kills everything in the container, and nothing is left.
+
+    Arguments and errors are those of `ociruntime.run`.
+    """
+    given = checked("run", options, RunOptions)
+    overrides = Overrides(words(args), **{name: value for name, value in given.items() if name in Overrides._fields})
+    check, timeout = given.get("check", False), given.get("timeout")
+    with streams_of(given, Codec.of(text, encoding, errors)) as streams:
+        sandbox = await work(
+            Sandbox,
+            given.get("container_id") or new_id(),
+            source(image, overrides),
+            streams,
+            root=given.get("root"),
+            die_with_parent=given.get("die_with_parent", False),
+            cgroup_manager=given.get("cgroup_manager", "cgroupfs"),
+            undo=Sandbox.discard,
+        )
+        try:
+            result = sandbox.complete(await finish(sandbox.child, timeout, sandbox.kill, sandbox.on_end))
+        finally:
+            await work(sandbox.discard)
+    if check:
+        result.check_returncode()
+    return result
+
+
+def checked(function: str, options: Mapping[str, Any], known: type) -> dict[str, Any]:
+    """The keywords of a call. Raises TypeError for one that there is not."""
+    for name in options:
+        if name not in known.__optional_keys__:  # type: ignore[attr-defined]
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    return dict(options)
+
+
+def streams_of(given: Mapping[str, Any], codec: Codec | None) -> Streams:
+    """The streams that the keywords of a call ask for. Raises as `Streams.of_run`."""
+    return Streams.of_run(
+        given.get("input"),
+        given.get("capture_output", False),
+        given.get("stdin"),
+        given.get("stdout"),
+        given.get("stderr"),
+        codec,
+    )
+
+
+run.__wrapped__ = _sync.run  # type: ignore[attr-defined]  # for who asks for its signature

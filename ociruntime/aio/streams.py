@@ -1,0 +1,111 @@
+"""Streams of a program, read and written in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import errno
+import os
+from collections.abc import AsyncIterator
+from typing import Any, AnyStr, Generic
+
+from ..streams import Codec
+
+
+class Reader(Generic[AnyStr]):
+    """A stream to read, of bytes or text; iterating gives its lines as they come."""
+
+    def __init__(self, stream: asyncio.StreamReader, transport: asyncio.BaseTransport, codec: Codec | None) -> None:
+        self._stream = stream
+        self._transport = transport
+        self._codec = codec
+        self._decoder = codecs.getincrementaldecoder(codec.encoding)(codec.errors) if codec else None
+        self._text = ""
+
+    async def read(self, size: int = -1) -> AnyStr:
+        """What there is, at most ``size`` bytes of it; without a size everything up to the end. Empty at the end."""
+        raw: Any = await self._stream.read(size)
+        if self._decoder is None:
+            return raw  # type: ignore[no-any-return]
+        taken: Any = self._text + self._decoder.decode(raw, final=size < 0 or not raw)
+        self._text = ""
+        return taken  # type: ignore[no-any-return]
+
+    async def readline(self) -> AnyStr:
+        """The next line with its end; empty at the end of the stream."""
+        if self._decoder is None:
+            whole: Any = await self._raw_line()
+            return whole  # type: ignore[no-any-return]
+        while "\n" not in self._text:
+            raw = await self._raw_line()
+            self._text += self._decoder.decode(raw, final=not raw)
+            if not raw:
+                break
+        line, end, self._text = self._text.partition("\n")
+        text: Any = (line.removesuffix("\r") if end else line) + end
+        return text  # type: ignore[no-any-return]
+
+    async def _raw_line(self) -> bytes:
+        parts = []
+        while True:
+            try:
+                parts.append(await self._stream.readuntil())
+            except asyncio.LimitOverrunError as error:
+                parts.append(await self._stream.readexactly(error.consumed))
+                continue
+            except asyncio.IncompleteReadError as error:
+                parts.append(error.partial)
+            return b"".join(parts)
+
+    def __aiter__(self) -> AsyncIterator[AnyStr]:
+        return self._lines()
+
+    async def _lines(self) -> AsyncIterator[AnyStr]:
+        while line := await self.readline():
+            yield line
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+class Writer(Generic[AnyStr]):
+    """A stream to write, of bytes or text."""
+
+    def __init__(self, stream: asyncio.StreamWriter, codec: Codec | None) -> None:
+        self._stream = stream
+        self._codec = codec
+
+    def write(self, data: AnyStr) -> None:
+        """Write, without waiting; `drain` waits."""
+        raw: Any = self._codec.encode(data) if self._codec and isinstance(data, str) else data
+        self._stream.write(raw)
+
+    async def drain(self) -> None:
+        """Wait until there is room for more. Raises BrokenPipeError, ConnectionResetError: nobody reads any more."""
+        await self._stream.drain()
+
+    def close(self) -> None:
+        """Write what is left, and then close: the program sees the end of its input."""
+        self._stream.close()
+
+    async def wait_closed(self) -> None:
+        await self._stream.wait_closed()
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """The end of a terminal, which the kernel tells as an error, is the end of its stream."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(None if isinstance(exc, OSError) and exc.errno == errno.EIO else exc)
+
+
+async def connect(fd: int, number: int, codec: Codec | None) -> Reader[Any] | Writer[Any]:
+    """Our end of stream ``number``, which belongs to what is given."""
+    loop = asyncio.get_running_loop()
+    file = os.fdopen(fd, "rb" if number else "wb", 0)
+    stream = asyncio.StreamReader()
+    if number:
+        reading, _ = await loop.connect_read_pipe(lambda: _Protocol(stream), file)
+        return Reader(stream, reading, codec)
+    writing, protocol = await loop.connect_write_pipe(lambda: _Protocol(stream), file)  # for its flow control
+    return Writer(asyncio.StreamWriter(writing, protocol, None, loop), codec)

@@ -1,0 +1,137 @@
+"""Waiting in the event loop, and working beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
+
+from ..process import KILL_GRACE, Child, Result
+from ..streams import Streams
+
+T = TypeVar("T")
+
+
+async def work(work: Callable[..., T], *args: Any, undo: Callable[[T], object] | None = None, **options: Any) -> T:
+    """Do something in a thread, to its end. When the task is cancelled meanwhile, it is undone before that is told."""
+    future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **options))
+    cancelled = await _whole(future)
+    if cancelled is None:
+        return future.result()
+    if future.exception() is None and undo is not None:
+        back = asyncio.get_running_loop().run_in_executor(None, undo, future.result())
+        cancelled = await _whole(back) or cancelled
+        back.result()
+    raise cancelled
+
+
+async def _whole(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for the end of something that cannot be interrupted; gives the cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
+async def readable(fd: int) -> None:
+    """Wait until a descriptor is readable; it may be waited for several times at once."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    own = os.dup(fd)
+    try:
+        loop.add_reader(own, _settle, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(own)
+    finally:
+        os.close(own)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
+    """Whether something comes to its end in time."""
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            await wait
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return False
+    return True
+
+
+async def pump(streams: Streams, pidfd: int, on_end: Callable[[], object] | None = None) -> None:
+    """`Streams.pump` in the loop; it may be cancelled and begun again."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    busy = streams.ends()
+
+    def forget() -> None:
+        while busy:
+            fd, number = busy.popitem()
+            (loop.remove_reader if number else loop.remove_writer)(fd)
+
+    def move(fd: int) -> None:
+        try:
+            if streams.move(fd, busy[fd]):
+                return
+            (loop.remove_reader if busy[fd] else loop.remove_writer)(fd)
+            streams.finish(busy.pop(fd))
+        except Exception as error:
+            forget()
+            if not done.done():
+                done.set_exception(error)
+        if not busy and not done.done():
+            done.set_result(None)
+
+    for fd, number in busy.items():
+        (loop.add_reader if number else loop.add_writer)(fd, move, fd)
+    try:
+        await readable(pidfd)
+        if on_end is not None:
+            await work(on_end)
+        if busy or done.done():
+            await done
+    finally:
+        forget()
+
+
+async def finish(
+    child: Child, timeout: float | None, kill: Callable[[], object], on_end: Callable[[], object] | None = None
+) -> Result[Any]:
+    """`ociruntime.process.finish` in the loop."""
+    left = None if timeout is None else timeout - (time.monotonic() - child.began)
+    timed_out = not await within(left, pump(child.streams, child.fileno(), on_end))
+    if timed_out:
+        await work(kill)
+        await within(KILL_GRACE, pump(child.streams, child.fileno()))
+    return child.result(timed_out=timed_out)
+
+
+class Making(Generic[T]):
+    """Something that is made when it is awaited, or entered by ``async with``."""
+
+    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
+        self._make = make
+        self._made: T | None = None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._make().__await__()
+
+    async def __aenter__(self) -> T:
+        self._made = await self._make()
+        return cast(T, await self._made.__aenter__())  # type: ignore[attr-defined]
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._made.__aexit__(*exc)  # type: ignore[union-attr]

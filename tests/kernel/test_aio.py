@@ -1,0 +1,233 @@
+"""The asyncio twin: the same results, waiting in the loop, cancelling that leaves nothing, and many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import aio
+
+pytestmark = pytest.mark.root
+PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
+
+
+def go(main: Coroutine[Any, Any, Any], timeout: float = 120) -> Any:
+    async def limited() -> Any:
+        async with asyncio.timeout(timeout):
+            return await main
+
+    return asyncio.run(limited())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.005)
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_run(bundle: oci.Bundle, state_root: Path, prefix: str, busybox_rootfs: Path) -> None:
+    async def main() -> None:
+        script = ["sh", "-c", "cat; echo err >&2; exit 3"]
+        result = await aio.run(bundle, script, input="in", capture_output=True, text=True, root=state_root, container_id=prefix)
+        assert result[:4] == (tuple(script), 3, "in", "err\n")
+        assert result.usage.total > 0
+        raw = await aio.run(bundle, ["sh", "-c", "echo $X"], stdout=PIPE, env={"X": "y"}, root=state_root)
+        assert (raw.stdout, raw.stderr) == (b"y\n", None)
+        big = "0123456789abcde\n" * 100_000
+        assert (await aio.run(bundle, ["cat"], input=big, capture_output=True, text=True, root=state_root)).stdout == big
+        assert (await aio.run(busybox_rootfs, ["true"], root=state_root)).returncode == 0
+        with pytest.raises(oci.ProcessError, match="ended with 1"):
+            await aio.run(bundle, ["false"], check=True, root=state_root)
+        with pytest.raises(oci.StepError, match="not found"):
+            await aio.run(bundle, ["no-such-program"], root=state_root)
+        with pytest.raises(TypeError, match="shlex"):
+            await aio.run(bundle, "true", root=state_root)
+        with pytest.raises(TypeError, match="memroy"):
+            await aio.run(bundle, ["true"], memroy="1M")  # type: ignore[call-overload]
+
+    go(main())
+    assert oci.Container.list(root=state_root) == []
+    assert set(inspect.signature(aio.run).parameters) == set(inspect.signature(oci.run).parameters)
+
+
+def test_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    script = ["sh", "-c", "echo early; sleep 1000 & sleep 1000"]
+    result = go(aio.run(bundle, script, capture_output=True, timeout=0.5, root=state_root))
+    assert (result.timed_out, result.returncode, result.stdout) == (True, -9, b"early\n")
+    assert oci.Container.list(root=state_root) == []
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.003, 0.01, 0.03, 0.2])
+def test_cancelling_at_any_time_leaves_nothing(bundle: oci.Bundle, state_root: Path, prefix: str, after: float) -> None:
+    async def main() -> None:
+        for turn in range(4):
+            name = f"{prefix}-{turn}"
+            task = asyncio.create_task(aio.run(bundle, ["sleep", "1000"], capture_output=True, root=state_root, container_id=name))
+            await asyncio.sleep(after)
+            task.cancel()
+            if turn % 2:
+                await asyncio.sleep(0.001)
+                task.cancel()  # while it cleans up
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert oci.Container.list(root=state_root) == []
+
+    go(main())
+
+
+def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def main() -> None:
+        async with aio.Container.create(prefix, bundle, root=state_root) as container:
+            assert (container.id, container.status) == (prefix, oci.Status.CREATED)
+            await container.start()
+            assert container.status is oci.Status.RUNNING
+            assert aio.Container.load(prefix, root=state_root).pid == container.pid
+            result = await container.exec(["sh", "-c", "echo $X; exit 4"], env=["X=y"], capture_output=True, text=True)
+            assert (result.returncode, result.stdout) == (4, "y\n")
+            await container.pause()
+            with pytest.raises(oci.WrongStatus, match="paused"):
+                await container.exec(["true"])
+            await container.resume()
+            with pytest.raises(TimeoutError):
+                await container.wait(0.05)
+            waits = [asyncio.create_task(container.wait()) for _ in range(5)]
+            await container.kill("KILL")
+            assert await asyncio.gather(*waits) == [-9] * 5
+            assert container.status is oci.Status.STOPPED
+        assert aio.Container.list(root=state_root) == []
+        made = await aio.Container.run(prefix, bundle, root=state_root)
+        await made.delete(force=True)
+
+    go(main())
+
+
+def test_lines_come_live(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    script = "for i in 1 2 3; do echo line $i; read answer; done; printf 'got %s' \"$answer\"; yes | head -c 300000 | tr -d '\\n'"
+
+    async def main() -> None:
+        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+            for text in (True, False):
+                lines: list[Any] = []
+                process: aio.Process[Any]
+                async with container.popen(["sh", "-c", script], stdin=PIPE, stdout=PIPE, text=text) as process:
+                    async for line in process:
+                        lines.append(line)
+                        if len(lines) < 4:
+                            process.stdin.write("answer\n" if text else b"answer\n")
+                            await process.stdin.drain()
+                assert process.returncode == 0
+                expected = ["line 1\n", "line 2\n", "line 3\n", "got answer" + "y" * 150_000]
+                assert [line if text else line.decode() for line in lines] == expected
+
+    go(main())
+
+
+def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def main() -> None:
+        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+            process = await container.popen(
+                ["sh", "-c", "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done"], stdout=PIPE
+            )
+            assert await process.stdout.readline() == b"ready\n"
+            with pytest.raises(TimeoutError):
+                await process.wait(0.05)
+            process.terminate()
+            assert await asyncio.gather(process.wait(), process.wait()) == [4, 4]
+            process.close()
+            both = await container.popen(["sh", "-c", "cat; echo e >&2"], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+            assert await both.communicate("in" * 100_000) == ("in" * 100_000, "e\n")
+            both.close()
+            with pytest.raises(ZeroDivisionError):
+                async with container.popen(["sleep", "1000"]) as sleeper:
+                    raise ZeroDivisionError
+            assert sleeper.returncode == -9
+            async with container.popen(["sh", "-c", "tty; stty size"], terminal=True) as shell:
+                shell.resize(11, 22)
+                said = await shell.stdout.read()
+            assert b"/dev/pts/" in said
+            task = asyncio.create_task(container.exec(["sh", "-c", "sleep 1000 & sleep 1000"], capture_output=True))
+            await until(lambda: len(container.processes()) > 2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(lambda: container.processes() == (container.pid,))
+            result = await container.exec(["sh", "-c", "echo early; sleep 1000 & sleep 1000"], capture_output=True, timeout=0.3)
+            assert (result.timed_out, result.stdout) == (True, b"early\n")
+
+    go(main())
+
+
+def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def main() -> None:
+        made = aio.Container.create(prefix, bundle.with_args(["cat"]), root=state_root, stdin=PIPE, stdout=PIPE)
+        async with made as container:
+            await container.start()
+            container.stdin.write(b"hello\n")
+            container.stdin.close()
+            assert await container.stdout.read() == b"hello\n"
+            assert await container.wait(20) == 0
+
+    go(main())
+
+
+def test_the_loop_goes_on_meanwhile(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    """Nothing that only waits has a thread of its own."""
+
+    async def main() -> None:
+        before = threading.active_count()
+        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+            waits: list[Awaitable[Any]] = [asyncio.create_task(container.wait()) for _ in range(50)]
+            execs = [asyncio.create_task(container.exec(["sleep", "1000"])) for _ in range(10)]
+            await until(lambda: sum(comm(pid) == "sleep" for pid in container.processes()) == 11)
+            limit = min(32, (os.cpu_count() or 1) + 4)
+            assert threading.active_count() <= before + limit
+            await container.kill("KILL")
+            assert {result.returncode for result in await asyncio.gather(*execs)} == {-9}
+            assert set(await asyncio.gather(*waits)) == {-9}
+
+    go(main())
+
+
+@pytest.mark.slow
+def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def one(number: int) -> oci.Result[str]:
+        return await aio.run(
+            bundle, ["sh", "-c", f"cat; sleep 1; exit {number % 256}"], input=f"{number}\n" * 50, capture_output=True, text=True,
+            root=state_root, container_id=f"{prefix}-{number}", timeout=300,
+        )  # fmt: skip
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(one(number)) for number in range(200)]
+        results = await asyncio.gather(*tasks)
+        assert [result.returncode for result in results] == [number % 256 for number in range(200)]
+        assert [result.stdout for result in results] == [f"{number}\n" * 50 for number in range(200)]
+        cancelled = [asyncio.create_task(aio.run(bundle, ["sleep", "1000"], root=state_root)) for _ in range(40)]
+        await until(lambda: len(oci.Container.list(root=state_root)) > 5)
+        for task in cancelled:
+            task.cancel()
+        assert {type(e) for e in await asyncio.gather(*cancelled, return_exceptions=True)} == {asyncio.CancelledError}
+
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    began = time.monotonic()
+    go(main(), timeout=500)
+    assert time.monotonic() - began < 400
+    gc.collect()
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert oci.Container.list(root=state_root) == []
