@@ -46,8 +46,8 @@ static void child(void *arg)
     char numbers[2][12], *argv[4] = { (char *)"oci-init", 0, 0, 0 }, *envp[1] = { 0 };
     long err;
 
-    for (int i = 0; i < l->preserve; i++)
-        if ((err = sys(__NR_fcntl, 3 + i, F_SETFD, 0)) < 0)
+    for (int i = 0; i < l->n_kept; i++)
+        if ((err = sys(__NR_fcntl, l->kept[i], F_SETFD, 0)) < 0)
             give_up(l->control, err);
     /* First everything out of the way, then each to its place: a descriptor may lie where another one must go. */
     if ((err = sys(__NR_fcntl, l->init, F_DUPFD_CLOEXEC, top)) < 0)

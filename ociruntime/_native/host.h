@@ -10,7 +10,9 @@ struct oci_launch {
     int cgroup;       /* a v2 cgroup's directory to start in, or -1 */
     int init;         /* the sealed memfd that holds the init */
     int control;      /* fds[3] once more: for reports before everything has its place */
-    int preserve;     /* how many descriptors from 3 on the process inherits */
+    int preserve;     /* how many descriptors from 3 on are the process's own */
+    const int *kept;  /* those of them that it inherits */
+    int n_kept;
     int n_inputs;
     int *fds;         /* stdin, stdout, stderr, control, program, inputs...: changed by the launch */
     int pid, pidfd;   /* what came of it */

@@ -46,6 +46,38 @@ def receive(control: socket.socket) -> Message | None:
     return Message(Report(kind), step, value, data[_REPORT.size :].decode("utf-8", "replace").strip(), fd)
 
 
+class Preserved(NamedTuple):
+    """The descriptors from 3 on that a process inherits."""
+
+    numbers: int
+    """How many numbers are theirs, whether they are open or not."""
+    fds: list[int]
+
+
+NONE_PRESERVED: Final = Preserved(0, [])
+
+
+def inherited(count: int) -> Preserved:
+    """Of the first ``count`` descriptors from 3 on those that are open and inheritable now: what we open ourselves never is.
+
+    Raises:
+        ValueError: ``count`` is negative.
+    """
+    if count < 0:
+        raise ValueError(f"preserve_fds is {count}, not a count")
+    if count == 0:
+        return NONE_PRESERVED
+    open_now = (int(name) for name in os.listdir("/proc/self/fd"))
+    return Preserved(count, sorted(fd for fd in open_now if 3 <= fd < 3 + count and _is_inheritable(fd)))
+
+
+def _is_inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False  # that of the listing itself
+
+
 class Init:
     """A running init: its process, and the socket that it reports to."""
 
@@ -65,7 +97,7 @@ class Init:
         stdio: Sequence[int],
         inputs: Sequence[int] = (),
         cgroup: int = -1,
-        preserve: int = 0,
+        preserve: Preserved = NONE_PRESERVED,
         lasting: bool = False,
     ) -> Self:
         """Start the init with a program. Raises OSError when clone3 is refused.
@@ -75,7 +107,7 @@ class Init:
             stdio: descriptors for stdin, stdout and stderr.
             inputs: descriptors for the first slots.
             cgroup: the directory of a v2 cgroup to start in, or -1.
-            preserve: how many descriptors from 3 on the process inherits.
+            preserve: the descriptors that the process inherits.
             lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
         """
         reap_abandoned()
@@ -86,7 +118,9 @@ class Init:
             fds = ffi.new("int[]", [*stdio, theirs.fileno(), memfd, *inputs])
             args = ffi.new("struct oci_launch *")
             args.flags, args.cgroup, args.init = flags, cgroup, init_memfd()
-            args.control, args.preserve, args.n_inputs, args.fds = theirs.fileno(), preserve, len(inputs), fds
+            args.control, args.n_inputs, args.fds = theirs.fileno(), len(inputs), fds
+            kept = ffi.new("int[]", preserve.fds)
+            args.preserve, args.kept, args.n_kept = preserve.numbers, kept, len(preserve.fds)
             launch = partial(lib.oci_launch, args)
             check(in_lasting_thread(launch) if lasting else launch())
             return cls(args.pid, args.pidfd, ours)

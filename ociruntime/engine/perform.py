@@ -16,7 +16,7 @@ from ..plan.wire import encode
 from . import undo
 from .causes import explain_errno
 from .host_steps import carry_out
-from .launch import Init, Message
+from .launch import NONE_PRESERVED, Init, Message, Preserved
 from .native import check, lib
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Performance:
         stdio: Sequence[int],
         gate: int = -1,
         pidfd: int = -1,
-        preserve: int = 0,
+        preserve: Preserved = NONE_PRESERVED,
         cache: Path | None = None,
         parents: undo.Record = (),
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,

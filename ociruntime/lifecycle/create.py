@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..bundle import Bundle
 from ..engine import handover, undo
 from ..engine.gate import listen
+from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..errors import UnsupportedError
 from ..host import Host
@@ -20,6 +21,7 @@ from ..state import Entry, StateDocument, StateStore, Status, start_time, state_
 from ..temporary import Temporary
 from .agent import send
 from .delete import after_delete, delete
+from .home import with_home
 from .start import after_start
 from .warn import warn
 
@@ -65,8 +67,7 @@ def create(
     gate: bool,
 ) -> Created:
     """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
-    if preserve_fds < 0:
-        raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
+    preserve = inherited(preserve_fds)
     store = StateStore(root)
     opened = Bundle.load(bundle) if isinstance(bundle, str | os.PathLike) else bundle
     performance: Performance | None = None
@@ -84,7 +85,7 @@ def create(
             host = Host.probe()
             if not new_keyring:
                 host = host._replace(keyrings=False)
-            plan = opened.plan(
+            plan = _homely(opened).plan(
                 host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager, die_with_parent=die_with_parent
             )
             if plan.terminal and console_socket is None and not terminal:
@@ -111,7 +112,7 @@ def create(
                 plan,
                 stdio=stdio,
                 gate=listener.fileno() if listener else -1,
-                preserve=preserve_fds,
+                preserve=preserve,
                 parents=parents,
                 cache=store.root / ".seccomp",
                 receivers=receivers(
@@ -175,6 +176,13 @@ def _hooks_of(document: StateDocument) -> Iterator[Callable[[Plan], Hooks | None
     finally:
         for hooks in made:
             hooks.close()
+
+
+def _homely(bundle: Bundle) -> Bundle:
+    """A bundle whose process has a HOME. config.json stays without it: further processes may be of another user."""
+    process = bundle.spec.process
+    changed = process and with_home(process, bundle.rootfs)
+    return bundle if changed is None or changed is process else bundle.with_process(env=changed.env)
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:

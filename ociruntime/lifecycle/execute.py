@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..engine import cgroup
+from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..engine.processes import ended_within
 from ..errors import WrongStatus
@@ -19,6 +20,7 @@ from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, Status
 from ..terminal import Terminal
 from .create import StrPath, receivers, to_socket, write_pid_file
+from .home import with_home
 from .status import current, first_process
 from .warn import warn
 
@@ -66,8 +68,7 @@ def execute(
     preserve_fds: int,
 ) -> Started:
     """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
-    if preserve_fds < 0:
-        raise ValueError(f"preserve_fds is {preserve_fds}, not a count")
+    preserve = inherited(preserve_fds)
     with entry.locked(shared=True):  # so that nobody pauses the container meanwhile: a frozen init never answers
         document = entry.read()
         status = current(document).status
@@ -78,7 +79,8 @@ def execute(
             raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
         masters: list[int] = []
         try:
-            wanted = _wanted(spec, overrides, process, capabilities, Path(f"/proc/{document['pid']}/root"))
+            rootfs = Path(f"/proc/{document['pid']}/root")
+            wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
             plan = compile_exec(
                 wanted,
                 spec,
@@ -92,7 +94,7 @@ def execute(
                 plan,
                 stdio=stdio,
                 pidfd=pidfd,
-                preserve=preserve_fds,
+                preserve=preserve,
                 cache=entry.path.parent / ".seccomp",
                 receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
             )

@@ -38,6 +38,15 @@ def resolve(text: str, rootfs: Path) -> User:
     return User(uid=uid, gid=gid, additional_gids=extra or None)
 
 
+def home(uid: int, rootfs: Path) -> str:
+    """The home directory of a user; ``/`` where the image does not tell, or not in a way that can be read."""
+    try:
+        row = _find(rootfs, "etc/passwd", str(uid))
+    except (OSError, BundleError):
+        return "/"
+    return row[5] if row is not None and len(row) > 5 and row[5].startswith("/") else "/"
+
+
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and int(text) <= MAX_ID else None
 
@@ -71,4 +80,4 @@ def _rows(rootfs: Path, file: str) -> list[list[str]]:
     return [line.split(":") for line in raw.decode("utf-8", "surrogateescape").splitlines()]
 
 
-__all__ = ["resolve"]
+__all__ = ["home", "resolve"]

@@ -299,6 +299,46 @@ def test_abandoned_processes_leave_no_zombie(container: oci.Container) -> None:
     assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
 
 
+def test_preserved_descriptors(container: oci.Container, bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    """Those that are open and inheritable, and none of ours: not the lock, a memfd or a pidfd."""
+    (tmp_path / "file").write_text("content")
+    args = ["sh", "-c", "cat <&40; for fd in /proc/self/fd/*; do readlink $fd; done"]
+    with open(tmp_path / "file") as file, open(tmp_path / "file") as other:
+        os.dup2(file.fileno(), 40, inheritable=True)
+        os.dup2(other.fileno(), 41, inheritable=False)
+        try:
+            for run in (lambda: container.popen(args, stdout=PIPE, preserve_fds=60), None):
+                if run is not None:
+                    with run() as process:
+                        said = process.stdout.read().decode()
+                else:
+                    made = oci.Container.run(f"{prefix}-2", bundle.with_args(args), root=state_root, stdout=PIPE, preserve_fds=60)
+                    with made:
+                        said = made.stdout.read().decode()
+                assert said.startswith("content")
+                assert said.count(str(tmp_path / "file")) == said.count("content") == 1
+                assert not [line for line in said.splitlines() if "memfd" in line or "lock" in line or "pidfd" in line]
+                os.lseek(40, 0, os.SEEK_SET)
+        finally:
+            os.close(40)
+            os.close(41)
+    for call in (lambda: container.exec(["true"], preserve_fds=-1), lambda: oci.Container.create("x", bundle, preserve_fds=-1)):
+        with pytest.raises(ValueError, match="not a count"):
+            call()
+
+
+def test_home(container: oci.Container, bundle: oci.Bundle, state_root: Path) -> None:
+    (bundle.path / "rootfs/etc/passwd").unlink()
+    (bundle.path / "rootfs/etc/passwd").write_text("root:x:0:0::/root:\njoe:x:1000:1001::/home/joe:\nodd:x:7:7::relative:\n")
+    for user, home in ((0, "/root"), ("joe", "/home/joe"), (7, "/"), ((12345, 1), "/")):
+        assert said(container, "echo $HOME", user=user) == f"{home}\n"
+        assert oci.run(bundle, ["sh", "-c", "echo $HOME"], user=user, stdout=PIPE, root=state_root).stdout == f"{home}\n".encode()
+    assert said(container, "echo $HOME", env={"HOME": "/x"}) == "/x\n"
+    (bundle.path / "rootfs/etc/passwd").unlink()
+    os.mkfifo(bundle.path / "rootfs/etc/passwd")
+    assert said(container, "echo $HOME") == "/\n"
+
+
 def test_the_command_line(container: oci.Container, state_root: Path, script: Script, tmp_path: Path) -> None:
     def cli(*args: object) -> tuple[int, str]:
         text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"

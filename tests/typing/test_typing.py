@@ -61,15 +61,17 @@ CHECKERS = pytest.mark.parametrize("check", [mypy, pyright], ids=["mypy", "pyrig
 
 
 @CHECKERS
-def test_good_code_is_accepted(check: Callable[[str], dict[int, str]]) -> None:
-    assert check("good.py") == {}
+@pytest.mark.parametrize("file", ["good.py", "good_processes.py"])
+def test_good_code_is_accepted(check: Callable[[str], dict[int, str]], file: str) -> None:
+    assert check(file) == {}
 
 
 @CHECKERS
-def test_each_slip_is_found(check: Callable[[str], dict[int, str]]) -> None:
-    lines = (SNIPPETS / "bad.py").read_text().splitlines()
+@pytest.mark.parametrize("file", ["bad.py", "bad_processes.py"])
+def test_each_slip_is_found(check: Callable[[str], dict[int, str]], file: str) -> None:
+    lines = (SNIPPETS / file).read_text().splitlines()
     slips = {number for number, line in enumerate(lines, 1) if line.endswith("# slip")}
-    assert set(check("bad.py")) == slips
+    assert set(check(file)) == slips
 
 
 def test_the_public_model_has_no_any() -> None:
