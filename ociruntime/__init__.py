@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import StepError as StepError
     from .errors import UnsupportedError as UnsupportedError
     from .errors import WrongStatus as WrongStatus
+    from .events import Event as Event
     from .host import Host as Host
     from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
     from .state import Status as Status
+    from .stats import Stats as Stats
     from .supported import features as features
     from .terminal import Terminal as Terminal
 
@@ -50,6 +52,7 @@ _MODULES = {
     "container": "Container",
     "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
     "SifError SpecError StateError StepError UnsupportedError WrongStatus",
+    "events": "Event",
     "host": "Host",
     "plan": "Plan Step",
     "process": "Process Result Usage",
@@ -58,6 +61,7 @@ _MODULES = {
     "sif": "SifImage build_sif",
     "spec": "RuntimeSpec",
     "state": "State Status",
+    "stats": "Stats",
     "supported": "features",
     "terminal": "Terminal",
 }

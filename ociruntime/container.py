@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Self, TypedDict, Unpack
 
 from .engine import cgroup
@@ -17,10 +17,12 @@ from .streams import MaybeNone, Stdio, Streams
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .events import Event
     from .lifecycle.update import Limits
     from .plan.cgroups import Manager
     from .spec import Resources, RuntimeSpec
     from .spec.base import Json
+    from .stats import Stats
     from .terminal import Terminal
 
 __all__ = ["Container"]
@@ -306,6 +308,29 @@ class Container(Executes):
 
         update(self._entry, with_arguments(resources, limits))
 
+    def stats(self) -> Stats:
+        """What the container uses: CPU, memory, tasks, disks, huge pages, network interfaces and pressure, at this moment.
+
+        Raises:
+            ContainerNotFound: it was deleted.
+        """
+        from .lifecycle.watch import stats
+
+        return stats(self._entry)
+
+    def events(self, interval: float | None = None) -> Iterator[Event]:
+        """What happens to the container, as it happens, up to the exit of its first process.
+
+        Args:
+            interval: seconds between ``stats`` events; none by default.
+
+        Raises:
+            WrongStatus: it has stopped.
+        """
+        from .lifecycle.watch import events
+
+        return events(self._entry, self._pidfd, interval)
+
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end of the first process; gives its exit code, negative for a signal, as `subprocess` does.
 
@@ -332,7 +357,8 @@ class Container(Executes):
         code = ended.returncode
         if code is not None:
             with self._entry.locked():
-                self._entry.update(exit_code=code, finished_at=time.time_ns())
+                killed = cgroup.oom_kills(self._entry.read().get("cgroups", [])) > 0
+                self._entry.update(exit_code=code, finished_at=time.time_ns(), oom_killed=killed)
         return code
 
     def delete(self, *, force: bool = False) -> None:

@@ -65,6 +65,7 @@ class StateDocument(TypedDict, total=False):
     started_at: int
     finished_at: int
     exit_code: int
+    oom_killed: bool
     oci_version: str
     annotations: dict[str, str]
     cgroups: list[str]
@@ -94,6 +95,8 @@ class State(NamedTuple):
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
+    oom_killed: bool = False
+    """Whether the kernel killed one of its processes for want of memory."""
     rootfs: str = ""
 
     def to_oci(self) -> dict[str, object]:
@@ -115,6 +118,8 @@ class State(NamedTuple):
         document.update({name: value for name, value in times if value})
         if self.exit_code is not None:
             document["exitCode"] = self.exit_code
+        if self.oom_killed:
+            document["oomKilled"] = True
         return document
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -314,5 +319,6 @@ def state_of(document: StateDocument, *, frozen: bool = False) -> State:
         started_at=document.get("started_at", 0),
         finished_at=document.get("finished_at", 0),
         exit_code=document.get("exit_code"),
+        oom_killed=document.get("oom_killed", False),
         rootfs=document.get("rootfs", ""),
     )

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -239,6 +240,17 @@ int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
 {
     uint64_t how[3] = { flags, 0, resolve };
     return (int)told(syscall(__NR_openat2, dir, path, how, sizeof how));
+}
+
+/* An inotify descriptor that watches one file. */
+int oci_inotify(const char *path, unsigned mask)
+{
+    int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    if (fd < 0 || inotify_add_watch(fd, path, mask) >= 0)
+        return (int)told(fd);
+    int err = -errno;
+    close(fd);
+    return err;
 }
 
 int oci_bpf(int cmd, void *attr, unsigned size)

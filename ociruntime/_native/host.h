@@ -28,5 +28,6 @@ int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint
 int oci_umount(const char *path, int flags);
 int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int oci_bpf(int cmd, void *attr, unsigned size);
+int oci_inotify(const char *path, unsigned mask);
 /* cdef ends */
 #endif

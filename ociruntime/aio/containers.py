@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
+from ..events import Event
 from ..execs import ExecOptions, Executes, PopenOptions
 from ..lifecycle.status import first_process
+from ..lifecycle.watch import Ticks, watch
 from ..overrides import Args
 from ..process import Result
 from ..state import State, Status
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from ..lifecycle.update import Limits
     from ..spec import Resources, RuntimeSpec
     from ..spec.base import Json
+    from ..stats import Stats
     from ..terminal import Terminal
 
 StrPath = str | os.PathLike[str]
@@ -131,6 +135,21 @@ class Container:
     async def update(self, resources: Resources | Mapping[str, Json] | None = None, **limits: Unpack[Limits]) -> None:
         """See `ociruntime.Container.update`."""
         await work(self._sync.update, resources, **limits)
+
+    async def stats(self) -> Stats:
+        """See `ociruntime.Container.stats`."""
+        return self._sync.stats()  # less work than handing it to a thread
+
+    async def events(self, interval: float | None = None) -> AsyncIterator[Event]:
+        """`ociruntime.Container.events` as an asynchronous iterator: any number of tasks may look on, without a thread for each."""
+        ticks = Ticks(interval)
+        with watch(self._sync._entry, self._sync._pidfd) as watched:
+            while not watched.ended:
+                await within(ticks.left(), readable(watched.fileno()))
+                for event in watched.read():
+                    yield event
+                if ticks.over() and not watched.ended:
+                    yield Event("stats", time.time_ns(), stats=self._sync.stats())
 
     async def delete(self, *, force: bool = False) -> None:
         """See `ociruntime.Container.delete`."""

@@ -1,15 +1,17 @@
-"""Which containers there are, what runs in them, and which are over: list, ps, prune."""
+"""Which containers there are, what runs in them and happens to them, and which are over: list, ps, events, prune."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Final
 
 import ociruntime as oci
 
 from ..errors import ContainerNotFound, UnsupportedError, WrongStatus
+from ..events import Event
 from .common import (
     Parser,
     Verb,
@@ -101,8 +103,38 @@ def prune(o: argparse.Namespace) -> None:
         print(name)
 
 
+def _events(sub: Parser) -> None:
+    container_argument(sub)
+    sub.add_argument("--stats", action="store_true", help="print the statistics once")
+    sub.add_argument(
+        "--interval", type=duration, default=5.0, metavar="TIME", help="between statistics, as 500ms, 5s or 1m (default: 5s)"
+    )
+
+
+def duration(text: str) -> float:
+    """Seconds of ``5``, ``500ms``, ``1m30s``. Raises ValueError."""
+    units = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|$)", text)
+    seconds = sum(float(number) * units[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise ValueError(f"{text!r} is not a time such as 500ms, 5s or 1m30s")
+    return seconds
+
+
+def events(o: argparse.Namespace) -> None:
+    container = oci.Container.load(o.id, root=o.root)
+    if o.stats:
+        if not container.state.status.can_kill:
+            raise WrongStatus(o.id, "measure", container.status, "running")
+        print(json.dumps(Event("stats", 0, stats=container.stats()).to_dict(o.id)))
+        return
+    for event in container.events(o.interval):
+        print(json.dumps(event.to_dict(o.id)), flush=True)
+
+
 VERBS: Final = {
     "list": Verb(list_, "list containers", _list),
+    "events": Verb(events, "print what happens to a container, and its statistics, as JSON lines", _events),
     "ps": Verb(ps, "list the processes of a container", _ps),
     "prune": Verb(prune, "remove stopped containers, and what crashes left; prints their ids", _prune),
 }

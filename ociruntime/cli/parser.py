@@ -15,7 +15,7 @@ _MODULES: Final = {
     "lifecycle": "create start run state kill delete",
     "processes": "exec",
     "resources": "update pause resume",
-    "listing": "list ps prune",
+    "listing": "list ps events prune",
 }
 _HOMES: Final = {verb: module for module, verbs in _MODULES.items() for verb in verbs.split()}
 

@@ -14,8 +14,11 @@ from ..state import Entry, State, StateDocument, Status, state_of
 
 def current(document: StateDocument) -> State:
     """The state now: what is recorded, corrected by what the processes and the freezer say."""
-    frozen = document["status"] == Status.RUNNING and cgroup.frozen(document.get("cgroups", []))
-    return state_of(document, frozen=frozen)
+    cgroups = document.get("cgroups", [])
+    state = state_of(document, frozen=document["status"] == Status.RUNNING and cgroup.frozen(cgroups))
+    if state.status is Status.STOPPED and not state.oom_killed and cgroup.oom_kills(cgroups):
+        return state._replace(oom_killed=True)
+    return state
 
 
 @contextmanager

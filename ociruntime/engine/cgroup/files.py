@@ -22,8 +22,9 @@ def read_if_there(path: str, file: str) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        whole = b""
-        while part := os.read(fd, 65536):
+        whole = part = os.read(fd, 16384)
+        while len(part) >= 2048:  # shorter, it was the end: records are short, and a buffer of the kernel's is a page
+            part = os.read(fd, 16384)
             whole += part
     except OSError as error:
         if error.errno not in GONE:

@@ -1,0 +1,228 @@
+"""Reading a container's statistics: a few files of its cgroups, whichever version they are of."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from ...stats import Cpu, Huge, Interface, Io, IoEntry, Memory, MemoryUse, Pids, Pressure, Rdma, Stall, Stats
+from .files import below, flat, read_if_there
+
+_ENDLESS: Final = 1 << 62
+"""v1 shows no limit as the greatest number of pages."""
+
+
+def stats(paths: Sequence[str], pid: int = 0) -> Stats:
+    """Everything that these cgroups count.
+
+    Args:
+        pid: a process whose network interfaces are the container's own; 0 for none.
+
+    Raises:
+        OSError: a file cannot be read, for another reason than that it is not there.
+    """
+    cpu, memory, pids, io, huge, rdma = Cpu(), None, None, None, dict[str, Huge](), dict[str, Rdma]()
+    stalls: dict[str, Stall | None] = {}
+    for path in paths:
+        names = _names(path)
+        if "cgroup.controllers" in names:
+            if not cpu.usage:
+                cpu = _cpu_v2(path)
+            if "memory.current" in names:
+                memory = _memory_v2(path)
+            if "io.stat" in names:
+                io = _io_v2(path)
+            stalls = {name: _stall(path, name) for name in ("cpu", "memory", "io") if f"{name}.pressure" in names}
+        if "cpuacct.usage" in names:
+            cpu = _cpu_v1(path, cpu)
+        if "cpu.cfs_quota_us" in names:
+            cpu = _throttling_v1(path, cpu)
+        if "memory.usage_in_bytes" in names:
+            memory = _memory_v1(path)
+        if "pids.current" in names:
+            pids = Pids(_number(path, "pids.current") or 0, _limit(path, "pids.max"))
+        if "blkio.throttle.io_service_bytes_recursive" in names:
+            io = _io_v1(path)
+        huge |= _hugetlb(path, names)
+        if "rdma.current" in names:
+            rdma = _rdma(path)
+    cpu = cpu._replace(pressure=stalls.get("cpu"))
+    memory = memory._replace(pressure=stalls.get("memory")) if memory else None
+    io = io._replace(pressure=stalls.get("io")) if io else None
+    return Stats(time.time_ns(), cpu, memory, pids, io, huge, rdma, _interfaces(pid) if pid else ())
+
+
+_known: Final[dict[int, frozenset[str]]] = {}
+"""The files of v1, by the filesystem: every cgroup of a hierarchy has the same."""
+
+
+def _names(path: str) -> frozenset[str]:
+    try:
+        device = os.stat(path).st_dev
+        if device not in _known:
+            names = frozenset(os.listdir(path))
+            if "cgroup.controllers" in names:
+                return names  # v2: as its parent lets it
+            _known[device] = names
+    except FileNotFoundError:
+        return frozenset()
+    return _known[device]
+
+
+def _number(path: str, file: str) -> int | None:
+    text = read_if_there(path, file)
+    return None if text is None or not text.strip().isdigit() else int(text)
+
+
+def _limit(path: str, file: str) -> int | None:
+    number = _number(path, file)
+    return None if number is None or number >= _ENDLESS else number
+
+
+def _stall(path: str, name: str) -> Stall | None:
+    try:
+        text = read_if_there(path, f"{name}.pressure")
+    except OSError:
+        return None  # the kernel was told not to count it (psi=0)
+    parts = {}
+    for line in (text or "").splitlines():
+        kind, *members = line.split()
+        avg10, avg60, avg300, total = (member.partition("=")[2] for member in members)
+        parts[kind] = Pressure(float(avg10), float(avg60), float(avg300), int(total))
+    return Stall(parts["some"], parts.get("full")) if "some" in parts else None
+
+
+# ---- CPU ----
+
+
+def _cpu_v2(path: str) -> Cpu:
+    stat = flat(read_if_there(path, "cpu.stat"))
+    return Cpu(
+        usage=stat.get("usage_usec", 0) * 1000,
+        user=stat.get("user_usec", 0) * 1000,
+        system=stat.get("system_usec", 0) * 1000,
+        periods=stat.get("nr_periods", 0),
+        throttled_periods=stat.get("nr_throttled", 0),
+        throttled_time=stat.get("throttled_usec", 0) * 1000,
+    )
+
+
+def _cpu_v1(path: str, cpu: Cpu) -> Cpu:
+    rows = [line.split() for line in (read_if_there(path, "cpuacct.usage_all") or "").splitlines()[1:]]
+    each = tuple((int(user), int(system)) for _, user, system in rows)
+    return cpu._replace(
+        usage=_number(path, "cpuacct.usage") or 0,
+        user=sum(user for user, _ in each),
+        system=sum(system for _, system in each),
+        per_cpu=each,
+    )
+
+
+def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
+    stat = flat(read_if_there(path, "cpu.stat"))
+    return cpu._replace(
+        periods=stat.get("nr_periods", 0),
+        throttled_periods=stat.get("nr_throttled", 0),
+        throttled_time=stat.get("throttled_time", 0),
+    )
+
+
+# ---- memory ----
+
+
+def _memory_v2(path: str) -> Memory:
+    stat, events = flat(read_if_there(path, "memory.stat")), flat(read_if_there(path, "memory.events"))
+    limit = _limit(path, "memory.max")
+    usage = MemoryUse(_number(path, "memory.current") or 0, limit, _number(path, "memory.peak"), events.get("max", 0))
+    swap = None
+    if (swapped := _number(path, "memory.swap.current")) is not None:
+        more = _limit(path, "memory.swap.max")
+        swap = MemoryUse(usage.usage + swapped, None if limit is None or more is None else limit + more)
+    kernel = MemoryUse(stat["kernel"]) if "kernel" in stat else None
+    return Memory(usage, swap, kernel, None, stat.get("file", 0), events.get("oom_kill", 0), stat)
+
+
+def _memory_v1(path: str) -> Memory:
+    def use(kind: str) -> MemoryUse | None:
+        if (usage := _number(path, f"memory.{kind}usage_in_bytes")) is None:
+            return None
+        names = ("max_usage_in_bytes", "failcnt")
+        peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
+        return MemoryUse(usage, _limit(path, f"memory.{kind}limit_in_bytes"), peak, failures or 0)
+
+    stat = flat(read_if_there(path, "memory.stat"))
+    kills = sum(flat(read_if_there(each, "memory.oom_control")).get("oom_kill", 0) for each in below(path))
+    cache = stat.get("total_cache", stat.get("cache", 0))
+    return Memory(use("") or MemoryUse(), use("memsw."), use("kmem."), use("kmem.tcp."), cache, kills, stat)
+
+
+# ---- disks ----
+
+
+def _io_v2(path: str) -> Io:
+    kinds = {"rbytes": (0, "Read"), "wbytes": (0, "Write"), "rios": (1, "Read"), "wios": (1, "Write")}
+    found: tuple[list[IoEntry], list[IoEntry]] = ([], [])
+    for line in (read_if_there(path, "io.stat") or "").splitlines():
+        device, *members = line.split()
+        major, _, minor = device.partition(":")
+        for member in members:
+            name, _, value = member.partition("=")
+            if name in kinds and minor:
+                table, op = kinds[name]
+                found[table].append(IoEntry(int(major), int(minor), op, int(value)))
+    return Io(tuple(found[0]), tuple(found[1]))
+
+
+def _io_v1(path: str) -> Io:
+    return Io(
+        tuple(_entries(path, "blkio.throttle.io_service_bytes_recursive")),
+        tuple(_entries(path, "blkio.throttle.io_serviced_recursive")),
+    )
+
+
+def _entries(path: str, file: str) -> Iterator[IoEntry]:
+    for line in (read_if_there(path, file) or "").splitlines():
+        fields = line.split()
+        if len(fields) == 3:
+            major, _, minor = fields[0].partition(":")
+            yield IoEntry(int(major), int(minor), fields[1], int(fields[2]))
+
+
+# ---- the rest ----
+
+
+def _hugetlb(path: str, names: frozenset[str]) -> dict[str, Huge]:
+    found = {}
+    for name in names:
+        if name.startswith("hugetlb.") and name.endswith((".rsvd.current", ".rsvd.usage_in_bytes")):
+            size = name.split(".")[1]
+            stem = f"hugetlb.{size}"
+            failures = _number(path, f"{stem}.rsvd.failcnt")
+            if failures is None:
+                failures = flat(read_if_there(path, f"{stem}.events")).get("max", 0)
+            found[size] = Huge(_number(path, name) or 0, _number(path, f"{stem}.rsvd.max_usage_in_bytes"), failures)
+    return found
+
+
+def _rdma(path: str) -> dict[str, Rdma]:
+    found = {}
+    for line in (read_if_there(path, "rdma.current") or "").splitlines():
+        device, *members = line.split()
+        values = dict(member.split("=") for member in members)
+        found[device] = Rdma(int(values.get("hca_handle", 0)), int(values.get("hca_object", 0)))
+    return found
+
+
+def _interfaces(pid: int) -> tuple[Interface, ...]:
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as table:
+            rows = [line.partition(":") for line in table][2:]
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ()  # it has ended, or is another user's
+    found = []
+    for name, _, numbers in rows:
+        values = [int(number) for number in numbers.split()]
+        found.append(Interface(name.strip(), *values[:4], *values[8:12]))
+    return tuple(found)

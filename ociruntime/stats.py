@@ -1,0 +1,204 @@
+"""`Stats`: what a container uses, as one value, and as the JSON document of the peers' ``events --stats``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+__all__ = ["Cpu", "Huge", "Interface", "Io", "IoEntry", "Memory", "MemoryUse", "Pids", "Pressure", "Rdma", "Stall", "Stats"]
+
+_NO_LIMIT: Final = (1 << 64) - 1
+"""How the peers write no limit."""
+
+
+class Pressure(NamedTuple):
+    """How long tasks waited for a resource: percent of the last 10, 60 and 300 seconds, and microseconds in total."""
+
+    avg10: float
+    avg60: float
+    avg300: float
+    total: int
+
+
+class Stall(NamedTuple):
+    """Pressure stall information: some task waited, or all of them did."""
+
+    some: Pressure
+    full: Pressure | None
+
+
+class Cpu(NamedTuple):
+    """CPU time, in nanoseconds."""
+
+    usage: int = 0
+    user: int = 0
+    system: int = 0
+    per_cpu: tuple[tuple[int, int], ...] = ()
+    """User and system time of each CPU (v1)."""
+    periods: int = 0
+    """Periods of the quota that have passed."""
+    throttled_periods: int = 0
+    throttled_time: int = 0
+    pressure: Stall | None = None
+
+
+class MemoryUse(NamedTuple):
+    """One kind of memory, in bytes."""
+
+    usage: int = 0
+    limit: int | None = None
+    """None without a limit."""
+    peak: int | None = None
+    """The most at one time, where the kernel tells it."""
+    failures: int = 0
+    """How often the limit was hit."""
+
+
+class Memory(NamedTuple):
+    """Memory."""
+
+    usage: MemoryUse = MemoryUse()
+    swap: MemoryUse | None = None
+    """Memory and swap together, where the kernel counts swap."""
+    kernel: MemoryUse | None = None
+    kernel_tcp: MemoryUse | None = None
+    cache: int = 0
+    """Bytes of files in memory."""
+    oom_kills: int = 0
+    """Processes that the kernel killed for want of memory."""
+    stat: Mapping[str, int] = {}
+    """memory.stat, whose names depend on the version of cgroups."""
+    pressure: Stall | None = None
+
+
+class Pids(NamedTuple):
+    """Tasks."""
+
+    current: int = 0
+    limit: int | None = None
+
+
+class IoEntry(NamedTuple):
+    """A count for one device."""
+
+    major: int
+    minor: int
+    op: str
+    """``Read``, ``Write``, and what else the kernel tells."""
+    value: int
+
+
+class Io(NamedTuple):
+    """Disks."""
+
+    bytes: tuple[IoEntry, ...] = ()
+    operations: tuple[IoEntry, ...] = ()
+    pressure: Stall | None = None
+
+
+class Huge(NamedTuple):
+    """Huge pages of one size, in bytes."""
+
+    usage: int = 0
+    peak: int | None = None
+    failures: int = 0
+
+
+class Rdma(NamedTuple):
+    """One RDMA device."""
+
+    hca_handles: int = 0
+    hca_objects: int = 0
+
+
+class Interface(NamedTuple):
+    """A network interface in the container's network namespace."""
+
+    name: str
+    rx_bytes: int
+    rx_packets: int
+    rx_errors: int
+    rx_dropped: int
+    tx_bytes: int
+    tx_packets: int
+    tx_errors: int
+    tx_dropped: int
+
+
+class Stats(NamedTuple):
+    """What a container used up to one moment; a part is None when no controller counts it."""
+
+    time: int
+    """Unix nanoseconds."""
+    cpu: Cpu = Cpu()
+    memory: Memory | None = None
+    pids: Pids | None = None
+    io: Io | None = None
+    hugetlb: Mapping[str, Huge] = {}
+    """By the size of the pages, as ``2MB``."""
+    rdma: Mapping[str, Rdma] = {}
+    interfaces: tuple[Interface, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """The ``data`` of the peers' ``events --stats``."""
+        cpu, memory, io = self.cpu, self.memory or Memory(), self.io or Io()
+        usage: dict[str, object] = {"total": cpu.usage}
+        if cpu.per_cpu:
+            usage |= {
+                "percpu": [user + system for user, system in cpu.per_cpu],
+                "percpu_kernel": [system for _, system in cpu.per_cpu],
+                "percpu_user": [user for user, _ in cpu.per_cpu],
+            }
+        throttling = {"periods": cpu.periods, "throttledPeriods": cpu.throttled_periods, "throttledTime": cpu.throttled_time}
+        return {
+            "cpu": {
+                "usage": {**usage, "kernel": cpu.system, "user": cpu.user},
+                "throttling": _filled(throttling),
+                **_psi(cpu.pressure),
+            },
+            "cpuset": {},
+            "memory": {
+                "cache": memory.cache,
+                "usage": _entry(memory.usage),
+                "swap": _entry(memory.swap),
+                "kernel": _entry(memory.kernel),
+                "kernelTCP": _entry(memory.kernel_tcp),
+                "raw": dict(memory.stat),
+                **_psi(memory.pressure),
+            },
+            "pids": _filled({"current": self.pids.current, "limit": self.pids.limit or 0} if self.pids else {}),
+            "blkio": {
+                **_filled({"ioServiceBytesRecursive": _entries(io.bytes), "ioServicedRecursive": _entries(io.operations)}),
+                **_psi(io.pressure),
+            },
+            "hugetlb": {
+                size: _filled({"usage": huge.usage, "max": huge.peak or 0}) | {"failcnt": huge.failures}
+                for size, huge in self.hugetlb.items()
+            },
+            "intel_rdt": {},
+            "network_interfaces": [_interface(interface) for interface in self.interfaces] or None,
+        }
+
+
+def _filled(members: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in members.items() if value}
+
+
+def _entry(use: MemoryUse | None) -> dict[str, object]:
+    use = use or MemoryUse(limit=0)
+    limit = _NO_LIMIT if use.limit is None else use.limit
+    return {"limit": limit, **_filled({"usage": use.usage, "max": use.peak}), "failcnt": use.failures}
+
+
+def _entries(entries: tuple[IoEntry, ...]) -> list[dict[str, object]]:
+    return [_filled(entry._asdict()) for entry in entries]
+
+
+def _psi(stall: Stall | None) -> dict[str, object]:
+    if stall is None:
+        return {}
+    return {"psi": {name: part._asdict() for name, part in (("some", stall.some), ("full", stall.full)) if part is not None}}
+
+
+def _interface(interface: Interface) -> dict[str, object]:
+    return {"".join(part.title() for part in name.split("_")): value for name, value in interface._asdict().items()}

@@ -1,0 +1,267 @@
+"""Looking on: statistics, events, and who ran out of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import aio
+from ociruntime.cli import main
+
+from .cgroups import Limited, on_v2
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+MiB = 1 << 20
+GLUTTON = ["sh", "-c", "read x; tail /dev/zero; true"]
+SMALL = {"memory": {"limit": 20 * MiB, "swap": 20 * MiB}}
+
+
+@pytest.fixture
+def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Limited:
+    return Limited(make_bundle, state_root, prefix)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        try:
+            os.close(fd)
+        except OSError:
+            continue  # the test did
+
+
+def test_what_it_uses(limited: Limited, pipe: tuple[int, int]) -> None:
+    hold = ["sh", "-c", "x=$(head -c 8000000 /dev/zero | tr '\\0' x); sleep 100 & echo ready; wait; echo $x"]
+    resources = {"memory": {"limit": 64 * MiB, "swap": 96 * MiB}, "pids": {"limit": 30}, "cpu": {"quota": 50000}}
+    with limited(resources, hold, start=True, stdout=pipe[1]) as container:
+        assert os.read(pipe[0], 6) == b"ready\n"
+        before = time.time_ns()
+        stats = container.stats()
+        assert before <= stats.time <= time.time_ns()
+        assert stats.memory is not None
+        assert stats.pids is not None
+        assert 8 * 10**6 < stats.memory.usage.usage < 64 * MiB
+        assert stats.memory.usage.limit == 64 * MiB
+        assert stats.memory.swap is not None
+        assert stats.memory.swap.limit == 96 * MiB
+        assert stats.memory.usage.peak is None or stats.memory.usage.peak >= stats.memory.usage.usage
+        assert stats.memory.oom_kills == 0
+        assert stats.memory.stat
+        assert stats.pids == (2, 30)
+        assert 0 < stats.cpu.usage < 60 * 10**9
+        assert stats.cpu.periods > 0
+        assert [interface.name for interface in stats.interfaces] == ["lo"]
+        assert container.stats().cpu.usage >= stats.cpu.usage
+
+
+def test_it_is_quick(limited: Limited, pipe: tuple[int, int]) -> None:
+    """A bound that only a change of kind would break: this machine may be busy, or emulated."""
+    with limited({}, start=True) as container:
+        times = []
+        for _ in range(30):
+            began = time.perf_counter()
+            container.stats()
+            times.append(time.perf_counter() - began)
+        assert statistics.median(times) < 0.05
+
+
+def test_statistics_as_the_peers_print_them(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    with limited({"memory": {"limit": 64 * MiB}, "pids": {"limit": 30}}, start=True) as container:
+        command = ["--root", str(limited.root), "events", "--stats", container.id]
+        assert main(command) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["type"], document["id"]) == ("stats", container.id)
+        data = document["data"]
+        assert set(data) == {"cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"}
+        assert data["cpu"]["usage"]["total"] > 0
+        assert {"kernel", "user"} <= set(data["cpu"]["usage"])
+        assert data["memory"]["usage"]["limit"] == 64 * MiB
+        assert data["memory"]["usage"]["usage"] > 0
+        assert data["memory"]["raw"]
+        assert data["pids"] == {"current": 1, "limit": 30}
+        assert data["network_interfaces"][0]["Name"] == "lo"
+        assert set(data["network_interfaces"][0]) == {
+            f"{way}{what}" for way in ("Rx", "Tx") for what in ("Bytes", "Packets", "Errors", "Dropped")} | {"Name"}  # fmt: skip
+        container.kill("KILL")
+        container.wait(20)
+        assert main(command) == 1
+
+
+class Follower:
+    """Reads events in a thread of its own."""
+
+    def __init__(self, events: Iterator[oci.Event]) -> None:
+        self.kinds: list[str] = []
+        self.seen: list[oci.Event] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(events,))
+        self._thread.start()
+
+    def _read(self, events: Iterator[oci.Event]) -> None:
+        for event in events:
+            with self._changed:
+                self.seen.append(event)
+                self.kinds.append(event.kind)
+                self._changed.notify_all()
+
+    def wait_for(self, kind: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: kind in self.kinds, 20), self.kinds
+
+    def end(self) -> list[str]:
+        self._thread.join(20)
+        assert not self._thread.is_alive(), self.kinds
+        return self.kinds
+
+
+def test_paused_resumed_exit(limited: Limited) -> None:
+    with limited({}, start=True) as container:
+        follower = Follower(container.events())
+        container.pause()
+        follower.wait_for("paused")
+        container.resume()
+        follower.wait_for("resumed")
+        container.kill("KILL")
+        assert follower.end() == ["paused", "resumed", "exit"]
+        container.wait(20)
+        with pytest.raises(oci.WrongStatus):
+            container.events()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_out_of_memory(limited: Limited, pipe: tuple[int, int], nested: bool) -> None:
+    """A process of the container is killed; the first one goes on, and is not told to have been."""
+    with limited(SMALL, GLUTTON, start=True, stdin=pipe[0]) as container:
+        if nested:
+            for path in container._entry.read()["cgroups"]:
+                if os.path.exists(f"{path}/memory.limit_in_bytes"):
+                    os.mkdir(f"{path}/sub")
+                    Path(path, "sub/memory.limit_in_bytes").write_text(str(10 * MiB))
+                    Path(path, "sub/cgroup.procs").write_text(str(container.pid))
+        follower = Follower(container.events())
+        os.write(pipe[1], b"\n")
+        kinds = follower.end()
+        assert kinds[-1] == "exit"
+        assert "oom" in kinds
+        assert [event.kills for event in follower.seen if event.kind == "oom"][-1] == 1
+        assert container.wait(20) == 0
+        state = container.state
+        assert state.oom_killed
+        assert state.to_dict()["oomKilled"] is True
+        assert container.stats().memory.oom_kills == 1  # type: ignore[union-attr]
+
+
+def test_the_state_knows_without_a_wait(limited: Limited, pipe: tuple[int, int]) -> None:
+    with limited(SMALL, ["sh", "-c", "read x; exec tail /dev/zero"], start=True, stdin=pipe[0]) as container:
+        os.write(pipe[1], b"\n")
+        assert Follower(container.events()).end()[-1] == "exit"
+        assert oci.Container.load(container.id, root=limited.root).state.oom_killed
+        assert container.wait(20) == -9
+
+
+def test_who_has_memory_enough_is_not_told_to_have_run_out(limited: Limited) -> None:
+    with limited(SMALL, start=True) as container:
+        container.kill("KILL")
+        assert container.wait(20) == -9
+        assert not container.state.oom_killed
+        assert "oomKilled" not in container.state.to_dict()
+
+
+def test_pressure(limited: Limited, pipe: tuple[int, int]) -> None:
+    if not on_v2("memory"):
+        pytest.skip("pressure on memory of v1 is a matter of luck in a small cgroup without swap")
+    resources = {"memory": {"limit": 64 * MiB, "swap": 64 * MiB}, "unified": {"memory.high": str(4 * MiB)}}
+    with limited(resources, ["sh", "-c", "read x; tail /dev/zero"], start=True, stdin=pipe[0]) as container:
+        follower = Follower(container.events())
+        os.write(pipe[1], b"\n")
+        follower.wait_for("pressure")
+        container.kill("KILL")
+        assert follower.end()[-1] == "exit"
+
+
+def test_intervals(limited: Limited) -> None:
+    with limited({}, start=True) as container:
+        follower = Follower(container.events(0.01))
+        follower.wait_for("stats")
+        container.kill("KILL")
+        kinds = follower.end()
+        assert set(kinds) == {"stats", "exit"}
+        assert all((event.stats is not None) == (event.kind == "stats") for event in follower.seen)
+        container.wait(20)
+    with limited({}, start=True) as container, pytest.raises(ValueError, match="interval"):
+        container.events(0)
+
+
+def test_events_that_nobody_reads_cost_nothing_for_long(limited: Limited) -> None:
+    with limited({}, start=True) as container:
+        before = len(os.listdir("/proc/self/fd"))
+        container.events()
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_a_thread(limited: Limited) -> None:
+    """Two tasks look on at once, in one loop."""
+
+    async def look(container: aio.Container, **options: Any) -> list[str]:
+        return [event.kind async for event in container.events(**options)]
+
+    async def work(name: str) -> tuple[list[str], list[str]]:
+        container = aio.Container.load(name, root=limited.root)
+        assert (await container.stats()).pids
+        threads = threading.active_count()
+        tasks = [asyncio.create_task(look(container)), asyncio.create_task(look(container, interval=0.02))]
+        await asyncio.sleep(0.1)
+        assert threading.active_count() == threads
+        for call in (container.pause, container.resume):
+            await call()
+            await asyncio.sleep(0.05)
+        await container.kill("KILL")
+        first, second = await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        return first, second
+
+    with limited({}, start=True) as container:
+        first, second = asyncio.run(work(container.id))
+        assert first == ["paused", "resumed", "exit"]
+        assert [kind for kind in second if kind != "stats"] == first
+        assert "stats" in second
+        container.wait(20)
+
+
+def test_the_command(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    with limited({}, start=True) as container:
+        command = ["--root", str(limited.root), "events", "--interval", "10ms", container.id]
+        done: list[int] = []
+        thread = threading.Thread(target=lambda: done.append(main(command)))
+        thread.start()
+        lines: list[str] = []
+        while not lines:
+            lines = capsys.readouterr().out.splitlines()
+        container.kill("KILL")
+        thread.join(20)
+        lines += capsys.readouterr().out.splitlines()
+        assert done == [0]
+        documents = [json.loads(line) for line in lines]
+        assert {document["type"] for document in documents} == {"stats", "exit"}
+        assert documents[-1] == {"type": "exit", "id": container.id}
+        container.wait(20)
+
+
+@pytest.mark.parametrize("text", ["", "x", "5x", "-1s", "0"])
+def test_times_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["events", f"--interval={text}", "id"])
+    assert "--interval" in capsys.readouterr().err
