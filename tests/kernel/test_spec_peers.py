@@ -32,7 +32,7 @@ FILTER: dict[str, Any] = {
         {"names": ["of_the_future"], "action": "SCMP_ACT_LOG"},
     ],
 }  # fmt: skip
-HOOK = {"path": "/bin/true", "args": ["true"], "env": ["A=1"], "timeout": 10}
+HOOK = {"path": "/bin/true", "args": ["true"], "env": ["A=1"]}  # crun 1.8 misses the end of a hook with a timeout now and then
 SAMPLES: dict[str, oci.RuntimeSpec] = {
     "default": oci.RuntimeSpec.default().evolve(oci_version="1.0.2").with_args("/bin/true"),
     "minimal": oci.RuntimeSpec.load(
