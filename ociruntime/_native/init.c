@@ -187,6 +187,11 @@ static long carry_out(const struct head *h)
         ARGS(join);
         return join(fd_of(o->fd), o->type, fd_of(o->own), text(o->name));
     }
+    case OP_CHROOT: {
+        ARGS(chroot);
+        long err = sys(__NR_fchdir, fd_of(o->root));
+        return err < 0 ? err : sys(__NR_chroot, ".");
+    }
     case OP_HOOK: {
         ARGS(hook);
         return run_hook(h->step, o);

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, StepError, UnsupportedError
-from ..plan.kernel import CLONE_NEW
+from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
 from . import undo
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _NS_GET_NSTYPE: Final = 0xB703
 _NAMESPACES: Final = "config-linux.md#namespaces"
+_FILES: Final = {CLONE_NEW[kind]: file for kind, file in NAMESPACE_FILES.items()}
 
 
 class Performance:
@@ -233,7 +234,7 @@ def _open(entry: Input) -> int:
     if entry.kind == "userns":
         uids, gids = (text.encode() for text in entry.maps)
         return check(lib.oci_user_namespace(uids, gids), f"a user namespace for {entry.name}")
-    if entry.kind != "namespace":
+    if entry.kind not in ("namespace", "changed"):
         return os.open(entry.path, os.O_WRONLY | os.O_CLOEXEC if entry.kind == "write" else _O_PATH)
     try:
         fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -248,6 +249,10 @@ def _open(entry: Input) -> int:
         names = {bit: name for name, bit in CLONE_NEW.items()}
         what = f"a {names[kind]} namespace" if kind in names else "no namespace"
         raise SpecError([Problem(entry.name, f"{entry.path} is {what}, not a {names[entry.bit]} namespace", _NAMESPACES)])
+    if entry.kind == "changed" and os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{_FILES[entry.bit]}")):
+        os.close(fd)
+        message = f"{entry.path} is the namespace that we are in, which $.hostname, $.domainname or $.linux.sysctl would change"
+        raise SpecError([Problem(entry.name, message, _NAMESPACES)])
     return fd
 
 

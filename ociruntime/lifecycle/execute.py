@@ -88,6 +88,7 @@ def execute(
                 namespaces=_foreign(document),
                 cgroups=tuple(cgroups),
                 container_id=entry.id,
+                pid=document["pid"],
             )
             warn(plan.warnings)
             performance = Performance(

@@ -13,15 +13,26 @@ from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, com
 from .identity import compile_identity, compile_parent
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
-from .namespaces import compile_clone, compile_enter, compile_names, namespaces_of
+from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, namespaces_of
 from .netdevices import compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .procfs import compile_procfs
 from .rdt import compile_rdt, compile_rdt_join
-from .rootfs import compile_hidden, copy_root, enter_root, finish_root, hang_root, open_place, pivot_root, rootfs_path, settle_tree
+from .rootfs import (
+    change_root,
+    compile_hidden,
+    copy_root,
+    enter_root,
+    finish_root,
+    hang_root,
+    open_place,
+    pivot_root,
+    rootfs_path,
+    settle_tree,
+)
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
-from .sysctl import compile_sysctl
+from .sysctl import changed_namespaces, compile_sysctl
 from .terminal import compile_terminal
 from .users import Groups, compile_root, compile_streams, groups_in
 
@@ -80,37 +91,45 @@ def compile_create(
     devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, borrow=spaces.user)
 
     # Who enters a user namespace leaves his rights over the host's files and mounts behind.
-    early = spaces.user and "mount" in spaces.new and host.privileged
+    own_tree = "mount" in spaces.new
+    if not own_tree:
+        check_foreign_tree(spaces, host)
+    # In a mount namespace that is joined only what was copied there can be mounted on.
+    early = host.privileged and (spaces.user if own_tree else "mount" not in own)
     if early:
         b.phase = "Still in the caller's namespaces"
         root = copy_root(b, spec, rootfs, early=True)
         mounts.sources(early=True)
-        compile_streams(b, process, linux)
+        if spaces.user:
+            compile_streams(b, process, linux)
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
     compile_scope(b, setup, spec, container_id, host)
-    compile_enter(b, spaces, linux, host)
+    compile_enter(b, spaces, linux, host, changed_namespaces(spec))
     compile_net_devices(b, linux, own)
-    settle_tree(b, spec)
+    if own_tree:
+        settle_tree(b, spec)
     if not early:
-        root = copy_root(b, spec, rootfs)
-        if spaces.user:
-            mounts.sources()
+        root = copy_root(b, spec, rootfs, early=not own_tree)
+        if spaces.user or not own_tree:
+            mounts.sources(early=not own_tree)
     devices.sources()
-    place = open_place(b, rootfs) if hooks.at_create else NO_SLOT
+    place = open_place(b, rootfs) if hooks.at_create and own_tree else NO_SLOT
     compile_root(b, spaces, linux)
     mounts.prepare()
     proc = compile_procfs(b, linux, process, own)
-    if hooks.at_create:
-        # Hooks find everything mounted below the path of the rootfs, in the host's tree.
-        hang_root(b, root, place)
+    if hooks.at_create or not own_tree:
+        if own_tree:
+            # Hooks find everything mounted below the path of the rootfs, in this copy of the host's tree.
+            hang_root(b, root, place)
         root, attached = mounts.attach(root, pivot=False)
         devices.compile(root, attached)
-        b.phase = "Hooks"
-        compile_create_hooks(b, hooks, root)
+        if hooks.at_create:
+            b.phase = "Hooks"
+            compile_create_hooks(b, hooks, root)
         b.phase = "In the container's root"
-        pivot_root(b, root)
+        (pivot_root if own_tree else change_root)(b, root)
     else:
         enter_root(b, spec, root)
         b.phase = "In the container's root"
@@ -175,7 +194,14 @@ def _no_process() -> Process:
 
 
 def compile_exec(
-    process: Process, spec: RuntimeSpec, host: Host, *, namespaces: int, cgroups: tuple[str, ...], container_id: str = "ID"
+    process: Process,
+    spec: RuntimeSpec,
+    host: Host,
+    *,
+    namespaces: int,
+    cgroups: tuple[str, ...],
+    container_id: str = "ID",
+    pid: int = 0,
 ) -> Plan:
     """Compile what runs a further process in a container (runtime.md has no exec; the peers' behaviour).
 
@@ -184,6 +210,7 @@ def compile_exec(
         spec: the container's config, for its seccomp profile.
         namespaces: the CLONE_NEW* bits of the namespaces to join.
         cgroups: the container's cgroup directories.
+        pid: the container's process, whose root is taken when it is not that of its mount namespace.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
@@ -201,7 +228,12 @@ def compile_exec(
     compile_affinity(b, process, "final")
     pidfd = b.input("pidfd", "the container's process")
     names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)
-    b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")
+    spaces = namespaces_of(spec.linux)
+    foreign = b.input("path", "the container's root", f"/proc/{pid}/root") if "mount" not in spaces.new else NO_SLOT
+    if namespaces:
+        b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")
+    if foreign != NO_SLOT:
+        change_root(b, foreign)
     if namespaces & k.CLONE_NEW["pid"]:
         b.init("fork", 0, text="a pid namespace holds for children only")
     b.phase = "The process"
@@ -225,7 +257,7 @@ def compile_exec(
     compile_oom_score(b, process)
     linux = spec.linux
     user = bool(namespaces & k.CLONE_NEW["user"])
-    allowed = groups_in(namespaces_of(linux), linux, host) if user else Groups.EXACT
+    allowed = groups_in(spaces, linux, host) if user else Groups.EXACT
     held = ALL if user else None
     compile_identity(b, process, host, linux.seccomp if linux else None, held=held, proc=proc, allowed=allowed)
     compile_exec_step(b, process)

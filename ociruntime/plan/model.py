@@ -66,9 +66,9 @@ class Input(NamedTuple):
     """A descriptor that the calling process opens and the init inherits; its slot is its place in `Plan.inputs`."""
 
     kind: str
-    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``userns`` (a user
-    namespace with ``maps``, and nobody in it), ``gate`` (the listening socket of start), ``pidfd`` (the container's),
-    ``parent`` (our own pidfd), ``state`` and ``output`` (of hooks)."""
+    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``changed`` (one
+    that is not the caller's, as it will be changed), ``userns`` (a user namespace with ``maps``, and nobody in it), ``gate`` (the
+    listening socket of start), ``pidfd`` (the container's), ``parent`` (our own pidfd), ``state`` and ``output`` (of hooks)."""
     name: str
     path: str
     bit: int = 0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SECTION: Final = "config-linux.md#namespaces"
 _AFTERWARDS: Final = frozenset({"cgroup", "time"})
 """What the init unshares itself: a new cgroup namespace takes the cgroup of its maker, a new time namespace is for children."""
+_DETACHED_TREES: Final = (6, 15)
+"""Since when something can be mounted in a tree that hangs nowhere."""
 _CLOCKS: Final = ("monotonic", "boottime")
 
 
@@ -78,9 +80,20 @@ def namespaces_of(linux: Linux | None) -> Namespaces:
             joined.append(Joined(kind, namespace.path, f"{where}.path"))
         else:
             raise SpecError([Problem(f"{where}.path", f"{namespace.path!r} is not an absolute path", SECTION)])
-    if "mount" not in new:
-        raise UnsupportedError("$.linux.namespaces: a container without a new mount namespace is not supported yet")
     return Namespaces(tuple(new), tuple(joined))
+
+
+def check_foreign_tree(spaces: Namespaces, host: Host) -> None:
+    """What a container needs that has no new mount namespace, and whose mounts must not show in the one that it shares.
+
+    Raises:
+        UnsupportedError: the kernel is too old, or nobody could mount in its user namespace.
+    """
+    if spaces.user and "mount" not in spaces.own:
+        raise UnsupportedError("$.linux.namespaces: a user namespace needs a mount namespace too, or nobody in it may mount")
+    if host.kernel < _DETACHED_TREES:
+        version = ".".join(map(str, _DETACHED_TREES))
+        raise UnsupportedError(f"$.linux.namespaces: a container without a new mount namespace needs Linux {version}")
 
 
 def compile_clone(b: Builder, spaces: Namespaces, into: str) -> int:
@@ -91,10 +104,14 @@ def compile_clone(b: Builder, spaces: Namespaces, into: str) -> int:
     return _bits(kinds)
 
 
-def compile_enter(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host) -> None:
-    """What brings the init into the namespaces that it was not cloned into. Raises SpecError, UnsupportedError."""
+def compile_enter(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host, changed: Collection[str]) -> None:
+    """What brings the init into the namespaces that it was not cloned into. Raises SpecError, UnsupportedError.
+
+    Args:
+        changed: the types of those that the config changes.
+    """
     if spaces.joined:
-        _join(b, spaces, host)
+        _join(b, spaces, host, changed)
     if spaces.user:
         _fork(b, spaces, linux, host)
     elif "pid" in spaces.own and "pid" not in spaces.new:
@@ -108,7 +125,7 @@ def compile_enter(b: Builder, spaces: Namespaces, linux: Linux | None, host: Hos
         raise SpecError([Problem("$.linux.timeOffsets", message, "config-linux.md#offset-for-time-namespace")])
 
 
-def _join(b: Builder, spaces: Namespaces, host: Host) -> None:
+def _join(b: Builder, spaces: Namespaces, host: Host, changed: Collection[str]) -> None:
     # With privileges the user namespace comes last: they may be needed for the others, and they end there. Without any, it comes
     # first: it is what gives them. The mount namespace comes after what is looked up in the caller's.
     late = {"mount": 1, "user": 2} if host.privileged else {"mount": 1, "user": -1}
@@ -116,7 +133,7 @@ def _join(b: Builder, spaces: Namespaces, host: Host) -> None:
     b.init("open", NO_SLOT, "/proc/self/ns", k.O_PATH, 0, 0, own, text="/proc/self/ns, to prove what was joined")
     for namespace in sorted(spaces.joined, key=lambda joined: late.get(joined.kind, 0)):
         bit = k.CLONE_NEW[namespace.kind]
-        slot = b.input("namespace", namespace.where, namespace.path, bit)
+        slot = b.input("changed" if namespace.kind in changed else "namespace", namespace.where, namespace.path, bit)
         # The own pid namespace never changes; what was joined is that of the children.
         name = "pid_for_children" if namespace.kind == "pid" else k.NAMESPACE_FILES[namespace.kind]
         b.init("join", slot, bit, own, name, text=f"the {namespace.kind} namespace {namespace.path}")
@@ -165,4 +182,8 @@ def compile_names(b: Builder, spec: RuntimeSpec, own: tuple[str, ...]) -> None:
             continue
         if "uts" not in own:
             raise SpecError([Problem(f"$.{name}", "needs a uts namespace of its own", f"config.md#{name}")])
+        for key in ("kernel.domainname", "kernel/domainname") if name == "domainname" else ():
+            if ((spec.linux.sysctl if spec.linux else None) or {}).get(key, value) != value:
+                message = f"is {value!r}, and $.linux.sysctl[{key!r}] says something else"
+                raise SpecError([Problem("$.domainname", message, "config.md#domainname")])
         b.init(op, value, text=value)

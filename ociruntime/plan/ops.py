@@ -144,6 +144,7 @@ OPS: Final = _table(
     die_with: slot parent
     setxattr: slot dir, str name, data value
     own_stdio: num uid
+    chroot: slot root
     hook: slot cwd, str path, list argv, list env, slot state, slot output, num timeout
     """
 )

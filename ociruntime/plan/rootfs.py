@@ -95,6 +95,11 @@ def pivot_root(b: Builder, root: int) -> None:
     b.init("pivot_root", root, text="the rootfs is / from here on, and the host's tree is out of reach")
 
 
+def change_root(b: Builder, root: int) -> None:
+    """Change into a rootfs that hangs nowhere: the mount namespace is not the container's own, and nothing is mounted in it."""
+    b.init("chroot", root, text="the rootfs is / from here on, and hangs nowhere in the mount namespace")
+
+
 def finish_root(b: Builder, spec: RuntimeSpec, root: int) -> None:
     """What holds for the root when everything in it is done: propagation and read-only."""
     assert spec.root is not None

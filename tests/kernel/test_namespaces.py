@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +87,54 @@ def test_what_is_not_listed_is_the_callers(make_bundle: MakeBundle, state_root: 
     with oci.Container.run(prefix, bundle, root=state_root) as container:
         ours, theirs = inodes(os.getpid()), inodes(container.pid)
         assert {kind for kind in FILES if ours[kind] != theirs[kind]} == {"mount"}
+
+
+@pytest.mark.parametrize("where", ["inherited", "joined", "inherited-hooks"])
+def test_a_mount_namespace_that_is_not_its_own(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path, where: str
+) -> None:
+    """What it mounts shows in no mount namespace, and goes with it."""
+    spec = with_namespaces({}).without_namespace(oci.spec.NamespaceType.MOUNT)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("bound\n")
+    spec = spec.with_mount(oci.spec.Mount(destination="/bound", type="bind", source=str(source), options=("rbind", "ro")))
+    if where == "inherited-hooks":
+        hook = oci.spec.Hook(path="/bin/busybox", args=("sh", "-c", "cat dev/null && ls proc/self > seen"))
+        spec = spec.evolve(hooks=oci.spec.Hooks(create_container=(hook,)))
+    with contextlib.ExitStack() as stack:
+        other = os.getpid()
+        if where == "joined":
+            command = ["unshare", "--mount", "--kill-child", "--fork", "sleep", "1000"]
+            holder = stack.enter_context(subprocess.Popen(command))
+            stack.callback(holder.kill)
+            deadline = time.monotonic() + 20
+            while (other := _child_in_new(holder.pid, "mount")) == 0:
+                assert time.monotonic() < deadline, "unshare did not start"
+                time.sleep(0.01)
+            spec = spec.with_namespace(oci.spec.NamespaceType.MOUNT, f"/proc/{other}/ns/mnt")
+        bundle = make_bundle(spec)
+        before = Path(f"/proc/{other}/mounts").read_text()
+        with oci.Container.create(prefix, bundle, root=state_root) as container:
+            container.start()
+            assert inodes(container.pid)["mount"] == inodes(other)["mount"]
+            script = "cat /bound/file; touch /bound/x 2>&1; ls -d /dev/null /proc/1; cat /proc/1/comm; cat /proc/keys 2>&1 | wc -c; pwd; ls /"
+            shown = say(container, "sh", "-c", script).split()
+            assert shown[:1] == ["bound"]
+            assert {"Read-only", "/dev/null", "/proc/1", "sleep"} <= set(shown)
+            assert "boot" not in shown  # the host's tree
+            assert ("seen" in shown) is (where == "inherited-hooks")
+            assert Path(f"/proc/{other}/mounts").read_text() == before
+        assert Path(f"/proc/{other}/mounts").read_text() == before
+
+
+def _child_in_new(parent: int, kind: str) -> int:
+    """The child of a process when it has a namespace other than ours, or 0."""
+    try:
+        child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
+        return child if inodes(child)[kind] != inodes(os.getpid())[kind] else 0
+    except (IndexError, FileNotFoundError):
+        return 0
 
 
 @pytest.mark.parametrize(
@@ -207,6 +257,24 @@ def test_a_path_that_is_not_that_namespace(
         oci.Container.create(prefix, bundle, root=state_root)
     assert caught.value.problems[0].path == f"$.linux.namespaces[{index}].path"
     assert oci.Container.list(root=state_root) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("uts", lambda spec: spec),
+        ("network", lambda spec: spec.evolve(linux=spec.linux.evolve(sysctl={"net.core.somaxconn": "4096"}))),
+        ("ipc", lambda spec: spec.evolve(linux=spec.linux.evolve(sysctl={"kernel.shmmni": "4096"}))),
+    ],
+)
+def test_the_callers_own_namespace_is_not_changed(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str, change: Callable[[oci.RuntimeSpec], oci.RuntimeSpec]
+) -> None:
+    spec = with_namespaces({kind: f"/proc/{os.getpid()}/ns/{FILES[kind]}"})
+    with pytest.raises(oci.SpecError, match="is the namespace that we are in"):
+        oci.Container.create(prefix, make_bundle(change(spec)), root=state_root)
+    with oci.Container.run(prefix, make_bundle(spec.evolve(hostname=None)), root=state_root) as container:  # joined it may be
+        assert inodes(container.pid)[kind] == inodes(os.getpid())[kind]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ HYBRID = Host(
 PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
 USER_V2 = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
 BOOTED = PURE_V2._replace(systemd=Systemd(False, PURE_V2.hierarchies[0]))
+NEW = Host((6, 18), "x86_64", 0, 40, ())
 NONE = Host((6, 1), "aarch64", 0, 40, ())
 NOWHERE = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
 LIMITS = {"memory": {"limit": 67108864, "swap": 100663296}, "pids": {"limit": 50}, "cpu": {"shares": 1024, "quota": 5000}}
@@ -122,6 +123,11 @@ def hooked(*kinds: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
 
 
 CASES = {
+    "no-mount-namespace": lambda: compiled(config(drop("mount")), NEW),
+    "joined-mount": lambda: compiled(config(both(hooked("createContainer"), joined("mount"))), NEW),
+    "exec-no-mount-namespace": lambda: compile_exec(
+        config().process, config(drop("mount")), NONE, namespaces=0x6C000000, cgroups=(), container_id="c1", pid=42
+    ),
     "hooks": lambda: compiled(
         config(hooked("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")), NONE
     ),
@@ -267,6 +273,10 @@ BAD = {
     "namespace unknown": (lambda d: d["linux"]["namespaces"].append({"type": "x"}), r"namespaces\[5\]\.type"),
     "hostname without uts": (drop("uts"), r"\$\.hostname"),
     "domainname without uts": (lambda d: (d.pop("hostname"), d.update(domainname="x"), drop("uts")(d)), r"\$\.domainname"),
+    "domainname and sysctl": (
+        lambda d: (d.update(domainname="a"), linux(sysctl={"kernel.domainname": "b"})(d)),
+        r"\$\.domainname.*says something else",
+    ),
     "sysctl of the host": (linux(sysctl={"kernel.panic": "1"}), r"\$\.linux\.sysctl\['kernel.panic'\]"),
     "sysctl of vm": (linux(sysctl={"vm.swappiness": "1"}), r"\$\.linux\.sysctl"),
     "sysctl of the host's net": (lambda d: (drop("network")(d), linux(sysctl={"net.core.somaxconn": "1"})(d)), r"network"),
@@ -305,7 +315,10 @@ BAD = {
     "device unknown": (linux(devices=[{"path": "/dev/x", "type": "z"}]), r"\$\.linux\.devices\[0\]\.type"),
 }
 UNSUPPORTED = {
-    "no mount namespace": (drop("mount"), r"\$\.linux\.namespaces"),
+    "user namespace without a mount namespace": (
+        lambda d: (mapped(ONE, ONE)(d), drop("mount")(d)),
+        r"\$\.linux\.namespaces: a user namespace needs a mount",
+    ),
     "apparmor": (process(apparmorProfile="x"), r"\$\.process\.apparmorProfile.*apparmor is not active"),
     "selinux": (process(selinuxLabel="x"), r"\$\.process\.selinuxLabel.*selinux is not active"),
     "SCHED_ISO": (process(scheduler={"policy": "SCHED_ISO"}), r"\$\.process\.scheduler\.policy"),
@@ -370,6 +383,7 @@ def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
 @pytest.mark.parametrize(
     ("host", "change", "place"),
     [
+        (NONE, drop("mount"), r"\$\.linux\.namespaces: .* needs Linux 6\.15"),
         (USER, mapped([(0, 0, 1)], ONE), r"uidMappings\[0\]: host ids 0-0 are not given to user 1000"),
         (USER, mapped(WIDE, [(0, 1000, 1), (1, 100001, 65536)]), r"gidMappings\[1\]: host ids 100001-165536"),
         (USER._replace(idmap_helpers=None), mapped(WIDE, ONE), r"newuidmap \(Debian: uidmap\)"),
