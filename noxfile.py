@@ -86,9 +86,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The walk-through: a SIF file from its making to its unmounting, told step by step."""
+    """The walk-through: a SIF file from its making to its unmounting, told step by step. Then the other examples."""
     install(session)
     session.run("python", "examples/walkthrough.py")
+    for name in ("live_output", "timeouts", "many_at_once", "with_asyncio"):
+        session.run("python", f"examples/{name}.py")
 
 
 @nox.session

@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Programs that take too long or too much: what is left of them is their output, and nothing else."""
+
+from __future__ import annotations
+
+from common import expect, place
+
+import ociruntime as oci
+
+
+def main() -> None:
+    with place() as (rootfs, state):
+        slow = ["sh", "-c", "trap '' TERM; echo begun; sleep 1000 & sleep 1000"]
+        result = oci.run(rootfs, slow, capture_output=True, text=True, timeout=0.5, root=state)
+        print(f"too slow: {result.timed_out=}, {result.signal=}, {result.stdout=}, after {result.duration:.2f} s")
+        expect((result.timed_out, result.signal, result.stdout), (True, 9, "begun\n"))
+
+        big = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]
+        result = oci.run(rootfs, big, capture_output=True, text=True, memory="32M", root=state)
+        print(f"too big: {result.oom_killed=}, {result.returncode=}, at most {result.usage.peak_memory >> 20} MiB")
+        expect((result.oom_killed, result.returncode), (True, -9))
+
+        try:
+            oci.run(rootfs, ["sh", "-c", "echo no such thing >&2; exit 3"], capture_output=True, check=True, root=state)
+        except oci.ProcessError as error:
+            print(f"checked: {error}")
+        else:
+            expect("no error", "a ProcessError")
+        expect(oci.Container.list(root=state), [])
+
+
+if __name__ == "__main__":
+    main()
