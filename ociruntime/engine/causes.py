@@ -42,7 +42,13 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("setresuid", errno.EINVAL): ("the user is not mapped in the user namespace", "add it to linux.uidMappings"),
     ("setresgid", errno.EINVAL): ("the group is not mapped in the user namespace", "add it to linux.gidMappings"),
     ("open_tree", errno.ENOENT): ("the source does not exist on the host", "make it, or correct the mount's source"),
+    ("open_tree", errno.EINVAL): ("something is mounted below it, which a user namespace may not take off", "use rbind"),
     ("open", errno.ENOENT): ("it does not exist", ""),
+    ("fsopen", errno.EPERM): ("it is not for user namespaces", "let the host mount it, and bind it"),
+    ("fsmount", errno.EPERM): (
+        "the kernel gives this filesystem to the owner of its namespace only",
+        "let the host mount it, and bind it",
+    ),
     ("target", errno.ENOTDIR): ("something on the way is not a directory, or a directory is to be mounted on a file", ""),
     ("target", errno.EISDIR): ("a file is to be mounted on a directory", ""),
     ("target", errno.EROFS): ("the mount point is missing and the root is read-only", "add the mount point to the image"),

@@ -108,5 +108,6 @@ def test_a_peer_runs_what_is_valid(runtime: str, name: str, make_bundle: MakeBun
     command = [program, "--root", str(tmp_path / "peer"), "run", "--bundle", str(bundle.path), prefix]
     if runtime == "crun" and UNIFIED.is_mount():  # crun does without the hybrid mode
         command = ["unshare", "-m", "sh", "-c", f'umount {UNIFIED} && exec "$@"', "-", *command]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    # A pipe and not /dev/null: crun gives its standard streams to the root of the user namespace, the host's null device included.
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

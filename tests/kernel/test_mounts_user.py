@@ -1,0 +1,216 @@
+"""Mounts in a user namespace: flags that are locked, filesystems that need a namespace of their own, users without privileges."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+
+from .mounting import Runner, bind, parse, tmpfs
+
+pytestmark = pytest.mark.root
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def user(run: Runner) -> Runner:
+    run.user = True
+    return run
+
+
+@pytest.fixture
+def locked(tree: Path) -> Iterator[Path]:
+    """A mount of the host whose flags a user namespace may not take away."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nosuid,nodev,noexec,mode=755", "none", tree / "dir"], check=True)
+    (tree / "dir/below").write_text("below\n")
+    yield tree
+    subprocess.run(["umount", "-l", tree / "dir"], check=True)
+
+
+def without(*kinds: str) -> Callable[[dict[str, Any]], None]:
+    def change(d: dict[str, Any]) -> None:
+        d["linux"]["namespaces"] = [n for n in d["linux"]["namespaces"] if n["type"] not in kinds]
+        if "ipc" in kinds:
+            d["mounts"] = [m for m in d["mounts"] if m.get("type") != "mqueue"]
+        if "pid" in kinds:
+            d["mounts"] = [m for m in d["mounts"] if m.get("type") != "proc"]
+
+    return change
+
+
+def test_what_only_the_caller_may_open_can_be_bound(user: Runner, locked: Path) -> None:
+    """Directories that nobody else may enter, and a tree with mounts of which only the upper part is wanted."""
+    locked.chmod(0o700)
+    assert os.stat(locked.parent).st_mode & 0o077 == 0
+    table = parse(user("cat /b/below; cat /proc/self/mountinfo", bind(locked / "dir", "/b", "bind"), bind(locked, "/top", "bind")))
+    assert "/top" in table
+    assert "/top/dir" not in table
+
+
+def test_readonly_keeps_the_other_flags(user: Runner, locked: Path) -> None:
+    table = user.table(
+        bind(locked / "dir", "/ro", "bind", "ro"), bind(locked, "/rro", "rbind", "rro"), bind(locked / "dir", "/plain", "bind")
+    )
+    for point in ("/ro", "/rro/dir", "/plain"):
+        assert {"nosuid", "nodev", "noexec"} <= table[point].options, point
+    assert "ro" in table["/ro"].options & table["/rro/dir"].options
+    assert "ro" not in table["/plain"].options
+
+
+def test_propagation_through_a_user_namespace(user: Runner, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", shared], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", shared], check=True)
+        (shared / "in").mkdir()
+
+        def change(d: dict[str, Any]) -> None:
+            d["process"]["args"] = ["sleep", "100"]
+
+        bundle = user.bundle(
+            bind(shared, "/slave", "rbind", "rslave"), bind(shared, "/private", "rbind", "rprivate"), change=change
+        )
+        with oci.Container.run(prefix, bundle, root=state_root) as container:
+            subprocess.run(["mount", "-t", "tmpfs", "none", shared / "in"], check=True)
+            (shared / "in/seen").touch()
+            shown = container.exec(["sh", "-c", "ls /slave/in /private/in | grep -v :"], capture_output=True, text=True)
+            assert shown.stdout.split() == ["seen"]
+    finally:
+        subprocess.run(["umount", "-R", "-l", shared], check=True)
+
+
+def test_the_ids_of_the_user_namespace_on_a_mount(user: Runner, tree: Path) -> None:
+    os.chown(tree / "file", 7, 8)
+    script = "stat -c '%u %g' /i/file /b/file; touch /i/new"
+    assert user(script, bind(tree, "/i", "bind", "idmap"), bind(tree, "/b", "bind", "ro")).splitlines() == ["7 8", "65534 65534"]
+    assert os.stat(tree / "new").st_uid == 0
+
+
+def test_sysfs_of_a_network_namespace_that_is_not_owned(user: Runner) -> None:
+    out = user("ls /sys/class/net >/dev/null && ls -A /sys/fs/cgroup && cat /proc/self/mountinfo", change=without("network"))
+    table = parse(out)
+    assert " - " in out.split("\n", 1)[0], "the host's cgroups are shown"
+    below = [line for point, line in table.items() if point == "/sys" or point.startswith("/sys/")]
+    assert len(below) > 1
+    assert all("ro" in line.options for line in below)
+
+    def writable(d: dict[str, Any]) -> None:
+        without("network")(d)
+        next(m for m in d["mounts"] if m["type"] == "sysfs")["options"].remove("ro")
+
+    with pytest.raises(oci.UnsupportedError, match=r"\$\.mounts\[5\].*network namespace"):
+        user("true", change=writable)
+
+
+@pytest.mark.parametrize(("kind", "lost", "place"), [("mqueue", "ipc", "/dev/mqueue"), ("proc", "pid", "/proc")])
+def test_filesystems_of_namespaces_that_are_not_owned(user: Runner, kind: str, lost: str, place: str) -> None:
+    mount = {"type": kind, "source": kind, "destination": place}
+
+    def change(d: dict[str, Any]) -> None:
+        without(lost)(d)
+        d["mounts"].append(mount)
+
+    with pytest.raises(oci.UnsupportedError, match=rf"\$\.mounts\[5\]: {kind} .*{lost} namespace.*bind {place}"):
+        user("true", change=change)
+
+
+def test_ids_that_are_not_mapped_are_named(user: Runner) -> None:
+    with pytest.raises(oci.SpecError, match=r"\$\.mounts\[6\]\.options: gid 70000 is not mapped"):
+        user("true", tmpfs("/t", "gid=70000"))
+    assert user("stat -c '%u %g' /t", tmpfs("/t", "uid=3", "gid=5", "mode=700")) == "3 5\n"
+
+
+def test_a_filesystem_for_the_hosts_root_only(user: Runner) -> None:
+    error = user.refused({"type": "ext4", "source": "/dev/vda", "destination": "/x"})
+    assert error.errno == errno.EPERM
+
+
+def test_devices_are_the_hosts(user: Runner) -> None:
+    fuse = {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}
+    pipe = {"path": "/dev/pipe", "type": "p", "fileMode": 0o640, "uid": 1, "gid": 2}
+    shown = user(
+        "stat -c '%n %t:%T %F %a %u:%g' /dev/fuse /dev/null /dev/pipe", change=lambda d: d["linux"].update(devices=[fuse, pipe])
+    )
+    mode = format(os.stat("/dev/fuse").st_mode & 0o777, "o")
+    assert shown.splitlines() == [
+        f"/dev/fuse a:e5 character special file {mode} 65534:65534", "/dev/null 1:3 character special file 666 65534:65534",
+        "/dev/pipe 0:0 fifo 640 1:2",
+    ]  # fmt: skip
+    error = user.refused(change=lambda d: d["linux"].update(devices=[{**fuse, "minor": 3}]))
+    assert (error.op, error.errno) == ("prove_dev", errno.ENODEV)
+    error = user.refused(change=lambda d: d["linux"].update(devices=[{**fuse, "path": f"/dev/{user.name}"}]))
+    assert (error.op, error.errno) == ("open", errno.ENOENT)
+
+
+ROOTLESS = """
+import ctypes, os, sys
+import ociruntime as oci, ociruntime.host
+warm, path, root, prefix, uid = *sys.argv[1:5], int(sys.argv[5])
+script = "cat /proc/self/mountinfo"
+run = lambda bundle, root: oci.run(bundle, ["sh", "-c", script], capture_output=True, text=True, root=root, container_id=prefix, check=True).stdout
+run(oci.Bundle.load(warm), root + "-warm")   # everything is imported as root
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
+ociruntime.host._probe.cache_clear()
+bundle = oci.Bundle.load(path)
+print(run(bundle, root))
+for options, kind in ((["rbind", "rdev"], oci.StepError), (["rbind", "noatime"], oci.StepError), (["rbind", "idmap"], oci.UnsupportedError),
+                      (["bind", "ro"], oci.StepError)):
+    mount = oci.spec.Mount(destination="/x", source=sys.argv[6], options=tuple(options))
+    changed = oci.Bundle.load(path)
+    changed.spec = bundle.spec.evolve(mounts=(*bundle.spec.mounts, mount))
+    try:
+        run(changed, root)
+    except kind as error:
+        print("refused:", error)
+    else:
+        raise AssertionError(options)
+    assert [name for name in os.listdir(root) if not name.startswith(".")] == []
+"""
+
+
+def test_a_user_without_privileges(
+    run: Runner, locked: Path, state_root: Path, prefix: str, tmp_path: Path, script: Script
+) -> None:
+    uid = 40000 + os.getpid() % 20000
+    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
+    inner = locked / "dir"
+    mounts = (
+        oci.spec.Mount(destination="/ro", source=str(inner), options=("bind", "ro")),
+        oci.spec.Mount(destination="/all", source=str(locked), options=("rbind", "rro")),
+        oci.spec.Mount(destination="/cg", type="cgroup2", source="cgroup"),
+    )
+    namespaces = (*(spec.linux.namespaces or ()), oci.spec.Namespace(type="cgroup")) if spec.linux else ()
+    assert spec.linux is not None
+    bundles = []
+    for number, each in enumerate(
+        (spec, spec.evolve(mounts=(*(spec.mounts or ()), *mounts), linux=spec.linux.evolve(namespaces=namespaces)))
+    ):
+        bundle = run._make(each, name=f"b{number}")
+        for path in (bundle.path, bundle.path / "config.json", bundle.rootfs, *bundle.rootfs.iterdir()):
+            os.chown(path, uid, uid)
+        bundles.append(bundle)
+    state_root.mkdir()
+    os.chown(state_root, uid, uid)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_mode & 0o055 != 0o055 and path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    done = script(ROOTLESS, bundles[0].path, bundles[1].path, state_root, prefix, uid, locked)
+    table = parse(done.stdout)
+    for point in ("/ro", "/all/dir"):
+        assert {"ro", "nosuid", "nodev", "noexec"} <= table[point].options, point
+    assert "ro" in table["/all"].options
+    assert table["/cg"].fstype == "cgroup2"
+    refused = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert ["locked" in line for line in refused] == [True, True, False, False]
+    assert "needs root" in refused[2]
+    assert "EINVAL" in refused[3]
+    assert "rbind" in refused[3]
