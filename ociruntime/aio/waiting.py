@@ -61,8 +61,9 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
     """Whether something comes to its end in time."""
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout) as limit:
+        async with limit:
             await wait
     except TimeoutError:
         if not limit.expired():

@@ -148,7 +148,7 @@ def _addresses(user: bool) -> Iterator[tuple[str | bytes, bool]]:
     yield (f"{runtime}/systemd/private" if user else "/run/systemd/private"), True
     for address in os.environ.get(variable, "").split(";"):
         kind, _, rest = address.partition(":")
-        options = dict(option.partition("=")[::2] for option in rest.split(","))
+        options = {key: value for key, _, value in (option.partition("=") for option in rest.split(","))}
         if kind == "unix" and "path" in options:
             yield options["path"], False
         elif kind == "unix" and "abstract" in options:

@@ -48,7 +48,7 @@ def run(kind: str, hook: Hook, state: State) -> None:
             child = subprocess.Popen(
                 hook.args,
                 executable=hook.path,
-                env=dict(entry.partition("=")[::2] for entry in hook.env),
+                env={name: value for name, _, value in (entry.partition("=") for entry in hook.env)},
                 cwd=state.bundle if os.path.isdir(state.bundle) else "/",
                 stdin=document,
                 stdout=output,

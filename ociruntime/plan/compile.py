@@ -96,6 +96,7 @@ def compile_create(
         check_foreign_tree(spaces, host)
     # In a mount namespace that is joined only what was copied there can be mounted on.
     early = host.privileged and (spaces.user if own_tree else "mount" not in own)
+    root = NO_SLOT
     if early:
         b.phase = "Still in the caller's namespaces"
         root = copy_root(b, spec, rootfs, early=True)

@@ -51,7 +51,8 @@ class Watch:
         ready = [fd for fd, _ in self._epoll.poll(-1 if timeout is None else max(0.0, timeout))]
         for fd in ready:
             if fd in self._handlers:
-                kinds += [kind for kind in self._handlers[fd]() if kind not in kinds]
+                found: list[EventKind] = self._handlers[fd]()
+                kinds.extend(kind for kind in found if kind not in kinds)
         if self._pidfd in ready:
             # The kernel tells of a kill for want of memory when it has counted it; the end may be known first.
             if oom_kills(self._paths) > self._kills and "oom" not in kinds:
