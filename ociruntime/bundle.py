@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from .overrides import Overrides
     from .plan import Plan
     from .plan.cgroups import Manager
+    from .plan.template import Template
     from .sif import OciImageConfig, SifImage
     from .spec import RuntimeSpec, User
 
 __all__ = ["Bundle"]
 
 StrPath = str | os.PathLike[str]
+_REMEMBERED = 8
+"""How many changed configs of one bundle are kept."""
 
 
 class Bundle:
@@ -30,6 +33,8 @@ class Bundle:
         self.path = Path(os.path.abspath(path))
         self._config = config  # None: not made yet of a spec
         self._spec: RuntimeSpec | None = None
+        self._template: tuple[tuple[object, ...], Template] | None = None
+        self._changed: dict[object, Bundle] = {}
         self._mounted = mounted
 
     # ---- making ----
@@ -142,6 +147,7 @@ class Bundle:
         spec.save(self.path / "config.json")
         self._config = (self.path / "config.json").read_bytes()
         self._spec = spec
+        self._changed.clear()
 
     def with_args(self, args: Sequence[str]) -> Bundle:
         """This bundle with another program; config.json stays as it is."""
@@ -151,14 +157,35 @@ class Bundle:
 
     def with_process(self, **changes: Any) -> Bundle:
         """This bundle with members of its process changed; config.json stays as it is."""
+        return self._memoized(("process", *changes.items()), lambda: self._with_process(**changes))
+
+    def _with_process(self, **changes: Any) -> Bundle:
         if self.spec.process is None:
             raise BundleError(f"{self.path}: the config has no process to change")
         return self._with_spec(self.spec.evolve(process=self.spec.process.evolve(**changes)))
 
     def with_overrides(self, overrides: Overrides) -> Bundle:
         """This bundle with a config that is changed for one container; config.json stays as it is. Raises as `Overrides.apply`."""
+        if isinstance(overrides.user, str | int):
+            return self._with_overrides(overrides)  # by the files of the root filesystem, which may change
+        return self._memoized((overrides.key(), os.getcwd()), lambda: self._with_overrides(overrides))
+
+    def _with_overrides(self, overrides: Overrides) -> Bundle:
         changed = overrides.apply(self.spec, self.rootfs)
         return self if changed is self.spec else self._with_spec(changed)
+
+    def _memoized(self, key: object, make: Callable[[], Bundle]) -> Bundle:
+        """The same bundle for the same change, with all that was found out about it: who runs many containers pays once."""
+        try:
+            found = self._changed.get(key)
+        except TypeError:
+            return make()  # not hashable
+        if found is None:
+            found = make()
+            while len(self._changed) >= _REMEMBERED:
+                self._changed.pop(next(iter(self._changed)), None)
+            self._changed[key] = found
+        return found
 
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
@@ -181,16 +208,26 @@ class Bundle:
         """
         from .host import Host
         from .plan.compile import compile_create
+        from .plan.template import Template, usable
 
-        return compile_create(
-            self.spec,
-            host or Host.probe(),
-            bundle=str(self.path),
-            container_id=container_id,
-            gate=gate,
-            manager=cgroup_manager,
-            die_with_parent=die_with_parent,
-        )
+        where = host or Host.probe()
+        if not usable(self.spec, cgroup_manager):
+            return compile_create(
+                self.spec,
+                where,
+                bundle=str(self.path),
+                container_id=container_id,
+                gate=gate,
+                manager=cgroup_manager,
+                die_with_parent=die_with_parent,
+            )
+        key = (self.spec, where, gate, cgroup_manager, die_with_parent)
+        if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
+            template = Template(
+                self.spec, where, bundle=str(self.path), gate=gate, manager=cgroup_manager, die_with_parent=die_with_parent
+            )
+            self._template = key, template
+        return self._template[1].plan(container_id)
 
     def umount(self) -> None:
         """Undo `from_sif`: unmount the rootfs and remove the directory.

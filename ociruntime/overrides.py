@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -102,7 +102,7 @@ class Overrides(NamedTuple):
     env: Env | None = None
     cwd: str | None = None
     user: UserLike | None = None
-    mounts: Iterable[MountLike] | None = None
+    mounts: tuple[MountLike, ...] | None = None
     memory: int | str | None = None
     cpus: float | None = None
     pids: int | None = None
@@ -114,6 +114,11 @@ class Overrides(NamedTuple):
     no_new_privileges: bool | None = None
     apparmor_profile: str | None = None
     selinux_label: str | None = None
+
+    def key(self) -> tuple[object, ...]:
+        """A value that is equal for equal changes, and hashable when they are."""
+        env = self.env
+        return self._replace(env=None), tuple(env.items() if isinstance(env, Mapping) else env or ())
 
     def apply(self, spec: RuntimeSpec, rootfs: Path) -> RuntimeSpec:
         """The config with the changes. Raises ValueError, TypeError, BundleError: one of them cannot be."""

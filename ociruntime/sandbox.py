@@ -130,7 +130,8 @@ def run(
     What interrupts the call, KeyboardInterrupt for example, kills the container too; the exception has the output so far in its
     attribute ``result``, a `Result`.
     """
-    overrides = Overrides(words(args), env, cwd, user, mounts, memory, cpus, pids, network, read_only, hostname)
+    wanted = None if mounts is None else tuple(mounts)
+    overrides = Overrides(words(args), env, cwd, user, wanted, memory, cpus, pids, network, read_only, hostname)
     with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
         made_of = source(image, overrides)
         name = container_id or new_id()

@@ -43,6 +43,8 @@ async def run(
     Arguments and errors are those of `ociruntime.run`.
     """
     given = checked("run", options, RunOptions)
+    if given.get("mounts") is not None:
+        given["mounts"] = tuple(given["mounts"])
     overrides = Overrides(words(args), **{name: value for name, value in given.items() if name in Overrides._fields})
     check, timeout = given.get("check", False), given.get("timeout")
     with streams_of(given, Codec.of(text, encoding, errors)) as streams:

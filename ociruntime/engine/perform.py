@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ from .native import check, lib
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
+    from ..seccomp import Filter as Compiled
+    from ..spec import Seccomp
     from .hooks import Hooks
 
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
@@ -198,7 +201,7 @@ class Performance:
                 opened.append(os.open(str(step.arguments()["into"]), _O_PATH | os.O_DIRECTORY))
                 into = opened[-1]
             lasting = any(entry.kind == "parent" for entry in self.plan.inputs)
-            program = encode([(n, s.op, self._values(s)) for n, s in self.plan.init_steps()], len(inputs))
+            program = _program(tuple([(n, s.op, self._values(s)) for n, s in self.plan.init_steps()]), len(inputs))
             launched = Init.launch(
                 program,
                 flags=self.plan.clone_flags,
@@ -216,17 +219,39 @@ class Performance:
         self._at += 1
         return launched
 
-    def _values(self, step: Step) -> Sequence[object]:
+    def _values(self, step: Step) -> tuple[object, ...]:
         if step.op != "seccomp":
             return step.values
         from ..plan.model import Filter
-        from ..seccomp import compile_profile
 
         flags, wanted, out = step.values
         assert isinstance(wanted, Filter)
         assert isinstance(flags, int)
-        compiled = compile_profile(wanted.profile, cache_dir=self._cache)
+        compiled = _filter(wanted.profile, self._cache)
         return (flags | compiled.flags, compiled.program, out)
+
+
+_filters: list[tuple[Seccomp, Compiled]] = []
+"""The last filters by the very objects that they were asked for: comparing a profile takes longer than all the rest of a lookup."""
+_FILTERS: Final = 8
+
+
+def _filter(profile: Seccomp, cache: Path | None) -> Compiled:
+    from ..seccomp import compile_profile
+
+    for known, compiled in tuple(_filters):
+        if known is profile:
+            return compiled
+    compiled = compile_profile(profile, cache_dir=cache)
+    _filters.insert(0, (profile, compiled))
+    del _filters[_FILTERS:]
+    return compiled
+
+
+@lru_cache(maxsize=16)
+def _program(steps: tuple[tuple[int, str, tuple[object, ...]], ...], inputs: int) -> bytes:
+    """The steps of the init as it takes them: the same ones for every container of a config."""
+    return encode(steps, inputs)
 
 
 def _open(entry: Input) -> int:

@@ -244,6 +244,21 @@ def test_an_image(busybox_sif: Path, sh: Sh) -> None:
         oci.run(busybox_sif.parent / "not-a.sif", ["true"])
 
 
+def test_what_is_remembered_of_a_bundle_follows_its_config(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    def run(args: list[str], **options: Any) -> str:
+        return str(oci.run(bundle, args, stdout=PIPE, text=True, root=state_root, **options).stdout)
+
+    for turn in range(12):
+        assert run(["echo", str(turn)]) == f"{turn}\n"
+        assert run(["sh", "-c", "echo $X"], env={"X": str(turn % 2)}) == f"{turn % 2}\n"
+    for name in ("first", "second"):
+        bundle.spec = bundle.spec.evolve(hostname=name)
+        for _ in range(2):
+            assert run(["hostname"]) == f"{name}\n"
+    plans = [bundle.plan(container_id=f"{prefix}-{n}", gate=gate) for n in range(2) for gate in (True, False)]
+    assert len(set(map(str, plans))) == 4
+
+
 def test_from_many_threads(bundle: oci.Bundle, state_root: Path) -> None:
     failures: list[object] = []
 

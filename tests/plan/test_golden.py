@@ -18,6 +18,7 @@ from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.ops import OPS
+from ociruntime.plan.template import Template, usable
 from ociruntime.spec import RuntimeSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -196,6 +197,23 @@ def test_a_plan_is_a_value(name: str) -> None:
     assert [step["step"] for step in document["steps"]] == list(range(1, len(plan.steps) + 1))
     for number, step in plan.init_steps():
         assert len(step.values) == len(OPS[step.op].fields), (number, step)
+
+
+@pytest.mark.parametrize("host", [HYBRID, PURE_V2, NONE])
+@pytest.mark.parametrize("path", [None, "a/b", "/x/idX/c1"])
+@pytest.mark.parametrize("gate", [True, False])
+def test_a_template_gives_the_plans_that_compiling_gives(host: Host, path: str | None, gate: bool) -> None:
+    def change(d: dict) -> None:  # type: ignore[type-arg]
+        d["linux"] |= {"cgroupsPath": path} if path else {}
+        d["linux"]["resources"] = LIMITS if host is not NONE else {}
+
+    spec = config(change)
+    template = Template(spec, host, bundle="/bundle", gate=gate, manager="cgroupfs", die_with_parent=gate)
+    for name in ("c1", "a", "x-1_2+3.4", "oci" * 100):
+        expected = compile_create(spec, host, bundle="/bundle", container_id=name, gate=gate, die_with_parent=gate)
+        assert template.plan(name) == expected
+    assert not usable(spec, "systemd")
+    assert not usable(config(lambda d: d["linux"].update(intelRdt={})), "cgroupfs")
 
 
 PURE = """

@@ -1,0 +1,70 @@
+"""A plan for any container of a config: compiled once, with the id put in where it belongs. Pure, as compiling is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .compile import compile_create
+
+if TYPE_CHECKING:
+    from ..host import Host
+    from ..spec import RuntimeSpec
+    from .cgroups import Manager
+    from .model import Input, Plan, Step
+
+_ID: Final = "idX6f1c8e4b9d27a35"
+"""Stands for the container's id; nobody writes this into a config."""
+
+
+class Template:
+    """A compiled config, for the cgroupfs manager or none, whose plans differ by the container's id only.
+
+    Arguments and errors are those of `compile_create`.
+    """
+
+    def __init__(self, spec: RuntimeSpec, host: Host, *, bundle: str, gate: bool, manager: Manager, die_with_parent: bool) -> None:
+        self._plan = plan = compile_create(
+            spec, host, bundle=bundle, container_id=_ID, gate=gate, manager=manager, die_with_parent=die_with_parent
+        )
+        self._steps = [index for index, step in enumerate(plan.steps) if _ID in repr(step)]
+        self._inputs = [index for index, entry in enumerate(plan.inputs) if _ID in repr(entry)]
+
+    def plan(self, container_id: str) -> Plan:
+        """The plan of one container."""
+        steps, inputs = list(self._plan.steps), list(self._plan.inputs)
+        for index in self._steps:
+            steps[index] = _step(steps[index], container_id)
+        for index in self._inputs:
+            inputs[index] = _input(inputs[index], container_id)
+        return self._plan._replace(
+            title=self._plan.title.replace(_ID, container_id),
+            steps=tuple(steps),
+            inputs=tuple(inputs),
+            cgroups=tuple([path.replace(_ID, container_id) for path in self._plan.cgroups]),
+        )
+
+
+def usable(spec: RuntimeSpec, manager: Manager) -> bool:
+    """Whether plans of a config differ by the bare id only: systemd's names escape it, and resctrl checks it."""
+    return manager != "systemd" and (spec.linux is None or spec.linux.intel_rdt is None)
+
+
+def _step(step: Step, container_id: str) -> Step:
+    values = step.values
+    if _ID in repr(values):
+        values = tuple([_value(value, container_id) for value in values])
+    return step._replace(values=values, text=step.text.replace(_ID, container_id))
+
+
+def _value(value: object, container_id: str) -> object:
+    if isinstance(value, str):
+        return value.replace(_ID, container_id)
+    if isinstance(value, bytes):
+        return value.replace(_ID.encode(), container_id.encode())
+    if isinstance(value, tuple):
+        return tuple([_value(item, container_id) for item in value])
+    return value
+
+
+def _input(entry: Input, container_id: str) -> Input:
+    return entry._replace(name=entry.name.replace(_ID, container_id), path=entry.path.replace(_ID, container_id))
