@@ -11,6 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # for type checkers true; importing typing would take longer than all the rest
 if TYPE_CHECKING:
+    from .attach import Attachment as Attachment
     from .bundle import Bundle as Bundle
     from .container import Container as Container
     from .errors import BundleError as BundleError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .events import Event as Event
     from .host import Host as Host
     from .lifecycle.prune import prune as prune
+    from .logs import LogRecord as LogRecord
     from .plan import Plan as Plan
     from .plan import Step as Step
     from .process import Process as Process
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "attach": "Attachment",
     "bundle": "Bundle",
     "container": "Container",
     "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
     "SifError SpecError StateError StepError UnsupportedError WrongStatus",
     "events": "Event",
     "host": "Host",
+    "logs": "LogRecord",
     "plan": "Plan Step",
     "process": "Process Result Usage",
     "lifecycle.prune": "prune",

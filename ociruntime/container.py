@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import IO, TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from .engine import cgroup
 from .engine.processes import Exit, abandon, signal_number, wait
@@ -14,6 +14,7 @@ from .execs import Executes
 from .lifecycle.status import allowed, current, first_process
 from .state import Entry, State, StateStore, Status
 from .streams import MaybeNone, Stdio, Streams
+from .supervised import Supervised
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from .spec import Resources, RuntimeSpec
     from .spec.base import Json
     from .stats import Stats
+    from .supervisor.client import Supervision
     from .terminal import Terminal
 
 __all__ = ["Container"]
 
 StrPath = str | os.PathLike[str]
+LogFormat = Literal["kubernetes", "json", "basic"]
 
 
 class CreateOptions(TypedDict, total=False):
@@ -44,9 +47,13 @@ class CreateOptions(TypedDict, total=False):
     cgroup_manager: Manager
     new_keyring: bool
     die_with_parent: bool
+    supervise: bool
+    log_path: StrPath | None
+    log_format: LogFormat
+    sync_socket: StrPath | None
 
 
-class Container(Executes):
+class Container(Executes, Supervised):
     """A container, wherever it was made: all that is known of it lies in the state directory.
 
     Make one with `create`, find one with `load` or `list`. As a context manager it is deleted, by force, at the end.
@@ -79,6 +86,10 @@ class Container(Executes):
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
         die_with_parent: bool = False,
+        supervise: bool = False,
+        log_path: StrPath | None = None,
+        log_format: LogFormat = "kubernetes",
+        sync_socket: StrPath | None = None,
     ) -> Self:
         """Create a container: everything but its process (runtime.md, Create).
 
@@ -98,6 +109,11 @@ class Container(Executes):
             new_keyring: whether its processes get a session keyring of their own instead of the caller's.
             die_with_parent: whether everything in it is killed when this process ends, however it ends. What is left is a stopped
                 container, for `delete` or `prune`.
+            supervise: whether it gets a supervisor, a process that owns its streams, keeps a log of what it prints, lets people
+                `attach`, and knows its exit code whoever asks; its input stays open. Any of the next three asks for one.
+            log_path: the log; by default one in the state directory, which keeps the last 8 to 16 MiB. ``/dev/null`` for none.
+            log_format: ``kubernetes``, ``json`` or ``basic``.
+            sync_socket: a listening Unix socket, which gets the state document at every change of the status.
 
         Raises:
             ContainerExists, StateError: the id is taken or not an id.
@@ -117,6 +133,7 @@ class Container(Executes):
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
+            supervision=_supervision(supervise, log_path, log_format, sync_socket),
             gate=True,
         )
 
@@ -137,6 +154,10 @@ class Container(Executes):
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
         die_with_parent: bool = False,
+        supervise: bool = False,
+        log_path: StrPath | None = None,
+        log_format: LogFormat = "kubernetes",
+        sync_socket: StrPath | None = None,
     ) -> Self:
         """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
         return cls._make(
@@ -151,6 +172,7 @@ class Container(Executes):
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
+            supervision=_supervision(supervise, log_path, log_format, sync_socket),
             gate=False,
         )
 
@@ -169,6 +191,7 @@ class Container(Executes):
         cgroup_manager: Manager,
         new_keyring: bool,
         die_with_parent: bool,
+        supervision: Supervision | None,
         gate: bool,
     ) -> Self:
         from .lifecycle.create import create
@@ -187,6 +210,7 @@ class Container(Executes):
                 cgroup_manager=cgroup_manager,
                 new_keyring=new_keyring,
                 die_with_parent=die_with_parent,
+                supervision=supervision,
                 gate=gate,
             )
         except BaseException:
@@ -342,6 +366,10 @@ class Container(Executes):
         document = self._entry.read()
         if "exit_code" in document:
             return document["exit_code"]
+        if "supervisor" in document:
+            from .lifecycle.supervise import wait_recorded
+
+            return wait_recorded(self._entry, document, self._pidfd, timeout)
         pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
@@ -419,3 +447,18 @@ class Container(Executes):
     def __del__(self) -> None:
         if getattr(self, "_pidfd", -1) >= 0:
             self._close()
+
+
+def _supervision(supervise: bool, log_path: StrPath | None, log_format: str, sync_socket: StrPath | None) -> Supervision | None:
+    if not supervise and log_path is None and log_format == "kubernetes" and sync_socket is None:
+        return None
+    from .supervisor.client import Supervision
+    from .supervisor.log import FORMATS
+
+    if log_format not in FORMATS:
+        raise ValueError(f"{log_format!r} is no format of a log: use one of {', '.join(FORMATS)}")
+    return Supervision(
+        os.path.abspath(log_path) if log_path is not None else None,
+        log_format,
+        os.path.abspath(sync_socket) if sync_socket is not None else None,
+    )

@@ -80,6 +80,16 @@ class StateDocument(TypedDict, total=False):
     """Whether the config has a process."""
     hooks: dict[str, list[tuple[str, Sequence[str], Sequence[str], int]]]
     """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
+    supervisor: list[int]
+    """Its pid and start time."""
+    sockets: list[str]
+    sync: bool
+    """Whether it passes every change of the status on."""
+    terminal: bool
+    log: list[str]
+    """Its path and format."""
+    log_lost: list[int]
+    log_error: str
 
 
 class State(NamedTuple):
@@ -95,9 +105,24 @@ class State(NamedTuple):
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
+    """Negative for the signal that killed it, as `subprocess` has it."""
     oom_killed: bool = False
     """Whether the kernel killed one of its processes for want of memory."""
     rootfs: str = ""
+    attach_socket: str = ""
+    control_socket: str = ""
+    log_path: str = ""
+    log_lost: tuple[int, int] = (0, 0)
+    """Entries of the log, and their bytes, that could not be written."""
+    log_error: str = ""
+
+    @property
+    def exit_desc(self) -> str:
+        """How it ended, for people; empty as long as that is not known."""
+        if self.exit_code is None:
+            return ""
+        how = f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exited with code {self.exit_code}"
+        return how + (", out of memory" if self.oom_killed else "")
 
     def to_oci(self) -> dict[str, object]:
         """The state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
@@ -117,9 +142,14 @@ class State(NamedTuple):
         times = (("createdAt", self.created_at), ("startedAt", self.started_at), ("finishedAt", self.finished_at))
         document.update({name: value for name, value in times if value})
         if self.exit_code is not None:
-            document["exitCode"] = self.exit_code
+            document["exitCode"] = self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
+            document["exitDesc"] = self.exit_desc
         if self.oom_killed:
             document["oomKilled"] = True
+        texts = (("attachSocket", self.attach_socket), ("controlSocket", self.control_socket), ("logPath", self.log_path))
+        document.update({name: value for name, value in texts if value})
+        if any(self.log_lost):
+            document["logLost"] = {"entries": self.log_lost[0], "bytes": self.log_lost[1], "error": self.log_error}
         return document
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -179,6 +209,13 @@ class Entry:
             raise self._damaged(str(error)) from error
         if not isinstance(document, dict) or document.get("id") != self.id or document.get("status") not in set(Status):
             raise self._damaged("it does not hold this container's id and a status")
+        if "supervisor" in document:
+            from .supervisor.record import read
+
+            try:
+                document.update(read(self.path))  # type: ignore[typeddict-item]
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
         return document
 
     def _damaged(self, why: str) -> StateError:
@@ -308,6 +345,8 @@ def state_of(document: StateDocument, *, frozen: bool = False) -> State:
         status = Status.STOPPED
     if status is Status.RUNNING and frozen:
         status = Status.PAUSED
+    sockets = ["", ""] if status is Status.STOPPED else document.get("sockets", ["", ""])
+    lost = document.get("log_lost", [0, 0])
     return State(
         id=document["id"],
         status=status,
@@ -321,4 +360,9 @@ def state_of(document: StateDocument, *, frozen: bool = False) -> State:
         exit_code=document.get("exit_code"),
         oom_killed=document.get("oom_killed", False),
         rootfs=document.get("rootfs", ""),
+        attach_socket=sockets[0],
+        control_socket=sockets[1],
+        log_path=document.get("log", [""])[0],
+        log_lost=(lost[0], lost[1]),
+        log_error=document.get("log_error", ""),
     )

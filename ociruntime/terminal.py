@@ -175,7 +175,7 @@ def interact(
         stream: the master of a terminal, or the socket of an attachment.
         resize: gets rows and columns when our terminal's size changes; None when there is no terminal on the other side.
         ended: a pidfd; behind the end of its process only what was written before is waited for.
-        stdin, stdout: descriptors of ours.
+        stdin, stdout: descriptors of ours; without a stdin, -1, nothing is typed.
         end_input: called when our input ends; by default the key for the end of file is typed.
         detach: the keys that end this call.
 
@@ -184,8 +184,9 @@ def interact(
     """
     with ExitStack() as stack:
         if resize is not None:
-            stack.enter_context(raw_mode(stdin))
-            stack.enter_context(following_size(stdin if os.isatty(stdin) else stdout, resize))
+            if stdin >= 0:
+                stack.enter_context(raw_mode(stdin))
+            stack.enter_context(following_size(stdin if stdin >= 0 and os.isatty(stdin) else stdout, resize))
         return _relay(stream, ended, stdin, stdout, end_input, detach)
 
 
@@ -198,7 +199,7 @@ def _relay(
         while True:
             poller = select.poll()
             poller.register(stream, select.POLLIN | (select.POLLOUT if typed else 0))
-            if listening and not typed:
+            if listening and stdin >= 0 and not typed:
                 poller.register(stdin, select.POLLIN)
             if ended >= 0:
                 poller.register(ended, select.POLLIN)

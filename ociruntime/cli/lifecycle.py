@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from typing import Any, Final
 
 import ociruntime as oci
 
 from ..errors import ContainerNotFound
-from ..terminal import interact
+from ..terminal import DetachKeys, interact
 from .common import (
     Forwarding,
     Parser,
@@ -22,6 +22,7 @@ from .common import (
 
 def _create(sub: Parser) -> None:
     container_argument(sub)
+    _supervised(sub)
     bundle_argument(sub)
     sub.add_argument("--config", metavar="FILE", help="in the place of the bundle's config.json")
     sub.add_argument("--pid-file", metavar="FILE", help="gets the pid of the container's process")
@@ -31,9 +32,16 @@ def _create(sub: Parser) -> None:
     sub.add_argument("--no-new-keyring", action="store_true", help="leave the caller's session keyring to the container")
 
 
+def _supervised(sub: Parser) -> None:
+    sub.add_argument("--supervise", action="store_true", help="with a supervisor: keeps a log, lets people attach")
+    sub.add_argument("--log-path", "-l", metavar="FILE", help="the log; by default one in the state directory (supervises)")
+    sub.add_argument("--log-format", dest="container_log_format", choices=("kubernetes", "json", "basic"), help="(supervises)")
+    sub.add_argument("--sync-socket", "-s", metavar="SOCKET", help="gets the state at every change of the status (supervises)")
+
+
 def _run(sub: Parser) -> None:
     _create(sub)
-    sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
+    sub.add_argument("--detach", "-d", action="store_true", help="do not wait; without a console socket it is supervised")
     sub.add_argument("--tty", "-t", action="store_true", help="with a terminal, whatever the config says")
     sub.add_argument("--interactive", "-i", action="store_true", help="accepted for compatibility: our input is always passed on")
     sub.add_argument("--keep", action="store_true", help="do not delete the container at its end")
@@ -53,37 +61,41 @@ def _delete(sub: Parser) -> None:
     sub.add_argument("--force", "-f", action="store_true", help="kill it first; a container that does not exist is no error")
 
 
+def wanted(o: argparse.Namespace) -> dict[str, Any]:
+    """What create and run are asked for, as `Container.create` takes it."""
+    supervised = o.supervise or o.container_log_format or o.log_path or o.sync_socket
+    return {
+        "root": o.root,
+        "pid_file": o.pid_file,
+        "console_socket": o.console_socket,
+        "preserve_fds": o.preserve_fds,
+        "cgroup_manager": o.cgroup_manager,
+        "new_keyring": not o.no_new_keyring,
+        "supervise": bool(supervised),
+        "log_path": o.log_path,
+        "log_format": o.container_log_format or "kubernetes",
+        "sync_socket": o.sync_socket,
+    }
+
+
 def create(o: argparse.Namespace) -> None:
-    oci.Container.create(
-        o.id,
-        oci.Bundle.load(o.bundle, config=o.config),
-        root=o.root,
-        pid_file=o.pid_file,
-        console_socket=o.console_socket,
-        preserve_fds=o.preserve_fds,
-        cgroup_manager=o.cgroup_manager,
-        new_keyring=not o.no_new_keyring,
-    )
+    oci.Container.create(o.id, oci.Bundle.load(o.bundle, config=o.config), **wanted(o))
 
 
 def run(o: argparse.Namespace) -> int:
-    bundle = oci.Bundle.load(o.bundle, config=o.config)
-    process = bundle.spec.process
-    terminal = (o.tty or bool(process and process.terminal)) and not o.console_socket and not o.detach
+    bundle, options = oci.Bundle.load(o.bundle, config=o.config), wanted(o)
+    if o.tty and not o.console_socket:
+        options["terminal"] = True
+    if o.detach:
+        options["supervise"] |= o.console_socket is None
+        oci.Container.run(o.id, bundle, **options)
+        return 0
+    if options["supervise"]:
+        return run_supervised(o, bundle, options)
+    if bundle.spec.process and bundle.spec.process.terminal and not o.console_socket:
+        options["terminal"] = True
     with Forwarding() as signals:
-        container = oci.Container.run(
-            o.id,
-            bundle,
-            root=o.root,
-            terminal=terminal or None,
-            pid_file=o.pid_file,
-            console_socket=o.console_socket,
-            preserve_fds=o.preserve_fds,
-            cgroup_manager=o.cgroup_manager,
-            new_keyring=not o.no_new_keyring,
-        )
-        if o.detach:
-            return 0
+        container = oci.Container.run(o.id, bundle, **options)
         try:
             pidfd = signals.to(container.fileno())
             if container.terminal is not None:
@@ -94,6 +106,20 @@ def run(o: argparse.Namespace) -> int:
                 container.delete(force=True)
     assert code is not None, "a child's exit status is known"
     return shell_status(code)
+
+
+def run_supervised(o: argparse.Namespace, bundle: oci.Bundle, options: dict[str, Any]) -> int:
+    """Create, attach, start: so that nothing that it prints passes us by."""
+    from .attached import follow
+
+    container = oci.Container.create(o.id, bundle, **options)
+    try:
+        with container.attach() as attachment:
+            container.start()
+            return follow(attachment, DetachKeys(""))
+    finally:
+        if not o.keep:
+            container.delete(force=True)
 
 
 def start(o: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ _MODULES: Final = {
     "model": "spec validate features",
     "lifecycle": "create start run state kill delete",
     "processes": "exec",
+    "attached": "attach logs",
     "resources": "update pause resume",
     "listing": "list ps events prune",
 }

@@ -11,13 +11,22 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from ..plan.ops import Report
-from .native import check, ffi, init_memfd, lib, sealed_memfd
-from .processes import reap_abandoned
+from .clone import clone
+from .native import init_memfd, sealed_memfd
+from .processes import ended_within, reap_abandoned
 
 _REPORT: Final = struct.Struct("=IIiI")
+
+
+class Clone(Protocol):
+    """`ociruntime.engine.clone.clone`, or what does it elsewhere."""
+
+    def __call__(
+        self, *, flags: int, cgroup: int, init: int, control: int, preserve: int, kept: Sequence[int], fds: Sequence[int]
+    ) -> tuple[int, int]: ...
 
 
 class Message(NamedTuple):
@@ -99,6 +108,7 @@ class Init:
         cgroup: int = -1,
         preserve: Preserved = NONE_PRESERVED,
         lasting: bool = False,
+        parent: Clone = clone,
     ) -> Self:
         """Start the init with a program. Raises OSError when clone3 is refused.
 
@@ -108,6 +118,7 @@ class Init:
             inputs: descriptors for the first slots.
             cgroup: the directory of a v2 cgroup to start in, or -1.
             preserve: the descriptors that the process inherits.
+            parent: makes the process; by default we are its parent.
             lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
         """
         reap_abandoned()
@@ -115,15 +126,18 @@ class Init:
         memfd = -1
         try:
             memfd = sealed_memfd("oci-plan", program)
-            fds = ffi.new("int[]", [*stdio, theirs.fileno(), memfd, *inputs])
-            args = ffi.new("struct oci_launch *")
-            args.flags, args.cgroup, args.init = flags, cgroup, init_memfd()
-            args.control, args.n_inputs, args.fds = theirs.fileno(), len(inputs), fds
-            kept = ffi.new("int[]", preserve.fds)
-            args.preserve, args.kept, args.n_kept = preserve.numbers, kept, len(preserve.fds)
-            launch = partial(lib.oci_launch, args)
-            check(in_lasting_thread(launch) if lasting else launch())
-            return cls(args.pid, args.pidfd, ours)
+            launch = partial(
+                parent,
+                flags=flags,
+                cgroup=cgroup,
+                init=init_memfd(),
+                control=theirs.fileno(),
+                preserve=preserve.numbers,
+                kept=preserve.fds,
+                fds=[*stdio, theirs.fileno(), memfd, *inputs],
+            )
+            pid, pidfd = in_lasting_thread(launch) if lasting else launch()
+            return cls(pid, pidfd, ours)
         except BaseException:
             ours.close()
             raise
@@ -140,8 +154,8 @@ class Init:
         self.control.send(b"\0")
 
     def follow(self, pidfd: int) -> None:
-        """Go on with the process that the init forked; the first one ends by itself and is reaped here."""
-        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        """Go on with the process that the init forked; the first one ends by itself and is reaped by its parent."""
+        self._reap()
         os.close(self.pidfd)
         self.pidfd, self.pid = pidfd, pid_of(pidfd)
 
@@ -151,11 +165,15 @@ class Init:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it ended by itself
+        self._reap()
+        self.close()
+
+    def _reap(self) -> None:
+        """Wait until it is gone."""
         try:
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        except ChildProcessError:
-            pass  # reaped by the program that we live in
-        self.close()
+        except ChildProcessError:  # a supervisor is its parent, or the program that we live in has reaped it
+            ended_within(self.pidfd, None)
 
     def release(self) -> int:
         """Close what belongs to it, but for the pidfd, which the caller gets."""
@@ -173,13 +191,16 @@ class Init:
             self.pidfd = -1
 
 
+Work = Callable[[], tuple[int, int]]
+Answer = queue.SimpleQueue[tuple[int, int] | Exception]
+
 _lock = threading.Lock()
-_lasting: dict[int, queue.SimpleQueue[tuple[Callable[[], int], queue.SimpleQueue[int]]]] = {}
+_lasting: dict[int, queue.SimpleQueue[tuple[Work, Answer]]] = {}
 """The work of this process's lasting thread, by pid: a fork has none of its parent's threads."""
 
 
-def in_lasting_thread(work: Callable[[], int]) -> int:
-    """Do something in a thread that ends with the process: the main one, or one that is kept for this."""
+def in_lasting_thread(work: Work) -> tuple[int, int]:
+    """Clone in a thread that ends with the process: the main one, or one that is kept for this. Raises what the work raises."""
     if threading.current_thread() is threading.main_thread():
         return work()
     with _lock:
@@ -187,15 +208,21 @@ def in_lasting_thread(work: Callable[[], int]) -> int:
         if orders is None:
             orders = _lasting[os.getpid()] = queue.SimpleQueue()
             threading.Thread(target=_last, args=(orders,), name="ociruntime-parent", daemon=True).start()
-    answer: queue.SimpleQueue[int] = queue.SimpleQueue()
+    answer: Answer = queue.SimpleQueue()
     orders.put((work, answer))
-    return answer.get()
+    result = answer.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
-def _last(orders: queue.SimpleQueue[tuple[Callable[[], int], queue.SimpleQueue[int]]]) -> None:
+def _last(orders: queue.SimpleQueue[tuple[Work, Answer]]) -> None:
     while True:
         work, answer = orders.get()
-        answer.put(work())
+        try:
+            answer.put(work())
+        except Exception as error:
+            answer.put(error)
 
 
 def pid_of(pidfd: int) -> int:

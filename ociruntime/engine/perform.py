@@ -16,8 +16,9 @@ from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
 from . import undo
 from .causes import explain_errno
+from .clone import clone
 from .host_steps import carry_out
-from .launch import NONE_PRESERVED, Init, Message, Preserved
+from .launch import NONE_PRESERVED, Clone, Init, Message, Preserved
 from .native import check, lib
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Performance:
         preserve: Preserved = NONE_PRESERVED,
         cache: Path | None = None,
         parents: undo.Record = (),
+        parent: Clone = clone,
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
         hooks: Hooks | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class Performance:
         self._stdio = stdio
         self._given = {"gate": gate, "pidfd": pidfd}
         self._preserve = preserve
+        self._parent = parent
         self._cache = cache
         self._receivers = receivers or {}
         self._hooks = hooks
@@ -210,6 +213,7 @@ class Performance:
                 cgroup=into,
                 preserve=self._preserve,
                 lasting=lasting,
+                parent=self._parent,
             )
         except OSError as error:
             raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, error.filename or "") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..bundle import Bundle
 from ..engine import handover, undo
+from ..engine.clone import clone
 from ..engine.gate import listen
 from ..engine.launch import inherited
 from ..engine.perform import Performance
@@ -23,6 +24,7 @@ from .agent import send
 from .delete import after_delete, delete
 from .home import with_home
 from .start import after_start
+from .supervise import supervise
 from .warn import warn
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..plan.cgroups import Manager
     from ..spec import RuntimeSpec
+    from ..supervisor.client import Supervision, Supervisor
 
 StrPath = str | os.PathLike[str]
 
@@ -64,15 +67,22 @@ def create(
     cgroup_manager: Manager,
     new_keyring: bool,
     die_with_parent: bool,
+    supervision: Supervision | None = None,
     gate: bool,
 ) -> Created:
     """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
+    if supervision is not None and (console_socket is not None or tuple(stdio) != (0, 1, 2)):
+        raise ValueError("the supervisor owns the streams: there can be no stdin, stdout, stderr or console socket beside it")
+    if supervision is not None and die_with_parent:
+        raise ValueError("a supervised container outlives who made it: it cannot die with its parent")
     preserve = inherited(preserve_fds)
     store = StateStore(root)
     opened = Bundle.load(bundle) if isinstance(bundle, str | os.PathLike) else bundle
     performance: Performance | None = None
     listener: socket.socket | None = None
+    supervisor: Supervisor | None = None
     masters: list[int] = []
+    console: Callable[[int], None] = to_socket(console_socket) if console_socket is not None else masters.append
     document = StateDocument(id=container_id, bundle=str(opened.path), status=Status.CREATING, created_at=time.time_ns())
     with _hooks_of(document) as hooks, store.making(container_id) as entry:
         try:
@@ -88,7 +98,7 @@ def create(
             plan = _homely(opened).plan(
                 host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager, die_with_parent=die_with_parent
             )
-            if plan.terminal and console_socket is None and not terminal:
+            if plan.terminal and console_socket is None and not terminal and supervision is None:
                 raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or terminal=True")
             if console_socket is not None and not plan.terminal:
                 raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
@@ -108,6 +118,9 @@ def create(
                 after = names.index("gate") + 1
                 document["listener"] = listener_of(opened.spec)
                 document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
+            if supervision is not None:
+                supervisor = supervise(entry, document, opened.spec, supervision, terminal=plan.terminal, preserve=preserve)
+                console = supervisor.terminal
             performance = Performance(
                 plan,
                 stdio=stdio,
@@ -115,12 +128,13 @@ def create(
                 preserve=preserve,
                 parents=parents,
                 cache=store.root / ".seccomp",
-                receivers=receivers(
-                    opened.spec, document, to_socket(console_socket) if console_socket is not None else masters.append
-                ),
+                parent=supervisor.clone if supervisor is not None else clone,
+                receivers=receivers(opened.spec, document, console),
                 hooks=hooks(plan),
             )
             init = performance.begin()
+            if supervisor is not None:
+                supervisor.adopt(init.pid, init.pidfd)
             document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
             document["status"] = Status.CREATED if gate else Status.RUNNING
             if not gate:
@@ -136,12 +150,16 @@ def create(
             finally:
                 for fd in masters:
                     os.close(fd)
+                if supervisor is not None:
+                    supervisor.abort()
                 if isinstance(bundle, Temporary):
                     undo.perform([bundle.undo])
             raise
         finally:
             if listener:
                 listener.close()
+    if supervisor is not None:
+        supervisor.release()
     if not gate and (failure := after_start(document)) is not None:
         delete(entry, init.pidfd, force=True)
         init.close()

@@ -10,6 +10,7 @@ from ..engine.processes import wait
 from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
 from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
+from .supervise import end_supervisor
 
 _DEATH = 10.0
 """Seconds for a process to die of SIGKILL."""
@@ -41,6 +42,7 @@ def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
 
 def sweep(entry: Entry, document: StateDocument) -> None:
     """Remove everything of a container whose first process is gone; the lock is held."""
+    end_supervisor(document)
     undo.perform(document.get("undo", []))
     entry.remove()
 

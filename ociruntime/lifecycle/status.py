@@ -30,6 +30,10 @@ def allowed(entry: Entry, operation: str, *statuses: Status) -> Iterator[StateDo
         if status not in statuses:
             raise WrongStatus(entry.id, operation, status, " or ".join(statuses))
         yield document
+    if document.get("sync"):
+        from .supervise import tell_changed
+
+        tell_changed(entry)
 
 
 def first_process(document: StateDocument, own: int = -1) -> int | None:

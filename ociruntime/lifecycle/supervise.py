@@ -1,0 +1,133 @@
+"""Supervised containers: what their operations need of the supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from ..engine.processes import open_process, wait
+from ..errors import StateError
+from .status import first_process
+
+if TYPE_CHECKING:
+    from ..engine.launch import Preserved
+    from ..spec import RuntimeSpec
+    from ..state import Entry, StateDocument
+    from ..supervisor.client import Supervision, Supervisor
+
+_LAST_WRITES: Final = 6.0
+"""Seconds for a supervisor to end by itself: it lets slow clients read for five."""
+_TELL: Final = 1.0
+
+
+def supervise(
+    entry: Entry, document: StateDocument, spec: RuntimeSpec, wanted: Supervision, *, terminal: bool, preserve: Preserved
+) -> Supervisor:
+    """Make the supervisor of a container that is being created, and note it in its state. Raises OSError, UnsupportedError."""
+    from ..supervisor.client import Supervisor
+
+    made = Supervisor.spawn(entry.path, wanted, terminal=terminal, owner=_host_uid(spec), preserve=preserve)
+    document["supervisor"] = list(made.identity)
+    document["sockets"] = [str(entry.path / "attach.sock"), str(entry.path / "control.sock")]
+    document["terminal"] = terminal
+    document["sync"] = wanted.sync_socket is not None
+    document["log"] = [wanted.log_path or str(entry.path / "log"), wanted.log_format]
+    entry.write(document)
+    return made
+
+
+def _host_uid(spec: RuntimeSpec) -> int:
+    """The uid, outside of the container, of its process."""
+    user = spec.process.user if spec.process else None
+    uid = (user.uid or 0) if user else 0
+    mappings = (spec.linux.uid_mappings if spec.linux else None) or ()
+    for mapping in mappings:
+        if mapping.container_id <= uid < mapping.container_id + mapping.size:
+            return mapping.host_id + uid - mapping.container_id
+    return uid if not mappings else os.geteuid()
+
+
+def supervisor_of(document: StateDocument) -> int | None:
+    """A pidfd of the container's supervisor; None when it has none, or none any more."""
+    pid, began = document.get("supervisor", (0, 0))
+    return open_process(pid, began) if pid else None
+
+
+def connect(entry: Entry, name: str) -> socket.socket:
+    """A connection to one of the supervisor's sockets. Raises OSError."""
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    directory = os.open(entry.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        peer.connect(f"/proc/self/fd/{directory}/{name}")  # the whole path may be longer than an address
+    except BaseException:
+        peer.close()
+        raise
+    finally:
+        os.close(directory)
+    return peer
+
+
+def request(entry: Entry, **wanted: object) -> None:
+    """Ask over control.sock. Raises OSError when nobody is there, StateError for what the supervisor refuses."""
+    with connect(entry, "control.sock") as peer:
+        peer.sendall(json.dumps(wanted).encode())
+        answer = b""
+        while data := peer.recv(4096):
+            answer += data
+    if answer:
+        raise StateError(f"container {entry.id!r}: {json.loads(answer)['error']}")
+
+
+def tell_changed(entry: Entry) -> None:
+    """Tell the supervisor that the status is another one. It need not be there any more."""
+    try:
+        with connect(entry, "control.sock") as peer:
+            peer.settimeout(_TELL)
+            peer.sendall(b'{"stateChanged": true}')
+    except (FileNotFoundError, ConnectionError, TimeoutError):
+        pass  # it has ended with its container, and told that itself
+
+
+def recorded(entry: Entry, timeout: float = _LAST_WRITES) -> StateDocument:
+    """The state of a supervised container whose process has ended, as soon as the supervisor has written down how."""
+    deadline = time.monotonic() + timeout
+    while True:
+        document = entry.read()
+        if "exit_code" in document or time.monotonic() > deadline:
+            return document
+        pidfd = supervisor_of(document)
+        if pidfd is None:
+            return entry.read()  # it may have written between our two looks
+        os.close(pidfd)
+        time.sleep(0.002)
+
+
+def wait_recorded(entry: Entry, document: StateDocument, own: int, timeout: float | None) -> int | None:
+    """Wait for the end of a supervised container; gives its exit code. Raises TimeoutError."""
+    pidfd = first_process(document, own)
+    if pidfd is not None:
+        try:
+            ended = wait(pidfd, timeout)
+        finally:
+            os.close(pidfd)
+        if ended is None:
+            raise TimeoutError(f"container {entry.id!r} still runs after {timeout} s")
+        return recorded(entry).get("exit_code", ended.returncode)
+    return recorded(entry).get("exit_code")
+
+
+def end_supervisor(document: StateDocument) -> None:
+    """See the supervisor end, whose container has; by force when it takes too long. Raises TimeoutError."""
+    pidfd = supervisor_of(document)
+    if pidfd is None:
+        return
+    from ..supervisor.client import end, gone
+
+    try:
+        if not gone(pidfd, _LAST_WRITES):
+            end(pidfd)
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,243 @@
+"""Logs: what is written in each format, what is read back, and disks that are full."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+pytestmark = pytest.mark.root
+Command = Callable[..., list[str]]
+Until = Callable[..., None]
+FORMATS = ("kubernetes", "json", "basic")
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
+
+
+def ended(name: str, bundle: oci.Bundle, root: Path, script: str, **more: object) -> oci.Container:
+    """A supervised container that has run a script to its end."""
+    container = oci.Container.create(name, bundle.with_args(["sh", "-c", script]), root=root, supervise=True, **more)  # type: ignore[arg-type]
+    container.start()
+    container.wait(30)
+    return container
+
+
+LINES = {
+    "kubernetes": [f"^{STAMP} stdout F out  two$", f"^{STAMP} stdout F $", rf'^{STAMP} stdout F q"\\$'],
+    "json": [
+        rf'^{{"time": "{STAMP}", "stream": "stdout", "log": "out  two"}}$',
+        rf'^{{"time": "{STAMP}", "stream": "stdout", "log": ""}}$',
+        rf'^{{"time": "{STAMP}", "stream": "stdout", "log": "q\\"\\\\"}}$',
+    ],
+    "basic": [f"^{STAMP} stdout out  two$", f"^{STAMP} stdout $", rf'^{STAMP} stdout q"\\$'],
+}
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_what_is_written(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, style: str) -> None:
+    script = r"""printf 'out  two\n\nq"\\\n'"""
+    with ended(prefix, bundle, state_root, script, log_format=style, log_path=tmp_path / "log"):
+        lines = (tmp_path / "log").read_text().splitlines()
+        assert len(lines) == 3
+        for line, pattern in zip(lines, LINES[style], strict=True):
+            assert re.match(pattern, line), line
+        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_what_is_read_back(bundle: oci.Bundle, state_root: Path, prefix: str, style: str) -> None:
+    before = time.time_ns()
+    with ended(prefix, bundle, state_root, r"printf 'a\n\377\303\244\t\033\n'; echo err >&2", log_format=style) as container:
+        records = sorted(container.logs(), key=lambda record: (record.stream, record.time))
+        assert [(r.stream, r.text, r.partial) for r in records] == [
+            ("stderr", "err", False), ("stdout", "a", False), ("stdout", "\udcffä\t\x1b", False),
+        ]  # fmt: skip
+        assert all(before < record.time < time.time_ns() for record in records)
+        assert records[0].datetime.tzinfo is UTC
+        assert [r.text for r in container.logs(stream="stderr")] == ["err"]
+        assert list(container.logs(since=time.time_ns())) == []
+        assert list(container.logs(since=datetime.now(UTC))) == []
+        assert len(list(container.logs(since=datetime.fromtimestamp(before // 10**9, UTC)))) == 3
+        assert [r.text for r in container.logs(tail=1, stream="stdout")] == ["\udcffä\t\x1b"]
+        assert list(container.logs(tail=0)) == []
+        with pytest.raises(ValueError, match="not a count"):
+            container.logs(tail=-1)
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_long_lines(bundle: oci.Bundle, state_root: Path, prefix: str, style: str) -> None:
+    script = "head -c 50000 /dev/zero | tr '\\0' x; echo; for i in 1 2 3 4 5 6; do printf 'ä%.0s' $(seq 4000); done; printf end"
+    with ended(prefix, bundle, state_root, script, log_format=style) as container:
+        records = list(container.logs())
+        assert "".join(r.text for r in records) == "x" * 50000 + "ä" * 24000 + "end"
+        assert max(len(r.text.encode()) for r in records) <= 16384
+        if style != "basic":
+            assert [r.partial for r in records].count(False) == 2
+            assert not records[-1].partial
+            assert "".join(r.text for r in container.logs(tail=1)) == "ä" * 24000 + "end"
+
+
+def test_a_prompt_does_not_wait_for_its_newline(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.create(
+        prefix, bundle.with_args(["sh", "-c", "printf prompt; read x; echo; sleep 100"]), root=state_root, supervise=True
+    ) as container:
+        container.start()
+        records = container.logs(follow=True)
+        assert next(records)[2:] == ("prompt", True)
+        with container.attach() as attachment:
+            attachment.write(b"\n")
+            assert next(records)[2:] == ("", False)
+        records.close()  # type: ignore[attr-defined]
+
+
+def test_following(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    script = "while read line; do echo got $line; done"
+    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", script]), root=state_root, supervise=True) as container:
+        with container.attach() as attachment:
+            container.start()
+            for number in range(5):
+                attachment.write(b"%d\n" % number)
+            read = 0
+            while read < 5:
+                read += (attachment.read(100) or b"").count(b"\n")
+            records = container.logs(follow=True, tail=2)
+            assert [next(records).text, next(records).text] == ["got 3", "got 4"]
+            attachment.write(b"five\n")
+            assert next(records).text == "got five"
+            attachment.end_input()
+            assert list(records) == []
+
+
+def test_following_through_a_rotation(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command) -> None:
+    log = tmp_path / "log"
+    script = "while read line; do echo got $line; done"
+    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", script]), root=state_root, log_path=log) as container:
+        container.start()
+        records = container.logs(follow=True)
+        with container.attach() as attachment:
+            for number in range(4):
+                attachment.write(b"%d\n" % number)
+                assert next(records).text == f"got {number}"
+                log.rename(tmp_path / f"log.{number}")
+                container.reopen_log()
+                assert log.exists()
+            attachment.end_input()
+            assert list(records) == []
+    assert [len((tmp_path / f"log.{n}").read_text().splitlines()) for n in range(4)] == [1, 1, 1, 1]
+
+
+def test_a_log_in_the_state_directory_is_bounded(
+    bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociruntime.supervisor.client._LIMIT", 400_000)
+    with ended(prefix, bundle, state_root, "seq 30000") as container:
+        sizes = [os.path.getsize(container.state.log_path + end) for end in ("", ".1")]
+        assert max(sizes) <= 400_000 < sum(sizes)
+        texts = [record.text for record in container.logs()]
+        assert texts == [str(n) for n in range(30001 - len(texts), 30001)]
+        assert 1000 < len(texts) < 30000
+
+
+# ---- disks that are full ----
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    where = tmp_path / "disk"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", where], check=True)
+    yield where
+    subprocess.run(["umount", where], check=True)
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_disk: Path, style: str, command: Command) -> None:
+    script = "seq 5000; echo asleep >&2; read x; echo last; exit 3"
+    with oci.Container.create(
+        prefix, bundle.with_args(["sh", "-c", script]), root=state_root, log_path=small_disk / "log", log_format=style  # type: ignore[arg-type]
+    ) as container:  # fmt: skip
+        with container.attach() as attachment:
+            container.start()
+            seen = b""
+            while seen.count(b"\n") < 5001:  # the container and its clients go on
+                data = attachment.read(65536)
+                assert data
+                seen += data
+            os.truncate(small_disk / "log", 0)
+            attachment.write(b"\n")
+            assert attachment.read(100) == b"last\n"
+            assert attachment.read(100) == b""
+        assert container.wait(10) == 3
+        state = container.state
+        assert 0 < state.log_lost[0] <= 5001
+        assert state.log_lost[1] > 0
+        assert state.to_dict()["logLost"] == {
+            "entries": state.log_lost[0], "bytes": state.log_lost[1], "error": "No space left on device",
+        }  # fmt: skip
+        assert [record.text for record in container.logs()][-1] == "last"
+        done = subprocess.run(command("logs", prefix), capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout.endswith("last\n")
+        assert "No space left on device" in done.stderr
+
+
+def test_entries_stay_whole_on_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_disk: Path) -> None:
+    with ended(prefix, bundle, state_root, "seq 5000", log_path=small_disk / "log", log_format="json") as container:
+        entries = [json.loads(line) for line in (small_disk / "log").read_text().splitlines()]
+        assert len(entries) + container.state.log_lost[0] == 5000
+        assert (small_disk / "log").read_bytes().endswith(b"}\n")
+
+
+def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        with pytest.raises(oci.StateError, match="has no log"):
+            container.logs()
+        with pytest.raises(oci.StateError, match="no supervisor"):
+            container.reopen_log()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="fifo"):  # nobody reads it
+        oci.Container.create(prefix, bundle, root=state_root, log_path=tmp_path / "fifo")
+    with ended(f"{prefix}-b", bundle, state_root, "seq 100000", log_path=os.devnull) as container:
+        assert list(container.logs(follow=True)) == []
+        assert container.state.log_lost == (0, 0)
+
+
+# ---- on the command line ----
+
+
+def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    def said(*words: str) -> tuple[str, str]:
+        done = subprocess.run(command("logs", *words, prefix), capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout, done.stderr
+
+    with ended(prefix, bundle, state_root, "seq 5; echo err >&2; printf end"):
+        assert said() == ("1\n2\n3\n4\n5\nend\n", "err\n")
+        assert said("--tail", "2", "--stream", "stdout") == ("5\nend\n", "")
+        assert said("--since", "10m")[0] == said("-f")[0] == said()[0]
+        assert said("--since", datetime.now(UTC).isoformat()) == ("", "")
+        assert re.match(r"\d{4}-\d\d-\d\dT[\d:]*Z 1\n", said("--timestamps")[0])
+        bad = subprocess.run(command("logs", "--since", "soon", prefix), capture_output=True, text=True, timeout=30, check=False)
+        assert bad.returncode == 2
+        assert "is no time" in bad.stderr
+
+
+def test_following_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    with oci.Container.create(
+        prefix, bundle.with_args(["sh", "-c", "read x; echo got $x"]), root=state_root, supervise=True
+    ) as container:
+        with (
+            subprocess.Popen(command("logs", "-f", prefix), stdout=subprocess.PIPE, text=True) as follower,
+            container.attach() as me,
+        ):
+            container.start()
+            me.write(b"it\n")
+            assert follower.stdout
+            assert follower.stdout.readline() == "got it\n"
+            assert follower.wait(20) == 0
