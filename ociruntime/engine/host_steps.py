@@ -59,6 +59,12 @@ def _systemd_scope(
     start_scope(unit, properties, path, user=user, pid=init.pid)
 
 
+def _systemd_set(init: Init | None, unit: str, properties: Sequence[tuple[str, str, object]], user: bool) -> None:
+    from .systemd import set_properties
+
+    set_properties(unit, properties, user=user)
+
+
 def _proc_write(init: Init | None, file: str, text: str) -> None:
     assert init is not None, "a step behind the clone"
     with open(f"/proc/{init.pid}/{file}", "w", encoding="ascii") as opened:
@@ -94,6 +100,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "idmap": _idmap,
     "proc_write": _proc_write,
     "systemd_scope": _systemd_scope,
+    "systemd_set": _systemd_set,
     "netdev_move": _netdev_move,
     "rdt_make": rdt.make,
     "rdt_schemata": rdt.write,

@@ -86,7 +86,7 @@ def execute(
                 spec,
                 Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
                 namespaces=_foreign(document),
-                cgroups=tuple(cgroups),
+                cgroups=tuple(cgroup.enterable(cgroups, document["pid"])),
                 container_id=entry.id,
                 pid=document["pid"],
             )

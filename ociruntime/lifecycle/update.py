@@ -16,7 +16,7 @@ from ..plan.cgroups.change import compile_update, meant, members
 from ..spec import Linux, Resources, RuntimeSpec
 from ..spec.rules import Report
 from ..spec.rules_resources import resource_rules
-from ..state import Entry, Status
+from ..state import Entry, StateDocument, Status
 from .status import allowed
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def update(entry: Entry, changes: Resources | Mapping[str, Json]) -> None:
         if errors := [problem for problem in report.problems if problem.severity == "error"]:
             raise SpecError(errors)
         host = Host.probe()
-        plan = compile_update(wanted, members(given), placed(document.get("cgroups", []), host), host, entry.id)
+        placement = placed(document.get("cgroups", []), host)
+        plan = compile_update(wanted, members(given), placement, host, entry.id, unit=_unit(document))
         _perform(plan)
         _save(entry, spec.evolve(linux=linux.evolve(resources=wanted)))
 
@@ -109,6 +110,12 @@ def with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Lim
     return base.merge(made)
 
 
+def _unit(document: StateDocument) -> tuple[str, bool] | None:
+    """The container's systemd unit, and whether it is the user's own systemd that has it."""
+    scopes = [entry for entry in document.get("undo", []) if entry[0] == "systemd_scope"]
+    return (scopes[0][1], scopes[0][2] == "user") if scopes else None
+
+
 def _perform(plan: Plan) -> None:
     memory = Memory()
     try:
@@ -122,6 +129,8 @@ def _perform(plan: Plan) -> None:
         for failure in memory.restore():
             error.add_note(f"and it could not be taken back: {failure}")
         raise
+    finally:
+        memory.close()
 
 
 def _save(entry: Entry, spec: RuntimeSpec) -> None:

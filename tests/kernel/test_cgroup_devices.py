@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ociruntime.engine.cgroup import devices
+from ociruntime.engine.cgroup.restore import Memory
+from ociruntime.plan import Step, Where
 from ociruntime.plan.cgroups.devices import MKNOD, READ, WRITE, Rule, program
 
 from .cgroups import V2
@@ -87,3 +89,20 @@ def test_a_program_of_others_stays(cgroup: Path) -> None:
     devices.attach(str(cgroup), program([]))
     devices.attach(str(cgroup), program([]))
     assert len(ids(cgroup)) == 2
+
+
+def test_a_program_taken_back(cgroup: Path, script: Callable[..., object]) -> None:
+    """What a change that fails half way leaves: the old program, or none."""
+    step = Step(Where.HOST, "cgroup_devices", (str(cgroup), program([DENY])), "", "")
+    before: list[int] = []
+    for count in (0, 1):
+        memory = Memory()
+        memory.remember(step)
+        devices.attach(str(cgroup), program([DENY]))
+        assert ids(cgroup) != before
+        assert memory.restore() == []
+        memory.close()
+        assert ids(cgroup) == before
+        assert len(before) == count
+        devices.attach(str(cgroup), program([]))
+        before = ids(cgroup)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine import cgroup
 
-from .cgroups import Limited, block_device, directory, has, needs, on_v2, value
+from .cgroups import V2, Limited, block_device, directory, has, needs, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MiB = 1 << 20
@@ -237,3 +238,36 @@ def test_disabled(limited: Limited, script: Callable[..., subprocess.CompletedPr
         assert Path(f"/proc/{container.pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
     with pytest.raises(oci.UnsupportedError, match=r"memory\.limit.*cgroups, which are disabled"):
         limited({"memory": {"limit": MiB}}, cgroup_manager="disabled").__enter__()
+
+
+def test_a_frozen_cgroup_is_not_used(limited: Limited, prefix: str) -> None:
+    host = oci.Host.probe()
+    hierarchy = host.hierarchy("freezer") or V2
+    assert hierarchy is not None
+    path = Path(hierarchy.mountpoint, prefix)
+    path.mkdir()
+    try:
+        cgroup.freeze([str(path)], True)
+        with pytest.raises(FileExistsError, match="frozen"):
+            limited({}, linux={"cgroupsPath": f"/{prefix}"}).__enter__()
+        cgroup.freeze([str(path)], False)
+        with limited({}, linux={"cgroupsPath": f"/{prefix}"}) as container:  # empty, and so of use
+            assert str(path) in container._entry.read()["cgroups"]
+        assert not path.exists()
+    finally:
+        if path.exists():
+            path.rmdir()
+
+
+def test_exec_where_the_container_hands_controllers_on(limited: Limited) -> None:
+    """As a systemd in a container does it on v2: its own cgroup takes no further process."""
+    if not on_v2("pids"):
+        pytest.skip("needs v2")
+    with limited({}, start=True) as container:
+        own = directory(container, "")
+        (own / "init").mkdir()
+        (own / "init/cgroup.procs").write_text(str(container.pid))
+        (own / "cgroup.subtree_control").write_text("+pids")
+        done = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert len(container.processes()) == 1

@@ -91,6 +91,30 @@ def test_systemd_has_the_limits_and_so_has_the_kernel(limited: Callable[..., Any
 
 
 @root
+def test_an_update_tells_systemd_too(limited: Callable[..., Any], prefix: str) -> None:
+    resources = {"memory": {"limit": 64 * MiB}, "cpu": {"quota": 50000}, "devices": [{"allow": False, "access": "rwm"}]}
+    with limited(resources, linux={"cgroupsPath": f"{prefix}.slice:pre:{prefix}"}) as container:
+        unit = f"pre-{prefix}.scope"
+        fuse = {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}
+        container.update({"devices": [*resources["devices"], fuse], "memory": {"limit": 80 * MiB}}, cpu_quota=33333, pids=44)
+        files = {"memory.max": f"{80 * MiB}", "cpu.max": "33333 100000", "pids.max": "44"}
+        assert {file: value(container, "", file) for file in files} == files
+        shown = show(unit, "MemoryMax", "CPUQuotaPerSecUSec", "TasksMax", "DeviceAllow")
+        assert "/dev/char/10:229 rw" in shown.pop("DeviceAllow")
+        assert shown == {"MemoryMax": f"{80 * MiB}", "CPUQuotaPerSecUSec": "340ms", "TasksMax": "44"}
+        container.update({"devices": resources["devices"]})
+        assert "10:229" not in show(unit, "DeviceAllow")["DeviceAllow"]
+        subprocess.run([*CTL, "daemon-reload"], check=True)
+        assert {**files, "cpu.max": "34000 100000"} == {file: value(container, "", file) for file in files} | {
+            "cpu.max": "34000 100000"
+        }
+        with pytest.raises(oci.StepError):
+            container.update({"cpu": {"cpus": "4095"}}, memory=70 * MiB)
+        assert value(container, "", "memory.max") == f"{80 * MiB}"
+        assert show(unit, "MemoryMax") == {"MemoryMax": f"{80 * MiB}"}
+
+
+@root
 def test_a_whole_life_by_the_command(make_bundle: Callable[..., oci.Bundle], prefix: str, state_root: Path) -> None:
     def cli(*args: str) -> str:
         command = [sys.executable, "-m", "ociruntime", "--root", state_root, "--systemd-cgroup", *args]

@@ -17,9 +17,11 @@ import pytest
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
+from ociruntime.plan.cgroups import placed
+from ociruntime.plan.cgroups.change import compile_update, meant, members
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, usable
-from ociruntime.spec import RuntimeSpec
+from ociruntime.spec import Resources, RuntimeSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
@@ -47,6 +49,17 @@ def config(change: Callable[[dict], None] | None = None) -> RuntimeSpec:  # type
 
 def compiled(spec: RuntimeSpec, host: Host = HYBRID, **more: Any) -> Plan:
     return compile_create(spec, host, bundle="/bundle", container_id="c1", **more)
+
+
+def changed(host: Host, **more: Any) -> Plan:
+    """A change of some limits of a container that has others too."""
+    change = Resources.load(
+        {"memory": {"limit": 8 << 20}, "cpu": {"period": 50000}, "devices": [{"allow": False, "access": "rwm"}]}
+    )
+    given = meant(change)
+    before = Resources.load({**LIMITS, "memory": {"limit": 9 << 20, "swap": 99 << 20}})
+    directories = [f"{hierarchy.mountpoint}/c1" for hierarchy in host.hierarchies]
+    return compile_update(before.merge(given), members(given), placed(directories, host), host, "c1", **more)
 
 
 def limited() -> RuntimeSpec:
@@ -163,6 +176,8 @@ CASES = {
         USER_V2._replace(systemd=Systemd(True, PURE_V2.hierarchies[0]._replace(base="/u"))),
         manager="systemd",
     ),
+    "update-hybrid": lambda: changed(HYBRID),
+    "update-systemd": lambda: changed(PURE_V2, unit=("c1.scope", False)),
     "user-v2": lambda: compiled(config(limit(memory={"limit": 9 << 20, "checkBeforeUpdate": True})), USER_V2),
     "v2-limits": lambda: compiled(limited(), PURE_V2),
     "hybrid-limits": lambda: compiled(limited()),

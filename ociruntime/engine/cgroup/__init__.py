@@ -8,6 +8,7 @@ from .tasks import kill, processes, remove, signal_all
 from .tree import (
     check_memory,
     enable,
+    enterable,
     give_realtime,
     make,
     remove_parents,
@@ -21,6 +22,7 @@ __all__ = [
     "Usage",
     "check_memory",
     "enable",
+    "enterable",
     "freeze",
     "frozen",
     "give_realtime",

@@ -12,7 +12,7 @@ from typing import Final
 from ...errors import UnsupportedError
 from ..native import check, ffi, lib
 
-_PROG_LOAD, _PROG_ATTACH, _GET_FD_BY_ID, _GET_INFO, _QUERY = 5, 8, 13, 15, 16
+_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _GET_FD_BY_ID, _GET_INFO, _QUERY = 5, 8, 9, 13, 15, 16
 _CGROUP_DEVICE_PROGRAM, _CGROUP_DEVICE = 15, 6
 _ALLOW_MULTI, _REPLACE = 2, 4
 NAME: Final = b"oci_devices"
@@ -92,6 +92,27 @@ def attach(path: str, program: bytes) -> None:
         attach_fd(path, fd)
     finally:
         os.close(fd)
+
+
+def current(path: str) -> int | None:
+    """A descriptor of our program on a cgroup, for the caller to close; None when there is none."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with ours(directory) as fd:
+            return os.dup(fd) if fd >= 0 else None
+    finally:
+        os.close(directory)
+
+
+def detach(path: str) -> None:
+    """Take our program away again; it is fine when there is none."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with ours(directory) as fd:
+            if fd >= 0:
+                _bpf(_PROG_DETACH, "=IIII", directory, fd, _CGROUP_DEVICE, 0)
+    finally:
+        os.close(directory)
 
 
 def attach_fd(path: str, fd: int) -> None:

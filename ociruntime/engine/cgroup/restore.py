@@ -34,12 +34,23 @@ class Memory:
 
     def __init__(self) -> None:
         self._back: list[Callable[[], None]] = []
+        self._fds: list[int] = []
 
     def remember(self, step: Step) -> None:
         """Look at what a step of the host will change. Raises OSError."""
-        if step.op not in _LOOK:
-            return
-        self._back.append(_LOOK[step.op](*step.values))
+        if step.op == "cgroup_devices":
+            self._back.append(self._program(str(step.values[0])))
+        elif step.op in _LOOK:
+            self._back.append(_LOOK[step.op](*step.values))
+
+    def _program(self, path: str) -> Callable[[], None]:
+        from . import devices
+
+        fd = devices.current(path)
+        if fd is None:
+            return lambda: devices.detach(path)
+        self._fds.append(fd)
+        return lambda: devices.attach_fd(path, fd)
 
     def restore(self) -> list[OSError]:
         """Bring everything back; gives what could not be."""
@@ -51,6 +62,12 @@ class Memory:
                 failures.append(error)
         self._back.clear()
         return failures
+
+    def close(self) -> None:
+        """Forget it all."""
+        for fd in self._fds:
+            os.close(fd)
+        self._back, self._fds = [], []
 
 
 def before(path: str, file: str, value: str) -> list[str]:
@@ -100,4 +117,3 @@ _LOOK: Final[dict[str, Callable[..., Callable[[], None]]]] = {
     "cgroup_write_set": _set,
     "cgroup_write_lines": _lines,
 }
-"""A BPF program is no part of it: its step is the last one, and replaces the old one or does not."""

@@ -123,6 +123,28 @@ def give_realtime(path: str, mountpoint: str, runtime: int, period: int) -> None
             write_set(directory, [("cpu.rt_period_us", str(period), False), ("cpu.rt_runtime_us", str(runtime), False)])
 
 
+def enterable(paths: Sequence[str], pid: int) -> list[str]:
+    """The container's cgroups as a further process can join them.
+
+    A v2 cgroup that hands controllers on to cgroups below it takes no processes; then it is the one of the container's first.
+    """
+    return [_of_process(path, pid) if (read_if_there(path, "cgroup.subtree_control") or "").strip() else path for path in paths]
+
+
+def _of_process(path: str, pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as text:
+            own = next((line.rstrip("\n")[3:] for line in text if line.startswith("0::")), "/")
+    except (FileNotFoundError, ProcessLookupError):
+        return path
+    # What is told counts from the root of our cgroup namespace, and `path` begins with a mount point: look where they meet.
+    above = path
+    while (above := os.path.dirname(above)) != "/":
+        if (own + "/").startswith(path[len(above) :] + "/") and os.path.isdir(above + own):
+            return above + own
+    return path
+
+
 def survey(paths: Iterable[str]) -> list[str]:
     """The parents of these cgroups that are missing and will be made with them, the topmost first.
 
@@ -132,8 +154,8 @@ def survey(paths: Iterable[str]) -> list[str]:
     for path in paths:
         above = os.path.dirname(path)
         if os.path.isdir(above):
-            if os.path.isdir(path) and _in_use(Path(path)):
-                raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use: choose another linux.cgroupsPath", path)
+            if os.path.isdir(path):
+                _refuse(path)
             continue
         missing = []
         while not os.path.isdir(above):
@@ -141,6 +163,14 @@ def survey(paths: Iterable[str]) -> list[str]:
             above = os.path.dirname(above)
         parents += reversed(missing)
     return parents
+
+
+def _refuse(path: str) -> None:
+    if _in_use(Path(path)):
+        raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use: choose another linux.cgroupsPath", path)
+    frozen = (read_if_there(path, "freezer.state") or "THAWED").strip() != "THAWED"
+    if frozen or (read_if_there(path, "cgroup.freeze") or "0").strip() != "0":
+        raise FileExistsError(errno.EEXIST, "the cgroup exists and is frozen, so that nothing in it would run", path)
 
 
 def _in_use(directory: Path) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..model import Builder, Plan
-from .limits import compile_limits
+from .devices import rules_of
+from .limits import asked, compile_limits
 from .placement import Placement
+from .systemd import Property, devices, limits
+from .v2 import unified_writes, v2_writes
 
 if TYPE_CHECKING:
     from ...host import Host
@@ -42,14 +45,30 @@ def members(changes: dict[str, Json]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _properties(resources: Resources, changed: frozenset[str], *, user: bool) -> list[Property]:
+    writes = [write for write in (*v2_writes(resources), *unified_writes(resources)) if asked(write, changed)]
+    found = list(limits(writes))
+    if "devices" in changed and not user and (rules := devices(rules_of(resources.devices or ()))):
+        # A list is added to, unless it is made empty first.
+        found += [entry._replace(value=()) for entry in rules if entry.signature.startswith("a")] + list(rules)
+    return found
+
+
 def compile_update(
-    resources: Resources, changed: frozenset[str], placement: Placement, host: Host, container_id: str = "ID"
+    resources: Resources,
+    changed: frozenset[str],
+    placement: Placement,
+    host: Host,
+    container_id: str = "ID",
+    *,
+    unit: tuple[str, bool] | None = None,
 ) -> Plan:
     """The steps that bring a container's cgroups from some limits to others.
 
     Args:
         resources: all limits that are to hold.
         changed: the members that change.
+        unit: the systemd unit of the cgroup, and whether it is one of the user's own systemd.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_limits`.
@@ -57,4 +76,7 @@ def compile_update(
     b = Builder()
     b.phase = "On the host"
     compile_limits(b, resources, placement, host, only=changed)
+    if unit is not None and (found := _properties(resources, changed, user=unit[1])):
+        b.host("systemd_set", unit[0], tuple(map(tuple, found)), unit[1], text=f"{unit[0]}: {', '.join(map(str, found))}")
+        compile_limits(b, resources, placement, host, only=changed - {"devices"})  # once more: systemd rounds what it writes
     return b.plan(f"update {container_id}", clone_flags=0, cgroups=placement.directories)

@@ -80,7 +80,7 @@ def _write(b: Builder, place: Place, write: Write) -> None:
 def _placed(resources: Resources, placement: Placement, only: Collection[str] | None) -> list[tuple[Place, Write]]:
     """Every write with the cgroup that it goes to: v1 where a v1 hierarchy has the controller."""
     found = []
-    ours = [write for write in v1_writes(resources) if _asked(write, only)]
+    ours = [write for write in v1_writes(resources) if asked(write, only)]
     for write in ours:
         place = placement.of(write.controller)
         if place and place.hierarchy.version == 1:
@@ -93,7 +93,7 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
     v2 = [
         write
         for write in v2_writes(resources)
-        if _asked(write, only) and _V1_NAMES.get(write.controller, write.controller) not in served
+        if asked(write, only) and _V1_NAMES.get(write.controller, write.controller) not in served
     ]
     for write in v2:
         if unified and write.controller in unified.hierarchy.controllers:
@@ -104,7 +104,7 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
         if write.controller in ("net_cls", "net_prio") or not unified:
             raise _missing(write, placement)
     for write in unified_writes(resources):
-        if not _asked(write, only):
+        if not asked(write, only):
             continue
         if not unified or write.controller not in unified.hierarchy.controllers | {"cgroup"}:
             raise _missing(write, placement, " of version 2")
@@ -112,7 +112,7 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
     return found
 
 
-def _asked(write: Write, only: Collection[str] | None) -> bool:
+def asked(write: Write, only: Collection[str] | None) -> bool:
     return only is None or any(member.partition("[")[0] in only or member in only for member in write.members)
 
 
