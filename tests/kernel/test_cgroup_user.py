@@ -1,0 +1,71 @@
+"""Cgroups that are delegated to a user without privileges: in the machine of tests/vm, as its user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+
+from .cgroups import V2
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(os.geteuid() == 0 or V2 is None or V2.base is None, reason="for a user with a cgroup"),
+]
+MiB = 1 << 20
+
+
+@pytest.fixture
+def make(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Callable[..., oci.Container]:
+    def run(resources: dict[str, Any], path: str | None = None, **more: Any) -> oci.Container:
+        document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True).to_dict()
+        document["process"]["args"] = ["sh", "-c", "sleep 100 & exec sleep 100"]
+        document["linux"].update(resources=resources, **({"cgroupsPath": path} if path else {}))
+        return oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), root=state_root, **more)
+
+    return run
+
+
+def test_the_whole_life_in_a_delegated_cgroup(make: Callable[..., oci.Container], prefix: str) -> None:
+    assert V2 is not None
+    assert V2.base not in (None, "/")
+    with make({"memory": {"limit": 64 * MiB}, "pids": {"limit": 30}, "cpu": {"shares": 512}}) as container:
+        own = Path(f"{V2.mountpoint}{V2.base}/ociruntime-{prefix}")
+        assert container._entry.read()["cgroups"] == [str(own)]
+        assert (own / "memory.max").read_text() == f"{64 * MiB}\n"
+        assert (own / "cpu.weight").read_text() == "59\n"
+        container.update(pids=40, memory=80 * MiB)
+        assert (own / "pids.max").read_text() == "40\n"
+        assert container.stats().memory.usage.limit == 80 * MiB  # type: ignore[union-attr]
+        container.pause()
+        assert container.status is oci.Status.PAUSED
+        container.resume()
+        assert container.exec(["true"]).returncode == 0
+        container.kill("KILL", all=True)
+        assert container.wait(20) == -9
+    assert not own.exists()
+
+
+@pytest.mark.parametrize("resources", [{}, {"pids": {"limit": 5}}])
+def test_a_path_that_is_not_delegated(make: Callable[..., oci.Container], resources: dict[str, Any], prefix: str) -> None:
+    """Without limits the container stays where its maker is; with limits that is refused."""
+    if resources:
+        with pytest.raises(oci.UnsupportedError, match=r"pids\.limit.*this user may make them below"):
+            make(resources, f"/{prefix}")
+        return
+    with make(resources, f"/{prefix}") as container:
+        assert container._entry.read()["cgroups"] == []
+        assert Path(f"/proc/{container.pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
+        assert len(container.processes()) >= 1
+
+
+def test_a_relative_path_counts_from_what_is_delegated(make: Callable[..., oci.Container], prefix: str) -> None:
+    assert V2 is not None
+    with make({}, f"{prefix}/deep") as container:
+        assert container._entry.read()["cgroups"] == [f"{V2.mountpoint}{V2.base}/{prefix}/deep"]
+    assert not Path(f"{V2.mountpoint}{V2.base}/{prefix}").exists()
