@@ -184,7 +184,7 @@ def test_a_create_that_fails_leaves_no_scope(limited: Callable[..., Any], state_
     with pytest.raises(oci.StepError):
         with limited({}, ["/nope"]):
             pass
-    assert not list(state_root.glob("*"))
+    assert not list(state_root.glob("[!.]*"))  # but the cache of filters
 
 
 @pytest.fixture
