@@ -200,6 +200,7 @@ class Bundle:
         gate: bool = True,
         cgroup_manager: Manager = "cgroupfs",
         die_with_parent: bool = False,
+        empty_process: bool = False,
     ) -> Plan:
         """Every kernel operation that a container of this bundle takes, before anything runs.
 
@@ -211,7 +212,7 @@ class Bundle:
         from .plan.template import Template, usable
 
         where = host or Host.probe()
-        if not usable(self.spec, cgroup_manager):
+        if empty_process or not usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
                 where,
@@ -220,6 +221,7 @@ class Bundle:
                 gate=gate,
                 manager=cgroup_manager,
                 die_with_parent=die_with_parent,
+                empty=empty_process,
             )
         key = (self.spec, where, gate, cgroup_manager, die_with_parent)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):

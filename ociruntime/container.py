@@ -51,6 +51,7 @@ class CreateOptions(TypedDict, total=False):
     log_path: StrPath | None
     log_format: LogFormat
     sync_socket: StrPath | None
+    empty_process: bool
 
 
 class Container(Executes, Supervised):
@@ -90,6 +91,7 @@ class Container(Executes, Supervised):
         log_path: StrPath | None = None,
         log_format: LogFormat = "kubernetes",
         sync_socket: StrPath | None = None,
+        empty_process: bool = False,
     ) -> Self:
         """Create a container: everything but its process (runtime.md, Create).
 
@@ -114,6 +116,8 @@ class Container(Executes, Supervised):
             log_path: the log; by default one in the state directory, which keeps the last 8 to 16 MiB. ``/dev/null`` for none.
             log_format: ``kubernetes``, ``json`` or ``basic``.
             sync_socket: a listening Unix socket, which gets the state document at every change of the status.
+            empty_process: whether no program runs, as in a pod: a first process that does nothing but reap what ends in the
+                container, until HUP, INT or TERM. Programs come by `exec`.
 
         Raises:
             ContainerExists, StateError: the id is taken or not an id.
@@ -134,6 +138,7 @@ class Container(Executes, Supervised):
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
             supervision=_supervision(supervise, log_path, log_format, sync_socket),
+            empty_process=empty_process,
             gate=True,
         )
 
@@ -158,6 +163,7 @@ class Container(Executes, Supervised):
         log_path: StrPath | None = None,
         log_format: LogFormat = "kubernetes",
         sync_socket: StrPath | None = None,
+        empty_process: bool = False,
     ) -> Self:
         """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
         return cls._make(
@@ -173,6 +179,7 @@ class Container(Executes, Supervised):
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
             supervision=_supervision(supervise, log_path, log_format, sync_socket),
+            empty_process=empty_process,
             gate=False,
         )
 
@@ -192,6 +199,7 @@ class Container(Executes, Supervised):
         new_keyring: bool,
         die_with_parent: bool,
         supervision: Supervision | None,
+        empty_process: bool,
         gate: bool,
     ) -> Self:
         from .lifecycle.create import create
@@ -211,6 +219,7 @@ class Container(Executes, Supervised):
                 new_keyring=new_keyring,
                 die_with_parent=die_with_parent,
                 supervision=supervision,
+                empty_process=empty_process,
                 gate=gate,
             )
         except BaseException:

@@ -321,6 +321,8 @@ static long carry_out(const struct head *h)
         ARGS(gate);
         return gate(fd_of(o->listener));
     }
+    case OP_REAP:
+        return reap();
     case OP_EXEC: {
         ARGS(exec);
         return become(o);

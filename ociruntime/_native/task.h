@@ -72,6 +72,24 @@ static long die_with(int parent)
     return n > 0 ? -ESRCH : n;
 }
 
+/* Without a program: the first process of a pod, which reaps what ends in its pid namespace, until it is asked to stop. */
+static long reap(void)
+{
+    static const uint64_t wanted = 1ull << (1 - 1) | 1ull << (2 - 1) | 1ull << (15 - 1) | 1ull << (17 - 1); /* HUP INT TERM CHLD */
+    long number;
+
+    sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &wanted, 0, 8);
+    sys(__NR_munmap, prog, ((size_t)prog_len + 4095) & ~4095ull);
+    sys(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0); /* from here on it is like any process of the container */
+    sys(__NR_close_range, 3, ~0u, 0);             /* whoever started it learns by this that all went well */
+    do {
+        number = sys(__NR_rt_sigtimedwait, &wanted, 0, 0, 8);
+        while (number == 17 && sys(__NR_wait4, -1, 0, 1 /* WNOHANG */, 0) > 0)
+            ;
+    } while (number == 17 || number == -EINTR);
+    leave(number < 0 ? 255 : 0);
+}
+
 static long set_caps(const struct op_capset *o)
 {
     struct __user_cap_header_struct h = { _LINUX_CAPABILITY_VERSION_3, 0 };

@@ -36,6 +36,7 @@ def _supervised(sub: Parser) -> None:
     sub.add_argument("--supervise", action="store_true", help="with a supervisor: keeps a log, lets people attach")
     sub.add_argument("--log-path", "-l", metavar="FILE", help="the log; by default one in the state directory (supervises)")
     sub.add_argument("--log-format", dest="container_log_format", choices=("kubernetes", "json", "basic"), help="(supervises)")
+    sub.add_argument("--empty-process", action="store_true", help="no program: a first process that only reaps, as in a pod")
     sub.add_argument("--sync-socket", "-s", metavar="SOCKET", help="gets the state at every change of the status (supervises)")
 
 
@@ -75,6 +76,7 @@ def wanted(o: argparse.Namespace) -> dict[str, Any]:
         "log_path": o.log_path,
         "log_format": o.container_log_format or "kubernetes",
         "sync_socket": o.sync_socket,
+        "empty_process": o.empty_process,
     }
 
 

@@ -68,6 +68,7 @@ def create(
     new_keyring: bool,
     die_with_parent: bool,
     supervision: Supervision | None = None,
+    empty_process: bool = False,
     gate: bool,
 ) -> Created:
     """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
@@ -96,7 +97,12 @@ def create(
             if not new_keyring:
                 host = host._replace(keyrings=False)
             plan = _homely(opened).plan(
-                host=host, container_id=container_id, gate=gate, cgroup_manager=cgroup_manager, die_with_parent=die_with_parent
+                host=host,
+                container_id=container_id,
+                gate=gate,
+                cgroup_manager=cgroup_manager,
+                die_with_parent=die_with_parent,
+                empty_process=empty_process,
             )
             if plan.terminal and console_socket is None and not terminal and supervision is None:
                 raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or terminal=True")
@@ -109,7 +115,7 @@ def create(
             document["undo"] = [*document.get("undo", []), *parents, *undo.of_plan(plan)]
             document["namespaces"], document["new_keyring"] = plan.namespaces, new_keyring
             document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
-            document["process"], document["hooks"] = opened.spec.process is not None, dict(plan.hooks)
+            document["process"], document["hooks"] = empty_process or opened.spec.process is not None, dict(plan.hooks)
             entry.write(document)  # from here on a crash leaves something that delete --force can clean up
             (entry.path / "config.json").write_bytes(opened.config_bytes)
             if gate:

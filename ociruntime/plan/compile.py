@@ -50,6 +50,7 @@ def compile_create(
     gate: bool = True,
     manager: Manager = "cgroupfs",
     die_with_parent: bool = False,
+    empty: bool = False,
 ) -> Plan:
     """Compile what creates and starts a container.
 
@@ -60,6 +61,7 @@ def compile_create(
         container_id: names the cgroup when the spec does not.
         gate: whether the init waits for ``start`` before the process; without it the container runs at once.
         manager: who makes the cgroups.
+        empty: whether no program runs: the init stays as the first process and reaps, for a pod.
         die_with_parent: whether the container is killed with whoever launches it.
 
     Raises:
@@ -69,7 +71,7 @@ def compile_create(
     linux = spec.linux
     # A container without a process waits at the gate, which will not open.
     process = spec.process or _no_process()
-    if spec.process is None and not gate:
+    if spec.process is None and not gate and not empty:
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
@@ -151,7 +153,7 @@ def compile_create(
     compile_personality(b, linux)
     compile_keyring(b, host)
     b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
-    if spec.process is not None:
+    if spec.process is not None and not empty:
         b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
     compile_state(b, hooks)
@@ -165,7 +167,7 @@ def compile_create(
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
         b.init("gate", slot, text="wait for start")
-    if spec.process is not None:
+    if spec.process is not None or empty:
         compile_identity(
             b,
             process,
@@ -177,7 +179,10 @@ def compile_create(
             parent=parent,
         )
         compile_start_hooks(b, hooks, root)
-        compile_exec_step(b, process)
+        if empty:
+            b.init("reap", text="no program: reap what ends, until HUP, INT or TERM")
+        else:
+            compile_exec_step(b, process)
     return b.plan(
         f"create {container_id} from {bundle}",
         clone_flags=flags,

@@ -138,6 +138,7 @@ OPS: Final = _table(
     sync: num token
     gate: slot listener
     exec: list candidates, list argv, list env
+    reap:
     fspick: slot dir, str path, num flags, slot out
     mode_like: slot source, slot target
     join: slot fd, num type, slot own, str name

@@ -163,6 +163,10 @@ CASES = {
     ),
     "hybrid": lambda: compiled(config()),
     "hybrid-run": lambda: compiled(config(), gate=False),
+    "empty-process": lambda: compiled(config(), PURE_V2, empty=True),
+    "terminal": lambda: compiled(
+        config(lambda d: d["process"].update(terminal=True, consoleSize={"height": 24, "width": 80})), NONE
+    ),
     "die-with-parent": lambda: compiled(config(), PURE_V2, die_with_parent=True),
     "none": lambda: compiled(config(), NONE),
     "v2-devices": lambda: compiled(config(limit(devices=[{"allow": False, "access": "rwm"}], pids={"limit": 0})), PURE_V2),

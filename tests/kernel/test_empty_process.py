@@ -1,0 +1,59 @@
+"""A container without a program, as in a pod: its first process reaps and waits."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+pytestmark = pytest.mark.root
+Until = Callable[..., None]
+
+
+def children(container: oci.Container) -> list[str]:
+    return Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("make", [oci.Container.create, oci.Container.run])
+@pytest.mark.parametrize("supervise", [False, True])
+def test_it_reaps_and_stops(
+    bundle: oci.Bundle, state_root: Path, prefix: str, until: Until, make: Callable[..., oci.Container], supervise: bool
+) -> None:
+    with make(
+        prefix, bundle.with_args(["nothing-of-the-kind"]), root=state_root, supervise=supervise, empty_process=True
+    ) as container:
+        if container.status is oci.Status.CREATED:
+            container.start()
+        assert container.exec(["cat", "/proc/1/comm"], capture_output=True).stdout == b"oci-init\n"
+        assert container.exec(["ls", "/proc/1/fd"], capture_output=True).stdout.split() == [b"0", b"1", b"2"]
+        for _ in range(20):
+            assert container.exec(["sh", "-c", "sleep 0.01 & exit 0"]).returncode == 0
+        until(lambda: not children(container), "the end of the orphans")
+        assert container.status is oci.Status.RUNNING
+        container.kill("USR1")
+        container.pause()
+        container.resume()
+        container.kill("TERM")
+        assert container.wait(10) == 0
+        container.delete()
+    assert oci.Container.list(root=state_root) == []
+
+
+def test_it_needs_no_process_in_the_config(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+    bundle = make_bundle(oci.RuntimeSpec.default().evolve(process=None))
+    with pytest.raises(oci.SpecError, match="needed to start"):
+        oci.Container.run(prefix, bundle, root=state_root)
+    with oci.Container.run(prefix, bundle, root=state_root, empty_process=True) as container:
+        assert container.exec(["/bin/echo", "hi"], capture_output=True).stdout == b"hi\n"
+        container.kill("INT")
+        assert container.wait(10) == 0
+
+
+def test_it_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Callable[..., list[str]]) -> None:
+    for words in (("create", "--empty-process", "-b", bundle.path, prefix), ("start", prefix), ("exec", prefix, "true")):
+        subprocess.run(command(*words), timeout=60, check=True, stdin=subprocess.DEVNULL)
+    oci.Container.load(prefix, root=state_root).delete(force=True)
