@@ -48,6 +48,11 @@ def _run(sub: Parser) -> None:
     sub.add_argument("--keep", action="store_true", help="do not delete the container at its end")
 
 
+def _state(sub: Parser) -> None:
+    container_argument(sub)
+    sub.add_argument("--sync-socket", "-s", metavar="SOCKET", help="write it to this Unix socket instead")
+
+
 def _kill(sub: Parser) -> None:
     container_argument(sub)
     sub.add_argument("signal", nargs="?", metavar="SIGNAL", help="name or number (default: TERM)")
@@ -129,7 +134,15 @@ def start(o: argparse.Namespace) -> None:
 
 
 def state(o: argparse.Namespace) -> None:
-    print(oci.Container.load(o.id, root=o.root).state.to_json())
+    document = oci.Container.load(o.id, root=o.root).state.to_json()
+    if o.sync_socket is None:
+        print(document)
+        return
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(o.sync_socket)
+        peer.sendall(document.encode())
 
 
 def kill(o: argparse.Namespace) -> None:
@@ -156,7 +169,7 @@ VERBS: Final = {
     "create": Verb(create, "create a container", _create),
     "start": Verb(start, "run the process of a created container", container_argument),
     "run": Verb(run, "create, start, wait and delete; exits with the process's exit code", _run),
-    "state": Verb(state, "print the state as JSON", container_argument),
+    "state": Verb(state, "print the state as JSON", _state),
     "kill": Verb(kill, "send a signal to the container's process", _kill),
     "delete": Verb(delete, "remove what create made", _delete),
 }

@@ -291,7 +291,9 @@ def test_nonsense_over_the_control_socket(bundle: oci.Bundle, state_root: Path, 
 # ---- the state, to others ----
 
 
-def test_the_sync_socket_hears_every_status(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+def test_the_sync_socket_hears_every_status(
+    bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command
+) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "sync"))
         listener.listen()
@@ -304,6 +306,8 @@ def test_the_sync_socket_hears_every_status(bundle: oci.Bundle, state_root: Path
 
         with supervised(prefix, bundle, state_root, "sleep 100", sync_socket=tmp_path / "sync") as container:
             assert [heard()["status"], heard()["status"]] == ["creating", "created"]
+            subprocess.run(command("state", "-s", tmp_path / "sync", prefix), timeout=30, check=True)
+            assert heard()["status"] == "created"
             container.start()
             document = heard()
             assert (document["status"], document["pid"], document["id"]) == ("running", container.pid, prefix)
