@@ -122,7 +122,7 @@ def test_it_survives_its_parent_and_control_c(
 ) -> None:
     (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "cat; exit 4"]).spec.to_json())
     words = " ".join(command("create", "--supervise", "-b", bundle.path, prefix))
-    tty = session("sh", "-c", f"trap 'exit 1' INT; {words} && echo created; sleep 100")
+    tty = session("sh", "-c", f"trap 'exit 1' INT; {words} && echo created; while :; do sleep 0.1; done")
     tty.expect("created")
     container = oci.Container.load(prefix, root=state_root)
     pid = supervisor(container)
