@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .bundle import Bundle
+from .errors import ContainerNotFound
 from .overrides import Args, Env, MountLike, Overrides, UserLike, words
 from .process import Child, Result, Usage, finish
 from .streams import Codec, Stdio, Streams
@@ -210,10 +211,15 @@ class Sandbox:
         return result._replace(oom_killed=cgroup.oom_kills(cgroups) > 0, usage=Usage.of_cgroups(cgroups, result.usage))
 
     def discard(self) -> None:
-        """Kill what still runs, and remove all of it."""
-        from .lifecycle.delete import delete
+        """Kill what still runs, and remove all of it, unless somebody else has done so."""
+        from .lifecycle.delete import delete, discard
 
         try:
-            delete(self._made.entry, force=True)
+            if self.child.returncode is None:
+                delete(self._made.entry, force=True)
+            else:
+                discard(self._made.entry, self._made.document)
+        except ContainerNotFound:
+            pass
         finally:
             self.child.close()

@@ -27,6 +27,13 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
     after_delete(document)
 
 
+def discard(entry: Entry, document: StateDocument) -> None:
+    """Delete a container whose first process its maker has seen the end of. Raises ContainerNotFound: somebody else has."""
+    with entry.locked():
+        sweep(entry, document)
+    after_delete(document)
+
+
 def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
     """The recorded state and the status now; with ``force`` a state that cannot be understood is that of a stopped container."""
     try:

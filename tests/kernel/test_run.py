@@ -259,6 +259,19 @@ def test_what_is_remembered_of_a_bundle_follows_its_config(bundle: oci.Bundle, s
     assert len(set(map(str, plans))) == 4
 
 
+def test_somebody_else_deletes_it_meanwhile(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    def delete() -> None:
+        while not any(c.status is oci.Status.RUNNING for c in oci.Container.list(root=state_root)):
+            time.sleep(0.01)
+        oci.Container.load(prefix, root=state_root).delete(force=True)
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    result = oci.run(bundle, ["sleep", "1000"], root=state_root, container_id=prefix)
+    thread.join()
+    assert result.returncode == -9
+
+
 def test_from_many_threads(bundle: oci.Bundle, state_root: Path) -> None:
     failures: list[object] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .files import below, flat, read_if_there
+from .files import below, flat, likely, read_if_there
 
 _V1_CPU = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")
 
@@ -25,12 +25,13 @@ class Usage(NamedTuple):
 
 def oom_kills(paths: Sequence[str]) -> int:
     """How many processes the kernel killed in these cgroups, and below them, for want of memory."""
-    for path in paths:
+    for path in likely(paths, "memory"):
         text = read_if_there(path, "memory.events")  # v2: counts what is below it too
         if text is not None:
             return flat(text).get("oom_kill", 0)
-        if read_if_there(path, "memory.oom_control") is not None:
-            return sum(flat(read_if_there(each, "memory.oom_control")).get("oom_kill", 0) for each in below(path))
+        if (text := read_if_there(path, "memory.oom_control")) is not None:
+            _, *others = below(path)
+            return sum(flat(each).get("oom_kill", 0) for each in (text, *(read_if_there(o, "memory.oom_control") for o in others)))
     return 0
 
 
@@ -38,7 +39,8 @@ def usage(paths: Sequence[str]) -> Usage:
     """CPU time and peak memory of these cgroups."""
     times: tuple[float, ...] | None = None
     peak: int | None = None
-    for path in reversed(paths):  # the unified one is the last, and its one file says all about CPU time
+    # The unified one is the last, and its one file says all about CPU time.
+    for path in (*paths[-1:], *likely(paths[:-1], "memory")):
         if times is None and (spent := flat(read_if_there(path, "cpu.stat"))).get("usage_usec"):
             times = tuple(spent.get(name, 0) / 1e6 for name in ("usage_usec", "user_usec", "system_usec"))
         elif times is None and read_if_there(path, _V1_CPU[0]) is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ...errors import UnsupportedError
-from .files import read_if_there
+from .files import likely, read_if_there
 from .tree import write
 
 _PATIENCE: Final = 10.0
@@ -19,7 +19,7 @@ _PATIENCE: Final = 10.0
 
 def frozen(paths: Iterable[str]) -> bool:
     """Whether the processes are frozen, by a freezer of v1 or of v2."""
-    paths = list(paths)
+    paths = likely(paths, "freezer")
     for path in paths:
         if (state := read_if_there(path, "freezer.state")) is not None:
             return state.strip() != "THAWED"

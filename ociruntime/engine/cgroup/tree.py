@@ -19,7 +19,7 @@ def make(path: str, inherit: bool) -> None:
         pass
     else:
         if inherit:
-            _inherit(Path(path))
+            _inherit(path)
         return
     missing = []
     at = Path(path)
@@ -31,13 +31,13 @@ def make(path: str, inherit: bool) -> None:
     for directory in reversed(missing):
         directory.mkdir(mode=0o755, exist_ok=True)
         if inherit:
-            _inherit(directory)
+            _inherit(str(directory))
 
 
-def _inherit(directory: Path) -> None:
+def _inherit(directory: str) -> None:
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not (directory / name).read_text().strip():
-            (directory / name).write_text((directory.parent / name).read_text())
+        if not (read_if_there(directory, name) or "").strip():
+            write(directory, name, read(os.path.dirname(directory), name))
 
 
 def write(path: str, file: str, *values: str) -> None:
