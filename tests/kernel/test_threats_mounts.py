@@ -52,12 +52,17 @@ LINKS = ["{outside}", "../../../../../../../..{outside}", "/loop/../{outside}"]
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("kind", ["tmpfs", "file", "cwd"])
-def test_links_in_destinations_stay_in_the_root(either: Runner, outside: Path, tree: Path, link: str, kind: str) -> None:
+@pytest.mark.parametrize("hooks", [False, True])  # for hooks everything is mounted with the host's tree still in sight
+def test_links_in_destinations_stay_in_the_root(
+    either: Runner, outside: Path, tree: Path, link: str, kind: str, hooks: bool
+) -> None:
     mount = {"tmpfs": [tmpfs("/esc/new/place")], "file": [bind(tree / "file", "/esc/new/place", "bind")], "cwd": []}[kind]
 
     def change(d: dict[str, Any]) -> None:
         if kind == "cwd":
             d["process"]["cwd"] = "/esc/new/place"
+        if hooks:
+            d["hooks"] = {"createContainer": [{"path": "/bin/true"}]}
 
     bundle = either.bundle(*mount, change=change)
     (bundle.rootfs / "esc").symlink_to(link.format(outside=outside))
@@ -72,8 +77,10 @@ def test_links_in_destinations_stay_in_the_root(either: Runner, outside: Path, t
     ("link", "code"),
     [("/proc/self/root", errno.ELOOP), ("/proc/1/cwd", errno.ELOOP), ("esc", errno.ELOOP), ("/proc/1", errno.EXDEV), ("/proc", errno.EXDEV)],
 )  # fmt: skip
-def test_links_that_lead_nowhere_good_are_refused(either: Runner, link: str, code: int) -> None:
-    bundle = either.bundle(tmpfs("/esc"))
+@pytest.mark.parametrize("hooks", [False, True])
+def test_links_that_lead_nowhere_good_are_refused(either: Runner, link: str, code: int, hooks: bool) -> None:
+    given = {"createContainer": [{"path": "/bin/true"}]} if hooks else {}
+    bundle = either.bundle(tmpfs("/esc"), change=lambda d: d.update(hooks=given))
     (bundle.rootfs / "esc").symlink_to(link)
     error = either.refused(bundle=bundle)
     assert (error.op, error.errno) == ("target", code)
