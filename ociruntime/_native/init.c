@@ -283,6 +283,10 @@ static long carry_out(const struct head *h)
         wait_go(); /* until whoever gets it has it: what comes next may need them */
         return 0;
     }
+    case OP_LINK_UP: {
+        ARGS(link_up);
+        return link_up(text(o->name));
+    }
     case OP_NETLINK: {
         long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | O_CLOEXEC, 0 /* NETLINK_ROUTE */);
         if (fd < 0)

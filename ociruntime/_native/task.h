@@ -264,6 +264,24 @@ static long run_hook(uint32_t step, const struct op_hook *o)
     return sys(__NR_munmap, failure, 4096);
 }
 
+/* Bring a network device up that has no other flags to keep: the loopback of a new namespace. */
+static long link_up(const char *name)
+{
+    struct { char name[16]; short flags; char rest[22]; } request = { { 0 }, 1 /* IFF_UP */, { 0 } };
+    size_t n = length(name);
+    long err, fd;
+
+    if (n >= sizeof request.name)
+        return -ENAMETOOLONG;
+    memcpy(request.name, name, n);
+    fd = sys(__NR_socket, 1 /* AF_UNIX */, 2 /* SOCK_DGRAM */ | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    err = sys(__NR_ioctl, fd, 0x8914 /* SIOCSIFFLAGS */, &request);
+    sys(__NR_close, fd);
+    return err;
+}
+
 static long load_filter(const struct op_seccomp *o)
 {
     struct sock_fprog f = { (unsigned short)(o->filter.len / sizeof(struct sock_filter)),

@@ -1,4 +1,4 @@
-"""Handing the listener of a seccomp filter to its agent (config-linux.md#containerprocessstate)."""
+"""Handing the listener of a seccomp filter to its agent (config-linux.md#the-container-process-state)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .identity import compile_identity, compile_parent
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
 from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, namespaces_of
-from .netdevices import compile_net_devices
+from .netdevices import compile_loopback, compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
 from .procfs import compile_procfs
@@ -110,6 +110,7 @@ def compile_create(
     compile_join(b, placement)
     compile_scope(b, setup, spec, container_id, host)
     compile_enter(b, spaces, linux, host, changed_namespaces(spec))
+    compile_loopback(b, spaces.new)
     compile_net_devices(b, linux, own)
     if own_tree:
         settle_tree(b, spec)

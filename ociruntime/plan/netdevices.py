@@ -29,6 +29,12 @@ def _checked(name: str, where: str, *, template: bool) -> str:
     return name
 
 
+def compile_loopback(b: Builder, new: Container[str]) -> None:
+    """Bring the loopback device of a new network namespace up, as the peers do: without it not even 127.0.0.1 is reached."""
+    if "network" in new:
+        b.init("link_up", "lo", text="lo: the loopback of the new network namespace")
+
+
 def compile_net_devices(b: Builder, linux: Linux | None, own: Container[str]) -> None:
     """Move the devices, with their addresses; ``own`` are the namespaces that are not the host's.
 

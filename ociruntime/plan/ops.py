@@ -132,6 +132,7 @@ OPS: Final = _table(
     seccomp: num flags, data filter, slot out
     handout: slot fd
     netlink:
+    link_up: str name
     console: slot devpts, slot dev, num rows, num cols, num uid, num bind
     copyup: slot source, slot target
     lookup: slot root, list candidates

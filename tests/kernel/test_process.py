@@ -197,3 +197,9 @@ def test_nothing_is_warned_of_without_a_reason(inside: Inside) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert inside("echo fine") == "fine"
+
+
+def test_the_loopback_of_a_new_network_namespace_is_up(inside: Inside) -> None:
+    flags, said = inside("cat /sys/class/net/lo/flags; ping -c 1 -W 20 127.0.0.1 >&2 && echo reached").split()
+    assert int(flags, 16) & 1
+    assert said == "reached"

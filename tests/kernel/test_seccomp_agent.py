@@ -1,4 +1,4 @@
-"""SCMP_ACT_NOTIFY: the listener of the filter reaches the agent before the program runs (config-linux.md#containerprocessstate)."""
+"""SCMP_ACT_NOTIFY: the listener of the filter reaches the agent before the program runs (config-linux.md#the-container-process-state)."""
 
 from __future__ import annotations
 
