@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
+
+if TYPE_CHECKING:
+    import argparse
 
 __all__ = ["main"]
 
@@ -24,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("always", OCIRuntimeWarning)
     warnings.showwarning = lambda message, *_, **__: say(options, "warning", str(message))
     try:
+        _try_log(options)
         status: int = options.run(options) or 0
     except Interrupted as error:
         return 128 + error.number
@@ -44,6 +49,16 @@ def status_of(error: Exception) -> int:
     if isinstance(error, StepError) and error.op in ("lookup", "exec"):
         return {errno.ENOENT: NOT_FOUND, errno.EACCES: NOT_EXECUTABLE}.get(error.errno or 0, 1)
     return 1
+
+
+def _try_log(options: argparse.Namespace) -> None:
+    """Fail at once, and not behind what was asked for, when the log file cannot be written. Raises OSError."""
+    if options.log:
+        try:
+            open(options.log, "ab").close()
+        except OSError:
+            options.log = None
+            raise
 
 
 def say(options: object, level: str, text: str) -> None:

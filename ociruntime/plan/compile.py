@@ -16,7 +16,7 @@ from .mounts import Mounts
 from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, namespaces_of
 from .netdevices import compile_loopback, compile_net_devices
 from .ops import Sync
-from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score
+from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score, make_cwd
 from .procfs import compile_procfs
 from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import (
@@ -142,6 +142,8 @@ def compile_create(
     compile_names(b, spec, own)
     compile_sysctl(b, linux, own, proc)
     compile_hidden(b, linux, root)
+    if spec.root.readonly:
+        make_cwd(b, process, root)
     finish_root(b, spec, root)
 
     b.phase = "The process"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError
 from . import kernel as k
-from .model import Builder
+from .model import NO_SLOT, Builder
+from .ops import Target
+from .paths import destination_in_root
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -53,6 +55,12 @@ def compile_keyring(b: Builder, host: Host) -> None:
     """A fresh session keyring: the caller's holds keys that are none of the container's business."""
     if host.keyrings:
         b.init("keyring", "", text="a session keyring of its own")
+
+
+def make_cwd(b: Builder, process: Process, root: int) -> None:
+    """Make the working directory where it is missing, before the root becomes read-only."""
+    cwd = destination_in_root(process.cwd)
+    b.init("target", root, cwd, Target(0), 0o755, NO_SLOT, NO_SLOT, text=f"{cwd}, the working directory, made where missing")
 
 
 def compile_oom_score(b: Builder, process: Process) -> None:

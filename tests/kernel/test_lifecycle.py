@@ -303,3 +303,12 @@ def test_another_config_than_the_bundles(bundle: oci.Bundle, tmp_path: Path, sta
     done = subprocess.run([*command, "--config", str(tmp_path / "none"), prefix], timeout=60, capture_output=True, text=True)
     assert done.returncode == 1
     assert "none does not exist" in done.stderr
+
+
+def test_a_log_that_cannot_be_written_is_said_first(bundle: oci.Bundle, tmp_path: Path, state_root: Path, prefix: str) -> None:
+    command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "--log", str(tmp_path / "no/such.log")]
+    done = subprocess.run([*command, "create", "-b", str(bundle.path), prefix], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "no/such.log" in done.stderr
+    assert oci.Container.list(root=state_root) == []

@@ -163,6 +163,13 @@ def test_cwd_is_made_and_checked(inside: Inside) -> None:
     assert caught.value.op == "chdir"
 
 
+def test_a_missing_cwd_of_a_read_only_root(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    spec = oci.RuntimeSpec.default().at.root.readonly.set(True).at.process.cwd.set("/a/b")
+    bundle = make_bundle(spec).with_args(["sh", "-c", "pwd; ! touch here 2>/dev/null"])
+    done = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix, check=True)
+    assert done.stdout == "/a/b\n"
+
+
 def test_affinity_of_a_further_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one CPU only")
