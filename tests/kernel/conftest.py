@@ -22,6 +22,13 @@ from .mounting import either, mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
 REPO = Path(__file__).resolve().parents[2]
 
 
+def _log_in() -> None:
+    """Be what a login shell starts: with the terminal in control, and no signal ignored that whoever runs the tests ignores."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Session:
     """A command on a terminal of its own, which controls it, as a login shell has it; we are the person who types and reads."""
 
@@ -37,7 +44,7 @@ class Session:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_log_in,
         )
         self.slave = slave
 
