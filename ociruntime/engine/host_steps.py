@@ -59,6 +59,13 @@ def _systemd_scope(
     start_scope(unit, properties, path, user=user, pid=init.pid)
 
 
+def _systemd_attach(init: Init | None, unit: str, below: str, user: bool) -> None:
+    from .systemd import attach
+
+    assert init is not None, "a step behind the clone"
+    attach(unit, below, init.pid, user=user)
+
+
 def _systemd_set(init: Init | None, unit: str, properties: Sequence[tuple[str, str, object]], user: bool) -> None:
     from .systemd import set_properties
 
@@ -99,6 +106,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_devices": _cgroup_devices,
     "idmap": _idmap,
     "proc_write": _proc_write,
+    "systemd_attach": _systemd_attach,
     "systemd_scope": _systemd_scope,
     "systemd_set": _systemd_set,
     "netdev_move": _netdev_move,

@@ -88,6 +88,11 @@ def _clear(bus: Connection, unit: str) -> None:
     _unless_gone(bus, "ResetFailedUnit", "s", unit)
 
 
+def attach(unit: str, below: str, pid: int, *, user: bool) -> None:
+    """Move a process of ours into a unit that is delegated, or a cgroup ``below`` it. Raises as `start_scope` does."""
+    _ask(lambda bus: bus.manager("AttachProcessesToUnit", "ssau", unit, below, [pid]), user)
+
+
 def set_properties(unit: str, properties: Properties, *, user: bool) -> None:
     """Change properties of a running unit, until it ends. Raises UnsupportedError, OSError as `start_scope` does."""
     body = _variants(properties)

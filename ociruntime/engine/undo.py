@@ -76,6 +76,14 @@ def of_plan(plan: Plan) -> list[list[str]]:
     return [entry for step in plan.steps if step.where == "host" and (entry := of_step(step)) is not None]
 
 
+def unit(record: Record) -> tuple[str, bool, str] | None:
+    """The unit that systemd made for a container, if it did: its name, whether the user's own systemd has it, and its cgroup."""
+    for action, *values in record:
+        if action == "systemd_scope":
+            return values[0], values[1] == "user", values[2]
+    return None
+
+
 def perform(record: Record) -> None:
     """Undo, the last first. Every action is tried; the first error is raised at the end."""
     failure: Exception | None = None

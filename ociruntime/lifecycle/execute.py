@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..engine import cgroup
+from ..engine import cgroup, undo
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..engine.processes import ended_within
@@ -87,6 +87,7 @@ def execute(
                 Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
                 namespaces=_foreign(document),
                 cgroups=tuple(cgroup.enterable(cgroups, document["pid"])),
+                unit=undo.unit(document.get("undo", [])),
                 container_id=entry.id,
                 pid=document["pid"],
             )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypedDict
 
+from ..engine import undo
 from ..engine.cgroup.restore import Memory
 from ..engine.host_steps import carry_out
 from ..engine.perform import step_error
@@ -16,7 +17,7 @@ from ..plan.cgroups.change import compile_update, meant, members
 from ..spec import Linux, Resources, RuntimeSpec
 from ..spec.rules import Report
 from ..spec.rules_resources import resource_rules
-from ..state import Entry, StateDocument, Status
+from ..state import Entry, Status
 from .status import allowed
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def update(entry: Entry, changes: Resources | Mapping[str, Json]) -> None:
             raise SpecError(errors)
         host = Host.probe()
         placement = placed(document.get("cgroups", []), host)
-        plan = compile_update(wanted, members(given), placement, host, entry.id, unit=_unit(document))
+        plan = compile_update(wanted, members(given), placement, host, entry.id, unit=undo.unit(document.get("undo", [])))
         _perform(plan)
         _save(entry, spec.evolve(linux=linux.evolve(resources=wanted)))
 
@@ -108,12 +109,6 @@ def with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Lim
         made.setdefault("cpu", {}).update(period=period, quota=round(cpus * period))
     base = resources if isinstance(resources, Resources) else Resources.load(resources or {})
     return base.merge(made)
-
-
-def _unit(document: StateDocument) -> tuple[str, bool] | None:
-    """The container's systemd unit, and whether it is the user's own systemd that has it."""
-    scopes = [entry for entry in document.get("undo", []) if entry[0] == "systemd_scope"]
-    return (scopes[0][1], scopes[0][2] == "user") if scopes else None
 
 
 def _perform(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .capabilities import ALL
-from .cgroups import Manager, compile_cgroups, compile_join, compile_late, compile_scope, placed
+from .cgroups import Manager, attached, compile_attach, compile_cgroups, compile_join, compile_late, compile_scope, placed
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .identity import compile_identity, compile_parent
@@ -209,6 +209,7 @@ def compile_exec(
     *,
     namespaces: int,
     cgroups: tuple[str, ...],
+    unit: tuple[str, bool, str] | None = None,
     container_id: str = "ID",
     pid: int = 0,
 ) -> Plan:
@@ -219,6 +220,7 @@ def compile_exec(
         spec: the container's config, for its seccomp profile.
         namespaces: the CLONE_NEW* bits of the namespaces to join.
         cgroups: the container's cgroup directories.
+        unit: the systemd unit of the cgroup, whether the user's own systemd has it, and its directory.
         pid: the container's process, whose root is taken when it is not that of its mount namespace.
 
     Raises:
@@ -227,13 +229,15 @@ def compile_exec(
     b = Builder()
     b.phase = "On the host, before the clone"
     placement = placed(cgroups, host)
+    attach = attached(unit, placement, host)
     # A process that starts in the cgroup has no CPUs before it.
     later = bool(process.exec_cpu_affinity and process.exec_cpu_affinity.initial)
-    into = "" if later else placement.into
+    into = "" if later or attach else placement.into
     b.host("clone3", 0, into, text="the init" + (f", in {into}" if into else ""))
     b.phase = "Into the container"
     compile_affinity(b, process, "initial")
-    compile_join(b, placement, unified=later)
+    compile_join(b, placement, unified=later and not attach)
+    compile_attach(b, attach)
     compile_affinity(b, process, "final")
     pidfd = b.input("pidfd", "the container's process")
     names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)

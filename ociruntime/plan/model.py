@@ -47,6 +47,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_check": ("path", "memory", "swap"),
     "cgroup_realtime": ("path", "mountpoint", "runtime", "period"),
     "cgroup_devices": ("path", "program"),
+    "systemd_attach": ("unit", "below", "user"),
     "systemd_set": ("unit", "properties", "user"),
     "systemd_scope": ("unit", "properties", "path", "mountpoint", "user"),
     "clone3": ("flags", "into"),

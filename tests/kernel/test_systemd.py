@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,29 @@ def test_a_whole_life_by_the_command(make_bundle: Callable[..., oci.Bundle], pre
 
 
 @root
+def test_update_changes_both(limited: Callable[..., Any]) -> None:
+    first = {"memory": {"limit": 64 * MiB}, "cpu": {"shares": 512, "quota": 20000}, "devices": [{"allow": False, "access": "rwm"}]}
+    with limited(first) as container:
+        unit = f"ociruntime-{container.id}.scope"
+        container.update(memory=80 * MiB, cpu_quota=33000, pids=9)
+        shown = {"MemoryMax": f"{80 * MiB}", "CPUWeight": "59", "CPUQuotaPerSecUSec": "330ms", "TasksMax": "9"}
+        assert show(unit, *shown) == shown
+        files = {"memory.max": f"{80 * MiB}", "cpu.weight": "59", "cpu.max": "33000 100000", "pids.max": "9"}
+        assert {file: value(container, "", file) for file in files} == files
+        container.update(cpu_idle=1)
+        assert (show(unit, "CPUWeight"), value(container, "", "cpu.idle")) == ({"CPUWeight": "idle"}, "1")
+        container.update(cpu_idle=0)
+        assert (show(unit, "CPUWeight"), value(container, "", "cpu.weight")) == ({"CPUWeight": "59"}, "59")
+        container.update({"devices": [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "access": "r"}]})
+        assert "char-10 r" in show(unit, "DeviceAllow")["DeviceAllow"]
+        before = show(unit, *shown)
+        with pytest.raises(oci.StepError):
+            container.update({"pids": {"limit": 12}, "unified": {"memory.oom.group": "7"}})
+        assert show(unit, *shown) == before
+        assert value(container, "", "pids.max") == "9"
+
+
+@root
 def test_a_process_that_ends_takes_the_scope_along(limited: Callable[..., Any]) -> None:
     with limited({}, ["true"], start=True) as container:
         assert container.wait(60) == 0
@@ -232,3 +256,58 @@ def test_by_the_bus_where_there_is_no_private_socket(sleeper: int, prefix: str, 
     systemd.start_scope(f"{prefix}.scope", [Property("Slice", "s", f"{prefix}.slice")], path, user=user, pid=sleeper)
     os.kill(sleeper, 9)
     systemd.stop(f"{prefix}.scope", user=user)
+
+
+ROOTLESS = """
+import os, sys
+import ociruntime as oci
+
+bundle, state, name = sys.argv[1:]
+limits = {"memory": {"limit": 64 << 20}, "cpu": {"shares": 512}, "pids": {"limit": 20}, "devices": [{"allow": False, "access": "rwm"}]}
+document = oci.RuntimeSpec.default().to_dict()
+document["process"]["args"] = ["sleep", "100"]
+linux = document["linux"]
+kept = [space for space in linux["namespaces"] if space["type"] not in ("network", "cgroup", "user")]
+own = {"uidMappings": os.getuid(), "gidMappings": os.getgid()}
+maps = {key: [{"containerID": 0, "hostID": value, "size": 1}] for key, value in own.items()}
+linux.update(maps, namespaces=[*kept, {"type": "user"}, {"type": "cgroup"}], resources=limits)
+document["mounts"] = [mount for mount in document["mounts"] if mount["type"] not in ("sysfs", "cgroup")]
+for mount in document["mounts"]:
+    mount["options"] = [option for option in mount.get("options", []) if not option.startswith("gid=")]
+made = oci.Bundle.from_dir(bundle, oci.RuntimeSpec.load(document))
+with oci.Container.create(name, made, root=state, cgroup_manager="systemd") as container:
+    with open(f"/proc/{container.pid}/cgroup") as own:
+        path = own.read().strip().removeprefix("0::")
+    assert path.endswith(f"/user@{os.getuid()}.service/user.slice/ociruntime-{name}.scope"), path
+    container.start()
+    assert container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True).stdout == "0::/\\n"
+    container.update(pids=30)
+    values = [open(f"/sys/fs/cgroup{path}/{file}").read().strip() for file in ("memory.max", "cpu.weight", "pids.max")]
+    assert values == ["67108864", "59", "30"], values
+    container.pause()
+    container.resume()
+assert not os.path.exists(f"/sys/fs/cgroup{path}")
+"""
+
+
+@root
+@pytest.mark.skipif(not os.path.exists("/usr/local/bin/as-user"), reason="for the machine of tests/vm only")
+@pytest.mark.parametrize("where", ["in a cgroup of the user's", "in one of the system's"])
+def test_an_unprivileged_user(busybox_rootfs: Path, prefix: str, where: str) -> None:
+    """From a service of the user's own, and from a place that is not delegated, as a login session is."""
+    home = Path(f"/home/tester/{prefix}")
+    shutil.copytree(busybox_rootfs, home / "bundle/rootfs", symlinks=True)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 1000, 1000, follow_symlinks=False)
+    command = [sys.executable, "-c", ROOTLESS, f"{home}/bundle", f"{home}/state", prefix]
+    if where == "in a cgroup of the user's":
+        command = ["as-user", *command]
+    else:
+        subprocess.run(["systemctl", "start", "user@1000.service"], check=True)
+        user = ["setpriv", "--reuid=tester", "--regid=tester", "--init-groups", "env", "XDG_RUNTIME_DIR=/run/user/1000"]
+        command = ["systemd-run", "--scope", "-q", *user, *command]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        shutil.rmtree(home)

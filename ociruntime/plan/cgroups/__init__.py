@@ -8,7 +8,7 @@ from ...errors import UnsupportedError
 from ..ops import Sync
 from .devices import rules_of
 from .limits import compile_limits, compile_writes
-from .placement import DISABLED, MANAGERS, Manager, Place, Placement, compile_join, compile_places, place, placed
+from .placement import DISABLED, MANAGERS, SYSTEMD_LACKS, Manager, Place, Placement, compile_join, compile_places, place, placed
 
 if TYPE_CHECKING:
     from ...host import Host
@@ -22,6 +22,8 @@ __all__ = [
     "Place",
     "Placement",
     "Setup",
+    "attached",
+    "compile_attach",
     "compile_cgroups",
     "compile_join",
     "compile_late",
@@ -65,13 +67,27 @@ def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
             "use --cgroup-manager cgroupfs, or boot with systemd.unified_cgroup_hierarchy=1"
         )
     if host.systemd is None:
-        raise UnsupportedError(
-            f"the systemd cgroup manager: no systemd runs here that user {host.euid} can ask: use --cgroup-manager cgroupfs; "
-            "a user's own is started by a login, or by 'loginctl enable-linger'"
-        )
+        raise UnsupportedError(SYSTEMD_LACKS.format(host.euid))
     user, hierarchy = host.systemd
     made = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
     return Placement((Place(hierarchy.mountpoint + made.path, hierarchy),), scope=made.unit)
+
+
+def attached(unit: tuple[str, bool, str] | None, placement: Placement, host: Host) -> str:
+    """The cgroup, as UNIT/PATH, that only systemd may move a further process to, or ``""``: that of a user who comes from outside
+    of what his own systemd has, as users log in."""
+    place, own = placement.unified, next((h.base for h in host.hierarchies if h.version == 2), None)
+    if unit is None or not unit[1] or place is None or host.systemd is None or (own and host.systemd.hierarchy.holds(own)):
+        return ""
+    return unit[0] + place.directory.removeprefix(unit[2])
+
+
+def compile_attach(b: Builder, attach: str) -> None:
+    """The init waits while the user's systemd moves it to where `attached` says, if anywhere."""
+    if attach:
+        unit, slash, below = attach.partition("/")
+        b.init("sync", Sync.HOST, text="the user's systemd takes the init into the container's cgroup")
+        b.host("systemd_attach", unit, slash + below, True, text=attach)
 
 
 def compile_scope(b: Builder, setup: Setup, spec: RuntimeSpec, container_id: str, host: Host) -> None:

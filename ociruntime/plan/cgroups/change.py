@@ -48,9 +48,10 @@ def members(changes: dict[str, Json]) -> frozenset[str]:
 def _properties(resources: Resources, changed: frozenset[str], *, user: bool) -> list[Property]:
     writes = [write for write in (*v2_writes(resources), *unified_writes(resources)) if asked(write, changed)]
     found = list(limits(writes))
-    if "devices" in changed and not user and (rules := devices(rules_of(resources.devices or ()))):
+    if "devices" in changed and not user:
         # A list is added to, unless it is made empty first.
-        found += [entry._replace(value=()) for entry in rules if entry.signature.startswith("a")] + list(rules)
+        rules = devices(rules_of(resources.devices or ())) or (Property("DevicePolicy", "s", "auto"),)
+        found += [Property("DeviceAllow", "a(ss)", ()), *rules]
     return found
 
 
@@ -61,14 +62,14 @@ def compile_update(
     host: Host,
     container_id: str = "ID",
     *,
-    unit: tuple[str, bool] | None = None,
+    unit: tuple[str, bool, str] | None = None,
 ) -> Plan:
     """The steps that bring a container's cgroups from some limits to others.
 
     Args:
         resources: all limits that are to hold.
         changed: the members that change.
-        unit: the systemd unit of the cgroup, and whether it is one of the user's own systemd.
+        unit: the systemd unit of the cgroup, whether the user's own systemd has it, and its directory.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_limits`.

@@ -18,6 +18,12 @@ Manager = Literal["cgroupfs", "systemd", "disabled"]
 MANAGERS: Final[tuple[Manager, ...]] = get_args(Manager)
 
 
+SYSTEMD_LACKS: Final = (
+    "the systemd cgroup manager: no systemd runs here that user {} can ask: use --cgroup-manager cgroupfs; "
+    "a user's own is started by a login, or by 'loginctl enable-linger'"
+)
+
+
 class Place(NamedTuple):
     """The container's cgroup in one hierarchy."""
 

@@ -195,7 +195,7 @@ def _tasks(text: str) -> list[Property]:
 
 
 def _cpu_idle(text: str) -> list[Property]:
-    return [Property("CPUWeight", "t", 0)] if int(text) else []
+    return [Property("CPUWeight", "t", 0 if int(text) else INFINITY)]  # no weight of its own, unless one follows
 
 
 def _io_weight(text: str) -> list[Property]:

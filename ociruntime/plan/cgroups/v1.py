@@ -51,8 +51,8 @@ def _memory(w: Writes, memory: Memory) -> None:
 
 def _cpu(w: Writes, cpu: CPU) -> None:
     w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
-    if cpu.idle != 1:  # whoever is idle has no weight: the kernel refuses to set one
-        w.put("cpu", "cpu.shares", given(cpu.shares), "cpu.shares")
+    if cpu.idle != 1:  # whoever is idle has no weight, and gets it back afterwards
+        w.put("cpu", "cpu.shares", given(cpu.shares), "cpu.shares", "cpu.idle")
     w.put("cpu", "cpu.cfs_period_us", given(cpu.period), "cpu.period", group="cpu.cfs")
     w.put("cpu", "cpu.cfs_quota_us", given(cpu.quota), "cpu.quota", group="cpu.cfs")
     w.put("cpu", "cpu.cfs_burst_us", cpu.burst, "cpu.burst", group="cpu.cfs")

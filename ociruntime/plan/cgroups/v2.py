@@ -52,8 +52,8 @@ def _memory(w: Writes, memory: Memory) -> None:
 
 def _cpu(w: Writes, cpu: CPU) -> None:
     w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
-    if cpu.shares and cpu.idle != 1:  # whoever is idle has no weight: the kernel refuses to set one
-        w.put("cpu", "cpu.weight", convert.shares_to_weight(cpu.shares), "cpu.shares")
+    if cpu.shares and cpu.idle != 1:  # whoever is idle has no weight, and gets it back afterwards
+        w.put("cpu", "cpu.weight", convert.shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
     w.put("cpu", "cpu.max", convert.cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
     w.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
     w.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
