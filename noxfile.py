@@ -34,8 +34,8 @@ def vm(session: nox.Session) -> None:
         Path(package).chmod(0o755)  # the user in the machine reads it too
         shutil.rmtree(ROOT / "build", ignore_errors=True)
         session.install("--no-deps", "--target", package, ".")  # alone: the machine has the dependencies for its own Python
-        for who in ((), ("--user",)):
-            command = ("pytest", "-n", "2", "-m", "vm", "kernel", *session.posargs)
+        for who, which in (((), ("-n", "2", "-m", "vm")), (("--user",), ("-m", "vm and not root"))):
+            command = ("pytest", *which, "kernel", *session.posargs)
             session.run("python", "tests/vm/run-in-vm", "--verbose", *who, "--package", package, *command)
 
 
