@@ -105,6 +105,10 @@ def test_an_update_tells_systemd_too(limited: Callable[..., Any], prefix: str) -
         assert shown == {"MemoryMax": f"{80 * MiB}", "CPUQuotaPerSecUSec": "340ms", "TasksMax": "44"}
         container.update({"devices": resources["devices"]})
         assert "10:229" not in show(unit, "DeviceAllow")["DeviceAllow"]
+        container.update(cpu_shares=512, cpu_idle=1)
+        assert (show(unit, "CPUWeight"), value(container, "", "cpu.idle")) == ({"CPUWeight": "idle"}, "1")
+        container.update(cpu_idle=0)
+        assert (show(unit, "CPUWeight"), value(container, "", "cpu.weight")) == ({"CPUWeight": "59"}, "59")
         subprocess.run([*CTL, "daemon-reload"], check=True)
         assert {**files, "cpu.max": "34000 100000"} == {file: value(container, "", file) for file in files} | {
             "cpu.max": "34000 100000"
@@ -113,6 +117,8 @@ def test_an_update_tells_systemd_too(limited: Callable[..., Any], prefix: str) -
             container.update({"cpu": {"cpus": "4095"}}, memory=70 * MiB)
         assert value(container, "", "memory.max") == f"{80 * MiB}"
         assert show(unit, "MemoryMax") == {"MemoryMax": f"{80 * MiB}"}
+        container.update({"devices": [{"allow": True, "access": "rwm"}]})
+        assert show(unit, "DevicePolicy", "DeviceAllow") == {"DevicePolicy": "auto", "DeviceAllow": ""}
 
 
 @root
@@ -136,29 +142,6 @@ def test_a_whole_life_by_the_command(make_bundle: Callable[..., oci.Bundle], pre
     cli("delete", "--force", prefix)
     assert show(unit, "LoadState") == {"LoadState": "not-found"}
     assert not Path(f"/sys/fs/cgroup/system.slice/{unit}").exists()
-
-
-@root
-def test_update_changes_both(limited: Callable[..., Any]) -> None:
-    first = {"memory": {"limit": 64 * MiB}, "cpu": {"shares": 512, "quota": 20000}, "devices": [{"allow": False, "access": "rwm"}]}
-    with limited(first) as container:
-        unit = f"ociruntime-{container.id}.scope"
-        container.update(memory=80 * MiB, cpu_quota=33000, pids=9)
-        shown = {"MemoryMax": f"{80 * MiB}", "CPUWeight": "59", "CPUQuotaPerSecUSec": "330ms", "TasksMax": "9"}
-        assert show(unit, *shown) == shown
-        files = {"memory.max": f"{80 * MiB}", "cpu.weight": "59", "cpu.max": "33000 100000", "pids.max": "9"}
-        assert {file: value(container, "", file) for file in files} == files
-        container.update(cpu_idle=1)
-        assert (show(unit, "CPUWeight"), value(container, "", "cpu.idle")) == ({"CPUWeight": "idle"}, "1")
-        container.update(cpu_idle=0)
-        assert (show(unit, "CPUWeight"), value(container, "", "cpu.weight")) == ({"CPUWeight": "59"}, "59")
-        container.update({"devices": [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "access": "r"}]})
-        assert "char-10 r" in show(unit, "DeviceAllow")["DeviceAllow"]
-        before = show(unit, *shown)
-        with pytest.raises(oci.StepError):
-            container.update({"pids": {"limit": 12}, "unified": {"memory.oom.group": "7"}})
-        assert show(unit, *shown) == before
-        assert value(container, "", "pids.max") == "9"
 
 
 @root

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -79,17 +79,18 @@ def log(text: str) -> None:
     print("run-in-vm:", text, file=sys.stderr, flush=True)
 
 
-def get_image(*, force: bool = False) -> Path:
-    """The directory of the image, which is built if need be: by one process at a time."""
+def get_image(*, packages: Collection[str] = (), force: bool = False) -> Path:
+    """The directory of the image, which is built if need be: by one process at a time; with further Debian packages in it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ociruntime", "vm")
     requirements = _requirements()
-    image = cache / _key(requirements)
+    packages = sorted({*PACKAGES, *packages})
+    image = cache / _key(requirements, packages)
     if force or not image.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with open(cache / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if force or not image.is_dir():
-                _build(image, requirements)
+                _build(image, requirements, packages)
     os.utime(image)
     return image
 
@@ -106,14 +107,14 @@ def _guest_files() -> Iterator[tuple[Path, Path]]:
             yield path, path.relative_to(GUEST)
 
 
-def _key(requirements: list[str]) -> str:
-    seen = hashlib.sha256(repr((SUITE, requirements)).encode())
+def _key(requirements: list[str], packages: list[str]) -> str:
+    seen = hashlib.sha256(repr((SUITE, requirements, packages)).encode())
     for path in (Path(__file__), *(path for path, _ in _guest_files())):
         seen.update(f"{path.relative_to(HERE)} {path.stat().st_mode & 0o100} {path.stat().st_size}\n".encode() + path.read_bytes())
     return seen.hexdigest()[:16]
 
 
-def _build(image: Path, requirements: list[str]) -> None:
+def _build(image: Path, requirements: list[str], packages: list[str]) -> None:
     if os.geteuid() != 0:
         raise Failure("building the image needs root")
     for tool, package in (("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")):
@@ -129,7 +130,7 @@ def _build(image: Path, requirements: list[str]) -> None:
     work.chmod(0o755)
     try:
         with open(logfile, "w") as output:
-            _Builder(work, output).build(requirements)
+            _Builder(work, output).build(requirements, packages)
         work.rename(image)
     except (subprocess.CalledProcessError, OSError, ValueError) as error:
         raise Failure(f"cannot build the image: {error}; see {logfile}") from error
@@ -150,8 +151,8 @@ class _Builder:
         print("+", shlex.join(map(str, argv)), file=self.output, flush=True)
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
 
-    def build(self, requirements: list[str]) -> None:
-        self.debian()
+    def build(self, requirements: list[str], packages: list[str]) -> None:
+        self.debian(packages)
         self.kernel()
         self.python(requirements)
         self.units()
@@ -160,12 +161,12 @@ class _Builder:
         self.run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", options, "-d", self.root, disk, size)
         shutil.rmtree(self.root)
 
-    def debian(self) -> None:
+    def debian(self, packages: list[str]) -> None:
         # The kernel is only unpacked: installing it would bring initramfs-tools. "$1" is the new root in a hook of mmdebstrap.
         kernel = f'$(apt-cache depends {KERNEL} | sed -n "s/.*Depends: \\(linux-image-\\)/\\1/p")'
         fetch = f'mkdir "$1/kernel" && chroot "$1" sh -c \'cd /kernel && apt-get download {kernel}\''
         self.run(
-            *("mmdebstrap", "--mode=root", "--variant=minbase", "--include=" + ",".join(PACKAGES)),
+            *("mmdebstrap", "--mode=root", "--variant=minbase", "--include=" + ",".join(packages)),
             '--aptopt=APT::Install-Recommends "false"',
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
             *("--customize-hook=" + fetch, SUITE, self.root),

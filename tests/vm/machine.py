@@ -23,9 +23,16 @@ PR_SET_PDEATHSIG = 1
 
 CMDLINE = """
     console=ttyS0 quiet loglevel=4 panic=-1 systemd.show_status=no
-    cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 psi=1 hugepagesz=2M hugepages=16
+    psi=1 hugepagesz=2M hugepages=16
     mitigations=off nokaslr audit=0 no_timer_check init_on_alloc=0 tsc=reliable clocksource=tsc
 """
+
+CGROUPS = {
+    "v2": "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1",
+    "hybrid": "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0",
+    "v1": "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
+}
+"""What makes systemd mount them so."""
 
 
 class Share(NamedTuple):
@@ -45,6 +52,8 @@ class Job(NamedTuple):
     workdir: str
     env: Sequence[str] = ()
     user: bool = False
+    cgroups: str = "v2"
+    kernel_args: Sequence[str] = ()
     timeout: float = 1800
     boot_timeout: float = 240
     verbose: bool = False
@@ -146,7 +155,14 @@ def _qemu(job: Job, image: Path, directory: str, ports: dict[str, int]) -> list[
         *("qemu-system-x86_64", "-name", "vmtest", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-nic", "none"),
         *("-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "max,-erms"),  # an emulated "rep movsb" is slow
         *("-smp", "2", "-m", "2048"),
-        *("-kernel", str(image / "vmlinux"), "-initrd", str(image / "initrd"), "-append", " ".join(CMDLINE.split())),
+        *(
+            "-kernel",
+            str(image / "vmlinux"),
+            "-initrd",
+            str(image / "initrd"),
+            "-append",
+            " ".join([*CMDLINE.split(), CGROUPS[job.cgroups], *job.kernel_args]),
+        ),
         *("-serial", f"file:{directory}/console"),
         *("-drive", disk, "-device", "virtio-blk-pci,drive=root"),
         *("-device", "virtio-serial-pci", *(word for name, fd in ports.items() for word in port(name, fd))),
