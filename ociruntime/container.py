@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from .engine import cgroup
-from .engine.processes import Exit, abandon, signal_number, wait
+from .engine.children import abandon, wait_first
+from .engine.processes import Exit, signal_number
 from .errors import StateError
 from .execs import Executes
 from .lifecycle.status import allowed, current, first_process
@@ -383,7 +384,7 @@ class Container(Executes, Supervised):
         if pidfd is None:
             return None
         try:
-            ended = wait(pidfd, timeout)
+            ended = wait_first(document["pid"], pidfd, timeout)
         finally:
             os.close(pidfd)
         if ended is None:

@@ -282,6 +282,7 @@ class Executes:
             started.pid,
             started.pidfd,
             streams,
+            first=started.first,
             began=began,
             cgroups=started.cgroups,
             oom_kills=started.oom_kills,

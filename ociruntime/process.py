@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, AnyStr, Generic, NamedTuple, Self
 
-from .engine import cgroup, processes
-from .engine.processes import abandon, end_session, ended_within, signal_number
+from .engine import cgroup, children
+from .engine.processes import end_session, signal_number
 from .engine.usage import Usage
 from .errors import ProcessError
 from .streams import MaybeNone, Streams
@@ -69,6 +67,7 @@ class Child:
         pidfd: int,
         streams: Streams,
         *,
+        first: int,
         began: float,
         cgroups: Sequence[str],
         oom_kills: int = 0,
@@ -85,42 +84,43 @@ class Child:
         """The master of its terminal, when it was given one (``terminal=True``)."""
         self.began = began
         """When it was launched, by `time.monotonic`."""
-        self._pidfd = pidfd
+        self._child = children.Child(pid, pidfd, first)
         self.streams = streams
         self.cgroups = cgroups
         """Directories of the container's cgroups."""
         self._oom_kills = oom_kills
-        self._lock = threading.Lock()
 
     def fileno(self) -> int:
-        """The pidfd, for select and asyncio: readable when the program has ended."""
-        return self._pidfd
+        """A descriptor for select and asyncio: readable when the program has ended. Raises ValueError: it is closed."""
+        fd = self._child.fileno()
+        if fd < 0:
+            raise ValueError(f"{' '.join(self.args)!r} is closed")
+        return fd
+
+    def ended(self, timeout: float | None = 0) -> bool:
+        """Whether it ends within ``timeout`` seconds; None for as long as it takes."""
+        return self.returncode is not None or self._child.ended(timeout)
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
-        if self.returncode is None and ended_within(self._pidfd, 0):
+        if self.ended():
             self.reap()
         return self.returncode
 
     def reap(self) -> int:
         """The exit code of a program that has ended. Raises ChildProcessError: somebody else got it."""
-        with self._lock:  # of two threads that wait one may reap
-            if self.returncode is None:
-                ended, used = processes.reap(self._pidfd, self.pid)
-                if (code := ended.returncode) is None:
-                    raise ChildProcessError(errno.ECHILD, "the exit status is lost: SIGCHLD is ignored, or another wait got it")
-                self.returncode, self.usage = code, used
+        if self.returncode is None:
+            ended, self.usage = self._child.reap()
+            if (code := ended.returncode) is None:
+                raise ChildProcessError(errno.ECHILD, "the exit status is lost: SIGCHLD is ignored, or another wait got it")
+            self.returncode = code
         return self.returncode
 
     def send_signal(self, signal: int | str) -> None:
         """Send a signal, by number or name; nothing happens when it has ended, as with `subprocess.Popen`. Raises ValueError."""
-        import signal as _signal
-
+        number = signal_number(signal)
         if self.poll() is None:
-            try:
-                _signal.pidfd_send_signal(self._pidfd, signal_number(signal))
-            except ProcessLookupError:
-                pass  # it ended since
+            self._child.send(number)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -164,14 +164,10 @@ class Child:
         self.streams.close()
         if self.terminal is not None:
             self.terminal.close()
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0 and self.returncode is None:
-            abandon(pidfd)
-        elif pidfd >= 0:
-            os.close(pidfd)
+        self._child.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_pidfd", -1) >= 0:
+        if hasattr(self, "_child"):
             self.close()
 
     def __repr__(self) -> str:
@@ -209,7 +205,7 @@ class Process(Child, Generic[AnyStr]):
 
         A program that fills a pipe which nobody reads does not end: use `communicate`, or iterate.
         """
-        if self.returncode is None and not ended_within(self._pidfd, timeout):
+        if not self.ended(timeout):
             raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
         return self.reap()
 
@@ -222,7 +218,7 @@ class Process(Child, Generic[AnyStr]):
             TimeoutError: it still runs after ``timeout`` seconds; nothing is lost, call it again without input.
         """
         self.streams.feed(input)
-        if not self.streams.pump(self._pidfd, None if timeout is None else time.monotonic() + timeout):
+        if not self.streams.pump(self, None if timeout is None else time.monotonic() + timeout):
             raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
         self.reap()
         out, err = self.streams.output(1), self.streams.output(2)
@@ -249,14 +245,16 @@ def finish(
     """
     streams, timed_out = child.streams, False
     try:
-        if not streams.pump(child.fileno(), None if timeout is None else child.began + timeout, on_end):
+        if not streams.pump(child, None if timeout is None else child.began + timeout, on_end):
             timed_out = True
             kill()
-            streams.pump(child.fileno(), time.monotonic() + KILL_GRACE)
+            streams.pump(child, time.monotonic() + KILL_GRACE)
     except BaseException as error:
         kill()
-        streams.pump(child.fileno(), time.monotonic() + 1)
-        if ended_within(child.fileno(), KILL_GRACE):
+        streams.pump(child, time.monotonic() + 1)
+        if child.ended(KILL_GRACE):
             error.__dict__["result"] = child.result()
         raise
+    if not child.ended():
+        raise TimeoutError(f"{' '.join(child.args)!r} did not die within {KILL_GRACE:.0f} s of SIGKILL")
     return child.result(timed_out=timed_out)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .bundle import Bundle
+from .engine import cgroup
 from .errors import ContainerNotFound
 from .overrides import Args, Env, MountLike, Overrides, UserLike, words
 from .process import Child, Result, Usage, finish
@@ -193,20 +194,18 @@ class Sandbox:
         )
         streams.launched()
         cgroups = made.document.get("cgroups", [])
-        self.child = Child(made.args, made.document["pid"], made.pidfd, streams, began=began, cgroups=cgroups)
+        pid = made.document["pid"]
+        self.child = Child(made.args, pid, made.pidfd, streams, first=pid, began=began, cgroups=cgroups)
         # In a pid namespace of its own all else ends with the first process; otherwise it could hold the pipes open.
         self.on_end = None if made.own_pids else self.kill
 
     def kill(self) -> None:
         """Kill everything in it."""
-        from .lifecycle.kill import kill_everything
-
-        kill_everything(self._made.document, self.child.fileno())
+        self.child.kill()
+        cgroup.kill(self.child.cgroups)
 
     def complete(self, result: Result[Any]) -> Result[Any]:
         """The result of the program with what the whole container used."""
-        from .engine import cgroup
-
         cgroups = self.child.cgroups
         return result._replace(oom_killed=cgroup.oom_kills(cgroups) > 0, usage=Usage.of_cgroups(cgroups, result.usage))
 

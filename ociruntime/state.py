@@ -25,6 +25,7 @@ __all__ = ["OCI_VERSION", "State", "StateStore", "Status", "default_root"]
 OCI_VERSION: Final = "1.3.0"
 _ID: Final = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*")
 MAX_ID: Final = 1024
+_PF_EXITING: Final = 4
 
 
 class Status(StrEnum):
@@ -178,16 +179,27 @@ def check_id(container_id: str) -> str:
 
 
 def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when there is none or it is a zombie (proc(5), field 22)."""
+    """When a process began, in clock ticks since boot; 0 when there is none or it has exited."""
+    return 0 if (fields := stat_of(pid)) is None or is_over(fields) else int(fields[19])
+
+
+def stat_of(pid: int) -> list[bytes] | None:
+    """What the kernel says of a process, from its state on (proc(5), /proc/pid/stat, field 3); None when there is none."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fields = os.read(fd, 4096).rpartition(b")")[2].split()
+            return os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+        return None
+
+
+def is_over(fields: list[bytes]) -> bool:
+    """Whether a process has exited: it is a zombie, or the first one of a pid namespace, which waits for the others' end there."""
+    if int(fields[17]) > 1:
+        return False  # its first thread has ended, others go on
+    return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
 class Entry:

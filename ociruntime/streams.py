@@ -16,12 +16,20 @@ PIPE: Final = -1
 STDOUT: Final = -2
 DEVNULL: Final = -3
 _CHUNK: Final = 1 << 16
+_LOOK: Final = 1.0
+"""Seconds between two looks at a program whose descriptor does not tell of everything (see `ociruntime.engine.children.Ending`)."""
 
 
 class HasFileno(Protocol):
     """A file, a socket: whatever has a descriptor."""
 
     def fileno(self) -> int: ...
+
+
+class Ends(HasFileno, Protocol):
+    """A process: its descriptor is readable when `ended` has something new to tell."""
+
+    def ended(self) -> bool: ...
 
 
 Stdio: TypeAlias = int | HasFileno | None
@@ -220,7 +228,7 @@ class Streams:
         if 0 in self._ours and not self._input:
             self._shut(0)
 
-    def pump(self, pidfd: int, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
+    def pump(self, program: Ends, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
         """Feed and drain the pipes until all are closed and the program has ended; False when the time was over before.
 
         It can be called again: what was read and what is still to be written are kept.
@@ -229,20 +237,22 @@ class Streams:
             deadline: of `time.monotonic`.
             on_end: called when the program has ended: for those who hold its pipes and should not.
         """
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
+        poller, watched = select.poll(), program.fileno()
+        poller.register(watched, select.POLLIN)
         numbers = self.ends()
         for fd, number in numbers.items():
             poller.register(fd, select.POLLIN if number else select.POLLOUT)
         running = True
         while running or numbers:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            for fd, _ in poller.poll(left):
-                if fd == pidfd:
-                    poller.unregister(fd)
-                    running = False
-                    if on_end:
-                        on_end()
+            left = _LOOK if deadline is None else min(_LOOK, max(0.0, deadline - time.monotonic()))
+            ready = poller.poll(left * 1000)
+            for fd, _ in ready or ([(watched, 0)] if running else []):
+                if fd == watched:
+                    if program.ended():
+                        poller.unregister(fd)
+                        running = False
+                        if on_end:
+                            on_end()
                 elif not self.move(fd, numbers[fd]):
                     poller.unregister(fd)
                     self.finish(numbers.pop(fd))

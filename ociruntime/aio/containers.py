@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
+from ..engine.children import Ending
 from ..events import Event
 from ..execs import ExecOptions, Executes, PopenOptions
 from ..lifecycle.status import first_process
@@ -20,7 +21,7 @@ from ..streams import Codec, MaybeNone, Streams
 from .processes import Process
 from .programs import checked, streams_of
 from .streams import Reader, Writer, connect
-from .waiting import Making, finish, readable, within, work
+from .waiting import Making, ended, finish, readable, within, work
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -158,11 +159,13 @@ class Container:
 
     async def wait(self, timeout: float | None = None) -> int | None:
         """See `ociruntime.Container.wait`; any number of tasks may wait at once, without a thread for each."""
-        pidfd = first_process(self._sync._entry.read(), self._sync._pidfd)
+        document = self._sync._entry.read()
+        pidfd = first_process(document, self._sync._pidfd)
         if pidfd is not None:
             try:
-                if not await within(timeout, readable(pidfd)):
-                    raise TimeoutError(f"container {self.id!r} still runs after {timeout} s")
+                with Ending(document["pid"], pidfd) as ending:
+                    if not await within(timeout, ended(ending)):
+                        raise TimeoutError(f"container {self.id!r} still runs after {timeout} s")
             finally:
                 os.close(pidfd)
         return self._sync.wait(0)

@@ -10,7 +10,7 @@ from typing import AnyStr, Generic, Self, cast
 from ..process import Child
 from ..streams import MaybeNone
 from .streams import Reader, Writer, connect
-from .waiting import readable, within, work
+from .waiting import ended, within, work
 
 
 class Process(Child, Generic[AnyStr]):
@@ -44,7 +44,7 @@ class Process(Child, Generic[AnyStr]):
 
     async def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; the exit code, negative for a signal. Raises TimeoutError after ``timeout`` seconds."""
-        if self.returncode is None and not await within(timeout, readable(self.fileno())):
+        if self.returncode is None and not await within(timeout, ended(self)):
             raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
         return self.reap()
 

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
+from ..engine.children import LOOK
 from ..process import KILL_GRACE, Child, Result
-from ..streams import Streams
+from ..streams import Ends, Streams
 
 T = TypeVar("T")
 
@@ -59,6 +60,12 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+async def ended(program: Ends) -> None:
+    """Wait for the end of a process."""
+    while not program.ended():
+        await within(LOOK, readable(program.fileno()))
+
+
 async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
     """Whether something comes to its end in time."""
     limit = asyncio.timeout(timeout)
@@ -72,7 +79,7 @@ async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
     return True
 
 
-async def pump(streams: Streams, pidfd: int, on_end: Callable[[], object] | None = None) -> None:
+async def pump(streams: Streams, program: Ends, on_end: Callable[[], object] | None = None) -> None:
     """`Streams.pump` in the loop; it may be cancelled and begun again."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -99,7 +106,7 @@ async def pump(streams: Streams, pidfd: int, on_end: Callable[[], object] | None
     for fd, number in busy.items():
         (loop.add_reader if number else loop.add_writer)(fd, move, fd)
     try:
-        await readable(pidfd)
+        await ended(program)
         if on_end is not None:
             await work(on_end)
         if busy or done.done():
@@ -113,10 +120,10 @@ async def finish(
 ) -> Result[Any]:
     """`ociruntime.process.finish` in the loop."""
     left = None if timeout is None else timeout - (time.monotonic() - child.began)
-    timed_out = not await within(left, pump(child.streams, child.fileno(), on_end))
+    timed_out = not await within(left, pump(child.streams, child, on_end))
     if timed_out:
         await work(kill)
-        await within(KILL_GRACE, pump(child.streams, child.fileno()))
+        await within(KILL_GRACE, pump(child.streams, child))
     return child.result(timed_out=timed_out)
 
 

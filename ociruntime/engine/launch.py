@@ -14,9 +14,10 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol, Self
 
 from ..plan.ops import Report
+from .children import reap_abandoned
 from .clone import clone
 from .native import init_memfd, sealed_memfd
-from .processes import ended_within, reap_abandoned
+from .processes import ended_within, pid_of
 
 _REPORT: Final = struct.Struct("=IIiI")
 
@@ -223,9 +224,3 @@ def _last(orders: queue.SimpleQueue[tuple[Work, Answer]]) -> None:
             answer.put(work())
         except Exception as error:
             answer.put(error)
-
-
-def pid_of(pidfd: int) -> int:
-    """The pid, in our pid namespace, of the process behind a pidfd (proc(5), fdinfo)."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
-        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..state import start_time
+from ..state import is_over, start_time, stat_of
 
 if TYPE_CHECKING:
     from .usage import Usage
@@ -69,31 +69,29 @@ def ended_within(pidfd: int, timeout: float | None) -> bool:
     return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
-def wait(pidfd: int, timeout: float | None = None) -> Exit | None:
-    """Wait for the end of a process; None after ``timeout`` seconds. A child is reaped."""
-    if not ended_within(pidfd, timeout):
-        return None
+def exit_of(pid: int, pidfd: int) -> Exit:
+    """How a process that has exited ended. A child is reaped."""
     try:
-        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
-        return _exit_of_stranger(pidfd)
-    assert info is not None
+        return _exit_of_stranger(pid, pidfd)
+    if info is None:
+        return _exit_of_zombie(pid, pidfd)  # it is held back
     return Exit(info.si_status) if info.si_code == os.CLD_EXITED else Exit(None, info.si_status)
 
 
-def reap(pidfd: int, pid: int) -> tuple[Exit, Usage]:
-    """Reap a child that has ended; how it ended, and what it used with its own children."""
+def reap(pid: int, pidfd: int) -> tuple[Exit, Usage]:
+    """Reap a child that has exited; how it ended, and what it used with its own children."""
     from .usage import Usage
 
     try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)  # that the pid is still its own
         found, status, used = os.wait4(pid, os.WNOHANG)
-        if not found:
-            raise ChildProcessError
     except ChildProcessError:  # somebody else has reaped it, or SIGCHLD is ignored
-        return _exit_of_stranger(pidfd), Usage()
-    usage = Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
-    return Exit(None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else Exit(os.WEXITSTATUS(status)), usage
+        return _exit_of_stranger(pid, pidfd), Usage()
+    if not found:
+        return _exit_of_zombie(pid, pidfd), Usage()  # it is held back
+    return _exit(status), Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 def end_session(leader: int, pids: Iterable[int]) -> None:
@@ -112,37 +110,37 @@ def end_session(leader: int, pids: Iterable[int]) -> None:
             os.close(pidfd)
 
 
-_abandoned: list[int] = []
+def _exit(status: int) -> Exit:
+    """From a status as wait(2) gives it."""
+    return Exit(None, status & 0x7F) if status & 0x7F else Exit(status >> 8 & 0xFF)
 
 
-def abandon(pidfd: int) -> None:
-    """Take the pidfd of a child that nobody waits for any more; it is reaped with one of the next launches, and its zombie goes."""
-    _abandoned.append(pidfd)
-    reap_abandoned()
-
-
-def reap_abandoned() -> None:
-    """Reap what was abandoned and has ended since."""
-    for pidfd in _abandoned[:]:
-        if ended_within(pidfd, 0):
-            try:
-                _abandoned.remove(pidfd)
-            except ValueError:
-                continue  # another thread was faster
-            wait(pidfd, 0)
-            os.close(pidfd)
-
-
-def _exit_of_stranger(pidfd: int) -> Exit:
+def _exit_of_stranger(pid: int, pidfd: int) -> Exit:
     request = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
     try:
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
     except OSError:
-        return Exit(None)
+        return _exit_of_zombie(pid, pidfd)
     mask, status = struct.unpack_from("=Q", request)[0], struct.unpack_from("=i", request, 60)[0]
-    if not mask & _PIDFD_INFO_EXIT:
+    return _exit(status) if mask & _PIDFD_INFO_EXIT else _exit_of_zombie(pid, pidfd)
+
+
+def _exit_of_zombie(pid: int, pidfd: int) -> Exit:
+    """From field 52 of /proc/pid/stat (proc(5)), which is 0 for those who may not trace the process."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except PermissionError:
         return Exit(None)
-    return Exit(None, status & 0x7F) if status & 0x7F else Exit(status >> 8 & 0xFF)
+    except OSError:
+        pass  # it has none any more
+    fields = stat_of(pid)
+    return _exit(int(fields[49])) if fields is not None and is_over(fields) and pid_of(pidfd) == pid else Exit(None)
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid, in our pid namespace, of the process behind a pidfd (proc(5), fdinfo); -1 when it is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
 
 
 def signal_number(value: int | str) -> int:

@@ -39,6 +39,8 @@ class Started(NamedTuple):
     args: tuple[str, ...]
     pid: int
     pidfd: int
+    first: int
+    """The pid of the container's first process."""
     cgroups: Sequence[str]
     oom_kills: int
     """In the container, before."""
@@ -118,7 +120,13 @@ def execute(
         finally:
             os.close(pidfd)
     return Started(
-        tuple(wanted.args or ()), init.pid, init.release(), cgroups, oom_kills, Terminal(masters[0]) if masters else None
+        tuple(wanted.args or ()),
+        init.pid,
+        init.release(),
+        document["pid"],
+        cgroups,
+        oom_kills,
+        Terminal(masters[0]) if masters else None,
     )
 
 

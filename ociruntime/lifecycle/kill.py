@@ -56,16 +56,6 @@ def processes(document: StateDocument) -> set[int]:
     return pid_namespace_of(document["pid"])
 
 
-def kill_everything(document: StateDocument, pidfd: int) -> None:
-    """Kill the first process and all that is in the container's cgroups, frozen or not."""
-    cgroups = document.get("cgroups", [])
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended by itself
-    cgroup.kill(cgroups)
-
-
 def _kill_all(document: StateDocument, number: int) -> None:
     paths = document.get("cgroups", [])
     if not paths:

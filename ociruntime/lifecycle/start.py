@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+from ..engine.children import wait_first
 from ..engine.gate import knock
 from ..engine.launch import receive
 from ..engine.perform import make_error
-from ..engine.processes import wait
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
@@ -60,7 +60,7 @@ def _wait_gone(document: StateDocument, own: int) -> None:
     pidfd = first_process(document, own)
     if pidfd is not None:
         try:
-            wait(pidfd, _LAST_BREATH)
+            wait_first(document["pid"], pidfd, _LAST_BREATH)
         finally:
             os.close(pidfd)
 

@@ -8,7 +8,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from ..engine.processes import open_process, wait
+from ..engine.children import wait_first
+from ..engine.processes import open_process
 from ..errors import StateError
 from .status import first_process
 
@@ -110,7 +111,7 @@ def wait_recorded(entry: Entry, document: StateDocument, own: int, timeout: floa
     pidfd = first_process(document, own)
     if pidfd is not None:
         try:
-            ended = wait(pidfd, timeout)
+            ended = wait_first(document["pid"], pidfd, timeout)
         finally:
             os.close(pidfd)
         if ended is None:

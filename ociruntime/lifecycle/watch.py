@@ -35,7 +35,7 @@ def watch(entry: Entry, own: int = -1) -> Watch:
     pidfd = first_process(document, own) if current(document).status.can_kill else None
     if pidfd is None:
         raise WrongStatus(entry.id, "watch", Status.STOPPED, "created or running")
-    return Watch(document.get("cgroups", []), pidfd)
+    return Watch(document.get("cgroups", []), document["pid"], pidfd)
 
 
 def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from ...events import Event, EventKind
+from ..children import Ending
 from ..native import check, ffi, lib
 from .account import oom_kills
 from .files import read_if_there
@@ -22,10 +23,10 @@ _STALL: Final = "some 200000 2000000"
 class Watch:
     """What happens in a container's cgroups and to its first process, as descriptors in one epoll, which is readable then."""
 
-    def __init__(self, paths: Sequence[str], pidfd: int) -> None:
-        """Begin to watch; ``pidfd`` becomes ours. Raises OSError."""
+    def __init__(self, paths: Sequence[str], pid: int, pidfd: int) -> None:
+        """Begin to watch; ``pidfd``, of the first process, becomes ours. Raises OSError."""
         self._paths = list(paths)
-        self._pidfd = pidfd
+        self._ending = Ending(pid, pidfd)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], list[EventKind]]] = {}
         self._fds: list[int] = [pidfd]
@@ -33,7 +34,7 @@ class Watch:
         self._frozen = frozen(self._paths)
         self.ended = False
         try:
-            self._epoll.register(pidfd, select.EPOLLIN)
+            self._epoll.register(self._ending, select.EPOLLIN)
             for path in self._paths:
                 self._watch_v1(path)
                 self._watch_v2(path)
@@ -53,7 +54,7 @@ class Watch:
             if fd in self._handlers:
                 found: list[EventKind] = self._handlers[fd]()
                 kinds.extend(kind for kind in found if kind not in kinds)
-        if self._pidfd in ready:
+        if self._ending.fileno() in ready and self._ending.ended():
             # The kernel tells of a kill for want of memory when it has counted it; the end may be known first.
             if oom_kills(self._paths) > self._kills and "oom" not in kinds:
                 kinds.append("oom")
@@ -67,6 +68,7 @@ class Watch:
     def close(self) -> None:
         """Watch no more; a second time there is nothing to do."""
         self._epoll.close()
+        self._ending.close()
         for fd in self._fds:
             os.close(fd)
         self._fds = []

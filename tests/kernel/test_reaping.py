@@ -1,0 +1,185 @@
+"""Children in a container that nobody has reaped hold its first process back in the kernel; nobody waits for them in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import aio
+from ociruntime.engine import children
+from ociruntime.state import start_time
+
+pytestmark = pytest.mark.root
+PIPE = subprocess.PIPE
+REPO = Path(__file__).resolve().parents[2]
+
+
+def a_zombie(container: oci.Container) -> oci.Process[bytes]:
+    """A program in the container that has ended, and that nobody has waited for."""
+    process = container.popen(["sh", "-c", "exit 5"])
+    while start_time(process.pid):
+        time.sleep(0.002)
+    return process
+
+
+HOLDER = """
+import sys, time
+import ociruntime as oci
+process = oci.Container.load(sys.argv[1], root=sys.argv[2]).popen(["true"])
+print(process.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@contextmanager
+def held_by_another(container_id: str, root: Path) -> Iterator[None]:
+    """Another process has a zombie in the container, and goes on."""
+    command = [sys.executable, "-P", "-c", HOLDER, container_id, str(root)]
+    with subprocess.Popen(command, stdout=PIPE, text=True, cwd=REPO) as holder:
+        try:
+            assert holder.stdout is not None
+            pid = int(holder.stdout.readline())
+            while start_time(pid):
+                time.sleep(0.002)
+            yield
+        finally:
+            holder.kill()
+
+
+def test_a_child_of_ours(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        process = a_zombie(container)
+        container.kill("KILL")
+        assert container.wait(20) == -9
+        assert container.status is oci.Status.STOPPED
+        assert (process.returncode, process.wait(20), process.poll()) == (None, 5, 5)
+        process.close()
+
+
+@pytest.mark.parametrize("how", ["wait", "events", "aio wait", "aio events", "delete", "prune"])
+def test_however_one_waits(bundle: oci.Bundle, state_root: Path, prefix: str, how: str) -> None:
+    script = bundle.with_args(["sh", "-c", "read x; exit 7"])
+    with oci.Container.run(prefix, script, root=state_root, stdin=PIPE) as container:
+        process = a_zombie(container)
+        running = container.popen(["sleep", "1000"])  # of which we hear only after the wait has begun
+        threading.Timer(0.1, container.stdin.close).start()
+
+        async def events() -> list[str]:
+            return [event.kind async for event in aio.Container(container).events()]
+
+        if how == "wait":
+            assert container.wait(20) == 7
+        elif how == "events":
+            assert [event.kind for event in container.events()] == ["exit"]
+        elif how == "aio wait":
+            assert asyncio.run(aio.Container(container).wait(20)) == 7
+        elif how == "aio events":
+            assert asyncio.run(events()) == ["exit"]
+        elif how == "delete":
+            container.delete(force=True)
+        else:
+            container.wait(20)
+            assert oci.prune(root=state_root) == (prefix,)
+        assert (process.poll(), running.wait(20)) == (5, -9)
+        process.close()
+        running.close()
+
+
+def test_children_that_nobody_has_any_more(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        pids = [container.popen(["sleep", "1000"]).pid for _ in range(3)]
+        container.popen(["sleep", "1000"]).close()
+        container.kill("KILL")
+        assert container.wait(20) == -9
+        assert [start_time(pid) for pid in pids] == [0, 0, 0]
+
+
+def test_a_child_of_another_process(
+    bundle: oci.Bundle, state_root: Path, prefix: str, command: Callable[..., list[str]], until: Callable[..., None]
+) -> None:
+    """It cannot be reaped from here; the container is stopped all the same, and can be removed."""
+    for turn, how in enumerate(("wait", "delete", "prune", "command")):
+        name = f"{prefix}-{turn}"
+        container = oci.Container.run(name, bundle, root=state_root)
+        with held_by_another(name, state_root):
+            began = time.monotonic()
+            if how in ("wait", "prune"):
+                container.kill("KILL")
+                until(lambda container=container: container.status is oci.Status.STOPPED, "the end")
+            if how == "wait":
+                assert container.wait(20) == -9
+            elif how == "prune":
+                assert oci.prune(root=state_root) == (name,)
+            elif how == "command":
+                subprocess.run(command("delete", "--force", name), check=True)
+            if how in ("wait", "delete"):
+                container.delete(force=True)
+            assert time.monotonic() - began < 9
+        container._close()
+        assert oci.Container.list(root=state_root) == []
+    reap_with_a_launch(bundle, state_root, until)
+
+
+@pytest.mark.parametrize(("script", "timeout", "code"), [("read x; exit 7", None, 7), ("sleep 1000", 5, -9)])
+def test_a_run_with_a_child_of_another_process(
+    bundle: oci.Bundle, state_root: Path, prefix: str, until: Callable[..., None], script: str, timeout: float | None, code: int
+) -> None:
+    results: list[oci.Result[bytes]] = []
+    ours, theirs = os.pipe()
+
+    def work() -> None:
+        args = ["sh", "-c", script]
+        results.append(oci.run(bundle, args, stdin=ours, stdout=PIPE, timeout=timeout, root=state_root, container_id=prefix))
+
+    runner = threading.Thread(target=work)
+    runner.start()
+    until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(root=state_root)), "the run")
+    with held_by_another(prefix, state_root):
+        os.close(theirs)
+        runner.join(30)
+        assert not runner.is_alive()
+    os.close(ours)
+    assert results[0].returncode == code
+    assert oci.Container.list(root=state_root) == []
+    reap_with_a_launch(bundle, state_root, until)
+
+
+def reap_with_a_launch(bundle: oci.Bundle, state_root: Path, until: Callable[..., None]) -> None:
+    """What was held back is reaped with one of the launches behind its end."""
+
+    def reaped() -> bool:
+        oci.run(bundle, ["true"], root=state_root)
+        return children._abandoned == []
+
+    until(reaped, "the reaping")
+
+
+THREADS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
+    with subprocess.Popen([sys.executable, "-c", THREADS], stdout=PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            while not Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].startswith(" Z"):
+                time.sleep(0.005)
+            assert start_time(process.pid) > 0
+        finally:
+            process.kill()
+    assert start_time(process.pid) == 0
