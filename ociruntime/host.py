@@ -12,6 +12,9 @@ __all__ = ["Hierarchy", "Host"]
 
 
 _PRIVILEGES: Final = 1 << 6 | 1 << 7 | 1 << 21
+_CAP_MKNOD: Final = 1 << 27
+_FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD
+# PROC_USER_INIT_INO: the inode of the namespace in which the machine was booted.
 
 
 class Hierarchy(NamedTuple):
@@ -63,10 +66,14 @@ class Host(NamedTuple):
     idmap_helpers: tuple[str, str] | None = None
     """newuidmap and newgidmap, which map the ids that /etc/subuid and /etc/subgid give to a user without privileges."""
     subuids: tuple[tuple[int, int], ...] = ()
-    """First id and count of each range; probed for who needs them only, as the helpers are."""
+    """First id and count of each range that /etc/subuid gives to this user, as far as it is mapped where we are."""
     subgids: tuple[tuple[int, int], ...] = ()
     systemd: Systemd | None = None
     """None where none is running, or none of this user's own."""
+    may_mknod: bool = True
+    """Whether this process may make device nodes: with CAP_MKNOD, and in no user namespace but the machine's first."""
+    may_setgroups: bool = True
+    """False in a user namespace that an unprivileged user has made by himself, and in all below it."""
 
     @staticmethod
     def probe() -> Host:
@@ -180,15 +187,28 @@ def _helpers() -> tuple[str, str] | None:
 
 def _subids(path: str, uid: int) -> tuple[tuple[int, int], ...]:
     """The ranges of one user (subuid(5)): rows of ``name or uid:first:count``."""
+    try:
+        text = Path(path).read_text()
+    except FileNotFoundError:
+        return ()
+    rows = [row for line in text.splitlines() if len(row := line.strip().split(":")) == 3 and (row[1] + row[2]).isdigit()]
+    if not rows:
+        return ()
     import pwd
 
-    mine = {str(uid)}
     try:
-        mine.add(pwd.getpwuid(uid).pw_name)
-        rows = [line.strip().split(":") for line in Path(path).read_text().splitlines()]
-    except (KeyError, FileNotFoundError):  # the helpers know nobody without a name
+        mine = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:  # the helpers know nobody without a name
         return ()
-    return tuple((int(row[1]), int(row[2])) for row in rows if len(row) == 3 and row[0] in mine and (row[1] + row[2]).isdigit())
+    return tuple((int(row[1]), int(row[2])) for row in rows if row[0] in mine)
+
+
+def _mapped(ranges: tuple[tuple[int, int], ...], table: str) -> tuple[tuple[int, int], ...]:
+    """Those that can be mapped once more from the user namespace that we are in."""
+    if not ranges:
+        return ()
+    here = [tuple(map(int, line.split())) for line in Path(table).read_text().splitlines()]
+    return tuple((first, n) for first, n in ranges if any(a <= first and first + n <= a + size for a, _, size in here))
 
 
 @lru_cache(maxsize=4)
@@ -200,6 +220,8 @@ def _probe(own: str) -> Host:
     except OSError:
         lsms = frozenset()  # securityfs is not mounted: no LSM can be asked for through it either
     hierarchies = _hierarchies(own)
+    capabilities = _permitted()
+    first = os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
     host = Host(
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
         machine=name.machine,
@@ -208,13 +230,14 @@ def _probe(own: str) -> Host:
         hierarchies=hierarchies,
         lsms=lsms,
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
-        capabilities=_permitted(),
+        capabilities=capabilities,
         keyrings=Path("/proc/sys/kernel/keys").is_dir(),
         resctrl=_mounted("resctrl"),
         egid=os.getegid(),
+        subuids=_mapped(_subids("/etc/subuid", os.geteuid()), "/proc/self/uid_map"),
+        subgids=_mapped(_subids("/etc/subgid", os.geteuid()), "/proc/self/gid_map"),
         systemd=_systemd(hierarchies),
+        may_mknod=first and bool(capabilities & _CAP_MKNOD),
+        may_setgroups=first or Path("/proc/self/setgroups").read_text() != "deny\n",
     )
-    if host.privileged:
-        return host
-    subuids, subgids = (_subids(path, host.euid) for path in ("/etc/subuid", "/etc/subgid"))
-    return host._replace(idmap_helpers=_helpers(), subuids=subuids, subgids=subgids)
+    return host if host.privileged else host._replace(idmap_helpers=_helpers())

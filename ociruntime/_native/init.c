@@ -121,6 +121,10 @@ static long carry_out(const struct head *h)
         ARGS(move_mount);
         return o->target == NO_SLOT ? attach_at_root(fd_of(o->mount)) : attach(fd_of(o->mount), fd_of(o->target));
     }
+    case OP_DETACH: {
+        ARGS(detach);
+        return detach(fd_of(o->mount));
+    }
     case OP_TARGET: {
         ARGS(target);
         return find_target(o);

@@ -14,6 +14,15 @@ static long attach_at_root(long mnt)
     return sys(__NR_move_mount, mnt, "", -100 /* AT_FDCWD */, "/", MOVE_MOUNT_F_EMPTY_PATH);
 }
 
+/* Take a mount off again; what was copied of it stays. */
+static long detach(int mnt)
+{
+    long err = sys(__NR_fchdir, mnt);
+    if (err >= 0)
+        err = sys(__NR_umount2, ".", 2 /* MNT_DETACH */);
+    return err < 0 ? err : sys(__NR_chdir, "/");
+}
+
 static long find_target(const struct op_target *o)
 {
     int file = (o->kind & TARGET_FILE) != 0, no_link = (o->kind & TARGET_NO_LINK) != 0;

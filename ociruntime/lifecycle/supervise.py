@@ -42,13 +42,15 @@ def supervise(
 
 def _host_uid(spec: RuntimeSpec) -> int:
     """The uid, outside of the container, of its process."""
+    from ..host import Host
+    from ..plan.users import host_id, with_idmaps
+
+    spec = with_idmaps(spec, Host.probe())
     user = spec.process.user if spec.process else None
     uid = (user.uid or 0) if user else 0
     mappings = (spec.linux.uid_mappings if spec.linux else None) or ()
-    for mapping in mappings:
-        if mapping.container_id <= uid < mapping.container_id + mapping.size:
-            return mapping.host_id + uid - mapping.container_id
-    return uid if not mappings else os.geteuid()
+    mapped = host_id(mappings, uid) if mappings else uid
+    return mapped if mapped is not None else os.geteuid()
 
 
 def supervisor_of(document: StateDocument) -> int | None:

@@ -34,7 +34,7 @@ from .rootfs import (
 from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
 from .sysctl import changed_namespaces, compile_sysctl
 from .terminal import compile_terminal
-from .users import Groups, compile_root, compile_streams, groups_in
+from .users import Groups, compile_root, compile_streams, groups_in, with_idmaps
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -68,6 +68,8 @@ def compile_create(
         SpecError: the config contradicts itself or asks for what no host can do.
         UnsupportedError: this host or this version cannot do it.
     """
+    asked = spec.linux
+    spec = with_idmaps(spec, host)
     linux = spec.linux
     # A container without a process waits at the gate, which will not open.
     process = spec.process or _no_process()
@@ -90,7 +92,7 @@ def compile_create(
     flags = compile_clone(b, spaces, placement.into)
     rootfs = rootfs_path(spec, bundle)
     mounts = Mounts(b, spec, host, bundle=bundle, rootfs=rootfs, own=own, placement=placement)
-    devices = Devices(b, tuple((linux.devices if linux else None) or ()), mounts, borrow=spaces.user)
+    devices = Devices(b, linux, mounts, host, spaces)
 
     # Who enters a user namespace leaves his rights over the host's files and mounts behind.
     own_tree = "mount" in spaces.new
@@ -105,11 +107,12 @@ def compile_create(
         mounts.sources(early=True)
         if spaces.user:
             compile_streams(b, process, linux)
+            devices.outside()
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
     compile_scope(b, setup, spec, container_id, host)
-    compile_enter(b, spaces, linux, host, changed_namespaces(spec))
+    compile_enter(b, spaces, linux, host, changed_namespaces(spec), asked=asked)
     compile_loopback(b, spaces.new)
     compile_net_devices(b, linux, own)
     if own_tree:
@@ -142,14 +145,15 @@ def compile_create(
     compile_names(b, spec, own)
     compile_sysctl(b, linux, own, proc)
     compile_hidden(b, linux, root)
+    b.init("setsid", text="a session of its own")
+    if process.terminal:
+        compile_terminal(b, process, attached, root)
+    # The terminal's file and the working directory may be missing in the image.
     if spec.root.readonly:
         make_cwd(b, process, root)
     finish_root(b, spec, root)
 
     b.phase = "The process"
-    b.init("setsid", text="a session of its own")
-    if process.terminal:
-        compile_terminal(b, process, attached, root)
     compile_limits(b, process)
     compile_scheduling(b, process)
     compile_memory_policy(b, linux)
@@ -268,7 +272,7 @@ def compile_exec(
     b.init("chdir", process.cwd, 0, text=process.cwd)
     b.init("sync", Sync.CREATED, text="the caller knows the process")
     compile_oom_score(b, process)
-    linux = spec.linux
+    linux = with_idmaps(spec, host).linux
     user = bool(namespaces & k.CLONE_NEW["user"])
     allowed = groups_in(spaces, linux, host) if user else Groups.EXACT
     held = ALL if user else None

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SECTION: Final = "config-linux.md#namespaces"
 _AFTERWARDS: Final = frozenset({"cgroup", "time"})
 """What the init unshares itself: a new cgroup namespace takes the cgroup of its maker, a new time namespace is for children."""
-_DETACHED_TREES: Final = (6, 15)
-"""Since when something can be mounted in a tree that hangs nowhere."""
+DETACHED_TREES: Final = (6, 15)
+"""Since when something can be mounted in a tree that hangs nowhere, and copied from one."""
 _CLOCKS: Final = ("monotonic", "boottime")
 
 
@@ -91,8 +91,8 @@ def check_foreign_tree(spaces: Namespaces, host: Host) -> None:
     """
     if spaces.user and "mount" not in spaces.own:
         raise UnsupportedError("$.linux.namespaces: a user namespace needs a mount namespace too, or nobody in it may mount")
-    if host.kernel < _DETACHED_TREES:
-        version = ".".join(map(str, _DETACHED_TREES))
+    if host.kernel < DETACHED_TREES:
+        version = ".".join(map(str, DETACHED_TREES))
         raise UnsupportedError(f"$.linux.namespaces: a container without a new mount namespace needs Linux {version}")
 
 
@@ -104,16 +104,21 @@ def compile_clone(b: Builder, spaces: Namespaces, into: str) -> int:
     return _bits(kinds)
 
 
-def compile_enter(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host, changed: Collection[str]) -> None:
+def compile_enter(
+    b: Builder, spaces: Namespaces, linux: Linux | None, host: Host, changed: Collection[str], *, asked: Linux | None
+) -> None:
     """What brings the init into the namespaces that it was not cloned into. Raises SpecError, UnsupportedError.
 
     Args:
         changed: the types of those that the config changes.
+        asked: ``linux`` without the maps of ids that are our choice.
     """
     if spaces.joined:
         _join(b, spaces, host, changed)
     if spaces.user:
-        _fork(b, spaces, linux, host)
+        assert linux is not None
+        assert asked is not None
+        _fork(b, spaces, linux, host, asked)
     elif "pid" in spaces.own and "pid" not in spaces.new:
         b.init("fork", 0, text="a pid namespace holds for children only")
     if "cgroup" in spaces.new:
@@ -139,7 +144,7 @@ def _join(b: Builder, spaces: Namespaces, host: Host, changed: Collection[str]) 
         b.init("join", slot, bit, own, name, text=f"the {namespace.kind} namespace {namespace.path}")
 
 
-def _fork(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host) -> None:
+def _fork(b: Builder, spaces: Namespaces, linux: Linux, host: Host, asked: Linux) -> None:
     kinds = tuple(kind for kind in spaces.new if kind not in _AFTERWARDS)
     text = f"go on in a child, with namespaces of its own: {', '.join(kinds) or 'none'}"
     if "user" not in spaces.new:
@@ -149,7 +154,7 @@ def _fork(b: Builder, spaces: Namespaces, linux: Linux | None, host: Host) -> No
     if not host.privileged:
         b.init("prctl", k.PR_SET_DUMPABLE, 1, 0, text="let the caller write the maps of ids")
     b.init("fork", _bits(kinds), text=text)
-    compile_idmaps(b, linux, host)
+    compile_idmaps(b, linux, host, asked=asked)
     if not host.privileged:
         b.init("prctl", k.PR_SET_DUMPABLE, 0, 0, text="closed to the caller's other processes again")
 

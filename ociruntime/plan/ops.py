@@ -148,6 +148,7 @@ OPS: Final = _table(
     own_stdio: num uid
     chroot: slot root
     hook: slot cwd, str path, list argv, list env, slot state, slot output, num timeout
+    detach: slot mount
     """
 )
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import UnsupportedError
 from .model import Builder
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import IDMapping, Linux, Process
+    from ..spec import IDMapping, Linux, Process, RuntimeSpec
     from .namespaces import Namespaces
-
-SECTION: Final = "config-linux.md#user-namespace-mappings"
 
 
 class Groups(Enum):
@@ -30,14 +28,62 @@ class Groups(Enum):
 
 def groups_in(spaces: Namespaces, linux: Linux | None, host: Host) -> Groups:
     """What setgroups may do. Pure."""
+    if "user" not in spaces.new and spaces.user:
+        return Groups.UNKNOWN
+    if not host.may_setgroups:
+        return Groups.DENIED
     if not spaces.user:
         return Groups.EXACT
-    if "user" not in spaces.new:
-        return Groups.UNKNOWN
     return Groups.DENIED if not host.privileged and _is_own(_maps(linux, "gid"), host.egid) else Groups.EXACT
 
 
-def _maps(linux: Linux | None, kind: str) -> Sequence[IDMapping]:
+def with_idmaps(spec: RuntimeSpec, host: Host) -> RuntimeSpec:
+    """The same config with maps of ids, where it wants a new user namespace and has none, as crun does it. Pure.
+
+    The caller is the user of the process, as everything is his that he makes; the ids that /etc/subuid and /etc/subgid give him are
+    all others, from 0 on.
+    """
+    linux = spec.linux
+    if linux is None or all(_maps(linux, kind) for kind in ("uid", "gid")):
+        return spec
+    if not any(space.type == "user" and not space.path for space in linux.namespaces or ()):
+        return spec
+    user = spec.process.user if spec.process else None
+    usable = host.privileged or host.idmap_helpers
+    uids = _default_map((user.uid or 0) if user else 0, host.euid, host.subuids if usable else ())
+    gids = _default_map((user.gid or 0) if user else 0, host.egid, host.subgids if usable else ())
+    return spec.evolve(linux=linux.evolve(uid_mappings=_maps(linux, "uid") or uids, gid_mappings=_maps(linux, "gid") or gids))
+
+
+def _default_map(inside: int, own: int, ranges: Sequence[tuple[int, int]]) -> tuple[IDMapping, ...]:
+    from ..spec import IDMapping
+
+    found: list[tuple[int, int, int]] = []
+    at = 0
+    for first, count in ranges:
+        below = inside - at
+        if 0 <= below < count:
+            found += [(at, first, below), (inside, own, 1), (inside + 1, first + below, count - below)]
+            at += count + 1
+        else:
+            found.append((at, first, count))
+            at += count
+    if at <= inside:
+        found.append((inside, own, 1))
+    return tuple(IDMapping(container_id=a, host_id=b, size=n) for a, b, n in found if n)
+
+
+def host_id(maps: Sequence[IDMapping], inside: int) -> int | None:
+    """The id outside of the user namespace of one that is inside; None where it is not mapped."""
+    return next((m.host_id + inside - m.container_id for m in maps if m.container_id <= inside < m.container_id + m.size), None)
+
+
+def root_id(maps: Sequence[IDMapping]) -> int:
+    """Who makes things in the user namespace: 0, or the first mapped id where 0 is not mapped."""
+    return 0 if host_id(maps, 0) is not None else maps[0].container_id
+
+
+def _maps(linux: Linux | None, kind: str) -> tuple[IDMapping, ...]:
     return (getattr(linux, f"{kind}_mappings") if linux else None) or ()
 
 
@@ -46,12 +92,14 @@ def _is_own(maps: Sequence[IDMapping], own: int) -> bool:
     return len(maps) == 1 and maps[0].host_id == own and maps[0].size == 1
 
 
-def compile_idmaps(b: Builder, linux: Linux | None, host: Host) -> None:
-    """The caller writes the maps of the process that the init just forked. Raises SpecError, UnsupportedError."""
+def compile_idmaps(b: Builder, linux: Linux, host: Host, *, asked: Linux) -> None:
+    """The caller writes the maps of the process that the init just forked. Raises UnsupportedError.
+
+    Args:
+        asked: as the config has it, which may leave the maps to us.
+    """
     for kind, own, allowed in (("uid", host.euid, host.subuids), ("gid", host.egid, host.subgids)):
         where, maps = f"$.linux.{kind}Mappings", _maps(linux, kind)
-        if not maps:
-            raise SpecError([Problem(where, "is needed by a new user namespace", SECTION)])
         text = "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in maps)
         shown = ", ".join(text.splitlines())
         helper = ""
@@ -61,6 +109,9 @@ def compile_idmaps(b: Builder, linux: Linux | None, host: Host) -> None:
             elif kind == "gid":
                 b.host("proc_write", "setgroups", "deny", text="deny > /proc/PID/setgroups: without privileges the groups stay")
         by = f"{helper} PID {shown}" if helper else f"{shown} > /proc/PID/{kind}_map"
+        if not _maps(asked, kind):
+            ours = f", and those of /etc/sub{kind}" if len(maps) > 1 else ""
+            by += f" (the config has no {kind}Mappings: the caller's own id{ours})"
         b.host("idmap", f"{kind}_map", text, helper, text=by)
 
 
@@ -86,14 +137,13 @@ def compile_root(b: Builder, spaces: Namespaces, linux: Linux | None) -> None:
     if not spaces.user:
         return
     for kind in ("gid", "uid"):
-        ids = [entry.container_id for entry in _maps(linux, kind)] if "user" in spaces.new else [0]
-        b.init(f"setres{kind}", 0 if 0 in ids else ids[0], text=f"{kind} {0 if 0 in ids else ids[0]} of the user namespace")
+        root = root_id(_maps(linux, kind)) if "user" in spaces.new else 0
+        b.init(f"setres{kind}", root, text=f"{kind} {root} of the user namespace")
 
 
 def compile_streams(b: Builder, process: Process, linux: Linux | None) -> None:
     """Give the standard streams to the process's user of the host, as nobody can who is in the user namespace already."""
     uid = process.user.uid or 0 if process.user else 0
-    for entry in _maps(linux, "uid"):
-        if entry.container_id <= uid < entry.container_id + entry.size and not process.terminal:
-            owner = entry.host_id + uid - entry.container_id
-            b.init("own_stdio", owner, text=f"pipes among the standard streams are user {owner}'s of the host")
+    owner = host_id(_maps(linux, "uid"), uid)
+    if owner is not None and not process.terminal:
+        b.init("own_stdio", owner, text=f"pipes among the standard streams are user {owner}'s of the host")

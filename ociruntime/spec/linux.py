@@ -188,9 +188,9 @@ class Linux(LinuxBase):
     net_devices: Mapping[str, NetDevice] | None = None
     """Network devices that move into the container, by their name on the host. Default: none (config-linux.md#network-devices)."""
     uid_mappings: tuple[IDMapping, ...] | None = None
-    """User ids of the user namespace. Default: none (config-linux.md#user-namespace-mappings)."""
+    """User ids of the user namespace. Default: the runtime's choice (config-linux.md#user-namespace-mappings)."""
     gid_mappings: tuple[IDMapping, ...] | None = None
-    """Group ids of the user namespace. Default: none (config-linux.md#user-namespace-mappings)."""
+    """Group ids of the user namespace. Default: the runtime's choice (config-linux.md#user-namespace-mappings)."""
     time_offsets: Mapping[str, TimeOffset] | None = None
     """Clocks of the time namespace: ``monotonic`` and ``boottime``. Default: none (config-linux.md#offset-for-time-namespace)."""
     namespaces: tuple[Namespace, ...] | None = None

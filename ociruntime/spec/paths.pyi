@@ -793,10 +793,10 @@ class LinuxAt(At[R, Linux], Generic[R]):
         """Network devices that move into the container, by their name on the host. Default: none."""
     @property
     def uid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
-        """User ids of the user namespace. Default: none."""
+        """User ids of the user namespace. Default: the runtime's choice."""
     @property
     def gid_mappings(self) -> TupleAt[R, IDMapping, IDMappingAt[R]]:
-        """Group ids of the user namespace. Default: none."""
+        """Group ids of the user namespace. Default: the runtime's choice."""
     @property
     def time_offsets(self) -> MappingAt[R, TimeOffset, TimeOffsetAt[R]]:
         """Clocks of the time namespace: ``monotonic`` and ``boottime``. Default: none."""

@@ -76,8 +76,6 @@ def _user_namespace(report: Report, linux: Linux, kinds: dict[str, str | None]) 
             report.error(path, "needs a user namespace", section)
         elif ranges and kinds["user"]:
             report.warn(path, "an existing user namespace keeps its own mappings", section)
-        elif not ranges and "user" in kinds and not kinds["user"]:
-            report.error(path, "is needed by a new user namespace", section)
         mappings(report, path, ranges, section)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import ociruntime as oci
 from .mounting import Runner, bind, parse, tmpfs
 
 pytestmark = pytest.mark.root
+REPO = Path(__file__).resolve().parents[2]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -133,21 +135,88 @@ def test_a_filesystem_for_the_hosts_root_only(user: Runner) -> None:
     assert error.errno == errno.EPERM
 
 
-def test_devices_are_the_hosts(user: Runner) -> None:
-    fuse = {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}
-    pipe = {"path": "/dev/pipe", "type": "p", "fileMode": 0o640, "uid": 1, "gid": 2}
+def test_devices_have_the_mode_and_owner_of_the_config(user: Runner) -> None:
+    """Also where the host has no such device: they are made outside of the user namespace, and nothing of that stays on the host."""
+    devices = [
+        {"path": "/dev/foo", "type": "b", "major": 1, "minor": 5, "fileMode": 0o157, "uid": 10, "gid": 11},
+        {"path": "/srv/a/zero", "type": "c", "major": 1, "minor": 5},
+        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "gid": 65535},
+        {"path": "/dev/pipe", "type": "p", "fileMode": 0o640, "uid": 1, "gid": 2},
+    ]
+    before = Path("/proc/self/mountinfo").read_text()
+    names = "/dev/foo /srv/a/zero /dev/null /dev/pipe /dev/zero"
     shown = user(
-        "stat -c '%n %t:%T %F %a %u:%g' /dev/fuse /dev/null /dev/pipe", change=lambda d: d["linux"].update(devices=[fuse, pipe])
+        f"stat -c '%n %t:%T %F %a %u:%g' {names}; head -c4 /srv/a/zero | od -An -x; echo x >/dev/null",
+        change=lambda d: d["linux"].update(devices=devices),
     )
-    mode = format(os.stat("/dev/fuse").st_mode & 0o777, "o")
     assert shown.splitlines() == [
-        f"/dev/fuse a:e5 character special file {mode} 65534:65534", "/dev/null 1:3 character special file 666 65534:65534",
-        "/dev/pipe 0:0 fifo 640 1:2",
+        "/dev/foo 1:5 block special file 157 10:11", "/srv/a/zero 1:5 character special file 666 0:0",
+        "/dev/null 1:3 character special file 640 0:65535", "/dev/pipe 0:0 fifo 640 1:2",
+        "/dev/zero 1:5 character special file 666 65534:65534", " 0000 0000",
     ]  # fmt: skip
-    error = user.refused(change=lambda d: d["linux"].update(devices=[{**fuse, "minor": 3}]))
-    assert (error.op, error.errno) == ("prove_dev", errno.ENODEV)
-    error = user.refused(change=lambda d: d["linux"].update(devices=[{**fuse, "path": f"/dev/{user.name}"}]))
-    assert (error.op, error.errno) == ("open", errno.ENOENT)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    with pytest.raises(oci.SpecError, match=r"\$\.linux\.devices\[0\]\.uid: 70000 is not mapped"):
+        user("true", change=lambda d: d["linux"].update(devices=[{**devices[0], "uid": 70000}]))
+
+
+def test_devices_where_nobody_may_make_them(user: Runner, state_root: Path, prefix: str) -> None:
+    """In a user namespace that exists already: the host's, after a proof that they are what the config says, with a warning."""
+    fuse = {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}
+    with oci.Container.create(f"{prefix}-pod", user.bundle().with_args(["sleep", "100"]), root=state_root.with_name("pods")) as pod:
+        pod.start()
+
+        def join(*devices: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+            def change(d: dict[str, Any]) -> None:
+                d["linux"]["namespaces"][-1]["path"] = f"/proc/{pod.pid}/ns/user"
+                d["linux"].update(devices=devices, uidMappings=[], gidMappings=[])
+
+            return change
+
+        script = "stat -c '%t:%T %F %a %u:%g' /dev/fuse"
+        mode = format(os.stat("/dev/fuse").st_mode & 0o777, "o")
+        with pytest.warns(oci.OCIRuntimeWarning, match=r"\$\.linux\.devices\[0\].*those of the host's /dev/fuse"):
+            shown = user(script, change=join({**fuse, "uid": 5}))
+        assert shown == f"a:e5 character special file {mode} 65534:65534\n"
+        error = user.refused(change=join({**fuse, "minor": 3}))
+        assert (error.op, error.errno) == ("prove_dev", errno.ENODEV)
+        error = user.refused(change=join({**fuse, "path": f"/dev/{user.name}"}))
+        assert (error.op, error.errno) == ("open", errno.ENOENT)
+
+
+NESTED = """
+import os, sys, warnings
+import ociruntime as oci
+path, root, prefix = sys.argv[1:]
+bundle = oci.Bundle.load(path)
+host = oci.Host.probe()
+assert (host.privileged, host.may_mknod, host.may_setgroups) == (True, False, False), host
+args = ["sh", "-c", "stat -c '%t:%T %F' /dev/null /dev/fuse; cat /proc/self/uid_map; grep ^Groups /proc/self/status"]
+for spec in (bundle.spec, bundle.spec.evolve(linux=bundle.spec.linux.evolve(namespaces=(*bundle.spec.linux.namespaces, oci.spec.Namespace(type="user"))))):
+    bundle.spec = spec
+    print(oci.run(bundle, args, capture_output=True, text=True, root=root, container_id=prefix, cgroup_manager="disabled", check=True).stdout)
+bundle.spec = spec.evolve(process=spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0,))))
+try:
+    oci.run(bundle, root=root, container_id=prefix, cgroup_manager="disabled")
+except oci.UnsupportedError as error:
+    assert "additionalGids" in str(error), error
+else:
+    raise AssertionError("groups")
+"""
+
+
+def test_the_root_of_a_user_namespace(run: Runner, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    """The runtime itself in a user namespace, as podman has it for users: devices are the host's, groups stay as they are."""
+
+    def change(d: dict[str, Any]) -> None:
+        d["linux"].update(devices=[{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}], resources={})
+        next(m for m in d["mounts"] if m["type"] == "devpts")["options"].remove("gid=5")
+
+    command = ["unshare", "-Urm", sys.executable, "-P", "-c", NESTED, run.bundle(change=change).path, state_root, prefix]
+    done = subprocess.run(list(map(str, command)), cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines() if line] == [
+        ["1:3", "character", "special", "file"], ["a:e5", "character", "special", "file"], ["0", "0", "1"], ["Groups:"],
+    ] * 2  # fmt: skip
 
 
 ROOTLESS = """

@@ -164,6 +164,24 @@ def test_any_mapping(make_bundle: MakeBundle, state_root: Path, prefix: str, ids
         assert f"\nUid:\t{outside}\t" in Path(f"/proc/{container.pid}/status").read_text()
 
 
+@pytest.mark.parametrize("user", [0, 1000])
+def test_maps_that_the_config_leaves_to_us(make_bundle: MakeBundle, state_root: Path, prefix: str, user: int) -> None:
+    """The caller is the user of the process. In the container of somebody without any further ids nobody else is mapped."""
+    spec = with_namespaces({"user": None}, uids=(), gids=())
+    assert spec.process is not None
+    spec = spec.evolve(
+        process=spec.process.evolve(user=oci.spec.User(uid=user, gid=user)),
+        mounts=tuple(m.evolve(options=tuple(o for o in m.options or () if o != "gid=5")) for m in spec.mounts or ()),
+    )
+    if oci.Host.probe().subuids:
+        pytest.skip("root has further ids on this host")
+    with oci.Container.create(prefix, make_bundle(spec), root=state_root) as container:
+        container.start()
+        ids = say(container, "sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c %u /bin").split()
+        assert ids == [*[str(user), "0", "1"] * 2, str(user), str(user)]
+        assert inodes(container.pid)["user"] != inodes(os.getpid())["user"]
+
+
 def test_clocks(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     offsets = {"boottime": TimeOffset(secs=1_000_000, nanosecs=5), "monotonic": TimeOffset(secs=-3)}
     bundle = make_bundle(with_namespaces({"time": None}, time_offsets=offsets))
@@ -356,6 +374,9 @@ bundle = oci.Bundle.load(path)
 shown = life(bundle, root, prefix)
 assert shown["run"] == shown["exec"], shown
 print(shown["run"])
+bundle.spec = bundle.spec.evolve(linux=bundle.spec.linux.evolve(uid_mappings=None, gid_mappings=None))
+assert life(bundle, root, prefix) == shown   # the maps are the same when the config leaves them to us
+bundle = oci.Bundle.load(path)
 groups = bundle.spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0,)))
 for change, kind, place in (
     (bundle.spec.evolve(process=groups), oci.UnsupportedError, "additionalGids"),

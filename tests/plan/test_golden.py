@@ -136,6 +136,18 @@ def hooked(*kinds: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
     return change
 
 
+def user(uid: int) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda d: d["process"].update(user={"uid": uid, "gid": uid})
+
+
+def devices(d: dict) -> None:  # type: ignore[type-arg]
+    d["linux"]["devices"] = [
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "uid": 10, "gid": 11, "fileMode": 0o157},
+        {"path": "/srv/disk", "type": "b", "major": 8, "minor": 0},
+        {"path": "/dev/pipe", "type": "p", "uid": 1, "gid": 1},
+    ]
+
+
 CASES = {
     "no-mount-namespace": lambda: compiled(config(drop("mount")), NEW),
     "joined-mount": lambda: compiled(config(both(hooked("createContainer"), joined("mount"))), NEW),
@@ -148,7 +160,16 @@ CASES = {
     "hooks-of-start": lambda: compiled(config(hooked("startContainer", "poststart")), NONE),
     "no-process": lambda: compiled(config(lambda d: d.pop("process")), NONE),
     "user": lambda: compiled(config(both(mapped([(0, 100000, 65536)], [(0, 100000, 65536)]), joined("network")))),
+    "user-default": lambda: compiled(config(mapped([], []))),
+    "user-default-ranges": lambda: compiled(
+        config(both(mapped([], WIDE), user(1000))), HYBRID._replace(subuids=((7000, 100), (8000, 2000)))
+    ),
+    "user-devices": lambda: compiled(config(both(mapped(WIDE, WIDE), devices)), NEW),
+    "user-devices-old": lambda: compiled(config(both(mapped(WIDE, WIDE), devices)), NONE),
+    "devices-without-mknod": lambda: compiled(config(devices), NONE._replace(may_mknod=False, may_setgroups=False)),
     "rootless": lambda: compiled(config(mapped(ONE, ONE)), USER),
+    "rootless-default": lambda: compiled(config(mapped([], [])), USER),
+    "rootless-default-one": lambda: compiled(config(both(mapped([], []), user(5))), USER._replace(idmap_helpers=None)),
     "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
     "joined": lambda: compiled(config(both(mapped([], []), joined("user", "pid", "network"))), PURE_V2),
     "joined-rootless": lambda: compiled(config(both(mapped([], []), joined("pid", "user", "network"))), USER),
@@ -296,8 +317,6 @@ BAD = {
     "hook with NUL": (lambda d: d.update(hooks={"poststop": [{"path": "/x", "env": ["A=\0"]}]}), r"\$\.hooks\.poststop\[0\]"),
     "run without a process": (lambda d: d.pop("process"), r"\$\.process"),
     "namespace path relative": (lambda d: d["linux"]["namespaces"][0].update(path="x/y"), r"namespaces\[0\]\.path"),
-    "user namespace without maps": (lambda d: d["linux"]["namespaces"].append({"type": "user"}), r"\$\.linux\.uidMappings"),
-    "user namespace without one map": (mapped(ONE, []), r"\$\.linux\.gidMappings"),
     "offsets without a time namespace": (linux(timeOffsets={"monotonic": {"secs": 1}}), r"\$\.linux\.timeOffsets"),
     "offset of another clock": (
         lambda d: (d["linux"]["namespaces"].append({"type": "time"}), linux(timeOffsets={"realtime": {}})(d)),

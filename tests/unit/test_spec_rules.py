@@ -134,7 +134,6 @@ RULES: list[tuple[dict[str, Any], str, str, str]] = [
     (linux("pid", "pid"), E, "$.linux.namespaces[1]", "comes twice"),
     (config(linux={"namespaces": [{"type": "pid", "path": "x"}]}), E, "$.linux.namespaces[0].path", "not an absolute path"),
     (linux("mount", uidMappings=[ID]), E, "$.linux.uidMappings", "needs a user namespace"),
-    (linux("user", uidMappings=[ID]), E, "$.linux.gidMappings", "needed by a new user namespace"),
     (config(linux=NEW_USER | {"namespaces": [{"type": "user", "path": "/n"}]}), W, "$.linux.uidMappings", "keeps its own"),
     (config(linux=NEW_USER, process={"user": {"uid": 10, "gid": 0}}), E, "$.process.user.uid", "no mapping"),
     (config(linux=NEW_USER, process={"user": {"uid": 9, "gid": 9, "additionalGids": [5, 10]}}), E, "$.process.user.additionalGids[1]", "no mapping"),
