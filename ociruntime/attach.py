@@ -21,16 +21,17 @@ class Attachment(io.RawIOBase):
     """One of several clients of a container: a raw file that reads what it prints and writes what it is to read.
 
     ``b""`` is the end: the container has ended, or we have been cut off because we did not read. Closing detaches; the container
-    goes on. What stdout and stderr print comes as one stream.
+    goes on. What stdout and stderr print comes as one stream, unless stderr was asked for separately.
     """
 
     def __init__(
         self,
         container_id: str,
         peer: socket.socket,
+        errors: socket.socket | None = None,
+        *,
         record: int,
         pidfd: int,
-        *,
         terminal: bool,
         resize: Callable[[int, int], None],
     ) -> None:
@@ -40,6 +41,8 @@ class Attachment(io.RawIOBase):
         """Whether the container has a terminal."""
         self.pidfd = pidfd
         """Of the container's first process; closed with the attachment."""
+        self.stderr = io.FileIO(errors.detach()) if errors is not None else None
+        """What the container prints to stderr, where that was asked for; read it as well, or we are cut off."""
         self._peer = peer
         self._record = record
         self._resize = resize
@@ -62,6 +65,7 @@ class Attachment(io.RawIOBase):
             return 0
 
     def write(self, data: bytes) -> int | None:  # type: ignore[override]
+        """Type; gives how much was taken. Raises BrokenPipeError at the end of the stream."""
         try:
             return self._peer.send(data)
         except BlockingIOError:
@@ -72,7 +76,7 @@ class Attachment(io.RawIOBase):
         self._peer.shutdown(socket.SHUT_WR)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size of the container's terminal. Raises StateError without one, OSError when the container has ended."""
+        """Set the size of the container's terminal. Raises StateError without one, WrongStatus when the container has ended."""
         self._resize(rows, columns)
 
     def returncode(self) -> int:
@@ -91,6 +95,8 @@ class Attachment(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._peer.close()
+            if self.stderr is not None:
+                self.stderr.close()
             os.close(self._record)
             os.close(self.pidfd)
         super().close()

@@ -20,16 +20,19 @@ class Supervised:
 
     _entry: Entry
 
-    def attach(self) -> Attachment:
+    def attach(self, *, stderr: bool = False) -> Attachment:
         """Connect to the container's streams, as one of several; on a created one nothing comes until it starts.
 
+        Args:
+            stderr: whether stderr comes separately, as `Attachment.stderr`.
+
         Raises:
-            WrongStatus: it has ended.
-            StateError: it has no supervisor.
+            WrongStatus: it has ended, or is still being created.
+            StateError: it has no supervisor, or that is gone, or has too many clients.
         """
         from .lifecycle.attach import attach
 
-        return attach(self._entry)
+        return attach(self._entry, stderr=stderr)
 
     def logs(
         self,

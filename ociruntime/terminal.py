@@ -7,10 +7,11 @@ import io
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -22,6 +23,8 @@ _END_OF_FILE: Final = b"\x04"
 """What a terminal in its usual mode takes for the end of its input (VEOF)."""
 _LAST_WORDS: Final = 1.0
 """Seconds to wait for output behind the end of the process: the kernel hands it over a moment later."""
+_LAST_BYTES: Final = 1 << 20
+"""Bytes to read behind the end of the process, more than a terminal holds: what survives it may write for ever."""
 
 
 class Terminal(io.RawIOBase):
@@ -107,6 +110,11 @@ class DetachKeys:
         self._held = data[len(data) - keep :]
         return data[: len(data) - keep], False
 
+    def flush(self) -> bytes:
+        """What is held back, when nothing comes behind it."""
+        held, self._held = self._held, b""
+        return held
+
 
 def _key(name: str) -> int:
     if len(name) == 1 and name.isascii():
@@ -119,7 +127,7 @@ def _key(name: str) -> int:
 
 @contextmanager
 def raw_mode(fd: int) -> Iterator[None]:
-    """Pass on every key as it is typed, while the block runs. Nothing happens for what is no terminal."""
+    """Pass on every key as it is typed, while the block runs and we are not stopped. Nothing happens for what is no terminal."""
     if not os.isatty(fd):
         yield
         return
@@ -127,27 +135,45 @@ def raw_mode(fd: int) -> Iterator[None]:
     import tty
 
     before = termios.tcgetattr(fd)
-    try:
-        tty.setraw(fd)
-        yield
-    finally:
+
+    def restore() -> None:
         try:
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            termios.tcsetattr(fd, termios.TCSANOW, before)  # without waiting for who reads the terminal
         except termios.error as error:
             if error.args[0] != errno.EIO:  # hung up: there is nothing to restore any more
                 raise
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def go_on(number: int, frame: FrameType | None) -> None:
+        tty.setraw(fd, termios.TCSANOW)
+
+    handlers = {signal.SIGTSTP: signal.signal(signal.SIGTSTP, stop), signal.SIGCONT: signal.signal(signal.SIGCONT, go_on)}
+    try:
+        tty.setraw(fd, termios.TCSANOW)  # without a flush: what has been typed already counts
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        restore()
+
 
 @contextmanager
 def following_size(fd: int, resize: Callable[[int, int], None]) -> Iterator[None]:
-    """Give a terminal the size of the one at ``fd``, now and whenever that changes. Nothing happens for what is no terminal."""
+    """Give a terminal the size of the one at ``fd``, now and whenever that changes. Nothing happens for what has none."""
     if not os.isatty(fd):
         yield
         return
 
     def follow(number: int = 0, frame: FrameType | None = None) -> None:
-        columns, rows = os.get_terminal_size(fd)
-        resize(rows, columns)
+        try:
+            columns, rows = os.get_terminal_size(fd)
+        except OSError:
+            return  # hung up, as who reads it learns
+        if rows and columns:
+            resize(rows, columns)
 
     before = signal.signal(signal.SIGWINCH, follow)
     try:
@@ -157,78 +183,149 @@ def following_size(fd: int, resize: Callable[[int, int], None]) -> Iterator[None
         signal.signal(signal.SIGWINCH, before)
 
 
+End = Literal["ended", "detached", "hung up"]
+"""Why `interact` is over: the container's side has ended, the keys to detach were typed, or our own terminal is gone."""
+
+
 def interact(
     stream: int,
     resize: Callable[[int, int], None] | None,
     *,
+    errors: int = -1,
     ended: int = -1,
     stdin: int = 0,
     stdout: int = 1,
+    stderr: int = 2,
     end_input: Callable[[], None] | None = None,
     detach: DetachKeys | None = None,
-) -> bool:
-    """Connect our terminal with a container's until that one ends; from the main thread, as it follows SIGWINCH.
+) -> End:
+    """Connect our terminal, or what we have in its place, with a container until that one ends.
 
-    Our terminal is raw meanwhile and restored on every way out.
+    From the main thread, as it follows SIGWINCH. Our terminal is raw meanwhile and restored on every way out.
 
     Args:
         stream: the master of a terminal, or the socket of an attachment.
         resize: gets rows and columns when our terminal's size changes; None when there is no terminal on the other side.
+        errors: a descriptor from which the container's stderr comes.
         ended: a pidfd; behind the end of its process only what was written before is waited for.
-        stdin, stdout: descriptors of ours; without a stdin, -1, nothing is typed.
+        stdin, stdout, stderr: descriptors of ours; without a stdin, -1, nothing is typed.
         end_input: called when our input ends; by default the key for the end of file is typed.
         detach: the keys that end this call.
-
-    Returns:
-        Whether the keys to detach have been typed.
     """
     with ExitStack() as stack:
         if resize is not None:
             if stdin >= 0:
                 stack.enter_context(raw_mode(stdin))
             stack.enter_context(following_size(stdin if stdin >= 0 and os.isatty(stdin) else stdout, resize))
-        return _relay(stream, ended, stdin, stdout, end_input, detach)
+        stack.callback(os.set_blocking, stream, os.get_blocking(stream))
+        os.set_blocking(stream, False)  # a program that does not read must not keep us from showing what it prints
+        sources = {stream: stdout, **({errors: stderr} if errors >= 0 else {})}
+        return _Relay(stream, sources, ended, _Keyboard(stdin, end_input, detach)).run()
 
 
-def _relay(
-    stream: int, ended: int, stdin: int, stdout: int, end_input: Callable[[], None] | None, detach: DetachKeys | None
-) -> bool:
-    typed, listening, timeout, blocking = b"", True, None, os.get_blocking(stream)
-    os.set_blocking(stream, False)  # a program that does not read must not keep us from showing what it prints
-    try:
-        while True:
-            poller = select.poll()
-            poller.register(stream, select.POLLIN | (select.POLLOUT if typed else 0))
-            if listening and stdin >= 0 and not typed:
-                poller.register(stdin, select.POLLIN)
-            if ended >= 0:
-                poller.register(ended, select.POLLIN)
-            events = dict(poller.poll(timeout))
-            if not events:
-                return False
-            if ended in events:
-                ended, timeout = -1, _LAST_WORDS * 1000
-            if events.get(stream, 0) & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                data = _read(stream)
+class _Keyboard:
+    """What is typed, until the container takes it."""
+
+    def __init__(self, stdin: int, end_input: Callable[[], None] | None, detach: DetachKeys | None) -> None:
+        self.stdin = stdin
+        """-1 when nothing comes from there any more."""
+        self._terminal = stdin >= 0 and os.isatty(stdin)
+        self._end_input = end_input
+        self._detach = detach or DetachKeys("")
+        self._typed = b""
+        self._line_begun = False
+        self._ending = False
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._typed) or self._ending
+
+    def read(self, stream: int, hung_up: bool) -> End | None:
+        data = _read(self.stdin)
+        if data:
+            self._typed, detached = self._detach.feed(data)
+            if not detached:
+                return None
+            self.write(stream)
+            return "detached"
+        if data is None:
+            return None
+        if hung_up and self._terminal:
+            return "hung up"  # which is no end of file: nobody meant to end the program's input
+        self.stdin = -1
+        self._typed, self._ending = self._detach.flush(), True
+        return None
+
+    def write(self, stream: int) -> None:
+        """Type as much as the container takes."""
+        if self._typed:
+            taken = _write(stream, self._typed)
+            if taken:
+                self._line_begun = self._typed[taken - 1] != ord("\n")
+            self._typed = self._typed[taken:]
+        if self._ending and not self._typed:
+            self._ending = False
+            if self._end_input is not None:
+                self._end_input()
+            else:
+                self._typed = _END_OF_FILE * (2 if self._line_begun else 1)  # the first one only sends a line that has begun
+
+
+class _Relay:
+    """Passes on what comes from each source to a descriptor of ours, and to the container what is typed."""
+
+    def __init__(self, stream: int, sources: dict[int, int], ended: int, keyboard: _Keyboard) -> None:
+        self._stream = stream
+        self._sources = sources
+        self._terminals = {fd for fd in sources.values() if os.isatty(fd)}
+        self._ended = ended
+        self._keyboard = keyboard
+
+    def run(self) -> End:
+        patience, left = None, _LAST_BYTES
+        while self._sources:
+            began = time.monotonic()
+            events = self._poll(patience)
+            if patience is not None:
+                patience -= time.monotonic() - began
+            if self._ended in events:
+                self._ended, patience = -1, _LAST_WORDS
+            for source in [source for source in self._sources if events.get(source, 0) & ~select.POLLOUT]:
+                data = _read(source)
                 if data == b"":
-                    return False
-                _write_all(stdout, data or b"")
-            if typed and events.get(stream, 0) & select.POLLOUT:
-                typed = typed[_write(stream, typed) :]
-            if stdin in events:
-                data = _read(stdin)
-                if data:
-                    typed, stop = detach.feed(data) if detach else (data, False)
-                    if stop:
-                        return True
-                elif data == b"":
-                    listening = False
-                    if end_input is not None:
-                        end_input()
-                    else:
-                        typed = _END_OF_FILE
-    finally:
-        os.set_blocking(stream, blocking)
+                    del self._sources[source]
+                elif data and not self._show(data, self._sources[source]):
+                    return "hung up"
+                left -= len(data or b"") if patience is not None else 0
+            if patience is not None and (patience <= 0 or left <= 0):
+                break
+            if events.get(self._stream, 0) & select.POLLOUT:
+                self._keyboard.write(self._stream)
+            if self._keyboard.stdin in events:
+                hung_up = bool(events[self._keyboard.stdin] & (select.POLLHUP | select.POLLERR))
+                if (end := self._keyboard.read(self._stream, hung_up)) is not None:
+                    return end
+        return "ended"
+
+    def _poll(self, patience: float | None) -> dict[int, int]:
+        keyboard, poller = self._keyboard, select.poll()
+        for source in self._sources:
+            poller.register(source, select.POLLIN | (select.POLLOUT if source == self._stream and keyboard.waiting else 0))
+        if keyboard.stdin >= 0 and not keyboard.waiting and self._stream in self._sources:
+            poller.register(keyboard.stdin, select.POLLIN)
+        if self._ended >= 0:
+            poller.register(self._ended, select.POLLIN)
+        return dict(poller.poll(None if patience is None else max(0.0, patience) * 1000))
+
+    def _show(self, data: bytes, where: int) -> bool:
+        """Whether it could be shown, and our terminal is not gone. Raises OSError when something else is wrong with our side."""
+        try:
+            _write_all(where, data)
+        except OSError as error:
+            if error.errno != errno.EIO or where not in self._terminals:
+                raise
+            return False
+        return True
 
 
 def _read(fd: int) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from datetime import datetime
@@ -42,22 +43,33 @@ def _time(text: str) -> int:
 
 def attach(o: argparse.Namespace) -> int:
     keys = DetachKeys(o.detach_keys)
-    with oci.Container.load(o.id, root=o.root).attach() as attachment:
-        return follow(attachment, keys, stdin=not o.no_stdin)
+    container = oci.Container.load(o.id, root=o.root)
+    with container.attach(stderr=True) as attachment:
+        # A container that people attach to outlives their terminals.
+        return follow(attachment, keys, Forwarding({signal.SIGHUP}), stdin=not o.no_stdin)
 
 
-def follow(attachment: oci.Attachment, keys: DetachKeys, *, stdin: bool = True) -> int:
-    """Be attached until the container ends, and give its exit code for a shell; 0 when the keys detach."""
-    with Forwarding() as signals:
+def follow(attachment: oci.Attachment, keys: DetachKeys, signals: Forwarding, *, stdin: bool = True) -> int:
+    """Be attached until the container ends, and give its exit code for a shell; 0 when the keys detach, 129 at a hang-up."""
+
+    def resize(rows: int, columns: int) -> None:
+        try:
+            attachment.resize(rows, columns)
+        except oci.StateError:
+            pass  # it is about to end, as the stream will tell
+
+    with signals:
         signals.to(attachment.pidfd)
-        detached = interact(
+        end = interact(
             attachment.fileno(),
-            attachment.resize if attachment.terminal else None,
+            resize if attachment.terminal else None,
+            errors=attachment.stderr.fileno() if attachment.stderr is not None else -1,
             stdin=0 if stdin else -1,
             end_input=None if attachment.terminal else attachment.end_input,
             detach=keys if attachment.terminal else None,
         )
-    return 0 if detached else shell_status(attachment.returncode())
+    codes = {"detached": 0, "hung up": 128 + signal.SIGHUP}
+    return codes[end] if end in codes else shell_status(attachment.returncode())
 
 
 def logs(o: argparse.Namespace) -> None:

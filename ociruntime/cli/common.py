@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import NamedTuple, Self
 
@@ -52,7 +52,7 @@ def shell_status(code: int) -> int:
 
 
 class Interrupted(BaseException):
-    """A signal came twice before there was a process to pass it on to."""
+    """A signal ends what we do."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -63,11 +63,15 @@ class Forwarding:
     """Passes the signals that people send to this process on to the container's.
 
     One that comes before there is a process waits for it; the same one again ends what we do.
+
+    Args:
+        ours: signals that are not passed on, but end what we do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Collection[int] = ()) -> None:
         self.pidfd = -1
         self._early: list[int] = []
+        self._ours = ours
 
     def to(self, pidfd: int) -> int:
         """From here on to this process, the early ones included."""
@@ -77,6 +81,8 @@ class Forwarding:
         return pidfd
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
+        if number in self._ours:
+            raise Interrupted(number)
         if self.pidfd < 0:
             if number in self._early:
                 raise Interrupted(number)

@@ -107,6 +107,7 @@ def run(o: argparse.Namespace) -> int:
             pidfd = signals.to(container.fileno())
             if container.terminal is not None:
                 interact(container.terminal.fileno(), container.terminal.resize, ended=pidfd)
+                container.terminal.close()  # a hang-up of ours is one of the container's
             code = container.wait()
         finally:
             if not o.keep:
@@ -121,9 +122,9 @@ def run_supervised(o: argparse.Namespace, bundle: oci.Bundle, options: dict[str,
 
     container = oci.Container.create(o.id, bundle, **options)
     try:
-        with container.attach() as attachment:
+        with container.attach(stderr=True) as attachment:
             container.start()
-            return follow(attachment, DetachKeys(""))
+            return follow(attachment, DetachKeys(""), Forwarding())
     finally:
         if not o.keep:
             container.delete(force=True)

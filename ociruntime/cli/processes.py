@@ -35,6 +35,7 @@ def _exec(sub: Parser) -> None:
     sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
     sub.add_argument("--pid-file", metavar="FILE")
     sub.add_argument("--tty", "-t", action="store_true", help="with a terminal")
+    sub.add_argument("--interactive", "-i", action="store_true", help="accepted for compatibility: our input is always passed on")
     sub.add_argument("--console-socket", metavar="SOCKET")
     sub.add_argument("--preserve-fds", type=int, default=0, metavar="N")
 
@@ -74,6 +75,7 @@ def exec_(o: argparse.Namespace) -> int:
         pidfd = signals.to(child.fileno())
         if child.terminal is not None:
             interact(child.terminal.fileno(), child.terminal.resize, ended=pidfd)
+            child.terminal.close()  # a hang-up of ours is one of the program's
         return shell_status(child.wait())
 
 

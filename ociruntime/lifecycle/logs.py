@@ -37,7 +37,7 @@ def reopen(entry: Entry) -> None:
     """Let the supervisor open the log again. Errors are those of `Container.reopen_log`."""
     if "supervisor" not in entry.read():
         raise StateError(f"container {entry.id!r} has no supervisor, and so no log")
-    request(entry, reopenLog=True)
+    request(entry, "reopen the log of", reopenLog=True)
 
 
 def _followed(

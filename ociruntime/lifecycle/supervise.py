@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from ..engine.children import wait_first
 from ..engine.processes import open_process
-from ..errors import StateError
-from .status import first_process
+from ..errors import StateError, WrongStatus
+from ..state import Status
+from .status import current, first_process
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..engine.launch import Preserved
     from ..spec import RuntimeSpec
     from ..state import Entry, StateDocument
@@ -73,15 +76,27 @@ def connect(entry: Entry, name: str) -> socket.socket:
     return peer
 
 
-def request(entry: Entry, **wanted: object) -> None:
-    """Ask over control.sock. Raises OSError when nobody is there, StateError for what the supervisor refuses."""
-    with connect(entry, "control.sock") as peer:
-        peer.sendall(json.dumps(wanted).encode())
-        answer = b""
-        while data := peer.recv(4096):
-            answer += data
-    if answer:
-        raise StateError(f"container {entry.id!r}: {json.loads(answer)['error']}")
+def request(entry: Entry, operation: str, fds: Sequence[socket.socket] = (), **wanted: object) -> None:
+    """Ask over control.sock; ``operation`` is what for, in an error.
+
+    Raises:
+        WrongStatus: the container has ended.
+        StateError: its supervisor refuses, or is gone.
+    """
+    answer = b""
+    try:
+        with connect(entry, "control.sock") as peer:
+            socket.send_fds(peer, [json.dumps(wanted).encode()], [one.fileno() for one in fds])
+            while data := peer.recv(4096):
+                answer += data
+    except (FileNotFoundError, ConnectionError):
+        answer = answer or b'{"error": "its supervisor is gone"}'
+    if not answer:
+        return
+    status = current(entry.read()).status
+    if status is Status.STOPPED:
+        raise WrongStatus(entry.id, operation, status, "created or running")
+    raise StateError(f"cannot {operation} container {entry.id!r}: {json.loads(answer)['error']}")
 
 
 def tell_changed(entry: Entry) -> None:

@@ -24,7 +24,7 @@ _LIMIT: Final = 8 << 20
 """Bytes behind which a log in the state directory, which may be memory, becomes ``.1``, in the place of the one before."""
 _DEATH: Final = 10.0
 """Seconds for a supervisor to die of SIGKILL."""
-_KEPT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+_KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 """What the supervisor has of our environment: it lives on, and ours may hold secrets."""
 
 

@@ -1,7 +1,8 @@
 """control.sock: one JSON object a connection; the end of the connection is the answer, an ``error`` before it says what went wrong.
 
 ``{"consoleSize": {"height": H, "width": W}}``, ``{"reopenLog": true}``, ``{"startContainer": true}``, ``{"pause": true}``,
-``{"resume": true}``, and of our own ``{"stateChanged": true}``, by which an operation tells that it has written the state.
+``{"resume": true}``, and of our own ``{"stateChanged": true}``, by which an operation tells that it has written the state, and
+``{"attach": true}``, with one or two sockets as SCM_RIGHTS: for all that attach.sock gives, or with stderr on the second one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import sys
 import time
 
-from .loop import HUP, IN, RDHUP, Loop
+from .loop import HUP, IN, RDHUP, Door, Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST = 65536
 MAX_CONNECTIONS = 64
+MAX_FDS = 2
 PATIENCE = 10.0
 """Seconds that a request may take to arrive."""
 
@@ -31,6 +33,8 @@ class Connection:
         self._control = control
         self._peer = peer
         self._request = b""
+        self.fds: list[int] = []
+        """Descriptors that came with the request; closed with it, when nobody takes them out."""
         self.deadline: float | None = time.monotonic() + PATIENCE
         """None when the request is there."""
         peer.setblocking(False)
@@ -38,14 +42,21 @@ class Connection:
 
     def _ready(self, events: int) -> None:
         try:
-            data = self._peer.recv(MAX_REQUEST)
+            data, fds, flags, _ = socket.recv_fds(self._peer, MAX_REQUEST, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, fds, flags = b"", [], 0
         self._request += data
+        self.fds += fds
+        if flags & socket.MSG_CTRUNC:
+            self.answer("too many open files, or descriptors with one request")
+            return
         try:
             wanted = json.loads(self._request)
+        except RecursionError:
+            self.answer("nested too deeply")
+            return
         except ValueError:
             if not data or len(self._request) >= MAX_REQUEST:
                 self.answer(f"not a JSON object of at most {MAX_REQUEST} bytes" if self._request else "")
@@ -59,20 +70,27 @@ class Connection:
         if self._peer.fileno() < 0:
             return
         self._control.loop.forget(self._peer.fileno())
+        for fd in self.fds:
+            os.close(fd)
         if error:
-            try:
-                self._peer.send(json.dumps({"error": error}).encode() + b"\n")
-            except OSError:
-                pass  # it did not wait for the answer
+            tell(self._peer, error)
         self._peer.close()
         self._control.connections.remove(self)
+
+
+def tell(peer: socket.socket, error: str) -> None:
+    try:
+        peer.send(json.dumps({"error": error}).encode() + b"\n", socket.MSG_DONTWAIT)
+    except OSError:
+        pass  # it did not wait for the answer
 
 
 class Control:
     """The listener of control.sock.
 
     Args:
-        actions: what is done here, by the request's key; gets the value, raises OSError or ValueError.
+        actions: what is done here, by the request's key; gets the value and the descriptors, raises OSError, ValueError, TypeError
+            or KeyError.
         command: words of the command line that carries out a verb: such a request is a process of its own.
     """
 
@@ -80,28 +98,23 @@ class Control:
         self,
         loop: Loop,
         listener: socket.socket,
-        actions: Mapping[str, Callable[[object], None]],
+        actions: Mapping[str, Callable[[object, list[int]], None]],
         command: Callable[[str], list[str]],
     ) -> None:
         self.loop = loop
         self.connections: list[Connection] = []
         self._actions = actions
         self._command = command
-        self._listener = listener
-        listener.setblocking(False)
-        loop.watch(listener.fileno(), IN, self._accept)
+        self._door = Door(loop, listener, self._accept, lambda peer: tell(peer, "too many open files"))
 
     _VERBS = {"startContainer": "start", "pause": "pause", "resume": "resume"}
 
-    def _accept(self, events: int) -> None:
-        try:
-            peer, _ = self._listener.accept()
-        except OSError:
-            return  # it is gone again, or we have no descriptors left
-        if len(self.connections) >= MAX_CONNECTIONS:
-            peer.close()
+    def _accept(self, peer: socket.socket) -> None:
+        if len(self.connections) < MAX_CONNECTIONS:
+            self.connections.append(Connection(self, peer))
             return
-        self.connections.append(Connection(self, peer))
+        tell(peer, f"there are {MAX_CONNECTIONS} requests already")
+        peer.close()
 
     def carry_out(self, wanted: object, connection: Connection) -> None:
         if not isinstance(wanted, dict):
@@ -111,10 +124,14 @@ class Control:
         if unknown or not wanted:
             connection.answer(f"unknown request {', '.join(map(repr, unknown))}")
             return
+        unclear = [key for key, value in wanted.items() if key != "consoleSize" and not isinstance(value, bool)]
+        if unclear:
+            connection.answer(f"{', '.join(map(repr, unclear))} is neither true nor false")
+            return
         try:
             for key in wanted:
                 if key in self._actions and wanted[key]:
-                    self._actions[key](wanted[key])
+                    self._actions[key](wanted[key], connection.fds)
         except (OSError, ValueError, TypeError, KeyError) as error:
             connection.answer(str(error))
             return
@@ -160,7 +177,12 @@ class Control:
                 connection.answer("the request did not come")
 
     def stop(self) -> None:
-        self.loop.forget(self._listener.fileno())
-        self._listener.close()
+        """Take no further requests; what is being carried out is answered when it is done."""
+        self._door.close()
+        for connection in tuple(self.connections):
+            if connection.deadline is not None:
+                connection.answer("the container has ended")
+
+    def close(self) -> None:
         for connection in tuple(self.connections):
             connection.answer("the container has ended")

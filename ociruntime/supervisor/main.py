@@ -22,7 +22,7 @@ from .sync import Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 MAX_FDS = 250
@@ -58,27 +58,41 @@ class Supervisor:
         os.chdir(self.directory)  # the whole path may be longer than an address
         listener.bind(name)
         os.chdir("/")
-        listener.listen(16)
+        listener.listen(128)
         return listener
 
     def _printed(self, stream: bytes, data: bytes) -> None:
         self.log.feed(stream, data)
-        self.attached.send(data)
+        self.attached.send(stream, data)
 
     # ---- requests over control.sock ----
 
-    def _actions(self) -> dict[str, Callable[[object], None]]:
-        return {"consoleSize": self._resize, "reopenLog": self._reopen, "stateChanged": self._changed}
+    def _actions(self) -> dict[str, Callable[[object, list[int]], None]]:
+        return {"consoleSize": self._resize, "reopenLog": self._reopen, "stateChanged": self._changed, "attach": self._attach}
 
-    def _resize(self, size: object) -> None:
+    def _resize(self, size: object, fds: list[int]) -> None:
         if not isinstance(size, dict):
             raise ValueError("consoleSize is an object with height and width")
-        self.streams.resize(int(size["height"]), int(size["width"]))
+        self.streams.resize(size["height"], size["width"])
 
-    def _reopen(self, wanted: object) -> None:
+    def _reopen(self, wanted: object, fds: list[int]) -> None:
         self.log.reopen()
 
-    def _changed(self, wanted: object = True) -> None:
+    def _attach(self, wanted: object, fds: list[int]) -> None:
+        if not fds:
+            raise ValueError("attach needs one or two sockets, as SCM_RIGHTS")
+        sockets = []
+        try:
+            while fds:
+                sockets.append(socket.socket(fileno=fds[0]))
+                del fds[0]
+            self.attached.add(*sockets)
+        except BaseException:
+            for one in sockets:
+                one.close()
+            raise
+
+    def _changed(self, wanted: object = True, fds: Sequence[int] = ()) -> None:
         if self.sync is not None:
             self.sync.changed()
 
@@ -90,7 +104,10 @@ class Supervisor:
     # ---- requests of who creates the container ----
 
     def _from_creator(self, events: int) -> None:
-        data, fds, _, _ = socket.recv_fds(self.creator, 65536, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.creator, 65536, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            data, fds = b"", []  # it died with an answer of ours unread
         if not data:
             # Created; or its creator is gone, and the init, whose control socket ends with it, goes too.
             self.loop.forget(self.creator.fileno())
@@ -134,7 +151,7 @@ class Supervisor:
         self.loop.forget(self.pidfd)
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
-        self.pidfd = pidfd
+        self.pidfd, self.over = pidfd, False
         self.loop.watch(pidfd, IN, self._ended)
 
     # ---- the end ----
@@ -144,10 +161,11 @@ class Supervisor:
         self.over = True
 
     over = False
+    """Whether the first process has ended. As long as the creator is there it may have forked the one that counts."""
 
     def run(self) -> None:
         """Serve until the container has ended, and tell how it did."""
-        while not self.over and (self.pidfd >= 0 or self.creator.fileno() >= 0):
+        while self.creator.fileno() >= 0 or (self.pidfd >= 0 and not self.over):
             waits = [self.control.due(), self.log.due(), self.sync.due() if self.sync else None]
             self.loop.turn(min([wait for wait in waits if wait is not None], default=None))
             self.control.expire()
@@ -181,23 +199,33 @@ class Supervisor:
             self._tell_losses()
         info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
         assert info is not None
-        code = info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
-        self.record.put(
-            exit_code=code,
-            finished_at=finished,
-            oom_killed=bool(self._oom_kills()),
-            **({"clients_dropped": self.attached.dropped} if self.attached.dropped else {}),
-        )
+        facts: dict[str, object] = {
+            "exit_code": info.si_status if info.si_code == os.CLD_EXITED else -info.si_status,
+            "finished_at": finished,
+        }
+        if self.attached.dropped:
+            facts["clients_dropped"] = self.attached.dropped
+        try:
+            facts["oom_killed"] = bool(self._oom_kills())
+        finally:
+            self.record.put(**facts)
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         self.attached.stop()
         self.control.stop()
         self._changed()
         deadline = time.monotonic() + LINGER
-        while (self.attached.waiting or (self.sync and self.sync.due())) and time.monotonic() < deadline:
+        while (
+            self.attached.waiting or self.control.connections or (self.sync and self.sync.due())
+        ) and time.monotonic() < deadline:
             self.loop.turn(min(0.05, max(0.0, deadline - time.monotonic())))
             if self.sync is not None:
                 self.sync.send()
+        self.control.close()
         self.attached.close()
+
+    def _wanted(self) -> bool:
+        """Whether somebody is still to get something."""
+        return bool(self.attached.waiting or self.control.connections or (self.sync and self.sync.due()))
 
     def _oom_kills(self) -> int:
         """How many processes of the container the kernel killed for want of memory, as its cgroups count them."""

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 import termios
 
 from .loop import ERR, HUP, IN, OUT, Loop
@@ -52,7 +53,7 @@ class Streams:
             theirs.append(other)
             if number == 0:
                 self._stdin = ours
-                self._loop.watch(ours, 0, self._stdin_ready)
+                self._watch_stdin()
             else:
                 self._add(ours, (b"stdout", b"stderr")[number - 1])
         return theirs
@@ -67,6 +68,14 @@ class Streams:
         self._sources[fd] = name
         self._loop.watch(fd, IN, lambda events: self._source_ready(fd, events))
 
+    def _watch_stdin(self) -> None:
+        """Ask for room where there is something to write."""
+        fd, wanted = self._stdin, OUT if self._input else 0
+        if self._terminal:
+            self._loop.watch(fd, IN | wanted, lambda events: self._source_ready(fd, events))
+        else:
+            self._loop.watch(fd, wanted, self._stdin_ready)
+
     # ---- output ----
 
     def _source_ready(self, fd: int, events: int) -> None:
@@ -75,24 +84,24 @@ class Streams:
         if events & (IN | HUP | ERR):
             self._read(fd)
 
-    def _read(self, fd: int) -> bool:
-        """Read once; gives whether something was there."""
+    def _read(self, fd: int) -> int:
+        """Read once; gives how much was there."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             data = b""  # nobody has the terminal open any more
         if not data:
             self._close_source(fd)
-            return False
+            return 0
         if self._terminal:
             self.current_line += data
             del self.current_line[: max(self.current_line.rfind(b"\n") + 1, len(self.current_line) - _LINE)]
         self._printed(self._sources[fd], data)
-        return True
+        return len(data)
 
     def _close_source(self, fd: int) -> None:
         self._loop.forget(fd)
@@ -107,10 +116,11 @@ class Streams:
         return bool(self._sources)
 
     def drain(self) -> None:
-        """Read everything that is there now."""
+        """Read everything that is there now; what survives the container's first process may write for ever."""
         for fd in tuple(self._sources):
-            while self._read(fd):
-                pass
+            left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+            while left > 0 and (read := self._read(fd)):
+                left -= read
 
     # ---- input ----
 
@@ -137,6 +147,8 @@ class Streams:
             self._flush_input()
 
     def _flush_input(self) -> None:
+        if self._stdin < 0:
+            return
         was_hungry = self.hungry
         try:
             while self._input:
@@ -153,7 +165,7 @@ class Streams:
         if self._ending and not self._input:
             self._close_stdin()
             return
-        self._loop.change(self._stdin, (IN if self._terminal else 0) | (OUT if self._input else 0))
+        self._watch_stdin()
         if was_hungry != self.hungry:
             self._fed()
 
@@ -170,8 +182,10 @@ class Streams:
 
     # ---- the terminal ----
 
-    def resize(self, rows: int, columns: int) -> None:
-        """Raises OSError when there is no terminal."""
+    def resize(self, rows: object, columns: object) -> None:
+        """Raises OSError when there is no terminal, ValueError for what is no size."""
+        if not (isinstance(rows, int) and isinstance(columns, int) and 0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
+            raise ValueError(f"height and width are numbers from 0 to {(1 << 16) - 1}")
         if not self._terminal or self._stdin < 0:
             raise OSError(errno.ENOTTY, "the container has no terminal")
         fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,8 @@ def alive(pid: int) -> bool:
 
 def connect(path: str | Path) -> socket.socket:
     peer = socket.socket(socket.AF_UNIX)
-    peer.settimeout(20)
     peer.connect(str(path))
+    peer.settimeout(20)
     return peer
 
 
@@ -140,19 +142,6 @@ def test_it_survives_its_parent_and_control_c(
     container.delete()
 
 
-def test_a_killed_supervisor_leaves_what_can_be_deleted(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
-    with supervised(prefix, bundle, state_root, "sleep 100") as container:
-        container.start()
-        os.kill(supervisor(container), signal.SIGKILL)
-        until(lambda: not alive(supervisor(container)), "the death of the supervisor")
-        assert container.status is oci.Status.RUNNING
-        assert container.exec(["true"]).returncode == 0
-        container.kill("KILL")
-        until(lambda: container.status is oci.Status.STOPPED, "the end")
-        container.delete()
-    assert not (state_root / prefix).exists()
-
-
 def test_a_killed_creator_leaves_what_can_be_deleted(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     text = """import os, signal, sys, ociruntime as oci
 from ociruntime.engine.perform import Performance
@@ -178,6 +167,86 @@ def test_a_create_that_fails_leaves_nothing(bundle: oci.Bundle, state_root: Path
     assert oci.Container.list(root=state_root) == []
     found = subprocess.run(["pgrep", "-f", f"{state_root}/{prefix}"], capture_output=True, text=True, check=False)
     assert found.stdout == ""
+
+
+def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+    """What is known without it is told, what is not is said."""
+    with supervised(prefix, bundle, state_root, "echo printed; read x; sleep 100", sync_socket=state_root / "none") as container:
+        container.start()
+        until(lambda: list(container.logs()), "output")
+        pid = supervisor(container)
+        with container.attach() as attachment:
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: not alive(pid), "the death of the supervisor")
+            assert attachment.read(100) in (b"", b"printed\n")
+        for operation in (container.attach, container.reopen_log):
+            with pytest.raises(oci.StateError, match="its supervisor is gone"):
+                operation()
+        assert [record.text for record in container.logs(follow=True)] == ["printed"]  # nobody writes any more
+        assert container.status is oci.Status.RUNNING
+        container.pause()
+        container.resume()
+        with pytest.raises(TimeoutError):
+            container.wait(0.1)
+        container.kill("KILL")
+        assert container.wait(10) in (-signal.SIGKILL, None)  # before Linux 6.15 only a parent knows
+        assert container.status is oci.Status.STOPPED
+        assert [record.text for record in container.logs()] == ["printed"]
+        with pytest.raises(oci.WrongStatus, match="stopped"):
+            container.attach()
+        container.delete()
+    assert not (state_root / prefix).exists()
+
+
+# ---- how it ended ----
+
+
+def test_out_of_memory(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    limited = bundle.spec.evolve(
+        linux=bundle.spec.linux.evolve(resources=oci.spec.Resources(memory=oci.spec.Memory(limit=16 << 20)))  # type: ignore[union-attr]
+    )
+    hungry = oci.Bundle.load(bundle.path)
+    hungry.spec = limited
+    for script, code in (("exec tail /dev/zero", 137), ("tail /dev/zero; exit 4", 4)):
+        with supervised(prefix, hungry, state_root, script) as container:
+            container.start()
+            container.wait(30)
+            shown = json.loads(subprocess.run(command("state", prefix), capture_output=True, timeout=30, check=True).stdout)
+            assert (shown["exitCode"], shown["oomKilled"]) == (code, True)
+            assert shown["exitDesc"].endswith(", out of memory")
+            assert shown["createdAt"] < shown["startedAt"] < shown["finishedAt"]
+
+
+def test_a_pid_namespace_that_is_joined(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+    """The process that counts is forked by the one that the supervisor launched."""
+    with oci.Container.run(f"{prefix}-first", make_bundle(), root=state_root) as first:
+        document = oci.RuntimeSpec.default().to_dict()
+        for namespace in document["linux"]["namespaces"]:  # type: ignore[index, call-overload]
+            if namespace["type"] == "pid":  # type: ignore[index, call-overload]
+                namespace["path"] = f"/proc/{first.pid}/ns/pid"  # type: ignore[index, call-overload]
+        joined = make_bundle(oci.RuntimeSpec.load(document))
+        for _ in range(3):
+            with supervised(prefix, joined, state_root, "echo $PPID; read x; exit $x") as container:
+                container.start()
+                with container.attach() as attachment:
+                    attachment.write(b"7\n")
+                    assert container.wait(10) == 7
+                assert alive(supervisor(container)) or container.state.exit_code == 7
+                assert [record.text for record in container.logs()] == ["0"]
+
+
+def test_what_survives_the_first_process_is_not_waited_for(
+    make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, until: Until
+) -> None:
+    spec = oci.RuntimeSpec.default().without_namespace(oci.spec.NamespaceType.PID)
+    bundle = make_bundle(spec)
+    for terminal in (False, True):
+        with supervised(
+            prefix, bundle, state_root, "trap '' HUP; yes & exit 3", terminal=terminal, log_path=os.devnull
+        ) as container:
+            container.start()
+            assert container.wait(20) == 3
+            until(lambda: not alive(supervisor(container)), "the end of the supervisor")
 
 
 # ---- clients ----
@@ -208,6 +277,64 @@ def test_many_clients_type_and_read(bundle: oci.Bundle, state_root: Path, prefix
             last.shutdown(socket.SHUT_WR)
             assert read_all(last) == b""
         assert container.wait(10) == 0
+
+
+def test_hundreds_of_clients(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    script = "read x; seq 100; head -c 1000000 /dev/zero; sleep 100"
+    with supervised(prefix, bundle, state_root, script) as container, ExitStack() as stack:
+        clients = [stack.enter_context(container.attach()) for _ in range(512)]
+        with pytest.raises(oci.StateError, match="512 clients already"):
+            container.attach()
+        with connect(container.state.attach_socket) as refused:
+            assert refused.recv(1) == b""
+        container.start()
+        clients[0].write(b"\n")
+        for client in clients:
+            assert client.read(2) == b"1\n"
+        # What they leave unread is kept once for all, and not for long.
+        pss = next(line for line in Path(f"/proc/{supervisor(container)}/smaps_rollup").read_text().splitlines() if "Pss:" in line)
+        assert int(pss.split()[1]) <= 10 << 10
+        container.kill("KILL")
+        assert container.wait(20) == -9
+
+
+def test_a_supervisor_without_descriptors(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+    def cpu() -> int:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    with supervised(prefix, bundle, state_root, "read x; exit $x") as container, ExitStack() as stack:
+        pid = supervisor(container)
+        fds = len(os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (fds + 8, fds + 8))
+        peers = [stack.enter_context(connect(container.state.attach_socket)) for _ in range(30)]
+        assert peers[-1].recv(1) == b""
+        with connect(container.state.control_socket) as peer:
+            peer.sendall(b'{"stateChanged": true}')
+            assert b"too many open files" in peer.recv(1000)
+        with pytest.raises(oci.StateError, match="too many open files"):
+            container.attach()
+        before = cpu()
+        time.sleep(0.3)
+        assert cpu() - before < 10  # it does not look at its door all the time
+        for peer in peers:
+            peer.close()
+        until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= fds, "the end of the clients")
+        container.start()
+        with container.attach() as attachment:
+            attachment.write(b"5\n")
+        assert container.wait(10) == 5
+
+
+def test_what_was_typed_before_leaving_arrives(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    script = "read go; sleep 0.3; head -c 2000000 /dev/zero; head -c 200005 | wc -c"
+    with supervised(prefix, bundle, state_root, script) as container:
+        container.start()
+        with container.attach() as attachment:
+            attachment.write(b"go\n")
+            attachment.write(b"x" * 200_000)  # more than the container's pipe and our buffer take
+        with container.attach() as attachment:
+            attachment.write(b"last\n")
+            assert attachment.readall().lstrip(b"\0").strip() == b"200005"  # type: ignore[union-attr]
 
 
 def test_a_container_that_does_not_read(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
@@ -273,19 +400,37 @@ def test_operations_over_the_control_socket(bundle: oci.Bundle, state_root: Path
         assert "start" in ask(container, startContainer=True)
 
 
-@pytest.mark.parametrize("request_", [b"", b"{", b"[]", b"{}", b"1", b'{"nonsense": 1}', b'{"consoleSize": 3}', b"\xff" * 70000])
-def test_nonsense_over_the_control_socket(bundle: oci.Bundle, state_root: Path, prefix: str, request_: bytes) -> None:
-    with supervised(prefix, bundle, state_root, "exit 2") as container:
-        with connect(container.state.control_socket) as peer:
-            peer.sendall(request_)
-            peer.shutdown(socket.SHUT_WR)
-            try:
-                answer = peer.makefile().read()
-            except ConnectionResetError:
-                answer = "error"  # it did not read all of it
-            assert ("error" in answer) == bool(request_)
+NONSENSE = [
+    b"", b"{", b"[]", b"{}", b"1", b'{"nonsense": 1}', b'{"consoleSize": 3}', b"\xff" * 70000, b"[" * 60000, b'{"attach": true}',
+    b'{"startContainer": "no"}', b'{"pause": 1}', b'{"pause": true, "resume": true}', b'{"consoleSize": {"height": 24}}',
+    b'{"consoleSize": {"height": 65536, "width": 1}}', b'{"consoleSize": {"height": -1, "width": 1}}',
+    b'{"consoleSize": {"height": 1e400, "width": 1}}', b'{"consoleSize": {"height": "24", "width": 1}}',
+]  # fmt: skip
+
+
+def test_nonsense_over_the_control_socket(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with supervised(prefix, bundle, state_root, "exit 2", terminal=True) as container:
+        for request in NONSENSE:
+            with connect(container.state.control_socket) as peer:
+                peer.sendall(request)
+                peer.shutdown(socket.SHUT_WR)
+                try:
+                    answer = peer.makefile().read()
+                except ConnectionResetError:
+                    answer = "error"  # it did not read all of it
+                assert ("error" in answer) == bool(request), (request[:60], answer)
+        assert alive(supervisor(container))
+        assert container.status is oci.Status.CREATED
         container.start()
         assert container.wait(10) == 2
+        assert not (container._entry.path / "supervisor.err").read_text()
+
+
+def test_a_start_over_the_control_socket_of_what_ends_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    for _ in range(5):
+        with supervised(prefix, bundle, state_root, "exit 3") as container:
+            assert ask(container, startContainer=True) == ""
+            assert container.wait(10) == 3
 
 
 # ---- the state, to others ----
