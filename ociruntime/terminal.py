@@ -136,19 +136,22 @@ def raw_mode(fd: int) -> Iterator[None]:
 
     before = termios.tcgetattr(fd)
 
-    def restore() -> None:
+    def change(how: Callable[[], object]) -> None:
         try:
-            termios.tcsetattr(fd, termios.TCSANOW, before)  # without waiting for who reads the terminal
+            how()
         except termios.error as error:
-            if error.args[0] != errno.EIO:  # hung up: there is nothing to restore any more
+            if error.args[0] != errno.EIO:  # hung up: there is nothing to change any more
                 raise
+
+    def restore() -> None:
+        change(lambda: termios.tcsetattr(fd, termios.TCSANOW, before))  # without waiting for who reads the terminal
 
     def stop(number: int, frame: FrameType | None) -> None:
         restore()
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def go_on(number: int, frame: FrameType | None) -> None:
-        tty.setraw(fd, termios.TCSANOW)
+        change(lambda: tty.setraw(fd, termios.TCSANOW))  # a hang-up comes with a SIGCONT
 
     handlers = {signal.SIGTSTP: signal.signal(signal.SIGTSTP, stop), signal.SIGCONT: signal.signal(signal.SIGCONT, go_on)}
     try:

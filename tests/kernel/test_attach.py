@@ -221,3 +221,93 @@ def test_a_supervised_run_on_a_terminal(shell: oci.Bundle, state_root: Path, pre
     assert tty.wait() == 4
     assert tty.restored
     assert oci.Container.list(root=state_root) == []
+
+
+def test_stderr_comes_separately_where_it_is_asked_for(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    with create(prefix, bundle, state_root, "echo out; echo err >&2; cat >&2; exit 3") as container:
+        with container.attach(stderr=True) as two, container.attach() as one:
+            assert one.stderr is None
+            assert two.stderr is not None
+            with subprocess.Popen(
+                command("attach", prefix), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as client:
+                container.start()
+                assert client.communicate(b"in\n", timeout=30)[0] in (b"out\n", b"")  # it may have come late
+                assert client.returncode == 3
+            assert (two.readall(), two.stderr.readall()) == (b"out\n", b"err\nin\n")
+            assert sorted((one.readall() or b"").splitlines()) == [b"err", b"in", b"out"]
+            assert two.returncode() == 3
+        assert two.stderr.closed
+
+
+def test_a_supervised_run_keeps_the_streams_apart(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "seq 3000; seq 5 >&2; seq 3"]).spec.to_json())
+    done = subprocess.run(command("run", "--supervise", "-b", bundle.path, prefix), capture_output=True, timeout=60, check=True)
+    assert len(done.stdout.splitlines()) == 3003
+    assert done.stderr == b"1\n2\n3\n4\n5\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("typed", ["", "line\n", "no newline"])
+def test_piped_input_ends(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command, terminal: bool, typed: str) -> None:
+    with create(prefix, bundle, state_root, "test -t 0 && stty -echo; cat; exit 6", terminal=terminal) as container:
+        container.start()
+        done = subprocess.run(command("attach", prefix), input=typed, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 6
+        assert typed.strip() in done.stdout
+
+
+@pytest.mark.parametrize("how", ["signal", "terminal"])
+def test_a_hang_up_leaves_the_container_alone(
+    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until, how: str
+) -> None:
+    subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=30, check=True)
+    tty = session(*command("attach", prefix))
+    tty.type("X=kept\r")
+    tty.expect("kept\r\n")
+    tty.expect("$ ")
+    if how == "signal":
+        tty.process.send_signal(signal.SIGHUP)
+        assert tty.wait() == 128 + signal.SIGHUP
+        assert tty.restored
+    else:
+        tty.hang_up()
+        assert tty.process.wait(20) == 128 + signal.SIGHUP
+    again = session(*command("attach", prefix))
+    again.type("echo $X; exit 5\r")
+    again.expect("kept\r\n")
+    assert again.wait() == 5
+    oci.Container.load(prefix, root=state_root).delete()
+
+
+def test_keys_that_begin_like_those_to_detach_are_passed_on_at_the_end(
+    bundle: oci.Bundle, state_root: Path, prefix: str, command: Command
+) -> None:
+    script = "stty raw -echo; head -c 3 | od -An -tx1; exit 4"
+    with create(prefix, bundle, state_root, script, terminal=True) as container:
+        container.start()
+        with subprocess.Popen(command("attach", prefix), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+            assert b"61 10 04" in client.communicate(b"a\x10", timeout=30)[0]  # then the key for the end of file
+            assert client.returncode == 4
+
+
+def test_what_is_typed_before_the_keys_to_detach_counts(
+    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
+) -> None:
+    with create(prefix, bundle, state_root, "read x; exit $x", terminal=True) as container:
+        container.start()
+        tty = session(*command("attach", prefix))
+        until(lambda: not tty.restored, "raw mode")
+        tty.type("7\r\x10\x11")
+        assert tty.wait() in (0, 7)
+        assert container.wait(20) == 7
+
+
+def test_a_container_that_ends_while_somebody_attaches(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    """Whenever it is, the answer is its exit code, or that it has stopped."""
+    for turn in range(6):
+        with create(prefix, bundle, state_root, f"sleep 0.{turn}; exit 6", terminal=True) as container:
+            with subprocess.Popen(command("attach", prefix), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as client:
+                container.start()
+                _, said = client.communicate(timeout=30)
+                assert client.returncode == 6 or "it is stopped, not created or running" in said, said

@@ -276,14 +276,6 @@ def test_much_output_comes_whole(bundle: oci.Bundle, state_root: Path, prefix: s
         assert tty.wait() == 0
 
 
-def test_input_that_ends(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root):
-        done = subprocess.run(
-            command("exec", "-t", prefix, "cat"), input="words\n", capture_output=True, text=True, timeout=30, check=True
-        )
-        assert done.stdout.replace("\r", "") == "words\nwords\n"
-
-
 def test_a_program_that_does_not_read_is_heard_all_the_same(
     bundle: oci.Bundle, state_root: Path, prefix: str, command: Command
 ) -> None:
@@ -303,4 +295,63 @@ def test_the_terminal_is_restored_after_an_error(
     assert tty.wait() == 127
     assert tty.restored
     assert termios.tcgetattr(tty.slave)[3] & termios.ECHO
+    assert oci.Container.list(root=state_root) == []
+
+
+@pytest.mark.parametrize("verb", ["run", "exec"])
+def test_a_hang_up_is_passed_on(
+    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until, verb: str
+) -> None:
+    """Closing the window ends the shell inside, as it would outside."""
+    script = "sh -i; echo the shell has ended > /ended"
+    (bundle.path / "config.json").write_text(
+        bundle.with_args(["sh", "-c", "sleep 100" if verb == "exec" else script]).spec.to_json()
+    )
+    if verb == "exec":
+        with oci.Container.run(prefix, oci.Bundle.load(bundle.path), root=state_root):
+            tty = session(*command("exec", "-it", prefix, "sh", "-c", script))
+            tty.expect("# ")
+            tty.hang_up()
+            tty.process.wait(20)
+            until(lambda: len(oci.Container.load(prefix, root=state_root).processes()) == 1, "the end of the shell")
+    else:
+        tty = session(*command("run", "-it", "-b", bundle.path, prefix))
+        tty.expect("# ")
+        tty.hang_up()
+        tty.process.wait(20)
+        nothing_left(state_root, until)
+
+
+def test_stopping_and_going_on(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until) -> None:
+    """A command that is stopped gives the terminal back as it was, and takes it again."""
+    tty = session(*command("run", "-it", "-b", shell.path, prefix), size=(31, 97))
+    tty.expect("$ ")
+    stat = Path(f"/proc/{tty.process.pid}/stat")
+    tty.process.send_signal(signal.SIGTSTP)
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the stop")
+    assert tty.restored
+    tty.process.send_signal(signal.SIGCONT)
+    until(lambda: not tty.restored, "raw mode")
+    tty.type("exit 5\r")
+    assert tty.wait() == 5
+    assert tty.restored
+
+
+@pytest.mark.parametrize("typed", ["", "line\n", "no newline"])
+def test_input_that_ends_anywhere(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command, typed: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root):
+        words = command("exec", "-t", prefix, "sh", "-c", "stty -echo; cat; exit 6")
+        done = subprocess.run(words, input=typed, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 6
+        assert typed.strip() in done.stdout
+
+
+def test_what_survives_on_the_terminal_is_not_waited_for(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, command: Command
+) -> None:
+    spec = oci.RuntimeSpec.default().without_namespace(oci.spec.NamespaceType.PID)
+    bundle = make_bundle(spec.with_args("sh", "-c", "trap '' HUP; yes & exit 3"))
+    words = command("run", "-t", "-b", bundle.path, prefix)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30, check=False)
+    assert done.returncode == 3
     assert oci.Container.list(root=state_root) == []
