@@ -39,6 +39,7 @@ class Common(TypedDict, total=False):
     selinux_label: str | None
     process: ProcessSpec | Mapping[str, Any] | None
     preserve_fds: int
+    cgroup: str | Mapping[str, str] | None
 
 
 class ExecOptions(Common, total=False):
@@ -104,6 +105,7 @@ class Executes:
         selinux_label: str | None = None,
         process: ProcessSpec | Mapping[str, Any] | None = None,
         preserve_fds: int = 0,
+        cgroup: str | Mapping[str, str] | None = None,
     ) -> Result[Any]:
         """Run a further program in the container and wait for it, as `subprocess.run` does.
 
@@ -126,9 +128,13 @@ class Executes:
             no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).
             process: a complete process object instead (config.md, Process), or its JSON; ``args``, when not empty, replace its own.
             preserve_fds: how many descriptors from 3 on the program inherits.
+            cgroup: a cgroup that the container has made below its own, for the program to run in: a path from there, or a path for
+                each of some controllers (on v1, where every controller may have others).
 
         Raises:
             TypeError: ``args`` is a string.
+            ValueError: ``cgroup`` leads out of the container's cgroup, or names a controller that it does not have.
+            FileNotFoundError: ``cgroup`` does not exist.
             WrongStatus: the container is not running: it is created, paused, about to end or stopped.
             StepError: a step failed; with errno ENOENT the program is not there.
             ProcessError: with ``check``, when the program does not end with 0.
@@ -150,6 +156,7 @@ class Executes:
                 selinux_label=selinux_label,
                 process=process,
                 preserve_fds=preserve_fds,
+                cgroup=cgroup,
             )
             with closing(child):
                 result = finish(child, timeout, child.kill_session)
@@ -194,6 +201,7 @@ class Executes:
         console_socket: str | os.PathLike[str] | None = None,
         pid_file: str | os.PathLike[str] | None = None,
         preserve_fds: int = 0,
+        cgroup: str | Mapping[str, str] | None = None,
     ) -> Process[Any]:
         """Start a further program in the container and give its `Process`, as `subprocess.Popen` does.
 
@@ -226,6 +234,7 @@ class Executes:
                 console_socket=console_socket,
                 pid_file=pid_file,
                 preserve_fds=preserve_fds,
+                cgroup=cgroup,
             )
         except BaseException:
             streams.close()
@@ -250,6 +259,7 @@ class Executes:
         console_socket: str | os.PathLike[str] | None = None,
         pid_file: str | os.PathLike[str] | None = None,
         preserve_fds: int = 0,
+        cgroup: str | Mapping[str, str] | None = None,
     ) -> C:
         from .lifecycle.execute import execute
 
@@ -275,6 +285,7 @@ class Executes:
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            cgroup=cgroup,
         )
         streams.launched()
         return cls(

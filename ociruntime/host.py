@@ -12,7 +12,10 @@ __all__ = ["Hierarchy", "Host"]
 
 
 _PRIVILEGES: Final = 1 << 6 | 1 << 7 | 1 << 21
+_CAP_NET_ADMIN: Final = 1 << 12
+_CAP_SYS_ADMIN: Final = 1 << 21
 _CAP_MKNOD: Final = 1 << 27
+_CAP_BPF: Final = 1 << 39
 _FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD
 # PROC_USER_INIT_INO: the inode of the namespace in which the machine was booted.
 
@@ -74,6 +77,8 @@ class Host(NamedTuple):
     """Whether this process may make device nodes: with CAP_MKNOD, and in no user namespace but the machine's first."""
     may_setgroups: bool = True
     """False in a user namespace that an unprivileged user has made by himself, and in all below it."""
+    initial: bool = True
+    """Whether we are in the first user namespace, whose capabilities hold for the whole kernel."""
 
     @staticmethod
     def probe() -> Host:
@@ -85,6 +90,11 @@ class Host(NamedTuple):
     def privileged(self) -> bool:
         """Whether this process has CAP_SETGID, CAP_SETUID and CAP_SYS_ADMIN in its user namespace."""
         return self.capabilities & _PRIVILEGES == _PRIVILEGES
+
+    def rules_devices(self, version: int) -> bool:
+        """Whether the kernel lets this process say which devices a cgroup may use: by files on v1, a BPF program on v2."""
+        enough = (_CAP_SYS_ADMIN,) if version == 1 else (_CAP_SYS_ADMIN, _CAP_BPF | _CAP_NET_ADMIN)
+        return self.initial and any(self.capabilities & mask == mask for mask in enough)
 
     @property
     def cgroup_mode(self) -> str:
@@ -239,5 +249,6 @@ def _probe(own: str) -> Host:
         systemd=_systemd(hierarchies),
         may_mknod=first and bool(capabilities & _CAP_MKNOD),
         may_setgroups=first or Path("/proc/self/setgroups").read_text() != "deny\n",
+        initial=first,
     )
     return host if host.privileged else host._replace(idmap_helpers=_helpers())

@@ -38,6 +38,29 @@ def _exec(sub: Parser) -> None:
     sub.add_argument("--interactive", "-i", action="store_true", help="accepted for compatibility: our input is always passed on")
     sub.add_argument("--console-socket", metavar="SOCKET")
     sub.add_argument("--preserve-fds", type=int, default=0, metavar="N")
+    sub.add_argument(
+        "--cgroup",
+        action="append",
+        default=[],
+        metavar="[CONTROLLER[,CONTROLLER]:]PATH",
+        help="run it in this cgroup below the container's, which must exist",
+    )
+
+
+def cgroups(words: Sequence[str]) -> str | dict[str, str] | None:
+    """What --cgroup asks for: one path for all controllers, or each with its own. Raises ValueError."""
+    if len(words) == 1 and ":" not in words[0]:
+        return words[0]
+    found: dict[str, str] = {}
+    for word in words:
+        names, colon, path = word.partition(":")
+        if not colon:
+            raise ValueError(f"--cgroup {word}: one of several needs its controllers, as in memory,cpu:{word}")
+        for name in names.split(","):
+            if not name or name in found:
+                raise ValueError(f"--cgroup {word}: {f'{name} is given twice' if name else 'a controller has no name'}")
+            found[name] = path
+    return found or None
 
 
 def exec_(o: argparse.Namespace) -> int:
@@ -69,6 +92,7 @@ def exec_(o: argparse.Namespace) -> int:
             console_socket=o.console_socket,
             pid_file=o.pid_file,
             preserve_fds=o.preserve_fds,
+            cgroup=cgroups(o.cgroup),
         )
         if o.detach:
             return 0

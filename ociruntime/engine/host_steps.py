@@ -44,6 +44,10 @@ def _cgroup_realtime(init: Init | None, path: str, mountpoint: str, runtime: int
     cgroup.give_realtime(path, mountpoint, runtime, period)
 
 
+def _cgroup_delegate(init: Init | None, path: str, uid: int) -> None:
+    cgroup.delegate(path, uid)
+
+
 def _cgroup_devices(init: Init | None, path: str, program: bytes) -> None:
     from .cgroup import devices
 
@@ -103,6 +107,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "cgroup_enable": _cgroup_enable,
     "cgroup_check": _cgroup_check,
     "cgroup_realtime": _cgroup_realtime,
+    "cgroup_delegate": _cgroup_delegate,
     "cgroup_devices": _cgroup_devices,
     "idmap": _idmap,
     "proc_write": _proc_write,

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..engine import cgroup, undo
+from ..engine import undo
+from ..engine.cgroup import enterable, oom_kills
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..engine.processes import ended_within
 from ..errors import WrongStatus
 from ..host import Host
 from ..overrides import Overrides
+from ..plan.cgroups import inner, placed
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, Status
@@ -68,6 +70,7 @@ def execute(
     console_socket: StrPath | None,
     pid_file: StrPath | None,
     preserve_fds: int,
+    cgroup: str | Mapping[str, str] | None,
 ) -> Started:
     """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
     preserve = inherited(preserve_fds)
@@ -83,12 +86,13 @@ def execute(
         try:
             rootfs = Path(f"/proc/{document['pid']}/root")
             wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
+            host = Host.probe()
             plan = compile_exec(
                 wanted,
                 spec,
-                Host.probe()._replace(keyrings=Host.probe().keyrings and document.get("new_keyring", True)),
+                host._replace(keyrings=host.keyrings and document.get("new_keyring", True)),
                 namespaces=_foreign(document),
-                cgroups=tuple(cgroup.enterable(cgroups, document["pid"])),
+                cgroups=_joined(cgroups, document["pid"], cgroup, host),
                 unit=undo.unit(document.get("undo", [])),
                 container_id=entry.id,
                 pid=document["pid"],
@@ -102,7 +106,7 @@ def execute(
                 cache=entry.path.parent / ".seccomp",
                 receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
             )
-            oom_kills = cgroup.oom_kills(cgroups)
+            kills = oom_kills(cgroups)
             init = performance.begin()
             try:
                 if pid_file is not None:
@@ -125,9 +129,24 @@ def execute(
         init.release(),
         document["pid"],
         cgroups,
-        oom_kills,
+        kills,
         Terminal(masters[0]) if masters else None,
     )
+
+
+def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | None, host: Host) -> tuple[str, ...]:
+    """The cgroups for a further process. Raises ValueError and FileNotFoundError for the one that is asked for."""
+    if not wanted:
+        return tuple(enterable(cgroups, pid))
+    placement = placed(cgroups, host)
+    if not placement.places:
+        raise ValueError(f"cgroup={wanted!r}: the container has no cgroups of its own")
+    chosen = inner(placement, wanted)
+    missing = next((path for path in chosen.values() if not os.path.isdir(path)), None)
+    if missing is not None:
+        raise FileNotFoundError(errno.ENOENT, "the container has no such cgroup", missing)
+    others = enterable([path for path in cgroups if path not in chosen], pid)
+    return (*chosen.values(), *others)
 
 
 def _wanted(

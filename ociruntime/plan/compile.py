@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
 from .capabilities import ALL
-from .cgroups import Manager, attached, compile_attach, compile_cgroups, compile_join, compile_late, compile_scope, placed
+from .cgroups import (
+    Manager,
+    attached,
+    compile_attach,
+    compile_cgroups,
+    compile_join,
+    compile_late,
+    compile_owner,
+    compile_scope,
+    placed,
+)
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .identity import compile_identity, compile_parent
@@ -88,6 +98,8 @@ def compile_create(
     b.phase = "On the host, before the clone"
     setup = compile_cgroups(b, linux, container_id, host, manager)
     placement = setup.placement
+    if not placement.scope:
+        compile_owner(b, placement, spec, spaces, host)
     groups = compile_rdt(b, linux, host, container_id)
     flags = compile_clone(b, spaces, placement.into)
     rootfs = rootfs_path(spec, bundle)
@@ -111,7 +123,9 @@ def compile_create(
 
     b.phase = "In the new namespaces, with the host's tree in sight"
     compile_join(b, placement)
-    compile_scope(b, setup, spec, container_id, host)
+    if placement.scope:
+        compile_scope(b, setup, spec, container_id, host)
+        compile_owner(b, placement, spec, spaces, host)
     compile_enter(b, spaces, linux, host, changed_namespaces(spec), asked=asked)
     compile_loopback(b, spaces.new)
     compile_net_devices(b, linux, own)

@@ -46,6 +46,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_enable": ("path", "mountpoint", "needed", "wanted"),
     "cgroup_check": ("path", "memory", "swap"),
     "cgroup_realtime": ("path", "mountpoint", "runtime", "period"),
+    "cgroup_delegate": ("path", "uid"),
     "cgroup_devices": ("path", "program"),
     "systemd_attach": ("unit", "below", "user"),
     "systemd_set": ("unit", "properties", "user"),

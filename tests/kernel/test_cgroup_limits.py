@@ -257,17 +257,3 @@ def test_a_frozen_cgroup_is_not_used(limited: Limited, prefix: str) -> None:
     finally:
         if path.exists():
             path.rmdir()
-
-
-def test_exec_where_the_container_hands_controllers_on(limited: Limited) -> None:
-    """As a systemd in a container does it on v2: its own cgroup takes no further process."""
-    if not on_v2("pids"):
-        pytest.skip("needs v2")
-    with limited({}, start=True) as container:
-        own = directory(container, "")
-        (own / "init").mkdir()
-        (own / "init/cgroup.procs").write_text(str(container.pid))
-        (own / "cgroup.subtree_control").write_text("+pids")
-        done = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
-        assert done.returncode == 0
-        assert len(container.processes()) == 1

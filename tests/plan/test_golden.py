@@ -32,11 +32,11 @@ HYBRID = Host(
      Hierarchy(f"{FS}/unified", 2, frozenset({"hugetlb"}))),
 )  # fmt: skip
 PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
-USER_V2 = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
+USER_V2 = PURE_V2._replace(euid=1000, initial=False, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
 BOOTED = PURE_V2._replace(systemd=Systemd(False, PURE_V2.hierarchies[0]))
 NEW = Host((6, 18), "x86_64", 0, 40, ())
 NONE = Host((6, 1), "aarch64", 0, 40, ())
-NOWHERE = PURE_V2._replace(euid=1000, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
+NOWHERE = PURE_V2._replace(euid=1000, initial=False, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
 LIMITS = {"memory": {"limit": 67108864, "swap": 100663296}, "pids": {"limit": 50}, "cpu": {"shares": 1024, "quota": 5000}}
 
 
@@ -191,6 +191,19 @@ CASES = {
     "die-with-parent": lambda: compiled(config(), PURE_V2, die_with_parent=True),
     "none": lambda: compiled(config(), NONE),
     "v2-devices": lambda: compiled(config(limit(devices=[{"allow": False, "access": "rwm"}], pids={"limit": 0})), PURE_V2),
+    "v2-delegated": lambda: compiled(
+        config(
+            both(
+                mapped([(0, 100000, 65536)], [(0, 100000, 65536)]),
+                lambda d: [
+                    d["linux"]["namespaces"].append({"type": "cgroup"}),
+                    d["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}),
+                    d["process"].update(user={"uid": 5, "gid": 5}),
+                ],
+            )
+        ),
+        PURE_V2,
+    ),
     "systemd": lambda: compiled(
         config(limit(pids={"limit": 5}, hugepageLimits=[], cpu={"quota": 1234}, devices=[{"allow": False, "access": "rwm"}])),
         BOOTED,

@@ -7,6 +7,7 @@ from .freezer import freeze, frozen, thaw_to_die
 from .tasks import kill, processes, remove, signal_all
 from .tree import (
     check_memory,
+    delegate,
     enable,
     enterable,
     give_realtime,
@@ -21,6 +22,7 @@ from .tree import (
 __all__ = [
     "Usage",
     "check_memory",
+    "delegate",
     "enable",
     "enterable",
     "freeze",

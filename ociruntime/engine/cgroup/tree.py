@@ -105,6 +105,20 @@ def enable(path: str, mountpoint: str, needed: Sequence[str], wanted: Sequence[s
                     continue  # it would count something; nobody relies on it
 
 
+def delegate(path: str, uid: int) -> None:
+    """Give a v2 cgroup to a user: the directory, and of its files those that the kernel names as safe. Raises OSError."""
+    try:
+        names = read("/sys/kernel/cgroup", "delegate").split()
+    except FileNotFoundError:
+        names = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+    os.chown(path, uid, -1)
+    for name in names:
+        try:
+            os.chown(f"{path}/{name}", uid, -1, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # it depends on the controllers of a cgroup which it has
+
+
 def check_memory(path: str, memory: int, swap: int) -> None:
     """Raise OSError (EBUSY) when a v2 cgroup uses more than these limits: of memory, and of memory and ``swap`` together."""
     used = int(read(path, "memory.current"))
@@ -126,9 +140,14 @@ def give_realtime(path: str, mountpoint: str, runtime: int, period: int) -> None
 def enterable(paths: Sequence[str], pid: int) -> list[str]:
     """The container's cgroups as a further process can join them.
 
-    A v2 cgroup that hands controllers on to cgroups below it takes no processes; then it is the one of the container's first.
+    A v2 cgroup that hands controllers on to cgroups below it takes no processes, and a container that sees the host's may have
+    left and removed its own; then it is the one of the container's first.
     """
-    return [_of_process(path, pid) if (read_if_there(path, "cgroup.subtree_control") or "").strip() else path for path in paths]
+    return [path if _takes_processes(path) else _of_process(path, pid) for path in paths]
+
+
+def _takes_processes(path: str) -> bool:
+    return os.path.isdir(path) and not (read_if_there(path, "cgroup.subtree_control") or "").strip()
 
 
 def _of_process(path: str, pid: int) -> str:
@@ -137,12 +156,22 @@ def _of_process(path: str, pid: int) -> str:
             own = next((line.rstrip("\n")[3:] for line in text if line.startswith("0::")), "/")
     except (FileNotFoundError, ProcessLookupError):
         return path
-    # What is told counts from the root of our cgroup namespace, and `path` begins with a mount point: look where they meet.
+    # What is told counts from the root of our cgroup namespace, and `path` begins with a mount point: look where it is listed.
     above = path
     while (above := os.path.dirname(above)) != "/":
-        if (own + "/").startswith(path[len(above) :] + "/") and os.path.isdir(above + own):
+        if _lists(above + own, pid):
             return above + own
     return path
+
+
+def _lists(directory: str, pid: int) -> bool:
+    try:
+        text = read_if_there(directory, "cgroup.procs")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        text = read_if_there(directory, "cgroup.threads")  # it is threaded
+    return str(pid) in (text or "").split()
 
 
 def survey(paths: Iterable[str]) -> list[str]:

@@ -8,7 +8,20 @@ from ...errors import UnsupportedError
 from ..ops import Sync
 from .devices import rules_of
 from .limits import compile_limits, compile_writes
-from .placement import DISABLED, MANAGERS, SYSTEMD_LACKS, Manager, Place, Placement, compile_join, compile_places, place, placed
+from .owner import compile_owner
+from .placement import (
+    DISABLED,
+    MANAGERS,
+    SYSTEMD_LACKS,
+    Manager,
+    Place,
+    Placement,
+    compile_join,
+    compile_places,
+    inner,
+    place,
+    placed,
+)
 
 if TYPE_CHECKING:
     from ...host import Host
@@ -27,7 +40,9 @@ __all__ = [
     "compile_cgroups",
     "compile_join",
     "compile_late",
+    "compile_owner",
     "compile_scope",
+    "inner",
     "placed",
 ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ...errors import UnsupportedError
 from .devices import program, rules_of, v1_rules, words
 from .files import ROOT, Write
-from .placement import Place, Placement
+from .placement import DISABLED, Place, Placement
 from .v1 import v1_writes
 from .v2 import unified_writes, v2_refuse, v2_writes
 
@@ -49,7 +49,7 @@ def compile_limits(
         _before(b, resources, placement, only)
     compile_writes(b, [entry for entry in writes if entry not in late])
     if resources is not None and resources.devices and (only is None or "devices" in only):
-        _devices(b, resources, placement, host)
+        _devices(b, resources, placement, host, asked_for=only is not None)
     return late
 
 
@@ -142,15 +142,28 @@ def _before(b: Builder, resources: Resources, placement: Placement, only: Collec
         b.host("cgroup_realtime", place.directory, place.hierarchy.mountpoint, *time, text=shown)
 
 
-def _devices(b: Builder, resources: Resources, placement: Placement, host: Host) -> None:
+def _devices(b: Builder, resources: Resources, placement: Placement, host: Host, *, asked_for: bool) -> None:
     rules = rules_of(resources.devices or ())
     place = placement.of("devices")
+    at = place or placement.unified
+    if placement is DISABLED:
+        return
+    if at is None or not host.rules_devices(at.hierarchy.version):
+        # The peers leave the rules out, and configs for users have some: engines write the same for everybody.
+        need = "CAP_SYS_ADMIN in the first user namespace"
+        if at is None:
+            need = f"cgroups, {placement.lack or 'of which the container has none for them'}"
+        lost = f"{ROOT}.devices: device rules need {need}"
+        if asked_for:
+            raise UnsupportedError(lost)
+        b.warn(f"{lost}; without them the container's user may use every device that its files and their modes give")
+        return
     if place:
         for allow, same in groupby(v1_rules(rules), key=lambda rule: rule.allow):
             file = "devices.allow" if allow else "devices.deny"
             lines = tuple("a" if rule.type == "a" else str(rule) for rule in same)
             b.host("cgroup_write_lines", place.directory, file, lines, text=f"{', '.join(lines)} > {place.directory}/{file}")
-    elif placement.unified and host.euid == 0:
+    else:
         code = program(rules)
-        shown = f"{words(rules)}: {len(code) // 8} BPF instructions for {placement.unified.directory}"
-        b.host("cgroup_devices", placement.unified.directory, code, text=shown)
+        shown = f"{words(rules)}: {len(code) // 8} BPF instructions for {at.directory}"
+        b.host("cgroup_devices", at.directory, code, text=shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from ...errors import Problem, SpecError
@@ -117,6 +117,34 @@ def placed(directories: Sequence[str], host: Host) -> Placement:
         if above:
             places.append(Place(directory, max(above, key=lambda h: len(h.mountpoint))))
     return Placement(tuple(places))
+
+
+def inner(placement: Placement, wanted: str | Mapping[str, str]) -> dict[str, str]:
+    """The container's cgroups, each with the one below it that is wanted: for all of them, or by controller.
+
+    Raises:
+        ValueError: for ``..``, a controller that no cgroup of the container has, or two paths in one hierarchy.
+    """
+    if isinstance(wanted, str):
+        return {place.directory: _under(place.directory, wanted) for place in placement.places}
+    found: dict[str, str] = {}
+    for controller, path in wanted.items():
+        place = placement.of(controller)
+        if place is None:
+            raise ValueError(f"cgroup {controller}:{path}: the container has no cgroup with the controller {controller!r}")
+        chosen = _under(place.directory, path)
+        if found.setdefault(place.directory, chosen) != chosen:
+            raise ValueError(
+                f"cgroup {controller}:{path}: another one is asked for in the same hierarchy: {found[place.directory]}"
+            )
+    return found
+
+
+def _under(directory: str, path: str) -> str:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(f"cgroup {path!r} leads out of the container's cgroup")
+    return "/".join((directory, *parts))
 
 
 def compile_places(b: Builder, placement: Placement) -> None:

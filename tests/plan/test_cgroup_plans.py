@@ -1,0 +1,80 @@
+"""What plans do with cgroups, beside the golden ones: to whom they are given, and who may set device rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ociruntime.errors import UnsupportedError
+from ociruntime.host import Hierarchy, Host
+from ociruntime.plan.cgroups import placed
+from ociruntime.plan.cgroups.change import compile_update, members
+from ociruntime.spec import Resources
+
+from .test_golden import FS, HYBRID, ONE, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
+
+
+def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    """With a writable cgroup filesystem in a cgroup namespace, for user 7 of the host."""
+
+    def change(d: dict) -> None:  # type: ignore[type-arg]
+        d["linux"]["namespaces"].append({"type": "cgroup"})
+        d["process"]["user"] = {"uid": 7, "gid": 7}
+        d["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", **members})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("host", "change", "owner"),
+    [
+        (PURE_V2, delegated(), 7),
+        (PURE_V2, delegated(type="cgroup2", options=["rw", "nosuid"]), 7),
+        (PURE_V2, both(delegated(), mapped([(7, 100, 1), (0, 200, 1)], ONE)), 100),
+        (PURE_V2, delegated(options=["nosuid", "ro"]), None),
+        (PURE_V2, delegated(destination="/cgroup"), None),
+        (PURE_V2, delegated(source="none"), None),
+        (PURE_V2, lambda d: (delegated()(d), drop("cgroup")(d)), None),
+        (PURE_V2, lambda d: (delegated()(d), d["linux"]["namespaces"][-1].update(path="/x")), None),
+        (PURE_V2, lambda d: (delegated()(d), process(user={"uid": 0, "gid": 0})(d)), None),
+        (PURE_V2, both(delegated(), mapped([], []), joined("user")), None),
+        (PURE_V2._replace(capabilities=0), delegated(), None),
+        (HYBRID, delegated(), None),
+    ],
+)
+def test_whose_the_cgroup_is(host: Host, change: Callable[[dict], None], owner: int | None) -> None:  # type: ignore[type-arg]
+    steps = [step for step in compiled(config(both(change, linux(resources={}))), host).steps if step.op == "cgroup_delegate"]
+    assert [step.values for step in steps] == ([] if owner is None else [(f"{FS}/ociruntime-c1", owner)])
+
+
+@pytest.mark.parametrize(
+    ("change", "rules", "update"),
+    [
+        ({}, "cgroup_devices", True),
+        ({"euid": 1000, "capabilities": 1 << 21}, "cgroup_devices", True),
+        ({"euid": 1000, "capabilities": 1 << 39 | 1 << 12}, "cgroup_devices", True),
+        ({"capabilities": 1 << 39}, None, False),
+        ({"initial": False}, None, False),
+        ({"capabilities": 0}, None, False),
+        ({"hierarchies": (Hierarchy(f"{FS}/devices", 1, frozenset({"devices"})),)}, "cgroup_write_lines", True),
+        ({"hierarchies": (Hierarchy(f"{FS}/devices", 1, frozenset({"devices"})),), "capabilities": 1 << 39 | 1 << 12}, None, False),
+        ({"hierarchies": (Hierarchy(f"{FS}/pids", 1, frozenset({"pids"})),)}, None, False),
+        ({"hierarchies": ()}, None, False),
+    ],
+)
+def test_who_may_set_device_rules(change: dict[str, Any], rules: str | None, update: bool) -> None:
+    """Where nobody may, containers go on with a warning, and a change is refused."""
+    host, denied = PURE_V2._replace(**change), {"devices": [{"allow": False, "access": "rwm"}]}
+    plan = compiled(config(limit(**denied)), host)
+    assert {step.op for step in plan.steps if step.op in ("cgroup_devices", "cgroup_write_lines")} == ({rules} if rules else set())
+    assert bool(rules) is not any("resources.devices" in warning for warning in plan.warnings)
+    resources = Resources.load(denied)
+    where = placed([f"{h.mountpoint}/c1" for h in host.hierarchies], host)
+    if update:
+        assert rules in [step.op for step in compile_update(resources, members(denied), where, host).steps]
+    else:
+        with pytest.raises(UnsupportedError, match=r"\$\.linux\.resources\.devices: device rules need"):
+            compile_update(resources, members(denied), where, host)
+    assert not any("devices" in warning for warning in compiled(config(limit(**denied)), host, manager="disabled").warnings)
