@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Final, NamedTuple
@@ -30,6 +30,11 @@ class LogRecord(NamedTuple):
     def datetime(self) -> datetime:
         """The time, as exact as `datetime` can be."""
         return datetime.fromtimestamp(self.time // 10**9, UTC).replace(microsecond=self.time % 10**9 // 1000)
+
+    @property
+    def stamp(self) -> str:
+        """The time in full, as RFC 3339 has it."""
+        return f"{self.datetime:%Y-%m-%dT%H:%M:%S}.{self.time % 10**9:09}Z"
 
 
 def _time(text: str) -> int:
@@ -64,115 +69,111 @@ def parse(line: bytes, style: str) -> LogRecord | None:
         return None
 
 
-def _lines(path: str) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
-            yield from (line[:-1] for line in file if line.endswith(b"\n"))
-    except FileNotFoundError:
-        return
+class _Lines:
+    """The lines of a log, and None whenever there are no more for now: asked on, it looks again, through truncation and rotation.
 
+    Args:
+        rotated: whether its writer makes the file ``.1`` when it has become too long.
+    """
 
-class _Follower:
-    """Reads a log that grows, through truncation and rotation; ``pause`` waits a moment and says whether the writer has ended."""
-
-    def __init__(self, path: str, pause: Callable[[], bool]) -> None:
+    def __init__(self, path: str, *, rotated: bool) -> None:
         self._path = path
-        self._pause = pause
+        self._rotated = rotated
         self._file: io.FileIO | None = None
         self._rest = b""
 
-    def __iter__(self) -> Iterator[bytes]:
-        last_look = False
+    def __iter__(self) -> Iterator[bytes | None]:
         try:
+            self._file = self._first()
             while True:
-                data = self._read()
-                if data:
+                if data := self._read():
                     *lines, self._rest = (self._rest + data).split(b"\n")
                     yield from lines
-                elif not self._moved():
-                    if last_look:
-                        return
-                    last_look = self._pause()
+                elif not self._go_on():
+                    yield None
         finally:
             if self._file is not None:
                 self._file.close()
 
+    def _first(self) -> io.FileIO | None:
+        # The newer one first: if it becomes the older one meanwhile, nothing is missed.
+        newer = _open(self._path)
+        older = _open(f"{self._path}.1") if self._rotated else None
+        if older is not None and newer is not None:
+            newer.close()
+        return older or newer
+
     def _read(self) -> bytes:
         if self._file is None:
-            try:
-                self._file = io.FileIO(self._path)
-            except FileNotFoundError:
-                return b""
+            self._file = _open(self._path)
         elif os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._file.seek(0)  # whoever copied it has cut it off
             self._rest = b""
-        return self._file.read(1 << 16) or b""
+        return (self._file and self._file.read(1 << 16)) or b""
 
-    def _moved(self) -> bool:
-        """Whether there is another file of this name by now, which is then read."""
-        if self._file is None:
-            return False
-        try:
-            there = os.stat(self._path)
-        except FileNotFoundError:
-            return False
-        if os.path.samestat(there, os.fstat(self._file.fileno())):
+    def _go_on(self) -> bool:
+        """Whether there is more: the file's own end, if its writer has left it, and then the next file."""
+        if self._file is None or (after := self._next(self._file)) is None:
             return False
         if data := self._file.read(1 << 16):  # written between our last look and the rename
             self._file.seek(-len(data), os.SEEK_CUR)
+            after.close()
             return True
         self._file.close()
-        self._file, self._rest = None, b""
+        self._file, self._rest = after, b""
         return True
+
+    def _next(self, ours: io.FileIO) -> io.FileIO | None:
+        """What is written behind this file, once its writer is there: an empty one may have been put there by somebody else."""
+        own, newer = os.fstat(ours.fileno()), _open(self._path)
+        if newer is None:
+            return None
+        info = os.fstat(newer.fileno())
+        if os.path.samestat(info, own) or not info.st_size:
+            newer.close()
+            return None
+        older = _open(f"{self._path}.1") if self._rotated else None
+        if older is not None and not os.path.samestat(os.fstat(older.fileno()), own):
+            newer.close()
+            return older  # the writer was two files ahead of us
+        if older is not None:
+            older.close()
+        return newer
+
+
+def _open(path: str) -> io.FileIO | None:
+    try:
+        return io.FileIO(path)
+    except FileNotFoundError:
+        return None
 
 
 def read(
-    path: str,
-    style: str,
-    *,
-    rotated: bool,
-    pause: Callable[[], bool] | None,
-    since: int | None,
-    tail: int | None,
-    stream: str | None,
-) -> Iterator[LogRecord]:
-    """The records of a log. Arguments are those of `Container.logs`; with ``pause`` it is followed until that says so."""
-    parts: list[Iterable[bytes]] = [_lines(f"{path}.1")] if rotated else []
-    follower = iter(_Follower(path, pause)) if pause is not None else None
-    if tail is None:
-        found = _records(chain(*parts, follower if follower is not None else _lines(path)), style)
-    else:
-        size = os.path.getsize(path) if os.path.exists(path) else 0
-        old = _records(chain(*parts, _lines(path)), style)
-        kept = _last_lines((r for r in old if _wanted(r, since, stream)), tail)
-        if follower is None:
-            yield from kept
-            return
-        found = chain(kept, _records(_skip(follower, size), style))
-    yield from (record for record in found if _wanted(record, since, stream))
+    path: str, style: str, *, rotated: bool, since: int | None, tail: int | None, stream: str | None
+) -> Generator[LogRecord | None]:
+    """The records of a log, and None whenever all of it has been read: asked on, it looks again."""
+    lines = _Lines(path, rotated=rotated)
+    items = (None if line is None else parse(line, style) or _TORN for line in lines)
+    wanted = (item for item in items if item is None or _wanted(item, since, stream))
+    if tail is not None:
+        yield from _last_lines(wanted, tail)
+        yield None
+    yield from wanted
 
 
-def _skip(lines: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Without the lines that lie within the first ``size`` bytes, which have been read already."""
-    for line in lines:
-        if size <= 0:
-            yield line
-        size -= len(line) + 1
-
-
-def _records(lines: Iterable[bytes], style: str) -> Iterator[LogRecord]:
-    return (record for line in lines if (record := parse(line, style)) is not None)
+_TORN: Final = LogRecord(0, "", "")
+"""In the place of what is no record."""
 
 
 def _wanted(record: LogRecord, since: int | None, stream: str | None) -> bool:
-    return (since is None or record.time >= since) and (stream is None or record.stream == stream)
+    return record is not _TORN and (since is None or record.time >= since) and (stream is None or record.stream == stream)
 
 
-def _last_lines(records: Iterable[LogRecord], count: int) -> Iterator[LogRecord]:
-    """The last lines, each with all its parts."""
+def _last_lines(items: Iterator[LogRecord | None], count: int) -> Iterator[LogRecord]:
+    """Of what is there now the last lines, each with all its parts."""
     lines: deque[list[LogRecord]] = deque(maxlen=count)
     open_: dict[str, list[LogRecord]] = {}
-    for record in records:
+    while (record := next(items)) is not None:
         parts = open_.pop(record.stream, None)
         if parts is None:
             parts = []

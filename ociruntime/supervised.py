@@ -51,14 +51,20 @@ class Supervised:
             stream: only this one.
 
         Raises:
-            StateError: it has no log.
+            StateError: it has no log, or none that can be read.
+            ValueError: ``tail`` or ``stream`` is none.
         """
         from .lifecycle.logs import logs
 
         return logs(self._entry, follow=follow, since=since, tail=tail, stream=stream)
 
     def reopen_log(self) -> None:
-        """Go on in a new log of the same name, when somebody has renamed it. Raises StateError, OSError."""
+        """Go on in a new log of the same name, when somebody has renamed it.
+
+        Raises:
+            WrongStatus: it has ended.
+            StateError: it has no supervisor, or that is gone, or cannot open the log.
+        """
         from .lifecycle.logs import reopen
 
         reopen(self._entry)

@@ -12,7 +12,7 @@ from typing import Final
 import ociruntime as oci
 
 from ..terminal import DetachKeys, interact
-from .common import Forwarding, Parser, Verb, container_argument, shell_status, when
+from .common import Forwarding, Parser, Verb, container_argument, shell_status
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -30,6 +30,9 @@ def _logs(sub: Parser) -> None:
     sub.add_argument("--tail", "-n", metavar="N", type=int, help="only the last lines")
     sub.add_argument("--stream", choices=("stdout", "stderr"), help="only this one")
     sub.add_argument("--timestamps", action="store_true", help="say when each line was printed")
+    sub.add_argument(
+        "--reopen", action="store_true", help="print nothing, but go on in a new file, as the old one has been renamed"
+    )
 
 
 def _time(text: str) -> int:
@@ -74,12 +77,18 @@ def follow(attachment: oci.Attachment, keys: DetachKeys, signals: Forwarding, *,
 
 def logs(o: argparse.Namespace) -> None:
     container = oci.Container.load(o.id, root=o.root)
+    if o.reopen:
+        container.reopen_log()
+        return
     files = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     begun = {"stdout": False, "stderr": False}
+    last = ""
     for record in container.logs(follow=o.follow, since=o.since, tail=o.tail, stream=o.stream):
-        file = files[record.stream]
+        if last not in ("", record.stream):
+            files[last].flush()  # both may be the same terminal
+        last, file = record.stream, files[record.stream]
         if o.timestamps and not begun[record.stream]:
-            file.write(f"{when(record.time)} ".encode())
+            file.write(f"{record.stamp} ".encode())
         file.write(record.text.encode("utf-8", "surrogateescape") + (b"" if record.partial else b"\n"))
         begun[record.stream] = record.partial
         if o.follow:

@@ -8,12 +8,14 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
+from ociruntime.logs import LogRecord, read
 
 pytestmark = pytest.mark.root
 Command = Callable[..., list[str]]
@@ -134,6 +136,58 @@ def test_following_through_a_rotation(bundle: oci.Bundle, state_root: Path, pref
     assert [len((tmp_path / f"log.{n}").read_text().splitlines()) for n in range(4)] == [1, 1, 1, 1]
 
 
+def test_following_whoever_rotates_and_however_often(tmp_path: Path) -> None:
+    """Nothing is missed and nothing comes twice, wherever the reader is when the writer goes on."""
+    log, texts = tmp_path / "log", iter(range(1000))
+
+    def write(count: int, *, mode: str = "a") -> None:
+        with open(log, mode) as file:
+            for _ in range(count):
+                file.write(f"2026-01-01T00:00:00.000000000Z stdout F {next(texts)}\n")
+
+    def some(items: Iterator[LogRecord | None]) -> list[int]:
+        found = []
+        while (record := next(items)) is not None:
+            found.append(int(record.text))
+        return found
+
+    given = {"since": None, "tail": None, "stream": None}
+    write(3)
+    for rotated in (False, True):
+        with closing(read(str(log), "kubernetes", rotated=rotated, **given)) as items:  # type: ignore[arg-type]
+            assert len(some(items)) == 3
+    items = read(str(log), "kubernetes", rotated=True, **given)  # type: ignore[arg-type]
+    assert some(items) == [0, 1, 2]
+    assert some(items) == []
+    log.rename(tmp_path / "log.1")
+    assert some(items) == []
+    write(2)
+    assert some(items) == [3, 4]
+    for count in (1, 2):  # two files ahead
+        log.rename(tmp_path / "log.1")
+        write(count)
+    assert some(items) == [5, 6, 7]
+    write(1)
+    log.rename(tmp_path / "log.1")
+    log.touch()  # by whoever rotates: the writer is still in the old one
+    assert some(items) == [8]
+    with open(tmp_path / "log.1", "a") as old:
+        old.write(f"2026-01-01T00:00:00.000000000Z stdout F {next(texts)}\n")
+    assert some(items) == [9]
+    write(2)
+    assert some(items) == [10, 11]
+    items.close()
+    given["tail"] = 3  # type: ignore[assignment]
+    with closing(read(str(log), "kubernetes", rotated=True, **given)) as items:  # type: ignore[arg-type]
+        assert some(items) == [9, 10, 11]
+        write(1)
+        assert some(items) == [12]
+        log.write_text("")
+        assert some(items) == []
+        write(1)
+        assert some(items) == [13]
+
+
 def test_a_log_in_the_state_directory_is_bounded(
     bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +259,17 @@ def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, 
     with pytest.raises(OSError, match="fifo"):  # nobody reads it
         oci.Container.create(prefix, bundle, root=state_root, log_path=tmp_path / "fifo")
     with ended(f"{prefix}-b", bundle, state_root, "seq 100000", log_path=os.devnull) as container:
-        assert list(container.logs(follow=True)) == []
+        for follow in (False, True):
+            with pytest.raises(oci.StateError, match="no regular file"):
+                container.logs(follow=follow)
         assert container.state.log_lost == (0, 0)
+    with ended(f"{prefix}-c", bundle, state_root, "seq 10", log_path=tmp_path / "log") as container:
+        with pytest.raises(ValueError, match="no stream"):
+            container.logs(stream="stdin")  # type: ignore[arg-type]
+        (tmp_path / "log").unlink()
+        with pytest.raises(oci.StateError, match="not there any more"):
+            container.logs()
+        assert list(container.logs(follow=True)) == []
 
 
 # ---- on the command line ----
@@ -222,7 +285,7 @@ def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: 
         assert said("--tail", "2", "--stream", "stdout") == ("5\nend\n", "")
         assert said("--since", "10m")[0] == said("-f")[0] == said()[0]
         assert said("--since", datetime.now(UTC).isoformat()) == ("", "")
-        assert re.match(r"\d{4}-\d\d-\d\dT[\d:]*Z 1\n", said("--timestamps")[0])
+        assert re.match(f"{STAMP} 1\n", said("--timestamps")[0])
         bad = subprocess.run(command("logs", "--since", "soon", prefix), capture_output=True, text=True, timeout=30, check=False)
         assert bad.returncode == 2
         assert "is no time" in bad.stderr
@@ -241,3 +304,70 @@ def test_following_on_the_command_line(bundle: oci.Bundle, state_root: Path, pre
             assert follower.stdout
             assert follower.stdout.readline() == "got it\n"
             assert follower.wait(20) == 0
+
+
+def test_following_what_has_not_begun_and_what_has_ended(
+    bundle: oci.Bundle, state_root: Path, prefix: str, command: Command
+) -> None:
+    words = bundle.with_args(["sh", "-c", "seq 3"])
+    with oci.Container.create(prefix, words, root=state_root, supervise=True) as container:
+        assert list(container.logs()) == []
+        with subprocess.Popen(command("logs", "-f", "--tail", "2", prefix), stdout=subprocess.PIPE, text=True) as follower:
+            container.start()
+            out, _ = follower.communicate(timeout=30)
+            assert (out, follower.returncode) in (("1\n2\n3\n", 0), ("2\n3\n", 0))  # by what was there when it came
+        for flags in ([], ["-f"], ["--since", "1h", "--tail", "9", "--stream", "stdout"]):
+            done = subprocess.run(command("logs", *flags, prefix), capture_output=True, text=True, timeout=30, check=True)
+            assert done.stdout == "1\n2\n3\n"
+    with oci.Container.create(f"{prefix}-b", words, root=state_root):
+        for flags in ([], ["-f"], ["--reopen"]):
+            done = subprocess.run(command("logs", *flags, f"{prefix}-b"), capture_output=True, text=True, timeout=30, check=False)
+            assert done.returncode == 1
+            assert "supervisor" in done.stderr
+
+
+def test_a_follower_outlives_the_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    container = oci.Container.create(prefix, bundle.with_args(["sh", "-c", "seq 1000; sleep 100"]), root=state_root, supervise=True)
+    container.start()
+    records = container.logs(follow=True)
+    assert next(records).text == "1"
+    container.delete(force=True)
+    assert len(list(records)) == 999
+
+
+def test_the_order_of_both_streams_is_kept(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    script = "for i in 1 2 3 4 5; do echo out $i; sleep 0.02; echo err $i >&2; sleep 0.02; done"
+    with ended(prefix, bundle, state_root, script):
+        done = subprocess.run(command("logs", prefix), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=True)
+        assert done.stdout.decode().split("\n")[:-1] == [f"{name} {i}" for i in range(1, 6) for name in ("out", "err")]
+
+
+def test_a_reader_that_has_seen_enough(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    with ended(prefix, bundle, state_root, "seq 100000"):
+        with subprocess.Popen(command("logs", prefix), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.readline() == b"1\n"
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(20) == 141
+
+
+def test_reopening_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command) -> None:
+    log = tmp_path / "log"
+    with oci.Container.create(
+        prefix, bundle.with_args(["sh", "-c", "while read x; do echo got $x; done"]), root=state_root, log_path=log
+    ) as container:
+        container.start()
+        with container.attach() as attachment:
+            for number in range(2):
+                attachment.write(b"%d\n" % number)
+                assert attachment.read(100) == b"got %d\n" % number
+                log.rename(tmp_path / f"log.{number}")
+                subprocess.run(command("logs", "--reopen", prefix), timeout=30, check=True)
+        log.unlink()
+        tmp_path.joinpath("log").mkdir()
+        done = subprocess.run(command("logs", "--reopen", prefix), capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 1
+        assert "Is a directory" in done.stderr
+    assert [(tmp_path / f"log.{n}").read_text().split()[-1] for n in range(2)] == ["0", "1"]
