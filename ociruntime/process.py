@@ -159,6 +159,11 @@ class Child:
             self.usage,
         )
 
+    def detach(self) -> None:
+        """Leave the program to whoever gets our children when we end (PR_SET_CHILD_SUBREAPER). It is never reaped here."""
+        self._child.detach()
+        self.close()
+
     def close(self) -> None:
         """Close the streams, the terminal and the pidfd; what still runs goes on."""
         self.streams.close()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["main"]
+__all__ = ["main", "script"]
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -40,6 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(options, "error", str(error) or type(error).__name__)
         return status_of(error)
     return status
+
+
+def script() -> NoReturn:
+    """`main` as a process of its own, which ends at once: containerd looks for a process that ``exec --detach`` started when
+    the command has ended, and misses the end of one that was quicker than the interpreter's tidying up."""
+    status = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = status or 141
+    os._exit(status)
 
 
 def status_of(error: Exception) -> int:

@@ -95,6 +95,7 @@ def exec_(o: argparse.Namespace) -> int:
             cgroup=cgroups(o.cgroup),
         )
         if o.detach:
+            child.detach()
             return 0
         pidfd = signals.to(child.fileno())
         if child.terminal is not None:

@@ -69,11 +69,7 @@ class Child:
         with self._lock:
             if self._seen is None:
                 self._seen = processes.reap(self.pid, self._pidfd)
-                others = _further.get(self._first, [])
-                if self in others:
-                    others.remove(self)
-                if not others:
-                    _further.pop(self._first, None)
+                self._forget()
         return self._seen
 
     def close(self) -> None:
@@ -88,6 +84,20 @@ class Child:
             os.close(pidfd)
         elif self._pidfd >= 0 and self not in _abandoned:
             _abandoned.append(self)
+
+    def detach(self) -> None:
+        """Leave it to whoever gets our children when we end, also when it has ended already."""
+        self._forget()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def _forget(self) -> None:
+        others = _further.get(self._first, [])
+        if self in others:
+            others.remove(self)
+        if not others:
+            _further.pop(self._first, None)
 
 
 def abandon(pidfd: int) -> None:

@@ -359,3 +359,19 @@ def test_the_command_line(container: oci.Container, state_root: Path, script: Sc
     assert cli("--process", tmp_path / "process.json", container.id) == (0, "y\n")
     assert cli("--process", tmp_path / "process.json", "--pid-file", tmp_path / "pid", "--detach", container.id)[0] == 0
     assert (tmp_path / "pid").read_text().isdigit()
+
+
+def test_the_end_of_a_detached_program_is_for_whoever_gets_it(
+    container: oci.Container, command: Callable[..., list[str]], script: Script, tmp_path: Path
+) -> None:
+    """As containerd's shims take it: they are subreapers, and wait for the pid in the file."""
+    text = """
+import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+subprocess.run(sys.argv[2:], check=True)
+print(os.waitstatus_to_exitcode(os.waitpid(int(open(sys.argv[1]).read()), 0)[1]))
+"""
+    for program, code in (("exit 3", 3), ("kill -TERM $$", -15), ("sleep 0.2; exit 4", 4)):
+        words = command("exec", "--detach", "--pid-file", tmp_path / "pid", container.id, "sh", "-c", program)
+        assert script(text, tmp_path / "pid", *words).stdout == f"{code}\n"
