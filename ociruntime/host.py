@@ -43,7 +43,7 @@ class Systemd(NamedTuple):
     user: bool
     """Whether it is the user's own, and not the system's."""
     hierarchy: Hierarchy
-    """The v2 hierarchy; its ``base`` is the cgroup of that systemd."""
+    """The v2 hierarchy, or ``name=systemd`` where there is none; its ``base`` is the cgroup of that systemd."""
 
 
 class Host(NamedTuple):
@@ -57,6 +57,7 @@ class Host(NamedTuple):
     euid: int
     last_cap: int
     hierarchies: tuple[Hierarchy, ...]
+    """Those of v1, then the one of v2."""
     lsms: frozenset[str] = frozenset()
     seccomp: bool = True
     capabilities: int = (1 << 64) - 1
@@ -131,7 +132,7 @@ def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
             base = _base(mountpoint, [os.path.dirname(mine), mine])
             controllers = frozenset(Path(mountpoint + (base or "/"), "cgroup.controllers").read_text().split())
             found.setdefault("2", Hierarchy(mountpoint, 2, controllers, base))
-    return tuple(found.values())
+    return tuple(sorted(found.values(), key=lambda h: h.version))
 
 
 def _below(path: str, root: str) -> str:
@@ -152,16 +153,16 @@ def outer_uid() -> int:
 
 
 def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:
-    unified = next((h for h in hierarchies if h.version == 2), None)
-    if unified is None or not os.path.isdir("/run/systemd/system"):
+    its = next((h for h in reversed(hierarchies) if h.version == 2 or "name=systemd" in h.controllers), None)
+    if its is None or not os.path.isdir("/run/systemd/system"):
         return None
     uid = outer_uid()
     base = f"/user.slice/user-{uid}.slice/user@{uid}.service" if uid else "/"
-    try:
-        controllers = frozenset(Path(unified.mountpoint + base, "cgroup.controllers").read_text().split())
-    except FileNotFoundError:
+    if not os.path.isdir(its.mountpoint + base):
         return None
-    return Systemd(uid != 0, unified._replace(controllers=controllers, base=base))
+    if its.version == 2:
+        its = its._replace(controllers=frozenset(Path(its.mountpoint + base, "cgroup.controllers").read_text().split()))
+    return Systemd(uid != 0, its._replace(base=base))
 
 
 def _permitted() -> int:

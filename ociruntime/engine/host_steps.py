@@ -55,7 +55,7 @@ def _cgroup_devices(init: Init | None, path: str, program: bytes) -> None:
 
 
 def _systemd_scope(
-    init: Init | None, unit: str, properties: Sequence[tuple[str, str, object]], path: str, mountpoint: str, user: bool
+    init: Init | None, unit: str, properties: Sequence[tuple[str, str, object]], path: str, directories: Sequence[str], user: bool
 ) -> None:
     from .systemd import start_scope
 

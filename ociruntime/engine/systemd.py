@@ -55,7 +55,7 @@ def start_scope(unit: str, properties: Properties, path: str, *, user: bool, pid
         except DBusError as error:
             if error.name != _EXISTS:
                 raise
-            if _cgroup_of(pid) == path:
+            if path in _cgroups_of(pid):
                 return  # an attempt before this one succeeded without our hearing of it
             _clear(bus, unit)
             [job] = bus.manager("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", body, [])
@@ -65,8 +65,8 @@ def start_scope(unit: str, properties: Properties, path: str, *, user: bool, pid
 
     try:
         _ask(start, user)
-        if (found := _cgroup_of(pid)) != path:
-            raise OSError(errno.EXDEV, f"systemd put {unit} into {found}, not into {path}")
+        if path not in (found := _cgroups_of(pid)):
+            raise OSError(errno.EXDEV, f"systemd put {unit} into {' and '.join(found)}, not into {path}")
     except (FileExistsError, UnsupportedError):
         raise  # nothing of ours was made
     except BaseException as error:
@@ -162,6 +162,8 @@ def _listed(value: object, signature: str) -> object:
     return value
 
 
-def _cgroup_of(pid: int) -> str:
+def _cgroups_of(pid: int) -> list[str]:
+    """Where systemd has a process: in the v2 hierarchy, or in the one of v1 that is its own."""
     with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as own:
-        return next((line[3:].rstrip("\n") for line in own if line.startswith("0::")), "")
+        rows = [line.rstrip("\n").split(":", 2) for line in own]
+    return [path for _, name, path in rows if name in ("", "name=systemd")]

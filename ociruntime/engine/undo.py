@@ -27,10 +27,10 @@ def _cgroup_parent(path: str) -> None:
     cgroup.remove_parents([path])
 
 
-def _systemd_scope(unit: str, whose: str, directory: str) -> None:
+def _systemd_scope(unit: str, whose: str, directory: str, *others: str) -> None:
     from . import systemd
 
-    cgroup.kill([directory])
+    cgroup.kill([directory, *others])
     try:
         systemd.stop(unit, user=whose == "user")
     except UnsupportedError:
@@ -58,8 +58,9 @@ def of_step(step: Step) -> list[str] | None:
     if step.op == "cgroup_mkdir":
         return ["cgroup", str(step.values[0])]
     if step.op == "systemd_scope":
-        unit, _, path, mountpoint, user = step.values
-        return ["systemd_scope", str(unit), "user" if user else "system", f"{mountpoint}{path}"]
+        unit, _, _, directories, user = step.values
+        assert isinstance(directories, tuple)
+        return ["systemd_scope", str(unit), "user" if user else "system", *directories]
     if step.op == "rdt_make":
         return ["rdt", str(step.values[0])]
     return None

@@ -113,19 +113,20 @@ def compile_create(
     # In a mount namespace that is joined only what was copied there can be mounted on.
     early = host.privileged and (spaces.user if own_tree else "mount" not in own)
     root = NO_SLOT
+    in_sight = "In the new namespaces, with the host's tree in sight"
+    b.phase = "Still in the caller's namespaces" if early else in_sight
+    if placement.scope:
+        compile_scope(b, setup, spec, container_id, host)
+        compile_owner(b, placement, spec, spaces, host)
     if early:
-        b.phase = "Still in the caller's namespaces"
         root = copy_root(b, spec, rootfs, early=True)
         mounts.sources(early=True)
         if spaces.user:
             compile_streams(b, process, linux)
             devices.outside()
 
-    b.phase = "In the new namespaces, with the host's tree in sight"
+    b.phase = in_sight
     compile_join(b, placement)
-    if placement.scope:
-        compile_scope(b, setup, spec, container_id, host)
-        compile_owner(b, placement, spec, spaces, host)
     compile_enter(b, spaces, linux, host, changed_namespaces(spec), asked=asked)
     compile_loopback(b, spaces.new)
     compile_net_devices(b, linux, own)

@@ -50,7 +50,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_devices": ("path", "program"),
     "systemd_attach": ("unit", "below", "user"),
     "systemd_set": ("unit", "properties", "user"),
-    "systemd_scope": ("unit", "properties", "path", "mountpoint", "user"),
+    "systemd_scope": ("unit", "properties", "path", "directories", "user"),
     "clone3": ("flags", "into"),
     "hook": ("kind", "path", "args", "env", "timeout"),
     "hook_state": (),

@@ -23,6 +23,9 @@ from .cgroups import Limited, config, directory, value
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(oci.Host.probe().systemd is None, reason="no systemd to ask")]
 root = pytest.mark.root
+MODE = oci.Host.probe().cgroup_mode
+on_v2 = pytest.mark.skipif(MODE != "v2", reason="for cgroup v2 alone")
+on_v1 = pytest.mark.skipif(MODE == "v2", reason="for the controllers of cgroup v1")
 MiB = 1 << 20
 CTL = ["systemctl"] if os.geteuid() == 0 else ["systemctl", "--user"]
 
@@ -49,6 +52,7 @@ def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: st
 
 
 @root
+@on_v2
 def test_systemd_has_the_limits_and_so_has_the_kernel(limited: Callable[..., Any], prefix: str) -> None:
     resources = {
         "memory": {"limit": 64 * MiB, "swap": 96 * MiB, "reservation": 32 * MiB},
@@ -92,6 +96,62 @@ def test_systemd_has_the_limits_and_so_has_the_kernel(limited: Callable[..., Any
 
 
 @root
+@on_v1
+def test_the_limits_on_v1(limited: Callable[..., Any], prefix: str) -> None:
+    """systemd makes the cgroups of some controllers, and we those of the others at the same path."""
+    denied = {"allow": False, "access": "rwm"}
+    fuse = {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}
+    resources = {
+        "memory": {"limit": 64 * MiB, "swap": 96 * MiB},
+        "cpu": {"shares": 512, "quota": 50000, "period": 200000, "cpus": "0"},
+        "pids": {"limit": 33},
+        "devices": [denied, fuse, {**fuse, "minor": 200}, {**fuse, "allow": False, "minor": 200}],
+    }
+    with limited(resources, linux={"cgroupsPath": f"{prefix}-a.slice:pre:{prefix}"}) as container:
+        unit = f"pre-{prefix}.scope"
+        path = f"/{prefix}.slice/{prefix}-a.slice/{unit}"
+        lines = Path(f"/proc/{container.pid}/cgroup").read_text().splitlines()
+        assert {line.split(":", 2)[2] for line in lines} == {path}
+        wanted = {
+            "ActiveState": "active", "Delegate": "yes", "MemoryLimit": f"{64 * MiB}", "CPUShares": "512", "TasksMax": "33",
+            "CPUQuotaPerSecUSec": "250ms", "DevicePolicy": "strict", "ControlGroup": path,
+        }  # fmt: skip
+        assert show(unit, *wanted) == wanted
+        files = {
+            ("memory", "memory.limit_in_bytes"): f"{64 * MiB}", ("memory", "memory.memsw.limit_in_bytes"): f"{96 * MiB}",
+            ("cpu", "cpu.shares"): "512", ("cpu", "cpu.cfs_quota_us"): "50000", ("cpu", "cpu.cfs_period_us"): "200000",
+            ("cpuset", "cpuset.cpus"): "0", ("pids", "pids.max"): "33",
+        }  # fmt: skip
+        devices = value(container, "devices", "devices.list").splitlines()
+        assert "c 10:229 rw" in devices
+        assert not any("10:200" in line for line in devices)
+        for _ in range(2):
+            assert {(controller, file): value(container, controller, file) for controller, file in files} == files
+            assert sorted(value(container, "devices", "devices.list").splitlines()) == sorted(devices)
+            subprocess.run([*CTL, "daemon-reload"], check=True)
+        container.start()
+        assert container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout.splitlines() == lines
+        container.update(memory=80 * MiB, memory_swap=96 * MiB, pids=44)
+        assert show(unit, "MemoryLimit", "TasksMax") == {"MemoryLimit": f"{80 * MiB}", "TasksMax": "44"}
+        assert value(container, "memory", "memory.limit_in_bytes") == f"{80 * MiB}"
+        container.pause()
+        assert container.status == "paused"
+        # A paused one is deleted, too.
+    for hierarchy in oci.Host.probe().hierarchies:
+        assert not Path(hierarchy.mountpoint + path).exists()
+
+
+@root
+@on_v1
+def test_a_users_own_systemd_is_for_v2(make_bundle: Callable[..., oci.Bundle]) -> None:
+    host = oci.Host.probe()
+    assert host.systemd is not None
+    with pytest.raises(oci.UnsupportedError, match=f"on cgroup v2 only, and this host has {MODE}"):
+        make_bundle().plan(host=host._replace(systemd=host.systemd._replace(user=True)), cgroup_manager="systemd")
+
+
+@root
+@on_v2
 def test_an_update_tells_systemd_too(limited: Callable[..., Any], prefix: str) -> None:
     resources = {"memory": {"limit": 64 * MiB}, "cpu": {"quota": 50000}, "devices": [{"allow": False, "access": "rwm"}]}
     with limited(resources, linux={"cgroupsPath": f"{prefix}.slice:pre:{prefix}"}) as container:
@@ -141,7 +201,8 @@ def test_a_whole_life_by_the_command(make_bundle: Callable[..., oci.Bundle], pre
     cli("resume", prefix)
     cli("delete", "--force", prefix)
     assert show(unit, "LoadState") == {"LoadState": "not-found"}
-    assert not Path(f"/sys/fs/cgroup/system.slice/{unit}").exists()
+    for hierarchy in oci.Host.probe().hierarchies:
+        assert not Path(f"{hierarchy.mountpoint}/system.slice/{unit}").exists()
 
 
 @root
@@ -165,7 +226,8 @@ def test_annotations_are_properties(make_bundle: Callable[..., oci.Bundle], stat
 def test_a_unit_that_runs_is_left_alone(limited: Callable[..., Any], prefix: str) -> None:
     path = {"cgroupsPath": f"system.slice::{prefix}"}
     with limited({}, linux=path) as first:
-        with pytest.raises(oci.StepError, match=rf"systemd has {prefix}\.scope already, and it is active") as caught:
+        words = rf"systemd has {prefix}\.scope already, and it is active" if MODE == "v2" else "exists and is in use"
+        with pytest.raises(OSError, match=words) as caught:
             with limited({}, linux=path):
                 pass
         assert caught.value.errno == errno.EEXIST
@@ -186,7 +248,7 @@ def test_a_unit_that_failed_makes_room(limited: Callable[..., Any], prefix: str)
 @root
 def test_a_create_that_fails_leaves_no_scope(limited: Callable[..., Any], state_root: Path) -> None:
     with pytest.raises(oci.StepError):
-        with limited({"unified": {"memory.oom.group": "7"}}):
+        with limited({"cpu": {"cpus": "4095"}}):
             pass
     with pytest.raises(oci.StepError):
         with limited({}, ["/nope"]):
@@ -202,6 +264,7 @@ def sleeper() -> Iterator[int]:
     child.wait()
 
 
+@on_v2
 def test_a_scope_of_either_systemd(sleeper: int, prefix: str) -> None:
     host = oci.Host.probe()
     assert host.systemd is not None
@@ -274,6 +337,7 @@ assert not os.path.exists(f"/sys/fs/cgroup{path}")
 
 
 @root
+@on_v2
 @pytest.mark.skipif(not os.path.exists("/usr/local/bin/as-user"), reason="for the machine of tests/vm only")
 @pytest.mark.parametrize("where", ["in a cgroup of the user's", "in one of the system's"])
 def test_an_unprivileged_user(busybox_rootfs: Path, prefix: str, where: str) -> None:

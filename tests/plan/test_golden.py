@@ -214,8 +214,16 @@ CASES = {
         USER_V2._replace(systemd=Systemd(True, PURE_V2.hierarchies[0]._replace(base="/u"))),
         manager="systemd",
     ),
+    "systemd-v1": lambda: compiled(
+        config(limit(**LIMITS, devices=[{"allow": False, "access": "rwm"}])),
+        HYBRID._replace(hierarchies=HYBRID.hierarchies[:-1], systemd=Systemd(False, HYBRID.hierarchies[-2])),
+        manager="systemd",
+    ),
+    "systemd-hybrid": lambda: compiled(
+        config(limit(**LIMITS)), HYBRID._replace(systemd=Systemd(False, HYBRID.hierarchies[-1])), manager="systemd"
+    ),
     "update-hybrid": lambda: changed(HYBRID),
-    "update-systemd": lambda: changed(PURE_V2, unit=("c1.scope", False)),
+    "update-systemd": lambda: changed(PURE_V2, unit=("c1.scope", False, "/sys/fs/cgroup/c1")),
     "user-v2": lambda: compiled(config(limit(memory={"limit": 9 << 20, "checkBeforeUpdate": True})), USER_V2),
     "v2-limits": lambda: compiled(limited(), PURE_V2),
     "hybrid-limits": lambda: compiled(limited()),
@@ -471,8 +479,9 @@ def test_what_a_user_may_not_map(host: Host, change: Callable[[dict], None], pla
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        (HYBRID, "needs cgroup v2 alone, and this host has hybrid"),
-        (NONE, "this host has none"),
+        (HYBRID._replace(systemd=Systemd(True, HYBRID.hierarchies[-1])), "on cgroup v2 only, and this host has hybrid"),
+        (HYBRID, "no systemd runs here"),
+        (NONE, "no systemd runs here"),
         (PURE_V2, "no systemd runs here that user 0 can ask: use --cgroup-manager cgroupfs"),
     ],
 )

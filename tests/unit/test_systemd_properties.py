@@ -185,7 +185,7 @@ def test_bad_annotations(name: str, text: str) -> None:
 def test_all_together() -> None:
     wanted = resources({"pids": {"limit": 5}})
     note = {"org.systemd.property.TasksMax": "uint64 9", "org.systemd.property.Description": "'mine'"}
-    made = properties(scope("a.slice:b:c", "c1", user=False), v2_writes(wanted), (), note, container_id="c1")
+    made = properties(scope("a.slice:b:c", "c1", user=False), limits(v2_writes(wanted)), note, container_id="c1")
     assert [str(entry) for entry in made] == [
         "Slice=a.slice", "Delegate=yes", "DefaultDependencies=no", "CPUAccounting=yes", "MemoryAccounting=yes", "IOAccounting=yes",
         "TasksAccounting=yes", "TasksMax=9", "Description=mine",

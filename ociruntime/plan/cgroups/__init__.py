@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import UnsupportedError
 from ..ops import Sync
-from .devices import rules_of
 from .limits import compile_limits, compile_writes
 from .owner import compile_owner
 from .placement import (
     DISABLED,
     MANAGERS,
-    SYSTEMD_LACKS,
     Manager,
     Place,
     Placement,
+    compile_follow,
     compile_join,
     compile_places,
     inner,
@@ -64,7 +63,7 @@ def compile_cgroups(b: Builder, linux: Linux | None, container_id: str, host: Ho
     if manager == "systemd":
         return Setup(_in_scope(linux, container_id, host), [])
     placement = DISABLED if manager == "disabled" else place(linux.cgroups_path if linux else None, container_id, host)
-    compile_places(b, placement)
+    compile_places(b, placement.places)
     return Setup(placement, compile_limits(b, linux.resources if linux else None, placement, host))
 
 
@@ -76,16 +75,21 @@ def compile_late(b: Builder, setup: Setup) -> None:
 def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
     from .systemd import scope
 
-    if host.cgroup_mode != "v2":
-        raise UnsupportedError(
-            f"the systemd cgroup manager needs cgroup v2 alone, and this host has {host.cgroup_mode}: "
-            "use --cgroup-manager cgroupfs, or boot with systemd.unified_cgroup_hierarchy=1"
-        )
     if host.systemd is None:
-        raise UnsupportedError(SYSTEMD_LACKS.format(host.euid))
+        raise UnsupportedError(
+            f"the systemd cgroup manager: no systemd runs here that user {host.euid} can ask: use --cgroup-manager cgroupfs; "
+            "a user's own is started by a login, or by 'loginctl enable-linger'"
+        )
     user, hierarchy = host.systemd
+    if user and host.cgroup_mode != "v2":
+        raise UnsupportedError(
+            "the systemd cgroup manager: a user's own systemd has controllers on cgroup v2 only, and this host has "
+            f"{host.cgroup_mode}: use --cgroup-manager cgroupfs, or boot with systemd.unified_cgroup_hierarchy=1"
+        )
     made = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
-    return Placement((Place(hierarchy.mountpoint + made.path, hierarchy),), scope=made.unit)
+    # On v1 the same path in every hierarchy, as systemd itself has it in some.
+    others = [h for h in host.hierarchies if h.mountpoint != hierarchy.mountpoint and h.base is not None]
+    return Placement(tuple(Place(h.mountpoint + made.path, h) for h in (*others, hierarchy)), scope=made.unit)
 
 
 def attached(unit: tuple[str, bool, str] | None, placement: Placement, host: Host) -> str:
@@ -111,19 +115,18 @@ def compile_scope(b: Builder, setup: Setup, spec: RuntimeSpec, container_id: str
     Raises:
         SpecError, UnsupportedError: as for `compile_cgroups`.
     """
-    if not setup.placement.scope or host.systemd is None:
-        return
-    from .systemd import properties, scope, words
-    from .v2 import unified_writes, v2_writes
+    assert host.systemd is not None, "who has a scope has asked it"
+    from .systemd import CONTROLLERS, limits_of, properties, scope, words
 
     linux, (user, hierarchy) = spec.linux, host.systemd
     resources = linux.resources if linux else None
     made = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
-    writes = (*v2_writes(resources), *unified_writes(resources)) if resources else ()
-    rules = rules_of(resources.devices or ()) if resources and not user else ()
-    asked = properties(made, writes, rules, spec.annotations or {}, container_id=container_id)
+    asked = properties(made, limits_of(resources, host, user=user), spec.annotations or {}, container_id=container_id)
     whose = "the user's" if user else "the system's"
     b.init("sync", Sync.HOST, text=f"{whose} systemd makes a scope around the init")
-    values = (made.unit, tuple(map(tuple, asked)), made.path, hierarchy.mountpoint, user)
+    values = (made.unit, tuple(map(tuple, asked)), made.path, setup.placement.directories[::-1], user)
     b.host("systemd_scope", *values, text=words(made, asked))
+    *others, _ = setup.placement.places
+    compile_places(b, [place for place in others if not CONTROLLERS & place.hierarchy.controllers])
     setup.late.extend(compile_limits(b, resources, setup.placement, host))
+    compile_follow(b, others)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..model import Builder, Plan
-from .devices import rules_of
-from .limits import asked, compile_limits
+from .limits import compile_limits
 from .placement import Placement
-from .systemd import Property, devices, limits
-from .v2 import unified_writes, v2_writes
+from .systemd import limits_of
 
 if TYPE_CHECKING:
     from ...host import Host
@@ -45,16 +43,6 @@ def members(changes: dict[str, Json]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _properties(resources: Resources, changed: frozenset[str], *, user: bool) -> list[Property]:
-    writes = [write for write in (*v2_writes(resources), *unified_writes(resources)) if asked(write, changed)]
-    found = list(limits(writes))
-    if "devices" in changed and not user:
-        # A list is added to, unless it is made empty first.
-        rules = devices(rules_of(resources.devices or ())) or (Property("DevicePolicy", "s", "auto"),)
-        found += [Property("DeviceAllow", "a(ss)", ()), *rules]
-    return found
-
-
 def compile_update(
     resources: Resources,
     changed: frozenset[str],
@@ -77,7 +65,7 @@ def compile_update(
     b = Builder()
     b.phase = "On the host"
     compile_limits(b, resources, placement, host, only=changed)
-    if unit is not None and (found := _properties(resources, changed, user=unit[1])):
+    if unit is not None and (found := limits_of(resources, host, user=unit[1], only=changed)):
         b.host("systemd_set", unit[0], tuple(map(tuple, found)), unit[1], text=f"{unit[0]}: {', '.join(map(str, found))}")
         compile_limits(b, resources, placement, host, only=changed - {"devices"})  # once more: systemd rounds what it writes
     return b.plan(f"update {container_id}", clone_flags=0, cgroups=placement.directories)

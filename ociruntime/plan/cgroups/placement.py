@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from ...errors import Problem, SpecError
@@ -16,12 +16,6 @@ SECTION: Final = "config-linux.md#cgroups-path"
 Manager = Literal["cgroupfs", "systemd", "disabled"]
 """Who makes cgroups: this process through the filesystem, systemd at our request, or nobody."""
 MANAGERS: Final[tuple[Manager, ...]] = get_args(Manager)
-
-
-SYSTEMD_LACKS: Final = (
-    "the systemd cgroup manager: no systemd runs here that user {} can ask: use --cgroup-manager cgroupfs; "
-    "a user's own is started by a login, or by 'loginctl enable-linger'"
-)
 
 
 class Place(NamedTuple):
@@ -147,9 +141,9 @@ def _under(directory: str, path: str) -> str:
     return "/".join((directory, *parts))
 
 
-def compile_places(b: Builder, placement: Placement) -> None:
-    """The steps that make the cgroups."""
-    for directory, hierarchy in placement.places:
+def compile_places(b: Builder, places: Iterable[Place]) -> None:
+    """The steps that make cgroups."""
+    for directory, hierarchy in places:
         label = "v2" if hierarchy.version == 2 else ",".join(sorted(hierarchy.controllers)) or "v1"
         inherit = "cpuset" in hierarchy.controllers and hierarchy.version == 1
         b.host("cgroup_mkdir", directory, inherit, text=f"{directory} ({label})")
@@ -158,8 +152,10 @@ def compile_places(b: Builder, placement: Placement) -> None:
 def compile_join(b: Builder, placement: Placement, *, unified: bool = False) -> None:
     """The init moves itself: on v1 a write of 0 to ``tasks`` moves one thread and waits for nobody.
 
-    On v2 it starts in its cgroup, unless ``unified`` says that it moves there only now.
+    On v2 it starts in its cgroup, unless ``unified`` says that it moves there only now. Into a scope it is moved by others.
     """
+    if placement.scope:
+        return
     for directory, hierarchy in placement.places:
         if hierarchy.version == 1:
             slot = b.input("write", f"{directory}/tasks", f"{directory}/tasks")
@@ -167,3 +163,12 @@ def compile_join(b: Builder, placement: Placement, *, unified: bool = False) -> 
         elif unified:
             slot = b.input("write", f"{directory}/cgroup.procs", f"{directory}/cgroup.procs")
             b.init("write", slot, "", b"0", text=f"itself > {directory}/cgroup.procs")
+
+
+def compile_follow(b: Builder, places: Iterable[Place]) -> None:
+    """As `compile_join` on v1, into cgroups that are not there yet when the init starts."""
+    for directory, hierarchy in places:
+        if hierarchy.version == 1:
+            slot = b.input("path", hierarchy.mountpoint, hierarchy.mountpoint)
+            path = f"{directory}/tasks".removeprefix(f"{hierarchy.mountpoint}/")
+            b.init("write", slot, path, b"0", text=f"itself > {directory}/tasks")

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import Problem, SpecError
 from .. import gvariant
 from ..gvariant import Value
-from .devices import MKNOD, READ, WRITE
+from . import convert
+from .devices import MKNOD, READ, WRITE, rules_of, v1_rules
+from .files import Writes
+from .limits import asked
+from .v1 import v1_writes
+from .v2 import unified_writes, v2_writes
 
 if TYPE_CHECKING:
+    from ...host import Host
+    from ...spec import Resources
     from .devices import Rule
     from .files import Write
 
@@ -27,6 +34,8 @@ INFINITY: Final = (1 << 64) - 1
 _MAX_NAME: Final = 255
 _UNIT_LETTERS: Final = frozenset(string.ascii_letters + string.digits + ":-_.\\")
 _CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids")
+CONTROLLERS: Final = frozenset({"name=systemd", "cpu", "cpuacct", "blkio", "memory", "devices", "pids"})
+"""Of the hierarchies of v1, those with one of these have a scope's cgroup by systemd."""
 _OURS: Final = frozenset({"PIDs", "PIDFDs", "Slice", "Delegate"})
 """Properties on which the placement rests."""
 
@@ -56,7 +65,7 @@ class Scope(NamedTuple):
     unit: str
     slice: str
     path: str
-    """Below the v2 mount point."""
+    """Below a hierarchy's mount point."""
 
 
 def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str = "/") -> Scope:
@@ -66,7 +75,7 @@ def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str 
 
     Args:
         user: whether it is for the user's own systemd.
-        base: the cgroup of that systemd below the v2 mount point.
+        base: the cgroup of that systemd below the mount point.
 
     Raises:
         SpecError: the path has another form, or names no unit.
@@ -118,12 +127,12 @@ def _directory(unit: str) -> str:
 
 
 def properties(
-    scope: Scope, writes: Iterable[Write], rules: Sequence[Rule], annotations: Mapping[str, str], *, container_id: str
+    scope: Scope, limits: Sequence[Property], annotations: Mapping[str, str], *, container_id: str
 ) -> tuple[Property, ...]:
     """What the scope is started with; the pid of its first process comes to it then.
 
     Raises:
-        SpecError: an annotation or a value of ``linux.resources.unified`` is not one that systemd takes.
+        SpecError: an annotation is not one that systemd takes.
     """
     found = [
         Property("Description", "s", f"Container {container_id} (ociruntime)"),
@@ -131,8 +140,7 @@ def properties(
         Property("Delegate", "b", True),
         Property("DefaultDependencies", "b", False),
         *(Property(f"{name}Accounting", "b", True) for name in ("CPU", "Memory", "IO", "Tasks")),
-        *limits(writes),
-        *devices(rules),
+        *limits,
     ]
     given = annotated(annotations)
     replaced = {entry.name for entry in given}
@@ -149,16 +157,48 @@ def words(scope: Scope, found: Sequence[Property]) -> str:
 # ---- limits ----
 
 
-def limits(writes: Iterable[Write]) -> tuple[Property, ...]:
-    """The properties that stand for values of v2 files. Raises SpecError for a value that is none."""
+def limits_of(resources: Resources | None, host: Host, *, user: bool, only: Collection[str] | None = None) -> tuple[Property, ...]:
+    """The properties that stand for linux.resources.
+
+    Args:
+        user: whether it is for the user's own systemd.
+        only: the members that change, as ``memory.limit``.
+
+    Raises:
+        SpecError: a value of ``linux.resources.unified`` is none.
+        UnsupportedError: v1 cannot express a device rule.
+    """
+    if resources is None:
+        return ()
+    version = 1 if any("name=systemd" in h.controllers for h in host.hierarchies) else 2
+    if version == 1:
+        cpu = resources.cpu
+        quota = Writes()
+        quota.put("cpu", "cpu.max", convert.cpu_max(cpu.quota, cpu.period) if cpu else None, "cpu.quota", "cpu.period")
+        writes = (*v1_writes(resources), *quota.all)
+    else:
+        writes = (*v2_writes(resources), *unified_writes(resources))
+    found = limits([write for write in writes if only is None or asked(write, only)], version)
+    if user or (only is not None and "devices" not in only):
+        return found
+    rules = rules_of(resources.devices or ())
+    allowed = devices(v1_rules(rules) if version == 1 else rules)
+    if only is None:
+        return (*found, *allowed)
+    # A list is added to, unless it is made empty first.
+    return (*found, Property("DeviceAllow", "a(ss)", ()), *(allowed or (Property("DevicePolicy", "s", "auto"),)))
+
+
+def limits(writes: Iterable[Write], version: int = 2) -> tuple[Property, ...]:
+    """The properties that stand for values of a cgroup version's files. Raises SpecError for a value that is none."""
     found: dict[str, Property] = {}
     for write in writes:
         for file, value in ((write.file, write.value), *((write.other,) if write.other else ())):
-            convert = _FILES.get(file)
-            if convert is None:
+            meaning = _FILES[version].get(file)
+            if meaning is None:
                 continue
             try:
-                found |= {entry.name: entry for entry in convert(value)}
+                found |= {entry.name: entry for entry in meaning(value)}
             except ValueError:
                 where = f"$.linux.resources.{write.members[0]}"
                 raise SpecError([Problem(where, f"{value!r} is no value of {file}", "config-linux.md#unified")]) from None
@@ -229,45 +269,56 @@ if TYPE_CHECKING:
 
     _Convert = Callable[[str], list[Property]]
 
-_FILES: Final[dict[str, _Convert]] = {
-    "cpu.weight": _limit("CPUWeight"),
-    "cpu.idle": _cpu_idle,
-    "cpu.max": _cpu_max,
-    "cpuset.cpus": _mask("AllowedCPUs"),
-    "cpuset.mems": _mask("AllowedMemoryNodes"),
-    "io.weight": _io_weight,
-    "memory.high": _limit("MemoryHigh"),
-    "memory.low": _limit("MemoryLow"),
-    "memory.max": _limit("MemoryMax"),
-    "memory.min": _limit("MemoryMin"),
-    "memory.swap.max": _limit("MemorySwapMax"),
-    "pids.max": _tasks,
+_FILES: Final[dict[int, dict[str, _Convert]]] = {
+    1: {
+        "blkio.weight": _limit("BlockIOWeight"),
+        "cpu.max": _cpu_max,
+        "cpu.shares": _limit("CPUShares"),
+        "memory.limit_in_bytes": lambda text: [Property("MemoryLimit", "t", INFINITY if text == "-1" else _number(text))],
+        "pids.max": _tasks,
+    },
+    2: {
+        "cpu.weight": _limit("CPUWeight"),
+        "cpu.idle": _cpu_idle,
+        "cpu.max": _cpu_max,
+        "cpuset.cpus": _mask("AllowedCPUs"),
+        "cpuset.mems": _mask("AllowedMemoryNodes"),
+        "io.weight": _io_weight,
+        "memory.high": _limit("MemoryHigh"),
+        "memory.low": _limit("MemoryLow"),
+        "memory.max": _limit("MemoryMax"),
+        "memory.min": _limit("MemoryMin"),
+        "memory.swap.max": _limit("MemorySwapMax"),
+        "pids.max": _tasks,
+    },
 }
+"""By cgroup version. cpu.max stands for its two files of v1, too; of the rest of v1 systemd does not know."""
 
 
 def devices(rules: Sequence[Rule]) -> tuple[Property, ...]:
-    """DevicePolicy and DeviceAllow. They may allow more than the rules do, which hold beside them as a program of our own."""
+    """DevicePolicy and DeviceAllow: exactly what v1 can express; on v2 rules may allow less, and hold beside them as a program."""
     start = next((n for n, rule in reversed(list(enumerate(rules))) if rule[1:] == ("a", None, None, READ | WRITE | MKNOD)), None)
     if start is None or rules[start].allow:
         return ()
-    allowed: dict[tuple[str, str], None] = {}
+    allowed: dict[tuple[str, int | None, int | None], int] = {}
     for rule in rules[start + 1 :]:
-        if rule.allow:
-            access = "".join(letter for letter, bit in (("r", READ), ("w", WRITE), ("m", MKNOD)) if rule.access & bit)
-            allowed |= {(node, access): None for node in _nodes(rule)}
-    return (Property("DevicePolicy", "s", "strict"), Property("DeviceAllow", "a(ss)", tuple(allowed)))
+        for kind in ("c", "b") if rule.type == "a" else (rule.type,):
+            key = (kind, rule.major, rule.minor)
+            before = allowed.get(key, 0)
+            allowed[key] = before | rule.access if rule.allow else before & ~rule.access
+    found = {(_node(*key), _letters(access)): None for key, access in allowed.items() if access}
+    return (Property("DevicePolicy", "s", "strict"), Property("DeviceAllow", "a(ss)", tuple(found)))
 
 
-def _nodes(rule: Rule) -> Iterable[str]:
-    for kind, name in (("c", "char"), ("b", "block")):
-        if rule.type not in ("a", kind):
-            continue
-        if rule.major is None:
-            yield f"{name}-*"
-        elif rule.minor is None:
-            yield f"{name}-{rule.major}"
-        else:
-            yield f"/dev/{name}/{rule.major}:{rule.minor}"
+def _letters(access: int) -> str:
+    return "".join(letter for letter, bit in (("r", READ), ("w", WRITE), ("m", MKNOD)) if access & bit)
+
+
+def _node(kind: str, major: int | None, minor: int | None) -> str:
+    name = {"c": "char", "b": "block"}[kind]
+    if major is None:
+        return f"{name}-*"
+    return f"{name}-{major}" if minor is None else f"/dev/{name}/{major}:{minor}"
 
 
 # ---- annotations ----
