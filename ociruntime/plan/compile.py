@@ -18,6 +18,7 @@ from .cgroups import (
     compile_scope,
     placed,
 )
+from .check import check
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .identity import compile_identity, compile_parent
@@ -78,6 +79,7 @@ def compile_create(
         SpecError: the config contradicts itself or asks for what no host can do.
         UnsupportedError: this host or this version cannot do it.
     """
+    check(spec)
     asked = spec.linux
     spec = with_idmaps(spec, host)
     linux = spec.linux
@@ -245,6 +247,7 @@ def compile_exec(
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
     """
+    check(spec, process)
     b = Builder()
     b.phase = "On the host, before the clone"
     placement = placed(cgroups, host)

@@ -6,18 +6,15 @@ will need is stored with the state (`stored`), so that neither reads the config 
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import Problem, SpecError
 from .model import Builder
 from .ops import Sync
 
 if TYPE_CHECKING:
     from ..spec import Hook, Hooks, RuntimeSpec
 
-SECTION: Final = "config.md#posix-platform-hooks"
 _ATTRIBUTES: Final = {
     "prestart": "prestart",
     "createRuntime": "create_runtime",
@@ -41,7 +38,7 @@ class Program(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The hooks of a config, checked, by their kinds; empty kinds are left out."""
+    """The hooks of a config by their kinds; empty kinds are left out."""
 
     programs: dict[str, tuple[Program, ...]]
     state: int
@@ -61,7 +58,7 @@ class Compiled(NamedTuple):
 
 
 def compile_hooks(b: Builder, spec: RuntimeSpec) -> Compiled:
-    """Check every hook, and open what those in the container need. Raises SpecError."""
+    """Every hook, and what those in the container need."""
     programs = dict(_programs(spec.hooks)) if spec.hooks is not None else {}
     state = output = -1
     if any(kind in programs for kind in _IN_CONTAINER):
@@ -74,18 +71,7 @@ def _programs(hooks: Hooks) -> Iterator[tuple[str, tuple[Program, ...]]]:
     for kind, attribute in _ATTRIBUTES.items():
         given: tuple[Hook, ...] = getattr(hooks, attribute) or ()
         if given:
-            yield kind, tuple(_program(hook, f"$.hooks.{kind}[{index}]") for index, hook in enumerate(given))
-
-
-def _program(hook: Hook, where: str) -> Program:
-    if not posixpath.isabs(hook.path):
-        raise SpecError([Problem(f"{where}.path", f"{hook.path!r} is not an absolute path", SECTION)])
-    if hook.timeout is not None and hook.timeout <= 0:
-        raise SpecError([Problem(f"{where}.timeout", f"{hook.timeout} is not a number of seconds above 0", SECTION)])
-    program = Program(hook.path, tuple(hook.args or (hook.path,)), tuple(hook.env or ()), hook.timeout or 0)
-    if any("\0" in text for text in (program.path, *program.args, *program.env)):
-        raise SpecError([Problem(where, "a NUL byte cannot be passed to a program", SECTION)])
-    return program
+            yield kind, tuple(Program(h.path, tuple(h.args or (h.path,)), tuple(h.env or ()), h.timeout or 0) for h in given)
 
 
 def compile_create_hooks(b: Builder, hooks: Compiled, root: int) -> None:

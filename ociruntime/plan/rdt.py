@@ -6,6 +6,7 @@ import posixpath
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
+from ..spec.rules_linux import RESERVED_GROUPS
 from .model import Builder
 
 if TYPE_CHECKING:
@@ -13,34 +14,12 @@ if TYPE_CHECKING:
     from ..spec import IntelRdt, Linux
 
 _SECTION: Final = "config-linux.md#intelrdt"
-_RESERVED: Final = frozenset({"info", "mon_data", "mon_groups"})
 
 
 def _lines(rdt: IntelRdt) -> tuple[str, ...]:
     """What goes to the schemata file, in the order that the spec says."""
-    wanted = [("l3CacheSchema", rdt.l3_cache_schema), ("memBwSchema", rdt.mem_bw_schema)]
-    wanted += [(f"schemata[{index}]", line) for index, line in enumerate(rdt.schemata or ())]
-    lines = []
-    for member, line in wanted:
-        if line is None:
-            continue
-        where = f"$.linux.intelRdt.{member}"
-        if "\n" in line or not line:
-            raise SpecError([Problem(where, "is one line, and not empty", _SECTION)])
-        if member == "memBwSchema" and not line.startswith("MB:"):
-            raise SpecError([Problem(where, "starts with MB:", _SECTION)])
-        lines.append(line)
-    return tuple(lines)
-
-
-def _group(rdt: IntelRdt, host: Host, container_id: str) -> str:
-    """The directory of the class of service: one component below the mount, or the mount itself."""
-    name = container_id if rdt.clos_id is None else rdt.clos_id
-    if name == "/" and rdt.clos_id is not None:
-        return host.resctrl
-    if not name or "/" in name or "\n" in name or name in (".", "..") or name in _RESERVED:
-        raise SpecError([Problem("$.linux.intelRdt.closID", f"{name!r} is no name of a group", _SECTION)])
-    return posixpath.join(host.resctrl, name)
+    wanted = (rdt.l3_cache_schema, rdt.mem_bw_schema, *(rdt.schemata or ()))
+    return tuple([line for line in wanted if line is not None])
 
 
 def compile_rdt(b: Builder, linux: Linux | None, host: Host, container_id: str) -> tuple[str, ...]:
@@ -59,7 +38,10 @@ def compile_rdt(b: Builder, linux: Linux | None, host: Host, container_id: str) 
             "$.linux.intelRdt: no resctrl filesystem is mounted here; where the processor has resource control, "
             "mount -t resctrl resctrl /sys/fs/resctrl"
         )
-    group = _group(rdt, host, container_id)
+    name = container_id if rdt.clos_id is None else rdt.clos_id
+    if name in RESERVED_GROUPS:
+        raise SpecError([Problem("$.linux.intelRdt.closID", f"{name!r} is a name of resctrl's own", _SECTION)])
+    group = host.resctrl if rdt.clos_id == "/" else posixpath.join(host.resctrl, name)
     if rdt.clos_id is None:
         b.host("rdt_make", group, text=f"{group}, removed with the container")
         if lines:

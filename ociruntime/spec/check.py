@@ -80,7 +80,9 @@ def shape_of(cls: type[Model], document: Json) -> tuple[Problem, ...]:
 
 def problems(value: Model, host: HostLike | None = None) -> tuple[Problem, ...]:
     """See `Model.problems` and `RuntimeSpec.problems`."""
-    return (*shape_of(type(value), plain(value)), *_beyond_shape(value, host))
+    shape = shape_of(type(value), plain(value))
+    places = {problem.path for problem in shape}
+    return (*shape, *(problem for problem in _beyond_shape(value, host) if problem.path not in places))
 
 
 def check(
@@ -91,13 +93,10 @@ def check(
         document, _ = read_source(source)
     except SpecError as error:
         return error.problems
-    found = list(shape_of(cls, plain(document)))
-    places = {problem.path for problem in found}
-    wrong = explain(cls, document)
-    found += [problem for problem in wrong if problem.path not in places]
-    if not wrong:
-        found += _beyond_shape(structure(cls, document), host)
-    return tuple(found)
+    shape = shape_of(cls, plain(document))
+    places = {problem.path for problem in shape}
+    more = explain(cls, document) or _beyond_shape(structure(cls, document), host)
+    return (*shape, *(problem for problem in more if problem.path not in places))
 
 
 def _beyond_shape(value: Model, host: HostLike | None) -> list[Problem]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem
 from .explain import step
+from .lists import ranges
 
 if TYPE_CHECKING:
     from .config import RuntimeSpec
@@ -24,6 +25,9 @@ _ANNOTATIONS: Final = frozenset(
     for name in "os os.version os.features architecture variant author created stopSignal exposedPorts".split()
 )
 _MAX_HOSTNAME: Final = 64
+_LEAST_RUNTIME: Final = 1024
+_LONGEST_TIMEOUT: Final = (1 << 31) // 1000
+"""What poll(2) takes: 24 days."""
 _PROPAGATION: Final = frozenset("private rprivate shared rshared slave rslave unbindable runbindable".split())
 
 
@@ -44,23 +48,24 @@ class Report:
         if value is not None and not value.startswith("/"):
             self.error(path, f"{value!r} is not an absolute path", section)
 
-    def no_nul(self, path: str, value: str | Sequence[str] | None, section: str) -> None:
+    def passable(self, path: str, value: str | Sequence[str] | None, section: str) -> None:
         """An error for a text, or for each of several, that no system call can take."""
         for where, text in [(path, value)] if isinstance(value, str) else [(f"{path}[{i}]", t) for i, t in enumerate(value or ())]:
             if "\0" in text:
                 self.error(where, "a NUL byte cannot be passed to the kernel", section)
+            if not text.isascii() and any("\ud800" <= c < "\udc80" or "\udd00" <= c <= "\udfff" for c in text):
+                self.error(where, "half of a surrogate pair stands for no bytes", section)
 
 
 def rules(spec: RuntimeSpec) -> list[Problem]:
     """Everything that is wrong with a config beyond its shape."""
     from .rules_linux import linux_rules
-    from .rules_platforms import platform_rules
 
     report = Report()
     _version(report, spec.oci_version)
     _top(report, spec)
     if spec.process is not None:
-        _process(report, spec, spec.process)
+        process_rules(report, spec, spec.process)
     for index, mount in enumerate(spec.mounts or ()):
         _mount(report, spec, mount, f"$.mounts[{index}]")
     _hooks(report, spec)
@@ -68,7 +73,10 @@ def rules(spec: RuntimeSpec) -> list[Problem]:
         _annotation(report, key)
     if spec.linux is not None:
         linux_rules(report, spec, spec.linux)
-    platform_rules(report, spec)
+    if any((spec.windows, spec.zos, spec.vm, spec.freebsd)):
+        from .rules_platforms import platform_rules
+
+        platform_rules(report, spec)
     return report.problems
 
 
@@ -106,10 +114,11 @@ def _top(report: Report, spec: RuntimeSpec) -> None:
             report.error(f"$.{name}", "would change the host's: it needs a uts namespace", f"config.md#{name}")
         if on_linux and len(value.encode("utf-8", "surrogatepass")) > _MAX_HOSTNAME:
             report.error(f"$.{name}", f"has more than {_MAX_HOSTNAME} bytes", f"config.md#{name}")
-        report.no_nul(f"$.{name}", value, f"config.md#{name}")
+        report.passable(f"$.{name}", value, f"config.md#{name}")
 
 
-def _process(report: Report, spec: RuntimeSpec, process: Process) -> None:
+def process_rules(report: Report, spec: RuntimeSpec, process: Process) -> None:
+    """Everything about the process of a config, or a further one of its container."""
     section, posix = "config.md#process", spec.windows is None
     if posix:
         report.absolute("$.process.cwd", process.cwd, section)
@@ -121,9 +130,11 @@ def _process(report: Report, spec: RuntimeSpec, process: Process) -> None:
             report.warn("$.process.user", "uid and gid are needed; 0 is taken", "config.md#user")
     if process.user is not None and process.user.umask is not None and process.user.umask > 0o777:
         report.warn("$.process.user.umask", f"{process.user.umask:#o} has more than permission bits", "config.md#user")
-    report.no_nul("$.process.args", process.args, section)
-    report.no_nul("$.process.env", process.env, section)
-    report.no_nul("$.process.cwd", process.cwd, section)
+    report.passable("$.process.args", process.args, section)
+    report.passable("$.process.env", process.env, section)
+    report.passable("$.process.cwd", process.cwd, section)
+    report.passable("$.process.apparmorProfile", process.apparmor_profile, _CAPABILITIES)
+    report.passable("$.process.selinuxLabel", process.selinux_label, _CAPABILITIES)
     _environment(report, "$.process.env", process.env or (), section)
     if process.console_size is not None and not process.terminal:
         report.warn("$.process.consoleSize", "is ignored without a terminal", section)
@@ -174,10 +185,12 @@ def _capabilities(report: Report, caps: Capabilities) -> None:
         where = next(member for member, names in sets.items() if name in names)
         hint = f"; did you mean CAP_{name.upper()}?" if f"CAP_{name.upper()}" in known else ""
         report.warn(f"{path}.{where}", f"{name!r} is not a capability, so it is not granted{hint}", _CAPABILITIES)
-    for inner, outer in (("effective", "permitted"), ("ambient", "permitted"), ("ambient", "inheritable")):
+    above = (("effective", "permitted"), ("inheritable", "bounding"), ("ambient", "permitted"), ("ambient", "inheritable"))
+    for inner, outer in above:
         missing = (sets[inner] - sets[outer]) & known
         if missing:
-            report.error(f"{path}.{inner}", f"{', '.join(sorted(missing))} is not {outer} as well", _CAPABILITIES)
+            text = f"{', '.join(sorted(missing))} is not {outer} as well, so it is not granted"
+            report.warn(f"{path}.{inner}", text, _CAPABILITIES)
     lost = ", ".join(sorted((sets["permitted"] - sets["bounding"]) & known))
     if lost:
         report.warn(f"{path}.permitted", f"{lost} is not in the bounding set: execve(2) loses it", _CAPABILITIES)
@@ -195,29 +208,41 @@ def _scheduler(report: Report, scheduler: Scheduler) -> None:
             report.error(f"{path}.priority", f"{policy} needs a priority of 1 to 99", _CAPABILITIES)
     elif scheduler.priority:
         report.error(f"{path}.priority", f"{policy} has no priorities", _CAPABILITIES)
-    times = (scheduler.runtime or 0, scheduler.deadline or 0, scheduler.period or scheduler.deadline or 0)
-    if policy == "SCHED_DEADLINE":
-        if not 0 < times[0] <= times[1] <= times[2]:
-            report.error(path, "runtime, deadline and period must be above 0 and each at most the next", _CAPABILITIES)
-    elif any(times):
-        report.error(path, f"runtime, deadline and period are for SCHED_DEADLINE, not {policy}", _CAPABILITIES)
+    times = {"runtime": scheduler.runtime or 0, "deadline": scheduler.deadline or 0, "period": scheduler.period or 0}
+    if policy != "SCHED_DEADLINE":
+        for name, time in times.items():
+            if time:
+                report.error(f"{path}.{name}", f"is for SCHED_DEADLINE, not {policy}", _CAPABILITIES)
+        return
+    # What sched_setattr(2) refuses with a bare EINVAL.
+    if times["runtime"] < _LEAST_RUNTIME:
+        text = f"SCHED_DEADLINE needs a runtime of {_LEAST_RUNTIME} ns at least, not {times['runtime']}"
+        report.error(f"{path}.runtime", text, _CAPABILITIES)
+    if not times["deadline"]:
+        report.error(f"{path}.deadline", "SCHED_DEADLINE needs a deadline", _CAPABILITIES)
+    elif times["deadline"] < times["runtime"]:
+        report.error(f"{path}.deadline", f"{times['deadline']} ns is less than the runtime {times['runtime']}", _CAPABILITIES)
+    if 0 < times["period"] < times["deadline"]:
+        report.error(f"{path}.period", f"{times['period']} ns is less than the deadline {times['deadline']}", _CAPABILITIES)
+    for name in ("deadline", "period"):
+        if times[name] >= 1 << 63:
+            report.error(f"{path}.{name}", f"{times[name]} ns is more than the kernel counts", _CAPABILITIES)
 
 
 def number_list(report: Report, path: str, text: str | None, section: str) -> None:
     """An error unless it is a list such as ``0-3,7``, or absent or empty."""
-    for part in (text or "").strip().split(",") if text and text.strip() else ():
-        first, dash, last = part.strip().partition("-")
-        numbers = (first, last) if dash else (first,)
-        if not all(n.strip().isascii() and n.strip().isdigit() for n in numbers) or (dash and int(first) > int(last)):
-            report.error(path, f"{text!r} is not a list such as 0-3,7", section)
-            return
+    if text and text.strip():
+        try:
+            ranges(text)
+        except ValueError as error:
+            report.error(path, str(error), section)
 
 
 def _mount(report: Report, spec: RuntimeSpec, mount: Mount, path: str) -> None:
     section, options = "config.md#mounts", mount.options or ()
     for name, value in (("destination", mount.destination), ("source", mount.source), ("type", mount.type)):
-        report.no_nul(f"{path}.{name}", value, section)
-    report.no_nul(f"{path}.options", options, section)
+        report.passable(f"{path}.{name}", value, section)
+    report.passable(f"{path}.options", options, section)
     if not mount.destination:
         report.error(f"{path}.destination", "is empty", section)
     elif spec.linux is not None and not mount.destination.startswith("/"):
@@ -227,7 +252,7 @@ def _mount(report: Report, spec: RuntimeSpec, mount: Mount, path: str) -> None:
     if spec.windows is not None:
         return
     posix = "config.md#posix-platform-mounts"
-    if mount.is_bind and not mount.source:
+    if mount.is_bind and not mount.source and "remount" not in options:
         report.error(f"{path}.source", "a bind mount needs the file or directory to bind", section)
     if not mount.type and not mount.is_bind and "remount" not in options and not _PROPAGATION.issuperset(options or ("",)):
         report.error(f"{path}.type", "is needed by a mount that is no bind mount", posix)
@@ -286,9 +311,11 @@ def _hooks(report: Report, spec: RuntimeSpec) -> None:
         for index, hook in enumerate(hooks or ()):
             where = f"$.hooks.{kind}[{index}]"
             report.absolute(f"{where}.path", hook.path, section)
-            report.no_nul(f"{where}.path", hook.path, section)
-            report.no_nul(f"{where}.args", hook.args, section)
-            report.no_nul(f"{where}.env", hook.env, section)
+            report.passable(f"{where}.path", hook.path, section)
+            report.passable(f"{where}.args", hook.args, section)
+            report.passable(f"{where}.env", hook.env, section)
+            if hook.timeout is not None and not 0 < hook.timeout <= _LONGEST_TIMEOUT:
+                report.error(f"{where}.timeout", f"{hook.timeout} is not a number of seconds from 1 to {_LONGEST_TIMEOUT}", section)
             _environment(report, f"{where}.env", hook.env or (), section)
 
 

@@ -12,16 +12,15 @@ if TYPE_CHECKING:
     from .config import RuntimeSpec
     from .linux import IntelRdt, Linux, MemoryPolicy
     from .process import User
-    from .seccomp import Seccomp, SeccompAction, Syscall, SyscallArg
 
 _IPC: Final = "msgmax msgmnb msgmni msg_next_id sem sem_next_id shmall shmmax shmmni shm_next_id shm_rmid_forced"
 _IPC_SYSCTLS: Final = frozenset(f"kernel.{name}" for name in _IPC.split())
 _UTS_SYSCTLS: Final = frozenset({"kernel.domainname", "kernel.hostname"})
 _SWAP: Final = str.maketrans("./", "/.")
-_MAX_ERRNO: Final = 4095
 _MAX_INTERFACE: Final = 15
-_WITH_ERRNO: Final = frozenset({"SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"})
-_SECCOMP: Final = "config-linux.md#seccomp"
+_OF_NODES: Final = frozenset({"MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"})
+RESERVED_GROUPS: Final = frozenset({"", ".", "..", "info", "mon_data", "mon_groups"})
+"""What a class of service of resctrl cannot be called."""
 
 
 def linux_rules(report: Report, spec: RuntimeSpec, linux: Linux) -> None:
@@ -37,20 +36,21 @@ def linux_rules(report: Report, spec: RuntimeSpec, linux: Linux) -> None:
         _sysctl(report, key, kinds)
     for name, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):
         section = f"config-linux.md#{'masked-paths' if name == 'maskedPaths' else 'readonly-paths'}"
-        if paths and "mount" not in kinds:
-            report.error(f"$.linux.{name}", "would hide the host's own files: it needs a mount namespace", section)
         for index, path in enumerate(paths or ()):
             report.absolute(f"$.linux.{name}[{index}]", path, section)
     if linux.cgroups_path and ".." in linux.cgroups_path.split("/"):
         report.error("$.linux.cgroupsPath", "'..' leads out of the cgroup", "config-linux.md#cgroups-path")
     if linux.seccomp is not None:
-        _seccomp(report, linux.seccomp)
+        from .rules_seccomp import seccomp_rules
+
+        seccomp_rules(report, linux.seccomp)
     if linux.intel_rdt is not None:
         _intel_rdt(report, linux.intel_rdt)
     if linux.memory_policy is not None:
         _memory_policy(report, linux.memory_policy)
     if linux.personality is not None and linux.personality.flags:
         report.error("$.linux.personality.flags", "no flag is defined", "config-linux.md#personality")
+    report.passable("$.linux.mountLabel", linux.mount_label, "config-linux.md#mount-label")
     if linux.resources is not None:
         resource_rules(report, linux.resources)
 
@@ -109,7 +109,9 @@ def _devices(report: Report, linux: Linux) -> None:
     for index, device in enumerate(linux.devices or ()):
         where = f"$.linux.devices[{index}]"
         report.absolute(f"{where}.path", device.path, section)
-        if device.type == "p":
+        if not device.type.known:
+            report.error(f"{where}.type", f"{str(device.type)!r} is no type of device", section)
+        if device.type == "p" or not device.type.known:
             continue
         for name, number in (("major", device.major), ("minor", device.minor)):
             if number is None:
@@ -133,8 +135,9 @@ def _net_devices(report: Report, linux: Linux, kinds: dict[str, str | None]) -> 
     for host, device in (linux.net_devices or {}).items():
         where = step("$.linux.netDevices", host)
         name = device.name or host
-        for text, place in ((host, where), (name, f"{where}.name")):
-            bad = text in ("", ".", "..") or any(c in "/:" or c.isspace() for c in text)
+        for text, place in ((host, where), *([(name, f"{where}.name")] if device.name else ())):
+            plain = text.replace("%d", "", 1) if place != where else text  # the kernel puts a free number there
+            bad = text in ("", ".", "..") or any(c in "/:%" or c.isspace() or not c.isprintable() for c in plain)
             if bad or len(text.encode("utf-8", "surrogatepass")) > _MAX_INTERFACE:
                 report.error(place, f"{text!r} cannot be the name of a network device", section)
         if name in names and "%d" not in name:
@@ -164,62 +167,19 @@ def _sysctl(report: Report, key: str, kinds: dict[str, str | None]) -> None:
         report.error(where, "belongs to no namespace, so it would change the host", section)
 
 
-def _seccomp(report: Report, seccomp: Seccomp) -> None:
-    path = "$.linux.seccomp"
-    _errno(report, f"{path}.defaultErrnoRet", seccomp.default_errno_ret, seccomp.default_action)
-    if seccomp.default_action == "SCMP_ACT_NOTIFY":
-        report.error(f"{path}.defaultAction", "the runtime itself would wait for the agent before it is there", _SECCOMP)
-    notify = False
-    for index, rule in enumerate(seccomp.syscalls or ()):
-        where = f"{path}.syscalls[{index}]"
-        _errno(report, f"{where}.errnoRet", rule.errno_ret, rule.action)
-        _syscall(report, rule, where)
-        notify = notify or rule.action == "SCMP_ACT_NOTIFY"
-    if notify and not seccomp.listener_path:
-        report.error(f"{path}.listenerPath", "is needed by SCMP_ACT_NOTIFY", _SECCOMP)
-    if seccomp.listener_path and not notify:
-        report.warn(f"{path}.listenerPath", "is ignored without SCMP_ACT_NOTIFY", _SECCOMP)
-    if seccomp.listener_metadata and not seccomp.listener_path:
-        report.error(f"{path}.listenerMetadata", "comes with listenerPath only", _SECCOMP)
-    if "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" in (seccomp.flags or ()) and not notify:
-        report.error(f"{path}.flags", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs SCMP_ACT_NOTIFY", _SECCOMP)
-
-
-def _syscall(report: Report, rule: Syscall, where: str) -> None:
-    if rule.action == "SCMP_ACT_NOTIFY" and "write" in rule.names:
-        report.error(f"{where}.names", "write with SCMP_ACT_NOTIFY: the runtime itself would wait for the agent", _SECCOMP)
-    for position, arg in enumerate(rule.args or ()):
-        _argument(report, arg, f"{where}.args[{position}]")
-
-
-def _argument(report: Report, arg: SyscallArg, where: str) -> None:
-    if arg.index > 5:
-        report.error(f"{where}.index", f"{arg.index} is not 0 to 5", _SECCOMP)
-    if arg.value_two and arg.op != "SCMP_CMP_MASKED_EQ":
-        report.warn(f"{where}.valueTwo", f"is ignored by {arg.op}", _SECCOMP)
-
-
-def _errno(report: Report, path: str, errno: int | None, action: SeccompAction) -> None:
-    if errno is None or not action.known:
-        return
-    if action not in _WITH_ERRNO:
-        report.error(path, f"{action} has no errno", _SECCOMP)
-    elif errno > _MAX_ERRNO and action == "SCMP_ACT_ERRNO":
-        report.error(path, f"{errno} is more than {_MAX_ERRNO}, the last errno", _SECCOMP)
-
-
 def _intel_rdt(report: Report, rdt: IntelRdt) -> None:
     path, section = "$.linux.intelRdt", "config-linux.md#intelrdt"
-    if rdt.clos_id is not None and rdt.clos_id != "/" and (rdt.clos_id in ("", ".", "..") or "/" in rdt.clos_id):
-        report.error(f"{path}.closID", f"{rdt.clos_id!r} is not the name of a directory", section)
-    if rdt.l3_cache_schema is not None:
-        if "\n" in rdt.l3_cache_schema:
-            report.warn(f"{path}.l3CacheSchema", "has more than one line", section)
-        if not rdt.l3_cache_schema.startswith("L3:"):
-            report.warn(f"{path}.l3CacheSchema", "does not start with L3:", section)
-    for index, line in enumerate(rdt.schemata or ()):
-        if "\n" in line:
-            report.error(f"{path}.schemata[{index}]", "has more than one line", section)
+    name = rdt.clos_id
+    if name is not None and name != "/" and (name in RESERVED_GROUPS or "/" in name or not name.isprintable()):
+        report.error(f"{path}.closID", f"{name!r} cannot be the name of a group", section)
+    if rdt.l3_cache_schema is not None and not rdt.l3_cache_schema.startswith("L3:"):
+        report.warn(f"{path}.l3CacheSchema", "does not start with L3:", section)
+    if rdt.mem_bw_schema is not None and not rdt.mem_bw_schema.startswith("MB:"):
+        report.error(f"{path}.memBwSchema", "does not start with MB:", section)
+    lines = [("l3CacheSchema", rdt.l3_cache_schema), ("memBwSchema", rdt.mem_bw_schema)]
+    for member, line in [*lines, *((f"schemata[{index}]", line) for index, line in enumerate(rdt.schemata or ()))]:
+        if line is not None and (not line or not line.isprintable()):
+            report.error(f"{path}.{member}", "is not one line of text", section)
 
 
 def _memory_policy(report: Report, policy: MemoryPolicy) -> None:
@@ -232,6 +192,8 @@ def _memory_policy(report: Report, policy: MemoryPolicy) -> None:
     elif policy.mode != "MPOL_PREFERRED" and policy.mode.known and not policy.nodes:
         report.error(f"{path}.nodes", f"{policy.mode} needs at least one node", section)
     number_list(report, f"{path}.nodes", policy.nodes, section)
+    if policy.mode == "MPOL_PREFERRED" and not policy.nodes and _OF_NODES.intersection(flags):
+        report.error(f"{path}.flags", "MPOL_PREFERRED without nodes takes no flags about them", section)
     if "MPOL_F_STATIC_NODES" in flags and "MPOL_F_RELATIVE_NODES" in flags:
         report.error(f"{path}.flags", "MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other", section)
     if "MPOL_F_NUMA_BALANCING" in flags and policy.mode not in ("MPOL_BIND", "MPOL_PREFERRED_MANY"):

@@ -249,13 +249,11 @@ BAD = {
     "mount option unknown": (
         "fsconfig", errno.EINVAL, lambda d: d["mounts"].append({"destination": "/x", "type": "tmpfs", "options": ["bogus=1"]})),
     "mount on a file": ("target", errno.ENOTDIR, lambda d: d["mounts"].append({"destination": "/etc/passwd", "type": "tmpfs"})),
-    "hostname too long": ("sethostname", errno.EINVAL, lambda d: d.update(hostname="x" * 65)),
     "sysctl value": ("write", errno.EINVAL, lambda d: d["linux"].update(sysctl={"net.ipv4.ip_forward": "zzz"})),
-    "rlimit soft above hard": (
-        "rlimit", errno.EINVAL, lambda d: d["process"].update(rlimits=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}])),
+    "more files than the kernel allows": (
+        "rlimit", errno.EPERM, lambda d: d["process"].update(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 2, "hard": 1 << 40}])),
     "cwd is a file": ("chdir", errno.ENOTDIR, lambda d: d["process"].update(cwd="/etc/passwd")),
-    "cgroup value": ("cgroup_write", errno.EINVAL, lambda d: d["linux"]["resources"].update(cpu={"cpus": "zzz"})),
-    "score out of range": ("proc_write", errno.EINVAL, lambda d: d["process"].update(oomScoreAdj=5000)),
+    "cgroup value": ("cgroup_write", errno.EINVAL, lambda d: d["linux"]["resources"].update(cpu={"mems": "0-900"})),
 }  # fmt: skip
 
 

@@ -1,0 +1,154 @@
+"""Validation and compiling agree: what the rules of the runtime spec refuse is not compiled, and what they let through is.
+
+One config that has every member of the process, of the hooks and of the process-like parts of ``linux``; one member after the other gets
+values that are nasty for its type.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from ociruntime.errors import OCIRuntimeWarning, SpecError, UnsupportedError
+from ociruntime.host import Hierarchy, Host
+from ociruntime.plan import compile_create
+from ociruntime.plan.wire import encode
+from ociruntime.seccomp import compile_profile
+from ociruntime.spec import RuntimeSpec
+
+CONTROLLERS: Final = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+HOST: Final = Host(
+    (6, 18), "x86_64", 0, 40, (Hierarchy("/sys/fs/cgroup", 2, CONTROLLERS),),
+    lsms=frozenset({"apparmor", "selinux"}), resctrl="/sys/fs/resctrl",
+)  # fmt: skip
+MISSING: Final = object()
+INTEGERS: Final = (-(2**63), -1001, -1, 0, 1, 8, 100, 512, 1023, 4094, 4095, 2**31, 2**32 - 1, 2**32, 2**63, 2**64)
+TEXTS: Final = (
+    "", "x\0y", "x", "a/b", "..", "/abs", "x" * 300, "\ud800", "a\nb", "0-1", "1-0", "SCMP_ACT_ALLOW", "SCMP_ACT_NOTIFY", "SCHED_FIFO",
+    "SCHED_OTHER", "SCHED_ISO", "MPOL_DEFAULT", "MPOL_PREFERRED", "MPOL_F_NUMA_BALANCING", "IOPRIO_CLASS_IDLE", "SCMP_CMP_EQ",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "read", "CAP_X", "RLIMIT_X", "%d", "info",
+)  # fmt: skip
+UNSUPPORTED: Final = ((("scheduler", "policy"), "SCHED_ISO"), (("linux", "mountLabel"), "x" * 300))
+"""What the spec allows and no Linux can do."""
+
+
+def everything() -> dict[str, Any]:
+    document: dict[str, Any] = RuntimeSpec.default().to_dict()  # type: ignore[assignment]
+    hook = {"path": "/h", "args": ["h", "x"], "env": ["A=b"], "timeout": 3}
+    document["hooks"] = {"startContainer": [hook]}
+    document["process"] |= {
+        "terminal": True,
+        "consoleSize": {"height": 1, "width": 2},
+        "user": {"uid": 1, "gid": 2, "umask": 18, "additionalGids": [3]},
+        "rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 2}],
+        "apparmorProfile": "p",
+        "selinuxLabel": "l",
+        "oomScoreAdj": 5,
+        "scheduler": {
+            "policy": "SCHED_DEADLINE", "runtime": 10**6, "deadline": 10**7, "period": 10**8, "flags": ["SCHED_FLAG_RECLAIM"],
+            "nice": 0, "priority": 0,
+        },
+        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 3},
+        "execCPUAffinity": {"initial": "0", "final": "1"},
+        "capabilities": {kind: ["CAP_KILL"] for kind in ("bounding", "ambient")},
+    }  # fmt: skip
+    document["linux"] |= {
+        "netDevices": {"eth0": {"name": "x"}},
+        "personality": {"domain": "LINUX32"},
+        "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]},
+        "intelRdt": {
+            "closID": "c", "schemata": ["L3:0=f"], "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20", "enableMonitoring": True,
+        },
+        "mountLabel": "m",
+        "seccomp": {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": 3,
+            "architectures": ["SCMP_ARCH_X86"],
+            "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+            "listenerPath": "/a",
+            "listenerMetadata": "m",
+            "syscalls": [
+                {
+                    "names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4,
+                    "args": [{"index": 0, "value": 1, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ"}],
+                },
+                {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"},
+            ],
+        },
+    }  # fmt: skip
+    return document
+
+
+def members(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*path, key), item
+        if isinstance(item, dict | list):
+            yield from members(item, (*path, key))
+
+
+def values(value: Any) -> Iterator[Any]:
+    yield from (MISSING, None)
+    if isinstance(value, bool):
+        yield from (True, False)
+    elif isinstance(value, int):
+        yield from INTEGERS
+    elif isinstance(value, str):
+        yield from TEXTS
+    elif isinstance(value, list):
+        yield from ([], value * 2)
+    else:
+        yield {}
+
+
+def put(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(document)
+    at: Any = document
+    for key in path[:-1]:
+        at = at[key]
+    if value is MISSING:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return document
+
+
+def carried_out(document: dict[str, Any]) -> str:
+    """Why it is not, or nothing; what is compiled can be sent to the init."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OCIRuntimeWarning)
+            spec = RuntimeSpec.load(document)
+            plan = compile_create(spec, HOST, bundle="/b")
+    except (SpecError, UnsupportedError) as error:
+        return str(error)
+    encode(tuple((n, s.op, s.values) for n, s in plan.init_steps() if s.op != "seccomp"), 0)
+    assert spec.linux is not None
+    if spec.linux.seccomp is not None and len(spec.linux.seccomp.syscalls or ()) < 3:
+        compile_profile(spec.linux.seccomp)
+    return ""
+
+
+PARTS: Final = [("process",), ("hooks",), *(("linux", name) for name in (
+    "netDevices", "personality", "memoryPolicy", "intelRdt", "mountLabel", "seccomp"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS, ids=".".join)
+def test_what_validation_refuses_is_refused_and_nothing_else(part: tuple[str, ...]) -> None:
+    document = everything()
+    assert carried_out(document) == ""
+    differ = []
+    for path, value in members(document):
+        if path[: len(part)] != part or path == part == ("process",):
+            continue
+        for nasty in values(value):
+            changed = put(document, path, nasty)
+            errors = [problem for problem in RuntimeSpec.check(changed, HOST) if problem.severity == "error"]
+            why = carried_out(changed)
+            expected = bool(errors) or (path[-2:], nasty) in UNSUPPORTED
+            if bool(why) != expected:
+                differ.append((path, nasty, why, errors[:1]))
+    assert not differ
