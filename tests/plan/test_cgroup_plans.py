@@ -13,7 +13,7 @@ from ociruntime.plan.cgroups import placed
 from ociruntime.plan.cgroups.change import compile_update, members
 from ociruntime.spec import Resources
 
-from .test_golden import FS, HYBRID, ONE, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
+from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
 
 
 def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
@@ -32,7 +32,7 @@ def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type
     [
         (PURE_V2, delegated(), 7),
         (PURE_V2, delegated(type="cgroup2", options=["rw", "nosuid"]), 7),
-        (PURE_V2, both(delegated(), mapped([(7, 100, 1), (0, 200, 1)], ONE)), 100),
+        (PURE_V2, both(delegated(), mapped([(7, 100, 1), (0, 200, 1)], [(7, 100, 1), (0, 200, 1)])), 100),
         (PURE_V2, delegated(options=["nosuid", "ro"]), None),
         (PURE_V2, delegated(destination="/cgroup"), None),
         (PURE_V2, delegated(source="none"), None),
