@@ -10,5 +10,6 @@ from .containers import Container
 from .processes import Process
 from .programs import run
 from .streams import Reader, Writer
+from .supervised import Attachment
 
-__all__ = ["Container", "Process", "Reader", "Result", "Writer", "run"]
+__all__ = ["Attachment", "Container", "Process", "Reader", "Result", "Writer", "run"]

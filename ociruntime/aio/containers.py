@@ -21,6 +21,7 @@ from ..streams import Codec, MaybeNone, Streams
 from .processes import Process
 from .programs import checked, streams_of
 from .streams import Reader, Writer, connect
+from .supervised import Supervised
 from .waiting import Making, ended, finish, readable, within, work
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 
-class Container:
+class Container(Supervised):
     """A container: `ociruntime.Container` whose operations are coroutines.
 
     ``async with Container.create(...) as container`` deletes it at the end, as ``await Container.create(...)`` does not.
@@ -168,7 +169,8 @@ class Container:
                         raise TimeoutError(f"container {self.id!r} still runs after {timeout} s")
             finally:
                 os.close(pidfd)
-        return self._sync.wait(0)
+        # A supervisor writes the code down a moment after the end.
+        return await work(self._sync.wait, 0) if "supervisor" in document else self._sync.wait(0)
 
     @overload
     async def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecOptions]) -> Result[str]: ...

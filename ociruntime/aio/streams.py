@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import errno
 import os
+import socket
 from collections.abc import AsyncIterator
 from typing import Any, AnyStr, Generic
 
@@ -88,15 +89,22 @@ class Writer(Generic[AnyStr]):
         """Write what is left, and then close: the program sees the end of its input."""
         self._stream.close()
 
+    def write_eof(self) -> None:
+        """Write what is left, and then shut this direction of a socket down."""
+        self._stream.write_eof()
+
     async def wait_closed(self) -> None:
         await self._stream.wait_closed()
 
 
+_ENDS = frozenset({errno.EIO, errno.ECONNRESET})
+
+
 class _Protocol(asyncio.StreamReaderProtocol):
-    """The end of a terminal, which the kernel tells as an error, is the end of its stream."""
+    """The end of a terminal, or of a socket whose other side leaves, which the kernel tells as errors, is the end of its stream."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(None if isinstance(exc, OSError) and exc.errno == errno.EIO else exc)
+        super().connection_lost(None if isinstance(exc, OSError) and exc.errno in _ENDS else exc)
 
 
 async def connect(fd: int, number: int, codec: Codec | None) -> Reader[Any] | Writer[Any]:
@@ -109,3 +117,15 @@ async def connect(fd: int, number: int, codec: Codec | None) -> Reader[Any] | Wr
         return Reader(stream, reading, codec)
     writing, protocol = await loop.connect_write_pipe(lambda: _Protocol(stream), file)  # for its flow control
     return Writer(asyncio.StreamWriter(writing, protocol, None, loop), codec)
+
+
+async def over(peer: socket.socket) -> tuple[Reader[bytes], Writer[bytes]]:
+    """Both directions of a socket, which belongs to what is given."""
+    loop = asyncio.get_running_loop()
+    stream = asyncio.StreamReader()
+    try:
+        transport, protocol = await loop.create_unix_connection(lambda: _Protocol(stream), sock=peer)
+    except BaseException:
+        peer.close()
+        raise
+    return Reader(stream, transport, None), Writer(asyncio.StreamWriter(transport, protocol, None, loop), None)
