@@ -253,6 +253,12 @@ int oci_inotify(const char *path, unsigned mask)
     return err;
 }
 
+/* Give the memory of a part of a memfd back. */
+int oci_forget(int fd, uint64_t begin, uint64_t size)
+{
+    return (int)told(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)begin, (off_t)size));
+}
+
 int oci_bpf(int cmd, void *attr, unsigned size)
 {
     return (int)told(syscall(__NR_bpf, cmd, attr, size));

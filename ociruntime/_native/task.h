@@ -228,13 +228,24 @@ static _Noreturn void become_hook(const struct op_hook *o, volatile int32_t *fai
     leave(127);
 }
 
+#define HOOK_LOOK_MS 100
+#define HOOK_KEPT 65536
+
+/* Give the memory of a hook's old output back: only the end will be told. The offset is shared with the hook. */
+static void forget_output(int output, long *begin)
+{
+    long end = sys(__NR_lseek, output, 0, 1 /* SEEK_CUR */);
+    if (end - *begin > 2 * HOOK_KEPT && sys(__NR_fallocate, output, 3 /* PUNCH_HOLE | KEEP_SIZE */, *begin, end - HOOK_KEPT - *begin) >= 0)
+        *begin = end - HOOK_KEPT;
+}
+
 /* Run a program and wait for it; when it fails or takes too long, say so and end. Only plain system calls: a filter may be loaded. */
 static long run_hook(uint32_t step, const struct op_hook *o)
 {
     volatile int32_t *failure = (volatile int32_t *)sys(__NR_mmap, 0, 4096, 3, 0x21 /* MAP_SHARED | MAP_ANONYMOUS */, -1, 0);
-    struct timespec_ left = { (long)(o->timeout / 1000), (long)(o->timeout % 1000) * 1000000 };
+    uint64_t left = o->timeout; /* in milliseconds; 0 for as long as it takes */
     int pidfd = -1, status = 0, late = 0;
-    long err, pid;
+    long err, pid, begin = 0;
 
     if ((unsigned long)failure > -4096ul)
         return (long)failure;
@@ -244,13 +255,21 @@ static long run_hook(uint32_t step, const struct op_hook *o)
     if (pid < 0)
         return pid;
     sys(__NR_setpgid, pid, pid); /* whoever comes first; it is too late only when the hook did it itself */
-    do {
+    for (;;) {
+        uint64_t look = o->timeout && left < HOOK_LOOK_MS ? left : HOOK_LOOK_MS;
         struct pollfd_ p = { pidfd, 1 /* POLLIN */, 0 };
-        err = sys(__NR_ppoll, &p, 1, o->timeout ? &left : 0, 0, 8);
-    } while (err == -EINTR);
-    if (err == 0) {
-        late = 1;
-        sys(__NR_kill, -pid, 9);
+        struct timespec_ t = { 0, (long)look * 1000000 };
+        do /* what is left of the time is written back */
+            err = sys(__NR_ppoll, &p, 1, &t, 0, 8);
+        while (err == -EINTR);
+        if (err != 0)
+            break;
+        forget_output(fd_of(o->output), &begin);
+        if (o->timeout && (left -= look) == 0) {
+            late = 1;
+            sys(__NR_kill, -pid, 9);
+            break;
+        }
     }
     while ((err = sys(__NR_wait4, pid, &status, 0, 0)) == -EINTR)
         ;

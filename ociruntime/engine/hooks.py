@@ -12,23 +12,24 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..errors import HookError
-from .native import F_ADD_SEALS, SEALS, sealed_memfd
+from .native import F_ADD_SEALS, SEALS, check, lib, sealed_memfd
 
 if TYPE_CHECKING:
     from ..plan.model import Step
     from ..state import State
     from .launch import Init, Message
 
-MAX_OUTPUT: Final = 1 << 20
-"""Bytes that the hooks in a container may write: the memory is the host's, and the program may be the image's."""
 _TAIL: Final = 2000
+_KEPT: Final = 1 << 16
+"""Bytes of a hook's output that stay in memory while it runs on; `forget_output` of the init has the same."""
+_LOOK: Final = 100
+"""Milliseconds between two looks at how much it has written."""
 _TIMED_OUT: Final = 1 << 16
-_GROW: Final = 0x1 | 0x2 | 0x4
-"""F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW."""
 
 
 class Hook(NamedTuple):
@@ -57,7 +58,7 @@ def run(kind: str, hook: Hook, state: State) -> None:
             )
         except OSError as error:
             raise HookError(f"cannot be run: {error.strerror}", kind=kind, path=hook.path) from error
-        timed_out = not _ended(child, hook.timeout)
+        timed_out = not _ended(child, hook.timeout, output)
         status = child.wait()
         if timed_out:
             raise HookError(f"took more than {hook.timeout} s", kind=kind, path=hook.path, returncode=status, output=_tail(output))
@@ -68,19 +69,31 @@ def run(kind: str, hook: Hook, state: State) -> None:
         os.close(output)
 
 
-def _ended(child: subprocess.Popen[bytes], timeout: int) -> bool:
+def _ended(child: subprocess.Popen[bytes], timeout: int, output: int) -> bool:
     """Whether it ended in time; if not, or when something interrupts us, its whole process group is killed."""
     pidfd = os.pidfd_open(child.pid)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    done = False
+    end = time.monotonic() + timeout if timeout else float("inf")
+    done, forgotten = False, 0
     try:
-        done = bool(poller.poll(timeout * 1000 if timeout else None))
+        while not done and (left := end - time.monotonic()) > 0:
+            done = bool(poller.poll(min(left * 1000 + 1, _LOOK)))
+            forgotten = _forget(output, forgotten)
     finally:
         os.close(pidfd)
         if not done:
             os.killpg(child.pid, signal.SIGKILL)
     return done
+
+
+def _forget(output: int, begin: int) -> int:
+    """Give the memory of old output back: only the end will be told. Gives where what is kept begins."""
+    end = os.lseek(output, 0, os.SEEK_CUR)  # an offset that it shares with the hook
+    if end - begin <= 2 * _KEPT:
+        return begin
+    check(lib.oci_forget(output, begin, end - _KEPT - begin), "the output of a hook")
+    return end - _KEPT
 
 
 def _encode(state: State) -> bytes:
@@ -93,7 +106,8 @@ def _how(returncode: int) -> str:
 
 def _tail(fd: int) -> str:
     """The end of what the last hook wrote; the init puts a NUL before each."""
-    raw = os.pread(fd, MAX_OUTPUT, 0).rstrip(b"\0").rpartition(b"\0")[2]
+    size = os.fstat(fd).st_size
+    raw = os.pread(fd, _KEPT, max(0, size - _KEPT)).rpartition(b"\0")[2]
     return raw[-_TAIL:].decode("utf-8", "replace").strip()
 
 
@@ -125,10 +139,7 @@ class Hooks:
         if kind == "state":
             self._document = os.memfd_create("oci-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             return os.open(f"/proc/self/fd/{self._document}", os.O_RDONLY | os.O_CLOEXEC)
-        output = os.memfd_create("oci-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(output, MAX_OUTPUT)
-        fcntl.fcntl(output, F_ADD_SEALS, _GROW)
-        return output
+        return os.memfd_create("oci-output", os.MFD_CLOEXEC)
 
     def carry_out(self, step: Step, init: Init) -> None:
         """A step ``hook`` or ``hook_state`` of the host. Raises HookError."""
