@@ -164,7 +164,11 @@ static long carry_out(const struct head *h)
     }
     case OP_WRITE: {
         ARGS(write);
-        return write_file(fd_of(o->dir), o);
+        return write_file(fd_of(o->dir), o->path, o->data);
+    }
+    case OP_LABEL: {
+        ARGS(label);
+        return write_file(fd_of(o->dir), o->path, o->data);
     }
     case OP_SETHOSTNAME: {
         ARGS(sethostname);

@@ -178,21 +178,21 @@ static long make_link(int dir, const struct op_symlink *o)
     return err == -EEXIST ? 0 : err;
 }
 
-static long write_file(int dir, const struct op_write *o)
+static long write_file(int dir, struct ref where, struct ref data)
 {
-    const char *path = text(o->path);
+    const char *path = text(where);
     struct open_how how = { .flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW,
                             .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV };
     long n, fd = path[0] ? sys(__NR_openat2, dir, path, &how, sizeof how) : dir;
 
     if (fd < 0)
         return fd;
-    n = sys(__NR_write, fd, prog + o->data.off, o->data.len);
+    n = sys(__NR_write, fd, prog + data.off, data.len);
     if (path[0])
         sys(__NR_close, fd);
     if (n < 0)
         return n;
-    return (uint32_t)n == o->data.len ? 0 : -EIO;
+    return (uint32_t)n == data.len ? 0 : -EIO;
 }
 
 /* Copy the tree below one directory into another, for tmpcopyup. */

@@ -21,7 +21,7 @@ from .cgroups import (
 from .check import check
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
-from .identity import compile_identity, compile_parent
+from .identity import compile_identity, compile_labels, compile_parent
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
 from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, namespaces_of
@@ -179,6 +179,7 @@ def compile_create(
     b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
     if spec.process is not None and not empty:
         b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
+    compile_labels(b, process, host, proc, empty=empty)
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
     compile_state(b, hooks)
     compile_oom_score(b, process)
@@ -198,7 +199,6 @@ def compile_create(
             host,
             linux.seccomp if linux else None,
             held=ALL if spaces.user else None,
-            proc=proc,
             allowed=groups_in(spaces, linux, host),
             parent=parent,
         )
@@ -288,12 +288,13 @@ def compile_exec(
     compile_personality(b, spec.linux)
     compile_keyring(b, host)
     b.init("chdir", process.cwd, 0, text=process.cwd)
+    compile_labels(b, process, host, proc)
     b.init("sync", Sync.CREATED, text="the caller knows the process")
     compile_oom_score(b, process)
     linux = with_idmaps(spec, host).linux
     user = bool(namespaces & k.CLONE_NEW["user"])
     allowed = groups_in(spaces, linux, host) if user else Groups.EXACT
     held = ALL if user else None
-    compile_identity(b, process, host, linux.seccomp if linux else None, held=held, proc=proc, allowed=allowed)
+    compile_identity(b, process, host, linux.seccomp if linux else None, held=held, allowed=allowed)
     compile_exec_step(b, process)
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))

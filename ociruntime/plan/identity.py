@@ -1,4 +1,4 @@
-"""Who the process is and what it may: user, capabilities, security labels, seccomp (config.md#linux-process, #user)."""
+"""Who the process is and what it may: security labels, user, capabilities, seccomp (config.md#linux-process, #user)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def compile_identity(
     seccomp: Seccomp | None,
     *,
     held: int | None = None,
-    proc: int = NO_SLOT,
     allowed: Groups = Groups.EXACT,
     parent: int = NO_SLOT,
 ) -> None:
@@ -31,12 +30,11 @@ def compile_identity(
 
     Args:
         held: the capabilities that can be given away. Default: those of the host's runtime.
-        proc: the slot of a procfs, needed for security labels.
         allowed: what setgroups may do.
         parent: the slot of the caller's pidfd, when the process is to die with him.
 
     Raises:
-        UnsupportedError: a security module that is asked for is not active, or groups are asked for that nobody may set.
+        UnsupportedError: groups are asked for that nobody may set.
     """
     user = process.user
     uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
@@ -44,7 +42,6 @@ def compile_identity(
     caps = grant(process.capabilities, host.last_cap, host.capabilities if held is None else held)
     for warning in caps.warnings:
         b.warn(warning)
-    _labels(b, process, host, proc)
     if user and user.umask is not None:
         b.init("umask", user.umask, text=f"{user.umask:04o}")
     if uid and not process.terminal:
@@ -96,7 +93,16 @@ def _count(mask: int) -> str:
     return f"{count} capabilit{'y' if count == 1 else 'ies'}"
 
 
-def _labels(b: Builder, process: Process, host: Host, proc: int) -> None:
+def compile_labels(b: Builder, process: Process, host: Host, proc: int, *, empty: bool = False) -> None:
+    """What AppArmor and SELinux make of the process when it is executed; whether they know the name shows now.
+
+    Args:
+        proc: the slot of a procfs.
+        empty: whether nothing will be executed.
+
+    Raises:
+        UnsupportedError: a security module that is asked for is not active, or nothing will be executed.
+    """
     profile, label = process.apparmor_profile, process.selinux_label
     wanted = (
         ("apparmorProfile", "apparmor", profile, "apparmor/exec", f"exec {profile}"),
@@ -107,7 +113,9 @@ def _labels(b: Builder, process: Process, host: Host, proc: int) -> None:
             continue
         if module not in host.lsms:
             raise UnsupportedError(f"$.process.{member}: {module} is not active on this host")
-        b.init("write", proc, f"self/attr/{file}", str(text).encode(), text=f"{asked}: the {module} label of the process")
+        if empty:
+            raise UnsupportedError(f"$.process.{member}: comes with a program, and an empty process executes none")
+        b.init("label", proc, f"self/attr/{file}", str(text).encode(), text=f"{asked}: the {module} label of the process")
 
 
 def _filter(b: Builder, profile: Seccomp) -> None:

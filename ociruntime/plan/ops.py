@@ -149,6 +149,7 @@ OPS: Final = _table(
     chroot: slot root
     hook: slot cwd, str path, list argv, list env, slot state, slot output, num timeout
     detach: slot mount
+    label: slot dir, str path, data data
     """
 )
 

@@ -34,7 +34,7 @@ KEPT_DAYS = 14  # an image that was not used for so long is removed when another
 PACKAGES = """
     systemd systemd-sysv dbus dbus-user-session libpam-systemd
     kmod procps e2fsprogs iproute2 uidmap fuse3 squashfuse squashfs-tools busybox-static
-    python3 libseccomp2 criu
+    python3 libseccomp2 criu apparmor secilc
 """.split()
 
 KERNEL = "linux-image-amd64"  # the "cloud" flavour has no 9p
@@ -60,7 +60,7 @@ exec busybox switch_root /root /sbin/init
 
 # Units that do nothing in here but cost time, of which emulation has little.
 MASKED_UNITS = """
-    apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
+    apparmor.service apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
     systemd-tmpfiles-clean.timer getty.target console-getty.service serial-getty@ttyS0.service
     systemd-ask-password-console.path systemd-ask-password-wall.path systemd-firstboot.service systemd-journal-flush.service
     systemd-machine-id-commit.service systemd-pcrphase-sysinit.service systemd-pcrphase.service systemd-pstore.service
