@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from .engine import cgroup
@@ -45,6 +45,8 @@ class CreateOptions(TypedDict, total=False):
     console_socket: StrPath | None
     pid_file: StrPath | None
     preserve_fds: int
+    listen_fds: int | Sequence[str]
+    notify_socket: StrPath | None
     cgroup_manager: Manager
     new_keyring: bool
     die_with_parent: bool
@@ -85,6 +87,8 @@ class Container(Executes, Supervised):
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
+        listen_fds: int | Sequence[str] = 0,
+        notify_socket: StrPath | None = None,
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
         die_with_parent: bool = False,
@@ -107,6 +111,10 @@ class Container(Executes, Supervised):
             console_socket: a listening Unix socket that gets the terminal's master, when ``process.terminal`` is true.
             pid_file: gets the pid of the container's first process.
             preserve_fds: how many descriptors from 3 on the process inherits.
+            listen_fds: of descriptors from 3 on, before those to preserve, how many are sockets that the process was activated with
+                (sd_listen_fds(3)), or their names: it gets LISTEN_FDS and LISTEN_PID.
+            notify_socket: a NOTIFY_SOCKET of the host (sd_notify(3)). The process gets one of its own; `start` returns when it says
+                READY=1 there, or ends, and passes that on. `run` does so in a thread, but waits with a supervisor.
             cgroup_manager: who makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"`` (nobody; the
                 container stays in the caller's, and a config with limits is refused).
             new_keyring: whether its processes get a session keyring of their own instead of the caller's.
@@ -135,6 +143,8 @@ class Container(Executes, Supervised):
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            listen_fds=listen_fds,
+            notify_socket=notify_socket,
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
@@ -157,6 +167,8 @@ class Container(Executes, Supervised):
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
+        listen_fds: int | Sequence[str] = 0,
+        notify_socket: StrPath | None = None,
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
         die_with_parent: bool = False,
@@ -176,6 +188,8 @@ class Container(Executes, Supervised):
             console_socket=console_socket,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            listen_fds=listen_fds,
+            notify_socket=notify_socket,
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
@@ -196,6 +210,8 @@ class Container(Executes, Supervised):
         console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         preserve_fds: int = 0,
+        listen_fds: int | Sequence[str] = 0,
+        notify_socket: StrPath | None = None,
         cgroup_manager: Manager,
         new_keyring: bool,
         die_with_parent: bool,
@@ -216,6 +232,8 @@ class Container(Executes, Supervised):
                 console_socket=console_socket,
                 pid_file=pid_file,
                 preserve_fds=preserve_fds,
+                listen_fds=listen_fds,
+                notify_socket=notify_socket,
                 cgroup_manager=cgroup_manager,
                 new_keyring=new_keyring,
                 die_with_parent=die_with_parent,

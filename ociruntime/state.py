@@ -26,6 +26,8 @@ OCI_VERSION: Final = "1.3.0"
 _ID: Final = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*")
 MAX_ID: Final = 1024
 _PF_EXITING: Final = 4
+NOTIFY: Final = "notify"
+"""The directory of the socket by which a process says that it is ready, and the socket's name in it."""
 
 
 class Status(StrEnum):
@@ -91,6 +93,8 @@ class StateDocument(TypedDict, total=False):
     """Its path and format."""
     log_lost: list[int]
     log_error: str
+    notify: str
+    """The host's socket that hears when the process is ready; absent without one."""
 
 
 class State(NamedTuple):
@@ -276,7 +280,12 @@ class Entry:
             try:
                 names = os.listdir(self.path)
                 for name in sorted(names, key=lambda name: (name == "lock", name == "state.json", name)):
-                    (self.path / name).unlink(missing_ok=True)
+                    path = self.path / name
+                    if name == NOTIFY:
+                        (path / NOTIFY).unlink(missing_ok=True)
+                        path.rmdir()
+                    else:
+                        path.unlink(missing_ok=True)
                 os.rmdir(self.path)
             except FileNotFoundError:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any, Final
 
 import ociruntime as oci
@@ -82,7 +83,22 @@ def wanted(o: argparse.Namespace) -> dict[str, Any]:
         "log_format": o.container_log_format or "kubernetes",
         "sync_socket": o.sync_socket,
         "empty_process": o.empty_process,
+        **from_systemd(),
     }
+
+
+def from_systemd() -> dict[str, Any]:
+    """What systemd gave us is for the container: sockets, and the one that hears who is ready. Raises ValueError."""
+    found: dict[str, Any] = {}
+    count = os.environ.get("LISTEN_FDS")
+    if count and os.environ.get("LISTEN_PID") in (None, "", str(os.getpid())):
+        if not (count.isascii() and count.isdigit()):
+            raise ValueError(f"LISTEN_FDS is {count!r}, not a count")
+        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+        found["listen_fds"] = names if len(names) == int(count) and all(names) else int(count)
+    if os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@")):
+        found["notify_socket"] = os.environ["NOTIFY_SOCKET"]
+    return found
 
 
 def create(o: argparse.Namespace) -> None:

@@ -18,6 +18,8 @@ _MODULES: Final = {
     "resources": "update pause resume",
     "listing": "list ps events prune",
 }
+_VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
+"""The last line is in the words of crun, which programs look for."""
 _HOMES: Final = {verb: module for module, verbs in _MODULES.items() for verb in verbs.split()}
 
 
@@ -29,7 +31,7 @@ def _verb(name: str) -> Verb:
 def parser(argv: Sequence[str]) -> Parser:
     """The parser for these arguments: of the commands only those that stand in them, as making all takes longer than most run."""
     top = Parser(prog="ociruntime", description="An OCI container runtime.", allow_abbrev=False)
-    top.add_argument("--version", "-v", action="version", version=f"ociruntime version {__version__}\nspec: 1.3.0")
+    top.add_argument("--version", "-v", action="version", version=_VERSION)
     top.add_argument("--root", metavar="DIR", help="state directory (default: /run/ociruntime, or $XDG_RUNTIME_DIR/ociruntime)")
     top.add_argument("--log", metavar="FILE", help="write errors to this file too")
     top.add_argument("--log-format", choices=("text", "json"), default="text", help="format of errors (default: text)")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..plan.cgroups import Manager
     from ..spec import RuntimeSpec
     from ..supervisor.client import Supervision, Supervisor
+    from .activation import Ready
 
 StrPath = str | os.PathLike[str]
 
@@ -64,6 +65,8 @@ def create(
     console_socket: StrPath | None,
     pid_file: StrPath | None,
     preserve_fds: int,
+    listen_fds: int | Sequence[str] = 0,
+    notify_socket: StrPath | None = None,
     cgroup_manager: Manager,
     new_keyring: bool,
     die_with_parent: bool,
@@ -76,12 +79,16 @@ def create(
         raise ValueError("the supervisor owns the streams: there can be no stdin, stdout, stderr or console socket beside it")
     if supervision is not None and die_with_parent:
         raise ValueError("a supervised container outlives who made it: it cannot die with its parent")
-    preserve = inherited(preserve_fds)
+    told = os.fspath(notify_socket) if notify_socket is not None else ""
+    if told and not told.startswith(("/", "@")):
+        raise ValueError(f"notify_socket is {told!r}: an absolute path, or @ and the name of an abstract socket")
+    preserve = inherited(preserve_fds + (listen_fds if isinstance(listen_fds, int) else len(listen_fds)))
     store = StateStore(root)
     opened = Bundle.load(bundle) if isinstance(bundle, str | os.PathLike) else bundle
     performance: Performance | None = None
     listener: socket.socket | None = None
     supervisor: Supervisor | None = None
+    ready: Ready | None = None
     masters: list[int] = []
     console: Callable[[int], None] = to_socket(console_socket) if console_socket is not None else masters.append
     document = StateDocument(id=container_id, bundle=str(opened.path), status=Status.CREATING, created_at=time.time_ns())
@@ -96,7 +103,12 @@ def create(
             host = Host.probe()
             if not new_keyring:
                 host = host._replace(keyrings=False)
-            plan = _homely(opened).plan(
+            running = opened
+            if (listen_fds or told) and opened.spec.process is not None:
+                from .activation import activated
+
+                running = activated(opened, entry, listen_fds, told)
+            plan = _homely(running).plan(
                 host=host,
                 container_id=container_id,
                 gate=gate,
@@ -114,6 +126,8 @@ def create(
             document["cgroups"] = list(plan.cgroups)
             document["undo"] = [*document.get("undo", []), *parents, *undo.of_plan(plan)]
             document["namespaces"], document["new_keyring"] = plan.namespaces, new_keyring
+            if told and opened.spec.process is not None:
+                document["notify"] = told
             document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
             document["process"], document["hooks"] = empty_process or opened.spec.process is not None, dict(plan.hooks)
             entry.write(document)  # from here on a crash leaves something that delete --force can clean up
@@ -148,8 +162,14 @@ def create(
             entry.write(document)
             if pid_file is not None:
                 write_pid_file(Path(pid_file), init.pid)
+            if "notify" in document and not gate:
+                from .activation import Ready
+
+                ready = Ready(entry, document)
             performance.finish()
         except BaseException:
+            if ready is not None:
+                ready.close()
             try:
                 if performance is not None:
                     performance.abort()
@@ -167,11 +187,15 @@ def create(
     if supervisor is not None:
         supervisor.release()
     if not gate and (failure := after_start(document)) is not None:
+        if ready is not None:
+            ready.close()
         delete(entry, init.pidfd, force=True)
         init.close()
         for fd in masters:
             os.close(fd)
         raise failure
+    if ready is not None:
+        (ready.wait if supervisor is not None else ready.wait_aside)(document, init.pidfd)
     process = opened.spec.process
     args = tuple((process.args if process else None) or ())
     return Created(entry, document, init.release(), args, bool(plan.clone_flags & CLONE_NEW["pid"]), masters[0] if masters else -1)

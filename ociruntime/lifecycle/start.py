@@ -15,16 +15,29 @@ from ..state import Entry, StateDocument, Status, state_of
 from .agent import send
 from .status import allowed, first_process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .activation import Ready
+
 _LAST_BREATH = 5.0
 """Seconds for an init to be gone after it reported a failure."""
 
 
 def start(entry: Entry, own: int = -1) -> None:
-    """Open the gate. Raises WrongStatus, SpecError, StepError, HookError: then the container is deleted."""
+    """Open the gate, and wait until the process is ready where the host wants to hear of it.
+
+    Raises WrongStatus, SpecError, StepError, HookError: then the container is deleted.
+    """
     with allowed(entry, "start", Status.CREATED) as document:
         if not document.get("process", True):
             raise SpecError([Problem("$.process", "is needed to start a container", "runtime.md#start")])
-        failure = _open_gate(entry, document)
+        ready = _expect_ready(entry, document)
+        try:
+            failure = _open_gate(entry, document)
+        except BaseException:
+            if ready is not None:
+                ready.close()
+            raise
         if failure is None:
             document = entry.update(status=Status.RUNNING, started_at=time.time_ns())
         else:
@@ -36,7 +49,20 @@ def start(entry: Entry, own: int = -1) -> None:
 
         delete(entry, own, force=True)
     if failure is not None:
+        if ready is not None:
+            ready.close()
         raise failure
+    if ready is not None:
+        ready.wait(document, own)
+
+
+def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
+    """What listens for the process, when the host wants to hear that it is ready."""
+    if "notify" not in document:
+        return None
+    from .activation import Ready
+
+    return Ready(entry, document)
 
 
 def after_start(document: StateDocument) -> HookError | None:

@@ -1,0 +1,198 @@
+"""Sockets and readiness as systemd has them: LISTEN_FDS (sd_listen_fds(3)) and NOTIFY_SOCKET (sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.spec import IDMapping, RuntimeSpec, User
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+# busybox has no systemd-notify, but speaks to syslog's socket, and what it says there has two lines.
+SAY = 'ln -s "$NOTIFY_SOCKET" /dev/log && logger "$(printf "%s\\nREADY=1\\n." STATUS=soon)"'
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[socket.socket]:
+    """The service manager's socket; what it hears can be read without waiting."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify.sock"))
+        listener.setblocking(False)
+        yield listener
+
+
+def address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return "@" + name[1:].decode() if isinstance(name, bytes) else str(name)
+
+
+def heard(listener: socket.socket) -> list[str]:
+    found = []
+    while True:
+        try:
+            found.append(listener.recv(4096).decode())
+        except BlockingIOError:
+            return found
+
+
+def bundle_of(make_bundle: MakeBundle, *args: str, spec: RuntimeSpec | None = None) -> oci.Bundle:
+    return make_bundle((spec or RuntimeSpec.default()).with_args(*args))
+
+
+def environment(pid: int) -> dict[str, str]:
+    return dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry)
+
+
+def test_start_returns_when_the_process_is_ready(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket
+) -> None:
+    bundle = bundle_of(make_bundle, "sleep", "100")
+    with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(host)) as container:
+        starting = threading.Thread(target=oci.Container.load(prefix, root=state_root).start)
+        starting.start()
+        while container.status is not oci.Status.RUNNING:
+            pass
+        place = environment(container.pid)["NOTIFY_SOCKET"]
+        assert place == f"{address(host)}/notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as process:
+            for said in (b"STATUS=loading", b"READY=0", b"XREADY=1"):
+                process.sendto(said, f"/proc/{container.pid}/root{place}")
+                assert starting.is_alive()
+            assert heard(host) == []
+            process.sendto(b"STATUS=fine\nREADY=1\n", f"/proc/{container.pid}/root{place}")
+        starting.join(20)
+        assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
+        assert "NOTIFY_SOCKET" not in str(container.exec(["env"], capture_output=True, text=True).stdout)
+        inside = container.exec(["touch", f"{Path(place).parent}/file"], capture_output=True, text=True)
+        assert "Read-only file system" in str(inside.stderr)
+
+
+@pytest.mark.parametrize("user", [0, 7])
+@pytest.mark.parametrize("namespace", [False, True])
+def test_the_process_may_be_anybody(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, user: int, namespace: bool
+) -> None:
+    spec = RuntimeSpec.default().at.process.user.set(User(uid=user, gid=user))
+    if namespace:
+        maps = (IDMapping(container_id=0, host_id=100000, size=70000),)
+        spec = spec.with_namespace("user").at.linux.uid_mappings.set(maps).at.linux.gid_mappings.set(maps)
+        spec = spec.at.linux.resources.set(None)
+    dev = next(mount for mount in spec.mounts or () if mount.destination == "/dev")
+    open_to_all = tuple("mode=777" if option.startswith("mode=") else option for option in dev.options or ())
+    bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100", spec=spec.with_mount(dev.evolve(options=open_to_all)))
+    if namespace:
+        for path in (bundle.rootfs, *bundle.rootfs.rglob("*")):
+            if path.is_dir():
+                os.chown(path, 100000, 100000)
+    with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(host)) as container:
+        container.start()
+        assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
+
+
+def test_a_process_that_ends_without_a_word(make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket) -> None:
+    with oci.Container.create(prefix, bundle_of(make_bundle, "true"), root=state_root, notify_socket=address(host)) as container:
+        container.start()
+        assert heard(host) == []
+        container.wait(20)
+
+
+def test_an_abstract_socket_and_nobody_there(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    bundle = bundle_of(make_bundle, "sh", "-c", f"test $NOTIFY_SOCKET = /run/notify/notify && {SAY}; exec sleep 100")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(f"\0{prefix}")
+        listener.setblocking(False)
+        with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(listener)) as container:
+            container.start()
+            assert heard(listener) == [f"READY=1\nMAINPID={container.pid}"]
+    with oci.Container.create(prefix, bundle, root=state_root, notify_socket=f"@{prefix}") as container:
+        with pytest.warns(oci.OCIRuntimeWarning, match="nobody at .* hears that the container is ready"):
+            container.start()
+        assert container.status is oci.Status.RUNNING
+    with pytest.raises(ValueError, match="notify_socket"):
+        oci.Container.create(prefix, bundle, root=state_root, notify_socket="vsock:2:1")
+    assert oci.Container.list(root=state_root) == []
+
+
+def test_run_goes_on_and_a_supervised_one_waits(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket
+) -> None:
+    bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
+    host.setblocking(True)
+    host.settimeout(20)
+    with oci.Container.run(prefix, bundle, root=state_root, notify_socket=address(host)):
+        assert host.recv(100) == b"READY=1"  # we are the main process of the service
+    host.setblocking(False)
+    with oci.Container.run(prefix, bundle, root=state_root, notify_socket=address(host), supervise=True) as container:
+        assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
+
+
+def test_the_command_line_takes_it_from_its_environment(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Callable[..., list[str]]
+) -> None:
+    bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
+    env = os.environ | {"NOTIFY_SOCKET": address(host)}
+    for words in (("create", "-b", bundle.path, prefix), ("start", prefix)):
+        subprocess.run(command(*words), env=env, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    container = oci.Container.load(prefix, root=state_root)
+    assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
+    container.delete(force=True)
+    done = subprocess.run(command("run", "-b", bundle_of(make_bundle, "sh", "-c", SAY).path, prefix), env=env, timeout=60)
+    assert done.returncode == 0
+
+
+SHOW = "readlink /proc/self/fd/3; readlink /proc/self/fd/4; echo $LISTEN_FDS-$LISTEN_PID-$LISTEN_FDNAMES"
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_sockets_that_we_were_activated_with_are_the_containers(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, mine: bool
+) -> None:
+    bundle = bundle_of(make_bundle, "sh", "-c", f"{SHOW} 2>/dev/null")
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ociruntime",
+        "--root",
+        str(state_root),
+        "run",
+        "--preserve-fds",
+        "1",
+        "-b",
+        str(bundle.path),
+        prefix,
+    ]
+    launcher = (
+        "import os, socket, sys\n"
+        "a, b = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)\n"
+        "print(os.readlink(f'/proc/self/fd/{a.fileno()}'), os.readlink(f'/proc/self/fd/{b.fileno()}'), flush=True)\n"
+        "x, y = os.dup(a.fileno()), os.dup(b.fileno())\n"
+        "os.dup2(x, 3); os.dup2(y, 4)\n"
+        f"os.environ |= {{'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'web', 'LISTEN_PID': str(os.getpid() + {int(not mine)})}}\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", launcher, *words], capture_output=True, text=True, timeout=60, check=True)
+    first, second, *seen = done.stdout.split()
+    # What is preserved begins behind the sockets; who was not activated has none of them.
+    assert seen == ([first, second, "1-1-web"] if mine else [first, "--"]), done.stderr
+
+
+def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    bundle = bundle_of(make_bundle, "sleep", "100")
+    with oci.Container.run(prefix, bundle, root=state_root, listen_fds=("a", "b")) as container:
+        seen = environment(container.pid)
+        assert (seen["LISTEN_FDS"], seen["LISTEN_PID"], seen["LISTEN_FDNAMES"]) == ("2", "1", "a:b")
+        assert "LISTEN_PID" not in str(container.exec(["env"], capture_output=True, text=True).stdout)
+    bundle = bundle_of(make_bundle, "sleep", "100", spec=RuntimeSpec.default().without_namespace("pid"))
+    with pytest.warns(oci.OCIRuntimeWarning, match="LISTEN_PID is 1"):
+        with oci.Container.run(prefix, bundle, root=state_root, listen_fds=1) as container:
+            assert "LISTEN_FDNAMES" not in environment(container.pid)
