@@ -5,10 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["Cpu", "Huge", "Interface", "Io", "IoEntry", "Memory", "MemoryUse", "Pids", "Pressure", "Rdma", "Stall", "Stats"]
+__all__ = [
+    "Cpu",
+    "CpuTime",
+    "Cpuset",
+    "Huge",
+    "Interface",
+    "Io",
+    "IoEntry",
+    "Memory",
+    "MemoryUse",
+    "Pids",
+    "Pressure",
+    "Rdma",
+    "Stall",
+    "Stats",
+]
 
 _NO_LIMIT: Final = (1 << 64) - 1
-"""How the peers write no limit."""
+"""How the peers write no limit of v2, and one that nobody counts; of v1 they write what the kernel does."""
+
+
+CPUSET_FLAGS: Final = (
+    "cpu_exclusive",
+    "mem_hardwall",
+    "mem_exclusive",
+    "memory_migrate",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "memory_pressure",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+)
+"""Files of cpuset on v1, in the order in which the peers print them."""
 
 
 class Pressure(NamedTuple):
@@ -27,14 +56,30 @@ class Stall(NamedTuple):
     full: Pressure | None
 
 
+class CpuTime(NamedTuple):
+    """CPU time on one CPU, in nanoseconds; user and system are counted in ticks, and so need not add up."""
+
+    usage: int
+    user: int
+    system: int
+
+
+class Cpuset(NamedTuple):
+    """The CPUs and memory nodes of a cgroup of v1, and its flags by the kernel's names."""
+
+    cpus: tuple[int, ...] = ()
+    mems: tuple[int, ...] = ()
+    flags: Mapping[str, int] = {}
+
+
 class Cpu(NamedTuple):
     """CPU time, in nanoseconds."""
 
     usage: int = 0
     user: int = 0
     system: int = 0
-    per_cpu: tuple[tuple[int, int], ...] = ()
-    """User and system time of each CPU (v1)."""
+    per_cpu: tuple[CpuTime, ...] = ()
+    """Of each CPU (v1)."""
     periods: int = 0
     """Periods of the quota that have passed."""
     throttled_periods: int = 0
@@ -52,6 +97,8 @@ class MemoryUse(NamedTuple):
     """The most at one time, where the kernel tells it."""
     failures: int = 0
     """How often the limit was hit."""
+    endless: int = _NO_LIMIT
+    """How the kernel writes no limit."""
 
 
 class Memory(NamedTuple):
@@ -138,16 +185,19 @@ class Stats(NamedTuple):
     """By the size of the pages, as ``2MB``."""
     rdma: Mapping[str, Rdma] = {}
     interfaces: tuple[Interface, ...] = ()
+    cpuset: Cpuset | None = None
+    """None on v2."""
 
     def to_dict(self) -> dict[str, object]:
         """The ``data`` of the peers' ``events --stats``."""
         cpu, memory, io = self.cpu, self.memory or Memory(), self.io or Io()
         usage: dict[str, object] = {"total": cpu.usage}
+        kinds = {"usage": memory.usage, "swap": memory.swap, "kernel": memory.kernel, "kernelTCP": memory.kernel_tcp}
         if cpu.per_cpu:
             usage |= {
-                "percpu": [user + system for user, system in cpu.per_cpu],
-                "percpu_kernel": [system for _, system in cpu.per_cpu],
-                "percpu_user": [user for user, _ in cpu.per_cpu],
+                "percpu": [time.usage for time in cpu.per_cpu],
+                "percpu_kernel": [time.system for time in cpu.per_cpu],
+                "percpu_user": [time.user for time in cpu.per_cpu],
             }
         throttling = {"periods": cpu.periods, "throttledPeriods": cpu.throttled_periods, "throttledTime": cpu.throttled_time}
         return {
@@ -156,13 +206,10 @@ class Stats(NamedTuple):
                 "throttling": _filled(throttling),
                 **_psi(cpu.pressure),
             },
-            "cpuset": {},
+            "cpuset": _cpuset(self.cpuset or Cpuset()),
             "memory": {
                 "cache": memory.cache,
-                "usage": _entry(memory.usage),
-                "swap": _entry(memory.swap),
-                "kernel": _entry(memory.kernel),
-                "kernelTCP": _entry(memory.kernel_tcp),
+                **{name: _entry(use) for name, use in kinds.items() if use is not None},
                 "raw": dict(memory.stat),
                 **_psi(memory.pressure),
             },
@@ -184,10 +231,14 @@ def _filled(members: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in members.items() if value}
 
 
-def _entry(use: MemoryUse | None) -> dict[str, object]:
-    use = use or MemoryUse(limit=0)
-    limit = _NO_LIMIT if use.limit is None else use.limit
+def _entry(use: MemoryUse) -> dict[str, object]:
+    limit = use.endless if use.limit is None else use.limit
     return {"limit": limit, **_filled({"usage": use.usage, "max": use.peak}), "failcnt": use.failures}
+
+
+def _cpuset(cpuset: Cpuset) -> dict[str, object]:
+    flags = {name: cpuset.flags.get(name, 0) for name in CPUSET_FLAGS}
+    return {**_filled({"cpus": list(cpuset.cpus), "mems": list(cpuset.mems)}), **flags}
 
 
 def _entries(entries: tuple[IoEntry, ...]) -> list[dict[str, object]]:

@@ -91,6 +91,14 @@ def test_statistics_as_the_peers_print_them(limited: Limited, capsys: pytest.Cap
         assert data["memory"]["usage"]["limit"] == 64 * MiB
         assert data["memory"]["usage"]["usage"] > 0
         assert data["memory"]["raw"]
+        assert set(data["memory"]) - {"psi", "kernelTCP"} == {"cache", "usage", "swap", "kernel", "raw"}
+        assert data["memory"]["kernel"]["limit"] == ((1 << 64) - 1 if on_v2("memory") else (1 << 63) - os.sysconf("SC_PAGESIZE"))
+        assert len(data["cpuset"]) == (9 if on_v2("cpuset") else 11)
+        if not on_v2("cpuset"):
+            assert set(data["cpuset"]["cpus"]) == os.sched_getaffinity(container.pid)
+            usage = data["cpu"]["usage"]
+            assert len(usage["percpu"]) == len(usage["percpu_user"]) == len(usage["percpu_kernel"]) == os.cpu_count()
+            assert sum(usage["percpu"]) > 0
         assert data["pids"] == {"current": 1, "limit": 30}
         assert data["network_interfaces"][0]["Name"] == "lo"
         assert set(data["network_interfaces"][0]) == {

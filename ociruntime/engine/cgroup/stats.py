@@ -7,9 +7,27 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ...stats import Cpu, Huge, Interface, Io, IoEntry, Memory, MemoryUse, Pids, Pressure, Rdma, Stall, Stats
+from ...stats import (
+    CPUSET_FLAGS,
+    Cpu,
+    Cpuset,
+    CpuTime,
+    Huge,
+    Interface,
+    Io,
+    IoEntry,
+    Memory,
+    MemoryUse,
+    Pids,
+    Pressure,
+    Rdma,
+    Stall,
+    Stats,
+)
 from .files import below, flat, read_if_there
 
+_TICK: Final = 10**9 // os.sysconf("SC_CLK_TCK")
+"""Nanoseconds."""
 _ENDLESS: Final = 1 << 62
 """v1 shows no limit as the greatest number of pages."""
 
@@ -23,7 +41,7 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
     Raises:
         OSError: a file cannot be read, for another reason than that it is not there.
     """
-    cpu, memory, pids, io, huge, rdma = Cpu(), None, None, None, dict[str, Huge](), dict[str, Rdma]()
+    cpu, memory, pids, io, huge, rdma, cpuset = Cpu(), None, None, None, dict[str, Huge](), dict[str, Rdma](), None
     stalls: dict[str, Stall | None] = {}
     for path in paths:
         names = _names(path)
@@ -39,6 +57,8 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
             cpu = _cpu_v1(path, cpu)
         if "cpu.cfs_quota_us" in names:
             cpu = _throttling_v1(path, cpu)
+        if "cpuset.sched_load_balance" in names:
+            cpuset = _cpuset_v1(path)
         if "memory.usage_in_bytes" in names:
             memory = _memory_v1(path)
         if "pids.current" in names:
@@ -51,7 +71,7 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
     cpu = cpu._replace(pressure=stalls.get("cpu"))
     memory = memory._replace(pressure=stalls.get("memory")) if memory else None
     io = io._replace(pressure=stalls.get("io")) if io else None
-    return Stats(time.time_ns(), cpu, memory, pids, io, huge, rdma, _interfaces(pid) if pid else ())
+    return Stats(time.time_ns(), cpu, memory, pids, io, huge, rdma, _interfaces(pid) if pid else (), cpuset)
 
 
 _known: Final[dict[int, frozenset[str]]] = {}
@@ -111,13 +131,26 @@ def _cpu_v2(path: str) -> Cpu:
 
 def _cpu_v1(path: str, cpu: Cpu) -> Cpu:
     rows = [line.split() for line in (read_if_there(path, "cpuacct.usage_all") or "").splitlines()[1:]]
-    each = tuple((int(user), int(system)) for _, user, system in rows)
+    each = zip((read_if_there(path, "cpuacct.usage_percpu") or "").split(), rows, strict=False)
+    ticks = flat(read_if_there(path, "cpuacct.stat"))
     return cpu._replace(
         usage=_number(path, "cpuacct.usage") or 0,
-        user=sum(user for user, _ in each),
-        system=sum(system for _, system in each),
-        per_cpu=each,
+        user=ticks.get("user", 0) * _TICK,
+        system=ticks.get("system", 0) * _TICK,
+        per_cpu=tuple(CpuTime(int(usage), int(user), int(system)) for usage, (_, user, system) in each),
     )
+
+
+def _cpuset_v1(path: str) -> Cpuset:
+    flags = {name: int(read_if_there(path, f"cpuset.{name}") or 0) for name in CPUSET_FLAGS}
+    cpus, mems = (_numbers(read_if_there(path, f"cpuset.{name}") or "") for name in ("cpus", "mems"))
+    return Cpuset(cpus, mems, flags)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """``0-2,7`` as numbers."""
+    ranges = (part.partition("-") for part in text.strip().split(",") if part)
+    return tuple(number for first, _, last in ranges for number in range(int(first), int(last or first) + 1))
 
 
 def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
@@ -146,11 +179,11 @@ def _memory_v2(path: str) -> Memory:
 
 def _memory_v1(path: str) -> Memory:
     def use(kind: str) -> MemoryUse | None:
-        if (usage := _number(path, f"memory.{kind}usage_in_bytes")) is None:
+        names = ("usage_in_bytes", "limit_in_bytes", "max_usage_in_bytes", "failcnt")
+        usage, limit, peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
+        if usage is None:
             return None
-        names = ("max_usage_in_bytes", "failcnt")
-        peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
-        return MemoryUse(usage, _limit(path, f"memory.{kind}limit_in_bytes"), peak, failures or 0)
+        return MemoryUse(usage, limit if limit and limit < _ENDLESS else None, peak, failures or 0, limit or 0)
 
     stat = flat(read_if_there(path, "memory.stat"))
     kills = sum(flat(read_if_there(each, "memory.oom_control")).get("oom_kill", 0) for each in below(path))
