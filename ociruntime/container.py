@@ -356,9 +356,9 @@ class Container(Executes, Supervised):
             WrongStatus: the container has stopped.
             StepError: the kernel refuses a value.
         """
-        from .lifecycle.update import update, with_arguments
+        from .lifecycle.update import update
 
-        update(self._entry, with_arguments(resources, limits))
+        update(self._entry, resources, limits)
 
     def stats(self) -> Stats:
         """What the container uses: CPU, memory, tasks, disks, huge pages, network interfaces and pressure, at this moment.

@@ -44,6 +44,8 @@ _FLAGS: Final[dict[str, tuple[str, Callable[[str], object], str, str]]] = {
     "--cpuset-mems": ("", str, "LIST", "memory nodes, as 0-3,7"),
     "--pids-limit": ("", int, "N", "number of tasks; -1 for no limit"),
     "--blkio-weight": ("", int, "N", "10 to 1000"),
+    "--l3-cache-schema": ("", str, "LINE", "for the container's resctrl group, as L3:0=f"),
+    "--mem-bw-schema": ("", str, "LINE", "for the container's resctrl group, as MB:0=20"),
 }
 _NAMES: Final = {
     "cpu_share": "cpu_shares",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..engine import undo
 from ..engine.cgroup.restore import Memory
 from ..engine.host_steps import carry_out
 from ..engine.perform import step_error
-from ..errors import SpecError
+from ..errors import SpecError, UnsupportedError
 from ..host import Host
 from ..plan.cgroups import placed
 from ..plan.cgroups.change import compile_update, meant, members
-from ..spec import Linux, Resources, RuntimeSpec
+from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules import Report
+from ..spec.rules_linux import rdt_rules
 from ..spec.rules_resources import resource_rules
 from ..state import Entry, Status
 from .status import allowed
@@ -53,8 +55,13 @@ class Limits(TypedDict, total=False):
     """Number of tasks."""
     blkio_weight: int | None
     """10 to 1000."""
+    l3_cache_schema: str | None
+    """A line ``L3:0=f`` for the container's resctrl group (config-linux.md#intelrdt)."""
+    mem_bw_schema: str | None
+    """A line ``MB:0=20`` for it."""
 
 
+_SCHEMAS: Final = ("l3_cache_schema", "mem_bw_schema")
 _MEMBERS: Final = {
     "memory": "memory.limit",
     "memory_swap": "memory.swap",
@@ -73,26 +80,30 @@ _MEMBERS: Final = {
 }
 
 
-def update(entry: Entry, changes: Resources | Mapping[str, Json]) -> None:
+def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limits: Limits) -> None:
     """Change limits. Arguments and errors are those of `Container.update`."""
-    given = meant(changes if isinstance(changes, Resources) else Resources.load(changes))
+    given, schemas = meant(_with_arguments(resources, limits)), _schemas(limits)
     with allowed(entry, "update", Status.CREATED, Status.RUNNING, Status.PAUSED) as document:
         spec = RuntimeSpec.load(entry.path / "config.json")
         linux = spec.linux or Linux()
         wanted = (linux.resources or Resources()).merge(given)
+        linux = linux.evolve(resources=wanted, intel_rdt=_with_schemas(linux.intel_rdt, schemas))
         report = Report()
         resource_rules(report, wanted)
+        if linux.intel_rdt is not None:
+            rdt_rules(report, linux.intel_rdt)
         if errors := [problem for problem in report.problems if problem.severity == "error"]:
             raise SpecError(errors)
         host = Host.probe()
         placement = placed(document.get("cgroups", []), host)
-        plan = compile_update(wanted, members(given), placement, host, entry.id, unit=undo.unit(document.get("undo", [])))
-        _perform(plan)
-        _save(entry, spec.evolve(linux=linux.evolve(resources=wanted)))
+        unit = undo.unit(document.get("undo", []))
+        plan = compile_update(linux, members(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
+        with _saved(entry, spec.evolve(linux=linux)):
+            _perform(plan)
 
 
-def with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Limits) -> Resources:
-    """The arguments of `Container.update` as one object. Raises ValueError, TypeError, SpecError."""
+def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Limits) -> Resources:
+    """The arguments that are of linux.resources as one object. Raises ValueError, TypeError, SpecError."""
     if unknown := sorted(set(limits) - set(Limits.__annotations__)):
         raise TypeError(
             f"update() got an unexpected keyword argument {unknown[0]!r}: use one of {', '.join(Limits.__annotations__)}"
@@ -109,6 +120,20 @@ def with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Lim
         made.setdefault("cpu", {}).update(period=period, quota=round(cpus * period))
     base = resources if isinstance(resources, Resources) else Resources.load(resources or {})
     return base.merge(made)
+
+
+def _schemas(limits: Limits) -> dict[str, str]:
+    given = {name: limits.get(name) for name in _SCHEMAS}
+    return {name: line for name, line in given.items() if isinstance(line, str)}
+
+
+def _with_schemas(rdt: IntelRdt | None, schemas: Mapping[str, str]) -> IntelRdt | None:
+    if schemas and rdt is None:
+        raise UnsupportedError("$.linux.intelRdt: the container has no resctrl group, and gets none later: create it with one")
+    if rdt is None or not schemas:
+        return rdt
+    l3, bandwidth = (schemas.get(name, old) for name, old in zip(_SCHEMAS, (rdt.l3_cache_schema, rdt.mem_bw_schema), strict=True))
+    return rdt.evolve(l3_cache_schema=l3, mem_bw_schema=bandwidth)
 
 
 def _perform(plan: Plan) -> None:
@@ -128,7 +153,13 @@ def _perform(plan: Plan) -> None:
         memory.close()
 
 
-def _save(entry: Entry, spec: RuntimeSpec) -> None:
+@contextmanager
+def _saved(entry: Entry, spec: RuntimeSpec) -> Iterator[None]:
+    """Keep the config beside the one that holds, and put it in its place when all is done: there must be room for it before."""
     temporary = entry.path / f".config.{os.getpid()}"
-    temporary.write_text(spec.to_json())
-    temporary.rename(entry.path / "config.json")
+    try:
+        temporary.write_text(spec.to_json())
+        yield
+        temporary.rename(entry.path / "config.json")
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def linux_rules(report: Report, spec: RuntimeSpec, linux: Linux) -> None:
 
         seccomp_rules(report, linux.seccomp)
     if linux.intel_rdt is not None:
-        _intel_rdt(report, linux.intel_rdt)
+        rdt_rules(report, linux.intel_rdt)
     if linux.memory_policy is not None:
         _memory_policy(report, linux.memory_policy)
     if linux.personality is not None and linux.personality.flags:
@@ -167,7 +167,8 @@ def _sysctl(report: Report, key: str, kinds: dict[str, str | None]) -> None:
         report.error(where, "belongs to no namespace, so it would change the host", section)
 
 
-def _intel_rdt(report: Report, rdt: IntelRdt) -> None:
+def rdt_rules(report: Report, rdt: IntelRdt) -> None:
+    """Everything about resctrl."""
     path, section = "$.linux.intelRdt", "config-linux.md#intelrdt"
     name = rdt.clos_id
     if name is not None and name != "/" and (name in RESERVED_GROUPS or "/" in name or not name.isprintable()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,8 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.engine.cgroup import devices
+from ociruntime.engine.host_steps import carry_out
+from ociruntime.lifecycle import update
 
 from .cgroups import Limited, block_device, directory, on_v2, value
 
@@ -126,6 +129,88 @@ def test_a_refused_change_changes_nothing(limited: Limited, name: str) -> None:
         assert limits(container) == before
         assert value(container, "io" if on_v2("io") else "blkio", throttle) == disk
         assert container.spec == spec
+
+
+def test_whichever_step_fails_nothing_has_changed(limited: Limited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses the first, the second, ... step, or there is no room for the new config."""
+    major, minor = block_device()
+    rules = [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}]
+    disk = {"throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": MiB}]}
+    change = {
+        "memory": {"limit": 80 * MiB, "swap": 120 * MiB, "reservation": 16 * MiB},
+        "cpu": {"quota": 30000, "shares": 2048, "cpus": "0", "idle": 0},
+        "pids": {"limit": 70},
+        "blockIO": {"throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": 2 * MiB}]},
+        "devices": rules[:1],
+    }
+    with limited({**FIRST, "blockIO": disk, "devices": rules}, start=True) as container:
+        own = [Path(path) for path in container._entry.read()["cgroups"]]
+        names = {"memory.", "cpu.", "cpuset.", "pids.max", "io.", "blkio.", "devices.list"}
+        shown = {"usage", "stat", "current", "peak", "pressure", "failcnt", "events", "numa"}
+        files = [f for d in own for f in d.iterdir() if f.name.startswith(tuple(names)) and not any(w in f.name for w in shown)]
+
+        def look() -> dict[str, str]:
+            found = {str(file): file.read_text() for file in files if os.access(file, os.R_OK) and file.stat().st_mode & 0o444}
+            if not oci.Host.probe().has_controller("devices"):
+                fd = os.open(directory(container, ""), os.O_RDONLY)
+                found["devices"] = str(devices.attached(fd))
+                os.close(fd)
+            return found
+
+        def refused(error: type[Exception]) -> bool:
+            try:
+                container.update(change)
+            except error:
+                assert look() == before
+                assert container.spec == spec
+                assert set(os.listdir(container._entry.path)) == entries
+                return True
+            return False
+
+        before, spec, entries = look(), container.spec, set(os.listdir(container._entry.path))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", Failing(0, errno.ENOSPC))
+            assert refused(OSError)
+        number = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(update, "carry_out", Failing(number, errno.EINVAL))
+            while refused(oci.StepError):
+                number += 1
+                patch.setattr(update, "carry_out", Failing(number, errno.EINVAL))
+        assert number > 6
+        assert look() != before
+        assert container.spec.linux.resources.pids.limit == 70  # type: ignore[union-attr]
+
+
+class Failing:
+    """Stands for a step that is carried out so many times, and is refused then."""
+
+    def __init__(self, times: int, code: int) -> None:
+        self.left, self.code = times, code
+
+    def __call__(self, *given: Any, **more: Any) -> Any:
+        if not self.left:
+            raise OSError(self.code, os.strerror(self.code))
+        self.left -= 1
+        return carry_out(*given, **more)
+
+
+def test_no_limit_of_memory_is_none_of_swap(limited: Limited) -> None:
+    """As with the peers: on v1 the one cannot be above the other."""
+    with limited(FIRST) as container:
+        container.update(memory=-1)
+        endless = "max" if on_v2("memory") else str((1 << 63) - os.sysconf("SC_PAGESIZE"))
+        assert (limits(container)["memory"], limits(container)["swap"]) == (endless, endless)
+        container.update(memory=64 * MiB, memory_swap=96 * MiB)
+        assert limits(container)["memory"] == str(64 * MiB)
+
+
+def test_resctrl_schemas_of_a_container_without_a_group(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    with limited(FIRST) as container:
+        before = limits(container)
+        assert main(["--root", str(limited.root), "update", "--l3-cache-schema", "L3:0=f", "--pids-limit", "9", container.id]) == 1
+        assert "$.linux.intelRdt: the container has no resctrl group" in capsys.readouterr().err
+        assert limits(container) == before
 
 
 def test_disks(limited: Limited) -> None:

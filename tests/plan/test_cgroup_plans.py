@@ -11,7 +11,7 @@ from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host
 from ociruntime.plan.cgroups import placed
 from ociruntime.plan.cgroups.change import compile_update, members
-from ociruntime.spec import Resources
+from ociruntime.spec import Linux, Resources
 
 from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
 
@@ -70,11 +70,11 @@ def test_who_may_set_device_rules(change: dict[str, Any], rules: str | None, upd
     plan = compiled(config(limit(**denied)), host)
     assert {step.op for step in plan.steps if step.op in ("cgroup_devices", "cgroup_write_lines")} == ({rules} if rules else set())
     assert bool(rules) is not any("resources.devices" in warning for warning in plan.warnings)
-    resources = Resources.load(denied)
+    linux_with = Linux(resources=Resources.load(denied))
     where = placed([f"{h.mountpoint}/c1" for h in host.hierarchies], host)
     if update:
-        assert rules in [step.op for step in compile_update(resources, members(denied), where, host).steps]
+        assert rules in [step.op for step in compile_update(linux_with, members(denied), where, host).steps]
     else:
         with pytest.raises(UnsupportedError, match=r"\$\.linux\.resources\.devices: device rules need"):
-            compile_update(resources, members(denied), where, host)
+            compile_update(linux_with, members(denied), where, host)
     assert not any("devices" in warning for warning in compiled(config(limit(**denied)), host, manager="disabled").warnings)

@@ -21,7 +21,7 @@ from ociruntime.plan.cgroups import placed
 from ociruntime.plan.cgroups.change import compile_update, meant, members
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, usable
-from ociruntime.spec import Resources, RuntimeSpec
+from ociruntime.spec import Linux, Resources, RuntimeSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
@@ -59,7 +59,7 @@ def changed(host: Host, **more: Any) -> Plan:
     given = meant(change)
     before = Resources.load({**LIMITS, "memory": {"limit": 9 << 20, "swap": 99 << 20}})
     directories = [f"{hierarchy.mountpoint}/c1" for hierarchy in host.hierarchies]
-    return compile_update(before.merge(given), members(given), placed(directories, host), host, "c1", **more)
+    return compile_update(Linux(resources=before.merge(given)), members(given), placed(directories, host), host, "c1", **more)
 
 
 def limited() -> RuntimeSpec:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from ociruntime.engine import rdt
+from ociruntime.engine.cgroup.restore import Memory
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
-from ociruntime.plan import compile_create
-from ociruntime.spec import RuntimeSpec
+from ociruntime.plan import Step, Where, compile_create
+from ociruntime.plan.cgroups import placed
+from ociruntime.plan.cgroups.change import compile_update
+from ociruntime.spec import IntelRdt, Linux, RuntimeSpec
 
 HOST = Host((6, 18), "x86_64", 0, 40, (), resctrl="/sys/fs/resctrl")
 
@@ -94,3 +97,25 @@ def test_a_group_is_removed_once(tmp_path: Path) -> None:
     rdt.remove(group)
     rdt.remove(group)
     assert not (tmp_path / "c1").exists()
+
+
+@pytest.mark.parametrize(
+    ("schemas", "lines"),
+    [((), None), (("mem_bw_schema",), ("MB:0=20",)), (("mem_bw_schema", "l3_cache_schema"), ("L3:0=f", "MB:0=20"))],
+)
+def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | None) -> None:
+    linux = Linux(intel_rdt=IntelRdt(l3_cache_schema="L3:0=f", mem_bw_schema="MB:0=20", schemata=("L2:0=1",)))
+    plan = compile_update(linux, frozenset(), placed((), HOST), HOST, "c1", schemas=schemas)
+    assert [step.values for step in plan.steps] == ([] if lines is None else [("/sys/fs/resctrl/c1", lines)])
+    if schemas:
+        with pytest.raises(UnsupportedError, match="no resctrl"):
+            compile_update(linux, frozenset(), placed((), HOST), HOST._replace(resctrl=""), "c1", schemas=schemas)
+
+
+def test_a_change_of_schemas_that_is_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "schemata").write_text("    MB:0= 70;1=100\n    L3:0=ff;1=ff\n")
+    memory = Memory()
+    memory.remember(Step(Where.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
+    rdt.write(None, str(tmp_path), ("MB:0=20",))
+    assert memory.restore() == []
+    assert (tmp_path / "schemata").read_text().startswith("MB:0=70;1=100\n")

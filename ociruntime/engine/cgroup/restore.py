@@ -111,9 +111,17 @@ def _lines(path: str, file: str, lines: Iterable[str]) -> Callable[[], None]:
     return back
 
 
+def _schemata(group: str, lines: Iterable[str]) -> Callable[[], None]:
+    names = {line.partition(":")[0].strip() for line in lines}
+    there = ["".join(line.split()) for line in read(group, "schemata").splitlines()]  # padded by the kernel, which takes no blanks
+    old = [line for line in there if line.partition(":")[0] in names]
+    return lambda: write(group, "schemata", *(f"{line}\n" for line in old))
+
+
 _LOOK: Final[dict[str, Callable[..., Callable[[], None]]]] = {
     "cgroup_write": _one,
     "cgroup_write_first": _first,
     "cgroup_write_set": _set,
     "cgroup_write_lines": _lines,
+    "rdt_schemata": _schemata,
 }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
+from ...spec import Resources
 from ..model import Builder, Plan
+from ..rdt import compile_rdt_change
 from .limits import compile_limits
 from .placement import Placement
 from .systemd import limits_of
 
 if TYPE_CHECKING:
     from ...host import Host
-    from ...spec import Resources
+    from ...spec import Linux
     from ...spec.base import Json
 
 _UNSET: Final = {
@@ -25,6 +28,9 @@ _UNSET: Final = {
 def meant(changes: Resources) -> dict[str, Json]:
     """The members that are really given."""
     document = changes.to_dict()
+    memory = document.get("memory")
+    if isinstance(memory, dict) and memory.get("limit") == -1 and not memory.get("swap"):
+        memory["swap"] = -1  # it cannot have less of both than of one
     for name, members in _UNSET.items():
         part = document.get(name)
         if isinstance(part, dict):
@@ -44,18 +50,19 @@ def members(changes: dict[str, Json]) -> frozenset[str]:
 
 
 def compile_update(
-    resources: Resources,
+    linux: Linux,
     changed: frozenset[str],
     placement: Placement,
     host: Host,
     container_id: str = "ID",
     *,
     unit: tuple[str, bool, str] | None = None,
+    schemas: Collection[str] = (),
 ) -> Plan:
     """The steps that bring a container's cgroups from some limits to others.
 
     Args:
-        resources: all limits that are to hold.
+        linux: with all limits that are to hold.
         changed: the members that change.
         unit: the systemd unit of the cgroup, whether the user's own systemd has it, and its directory.
 
@@ -64,8 +71,10 @@ def compile_update(
     """
     b = Builder()
     b.phase = "On the host"
+    resources = linux.resources or Resources()
     compile_limits(b, resources, placement, host, only=changed)
     if unit is not None and (found := limits_of(resources, host, user=unit[1], only=changed)):
         b.host("systemd_set", unit[0], tuple(map(tuple, found)), unit[1], text=f"{unit[0]}: {', '.join(map(str, found))}")
         compile_limits(b, resources, placement, host, only=changed - {"devices"})  # once more: systemd rounds what it writes
+    compile_rdt_change(b, linux, host, container_id, schemas)
     return b.plan(f"update {container_id}", clone_flags=0, cgroups=placement.directories)
