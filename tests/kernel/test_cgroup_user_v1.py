@@ -1,0 +1,110 @@
+"""Cgroups of v1 that were given to a user without privileges: directories with his name on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(oci.Host.probe().cgroup_mode not in ("v1", "hybrid"), reason="needs cgroup v1"),
+]
+GIVEN = ("pids", "memory", "freezer")
+AS_A_USER = """
+import json, os, sys
+import ctypes, warnings
+import ociruntime as oci, ociruntime.host, ociruntime.lifecycle.update, ociruntime.lifecycle.watch
+warm, path, root, prefix, uid, *given = sys.argv[1:]
+oci.run(oci.Bundle.load(warm), ["true"], root=root + "-warm", container_id=prefix + "-warm", check=True)  # all imports happen as root
+for directory in given:
+    open(directory + "/cgroup.procs", "w").write("0")
+uid = int(uid)
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
+ociruntime.host._probe.cache_clear()
+said = {}
+bundle = oci.Bundle.load(path)
+with oci.Container.run(prefix, bundle, root=root) as container:
+    said["cgroups"] = container._entry.read()["cgroups"]
+    assert container.exec(["true"]).returncode == 0
+    container.update(pids=9)
+    stats = container.stats()
+    said["limits"] = [stats.pids.limit, stats.memory.usage.limit]
+    container.pause()
+    said["paused"] = container.status
+    container.resume()
+    container.kill("KILL", all=True)
+    said["exit"] = container.wait(20)
+for resources, place in (({"cpu": {"shares": 5}}, "cpu.shares"), ({"devices": [{"allow": False, "access": "rwm"}]}, "devices")):
+    changed = oci.Bundle.load(path)
+    linux = bundle.spec.linux.evolve(resources=type(bundle.spec.linux.resources).load(resources))
+    changed.spec = bundle.spec.evolve(linux=linux)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            with oci.Container.create(prefix, changed, root=root):
+                said[place] = [str(warning.message) for warning in seen]
+        except oci.UnsupportedError as error:
+            said[place] = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture
+def given(prefix: str) -> Iterator[tuple[int, list[Path]]]:
+    """A user, and his cgroups in some hierarchies."""
+    uid = 40000 + os.getpid() % 20000
+    directories = []
+    for name in GIVEN:
+        hierarchy = oci.Host.probe().hierarchy(name)
+        assert hierarchy is not None
+        directories.append(Path(hierarchy.mountpoint, f"{prefix}-given"))
+    try:
+        for directory in directories:
+            directory.mkdir()
+            for path in (directory, directory / "cgroup.procs", directory / "tasks"):
+                os.chown(path, uid, uid)
+        yield uid, directories
+    finally:
+        for directory in directories:
+            if directory.exists():
+                directory.rmdir()
+
+
+def test_the_whole_life(
+    make_bundle: Callable[..., oci.Bundle],
+    state_root: Path,
+    prefix: str,
+    tmp_path: Path,
+    given: tuple[int, list[Path]],
+    script: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    uid, directories = given
+    document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid).to_dict()
+    document["linux"]["resources"] = {"pids": {"limit": 8}, "memory": {"limit": 64 << 20}}
+    document["process"]["args"] = ["sleep", "100"]
+    spec = oci.RuntimeSpec.load(document)
+    bundle = make_bundle(spec)
+    for path in (bundle.path, bundle.path / "config.json", bundle.rootfs, *bundle.rootfs.iterdir()):
+        os.chown(path, uid, uid)
+    state_root.mkdir()
+    os.chown(state_root, uid, uid)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    done = script(AS_A_USER, make_bundle().path, bundle.path, state_root, prefix, uid, *directories)
+    said = json.loads(done.stdout)
+    assert sorted(said["cgroups"]) == sorted(str(directory / f"ociruntime-{prefix}") for directory in directories)
+    assert (said["limits"], said["paused"], said["exit"]) == ([9, 64 << 20], "paused", -9)
+    assert "no cgroup hierarchy that this user may use has the controller cpu" in said["cpu.shares"]
+    [warning] = said["devices"]
+    assert warning.startswith("$.linux.resources.devices: device rules need")
+    assert not [path for directory in directories for path in directory.iterdir() if path.is_dir()]
