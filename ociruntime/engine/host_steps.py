@@ -16,19 +16,19 @@ def _cgroup_mkdir(init: Init | None, path: str, inherit: bool) -> None:
     cgroup.make(path, inherit)
 
 
-def _cgroup_write(init: Init | None, path: str, file: str, value: str) -> None:
-    cgroup.write(path, file, value)
+def _cgroup_write(init: Init | None, path: str, file: str, value: str, member: str) -> None:
+    cgroup.write(path, file, value, member=member)
 
 
-def _cgroup_write_first(init: Init | None, path: str, choices: Sequence[tuple[str, str]], optional: bool) -> None:
-    cgroup.write_first(path, choices, optional)
+def _cgroup_write_first(init: Init | None, path: str, choices: Sequence[tuple[str, str]], optional: bool, member: str) -> None:
+    cgroup.write_first(path, choices, optional, member)
 
 
 def _cgroup_write_lines(init: Init | None, path: str, file: str, lines: Sequence[str]) -> None:
-    cgroup.write(path, file, *lines)
+    cgroup.write(path, file, *lines, member="devices")
 
 
-def _cgroup_write_set(init: Init | None, path: str, values: Sequence[tuple[str, str, bool]]) -> None:
+def _cgroup_write_set(init: Init | None, path: str, values: Sequence[tuple[str, str, bool, str]]) -> None:
     cgroup.write_set(path, values)
 
 

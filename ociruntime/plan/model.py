@@ -39,8 +39,8 @@ class Step(NamedTuple):
 
 HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_mkdir": ("path", "inherit"),
-    "cgroup_write": ("path", "file", "value"),
-    "cgroup_write_first": ("path", "choices", "optional"),
+    "cgroup_write": ("path", "file", "value", "member"),
+    "cgroup_write_first": ("path", "choices", "optional", "member"),
     "cgroup_write_lines": ("path", "file", "lines"),
     "cgroup_write_set": ("path", "values"),
     "cgroup_enable": ("path", "mountpoint", "needed", "wanted"),

@@ -79,7 +79,9 @@ def test_weight_of_disks(limited: Limited) -> None:
     with limited({}) as container:
         file = next((file for file in files if (directory(container, controller) / file).exists()), None)
     if file is None:
-        with pytest.raises(oci.UnsupportedError, match=r"this kernel has no (io.bfq|blkio).weight"):
+        with pytest.raises(
+            oci.UnsupportedError, match=r"\$\.linux\.resources\.blockIO\.weight: this kernel has no (io.bfq|blkio).weight"
+        ):
             limited({"blockIO": {"weight": 100}}).__enter__()
         return
     with limited({"blockIO": {"weight": 100}}) as container:
@@ -151,7 +153,9 @@ def test_unified_of_a_file_that_is_not_there(limited: Limited) -> None:
     controller = "memory" if on_v2("memory") else "hugetlb"
     if not on_v2(controller):
         pytest.skip("no controller of version 2")
-    with pytest.raises(oci.UnsupportedError, match=f"this kernel has no {controller}.nonsense"):
+    with pytest.raises(
+        oci.UnsupportedError, match=rf"unified\['{controller}.nonsense'\]: this kernel has no {controller}.nonsense"
+    ):
         limited({"unified": {f"{controller}.nonsense": "1"}}).__enter__()
 
 
@@ -220,7 +224,7 @@ def test_a_controller_that_is_not_there_is_said(limited: Limited, name: str) -> 
 def test_huge_pages_of_a_size_that_is_not_there(limited: Limited) -> None:
     if not has("hugetlb"):
         pytest.skip("no hugetlb controller")
-    with pytest.raises(oci.UnsupportedError, match=r"this kernel has no hugetlb\.3MB"):
+    with pytest.raises(oci.UnsupportedError, match=r"hugepageLimits\[0\]: this kernel has no hugetlb\.3MB"):
         limited({"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}).__enter__()
 
 

@@ -155,6 +155,8 @@ def test_whichever_step_fails_nothing_has_changed(limited: Limited, monkeypatch:
                 fd = os.open(directory(container, ""), os.O_RDONLY)
                 found["devices"] = str(devices.attached(fd))
                 os.close(fd)
+            if on_v2("cpuset"):  # which is not made empty again: what is in effect counts
+                found = {file: text for file, text in found.items() if not file.endswith(("cpuset.cpus", "cpuset.mems"))}
             return found
 
         def refused(error: type[Exception]) -> bool:

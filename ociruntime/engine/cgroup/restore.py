@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from .files import read
+from .files import read, read_if_there
 from .tree import write, write_set
 
 if TYPE_CHECKING:
@@ -84,20 +85,30 @@ def before(path: str, file: str, value: str) -> list[str]:
     return [line or f"{key} {_BY_KEY[file]}"]
 
 
-def _one(path: str, file: str, value: str) -> Callable[[], None]:
+def _one(path: str, file: str, value: str, member: str) -> Callable[[], None]:
     if not os.path.exists(f"{path}/{file}"):
         return lambda: None  # the write will say so
     lines = before(path, file, value)
-    return lambda: write(path, file, *lines)
+    inherited = read_if_there(path, f"{file}.effective") if lines == ["\n"] else None
+
+    def back() -> None:
+        try:
+            write(path, file, *lines)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or inherited is None:
+                raise
+            write(path, file, inherited)  # a cpuset of v2 with processes in it is not made empty again: as it was in effect
+
+    return back
 
 
-def _first(path: str, choices: Iterable[tuple[str, str]], optional: bool) -> Callable[[], None]:
-    return next((_one(path, file, value) for file, value in choices if os.path.exists(f"{path}/{file}")), lambda: None)
+def _first(path: str, choices: Iterable[tuple[str, str]], optional: bool, member: str) -> Callable[[], None]:
+    return next((_one(path, file, value, member) for file, value in choices if os.path.exists(f"{path}/{file}")), lambda: None)
 
 
-def _set(path: str, values: Iterable[tuple[str, str, bool]]) -> Callable[[], None]:
-    there = [file for file, _, _ in values if os.path.exists(f"{path}/{file}")]
-    old = [(file, line, False) for file in there for line in before(path, file, "")]
+def _set(path: str, values: Iterable[tuple[str, str, bool, str]]) -> Callable[[], None]:
+    there = [(file, member) for file, _, _, member in values if os.path.exists(f"{path}/{file}")]
+    old = [(file, line, False, member) for file, member in there for line in before(path, file, "")]
     return lambda: write_set(path, old)
 
 

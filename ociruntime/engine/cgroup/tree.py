@@ -40,8 +40,11 @@ def _inherit(directory: str) -> None:
             write(directory, name, read(os.path.dirname(directory), name))
 
 
-def write(path: str, file: str, *values: str) -> None:
+def write(path: str, file: str, *values: str, member: str = "") -> None:
     """Write a value, or several, each by itself.
+
+    Args:
+        member: of linux.resources, from which the value follows.
 
     Raises:
         UnsupportedError: this kernel has no such file.
@@ -50,7 +53,7 @@ def write(path: str, file: str, *values: str) -> None:
     try:
         fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        raise UnsupportedError(f"this kernel has no {file}, which a limit in linux.resources needs ({path})") from None
+        raise UnsupportedError(f"$.linux.resources.{member}: this kernel has no {file} ({path})") from None
     try:
         for value in values:
             os.write(fd, value.encode())
@@ -58,25 +61,25 @@ def write(path: str, file: str, *values: str) -> None:
         os.close(fd)
 
 
-def write_first(path: str, choices: Sequence[tuple[str, str]], optional: bool) -> None:
+def write_first(path: str, choices: Sequence[tuple[str, str]], optional: bool, member: str = "") -> None:
     """Write a value to the first file that there is. Raises UnsupportedError when there is none and it is not optional."""
     for file, value in choices:
         if os.path.exists(f"{path}/{file}"):
-            write(path, file, value)
+            write(path, file, value, member=member)
             return
     if not optional:
-        write(path, *choices[0])
+        write(path, *choices[0], member=member)
 
 
-def write_set(path: str, values: Sequence[tuple[str, str, bool]]) -> None:
+def write_set(path: str, values: Sequence[tuple[str, str, bool, str]]) -> None:
     """Write values that depend on each other, as quota and period: one that the kernel refuses is tried again after the others."""
     left = list(values)
     while left:
         refused = []
         for entry in left:
-            file, value, optional = entry
+            file, value, optional, member = entry
             try:
-                write_first(path, [(file, value)], optional)
+                write_first(path, [(file, value)], optional, member)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -134,7 +137,8 @@ def give_realtime(path: str, mountpoint: str, runtime: int, period: int) -> None
         above.append(path)
     for directory in reversed(above):
         if int(read(directory, "cpu.rt_runtime_us")) == 0:
-            write_set(directory, [("cpu.rt_period_us", str(period), False), ("cpu.rt_runtime_us", str(runtime), False)])
+            values = {"cpu.rt_period_us": (period, "cpu.realtimePeriod"), "cpu.rt_runtime_us": (runtime, "cpu.realtimeRuntime")}
+            write_set(directory, [(file, str(value), False, member) for file, (value, member) in values.items()])
 
 
 def enterable(paths: Sequence[str], pid: int) -> list[str]:

@@ -58,7 +58,7 @@ def compile_writes(b: Builder, writes: Iterable[tuple[Place, Write]]) -> None:
     for (place, group), entries in groupby(writes, key=lambda entry: (entry[0], entry[1].group)):
         members = [write for _, write in entries]
         if group and len(members) > 1:
-            choices = tuple((write.file, write.value, write.optional) for write in members)
+            choices = tuple((write.file, write.value, write.optional, write.members[0]) for write in members)
             shown = ", ".join(f"{write.value} > {write.file}" for write in members)
             b.host("cgroup_write_set", place.directory, choices, text=f"{shown}, as the kernel takes them, in {place.directory}")
             continue
@@ -69,12 +69,13 @@ def compile_writes(b: Builder, writes: Iterable[tuple[Place, Write]]) -> None:
 def _write(b: Builder, place: Place, write: Write) -> None:
     shown = f"{write.value} > {place.directory}/{write.file}"
     if write.other is None and not write.optional:
-        b.host("cgroup_write", place.directory, write.file, write.value, text=shown)
+        b.host("cgroup_write", place.directory, write.file, write.value, write.members[0], text=shown)
         return
     choices = ((write.file, write.value), *([write.other] if write.other else []))
     if write.other:
         shown += f", or {write.other[1]} > {write.other[0]}"
-    b.host("cgroup_write_first", place.directory, choices, write.optional, text=shown + (", if there" if write.optional else ""))
+    shown += ", if there" if write.optional else ""
+    b.host("cgroup_write_first", place.directory, choices, write.optional, write.members[0], text=shown)
 
 
 def _placed(resources: Resources, placement: Placement, only: Collection[str] | None) -> list[tuple[Place, Write]]:
