@@ -197,6 +197,19 @@ class Failing:
         return carry_out(*given, **more)
 
 
+def test_who_was_idle_has_his_shares_again(limited: Limited) -> None:
+    with limited({"cpu": {"shares": 512}}) as container:
+        before = limits(container)["weight"]
+        container.update(cpu_idle=1)
+        assert value(container, "cpu", "cpu.idle") == "1"
+        assert limits(container)["weight"] != before
+        container.update(cpu_idle=0)
+        assert limits(container)["weight"] == before
+        container.update(cpu_idle=1, cpu_shares=2048)
+        container.update(cpu_idle=0)
+        assert limits(container)["weight"] == ("174" if on_v2("cpu") else "2048")
+
+
 def test_no_limit_of_memory_is_none_of_swap(limited: Limited) -> None:
     """As with the peers: on v1 the one cannot be above the other."""
     with limited(FIRST) as container:
