@@ -262,17 +262,27 @@ def main(fd: int) -> None:
     os.chdir("/")
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)  # it ends with its container
+    try:
+        supervisor = _set_up(creator)
+    except ConnectionError:
+        return  # who wanted it is gone
+    if supervisor is not None:
+        supervisor._changed()
+        supervisor.run()
+
+
+def _set_up(creator: socket.socket) -> Supervisor | None:
+    """Say hello, and be told what to supervise. Raises ConnectionError when the creator is gone."""
     own = os.pidfd_open(os.getpid())
     socket.send_fds(creator, [json.dumps({"pid": os.getpid()}).encode()], [own])
     os.close(own)
     data = creator.recv(1 << 20)
     if not data:
-        return
+        return None
     try:
         supervisor = Supervisor(creator, json.loads(data))
     except OSError as error:
         creator.send(json.dumps({"errno": error.errno, "path": error.filename}).encode())
-        return
+        return None
     creator.send(b"{}")
-    supervisor._changed()
-    supervisor.run()
+    return supervisor

@@ -28,11 +28,33 @@ from ociruntime.engine.native import init_memfd
 
 kind, source, root, scratch, prefix, step, delay = sys.argv[1:]
 tempfile.tempdir = scratch
-image = oci.Bundle.load(source) if kind == "bundle" else source
+image = oci.Bundle.load(source) if kind in ("bundle", "supervised") else source
 SYSTEM = {"posix", "fcntl", "_socket", "select", "_host", "_ociruntime"}
 count = 0
 
+def live_supervised():
+    with oci.Container.create(prefix, image, root=root, supervise=True) as container:
+        with container.attach() as attachment:
+            container.start()
+            attachment.end_input()
+            container.kill("KILL")
+            assert attachment.read() == b""
+        assert container.wait() == -9
+    oci.Container.run(prefix, image, root=root, supervise=True).delete(force=True)
+
+def supervisors():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            found += [pid] if os.readlink(f"/proc/{pid}/fd/2").startswith(f"{root}/{prefix}/") else []
+        except OSError:
+            continue
+    return found
+
 def live():
+    if kind == "supervised":
+        live_supervised()
+        return
     result = oci.run(image, ["sh", "-c", "echo $X"], capture_output=True, env={"X": "y"}, root=root, container_id=prefix)
     assert result.stdout == b"y\\n", result
     with oci.Container.create(prefix, oci.Bundle.load(source), root=root) if kind == "bundle" else open("/dev/null") as container:
@@ -100,13 +122,18 @@ else:
         status = os.waitpid(pid, 0)[1]
         check(turn)
         killed += os.WIFSIGNALED(status)
+for _ in range(1000):  # one whose creator was killed while it came up ends as soon as it is up
+    if not supervisors():
+        break
+    time.sleep(0.01)
+assert supervisors() == []
 print(killed)
 """
 
 
 @pytest.fixture
 def source(request: pytest.FixtureRequest, kind: str) -> Path:
-    fixture = {"bundle": "bundle", "rootfs": "busybox_rootfs", "sif": "busybox_sif"}[kind]
+    fixture = {"bundle": "bundle", "supervised": "bundle", "rootfs": "busybox_rootfs", "sif": "busybox_sif"}[kind]
     made: oci.Bundle | Path = request.getfixturevalue(fixture)
     return made.path if isinstance(made, oci.Bundle) else made
 
@@ -114,7 +141,7 @@ def source(request: pytest.FixtureRequest, kind: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "step", "at_least"),
-    [("bundle", 5, 60), ("rootfs", 5, 30), pytest.param("sif", 7, 20, marks=pytest.mark.sif)],
+    [("bundle", 5, 60), ("supervised", 7, 40), ("rootfs", 5, 30), pytest.param("sif", 7, 20, marks=pytest.mark.sif)],
 )
 def test_killed_at_every_nth_system_call(
     kind: str, source: Path, step: int, at_least: int, state_root: Path, prefix: str, tmp_path: Path, script: Script
@@ -125,10 +152,11 @@ def test_killed_at_every_nth_system_call(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bundle"])
-def test_killed_at_any_time(source: Path, state_root: Path, prefix: str, tmp_path: Path, script: Script) -> None:
+@pytest.mark.parametrize("kind", ["bundle", "supervised"])
+def test_killed_at_any_time(kind: str, source: Path, state_root: Path, prefix: str, tmp_path: Path, script: Script) -> None:
     (tmp_path / "scratch").mkdir()
-    done = script(SWEEP, "bundle", source, state_root, tmp_path / "scratch", prefix, 80, 0.0003, timeout=280)
+    delay = 0.003 if kind == "supervised" else 0.0003
+    done = script(SWEEP, kind, source, state_root, tmp_path / "scratch", prefix, 80, delay, timeout=280)
     assert int(done.stdout) >= 5
 
 
