@@ -16,6 +16,7 @@ from .errors import SpecError, UnsupportedError
 from .host import Hierarchy, Host, Systemd
 from .plan.capabilities import CAPABILITIES
 from .plan.compile import compile_create
+from .plan.mount_options import LINKS
 from .spec import (
     CgroupFeatures,
     EnabledFeature,
@@ -79,7 +80,7 @@ def features() -> Features:
         oci_version_min=OLDEST,
         oci_version_max=NEWEST,
         hooks=tuple(field.key for field in fields_of(Hooks).values() if _compiles(_with_hook(field.name))),
-        mount_options=tuple(option for option in MOUNT_OPTIONS if _knows_option(option)),
+        mount_options=tuple(option for option in sorted((*MOUNT_OPTIONS, *LINKS)) if _knows_option(option)),
         linux=_linux(),
         annotations={"ociruntime.version": __version__},
         potentially_unsafe_config_annotations=tuple(prefix for prefix in _ANNOTATIONS if _acts_on(prefix)),
@@ -187,6 +188,8 @@ def _with_option(option: str) -> RuntimeSpec:
     asking = mount.evolve(options=(option,))
     if option in ("bind", "rbind"):
         asking = asking.evolve(type="none", source="/source")
+    elif option in LINKS:
+        asking = asking.evolve(type="none", source="/source", options=("rbind", option))
     elif option in ("idmap", "ridmap"):
         asking = asking.evolve(type="none", source="/source", options=("rbind", option), uid_mappings=_IDS, gid_mappings=_IDS)
     return _base().at.mounts.append(mount, asking)  # the first is there for remount

@@ -125,9 +125,13 @@ static long carry_out(const struct head *h)
         ARGS(detach);
         return detach(fd_of(o->mount));
     }
+    case OP_COPY_LINK: {
+        ARGS(copy_link);
+        return copy_link(o);
+    }
     case OP_TARGET: {
         ARGS(target);
-        return find_target(o);
+        return keep(o->out, find_target(fd_of(o->root), text(o->path), o->kind, o->like, (unsigned)o->mode));
     }
     case OP_PIVOT_ROOT: {
         ARGS(pivot_root);

@@ -23,31 +23,66 @@ static long detach(int mnt)
     return err < 0 ? err : sys(__NR_chdir, "/");
 }
 
-static long find_target(const struct op_target *o)
+/* The mount point; "like" is the slot of what will be mounted on it, or none. */
+static long find_target(int root, const char *path, uint64_t kind, uint64_t like, unsigned mode)
 {
-    int file = (o->kind & TARGET_FILE) != 0, no_link = (o->kind & TARGET_NO_LINK) != 0;
+    int file = (kind & TARGET_FILE) != 0, no_link = (kind & TARGET_NO_LINK) != 0;
     struct statfs_ fs;
     struct statx st;
     long err, fd;
 
-    if (o->like != NO_SLOT) { /* what is mounted here says what its mount point must be */
-        long mode = mode_of(fd_of(o->like), &st);
-        if (mode < 0)
-            return mode;
-        file = (mode & S_IFMT) != S_IFDIR;
+    if (like != NO_SLOT) { /* what is mounted here says what its mount point must be */
+        long type = mode_of(fd_of(like), &st);
+        if (type < 0)
+            return type;
+        file = (type & S_IFMT) != S_IFDIR;
     }
-    fd = make_target(fd_of(o->root), text(o->path), file, no_link, (unsigned)o->mode);
+    fd = make_target(root, path, file, no_link, mode);
     if (fd < 0)
         return fd;
     err = check_type((int)fd, file);
-    if (err >= 0 && !(o->kind & TARGET_IN_PROC)) {
+    if (err == -ELOOP && kind & TARGET_LINK && file)
+        err = 0;
+    if (err >= 0 && !(kind & TARGET_IN_PROC)) {
         err = statfs_of((int)fd, &fs);
         if (err >= 0 && fs.type == PROC_SUPER_MAGIC)
             err = -EXDEV;
     }
     if (err < 0)
         sys(__NR_close, fd);
-    return err < 0 ? err : keep(o->out, fd);
+    return err < 0 ? err : fd;
+}
+
+/* What a bind mount was to show is a symbolic link: make the same one. One that is there must be the same. Anything else is mounted. */
+static long copy_link(const struct op_copy_link *o)
+{
+    char wanted[MAX_PATH], there[MAX_PATH];
+    struct statx st;
+    long err, n, mode = mode_of(fd_of(o->mount), &st);
+
+    if (mode < 0)
+        return mode;
+    if ((mode & S_IFMT) != S_IFLNK) {
+        long target = find_target(fd_of(o->root), text(o->path), 0, o->mount, 0755);
+        if (target < 0)
+            return target;
+        err = attach(fd_of(o->mount), target);
+        sys(__NR_close, target);
+        return err;
+    }
+    n = sys(__NR_readlinkat, fd_of(o->mount), "", wanted, sizeof wanted - 1);
+    if (n < 0)
+        return n;
+    wanted[n] = 0;
+    err = sys(__NR_symlinkat, wanted, fd_of(o->dir), text(o->name));
+    if (err != -EEXIST)
+        return err;
+    if (sys(__NR_readlinkat, fd_of(o->dir), text(o->name), there, sizeof there - 1) != n)
+        return -EEXIST;
+    for (long i = 0; i < n; i++)
+        if (there[i] != wanted[i])
+            return -EEXIST;
+    return 0;
 }
 
 static long set_attrs(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation, uint64_t userns)

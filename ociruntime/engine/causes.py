@@ -79,6 +79,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("mknod", errno.EEXIST): ("something else has this name", "mount a tmpfs on /dev, or remove it from the image"),
     ("mknod", errno.EROFS): ("it is missing and the filesystem is read-only", "mount a tmpfs on /dev"),
     ("symlink", errno.EROFS): ("it is missing and the filesystem is read-only", "mount a tmpfs on /dev"),
+    ("copy_link", errno.EEXIST): ("something else, or another link, has this name", "remove it from the image"),
     ("mask", errno.EXDEV): ("it did not take effect", ""),
     ("readonly", errno.EXDEV): ("it did not take effect", ""),
     ("mount_setattr", errno.EPERM): (

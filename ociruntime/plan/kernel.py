@@ -25,6 +25,7 @@ NAMESPACE_FILES: Final = {
     "time": "time",
 }
 
+AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000
 AT_FDCWD: Final = -100

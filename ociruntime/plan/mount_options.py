@@ -53,7 +53,9 @@ SUPERBLOCK: Final[dict[str, tuple[str, bool]]] = {
     "nomand": ("mand", False),
 }
 """What the whole filesystem must hear."""
-ACTIONS: Final = ("bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap")
+LINKS: Final = ("copy-symlink", "src-nofollow", "dest-nofollow")
+"""Of a bind mount, by crun's names: a source that is a symbolic link is made anew; mounted itself; mounted over a link."""
+ACTIONS: Final = ("bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap", *LINKS)
 """What is to be done, instead of how."""
 WITHOUT_EFFECT: Final = ("defaults", "silent", "loud", "iversion", "noiversion")
 """No message of the kernel is silenced, and every filesystem that has inode versions keeps them always (Linux 6.0)."""
@@ -77,10 +79,22 @@ class Options(NamedTuple):
     copy_up: bool = False
     idmap: str = ""
     """``idmap``, ``ridmap`` or neither."""
+    links: frozenset[str] = frozenset()
+    """Those of `LINKS`."""
     superblock: tuple[str, ...] = ()
     """The last word on each matter of the superblock, by the names in `SUPERBLOCK`."""
     data: tuple[tuple[str, str | None], ...] = ()
     """What remains goes to the filesystem: (key, value), the value None for a flag."""
+
+    @property
+    def follow(self) -> bool:
+        """Whether a source that is a symbolic link stands for what it names."""
+        return not self.links & {"copy-symlink", "src-nofollow"}
+
+    def unheard(self) -> tuple[str, ...]:
+        """The options that a bind mount has nobody to tell: it changes no filesystem."""
+        words = (word for word in self.superblock if SUPERBLOCK[word][1] and word not in ATTRIBUTES)
+        return (*words, *(key for key, _ in self.data))
 
     def of_one_mount(self) -> Options:
         """The same for a mount that has none below it: what holds for all holds for it."""
@@ -106,7 +120,7 @@ def parse_options(options: Iterable[str]) -> Options:
     propagation: list[str] = []
     superblock: dict[str, str] = {}
     data: list[tuple[str, str | None]] = []
-    actions: set[str] = set()
+    actions: frozenset[str] = frozenset()
     for option in (part for whole in options for part in split(whole)):
         name, eq, value = option.partition("=")
         if eq:
@@ -124,7 +138,7 @@ def parse_options(options: Iterable[str]) -> Options:
         elif name in PROPAGATION:
             propagation.append(name)
         elif name in ACTIONS:
-            actions.add(name)
+            actions |= {name}
         elif name not in WITHOUT_EFFECT and name not in _FSTAB and not name.startswith("x-"):
             data.append((name, None))
     return Options(
@@ -138,6 +152,7 @@ def parse_options(options: Iterable[str]) -> Options:
         remount="remount" in actions,
         copy_up="tmpcopyup" in actions,
         idmap="ridmap" if "ridmap" in actions else "idmap" if "idmap" in actions else "",
+        links=actions.intersection(LINKS),
         superblock=tuple(superblock.values()),
         data=tuple(data),
     )

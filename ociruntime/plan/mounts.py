@@ -85,6 +85,12 @@ def _problems(wanted: Wanted) -> list[tuple[str, str, str]]:
         found.append(("type", "a mount that is no bind mount needs a type", _SECTION))
     if options.copy_up and (options.bind or fstype != "tmpfs"):
         found.append(("options", "tmpcopyup is for a tmpfs", _SECTION))
+    if options.links and (not options.bind or options.remount):
+        found.append(("options", f"{', '.join(sorted(options.links))}: for a bind mount", _SECTION))
+    if "copy-symlink" in options.links and len(options.links) > 1:
+        found.append(("options", "copy-symlink mounts no link, so it excludes src-nofollow and dest-nofollow", _SECTION))
+    if any(key in ("idmap", "ridmap") for key, _ in options.data):
+        found.append(("options", "idmap and ridmap take no value: write uidMappings and gidMappings", _SECTION))
     # What is read below /proc must be the kernel's.
     if below(destination, "/proc") and not wanted.change and not options.bind:
         if destination != "/proc":
@@ -124,13 +130,17 @@ class Mounts:
         self._propagation = root_propagation(spec)[0]
         self._label = (spec.linux.mount_label if spec.linux else None) or ""
         if self._label and "selinux" not in host.lsms:
-            raise UnsupportedError("$.linux.mountLabel: SELinux is not active on this host")
+            b.warn("$.linux.mountLabel: SELinux is not active on this host, so mounts have no labels")
+            self._label = ""
         self._gids = (spec.linux.gid_mappings if spec.linux else None) or ()
         self._uids = (spec.linux.uid_mappings if spec.linux else None) or ()
         self._idmaps = IdMaps(b, spec, host, own)
         self._cgroups = CgroupMounts(self, host, placement, namespaced="cgroup" in own)
         self._context = self._target = NO_SLOT
         self._wanted = [_wanted(mount, f"$.mounts[{index}]") for index, mount in enumerate(spec.mounts or ())]
+        for wanted in self._wanted:
+            if wanted.options.bind and not wanted.change and (words := wanted.options.unheard()):
+                b.warn(f"{wanted.where}.options: {', '.join(words)}: a bind mount changes no filesystem, so this has no effect")
         self._ready: dict[int, Prepared] = {}
 
     @property
@@ -177,36 +187,51 @@ class Mounts:
         if below(source, self._rootfs) and userns == NO_SLOT:
             return self._bind_inside(source, destination, options)
         slot = self.clone(source, destination, options, early=early, userns=userns)
-        return Prepared(destination, "bind", slot, self.attacher(slot, destination, "bind", shown=source))
+        return Prepared(destination, "bind", slot, self._binder(slot, source, destination, options))
+
+    def _binder(self, slot: int, source: str, destination: str, options: Options) -> Callable[[int], int]:
+        """What attaches a bind mount."""
+        if "copy-symlink" not in options.links or below(destination, "/proc"):
+            return self.attacher(slot, destination, "bind", shown=source, on_link="dest-nofollow" in options.links)
+
+        def attach(root: int) -> int:
+            place, name = posixpath.split(destination)
+            directory = self.target(root, place, Target(0), NO_SLOT)
+            text = f"{source} -> {destination}, or a link like it"
+            self.b.init("copy_link", slot, root, destination, directory, name, text=text)
+            return slot
+
+        return attach
 
     def _bind_inside(self, source: str, destination: str, options: Options) -> Prepared:
         """What lies in the image is opened in the image, when the mounts before it are there."""
         slot = self.b.slot()
 
         def attach(root: int) -> int:
-            self._open_in(root, source, slot)
-            self._clone_slot(slot, source, destination, options)
+            self._clone_in(root, source, destination, options, slot)
             self._attributes(slot, options, destination, bind=True)
-            return self.attacher(slot, destination, "bind", shown=source)(root)
+            return self._binder(slot, source, destination, options)(root)
 
         return Prepared(destination, "bind", slot, attach)
 
-    def _open_in(self, root: int, source: str, slot: int) -> None:
-        inside = "." + source[len(self._rootfs) :]
+    def _clone_in(self, root: int, source: str, destination: str, options: Options, slot: int) -> None:
+        """Copy what lies in the image, without leaving it."""
+        flags, text = _tree(source, destination, options)
+        inside, name = "." + source[len(self._rootfs) :], ""
+        if options.follow or inside == ".":
+            flags = flags & ~k.AT_SYMLINK_NOFOLLOW | k.AT_EMPTY_PATH
+        else:
+            inside, name = posixpath.split(inside)
         in_root = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
         self.b.init("open", root, inside, k.O_PATH, 0, in_root, slot, text=f"{source}, in the root")
-
-    def _clone_slot(self, slot: int, source: str, destination: str, options: Options) -> None:
-        flags, text = _tree(source, destination, options)
-        self.b.init("open_tree", slot, "", flags | k.AT_EMPTY_PATH, slot, text=text)
+        self.b.init("open_tree", slot, name, flags, slot, text=text)
 
     def clone(self, source: str, destination: str, options: Options, *, early: bool = False, userns: int = NO_SLOT) -> int:
         """The steps that copy a mount of the host, or a part of one; gives the slot of the copy, which is not attached."""
         slot = self.b.slot()
         if below(source, self._rootfs):
             self.b.init("open", NO_SLOT, self._rootfs, k.O_PATH, 0, 0, slot, text=f"{self._rootfs}, to stay in it")
-            self._open_in(slot, source, slot)
-            self._clone_slot(slot, source, destination, options)
+            self._clone_in(slot, source, destination, options, slot)
         else:
             flags, text = _tree(source, destination, options)
             self.b.init("open_tree", NO_SLOT, source, flags, slot, text=text)
@@ -367,19 +392,19 @@ class Mounts:
         self.b.init("target", root, path, kind, 0o755, like, slot, text=f"{shown or path}, made where missing")
         return slot
 
-    def attacher(self, slot: int, destination: str, fstype: str, *, shown: str = "") -> Callable[[int], int]:
-        """What attaches a mount without more ado."""
+    def attacher(self, slot: int, destination: str, fstype: str, *, shown: str = "", on_link: bool = False) -> Callable[[int], int]:
+        """What attaches a mount without more ado; with ``on_link`` over a symbolic link itself."""
 
         def attach(root: int) -> int:
-            target = self._find(root, slot, destination, fstype, slot)
+            target = self._find(root, slot, destination, fstype, slot, on_link=on_link)
             self.b.init("move_mount", slot, target, text=f"{shown or fstype} -> {destination}")
             return slot
 
         return attach
 
-    def _find(self, root: int, slot: int, destination: str, fstype: str, like: int) -> int:
+    def _find(self, root: int, slot: int, destination: str, fstype: str, like: int, *, on_link: bool = False) -> int:
         """The mount point of a mount that is about to be attached; gives its slot."""
-        kind = Target(0)
+        kind = Target.NO_LINK | Target.LINK if on_link else Target(0)
         if destination == "/proc":
             kind = Target.IN_PROC
             if fstype != "proc":
@@ -417,5 +442,5 @@ class Mounts:
 def _tree(source: str, destination: str, options: Options) -> tuple[int, str]:
     """The flags of open_tree(2) for a source, and what they mean."""
     recursive = options.recursive_bind
-    flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if recursive else 0)
+    flags = k.OPEN_TREE_CLONE | (k.AT_RECURSIVE if recursive else 0) | (0 if options.follow else k.AT_SYMLINK_NOFOLLOW)
     return flags, f"{source}{' with all below it' if recursive else ''}, for {destination}"

@@ -68,6 +68,8 @@ class Target(IntFlag):
     """The last part of the path itself, not what a symbolic link names."""
     IN_PROC = 4
     """It may lie in a procfs; without it the image does not lead us into one."""
+    LINK = 8
+    """With `NO_LINK`: a symbolic link may be mounted on."""
 
 
 class Op(NamedTuple):
@@ -150,6 +152,7 @@ OPS: Final = _table(
     hook: slot cwd, str path, list argv, list env, slot state, slot output, num timeout
     detach: slot mount
     label: slot dir, str path, data data
+    copy_link: slot mount, slot root, str path, slot dir, str name
     """
 )
 

@@ -99,7 +99,9 @@ def _linux(report: Report, linux: Linux, host: HostLike) -> None:
         text = f"user {host.euid} can have a container with a user namespace only"
         report.error("$.linux.namespaces", text, "config-linux.md#namespaces")
     if linux.mount_label and "selinux" not in host.lsms:
-        report.error("$.linux.mountLabel", "SELinux is not active on this host", "config-linux.md#mount-label")
+        report.warn(
+            "$.linux.mountLabel", "SELinux is not active on this host, so mounts have no labels", "config-linux.md#mount-label"
+        )
     if linux.seccomp is not None:
         section = "config-linux.md#seccomp"
         if not host.seccomp:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
-from ociruntime.plan.mount_options import KNOWN_OPTIONS
+from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
 
 from .mounting import MakeBundle, Runner, bind, parse, tmpfs
 
@@ -62,7 +62,7 @@ OPTIONS = {
 
 def test_every_option_is_tried() -> None:
     tried = {word for words in OPTIONS for option in words for word in option.split(",")}
-    others = {"bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap", "sync", "dirsync", "lazytime", "mand"}
+    others = {"bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap", "sync", "dirsync", "lazytime", "mand"} | set(LINKS)
     propagation = {f"{r}{kind}" for r in ("", "r") for kind in ("private", "slave", "shared", "unbindable")}
     assert tried | others | propagation == set(KNOWN_OPTIONS)
 
@@ -115,6 +115,46 @@ def test_sources(run: Runner, tree: Path) -> None:
     (bundle.path / "beside/x").write_text("beside\n")
     script = "cat /one/x /three/inner /four; head -c 4 /two/passwd; ! touch /two/x 2>/dev/null"
     assert run(script, bundle=bundle) == "beside\ninner\nhost\nroot"
+
+
+def test_symbolic_links_themselves(either: Runner, tree: Path) -> None:
+    (tree / "dangling").symlink_to("/no/where")
+
+    def prepare(d: dict[str, Any]) -> None:
+        d["root"]["readonly"] = False
+
+    bundle = either.bundle(
+        bind(tree / "dangling", "/new/place", "bind", "copy-symlink"),
+        bind(tree / "link", "/same", "bind", "copy-symlink"),
+        bind(tree / "file", "/plain", "bind", "copy-symlink"),
+        bind(tree / "dangling", "/over", "bind", "src-nofollow", "dest-nofollow"),
+        bind(tree / "file", "/below", "bind", "dest-nofollow"),
+        change=prepare,
+    )
+    (bundle.rootfs / "same").symlink_to("dir")
+    for name in ("over", "below"):
+        (bundle.rootfs / name).symlink_to("/etc/nothing")
+    script = "for l in /new/place /same /over; do readlink $l; done; cat /plain /below; readlink /below || echo no link; ls /etc"
+    assert either(script, bundle=bundle).split() == ["/no/where", "dir", "/no/where", "host", "host", "no", "link", "passwd"]
+    inside = either.bundle(change=prepare)
+    (inside.rootfs / "etc/link").symlink_to("target")
+    (inside.rootfs / "over").write_text("")
+    mount = bind(inside.rootfs / "etc/link", "/over", "bind", "src-nofollow")
+    inside.spec = inside.spec.evolve(mounts=(*(inside.spec.mounts or ()), oci.spec.Mount.load(mount)))
+    assert either("readlink /over", bundle=inside) == "target\n"
+
+    for there in ("elsewhere", None):
+        wrong = either.bundle(bind(tree / "link", "/same", "bind", "copy-symlink"), change=prepare)
+        (wrong.rootfs / "same").symlink_to(there) if there else (wrong.rootfs / "same").write_text("")
+        error = either.refused(bundle=wrong)
+        assert (error.op, error.errno) == ("copy_link", errno.EEXIST)
+    error = either.refused(bind(tree / "link", "/proc/self", "bind", "src-nofollow", "dest-nofollow"))
+    assert (error.op, error.errno) == ("target", errno.EISDIR)
+
+
+def test_a_label_without_selinux(run: Runner) -> None:
+    with pytest.warns(oci.OCIRuntimeWarning, match=r"\$\.linux\.mountLabel: SELinux is not active"):
+        assert run("echo on", change=lambda d: d["linux"].update(mountLabel="system_u:object_r:container_file_t:s0")) == "on\n"
 
 
 def test_the_order_of_the_config_counts(run: Runner, tree: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.plan.mount_options import LINKS
 from ociruntime.spec import Mount, NamespaceType
 
 pytestmark = pytest.mark.root
@@ -29,6 +30,8 @@ def test_each_claimed_mount_option_is_taken(part: int, make_bundle: MakeBundle, 
         mount = Mount(destination=f"/m{number}", type="tmpfs", source="tmpfs", options=(option,))
         if option in ("bind", "rbind"):
             mount = mount.evolve(type="none", source="/etc")
+        elif option in LINKS:
+            mount = mount.evolve(type="none", source="/etc/passwd", options=("bind", option))
         spec = spec.with_mount(mount)
     ends_well(make_bundle(spec), prefix, state_root)
 

@@ -59,6 +59,11 @@ CASES = {
         bind("bind", "idmap", destination="/same", uidMappings=IDS, gidMappings=IDS),
         {"destination": "/x", "options": ["remount", "bind", "nodev"]},
     ),
+    "mounts-links": lambda: compiled(
+        bind("bind", "copy-symlink", destination="/etc/link"),
+        bind("bind", "src-nofollow", "dest-nofollow", destination="/in", source="rootfs/etc/link"),
+        bind("bind", "dest-nofollow", destination="/etc/other"),
+    ),
     "mounts-filesystems": lambda: compiled(
         fs("tmpfs", "/t", "ro", "tmpcopyup", "size=1m"), fs("proc", "/proc", "hidepid=2"), fs("sysfs", "/sys", "ro"),
         fs("mqueue", "/dev/mqueue"), {"destination": "/t", "options": ["remount", "rw", "size=2m"]},
@@ -100,6 +105,9 @@ BAD = {
     "type none": ([{"destination": "/x", "type": "none", "options": ["ro"]}], {}, r"mounts\[0\]\.type"),
     "copy-up of a bind": ([bind("bind", "tmpcopyup")], {}, r"mounts\[0\]\.options"),
     "copy-up into a procfs": ([fs("proc", "/p", "tmpcopyup")], {}, r"mounts\[0\]\.options"),
+    "links that are mounted and not": ([bind("bind", "copy-symlink", "src-nofollow")], {}, r"mounts\[0\]\.options: copy-symlink"),
+    "links without a bind": ([fs("tmpfs", "/x", "dest-nofollow")], {}, r"mounts\[0\]\.options: dest-nofollow: for a bind"),
+    "idmap with a value": ([bind("bind", "idmap=uids=0-1-10;gids=0-1-10")], {}, r"mounts\[0\]\.options: .*write uidMappings"),
     "idmap without maps": ([bind("rbind", "idmap")], {}, r"mounts\[0\]\.options"),
     "half a map": ([bind("rbind", "idmap", uidMappings=IDS)], {}, r"mounts\[0\]: .*gidMappings"),
     "propagation": ([], {"rootfsPropagation": "bogus"}, r"\$\.linux\.rootfsPropagation"),
@@ -110,7 +118,6 @@ BAD = {
 UNSUPPORTED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "idmapped without root": ([bind("bind", "idmap", uidMappings=IDS, gidMappings=IDS)], {"host": NONE._replace(euid=1000)}, "root"),
     "idmapped tmpfs": ([fs("tmpfs", "/x", "idmap") | {"uidMappings": IDS, "gidMappings": IDS}], {}, "bind mounts"),
-    "label without SELinux": ([], {"mountLabel": "a:b:c:s0"}, r"\$\.linux\.mountLabel"),
     "cgroup without cgroups": ([fs("cgroup", FS)], {}, r"mounts\[0\].*no cgroup"),
     "cgroup2 without v2": ([fs("cgroup2", FS)], {"host": HYBRID._replace(hierarchies=HYBRID.hierarchies[:1])}, r"mounts\[0\].*no cgroup2"),
     "cgroup with words": ([fs("cgroup", FS, "cpu")], {"host": HYBRID}, r"mounts\[0\]\.options.*'cpu'"),
@@ -130,6 +137,19 @@ def test_what_cannot_be_done_is_said(name: str) -> None:
     mounts, more, place = UNSUPPORTED[name]
     with pytest.raises(UnsupportedError, match=place):
         compiled(*mounts, **more)
+
+
+def test_what_has_no_effect_is_said() -> None:
+    plan = compiled(bind("rbind", "ro", "sync", "nosync", "size=1m"), bind("bind", "rw", "async"), mountLabel="a:b:c:s0")
+    assert plan.warnings == (
+        "$.linux.mountLabel: SELinux is not active on this host, so mounts have no labels",
+        "$.mounts[0].options: sync, nosync, size: a bind mount changes no filesystem, so this has no effect",
+    )
+    assert not any("a:b:c:s0" in step.text for step in plan.steps)
+    host = NONE._replace(may_mknod=False)
+    devices = [{"path": "/x", "type": "c", "major": 1, "minor": 3, "uid": 1}, {"path": "/y", "type": "p", "uid": 1}]
+    (warning,) = compiled(host=host, devices=devices).warnings
+    assert warning.startswith("$.linux.devices[0]: nobody may make devices here")
 
 
 @pytest.mark.parametrize(

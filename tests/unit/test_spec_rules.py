@@ -328,7 +328,7 @@ ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
     (config(linux=NEW_USER), USER._replace(subuids=()), E, "$.linux.uidMappings[0]", "1000 to 1009 of the host are not given"),
     (config(linux=NEW_USER), USER._replace(subgids=((1000, 9),)), E, "$.linux.gidMappings[0]", "not given"),
     (config(linux=NEW_USER), USER._replace(idmap_helpers=None), E, "$.linux.uidMappings", "newuidmap"),
-    (linux(mountLabel="x"), HOST, E, "$.linux.mountLabel", "not active"),
+    (linux(mountLabel="x"), HOST, W, "$.linux.mountLabel", "not active"),
     (seccomp(), OLD, E, "$.linux.seccomp", "no seccomp"),
     (seccomp(NOTIFY, listenerPath="/x", flags=["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), OLD, E, "$.linux.seccomp.flags", "5.19"),
     (linux(memoryPolicy={"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "0"}), OLD, E, "$.linux.memoryPolicy.mode", "6.9"),

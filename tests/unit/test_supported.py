@@ -11,7 +11,7 @@ import ociruntime as oci
 from ociruntime import cli, seccomp, supported
 from ociruntime.errors import UnsupportedError
 from ociruntime.plan.capabilities import CAPABILITIES
-from ociruntime.plan.mount_options import KNOWN_OPTIONS
+from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
 from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
 from ociruntime.spec.mounts import MOUNT_OPTIONS
 
@@ -29,7 +29,7 @@ def test_it_claims_nothing_that_the_model_does_not_know() -> None:
     made = oci.features()
     assert made.linux is not None
     assert made.linux.seccomp is not None
-    assert set(made.mount_options or ()) <= set(MOUNT_OPTIONS)
+    assert set(made.mount_options or ()) <= {*MOUNT_OPTIONS, *LINKS}
     assert set(made.linux.capabilities or ()) == set(CAPABILITIES) == {member.value for member in Capability}
     for values in (made.linux.namespaces, made.linux.seccomp.actions, made.linux.seccomp.archs, made.linux.seccomp.known_flags):
         assert values
@@ -72,7 +72,7 @@ def test_it_follows_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supported, "compile_create", lambda *args, **more: Everything)
     everything = oci.features()
     assert everything.hooks == ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-    assert everything.mount_options == MOUNT_OPTIONS
+    assert everything.mount_options == tuple(sorted((*MOUNT_OPTIONS, *LINKS)))
     assert everything.linux is not None
     assert len(everything.linux.namespaces or ()) == 8
     assert "false" not in everything.to_json()
@@ -114,11 +114,15 @@ def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     path.write_text(json.dumps({"ociVersion": "1.3.0", "process": {"cwd": 1}, "hostname": "x", "mounts": [{"destination": "x"}]}))
     assert cli.main(["validate", "--bundle", str(tmp_path)]) == 1
     assert capsys.readouterr().out == "error: $.process.cwd: a string expected, not the number 1 (config.md#process)\n"
-    path.write_text(json.dumps({"ociVersion": "1.3.0", "linux": {"mountLabel": "x"}, "root": {"path": "rootfs"}, "solaris": {}}))
+    process = {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0}, "selinuxLabel": "x"}
+    document = {"ociVersion": "1.3.0", "linux": {"mountLabel": "x"}, "root": {"path": "rootfs"}, "solaris": {}, "process": process}
+    path.write_text(json.dumps(document))
     assert cli.main(["validate", "--bundle", str(tmp_path)]) == 0
     if "selinux" not in oci.Host.probe().lsms:
         assert cli.main(["validate", "--host", "--bundle", str(tmp_path)]) == 1
-        assert "error: $.linux.mountLabel: SELinux is not active" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "error: $.process.selinuxLabel: SELinux is not active" in shown
+        assert "warning: $.linux.mountLabel: SELinux is not active" in shown
     path.write_text("{")
     assert cli.main(["validate", "--bundle", str(tmp_path)]) == 1
     assert "not JSON" in capsys.readouterr().out
