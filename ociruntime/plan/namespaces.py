@@ -7,7 +7,8 @@ inside it would cost everybody but its root the capabilities, and only what happ
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
@@ -25,6 +26,7 @@ _AFTERWARDS: Final = frozenset({"cgroup", "time"})
 DETACHED_TREES: Final = (6, 15)
 """Since when something can be mounted in a tree that hangs nowhere, and copied from one."""
 _CLOCKS: Final = ("monotonic", "boottime")
+_SECOND: Final = 1_000_000_000
 
 
 class Joined(NamedTuple):
@@ -113,8 +115,16 @@ def compile_enter(
         changed: the types of those that the config changes.
         asked: ``linux`` without the maps of ids that are our choice.
     """
+    if linux is not None and linux.time_offsets and "time" not in spaces.new:
+        message = "needs a new time namespace"
+        raise SpecError([Problem("$.linux.timeOffsets", message, "config-linux.md#offset-for-time-namespace")])
+    proc = _procfs(b) if "time" in spaces.new else NO_SLOT
     if spaces.joined:
         _join(b, spaces, host, changed)
+    # It belongs to the user namespace that the init is in. Before a fork nobody sees it who is in the namespaces that it joined.
+    early = "time" in spaces.new and spaces.user and "user" not in spaces.new
+    if early:
+        _time(b, linux, host, proc)
     if spaces.user:
         assert linux is not None
         assert asked is not None
@@ -123,11 +133,11 @@ def compile_enter(
         b.init("fork", 0, text="a pid namespace holds for children only")
     if "cgroup" in spaces.new:
         b.init("unshare", k.CLONE_NEW["cgroup"], text="a cgroup namespace, whose root is the cgroup that the init is in")
-    if "time" in spaces.new:
-        _time(b, linux)
-    elif linux is not None and linux.time_offsets:
-        message = "needs a new time namespace"
-        raise SpecError([Problem("$.linux.timeOffsets", message, "config-linux.md#offset-for-time-namespace")])
+    if "time" in spaces.new and not early:
+        _time(b, linux, host, proc)
+        slot = b.slot()
+        b.init("open", proc, "self/ns/time_for_children", 0, 0, 0, slot, text="/proc/self/ns/time_for_children")
+        b.init("setns", slot, k.CLONE_NEW["time"], text="the time namespace, for the init itself")
 
 
 def _join(b: Builder, spaces: Namespaces, host: Host, changed: Collection[str]) -> None:
@@ -150,33 +160,46 @@ def _fork(b: Builder, spaces: Namespaces, linux: Linux, host: Host, asked: Linux
     if "user" not in spaces.new:
         b.init("fork", _bits(kinds), text=text)
         return
-    # The files in /proc of who is not dumpable belong to root, and an unprivileged caller could not write the maps.
-    if not host.privileged:
-        b.init("prctl", k.PR_SET_DUMPABLE, 1, 0, text="let the caller write the maps of ids")
-    b.init("fork", _bits(kinds), text=text)
-    compile_idmaps(b, linux, host, asked=asked)
-    if not host.privileged:
-        b.init("prctl", k.PR_SET_DUMPABLE, 0, 0, text="closed to the caller's other processes again")
+    with _own_files(b, host, "let the caller write the maps of ids"):
+        b.init("fork", _bits(kinds), text=text)
+        compile_idmaps(b, linux, host, asked=asked)
 
 
-def _time(b: Builder, linux: Linux | None) -> None:
+def _procfs(b: Builder) -> int:
+    slot = b.slot()
+    b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, slot, text="/proc")
+    b.init("prove_proc", slot, text="it is the root of a procfs")
+    return slot
+
+
+def _time(b: Builder, linux: Linux | None, host: Host, proc: int) -> None:
     section = "config-linux.md#offset-for-time-namespace"
     offsets = (linux.time_offsets if linux else None) or {}
     lines = []
     for clock, offset in offsets.items():
+        where = f"$.linux.timeOffsets.{clock}"
         if clock not in _CLOCKS:
-            raise SpecError([Problem(f"$.linux.timeOffsets.{clock}", f"{clock!r} is not one of {', '.join(_CLOCKS)}", section)])
+            raise SpecError([Problem(where, f"{clock!r} is not one of {', '.join(_CLOCKS)}", section)])
+        if (offset.nanosecs or 0) >= _SECOND:
+            raise SpecError([Problem(f"{where}.nanosecs", f"{offset.nanosecs} is a second or more", section)])
         lines.append(f"{clock} {offset.secs or 0} {offset.nanosecs or 0}\n")
     b.init("unshare", k.CLONE_NEW["time"], text="a time namespace, for children so far")
-    if lines:
-        proc, slot = b.slot(), b.slot()
-        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, proc, text="/proc")
-        b.init("prove_proc", proc, text="it is the root of a procfs")
-        b.init("open", proc, "self/timens_offsets", k.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
-        b.init("write", slot, "", "".join(lines).encode(), text=f"{', '.join(lines).replace(chr(10), '')} > timens_offsets")
+    if not lines:
+        return
     slot = b.slot()
-    b.init("open", NO_SLOT, "/proc/self/ns/time_for_children", 0, 0, 0, slot, text="/proc/self/ns/time_for_children")
-    b.init("setns", slot, k.CLONE_NEW["time"], text="the time namespace, for the init itself")
+    with _own_files(b, host, "this file is the init's own"):
+        b.init("open", proc, "self/timens_offsets", k.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
+    b.init("write", slot, "", "".join(lines).encode(), text=f"{', '.join(lines).replace(chr(10), '')} > timens_offsets")
+
+
+@contextmanager
+def _own_files(b: Builder, host: Host, why: str) -> Iterator[None]:
+    """The files in /proc of who is not dumpable belong to root; without privileges they must be the caller's for a moment."""
+    if not host.privileged:
+        b.init("prctl", k.PR_SET_DUMPABLE, 1, 0, text=why)
+    yield
+    if not host.privileged:
+        b.init("prctl", k.PR_SET_DUMPABLE, 0, 0, text="closed to the caller's other processes again")
 
 
 def compile_names(b: Builder, spec: RuntimeSpec, own: tuple[str, ...]) -> None:

@@ -373,12 +373,24 @@ os.setgroups([uid + 1]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid
 assert libc.prctl(4, 1, 0, 0, 0) == 0   # as a process that this user started
 ociruntime.host._probe.cache_clear()
 bundle = oci.Bundle.load(path)
+given = bundle.spec
 shown = life(bundle, root, prefix)
 assert shown["run"] == shown["exec"], shown
 print(shown["run"])
-bundle.spec = bundle.spec.evolve(linux=bundle.spec.linux.evolve(uid_mappings=None, gid_mappings=None))
+bundle.spec = given.evolve(linux=given.linux.evolve(uid_mappings=None, gid_mappings=None))
 assert life(bundle, root, prefix) == shown   # the maps are the same when the config leaves them to us
-bundle = oci.Bundle.load(path)
+clock = given.with_namespace("time").at.linux.time_offsets.set({"monotonic": oci.spec.TimeOffset(secs=100000)})
+bundle.spec = given
+pod = oci.Container.create(prefix + "-pod", bundle.with_args(["sleep", "100"]), root=root + "-pods")
+pod.start()
+for joined in ((), ("user",), ("user", "pid", "ipc")):
+    namespaces = [n.evolve(path=f"/proc/{pod.pid}/ns/{n.type}") if n.type in joined else n for n in clock.linux.namespaces]
+    maps = {"uid_mappings": None, "gid_mappings": None} if joined else {}
+    bundle.spec = clock.evolve(linux=clock.linux.evolve(namespaces=tuple(namespaces), **maps))
+    shown = oci.run(bundle, ["cat", "/proc/self/timens_offsets"], capture_output=True, text=True, root=root, container_id=prefix, check=True)
+    assert shown.stdout.split()[:2] == ["monotonic", "100000"], (joined, shown)
+pod.delete(force=True)
+bundle.spec = given
 groups = bundle.spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0,)))
 for change, kind, place in (
     (bundle.spec.evolve(process=groups), oci.UnsupportedError, "additionalGids"),
@@ -417,8 +429,9 @@ def test_a_user_without_privileges(
     mine = give(make_bundle(spec), uid)
     os.chown(mine.path, uid, uid)
     os.chown(mine.path / "config.json", uid, uid)
-    state_root.mkdir()
-    os.chown(state_root, uid, uid)
+    for directory in (state_root, Path(f"{state_root}-pods")):
+        directory.mkdir()
+        os.chown(directory, uid, uid)
     for name in ("upper", "work"):
         (tmp_path / "etc" / name).mkdir(parents=True)
     for path in (tmp_path, *tmp_path.parents):
