@@ -37,6 +37,9 @@ def vm(session: nox.Session) -> None:
         for who, which in (((), ("-n", "2", "-m", "vm")), (("--user",), ("-m", "vm and not root"))):
             command = ("pytest", *which, "kernel", *session.posargs)
             session.run("python", "tests/vm/run-in-vm", "--verbose", *who, "--package", package, *command)
+        # AppArmor is active in the machine as it is; a kernel has one of them.
+        selinux = ("--kernel-args", "security=selinux selinux=1", "--package", package, "pytest", "kernel/test_selinux.py")
+        session.run("python", "tests/vm/run-in-vm", "--verbose", *selinux, *session.posargs)
 
 
 @nox.session

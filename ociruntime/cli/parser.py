@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
@@ -30,7 +31,8 @@ def _verb(name: str) -> Verb:
 
 def parser(argv: Sequence[str]) -> Parser:
     """The parser for these arguments: of the commands only those that stand in them, as making all takes longer than most run."""
-    top = Parser(prog="ociruntime", description="An OCI container runtime.", allow_abbrev=False)
+    raw = argparse.RawDescriptionHelpFormatter  # the version has lines
+    top = Parser(prog="ociruntime", description="An OCI container runtime.", allow_abbrev=False, formatter_class=raw)
     top.add_argument("--version", "-v", action="version", version=_VERSION)
     top.add_argument("--root", metavar="DIR", help="state directory (default: /run/ociruntime, or $XDG_RUNTIME_DIR/ociruntime)")
     top.add_argument("--log", metavar="FILE", help="write errors to this file too")

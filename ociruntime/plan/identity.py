@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import UnsupportedError
 from . import kernel as k
@@ -14,6 +14,9 @@ from .users import Groups
 if TYPE_CHECKING:
     from ..host import Host
     from ..spec import Process, Seccomp
+
+_SHOWN: Final = 10
+"""Groups that a step names."""
 
 
 def compile_identity(
@@ -83,7 +86,8 @@ def _groups(b: Builder, groups: tuple[int, ...], allowed: Groups) -> None:
             raise UnsupportedError(f"$.process.user.additionalGids: {message}")
         return
     optional = allowed is Groups.UNKNOWN and not groups
-    text = ", ".join(map(str, groups)) or "no supplementary groups"
+    more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
+    text = ", ".join(map(str, groups[:_SHOWN])) + more or "no supplementary groups"
     packed = struct.pack(f"={len(groups)}I", *groups)
     b.init("setgroups", packed, int(optional), text=text + (", unless the user namespace denies it" if optional else ""))
 

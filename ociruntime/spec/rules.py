@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .config import RuntimeSpec
     from .hooks import Hook
     from .mounts import IDMapping, Mount
-    from .process import Capabilities, Process, Scheduler
+    from .process import Capabilities, Process, Scheduler, User
 
 MAX_MAPPINGS: Final = 340
 _CAPABILITIES: Final = "config.md#linux-process"
@@ -26,6 +26,10 @@ _ANNOTATIONS: Final = frozenset(
 )
 _MAX_HOSTNAME: Final = 64
 _LEAST_RUNTIME: Final = 1024
+_NO_ID: Final = 0xFFFFFFFF
+_MAX_GROUPS: Final = 65536
+_MAX_SIZE: Final = 65535
+"""Of a terminal: winsize has 16 bits."""
 _LONGEST_TIMEOUT: Final = (1 << 31) // 1000
 """What poll(2) takes: 24 days."""
 _PROPAGATION: Final = frozenset("private rprivate shared rshared slave rslave unbindable runbindable".split())
@@ -128,8 +132,8 @@ def process_rules(report: Report, spec: RuntimeSpec, process: Process) -> None:
             report.error("$.process.args[0]", "the program to run is empty", section)
         if process.user is None or process.user.uid is None or process.user.gid is None:
             report.warn("$.process.user", "uid and gid are needed; 0 is taken", "config.md#user")
-    if process.user is not None and process.user.umask is not None and process.user.umask > 0o777:
-        report.warn("$.process.user.umask", f"{process.user.umask:#o} has more than permission bits", "config.md#user")
+    if process.user is not None:
+        _user(report, process.user)
     report.passable("$.process.args", process.args, section)
     report.passable("$.process.env", process.env, section)
     report.passable("$.process.cwd", process.cwd, section)
@@ -138,6 +142,11 @@ def process_rules(report: Report, spec: RuntimeSpec, process: Process) -> None:
     _environment(report, "$.process.env", process.env or (), section)
     if process.console_size is not None and not process.terminal:
         report.warn("$.process.consoleSize", "is ignored without a terminal", section)
+    for name, size in (
+        (("height", process.console_size.height), ("width", process.console_size.width)) if process.console_size else ()
+    ):
+        if not 0 <= size <= _MAX_SIZE:
+            report.error(f"$.process.consoleSize.{name}", f"{size} is not 0 to {_MAX_SIZE}", section)
     seen: set[str] = set()
     for index, limit in enumerate(process.rlimits or ()):
         where = f"$.process.rlimits[{index}]"
@@ -162,6 +171,20 @@ def process_rules(report: Report, spec: RuntimeSpec, process: Process) -> None:
     if process.exec_cpu_affinity is not None:
         for name, text in (("initial", process.exec_cpu_affinity.initial), ("final", process.exec_cpu_affinity.final)):
             number_list(report, f"$.process.execCPUAffinity.{name}", text, _CAPABILITIES)
+
+
+def _user(report: Report, user: User) -> None:
+    section, groups = "config.md#user", user.additional_gids or ()
+    if user.umask is not None and user.umask > 0o777:
+        report.warn("$.process.user.umask", f"{user.umask:#o} has more than permission bits", section)
+    if len(groups) > _MAX_GROUPS:
+        report.error(
+            "$.process.user.additionalGids", f"{len(groups)} groups are more than {_MAX_GROUPS}, which Linux takes", section
+        )
+        return
+    for name, number in (("uid", user.uid), ("gid", user.gid), *((f"additionalGids[{n}]", gid) for n, gid in enumerate(groups))):
+        if number is not None and not 0 <= number < _NO_ID:
+            report.error(f"$.process.user.{name}", f"{number} is no id: the kernel takes it for «leave it as it is»", section)
 
 
 def _environment(report: Report, path: str, env: Sequence[str], section: str) -> None:

@@ -196,3 +196,8 @@ def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, s
     with pytest.warns(oci.OCIRuntimeWarning, match="LISTEN_PID is 1"):
         with oci.Container.run(prefix, bundle, root=state_root, listen_fds=1) as container:
             assert "LISTEN_FDNAMES" not in environment(container.pid)
+
+
+def test_the_version_names_systemd_in_a_line_that_programs_look_for(command: Callable[..., list[str]]) -> None:
+    said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=60).stdout
+    assert [line.split()[0] for line in said.splitlines()] == ["ociruntime", "spec:", "+SYSTEMD"]

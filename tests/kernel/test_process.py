@@ -49,6 +49,12 @@ def test_user_groups_and_umask(inside: Inside) -> None:
     assert status(inside, user={"uid": 0, "gid": 0})["Groups"].split() == []
 
 
+@pytest.mark.parametrize("member", ["uid", "gid"])
+def test_the_id_that_means_unchanged_is_not_the_callers(inside: Inside, member: str) -> None:
+    with pytest.raises(oci.SpecError, match=rf"\$\.process\.user\.{member}"):
+        inside("id", {"user": {"uid": 0, "gid": 0} | {member: 0xFFFFFFFF}})
+
+
 @pytest.mark.parametrize("mask", [0o77, 0o22])
 def test_the_umask_is_the_callers_and_not_used_on_the_way(inside: Inside, mask: int) -> None:
     before = os.umask(mask)

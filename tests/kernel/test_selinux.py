@@ -31,8 +31,8 @@ SIDS = """
 """.split()
 POLICY = f"""
 (handleunknown allow) (mls true)
-(class process (transition dyntransition)) (class process2 (nnp_transition nosuid_transition)) (class file (write))
-(classorder (process process2 file))
+(class process (transition dyntransition)) (class process2 (nnp_transition nosuid_transition)) (class file (write)) (class dir (relabelto))
+(classorder (process process2 file dir))
 (policycap nnp_nosuid_transition)
 {" ".join(f"(sid {sid})" for sid in SIDS)} (sidorder ({" ".join(SIDS)}))
 (category c0) (category c1) (categoryorder (c0 c1))
@@ -46,6 +46,7 @@ POLICY = f"""
 (userlevel system_u (s0)) (userrange system_u ((s0) (s0 (range c0 c1))))
 (allow host_t domain (process (transition)))
 (allow host_t box_t (process2 (nnp_transition nosuid_transition)))
+(allow host_t usual (dir (relabelto))) (allow host_t secret_t (dir (relabelto)))
 (allow domain usual (file (write))) (allow host_t secret_t (file (write)))
 {
     " ".join(
