@@ -12,7 +12,7 @@ from .engine.children import abandon, wait_first
 from .engine.processes import Exit, signal_number
 from .errors import StateError
 from .execs import Executes
-from .lifecycle.status import allowed, current, first_process
+from .lifecycle.status import allowed, current, first_process, out_of_memory
 from .state import Entry, State, StateStore, Status
 from .streams import MaybeNone, Stdio, Streams
 from .supervised import Supervised
@@ -413,7 +413,7 @@ class Container(Executes, Supervised):
         code = ended.returncode
         if code is not None:
             with self._entry.locked():
-                killed = cgroup.oom_kills(self._entry.read().get("cgroups", [])) > 0
+                killed = out_of_memory(self._entry.read())
                 self._entry.update(exit_code=code, finished_at=time.time_ns(), oom_killed=killed)
         return code
 

@@ -206,8 +206,10 @@ class Sandbox:
 
     def complete(self, result: Result[Any]) -> Result[Any]:
         """The result of the program with what the whole container used."""
-        cgroups = self.child.cgroups
-        return result._replace(oom_killed=cgroup.oom_kills(cgroups) > 0, usage=Usage.of_cgroups(cgroups, result.usage))
+        from .lifecycle.status import out_of_memory
+
+        usage = Usage.of_cgroups(self.child.cgroups, result.usage)
+        return result._replace(oom_killed=out_of_memory(self._made.document), usage=usage)
 
     def discard(self) -> None:
         """Kill what still runs, and remove all of it, unless somebody else has done so."""

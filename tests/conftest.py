@@ -19,6 +19,8 @@ import pytest
 import ociruntime as oci
 
 REPO = Path(__file__).resolve().parent.parent
+SLOWER = 10 if "VMTEST" in os.environ else 1
+"""How much longer things may take: in the emulated machine of tests/vm."""
 
 
 def pytest_configure() -> None:
@@ -75,7 +77,7 @@ def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> Callable[..., oci.Bundl
         if spec is None:
             spec = oci.RuntimeSpec.default()
             assert spec.process is not None
-            spec = spec.evolve(process=spec.process.evolve(args=("sleep", "100")))
+            spec = spec.evolve(process=spec.process.evolve(args=("sleep", "1000")))
         return oci.Bundle.from_dir(path, spec)
 
     return make
@@ -105,7 +107,9 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
         # Files and no pipes: a container that outlives the script would hold a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             command = [sys.executable, "-P", "-c", text, *map(str, args)]
-            done = subprocess.run(command, cwd=REPO, stdout=out, stderr=err, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, cwd=REPO, stdout=out, stderr=err, timeout=timeout * SLOWER, check=False, stdin=subprocess.DEVNULL
+            )
             out.seek(0)
             err.seek(0)
             done = subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())

@@ -16,9 +16,22 @@ def current(document: StateDocument) -> State:
     """The state now: what is recorded, corrected by what the processes and the freezer say."""
     cgroups = document.get("cgroups", [])
     state = state_of(document, frozen=document["status"] == Status.RUNNING and cgroup.frozen(cgroups))
-    if state.status is Status.STOPPED and not state.oom_killed and cgroup.oom_kills(cgroups):
+    if state.status is Status.STOPPED and not state.oom_killed and out_of_memory(document):
         return state._replace(oom_killed=True)
     return state
+
+
+def out_of_memory(document: StateDocument) -> bool:
+    """Whether the kernel has killed something in a container for want of memory."""
+    if cgroup.oom_kills(document.get("cgroups", [])):
+        return True
+    # systemd removes a scope's cgroup with its last process, and the count with it.
+    scope = next((entry[3] for entry in document.get("undo", []) if entry[0] == "systemd_scope"), "")
+    if not scope or os.path.exists(scope):
+        return False
+    from ..engine.cgroup.kernel_log import killed
+
+    return killed(scope, document.get("pid", 0), document.get("pid_start", 0))
 
 
 @contextmanager

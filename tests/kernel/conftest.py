@@ -17,6 +17,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..conftest import SLOWER
 from .mounting import either, mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
 
 REPO = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ class Session:
 
     def expect(self, text: str, timeout: float = 20) -> str:
         """Read until the text has been printed; gives what came before it. It counts once: the next call looks behind it."""
-        wanted, deadline = text.encode(), time.monotonic() + timeout
+        wanted, deadline = text.encode(), time.monotonic() + timeout * SLOWER
         while wanted not in self.seen:
             if not select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0]:
                 raise AssertionError(f"{text!r} did not come, but {self.seen!r}")
@@ -71,7 +72,7 @@ class Session:
 
     def wait(self, timeout: float = 20) -> int:
         """The exit code; what is printed meanwhile is read, so that nobody waits for us."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOWER
         while (code := self.process.poll()) is None:
             if time.monotonic() > deadline:
                 raise AssertionError(f"it still runs after {timeout} s; it printed {self.seen!r}")
@@ -119,7 +120,7 @@ def command(state_root: Path) -> Callable[..., list[str]]:
 
 
 def await_true(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * SLOWER
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {timeout} s")

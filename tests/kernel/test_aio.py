@@ -6,10 +6,11 @@ import asyncio
 import gc
 import inspect
 import os
+import resource
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
+from ..conftest import SLOWER
+
 pytestmark = pytest.mark.root
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 
 
 def go(main: Coroutine[Any, Any, Any], timeout: float = 120) -> Any:
     async def limited() -> Any:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout * SLOWER):
             return await main
 
     return asyncio.run(limited())
@@ -205,12 +208,21 @@ def test_the_loop_goes_on_meanwhile(bundle: oci.Bundle, state_root: Path, prefix
     go(main())
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
 def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def one(number: int) -> oci.Result[str]:
         return await aio.run(
             bundle, ["sh", "-c", f"cat; sleep 1; exit {number % 256}"], input=f"{number}\n" * 50, capture_output=True, text=True,
-            root=state_root, container_id=f"{prefix}-{number}", timeout=300,
+            root=state_root, container_id=f"{prefix}-{number}", timeout=300 * SLOWER,
         )  # fmt: skip
 
     async def main() -> None:
@@ -227,7 +239,7 @@ def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) 
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     began = time.monotonic()
     go(main(), timeout=500)
-    assert time.monotonic() - began < 400
+    assert time.monotonic() - began < 400 * SLOWER
     gc.collect()
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
     assert oci.Container.list(root=state_root) == []

@@ -106,6 +106,7 @@ def test_idmapped_mounts(run: Runner, tree: Path) -> None:
     assert shown.splitlines() == ["100007 100008", "100007 100008", "70 71", "5000 5000", "7 8"]
 
 
+@pytest.mark.skipif(oci.Host.probe().kernel < (6, 3), reason="an idmapped tmpfs needs Linux 6.3")
 def test_idmapped_mounts_below(run: Runner, mounted_tmpfs: Path) -> None:
     script = "stat -c %u /i/dir/below /r/dir/below"
     shown = run(script, mapped(mounted_tmpfs, "/i", "rbind", "idmap"), mapped(mounted_tmpfs, "/r", "rbind", "ridmap"))

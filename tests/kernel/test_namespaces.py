@@ -89,6 +89,7 @@ def test_what_is_not_listed_is_the_callers(make_bundle: MakeBundle, state_root: 
         assert {kind for kind in FILES if ours[kind] != theirs[kind]} == {"mount"}
 
 
+@pytest.mark.skipif(oci.Host.probe().kernel < (6, 15), reason="needs Linux 6.15")
 @pytest.mark.parametrize("where", ["inherited", "joined", "inherited-hooks"])
 def test_a_mount_namespace_that_is_not_its_own(
     make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path, where: str

@@ -212,6 +212,21 @@ def test_a_process_that_ends_takes_the_scope_along(limited: Callable[..., Any]) 
 
 
 @root
+def test_a_kill_for_want_of_memory_is_known_when_the_scope_is_gone(
+    limited: Callable[..., Any], prefix: str, until: Callable[..., None]
+) -> None:
+    """Nobody waits, and the cgroup's count is gone with it. One after it of the same name has nothing to do with it."""
+    linux = {"cgroupsPath": f"system.slice::{prefix}"}
+    for text, killed in (("x=aaaaaaaa; while :; do x=$x$x; done", True), ("exit 3", False)):
+        with limited({"memory": {"limit": 16 * MiB}}, ["sh", "-c", text], linux=linux) as container:
+            scope = next(entry[3] for entry in container._entry.read()["undo"] if entry[0] == "systemd_scope")
+            container.start()
+            until(lambda scope=scope: not os.path.exists(scope), "the end of the scope")
+            assert container.status == "stopped"
+            assert container.state.oom_killed is killed
+
+
+@root
 def test_annotations_are_properties(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
     plain = config(["sleep", "100"], {})
     spec = plain.evolve(annotations={"org.systemd.property.TimeoutStopSec": "17.5"})
