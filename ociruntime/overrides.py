@@ -172,7 +172,7 @@ class Overrides(NamedTuple):
         if self.memory is not None:
             changes["memory"] = (resources.memory or Memory()).evolve(limit=size(self.memory))
         if self.cpus is not None:
-            if self.cpus <= 0:
+            if not 0 < self.cpus < 1 << 20:
                 raise ValueError(f"cpus is {self.cpus}: the number of CPUs, more than 0")
             changes["cpu"] = (resources.cpu or CPU()).evolve(quota=round(self.cpus * _PERIOD), period=_PERIOD)
         if self.pids is not None:

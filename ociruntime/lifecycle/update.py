@@ -31,6 +31,10 @@ _PERIOD: Final = 100_000
 """Microseconds: the kernel's own."""
 
 
+_MANY: Final = 1 << 20
+"""CPUs: more than any machine has."""
+
+
 class Limits(TypedDict, total=False):
     """The arguments of `Container.update`: memory in bytes, times in microseconds, -1 for no limit."""
 
@@ -114,8 +118,8 @@ def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Li
         if value is not None and part:
             made.setdefault(part, {})[member] = value  # type: ignore[assignment]
     if (cpus := limits.get("cpus")) is not None:
-        if cpus <= 0 or limits.get("cpu_quota") is not None:
-            raise ValueError(f"cpus is {cpus}: more than 0 is needed, and no cpu_quota beside it")
+        if not 0 < cpus < _MANY or limits.get("cpu_quota") is not None:
+            raise ValueError(f"cpus is {cpus}: more than 0 is needed, a number of CPUs, and no cpu_quota beside it")
         period = limits.get("cpu_period") or _PERIOD
         made.setdefault("cpu", {}).update(period=period, quota=round(cpus * period))
     base = resources if isinstance(resources, Resources) else Resources.load(resources or {})

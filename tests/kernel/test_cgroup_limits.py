@@ -228,7 +228,7 @@ def test_huge_pages_of_a_size_that_is_not_there(limited: Limited) -> None:
         limited({"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}).__enter__()
 
 
-@pytest.mark.parametrize("resources", [{"cpu": {"cpus": "4095"}}, {"cpu": {"quota": 1000, "burst": 999999}}])
+@pytest.mark.parametrize("resources", [{"cpu": {"cpus": "4095"}}, {"cpu": {"mems": "63"}}])
 def test_a_value_that_the_kernel_refuses(limited: Limited, resources: dict[str, Any]) -> None:
     with pytest.raises(oci.StepError) as caught:
         limited(resources).__enter__()

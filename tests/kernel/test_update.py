@@ -275,7 +275,8 @@ def test_a_limit_below_what_is_in_use(limited: Limited) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "error"),
-    [({"memroy": 1}, TypeError), ({"cpus": 0}, ValueError), ({"cpus": 1.0, "cpu_quota": 5}, ValueError), ({"memory": "64m"}, oci.SpecError),
+    [({"memroy": 1}, TypeError), ({"cpus": 0}, ValueError), ({"cpus": float("inf")}, ValueError), ({"cpus": float("nan")}, ValueError),
+     ({"cpus": 1.0, "cpu_quota": 5}, ValueError), ({"memory": "64m"}, oci.SpecError),
      ({"cpu_quota": 5}, oci.SpecError), ({"cpuset_cpus": "x"}, oci.SpecError)],
 )  # fmt: skip
 def test_bad_arguments(limited: Limited, limit: dict[str, Any], error: type[Exception]) -> None:
