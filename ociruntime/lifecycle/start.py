@@ -97,15 +97,18 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         peer = knock(entry.path)
     except (ConnectionRefusedError, FileNotFoundError):
         raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
-    with peer:
-        while (message := receive(peer)) is not None and message.kind is Report.FD:
-            path, metadata = document["listener"]
-            try:
-                state = state_of(document)
-                send(message.fd, path, metadata, state, state.pid)
-            except UnsupportedError as error:
-                return error  # and the end of the connection ends the init
-            peer.send(b"\0")
+    try:
+        with peer:
+            while (message := receive(peer)) is not None and message.kind is Report.FD:
+                path, metadata = document["listener"]
+                try:
+                    state = state_of(document)
+                    send(message.fd, path, metadata, state, state.pid)
+                except UnsupportedError as error:
+                    return error  # and the end of the connection ends the init
+                peer.send(b"\0")
+    except (ConnectionResetError, BrokenPipeError):
+        raise WrongStatus(entry.id, "start", Status.STOPPED, Status.CREATED) from None  # it was killed meanwhile
     if message is None:
         return None
     if message.kind is Report.HOOK:
