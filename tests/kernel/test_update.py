@@ -105,7 +105,7 @@ def test_the_ways_to_say_it(limited: Limited, way: str, tmp_path: Path, monkeypa
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "by the rules": ({"memory": {"limit": 200 * MiB}}, oci.SpecError, r"memory\.swap"),
     "by the host": ({"pids": {"limit": 3}, "hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}, oci.UnsupportedError, "hugetlb"),
-    "by the form": ({"pids": {"limit": 3}, "hugepageLimits": [{"pageSize": "x/../2MB", "limit": 1}]}, oci.SpecError, "pageSize"),
+    "by the form": ({"pids": {"limit": 3}, "hugepageLimits": [{"pageSize": "x/../2MB", "limit": 1}]}, oci.SpecError, "hugepageLimits"),
     "by the kernel": ({"pids": {"limit": 3}, "memory": {"limit": 10 * MiB}, "cpu": {"quota": 1000, "shares": 9, "cpus": "4095"}},
                       oci.StepError, "cpuset.cpus"),
 }  # fmt: skip

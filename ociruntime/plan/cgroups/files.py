@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from ...errors import Problem, SpecError
+
 SECTION: Final = "config-linux.md#control-groups"
 ROOT: Final = "$.linux.resources"
 
@@ -31,8 +33,10 @@ class Writes:
         self.all: list[Write] = []
 
     def put(self, controller: str, file: str, value: object, *members: str, group: str = "", **more: object) -> None:
-        """Add a value, unless it is None."""
+        """Add a value, unless it is None. Raises SpecError for a file elsewhere."""
         if value is not None:
+            if "/" in file:
+                raise SpecError([Problem(f"{ROOT}.{members[0]}", f"{file!r} is not a file of a cgroup", SECTION)])
             text = str(int(value) if isinstance(value, bool) else value)
             self.all.append(Write(controller, file, text, members, group, **more))  # type: ignore[arg-type]
 
