@@ -219,39 +219,48 @@ class Container(Executes, Supervised):
         empty_process: bool,
         gate: bool,
     ) -> Self:
+        from .engine.interrupts import Held
         from .lifecycle.create import create
 
-        streams = Streams(*stdio)
-        try:
-            made = create(
-                container_id,
-                bundle,
-                root=root,
-                stdio=streams.child,
-                terminal=terminal,
-                console_socket=console_socket,
-                pid_file=pid_file,
-                preserve_fds=preserve_fds,
-                listen_fds=listen_fds,
-                notify_socket=notify_socket,
-                cgroup_manager=cgroup_manager,
-                new_keyring=new_keyring,
-                die_with_parent=die_with_parent,
-                supervision=supervision,
-                empty_process=empty_process,
-                gate=gate,
-            )
-        except BaseException:
-            streams.close()
-            raise
-        streams.launched()
-        container = cls(made.entry)
-        container._pidfd, container._streams = made.pidfd, streams
-        if made.terminal >= 0:
-            from .terminal import Terminal
+        with Held() as held:
+            streams = Streams(*stdio)
+            try:
+                made = create(
+                    container_id,
+                    bundle,
+                    root=root,
+                    stdio=streams.child,
+                    terminal=terminal,
+                    console_socket=console_socket,
+                    pid_file=pid_file,
+                    preserve_fds=preserve_fds,
+                    listen_fds=listen_fds,
+                    notify_socket=notify_socket,
+                    cgroup_manager=cgroup_manager,
+                    new_keyring=new_keyring,
+                    die_with_parent=die_with_parent,
+                    supervision=supervision,
+                    empty_process=empty_process,
+                    gate=gate,
+                )
+            except BaseException:
+                streams.close()
+                raise
+            streams.launched()
+            container = cls(made.entry)
+            container._pidfd, container._streams = made.pidfd, streams
+            if made.terminal >= 0:
+                from .terminal import Terminal
 
-            container.terminal = Terminal(made.terminal)
+                container.terminal = Terminal(made.terminal)
+            held.undo = container._discard
         return container
+
+    def _discard(self) -> None:
+        try:
+            self.delete(force=True)
+        finally:
+            self._close()
 
     @classmethod
     def load(cls, container_id: str, *, root: StrPath | None = None) -> Self:
@@ -461,6 +470,15 @@ class Container(Executes, Supervised):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        from .engine.interrupts import Held
+
+        try:
+            with Held():
+                self._delete_what_is()
+        finally:
+            self._delete_what_is()  # where it was interrupted before the block held
+
+    def _delete_what_is(self) -> None:
         if self._entry.path.is_dir():
             self.delete(force=True)
 

@@ -139,9 +139,11 @@ class Executes:
             StepError: a step failed; with errno ENOENT the program is not there.
             ProcessError: with ``check``, when the program does not end with 0.
         """
+        from .engine.interrupts import Held
         from .process import Process, finish
 
-        with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
+        codec = Codec.of(text, encoding, errors)
+        with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
             child: Process[Any] = self._launch(
                 Process,
                 args,
@@ -159,7 +161,7 @@ class Executes:
                 cgroup=cgroup,
             )
             with closing(child):
-                result = finish(child, timeout, child.kill_session)
+                result = finish(child, held, timeout, child.kill_session)
         if check:
             result.check_returncode()
         return result
@@ -213,32 +215,36 @@ class Executes:
             console_socket: a listening Unix socket that gets the master of a terminal for the program instead.
             pid_file: gets the pid of the program.
         """
+        from .engine.interrupts import Held
         from .process import Process
 
-        streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
-        try:
-            return self._launch(
-                Process,
-                args,
-                streams,
-                env=env,
-                cwd=cwd,
-                user=user,
-                groups=groups,
-                capabilities=capabilities,
-                no_new_privileges=no_new_privileges,
-                apparmor_profile=apparmor_profile,
-                selinux_label=selinux_label,
-                process=process,
-                terminal=terminal,
-                console_socket=console_socket,
-                pid_file=pid_file,
-                preserve_fds=preserve_fds,
-                cgroup=cgroup,
-            )
-        except BaseException:
-            streams.close()
-            raise
+        with Held() as held:
+            streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
+            try:
+                launched: Process[Any] = self._launch(
+                    Process,
+                    args,
+                    streams,
+                    env=env,
+                    cwd=cwd,
+                    user=user,
+                    groups=groups,
+                    capabilities=capabilities,
+                    no_new_privileges=no_new_privileges,
+                    apparmor_profile=apparmor_profile,
+                    selinux_label=selinux_label,
+                    process=process,
+                    terminal=terminal,
+                    console_socket=console_socket,
+                    pid_file=pid_file,
+                    preserve_fds=preserve_fds,
+                    cgroup=cgroup,
+                )
+            except BaseException:
+                streams.close()
+                raise
+            held.undo = launched.discard
+        return launched
 
     def _launch(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, AnyStr, Generic, NamedTuple, Self
 
 from .engine import cgroup, children
+from .engine.interrupts import Held
 from .engine.processes import end_session, signal_number
 from .engine.usage import Usage
 from .errors import ProcessError
@@ -135,6 +136,15 @@ class Child:
         self.kill()
         end_session(self.pid, cgroup.processes(self.cgroups))
 
+    def discard(self) -> None:
+        """Kill the program with what it started in its session, and close what is ours."""
+        try:
+            if self.poll() is None:
+                self.kill_session()
+                self.ended(KILL_GRACE)
+        finally:
+            self.close()
+
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of its terminal, in characters. Raises ValueError without one."""
         if self.terminal is None:
@@ -182,7 +192,8 @@ class Child:
 class Process(Child, Generic[AnyStr]):
     """A program in a container that this process started: read and write its streams, wait for it, signal it.
 
-    As a context manager it closes the streams and waits, as `subprocess.Popen`; iterating gives the lines of stdout as they come.
+    As a context manager it closes the streams and waits, as `subprocess.Popen`; when the block raises, it is killed. Iterating
+    gives the lines of stdout as they come.
     """
 
     @property
@@ -233,25 +244,33 @@ class Process(Child, Generic[AnyStr]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.streams.close()
-        self.wait()
-        self.close()
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            with Held() as held:
+                self.streams.close()
+                if kind is None:
+                    with held.opened():
+                        self.wait()
+                self.discard()
+        finally:
+            self.discard()
 
 
 def finish(
-    child: Child, timeout: float | None, kill: Callable[[], object], on_end: Callable[[], object] | None = None
+    child: Child, held: Held, timeout: float | None, kill: Callable[[], object], on_end: Callable[[], object] | None = None
 ) -> Result[Any]:
     """Feed and drain a program to its end. After ``timeout`` it is killed; so it is by what interrupts us, which gets the result.
 
     Args:
+        held: the block that nothing interrupts but here.
         kill: kills the program with all that belongs to it.
         on_end: see `Streams.pump`.
     """
-    streams, timed_out = child.streams, False
+    streams = child.streams
     try:
-        if not streams.pump(child, None if timeout is None else child.began + timeout, on_end):
-            timed_out = True
+        with held.opened():
+            timed_out = not streams.pump(child, None if timeout is None else child.began + timeout, on_end)
+        if timed_out:
             kill()
             streams.pump(child, time.monotonic() + KILL_GRACE)
     except BaseException as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .bundle import Bundle
 from .engine import cgroup
+from .engine.interrupts import Held
 from .errors import ContainerNotFound
 from .overrides import Args, Env, MountLike, Overrides, UserLike, words
 from .process import Child, Result, Usage, finish
@@ -134,12 +135,13 @@ def run(
     """
     wanted = None if mounts is None else tuple(mounts)
     overrides = Overrides(words(args), env, cwd, user, wanted, memory, cpus, pids, network, read_only, hostname)
-    with Streams.of_run(input, capture_output, stdin, stdout, stderr, Codec.of(text, encoding, errors)) as streams:
+    codec = Codec.of(text, encoding, errors)
+    with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
         made_of = source(image, overrides)
         name = container_id or new_id()
         sandbox = Sandbox(name, made_of, streams, root=root, die_with_parent=die_with_parent, cgroup_manager=cgroup_manager)
         try:
-            result = sandbox.complete(finish(sandbox.child, timeout, sandbox.kill, sandbox.on_end))
+            result = sandbox.complete(finish(sandbox.child, held, timeout, sandbox.kill, sandbox.on_end))
         finally:
             sandbox.discard()
     if check:

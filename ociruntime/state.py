@@ -327,7 +327,7 @@ class StateStore:
 
     @contextmanager
     def making(self, container_id: str) -> Iterator[Entry]:
-        """Make the directory of a new container and hold its lock; when the block raises, it is gone again. Raises as `create`."""
+        """Make the directory of a new container and hold its lock. Raises as `create`."""
         with ExitStack() as stack:
             while True:
                 entry = self.create(container_id)
@@ -336,11 +336,10 @@ class StateStore:
                     break
                 except ContainerNotFound:
                     continue  # somebody took it for the remains of a crash
-            try:
-                yield entry
-            except BaseException:
-                entry.remove()
-                raise
+                except BaseException:
+                    entry.remove()
+                    raise
+            yield entry
 
     def entry(self, container_id: str) -> Entry:
         """The directory of a container that exists. Raises ContainerNotFound."""

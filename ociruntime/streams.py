@@ -305,14 +305,17 @@ class Streams:
         return self.codec.decode(b"".join(chunks)) if self.codec else b"".join(chunks)
 
     def _shut(self, number: int) -> None:
-        fd = self._ours.pop(number, -1)
-        if number in self._files:
-            try:
-                self._files[number].close()
-            except BrokenPipeError:
-                pass  # what was still to be flushed
-        elif fd >= 0:
-            os.close(fd)
+        from .engine.interrupts import Held
+
+        with Held():  # so that it is closed once, and no other one of the same number later
+            fd = self._ours.pop(number, -1)
+            if number in self._files:
+                try:
+                    self._files[number].close()
+                except BrokenPipeError:
+                    pass  # what was still to be flushed
+            elif fd >= 0:
+                os.close(fd)
 
     def close(self) -> None:
         """Close everything that is ours."""

@@ -253,7 +253,7 @@ class Container(Supervised):
 
     async def _launch(self, args: Args, streams: Streams, given: dict[str, Any]) -> Process[Any]:
         rest = {name: value for name, value in given.items() if name not in _OF_STREAMS}
-        return await work(self._sync._launch, Process, args, streams, undo=_kill, **rest)
+        return await work(self._sync._launch, Process, args, streams, undo=Process.discard, **rest)
 
     def _close(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -272,11 +272,6 @@ class Container(Supervised):
 
 
 _OF_STREAMS = frozenset({"stdin", "stdout", "stderr", "input", "capture_output", "bufsize"})
-
-
-def _kill(process: Process[Any]) -> None:
-    process.kill_session()
-    process.close()
 
 
 Container.exec.__wrapped__ = Executes.exec  # type: ignore[attr-defined]

@@ -139,8 +139,11 @@ def _exit_of_zombie(pid: int, pidfd: int) -> Exit:
 
 def pid_of(pidfd: int) -> int:
     """The pid, in our pid namespace, of the process behind a pidfd (proc(5), fdinfo); -1 when it is gone."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
-        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 4096).partition(b"Pid:")[2].split()[0])
+    finally:
+        os.close(fd)
 
 
 def signal_number(value: int | str) -> int:

@@ -13,6 +13,7 @@ from ..bundle import Bundle
 from ..engine import handover, undo
 from ..engine.clone import clone
 from ..engine.gate import listen
+from ..engine.interrupts import whole
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..errors import UnsupportedError
@@ -55,6 +56,16 @@ class Created(NamedTuple):
     """The master of its terminal, or -1."""
 
 
+def _delete(made: Created) -> None:
+    try:
+        delete(made.entry, made.pidfd, force=True)
+    finally:
+        os.close(made.pidfd)
+        if made.terminal >= 0:
+            os.close(made.terminal)
+
+
+@whole(undo=_delete)
 def create(
     container_id: str,
     bundle: Bundle | Temporary | StrPath,
@@ -180,6 +191,7 @@ def create(
                     supervisor.abort()
                 if isinstance(bundle, Temporary):
                     undo.perform([bundle.undo])
+            entry.remove()  # not when something could not be undone: delete --force shall find what
             raise
         finally:
             if listener:

@@ -1,0 +1,110 @@
+"""Signals whose handlers in Python may raise, as KeyboardInterrupt: held back where that would leave something behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from types import FrameType
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_HELD: Final = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGTERM,
+)
+
+
+class Held:
+    """A block that handlers do not interrupt: what comes meanwhile is handled at its end. A second signal of a kind does not wait.
+
+    Python runs handlers in the main thread only; in another one, and in a block within a block, this does nothing.
+    """
+
+    undo: Callable[[], object] | None = None
+    """Called at the end, before the exception goes on, when a handler raises there and the block itself did not."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._arrived: dict[int, FrameType | None] = {}
+
+    def __enter__(self) -> Held:
+        if threading.current_thread() is threading.main_thread():
+            for number in _HELD:
+                handler = signal.getsignal(number)
+                if callable(handler) and not isinstance(getattr(handler, "__self__", None), Held):
+                    self._handlers[number] = handler
+            self._hold()
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            self._restore()
+        except BaseException:
+            if kind is None and self.undo is not None:
+                self.undo()
+            raise
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Handlers run, and may raise, in this part of the block; those of signals that came before run at its begin."""
+        try:
+            self._restore()
+            yield
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        try:
+            for number in self._handlers:
+                signal.signal(number, self._note)
+        except BaseException:
+            self._restore()
+            raise
+
+    def _restore(self) -> None:
+        if (failure := self._set_back()) is not None:  # the handler of one that was back already
+            self._set_back()
+            raise failure
+        while self._arrived:
+            number, frame = self._arrived.popitem()
+            self._handlers[number](number, frame)
+
+    def _set_back(self) -> BaseException | None:
+        failure = None
+        for number, handler in self._handlers.items():
+            try:
+                signal.signal(number, handler)
+            except BaseException as error:
+                failure = error
+        return failure
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number in self._arrived:
+            self._handlers[number](number, frame)
+        self._arrived[number] = frame
+
+
+def whole(undo: Callable[[T], object]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A function that is not interrupted; what it made is undone when an interruption that came meanwhile is told at its end."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def run(*args: P.args, **options: P.kwargs) -> T:
+            with Held() as held:
+                made = function(*args, **options)
+                held.undo = partial(undo, made)
+            return made
+
+        return run
+
+    return decorate
