@@ -222,6 +222,7 @@ static _Noreturn void become_hook(const struct op_hook *o, volatile int32_t *fai
     if (err >= 0) {
         reset_signals();
         unblock_signals();
+        sys(__NR_umask, umask_of_process); /* ours is none, for the modes of the plan */
         err = sys(__NR_execve, at, argv, argv + o->argv.count + 1);
     }
     *failure = (int32_t)err;

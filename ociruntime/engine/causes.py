@@ -25,6 +25,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("scheduler", errno.EINVAL): ("the kernel's limits do not allow these values", "see /proc/sys/kernel/sched_*"),
     ("scheduler", errno.EBUSY): ("there is not enough of the CPUs' time left", "ask for less runtime, or a longer period"),
     ("scheduler", errno.EOPNOTSUPP): ("this kernel has no utilisation clamps", "leave the flags out"),
+    ("ioprio", errno.EPERM): ("IOPRIO_CLASS_RT needs CAP_SYS_NICE or CAP_SYS_ADMIN on the host", "ask for IOPRIO_CLASS_BE"),
     ("label", errno.ENOENT): ("no profile of this name is loaded", "load it with apparmor_parser, or correct the name"),
     ("label", errno.EINVAL): ("the policy does not know this label", "correct it, or load the policy that has it"),
     ("label", errno.EACCES): ("the policy does not allow us to give it", ""),

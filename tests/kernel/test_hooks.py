@@ -269,6 +269,22 @@ def test_a_start_hook_has_no_more_rights_than_the_process(
     assert (log / "hook").read_text() == (log / "process").read_text() != ""
 
 
+def test_files_of_a_hook_have_the_mode_that_the_umask_says(
+    hooked: Callable[..., oci.Bundle], log: Path, state_root: Path, prefix: str
+) -> None:
+    """The caller's umask, and in startContainer the process's."""
+    bundle = hooked(hooks(**{kind: [sh(f"umask > {log}/{kind}")] for kind in ORDER}))
+    bundle.spec = bundle.spec.at.process.user.set(oci.spec.User(uid=0, gid=0, umask=0o77))
+    before = os.umask(0o27)
+    try:
+        with oci.Container.create(prefix, bundle, root=state_root) as container:
+            container.start()
+    finally:
+        os.umask(before)
+    masks = {kind: (log / kind).read_text().strip() for kind in ORDER}
+    assert masks == dict.fromkeys(ORDER, "0027") | {"startContainer": "0077"}
+
+
 @pytest.mark.parametrize("kind", ["createRuntime", "createContainer", "startContainer"])
 def test_of_a_long_output_the_end_is_told_and_kept(
     hooked: Callable[..., oci.Bundle], state_root: Path, prefix: str, kind: str

@@ -106,6 +106,32 @@ def test_oom_score(inside: Inside) -> None:
     assert inside("cat /proc/self/oom_score_adj", {"oomScoreAdj": 321}) == "321"
 
 
+def test_a_lower_oom_score_is_for_the_privileged(inside: Inside) -> None:
+    lower = {"oomScoreAdj": int(Path("/proc/self/oom_score_adj").read_text()) - 1}
+    if lower["oomScoreAdj"] < -1000:
+        pytest.skip("there is none lower than ours")
+    if oci.Host.probe().capabilities >> 24 & 1:  # CAP_SYS_RESOURCE
+        assert inside("cat /proc/self/oom_score_adj", lower) == str(lower["oomScoreAdj"])
+        return
+    with pytest.raises(oci.StepError, match="only a privileged user may lower it"):
+        inside("true", lower)
+
+
+def test_a_further_process_is_held_to_the_same_rules(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        process = container.spec.process
+        assert process is not None
+        for bad, place in (
+            (process.evolve(rlimits=(oci.spec.Rlimit(type="RLIMIT_CORE", soft=2, hard=1),)), r"\$\.process\.rlimits\[0\]"),
+            (process.evolve(user=oci.spec.User(uid=0xFFFFFFFF, gid=0)), r"\$\.process\.user\.uid"),
+            (process.evolve(exec_cpu_affinity=ExecCPUAffinity(initial="2-1")), r"\$\.process\.execCPUAffinity\.initial"),
+            (process.evolve(cwd="relative"), r"\$\.process\.cwd"),
+        ):
+            with pytest.raises(oci.SpecError, match=place):
+                container.exec(["true"], process=bad)
+        assert container.exec(["true"]).returncode == 0
+
+
 POLICIES = {
     "SCHED_BATCH": ({"policy": "SCHED_BATCH", "nice": 5}, "3 5"),
     "SCHED_IDLE": ({"policy": "SCHED_IDLE"}, "5 0"),
