@@ -139,11 +139,21 @@ class Child:
     def discard(self) -> None:
         """Kill the program with what it started in its session, and close what is ours."""
         try:
-            if self.poll() is None:
-                self.kill_session()
-                self.ended(KILL_GRACE)
+            self.end()
         finally:
             self.close()
+
+    def end(self) -> None:
+        """Kill the program with what it started in its session, when it still runs."""
+        if self.poll() is None:
+            self.kill_session()
+            self.ended(KILL_GRACE)
+            self.poll()
+
+    def check_dead(self) -> None:
+        """Raise TimeoutError for what a kill has not ended: it hangs in the kernel."""
+        if not self.ended():
+            raise TimeoutError(f"{' '.join(self.args)!r} did not die within {KILL_GRACE:.0f} s of SIGKILL")
 
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of its terminal, in characters. Raises ValueError without one."""
@@ -279,6 +289,6 @@ def finish(
         if child.ended(KILL_GRACE):
             error.__dict__["result"] = child.result()
         raise
-    if not child.ended():
-        raise TimeoutError(f"{' '.join(child.args)!r} did not die within {KILL_GRACE:.0f} s of SIGKILL")
+    if timed_out:
+        child.check_dead()
     return child.result(timed_out=timed_out)

@@ -8,8 +8,8 @@ undoes it.
 from ..process import Result
 from .containers import Container
 from .processes import Process
-from .programs import run
+from .programs import prune, run
 from .streams import Reader, Writer
 from .supervised import Attachment
 
-__all__ = ["Attachment", "Container", "Process", "Reader", "Result", "Writer", "run"]
+__all__ = ["Attachment", "Container", "Process", "Reader", "Result", "Writer", "prune", "run"]

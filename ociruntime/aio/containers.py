@@ -63,10 +63,14 @@ class Container(Supervised):
         options: _sync.CreateOptions,
     ) -> Self:
         container = cls(await work(make, container_id, bundle, undo=lambda made: made.delete(force=True), **options))
-        for number, name in enumerate(("stdin", "stdout", "stderr")):
-            fd = container._sync._streams.take(number)
-            if fd is not None:
-                setattr(container, name, await connect(fd, number, None))
+        try:
+            for number, name in enumerate(("stdin", "stdout", "stderr")):
+                fd = container._sync._streams.take(number)
+                if fd is not None:
+                    setattr(container, name, await connect(fd, number, None))
+        except BaseException:
+            await container.delete(force=True)
+            raise
         return container
 
     stdin: Writer[bytes] | MaybeNone = None
@@ -108,6 +112,10 @@ class Container(Supervised):
     def spec(self) -> RuntimeSpec:
         """The config as it was at create."""
         return self._sync.spec
+
+    def fileno(self) -> int:
+        """See `ociruntime.Container.fileno`."""
+        return self._sync.fileno()
 
     @property
     def terminal(self) -> Terminal | None:
@@ -155,8 +163,11 @@ class Container(Supervised):
 
     async def delete(self, *, force: bool = False) -> None:
         """See `ociruntime.Container.delete`."""
-        await work(self._sync.delete, force=force)
-        self._close()
+        try:
+            await work(self._sync.delete, force=force)
+        finally:
+            if not self._sync._entry.path.is_dir():
+                self._close()
 
     async def wait(self, timeout: float | None = None) -> int | None:
         """See `ociruntime.Container.wait`; any number of tasks may wait at once, without a thread for each."""
@@ -203,11 +214,8 @@ class Container(Supervised):
             child: Process[Any] = await self._launch(args, streams, given)
             try:
                 result = await finish(child, timeout, child.kill_session)
-            except BaseException:
-                await work(child.kill_session)
-                raise
             finally:
-                child.close()
+                await child._discard()
         if check:
             result.check_returncode()
         return result
@@ -244,9 +252,13 @@ class Container(Supervised):
             streams = Streams(given.get("stdin"), given.get("stdout"), given.get("stderr"), codec=codec)
             try:
                 process = await self._launch(args, streams, given)
-                return await process._connect()
             except BaseException:
                 streams.close()
+                raise
+            try:
+                return await process._connect()
+            except BaseException:
+                await process._discard()
                 raise
 
         return Making(make)
@@ -264,8 +276,10 @@ class Container(Supervised):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await work(self._sync.__exit__, *exc)
-        self._close()
+        try:
+            await work(self._sync.__exit__, *exc)
+        finally:
+            self._close()
 
     def __repr__(self) -> str:
         return repr(self._sync)
@@ -274,5 +288,8 @@ class Container(Supervised):
 _OF_STREAMS = frozenset({"stdin", "stdout", "stderr", "input", "capture_output", "bufsize"})
 
 
+# For who asks for their signatures.
+Container.create.__func__.__wrapped__ = _sync.Container.create.__func__  # type: ignore[attr-defined]
+Container.run.__func__.__wrapped__ = _sync.Container.run.__func__  # type: ignore[attr-defined]
 Container.exec.__wrapped__ = Executes.exec  # type: ignore[attr-defined]
 Container.popen.__wrapped__ = Executes.popen  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import AnyStr, Generic, Self, cast
+from typing import Any, AnyStr, Generic, Self, cast
 
 from ..process import Child
 from ..streams import MaybeNone
@@ -26,6 +26,10 @@ class Process(Child, Generic[AnyStr]):
     """Its stdout, when that is a pipe or a terminal."""
     stderr: Reader[AnyStr] | MaybeNone = None
     """Its stderr, when that is a pipe."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._read: tuple[list[AnyStr], list[AnyStr]] = ([], [])
 
     async def _connect(self) -> Self:
         codec, terminal = self.streams.codec, self.terminal
@@ -48,50 +52,67 @@ class Process(Child, Generic[AnyStr]):
             raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
         return self.reap()
 
-    async def communicate(self, input: AnyStr | None = None) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
-        """Write ``input``, read stdout and stderr to their ends and wait; gives what was read, None for what is no pipe."""
+    async def communicate(
+        self, input: AnyStr | None = None, timeout: float | None = None
+    ) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
+        """Write ``input``, read stdout and stderr to their ends and wait; gives what was read, None for what is no pipe.
 
+        Raises:
+            TimeoutError: it still runs after ``timeout`` seconds; nothing is lost, call it again without input.
+        """
+        if input is not None and self.stdin is None:
+            raise ValueError("input needs stdin=PIPE")
+        if not await within(timeout, self._communicate(input)):
+            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
+        self.reap()
+        nothing: Any = b"" if self.streams.codec is None else ""
+        read, self._read = self._read, ([], [])
+        out, err = (nothing.join(parts) for parts in read)
+        return None if self.stdout is None else out, None if self.stderr is None else err
+
+    async def _communicate(self, input: AnyStr | None) -> None:
         async def feed() -> None:
             if self.stdin is None:
-                if input is not None:
-                    raise ValueError("input needs stdin=PIPE")
                 return
             try:
                 if input:
                     self.stdin.write(input)
-                    await self.stdin.drain()
+                await self.stdin.drain()
                 self.stdin.close()
                 await self.stdin.wait_closed()
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the program does not want it
 
-        async def read(stream: Reader[AnyStr] | None) -> AnyStr | None:
-            return None if stream is None else await stream.read()
+        async def read(stream: Reader[AnyStr] | None, parts: list[AnyStr]) -> None:
+            while stream is not None and (part := await stream.read(1 << 16)):
+                parts.append(part)
 
-        _, out, err = await asyncio.gather(feed(), read(self.stdout), read(self.stderr))
-        await self.wait()
-        return out, err
+        await asyncio.gather(feed(), read(self.stdout, self._read[0]), read(self.stderr, self._read[1]), ended(self))
 
     def close(self) -> None:
         """Close the streams, the terminal and the pidfd; what still runs goes on."""
+        self._close_streams()
+        super().close()
+
+    def _close_streams(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
-        super().close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for stream in (self.stdin, self.stdout, self.stderr):
-            if stream is not None:
-                stream.close()
+        self._close_streams()
         try:
-            if exc[0] is not None:
-                await work(self.kill_session)
-            await self.wait()
-        except BaseException:
-            await work(self.kill_session)
-            raise
+            if exc[0] is None:
+                await self.wait()
+        finally:
+            await self._discard()
+
+    async def _discard(self) -> None:
+        """As `discard`, whose `close` is for the loop's own thread."""
+        try:
+            await work(self.end)
         finally:
             self.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, Unpack, overload
 
 from .. import sandbox as _sync
+from ..lifecycle.prune import prune as _prune
 from ..overrides import Args, Overrides, words
 from ..process import Result
 from ..sandbox import Image, RunOptions, Sandbox, new_id, source
@@ -65,6 +67,11 @@ async def run(
     if check:
         result.check_returncode()
     return result
+
+
+async def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """`ociruntime.prune` as a coroutine."""
+    return await work(_prune, root=root)
 
 
 def checked(function: str, options: Mapping[str, Any], known: type) -> dict[str, Any]:

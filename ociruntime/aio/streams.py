@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import errno
+import io
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -20,17 +21,24 @@ class Reader(Generic[AnyStr]):
         self._stream = stream
         self._transport = transport
         self._codec = codec
-        self._decoder = codecs.getincrementaldecoder(codec.encoding)(codec.errors) if codec else None
+        self._decoder: io.IncrementalNewlineDecoder | None = None
+        if codec is not None:  # every kind of line end becomes one, as in text files
+            decoder = codecs.getincrementaldecoder(codec.encoding)(codec.errors)
+            self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         self._text = ""
+        self._begun: list[bytes] = []
+        """Of a line whose end has not come yet, so that a reader that is cancelled loses nothing."""
 
     async def read(self, size: int = -1) -> AnyStr:
         """What there is, at most ``size`` bytes of it; without a size everything up to the end. Empty at the end."""
-        raw: Any = await self._stream.read(size)
-        if self._decoder is None:
-            return raw  # type: ignore[no-any-return]
-        taken: Any = self._text + self._decoder.decode(raw, final=size < 0 or not raw)
-        self._text = ""
-        return taken  # type: ignore[no-any-return]
+        while True:
+            raw = await self._stream.read(size)
+            whole: Any = b"".join(self._begun) + raw
+            self._begun.clear()
+            if self._decoder is not None:
+                whole, self._text = self._text + self._decoder.decode(whole, final=size < 0 or not raw), ""
+            if whole or not raw:
+                return whole  # type: ignore[no-any-return]
 
     async def readline(self) -> AnyStr:
         """The next line with its end; empty at the end of the stream."""
@@ -43,20 +51,21 @@ class Reader(Generic[AnyStr]):
             if not raw:
                 break
         line, end, self._text = self._text.partition("\n")
-        text: Any = (line.removesuffix("\r") if end else line) + end
+        text: Any = line + end
         return text  # type: ignore[no-any-return]
 
     async def _raw_line(self) -> bytes:
-        parts = []
         while True:
             try:
-                parts.append(await self._stream.readuntil())
+                self._begun.append(await self._stream.readuntil())
             except asyncio.LimitOverrunError as error:
-                parts.append(await self._stream.readexactly(error.consumed))
+                self._begun.append(await self._stream.readexactly(error.consumed))
                 continue
             except asyncio.IncompleteReadError as error:
-                parts.append(error.partial)
-            return b"".join(parts)
+                self._begun.append(error.partial)
+            line = b"".join(self._begun)
+            self._begun.clear()
+            return line
 
     def __aiter__(self) -> AsyncIterator[AnyStr]:
         return self._lines()

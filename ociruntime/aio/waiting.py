@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Generator
-from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from ..engine.children import LOOK
@@ -17,19 +16,32 @@ T = TypeVar("T")
 
 
 async def work(work: Callable[..., T], *args: Any, undo: Callable[[T], object] | None = None, **options: Any) -> T:
-    """Do something in a thread, to its end. When the task is cancelled meanwhile, it is undone before that is told."""
-    future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **options))
-    cancelled = await _whole(future)
+    """Do something in a thread, to its end. When the task is cancelled meanwhile, it is undone before that is told.
+
+    What can be undone is not even begun when the task is cancelled while no thread is free.
+    """
+    needed = True
+
+    def begin() -> list[T]:
+        return [work(*args, **options)] if needed else []
+
+    def give_up() -> None:
+        nonlocal needed
+        needed = undo is None
+
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, begin)
+    cancelled = await _whole(future, give_up)
     if cancelled is None:
-        return future.result()
-    if future.exception() is None and undo is not None:
-        back = asyncio.get_running_loop().run_in_executor(None, undo, future.result())
-        cancelled = await _whole(back) or cancelled
+        return future.result()[0]
+    if undo is not None and future.exception() is None and future.result():
+        back = loop.run_in_executor(None, undo, future.result()[0])
+        cancelled = await _whole(back, give_up) or cancelled
         back.result()
     raise cancelled
 
 
-async def _whole(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+async def _whole(future: asyncio.Future[Any], on_cancel: Callable[[], object]) -> asyncio.CancelledError | None:
     """Wait for the end of something that cannot be interrupted; gives the cancellation that came meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
@@ -37,6 +49,7 @@ async def _whole(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
             cancelled = error
+            on_cancel()
     return cancelled
 
 
@@ -124,6 +137,7 @@ async def finish(
     if timed_out:
         await work(kill)
         await within(KILL_GRACE, pump(child.streams, child))
+        child.check_dead()
     return child.result(timed_out=timed_out)
 
 

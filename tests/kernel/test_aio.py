@@ -10,7 +10,7 @@ import resource
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,153 @@ def test_cancelling_at_any_time_leaves_nothing(bundle: oci.Bundle, state_root: P
             assert oci.Container.list(root=state_root) == []
 
     go(main())
+
+
+def cancelled_at(step: int, inner: Coroutine[Any, Any, Any], seen: list[int]) -> Coroutine[Any, Any, Any]:
+    """A coroutine that is cancelled while it waits for the ``step``-th time; how often it waits goes to ``seen``."""
+
+    class Steps:
+        def __await__(self) -> Generator[Any, None, Any]:
+            task = asyncio.current_task()
+            failure: BaseException | None = None
+            while True:
+                try:
+                    future = inner.throw(failure) if failure else inner.send(None)
+                except StopIteration as stop:
+                    return stop.value
+                seen.append(step)
+                if len(seen) == step and task is not None:
+                    asyncio.get_running_loop().call_soon(task.cancel)
+                failure = None
+                try:
+                    yield future
+                except BaseException as error:
+                    failure = error
+
+    async def drive() -> Any:
+        return await Steps()
+
+    return drive()
+
+
+@pytest.mark.parametrize("what", ["run", "create", "popen", "exec", "wait", "events", "communicate"])
+def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: Path, prefix: str, what: str) -> None:
+    script = ["sh", "-c", "cat; sleep 0.02"]
+
+    async def outside() -> None:
+        if what == "run":
+            result = await aio.run(bundle, script, input=b"x", capture_output=True, timeout=60, root=state_root)
+            assert result.stdout == b"x"
+            return
+        made = aio.Container.create(
+            f"{prefix}-made", bundle.with_args(script), root=state_root, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+        async with made as container:
+            container.stdin.write(b"x")
+            container.stdin.close()
+            await container.start()
+            assert await container.stdout.read() == b"x"
+
+    async def inside(container: aio.Container) -> None:
+        if what == "exec":
+            assert (await container.exec(script, input="x", capture_output=True, text=True, timeout=60)).stdout == "x"
+        elif what == "wait":
+            await container.wait(0.05)
+        elif what == "events":
+            async for _ in container.events(0.02):
+                break
+        else:
+            async with container.popen(script, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+                if what == "communicate":
+                    assert await process.communicate(b"x", timeout=60) == (b"x", b"")
+                else:
+                    process.stdin.write(b"x")
+                    process.stdin.close()
+                    assert await process.stdout.readline() == b"x"
+
+    async def main() -> None:
+        kept = None if what in ("run", "create") else await aio.Container.run(f"{prefix}-kept", bundle, root=state_root)
+        expected = [] if kept is None else [kept.id]
+        fds = 0
+        for step in range(1, 80):
+            seen: list[int] = []
+            task = asyncio.create_task(cancelled_at(step, outside() if kept is None else inside(kept), seen))
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            if len(seen) >= step:
+                assert isinstance(outcome, asyncio.CancelledError), (step, outcome)
+            else:
+                assert outcome is None or (what == "wait" and isinstance(outcome, TimeoutError)), outcome
+            assert [c.id for c in oci.Container.list(root=state_root)] == expected, step
+            if kept is not None:
+                await until(lambda: kept.processes() == (kept.pid,))
+            await asyncio.sleep(0.01)  # transports close in the loop
+            gc.collect()
+            now = len(os.listdir("/proc/self/fd"))
+            fds = fds or now
+            assert now <= fds, step
+            if len(seen) < step:
+                break
+        assert len(seen) < step
+        assert step > 1
+        if kept is not None:
+            await kept.delete(force=True)
+
+    go(main())
+
+
+def test_what_waits_for_a_thread_is_not_begun_when_it_is_cancelled(bundle: oci.Bundle, state_root: Path) -> None:
+    async def main() -> None:
+        loop, gate = asyncio.get_running_loop(), threading.Event()
+        busy = [loop.run_in_executor(None, gate.wait) for _ in range(40)]
+        tasks = [asyncio.create_task(aio.run(bundle, ["true"], root=state_root)) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.sleep(0.01)
+        gate.set()
+        assert {type(e) for e in await asyncio.gather(*tasks, return_exceptions=True)} == {asyncio.CancelledError}
+        assert not state_root.exists()
+        await asyncio.gather(*busy)
+
+    go(main())
+
+
+def test_communicate_again_after_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def main() -> None:
+        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+            text = "in\n" + "rest\n" * 50_000
+            script = ["sh", "-c", "read x; echo first $x; sleep 0.7; cat"]
+            async with container.popen(script, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+                with pytest.raises(TimeoutError):
+                    await process.communicate(text, timeout=0.2)
+                assert await process.communicate(timeout=60) == ("first " + text, "")
+
+    go(main())
+
+
+def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def main() -> None:
+        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+            script = r"printf 'a\r\nb\rc\n'; printf '\303'; sleep 0.2; printf '\244\377'"
+            wanted = ["a\n", "b\n", "c\n", "\u00e4\udcff"]
+            async with container.popen(["sh", "-c", script], stdout=PIPE, text=True) as process:
+                assert [line async for line in process] == wanted
+            async with container.popen(["sh", "-c", script], stdout=PIPE, text=True) as process:
+                parts = []
+                while part := await process.stdout.read(1):
+                    parts.append(part)
+                assert "".join(parts) == "".join(wanted)
+            with container._sync.popen(["sh", "-c", script], stdout=PIPE, text=True) as same:
+                assert list(same) == wanted
+
+    go(main())
+
+
+def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    made = oci.Container.run(prefix, bundle.with_args(["true"]), root=state_root)
+    made.wait(20)
+    assert go(aio.prune(root=state_root)) == (prefix,)
+    made._close()
 
 
 def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:

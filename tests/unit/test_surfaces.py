@@ -1,0 +1,67 @@
+"""`ociruntime.aio` has the names, keywords and types of the classes that it is the twin of, and what is written twice says the same."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import aio
+from ociruntime.container import CreateOptions
+from ociruntime.execs import ExecOptions, PopenOptions
+from ociruntime.sandbox import RunOptions
+
+TEXT = {"text", "encoding", "errors"}
+PAIRS = [(oci.Container, aio.Container), (oci.Process, aio.Process), (oci.Attachment, aio.Attachment)]
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, str]:
+    """The keyword-only arguments with their types."""
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in TEXT}
+
+
+@pytest.mark.parametrize(
+    ("functions", "options"),
+    [
+        ((oci.run,), RunOptions),
+        ((oci.Container.create, oci.Container.run), CreateOptions),
+        ((oci.Container.exec,), ExecOptions),
+        ((oci.Container.popen,), PopenOptions),
+    ],
+)
+def test_options_are_the_keywords(functions: tuple[Callable[..., Any], ...], options: Any) -> None:
+    declared = {name: getattr(kind, "__forward_arg__", kind) for name, kind in options.__annotations__.items()}
+    for function in functions:
+        assert keywords(function) == declared
+
+
+def public(cls: type) -> dict[str, Any]:
+    names = [name for name in dir(cls) if not name.startswith("_")]
+    return {name: inspect.getattr_static(cls, name) for name in names}
+
+
+@pytest.mark.parametrize(("sync", "twin"), PAIRS)
+def test_the_twin_has_the_same_names_and_arguments(sync: type, twin: type) -> None:
+    ours, theirs = public(sync), public(twin)
+    assert set(ours) - set(theirs) <= set(dir(io.RawIOBase)), "a raw file of the one is a stream of the other"
+    for name, member in theirs.items():
+        one, other = (getattr(m, "__func__", m) for m in (ours.get(name), member))
+        if not callable(one) or not callable(other) or name in dir(io.RawIOBase):
+            continue
+        assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
+        wanted = {str(inspect.signature(one).return_annotation)}
+        if not inspect.iscoroutinefunction(other):
+            wanted |= {f"Making[{kind}]" for kind in wanted} | {f"Async{kind}" for kind in wanted}
+        assert str(inspect.signature(other, follow_wrapped=False).return_annotation) in wanted, name
+
+
+def test_the_modules_have_the_same_functions() -> None:
+    twins = {name for name in aio.__all__ if hasattr(oci, name)}
+    assert twins >= {"Container", "Process", "Attachment", "Result", "run", "prune"}
+    for name in ("run", "prune"):
+        assert inspect.signature(getattr(aio, name)) == inspect.signature(getattr(oci, name)), name
