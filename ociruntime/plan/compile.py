@@ -18,7 +18,7 @@ from .cgroups import (
     compile_scope,
     placed,
 )
-from .check import check
+from .check import check, check_process
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .identity import compile_identity, compile_labels, compile_parent
@@ -79,7 +79,7 @@ def compile_create(
         SpecError: the config contradicts itself or asks for what no host can do.
         UnsupportedError: this host or this version cannot do it.
     """
-    check(spec)
+    check(spec, host)
     asked = spec.linux
     spec = with_idmaps(spec, host)
     linux = spec.linux
@@ -247,7 +247,7 @@ def compile_exec(
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
     """
-    check(spec, process)
+    check_process(spec, process)
     b = Builder()
     b.phase = "On the host, before the clone"
     placement = placed(cgroups, host)

@@ -152,3 +152,36 @@ def test_what_validation_refuses_is_refused_and_nothing_else(part: tuple[str, ..
             if bool(why) != expected:
                 differ.append((path, nasty, why, errors[:1]))
     assert not differ
+
+
+@pytest.mark.parametrize(
+    ("linux", "host", "words"),
+    [
+        ({"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}, {"seccomp": False}, r"seccomp: this kernel has no seccomp filters"),
+        (
+            {
+                "seccomp": {
+                    "defaultAction": "SCMP_ACT_ALLOW",
+                    "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+                    "listenerPath": "/a",
+                    "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+                }
+            },
+            {"kernel": (5, 14)},
+            r"seccomp\.flags: .* needs Linux 5\.19",
+        ),
+        (
+            {"memoryPolicy": {"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "0"}},
+            {"kernel": (6, 8)},
+            r"memoryPolicy\.mode: .* needs Linux 6\.9",
+        ),
+        ({"personality": {"domain": "LINUX32"}}, {"machine": "riscv64"}, r"personality\.domain: riscv64 has no"),
+    ],
+)
+def test_what_a_host_cannot_do_is_said_before_anything_happens(linux: dict[str, Any], host: dict[str, Any], words: str) -> None:
+    document: dict[str, Any] = RuntimeSpec.default(seccomp=False).to_dict()  # type: ignore[assignment]
+    document["linux"] |= linux
+    spec = RuntimeSpec.load(document)
+    assert compile_create(spec, HOST, bundle="/b").steps
+    with pytest.raises(UnsupportedError, match=rf"\$\.linux\.{words}"):
+        compile_create(spec, HOST._replace(**host), bundle="/b")
