@@ -216,7 +216,7 @@ def test_a_kill_for_want_of_memory_is_known_when_the_scope_is_gone(
     limited: Callable[..., Any], prefix: str, until: Callable[..., None]
 ) -> None:
     """Nobody waits, and the cgroup's count is gone with it. One after it of the same name has nothing to do with it."""
-    linux = {"cgroupsPath": f"system.slice::{prefix}"}
+    linux = {"cgroupsPath": f"system.slice:pre:{prefix}"}
     for text, killed in (("x=aaaaaaaa; while :; do x=$x$x; done", True), ("exit 3", False)):
         with limited({"memory": {"limit": 16 * MiB}}, ["sh", "-c", text], linux=linux) as container:
             scope = next(entry[3] for entry in container._entry.read()["undo"] if entry[0] == "systemd_scope")
@@ -239,9 +239,9 @@ def test_annotations_are_properties(make_bundle: Callable[..., oci.Bundle], stat
 
 @root
 def test_a_unit_that_runs_is_left_alone(limited: Callable[..., Any], prefix: str) -> None:
-    path = {"cgroupsPath": f"system.slice::{prefix}"}
+    path = {"cgroupsPath": f"system.slice:pre:{prefix}"}
     with limited({}, linux=path) as first:
-        words = rf"systemd has {prefix}\.scope already, and it is active" if MODE == "v2" else "exists and is in use"
+        words = rf"systemd has pre-{prefix}\.scope already, and it is active" if MODE == "v2" else "exists and is in use"
         with pytest.raises(OSError, match=words) as caught:
             with limited({}, linux=path):
                 pass
@@ -252,11 +252,11 @@ def test_a_unit_that_runs_is_left_alone(limited: Callable[..., Any], prefix: str
 
 @root
 def test_a_unit_that_failed_makes_room(limited: Callable[..., Any], prefix: str) -> None:
-    unit = f"{prefix}.scope"
+    unit = f"pre-{prefix}.scope"
     command = ["systemd-run", "--scope", "-q", f"--unit={unit}", "-p", "RuntimeMaxSec=1", "sleep", "100"]
     subprocess.run(command, check=False)
     assert show(unit, "ActiveState") == {"ActiveState": "failed"}
-    with limited({}, linux={"cgroupsPath": f"system.slice::{prefix}"}):
+    with limited({}, linux={"cgroupsPath": f"system.slice:pre:{prefix}"}):
         assert show(unit, "ActiveState") == {"ActiveState": "active"}
 
 

@@ -24,9 +24,9 @@ NAMES = {
     ("a-b-c.slice:p:n", False): ("p-n.scope", "/a.slice/a-b.slice/a-b-c.slice/p-n.scope"),
     ("-.slice:p:n", False): ("p-n.scope", "/p-n.scope"),
     ("-.slice:p:n", True): ("p-n.scope", "/u/p-n.scope"),
-    ("machine.slice::n.1", False): ("n.1.scope", "/machine.slice/n.1.scope"),
-    ("machine.slice::cpu", False): ("cpu.scope", "/machine.slice/_cpu.scope"),
-    ("machine.slice::_n", False): ("_n.scope", "/machine.slice/__n.scope"),
+    ("machine.slice::n.1", False): ("-n.1.scope", "/machine.slice/-n.1.scope"),
+    ("machine.slice:cpu.x:n", False): ("cpu.x-n.scope", "/machine.slice/_cpu.x-n.scope"),
+    ("machine.slice:_p:n", False): ("_p-n.scope", "/machine.slice/__p-n.scope"),
 }
 BAD_NAMES = [
     "/abs/path", "a:b", "a.slice:b:c:d", "noslice:p:n", ".slice:p:n", "a--b.slice:p:n", "-a.slice:p:n", "a-.slice:p:n",

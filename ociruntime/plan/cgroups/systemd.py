@@ -71,7 +71,8 @@ class Scope(NamedTuple):
 def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str = "/") -> Scope:
     """The scope of a container: from ``linux.cgroupsPath`` as ``slice:prefix:name``, or ``ociruntime-ID.scope`` when it is absent.
 
-    An empty slice is ``system.slice``, or ``user.slice`` of the user's own systemd; without a prefix the name stands alone.
+    An empty slice is ``system.slice``, or ``user.slice`` of the user's own systemd. With an empty prefix it is ``-NAME.scope``, as
+    the peers have it.
 
     Args:
         user: whether it is for the user's own systemd.
@@ -91,7 +92,7 @@ def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str 
         inside = inside or default
         if not name or name.endswith(".slice"):
             raise _bad(f"{cgroups_path!r}: the name is that of a scope, which has the container's processes")
-        unit = (f"{prefix}-{name}" if prefix else name) + ".scope"
+        unit = f"{prefix}-{name}.scope"
     if not _UNIT_LETTERS.issuperset(unit):
         raise _bad(f"{unit!r} is not the name of a unit: letters, digits and :-_.\\ only")
     if len(unit) > _MAX_NAME:
