@@ -74,6 +74,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("bounding", errno.EPERM): ("CAP_SETPCAP is missing", ""),
     ("seccomp", errno.EINVAL): ("this kernel does not take the filter", ""),
     ("chdir", errno.EACCES): ("permission denied", ""),
+    ("chdir", errno.EMFILE): ("RLIMIT_NOFILE is less than the init needs on its way", "ask for more: it has one for each mount"),
     ("target", errno.EXDEV): ("a link of the image leads into /proc", "correct the image, or the mount's destination"),
     ("prove_dev", errno.ENODEV): ("something else has this name", "mount a tmpfs on /dev, or remove it from the image"),
     ("prove_proc", errno.EXDEV): ("it is something else, or only a part of a procfs", "bind the host's /proc itself"),

@@ -153,6 +153,13 @@ def test_scheduler(inside: Inside, policy: str) -> None:
     assert inside(command, {"scheduler": scheduler}, limits) == expected
 
 
+def test_a_deadline_that_cannot_be_kept_says_why(inside: Inside) -> None:
+    scheduler = {"policy": "SCHED_DEADLINE", "runtime": 10**6, "deadline": 10**7, "period": 10**14}
+    with pytest.raises(oci.StepError, match="the kernel's limits do not allow these values") as caught:
+        inside("true", {"scheduler": scheduler})
+    assert caught.value.op == "scheduler"
+
+
 @pytest.mark.parametrize(
     ("kind", "level", "shown"), [("IOPRIO_CLASS_BE", 3, "best-effort: prio 3"), ("IOPRIO_CLASS_IDLE", 0, "idle")]
 )

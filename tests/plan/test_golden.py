@@ -502,3 +502,11 @@ def test_the_order_of_the_story() -> None:
     order = [step.op for step in plan.steps]
     assert order.index("pivot_root") < order.index("setsid") < order.index("sync") < order.index("gate") < order.index("exec")
     assert order[-1] == "exec"
+
+
+@pytest.mark.parametrize("member", ["apparmorProfile", "selinuxLabel"])
+def test_a_label_comes_with_a_program(member: str) -> None:
+    spec = config(process(**{member: "x"}))
+    assert "label" in [step.op for step in compiled(spec, LABELS).steps]
+    with pytest.raises(UnsupportedError, match=rf"\$\.process\.{member}: comes with a program"):
+        compiled(spec, LABELS, empty=True)
