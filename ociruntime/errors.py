@@ -47,7 +47,17 @@ __all__ = [
 
 
 class OCIRuntimeError(Exception):
-    """Base of every error that the package raises on purpose."""
+    """Base of every error that the package raises on purpose. Errors can be pickled: they come through process pools."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(cls: type[OCIRuntimeError], args: tuple[object, ...], fields: dict[str, object]) -> OCIRuntimeError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class OCIRuntimeWarning(UserWarning):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
-from .overrides import Args, Env, Overrides, UserLike, words
+from .overrides import Args, Env, Overrides, UserLike, seconds, words
 from .streams import Codec, Stdio, Streams
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Common(TypedDict, total=False):
     stdout: Stdio
     stderr: Stdio
     env: Env | None
-    cwd: str | None
+    cwd: str | os.PathLike[str] | None
     user: UserLike | None
     groups: Sequence[int] | None
     capabilities: Sequence[str]
@@ -96,7 +96,7 @@ class Executes:
         timeout: float | None = None,
         check: bool = False,
         env: Env | None = None,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         capabilities: Sequence[str] = (),
@@ -142,7 +142,7 @@ class Executes:
         from .engine.interrupts import Held
         from .process import Process, finish
 
-        codec = Codec.of(text, encoding, errors)
+        limit, codec = seconds(timeout), Codec.of(text, encoding, errors)
         with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
             child: Process[Any] = self._launch(
                 Process,
@@ -161,7 +161,7 @@ class Executes:
                 cgroup=cgroup,
             )
             with closing(child):
-                result = finish(child, held, timeout, child.kill_session)
+                result = finish(child, held, limit, child.kill_session)
         if check:
             result.check_returncode()
         return result
@@ -191,7 +191,7 @@ class Executes:
         errors: str | None = None,
         bufsize: int = -1,
         env: Env | None = None,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         capabilities: Sequence[str] = (),
@@ -253,7 +253,7 @@ class Executes:
         streams: Streams,
         *,
         env: Env | None = None,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         capabilities: Sequence[str] = (),
@@ -279,7 +279,7 @@ class Executes:
             no_new_privileges=no_new_privileges,
             apparmor_profile=apparmor_profile,
             selinux_label=selinux_label,
-        )
+        ).checked()
         began = time.monotonic()
         started = execute(
             self._entry,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -28,10 +29,32 @@ _PERIOD: Final = 100_000
 
 
 def words(args: Args) -> tuple[str, ...]:
-    """A command line. Raises TypeError for a string, which would be taken apart into letters."""
+    """A command line. Raises TypeError for a string, which would be taken apart into letters, and ValueError for a NUL."""
     if isinstance(args, str | bytes):
         raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
-    return tuple(os.fsdecode(word) for word in args)
+    if isinstance(args, Mapping | Set) or not isinstance(args, Iterable):
+        raise TypeError(f"args is a sequence of str, not {type(args).__name__}")
+    found = tuple(args)
+    for number, word in enumerate(found):
+        if not isinstance(word, str | bytes | os.PathLike):
+            raise TypeError(f"args[{number}] is {word!r}: a str or a path is needed")
+    return tuple(without_nul(f"args[{number}]", os.fsdecode(word)) for number, word in enumerate(found))
+
+
+def without_nul(name: str, text: str) -> str:
+    """The text. Raises ValueError for a NUL, at which the kernel would take it to end."""
+    if "\0" in text:
+        raise ValueError(f"{name} has a NUL in it: {text!r}")
+    return text
+
+
+def seconds(timeout: float | None) -> float | None:
+    """A timeout. Raises TypeError, ValueError: it is none."""
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        raise TypeError(f"timeout is {timeout!r}: a number of seconds is needed, or None")
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError("timeout is not a number")
+    return timeout
 
 
 def size(value: int | str) -> int:
@@ -40,8 +63,15 @@ def size(value: int | str) -> int:
         return value
     found = _SIZE.fullmatch(value.strip())
     if found is None:
-        raise ValueError(f"{value!r} is not a size: write bytes, or a number with K, M, G or T")
+        raise ValueError(f"memory: {value!r} is not a size: write bytes, or a number with K, M, G or T")
     return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def listed(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:
+    """Mounts as a value. Raises TypeError for a single one."""
+    if isinstance(mounts, str | Mapping) or not isinstance(mounts, Iterable | None):
+        raise TypeError(f"mounts is {mounts!r}: a sequence of mounts is needed")
+    return None if mounts is None else tuple(mounts)
 
 
 def mount(wanted: MountLike) -> Mount:
@@ -50,11 +80,18 @@ def mount(wanted: MountLike) -> Mount:
 
     if isinstance(wanted, Mount):
         return wanted
+    if not isinstance(wanted, str):
+        raise TypeError(f"mounts has {wanted!r}: 'source:/destination', 'source:/destination:ro' or a Mount is needed")
     source, colon, rest = wanted.partition(":")
     destination, _, text = rest.partition(":")
     if not (source and colon and destination.startswith("/")):
         raise ValueError(f"{wanted!r} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
-    options = ["rro" if option == "ro" else option for option in text.split(",") if option]
+    given = [option for option in text.split(",") if option]
+    from .plan.mount_options import KNOWN_OPTIONS
+
+    if unknown := set(given) - set(KNOWN_OPTIONS):
+        raise ValueError(f"{wanted!r}: {min(unknown)!r} is no option of a bind mount")
+    options = ["rro" if option == "ro" else option for option in given]
     return Mount(destination=destination, type="bind", source=os.path.abspath(source), options=("rbind", *options))
 
 
@@ -62,14 +99,19 @@ def environment(process: Process, env: Env) -> Process:
     """A process with these variables set over its own. Raises ValueError for what is no ``NAME=value``."""
     if isinstance(env, str | bytes):
         raise TypeError(f"env is a mapping, or a sequence of 'NAME=value', not {type(env).__name__}")
-    if isinstance(env, Mapping):
-        return process.with_env(env)
     changes: dict[str, str | None] = {}
-    for entry in env:
-        name, equals, value = entry.partition("=")
-        if not equals:
-            raise ValueError(f"{entry!r} is not NAME=value")
-        changes[name] = value
+    if isinstance(env, Mapping):
+        changes.update(env)
+    else:
+        for entry in env:
+            name, equals, value = entry.partition("=") if isinstance(entry, str) else ("", "", "")
+            if not equals:
+                raise ValueError(f"env: {entry!r} is not NAME=value")
+            changes[name] = value
+    for name, wanted in changes.items():
+        if not isinstance(name, str) or not isinstance(wanted, str | None):
+            raise TypeError(f"env: {name!r}: {wanted!r} is not a str with a str, or with None to remove it")
+        without_nul(f"env: {name}", f"{name}={wanted}")
     return process.with_env(changes)
 
 
@@ -79,14 +121,17 @@ def user(process: Process, wanted: UserLike, rootfs: Path) -> Process:
 
     if isinstance(wanted, User):
         return process.evolve(user=wanted)
-    if isinstance(wanted, str | int):
+    if isinstance(wanted, str | int) and not isinstance(wanted, bool):
         from .rootfs.users import resolve
 
         if not str(wanted):
             raise ValueError("user is empty: give a name, 'name:group', 'uid:gid' or numbers")
         found = resolve(str(wanted), rootfs)
     else:
-        uid, gid = wanted
+        ids: Sequence[object] = () if isinstance(wanted, int | str) or not isinstance(wanted, Sequence) else wanted
+        uid, gid = ids if len(ids) == 2 else (None, None)
+        if type(uid) is not int or type(gid) is not int:
+            raise TypeError(f"user is {wanted!r}: give a name, 'name:group', 'uid:gid', a uid or (uid, gid)")
         if not all(0 <= number < 0xFFFFFFFF for number in (uid, gid)):
             raise ValueError(f"{wanted!r} is no user: ids are from 0 to 4294967294")
         found = User(uid=uid, gid=gid)
@@ -100,7 +145,7 @@ class Overrides(NamedTuple):
 
     args: tuple[str, ...] = ()
     env: Env | None = None
-    cwd: str | None = None
+    cwd: str | os.PathLike[str] | None = None
     user: UserLike | None = None
     mounts: tuple[MountLike, ...] | None = None
     memory: int | str | None = None
@@ -114,6 +159,29 @@ class Overrides(NamedTuple):
     no_new_privileges: bool | None = None
     apparmor_profile: str | None = None
     selinux_label: str | None = None
+
+    def checked(self) -> Overrides:
+        """The same, when every value is of a type and in a range that can be. Raises TypeError, ValueError, naming the argument."""
+        for name, (kinds, what) in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                raise TypeError(f"{name} is {value!r}: {what} is needed")
+        if self.cwd is not None and not os.fspath(self.cwd).startswith("/"):
+            raise ValueError(f"cwd is {os.fspath(self.cwd)!r}: an absolute path in the container is needed")
+        for name in ("cwd", "hostname", "apparmor_profile", "selinux_label"):
+            without_nul(name, os.fspath(getattr(self, name) or ""))
+        if self.hostname is not None and not 0 < len(os.fsencode(self.hostname)) <= _HOST_NAME_MAX:
+            raise ValueError(f"hostname is {self.hostname!r}: 1 to {_HOST_NAME_MAX} bytes are needed")
+        for name in ("memory", "pids"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1 and value != -1:
+                raise ValueError(f"{name} is {value}: more than 0 is needed, or -1 for no limit")
+        if self.cpus is not None and not _LEAST_CPUS <= self.cpus < 1 << 20:
+            raise ValueError(f"cpus is {self.cpus}: the number of CPUs, at least {_LEAST_CPUS}")
+        for group in self.groups or ():
+            if type(group) is not int or not 0 <= group < 0xFFFFFFFF:
+                raise ValueError(f"groups has {group!r}: ids are from 0 to 4294967294")
+        return self if self.cwd is None else self._replace(cwd=os.fspath(self.cwd))
 
     def key(self) -> tuple[object, ...]:
         """A value that is equal for equal changes, and hashable when they are."""
@@ -172,8 +240,6 @@ class Overrides(NamedTuple):
         if self.memory is not None:
             changes["memory"] = (resources.memory or Memory()).evolve(limit=size(self.memory))
         if self.cpus is not None:
-            if not 0 < self.cpus < 1 << 20:
-                raise ValueError(f"cpus is {self.cpus}: the number of CPUs, more than 0")
             changes["cpu"] = (resources.cpu or CPU()).evolve(quota=round(self.cpus * _PERIOD), period=_PERIOD)
         if self.pids is not None:
             changes["pids"] = (resources.pids or Pids()).evolve(limit=self.pids)
@@ -181,5 +247,23 @@ class Overrides(NamedTuple):
 
 
 _NOTHING: Final = Overrides()
+_HOST_NAME_MAX: Final = 64
+_LEAST_CPUS: Final = 0.01
+"""The kernel's smallest quota, 1 ms, of a period of 100 ms."""
+_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "env": ((Mapping, Sequence), "a mapping or a sequence of 'NAME=value'"),
+    "cwd": ((str, os.PathLike), "an absolute path in the container"),
+    "mounts": ((tuple,), "a sequence of mounts"),
+    "memory": ((int, str), "a number of bytes or a size such as '512M'"),
+    "cpus": ((int, float), "a number of CPUs"),
+    "pids": ((int,), "a number of processes"),
+    "read_only": ((bool,), "True or False"),
+    "hostname": ((str,), "a str"),
+    "terminal": ((bool,), "True or False"),
+    "groups": ((Sequence,), "a sequence of ids"),
+    "no_new_privileges": ((bool,), "True or False"),
+    "apparmor_profile": ((str,), "a str"),
+    "selinux_label": ((str,), "a str"),
+}
 _MEMBERS: Final = ("cwd", "terminal", "no_new_privileges", "apparmor_profile", "selinux_label")
 """What goes into the process object as it is."""

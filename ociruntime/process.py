@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, AnyStr, Generic, NamedTuple, Self
+from typing import IO, Any, AnyStr, Final, Generic, NamedTuple, Self
 
 from .engine import cgroup, children
 from .engine.interrupts import Held
@@ -19,6 +19,10 @@ __all__ = ["Process", "Result", "Usage"]
 
 KILL_GRACE = 10.0
 """Seconds for output to end after a kill: a stranger may hold the other end of a pipe."""
+
+
+_TAIL: Final = 2000
+"""Characters of the output in an error's message, at most."""
 
 
 class Result(NamedTuple, Generic[AnyStr]):
@@ -49,13 +53,23 @@ class Result(NamedTuple, Generic[AnyStr]):
         """Raise ProcessError unless it ended with 0 and in time."""
         if self.returncode == 0 and not self.timed_out:
             return
-        how = "took too long" if self.timed_out else f"ended with {self.returncode}"
+        how = "took too long" if self.timed_out else f"ended with {self.returncode}" if self.signal is None else self._signalled()
         if self.oom_killed:
             how += " for want of memory"
         tail: bytes | str = self.stderr or self.stdout or ""
         text = tail.decode("utf-8", "replace") if isinstance(tail, bytes) else tail
         last = "\n".join(text.strip().splitlines()[-5:])
+        if len(last) > _TAIL:
+            last = f"...{last[-_TAIL:]}"
         raise ProcessError(f"{' '.join(self.args)!r} {how}{': ' + last if last else ''}", self)
+
+    def _signalled(self) -> str:
+        import signal
+
+        try:
+            return f"was killed by {signal.Signals(-self.returncode).name}"
+        except ValueError:
+            return f"was killed by signal {-self.returncode}"
 
 
 class Child:

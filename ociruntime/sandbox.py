@@ -13,7 +13,7 @@ from .bundle import Bundle
 from .engine import cgroup
 from .engine.interrupts import Held
 from .errors import ContainerNotFound
-from .overrides import Args, Env, MountLike, Overrides, UserLike, words
+from .overrides import Args, Env, MountLike, Overrides, UserLike, listed, seconds, words
 from .process import Child, Result, Usage, finish
 from .streams import Codec, Stdio, Streams
 from .temporary import Temporary
@@ -38,7 +38,7 @@ class RunOptions(TypedDict, total=False):
     timeout: float | None
     check: bool
     env: Env | None
-    cwd: str | None
+    cwd: str | os.PathLike[str] | None
     user: UserLike | None
     mounts: Iterable[MountLike] | None
     memory: int | str | None
@@ -82,7 +82,7 @@ def run(
     timeout: float | None = None,
     check: bool = False,
     env: Env | None = None,
-    cwd: str | None = None,
+    cwd: str | os.PathLike[str] | None = None,
     user: UserLike | None = None,
     mounts: Iterable[MountLike] | None = None,
     memory: int | str | None = None,
@@ -133,15 +133,15 @@ def run(
     What interrupts the call, KeyboardInterrupt for example, kills the container too; the exception has the output so far in its
     attribute ``result``, a `Result`.
     """
-    wanted = None if mounts is None else tuple(mounts)
-    overrides = Overrides(words(args), env, cwd, user, wanted, memory, cpus, pids, network, read_only, hostname)
+    overrides = Overrides(words(args), env, cwd, user, listed(mounts), memory, cpus, pids, network, read_only, hostname).checked()
+    limit = seconds(timeout)
     codec = Codec.of(text, encoding, errors)
     with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
         made_of = source(image, overrides)
-        name = container_id or new_id()
+        name = new_id() if container_id is None else container_id
         sandbox = Sandbox(name, made_of, streams, root=root, die_with_parent=die_with_parent, cgroup_manager=cgroup_manager)
         try:
-            result = sandbox.complete(finish(sandbox.child, held, timeout, sandbox.kill, sandbox.on_end))
+            result = sandbox.complete(finish(sandbox.child, held, limit, sandbox.kill, sandbox.on_end))
         finally:
             sandbox.discard()
     if check:
@@ -158,6 +158,10 @@ def source(image: Image, overrides: Overrides) -> Bundle | Temporary:
     """What a container is made of. Raises BundleError, SpecError."""
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
+    if not isinstance(image, str | os.PathLike):
+        raise TypeError(f"image is {image!r}: a path or a Bundle is needed")
+    if not os.fspath(image):
+        raise ValueError("image is empty: the path of a SIF file, a bundle or a root filesystem is needed")
     path = Path(image)
     if (path / "config.json").exists():
         return Bundle.load(path).with_overrides(overrides)

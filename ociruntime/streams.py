@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -48,10 +49,13 @@ class Codec(NamedTuple):
 
     @classmethod
     def of(cls, text: bool | None, encoding: str | None, errors: str | None) -> Codec | None:
-        """The codec that ``text``, ``encoding`` or ``errors`` ask for, as in `subprocess`; None for bytes."""
+        """The codec that ``text``, ``encoding`` or ``errors`` ask for, as in `subprocess`; None for bytes. Raises LookupError."""
         if not (text or encoding or errors):
             return None
-        return cls(encoding or "utf-8", errors or "surrogateescape")
+        found = cls(encoding or "utf-8", errors or "surrogateescape")
+        codecs.lookup(found.encoding)
+        codecs.lookup_error(found.errors)
+        return found
 
     def decode(self, raw: bytes) -> str:
         return raw.decode(self.encoding, self.errors).replace("\r\n", "\n").replace("\r", "\n")
@@ -141,8 +145,15 @@ class Streams:
     def _open(self, number: int, wanted: Stdio) -> int:
         if wanted is None:
             return number
+        name = ("stdin", "stdout", "stderr")[number]
+        if isinstance(wanted, bool) or not (isinstance(wanted, int) or hasattr(wanted, "fileno")):
+            raise TypeError(f"{name} is {wanted!r}: a descriptor, an open file, PIPE, DEVNULL, STDOUT or None is needed")
         fd = wanted if isinstance(wanted, int) else wanted.fileno()
         if fd >= 0:
+            try:
+                os.fstat(fd)
+            except OSError as error:
+                raise OSError(error.errno, f"{name} is descriptor {fd}, which is not open") from error
             return fd
         if fd == DEVNULL:
             self._theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
@@ -150,7 +161,7 @@ class Streams:
         if fd == STDOUT and number == 2:
             return self.child[1]
         if fd != PIPE:
-            raise ValueError(f"{fd} is no descriptor for {('stdin', 'stdout', 'stderr')[number]}")
+            raise ValueError(f"{fd} is no descriptor for {name}")
         reader, writer = os.pipe2(os.O_CLOEXEC)
         ours, theirs = (writer, reader) if number == 0 else (reader, writer)
         self._theirs.append(theirs)
@@ -222,9 +233,11 @@ class Streams:
                 if self.codec is None:
                     raise TypeError("input is a str: give bytes, or text=True")
                 input = self.codec.encode(input)
+            elif not isinstance(input, bytes | bytearray | memoryview):
+                raise TypeError(f"input is {input!r}: bytes are needed, or a str with text=True")
             if 0 not in self._ours:
                 raise ValueError("input needs stdin=PIPE")
-            self._input = memoryview(input)
+            self._input = memoryview(input).cast("B")
         if 0 in self._ours and not self._input:
             self._shut(0)
 

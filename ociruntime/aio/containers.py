@@ -14,7 +14,7 @@ from ..events import Event
 from ..execs import ExecOptions, Executes, PopenOptions
 from ..lifecycle.status import first_process
 from ..lifecycle.watch import Ticks, watch
-from ..overrides import Args
+from ..overrides import Args, seconds
 from ..process import Result
 from ..state import State, Status
 from ..streams import Codec, MaybeNone, Streams
@@ -209,7 +209,7 @@ class Container(Supervised):
     ) -> Result[Any]:
         """`ociruntime.Container.exec` as a coroutine: cancelling it kills the program and what it started in its session."""
         given = checked("exec", options, ExecOptions)
-        check, timeout = given.pop("check", False), given.pop("timeout", None)
+        check, timeout = given.pop("check", False), seconds(given.pop("timeout", None))
         with streams_of(given, Codec.of(text, encoding, errors)) as streams:
             child: Process[Any] = await self._launch(args, streams, given)
             try:

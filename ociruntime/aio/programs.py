@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack, overload
 
 from .. import sandbox as _sync
 from ..lifecycle.prune import prune as _prune
-from ..overrides import Args, Overrides, words
+from ..overrides import Args, Overrides, listed, seconds, words
 from ..process import Result
 from ..sandbox import Image, RunOptions, Sandbox, new_id, source
 from ..streams import Codec, Streams
@@ -45,14 +45,14 @@ async def run(
     Arguments and errors are those of `ociruntime.run`.
     """
     given = checked("run", options, RunOptions)
-    if given.get("mounts") is not None:
-        given["mounts"] = tuple(given["mounts"])
-    overrides = Overrides(words(args), **{name: value for name, value in given.items() if name in Overrides._fields})
-    check, timeout = given.get("check", False), given.get("timeout")
+    given["mounts"] = listed(given.get("mounts"))
+    overrides = Overrides(words(args), **{name: value for name, value in given.items() if name in Overrides._fields}).checked()
+    check, timeout = given.get("check", False), seconds(given.get("timeout"))
+    name = given.get("container_id")
     with streams_of(given, Codec.of(text, encoding, errors)) as streams:
         sandbox = await work(
             Sandbox,
-            given.get("container_id") or new_id(),
+            new_id() if name is None else name,
             source(image, overrides),
             streams,
             root=given.get("root"),

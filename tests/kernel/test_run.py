@@ -126,6 +126,43 @@ def test_invalid_text_is_not_lost(sh: Sh) -> None:
         ({"mounts": ["/no/such:/x"]}, oci.StepError, "the source does not exist"),
         ({"args": ["no-such-program"]}, oci.StepError, "not found"),
         ({"image": "/no/such"}, FileNotFoundError, "/no/such"),
+        ({"image": 5}, TypeError, "image"),
+        ({"image": ""}, ValueError, "image"),
+        ({"args": None}, TypeError, "args"),
+        ({"args": {"true": 1}}, TypeError, "args"),
+        ({"args": ["echo", 1]}, TypeError, r"args\[1\]"),
+        ({"args": ["echo", "a\0b"]}, ValueError, r"args\[1\] has a NUL"),
+        ({"input": 5}, TypeError, "input"),
+        ({"stdin": "file"}, TypeError, "stdin"),
+        ({"stdout": True}, TypeError, "stdout"),
+        ({"stderr": 3333}, OSError, "stderr is descriptor 3333, which is not open"),
+        ({"encoding": "nope"}, LookupError, "nope"),
+        ({"errors": "nope"}, LookupError, "nope"),
+        ({"timeout": "5"}, TypeError, "timeout"),
+        ({"timeout": float("nan")}, ValueError, "timeout"),
+        ({"env": {"A": 1}}, TypeError, "env: 'A'"),
+        ({"env": {"A": "a\0b"}}, ValueError, "env: A has a NUL"),
+        ({"env": [1]}, ValueError, "env: 1"),
+        ({"cwd": "relative"}, ValueError, "cwd is 'relative'"),
+        ({"cwd": 5}, TypeError, "cwd"),
+        ({"user": (1,)}, TypeError, "user"),
+        ({"user": ("a", "b")}, TypeError, "user"),
+        ({"user": True}, TypeError, "user"),
+        ({"mounts": "/x:/y"}, TypeError, "mounts"),
+        ({"mounts": [("/x", "/y")]}, TypeError, "mounts has"),
+        ({"mounts": ["/etc:/x:bogus"]}, ValueError, "'bogus' is no option"),
+        ({"memory": 1.5}, TypeError, "memory"),
+        ({"memory": 0}, ValueError, "memory"),
+        ({"memory": True}, TypeError, "memory"),
+        ({"cpus": "1"}, TypeError, "cpus"),
+        ({"cpus": float("inf")}, ValueError, "cpus"),
+        ({"cpus": 0.001}, ValueError, "cpus"),
+        ({"pids": 1.5}, TypeError, "pids"),
+        ({"pids": 0}, ValueError, "pids"),
+        ({"read_only": "yes"}, TypeError, "read_only"),
+        ({"hostname": "h" * 65}, ValueError, "hostname"),
+        ({"container_id": ""}, oci.StateError, "container id"),
+        ({"cgroup_manager": "other"}, ValueError, "cgroup_manager"),
     ],
 )
 def test_what_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, call: dict[str, Any], error: type, hint: str) -> None:
@@ -141,7 +178,7 @@ def test_environment_directory_user_and_names(sh: Sh, bundle: oci.Bundle, tmp_pa
     (bundle.path / "rootfs/etc/passwd").write_text("root:x:0:0::/:\njoe:x:1000:1001::/:\n")
     for env in ({"A": "1", "TERM": None}, ["A=1", "TERM="]):
         assert sh("echo $A-$TERM-$PATH", env=env).stdout.startswith("1--/usr")
-    assert sh("pwd", cwd="/etc").stdout == "/etc\n"
+    assert sh("pwd", cwd="/etc").stdout == sh("pwd", cwd=Path("/etc")).stdout == "/etc\n"
     assert sh("hostname", hostname="other").stdout == "other\n"
     for user, expected in {
         "joe": "1000 1001 1001 77", "joe:staff": "1000 55 55", 1000: "1000 1001 1001 77", "5:6": "5 6 6", "7": "7 0 0",

@@ -1,0 +1,66 @@
+"""Errors and results come through pickle as they are, so that process pools can hand them over."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.errors import Problem
+
+RESULT: oci.Result[bytes] = oci.Result(("x",), 3, b"out", b"err", 0.5, False, False, oci.Usage(1.0, 2.0, 3.0, 4))
+
+
+def test_a_result_is_a_value() -> None:
+    again = pickle.loads(pickle.dumps(RESULT))
+    assert again == RESULT
+    assert type(again) is oci.Result
+    assert hash(again) == hash(RESULT)
+    with pytest.raises(AttributeError):
+        RESULT.stdout = b""  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        oci.SpecError([Problem("$.x", "is bad", "config.md")], "config.json"),
+        oci.SifError("is bad", field="magic", descriptor=3, path="/x"),
+        oci.BundleError("bad"),
+        oci.UnsupportedError("bad"),
+        oci.ContainerNotFound("c", "/root"),
+        oci.ContainerExists("c", "/root"),
+        oci.WrongStatus("c", "kill", "stopped", "running"),
+        oci.StepError(2, step=1, total=2, op="mkdir", text="/x", cause="why", remedy="help", detail="words"),
+        oci.HookError("failed", kind="prestart", path="/hook", returncode=3, output="text"),
+        oci.ProcessError("ended with 3", RESULT),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors(error: oci.OCIRuntimeError) -> None:
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is type(error)
+        assert (str(again), again.args, again.__dict__) == (str(error), error.args, error.__dict__)
+        assert getattr(again, "errno", None) == getattr(error, "errno", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"returncode": 4, "stderr": b"first\nlast\xff\n"}, "'x' ended with 4: first\nlast\ufffd"),
+        ({"returncode": 4, "stdout": "out", "stderr": ""}, "'x' ended with 4: out"),
+        ({"returncode": -15}, "'x' was killed by SIGTERM"),
+        ({"returncode": -40}, "'x' was killed by signal 40"),
+        ({"returncode": -9, "oom_killed": True}, "'x' was killed by SIGKILL for want of memory"),
+        ({"returncode": -9, "timed_out": True, "stdout": b"a\nb\nc\nd\ne\nf"}, "'x' took too long: b\nc\nd\ne\nf"),
+        ({"returncode": 1, "stderr": "y" * 100_000}, "'x' ended with 1: ..." + "y" * 2000),
+    ],
+)
+def test_what_a_check_says(fields: dict[str, Any], words: str) -> None:
+    result: oci.Result[Any] = oci.Result(("x",), **fields)
+    with pytest.raises(oci.ProcessError) as caught:
+        result.check_returncode()
+    assert str(caught.value) == words
+    assert caught.value.result is result
