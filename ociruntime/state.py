@@ -162,13 +162,22 @@ class State(NamedTuple):
 
 
 def default_root() -> Path:
-    """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR."""
-    if os.geteuid() == 0:
-        return Path("/run/ociruntime")
+    """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR.
+
+    Who is root only in a user namespace, as engines of users make it, is still a user with an XDG_RUNTIME_DIR.
+    """
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    if os.geteuid() == 0 and not (runtime_dir and _mapped()):
+        return Path("/run/ociruntime")
     if not runtime_dir:
         raise StateError("XDG_RUNTIME_DIR is not set: give the state directory with --root (root=)")
     return Path(runtime_dir, "ociruntime")
+
+
+def _mapped() -> bool:
+    """Whether our ids are others outside: we are in a user namespace but the first."""
+    with open("/proc/self/uid_map", encoding="ascii") as table:
+        return [line.split() for line in table] != [["0", "0", "4294967295"]]
 
 
 def check_id(container_id: str) -> str:

@@ -310,3 +310,15 @@ def test_a_log_that_cannot_be_written_is_said_first(bundle: oci.Bundle, tmp_path
     assert done.stderr.count("\n") == 1
     assert "no/such.log" in done.stderr
     assert oci.Container.list(root=state_root) == []
+
+
+def test_who_is_root_by_a_user_namespace_keeps_his_containers_where_a_user_does(tmp_path: Path) -> None:
+    """As engines of users call it."""
+    ask = [sys.executable, "-P", "-c", "import ociruntime.state as s; print(s.default_root())"]
+    mapped = ["unshare", "--user", "--map-root-user", *ask]
+    theirs = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    nobodys = {key: value for key, value in theirs.items() if key != "XDG_RUNTIME_DIR"}
+    cases = [(ask, theirs, "/run"), (mapped, theirs, str(tmp_path)), (mapped, nobodys, "/run")]
+    for command, environment, where in cases:
+        shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert shown == f"{where}/ociruntime\n"
