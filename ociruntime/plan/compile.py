@@ -128,6 +128,7 @@ def compile_create(
             devices.outside()
 
     b.phase = in_sight
+    compile_oom_score(b, process, host, early=True)
     compile_join(b, placement)
     compile_enter(b, spaces, linux, host, changed_namespaces(spec), asked=asked)
     compile_loopback(b, spaces.new)
@@ -182,7 +183,7 @@ def compile_create(
     compile_labels(b, process, host, proc, empty=empty)
     b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
     compile_state(b, hooks)
-    compile_oom_score(b, process)
+    compile_oom_score(b, process, host)
     compile_rdt_join(b, groups)
     compile_late(b, setup)
     parent = b.input("parent", "the caller") if die_with_parent else NO_SLOT
@@ -257,6 +258,7 @@ def compile_exec(
     into = "" if later or attach else placement.into
     b.host("clone3", 0, into, text="the init" + (f", in {into}" if into else ""))
     b.phase = "Into the container"
+    compile_oom_score(b, process, host, early=True)
     compile_affinity(b, process, "initial")
     compile_join(b, placement, unified=later and not attach)
     compile_attach(b, attach)
@@ -290,7 +292,7 @@ def compile_exec(
     b.init("chdir", process.cwd, 0, text=process.cwd)
     compile_labels(b, process, host, proc)
     b.init("sync", Sync.CREATED, text="the caller knows the process")
-    compile_oom_score(b, process)
+    compile_oom_score(b, process, host)
     linux = with_idmaps(spec, host).linux
     user = bool(namespaces & k.CLONE_NEW["user"])
     allowed = groups_in(spaces, linux, host) if user else Groups.EXACT

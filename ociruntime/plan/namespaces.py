@@ -160,7 +160,7 @@ def _fork(b: Builder, spaces: Namespaces, linux: Linux, host: Host, asked: Linux
     if "user" not in spaces.new:
         b.init("fork", _bits(kinds), text=text)
         return
-    with _own_files(b, host, "let the caller write the maps of ids"):
+    with own_files(b, host, "let the caller write the maps of ids"):
         b.init("fork", _bits(kinds), text=text)
         compile_idmaps(b, linux, host, asked=asked)
 
@@ -187,13 +187,13 @@ def _time(b: Builder, linux: Linux | None, host: Host, proc: int) -> None:
     if not lines:
         return
     slot = b.slot()
-    with _own_files(b, host, "this file is the init's own"):
+    with own_files(b, host, "this file is the init's own"):
         b.init("open", proc, "self/timens_offsets", k.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
     b.init("write", slot, "", "".join(lines).encode(), text=f"{', '.join(lines).replace(chr(10), '')} > timens_offsets")
 
 
 @contextmanager
-def _own_files(b: Builder, host: Host, why: str) -> Iterator[None]:
+def own_files(b: Builder, host: Host, why: str) -> Iterator[None]:
     """The files in /proc of who is not dumpable belong to root; without privileges they must be the caller's for a moment."""
     if not host.privileged:
         b.init("prctl", k.PR_SET_DUMPABLE, 1, 0, text=why)

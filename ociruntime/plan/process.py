@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from . import kernel as k
 from .model import NO_SLOT, Builder
-from .ops import Target
+from .namespaces import own_files
+from .ops import Sync, Target
 from .paths import destination_in_root
 
 if TYPE_CHECKING:
@@ -54,10 +55,18 @@ def make_cwd(b: Builder, process: Process, root: int) -> None:
     b.init("target", root, cwd, Target(0), 0o755, NO_SLOT, NO_SLOT, text=f"{cwd}, the working directory, made where missing")
 
 
-def compile_oom_score(b: Builder, process: Process) -> None:
-    """oomScoreAdj, written by the caller, who may lower it."""
-    if process.oom_score_adj is not None:
-        value = str(process.oom_score_adj)
+def compile_oom_score(b: Builder, process: Process, host: Host, *, early: bool = False) -> None:
+    """oomScoreAdj, written by the caller, who may lower it.
+
+    Args:
+        early: before anything is joined: there a user without privileges does it, as the init must open itself to him.
+    """
+    if process.oom_score_adj is None or early == host.privileged:
+        return
+    value = str(process.oom_score_adj)
+    with own_files(b, host, "let the caller write the score"):
+        if early:
+            b.init("sync", Sync.HOST, text="the caller writes the score")
         b.host("proc_write", "oom_score_adj", value, text=f"{value} > /proc/PID/oom_score_adj")
 
 

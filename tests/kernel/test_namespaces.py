@@ -348,7 +348,7 @@ import ociruntime as oci, ociruntime.engine.idmap, ociruntime.host, pwd
 warm, path, uid, root, prefix, subids, layer = *sys.argv[1:3], int(sys.argv[3]), *sys.argv[4:8]
 def life(bundle, root, prefix):
     shown = {}
-    args = ["sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; grep Groups /proc/self/status; touch /tmp/x"]
+    args = ["sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; grep Groups /proc/self/status; touch /tmp/x; cat /proc/self/oom_score_adj"]
     shown["run"] = oci.run(bundle, args, capture_output=True, text=True, root=root, container_id=prefix, check=True).stdout
     container = oci.Container.create(prefix, bundle.with_args(["sleep", "100"]), root=root)
     container.start()
@@ -421,7 +421,9 @@ def test_a_user_without_privileges(
     uid = 40000 + os.getpid() % 20000
     if helpers and not os.path.exists("/usr/bin/newuidmap"):
         pytest.skip("no newuidmap (Debian: uidmap)")
-    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
+    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid).at.process.oom_score_adj.set(
+        654
+    )  # higher it may be for anybody
     if helpers:
         maps = (IDMapping(container_id=0, host_id=uid, size=1), IDMapping(container_id=1, host_id=700000, size=1000))
         assert spec.linux is not None
@@ -443,4 +445,4 @@ def test_a_user_without_privileges(
     each = [["0", str(uid), "1"], *([["1", "700000", "1000"]] if helpers else [])]
     assert shown[: 2 * len(each)] == each * 2
     # Without newgidmap the groups of the user stay, as nobody may drop one that forbids something.
-    assert shown[2 * len(each) :] == ([["allow"], ["Groups:"]] if helpers else [["deny"], ["Groups:", "65534"]])
+    assert shown[2 * len(each) :] == ([["allow"], ["Groups:"], ["654"]] if helpers else [["deny"], ["Groups:", "65534"], ["654"]])

@@ -176,6 +176,7 @@ CASES = {
     "rootless": lambda: compiled(config(mapped(ONE, ONE)), USER),
     "rootless-default": lambda: compiled(config(mapped([], [])), USER),
     "rootless-default-one": lambda: compiled(config(both(mapped([], []), user(5))), USER._replace(idmap_helpers=None)),
+    "rootless-score": lambda: compiled(config(both(mapped(ONE, ONE), process(oomScoreAdj=500))), USER),
     "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
     "joined": lambda: compiled(config(both(mapped([], []), joined("user", "pid", "network"))), PURE_V2),
     "joined-rootless": lambda: compiled(config(both(mapped([], []), joined("pid", "user", "network"))), USER),
