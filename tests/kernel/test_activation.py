@@ -53,14 +53,13 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def test_start_returns_when_the_process_is_ready(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, until: Callable[..., None]
 ) -> None:
     bundle = bundle_of(make_bundle, "sleep", "100")
     with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(host)) as container:
         starting = threading.Thread(target=oci.Container.load(prefix, root=state_root).start)
         starting.start()
-        while container.status is not oci.Status.RUNNING:
-            pass
+        until(lambda: container.status is oci.Status.RUNNING, "the start", 120)
         place = environment(container.pid)["NOTIFY_SOCKET"]
         assert place == f"{address(host)}/notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as process:
@@ -69,7 +68,7 @@ def test_start_returns_when_the_process_is_ready(
                 assert starting.is_alive()
             assert heard(host) == []
             process.sendto(b"STATUS=fine\nREADY=1\n", f"/proc/{container.pid}/root{place}")
-        starting.join(20)
+        starting.join(120)
         assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
         assert "NOTIFY_SOCKET" not in str(container.exec(["env"], capture_output=True, text=True).stdout)
         inside = container.exec(["touch", f"{Path(place).parent}/file"], capture_output=True, text=True)
@@ -141,11 +140,11 @@ def test_the_command_line_takes_it_from_its_environment(
     bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
     for words in (("create", "-b", bundle.path, prefix), ("start", prefix)):
-        subprocess.run(command(*words), env=env, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(command(*words), env=env, check=True, stdout=subprocess.DEVNULL, timeout=300)
     container = oci.Container.load(prefix, root=state_root)
     assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
     container.delete(force=True)
-    done = subprocess.run(command("run", "-b", bundle_of(make_bundle, "sh", "-c", SAY).path, prefix), env=env, timeout=60)
+    done = subprocess.run(command("run", "-b", bundle_of(make_bundle, "sh", "-c", SAY).path, prefix), env=env, timeout=300)
     assert done.returncode == 0
 
 
@@ -180,7 +179,7 @@ def test_sockets_that_we_were_activated_with_are_the_containers(
         f"os.environ |= {{'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'web', 'LISTEN_PID': str(os.getpid() + {int(not mine)})}}\n"
         "os.execv(sys.argv[1], sys.argv[1:])\n"
     )
-    done = subprocess.run([sys.executable, "-c", launcher, *words], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", launcher, *words], capture_output=True, text=True, timeout=300, check=True)
     first, second, *seen = done.stdout.split()
     # What is preserved begins behind the sockets; who was not activated has none of them.
     assert seen == ([first, second, "1-1-web"] if mine else [first, "--"]), done.stderr
@@ -199,5 +198,5 @@ def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, s
 
 
 def test_the_version_names_systemd_in_a_line_that_programs_look_for(command: Callable[..., list[str]]) -> None:
-    said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=60).stdout
+    said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=300).stdout
     assert [line.split()[0] for line in said.splitlines()] == ["ociruntime", "spec:", "+SYSTEMD"]

@@ -235,7 +235,7 @@ def test_a_program_that_cannot_run(make_bundle: MakeBundle, state_root: Path, pr
     bundle = make_bundle().with_args([text])
     bundle.spec = bundle.spec
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "run", "-b", str(bundle.path), prefix]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
