@@ -4,57 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Literal, Self, TypedDict, Unpack
+from collections.abc import Iterator, Mapping
 
 from .engine import cgroup
-from .engine.children import abandon, wait_first
-from .engine.processes import Exit, signal_number
 from .errors import StateError
 from .execs import Executes
 from .lifecycle.status import allowed, current, first_process, out_of_memory
 from .state import Entry, State, StateStore, Status
-from .streams import MaybeNone, Stdio, Streams
 from .supervised import Supervised
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import IO, Literal, Self, TypeAlias, Unpack
+
     from .bundle import Bundle
+    from .engine.processes import Exit
     from .events import Event
     from .lifecycle.update import Limits
     from .plan.cgroups import Manager
     from .spec import Resources, RuntimeSpec
     from .spec.base import Json
     from .stats import Stats
+    from .streams import MaybeNone, Stdio, Streams
     from .supervisor.client import Supervision
     from .terminal import Terminal
 
+    StrPath: TypeAlias = str | os.PathLike[str]
+    LogFormat: TypeAlias = Literal["kubernetes", "json", "basic"]
+
 __all__ = ["Container"]
-
-StrPath = str | os.PathLike[str]
-LogFormat = Literal["kubernetes", "json", "basic"]
-
-
-class CreateOptions(TypedDict, total=False):
-    """The keywords of `Container.create` and `Container.run`."""
-
-    root: StrPath | None
-    stdin: Stdio
-    stdout: Stdio
-    stderr: Stdio
-    terminal: bool | None
-    console_socket: StrPath | None
-    pid_file: StrPath | None
-    preserve_fds: int
-    listen_fds: int | Sequence[str]
-    notify_socket: StrPath | None
-    cgroup_manager: Manager
-    new_keyring: bool
-    die_with_parent: bool
-    supervise: bool
-    log_path: StrPath | None
-    log_format: LogFormat
-    sync_socket: StrPath | None
-    empty_process: bool
 
 
 class Container(Executes, Supervised):
@@ -67,7 +46,7 @@ class Container(Executes, Supervised):
         self._entry = entry
         self._pidfd = -1
         self._spec: tuple[int, RuntimeSpec] | None = None
-        self._streams = Streams()
+        self._streams: Streams | None = None
         self.terminal: Terminal | None = None
         """The master of the container's terminal, in the object that made it with ``terminal=True``."""
 
@@ -221,6 +200,7 @@ class Container(Executes, Supervised):
     ) -> Self:
         from .engine.interrupts import Held
         from .lifecycle.create import create
+        from .streams import Streams
 
         with Held() as held:
             streams = Streams(*stdio)
@@ -304,17 +284,17 @@ class Container(Executes, Supervised):
     @property
     def stdin(self) -> IO[bytes] | MaybeNone:
         """Our end of the first process's stdin, if it was made with ``stdin=PIPE`` by this object."""
-        return self._streams.file(0)
+        return self._streams.file(0) if self._streams is not None else None
 
     @property
     def stdout(self) -> IO[bytes] | MaybeNone:
         """Our end of the first process's stdout, if it was made with ``stdout=PIPE`` by this object."""
-        return self._streams.file(1)
+        return self._streams.file(1) if self._streams is not None else None
 
     @property
     def stderr(self) -> IO[bytes] | MaybeNone:
         """Our end of the first process's stderr, if it was made with ``stderr=PIPE`` by this object."""
-        return self._streams.file(2)
+        return self._streams.file(2) if self._streams is not None else None
 
     # ---- the lifecycle ----
 
@@ -338,6 +318,7 @@ class Container(Executes, Supervised):
             ValueError: not a signal.
             WrongStatus: it is neither created nor running.
         """
+        from .engine.processes import signal_number
         from .lifecycle.kill import kill
 
         kill(self._entry, signal_number(signal), all=all)
@@ -410,6 +391,8 @@ class Container(Executes, Supervised):
         pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
+        from .engine.children import wait_first
+
         try:
             ended = wait_first(document["pid"], pidfd, timeout)
         finally:
@@ -444,7 +427,7 @@ class Container(Executes, Supervised):
         """The config as it was at create: what changes in the bundle later has no effect (runtime.md, Lifecycle)."""
         from .spec import RuntimeSpec
 
-        path = self._entry.path / "config.json"
+        path = f"{self._entry.directory}/config.json"
         which = os.stat(path).st_ino  # another one after an update
         if self._spec is None or self._spec[0] != which:
             self._spec = which, RuntimeSpec.load(path)
@@ -479,15 +462,18 @@ class Container(Executes, Supervised):
             self._delete_what_is()  # where it was interrupted before the block held
 
     def _delete_what_is(self) -> None:
-        if self._entry.path.is_dir():
+        if os.path.isdir(self._entry.directory):
             self.delete(force=True)
 
     def _close(self) -> None:
-        self._streams.close()
+        if self._streams is not None:
+            self._streams.close()
         if self.terminal is not None:
             self.terminal.close()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
+            from .engine.children import abandon
+
             abandon(pidfd)
 
     def __del__(self) -> None:

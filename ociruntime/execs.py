@@ -3,61 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
-from .overrides import Args, Env, Overrides, UserLike, seconds, words
-from .streams import Codec, Stdio, Streams
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Literal, TypeVar, Unpack, overload
 
+    from .options import ExecOptions, PopenOptions
+    from .overrides import Args, Env, UserLike
     from .process import Child, Process, Result
     from .spec import Process as ProcessSpec
     from .spec import RuntimeSpec
     from .state import Entry
+    from .streams import Stdio, Streams
+
+    C = TypeVar("C", bound=Child)
 
 __all__ = ["Executes"]
-
-C = TypeVar("C", bound="Child")
-
-
-class Common(TypedDict, total=False):
-    """What `exec` and `popen` take alike, beside the text mode."""
-
-    stdin: Stdio
-    stdout: Stdio
-    stderr: Stdio
-    env: Env | None
-    cwd: str | os.PathLike[str] | None
-    user: UserLike | None
-    groups: Sequence[int] | None
-    capabilities: Sequence[str]
-    no_new_privileges: bool | None
-    apparmor_profile: str | None
-    selinux_label: str | None
-    process: ProcessSpec | Mapping[str, Any] | None
-    preserve_fds: int
-    cgroup: str | Mapping[str, str] | None
-
-
-class ExecOptions(Common, total=False):
-    """The further keywords of `exec`."""
-
-    input: bytes | str | None
-    capture_output: bool
-    timeout: float | None
-    check: bool
-
-
-class PopenOptions(Common, total=False):
-    """The further keywords of `popen`."""
-
-    bufsize: int
-    terminal: bool
-    console_socket: str | os.PathLike[str] | None
-    pid_file: str | os.PathLike[str] | None
 
 
 class Executes:
@@ -70,16 +33,20 @@ class Executes:
         @property
         def spec(self) -> RuntimeSpec: ...
 
-    @overload
-    def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecOptions]) -> Result[str]: ...
-    @overload
-    def exec(self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[ExecOptions]) -> Result[str]: ...
-    @overload
-    def exec(self, args: Args = ..., *, errors: str, **options: Unpack[ExecOptions]) -> Result[str]: ...
-    @overload
-    def exec(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecOptions]) -> Result[bytes]: ...
-    @overload
-    def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecOptions]) -> Result[Any]: ...
+    if TYPE_CHECKING:
+
+        @overload
+        def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecOptions]) -> Result[str]: ...
+        @overload
+        def exec(
+            self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[ExecOptions]
+        ) -> Result[str]: ...
+        @overload
+        def exec(self, args: Args = ..., *, errors: str, **options: Unpack[ExecOptions]) -> Result[str]: ...
+        @overload
+        def exec(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecOptions]) -> Result[bytes]: ...
+        @overload
+        def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecOptions]) -> Result[Any]: ...
 
     def exec(
         self,
@@ -139,8 +106,12 @@ class Executes:
             StepError: a step failed; with errno ENOENT the program is not there.
             ProcessError: with ``check``, when the program does not end with 0.
         """
+        from contextlib import closing
+
         from .engine.interrupts import Held
+        from .overrides import seconds
         from .process import Process, finish
+        from .streams import Codec, Streams
 
         limit, codec = seconds(timeout), Codec.of(text, encoding, errors)
         with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
@@ -166,18 +137,22 @@ class Executes:
             result.check_returncode()
         return result
 
-    @overload
-    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenOptions]) -> Process[str]: ...
-    @overload
-    def popen(
-        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenOptions]
-    ) -> Process[str]: ...
-    @overload
-    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenOptions]) -> Process[str]: ...
-    @overload
-    def popen(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenOptions]) -> Process[bytes]: ...
-    @overload
-    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenOptions]) -> Process[Any]: ...
+    if TYPE_CHECKING:
+
+        @overload
+        def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenOptions]) -> Process[str]: ...
+        @overload
+        def popen(
+            self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenOptions]
+        ) -> Process[str]: ...
+        @overload
+        def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenOptions]) -> Process[str]: ...
+        @overload
+        def popen(
+            self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenOptions]
+        ) -> Process[bytes]: ...
+        @overload
+        def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenOptions]) -> Process[Any]: ...
 
     def popen(
         self,
@@ -217,6 +192,7 @@ class Executes:
         """
         from .engine.interrupts import Held
         from .process import Process
+        from .streams import Codec, Streams
 
         with Held() as held:
             streams = Streams(stdin, stdout, stderr, codec=Codec.of(text, encoding, errors), bufsize=bufsize)
@@ -268,6 +244,7 @@ class Executes:
         cgroup: str | Mapping[str, str] | None = None,
     ) -> C:
         from .lifecycle.execute import execute
+        from .overrides import Overrides, words
 
         overrides = Overrides(
             args=words(args),

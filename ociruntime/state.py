@@ -10,24 +10,27 @@ import errno
 import fcntl
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from pathlib import Path
-from typing import Final, NamedTuple, Required, Self, TypedDict
 
 from .errors import ContainerExists, ContainerNotFound, StateError
+from .typed import NamedTuple, TypedDict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Final, Required
 
 __all__ = ["OCI_VERSION", "State", "StateStore", "Status", "default_root"]
 
 OCI_VERSION: Final = "1.3.0"
-_ID: Final = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*")
 MAX_ID: Final = 1024
 _PF_EXITING: Final = 4
 NOTIFY: Final = "notify"
 """The directory of the socket by which a process says that it is ready, and the socket's name in it."""
+_ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
 
 
 class Status(StrEnum):
@@ -161,17 +164,21 @@ class State(NamedTuple):
         return json.dumps(self.to_dict(), indent=indent)
 
 
-def default_root() -> Path:
+def default_root() -> str:
     """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR.
 
     Who is root only in a user namespace, as engines of users make it, is still a user with an XDG_RUNTIME_DIR.
     """
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() == 0 and not (runtime_dir and _mapped()):
-        return Path("/run/ociruntime")
+        return "/run/ociruntime"
     if not runtime_dir:
         raise StateError("XDG_RUNTIME_DIR is not set: give the state directory with --root (root=)")
-    return Path(runtime_dir, "ociruntime")
+    return os.path.join(runtime_dir, "ociruntime")
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= MAX_ID and text[0] != "." and _ID_LETTERS.issuperset(text)
 
 
 def _mapped() -> bool:
@@ -184,7 +191,7 @@ def check_id(container_id: str) -> str:
     """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most 1024 bytes."""
     if not isinstance(container_id, str):
         raise TypeError(f"a container id is a str, not {type(container_id).__name__}")
-    if not _ID.fullmatch(container_id) or len(container_id) > MAX_ID:
+    if not _is_id(container_id):
         raise StateError(
             f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
         )
@@ -215,22 +222,41 @@ def is_over(fields: list[bytes]) -> bool:
     return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
 class Entry:
     """One container's directory."""
 
-    def __init__(self, path: Path, container_id: str) -> None:
-        self.path = path
+    def __init__(self, root: str, container_id: str) -> None:
+        self.root = root
+        self.directory = os.path.join(root, container_id)
         self.id = container_id
+
+    @property
+    def path(self) -> Path:
+        """The directory, for who does more with it: a short command does not import `pathlib`."""
+        from pathlib import Path
+
+        return Path(self.directory)
+
+    def _not_found(self) -> ContainerNotFound:
+        return ContainerNotFound(self.id, self.root)
 
     def read(self) -> StateDocument:
         """The recorded state. Raises ContainerNotFound, or StateError when it cannot be understood."""
         try:
-            raw = (self.path / "state.json").read_bytes()
+            with open(f"{self.directory}/state.json", "rb") as file:
+                raw = file.read()
         except FileNotFoundError:
-            if self.path.is_dir():
+            if os.path.isdir(self.directory):
                 # Between mkdir and the first write; or its maker died right there.
                 return StateDocument(id=self.id, bundle="", status=Status.CREATING)
-            raise ContainerNotFound(self.id, str(self.path.parent)) from None
+            raise self._not_found() from None
         try:
             document: StateDocument = json.loads(raw)
         except ValueError as error:
@@ -241,22 +267,22 @@ class Entry:
             from .supervisor.record import read
 
             try:
-                document.update(read(self.path))  # type: ignore[typeddict-item]
+                document.update(read(self.directory))  # type: ignore[typeddict-item]
             except ValueError as error:
                 raise self._damaged(str(error)) from error
         return document
 
     def _damaged(self, why: str) -> StateError:
-        return StateError(f"{self.path}/state.json is damaged: {why}; 'delete --force' removes the container")
+        return StateError(f"{self.directory}/state.json is damaged: {why}; 'delete --force' removes the container")
 
     def write(self, document: StateDocument) -> None:
-        temporary = self.path / f".state.{os.getpid()}.{id(document):x}"
+        temporary = f"{self.directory}/.state.{os.getpid()}.{id(document):x}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, json.dumps(document).encode())
         finally:
             os.close(fd)
-        os.rename(temporary, self.path / "state.json")
+        os.rename(temporary, f"{self.directory}/state.json")
 
     def update(self, **changes: object) -> StateDocument:
         document: StateDocument = {**self.read(), **changes}  # type: ignore[typeddict-item]
@@ -272,13 +298,13 @@ class Entry:
             BlockingIOError: somebody holds it, and ``wait`` is false.
         """
         try:
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
-            raise ContainerNotFound(self.id, str(self.path.parent)) from None
+            raise self._not_found() from None
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             if os.fstat(fd).st_nlink == 0:  # it was deleted while we waited
-                raise ContainerNotFound(self.id, str(self.path.parent))
+                raise self._not_found()
             yield
         finally:
             os.close(fd)
@@ -287,15 +313,15 @@ class Entry:
         """Remove the directory, the lock last: who waits for it learns that the container is gone."""
         while True:
             try:
-                names = os.listdir(self.path)
+                names = os.listdir(self.directory)
                 for name in sorted(names, key=lambda name: (name == "lock", name == "state.json", name)):
-                    path = self.path / name
+                    path = f"{self.directory}/{name}"
                     if name == NOTIFY:
-                        (path / NOTIFY).unlink(missing_ok=True)
-                        path.rmdir()
+                        _unlink(f"{path}/{NOTIFY}")
+                        os.rmdir(path)
                     else:
-                        path.unlink(missing_ok=True)
-                os.rmdir(self.path)
+                        _unlink(path)
+                os.rmdir(self.directory)
             except FileNotFoundError:
                 return
             except OSError as error:
@@ -309,13 +335,20 @@ class StateStore:
     """All containers below one root directory."""
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        self.root = Path(root).absolute() if root is not None else default_root()
+        self.directory = os.path.abspath(root) if root is not None else default_root()
+
+    @property
+    def root(self) -> Path:
+        """The directory, as for `Entry.path`."""
+        from pathlib import Path
+
+        return Path(self.directory)
 
     def _ready(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = os.lstat(self.root)
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        info = os.lstat(self.directory)
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-            raise StateError(f"{self.root} is not a directory of this user's own")
+            raise StateError(f"{self.directory} is not a directory of this user's own")
 
     def create(self, container_id: str) -> Entry:
         """Make the directory of a new container: exactly one of several callers gets it.
@@ -324,14 +357,14 @@ class StateStore:
             ContainerExists: the id is taken.
             StateError: the id or the root directory is not usable.
         """
-        entry = Entry(self.root / check_id(container_id), container_id)
+        entry = Entry(self.directory, check_id(container_id))
         try:
-            entry.path.mkdir(mode=0o700)
+            os.mkdir(entry.directory, mode=0o700)
         except FileNotFoundError:
             self._ready()
             return self.create(container_id)
         except FileExistsError:
-            raise ContainerExists(container_id, str(self.root)) from None
+            raise ContainerExists(container_id, self.directory) from None
         return entry
 
     @contextmanager
@@ -352,21 +385,17 @@ class StateStore:
 
     def entry(self, container_id: str) -> Entry:
         """The directory of a container that exists. Raises ContainerNotFound."""
-        entry = Entry(self.root / check_id(container_id), container_id)
-        if not entry.path.is_dir():
-            raise ContainerNotFound(container_id, str(self.root))
+        entry = Entry(self.directory, check_id(container_id))
+        if not os.path.isdir(entry.directory):
+            raise ContainerNotFound(container_id, self.directory)
         return entry
 
     def entries(self) -> list[Entry]:
         try:
-            names = sorted(os.listdir(self.root))
+            names = sorted(os.listdir(self.directory))
         except FileNotFoundError:
             return []
-        return [Entry(self.root / name, name) for name in names if _ID.fullmatch(name) and (self.root / name).is_dir()]
-
-    @classmethod
-    def at(cls, root: str | os.PathLike[str] | None) -> Self:
-        return cls(root)
+        return [Entry(self.directory, name) for name in names if _is_id(name) and os.path.isdir(f"{self.directory}/{name}")]
 
 
 def state_of(document: StateDocument, *, frozen: bool = False) -> State:

@@ -9,7 +9,23 @@ import os
 import select
 import time
 from collections.abc import Callable
-from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
+
+from .typed import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any, Final, Protocol, TypeAlias
+
+    class HasFileno(Protocol):
+        """A file, a socket: whatever has a descriptor."""
+
+        def fileno(self) -> int: ...
+
+    class Ends(HasFileno, Protocol):
+        """A process: its descriptor is readable when `ended` has something new to tell."""
+
+        def ended(self) -> bool: ...
+
 
 __all__ = ["Codec", "Stdio", "Streams"]
 
@@ -21,23 +37,10 @@ _LOOK: Final = 1.0
 """Seconds between two looks at a program whose descriptor does not tell of everything (see `ociruntime.engine.children.Ending`)."""
 
 
-class HasFileno(Protocol):
-    """A file, a socket: whatever has a descriptor."""
-
-    def fileno(self) -> int: ...
-
-
-class Ends(HasFileno, Protocol):
-    """A process: its descriptor is readable when `ended` has something new to tell."""
-
-    def ended(self) -> bool: ...
-
-
-Stdio: TypeAlias = int | HasFileno | None
+Stdio: TypeAlias = "int | HasFileno | None"
 """A descriptor, something that has one, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; None for this process's own."""
 
-
-MaybeNone: TypeAlias = Any
+MaybeNone: TypeAlias = "Any"
 """None where it was not asked for, which a type checker cannot know and need not be told."""
 
 

@@ -172,7 +172,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if "kernel" not in request.path.parts or os.geteuid() != 0:
         yield
         return
-    from ociruntime.engine.native import init_memfd
+    from ociruntime.engine.memfd import init_memfd
 
     init_memfd()  # kept for the life of the process on purpose
     base: Path = request.getfixturevalue("tmp_path_factory").getbasetemp().resolve()

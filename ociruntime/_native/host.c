@@ -10,8 +10,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -198,6 +200,56 @@ int oci_user_namespace(const char *uid_map, const char *gid_map)
         close(pidfd);
     }
     return (int)ret;
+}
+
+/* The two ends of a control socket. */
+int oci_pair(int ends[2])
+{
+    return (int)told(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends));
+}
+
+static int at_path(const char *path, int (*use)(int, const struct sockaddr *, socklen_t), int backlog)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    size_t length = strlen(path);
+    int fd, err;
+
+    if (length >= sizeof address.sun_path)
+        return -ENAMETOOLONG;
+    memcpy(address.sun_path, path, length + 1);
+    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    if (use(fd, (const struct sockaddr *)&address, sizeof address) == 0 && (backlog == 0 || listen(fd, backlog) == 0))
+        return fd;
+    err = -errno;
+    close(fd);
+    return err;
+}
+
+int oci_listen(const char *path)
+{
+    return at_path(path, bind, 1);
+}
+
+int oci_connect(const char *path)
+{
+    return at_path(path, connect, 0);
+}
+
+/* One report: its size, 0 at the end of the connection; with the descriptor that came along, or -1. */
+int oci_receive(int control, struct oci_report *report, int *passed)
+{
+    struct iovec part = { report, offsetof(struct oci_report, words) + sizeof report->words - 1 };
+    union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } along;
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &along, .msg_controllen = sizeof along };
+    ssize_t size = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
+    struct cmsghdr *head = size < 0 ? NULL : CMSG_FIRSTHDR(&message);
+
+    *passed = -1;
+    if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
+        memcpy(passed, CMSG_DATA(head), sizeof *passed);
+    return (int)told(size);
 }
 
 int oci_fsopen(const char *fstype)

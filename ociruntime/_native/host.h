@@ -17,7 +17,17 @@ struct oci_launch {
     int *fds;         /* stdin, stdout, stderr, control, program, inputs...: changed by the launch */
     int pid, pidfd;   /* what came of it */
 };
+struct oci_report {   /* as the init sends it, with room for the kernel's own words and a NUL behind them */
+    uint32_t kind, step;
+    int32_t value;
+    uint32_t reserved;
+    char words[1009];
+};
 int oci_launch(struct oci_launch *l);
+int oci_pair(int ends[2]);
+int oci_listen(const char *path);
+int oci_connect(const char *path);
+int oci_receive(int control, struct oci_report *report, int *passed);
 int oci_user_namespace(const char *uid_map, const char *gid_map);
 int oci_fsopen(const char *fstype);
 int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value);

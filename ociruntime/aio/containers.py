@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from .. import container as _sync
 from ..engine.children import Ending
 from ..events import Event
-from ..execs import ExecOptions, Executes, PopenOptions
+from ..execs import Executes
 from ..lifecycle.status import first_process
 from ..lifecycle.watch import Ticks, watch
+from ..options import CreateOptions, ExecOptions, PopenOptions
 from ..overrides import Args, seconds
 from ..process import Result
 from ..state import State, Status
@@ -45,12 +46,12 @@ class Container(Supervised):
         self._sync = container
 
     @classmethod
-    def create(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[_sync.CreateOptions]) -> Making[Self]:
+    def create(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateOptions]) -> Making[Self]:
         """`ociruntime.Container.create`, to be awaited or entered by ``async with``."""
         return Making(partial(cls._make, _sync.Container.create, container_id, bundle, options))
 
     @classmethod
-    def run(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[_sync.CreateOptions]) -> Making[Self]:
+    def run(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateOptions]) -> Making[Self]:
         """`ociruntime.Container.run`, to be awaited or entered by ``async with``."""
         return Making(partial(cls._make, _sync.Container.run, container_id, bundle, options))
 
@@ -60,12 +61,14 @@ class Container(Supervised):
         make: Callable[..., _sync.Container],
         container_id: str,
         bundle: Bundle | StrPath,
-        options: _sync.CreateOptions,
+        options: CreateOptions,
     ) -> Self:
         container = cls(await work(make, container_id, bundle, undo=lambda made: made.delete(force=True), **options))
+        streams = container._sync._streams
+        assert streams is not None, "it was made just now"
         try:
             for number, name in enumerate(("stdin", "stdout", "stderr")):
-                fd = container._sync._streams.take(number)
+                fd = streams.take(number)
                 if fd is not None:
                     setattr(container, name, await connect(fd, number, None))
         except BaseException:

@@ -6,11 +6,14 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..engine.children import LOOK
 from ..process import KILL_GRACE, Child, Result
-from ..streams import Ends, Streams
+from ..streams import Streams
+
+if TYPE_CHECKING:
+    from ..streams import Ends
 
 T = TypeVar("T")
 

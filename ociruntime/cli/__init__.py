@@ -6,12 +6,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import NoReturn
 
 __all__ = ["main", "script"]
 

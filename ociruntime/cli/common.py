@@ -7,7 +7,12 @@ import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
-from typing import NamedTuple, Self
+
+from ..typed import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 Parser = argparse.ArgumentParser
 KEPT = frozenset(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, Final
 
 import ociruntime as oci
 
 from ..errors import ContainerNotFound
-from ..terminal import DetachKeys, interact
 from .common import (
     Forwarding,
     Parser,
@@ -19,6 +17,10 @@ from .common import (
     container_argument,
     shell_status,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 
 def _create(sub: Parser) -> None:
@@ -122,6 +124,8 @@ def run(o: argparse.Namespace) -> int:
         try:
             pidfd = signals.to(container.fileno())
             if container.terminal is not None:
+                from ..terminal import interact
+
                 interact(container.terminal.fileno(), container.terminal.resize, ended=pidfd)
                 container.terminal.close()  # a hang-up of ours is one of the container's
             code = container.wait()
@@ -134,6 +138,7 @@ def run(o: argparse.Namespace) -> int:
 
 def run_supervised(o: argparse.Namespace, bundle: oci.Bundle, options: dict[str, Any]) -> int:
     """Create, attach, start: so that nothing that it prints passes us by."""
+    from ..terminal import DetachKeys
     from .attached import follow
 
     container = oci.Container.create(o.id, bundle, **options)

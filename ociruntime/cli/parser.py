@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
 
 from .. import __version__
 from .common import Parser, Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MODULES: Final = {
     "images": "mount umount plan sif",

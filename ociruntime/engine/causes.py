@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import errno
-from typing import Final
+
+from ..errors import StepError, UnsupportedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("netdev_move", errno.ENODEV): ("there is no such network device", "check the names in linux.netDevices with ip link"),
@@ -120,3 +125,17 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
 def explain_errno(op: str, code: int) -> tuple[str, str]:
     """Cause and remedy; empty where the errno's own text says it all."""
     return _KNOWN.get((op, code), ("", ""))
+
+
+def make_error(number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
+    """The error of a step; what the kernel does not have at all is no failure of this container.
+
+    ``cause`` is for who knows better than the errno tells.
+    """
+    if code == errno.ENOSYS:
+        return UnsupportedError(
+            f"step {number}/{total} {op} {text}: this kernel does not have it, or a seccomp filter around us hides it; "
+            "Linux 5.14 or later is needed"
+        )
+    cause, remedy = (cause, "") if cause else explain_errno(op, code)
+    return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words)

@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..errors import HookError
-from .native import F_ADD_SEALS, SEALS, check, lib, sealed_memfd
+from .memfd import F_ADD_SEALS, SEALS, sealed_memfd
+from .native import check, lib
 
 if TYPE_CHECKING:
     from ..plan.model import Step
     from ..state import State
-    from .launch import Init, Message
+    from .launch import Init
+from .reports import Message
 
 _TAIL: Final = 2000
 _KEPT: Final = 1 << 16

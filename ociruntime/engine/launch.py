@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-import array
 import os
 import queue
 import signal
-import socket
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, Protocol, Self
 
-from ..plan.ops import Report
+from ..typed import NamedTuple
 from .children import reap_abandoned
 from .clone import clone
-from .native import init_memfd, sealed_memfd
+from .memfd import init_memfd, sealed_memfd
 from .processes import ended_within, pid_of
+from .reports import Message, pair, receive
 
-_REPORT: Final = struct.Struct("=IIiI")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol, Self
 
+    class Clone(Protocol):
+        """`ociruntime.engine.clone.clone`, or what does it elsewhere."""
 
-class Clone(Protocol):
-    """`ociruntime.engine.clone.clone`, or what does it elsewhere."""
-
-    def __call__(
-        self, *, flags: int, cgroup: int, init: int, control: int, preserve: int, kept: Sequence[int], fds: Sequence[int]
-    ) -> tuple[int, int]: ...
-
-
-class Message(NamedTuple):
-    """What the init said."""
-
-    kind: Report
-    step: int
-    value: int
-    words: str = ""
-    """The kernel's own words about a failed mount."""
-    fd: int = -1
-
-
-def receive(control: socket.socket) -> Message | None:
-    """The next message; None when the init closed its end, which it does by becoming the process, or by dying."""
-    data, ancillary, _, _ = control.recvmsg(1024, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-    fd = -1
-    for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds = array.array("i")
-            fds.frombytes(raw[:4])
-            fd = fds[0]
-    if not data:
-        return None
-    kind, step, value, _ = _REPORT.unpack_from(data)
-    return Message(Report(kind), step, value, data[_REPORT.size :].decode("utf-8", "replace").strip(), fd)
+        def __call__(
+            self, *, flags: int, cgroup: int, init: int, control: int, preserve: int, kept: Sequence[int], fds: Sequence[int]
+        ) -> tuple[int, int]: ...
 
 
 class Preserved(NamedTuple):
@@ -91,7 +63,7 @@ def _is_inheritable(fd: int) -> bool:
 class Init:
     """A running init: its process, and the socket that it reports to."""
 
-    def __init__(self, pid: int, pidfd: int, control: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, control: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.control = control
@@ -123,7 +95,7 @@ class Init:
             lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
         """
         reap_abandoned()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = pair()
         memfd = -1
         try:
             memfd = sealed_memfd("oci-plan", program)
@@ -132,18 +104,18 @@ class Init:
                 flags=flags,
                 cgroup=cgroup,
                 init=init_memfd(),
-                control=theirs.fileno(),
+                control=theirs,
                 preserve=preserve.numbers,
                 kept=preserve.fds,
-                fds=[*stdio, theirs.fileno(), memfd, *inputs],
+                fds=[*stdio, theirs, memfd, *inputs],
             )
             pid, pidfd = in_lasting_thread(launch) if lasting else launch()
             return cls(pid, pidfd, ours)
         except BaseException:
-            ours.close()
+            os.close(ours)
             raise
         finally:
-            theirs.close()
+            os.close(theirs)
             if memfd >= 0:
                 os.close(memfd)
 
@@ -152,7 +124,7 @@ class Init:
 
     def go(self) -> None:
         """Answer a SYNC or FORKED message."""
-        self.control.send(b"\0")
+        os.write(self.control, b"\0")
 
     def follow(self, pidfd: int) -> None:
         """Go on with the process that the init forked; the first one ends by itself and is reaped by its parent."""
@@ -183,7 +155,9 @@ class Init:
         return pidfd
 
     def close(self) -> None:
-        self.control.close()
+        if self.control >= 0:
+            os.close(self.control)
+            self.control = -1
         for fd in self.files.values():
             os.close(fd)
         self.files.clear()

@@ -15,17 +15,19 @@ from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
 from . import undo
-from .causes import explain_errno
+from .causes import make_error
 from .clone import clone
 from .host_steps import carry_out
-from .launch import NONE_PRESERVED, Clone, Init, Message, Preserved
+from .launch import NONE_PRESERVED, Init, Preserved
 from .native import check, lib
+from .reports import Message
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
     from ..seccomp import Filter as Compiled
     from ..spec import Seccomp
     from .hooks import Hooks
+    from .launch import Clone
 
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _NS_GET_NSTYPE: Final = 0xB703
@@ -288,17 +290,3 @@ def _open(entry: Input) -> int:
 def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
     step = plan.steps[number - 1]
     return make_error(number, len(plan.steps), step.op, step.text, code, words, cause)
-
-
-def make_error(number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
-    """The error of a step; what the kernel does not have at all is no failure of this container.
-
-    ``cause`` is for who knows better than the errno tells.
-    """
-    if code == errno.ENOSYS:
-        return UnsupportedError(
-            f"step {number}/{total} {op} {text}: this kernel does not have it, or a seccomp filter around us hides it; "
-            "Linux 5.14 or later is needed"
-        )
-    cause, remedy = (cause, "") if cause else explain_errno(op, code)
-    return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words)

@@ -6,13 +6,15 @@ import fcntl
 import os
 import select
 import signal
-import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..state import is_over, start_time, stat_of
+from ..typed import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from .usage import Usage
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B
@@ -116,12 +118,13 @@ def _exit(status: int) -> Exit:
 
 
 def _exit_of_stranger(pid: int, pidfd: int) -> Exit:
-    request = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
+    request = memoryview(bytearray(64)).cast("Q")
+    request[0] = _PIDFD_INFO_EXIT
     try:
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
     except OSError:
         return _exit_of_zombie(pid, pidfd)
-    mask, status = struct.unpack_from("=Q", request)[0], struct.unpack_from("=i", request, 60)[0]
+    mask, status = request[0], request.cast("B").cast("i")[15]
     return _exit(status) if mask & _PIDFD_INFO_EXIT else _exit_of_zombie(pid, pidfd)
 
 

@@ -6,7 +6,9 @@ import errno
 import os
 from collections.abc import Sequence
 
-from .launch import Init
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .launch import Init
 
 
 def make(init: Init | None, group: str) -> None:

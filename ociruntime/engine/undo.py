@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
 
 from ..errors import UnsupportedError
 from . import cgroup, rdt
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from ..plan.model import Plan, Step
 
 Record = Sequence[Sequence[str]]

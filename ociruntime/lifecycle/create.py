@@ -29,8 +29,6 @@ from .supervise import supervise
 from .warn import warn
 
 if TYPE_CHECKING:
-    import socket
-
     from ..engine.hooks import Hooks
     from ..engine.launch import Init
     from ..plan import Plan
@@ -97,7 +95,7 @@ def create(
     store = StateStore(root)
     opened = Bundle.load(bundle) if isinstance(bundle, str | os.PathLike) else bundle
     performance: Performance | None = None
-    listener: socket.socket | None = None
+    listener = -1
     supervisor: Supervisor | None = None
     ready: Ready | None = None
     masters: list[int] = []
@@ -144,7 +142,7 @@ def create(
             entry.write(document)  # from here on a crash leaves something that delete --force can clean up
             (entry.path / "config.json").write_bytes(opened.config_bytes)
             if gate:
-                listener = listen(entry.path)
+                listener = listen(entry.directory)
                 names = [step.op for step in plan.steps]
                 after = names.index("gate") + 1
                 document["listener"] = listener_of(opened.spec)
@@ -155,7 +153,7 @@ def create(
             performance = Performance(
                 plan,
                 stdio=stdio,
-                gate=listener.fileno() if listener else -1,
+                gate=listener,
                 preserve=preserve,
                 parents=parents,
                 cache=store.root / ".seccomp",
@@ -194,8 +192,8 @@ def create(
             entry.remove()  # not when something could not be undone: delete --force shall find what
             raise
         finally:
-            if listener:
-                listener.close()
+            if listener >= 0:
+                os.close(listener)
     if supervisor is not None:
         supervisor.release()
     if not gate and (failure := after_start(document)) is not None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Final
 
 from ..engine import cgroup
 from ..engine.processes import pid_namespace_of
 from ..errors import UnsupportedError, WrongStatus
 from ..state import Entry, StateDocument, Status
 from .status import current, first_process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _CLONE_NEWPID: Final = 0x20000000
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from ..engine.children import wait_first
 from ..engine.gate import knock
-from ..engine.launch import receive
-from ..engine.perform import make_error
+from ..engine.reports import receive
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
-from .agent import send
 from .status import allowed, first_process
 
 TYPE_CHECKING = False
@@ -85,6 +82,8 @@ def after_start(document: StateDocument) -> HookError | None:
 def _wait_gone(document: StateDocument, own: int) -> None:
     pidfd = first_process(document, own)
     if pidfd is not None:
+        from ..engine.children import wait_first
+
         try:
             wait_first(document["pid"], pidfd, _LAST_BREATH)
         finally:
@@ -94,21 +93,24 @@ def _wait_gone(document: StateDocument, own: int) -> None:
 def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
     """Open the gate and follow the init until it is the process; gives the step that failed, if one did."""
     try:
-        peer = knock(entry.path)
+        peer = knock(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
         raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
     try:
-        with peer:
-            while (message := receive(peer)) is not None and message.kind is Report.FD:
-                path, metadata = document["listener"]
-                try:
-                    state = state_of(document)
-                    send(message.fd, path, metadata, state, state.pid)
-                except UnsupportedError as error:
-                    return error  # and the end of the connection ends the init
-                peer.send(b"\0")
+        while (message := receive(peer)) is not None and message.kind is Report.FD:
+            from .agent import send
+
+            path, metadata = document["listener"]
+            try:
+                state = state_of(document)
+                send(message.fd, path, metadata, state, state.pid)
+            except UnsupportedError as error:
+                return error  # and the end of the connection ends the init
+            os.write(peer, b"\0")
     except (ConnectionResetError, BrokenPipeError):
         raise WrongStatus(entry.id, "start", Status.STOPPED, Status.CREATED) from None  # it was killed meanwhile
+    finally:
+        os.close(peer)
     if message is None:
         return None
     if message.kind is Report.HOOK:
@@ -120,5 +122,7 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         return hook_failure(message, "startContainer", hook)
     if message.kind is not Report.ERROR:
         raise AssertionError(f"unexpected {message.kind.name} behind the gate")
+    from ..engine.causes import make_error
+
     op, text = next(((str(op), str(text)) for n, op, text in document.get("steps", []) if n == message.step), ("?", "?"))
     return make_error(message.step, document.get("total", 0), op, text, message.value, message.words)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..engine import cgroup
-from ..engine.processes import open_process
 from ..errors import WrongStatus
 from ..state import Entry, State, StateDocument, Status, state_of
 
@@ -54,4 +53,8 @@ def first_process(document: StateDocument, own: int = -1) -> int | None:
     if own >= 0:
         return os.dup(own)
     pid = document.get("pid", 0)
-    return open_process(pid, document.get("pid_start", 0)) if pid else None
+    if not pid:
+        return None
+    from ..engine.processes import open_process
+
+    return open_process(pid, document.get("pid_start", 0))

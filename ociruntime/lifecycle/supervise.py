@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
-from typing import TYPE_CHECKING, Final
 
 from ..engine.children import wait_first
 from ..engine.processes import open_process
@@ -14,8 +12,11 @@ from ..errors import StateError, WrongStatus
 from ..state import Status
 from .status import current, first_process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
+    from typing import Final
 
     from ..engine.launch import Preserved
     from ..spec import RuntimeSpec
@@ -64,8 +65,10 @@ def supervisor_of(document: StateDocument) -> int | None:
 
 def connect(entry: Entry, name: str) -> socket.socket:
     """A connection to one of the supervisor's sockets. Raises OSError."""
+    import socket
+
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    directory = os.open(entry.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(entry.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         peer.connect(f"/proc/self/fd/{directory}/{name}")  # the whole path may be longer than an address
     except BaseException:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Final
 
 from ..errors import OCIRuntimeWarning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _PACKAGE: Final = __name__.partition(".")[0]
 

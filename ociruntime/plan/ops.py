@@ -19,7 +19,10 @@ kind      Python value           C member
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
-from typing import Final, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 NO_SLOT: Final = 0xFFFFFFFF
 """In a ``slot`` field: no file descriptor (the path is absolute, or the field is not used)."""
@@ -72,12 +75,13 @@ class Target(IntFlag):
     """With `NO_LINK`: a symbolic link may be mounted on."""
 
 
-class Op(NamedTuple):
+class Op:
     """One operation: its code on the wire, its name and its fields in order."""
 
-    code: int
-    name: str
-    fields: tuple[tuple[str, str], ...]
+    def __init__(self, code: int, name: str, fields: tuple[tuple[str, str], ...]) -> None:
+        self.code = code
+        self.name = name
+        self.fields = fields
 
 
 def _table(text: str) -> dict[str, Op]:

@@ -84,7 +84,7 @@ def test_a_waiting_init_is_small(bundle: oci.Bundle, state_root: Path, prefix: s
 
 KILLED = """
 import os, random, signal, sys, time, ociruntime as oci
-from ociruntime.engine.native import init_memfd
+from ociruntime.engine.memfd import init_memfd
 prefix, root, path, seed = sys.argv[1:]
 rng = random.Random(int(seed))
 bundle = oci.Bundle.load(path)
@@ -134,7 +134,7 @@ def test_a_killed_creator_leaves_what_delete_removes(
 FUZZ = """
 import ctypes, os, random, signal, socket, struct, sys
 from ociruntime.engine.launch import Init
-from ociruntime.engine.native import init_memfd
+from ociruntime.engine.memfd import init_memfd
 from ociruntime.plan.ops import NO_SLOT, Report
 from ociruntime.plan.wire import encode
 seed, rounds, here = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

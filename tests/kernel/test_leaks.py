@@ -24,7 +24,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SWEEP = """
 import os, signal, sys, tempfile, time
 import ociruntime as oci
-from ociruntime.engine.native import init_memfd
+from ociruntime.engine.memfd import init_memfd
 
 kind, source, root, scratch, prefix, step, delay = sys.argv[1:]
 tempfile.tempdir = scratch

@@ -212,8 +212,8 @@ def test_remove_takes_the_lock_last_and_the_state_before_it(store: StateStore, m
     for name in ("config.json", "zzz", "lock"):
         (entry.path / name).touch()
     gone: list[str] = []
-    real: Callable[..., None] = Path.unlink
-    monkeypatch.setattr(Path, "unlink", lambda self, **more: (gone.append(self.name), real(self, **more))[1])
+    real: Callable[[str], None] = os.unlink
+    monkeypatch.setattr(os, "unlink", lambda path: (gone.append(os.path.basename(path)), real(path))[1])
     entry.remove()
     assert gone[-2:] == ["state.json", "lock"]
     assert len(gone) == 4

@@ -11,8 +11,7 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import aio
-from ociruntime.container import CreateOptions
-from ociruntime.execs import ExecOptions, PopenOptions
+from ociruntime.options import CreateOptions, ExecOptions, PopenOptions
 from ociruntime.sandbox import RunOptions
 
 TEXT = {"text", "encoding", "errors"}

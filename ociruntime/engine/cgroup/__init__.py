@@ -1,44 +1,49 @@
-"""Cgroup directories: made, written, frozen, emptied, measured and removed. Every function takes the container's directories."""
+"""Cgroup directories: made, written, frozen, emptied, measured and removed. Every function takes the container's directories.
+
+A function's module is imported when it is first used: most operations need one or two of them.
+"""
 
 from __future__ import annotations
 
-from .account import Usage, oom_kills, usage
-from .freezer import freeze, frozen, thaw_to_die
-from .tasks import kill, processes, remove, signal_all
-from .tree import (
-    check_memory,
-    delegate,
-    enable,
-    enterable,
-    give_realtime,
-    make,
-    remove_parents,
-    survey,
-    write,
-    write_first,
-    write_set,
-)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .account import Usage as Usage
+    from .account import oom_kills as oom_kills
+    from .account import usage as usage
+    from .files import write as write
+    from .freezer import freeze as freeze
+    from .freezer import frozen as frozen
+    from .freezer import thaw_to_die as thaw_to_die
+    from .tasks import kill as kill
+    from .tasks import processes as processes
+    from .tasks import remove as remove
+    from .tasks import signal_all as signal_all
+    from .tree import check_memory as check_memory
+    from .tree import delegate as delegate
+    from .tree import enable as enable
+    from .tree import enterable as enterable
+    from .tree import give_realtime as give_realtime
+    from .tree import make as make
+    from .tree import remove_parents as remove_parents
+    from .tree import survey as survey
+    from .tree import write_first as write_first
+    from .tree import write_set as write_set
 
-__all__ = [
-    "Usage",
-    "check_memory",
-    "delegate",
-    "enable",
-    "enterable",
-    "freeze",
-    "frozen",
-    "give_realtime",
-    "kill",
-    "make",
-    "oom_kills",
-    "processes",
-    "remove",
-    "remove_parents",
-    "signal_all",
-    "survey",
-    "thaw_to_die",
-    "usage",
-    "write",
-    "write_first",
-    "write_set",
-]
+_MODULES = {
+    "account": "Usage oom_kills usage",
+    "files": "write",
+    "freezer": "freeze frozen thaw_to_die",
+    "tasks": "kill processes remove signal_all",
+    "tree": "check_memory delegate enable enterable give_realtime make remove_parents survey write_first write_set",
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,10 +1,12 @@
-"""Reading the files of cgroups, which may vanish at any moment."""
+"""Reading and writing the files of cgroups, which may vanish at any moment."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterable, Iterator
+
+from ...errors import UnsupportedError
 
 GONE = (errno.ENOENT, errno.ENODEV)
 """What a file says whose cgroup was removed: it is not there, or it is still open."""
@@ -33,6 +35,27 @@ def read_if_there(path: str, file: str) -> str | None:
     finally:
         os.close(fd)
     return whole.decode("ascii")
+
+
+def write(path: str, file: str, *values: str, member: str = "") -> None:
+    """Write a value, or several, each by itself.
+
+    Args:
+        member: of linux.resources, from which the value follows.
+
+    Raises:
+        UnsupportedError: this kernel has no such file.
+        OSError: it refuses the value.
+    """
+    try:
+        fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise UnsupportedError(f"$.linux.resources.{member}: this kernel has no {file} ({path})") from None
+    try:
+        for value in values:
+            os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 def likely(paths: Iterable[str], controller: str) -> list[str]:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from .files import read, read_if_there
-from .tree import write, write_set
+from .files import read, read_if_there, write
+from .tree import write_set
 
 if TYPE_CHECKING:
     from ...plan.model import Step

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from ...errors import UnsupportedError
-from .files import read, read_if_there
+from .files import read, read_if_there, write
 
 
 def make(path: str, inherit: bool) -> None:
@@ -21,44 +19,31 @@ def make(path: str, inherit: bool) -> None:
         if inherit:
             _inherit(path)
         return
-    missing = []
-    at = Path(path)
-    while not at.is_dir():
-        missing.append(at)
-        at = at.parent
-    if not missing and _in_use(at):
+    missing = _missing(path)
+    if not missing and _in_use(path):
         raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path)
-    for directory in reversed(missing):
-        directory.mkdir(mode=0o755, exist_ok=True)
+    for directory in missing:
+        try:
+            os.mkdir(directory, 0o755)
+        except FileExistsError:
+            pass  # somebody else needs it, too
         if inherit:
-            _inherit(str(directory))
+            _inherit(directory)
+
+
+def _missing(path: str) -> list[str]:
+    """What of a directory and of those above it is not there, the topmost first."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing[::-1]
 
 
 def _inherit(directory: str) -> None:
     for name in ("cpuset.cpus", "cpuset.mems"):
         if not (read_if_there(directory, name) or "").strip():
             write(directory, name, read(os.path.dirname(directory), name))
-
-
-def write(path: str, file: str, *values: str, member: str = "") -> None:
-    """Write a value, or several, each by itself.
-
-    Args:
-        member: of linux.resources, from which the value follows.
-
-    Raises:
-        UnsupportedError: this kernel has no such file.
-        OSError: it refuses the value.
-    """
-    try:
-        fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise UnsupportedError(f"$.linux.resources.{member}: this kernel has no {file} ({path})") from None
-    try:
-        for value in values:
-            os.write(fd, value.encode())
-    finally:
-        os.close(fd)
 
 
 def write_first(path: str, choices: Sequence[tuple[str, str]], optional: bool, member: str = "") -> None:
@@ -95,8 +80,11 @@ def enable(path: str, mountpoint: str, needed: Sequence[str], wanted: Sequence[s
     Raises:
         OSError: EBUSY when a cgroup on the way has processes of its own, ENOENT when it does not have a controller.
     """
-    for directory in reversed(Path(path).relative_to(mountpoint).parents):
-        above = f"{mountpoint}/{directory}"
+    directories = []
+    while len(path) > len(mountpoint):
+        path = os.path.dirname(path)
+        directories.append(path)
+    for above in reversed(directories):
         enabled = read(above, "cgroup.subtree_control").split()
         if missing := [name for name in needed if name not in enabled]:
             write(above, "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
@@ -190,24 +178,23 @@ def survey(paths: Iterable[str]) -> list[str]:
             if os.path.isdir(path):
                 _refuse(path)
             continue
-        missing = []
-        while not os.path.isdir(above):
-            missing.append(above)
-            above = os.path.dirname(above)
-        parents += reversed(missing)
+        parents += _missing(above)
     return parents
 
 
 def _refuse(path: str) -> None:
-    if _in_use(Path(path)):
+    if _in_use(path):
         raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use: choose another linux.cgroupsPath", path)
     frozen = (read_if_there(path, "freezer.state") or "THAWED").strip() != "THAWED"
     if frozen or (read_if_there(path, "cgroup.freeze") or "0").strip() != "0":
         raise FileExistsError(errno.EEXIST, "the cgroup exists and is frozen, so that nothing in it would run", path)
 
 
-def _in_use(directory: Path) -> bool:
-    return bool(read(directory, "cgroup.procs")) or any(child.is_dir() for child in directory.iterdir())
+def _in_use(directory: str) -> bool:
+    if read(directory, "cgroup.procs"):
+        return True
+    with os.scandir(directory) as entries:
+        return any(entry.is_dir() for entry in entries)
 
 
 def remove_parents(paths: Iterable[str]) -> None:
