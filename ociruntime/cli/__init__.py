@@ -11,8 +11,9 @@ from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from typing import NoReturn
+
+    from .options import Options
 
 __all__ = ["main", "script"]
 
@@ -23,10 +24,10 @@ NOT_EXECUTABLE = 126
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status. Errors go to stderr (and to ``--log``) as one line."""
     from .common import Interrupted
-    from .parser import parser
+    from .parser import parse
 
     words = sys.argv[1:] if argv is None else list(argv)
-    options = parser(words).parse_args(words)
+    options = parse(words)
     warnings.simplefilter("always", OCIRuntimeWarning)
     warnings.showwarning = lambda message, *_, **__: say(options, "warning", str(message))
     try:
@@ -65,7 +66,7 @@ def status_of(error: Exception) -> int:
     return 1
 
 
-def _try_log(options: argparse.Namespace) -> None:
+def _try_log(options: Options) -> None:
     """Fail at once, and not behind what was asked for, when the log file cannot be written. Raises OSError."""
     if options.log:
         try:

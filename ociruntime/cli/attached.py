@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import time
@@ -12,14 +11,17 @@ from typing import Final
 import ociruntime as oci
 
 from ..terminal import DetachKeys, interact
-from .common import Forwarding, Parser, Verb, container_argument, shell_status
+from .common import Forwarding, Verb, container_argument, shell_status
+from .options import Options, Parser
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _attach(sub: Parser) -> None:
     container_argument(sub)
-    sub.add_argument("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="detach from a terminal (default: %(default)s)")
+    sub.add_argument(
+        "--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="detach from a terminal (default: ctrl-p,ctrl-q)"
+    )
     sub.add_argument("--no-stdin", action="store_true", help="only listen")
 
 
@@ -41,10 +43,10 @@ def _time(text: str) -> int:
     try:
         return round(datetime.fromisoformat(text).timestamp() * 1e6) * 1000
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: use RFC 3339, or 90s, 10m, 2h, 1d") from None
+        raise ValueError(f"{text!r} is no time: use RFC 3339, or 90s, 10m, 2h, 1d") from None
 
 
-def attach(o: argparse.Namespace) -> int:
+def attach(o: Options) -> int:
     keys = DetachKeys(o.detach_keys)
     container = oci.Container.load(o.id, root=o.root)
     with container.attach(stderr=True) as attachment:
@@ -75,7 +77,7 @@ def follow(attachment: oci.Attachment, keys: DetachKeys, signals: Forwarding, *,
     return codes[end] if end in codes else shell_status(attachment.returncode())
 
 
-def logs(o: argparse.Namespace) -> None:
+def logs(o: Options) -> None:
     container = oci.Container.load(o.id, root=o.root)
     if o.reopen:
         container.reopen_log()

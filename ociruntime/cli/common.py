@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 
 from ..typed import NamedTuple
+from .options import Options, Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-Parser = argparse.ArgumentParser
 KEPT = frozenset(
     {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH}
     | {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
@@ -26,18 +25,9 @@ KEPT = frozenset(
 class Verb(NamedTuple):
     """One command: what runs it, what it is for, and its own arguments."""
 
-    run: Callable[[argparse.Namespace], int | None]
+    run: Callable[[Options], int | None]
     text: str
     arguments: Callable[[Parser], None]
-
-
-class Refuse(argparse.Action):
-    """A flag that others have and that is not carried out here: said, not ignored."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
-    ) -> None:
-        parser.error(f"{option} is not supported")
 
 
 def container_argument(sub: Parser) -> None:

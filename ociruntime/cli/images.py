@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Final
@@ -10,10 +9,10 @@ from typing import Final
 import ociruntime as oci
 
 from .common import (
-    Parser,
     Verb,
     bundle_argument,
 )
+from .options import Options, Parser
 
 
 def _mount(sub: Parser) -> None:
@@ -36,20 +35,20 @@ def _sif(sub: Parser) -> None:
     sub.add_argument("--json", action="store_true")
 
 
-def mount(o: argparse.Namespace) -> None:
+def mount(o: Options) -> None:
     oci.Bundle.from_sif(o.sif, o.bundle, writable=not o.read_only)
 
 
-def umount(o: argparse.Namespace) -> None:
+def umount(o: Options) -> None:
     oci.Bundle.load(o.bundle).umount()
 
 
-def plan(o: argparse.Namespace) -> None:
+def plan(o: Options) -> None:
     made = oci.Bundle.load(o.bundle).plan(cgroup_manager=o.cgroup_manager)
     sys.stdout.write(made.to_json(indent=2) + "\n" if o.json else made.explain())
 
 
-def sif(o: argparse.Namespace) -> None:
+def sif(o: Options) -> None:
     with oci.SifImage.open(o.file) as image:
         print(json.dumps(image.to_dict(), indent=2) if o.json else image.table())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 import ociruntime as oci
@@ -10,13 +9,12 @@ import ociruntime as oci
 from ..errors import ContainerNotFound
 from .common import (
     Forwarding,
-    Parser,
-    Refuse,
     Verb,
     bundle_argument,
     container_argument,
     shell_status,
 )
+from .options import Options, Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ def _create(sub: Parser) -> None:
     sub.add_argument("--pid-file", metavar="FILE", help="gets the pid of the container's process")
     sub.add_argument("--console-socket", metavar="SOCKET", help="gets the master of the container's terminal")
     sub.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="descriptors from 3 on that the process inherits")
-    sub.add_argument("--no-pivot", action=Refuse, nargs=0, help="refused: the root is always pivoted into")
+    sub.add_argument("--no-pivot", action="refuse", help="refused: the root is always pivoted into")
     sub.add_argument("--no-new-keyring", action="store_true", help="leave the caller's session keyring to the container")
 
 
@@ -70,7 +68,7 @@ def _delete(sub: Parser) -> None:
     sub.add_argument("--force", "-f", action="store_true", help="kill it first; a container that does not exist is no error")
 
 
-def wanted(o: argparse.Namespace) -> dict[str, Any]:
+def wanted(o: Options) -> dict[str, Any]:
     """What create and run are asked for, as `Container.create` takes it."""
     supervised = o.supervise or o.container_log_format or o.log_path or o.sync_socket
     return {
@@ -103,11 +101,11 @@ def from_systemd() -> dict[str, Any]:
     return found
 
 
-def create(o: argparse.Namespace) -> None:
+def create(o: Options) -> None:
     oci.Container.create(o.id, oci.Bundle.load(o.bundle, config=o.config), **wanted(o))
 
 
-def run(o: argparse.Namespace) -> int:
+def run(o: Options) -> int:
     bundle, options = oci.Bundle.load(o.bundle, config=o.config), wanted(o)
     if o.tty and not o.console_socket:
         options["terminal"] = True
@@ -136,7 +134,7 @@ def run(o: argparse.Namespace) -> int:
     return shell_status(code)
 
 
-def run_supervised(o: argparse.Namespace, bundle: oci.Bundle, options: dict[str, Any]) -> int:
+def run_supervised(o: Options, bundle: oci.Bundle, options: dict[str, Any]) -> int:
     """Create, attach, start: so that nothing that it prints passes us by."""
     from ..terminal import DetachKeys
     from .attached import follow
@@ -151,11 +149,11 @@ def run_supervised(o: argparse.Namespace, bundle: oci.Bundle, options: dict[str,
             container.delete(force=True)
 
 
-def start(o: argparse.Namespace) -> None:
+def start(o: Options) -> None:
     oci.Container.load(o.id, root=o.root).start()
 
 
-def state(o: argparse.Namespace) -> None:
+def state(o: Options) -> None:
     document = oci.Container.load(o.id, root=o.root).state.to_json()
     if o.sync_socket is None:
         print(document)
@@ -167,7 +165,7 @@ def state(o: argparse.Namespace) -> None:
         peer.sendall(document.encode())
 
 
-def kill(o: argparse.Namespace) -> None:
+def kill(o: Options) -> None:
     wanted = "KILL" if o.force else o.named or o.signal or "TERM"
     container = oci.Container.load(o.id, root=o.root)
     container.kill(wanted, all=o.all)
@@ -179,7 +177,7 @@ def kill(o: argparse.Namespace) -> None:
         container.kill("KILL", all=o.all)
 
 
-def delete(o: argparse.Namespace) -> None:
+def delete(o: Options) -> None:
     try:
         oci.Container.load(o.id, root=o.root).delete(force=o.force)
     except ContainerNotFound:

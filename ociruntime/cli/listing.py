@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -13,13 +12,13 @@ import ociruntime as oci
 from ..errors import ContainerNotFound, UnsupportedError, WrongStatus
 from ..events import Event
 from .common import (
-    Parser,
     Verb,
     container_argument,
     format_argument,
     table,
     when,
 )
+from .options import Options, Parser
 
 
 def _list(sub: Parser) -> None:
@@ -27,7 +26,7 @@ def _list(sub: Parser) -> None:
     sub.add_argument("--quiet", "-q", action="store_true", help="ids only")
 
 
-def list_(o: argparse.Namespace) -> None:
+def list_(o: Options) -> None:
     states = []
     for container in oci.Container.list(root=o.root):
         try:
@@ -48,12 +47,10 @@ def list_(o: argparse.Namespace) -> None:
 def _ps(sub: Parser) -> None:
     container_argument(sub)
     format_argument(sub)
-    sub.add_argument(
-        "options", nargs=argparse.REMAINDER, metavar="OPTIONS", help="of the host's ps, as -ef; its lines are filtered"
-    )
+    sub.add_argument("options", nargs="...", metavar="OPTIONS", help="of the host's ps, as -ef; its lines are filtered")
 
 
-def ps(o: argparse.Namespace) -> None:
+def ps(o: Options) -> None:
     container = oci.Container.load(o.id, root=o.root)
     if not container.state.status.can_kill:
         raise WrongStatus(o.id, "list the processes of", container.status, "running")
@@ -98,7 +95,7 @@ def _prune(sub: Parser) -> None:
     pass
 
 
-def prune(o: argparse.Namespace) -> None:
+def prune(o: Options) -> None:
     for name in oci.prune(root=o.root):
         print(name)
 
@@ -121,7 +118,7 @@ def duration(text: str) -> float:
     return seconds
 
 
-def events(o: argparse.Namespace) -> None:
+def events(o: Options) -> None:
     container = oci.Container.load(o.id, root=o.root)
     if o.stats:
         if not container.state.status.can_kill:

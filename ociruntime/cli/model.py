@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Final
 
 import ociruntime as oci
 
-from .common import Parser, Verb, bundle_argument
+from .common import Verb, bundle_argument
+from .options import Options, Parser
 
 
 def _spec(sub: Parser) -> None:
@@ -27,14 +27,14 @@ def _features(sub: Parser) -> None:
     pass
 
 
-def spec(o: argparse.Namespace) -> None:
+def spec(o: Options) -> None:
     path = Path(o.bundle, "config.json")
     if path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     oci.RuntimeSpec.default(rootless=o.for_user).with_args("sh").save(path)
 
 
-def validate(o: argparse.Namespace) -> int:
+def validate(o: Options) -> int:
     path = Path(o.bundle, "config.json")
     problems = oci.RuntimeSpec.check(path, oci.Host.probe() if o.host else None)
     for problem in problems:
@@ -42,7 +42,7 @@ def validate(o: argparse.Namespace) -> int:
     return int(any(problem.severity == "error" for problem in problems))
 
 
-def features(o: argparse.Namespace) -> None:
+def features(o: Options) -> None:
     print(oci.features().to_json(indent=2))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
-from .common import Parser, Verb
+from .common import Verb
+from .options import Options, Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +32,14 @@ def _verb(name: str) -> Verb:
     return verbs[name]
 
 
-def parser(argv: Sequence[str]) -> Parser:
-    """The parser for these arguments: of the commands only those that stand in them, as making all takes longer than most run."""
-    raw = argparse.RawDescriptionHelpFormatter  # the version has lines
-    top = Parser(prog="ociruntime", description="An OCI container runtime.", allow_abbrev=False, formatter_class=raw)
-    top.add_argument("--version", "-v", action="version", version=_VERSION)
+def parse(words: Sequence[str]) -> Options:
+    """What a command line says; its ``run`` carries it out. Only the module of the command is imported.
+
+    Raises:
+        SystemExit: it is wrong, which stderr says, or help was asked for.
+    """
+    top = Parser("ociruntime", "An OCI container runtime.", lambda: [(name, _verb(name).text) for name in _HOMES])
+    top.add_argument("--version", "-v", action="version", const=_VERSION, help="print it")
     top.add_argument("--root", metavar="DIR", help="state directory (default: /run/ociruntime, or $XDG_RUNTIME_DIR/ociruntime)")
     top.add_argument("--log", metavar="FILE", help="write errors to this file too")
     top.add_argument("--log-format", choices=("text", "json"), default="text", help="format of errors (default: text)")
@@ -48,11 +51,15 @@ def parser(argv: Sequence[str]) -> Parser:
     top.add_argument(
         "--systemd-cgroup", action="store_const", const="systemd", dest="cgroup_manager", help="same as --cgroup-manager systemd"
     )
-    verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="ociruntime")
-    named = [name for name in _HOMES if name in argv]
-    for name in named or _HOMES:
-        verb = _verb(name)
-        sub = verbs.add_parser(name, help=verb.text, description=verb.text, allow_abbrev=False)
-        sub.set_defaults(run=verb.run)
-        verb.arguments(sub)
-    return top
+    given, left = top.parse(words)
+    if not left:
+        top.fail("a command is required")
+    name, *further = left
+    if name not in _HOMES:
+        top.fail(f"there is no command {name!r} (choose from {', '.join(_HOMES)})")
+    verb = _verb(name)
+    sub = Parser(f"ociruntime {name}", verb.text)
+    verb.arguments(sub)
+    sub.parse(further, given)
+    given.run = verb.run
+    return given

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,16 +12,16 @@ from ..errors import UnsupportedError
 from ..terminal import interact
 from .common import (
     Forwarding,
-    Parser,
     Verb,
     container_argument,
     shell_status,
 )
+from .options import Options, Parser
 
 
 def _exec(sub: Parser) -> None:
     container_argument(sub)
-    sub.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+    sub.add_argument("args", nargs="...", metavar="COMMAND")
     sub.add_argument("--process", "-p", metavar="FILE", help="a process object as in config.json")
     sub.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE")
     sub.add_argument("--cwd", metavar="DIR")
@@ -63,7 +62,7 @@ def cgroups(words: Sequence[str]) -> str | dict[str, str] | None:
     return found or None
 
 
-def exec_(o: argparse.Namespace) -> int:
+def exec_(o: Options) -> int:
     args: Sequence[str] = o.args[1:] if o.args[:1] == ["--"] else o.args
     process = None
     if o.process:

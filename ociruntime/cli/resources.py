@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from typing import Final
 import ociruntime as oci
 
 from .common import (
-    Parser,
     Verb,
     container_argument,
 )
+from .options import Options, Parser
 
 _UNITS: Final = {unit: 1024**power for power, units in enumerate(("b", "k", "m", "g", "t", "p")) for unit in units}
 
@@ -63,7 +62,7 @@ def _update(sub: Parser) -> None:
         sub.add_argument(flag, *filter(None, [short]), type=kind, metavar=metavar, help=text)
 
 
-def update(o: argparse.Namespace) -> None:
+def update(o: Options) -> None:
     container = oci.Container.load(o.id, root=o.root)
     names = [flag[2:].replace("-", "_") for flag in _FLAGS]
     given = {_NAMES.get(name, name): getattr(o, name) for name in names if getattr(o, name) is not None}
@@ -78,11 +77,11 @@ def update(o: argparse.Namespace) -> None:
     container.update(Resources.loads(text))
 
 
-def pause(o: argparse.Namespace) -> None:
+def pause(o: Options) -> None:
     oci.Container.load(o.id, root=o.root).pause()
 
 
-def resume(o: argparse.Namespace) -> None:
+def resume(o: Options) -> None:
     oci.Container.load(o.id, root=o.root).resume()
 
 

@@ -185,7 +185,8 @@ for number in range(rounds):
         init = Init.launch(raw, flags=0, stdio=[null] * 3)
     except OSError as error:
         raise SystemExit(f"{error} {where}")
-    init.control.settimeout(10)
+    with socket.socket(fileno=os.dup(init.control)) as control:
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 10, 0))
     reports = []
     while True:
         try: message = init.receive()
