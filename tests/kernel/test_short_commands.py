@@ -14,14 +14,24 @@ pytestmark = pytest.mark.root
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 OURS = set(
-    "cli cli.common cli.lifecycle cli.parser container engine engine.cgroup errors execs lifecycle lifecycle.status state "
+    "cli cli.common cli.lifecycle cli.options cli.parser container engine engine.cgroup errors execs lifecycle lifecycle.status state "
     "supervised typed".split()
 )
 """Modules of ours that all of them need."""
 _KILL = {"engine.processes", "engine.cgroup.files", "engine.cgroup.freezer"}
 FURTHER: dict[str, set[str]] = {
     "state": set(),
-    "start": {"_native", "_native._host", "engine.gate", "engine.native", "engine.reports", "lifecycle.start", "plan", "plan.ops"},
+    "start": {
+        "_native",
+        "_native._host",
+        "_native._host.lib",
+        "engine.gate",
+        "engine.native",
+        "engine.reports",
+        "lifecycle.start",
+        "plan",
+        "plan.ops",
+    },
     "kill": {*_KILL, "lifecycle.kill"},
     "delete": {
         *_KILL,
@@ -30,7 +40,9 @@ FURTHER: dict[str, set[str]] = {
     },
 }
 """And what each needs beside them."""
-HEAVY = set("typing pathlib socket subprocess threading queue inspect dataclasses attr attrs cattrs jsonschema".split())
+HEAVY = set(
+    "typing pathlib socket subprocess threading queue argparse shutil inspect dataclasses attr attrs cattrs jsonschema".split()
+)
 TEXT = """
 import sys
 before = set(sys.modules)
@@ -42,7 +54,7 @@ raise SystemExit(code)
 
 
 def test_what_is_imported(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
-    oci.Container.create(prefix, bundle, root=state_root)
+    script(TEXT, "--root", state_root, "create", "--bundle", bundle.path, prefix)
     for verb, *words in (["state"], ["start"], ["kill", "--signal", "KILL"], ["delete", "--force"]):
         done = script(TEXT, "--root", state_root, verb, *words, prefix)
         loaded = set(done.stderr.split())
