@@ -86,6 +86,8 @@ def request(entry: Entry, operation: str, fds: Sequence[socket.socket] = (), **w
         WrongStatus: the container has ended.
         StateError: its supervisor refuses, or is gone.
     """
+    import socket
+
     answer = b""
     try:
         with connect(entry, "control.sock") as peer:
