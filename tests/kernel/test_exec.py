@@ -16,7 +16,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import Capabilities
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.vm]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
 

@@ -16,7 +16,7 @@ import pytest
 
 import ociruntime as oci
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.vm]
 MakeBundle = Callable[..., oci.Bundle]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
