@@ -18,6 +18,7 @@ from .options import Options, Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
 
@@ -142,11 +143,42 @@ def run_supervised(o: Options, bundle: oci.Bundle, options: dict[str, Any]) -> i
     container = oci.Container.create(o.id, bundle, **options)
     try:
         with container.attach(stderr=True) as attachment:
+            if "notify_socket" in options:
+                return _read_while_starting(container, lambda: follow(attachment, DetachKeys(""), Forwarding()))
             container.start()
             return follow(attachment, DetachKeys(""), Forwarding())
     finally:
         if not o.keep:
-            container.delete(force=True)
+            try:
+                container.delete(force=True)
+            except ContainerNotFound:
+                pass  # a hook of its start failed: that deletes it
+
+
+def _read_while_starting(container: oci.Container, read: Callable[[], int]) -> int:
+    """Start a container that says when it is ready: until then its output must be read, or it is taken from us."""
+    from threading import Thread
+
+    failed: list[Exception] = []
+
+    def start() -> None:
+        try:
+            container.start()
+        except Exception as error:
+            failed.append(error)
+
+    starting = Thread(target=start, daemon=True)
+    starting.start()
+    gone: ContainerNotFound | None = None
+    status = 0
+    try:
+        status = read()
+    except ContainerNotFound as error:  # perhaps because its start has failed
+        gone = error
+    starting.join()
+    for problem in (*failed, *([gone] if gone else ())):
+        raise problem
+    return status
 
 
 def start(o: Options) -> None:

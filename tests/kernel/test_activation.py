@@ -148,6 +148,26 @@ def test_the_command_line_takes_it_from_its_environment(
     assert done.returncode == 0
 
 
+def test_what_is_printed_before_it_is_ready_is_read(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Callable[..., list[str]]
+) -> None:
+    """With a supervisor, which does not wait for who does not read."""
+    env = os.environ | {"NOTIFY_SOCKET": address(host)}
+    for script, code, size in ((f"yes | head -c 3000000; {SAY}; exit 3", 3, 3000000), ("exit 4", 4, 0)):
+        words = command("run", "--supervise", "-b", bundle_of(make_bundle, "sh", "-c", script).path, prefix)
+        done = subprocess.run(words, env=env, capture_output=True, timeout=300)
+        assert (done.returncode, len(done.stdout)) == (code, size), done.stderr
+        assert [message.split("\n")[0] for message in heard(host)] == ["READY=1"] * (code == 3)
+    bundle = bundle_of(
+        make_bundle, "sleep", "1", spec=RuntimeSpec.default().evolve(hooks=oci.spec.Hooks(poststart=(oci.spec.Hook(path="/none"),)))
+    )
+    done = subprocess.run(
+        command("run", "--supervise", "-b", bundle.path, prefix), env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert "poststart hook /none: cannot be run" in done.stderr
+
+
 SHOW = "readlink /proc/self/fd/3; readlink /proc/self/fd/4; echo $LISTEN_FDS-$LISTEN_PID-$LISTEN_FDNAMES"
 
 
