@@ -111,6 +111,10 @@ static long carry_out(const struct head *h)
         kernel_log = fd_of(o->fs);
         return keep(o->out, sys(__NR_fsmount, fd_of(o->fs), FSMOUNT_CLOEXEC, o->attrs));
     }
+    case OP_MOUNT: {
+        ARGS(mount);
+        return mount_whole(o);
+    }
     case OP_MOUNT_SETATTR: {
         ARGS(mount_setattr);
         int fd = fd_of(o->fd);

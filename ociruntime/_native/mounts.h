@@ -91,6 +91,22 @@ static long set_attrs(int fd, unsigned flags, uint64_t set, uint64_t clear, uint
     return sys(__NR_mount_setattr, fd, "", AT_EMPTY | flags, &a, sizeof a);
 }
 
+/* By mount(2), which takes longer options than fsconfig: for a moment on a place of this mount namespace, from which it is copied. */
+static long mount_whole(const struct op_mount *o)
+{
+    const char *place = text(o->place);
+    long mnt, err = sys(__NR_mount, text(o->source), place, text(o->fstype), o->flags, text(o->data));
+    if (err < 0)
+        return err;
+    mnt = sys(__NR_open_tree, -100 /* AT_FDCWD */, place, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    err = sys(__NR_umount2, place, 2 /* MNT_DETACH */);
+    if (err < 0 && mnt >= 0) {
+        sys(__NR_close, mnt);
+        return err;
+    }
+    return keep(o->out, mnt);
+}
+
 /* A tmpfs that is empty, read-only and not attached. */
 static long empty_dir(void)
 {

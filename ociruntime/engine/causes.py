@@ -57,6 +57,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("open_tree", errno.EINVAL): ("something is mounted below it, which a user namespace may not take off", "use rbind"),
     ("open", errno.ENOENT): ("it does not exist", ""),
     ("fsopen", errno.EPERM): ("it is not for user namespaces", "let the host mount it, and bind it"),
+    ("fsconfig", errno.EPERM): (
+        "this user may not do it, or the device rules of the container forbid it",
+        "allow the device in linux.resources.devices, or let the host mount it, and bind it",
+    ),
     ("fsmount", errno.EPERM): (
         "the kernel gives this filesystem to the owner of its namespace only",
         "let the host mount it, and bind it",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
 from . import kernel as k
+from . import long_options
 from .cgroup_mounts import CgroupMounts
 from .idmaps import IdMaps
 from .model import NO_SLOT, Builder
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from .cgroups import Placement
 
 _SECTION: Final = "config.md#mounts"
-_LONGEST_VALUE: Final = 255
-# What fsconfig(2) takes for one value.
 _RO_BY_MOUNT: Final = frozenset({"sysfs", "mqueue", "tmpfs"})
 # Read-only is the mount, not the filesystem: it may be the host's as well, or something is written to it first.
 _NEEDS: Final = {"proc": ("pid", "/proc"), "mqueue": ("ipc", "/dev/mqueue")}
@@ -134,6 +133,8 @@ class Mounts:
             self._label = ""
         self._gids = (spec.linux.gid_mappings if spec.linux else None) or ()
         self._uids = (spec.linux.uid_mappings if spec.linux else None) or ()
+        self._host = host
+        self._own_tree = any(n.type == "mount" and not n.path for n in (spec.linux.namespaces if spec.linux else None) or ())
         self._idmaps = IdMaps(b, spec, host, own)
         self._cgroups = CgroupMounts(self, host, placement, namespaced="cgroup" in own)
         self._context = self._target = NO_SLOT
@@ -310,41 +311,47 @@ class Mounts:
 
     def filesystem(self, fstype: str, source: str, destination: str, options: Options, where: str) -> int:
         """The steps that make a filesystem; gives the slot of its mount, which is not attached."""
+        data = long_options.one_by_one(fstype, options.data, self._host)
+        superblock = tuple(w for w in options.superblock if SUPERBLOCK[w][1] and not (w == "ro" and fstype in _RO_BY_MOUNT))
+        if self._label and fstype not in _UNLABELLED and fstype != _XATTR_LABEL:
+            data = (*data, ("context", self._label))
+        if key := long_options.too_long((("source", source), *data)):
+            return self._whole(fstype, source, destination, options._replace(superblock=superblock, data=tuple(data)), where, key)
         b = self.b
         if self._context == NO_SLOT:
             self._context = b.slot()
         fs, slot = self._context, b.slot()
         b.init("fsopen", fstype, fs, text=f"{fstype}, for {destination}")
-        self._configure(fs, "source", source, where)
-        for word in options.superblock:
-            if SUPERBLOCK[word][1] and not (word == "ro" and fstype in _RO_BY_MOUNT):
-                self._configure(fs, word, None, where)
-        for key, value in options.data:
-            self._configure(fs, key, value, where)
-        if self._label and fstype not in _UNLABELLED and fstype != _XATTR_LABEL:
-            self._configure(fs, "context", self._label, "$.linux.mountLabel")
+        for key, value in (("source", source), *((word, None) for word in superblock), *data):
+            self._configure(fs, key, value)
         b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype}")
         flags = names(options.set) or "no flags"
         b.init("fsmount", fs, options.set, slot, text=f"{fstype}, not attached yet ({flags})")
         if self._label and fstype == _XATTR_LABEL:
-            b.init(
-                "setxattr",
-                slot,
-                "security.selinux",
-                self._label.encode() + b"\0",
-                text=f"{self._label} on what goes to {destination}",
-            )
+            text = f"{self._label} on what goes to {destination}"
+            b.init("setxattr", slot, "security.selinux", self._label.encode() + b"\0", text=text)
         self._attributes(slot, options._replace(set=0, clear=0), destination)
         return slot
 
-    def _configure(self, fs: int, key: str, value: str | None, where: str) -> None:
+    def _whole(self, fstype: str, source: str, destination: str, options: Options, where: str, key: str) -> int:
+        """The same for options with a value that is too long for fsconfig(2)."""
+        why = f"{where}: the value of {key} is long, and such a filesystem"
+        if not self._own_tree:
+            raise UnsupportedError(f"{why} needs a new mount namespace, where it can hang for a moment")
+        if self._propagation == k.MS_SHARED:
+            raise UnsupportedError(f"{why} would show up on the host for a moment: choose another rootfsPropagation")
+        slot = self.b.slot()
+        data = long_options.text_of(options.data, where)
+        text = f"{fstype}, for {destination}, not attached but for a moment: {data}"
+        self.b.init("mount", source, "/proc", fstype, long_options.flags_of(options.superblock), data, slot, text=text)
+        self._attributes(slot, options, destination)
+        return slot
+
+    def _configure(self, fs: int, key: str, value: str | None) -> None:
         if value is None:
             self.b.init("fsconfig", fs, k.FSCONFIG_SET_FLAG, key, "", text=key)
-            return
-        if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_VALUE:
-            message = f"{where}: the kernel takes no value of more than {_LONGEST_VALUE} bytes, as that of {key} is"
-            raise UnsupportedError(message)
-        self.b.init("fsconfig", fs, k.FSCONFIG_SET_STRING, key, value, text=f"{key}={value}")
+        else:
+            self.b.init("fsconfig", fs, k.FSCONFIG_SET_STRING, key, value, text=f"{key}={value}")
 
     def _attributes(self, slot: int, options: Options, destination: str, *, bind: bool = False) -> None:
         # What nobody names stays as it is: the flags of the source that a user namespace has locked, too.
@@ -427,10 +434,10 @@ class Mounts:
                 if self._context == NO_SLOT:
                     self._context = self.b.slot()
                 self.b.init("fspick", slot, "", k.FSPICK_EMPTY_PATH, self._context, text=f"the filesystem of {destination}")
-                for word in options.superblock:
-                    self._configure(self._context, word, None, where)
-                for key, value in options.data:
-                    self._configure(self._context, key, value, where)
+                if key := long_options.too_long(options.data):
+                    raise UnsupportedError(f"{where}.options: the value of {key} is too long to change a filesystem")
+                for key, value in (*((word, None) for word in options.superblock), *options.data):
+                    self._configure(self._context, key, value)
                 text = f"change the filesystem of {destination}"
                 self.b.init("fsconfig", self._context, k.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
             self._attributes(slot, options, destination)

@@ -157,6 +157,7 @@ OPS: Final = _table(
     detach: slot mount
     label: slot dir, str path, data data
     copy_link: slot mount, slot root, str path, slot dir, str name
+    mount: str source, str place, str fstype, num flags, str data, slot out
     """
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,6 +241,62 @@ def test_other_filesystems(run: Runner, tmp_path: Path, tree: Path) -> None:
     assert run("cat /o/file; echo new >/o/file; cat /o/file", overlay) == "host\nnew\n"
     assert (tree / "file").read_text() == "host\n"
     assert (tmp_path / "upper/file").read_text() == "new\n"
+
+
+@pytest.mark.parametrize("options", [[], ["ro", "nosuid", "noatime"]])
+@pytest.mark.parametrize("long", ["lowerdir", "upperdir"])
+def test_options_of_any_length(run: Runner, tmp_path: Path, long: str, options: list[str]) -> None:
+    """Many layers one by one where the kernel can, everything else by mount(2); nothing shows on the host meanwhile."""
+    layers = [tmp_path / f"layer,:{number}" / ("x" * 30) for number in range(20)]
+    for number, layer in enumerate(layers):
+        layer.mkdir(parents=True)
+        (layer / f"from{number}").write_text("")
+    deep = tmp_path.joinpath(*(["y" * 100] * 3)) if long == "upperdir" else tmp_path
+    for name in ("upper", "work"):
+        (deep / name).mkdir(parents=True, exist_ok=True)
+    lower = ":".join(
+        str(layer).replace(",", "\\,").replace("layer\\,:", "layer\\,\\:") for layer in layers[: 20 if long == "lowerdir" else 2]
+    )
+    data = [f"lowerdir={lower}", f"upperdir={deep}/upper", f"workdir={deep}/work"]
+    overlay = {"type": "overlay", "source": "overlay", "destination": "/o", "options": [*data, *options]}
+    before = Path("/proc/self/mountinfo").read_text()
+    out = run("ls /o; touch /o/x 2>/dev/null; ls /proc/self/mountinfo; cat /proc/self/mountinfo", overlay)
+    assert out.count("from") - out.count("from overlay") >= (20 if long == "lowerdir" else 2)
+    line = parse(out)["/o"]
+    assert line.fstype == "overlay"
+    assert line.options & ATTRIBUTES == ({"ro", "nosuid", "noatime"} if options else {"relatime"})
+    assert (deep / "upper/x").exists() is not bool(options)
+    assert "/proc" in parse(out)
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_a_disk(run: Runner, tmp_path: Path) -> None:
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("no mkfs.ext4 (Debian: e2fsprogs)")
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    loop = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        mount = {"type": "ext4", "source": loop, "destination": "/disk", "options": ["sync", "errors=remount-ro", "noexec"]}
+        error = run.refused(mount)
+        assert (error.op, error.errno) == ("fsconfig", errno.EPERM)
+        assert "linux.resources.devices" in str(error)
+        rule = {"allow": True, "type": "b", "major": 7, "minor": int(loop.removeprefix("/dev/loop")), "access": "rw"}
+
+        def allow(d: dict[str, Any]) -> None:
+            d["linux"]["resources"]["devices"].append(rule)
+
+        out = run("echo x >/disk/file; cat /disk/file; ls -d /disk/lost+found; cat /proc/self/mountinfo", mount, change=allow)
+        assert out.splitlines()[:2] == ["x", "/disk/lost+found"]
+        line = parse(out)["/disk"]
+        assert (line.fstype, line.source) == ("ext4", loop)
+        assert "noexec" in line.options
+        assert {"sync", "errors=remount-ro"} <= line.superblock
+        assert run("cat /disk/file", mount | {"options": ["ro"]}, change=allow) == "x\n"
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,12 @@ def fs(kind: str, destination: str, *options: str) -> dict[str, Any]:
     return {"type": kind, "source": kind, "destination": destination, "options": [*options]}
 
 
+LONG = "lowerdir=" + "x" * 256
+LAYERS = "lowerdir=" + ":".join(["/one", "/" + "two" * 50, r"/th\:re\,e:/four" + "r" * 100]) + "::/data"
+
 CASES = {
+    "mounts-long-options": lambda: compiled(fs("overlay", "/o", LAYERS, "ro,sync,nosuid", 'context="a:b:c:s0:c1,c2"')),
+    "mounts-layers": lambda: compiled(fs("overlay", "/o", LAYERS, "upperdir=/u", "workdir=/w"), host=HYBRID),
     "mounts-binds": lambda: compiled(
         bind("bind", "ro", "nosuid"),
         bind("rbind", "rro", "rslave", destination="/r", source="relative"),
@@ -121,7 +126,12 @@ UNSUPPORTED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "cgroup without cgroups": ([fs("cgroup", FS)], {}, r"mounts\[0\].*no cgroup"),
     "cgroup2 without v2": ([fs("cgroup2", FS)], {"host": HYBRID._replace(hierarchies=HYBRID.hierarchies[:1])}, r"mounts\[0\].*no cgroup2"),
     "cgroup with words": ([fs("cgroup", FS, "cpu")], {"host": HYBRID}, r"mounts\[0\]\.options.*'cpu'"),
-    "long value": ([fs("overlay", "/o", "lowerdir=" + "x" * 256)], {}, r"mounts\[0\].*lowerdir"),
+    "long value in a shared tree": ([fs("tmpfs", "/o", LONG)], {"rootfsPropagation": "shared"}, r"mounts\[0\]: .*lowerdir.*rootfsPropagation"),
+    "long value in a foreign tree": (
+        [fs("tmpfs", "/o", LONG)], {"host": HYBRID, "namespaces": []}, r"mounts\[0\]: .*lowerdir.*new mount namespace"
+    ),
+    "long value of a remount": ([{"destination": "/o", "options": ["remount", LONG]}], {}, r"mounts\[0\]\.options: .*lowerdir"),
+    "long options": ([fs("tmpfs", "/o", *[LONG] * 20)], {}, r"mounts\[0\]\.options: the kernel takes 4095 bytes"),
 }  # fmt: skip
 
 
