@@ -97,7 +97,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "the flags are locked: they come from outside of the user namespace",
         "leave them as they are",
     ),
-    ("mount_setattr", errno.EINVAL): ("it is not a mount point, or the kernel does not know one of the flags", ""),
+    ("mount_setattr", errno.EINVAL): (
+        "it is not a mount point, its ids cannot be mapped, or the kernel does not know one of the flags",
+        "",
+    ),
     ("pivot_root", errno.EINVAL): ("the host's root is the initial ramfs, which cannot be pivoted", "switch to another root first"),
     ("cgroup_mkdir", errno.EEXIST): ("the cgroup exists and is in use", "choose another linux.cgroupsPath"),
     ("cgroup_mkdir", errno.EACCES): ("this user may not make cgroups there", "see the page on cgroups about delegation"),

@@ -68,25 +68,25 @@ def test_every_option_is_tried() -> None:
     assert tried | others | propagation == set(KNOWN_OPTIONS)
 
 
-def test_attributes(run: Runner, tree: Path) -> None:
+def test_attributes(either: Runner, tree: Path) -> None:
     mounts = []
     for number, options in enumerate(OPTIONS):
         mounts += [tmpfs(f"/t{number}", *options), bind(tree, f"/b{number}", "bind", *options)]
-    table = run.table(*mounts)
+    table = either.table(*mounts)
     for number, (options, expected) in enumerate(OPTIONS.items()):
         for kind in "tb":
             assert table[f"/{kind}{number}"].options & ATTRIBUTES == set(expected.split()), (options, kind)
 
 
-def test_the_superblock_hears_of_it(run: Runner) -> None:
+def test_the_superblock_hears_of_it(either: Runner) -> None:
     script = "mount | grep -q ' /t type tmpfs (ro' && ! touch /t/x 2>/dev/null && cat /proc/self/mountinfo"
-    line = parse(run(script, tmpfs("/t", "ro", "sync", "dirsync", "lazytime", "size=1m", "mode=711")))["/t"]
+    line = parse(either(script, tmpfs("/t", "ro", "sync", "dirsync", "lazytime", "size=1m", "mode=711")))["/t"]
     assert {"sync", "dirsync", "lazytime", "size=1024k", "mode=711"} <= line.superblock
-    assert "sync" not in run.table(tmpfs("/t", "sync", "async"))["/t"].superblock
+    assert "sync" not in either.table(tmpfs("/t", "sync", "async"))["/t"].superblock
 
 
-def test_recursive_attributes_hold_below(run: Runner, mounted_tmpfs: Path) -> None:
-    table = run.table(
+def test_recursive_attributes_hold_below(either: Runner, mounted_tmpfs: Path) -> None:
+    table = either.table(
         bind(mounted_tmpfs, "/plain", "bind", "ro"), bind(mounted_tmpfs, "/some", "rbind", "ro", "nodev"),
         bind(mounted_tmpfs, "/all", "rbind", "rro", "rnosuid"), bind(mounted_tmpfs, "/back", "rbind", "rro", "rw"),
     )  # fmt: skip
@@ -99,14 +99,14 @@ def test_recursive_attributes_hold_below(run: Runner, mounted_tmpfs: Path) -> No
 
 
 @pytest.mark.parametrize("where", ["/a/new/place", "relative/place", "/a/../b/./c", "/tmp"])
-def test_targets_are_made(run: Runner, tree: Path, where: str) -> None:
+def test_targets_are_made(either: Runner, tree: Path, where: str) -> None:
     point = os.path.normpath(f"/{where}")
-    assert run(f"cat {point}/dir/inner; test -d {point}", bind(tree, where, "bind")) == "inner\n"
-    assert run(f"cat {point}/f; test -f {point}/f", bind(tree / "file", f"{where}/f", "bind")) == "host\n"
+    assert either(f"cat {point}/dir/inner; test -d {point}", bind(tree, where, "bind")) == "inner\n"
+    assert either(f"cat {point}/f; test -f {point}/f", bind(tree / "file", f"{where}/f", "bind")) == "host\n"
 
 
-def test_sources(run: Runner, tree: Path) -> None:
-    bundle = run.bundle(
+def test_sources(either: Runner, tree: Path) -> None:
+    bundle = either.bundle(
         {"source": "beside", "destination": "/one", "options": ["bind"]},
         {"source": "rootfs/etc", "destination": "/two", "options": ["bind", "ro"]},
         {"source": str(tree / "link"), "destination": "/three", "type": "none", "options": ["rbind"]},
@@ -115,7 +115,7 @@ def test_sources(run: Runner, tree: Path) -> None:
     (bundle.path / "beside").mkdir()
     (bundle.path / "beside/x").write_text("beside\n")
     script = "cat /one/x /three/inner /four; head -c 4 /two/passwd; ! touch /two/x 2>/dev/null"
-    assert run(script, bundle=bundle) == "beside\ninner\nhost\nroot"
+    assert either(script, bundle=bundle) == "beside\ninner\nhost\nroot"
 
 
 def test_symbolic_links_themselves(either: Runner, tree: Path) -> None:
@@ -158,19 +158,19 @@ def test_a_label_without_selinux(run: Runner) -> None:
         assert run("echo on", change=lambda d: d["linux"].update(mountLabel="system_u:object_r:container_file_t:s0")) == "on\n"
 
 
-def test_the_order_of_the_config_counts(run: Runner, tree: Path) -> None:
+def test_the_order_of_the_config_counts(either: Runner, tree: Path) -> None:
     below, above = tmpfs("/a/b/c"), tmpfs("/a")
-    table = run.table(above, below)
+    table = either.table(above, below)
     assert {"/a", "/a/b/c"} <= set(table)
     script = "cat /proc/self/mountinfo; ls /a"
-    assert "/a/b/c" in parse(run(script, below, above))
-    assert run("ls /a", below, above) == ""  # the later one hides the earlier
-    assert run("cat /a/file", bind(tree, "/a", "bind"), tmpfs("/a"), bind(tree, "/a", "bind")) == "host\n"
+    assert "/a/b/c" in parse(either(script, below, above))
+    assert either("ls /a", below, above) == ""  # the later one hides the earlier
+    assert either("cat /a/file", bind(tree, "/a", "bind"), tmpfs("/a"), bind(tree, "/a", "bind")) == "host\n"
 
 
-def test_a_source_in_the_root_sees_earlier_mounts(run: Runner) -> None:
-    bundle = run.bundle(tmpfs("/a", "mode=700"), {"source": "rootfs/a", "destination": "/b", "options": ["bind"]})
-    assert run("touch /a/x; ls /b", bundle=bundle) == "x\n"
+def test_a_source_in_the_root_sees_earlier_mounts(either: Runner) -> None:
+    bundle = either.bundle(tmpfs("/a", "mode=700"), {"source": "rootfs/a", "destination": "/b", "options": ["bind"]})
+    assert either("touch /a/x; ls /b", bundle=bundle) == "x\n"
 
 
 def test_copy_up(run: Runner) -> None:
@@ -202,14 +202,14 @@ def test_copy_up(run: Runner) -> None:
     assert not (etc / "x").exists()
 
 
-def test_a_tmpfs_has_the_mode_of_what_it_hides(run: Runner) -> None:
-    bundle = run.bundle(tmpfs("/tmp"), tmpfs("/root", "mode=1711"), tmpfs("/none/before"))
+def test_a_tmpfs_has_the_mode_of_what_it_hides(either: Runner) -> None:
+    bundle = either.bundle(tmpfs("/tmp"), tmpfs("/root", "mode=1711"), tmpfs("/none/before"))
     (bundle.path / "rootfs/tmp").chmod(0o1777)
-    assert run("stat -c %a /tmp /root /none/before", bundle=bundle).split() == ["1777", "1711", "755"]
+    assert either("stat -c %a /tmp /root /none/before", bundle=bundle).split() == ["1777", "1711", "755"]
 
 
-def test_remount(run: Runner, tree: Path) -> None:
-    table = run.table(
+def test_remount(either: Runner, tree: Path) -> None:
+    table = either.table(
         tmpfs("/t", "size=1m", "nosuid"), {"destination": "/t", "options": ["remount", "ro", "size=2m", "nodev"]},
         bind(tree, "/b", "bind", "nosuid"), {"destination": "/b", "type": "none", "options": ["bind", "remount", "ro"]},
         tmpfs("/s", "ro"), {"destination": "/s", "options": ["remount", "rw"]},
@@ -220,7 +220,7 @@ def test_remount(run: Runner, tree: Path) -> None:
     assert table["/t"].propagation == {"shared"}
     assert {"ro", "nosuid"} <= table["/b"].options
     assert "rw" in table["/s"].options & table["/s"].superblock
-    assert run.refused({"destination": "/etc", "options": ["remount", "ro"]}).errno == errno.EINVAL
+    assert either.refused({"destination": "/etc", "options": ["remount", "ro"]}).errno == errno.EINVAL
 
 
 def test_a_mount_on_the_root_replaces_it(run: Runner, make_bundle: MakeBundle) -> None:

@@ -212,15 +212,15 @@ def test_a_root_that_cannot_be_written_to(run: Runner, tmp_path: Path) -> None:
         assert run("echo fine >/dev/null && echo $?", bundle=bundle) == "0\n"
 
 
-def test_hidden_paths(run: Runner) -> None:
+def test_hidden_paths(either: Runner) -> None:
     def change(d: dict[str, Any]) -> None:
         d["linux"]["maskedPaths"] = ["/etc/passwd", "/tmp", "/no/such", "/etc/passwd/below", "/root", "/proc/kcore"]
         d["linux"]["readonlyPaths"] = ["/etc", "/no/such", "/rw", "/etc/passwd", "/t"]
 
     script = "cat /etc/passwd /proc/kcore; ls -A /tmp; ls -A /root; touch /tmp/x /etc/x /t/x 2>/dev/null; ls /t; cat /proc/self/mountinfo"
-    bundle = run.bundle(tmpfs("/t", "nosuid", "mode=777"), change=change)
+    bundle = either.bundle(tmpfs("/t", "nosuid", "mode=777"), change=change)
     (bundle.rootfs / "tmp/secret").touch()
-    out = run(script, bundle=bundle)
+    out = either(script, bundle=bundle)
     table = parse(out)
     assert " - " in out.split("\n", 1)[0], "something was shown"
     assert table["/tmp"].superblock == table["/root"].superblock

@@ -96,6 +96,21 @@ def test_the_ids_of_the_user_namespace_on_a_mount(user: Runner, tree: Path) -> N
     assert os.stat(tree / "new").st_uid == 0
 
 
+def test_the_ids_of_a_user_namespace_that_is_joined_on_a_mount(user: Runner, tree: Path, state_root: Path, prefix: str) -> None:
+    os.chown(tree / "file", 7, 8)
+    with oci.Container.create(f"{prefix}-pod", user.bundle().with_args(["sleep", "100"]), root=state_root) as pod:
+        pod.start()
+
+        def join(d: dict[str, Any]) -> None:
+            d["linux"]["namespaces"][-1]["path"] = f"/proc/{pod.pid}/ns/user"
+            d["linux"].update(uidMappings=[], gidMappings=[])
+
+        script = "stat -c '%u %g' /i/file /b/file; touch /i/new"
+        shown = user(script, bind(tree, "/i", "bind", "idmap"), bind(tree, "/b", "bind", "ro"), change=join)
+    assert shown.splitlines() == ["7 8", "65534 65534"]
+    assert os.stat(tree / "new").st_uid == 0
+
+
 def test_sysfs_of_a_network_namespace_that_is_not_owned(user: Runner) -> None:
     out = user("ls /sys/class/net >/dev/null && ls -A /sys/fs/cgroup && cat /proc/self/mountinfo", change=without("network"))
     table = parse(out)
