@@ -160,8 +160,8 @@ def compile_create(
         b.phase = "In the container's root"
         root, attached = mounts.attach(root)
         devices.compile(root, attached)
-    compile_names(b, spec, own)
-    compile_sysctl(b, linux, own, proc)
+    compile_names(b, spec)
+    compile_sysctl(b, linux, proc)
     compile_hidden(b, linux, root)
     b.init("setsid", text="a session of its own")
     if process.terminal:

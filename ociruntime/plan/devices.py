@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError
+from ..spec.places import below, destination_in_root
 from . import kernel as k
 from .model import NO_SLOT, Builder
 from .namespaces import DETACHED_TREES
 from .ops import Target
-from .paths import below, destination_in_root
 from .users import host_id, root_id
 
 if TYPE_CHECKING:
@@ -66,19 +66,9 @@ class _Node(NamedTuple):
 def _nodes(devices: tuple[Device, ...], uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> list[_Node]:
     nodes = []
     for index, device in enumerate(devices):
-        kind = _TYPES.get(str(device.type))
+        kind = _TYPES[str(device.type)]
         where = f"$.linux.devices[{index}]"
-        if kind is None:
-            raise SpecError([Problem(f"{where}.type", f"{device.type!r} is none of c, u, b, p", _SECTION)])
-        if kind != k.S_IFIFO:
-            for name, number in (("major", device.major), ("minor", device.minor)):
-                if number is None:
-                    raise SpecError([Problem(f"{where}.{name}", f"is needed by type {device.type}", _SECTION)])
-                if not 0 <= number < 1 << 32:
-                    raise SpecError([Problem(f"{where}.{name}", f"{number} is not the number of a device", _SECTION)])
         path = destination_in_root(device.path)
-        if path == "/":
-            raise SpecError([Problem(f"{where}.path", "is the root", _SECTION)])
         for name, wanted, maps in (("uid", device.uid, uids), ("gid", device.gid, gids)):
             if wanted and maps and host_id(maps, wanted) is None:
                 raise SpecError([Problem(f"{where}.{name}", f"{wanted} is not mapped in the user namespace", _SECTION)])
@@ -104,7 +94,7 @@ class Devices:
         """Read the config.
 
         Raises:
-            SpecError: a device is of no type, lacks its number, or has an owner that is not mapped.
+            SpecError: a device has an owner that is not mapped.
         """
         self.b = b
         self._mounts = mounts

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import UnsupportedError
 from . import kernel as k
 from .model import NO_SLOT, Builder
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..spec import IDMapping, Mount, RuntimeSpec
     from .mount_options import Options
 
-_SECTION: Final = "config.md#posix-platform-mounts"
 Maps = tuple[str, str]
 
 
@@ -40,16 +39,12 @@ class IdMaps:
         uids, gids = mount.uid_mappings or (), mount.gid_mappings or ()
         if not options.idmap and not uids and not gids:
             return NO_SLOT
-        if bool(uids) != bool(gids):
-            raise SpecError([Problem(f"{where}.{'gid' if uids else 'uid'}Mappings", "come together or not at all", _SECTION)])
         if self._host.euid != 0:
             raise UnsupportedError(f"{where}: an id-mapped mount needs root")
         if uids:
             return self._new(where, (map_text(uids), map_text(gids)))
         linux = self._spec.linux
-        if linux is None or "user" not in self._own:
-            message = f"{options.idmap} needs uidMappings and gidMappings, or a user namespace"
-            raise SpecError([Problem(f"{where}.options", message, "config.md#linux-mount-options")])
+        assert linux is not None, "the rules want a user namespace"
         path = next((space.path for space in linux.namespaces or () if space.type == "user"), None)
         if path:
             if path not in self._slots:

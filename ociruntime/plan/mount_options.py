@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from ..spec.places import split
 from . import kernel as k
 
 ATTRIBUTES: Final[dict[str, tuple[int, int]]] = {
@@ -100,18 +101,6 @@ class Options(NamedTuple):
         """The same for a mount that has none below it: what holds for all holds for it."""
         bits = self.set & ~self.recursive_clear | self.recursive_set
         return self._replace(set=bits, recursive_set=0, recursive_clear=0)
-
-
-def split(option: str) -> list[str]:
-    """An option at its commas, as mount(2) takes them in its data; quoted or escaped ones do not count."""
-    parts, start, quoted = [], 0, False
-    for at, char in enumerate(option):
-        if char == '"':
-            quoted = not quoted
-        elif char == "," and not quoted and option[at - 1 : at] != "\\":
-            parts.append(option[start:at])
-            start = at + 1
-    return [part for part in (*parts, option[start:]) if part]
 
 
 def parse_options(options: Iterable[str]) -> Options:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
+from ..spec.places import below, destination_in_root
 from . import kernel as k
 from . import long_options
 from .cgroup_mounts import CgroupMounts
@@ -19,7 +20,6 @@ from .idmaps import IdMaps
 from .model import NO_SLOT, Builder
 from .mount_options import PROPAGATION, SUPERBLOCK, Options, names, parse_options
 from .ops import Target
-from .paths import below, destination_in_root
 from .rootfs import root_propagation, settled
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..spec import Mount, RuntimeSpec
     from .cgroups import Placement
 
-_SECTION: Final = "config.md#mounts"
 _RO_BY_MOUNT: Final = frozenset({"sysfs", "mqueue", "tmpfs"})
 # Read-only is the mount, not the filesystem: it may be the host's as well, or something is written to it first.
 _NEEDS: Final = {"proc": ("pid", "/proc"), "mqueue": ("ipc", "/dev/mqueue")}
@@ -68,35 +67,7 @@ def _wanted(mount: Mount, where: str) -> Wanted:
     fstype = "" if mount.type in (None, "none") else str(mount.type)
     if fstype == "bind":
         options = options._replace(bind=True)
-    wanted = Wanted(mount, where, destination_in_root(mount.destination), fstype, options)
-    problems = list(_problems(wanted))
-    if problems:
-        raise SpecError([Problem(f"{where}.{member}", text, section) for member, text, section in problems])
-    return wanted
-
-
-def _problems(wanted: Wanted) -> list[tuple[str, str, str]]:
-    mount, _, destination, fstype, options = wanted
-    default, found = "config-linux.md#default-filesystems", []
-    if options.bind and not options.remount and not mount.source:
-        found.append(("source", "a bind mount needs a source", _SECTION))
-    if not wanted.change and not options.bind and not fstype:
-        found.append(("type", "a mount that is no bind mount needs a type", _SECTION))
-    if options.copy_up and (options.bind or fstype != "tmpfs"):
-        found.append(("options", "tmpcopyup is for a tmpfs", _SECTION))
-    if options.links and (not options.bind or options.remount):
-        found.append(("options", f"{', '.join(sorted(options.links))}: for a bind mount", _SECTION))
-    if "copy-symlink" in options.links and len(options.links) > 1:
-        found.append(("options", "copy-symlink mounts no link, so it excludes src-nofollow and dest-nofollow", _SECTION))
-    if any(key in ("idmap", "ridmap") for key, _ in options.data):
-        found.append(("options", "idmap and ridmap take no value: write uidMappings and gidMappings", _SECTION))
-    # What is read below /proc must be the kernel's.
-    if below(destination, "/proc") and not wanted.change and not options.bind:
-        if destination != "/proc":
-            found.append(("destination", "only single files may be bound below /proc", default))
-        elif fstype != "proc":
-            found.append(("destination", "only procfs may be mounted on /proc", default))
-    return found
+    return Wanted(mount, where, destination_in_root(mount.destination), fstype, options)
 
 
 class Mounts:

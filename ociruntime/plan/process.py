@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING, Final
 
+from ..spec.places import destination_in_root
 from . import kernel as k
 from .model import NO_SLOT, Builder
 from .namespaces import own_files
 from .ops import Sync, Target
-from .paths import destination_in_root
 
 if TYPE_CHECKING:
     from ..host import Host

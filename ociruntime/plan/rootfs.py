@@ -6,10 +6,10 @@ import posixpath
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError
+from ..spec.places import destination_in_root
 from . import kernel as k
 from .model import NO_SLOT, Builder
 from .mount_options import PROPAGATION, parse_options
-from .paths import destination_in_root
 
 if TYPE_CHECKING:
     from ..spec import Linux, RuntimeSpec

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from .base import FrozenMap
 from .bases import IDMappingBase, MountBase, RootBase
+from .places import split
 
 if TYPE_CHECKING:
     from .scalars import Uint32
@@ -68,4 +69,4 @@ class Mount(MountBase):
     @property
     def is_bind(self) -> bool:
         """Whether it is a bind mount."""
-        return "bind" in (options := self.options or ()) or "rbind" in options
+        return self.type == "bind" or any(word in ("bind", "rbind") for option in self.options or () for word in split(option))

@@ -15,10 +15,8 @@ from .lists import ranges
 if TYPE_CHECKING:
     from .config import RuntimeSpec
     from .hooks import Hook
-    from .mounts import IDMapping, Mount
     from .process import Capabilities, Process, Scheduler, User
 
-MAX_MAPPINGS: Final = 340
 _CAPABILITIES: Final = "config.md#linux-process"
 _ANNOTATIONS: Final = frozenset(
     f"org.opencontainers.image.{name}"
@@ -32,7 +30,6 @@ _MAX_SIZE: Final = 65535
 """Of a terminal: winsize has 16 bits."""
 _LONGEST_TIMEOUT: Final = (1 << 31) // 1000
 """What poll(2) takes: 24 days."""
-_PROPAGATION: Final = frozenset("private rprivate shared rshared slave rslave unbindable runbindable".split())
 
 
 class Report:
@@ -64,6 +61,7 @@ class Report:
 def rules(spec: RuntimeSpec) -> list[Problem]:
     """Everything that is wrong with a config beyond its shape."""
     from .rules_linux import linux_rules
+    from .rules_mounts import mount_rules
 
     report = Report()
     _version(report, spec.oci_version)
@@ -71,7 +69,7 @@ def rules(spec: RuntimeSpec) -> list[Problem]:
     if spec.process is not None:
         process_rules(report, spec, spec.process)
     for index, mount in enumerate(spec.mounts or ()):
-        _mount(report, spec, mount, f"$.mounts[{index}]")
+        mount_rules(report, spec, mount, f"$.mounts[{index}]")
     _hooks(report, spec)
     for key in spec.annotations or ():
         _annotation(report, key)
@@ -110,6 +108,7 @@ def _top(report: Report, spec: RuntimeSpec) -> None:
         report.error("$.root", "is needed on this platform", "config.md#root")
     if spec.root is not None and not spec.root.path:
         report.error("$.root.path", "is empty", "config.md#root")
+    report.passable("$.root.path", spec.root.path if spec.root else None, "config.md#root")
     namespaces = {namespace.type for namespace in (spec.linux.namespaces if spec.linux else None) or ()}
     for name, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if not value:
@@ -259,61 +258,6 @@ def number_list(report: Report, path: str, text: str | None, section: str) -> No
             ranges(text)
         except ValueError as error:
             report.error(path, str(error), section)
-
-
-def _mount(report: Report, spec: RuntimeSpec, mount: Mount, path: str) -> None:
-    section, options = "config.md#mounts", mount.options or ()
-    for name, value in (("destination", mount.destination), ("source", mount.source), ("type", mount.type)):
-        report.passable(f"{path}.{name}", value, section)
-    report.passable(f"{path}.options", options, section)
-    if not mount.destination:
-        report.error(f"{path}.destination", "is empty", section)
-    elif spec.linux is not None and not mount.destination.startswith("/"):
-        report.warn(f"{path}.destination", f"{mount.destination!r} is relative, which is deprecated; it counts from /", section)
-    elif spec.linux is None and spec.windows is None:
-        report.absolute(f"{path}.destination", mount.destination, section)
-    if spec.windows is not None:
-        return
-    posix = "config.md#posix-platform-mounts"
-    if mount.is_bind and not mount.source and "remount" not in options:
-        report.error(f"{path}.source", "a bind mount needs the file or directory to bind", section)
-    if not mount.type and not mount.is_bind and "remount" not in options and not _PROPAGATION.issuperset(options or ("",)):
-        report.error(f"{path}.type", "is needed by a mount that is no bind mount", posix)
-    if (mount.uid_mappings is None) != (mount.gid_mappings is None):
-        report.error(path, "uidMappings and gidMappings come together", posix)
-    own = any(namespace.type == "user" for namespace in (spec.linux.namespaces if spec.linux else None) or ())
-    idmapped = "idmap" in options or "ridmap" in options
-    if mount.uid_mappings and not idmapped:
-        report.warn(f"{path}.options", "idmap or ridmap belongs to uidMappings: older runtimes ignore these silently", posix)
-    if idmapped and not mount.uid_mappings and not own:
-        text = "idmap needs uidMappings and gidMappings, or a user namespace"
-        report.error(f"{path}.options", text, "config.md#linux-mount-options")
-    mappings(report, f"{path}.uidMappings", mount.uid_mappings, posix)
-    mappings(report, f"{path}.gidMappings", mount.gid_mappings, posix)
-
-
-def mappings(report: Report, path: str, ranges: Sequence[IDMapping] | None, section: str) -> None:
-    """Errors for id mappings that the kernel refuses (user_namespaces(7))."""
-    ranges = ranges or ()
-    if len(ranges) > MAX_MAPPINGS:
-        report.error(path, f"the kernel takes {MAX_MAPPINGS} ranges at most", section)
-        return
-    for index, mapping in enumerate(ranges):
-        where = f"{path}[{index}]"
-        if not mapping.size:
-            report.error(f"{where}.size", "an empty range maps nothing", section)
-        for name, first in (("containerID", mapping.container_id), ("hostID", mapping.host_id)):
-            if first + mapping.size > 0xFFFFFFFF:
-                report.error(f"{where}.{name}", f"{first} + {mapping.size} goes beyond the last id, 4294967294", section)
-        for other, before in enumerate(ranges[:index]):
-            if _overlap(mapping.container_id, before.container_id, mapping.size, before.size):
-                report.error(where, f"ids in the container overlap those of [{other}]", section)
-            if _overlap(mapping.host_id, before.host_id, mapping.size, before.size):
-                report.error(where, f"ids on the host overlap those of [{other}]", section)
-
-
-def _overlap(a: int, b: int, a_size: int, b_size: int) -> bool:
-    return a < b + b_size and b < a + a_size
 
 
 def _hooks(report: Report, spec: RuntimeSpec) -> None:

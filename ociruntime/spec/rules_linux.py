@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from .explain import step
-from .rules import Report, mappings, number_list
+from .places import destination_in_root
+from .rules import Report, number_list
+from .rules_mounts import mappings
 from .rules_resources import resource_rules
+from .sysctls import sysctl_namespace, sysctl_path
 
 if TYPE_CHECKING:
     from .config import RuntimeSpec
     from .linux import IntelRdt, Linux, MemoryPolicy
     from .process import User
 
-_IPC: Final = "msgmax msgmnb msgmni msg_next_id sem sem_next_id shmall shmmax shmmni shm_next_id shm_rmid_forced"
-_IPC_SYSCTLS: Final = frozenset(f"kernel.{name}" for name in _IPC.split())
-_UTS_SYSCTLS: Final = frozenset({"kernel.domainname", "kernel.hostname"})
-_SWAP: Final = str.maketrans("./", "/.")
 _MAX_INTERFACE: Final = 15
 _OF_NODES: Final = frozenset({"MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"})
 RESERVED_GROUPS: Final = frozenset({"", ".", "..", "info", "mon_data", "mon_groups"})
@@ -30,14 +29,18 @@ def linux_rules(report: Report, spec: RuntimeSpec, linux: Linux) -> None:
     if spec.process is not None and spec.process.user is not None and "user" in kinds and not kinds["user"]:
         _mapped(report, linux, spec.process.user)
     _time_offsets(report, linux, kinds)
-    _devices(report, linux)
+    _devices(report, linux, kinds)
     _net_devices(report, linux, kinds)
-    for key in linux.sysctl or ():
-        _sysctl(report, key, kinds)
+    for key, value in (linux.sysctl or {}).items():
+        _sysctl(report, key, value, kinds)
+        if sysctl_path(key) == "kernel/domainname" and spec.domainname not in (None, "", value):
+            message = f"is {spec.domainname!r}, and $.linux.sysctl[{key!r}] says something else"
+            report.error("$.domainname", message, "config.md#domainname")
     for name, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):
         section = f"config-linux.md#{'masked-paths' if name == 'maskedPaths' else 'readonly-paths'}"
         for index, path in enumerate(paths or ()):
             report.absolute(f"$.linux.{name}[{index}]", path, section)
+            report.passable(f"$.linux.{name}[{index}]", path, section)
     if linux.cgroups_path and ".." in linux.cgroups_path.split("/"):
         report.error("$.linux.cgroupsPath", "'..' leads out of the cgroup", "config-linux.md#cgroups-path")
     if linux.seccomp is not None:
@@ -60,6 +63,8 @@ def _namespaces(report: Report, linux: Linux) -> dict[str, str | None]:
     kinds: dict[str, str | None] = {}
     for index, namespace in enumerate(linux.namespaces or ()):
         where = f"$.linux.namespaces[{index}]"
+        if not namespace.type.known:
+            report.error(f"{where}.type", f"{str(namespace.type)!r} is not a namespace of Linux", section)
         if namespace.type in kinds:
             report.error(where, f"{namespace.type} comes twice", section)
         # An empty path is what a program in Go writes for none.
@@ -102,22 +107,29 @@ def _time_offsets(report: Report, linux: Linux, kinds: dict[str, str | None]) ->
             report.error(f"{where}.nanosecs", f"{offset.nanosecs} is a second or more", section)
 
 
-def _devices(report: Report, linux: Linux) -> None:
+def _devices(report: Report, linux: Linux, kinds: dict[str, str | None]) -> None:
     section = "config-linux.md#devices"
     paths: set[str] = set()
     numbers: set[tuple[str, int | None, int | None]] = set()
     for index, device in enumerate(linux.devices or ()):
         where = f"$.linux.devices[{index}]"
         report.absolute(f"{where}.path", device.path, section)
+        report.passable(f"{where}.path", device.path, section)
+        if destination_in_root(device.path) == "/":
+            report.error(f"{where}.path", "is the root", section)
+        if "user" in kinds and not kinds["user"]:
+            for name, wanted, maps in (("uid", device.uid, linux.uid_mappings), ("gid", device.gid, linux.gid_mappings)):
+                if wanted and maps and not any(0 <= wanted - mapping.container_id < mapping.size for mapping in maps):
+                    report.error(f"{where}.{name}", f"{wanted} is not mapped in the user namespace", section)
         if not device.type.known:
             report.error(f"{where}.type", f"{str(device.type)!r} is no type of device", section)
         if device.type == "p" or not device.type.known:
             continue
-        for name, number in (("major", device.major), ("minor", device.minor)):
+        for name, number, end in (("major", device.major, 1 << 12), ("minor", device.minor, 1 << 20)):
             if number is None:
                 report.error(f"{where}.{name}", f"is needed by type {device.type}", section)
-            elif number < 0:
-                report.error(f"{where}.{name}", f"{number} is negative", section)
+            elif not 0 <= number < end:
+                report.error(f"{where}.{name}", f"{number} is not between 0 and {end - 1}", section)
         if device.path in paths:
             report.warn(where, f"{device.path} comes twice", section)
         kind = ("c" if device.type == "u" else str(device.type), device.major, device.minor)
@@ -145,26 +157,19 @@ def _net_devices(report: Report, linux: Linux, kinds: dict[str, str | None]) -> 
         names.add(name)
 
 
-def _sysctl(report: Report, key: str, kinds: dict[str, str | None]) -> None:
+def _sysctl(report: Report, key: str, value: str, kinds: dict[str, str | None]) -> None:
     section, where = "config-linux.md#sysctl", step("$.linux.sysctl", key)
-    # Dotted as in sysctl(8), where a slash stands for a dot in a name, or a path below /proc/sys.
-    path = key if "/" in key.split(".", 1)[0] else key.translate(_SWAP)
-    name = path.translate(_SWAP)
-    if not key or path.startswith("/") or ".." in path.split("/"):
+    path, kind = sysctl_path(key), sysctl_namespace(key)
+    if not path.isprintable() or any(part in ("", ".", "..") for part in path.split("/")):
         report.error(where, f"{key!r} is not the name of a sysctl", section)
-    elif name in _UTS_SYSCTLS:
-        if "uts" not in kinds:
-            report.error(where, "would change the host: it needs a uts namespace", section)
-        elif name == "kernel.hostname":
-            report.error(where, "is what hostname is for", section)
-    elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
-        if "ipc" not in kinds:
-            report.error(where, "would change the host: it needs an ipc namespace", section)
-    elif name.startswith("net."):
-        if "network" not in kinds:
-            report.error(where, "would change the host: it needs a network namespace", section)
-    else:
+    elif kind is None:
         report.error(where, "belongs to no namespace, so it would change the host", section)
+    elif kind not in kinds:
+        report.error(where, f"would change the host: it needs a namespace of type {kind}", section)
+    elif path == "kernel/hostname":
+        report.error(where, "is what hostname is for", section)
+    elif not value or not value.replace("\t", " ").isprintable():
+        report.error(where, f"{value!r} is not the value of a sysctl", section)
 
 
 def rdt_rules(report: Report, rdt: IntelRdt) -> None:

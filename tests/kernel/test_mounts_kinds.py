@@ -35,6 +35,7 @@ def inner(hierarchy: oci.host.Hierarchy) -> str:
     return "" if oci.Host.probe().cgroup_mode == "v2" else os.path.basename(hierarchy.mountpoint)
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("options", [[], ["ro"], ["rw"], ["ro", "nosuid", "noexec", "nodev", "relatime", "rprivate"]])
 @pytest.mark.parametrize("namespaced", [True, False])
 def test_cgroup_mounts(run: Runner, prefix: str, namespaced: bool, options: list[str]) -> None:
@@ -55,6 +56,7 @@ def test_cgroup_mounts(run: Runner, prefix: str, namespaced: bool, options: list
         assert ("ro" in table[""].options) is readonly
 
 
+@pytest.mark.vm
 def test_a_cgroup_mount_shows_the_containers_own(run: Runner) -> None:
     hierarchy = next(h for h in HIERARCHIES if "pids" in h.controllers)
     place = f"/sys/fs/cgroup/{inner(hierarchy)}"
@@ -73,6 +75,7 @@ def test_a_cgroup_mount_shows_the_containers_own(run: Runner) -> None:
 
 
 @HYBRID
+@pytest.mark.vm
 @pytest.mark.parametrize("namespaced", [True, False])
 def test_the_v2_hierarchy_alone(run: Runner, namespaced: bool) -> None:
     mount = {**CGROUP, "type": "cgroup2", "options": ["ro"]}
@@ -83,6 +86,7 @@ def test_the_v2_hierarchy_alone(run: Runner, namespaced: bool) -> None:
 
 
 @HYBRID
+@pytest.mark.vm
 def test_a_cgroup_namespace_begins_at_the_containers_cgroup(run: Runner) -> None:
     paths = {line.split(":", 2)[2] for line in run("cat /proc/self/cgroup", change=own("cgroup")).splitlines()}
     assert paths == {"/"}

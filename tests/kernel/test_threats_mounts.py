@@ -339,6 +339,7 @@ def test_readonly_paths_are_readonly_afterwards(either: Runner, tree: Path, outs
     assert os.statvfs(outside).f_flag & os.ST_RDONLY == 0
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("namespaced", [True, False])
 def test_cgroup_mounts_show_no_other_cgroup(either: Runner, namespaced: bool) -> None:
     def change(d: dict[str, Any]) -> None:
