@@ -24,7 +24,7 @@ from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, com
 from .identity import compile_identity, compile_labels, compile_parent
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
-from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, namespaces_of
+from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, leave_groups, namespaces_of
 from .netdevices import compile_loopback, compile_net_devices
 from .ops import Sync
 from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score, make_cwd
@@ -267,6 +267,8 @@ def compile_exec(
     names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)
     spaces = namespaces_of(spec.linux)
     foreign = b.input("path", "the container's root", f"/proc/{pid}/root") if "mount" not in spaces.new else NO_SLOT
+    if namespaces & k.CLONE_NEW["user"]:
+        leave_groups(b, host)
     if namespaces:
         b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")
     if foreign != NO_SLOT:
@@ -293,9 +295,10 @@ def compile_exec(
     compile_labels(b, process, host, proc)
     b.init("sync", Sync.CREATED, text="the caller knows the process")
     compile_oom_score(b, process, host)
-    linux = with_idmaps(spec, host).linux
+    linux = spec.linux
     user = bool(namespaces & k.CLONE_NEW["user"])
-    allowed = groups_in(spaces, linux, host) if user else Groups.EXACT
+    # Who made the user namespace may have been somebody else.
+    allowed = Groups.UNKNOWN if user else groups_in(spaces, linux, host)
     held = ALL if user else None
     compile_identity(b, process, host, linux.seccomp if linux else None, held=held, allowed=allowed)
     compile_exec_step(b, process)

@@ -134,9 +134,17 @@ def _join(b: Builder, spaces: Namespaces, host: Host, changed: Collection[str]) 
     for namespace in sorted(spaces.joined, key=lambda joined: late.get(joined.kind, 0)):
         bit = k.CLONE_NEW[namespace.kind]
         slot = b.input("changed" if namespace.kind in changed else "namespace", namespace.where, namespace.path, bit)
+        if namespace.kind == "user":
+            leave_groups(b, host)
         # The own pid namespace never changes; what was joined is that of the children.
         name = "pid_for_children" if namespace.kind == "pid" else k.NAMESPACE_FILES[namespace.kind]
         b.init("join", slot, bit, own, name, text=f"the {namespace.kind} namespace {namespace.path}")
+
+
+def leave_groups(b: Builder, host: Host) -> None:
+    """Before a user namespace that exists already: it may deny setgroups, and then the caller's groups would stay."""
+    if host.privileged and host.may_setgroups:
+        b.init("setgroups", b"", 0, text="none of the caller's supplementary groups")
 
 
 def _fork(b: Builder, spaces: Namespaces, linux: Linux, host: Host, asked: Linux) -> None:

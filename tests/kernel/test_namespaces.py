@@ -340,6 +340,32 @@ def test_nobody_looks_into_an_init_that_joins(make_bundle: MakeBundle, state_roo
         assert "Permission denied" not in seen["sleep"][1]
 
 
+GROUPS = """
+import os, subprocess, sys, time
+import ociruntime as oci
+path, root, prefix = sys.argv[1:]
+os.setgroups([4, 20])
+other = subprocess.Popen(["unshare", "--user", "--map-root-user", "--setgroups", "deny", "sh", "-c", "echo; exec sleep 100"], stdout=subprocess.PIPE)
+other.stdout.read(1)
+bundle = oci.Bundle.load(path)
+namespaces = (*bundle.spec.linux.namespaces, oci.spec.Namespace(type="user", path=f"/proc/{other.pid}/ns/user"))
+bundle.spec = bundle.spec.evolve(linux=bundle.spec.linux.evolve(namespaces=namespaces))
+with oci.Container.create(prefix, bundle, root=root) as container:
+    container.start()
+    print(container.exec(["grep", "Groups", "/proc/1/status", "/proc/self/status"], capture_output=True, text=True, check=True).stdout)
+other.kill()
+other.communicate()
+"""
+
+
+def test_no_group_of_the_caller_comes_along(make_bundle: MakeBundle, state_root: Path, prefix: str, script: Script) -> None:
+    """Into a user namespace that denies setgroups."""
+    spec = with_namespaces({})
+    spec = spec.evolve(mounts=tuple(m.evolve(options=tuple(o for o in m.options or () if o != "gid=5")) for m in spec.mounts or ()))
+    shown = script(GROUPS, make_bundle(spec).path, state_root, prefix).stdout
+    assert [line.split() for line in shown.splitlines() if line] == [["/proc/1/status:Groups:"], ["/proc/self/status:Groups:"]]
+
+
 # ---- users without privileges ----
 
 ROOTLESS = """
