@@ -71,6 +71,7 @@ class Executes:
         apparmor_profile: str | None = None,
         selinux_label: str | None = None,
         process: ProcessSpec | Mapping[str, Any] | None = None,
+        terminal: bool = False,
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
     ) -> Result[Any]:
@@ -94,6 +95,8 @@ class Executes:
             capabilities: further ones, in the bounding, effective and permitted sets only.
             no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).
             process: a complete process object instead (config.md, Process), or its JSON; ``args``, when not empty, replace its own.
+            terminal: give the program a terminal. It is connected with the one that we sit at, from the main thread; or with
+                ``capture_output`` what it prints is the result's stdout, and ``input`` is typed.
             preserve_fds: how many descriptors from 3 on the program inherits.
             cgroup: a cgroup that the container has made below its own, for the program to run in: a path from there, or a path for
                 each of some controllers (on v1, where every controller may have others).
@@ -113,8 +116,15 @@ class Executes:
         from .process import Process, finish
         from .streams import Codec, Streams
 
+        if process is not None:
+            from collections.abc import Mapping
+
+            terminal = terminal or bool(process.get("terminal") if isinstance(process, Mapping) else process.terminal)
+        interactive = terminal and not capture_output
+        if interactive and timeout is not None:
+            raise ValueError("who sits at a terminal takes the time that it takes: timeout is for capture_output=True")
         limit, codec = seconds(timeout), Codec.of(text, encoding, errors)
-        with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
+        with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec, terminal) as streams:
             child: Process[Any] = self._launch(
                 Process,
                 args,
@@ -128,10 +138,13 @@ class Executes:
                 apparmor_profile=apparmor_profile,
                 selinux_label=selinux_label,
                 process=process,
+                terminal=terminal,
                 preserve_fds=preserve_fds,
                 cgroup=cgroup,
             )
             with closing(child):
+                if interactive:
+                    child.sit(held)
                 result = finish(child, held, limit, child.kill_session)
         if check:
             result.check_returncode()
@@ -246,6 +259,10 @@ class Executes:
         from .lifecycle.execute import execute
         from .overrides import Overrides, words
 
+        if (terminal or console_socket is not None) and streams.child != [0, 1, 2]:
+            from .streams import BESIDE_A_TERMINAL
+
+            raise ValueError(BESIDE_A_TERMINAL)
         overrides = Overrides(
             args=words(args),
             env=env,
@@ -271,6 +288,8 @@ class Executes:
             cgroup=cgroup,
         )
         streams.launched()
+        if started.terminal is not None:
+            streams.use_terminal(started.terminal.fileno())
         return cls(
             started.args,
             started.pid,

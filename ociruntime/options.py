@@ -66,6 +66,7 @@ class ExecOptions(Common, total=False):
     capture_output: bool
     timeout: float | None
     check: bool
+    terminal: bool
 
 
 class PopenOptions(Common, total=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import IO, Any, AnyStr, Final, Generic, NamedTuple, Self
 
 from .engine import cgroup, children
@@ -168,6 +169,24 @@ class Child:
         """Raise TimeoutError for what a kill has not ended: it hangs in the kernel."""
         if not self.ended():
             raise TimeoutError(f"{' '.join(self.args)!r} did not die within {KILL_GRACE:.0f} s of SIGKILL")
+
+    def sit(self, held: Held | None = None) -> None:
+        """Connect its terminal with the one that we sit at, until it ends; a hang-up of ours is passed on. From the main thread.
+
+        Args:
+            held: a block that nothing interrupts but here; then the program is killed.
+        """
+        from .terminal import interact
+
+        assert self.terminal is not None, "it was started with one"
+        try:
+            with nullcontext() if held is None else held.opened():
+                interact(self.terminal.fileno(), self.terminal.resize, ended=self.fileno())
+        except BaseException:
+            if held is not None:
+                self.kill_session()
+            raise
+        self.terminal.close()
 
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of its terminal, in characters. Raises ValueError without one."""

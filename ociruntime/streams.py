@@ -37,6 +37,14 @@ _LOOK: Final = 1.0
 """Seconds between two looks at a program whose descriptor does not tell of everything (see `ociruntime.engine.children.Ending`)."""
 
 
+BESIDE_A_TERMINAL: Final = "the terminal is the program's stdin, stdout and stderr: give none of them beside it"
+
+
+def end_of_file(typed: bytes) -> bytes:
+    """What a terminal in its usual mode takes for the end of its input (VEOF); the first key only sends a line that has begun."""
+    return b"\x04" if typed[-1:] in (b"", b"\n") else b"\x04\x04"
+
+
 Stdio: TypeAlias = "int | HasFileno | None"
 """A descriptor, something that has one, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; None for this process's own."""
 
@@ -138,6 +146,8 @@ class Streams:
         self._files: dict[int, IO[Any]] = {}
         self._input = memoryview(b"")
         self._output: dict[int, list[bytes]] = {}
+        self._captures = False
+        self._typed: bytes | None = None
         try:
             for number, wanted in enumerate((stdin, stdout, stderr)):
                 self.child.append(self._open(number, wanted))
@@ -175,9 +185,24 @@ class Streams:
 
     @classmethod
     def of_run(
-        cls, input: bytes | str | None, capture_output: bool, stdin: Stdio, stdout: Stdio, stderr: Stdio, codec: Codec | None
+        cls,
+        input: bytes | str | None,
+        capture_output: bool,
+        stdin: Stdio,
+        stdout: Stdio,
+        stderr: Stdio,
+        codec: Codec | None,
+        terminal: bool = False,
     ) -> Streams:
         """The streams of a program that is run to its end, by the rules of `subprocess.run`. Raises ValueError, TypeError."""
+        if terminal:
+            if (stdin, stdout, stderr) != (None, None, None):
+                raise ValueError(BESIDE_A_TERMINAL)
+            if input is not None and not capture_output:
+                raise ValueError("input for a terminal comes back with the output: capture it, with capture_output=True")
+            streams = cls(codec=codec)
+            streams._captures, streams._typed = capture_output, None if input is None else bytes(streams._encoded(input))
+            return streams
         if input is not None:
             if stdin is not None:
                 raise ValueError("stdin and input exclude each other")
@@ -193,6 +218,16 @@ class Streams:
             streams.close()
             raise
         return streams
+
+    def use_terminal(self, master: int) -> None:
+        """Type the input into the program's terminal and keep what it prints, where that was asked for."""
+        if not self._captures:
+            return
+        self._ours[1] = os.dup(master)
+        self._output.update({1: [], 2: []})
+        if self._typed is not None:
+            self._ours[0] = os.dup(master)
+            self._input = memoryview(self._typed + end_of_file(self._typed))
 
     def launched(self) -> None:
         """Close the program's ends: it has them now."""
@@ -232,17 +267,21 @@ class Streams:
             except BrokenPipeError:
                 pass  # the program does not want it
         if input is not None:
-            if isinstance(input, str):
-                if self.codec is None:
-                    raise TypeError("input is a str: give bytes, or text=True")
-                input = self.codec.encode(input)
-            elif not isinstance(input, bytes | bytearray | memoryview):
-                raise TypeError(f"input is {input!r}: bytes are needed, or a str with text=True")
+            input = self._encoded(input)
             if 0 not in self._ours:
                 raise ValueError("input needs stdin=PIPE")
             self._input = memoryview(input).cast("B")
         if 0 in self._ours and not self._input:
             self._shut(0)
+
+    def _encoded(self, input: bytes | str) -> bytes:
+        if isinstance(input, str):
+            if self.codec is None:
+                raise TypeError("input is a str: give bytes, or text=True")
+            return self.codec.encode(input)
+        if not isinstance(input, bytes | bytearray | memoryview):
+            raise TypeError(f"input is {input!r}: bytes are needed, or a str with text=True")
+        return input
 
     def pump(self, program: Ends, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
         """Feed and drain the pipes until all are closed and the program has ended; False when the time was over before.

@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Literal
 
+from .streams import end_of_file
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = ["DetachKeys", "Terminal", "interact"]
 
 _CHUNK: Final = 1 << 16
-_END_OF_FILE: Final = b"\x04"
-"""What a terminal in its usual mode takes for the end of its input (VEOF)."""
 _LAST_WORDS: Final = 1.0
 """Seconds to wait for output behind the end of the process: the kernel hands it over a moment later."""
 _LAST_BYTES: Final = 1 << 20
@@ -236,7 +236,7 @@ class _Keyboard:
         self._end_input = end_input
         self._detach = detach or DetachKeys("")
         self._typed = b""
-        self._line_begun = False
+        self._last = b""
         self._ending = False
 
     @property
@@ -264,14 +264,14 @@ class _Keyboard:
         if self._typed:
             taken = _write(stream, self._typed)
             if taken:
-                self._line_begun = self._typed[taken - 1] != ord("\n")
+                self._last = self._typed[taken - 1 : taken]
             self._typed = self._typed[taken:]
         if self._ending and not self._typed:
             self._ending = False
             if self._end_input is not None:
                 self._end_input()
             else:
-                self._typed = _END_OF_FILE * (2 if self._line_begun else 1)  # the first one only sends a line that has begun
+                self._typed = end_of_file(self._last)
 
 
 class _Relay:

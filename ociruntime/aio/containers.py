@@ -212,6 +212,8 @@ class Container(Supervised):
     ) -> Result[Any]:
         """`ociruntime.Container.exec` as a coroutine: cancelling it kills the program and what it started in its session."""
         given = checked("exec", options, ExecOptions)
+        if given.get("terminal") and not given.get("capture_output"):
+            raise ValueError("nobody sits at a terminal in an event loop: use capture_output=True, or popen")
         check, timeout = given.pop("check", False), seconds(given.pop("timeout", None))
         with streams_of(given, Codec.of(text, encoding, errors)) as streams:
             child: Process[Any] = await self._launch(args, streams, given)

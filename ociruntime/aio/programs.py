@@ -91,6 +91,7 @@ def streams_of(given: Mapping[str, Any], codec: Codec | None) -> Streams:
         given.get("stdout"),
         given.get("stderr"),
         codec,
+        given.get("terminal", False),
     )
 
 

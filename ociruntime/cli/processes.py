@@ -9,7 +9,6 @@ from typing import Final
 import ociruntime as oci
 
 from ..errors import UnsupportedError
-from ..terminal import interact
 from .common import (
     Forwarding,
     Verb,
@@ -96,10 +95,9 @@ def exec_(o: Options) -> int:
         if o.detach:
             child.detach()
             return 0
-        pidfd = signals.to(child.fileno())
+        signals.to(child.fileno())
         if child.terminal is not None:
-            interact(child.terminal.fileno(), child.terminal.resize, ended=pidfd)
-            child.terminal.close()  # a hang-up of ours is one of the program's
+            child.sit()
         return shell_status(child.wait())
 
 

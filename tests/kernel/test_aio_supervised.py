@@ -194,3 +194,14 @@ def test_the_loop_goes_on_while_a_long_log_is_read(bundle: oci.Bundle, state_roo
             assert turns >= 50
 
     go(main())
+
+
+def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    async def main() -> None:
+        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+            result = await container.exec(["sh", "-c", "cat; exit 3"], terminal=True, capture_output=True, input=b"in")
+            assert (result.returncode, result.stdout, result.stderr) == (3, b"inin", b"")  # with its echo
+            with pytest.raises(ValueError, match="event loop"):
+                await container.exec(["true"], terminal=True)
+
+    go(main())

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,47 @@ def test_exec_with_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str)
             assert child.wait(10) == 0
         with container.popen(["true"]) as child:
             assert child.terminal is None
+
+
+def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        script = ["sh", "-c", "stty -echo; tty; cat; tty -s 0>&2 && echo err >&2; exit 3"]
+        for typed in ("", "line\n", "no end"):
+            result = container.exec(script, terminal=True, capture_output=True, input=typed, text=True)
+            assert (result.returncode, result.stderr) == (3, "")
+            assert typed in result.stdout  # and perhaps its echo
+            assert result.stdout.replace(typed, "") == "/dev/pts/0\nerr\n"
+        assert (
+            container.exec(["tty"], process={"args": [], "cwd": "/", "terminal": True}, capture_output=True).stdout
+            == b"/dev/pts/0\r\n"
+        )
+        late = container.exec(["sh", "-c", "echo early; sleep 100"], terminal=True, capture_output=True, timeout=0.5)
+        assert (late.timed_out, late.stdout) == (True, b"early\r\n")
+        big = container.exec(["seq", "20000"], terminal=True, capture_output=True, text=True)
+        assert big.stdout.split() == [str(n) for n in range(1, 20001)]
+        for wrong in (
+            {"stdout": subprocess.PIPE}, {"stderr": subprocess.DEVNULL}, {"input": b"x"}, {"timeout": 1}, {"input": "x", "capture_output": True}
+        ):  # fmt: skip
+            with pytest.raises((ValueError, TypeError)):
+                container.exec(["true"], terminal=True, **wrong)  # type: ignore[call-overload]
+        with pytest.raises(ValueError, match="none of them beside it"):
+            container.popen(["true"], terminal=True, stdout=subprocess.PIPE)
+        assert len(container.processes()) == 1
+
+
+def test_exec_from_python_on_our_terminal(bundle: oci.Bundle, state_root: Path, prefix: str, session) -> None:
+    text = """import sys, ociruntime as oci
+container = oci.Container.load(sys.argv[1], root=sys.argv[2])
+print("code", container.exec(["sh"], terminal=True, env={"PS1": "$ "}).returncode)"""
+    with oci.Container.run(prefix, bundle, root=state_root):
+        tty = session(sys.executable, "-P", "-c", text, prefix, state_root, size=(21, 66))
+        tty.expect("$ ")
+        assert not tty.restored
+        tty.type("stty size; exit 8\r")
+        tty.expect("21 66\r\n")
+        tty.expect("code 8\r\n")
+        assert tty.wait() == 0
+        assert tty.restored
 
 
 def test_the_terminal_belongs_to_the_user(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
