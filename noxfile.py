@@ -107,7 +107,7 @@ def demo(session: nox.Session) -> None:
     """The walk-through: a SIF file from its making to its unmounting, told step by step. Then the other examples."""
     install(session)
     session.run("python", "examples/walkthrough.py")
-    for name in ("live_output", "timeouts", "many_at_once", "with_asyncio"):
+    for name in ("live_output", "timeouts", "many_at_once", "with_asyncio", "supervised", "terminal"):
         session.run("python", f"examples/{name}.py")
 
 

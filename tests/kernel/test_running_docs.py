@@ -1,4 +1,4 @@
-"""The examples of docs/running.md run as they stand."""
+"""The examples of docs/running.md and docs/supervised.md run as they stand."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.root
 
 
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no shell starts here")
-def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    page = Path(__file__).parents[2] / "docs" / "running.md"
-    (bundle.path / "config.json").unlink()  # the page makes its own
+@pytest.mark.parametrize(("name", "least"), [("running", 20), ("supervised", 12)])
+def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, least: int) -> None:
+    page = Path(__file__).parents[2] / "docs" / f"{name}.md"
+    if name == "running":
+        (bundle.path / "config.json").unlink()  # the page makes its own
     text = page.read_text().replace("'NAME'", repr(prefix))
-    test = doctest.DocTestParser().get_doctest(
-        text, {"rootfs": bundle.path / "rootfs", "state": state_root, "name": prefix}, str(page), str(page), 0
-    )
-    result = doctest.DocTestRunner().run(test)
-    assert result.attempted > 20
+    names = {"rootfs": bundle.path / "rootfs", "bundle": bundle, "state": state_root, "name": prefix}
+    result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, names, str(page), str(page), 0))
+    assert result.attempted > least
     assert result.failed == 0
     assert oci.Container.list(root=state_root) == []
     assert os.listdir(state_root) in ([], [".seccomp"])

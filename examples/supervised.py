@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""A container that outlives who made it: attached to from elsewhere, followed, and asked how it ended."""
+
+from __future__ import annotations
+
+import os
+
+from common import expect, place
+
+import ociruntime as oci
+
+SCRIPT = "echo ready; while read line; do echo served $line; done; echo closing >&2; exit 4"
+
+
+def main() -> None:
+    with place() as (rootfs, state):
+        name = f"supervised-{os.getpid()}"
+        bundle = oci.Bundle.from_dir(rootfs.parent).with_args(["sh", "-c", SCRIPT])
+        oci.Container.create(name, bundle, root=state, supervise=True)  # what is known of it is in the state directory, not here
+        container = oci.Container.load(name, root=state)
+        with container, container.attach(stderr=True) as attachment:  # deleted at the end
+            container.start()
+            for word in ("one", "two"):
+                attachment.write(f"{word}\n".encode())
+            with container.attach() as another:  # as many as want to
+                another.write(b"three\n")
+            for record in container.logs(follow=True):
+                print(f"{record.stamp} {record.stream}: {record.text}")
+                if record.text == "served three":
+                    attachment.end_input()
+            expect(attachment.readall(), b"ready\nserved one\nserved two\nserved three\n")
+            expect(attachment.stderr.readall(), b"closing\n")
+            expect(attachment.returncode(), 4)
+            expect((container.wait(), container.state.exit_desc), (4, "exited with code 4"))
+            expect([record.text for record in container.logs(tail=1, stream="stdout")], ["served three"])
+        expect(oci.Container.list(root=state), [])
+
+
+if __name__ == "__main__":
+    main()
