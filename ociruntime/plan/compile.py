@@ -278,6 +278,9 @@ def compile_exec(
     b.phase = "The process"
     b.init("setsid", text="a session of its own")
     if process.terminal:
+        if namespaces & k.CLONE_NEW["user"]:  # or the terminal would be somebody's whom this user namespace does not know
+            b.init("setresgid", 0, text="root's group in the container")
+            b.init("setresuid", 0, text="root in the container")
         root = b.slot()
         b.init("open", NO_SLOT, "/", k.O_PATH, 0, 0, root, text="the container's root")
         compile_terminal(b, process, {}, root)

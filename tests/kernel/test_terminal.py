@@ -10,7 +10,9 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,18 +120,6 @@ print("code", container.exec(["sh"], terminal=True, env={"PS1": "$ "}).returncod
         assert tty.restored
 
 
-def test_the_terminal_belongs_to_the_user(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    document = oci.RuntimeSpec.default().to_dict()
-    document["process"].update(  # type: ignore[index, attr-defined]
-        args=["sh", "-c", "echo out > /dev/stdout; echo con > /dev/console; echo pts > $(tty); echo tty > /dev/tty"],
-        user={"uid": 1234, "gid": 1234}, terminal=True,
-    )  # fmt: skip
-    with oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), root=state_root, terminal=True) as container:
-        assert container.terminal is not None
-        assert read_all(container.terminal) == "out\r\ncon\r\npts\r\ntty\r\n"
-        assert container.wait(10) == 0
-
-
 def test_a_terminal_that_nobody_takes_is_refused(shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     with pytest.raises(oci.UnsupportedError, match=r"\$\.process\.terminal.*console socket"):
         oci.Container.create(prefix, shell, root=state_root)
@@ -154,13 +144,35 @@ def _console(path: Path, kind: str) -> None:
         path.write_text("")
 
 
+def with_terminal(*, user: bool, script: str = "true", uid: int = 0) -> dict[str, Any]:
+    """A config whose process has a terminal, with or without a user namespace (threats.md, row 8)."""
+    document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
+    document["process"].update(args=["sh", "-c", script], terminal=True, user={"uid": uid, "gid": uid})
+    if user:
+        ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        document["linux"]["namespaces"].append({"type": "user"})
+        document["linux"].update(uidMappings=ids, gidMappings=ids)
+    return document
+
+
+def bundle_of(make: MakeBundle, document: dict[str, Any]) -> oci.Bundle:
+    """A bundle whose root belongs to the container's root, whoever that is on the host."""
+    bundle = make(oci.RuntimeSpec.load(document))
+    if "uidMappings" in document["linux"]:
+        for directory, _, _ in os.walk(bundle.rootfs):
+            os.chown(directory, 100000, 100000)
+    return bundle
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
 @pytest.mark.parametrize("kind", ["none", "file", "link", "dangling", "directory", "fifo"])
-def test_what_the_image_has_as_dev_console(make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str) -> None:
-    document = oci.RuntimeSpec.default().to_dict()
-    document["process"].update(args=["sh", "-c", "echo con > /dev/console"], terminal=True)  # type: ignore[index, attr-defined]
-    document["mounts"] = [m for m in document["mounts"] if m["destination"] not in ("/dev", "/dev/shm", "/dev/mqueue")]  # type: ignore[attr-defined]
-    bundle = make_bundle(oci.RuntimeSpec.load(document))
+def test_what_the_image_has_as_dev_console(make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str, user: bool) -> None:
+    document = with_terminal(user=user, script="echo con > /dev/console")
+    document["mounts"] = [m for m in document["mounts"] if m["destination"] not in ("/dev", "/dev/shm", "/dev/mqueue")]
+    bundle = bundle_of(make_bundle, document)
     _console(bundle.path / "rootfs/dev/console", kind)
+    if user:
+        os.chown(bundle.path / "rootfs/dev", 100000, 100000)
     passwd = (bundle.path / "rootfs/etc/passwd").read_text()
     if kind in ("none", "file"):
         with oci.Container.run(prefix, bundle, root=state_root, terminal=True) as container:
@@ -174,15 +186,38 @@ def test_what_the_image_has_as_dev_console(make_bundle: MakeBundle, state_root: 
     assert not (bundle.path / "rootfs/etc/made").exists()
 
 
-def test_dev_pts_must_be_a_devpts(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    document = oci.RuntimeSpec.default().to_dict()
-    document["process"].update(args=["true"], terminal=True)  # type: ignore[index, attr-defined]
-    for mount in document["mounts"]:  # type: ignore[attr-defined]
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+def test_dev_pts_must_be_a_devpts(make_bundle: MakeBundle, state_root: Path, prefix: str, user: bool) -> None:
+    document = with_terminal(user=user)
+    for mount in document["mounts"]:
         if mount["destination"] == "/dev/pts":
             mount.update(type="tmpfs", source="tmpfs", options=[])
-    bundle = make_bundle(oci.RuntimeSpec.load(document))
     with pytest.raises(oci.StepError, match="console"):
-        oci.Container.run(prefix, bundle, root=state_root, terminal=True)
+        oci.Container.run(prefix, bundle_of(make_bundle, document), root=state_root, terminal=True)
+    assert oci.Container.list(root=state_root) == []
+
+
+@pytest.mark.parametrize("supervise", [False, True])
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+def test_whose_the_terminal_is(make_bundle: MakeBundle, state_root: Path, prefix: str, user: bool, supervise: bool) -> None:
+    """The process's user opens it by every name; exec has one of its own, and leaves /dev/console as it is."""
+    script = (
+        "stat -c '%u %t' /dev/console $(tty); for f in /dev/console /dev/tty $(tty) /dev/stdout; do echo $f > $f; done; sleep 100"
+    )
+    bundle = bundle_of(make_bundle, with_terminal(user=user, script=script, uid=1234))
+    own = "1234 88\r\n1234 88\r\n/dev/console\r\n/dev/tty\r\n/dev/pts/0\r\n/dev/stdout\r\n"
+    options = {"supervise": True} if supervise else {"terminal": True}
+    with oci.Container.create(prefix, bundle, root=state_root, **options) as container, ExitStack() as stack:  # type: ignore[arg-type]
+        stream = stack.enter_context(container.attach()) if supervise else container.terminal
+        assert stream is not None
+        container.start()
+        assert "".join(stream.readline().decode() for _ in range(6)) == own
+        other = container.exec(
+            ["sh", "-c", "tty; stat -c %u $(tty); echo x > $(tty)"], terminal=True, capture_output=True, user=(77, 77)
+        )
+        assert other.stdout == b"/dev/pts/1\r\n77\r\nx\r\n"
+        container.exec(["sh", "-c", "echo mine > /dev/console"])
+        assert stream.readline() == b"mine\r\n"
 
 
 # ---- over a console socket ----
