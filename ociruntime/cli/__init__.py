@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .common import Interrupted
     from .parser import parse
 
+    _open_standard_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse(words)
     warnings.simplefilter("always", OCIRuntimeWarning)
@@ -55,6 +56,16 @@ def script() -> NoReturn:
     except BrokenPipeError:
         status = status or 141
     os._exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Let nothing that we open take the number of a standard stream that we were started without."""
+    import os
+
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+        setattr(sys, ("stdin", "stdout", "stderr")[fd], os.fdopen(fd, "w" if fd else "r", encoding="utf-8", closefd=False))
+    os.close(fd)
 
 
 def status_of(error: Exception) -> int:

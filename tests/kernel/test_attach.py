@@ -311,3 +311,18 @@ def test_a_container_that_ends_while_somebody_attaches(bundle: oci.Bundle, state
                 container.start()
                 _, said = client.communicate(timeout=30)
                 assert client.returncode == 6 or "it is stopped, not created or running" in said, said
+
+
+@pytest.mark.parametrize("verb", ["attach", "exec", "run", "logs"])
+def test_a_command_without_standard_streams(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command, verb: str) -> None:
+    """What is not there is empty, and nothing else takes its number."""
+    script = ["sh", "-c", "cat; echo out; exit 5"]
+    (bundle.path / "config.json").write_text(bundle.with_args(script).spec.to_json())
+    words = {"attach": [prefix], "exec": [prefix, *script], "run": ["-b", bundle.path, f"{prefix}-b"], "logs": [prefix]}[verb]
+    with create(prefix, bundle, state_root, script[2] if verb == "attach" else "sleep 100") as container:
+        container.start()
+        for closed in ("<&-", "<&- >&-", "<&- >&- 2>&-"):
+            if verb != "attach" or closed == "<&-":
+                line = f'exec "$@" {closed}'
+                done = subprocess.run(["sh", "-c", line, "sh", *command(verb, *words)], timeout=30, check=False)
+                assert done.returncode == (0 if verb == "logs" else 5)
