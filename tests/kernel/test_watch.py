@@ -181,6 +181,17 @@ def test_the_state_knows_without_a_wait(limited: Limited, pipe: tuple[int, int])
         assert container.wait(20) == -9
 
 
+@pytest.mark.skipif(not on_v2("memory"), reason="needs cgroup v2")
+def test_a_container_that_dies_as_a_whole(limited: Limited, pipe: tuple[int, int]) -> None:
+    """memory.oom.group: its first process is killed for what another one took."""
+    resources = {**SMALL, "unified": {"memory.oom.group": "1"}}
+    with limited(resources, ["sh", "-c", "read x; (tail /dev/zero); sleep 100"], start=True, stdin=pipe[0]) as container:
+        os.write(pipe[1], b"\n")
+        assert container.wait(60) == -9
+        assert container.state.oom_killed
+        assert container.stats().memory.oom_kills >= 2  # type: ignore[union-attr]
+
+
 def test_who_has_memory_enough_is_not_told_to_have_run_out(limited: Limited) -> None:
     with limited(SMALL, start=True) as container:
         container.kill("KILL")
