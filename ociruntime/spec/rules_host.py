@@ -150,9 +150,11 @@ def _resources(report: Report, resources: Resources, host: HostLike) -> None:
     v2 = frozenset[str]().union(*(h.controllers for h in host.hierarchies if h.version == 2))
     unified = any(h.version == 2 for h in host.hierarchies)
     cpu = resources.cpu
-    # member, present, v1 controller, v2 controller ("" for what v2 does without one), section
+    if resources.devices and not (("devices" in v1 or unified) and host.rules_devices(1 if "devices" in v1 else 2)):
+        text = "they need cgroups, and CAP_SYS_ADMIN in the first user namespace; without them the container goes on"
+        report.warn(f"{path}.devices", text, "config-linux.md#allowed-device-list")
+    # member, present, v1 controller, v2 controller, section
     wanted: list[tuple[str, object, str, str | None, str]] = [
-        ("devices", resources.devices, "devices", "", "config-linux.md#allowed-device-list"),
         ("memory", resources.memory, "memory", "memory", "config-linux.md#memory"),
         ("pids", resources.pids, "pids", "pids", "config-linux.md#pids"),
         ("blockIO", resources.block_io, "blkio", "io", "config-linux.md#block-io"),
@@ -175,7 +177,7 @@ def _resources(report: Report, resources: Resources, host: HostLike) -> None:
         wanted.append(("memory.swappiness", resources.memory.swappiness is not None, "memory", None, section))
         wanted.append(("memory.disableOOMKiller", resources.memory.disable_oom_killer, "memory", None, section))
     for member, present, old, new, section in wanted:
-        if present and old not in v1 and not (new is not None and (new in v2 or (new == "" and unified))):
+        if present and old not in v1 and not (new is not None and new in v2):
             where = "of cgroup v1 that it needs" if new is None else "that it needs"
             report.error(f"{path}.{member}", f"this host has no controller {old} {where}", section)
     if resources.unified:
