@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,9 +83,7 @@ def given(prefix: str) -> Iterator[tuple[int, list[Path]]]:
 
 def test_the_whole_life(
     make_bundle: Callable[..., oci.Bundle],
-    state_root: Path,
     prefix: str,
-    tmp_path: Path,
     given: tuple[int, list[Path]],
     script: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
@@ -92,15 +92,14 @@ def test_the_whole_life(
     document["linux"]["resources"] = {"pids": {"limit": 8}, "memory": {"limit": 64 << 20}}
     document["process"]["args"] = ["sleep", "100"]
     spec = oci.RuntimeSpec.load(document)
-    bundle = make_bundle(spec)
-    for path in (bundle.path, bundle.path / "config.json", bundle.rootfs, *bundle.rootfs.iterdir()):
-        os.chown(path, uid, uid)
-    state_root.mkdir()
-    os.chown(state_root, uid, uid)
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.getuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
-    done = script(AS_A_USER, make_bundle().path, bundle.path, state_root, prefix, uid, *directories)
+    # Elsewhere than tmp_path, to whose parent every beginning session of pytest bars others.
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
+        os.chmod(work, 0o755)
+        bundle, state = Path(shutil.move(make_bundle(spec).path, work)), Path(work, "state")
+        state.mkdir()
+        for path in (state, bundle, bundle / "config.json", bundle / "rootfs", *(bundle / "rootfs").iterdir()):
+            os.chown(path, uid, uid)
+        done = script(AS_A_USER, make_bundle().path, bundle, state, prefix, uid, *directories)
     said = json.loads(done.stdout)
     assert sorted(said["cgroups"]) == sorted(str(directory / f"ociruntime-{prefix}") for directory in directories)
     assert (said["limits"], said["paused"], said["exit"]) == ([9, 64 << 20], "paused", -9)
