@@ -424,13 +424,22 @@ class Container(Executes, Supervised):
 
     @property
     def spec(self) -> RuntimeSpec:
-        """The config as it was at create: what changes in the bundle later has no effect (runtime.md, Lifecycle)."""
+        """The config as it was at create: what changes in the bundle later has no effect (runtime.md, Lifecycle).
+
+        Raises:
+            ContainerNotFound: it was deleted.
+            StateError: it has no config (any more).
+        """
         from .spec import RuntimeSpec
 
         path = f"{self._entry.directory}/config.json"
-        which = os.stat(path).st_ino  # another one after an update
-        if self._spec is None or self._spec[0] != which:
-            self._spec = which, RuntimeSpec.load(path)
+        try:
+            which = os.stat(path).st_ino  # another one after an update
+            if self._spec is None or self._spec[0] != which:
+                self._spec = which, RuntimeSpec.load(path)
+        except FileNotFoundError:
+            self._entry.read()
+            raise StateError(f"container {self.id!r} has no config: {path} is missing") from None
         return self._spec[1]
 
     def fileno(self) -> int:

@@ -263,6 +263,8 @@ class Executes:
             from .streams import BESIDE_A_TERMINAL
 
             raise ValueError(BESIDE_A_TERMINAL)
+        if process is None and not args:
+            raise ValueError("args is empty: the program to run in the container is needed, or a process object")
         overrides = Overrides(
             args=words(args),
             env=env,

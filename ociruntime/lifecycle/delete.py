@@ -7,6 +7,7 @@ import signal
 
 from ..engine import cgroup, undo
 from ..engine.children import wait_first
+from ..engine.processes import pid_of
 from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
 from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
@@ -81,7 +82,7 @@ def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> Non
             pass  # it ended by itself
         if status is Status.PAUSED:
             cgroup.thaw_to_die(document.get("cgroups", []))
-        if wait_first(document["pid"], pidfd, _DEATH) is None:
+        if wait_first(pid_of(pidfd), pidfd, _DEATH) is None:
             raise TimeoutError(f"container {entry.id!r} did not die within {_DEATH:.0f} s of SIGKILL")
     finally:
         os.close(pidfd)

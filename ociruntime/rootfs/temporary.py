@@ -6,18 +6,29 @@ import os
 import shutil
 from pathlib import Path
 
-from ..errors import BundleError
+from ..errors import BundleError, UnsupportedError
 from .mount import NODEV, mount, mounts_below, unmount
 from .sif import overlay_options
 
 
 def cover(lower: Path, path: Path) -> Path:
-    """Mount an overlay over a directory on ``rootfs`` in ``path``: what is written stays in ``path``. Raises OSError."""
+    """Mount an overlay over a directory on ``rootfs`` in ``path``: what is written stays in ``path``.
+
+    Raises:
+        OSError: the kernel refuses it.
+        UnsupportedError: this user may not mount.
+    """
     rootfs, overlay = path / "rootfs", path / "overlay"
     for directory in (rootfs, overlay, overlay / "upper", overlay / "work"):
         directory.mkdir(mode=0o700)
     (overlay / "upper").chmod(lower.stat().st_mode & 0o7777)
-    mount("overlay", "overlay", rootfs, overlay_options(lower, overlay), NODEV)
+    try:
+        mount("overlay", "overlay", rootfs, overlay_options(lower, overlay), NODEV)
+    except PermissionError as error:
+        raise UnsupportedError(
+            f"{lower} is to be covered by an overlay, and this user may not mount: run as root, or make a bundle of it with "
+            "Bundle.from_dir() and RuntimeSpec.default(rootless=True)"
+        ) from error
     return rootfs
 
 

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,60 @@ def test_a_process_object(container: oci.Container) -> None:
     assert container.exec(["echo", "other"], process=process, capture_output=True).stdout == b"other\n"
     with pytest.raises(oci.SpecError, match="cwd"):
         container.exec(process={"args": ["true"], "cwd": 3})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "hint"),
+    [
+        ({"args": []}, ValueError, "args is empty"),
+        ({"args": "true"}, TypeError, "shlex.split"),
+        ({"args": ["no-such-program"]}, oci.StepError, "not found"),
+        ({"args": ["/etc/passwd"]}, oci.StepError, "EACCES"),
+        ({"cwd": "/nowhere"}, oci.StepError, "/nowhere"),
+        ({"groups": ["x"]}, ValueError, "groups"),
+        ({"no_new_privileges": "x"}, TypeError, "no_new_privileges"),
+        ({"timeout": "x"}, TypeError, "timeout"),
+        ({"args": [], "process": {"args": ["true"], "cwd": "relative"}}, oci.SpecError, "cwd"),
+        ({"args": [], "process": {"cwd": "/"}}, oci.SpecError, "args"),
+    ],
+)
+def test_what_cannot_be(container: oci.Container, call: dict[str, Any], error: type, hint: str) -> None:
+    with pytest.raises(error, match=hint):
+        container.exec(**{"args": ["true"], **call})
+    assert container.processes() == (container.pid,)
+
+
+def test_containers_that_take_no_program(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        with pytest.raises(oci.WrongStatus, match="created"):
+            container.exec(["true"])
+        container.start()
+        container.kill("KILL")
+        container.wait(20)
+        with pytest.raises(oci.WrongStatus, match="stopped"):
+            container.popen(["true"], stdout=PIPE)
+        state = state_root / prefix / "state.json"
+        whole = state.read_text()
+        state.write_text("{")
+        with pytest.raises(oci.StateError, match="damaged"):
+            container.exec(["true"])
+        state.write_text(whole)
+        container.delete(force=True)
+        with pytest.raises(oci.ContainerNotFound):
+            container.exec(["true"])
+
+
+def test_a_hundred_process_objects_at_once(container: oci.Container) -> None:
+    def one(number: int) -> oci.Result[str]:
+        process = {"args": ["sh", "-c", f"cat; exit {number}"], "cwd": "/", "env": ["PATH=/bin"]}
+        return container.exec(process=process, input=f"{number}" * 1000, capture_output=True, text=True)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(one, range(100)))
+    assert [(r.returncode, r.stdout) for r in results] == [(n, f"{n}" * 1000) for n in range(100)]
+    assert container.processes() == (container.pid,)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_it_times_out_with_all_that_it_started(container: oci.Container, until: Callable[..., None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine import cgroup
 from ociruntime.lifecycle.delete import delete
 
 pytestmark = pytest.mark.root
@@ -181,6 +184,49 @@ time.sleep(1000)
 """
 
 
+DYING = """
+import os, sys, threading
+import ociruntime as oci
+bundle, root, prefix, thread = sys.argv[1:]
+
+def work():
+    print(flush=True)
+    for turn in range(1000):
+        oci.run(bundle, ["sh", "-c", "sleep 1000 & sleep 0.02"], root=root, container_id=f"{prefix}-{turn}", die_with_parent=True)
+
+if thread == "thread":
+    threading.Thread(target=work).start()
+else:
+    work()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thread", ["main", "thread"])
+def test_nothing_outlives_a_parent_killed_at_any_time(
+    bundle: oci.Bundle, state_root: Path, prefix: str, thread: str, until: Callable[..., None]
+) -> None:
+    def processes() -> list[int]:
+        pids = cgroup.processes(
+            f"{h.mountpoint}/{n}" for h in oci.Host.probe().hierarchies for n in os.listdir(h.mountpoint) if prefix in n
+        )
+        return sorted(pids)
+
+    def pruned() -> bool:
+        oci.prune(root=state_root)
+        return oci.Container.list(root=state_root) == []
+
+    command = [sys.executable, "-P", "-c", DYING, str(bundle.path), str(state_root), prefix, thread]
+    for turn in range(15):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as parent:
+            assert parent.stdout is not None
+            parent.stdout.readline()
+            time.sleep(0.08 * random.random() + (0.02 if turn % 2 else 0))
+            parent.kill()
+        until(lambda: processes() == [], "the end of all processes")
+        until(pruned, "the end of all containers")
+
+
 @pytest.mark.parametrize("how", ["created", "started", "run", "another user"])
 def test_die_with_parent(bundle: oci.Bundle, state_root: Path, prefix: str, how: str) -> None:
     if how == "another user":
@@ -281,12 +327,15 @@ def test_thousands_of_runs_leave_nothing(bundle: oci.Bundle, state_root: Path, p
         children = sum(Path(f"/proc/self/task/{task}/children").read_text().count(" ") for task in os.listdir("/proc/self/task"))
         return len(os.listdir("/proc/self/fd")), threading.active_count(), children
 
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
     def runs(count: int) -> None:
         for _ in range(count):
             assert oci.run(bundle, ["true"], root=state_root).returncode == 0
 
-    runs(5)
-    before = books()
+    runs(250)
+    before, memory = books(), resident()
     threads = [threading.Thread(target=runs, args=(250,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -302,6 +351,7 @@ def test_thousands_of_runs_leave_nothing(bundle: oci.Bundle, state_root: Path, p
     while books() != before and time.monotonic() < deadline:
         oci.run(bundle, ["true"], root=state_root)  # what was abandoned is reaped with a launch
     assert books() == before
+    assert resident() - memory < 16 << 20  # four threads have arenas of their own
     assert oci.Container.list(root=state_root) == []
     assert not (state_root / ".seccomp").exists() or json.dumps(sorted(os.listdir(state_root))) == '[".seccomp"]'
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
