@@ -126,7 +126,9 @@ def create(
                 empty_process=empty_process,
             )
             if plan.terminal and console_socket is None and not terminal and supervision is None:
-                raise UnsupportedError("$.process.terminal: nobody takes the terminal: give a console socket, or terminal=True")
+                raise UnsupportedError(
+                    "$.process.terminal: nobody takes the terminal: give a console socket, a supervisor, or terminal=True"
+                )
             if console_socket is not None and not plan.terminal:
                 raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
             warn(plan.warnings)

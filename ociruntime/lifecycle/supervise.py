@@ -88,14 +88,17 @@ def request(entry: Entry, operation: str, fds: Sequence[socket.socket] = (), **w
     """
     import socket
 
-    answer = b""
+    answer, gone = b"", b'{"error": "its supervisor is gone"}'
     try:
         with connect(entry, "control.sock") as peer:
-            socket.send_fds(peer, [json.dumps(wanted).encode()], [one.fileno() for one in fds])
+            try:
+                socket.send_fds(peer, [json.dumps(wanted).encode()], [one.fileno() for one in fds])
+            except BrokenPipeError:
+                answer = peer.recv(4096) or gone  # it was refused before it was read
             while data := peer.recv(4096):
                 answer += data
     except (FileNotFoundError, ConnectionError):
-        answer = answer or b'{"error": "its supervisor is gone"}'
+        answer = answer or gone
     if not answer:
         return
     status = current(entry.read()).status

@@ -432,3 +432,14 @@ def test_what_survives_on_the_terminal_is_not_waited_for(
     done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30, check=False)
     assert done.returncode == 3
     assert oci.Container.list(root=state_root) == []
+
+
+def test_a_container_that_is_killed_under_a_further_shell(
+    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command
+) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        tty = session(*command("exec", "-it", "-e", "PS1=$ ", prefix, "sh"))
+        tty.expect("$ ")
+        container.kill("KILL")
+        assert tty.wait() == 128 + 9
+        assert tty.restored
