@@ -9,7 +9,11 @@ from . import cgroup
 
 
 class Usage(NamedTuple):
-    """Resources used: by the whole container for `run`, by the program and the children that it waited for with exec."""
+    """Resources used: by the whole container for `run`, by the program and the children that it waited for with exec.
+
+    Where the cgroups count nothing, `run` tells of the first process and the children that it waited for. Where the kernel told
+    nobody, as with SIGCHLD ignored, there are zeros.
+    """
 
     user: float = 0.0
     """Seconds of CPU time in user space."""

@@ -20,7 +20,6 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SWEEP = """
 import os, signal, sys, tempfile, threading, time
 import ociruntime as oci
-from ociruntime.engine.native import init_memfd
 
 what, source, root, scratch, prefix, step, delay = sys.argv[1:]
 tempfile.tempdir = scratch
