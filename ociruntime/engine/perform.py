@@ -206,7 +206,8 @@ class Performance:
                 opened.append(os.open(str(step.arguments()["into"]), _O_PATH | os.O_DIRECTORY))
                 into = opened[-1]
             lasting = any(entry.kind == "parent" for entry in self.plan.inputs)
-            program = _program(tuple([(n, s.op, self._values(s)) for n, s in self.plan.init_steps()]), len(inputs))
+            steps = [(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in self.plan.init_steps()]
+            program = _program(tuple(steps), len(inputs))
             launched = Init.launch(
                 program,
                 flags=self.plan.clone_flags,
@@ -225,9 +226,8 @@ class Performance:
         self._at += 1
         return launched
 
-    def _values(self, step: Step) -> tuple[object, ...]:
-        if step.op != "seccomp":
-            return step.values
+    def _filter(self, step: Step) -> tuple[object, ...]:
+        """The values of a step whose filter is compiled."""
         from ..plan.model import Filter
 
         flags, wanted, out = step.values

@@ -23,7 +23,7 @@ from ..state import Entry, StateDocument, StateStore, Status, start_time, state_
 from ..temporary import Temporary
 from .agent import send
 from .delete import after_delete, delete
-from .home import with_home
+from .home import has_home, home_of
 from .start import after_start
 from .supervise import supervise
 from .warn import warn
@@ -142,7 +142,8 @@ def create(
             document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
             document["process"], document["hooks"] = empty_process or opened.spec.process is not None, dict(plan.hooks)
             entry.write(document)  # from here on a crash leaves something that delete --force can clean up
-            (entry.path / "config.json").write_bytes(opened.config_bytes)
+            with open(f"{entry.directory}/config.json", "wb", buffering=0) as file:
+                file.write(opened.config_bytes)
             if gate:
                 listener = listen(entry.directory)
                 names = [step.op for step in plan.steps]
@@ -241,8 +242,9 @@ def _hooks_of(document: StateDocument) -> Iterator[Callable[[Plan], Hooks | None
 def _homely(bundle: Bundle) -> Bundle:
     """A bundle whose process has a HOME. config.json stays without it: further processes may be of another user."""
     process = bundle.spec.process
-    changed = process and with_home(process, bundle.rootfs)
-    return bundle if changed is None or changed is process else bundle.with_process(env=changed.env)
+    if process is None or has_home(process):
+        return bundle
+    return bundle.with_process(env=(*(process.env or ()), home_of(process, bundle.rootfs)))
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:

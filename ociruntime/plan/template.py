@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from .compile import compile_create
+from .model import Input, Step
 
 if TYPE_CHECKING:
     from ..host import Host
     from ..spec import RuntimeSpec
     from .cgroups import Manager
-    from .model import Input, Plan, Step
+    from .model import Plan
 
 _ID: Final = "idX6f1c8e4b9d27a35"
 """Stands for the container's id; nobody writes this into a config."""
@@ -26,14 +27,17 @@ class Template:
         self._plan = plan = compile_create(
             spec, host, bundle=bundle, container_id=_ID, gate=gate, manager=manager, die_with_parent=die_with_parent
         )
-        self._steps = [index for index, step in enumerate(plan.steps) if _ID in repr(step)]
+        self._steps = [(index, _ID in repr(step.values)) for index, step in enumerate(plan.steps) if _ID in repr(step)]
         self._inputs = [index for index, entry in enumerate(plan.inputs) if _ID in repr(entry)]
 
     def plan(self, container_id: str) -> Plan:
         """The plan of one container."""
         steps, inputs = list(self._plan.steps), list(self._plan.inputs)
-        for index in self._steps:
-            steps[index] = _step(steps[index], container_id)
+        for index, in_values in self._steps:
+            where, op, values, text, phase = steps[index]
+            if in_values:
+                values = tuple([_value(value, container_id) for value in values])
+            steps[index] = Step(where, op, values, text.replace(_ID, container_id), phase)
         for index in self._inputs:
             inputs[index] = _input(inputs[index], container_id)
         return self._plan._replace(
@@ -49,13 +53,6 @@ def usable(spec: RuntimeSpec, manager: Manager) -> bool:
     return manager != "systemd" and (spec.linux is None or spec.linux.intel_rdt is None)
 
 
-def _step(step: Step, container_id: str) -> Step:
-    values = step.values
-    if _ID in repr(values):
-        values = tuple([_value(value, container_id) for value in values])
-    return step._replace(values=values, text=step.text.replace(_ID, container_id))
-
-
 def _value(value: object, container_id: str) -> object:
     if isinstance(value, str):
         return value.replace(_ID, container_id)
@@ -67,4 +64,5 @@ def _value(value: object, container_id: str) -> object:
 
 
 def _input(entry: Input, container_id: str) -> Input:
-    return entry._replace(name=entry.name.replace(_ID, container_id), path=entry.path.replace(_ID, container_id))
+    kind, name, path, bit, maps = entry
+    return Input(kind, name.replace(_ID, container_id), path.replace(_ID, container_id), bit, maps)

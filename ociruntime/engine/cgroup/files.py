@@ -13,8 +13,19 @@ GONE = (errno.ENOENT, errno.ENODEV)
 
 
 def read(path: str | os.PathLike[str], file: str) -> str:
-    with open(f"{path}/{file}", encoding="ascii") as content:
-        return content.read()
+    fd = os.open(f"{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _content(fd)
+    finally:
+        os.close(fd)
+
+
+def _content(fd: int) -> str:
+    whole = part = os.read(fd, 16384)
+    while len(part) >= 2048:  # shorter, it was the end: records are short, and a buffer of the kernel's is a page
+        part = os.read(fd, 16384)
+        whole += part
+    return whole.decode("ascii")
 
 
 def read_if_there(path: str, file: str) -> str | None:
@@ -24,17 +35,13 @@ def read_if_there(path: str, file: str) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        whole = part = os.read(fd, 16384)
-        while len(part) >= 2048:  # shorter, it was the end: records are short, and a buffer of the kernel's is a page
-            part = os.read(fd, 16384)
-            whole += part
+        return _content(fd)
     except OSError as error:
         if error.errno not in GONE:
             raise
         return None
     finally:
         os.close(fd)
-    return whole.decode("ascii")
 
 
 def write(path: str, file: str, *values: str, member: str = "") -> None:

@@ -17,7 +17,7 @@ def make(path: str, inherit: bool) -> None:
         pass
     else:
         if inherit:
-            _inherit(path)
+            _inherit(path, new=True)
         return
     missing = _missing(path)
     if not missing and _in_use(path):
@@ -40,9 +40,9 @@ def _missing(path: str) -> list[str]:
     return missing[::-1]
 
 
-def _inherit(directory: str) -> None:
+def _inherit(directory: str, *, new: bool = False) -> None:
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not (read_if_there(directory, name) or "").strip():
+        if new or not (read_if_there(directory, name) or "").strip():
             write(directory, name, read(os.path.dirname(directory), name))
 
 
