@@ -11,7 +11,8 @@ from typing import Final
 import ociruntime as oci
 
 from ..terminal import DetachKeys, interact
-from .common import Forwarding, Verb, container_argument, shell_status
+from .common import Verb, container_argument, shell_status
+from .forwarding import Forwarding
 from .options import Options, Parser
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}

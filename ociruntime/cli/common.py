@@ -1,25 +1,12 @@
-"""What several commands share: arguments, forwarding of signals, tables."""
+"""What several commands share: arguments, tables."""
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Collection, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 from ..typed import NamedTuple
 from .options import Options, Parser
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Self
-
-KEPT = frozenset(
-    {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH}
-    | {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
-    | {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS}
-)
-"""Signals that are not passed on: those about ourselves, and those of the job control of the shell that we run under."""
 
 
 class Verb(NamedTuple):
@@ -52,53 +39,6 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-
-
-class Forwarding:
-    """Passes the signals that people send to this process on to the container's.
-
-    One that comes before there is a process waits for it; the same one again ends what we do.
-
-    Args:
-        ours: signals that are not passed on, but end what we do.
-    """
-
-    def __init__(self, ours: Collection[int] = ()) -> None:
-        self.pidfd = -1
-        self._early: list[int] = []
-        self._ours = ours
-
-    def to(self, pidfd: int) -> int:
-        """From here on to this process, the early ones included."""
-        self.pidfd = pidfd
-        for number in self._early:
-            self._forward(number, None)
-        return pidfd
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        if number in self._ours:
-            raise Interrupted(number)
-        if self.pidfd < 0:
-            if number in self._early:
-                raise Interrupted(number)
-            self._early.append(number)
-            return
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            pass  # it ended by itself
-
-    def __enter__(self) -> Self:
-        self._before = {
-            number: signal.signal(number, self._forward)
-            for number in signal.valid_signals() - KEPT
-            if signal.getsignal(number) not in (signal.SIG_IGN, None)
-        }
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def when(nanoseconds: int) -> str:

@@ -8,7 +8,6 @@ import ociruntime as oci
 
 from ..errors import ContainerNotFound
 from .common import (
-    Forwarding,
     Verb,
     bundle_argument,
     container_argument,
@@ -118,6 +117,8 @@ def run(o: Options) -> int:
         return run_supervised(o, bundle, options)
     if bundle.spec.process and bundle.spec.process.terminal and not o.console_socket:
         options["terminal"] = True
+    from .forwarding import Forwarding
+
     with Forwarding() as signals:
         container = oci.Container.run(o.id, bundle, **options)
         try:
@@ -139,6 +140,7 @@ def run_supervised(o: Options, bundle: oci.Bundle, options: dict[str, Any]) -> i
     """Create, attach, start: so that nothing that it prints passes us by."""
     from ..terminal import DetachKeys
     from .attached import follow
+    from .forwarding import Forwarding
 
     container = oci.Container.create(o.id, bundle, **options)
     try:

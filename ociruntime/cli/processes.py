@@ -10,11 +10,11 @@ import ociruntime as oci
 
 from ..errors import UnsupportedError
 from .common import (
-    Forwarding,
     Verb,
     container_argument,
     shell_status,
 )
+from .forwarding import Forwarding
 from .options import Options, Parser
 
 

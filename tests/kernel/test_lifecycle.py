@@ -42,7 +42,7 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
     assert container.status is oci.Status.RUNNING
     assert container.pid == state.pid
     for _ in range(200):
-        if Path(f"/proc/{state.pid}/cmdline").read_bytes() == b"sleep\x00100\x00":
+        if Path(f"/proc/{state.pid}/cmdline").read_bytes() == b"sleep\x001000\x00":
             break
         time.sleep(0.01)
     else:
