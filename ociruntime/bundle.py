@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -274,6 +273,8 @@ def _overlay(path: Path) -> Path:
 
 def _clear(path: Path, *, whole: bool) -> None:
     """Remove what `from_sif` made; never what lies on another filesystem."""
+    import shutil
+
     from .rootfs.mount import mounts_on
 
     if mounts_on(path / "rootfs"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -151,7 +150,7 @@ def run(
 
 def new_id() -> str:
     """A container id that nobody has."""
-    return f"run-{secrets.token_hex(8)}"
+    return f"run-{os.urandom(8).hex()}"
 
 
 def source(image: Image, overrides: Overrides) -> Bundle | Temporary:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import tempfile
 from pathlib import Path
 
 from .bundle import Bundle
@@ -20,7 +18,9 @@ class Temporary:
     """
 
     def __init__(self, image: Path, overrides: Overrides) -> None:
-        self.path = Path(tempfile.gettempdir(), f"ociruntime-{secrets.token_hex(8)}").absolute()
+        import tempfile
+
+        self.path = Path(tempfile.gettempdir(), f"ociruntime-{os.urandom(8).hex()}").absolute()
         self._image = image
         self._overrides = overrides
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 
 
 def send(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -> None:
     """Send a descriptor, which is closed here, with a message to whoever listens on a Unix socket. Raises OSError."""
+    import socket
+
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
             peer.connect(os.fspath(path))
