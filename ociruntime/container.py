@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
@@ -486,7 +487,8 @@ class Container(Executes, Supervised):
             abandon(pidfd)
 
     def __del__(self) -> None:
-        if getattr(self, "_pidfd", -1) >= 0:
+        # At the interpreter's end nothing can be imported any more, and the kernel closes all.
+        if getattr(self, "_pidfd", -1) >= 0 and not sys.is_finalizing():
             self._close()
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LAST_WRITES: Final = 6.0
 """Seconds for a supervisor to end by itself: it lets slow clients read for five."""
 _TELL: Final = 1.0
+_CAP_CHOWN: Final = 1 << 0
 
 
 def supervise(
@@ -45,16 +46,19 @@ def supervise(
 
 
 def _host_uid(spec: RuntimeSpec) -> int:
-    """The uid, outside of the container, of its process."""
+    """The uid, outside of the container, of its process; ours where we may not give files away."""
     from ..host import Host
     from ..plan.users import host_id, with_idmaps
 
-    spec = with_idmaps(spec, Host.probe())
+    host = Host.probe()
+    if not host.capabilities & _CAP_CHOWN:
+        return host.euid
+    spec = with_idmaps(spec, host)
     user = spec.process.user if spec.process else None
     uid = (user.uid or 0) if user else 0
     mappings = (spec.linux.uid_mappings if spec.linux else None) or ()
     mapped = host_id(mappings, uid) if mappings else uid
-    return mapped if mapped is not None else os.geteuid()
+    return mapped if mapped is not None else host.euid
 
 
 def supervisor_of(document: StateDocument) -> int | None:

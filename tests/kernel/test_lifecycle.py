@@ -322,3 +322,15 @@ def test_who_is_root_by_a_user_namespace_keeps_his_containers_where_a_user_does(
     for command, environment, where in cases:
         shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         assert shown == f"{where}/ociruntime\n"
+
+
+def test_the_end_of_the_interpreter_says_nothing(
+    bundle: oci.Bundle, state_root: Path, prefix: str, script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    text = """
+import sys
+import ociruntime as oci
+container = oci.Container.create(sys.argv[1], sys.argv[2], root=sys.argv[3])
+"""
+    assert script(text, prefix, bundle.path, state_root).stderr == ""
+    oci.Container.load(prefix, root=state_root).delete(force=True)

@@ -98,3 +98,17 @@ def test_clocks(run: Run) -> None:
         d["linux"]["timeOffsets"] = {"boottime": {"secs": 1000000}}
 
     assert float(run("cat /proc/uptime", change=change).split()[0]) > 1000000
+
+
+def test_a_supervised_container(run: Run, make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+    """The supervisor may not give its pipes to a user of the container, who writes to them all the same."""
+    document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
+    document["linux"]["namespaces"].append({"type": "user"})
+    document["linux"]["resources"] = {}
+    document["process"].update(user={"uid": 5, "gid": 5}, args=["sh", "-c", "id -u; echo err >/proc/self/fd/2"])
+    bundle = make_bundle(oci.RuntimeSpec.load(document))
+    container = oci.Container.create(prefix, bundle, root=state_root, supervise=True)
+    container.start()
+    assert container.wait(60) == 0
+    assert sorted(record.text for record in container.logs()) == ["5", "err"]
+    container.delete()
