@@ -326,7 +326,7 @@ def test_a_supervisor_without_descriptors(bundle: oci.Bundle, state_root: Path, 
 
 
 def test_what_was_typed_before_leaving_arrives(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    script = "read go; sleep 0.3; head -c 2000000 /dev/zero; head -c 200005 | wc -c"
+    script = "read go; sleep 0.3; head -c 200000 /dev/zero; head -c 200005 | wc -c"  # less than cuts off who is slow to read it
     with supervised(prefix, bundle, state_root, script) as container:
         container.start()
         with container.attach() as attachment:
