@@ -263,6 +263,7 @@ def test_a_hang_up_leaves_the_container_alone(
 ) -> None:
     subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=30, check=True)
     tty = session(*command("attach", prefix))
+    tty.expect("$ ")  # before, what is typed is echoed here
     tty.type("X=kept\r")
     tty.expect("kept\r\n")
     tty.expect("$ ")
@@ -274,6 +275,7 @@ def test_a_hang_up_leaves_the_container_alone(
         tty.hang_up()
         assert tty.process.wait(20) == 128 + signal.SIGHUP
     again = session(*command("attach", prefix))
+    again.expect("$ ")
     again.type("echo $X; exit 5\r")
     again.expect("kept\r\n")
     assert again.wait() == 5
