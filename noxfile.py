@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,16 +14,10 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 
 
-def install(session: nox.Session, extra: str = "") -> None:
-    """Install the package. What an earlier build left is removed first: setuptools would install modules that are no more."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    session.install(f".{extra}")
-
-
 @nox.session
 def tests(session: nox.Session) -> None:
     """Every test; those that need root or a kernel feature say why they are skipped where it is missing."""
-    install(session, "[test]")
+    session.install(".[test]")
     session.chdir("tests")  # so that the installed package is tested, not the tree
     session.run("pytest", "-n", "2", *session.posargs)
 
@@ -50,7 +45,6 @@ def vm(session: nox.Session) -> None:
     arguments = [word for word in session.posargs if word != "--all"]
     with tempfile.TemporaryDirectory() as package:
         Path(package).chmod(0o755)  # the user in the machine reads it too
-        shutil.rmtree(ROOT / "build", ignore_errors=True)
         session.install("--no-deps", "--target", package, ".")  # alone: the machine has the dependencies for its own Python
         for machine, tests in VM_TESTS if arguments == session.posargs else VM_TESTS_ALL:
             command = ("tests/vm/run-in-vm", "--verbose", *machine, "--package", package, "pytest", *tests, *arguments)
@@ -60,7 +54,7 @@ def vm(session: nox.Session) -> None:
 @nox.session
 def unit(session: nox.Session) -> None:
     """The tests that need neither root nor the kernel: seconds."""
-    install(session, "[test]")
+    session.install(".[test]")
     session.chdir("tests")
     session.run("pytest", "-n", "2", "unit", "plan", *session.posargs)
 
@@ -72,16 +66,52 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", "--exclude", "*.md", ".")  # examples in prose are set for reading
     native = "ociruntime/_native"
-    session.run("python", "-c", f"import sys; sys.path.insert(0, {native!r}); import build; build.write_header()")
+    generate = f"import sys; sys.path.insert(0, {native!r}); import build; build.write_header(build.Path(sys.argv[1]))"
     warnings = ["-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
-    session.run("cc", *warnings, "-ffreestanding", f"{native}/init.c", external=True)
-    session.run("cc", *warnings, "-O2", f"{native}/host.c", external=True)
+    with tempfile.TemporaryDirectory() as generated:
+        session.run("python", "-c", generate, generated)
+        session.run("cc", *warnings, "-I", generated, "-ffreestanding", f"{native}/init.c", external=True)
+        session.run("cc", *warnings, "-I", generated, "-O2", f"{native}/host.c", external=True)
+
+
+READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
+
+
+@nox.session
+def packages(session: nox.Session) -> None:
+    """The wheel and the source distribution: built from a read-only tree, each installed in an environment of its own, and used."""
+    session.install("build")
+    with tempfile.TemporaryDirectory() as temporary:
+        tree, out = Path(temporary, "tree"), Path(temporary, "out")
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", ".*_cache"))
+        session.run("git", "init", "-q", str(tree), external=True)
+        listing = session.run("git", "-C", str(tree), "ls-files", "-z", "-o", "--exclude-standard", silent=True, external=True)
+        namespaces = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
+        build = [f"{session.bin}/python", "-m", "build", "--sdist", "--wheel", "--outdir", str(out)]
+        session.run("unshare", *namespaces, "sh", "-ec", READ_ONLY, "sh", str(tree), *build, external=True)
+        ((wheel,), (sdist,)) = (tuple(out.glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+        if "-cp311-abi3-" not in wheel.name:
+            session.error(f"{wheel.name} is not for every CPython from 3.11 on (cp311-abi3)")
+        session.run("tar", "-C", temporary, "-xf", str(sdist), external=True)
+        (unpacked,) = Path(temporary).glob("ociruntime-*")
+        absent = [name for name in str(listing).split("\0") if not (unpacked / name).exists()]
+        if absent:
+            session.error(f"{sdist.name} lacks {', '.join(absent)}")
+        pythons = {package: Path(temporary, f"environment-{package.suffix[1:]}", "bin/python") for package in (wheel, sdist)}
+        for package, python in pythons.items():
+            session.run("python", "-m", "venv", str(python.parent.parent))
+            session.run(str(python), "-m", "pip", "install", "-q", f"{package}[test]", external=True)
+        with session.chdir(unpacked / "tests"):
+            session.run(str(pythons[wheel]), "-m", "pytest", "-q", "unit/test_import.py", external=True)
+            session.run(str(pythons[sdist]), "-m", "pytest", "-q", "-n", "2", "unit", external=True)
+        if os.geteuid() == 0:
+            session.run(str(pythons[wheel]), str(unpacked / "examples/walkthrough.py"), external=True)
 
 
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy --strict, and pyright, of the package and of what its users write."""
-    install(session, "[test]")
+    session.install(".[test]")
     session.install("mypy", "pyright[nodejs]")  # with a node from the package index, or pyright downloads one from elsewhere
     session.run("mypy", "--strict", "ociruntime")
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"
@@ -97,7 +127,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, with every warning an error."""
-    install(session, "[docs]")
+    session.install(".[docs]")
     with tempfile.TemporaryDirectory() as out:
         session.run("sphinx-build", "-W", "-q", "-b", "html", "docs", out)
 
@@ -105,7 +135,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The walk-through: a SIF file from its making to its unmounting, told step by step. Then the other examples."""
-    install(session)
+    session.install(".")
     session.run("python", "examples/walkthrough.py")
     for name in ("live_output", "timeouts", "many_at_once", "with_asyncio", "supervised", "terminal"):
         session.run("python", f"examples/{name}.py")
@@ -114,7 +144,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Side by side with runc and crun, where they are installed, and the object model against json and msgspec."""
-    install(session)
+    session.install(".")
     session.install("msgspec")
     session.run("python", "benchmarks/bench_spec.py")
     session.run("python", "benchmarks/bench_lifecycle.py", *session.posargs)

@@ -1,26 +1,37 @@
-"""Builds the native parts; everything else about the package stands in pyproject.toml."""
+"""Builds the native parts; everything else about the package is in pyproject.toml."""
 
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from cffi import FFI
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+NATIVE = Path(__file__).parent / "ociruntime" / "_native"
+sys.path.insert(0, str(NATIVE))
+import build  # noqa: E402 (a script beside the C sources, which is not part of the package)
 
 
 class BuildNative(build_ext):
-    """Builds the cffi extension and, beside it, the static init."""
+    """Builds the cffi extension and, beside it, the static init. What is generated goes to the build's temporary directory."""
+
+    def pre_run(self, extension: Extension, ffi: FFI) -> None:
+        """Generate the header of the extension; cffi calls this just before it generates the C file."""
+        header = build.write_header(Path(self.build_temp))
+        extension.include_dirs.append(str(header.parent))
+        extension.depends.append(str(header))
 
     def run(self) -> None:
-        import sys
-
-        sys.path.insert(0, str(Path(__file__).parent / "ociruntime" / "_native"))
-        from build import build_init
-
         super().run()
         root = Path(__file__).parent if self.inplace else Path(self.build_lib)
-        build_init(root / "ociruntime" / "_native" / "init")
+        build.build_init(root / "ociruntime" / "_native" / "init", Path(self.build_temp))
 
     def get_outputs(self) -> list[str]:
         return [*super().get_outputs(), str(Path(self.build_lib, "ociruntime", "_native", "init"))]
 
 
-setup(cffi_modules=["ociruntime/_native/build.py:ffi"], cmdclass={"build_ext": BuildNative})
+setup(
+    cffi_modules=["ociruntime/_native/build.py:ffi"],
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for every CPython from 3.11 on
+)

@@ -32,12 +32,18 @@ def _ops() -> ModuleType:
     return module
 
 
-def write_header(directory: Path = HERE) -> None:
-    (directory / "ops.h").write_text(_ops().c_header())
+def write_header(directory: Path) -> Path:
+    """Generate op_table.h, the op table for the C sources, and return its path. A header that is up to date keeps its time."""
+    directory.mkdir(parents=True, exist_ok=True)
+    header, text = directory / "op_table.h", _ops().c_header()
+    if not header.exists() or header.read_text() != text:
+        header.write_text(text)
+    return header
 
 
-def build_init(target: Path) -> None:
-    write_header()
+def build_init(target: Path, temporary: Path) -> None:
+    """Compile the static init to `target`; the generated header goes to the directory `temporary`."""
+    header = write_header(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [
         *shlex.split(os.environ.get("CC", "cc")),
@@ -45,6 +51,8 @@ def build_init(target: Path) -> None:
         *WARNINGS,
         "-I",
         str(HERE),
+        "-I",
+        str(header.parent),
         "-o",
         str(target),
         str(HERE / "init.c"),
@@ -54,7 +62,7 @@ def build_init(target: Path) -> None:
 
 
 def make_ffi() -> FFI:
-    write_header()
+    """Describe the extension; setup.py adds the directory of the generated header."""
     ffi = FFI()
     header = (HERE / "host.h").read_text()
     ffi.cdef(header.split("/* cdef begins */")[1].split("/* cdef ends */")[0])
@@ -63,7 +71,7 @@ def make_ffi() -> FFI:
         '#include "host.h"',
         sources=["ociruntime/_native/host.c"],
         include_dirs=[str(HERE)],
-        depends=[str(HERE / name) for name in ("host.h", "ops.h", "sys.h")],
+        depends=[str(HERE / name) for name in ("host.h", "sys.h")],
         extra_compile_args=["-O2", "-Wall", "-Wextra"],
         py_limited_api=True,
     )

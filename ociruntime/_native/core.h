@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "ops.h"
+#include "op_table.h"
 #include "sys.h"
 
 #define AT_EMPTY 0x1000 /* AT_EMPTY_PATH */

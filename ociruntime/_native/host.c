@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "host.h"
-#include "ops.h"
+#include "op_table.h"
 #include "sys.h"
 
 #define CHILD_STACK 32768
