@@ -47,7 +47,7 @@ def list_(o: Options) -> None:
 def _ps(sub: Parser) -> None:
     container_argument(sub)
     format_argument(sub)
-    sub.add_argument("options", nargs="...", metavar="OPTIONS", help="of the host's ps, as -ef; its lines are filtered")
+    sub.add_argument("options", nargs="...", metavar="OPTIONS", help="of the host's ps (Debian: procps), such as -ef")
 
 
 def ps(o: Options) -> None:
@@ -81,7 +81,10 @@ def _filtered(options: list[str], pids: tuple[int, ...]) -> None:
     try:
         done = subprocess.run(["ps", *options], capture_output=True, text=True, check=True)
     except FileNotFoundError:
-        raise UnsupportedError("this host has no ps program, which options to ps are for (Debian: procps)") from None
+        raise UnsupportedError(
+            f"ps {' '.join(options)}: options are passed to the host's ps, which is not in $PATH; install it (Debian: procps), "
+            "or leave the options out"
+        ) from None
     except subprocess.CalledProcessError as error:
         raise ValueError(f"ps {' '.join(options)}: {error.stderr.strip()}") from None
     title, *lines = done.stdout.splitlines()

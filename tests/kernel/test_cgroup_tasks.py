@@ -154,7 +154,7 @@ def test_pause_stops_time(limited: Limited) -> None:
     os.close(pipe[0])
 
 
-def test_ps(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ps(limited: Limited, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with limited({}, ["sh", "-c", "sleep 100 & exec sleep 99"], start=True) as container:
         pids = family(container, 2)
         for _ in range(2000):
@@ -172,6 +172,14 @@ def test_ps(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["PID", *map(str, pids)]
         assert main([*command, container.id, "-o", "comm"]) == 1
         assert "prints no PID" in capsys.readouterr().err
+        with monkeypatch.context() as without_ps:
+            without_ps.setenv("PATH", str(tmp_path))
+            assert main([*command, container.id]) == 0
+            assert len(capsys.readouterr().out.splitlines()) == 3
+            assert main([*command, container.id, "-o", "pid,comm"]) == 1
+            assert "ps -o pid,comm: options are passed to the host's ps, which is not in $PATH; install it (Debian: procps)" in (
+                capsys.readouterr().err
+            )
         container.kill("KILL")
         container.wait(20)
         assert main([*command, container.id]) == 1
