@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -99,16 +100,13 @@ def prefix() -> str:
     return f"t{secrets.token_hex(5)}"
 
 
-@pytest.fixture
-def script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python text in an interpreter of its own, with the package importable; ``sys.argv[1:]`` are the further arguments."""
-
+def _scripts(python: str, cwd: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(text: str, *args: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         # Files and no pipes: a container that outlives the script would hold a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            command = [sys.executable, "-P", "-c", text, *map(str, args)]
+            command = [python, "-P", "-c", text, *map(str, args)]
             done = subprocess.run(
-                command, cwd=REPO, stdout=out, stderr=err, timeout=timeout * SLOWER, check=False, stdin=subprocess.DEVNULL
+                command, cwd=cwd, stdout=out, stderr=err, timeout=timeout * SLOWER, check=False, stdin=subprocess.DEVNULL
             )
             out.seek(0)
             err.seek(0)
@@ -118,6 +116,52 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
+
+
+@pytest.fixture
+def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python text in an interpreter of its own, with the package importable; ``sys.argv[1:]`` are the further arguments."""
+    return _scripts(sys.executable, REPO)
+
+
+def _serves_users(python: str) -> bool:
+    """Whether a user without privileges can run an interpreter and import the package with all that it needs."""
+    imports = "import ociruntime.container, attrs, cattrs, cffi, jsonschema, pyseccomp, typing_extensions"
+    command = [python, "-P", "-c", imports]
+    try:
+        return not subprocess.run(command, cwd="/", user=65534, group=65534, extra_groups=[], stderr=subprocess.DEVNULL).returncode
+    except PermissionError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def user_python() -> Iterator[str]:
+    """An interpreter for tests that become a user: this one, or one made where users may read it, with copies of the packages."""
+    if os.geteuid() != 0 or _serves_users(sys.executable):
+        yield sys.executable
+        return
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    base = next(
+        (path for name in (f"python{version}", "python3") if (path := shutil.which(name, path="/usr/bin:/usr/local/bin"))), ""
+    )
+    with tempfile.TemporaryDirectory(prefix="ociruntime-python-", dir="/var/tmp") as environment:
+        subprocess.run([base or sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": environment, "platbase": environment}))
+        for directory in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+            shutil.copytree(directory, packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pth"))
+        shutil.copytree(Path(oci.__file__).parent, packages / "ociruntime", dirs_exist_ok=True)
+        for path in (Path(environment), *Path(environment).rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444))
+        python = f"{environment}/bin/python"
+        assert _serves_users(python), f"no Python {version} that users can run: {sys.executable} is for root alone, as is {base}"
+        yield python
+
+
+@pytest.fixture
+def user_script(user_python: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `script`, in an interpreter that goes on when the text becomes a user."""
+    return _scripts(user_python, Path("/"))
 
 
 def _mounts(below: Path) -> list[str]:
@@ -182,7 +226,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.collect()
     mounts, loops, children, fds = before
-    deadline = time.monotonic() + 3  # the kernel detaches a loop device after its last unmount
+    deadline = time.monotonic() + 20 * SLOWER  # the kernel detaches a loop device after its last unmount
     while _loops(base) != loops and time.monotonic() < deadline:
         time.sleep(0.02)
     assert _mounts(base) == mounts
