@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_REQUEST = 65536
+VERBS = {"startContainer": "start", "pause": "pause", "resume": "resume"}
+"""Requests that run as a command."""
 MAX_CONNECTIONS = 64
 MAX_FDS = 2
 PATIENCE = 10.0
@@ -107,8 +109,6 @@ class Control:
         self._command = command
         self._door = Door(loop, listener, self._accept, lambda peer: tell(peer, "too many open files"))
 
-    _VERBS = {"startContainer": "start", "pause": "pause", "resume": "resume"}
-
     def _accept(self, peer: socket.socket) -> None:
         if len(self.connections) < MAX_CONNECTIONS:
             self.connections.append(Connection(self, peer))
@@ -120,7 +120,7 @@ class Control:
         if not isinstance(wanted, dict):
             connection.answer("not a JSON object")
             return
-        unknown = [key for key in wanted if key not in self._actions and key not in self._VERBS]
+        unknown = [key for key in wanted if key not in self._actions and key not in VERBS]
         if unknown or not wanted:
             connection.answer(f"unknown request {', '.join(map(repr, unknown))}")
             return
@@ -135,7 +135,7 @@ class Control:
         except (OSError, ValueError, TypeError, KeyError) as error:
             connection.answer(str(error))
             return
-        verbs = [verb for key, verb in self._VERBS.items() if wanted.get(key)]
+        verbs = [verb for key, verb in VERBS.items() if wanted.get(key)]
         if len(verbs) > 1:
             connection.answer("one operation at a time")
         elif verbs:

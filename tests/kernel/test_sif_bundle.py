@@ -103,7 +103,7 @@ def test_a_broken_squashfs_leaves_nothing(busybox_sif: Path, tmp_path: Path) -> 
     raw = bytearray(busybox_sif.read_bytes())
     raw[offset : offset + 4096] = b"\xff" * 4096
     (tmp_path / "x.sif").write_bytes(raw)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="SQUASHFS superblock"):
         oci.Bundle.from_sif(tmp_path / "x.sif", tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
