@@ -86,8 +86,8 @@ class Executes:
             capture_output: keep stdout and stderr in the result.
             stdin, stdout, stderr: descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; our own by default.
             text: decode the output, as ``encoding`` and ``errors`` do; by default from UTF-8, what is invalid as surrogates.
-            timeout: seconds; then the program and what it has started in its session is killed, and the result has the output so
-                far and ``timed_out``.
+            timeout: seconds; then the program and everything that it has started is killed, and the result has the output so far
+                and ``timed_out``.
             env: variables over those of the container's process: a mapping, where None removes one, or ``NAME=value`` strings.
             cwd: the working directory in the container.
             user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``.
@@ -145,7 +145,7 @@ class Executes:
             with closing(child):
                 if interactive:
                     child.sit(held)
-                result = finish(child, held, limit, child.kill_session)
+                result = finish(child, held, limit, child.kill_all)
         if check:
             result.check_returncode()
         return result
@@ -301,5 +301,6 @@ class Executes:
             began=began,
             cgroups=started.cgroups,
             oom_kills=started.oom_kills,
+            group=started.group,
             terminal=started.terminal,
         )

@@ -6,15 +6,18 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import IO, Any, AnyStr, Final, Generic, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, NamedTuple, Self
 
 from .engine import cgroup, children
 from .engine.interrupts import Held
-from .engine.processes import end_session, signal_number
+from .engine.processes import signal_number
 from .engine.usage import Usage
 from .errors import ProcessError
 from .streams import MaybeNone, Streams
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from .engine.groups import Group
 
 __all__ = ["Process", "Result", "Usage"]
 
@@ -87,6 +90,7 @@ class Child:
         began: float,
         cgroups: Sequence[str],
         oom_kills: int = 0,
+        group: Group | None = None,
         terminal: Terminal | None = None,
     ) -> None:
         self.args = args
@@ -105,6 +109,7 @@ class Child:
         self.cgroups = cgroups
         """Directories of the container's cgroups."""
         self._oom_kills = oom_kills
+        self._group = group
 
     def fileno(self) -> int:
         """A descriptor for select and asyncio: readable when the program has ended. Raises ValueError: it is closed."""
@@ -130,6 +135,8 @@ class Child:
             if (code := ended.returncode) is None:
                 raise ChildProcessError(errno.ECHILD, "the exit status is lost: SIGCHLD is ignored, or another wait got it")
             self.returncode = code
+            if self._group is not None:
+                self._group.remove()
         return self.returncode
 
     def send_signal(self, signal: int | str) -> None:
@@ -142,28 +149,28 @@ class Child:
         """Send SIGTERM."""
         self.send_signal("TERM")
 
-    def kill(self) -> None:
-        """Send SIGKILL."""
+    def kill(self, *, all: bool = False) -> None:
+        """Send SIGKILL. With ``all``, also to everything that it has started, whether or not it has ended itself."""
         self.send_signal("KILL")
+        if all and self._group is not None:
+            self._group.kill()
 
-    def kill_session(self) -> None:
-        """Kill the program, and what it started in the session that it began."""
-        self.kill()
-        end_session(self.pid, cgroup.processes(self.cgroups))
+    def kill_all(self) -> None:
+        """Kill the program and everything that it has started."""
+        self.kill(all=True)
 
     def discard(self) -> None:
-        """Kill the program with what it started in its session, and close what is ours."""
+        """Kill the program and everything that it has started, and close what is open here."""
         try:
             self.end()
         finally:
             self.close()
 
     def end(self) -> None:
-        """Kill the program with what it started in its session, when it still runs."""
-        if self.poll() is None:
-            self.kill_session()
-            self.ended(KILL_GRACE)
-            self.poll()
+        """Kill the program and everything that it has started, and reap it."""
+        self.kill_all()
+        self.ended(KILL_GRACE)
+        self.poll()
 
     def check_dead(self) -> None:
         """Raise TimeoutError for what a kill has not ended: it hangs in the kernel."""
@@ -184,7 +191,7 @@ class Child:
                 interact(self.terminal.fileno(), self.terminal.resize, ended=self.fileno())
         except BaseException:
             if held is not None:
-                self.kill_session()
+                self.kill_all()
             raise
         self.terminal.close()
 
@@ -235,8 +242,8 @@ class Child:
 class Process(Child, Generic[AnyStr]):
     """A program in a container that this process started: read and write its streams, wait for it, signal it.
 
-    As a context manager it closes the streams and waits, as `subprocess.Popen`; when the block raises, it is killed. Iterating
-    gives the lines of stdout as they come.
+    As a context manager it closes the streams and waits, as `subprocess.Popen`. If the block raises, the program and everything
+    that it has started is killed. Iterating gives the lines of stdout as they come.
     """
 
     @property
@@ -290,13 +297,16 @@ class Process(Child, Generic[AnyStr]):
     def __exit__(self, kind: object, *rest: object) -> None:
         try:
             with Held() as held:
+                if kind is not None:
+                    self.discard()
+                    return
                 self.streams.close()
-                if kind is None:
-                    with held.opened():
-                        self.wait()
-                self.discard()
-        finally:
+                with held.opened():
+                    self.wait()
+                self.close()
+        except BaseException:
             self.discard()
+            raise
 
 
 def finish(

@@ -210,7 +210,7 @@ class Container(Supervised):
         errors: str | None = None,
         **options: Unpack[ExecOptions],
     ) -> Result[Any]:
-        """`ociruntime.Container.exec` as a coroutine: cancelling it kills the program and what it started in its session."""
+        """`ociruntime.Container.exec` as a coroutine: cancelling it kills the program and everything that it has started."""
         given = checked("exec", options, ExecOptions)
         if given.get("terminal") and not given.get("capture_output"):
             raise ValueError("nobody sits at a terminal in an event loop: use capture_output=True, or popen")
@@ -218,9 +218,11 @@ class Container(Supervised):
         with streams_of(given, Codec.of(text, encoding, errors)) as streams:
             child: Process[Any] = await self._launch(args, streams, given)
             try:
-                result = await finish(child, timeout, child.kill_session)
-            finally:
+                result = await finish(child, timeout, child.kill_all)
+            except BaseException:
                 await child._discard()
+                raise
+            child.close()
         if check:
             result.check_returncode()
         return result

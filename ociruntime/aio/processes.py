@@ -16,7 +16,8 @@ from .waiting import ended, within, work
 class Process(Child, Generic[AnyStr]):
     """A program in a container: `ociruntime.Process` with waiting in the event loop.
 
-    ``async with`` closes its streams and waits at the end; when that is interrupted, it is killed. ``async for`` gives the lines of
+    ``async with`` closes its streams and waits at the end; when the block raises or is cancelled, the program and everything
+    that it has started is killed. ``async for`` gives the lines of
     stdout as they come.
     """
 
@@ -107,7 +108,12 @@ class Process(Child, Generic[AnyStr]):
         try:
             if exc[0] is None:
                 await self.wait()
-        finally:
+        except BaseException:
+            await self._discard()
+            raise
+        if exc[0] is None:
+            self.close()
+        else:
             await self._discard()
 
     async def _discard(self) -> None:

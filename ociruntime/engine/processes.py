@@ -6,7 +6,6 @@ import fcntl
 import os
 import select
 import signal
-from collections.abc import Iterable
 
 from ..state import is_over, start_time, stat_of
 from ..typed import NamedTuple
@@ -94,22 +93,6 @@ def reap(pid: int, pidfd: int) -> tuple[Exit, Usage]:
     if not found:
         return _exit_of_zombie(pid, pidfd), Usage()  # it is held back
     return _exit(status), Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
-
-
-def end_session(leader: int, pids: Iterable[int]) -> None:
-    """Kill what of ``pids`` still belongs to the session that a process began."""
-    for pid in pids:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            if os.getsid(pid) == leader:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-        finally:
-            os.close(pidfd)
 
 
 def _exit(status: int) -> Exit:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..engine import undo
+from ..engine import groups, undo
 from ..engine.cgroup import enterable, oom_kills
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..engine.processes import ended_within
-from ..errors import WrongStatus
+from ..errors import ContainerNotFound, WrongStatus
 from ..host import Host
 from ..overrides import Overrides
 from ..plan.cgroups import inner, placed
@@ -46,6 +46,7 @@ class Started(NamedTuple):
     cgroups: Sequence[str]
     oom_kills: int
     """In the container, before."""
+    group: groups.Group
     terminal: Terminal | None
 
 
@@ -83,16 +84,24 @@ def execute(
         if pidfd is None:
             raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
         masters: list[int] = []
+        group: groups.Group | None = None
+        others: list[str] = []
         try:
             rootfs = Path(f"/proc/{document['pid']}/root")
             wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
             host = Host.probe()
+            joined = _joined(cgroups, document["pid"], cgroup, host)
+            if (made := groups.in_cgroup(placed(joined, host).places, cgroups)) is not None:
+                group, others = made
+                joined = tuple(made[0].path if os.path.dirname(made[0].path) == path else path for path in joined)
+            else:
+                group, wanted = _marked(wanted)
             plan = compile_exec(
                 wanted,
                 spec,
                 host._replace(keyrings=host.keyrings and document.get("new_keyring", True)),
                 namespaces=_foreign(document),
-                cgroups=_joined(cgroups, document["pid"], cgroup, host),
+                cgroups=joined,
                 unit=undo.unit(document.get("undo", [])),
                 container_id=entry.id,
                 pid=document["pid"],
@@ -118,11 +127,15 @@ def execute(
         except BaseException as error:
             for fd in masters:
                 os.close(fd)
+            if group is not None:
+                group.remove()  # there is nothing in it: a performance that fails kills its init
             if isinstance(error, OSError) and error.errno in _OF_AN_END and ended_within(pidfd, _END):
                 raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
             raise
         finally:
             os.close(pidfd)
+    if others:
+        _sweep(entry, others)
     return Started(
         tuple(wanted.args or ()),
         init.pid,
@@ -130,8 +143,34 @@ def execute(
         document["pid"],
         cgroups,
         kills,
+        group,
         Terminal(masters[0]) if masters else None,
     )
+
+
+def _sweep(entry: Entry, paths: Sequence[str]) -> None:
+    """Remove the cgroups of exec processes that have ended without their caller: it was killed, or has detached them."""
+    try:
+        with entry.locked(wait=False):  # an empty one may be that of an exec on its way, which holds the lock
+            groups.sweep(paths)
+    except (OSError, ContainerNotFound):
+        return  # they are left to the next exec, or gone with the container
+
+
+def _marked(process: Process) -> tuple[groups.MarkedGroup, Process]:
+    """A group for a process that has no cgroup of its own, and the process with the limit that marks it."""
+    import resource
+
+    from ..spec import Rlimit
+    from ..spec.process import UNLIMITED, RlimitType
+
+    set_ = next((limit.hard for limit in process.rlimits or () if limit.type == RlimitType.RSS), None)
+    hard = resource.getrlimit(resource.RLIMIT_RSS)[1] & UNLIMITED if set_ is None else set_
+    group = groups.MarkedGroup(hard)
+    if group.mark is None:
+        return group, process
+    others = tuple(limit for limit in process.rlimits or () if limit.type != RlimitType.RSS)
+    return group, process.evolve(rlimits=(*others, Rlimit(type=RlimitType.RSS, soft=group.mark, hard=hard)))
 
 
 def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | None, host: Host) -> tuple[str, ...]:

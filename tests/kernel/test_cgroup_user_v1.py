@@ -36,6 +36,9 @@ bundle = oci.Bundle.load(path)
 with oci.Container.run(prefix, bundle, root=root) as container:
     said["cgroups"] = container._entry.read()["cgroups"]
     assert container.exec(["true"]).returncode == 0
+    assert container.exec(["sh", "-c", "setsid sleep 1007 & sleep 1007"], timeout=0.5, capture_output=True).timed_out
+    said["left"] = [open(f"/proc/{pid}/cmdline").read() for pid in container.processes()]
+    said["groups"] = [name for path in said["cgroups"] for name in os.listdir(path) if name.startswith("ociruntime@exec-")]
     container.update(pids=9)
     stats = container.stats()
     said["limits"] = [stats.pids.limit, stats.memory.usage.limit]
@@ -102,6 +105,8 @@ def test_the_whole_life(
     said = json.loads(done.stdout)
     assert sorted(said["cgroups"]) == sorted(str(directory / f"ociruntime-{prefix}") for directory in directories)
     assert (said["limits"], said["paused"], said["exit"]) == ([9, 64 << 20], "paused", -9)
+    assert said["left"] == ["sleep\x00100\x00"]  # a group in a cgroup of v1
+    assert said["groups"] == []
     assert "no cgroup hierarchy that this user may use has the controller cpu" in said["cpu.shares"]
     [warning] = said["devices"]
     assert warning.startswith("$.linux.resources.devices: device rules need")

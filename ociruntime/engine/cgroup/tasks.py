@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .files import GONE, below, read
@@ -33,8 +33,8 @@ def processes(paths: Iterable[str]) -> set[int]:
 
 
 @contextmanager
-def held(paths: Sequence[str], pids: Iterable[int]) -> Iterator[list[int]]:
-    """Pidfds of processes in these cgroups: a pid is believed only when a cgroup lists it after it was opened, too."""
+def held(listed: Callable[[], set[int]], pids: Iterable[int]) -> Iterator[list[int]]:
+    """Open pidfds: a pid is believed only if ``listed`` still gives it after it was opened."""
     opened: dict[int, int] = {}
     try:
         for pid in pids:
@@ -42,7 +42,7 @@ def held(paths: Sequence[str], pids: Iterable[int]) -> Iterator[list[int]]:
                 opened[pid] = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
-        still = processes(paths) if opened else set()
+        still = listed() if opened else set()
         yield [pidfd for pid, pidfd in opened.items() if pid in still]
     finally:
         for pidfd in opened.values():
@@ -67,7 +67,7 @@ def signal_all(paths: Sequence[str], number: int) -> None:
     stopped = frozen(paths)
     freezer = not stopped and freeze(paths, True, needed=False)
     try:
-        with held(paths, processes(paths)) as pidfds:
+        with held(lambda: processes(paths), processes(paths)) as pidfds:
             send(pidfds, number)
     finally:
         if freezer:
@@ -87,33 +87,36 @@ def kill(paths: Iterable[str]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(errno.ETIMEDOUT, "processes do not die of SIGKILL", paths[0])
         for path in paths:
-            _kill_v2(path)
+            kill_v2(path)
         freezer = again and freeze(paths, True, needed=False, patience=0.1)  # they are born as fast as they die
-        with held(paths, processes(paths) if freezer else pids) as pidfds:
+        with held(lambda: processes(paths), processes(paths) if freezer else pids) as pidfds:
             send(pidfds, signal.SIGKILL)
             if freezer:
                 freeze(paths, False)
             thaw_to_die(paths)
-            _wait(pidfds, deadline)
+            wait(pidfds, deadline)
         again = True
 
 
-def _kill_v2(path: str) -> None:
-    """All of a v2 cgroup and below it at once, also those that are being born."""
+def kill_v2(path: str) -> bool:
+    """Kill all of a v2 cgroup and below it at once, also what is being born. Return False where the kernel does not."""
     try:
         fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return False
     try:
         os.write(fd, b"1")
     except OSError as error:
         if error.errno not in (*GONE, errno.EOPNOTSUPP):  # the latter: it is threaded
             raise
+        return False
     finally:
         os.close(fd)
+    return True
 
 
-def _wait(pidfds: Iterable[int], deadline: float) -> None:
+def wait(pidfds: Iterable[int], deadline: float) -> None:
+    """Wait for the end of processes, until a time of `time.monotonic`."""
     poller = select.poll()
     waiting = set(pidfds)
     for pidfd in waiting:

@@ -1,0 +1,331 @@
+"""What an exec process has started ends with it when it is killed, wherever it has moved, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import aio
+from ociruntime.cli import main
+from ociruntime.engine import groups
+from ociruntime.plan.cgroups import Place
+
+from ..conftest import SLOWER
+from .cgroups import V2, directory
+from .conftest import REPO
+
+pytestmark = pytest.mark.vm
+needs_root = pytest.mark.root
+ESCAPES = {
+    "setsid": "setsid sleep {0} & sleep {0}",
+    "double fork": "(setsid sh -c '(setsid sleep {0} &) & sleep {0}' &); sleep {0}",
+    "ends first": "setsid sleep {0} & exit 0",
+    "no environment": "env -i /bin/setsid /bin/sleep {0} & sleep {0}",
+}
+PIPE = subprocess.PIPE
+WITHOUT_CGROUPS = """
+import os, resource, sys, time
+import ociruntime as oci, ociruntime.host
+warm, path, root, prefix, uid, soft = sys.argv[1:]
+oci.run(oci.Bundle.load(warm), ["true"], root=root + "-warm", container_id=prefix + "-warm", check=True)  # all imports happen as root
+from ociruntime.engine import groups
+from ociruntime.plan.cgroups import Place
+import ociruntime.lifecycle.execute
+if soft != "0":
+    resource.setrlimit(resource.RLIMIT_RSS, (int(soft), int(soft)))
+uid = int(uid)
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+import ctypes
+assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
+ociruntime.host._probe.cache_clear()
+with oci.Container.run(prefix, oci.Bundle.load(path), root=root) as container:
+    assert not container._entry.read().get("cgroups")
+    with container.popen(["sleep", "1009"]) as other:
+        began = time.monotonic()
+        result = container.exec(["sh", "-c", "setsid sleep 1007 & sleep 1007"], timeout=0.3, capture_output=True)
+        assert result.timed_out and result.returncode == -9, result
+        took = time.monotonic() - began
+        left = [open(f"/proc/{pid}/cmdline").read() for pid in container.processes()]
+        assert not [line for line in left if "1007" in line] and other.poll() is None, left
+        other.kill()
+print(took)
+"""
+
+
+@pytest.fixture(params=["cgroupfs", "disabled"])
+def container(
+    request: pytest.FixtureRequest, make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str
+) -> Iterator[oci.Container]:
+    """A container of either kind: with cgroups as this user has them, and with none."""
+    rootless = os.geteuid() != 0
+    spec = oci.RuntimeSpec.default(rootless=rootless)
+    assert spec.process is not None
+    # A shell, which reaps what it is left.
+    spec = spec.evolve(process=spec.process.evolve(args=("sh", "-c", "while :; do sleep 0.1; done")))
+    assert spec.linux is not None
+    if request.param == "disabled":
+        spec = spec.evolve(linux=spec.linux.evolve(resources=None))
+    with oci.Container.run(prefix, make_bundle(spec), root=state_root, cgroup_manager=request.param) as running:
+        yield running
+
+
+def sleepers(container: oci.Container, seconds: int) -> list[int]:
+    """The processes of the container that run ``sleep SECONDS``."""
+    found = []
+    for pid in container.processes():
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2] == [b"%d" % seconds]:
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended
+    return found
+
+
+def left(container: oci.Container) -> list[str]:
+    """The cgroups of exec processes."""
+    tops = container._entry.read().get("cgroups", [])
+    return sorted(entry.name for top in tops for entry in Path(top).iterdir() if entry.is_dir())
+
+
+@pytest.mark.parametrize("way", ESCAPES)
+def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str, until: Callable[..., None]) -> None:
+    with container.popen(["sh", "-c", "setsid sleep 1009 & sleep 1009"]) as other:
+        until(lambda: len(sleepers(container, 1009)) == 2, "the other's start")
+        began = time.monotonic()
+        result = container.exec(["sh", "-c", ESCAPES[way].format(1007)], timeout=0.5 * SLOWER, capture_output=True)
+        assert time.monotonic() - began < 5 * SLOWER
+        assert result.timed_out
+        assert result.returncode == (0 if way == "ends first" else -9)
+        assert sleepers(container, 1007) == []
+        assert len(sleepers(container, 1009)) == 2
+        assert container.status is oci.Status.RUNNING
+        assert len(left(container)) == bool(container._entry.read().get("cgroups"))
+        other.kill(all=True)
+        assert sleepers(container, 1009) == []
+    assert left(container) == []
+
+
+def test_kill_takes_one_or_all(container: oci.Container, until: Callable[..., None]) -> None:
+    process = container.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"])
+    until(lambda: len(sleepers(container, 1007)) == 2, "the start")
+    process.kill()
+    assert process.wait(20) == -9
+    until(lambda: len(sleepers(container, 1007)) >= 1, "what goes on")
+    process.kill(all=True)
+    until(lambda: not sleepers(container, 1007), "the end of the others")
+    process.close()
+    assert left(container) == []
+
+
+def test_a_block_that_raises_ends_all(container: oci.Container, until: Callable[..., None]) -> None:
+    def fail() -> None:
+        with container.popen(["sh", "-c", "setsid sleep 1007 & exit 0"]) as process:
+            process.wait(20)
+            until(lambda: len(sleepers(container, 1007)) == 1, "the start")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert sleepers(container, 1007) == []
+    assert left(container) == []
+
+
+def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_root: Path, until: Callable[..., None]) -> None:
+    script = "setsid sleep 1007 >/dev/null 2>&1 </dev/null & exit 0"
+    assert container.exec(["sh", "-c", script], check=True).returncode == 0
+    with container.popen(["sh", "-c", script]) as process:
+        assert process.wait(20) == 0
+    command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "exec", container.id, "sh", "-c", script]
+    assert subprocess.run(command, cwd=REPO, check=False).returncode == 0
+    until(lambda: len(sleepers(container, 1007)) == 3, "three daemons")
+    cgroups = container._entry.read().get("cgroups", [])
+    assert len(left(container)) == (3 if cgroups else 0)
+    if cgroups:
+        # All of the container is what its cgroups hold.
+        pids = container.stats().pids
+        assert pids is None or pids.current >= 4
+        try:
+            container.pause()
+        except oci.UnsupportedError:
+            pass  # this user has no freezer
+        else:
+            container.resume()
+        container.kill("KILL", all=True)
+        assert container.wait(20) == -9
+        assert sleepers(container, 1007) == []
+
+
+def test_a_pause_freezes_what_exec_has_started(container: oci.Container, until: Callable[..., None]) -> None:
+    if not container._entry.read().get("cgroups"):
+        pytest.skip("no cgroups")
+    count = "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done"
+    with container.popen(["sh", "-c", f"setsid sh -c '{count}' & sleep 1007"]) as process:
+        file = Path(f"/proc/{container.pid}/root/tmp/count")
+        until(file.exists, "the count")
+        try:
+            container.pause()
+        except oci.UnsupportedError:
+            pytest.skip("no freezer")
+        before = file.read_text()
+        time.sleep(0.3)
+        assert file.read_text() == before
+        container.resume()
+        process.kill(all=True)
+    assert left(container) == []
+
+
+def test_what_a_killed_caller_leaves_goes_with_the_next_exec(
+    container: oci.Container, state_root: Path, until: Callable[..., None]
+) -> None:
+    text = "import sys, time, ociruntime as oci\nc = oci.Container.load(sys.argv[1], root=sys.argv[2])\nc.popen(['sleep', '1007']); print(1, flush=True); time.sleep(1000)"
+    caller = subprocess.Popen([sys.executable, "-P", "-c", text, container.id, state_root], cwd=REPO, stdout=PIPE)
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == b"1\n"
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    [sleeper] = sleepers(container, 1007)
+    container.exec(["true"], check=True)
+    assert sleepers(container, 1007) == [sleeper]  # it has not been asked to end
+    os.kill(sleeper, signal.SIGKILL)
+    until(lambda: not sleepers(container, 1007), "its end")
+    container.exec(["true"], check=True)
+    until(lambda: container.exec(["true"]).returncode == 0 and left(container) == [], "the removal")
+
+
+def test_in_an_event_loop(container: oci.Container, state_root: Path, until: Callable[..., None]) -> None:
+    async def fail(same: aio.Container) -> None:
+        async with same.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"]):
+            while len(sleepers(container, 1007)) < 2:
+                await asyncio.sleep(0.01)
+            raise ZeroDivisionError
+
+    async def go() -> None:
+        same = aio.Container.load(container.id, root=state_root)
+        script = ["sh", "-c", "setsid sleep 1007 & sleep 1007"]
+        result = await same.exec(script, timeout=0.5 * SLOWER, capture_output=True)
+        assert (result.timed_out, result.returncode) == (True, -9)
+        assert sleepers(container, 1007) == []
+        task = asyncio.ensure_future(same.exec(["sh", "-c", "setsid sleep 1007 & exit 0"], capture_output=True))
+        while not sleepers(container, 1007):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert sleepers(container, 1007) == []
+        with pytest.raises(ZeroDivisionError):
+            await fail(same)
+        assert sleepers(container, 1007) == []
+        async with same.popen(["sh", "-c", "setsid sleep 1009 & exit 0"]) as process:
+            assert await process.wait() == 0
+        while not sleepers(container, 1009):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(go())
+
+
+def test_a_failed_launch_leaves_no_cgroup(container: oci.Container) -> None:
+    with pytest.raises(oci.StepError):
+        container.exec(["no-such-program"])
+    assert left(container) == []
+
+
+@needs_root
+def test_in_a_chosen_cgroup(container: oci.Container, state_root: Path) -> None:
+    cgroups = container._entry.read().get("cgroups", [])
+    if not cgroups:
+        pytest.skip("no cgroups")
+    for path in cgroups:
+        Path(path, "inner").mkdir()
+        if "/cpuset/" in path:
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                Path(path, "inner", file).write_text(Path(path, file).read_text())
+    script = "setsid sleep 1007 & sleep 1007"
+    assert container.exec(["sh", "-c", script], cgroup="inner", timeout=0.5 * SLOWER, capture_output=True).timed_out
+    assert sleepers(container, 1007) == []
+    assert left(container) == ["inner"] * len(cgroups)
+    assert main(["--root", str(state_root), "exec", "--cgroup", "inner", container.id, "true"]) == 0
+    assert [entry for path in cgroups for entry in Path(path, "inner").iterdir() if entry.is_dir()] == []
+
+
+@needs_root
+@pytest.mark.skipif(oci.Host.probe().cgroup_mode != "hybrid", reason="needs cgroup v1 and v2")
+@pytest.mark.parametrize("kind", ["freezer", "pids", "name=systemd", ""])
+def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    if not container._entry.read().get("cgroups"):
+        pytest.skip("no cgroups")
+
+    def only(place: Place) -> bool:
+        return kind in place.hierarchy.controllers if kind else place.hierarchy.version == 2
+
+    monkeypatch.setattr(groups, "_suits", only)
+    own = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout.splitlines()
+    assert [line.split(":")[1] for line in own if "ociruntime@exec-" in line] == [kind]
+    births = "while :; do setsid sleep 1007 & done"
+    result = container.exec(
+        ["sh", "-c", f"ulimit -u 50; (setsid sh -c '{births}' &); sleep 1007"], timeout=0.5, capture_output=True
+    )
+    assert result.timed_out
+    assert sleepers(container, 1007) == []
+    assert left(container) == []
+
+
+@needs_root
+@pytest.mark.skipif(V2 is None, reason="needs cgroup v2")
+@pytest.mark.parametrize("why", ["descendants", "threaded"])
+def test_where_no_cgroup_can_be_made(container: oci.Container, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    if not container._entry.read().get("cgroups"):
+        pytest.skip("no cgroups")
+    monkeypatch.setattr(groups, "_suits", lambda place: place.hierarchy.version == 2)
+    own = directory(container, "")
+    if why == "descendants":
+        (own / "cgroup.max.descendants").write_text("0")
+    else:
+        (own / "inner").mkdir()
+        (own / "inner/cgroup.type").write_text("threaded")
+    script = f"cat /proc/self/cgroup; {ESCAPES['setsid'].format(1007)}"
+    result = container.exec(["sh", "-c", script], timeout=0.5 * SLOWER, capture_output=True, text=True)
+    assert result.timed_out
+    assert "@exec-" not in result.stdout
+    assert sleepers(container, 1007) == []
+
+
+def test_a_mark_stays_below_the_hard_limit() -> None:
+    for limit in (1 << 64) - 1, 1 << 63, 1 << 40, 1 << 30:
+        marks = {groups.MarkedGroup(limit).mark for _ in range(100)}
+        assert all(mark is not None and min(limit, 1 << 63) // 2 - 1 <= mark < limit for mark in marks)
+        assert len(marks) == 100 or limit == 1 << 30
+    few = groups.MarkedGroup(1 << 29)
+    assert few.mark is None
+    assert few.processes() == set()  # and not those of every process with that limit
+
+
+@needs_root
+@pytest.mark.skipif("VMTEST" in os.environ, reason="the user there has cgroups")
+@pytest.mark.parametrize("hard", [0, 4 << 30])
+def test_a_user_without_cgroups(
+    make_bundle: Callable[..., oci.Bundle], prefix: str, script: Callable[..., subprocess.CompletedProcess[str]], hard: int
+) -> None:
+    uid = 40000 + os.getpid() % 20000
+    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
+    assert spec.process is not None
+    spec = spec.evolve(process=spec.process.evolve(args=("sleep", "1000")))
+    # Elsewhere than tmp_path, to whose parent every beginning session of pytest bars others.
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
+        os.chmod(work, 0o755)
+        bundle, state = Path(shutil.move(make_bundle(spec).path, work)), Path(work, "state")
+        state.mkdir()
+        for path in (state, bundle, bundle / "config.json", bundle / "rootfs", *(bundle / "rootfs").iterdir()):
+            os.chown(path, uid, uid)
+        assert float(script(WITHOUT_CGROUPS, make_bundle().path, bundle, state, prefix, uid, hard).stdout) < 5
