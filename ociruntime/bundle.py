@@ -273,15 +273,13 @@ def _overlay(path: Path) -> Path:
 
 def _clear(path: Path, *, whole: bool) -> None:
     """Remove what `from_sif` made; never what lies on another filesystem."""
-    import shutil
-
+    from .engine.removal import remove_tree
     from .rootfs.mount import mounts_on
 
     if mounts_on(path / "rootfs"):
         raise BundleError(f"{path}/rootfs is still mounted")
     for name in ("overlay", "volumes"):
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
+        remove_tree(path / name)
     (path / "config.json").unlink(missing_ok=True)
     if (path / "rootfs").is_dir():
         (path / "rootfs").rmdir()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
+from ..engine.removal import remove_tree
 from ..errors import BundleError, UnsupportedError
 from .mount import NODEV, mount, mounts_below, unmount
 from .sif import overlay_options
@@ -36,14 +36,11 @@ def discard(path: str | os.PathLike[str]) -> None:
     """Unmount what is mounted in a temporary bundle and remove it; content with what is not there any more.
 
     Raises:
-        BundleError: a mount is in use; nothing behind it is removed.
+        BundleError: a mount is in use, and nothing behind it is removed; or a file cannot be removed.
     """
     for target in reversed(mounts_below(Path(path))):
         try:
             unmount(target)
         except OSError as error:
             raise BundleError(f"{target} cannot be unmounted: {error.strerror}") from error
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
+    remove_tree(path)

@@ -1,0 +1,175 @@
+"""Removal of directory trees whose content is not trusted: what a container wrote is of any depth, name and mode.
+
+The walk is iterative and holds one descriptor of the tree at a time. It goes down by descriptor and never through a symbolic link
+or a mount point, and up through ``..``, which must be the directory that it came from.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from typing import Final, NoReturn
+
+from ..errors import BundleError
+from .native import check, ffi, lib
+
+_DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RESOLVE_NO_XDEV: Final = 1
+_RESOLVE_NO_SYMLINKS: Final = 4
+_BATCH: Final = 4096
+"""Names of subdirectories that are kept for one directory; for more of them it is read again."""
+_FS_IOC_GETFLAGS: Final = 0x80086601 if ffi.sizeof("long") == 8 else 0x80046601
+_IMMUTABLE: Final = 0x10
+_APPEND_ONLY: Final = 0x20
+_LONGEST: Final = 1024
+"""Characters of a path in an error."""
+
+
+def remove_tree(path: str | os.PathLike[str]) -> None:
+    """Remove a directory and everything below it on its filesystem. No effect if it does not exist.
+
+    Raises:
+        BundleError: something in it cannot be removed: an immutable file, a mount point, a file of another user. It is named, what
+            was removed before stays removed, and the next call goes on from there.
+    """
+    top = os.path.abspath(path)
+    try:
+        parent = os.open(os.path.dirname(top), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    with _Walk(parent, top) as walk:
+        walk.remove(os.path.basename(top))
+
+
+class _Walk:
+    """A place in a tree: one open directory, and the names of what is still to be removed in it and in those above it."""
+
+    def __init__(self, fd: int, top: str) -> None:
+        self._fd = fd
+        self._top = top
+        self._pending: list[str] = []
+        self._above: list[tuple[tuple[int, int], list[str]]] = []
+        """The directories above: device and inode, and the subdirectories that are left, the last one being the one below."""
+
+    def __enter__(self) -> _Walk:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
+
+    def remove(self, name: str) -> None:
+        self._pending.append(name)
+        was_empty = False  # whether the directory that was left last had no entries
+        while True:
+            while self._pending:
+                name = self._pending[-1]
+                try:
+                    os.rmdir(name, dir_fd=self._fd)
+                except FileNotFoundError:
+                    pass  # another process was faster
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or was_empty:
+                        self._fail(name, error)
+                    self._enter(name)
+                    was_empty = not self._clear()
+                    continue
+                self._pending.pop()
+                was_empty = False
+            if not self._above:
+                return
+            self._leave()
+
+    def _enter(self, name: str) -> None:
+        try:
+            fd = _open_directory(self._fd, name)
+        except OSError as error:
+            self._fail(name, error)
+        found = os.fstat(self._fd)
+        self._above.append(((found.st_dev, found.st_ino), self._pending))
+        self._pending = []
+        self._go(fd)
+
+    def _leave(self) -> None:
+        identity, pending = self._above.pop()
+        self._go(os.open("..", os.O_PATH | _DIRECTORY, dir_fd=self._fd))
+        self._pending = pending
+        found = os.fstat(self._fd)
+        if (found.st_dev, found.st_ino) != identity:
+            raise BundleError(f"cannot remove {self._top}: a directory in it was moved by another process meanwhile; try again")
+
+    def _go(self, fd: int) -> None:
+        self._fd, left = fd, self._fd
+        os.close(left)
+
+    def _clear(self) -> bool:
+        """Remove the entries that are not directories, and note the directories. Return whether there was any entry."""
+        found = False
+        with os.scandir(self._fd) as entries:
+            for entry in entries:
+                found = True
+                if entry.is_dir(follow_symlinks=False):
+                    self._pending.append(entry.name)
+                    if len(self._pending) == _BATCH:
+                        break
+                    continue
+                try:
+                    os.unlink(entry.name, dir_fd=self._fd)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    self._fail(entry.name, error)
+        return found
+
+    def _fail(self, name: str, error: OSError) -> NoReturn:
+        names = [pending[-1] for _, pending in self._above]
+        path = os.path.join(os.path.dirname(self._top), *names, name)
+        if len(path) > _LONGEST:
+            path = f"{path[: _LONGEST // 2]}[...]{path[-_LONGEST // 2 :]}"
+        raise BundleError(f"cannot remove {self._top}: {path}: {self._reason(name, error)}") from error
+
+    def _reason(self, name: str, error: OSError) -> str:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
+            return "it is a mount point; unmount it"
+        if error.errno == errno.EPERM:
+            for what, entry in (("it", name), ("its directory", ".")):
+                if flags := _flags(self._fd, entry) & (_IMMUTABLE | _APPEND_ONLY):
+                    kind, option = ("immutable", "i") if flags & _IMMUTABLE else ("append-only", "a")
+                    return f"{what} is {kind}; clear that with 'chattr -{option}'"
+        return os.strerror(error.errno or 0).lower()
+
+
+def _open_directory(parent: int, name: str) -> int:
+    """Open a subdirectory on the same mount, with read, write and search permission for its owner. Raises OSError."""
+    fd = check(lib.oci_openat2(parent, os.fsencode(name), os.O_PATH | _DIRECTORY, _RESOLVE_NO_XDEV | _RESOLVE_NO_SYMLINKS))
+    try:
+        mode = os.fstat(fd).st_mode
+        if mode & 0o700 != 0o700:
+            os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(mode) | 0o700)  # fchmod(2) refuses O_PATH
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def _flags(parent: int, name: str) -> int:
+    """The inode flags of a file (ioctl_iflags(2)); 0 where they cannot be read. Only files and directories are opened."""
+    import fcntl
+
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            return 0
+        try:
+            readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            return int.from_bytes(fcntl.ioctl(readable, _FS_IOC_GETFLAGS, bytes(ffi.sizeof("long")))[:4], sys.byteorder)
+        except OSError:
+            return 0  # the filesystem has none
+        finally:
+            os.close(readable)
+    finally:
+        os.close(fd)
