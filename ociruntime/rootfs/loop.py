@@ -17,7 +17,11 @@ _LOOP_CONFIGURE: Final = 0x4C0A
 _LOOP_CLR_FD: Final = 0x4C01
 _READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
+_BLKRASET: Final = 0x1262
 _BLOCK_SIZE: Final = 512
+_READ_AHEAD: Final = 256
+"""Blocks to read ahead, the kernel's own default of 128 KiB. Some hosts set megabytes: a container with a smaller memory limit
+would evict each page before it is used, and read for ever."""
 
 
 @contextmanager
@@ -50,6 +54,7 @@ def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
+                fcntl.ioctl(fd, _BLKRASET, _READ_AHEAD)
             except OSError as error:
                 os.close(fd)
                 if error.errno != errno.EBUSY:
