@@ -12,6 +12,7 @@
     |   +-- ContainerExists
     |   +-- WrongStatus
     +-- StepError          one step of a plan failed                              (also OSError)
+    |   +-- LaunchTimeout  a container or process took too long to start           (also TimeoutError)
     +-- HookError          a hook failed or took too long
     +-- ProcessError       a process ended with a status that ``check=True`` refuses
 
@@ -35,6 +36,7 @@ __all__ = [
     "ContainerExists",
     "ContainerNotFound",
     "HookError",
+    "LaunchTimeout",
     "OCIRuntimeError",
     "OCIRuntimeWarning",
     "Problem",
@@ -160,7 +162,17 @@ class StepError(OCIRuntimeError, OSError):
     """
 
     def __init__(
-        self, errno: int, *, step: int, total: int, op: str, text: str, cause: str = "", remedy: str = "", detail: str = ""
+        self,
+        errno: int,
+        *,
+        step: int,
+        total: int,
+        op: str,
+        text: str,
+        cause: str = "",
+        remedy: str = "",
+        detail: str = "",
+        problem: str = "",
     ) -> None:
         import errno as _errno
         import os
@@ -173,9 +185,14 @@ class StepError(OCIRuntimeError, OSError):
         self.cause = cause
         self.remedy = remedy
         self.detail = detail
+        self.problem = problem
+        """What is wrong with the user's configuration, where that is known; the message begins with it."""
         self.code = _errno.errorcode.get(errno, str(errno))
 
     def __str__(self) -> str:
+        if self.problem:
+            remedy = f"; {self.remedy}" if self.remedy else ""
+            return f"{self.problem}{remedy} (step {self.step}/{self.total} {self.op}, {self.code})"
         said = f"step {self.step}/{self.total} {self.op} {self.text}: {self.code}: {self.cause or self.strerror}"
         if self.detail:
             said += f" [kernel: {self.detail}]"
@@ -184,11 +201,15 @@ class StepError(OCIRuntimeError, OSError):
         return said
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_step_error, (self.errno, dict(self.__dict__))
+        return _rebuild_step_error, (type(self), self.errno, dict(self.__dict__))
 
 
-def _rebuild_step_error(errno: int, fields: dict[str, object]) -> StepError:
-    error = StepError(errno, step=0, total=0, op="", text="")
+class LaunchTimeout(StepError, TimeoutError):
+    """A container, or a process in one, took too long to start; it was killed. The step is the one that it was in."""
+
+
+def _rebuild_step_error(cls: type[StepError], errno: int, fields: dict[str, object]) -> StepError:
+    error = cls(errno, step=0, total=0, op="", text="")
     error.__dict__.update(fields)
     return error
 

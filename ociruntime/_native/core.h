@@ -33,6 +33,7 @@
 
 static int slots[MAX_SLOTS];
 static int control;
+static int page; /* the descriptor of `progress`, which the gate hands to the process that starts the container */
 static const unsigned char *prog;
 static uint32_t prog_len;
 static unsigned umask_of_process; /* the caller's, until the plan says otherwise */
@@ -66,9 +67,12 @@ static size_t length(const char *s)
 
 static _Noreturn void leave(int status)
 {
-    for (;;)
-        sys(__NR_exit_group, status);
+    end_process(status);
 }
+
+/* What happens is also written to a page that the caller shares: it can be read when the socket carries nothing, because the init was
+ * killed or a seccomp filter denies the system calls for a report. */
+static volatile struct progress *progress;
 
 struct iovec_ { void *base; size_t len; };
 struct msghdr_ { void *name; int namelen; struct iovec_ *iov; size_t iovlen; void *ctl; size_t ctllen; int flags; };
@@ -92,14 +96,21 @@ static void report(uint32_t kind, uint32_t step, int32_t value, int fd)
         if (n > 0)
             iov[1].len = (size_t)n;
     }
-    if (sys(__NR_sendmsg, control, &m, 0x4000 /* MSG_NOSIGNAL */) < 0)
-        leave(255); /* whoever asked for this container is gone, and it never ran */
+    long err = sys(__NR_sendmsg, control, &m, 0x4000 /* MSG_NOSIGNAL */);
+    if (err < 0) {
+        if (progress->error == 0)
+            progress->error = (int32_t)-err;
+        leave(255); /* the caller is gone, or reads the page */
+    }
 }
 
 static void wait_go(void)
 {
     char byte;
-    if (sys(__NR_read, control, &byte, 1) != 1)
+    long n = sys(__NR_read, control, &byte, 1);
+    if (n < 0)
+        progress->error = (int32_t)-n;
+    if (n != 1)
         leave(255);
 }
 

@@ -12,6 +12,7 @@
 #include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -27,8 +28,7 @@ static _Noreturn void give_up(int control, long err)
 {
     struct report r = { REPORT_ERROR, 0, (int32_t)-err, 0 };
     sys(__NR_sendto, control, &r, sizeof r, MSG_NOSIGNAL_, 0, 0);
-    for (;;)
-        sys(__NR_exit_group, 127);
+    end_process(127);
 }
 
 static char *decimal(char *end, unsigned n)
@@ -145,8 +145,7 @@ static void linger(void *arg)
     sys(__NR_close, ends[1]);
     while (sys(__NR_read, ends[0], &byte, 1) == -EINTR)
         ;
-    for (;;)
-        sys(__NR_exit_group, 0);
+    end_process(0);
 }
 
 static long write_map(pid_t pid, const char *file, const char *map)
@@ -202,10 +201,19 @@ int oci_user_namespace(const char *uid_map, const char *gid_map)
     return (int)ret;
 }
 
-/* The two ends of a control socket. */
+/* Limit how long one receive waits, so that the caller can check its deadline; EAGAIN then. */
+static int limit_waits(int fd)
+{
+    static const struct timeval moment = { 0, 100000 };
+    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &moment, sizeof moment);
+}
+
+/* The two ends of a control socket, ours first. */
 int oci_pair(int ends[2])
 {
-    return (int)told(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends));
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -errno;
+    return (int)told(limit_waits(ends[0]));
 }
 
 static int at_path(const char *path, int (*use)(int, const struct sockaddr *, socklen_t), int backlog)
@@ -234,7 +242,12 @@ int oci_listen(const char *path)
 
 int oci_connect(const char *path)
 {
-    return at_path(path, connect, 0);
+    int fd = at_path(path, connect, 0);
+    if (fd < 0 || limit_waits(fd) == 0)
+        return fd;
+    int err = -errno;
+    close(fd);
+    return err;
 }
 
 /* One report: its size, 0 at the end of the connection; with the descriptor that came along, or -1. */

@@ -8,7 +8,7 @@
 #include "task.h"
 
 /* Wait until somebody connects; from then on that connection is where reports go. Nobody can come second: the listener is closed. */
-static long gate(int listener)
+static long gate(uint32_t step, int listener)
 {
     long peer;
     /* What was read of the program so far can come back from the memfd: a waiting container costs next to nothing. */
@@ -16,14 +16,15 @@ static long gate(int listener)
     listen_to_signals();
     unblock_signals();
     sys(__NR_close, control); /* last, as it tells the caller that all this is done */
-    do
-        peer = sys(__NR_accept4, listener, 0, 0, 02000000 /* SOCK_CLOEXEC */);
-    while (peer == -EINTR || peer == -ECONNABORTED);
-    if (peer < 0)
+    peer = sys(__NR_accept4, listener, 0, 0, 02000000 /* SOCK_CLOEXEC */);
+    if (peer < 0) {
+        progress->error = (int32_t)-peer;
         leave(255);
+    }
     sys(__NR_close, listener);
     control = (int)peer;
-    return 0;
+    report(REPORT_FD, step, 0, page);
+    return sys(__NR_close, page);
 }
 
 static long lookup(int root, struct list l)
@@ -53,6 +54,8 @@ static long become(const struct op_exec *o)
     long worst = -ENOENT;
     const char **argv = (const char **)sys(__NR_mmap, 0, words * sizeof *argv, 3, 0x22, -1, 0);
 
+    if (argv == 0)
+        return -EPROTO; /* a filter that answers 0 */
     if ((unsigned long)argv > -4096ul)
         return (long)argv;
     pointers(o->argv, argv);
@@ -65,7 +68,7 @@ static long become(const struct op_exec *o)
         if (err == -EACCES)
             worst = err;
         else if (err != -ENOENT && err != -ENOTDIR)
-            return err;
+            return err ? err : -EPROTO; /* 0 is the answer of a filter: the kernel does not return from a success */
     }
     return worst;
 }
@@ -339,7 +342,7 @@ static long carry_out(const struct head *h)
     }
     case OP_GATE: {
         ARGS(gate);
-        return gate(fd_of(o->listener));
+        return gate(h->step, fd_of(o->listener));
     }
     case OP_REAP:
         return reap();
@@ -360,7 +363,7 @@ static int number(const char *s)
     return n;
 }
 
-/* argv: name, control socket, number of the program's descriptor; the inputs follow behind that. */
+/* argv: name, control socket, number of the program's descriptor; behind that come the page for the progress and the inputs. */
 _Noreturn void init_main(long *stack)
 {
     long argc = stack[0];
@@ -380,6 +383,10 @@ _Noreturn void init_main(long *stack)
     if (sys(__NR_close_range, control, ~0u, CLOSE_RANGE_CLOEXEC_) < 0 || mode_of(memfd, &st) < 0 || st.stx_size < sizeof *p ||
         st.stx_size > 64u << 20)
         leave(255);
+    page = memfd + 1;
+    progress = (volatile struct progress *)sys(__NR_mmap, 0, sizeof *progress, 3 /* PROT_READ | PROT_WRITE */, 1 /* MAP_SHARED */, page, 0);
+    if ((unsigned long)progress > -4096ul)
+        leave(255);
     prog_len = (uint32_t)st.stx_size;
     prog = (const unsigned char *)sys(__NR_mmap, 0, prog_len, 1 /* PROT_READ */, 1 /* MAP_SHARED */, memfd, 0);
     if ((unsigned long)prog > -4096ul)
@@ -392,12 +399,14 @@ _Noreturn void init_main(long *stack)
         leave(255);
     }
     for (uint32_t i = 0; i < p->inputs; i++)
-        slots[i] = memfd + 1 + (int)i;
+        slots[i] = page + 1 + (int)i;
     for (uint32_t i = 0, at = sizeof *p; i < p->ops; i++) {
         const struct head *h = (const void *)(prog + at);
+        progress->step = prog_len - at < sizeof *h ? 0 : h->step;
         long err = well_formed(h, prog_len - at) ? carry_out(h) : -EPROTO;
         if (err < 0) {
-            report(REPORT_ERROR, prog_len - at < sizeof *h ? 0 : h->step, (int32_t)-err, -1);
+            progress->error = (int32_t)-err;
+            report(REPORT_ERROR, progress->step, (int32_t)-err, -1);
             leave(255);
         }
         kernel_log = -1;

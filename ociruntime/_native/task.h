@@ -76,6 +76,7 @@ static long die_with(int parent)
 static long reap(void)
 {
     static const uint64_t wanted = 1ull << (1 - 1) | 1ull << (2 - 1) | 1ull << (15 - 1) | 1ull << (17 - 1); /* HUP INT TERM CHLD */
+    static const struct { long seconds, nanoseconds; } now = { 0, 0 };
     long number;
 
     sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &wanted, 0, 8);
@@ -84,9 +85,11 @@ static long reap(void)
     sys(__NR_close_range, 3, ~0u, 0);             /* whoever started it learns by this that all went well */
     do {
         number = sys(__NR_rt_sigtimedwait, &wanted, 0, 0, 8);
+        if (number == -EINTR && (number = sys(__NR_rt_sigtimedwait, &wanted, 0, &now, 8)) == -EAGAIN)
+            continue; /* a stop and a continuation interrupt the wait; a filter that answers EINTR does so again */
         while (number == 17 && sys(__NR_wait4, -1, 0, 1 /* WNOHANG */, 0) > 0)
             ;
-    } while (number == 17 || number == -EINTR);
+    } while (number == 17 || number == -EAGAIN);
     leave(number < 0 ? 255 : 0);
 }
 
@@ -248,6 +251,8 @@ static long run_hook(uint32_t step, const struct op_hook *o)
     int pidfd = -1, status = 0, late = 0;
     long err, pid, begin = 0;
 
+    if (failure == 0)
+        return -EPROTO; /* a filter that answers 0 */
     if ((unsigned long)failure > -4096ul)
         return (long)failure;
     pid = sys(__NR_clone, CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0);
@@ -260,10 +265,14 @@ static long run_hook(uint32_t step, const struct op_hook *o)
         uint64_t look = o->timeout && left < HOOK_LOOK_MS ? left : HOOK_LOOK_MS;
         struct pollfd_ p = { pidfd, 1 /* POLLIN */, 0 };
         struct timespec_ t = { 0, (long)look * 1000000 };
-        do /* what is left of the time is written back */
-            err = sys(__NR_ppoll, &p, 1, &t, 0, 8);
-        while (err == -EINTR);
-        if (err != 0)
+        err = sys(__NR_ppoll, &p, 1, &t, 0, 8); /* restarted by the kernel: no signal has a handler that returns */
+        if (err == 0 && t.nsec)
+            err = -EPERM; /* a filter that answers 0: the kernel would have written back that no time is left */
+        if (err < 0) { /* without the wait the hook would have no time limit */
+            sys(__NR_kill, -pid, 9);
+            return err;
+        }
+        if (err > 0)
             break;
         forget_output(fd_of(o->output), &begin);
         if (o->timeout && (left -= look) == 0) {
@@ -272,8 +281,7 @@ static long run_hook(uint32_t step, const struct op_hook *o)
             break;
         }
     }
-    while ((err = sys(__NR_wait4, pid, &status, 0, 0)) == -EINTR)
-        ;
+    err = sys(__NR_wait4, pid, &status, 0, 0);
     if (err < 0)
         return err;
     sys(__NR_close, pidfd);

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from ..spec import Seccomp
+
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("netdev_move", errno.ENODEV): ("there is no such network device", "check the names in linux.netDevices with ip link"),
     ("netdev_move", errno.EEXIST): (
@@ -129,6 +131,44 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
 }
 
 
+_CALLS: Final[dict[str, tuple[str, ...]]] = {
+    "exec": ("execve", "mmap"),
+    "handout": ("sendmsg", "read"),
+    "reap": ("rt_sigtimedwait",),
+}
+"""The system calls of the operations that come behind a filter."""
+
+
+def denied_by_filter(profile: Seccomp, op: str, code: int) -> str:
+    """Return which system call of an operation a filter denies with an error, or an empty string when the filter is not the cause.
+
+    Rules that look at arguments are not followed.
+    """
+    for call in _CALLS.get(op, ()):
+        action, number = profile.default_action, profile.default_errno_ret
+        for rule in profile.syscalls or ():
+            if call in rule.names and not rule.args:
+                action, number = rule.action, rule.errno_ret
+        answers = {
+            "SCMP_ACT_ERRNO": errno.EPERM if number is None else number or errno.EPROTO,
+            "SCMP_ACT_TRACE": errno.ENOSYS,  # without a tracer
+            "SCMP_ACT_NOTIFY": errno.ENOSYS,  # without an agent
+        }
+        if code == answers.get(action):
+            return f"the seccomp filter denies {call}, which the init process needs: allow it in linux.seccomp"
+    return ""
+
+
+def how_it_died(killed_by: int | None) -> str:
+    """Say how an init ended that did not report it; ``killed_by`` is the signal that killed it, where that is known."""
+    import signal
+
+    if killed_by is None:
+        return "the init process was killed or ended"
+    name = signal.Signals(killed_by).name if killed_by in set(signal.Signals) else f"signal {killed_by}"
+    return f"the init process was killed by {name}"
+
+
 def explain_errno(op: str, code: int) -> tuple[str, str]:
     """Cause and remedy; empty where the errno's own text says it all."""
     return _KNOWN.get((op, code), ("", ""))
@@ -139,7 +179,7 @@ def make_error(number: int, total: int, op: str, text: str, code: int, words: st
 
     ``cause`` is for who knows better than the errno tells.
     """
-    if code == errno.ENOSYS:
+    if code == errno.ENOSYS and not cause:
         return UnsupportedError(
             f"step {number}/{total} {op} {text}: this kernel does not have it, or a seccomp filter around us hides it; "
             "Linux 5.14 or later is needed"

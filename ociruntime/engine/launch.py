@@ -13,8 +13,8 @@ from ..typed import NamedTuple
 from .children import reap_abandoned
 from .clone import clone
 from .memfd import init_memfd, sealed_memfd
-from .processes import ended_within, pid_of
-from .reports import Message, pair, receive
+from .processes import Exit, ended_within, exit_of, pid_of, wait_killed
+from .reports import SIZE, Message, Progress, pair, progress, receive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Preserved(NamedTuple):
     fds: list[int]
 
 
+_END: Final = 1.0
+"""Seconds from the end of an init's connection to the end of its process."""
 NONE_PRESERVED: Final = Preserved(0, [])
 
 
@@ -61,12 +63,13 @@ def _is_inheritable(fd: int) -> bool:
 
 
 class Init:
-    """A running init: its process, and the socket that it reports to."""
+    """A running init: its process, the socket that it reports to, and the page that tells how far it is."""
 
-    def __init__(self, pid: int, pidfd: int, control: int) -> None:
+    def __init__(self, pid: int, pidfd: int, control: int, page: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.control = control
+        self._page = page
         self.files: dict[str, int] = {}
         """Descriptors that it handed out, by the operation that did; closed with it."""
 
@@ -96,8 +99,10 @@ class Init:
         """
         reap_abandoned()
         ours, theirs = pair()
-        memfd = -1
+        memfd = page = -1
         try:
+            page = os.memfd_create("oci-progress", os.MFD_CLOEXEC)
+            os.truncate(page, SIZE)
             memfd = sealed_memfd("oci-plan", program)
             launch = partial(
                 parent,
@@ -107,20 +112,31 @@ class Init:
                 control=theirs,
                 preserve=preserve.numbers,
                 kept=preserve.fds,
-                fds=[*stdio, theirs, memfd, *inputs],
+                fds=[*stdio, theirs, memfd, page, *inputs],
             )
             pid, pidfd = in_lasting_thread(launch) if lasting else launch()
-            return cls(pid, pidfd, ours)
+            return cls(pid, pidfd, ours, page)
         except BaseException:
             os.close(ours)
+            if page >= 0:
+                os.close(page)
             raise
         finally:
             os.close(theirs)
             if memfd >= 0:
                 os.close(memfd)
 
-    def receive(self) -> Message | None:
-        return receive(self.control)
+    def receive(self, waiting: Callable[[], object] = lambda: None) -> Message | None:
+        """Return the next message, as `ociruntime.engine.reports.receive` does."""
+        try:
+            return receive(self.control, waiting)
+        except ConnectionResetError:
+            return None  # it died with an answer of ours unread
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return progress(self._page)
 
     def go(self) -> None:
         """Answer a SYNC or FORKED message."""
@@ -133,20 +149,24 @@ class Init:
         self.pidfd, self.pid = pidfd, pid_of(pidfd)
 
     def kill(self) -> None:
-        """Kill and reap it, and close what belongs to it."""
+        """Kill and reap it, and close what belongs to it. Raises TimeoutError: it did not die."""
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it ended by itself
-        self._reap()
-        self.close()
+        try:
+            self._reap()
+        finally:
+            self.close()
 
     def _reap(self) -> None:
-        """Wait until it is gone."""
-        try:
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        except ChildProcessError:  # a supervisor is its parent, or the program that we live in has reaped it
-            ended_within(self.pidfd, None)
+        """Wait until it is gone. Raises TimeoutError."""
+        wait_killed(self.pid, self.pidfd, "the init process")
+        exit_of(self.pid, self.pidfd)
+
+    def ended(self) -> Exit | None:
+        """How it ended; None while it runs. A child is reaped."""
+        return exit_of(self.pid, self.pidfd) if ended_within(self.pidfd, _END) else None
 
     def release(self) -> int:
         """Close what belongs to it, but for the pidfd, which the caller gets."""
@@ -161,9 +181,10 @@ class Init:
         for fd in self.files.values():
             os.close(fd)
         self.files.clear()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for name in ("pidfd", "_page"):
+            if (fd := getattr(self, name)) >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
 
 
 Work = Callable[[], tuple[int, int]]

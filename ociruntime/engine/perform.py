@@ -5,22 +5,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, StepError, UnsupportedError
+from ..errors import LaunchTimeout, Problem, SpecError, StepError, UnsupportedError
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
 from . import undo
-from .causes import make_error
+from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
 from .host_steps import carry_out
+from .interrupts import waiting
 from .launch import NONE_PRESERVED, Init, Preserved
 from .native import check, lib
-from .reports import Message
+from .reports import STALL, Message, Watch
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
@@ -55,6 +57,7 @@ class Performance:
         parent: Clone = clone,
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
         hooks: Hooks | None = None,
+        deadline: float | None = None,
     ) -> None:
         self.plan = plan
         self._stdio = stdio
@@ -64,6 +67,8 @@ class Performance:
         self._cache = cache
         self._receivers = receivers or {}
         self._hooks = hooks
+        self._deadline = deadline
+        self._watch = Watch()
         self._made = list(parents)
         self._backs: list[Callable[[], None]] = []
         self._at = 0
@@ -74,12 +79,12 @@ class Performance:
         try:
             self._host_steps()
             init = self.init = self._launch()
-            while (message := init.receive()) is not None:
+            while (message := self._receive(init)) is not None:
                 if message.kind is Report.SYNC and message.value == Sync.CREATED:
                     break
                 self._handle(init, message)
             else:
-                raise self._vanished()
+                raise self._vanished(init)
             self._at = message.step
         except BaseException:
             self.abort()
@@ -93,8 +98,9 @@ class Performance:
         try:
             self._host_steps()
             self._go(init)
-            while (message := init.receive()) is not None:
+            while (message := self._receive(init)) is not None:
                 self._handle(init, message)
+            self._check_end(init)
         except BaseException:
             self.abort()
             raise
@@ -139,12 +145,42 @@ class Performance:
         try:
             init.go()
         except BrokenPipeError:
-            raise self._vanished() from None
+            raise self._vanished(init) from None
 
-    def _vanished(self) -> StepError:
-        step = self.plan.steps[self._at]
-        why = "the init was killed or died while at it"
-        return StepError(errno.EINTR, step=self._at + 1, total=len(self.plan.steps), op=step.op, text=step.text, cause=why)
+    def _receive(self, init: Init) -> Message | None:
+        """Wait for the init; signals are handled meanwhile, and a launch that takes too long is given up. Raises LaunchTimeout."""
+
+        def check() -> None:
+            step = init.progress.step
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise self._late(step, "the time for the call was over")
+            in_hook = step > 0 and self.plan.steps[step - 1].op == "hook"
+            if self._watch.stalled(step) and not in_hook:
+                raise self._late(step, f"the init process did not go on for {STALL:.0f} s")
+
+        with waiting():
+            return init.receive(check)
+
+    def _late(self, number: int, why: str) -> LaunchTimeout:
+        number = number or self._at + 1
+        step = self.plan.steps[number - 1]
+        return LaunchTimeout(errno.ETIMEDOUT, step=number, total=len(self.plan.steps), op=step.op, text=step.text, cause=why)
+
+    def _check_end(self, init: Init) -> None:
+        """Raise the error of an init that ended without a word, instead of becoming the process or waiting for `start`."""
+        last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in ("gate", "exec", "reap"))
+        step, error = init.progress
+        if step < last or (step == last and error):
+            raise self._vanished(init)
+
+    def _vanished(self, init: Init) -> StepError | UnsupportedError:
+        """The error of an init that can say nothing any more."""
+        number, code = init.progress
+        number = number or self._clone_number()
+        if code:
+            return step_error(self.plan, number, code, "")
+        ended = init.ended()
+        return death(self.plan, number, ended.signal if ended is not None else None)
 
     def error(self, message: Message) -> StepError | UnsupportedError:
         return step_error(self.plan, message.step or self._clone_number(), message.value, message.words)
@@ -289,4 +325,26 @@ def _open(entry: Input) -> int:
 
 def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
     step = plan.steps[number - 1]
+    profile = _profile(plan, number)
+    if profile is not None and not cause:
+        cause = denied_by_filter(profile, step.op, code)
     return make_error(number, len(plan.steps), step.op, step.text, code, words, cause)
+
+
+def _profile(plan: Plan, number: int) -> Seccomp | None:
+    """The profile of the filter that is loaded when a step begins."""
+    from ..plan.model import Filter
+
+    for step in plan.steps[: number - 1]:
+        if step.op == "seccomp":
+            wanted = step.values[1]
+            assert isinstance(wanted, Filter)
+            return wanted.profile
+    return None
+
+
+def death(plan: Plan, number: int, killed_by: int | None) -> StepError:
+    """The error of an init that was killed, or ended, in a step."""
+    step = plan.steps[number - 1]
+    cause = how_it_died(killed_by)
+    return StepError(errno.EINTR, step=number, total=len(plan.steps), op=step.op, text=step.text, cause=cause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -68,6 +69,31 @@ def ended_within(pidfd: int, timeout: float | None) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
+
+
+DEATH: Final = 10.0
+"""Seconds for a process to die of SIGKILL."""
+_STATES: Final = {b"D": "waiting in the kernel", b"R": "running", b"S": "asleep", b"T": "stopped", b"t": "traced", b"Z": "a zombie"}
+
+
+def wait_killed(pid: int, pidfd: int, name: str) -> None:
+    """Wait for the end of a process that was sent SIGKILL.
+
+    Args:
+        name: what the process is, for the error.
+
+    Raises:
+        TimeoutError: it does not die.
+    """
+    if not ended_within(pidfd, DEATH):
+        raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, name))
+
+
+def not_dead(pid: int, name: str) -> str:
+    """Say which process did not die of SIGKILL, and what it is doing."""
+    fields = stat_of(pid)
+    state = _STATES.get(fields[0], fields[0].decode()) if fields else "gone"
+    return f"{name} (pid {pid}) did not die within {DEATH:.0f} s of SIGKILL: it is {state}; see /proc/{pid}/stack"
 
 
 def exit_of(pid: int, pidfd: int) -> Exit:

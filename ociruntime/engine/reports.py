@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 
 from ..plan.ops import Report
 from ..typed import NamedTuple
 from .native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+
+_NOTHING_YET: Final = (-errno.EAGAIN, -errno.EINTR)
+STALL: Final = 60.0
+"""Seconds for one step of the init. A hook has a time limit of its own."""
 
 
 class Message(NamedTuple):
@@ -27,12 +39,49 @@ def pair() -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-def receive(control: int) -> Message | None:
-    """The next message; None when the init closed its end, which it does by becoming the process, or by dying."""
+def receive(control: int, waiting: Callable[[], object]) -> Message | None:
+    """Return the next message, or None when the init closed its end, which it does by becoming the process, or by dying.
+
+    Args:
+        waiting: called every tenth of a second until a message comes; raises to give up.
+    """
     said, passed = ffi.new("struct oci_report *"), ffi.new("int *")
-    while (size := lib.oci_receive(control, said, passed)) == -errno.EINTR:
-        pass  # and Python has run what handles the signal
+    while (size := lib.oci_receive(control, said, passed)) in _NOTHING_YET:
+        waiting()
     if check(size) == 0:
         return None
     words: bytes = ffi.string(said.words)
     return Message(Report(said.kind), said.step, said.value, words.decode("utf-8", "replace").strip(), passed[0])
+
+
+class Progress(NamedTuple):
+    """How far an init has come, also when it can no longer report."""
+
+    step: int
+    """The number of the step that it began last."""
+    error: int
+    """The errno of the failure that ends it, or 0."""
+
+
+SIZE: Final = 8
+
+
+def progress(page: int) -> Progress:
+    """Read the progress page of an init (``struct progress``)."""
+    step, error = memoryview(os.pread(page, SIZE, 0)).cast("i")
+    return Progress(step, error)
+
+
+class Watch:
+    """Notices an init that stays in one step for longer than `STALL`."""
+
+    def __init__(self) -> None:
+        self._step = -1
+        self._since = 0.0
+
+    def stalled(self, step: int) -> bool:
+        """Return whether the init has been in this step for too long. Call it while waiting for the init."""
+        now = time.monotonic()
+        if step != self._step:
+            self._step, self._since = step, now
+        return now - self._since > STALL

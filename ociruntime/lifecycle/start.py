@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from ..engine.gate import knock
-from ..engine.reports import receive
+from ..engine.reports import STALL, Watch, progress, receive
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
@@ -14,6 +15,8 @@ from .status import allowed, first_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..engine.reports import Progress
+    from ..spec import Seccomp
     from .activation import Ready
 
 _LAST_BREATH = 5.0
@@ -96,8 +99,20 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         peer = knock(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
         raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
+    page = -1
+    watch = Watch()
+    op_of = {number: str(op) for number, op, _ in document["steps"]}
+
+    def check() -> None:
+        step = progress(page).step if page >= 0 else 0
+        if watch.stalled(step) and op_of.get(step) != "hook":
+            raise _late(entry, document, step)
+
     try:
-        while (message := receive(peer)) is not None and message.kind is Report.FD:
+        while (message := receive(peer, check)) is not None and message.kind is Report.FD:
+            if page < 0:
+                page = message.fd
+                continue
             from .agent import send
 
             path, metadata = document["listener"]
@@ -107,12 +122,14 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
             except UnsupportedError as error:
                 return error  # and the end of the connection ends the init
             os.write(peer, b"\0")
+        if message is None:
+            return _end_of_connection(entry, document, progress(page) if page >= 0 else None)
     except (ConnectionResetError, BrokenPipeError):
         raise WrongStatus(entry.id, "start", Status.STOPPED, Status.CREATED) from None  # it was killed meanwhile
     finally:
         os.close(peer)
-    if message is None:
-        return None
+        if page >= 0:
+            os.close(page)
     if message.kind is Report.HOOK:
         from ..engine.hooks import Hook
         from ..engine.hooks import failure as hook_failure
@@ -122,7 +139,54 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         return hook_failure(message, "startContainer", hook)
     if message.kind is not Report.ERROR:
         raise AssertionError(f"unexpected {message.kind.name} behind the gate")
-    from ..engine.causes import make_error
+    return _step_error(entry, document, message.step, message.value, message.words)
 
-    op, text = next(((str(op), str(text)) for n, op, text in document.get("steps", []) if n == message.step), ("?", "?"))
-    return make_error(message.step, document.get("total", 0), op, text, message.value, message.words)
+
+def _step_of(document: StateDocument, number: int) -> tuple[str, str]:
+    """The operation of a step and its text."""
+    return next(((str(op), str(text)) for n, op, text in document["steps"] if n == number), ("gate", "wait for start"))
+
+
+def _step_error(entry: Entry, document: StateDocument, number: int, code: int, words: str = "") -> Exception:
+    from ..engine.causes import denied_by_filter, make_error
+
+    op, text = _step_of(document, number)
+    seccomp = _filter(entry)
+    cause = denied_by_filter(seccomp, op, code) if seccomp is not None else ""
+    return make_error(number, document.get("total", 0), op, text, code, words, cause)
+
+
+def _filter(entry: Entry) -> Seccomp | None:
+    """The container's seccomp profile."""
+    from ..spec import RuntimeSpec
+
+    spec = RuntimeSpec.load(f"{entry.directory}/config.json")
+    return spec.linux.seccomp if spec.linux else None
+
+
+def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress | None) -> Exception | None:
+    """What the end of the connection means: None when the init has become the process, else the error.
+
+    Args:
+        reached: how far the init has come; None when it ended as soon as the gate was opened.
+    """
+    last = next(number for number, op, _ in document["steps"] if op in ("exec", "reap") and isinstance(number, int))
+    if reached is not None and reached.error:
+        return _step_error(entry, document, reached.step, reached.error)
+    if reached is not None and reached.step >= last:
+        return None
+    from ..engine.causes import how_it_died
+    from ..errors import StepError
+
+    number = reached.step if reached is not None else last
+    op, text = _step_of(document, number)
+    cause = how_it_died(None)
+    return StepError(errno.EINTR, step=number, total=document.get("total", 0), op=op, text=text, cause=cause)
+
+
+def _late(entry: Entry, document: StateDocument, number: int) -> Exception:
+    from ..errors import LaunchTimeout
+
+    op, text = _step_of(document, number)
+    why = f"the init process did not go on for {STALL:.0f} s"
+    return LaunchTimeout(errno.ETIMEDOUT, step=number, total=document.get("total", 0), op=op, text=text, cause=why)
