@@ -74,6 +74,7 @@ class Executes:
         terminal: bool = False,
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
+        own_cgroup: bool = True,
     ) -> Result[Any]:
         """Run a further program in the container and wait for it, as `subprocess.run` does.
 
@@ -100,6 +101,8 @@ class Executes:
             preserve_fds: how many descriptors from 3 on the program inherits.
             cgroup: a cgroup that the container has made below its own, for the program to run in: a path from there, or a path for
                 each of some controllers (on v1, where every controller may have others).
+            own_cgroup: whether the program gets a cgroup of its own below that one, or a mark, by which all that it starts is
+                known. Without it, a timeout kills the program alone.
 
         Raises:
             TypeError: ``args`` is a string.
@@ -141,6 +144,7 @@ class Executes:
                 terminal=terminal,
                 preserve_fds=preserve_fds,
                 cgroup=cgroup,
+                own_cgroup=own_cgroup,
             )
             with closing(child):
                 if interactive:
@@ -192,6 +196,7 @@ class Executes:
         pid_file: str | os.PathLike[str] | None = None,
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
+        own_cgroup: bool = True,
     ) -> Process[Any]:
         """Start a further program in the container and give its `Process`, as `subprocess.Popen` does.
 
@@ -228,6 +233,7 @@ class Executes:
                     pid_file=pid_file,
                     preserve_fds=preserve_fds,
                     cgroup=cgroup,
+                    own_cgroup=own_cgroup,
                 )
             except BaseException:
                 streams.close()
@@ -255,6 +261,7 @@ class Executes:
         pid_file: str | os.PathLike[str] | None = None,
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
+        own_cgroup: bool = True,
     ) -> C:
         from .lifecycle.execute import execute
         from .overrides import Overrides, words
@@ -288,6 +295,7 @@ class Executes:
             pid_file=pid_file,
             preserve_fds=preserve_fds,
             cgroup=cgroup,
+            own_cgroup=own_cgroup,
         )
         streams.launched()
         if started.terminal is not None:

@@ -57,6 +57,7 @@ class Common(TypedDict, total=False):
     process: ProcessSpec | Mapping[str, Any] | None
     preserve_fds: int
     cgroup: str | Mapping[str, str] | None
+    own_cgroup: bool
 
 
 class ExecOptions(Common, total=False):

@@ -91,6 +91,7 @@ def exec_(o: Options) -> int:
             pid_file=o.pid_file,
             preserve_fds=o.preserve_fds,
             cgroup=cgroups(o.cgroup),
+            own_cgroup=False,  # nothing here kills more than the program
         )
         if o.detach:
             child.detach()

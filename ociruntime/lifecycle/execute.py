@@ -46,7 +46,8 @@ class Started(NamedTuple):
     cgroups: Sequence[str]
     oom_kills: int
     """In the container, before."""
-    group: groups.Group
+    group: groups.Group | None
+    """What it starts, if that is to be known."""
     terminal: Terminal | None
 
 
@@ -72,6 +73,7 @@ def execute(
     pid_file: StrPath | None,
     preserve_fds: int,
     cgroup: str | Mapping[str, str] | None,
+    own_cgroup: bool,
 ) -> Started:
     """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
     preserve = inherited(preserve_fds)
@@ -91,10 +93,10 @@ def execute(
             wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
             host = Host.probe()
             joined = _joined(cgroups, document["pid"], cgroup, host)
-            if (made := groups.in_cgroup(placed(joined, host).places, cgroups)) is not None:
+            if own_cgroup and (made := groups.in_cgroup(placed(joined, host).places, cgroups)) is not None:
                 group, others = made
                 joined = tuple(made[0].path if os.path.dirname(made[0].path) == path else path for path in joined)
-            else:
+            elif own_cgroup:
                 group, wanted = _marked(wanted)
             plan = compile_exec(
                 wanted,

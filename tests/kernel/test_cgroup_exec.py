@@ -62,7 +62,7 @@ def test_one_path_for_all(container: oci.Container, state_root: Path) -> None:
         container.id,
         "sh",
         "-c",
-        "grep -q /inner /proc/self/cgroup",
+        "grep -q /inner$ /proc/self/cgroup",
     ]
     assert main(command) == 0
 

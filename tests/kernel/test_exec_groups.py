@@ -150,7 +150,7 @@ def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_r
     assert subprocess.run(command, cwd=REPO, check=False).returncode == 0
     until(lambda: len(sleepers(container, 1007)) == 3, "three daemons")
     cgroups = container._entry.read().get("cgroups", [])
-    assert len(left(container)) == (3 if cgroups else 0)
+    assert len(left(container)) == (2 if cgroups else 0)  # the command makes none
     if cgroups:
         # All of the container is what its cgroups hold.
         pids = container.stats().pids
@@ -233,6 +233,17 @@ def test_in_an_event_loop(container: oci.Container, state_root: Path, until: Cal
             await asyncio.sleep(0.01)
 
     asyncio.run(go())
+
+
+def test_without_a_cgroup_of_its_own(container: oci.Container, until: Callable[..., None]) -> None:
+    own = Path(f"/proc/{container.pid}/cgroup").read_text()
+    rlimit = next(line for line in Path(f"/proc/{container.pid}/limits").read_text().splitlines() if "resident" in line)
+    with container.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"], own_cgroup=False) as process:
+        until(lambda: len(sleepers(container, 1007)) == 2, "the start")
+        assert Path(f"/proc/{process.pid}/cgroup").read_text() == own
+        assert rlimit in Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+        process.kill(all=True)
+    assert len(sleepers(container, 1007)) == 1
 
 
 def test_a_failed_launch_leaves_no_cgroup(container: oci.Container) -> None:

@@ -130,7 +130,10 @@ def test_the_limits_on_v1(limited: Callable[..., Any], prefix: str) -> None:
             assert sorted(value(container, "devices", "devices.list").splitlines()) == sorted(devices)
             subprocess.run([*CTL, "daemon-reload"], check=True)
         container.start()
-        assert container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout.splitlines() == lines
+        assert (
+            container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, own_cgroup=False).stdout.splitlines()
+            == lines
+        )
         container.update(memory=80 * MiB, memory_swap=96 * MiB, pids=44)
         assert show(unit, "MemoryLimit", "TasksMax") == {"MemoryLimit": f"{80 * MiB}", "TasksMax": "44"}
         assert value(container, "memory", "memory.limit_in_bytes") == f"{80 * MiB}"
@@ -341,7 +344,11 @@ with oci.Container.create(name, made, root=state, cgroup_manager="systemd") as c
         path = own.read().strip().removeprefix("0::")
     assert path.endswith(f"/user@{os.getuid()}.service/user.slice/ociruntime-{name}.scope"), path
     container.start()
-    assert container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True).stdout == "0::/\\n"
+    script = "cat /proc/self/cgroup; setsid sleep 1007 & sleep 1007"
+    result = container.exec(["sh", "-c", script], timeout=5, capture_output=True, text=True)
+    assert result.timed_out and result.stdout.startswith("0::/ociruntime@exec-"), result
+    assert len(container.processes()) == 1, container.processes()
+    assert container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, own_cgroup=False).stdout == "0::/\\n"
     container.update(pids=30)
     values = [open(f"/sys/fs/cgroup{path}/{file}").read().strip() for file in ("memory.max", "cpu.weight", "pids.max")]
     assert values == ["67108864", "59", "30"], values
