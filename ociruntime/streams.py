@@ -45,6 +45,31 @@ def end_of_file(typed: bytes) -> bytes:
     return b"\x04" if typed[-1:] in (b"", b"\n") else b"\x04\x04"
 
 
+class EndOfInput:
+    """When to type the end of file again into a terminal whose input has ended.
+
+    The kernel turns the key into an end of file only for a read in the terminal's usual mode. A program that changes the mode, as
+    shells do before each line, discards a key that was typed before. So the key is typed again until the program ends: as with a
+    file or a pipe that has ended, every read finds the end.
+    """
+
+    _FIRST: Final = 0.1
+    _LONGEST: Final = 1.0
+
+    def __init__(self) -> None:
+        self._pause = self._FIRST
+        self._due: float | None = None
+
+    def typed(self) -> None:
+        """Note that the key was typed."""
+        self._due = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, self._LONGEST)
+
+    def left(self) -> float | None:
+        """Return the seconds until the key is to be typed again; None before it was typed."""
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
+
+
 Stdio: TypeAlias = "int | HasFileno | None"
 """A descriptor, something that has one, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; None for this process's own."""
 
@@ -148,6 +173,7 @@ class Streams:
         self._output: dict[int, list[bytes]] = {}
         self._captures = False
         self._typed: bytes | None = None
+        self._end: EndOfInput | None = None
         try:
             for number, wanted in enumerate((stdin, stdout, stderr)):
                 self.child.append(self._open(number, wanted))
@@ -228,6 +254,7 @@ class Streams:
         if self._typed is not None:
             self._ours[0] = os.dup(master)
             self._input = memoryview(self._typed + end_of_file(self._typed))
+            self._end = EndOfInput()
 
     def launched(self) -> None:
         """Close the program's ends: it has them now."""
@@ -300,7 +327,8 @@ class Streams:
         running = True
         while running or numbers:
             left = _LOOK if deadline is None else min(_LOOK, max(0.0, deadline - time.monotonic()))
-            ready = poller.poll(left * 1000)
+            again = self.end_again()
+            ready = poller.poll((left if again is None else min(left, again)) * 1000)
             for fd, _ in ready or ([(watched, 0)] if running else []):
                 if fd == watched:
                     if program.ended():
@@ -341,6 +369,28 @@ class Streams:
             if error.errno == errno.EIO:
                 return False  # the other side of a terminal is closed
             raise
+
+    @property
+    def types(self) -> bool:
+        """Whether an input is typed into a terminal."""
+        return self._end is not None
+
+    def end_again(self) -> float | None:
+        """Type the end of file again when it is time; return the seconds until the next time, or None for no terminal."""
+        if self._end is None or 0 in self._ours or 1 not in self._ours:
+            return None
+        left = self._end.left()
+        if left == 0:
+            try:
+                os.write(self._ours[1], end_of_file(b""))
+            except OSError as error:
+                # The program has not read what was typed before, or the last one has closed the terminal.
+                if error.errno not in (errno.EAGAIN, errno.EIO):
+                    raise
+            left = None
+        if left is None:
+            self._end.typed()
+        return self._end.left()
 
     def finish(self, number: int) -> None:
         """Close our end of a stream that has come to its end."""

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Literal
 
-from .streams import end_of_file
+from .streams import EndOfInput, end_of_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -238,6 +238,7 @@ class _Keyboard:
         self._typed = b""
         self._last = b""
         self._ending = False
+        self._end = EndOfInput()
 
     @property
     def waiting(self) -> bool:
@@ -272,6 +273,18 @@ class _Keyboard:
                 self._end_input()
             else:
                 self._typed = end_of_file(self._last)
+                self._end.typed()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end of file is to be typed again; None when it is not."""
+        return None if self.waiting else self._end.left()
+
+    def end_again(self) -> None:
+        """Type the end of file again when it is time."""
+        if self.left == 0:
+            self._typed = end_of_file(b"")
+            self._end.typed()
 
 
 class _Relay:
@@ -302,6 +315,7 @@ class _Relay:
                 left -= len(data or b"") if patience is not None else 0
             if patience is not None and (patience <= 0 or left <= 0):
                 break
+            self._keyboard.end_again()
             if events.get(self._stream, 0) & select.POLLOUT:
                 self._keyboard.write(self._stream)
             if self._keyboard.stdin in events:
@@ -318,7 +332,8 @@ class _Relay:
             poller.register(keyboard.stdin, select.POLLIN)
         if self._ended >= 0:
             poller.register(self._ended, select.POLLIN)
-        return dict(poller.poll(None if patience is None else max(0.0, patience) * 1000))
+        limits = [max(0.0, limit) for limit in (patience, keyboard.left) if limit is not None]
+        return dict(poller.poll(min(limits) * 1000 + 1 if limits else None))
 
     def _show(self, data: bytes, where: int) -> bool:
         """Whether it could be shown, and our terminal is not gone. Raises OSError when something else is wrong with our side."""

@@ -121,6 +121,12 @@ async def pump(streams: Streams, program: Ends, on_end: Callable[[], object] | N
 
     for fd, number in busy.items():
         (loop.add_reader if number else loop.add_writer)(fd, move, fd)
+
+    async def end_again() -> None:
+        while True:
+            await asyncio.sleep(streams.end_again() or LOOK)
+
+    typing = loop.create_task(end_again()) if streams.types else None
     try:
         await ended(program)
         if on_end is not None:
@@ -128,6 +134,8 @@ async def pump(streams: Streams, program: Ends, on_end: Callable[[], object] | N
         if busy or done.done():
             await done
     finally:
+        if typing is not None:
+            typing.cancel()
         forget()
 
 
