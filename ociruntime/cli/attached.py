@@ -52,7 +52,8 @@ def attach(o: Options) -> int:
     container = oci.Container.load(o.id, root=o.root)
     with container.attach(stderr=True) as attachment:
         # A container that people attach to outlives their terminals.
-        return follow(attachment, keys, Forwarding({signal.SIGHUP}), stdin=not o.no_stdin)
+        with Forwarding({signal.SIGHUP}) as signals:
+            return follow(attachment, keys, signals, stdin=not o.no_stdin)
 
 
 def follow(attachment: oci.Attachment, keys: DetachKeys, signals: Forwarding, *, stdin: bool = True) -> int:
@@ -64,16 +65,15 @@ def follow(attachment: oci.Attachment, keys: DetachKeys, signals: Forwarding, *,
         except oci.StateError:
             pass  # it is about to end, as the stream will tell
 
-    with signals:
-        signals.to(attachment.pidfd)
-        end = interact(
-            attachment.fileno(),
-            resize if attachment.terminal else None,
-            errors=attachment.stderr.fileno() if attachment.stderr is not None else -1,
-            stdin=0 if stdin else -1,
-            end_input=None if attachment.terminal else attachment.end_input,
-            detach=keys if attachment.terminal else None,
-        )
+    signals.to(attachment.pidfd)
+    end = interact(
+        attachment.fileno(),
+        resize if attachment.terminal else None,
+        errors=attachment.stderr.fileno() if attachment.stderr is not None else -1,
+        stdin=0 if stdin else -1,
+        end_input=None if attachment.terminal else attachment.end_input,
+        detach=keys if attachment.terminal else None,
+    )
     codes = {"detached": 0, "hung up": 128 + signal.SIGHUP}
     return codes[end] if end in codes else shell_status(attachment.returncode())
 

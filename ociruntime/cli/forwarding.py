@@ -20,18 +20,23 @@ KEPT = frozenset(
 """Signals that are not passed on: those about ourselves, and those of the job control of the shell that we run under."""
 
 
-class Forwarding:
-    """Passes the signals that people send to this process on to the container's.
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 
-    One that comes before there is a process waits for it; the same one again ends what we do.
+
+class Forwarding:
+    """Passes the signals that this process gets on to the container's process.
+
+    A signal that comes before that process exists waits for it. The same signal again ends the command then; a second INT or TERM
+    ends it always, as the process may ignore the first one.
 
     Args:
-        ours: signals that are not passed on, but end what we do.
+        ours: signals that are not passed on, but end the command.
     """
 
     def __init__(self, ours: Collection[int] = ()) -> None:
         self.pidfd = -1
         self._early: list[int] = []
+        self._passed: set[int] = set()
         self._ours = ours
 
     def to(self, pidfd: int) -> int:
@@ -41,6 +46,11 @@ class Forwarding:
             self._forward(number, None)
         return pidfd
 
+    def stop(self) -> None:
+        """Pass nothing on any more, so that cleaning up is interrupted only by a signal that comes twice from here on."""
+        self.pidfd = -1
+        self._early.clear()
+
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if number in self._ours:
             raise Interrupted(number)
@@ -49,6 +59,9 @@ class Forwarding:
                 raise Interrupted(number)
             self._early.append(number)
             return
+        if number in _ENDING and number in self._passed:
+            raise Interrupted(number)
+        self._passed.add(number)
         try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:

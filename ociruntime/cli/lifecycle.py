@@ -130,6 +130,7 @@ def run(o: Options) -> int:
                 container.terminal.close()  # a hang-up of ours is one of the container's
             code = container.wait()
         finally:
+            signals.stop()
             if not o.keep:
                 container.delete(force=True)
     assert code is not None, "a child's exit status is known"
@@ -142,19 +143,21 @@ def run_supervised(o: Options, bundle: oci.Bundle, options: dict[str, Any]) -> i
     from .attached import follow
     from .forwarding import Forwarding
 
-    container = oci.Container.create(o.id, bundle, **options)
-    try:
-        with container.attach(stderr=True) as attachment:
-            if "notify_socket" in options:
-                return _read_while_starting(container, lambda: follow(attachment, DetachKeys(""), Forwarding()))
-            container.start()
-            return follow(attachment, DetachKeys(""), Forwarding())
-    finally:
-        if not o.keep:
-            try:
-                container.delete(force=True)
-            except ContainerNotFound:
-                pass  # a hook of its start failed: that deletes it
+    with Forwarding() as signals:
+        container = oci.Container.create(o.id, bundle, **options)
+        try:
+            with container.attach(stderr=True) as attachment:
+                if "notify_socket" in options:
+                    return _read_while_starting(container, lambda: follow(attachment, DetachKeys(""), signals))
+                container.start()
+                return follow(attachment, DetachKeys(""), signals)
+        finally:
+            signals.stop()
+            if not o.keep:
+                try:
+                    container.delete(force=True)
+                except ContainerNotFound:
+                    pass  # a hook of its start failed: that deletes it
 
 
 def _read_while_starting(container: oci.Container, read: Callable[[], int]) -> int:

@@ -10,6 +10,7 @@ import ociruntime as oci
 
 from ..errors import UnsupportedError
 from .common import (
+    Interrupted,
     Verb,
     container_argument,
     shell_status,
@@ -96,10 +97,15 @@ def exec_(o: Options) -> int:
         if o.detach:
             child.detach()
             return 0
-        signals.to(child.fileno())
-        if child.terminal is not None:
-            child.sit()
-        return shell_status(child.wait())
+        try:
+            signals.to(child.fileno())
+            if child.terminal is not None:
+                child.sit()
+            return shell_status(child.wait())
+        except Interrupted:
+            signals.stop()
+            child.discard()
+            raise
 
 
 VERBS: Final = {

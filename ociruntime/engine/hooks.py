@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..errors import HookError
+from .interrupts import waiting
 from .memfd import F_ADD_SEALS, SEALS, sealed_memfd
 from .native import check, lib
 
@@ -79,9 +80,10 @@ def _ended(child: subprocess.Popen[bytes], timeout: int, output: int) -> bool:
     end = time.monotonic() + timeout if timeout else float("inf")
     done, forgotten = False, 0
     try:
-        while not done and (left := end - time.monotonic()) > 0:
-            done = bool(poller.poll(min(left * 1000 + 1, _LOOK)))
-            forgotten = _forget(output, forgotten)
+        with waiting():
+            while not done and (left := end - time.monotonic()) > 0:
+                done = bool(poller.poll(min(left * 1000 + 1, _LOOK)))
+                forgotten = _forget(output, forgotten)
     finally:
         os.close(pidfd)
         if not done:

@@ -110,9 +110,12 @@ class Held:
         return failure
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._waiting or number in self._arrived:
+        if number in self._arrived:
+            self._handlers[number](number, self._arrived.pop(number))
             self._handlers[number](number, frame)
-        if not self._waiting:
+        elif self._waiting:
+            self._handlers[number](number, frame)
+        else:
             self._arrived[number] = frame
 
 

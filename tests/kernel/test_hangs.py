@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +20,8 @@ from ..conftest import SLOWER
 
 pytestmark = pytest.mark.root
 MakeBundle = Callable[..., oci.Bundle]
+LATE_RAW = ("sh", "-c", "sleep 0.3; exec sh -i")
+"""A shell that changes the terminal's mode after its input has ended, which discards the key for the end of file."""
 SOON = 20 * SLOWER
 """Seconds that no call here may take, on a busy machine either."""
 
@@ -93,3 +99,114 @@ def test_a_pod_whose_filter_denies_the_wait(
     bundle = filtered(make_bundle, profile, no_new_privileges=True)
     with oci.Container.run(prefix, bundle, root=state_root, empty_process=True) as container:
         assert container.wait(SOON) is not None
+
+
+# ---- terminals ----
+
+
+def write(bundle: oci.Bundle) -> Path:
+    (bundle.path / "config.json").write_text(bundle.spec.to_json())
+    return bundle.path
+
+
+def with_terminal(make_bundle: MakeBundle, *args: str) -> oci.Bundle:
+    spec = oci.RuntimeSpec.default()
+    assert spec.process is not None
+    return make_bundle(spec.evolve(process=spec.process.evolve(args=args, terminal=True)))
+
+
+def test_the_end_of_input_reaches_a_shell_that_changes_the_terminal(
+    make_bundle: MakeBundle, prefix: str, command: Callable[..., list[str]]
+) -> None:
+    bundle = with_terminal(make_bundle, *LATE_RAW)
+    done = subprocess.run(
+        command("run", "--bundle", bundle.path, prefix), stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False
+    )
+    assert done.returncode == 0, done
+
+
+@pytest.mark.slow
+def test_fifty_shells_without_input(make_bundle: MakeBundle, prefix: str, command: Callable[..., list[str]]) -> None:
+    bundle = with_terminal(make_bundle, "sh")
+    for number in range(50):
+        words = command("run", "--bundle", bundle.path, f"{prefix}-{number}")
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False)
+        assert done.returncode == 0, done
+
+
+def test_the_end_of_typed_input(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        result = container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=SOON)
+        assert (result.returncode, result.timed_out) == (0, False)
+
+    async def twin() -> oci.Result[bytes]:
+        async with oci.aio.Container.run(prefix, bundle, root=state_root) as container:
+            return await container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=SOON)
+
+    import ociruntime.aio  # noqa: F401
+
+    result = asyncio.run(twin())
+    assert (result.returncode, result.timed_out) == (0, False)
+
+
+# ---- signals ----
+
+STUBBORN = ("sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 0.1; done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ["run", "terminal", "supervise", "exec"])
+def test_the_second_signal_ends_the_command(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, command: Callable[..., list[str]], number: int, how: str
+) -> None:
+    bundle = with_terminal(make_bundle, *STUBBORN) if how == "terminal" else make_bundle().with_args(STUBBORN)
+    words = ["run", "--bundle", write(bundle), *(["--supervise"] if how == "supervise" else []), prefix]
+    if how == "exec":
+        oci.Container.run(prefix, make_bundle(), root=state_root)
+        words = ["exec", prefix, *STUBBORN]
+    reader, writer = os.pipe()  # an input that does not end
+    process = subprocess.Popen(command(*words), stdin=reader, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"ready"
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(number)
+        assert process.wait(SOON) == 128 + number
+        process.stdout.close()
+        if how == "exec":
+            container = oci.Container.load(prefix, root=state_root)
+            assert len(container.processes()) == 1
+            container.delete(force=True)
+        assert oci.Container.list(root=state_root) == []
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_a_launch(
+    make_bundle: MakeBundle, state_root: Path, tmp_path: Path, prefix: str, command: Callable[..., list[str]], number: int
+) -> None:
+    """A hook of the container that never ends keeps the init process from going on."""
+    mark = tmp_path / "mark"
+    hooks = Hooks.load({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", f"touch {mark}; exec sleep 1000"]}]})
+    bundle = make_bundle(oci.RuntimeSpec.default().evolve(hooks=hooks))
+    process = subprocess.Popen(command("run", "--bundle", bundle.path, prefix))
+    try:
+        deadline = time.monotonic() + SOON
+        while not mark.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(number)
+        assert process.wait(SOON) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
+    assert oci.Container.list(root=state_root) == []
