@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import StateError
+from .pickling import Unpicklable
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["Attachment"]
 
 
-class Attachment(io.RawIOBase):
+class Attachment(Unpicklable, io.RawIOBase):
     """One of several clients of a container: a raw file that reads what it prints and writes what it is to read.
 
     ``b""`` is the end: the container has ended, or we have been cut off because we did not read. Closing detaches; the container
     goes on. What stdout and stderr print comes as one stream, unless stderr was asked for separately.
     """
+
+    _instead = "send the Container and attach there"
 
     def __init__(
         self,

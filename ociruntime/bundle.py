@@ -26,11 +26,16 @@ _REMEMBERED = 8
 
 
 class Bundle:
-    """A bundle directory. As a context manager one that was mounted by `from_sif` is unmounted and removed at the end."""
+    """A bundle directory. As a context manager one that was mounted by `from_sif` is unmounted and removed at the end.
+
+    A forked child that leaves the block leaves the mount alone. Pickled or copied it is the path, and the config where that is
+    not the one in config.json: a bundle of `with_args`, or one loaded with ``config=``.
+    """
 
     def __init__(self, path: StrPath, *, config: bytes | None, mounted: bool = False) -> None:
         self.path = Path(os.path.abspath(path))
         self._config = config  # None: not made yet of a spec
+        self._saved = False  # whether the config is the one in config.json
         self._spec: RuntimeSpec | None = None
         self._template: tuple[tuple[object, ...], Template] | None = None
         self._changed: dict[object, Bundle] = {}
@@ -54,7 +59,9 @@ class Bundle:
             raise BundleError(f"{path} is not a bundle: {file} does not exist") from None
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is not a directory") from None
-        return cls(path, config=content, mounted=(path / "overlay").is_dir() or (path / "volumes").is_dir())
+        bundle = cls(path, config=content, mounted=(path / "overlay").is_dir() or (path / "volumes").is_dir())
+        bundle._saved = config is None
+        return bundle
 
     @classmethod
     def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:
@@ -145,7 +152,7 @@ class Bundle:
     def spec(self, spec: RuntimeSpec) -> None:
         spec.save(self.path / "config.json")
         self._config = (self.path / "config.json").read_bytes()
-        self._spec = spec
+        self._spec, self._saved = spec, True
         self._changed.clear()
 
     def with_args(self, args: Sequence[str]) -> Bundle:
@@ -253,6 +260,16 @@ class Bundle:
         self._mounted = False
 
     def __enter__(self) -> Self:
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:
+        if self._saved:
+            return type(self).load, (self.path,)
+        return type(self)._changed_of, (self.path, self.config_bytes)
+
+    @classmethod
+    def _changed_of(cls, path: Path, config: bytes) -> Self:
+        """A bundle whose config is not the one in config.json."""
+        return cls(path, config=config)
+
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -11,12 +11,12 @@ from .engine import cgroup
 from .errors import StateError
 from .execs import Executes
 from .lifecycle.status import allowed, current, first_process, out_of_memory
-from .state import Entry, State, StateStore, Status
+from .state import Entry, State, StateStore, Status, check_id
 from .supervised import Supervised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import IO, Literal, Self, TypeAlias, Unpack
 
     from .bundle import Bundle
@@ -40,7 +40,11 @@ __all__ = ["Container"]
 class Container(Executes, Supervised):
     """A container, wherever it was made: all that is known of it lies in the state directory.
 
-    Make one with `create`, find one with `load` or `list`. As a context manager it is deleted, by force, at the end.
+    Make one with `create`, find one with `load` or `list`. As a context manager it is deleted, by force, at the end, but not
+    when a forked child leaves the block.
+
+    Pickled or copied it is the id and the state directory. The other object has no streams and no terminal, and finds the same
+    container, if that still exists, as one from `load` does.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -460,6 +464,14 @@ class Container(Executes, Supervised):
         return tuple(sorted(processes(self._entry.read())))
 
     def __enter__(self) -> Self:
+    def __reduce__(self) -> tuple[Callable[[str, str], Self], tuple[str, str]]:
+        return type(self)._handle, (self.id, self._entry.root)
+
+    @classmethod
+    def _handle(cls, container_id: str, state_root: str) -> Self:
+        """A handle to a container that may be gone. Raises StateError: not an id."""
+        return cls(Entry(state_root, check_id(container_id)))
+
         return self
 
     def __exit__(self, *exc: object) -> None:

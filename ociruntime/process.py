@@ -14,6 +14,7 @@ from .engine.processes import signal_number
 from .engine.usage import Usage
 from .errors import ProcessError
 from .streams import MaybeNone, Streams
+from .pickling import Unpicklable
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -76,10 +77,12 @@ class Result(NamedTuple, Generic[AnyStr]):
             return f"was killed by signal {-self.returncode}"
 
 
-class Child:
+class Child(Unpicklable):
     """A program in a container that this process started, without its streams."""
 
     def __init__(
+    _instead = "send the Container, or the Result of an exec"
+
         self,
         args: tuple[str, ...],
         pid: int,

@@ -10,6 +10,7 @@ import select
 import time
 from collections.abc import Callable
 
+from .pickling import Unpicklable
 from .typed import NamedTuple
 
 TYPE_CHECKING = False
@@ -100,8 +101,10 @@ class Codec(NamedTuple):
         return text.encode(self.encoding, self.errors)
 
 
-class _Raw(io.RawIOBase):
+class _Raw(Unpicklable, io.RawIOBase):
     """Our end of a pipe or terminal. What `Streams.pump` has read already can be put back, so that a reader gets all of it."""
+
+    _instead = "send what was read from it"
 
     def __init__(self, fd: int, *, writable: bool, pushed: list[bytes]) -> None:
         self._fd = fd

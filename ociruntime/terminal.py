@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Literal
 
+from .pickling import Unpicklable
 from .streams import EndOfInput, end_of_file
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ _LAST_BYTES: Final = 1 << 20
 """Bytes to read behind the end of the process, more than a terminal holds: what survives it may write for ever."""
 
 
-class Terminal(io.RawIOBase):
+class Terminal(Unpicklable, io.RawIOBase):
     """The master of a container's terminal, a raw file: what is written is typed in, what is read was printed.
 
     Reading gives ``b""`` when nobody has the terminal open any more. Closing it hangs the container's terminal up.
     """
+
+    _instead = "send its descriptor over a Unix socket (socket.send_fds)"
 
     def __init__(self, fd: int) -> None:
         super().__init__()

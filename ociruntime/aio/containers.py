@@ -279,6 +279,9 @@ class Container(Supervised):
             if stream is not None:
                 stream.close()
 
+    def __reduce__(self) -> tuple[type[Self], tuple[_sync.Container]]:
+        return type(self), (self._sync,)
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -11,11 +11,14 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any, AnyStr, Generic
 
+from ..pickling import Unpicklable
 from ..streams import Codec
 
 
-class Reader(Generic[AnyStr]):
+class Reader(Unpicklable, Generic[AnyStr]):
     """A stream to read, of bytes or text; iterating gives its lines as they come."""
+
+    _instead = "send what was read from it"
 
     def __init__(self, stream: asyncio.StreamReader, transport: asyncio.BaseTransport, codec: Codec | None) -> None:
         self._stream = stream
@@ -78,8 +81,10 @@ class Reader(Generic[AnyStr]):
         self._transport.close()
 
 
-class Writer(Generic[AnyStr]):
+class Writer(Unpicklable, Generic[AnyStr]):
     """A stream to write, of bytes or text."""
+
+    _instead = "write to it in the process that has it"
 
     def __init__(self, stream: asyncio.StreamWriter, codec: Codec | None) -> None:
         self._stream = stream

@@ -28,6 +28,8 @@ class Attachment(Reader[bytes]):
     at the end; the container goes on.
     """
 
+    _instead = "send the Container and attach there"
+
     def __init__(
         self,
         attachment: _sync.Attachment,

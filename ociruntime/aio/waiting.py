@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..engine.children import LOOK
+from ..pickling import Unpicklable
 from ..process import KILL_GRACE, Child, Result
 from ..streams import Streams
 
@@ -152,8 +153,10 @@ async def finish(
     return child.result(timed_out=timed_out)
 
 
-class Making(Generic[T]):
+class Making(Unpicklable, Generic[T]):
     """Something that is made when it is awaited, or entered by ``async with``."""
+
+    _instead = "await it first"
 
     def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
         self._make = make

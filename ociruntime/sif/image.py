@@ -7,14 +7,15 @@ import warnings
 from typing import TYPE_CHECKING, Self
 
 from ociruntime.errors import SifError
+from ociruntime.pickling import Unpicklable
 from ociruntime.sif import format as fmt
 from ociruntime.sif.config import MAX_DOCUMENT, OciImageConfig, Place, parse_env, parse_json_object, string_map
 from ociruntime.sif.enums import Architecture, DataType, PartitionKind
 from ociruntime.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
-from ociruntime.sif.source import Openable, Source, open_source
+from ociruntime.sif.source import FdSource, Identity, Openable, Source, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from _typeshed import WriteableBuffer
@@ -27,13 +28,15 @@ INSPECT_METADATA_NAME = "inspect-metadata.json"
 _BATCH = 64  # descriptors read at a time
 
 
-class ObjectReader(io.RawIOBase):
+class ObjectReader(Unpicklable, io.RawIOBase):
     """The data of one object as a read-only, seekable binary file that begins at 0 and ends where the object ends.
 
     It reads from the image's own descriptor without moving its offset, so many readers work side by side. It is unbuffered: wrap
     it in `io.BufferedReader` for many small reads. Reading raises `SifError` when the file has become too short and `ValueError`
     when the image is closed.
     """
+
+    _instead = "send the SifImage and the descriptor of the object"
 
     def __init__(self, source: Source, descriptor: Descriptor) -> None:
         super().__init__()
@@ -97,6 +100,8 @@ class SifImage:
 
     Opening checks the header, every descriptor and how they fit together, and holds nothing of the data. One open file
     descriptor serves everything, so what was checked (or verified) is what is read and mounted, whatever happens to the path.
+
+    An image that was opened by its path can be pickled and copied: the other one opens the same file again.
     """
 
     header: Header
@@ -124,6 +129,27 @@ class SifImage:
         Raises `SifError` for a file that breaks the format or is not a regular file, `OSError` when it cannot be opened or read.
         """
         return cls(open_source(target))
+
+    def __reduce__(self) -> tuple[Callable[[str, Identity], Self], tuple[str, Identity]]:
+        """Pickle the absolute path and the identity of the file, never the descriptor.
+
+        Raises:
+            TypeError: the image is closed, or was not opened by its path.
+        """
+        if self.closed:
+            raise TypeError(f"cannot pickle or copy SIF image {self.name!r}: it is closed; open it again")
+        if not isinstance(self._source, FdSource) or not self._source.path:
+            raise TypeError(f"cannot pickle or copy SIF image {self.name!r}: it was not opened by a path; use SifImage.open(path)")
+        return type(self)._reopen, (self._source.path, self._source.identity)
+
+    @classmethod
+    def _reopen(cls, path: str, identity: Identity) -> Self:
+        """Open the file of a pickled image. Raises SifError when another file, or other content, is there now."""
+        source = FdSource.from_path(path)
+        if source.identity != identity:
+            source.close()
+            raise SifError("the file was replaced or changed since the image was pickled; open it again", field="file", path=path)
+        return cls(source)
 
     def close(self) -> None:
         """Close the file; readers made from this image stop working. Closing twice is allowed."""
@@ -238,7 +264,7 @@ class SifImage:
             return reader.read()
 
     def _check_mine(self, item: Descriptor) -> None:
-        if self._by_id.get(item.id) is not item:
+        if self._by_id.get(item.id) != item:  # equal ones come from pickles
             raise ValueError(f"the descriptor of object {item.id} is not from this image")
         if self.closed:
             raise ValueError("I/O operation on closed SIF image")

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from ociruntime.errors import SifError
 
-__all__ = ["FdSource", "Openable", "ReadableFile", "SeekableFile", "Source", "StreamSource", "open_source"]
+__all__ = ["FdSource", "Identity", "Openable", "ReadableFile", "SeekableFile", "Source", "StreamSource", "open_source"]
 
 
 class ReadableFile(Protocol):
@@ -30,11 +30,17 @@ class SeekableFile(ReadableFile, Protocol):
 Openable: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | SeekableFile
 
 
+Identity: TypeAlias = tuple[int, int, int, int]
+"""Device, inode, size and time of modification in nanoseconds: what a file has to have to be the same one."""
+
+
 class FdSource:
     """A regular file, by a file descriptor of our own; owns ``fd`` and closes it, also when it turns out to be something else."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, path: str = "") -> None:
         self.name = name
+        self.path = path
+        """The absolute path by which it was opened; empty when it was opened otherwise."""
         self._fd = fd
         try:
             info = os.fstat(fd)
@@ -44,9 +50,11 @@ class FdSource:
             self.close()
             raise
         self.size = info.st_size
+        self.identity: Identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
     @classmethod
     def from_path(cls, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> FdSource:
+        absolute = os.path.abspath(os.fsdecode(path))
         try:
             # O_NONBLOCK: opening a FIFO or a device must not wait for its other side
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -54,7 +62,7 @@ class FdSource:
             if error.errno == errno.ENXIO:  # a socket, or a device without a driver
                 raise SifError("not a regular file", field="file", path=os.fsdecode(path)) from error
             raise
-        source = cls(fd, os.fsdecode(path))
+        source = cls(fd, os.fsdecode(path), absolute)
         os.set_blocking(fd, True)  # now known to be a regular file; the loop driver inherits the flags of its backing file
         return source
 
