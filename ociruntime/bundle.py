@@ -40,6 +40,7 @@ class Bundle:
         self._template: tuple[tuple[object, ...], Template] | None = None
         self._changed: dict[object, Bundle] = {}
         self._mounted = mounted
+        self._owner = os.getpid()
 
     # ---- making ----
 
@@ -259,7 +260,6 @@ class Bundle:
         _clear(self.path, whole=True)
         self._mounted = False
 
-    def __enter__(self) -> Self:
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:
         if self._saved:
             return type(self).load, (self.path,)
@@ -270,10 +270,12 @@ class Bundle:
         """A bundle whose config is not the one in config.json."""
         return cls(path, config=config)
 
+    def __enter__(self) -> Self:
+        self._owner = os.getpid()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._mounted:
+        if self._mounted and os.getpid() == self._owner:
             self.umount()
 
     def __repr__(self) -> str:

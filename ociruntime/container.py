@@ -49,6 +49,7 @@ class Container(Executes, Supervised):
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
+        self._owner = os.getpid()
         self._pidfd = -1
         self._spec: tuple[int, RuntimeSpec] | None = None
         self._streams: Streams | None = None
@@ -463,7 +464,6 @@ class Container(Executes, Supervised):
 
         return tuple(sorted(processes(self._entry.read())))
 
-    def __enter__(self) -> Self:
     def __reduce__(self) -> tuple[Callable[[str, str], Self], tuple[str, str]]:
         return type(self)._handle, (self.id, self._entry.root)
 
@@ -472,9 +472,13 @@ class Container(Executes, Supervised):
         """A handle to a container that may be gone. Raises StateError: not an id."""
         return cls(Entry(state_root, check_id(container_id)))
 
+    def __enter__(self) -> Self:
+        self._owner = os.getpid()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if os.getpid() != self._owner:
+            return  # a forked child leaves the block of its parent, whose container it is
         from .engine.interrupts import Held
 
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -13,8 +14,8 @@ from .engine.interrupts import Held
 from .engine.processes import signal_number
 from .engine.usage import Usage
 from .errors import ProcessError
-from .streams import MaybeNone, Streams
 from .pickling import Unpicklable
+from .streams import MaybeNone, Streams
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ class Result(NamedTuple, Generic[AnyStr]):
 class Child(Unpicklable):
     """A program in a container that this process started, without its streams."""
 
-    def __init__(
     _instead = "send the Container, or the Result of an exec"
 
+    def __init__(
         self,
         args: tuple[str, ...],
         pid: int,
@@ -96,6 +97,7 @@ class Child(Unpicklable):
         group: Group | None = None,
         terminal: Terminal | None = None,
     ) -> None:
+        self._owner = os.getpid()
         self.args = args
         self.pid = pid
         """In our pid namespace."""
@@ -113,6 +115,11 @@ class Child(Unpicklable):
         """Directories of the container's cgroups."""
         self._oom_kills = oom_kills
         self._group = group
+
+    @property
+    def owned(self) -> bool:
+        """Whether this process started it. A forked child of the one that did leaves it alone."""
+        return os.getpid() == self._owner
 
     def fileno(self) -> int:
         """A descriptor for select and asyncio: readable when the program has ended. Raises ValueError: it is closed."""
@@ -163,7 +170,9 @@ class Child(Unpicklable):
         self.kill(all=True)
 
     def discard(self) -> None:
-        """Kill the program and everything that it has started, and close what is open here."""
+        """Kill the program and everything that it has started, and close what is open here; no effect in a forked child."""
+        if not self.owned:
+            return
         try:
             self.end()
         finally:
@@ -193,7 +202,7 @@ class Child(Unpicklable):
             with nullcontext() if held is None else held.opened():
                 interact(self.terminal.fileno(), self.terminal.resize, ended=self.fileno())
         except BaseException:
-            if held is not None:
+            if held is not None and self.owned:
                 self.kill_all()
             raise
         self.terminal.close()
@@ -298,6 +307,8 @@ class Process(Child, Generic[AnyStr]):
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
+        if not self.owned:
+            return  # a forked child leaves the block of its parent
         try:
             with Held() as held:
                 if kind is not None:
@@ -330,6 +341,8 @@ def finish(
             kill()
             streams.pump(child, time.monotonic() + KILL_GRACE)
     except BaseException as error:
+        if not child.owned:
+            raise  # in a forked child: program and output are its parent's
         kill()
         streams.pump(child, time.monotonic() + 1)
         if child.ended(KILL_GRACE):

@@ -205,7 +205,9 @@ class Sandbox:
         self.on_end = None if made.own_pids else self.kill
 
     def kill(self) -> None:
-        """Kill everything in it."""
+        """Kill everything in it; no effect in a forked child of its maker."""
+        if not self.child.owned:
+            return
         self.child.kill()
         cgroup.kill(self.child.cgroups)
 
@@ -217,7 +219,9 @@ class Sandbox:
         return result._replace(oom_killed=out_of_memory(self._made.document), usage=usage)
 
     def discard(self) -> None:
-        """Kill what still runs, and remove all of it, unless somebody else has done so."""
+        """Kill what still runs, and remove all of it, unless another process has; no effect in a forked child of its maker."""
+        if not self.child.owned:
+            return
         from .lifecycle.delete import delete, discard
 
         try:

@@ -283,9 +283,12 @@ class Container(Supervised):
         return type(self), (self._sync,)
 
     async def __aenter__(self) -> Self:
+        self._sync.__enter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if os.getpid() != self._sync._owner:
+            return  # a forked child, which has neither the container nor the threads of its parent
         try:
             await work(self._sync.__exit__, *exc)
         finally:

@@ -104,6 +104,8 @@ class Process(Child, Generic[AnyStr]):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if not self.owned:
+            return  # a forked child leaves the block of its parent
         self._close_streams()
         try:
             if exc[0] is None:
@@ -118,6 +120,8 @@ class Process(Child, Generic[AnyStr]):
 
     async def _discard(self) -> None:
         """As `discard`, whose `close` is for the loop's own thread."""
+        if not self.owned:
+            return
         try:
             await work(self.end)
         finally:

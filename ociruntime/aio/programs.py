@@ -63,7 +63,8 @@ async def run(
         try:
             result = sandbox.complete(await finish(sandbox.child, timeout, sandbox.kill, sandbox.on_end))
         finally:
-            await work(sandbox.discard)
+            if sandbox.child.owned:  # a forked child has no threads to work in
+                await work(sandbox.discard)
     if check:
         result.check_returncode()
     return result

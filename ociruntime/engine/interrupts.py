@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ class Held:
     """The block that holds signals back at this moment; only the main thread changes it."""
 
     def __init__(self) -> None:
+        self._owner = os.getpid()
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._arrived: dict[int, FrameType | None] = {}
         self._waiting = False
@@ -59,7 +61,7 @@ class Held:
                 Held._active = self._outer
             self._restore()
         except BaseException:
-            if kind is None and self.undo is not None:
+            if kind is None and self.undo is not None and os.getpid() == self._owner:  # not what a handler has forked
                 self.undo()
             raise
 
