@@ -172,7 +172,11 @@ static long go_on_in_child(uint32_t step, uint64_t flags)
 {
     int pidfd = -1;
     long pid;
-    struct clone_args a = { .flags = CLONE_PIDFD | CLONE_PARENT | flags, .pidfd = (uint64_t)(uintptr_t)&pidfd };
+    struct clone_args a = {
+        .flags = CLONE_PIDFD | CLONE_PARENT | CLONE_PARENT_SETTID | flags,
+        .pidfd = (uint64_t)(uintptr_t)&pidfd,
+        .parent_tid = (uint64_t)(uintptr_t)&progress->forked, /* for a caller that kills us before it has the report */
+    };
 
     pid = sys(__NR_clone3, &a, sizeof a);
     if (pid < 0)

@@ -14,7 +14,7 @@ from .children import reap_abandoned
 from .clone import clone
 from .memfd import init_memfd, sealed_memfd
 from .processes import Exit, ended_within, exit_of, pid_of, wait_killed
-from .reports import SIZE, Message, Progress, pair, progress, receive
+from .reports import SIZE, Message, Progress, pair, progress, receive, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Init:
         self.pidfd = pidfd
         self.control = control
         self._page = page
+        self._followed = False
         self.files: dict[str, int] = {}
         """Descriptors that it handed out, by the operation that did; closed with it."""
 
@@ -133,6 +134,10 @@ class Init:
         except ConnectionResetError:
             return None  # it died with an answer of ours unread
 
+    def wait(self, check: Callable[[], object]) -> None:
+        """Wait until `receive` has something to return. ``check`` is called meanwhile, and raises to give up."""
+        wait_readable(self.control, check)
+
     @property
     def progress(self) -> Progress:
         """How far it has come."""
@@ -144,6 +149,7 @@ class Init:
 
     def follow(self, pidfd: int) -> None:
         """Go on with the process that the init forked; the first one ends by itself and is reaped by its parent."""
+        self._followed = True
         self._reap()
         os.close(self.pidfd)
         self.pidfd, self.pid = pidfd, pid_of(pidfd)
@@ -156,8 +162,25 @@ class Init:
             pass  # it ended by itself
         try:
             self._reap()
+            if not self._followed and (forked := self.progress.forked):
+                self._kill_forked(forked)
         finally:
             self.close()
+
+    def _kill_forked(self, pid: int) -> None:
+        """Kill and reap the process that a dead init had forked, and whose report was not read. Raises TimeoutError."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return  # another process is its parent, and has reaped it
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            wait_killed(pid, pidfd, "the forked init process")
+            exit_of(pid, pidfd)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(pidfd)
 
     def _reap(self) -> None:
         """Wait until it is gone. Raises TimeoutError."""

@@ -159,7 +159,8 @@ class Performance:
                 raise self._late(step, f"the init process did not go on for {STALL:.0f} s")
 
         with waiting():
-            return init.receive(check)
+            init.wait(check)
+        return init.receive(check)  # with signals held back, or a handler that raises would lose a descriptor
 
     def _late(self, number: int, why: str) -> LaunchTimeout:
         number = number or self._at + 1
@@ -169,13 +170,13 @@ class Performance:
     def _check_end(self, init: Init) -> None:
         """Raise the error of an init that ended without a word, instead of becoming the process or waiting for `start`."""
         last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in ("gate", "exec", "reap"))
-        step, error = init.progress
+        step, error, _ = init.progress
         if step < last or (step == last and error):
             raise self._vanished(init)
 
     def _vanished(self, init: Init) -> StepError | UnsupportedError:
         """The error of an init that can say nothing any more."""
-        number, code = init.progress
+        number, code, _ = init.progress
         number = number or self._clone_number()
         if code:
             return step_error(self.plan, number, code, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 
 from ..plan.ops import Report
@@ -39,6 +40,18 @@ def pair() -> tuple[int, int]:
     return ends[0], ends[1]
 
 
+def wait_readable(control: int, check: Callable[[], object]) -> None:
+    """Wait until there is a message, or the end of the connection.
+
+    Args:
+        check: called every tenth of a second; raises to give up.
+    """
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while not poll.poll(100):
+        check()
+
+
 def receive(control: int, waiting: Callable[[], object]) -> Message | None:
     """Return the next message, or None when the init closed its end, which it does by becoming the process, or by dying.
 
@@ -61,15 +74,16 @@ class Progress(NamedTuple):
     """The number of the step that it began last."""
     error: int
     """The errno of the failure that ends it, or 0."""
+    forked: int
+    """The pid of the process that it has forked to go on, or 0."""
 
 
-SIZE: Final = 8
+SIZE: Final = 12
 
 
 def progress(page: int) -> Progress:
     """Read the progress page of an init (``struct progress``)."""
-    step, error = memoryview(os.pread(page, SIZE, 0)).cast("i")
-    return Progress(step, error)
+    return Progress(*memoryview(os.pread(page, SIZE, 0)).cast("i"))
 
 
 class Watch:

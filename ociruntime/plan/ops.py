@@ -181,7 +181,7 @@ def c_header() -> str:
         "struct head { uint32_t len; uint16_t code, step; };",
         "struct program { uint32_t magic, len, ops, inputs; };",
         "struct report { uint32_t kind, step; int32_t value; uint32_t reserved; };",
-        "struct progress { uint32_t step; int32_t error; };",
+        "struct progress { uint32_t step; int32_t error; int32_t forked; };",
         "",
     ]
     ctype = {"slot": "uint64_t", "num": "uint64_t", "str": "struct ref", "data": "struct ref", "list": "struct list"}
