@@ -130,7 +130,7 @@ def execute(
             for fd in masters:
                 os.close(fd)
             if group is not None:
-                group.remove()  # there is nothing in it: a performance that fails kills its init
+                group.kill()  # the program may have run for a moment when the interrupt or the failure came
             if isinstance(error, OSError) and error.errno in _OF_AN_END and ended_within(pidfd, _END):
                 raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
             raise
