@@ -477,8 +477,6 @@ class Container(Executes, Supervised):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if os.getpid() != self._owner:
-            return  # a forked child leaves the block of its parent, whose container it is
         from .engine.interrupts import Held
 
         try:
@@ -488,6 +486,8 @@ class Container(Executes, Supervised):
             self._delete_what_is()  # where it was interrupted before the block held
 
     def _delete_what_is(self) -> None:
+        if os.getpid() != self._owner:
+            return  # a forked child leaves the block of its parent, whose container it is
         if os.path.isdir(self._entry.directory):
             self.delete(force=True)
 

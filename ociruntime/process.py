@@ -307,10 +307,10 @@ class Process(Child, Generic[AnyStr]):
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        if not self.owned:
-            return  # a forked child leaves the block of its parent
         try:
             with Held() as held:
+                if not self.owned:
+                    return  # a forked child leaves the block of its parent
                 if kind is not None:
                     self.discard()
                     return
