@@ -20,6 +20,7 @@ from ..conftest import SLOWER
 
 pytestmark = pytest.mark.root
 MakeBundle = Callable[..., oci.Bundle]
+Until = Callable[[Callable[[], object], str], None]
 LATE_RAW = ("sh", "-c", "sleep 0.3; exec sh -i")
 """A shell that changes the terminal's mode after its input has ended, which discards the key for the end of file."""
 SOON = 20 * SLOWER
@@ -157,7 +158,7 @@ STUBBORN = ("sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 0.1; do
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("how", ["run", "terminal", "supervise", "exec"])
 def test_the_second_signal_ends_the_command(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, command: Callable[..., list[str]], number: int, how: str
+    make_bundle: MakeBundle, state_root: Path, prefix: str, command: Callable[..., list[str]], until: Until, number: int, how: str
 ) -> None:
     bundle = with_terminal(make_bundle, *STUBBORN) if how == "terminal" else make_bundle().with_args(STUBBORN)
     words = ["run", "--bundle", write(bundle), *(["--supervise"] if how == "supervise" else []), prefix]
@@ -177,7 +178,7 @@ def test_the_second_signal_ends_the_command(
         process.stdout.close()
         if how == "exec":
             container = oci.Container.load(prefix, root=state_root)
-            assert len(container.processes()) == 1
+            until(lambda: container.processes() == (container.pid,), "the end of the exec process")
             container.delete(force=True)
         assert oci.Container.list(root=state_root) == []
     finally:
