@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .mountinfo import read_mounts
+
 __all__ = ["Hierarchy", "Host"]
 
 
@@ -113,20 +115,17 @@ class Host(NamedTuple):
 
 def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
     found: dict[str, Hierarchy] = {}
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        rows = [line.split() for line in mounts if " cgroup" in line]
+    mounts = [mount for mount in read_mounts() if mount.fstype in ("cgroup", "cgroup2")]
     with open("/proc/cgroups", encoding="ascii") as table:
         v1 = {line.split()[0] for line in table if not line.startswith("#")}
     inside = {names: path for _, names, path in (line.split(":", 2) for line in own.splitlines())}
-    for row in rows:
-        root, mountpoint = (field.replace("\\040", " ") for field in row[3:5])
-        fstype, _, options = row[row.index("-") + 1 :][:3]
+    for _, root, mountpoint, fstype, options in mounts:
         if fstype == "cgroup":
             names = frozenset(o for o in options.split(",") if o in v1 or o.startswith("name="))
             key = ",".join(sorted(names))
             mine = next((path for listed, path in inside.items() if frozenset(listed.split(",")) == names), "/")
             found.setdefault(key, Hierarchy(mountpoint, 1, names, _base(mountpoint, [_below(mine, root)])))
-        elif fstype == "cgroup2":
+        else:
             mine = _below(inside.get("", "/"), root)
             # Beside the caller first: where it is itself, its presence forbids that controllers are enabled for children.
             base = _base(mountpoint, [os.path.dirname(mine), mine])
