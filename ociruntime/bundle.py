@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,18 +29,18 @@ _REMEMBERED = 8
 class Bundle:
     """A bundle directory. As a context manager one that was mounted by `from_sif` is unmounted and removed at the end.
 
-    A forked child that leaves the block leaves the mount alone. Pickled or copied it is the path, and the config where that is
-    not the one in config.json: a bundle of `with_args`, or one loaded with ``config=``.
+    Whether it was mounted is recorded by the runtime, not in the bundle; any other directory is left alone, and so is the mount
+    when a forked child leaves the block. Pickled or copied it is the path, and the config where that is not the one in
+    config.json: a bundle of `with_args`, or one loaded with ``config=``.
     """
 
-    def __init__(self, path: StrPath, *, config: bytes | None, mounted: bool = False) -> None:
+    def __init__(self, path: StrPath, *, config: bytes | None) -> None:
         self.path = Path(os.path.abspath(path))
         self._config = config  # None: not made yet of a spec
         self._saved = False  # whether the config is the one in config.json
         self._spec: RuntimeSpec | None = None
         self._template: tuple[tuple[object, ...], Template] | None = None
         self._changed: dict[object, Bundle] = {}
-        self._mounted = mounted
         self._owner = os.getpid()
 
     # ---- making ----
@@ -60,7 +61,7 @@ class Bundle:
             raise BundleError(f"{path} is not a bundle: {file} does not exist") from None
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is not a directory") from None
-        bundle = cls(path, config=content, mounted=(path / "overlay").is_dir() or (path / "volumes").is_dir())
+        bundle = cls(path, config=content)
         bundle._saved = config is None
         return bundle
 
@@ -96,34 +97,27 @@ class Bundle:
             BundleError: the directory cannot be used.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
-        from .rootfs.sif import mount_image, unmount_image
+        from .rootfs.bundles import locked
         from .sif import SifImage
 
         path = Path(os.path.abspath(path))
         with SifImage.open(image) as sif:
-            made = not path.exists()
-            try:
-                path.mkdir(mode=0o700, exist_ok=True)
-                occupied = any(path.iterdir())
-            except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-                raise BundleError(f"{path} cannot be made: {error.strerror}") from error
-            if occupied:
-                raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
-            rootfs = path / "rootfs"
-            try:
-                path.chmod(0o700)
-                rootfs.mkdir()
-                overlay = _overlay(path) if writable else None
-                (path / "volumes").mkdir(mode=0o700)
-                mount_image(sif, rootfs, overlay)
-                (spec or _spec_of(sif, path)).save(path / "config.json")
-            except BaseException:
-                unmount_image(rootfs)
-                _clear(path, whole=made)
-                raise
-        bundle = cls.load(path)
-        bundle._mounted = True
-        return bundle
+            made = _make(path)
+            with locked(path) as directory:
+                if os.listdir(directory.fd):
+                    raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
+                mode = os.fstat(directory.fd).st_mode
+                try:
+                    directory.begin()
+                    os.fchmod(directory.fd, 0o700)
+                    fill(Path(directory.real), sif, writable=writable, spec=spec)
+                    directory.commit()
+                except BaseException:
+                    directory.unmount()
+                    directory.remove(keep=not made)
+                    os.fchmod(directory.fd, stat.S_IMODE(mode))
+                    raise
+        return cls.load(path)
 
     # ---- using ----
 
@@ -241,24 +235,24 @@ class Bundle:
             self._template = key, template
         return self._template[1].plan(container_id)
 
-    def umount(self) -> None:
-        """Undo `from_sif`: unmount the rootfs and remove the directory.
+    def umount(self, *, force: bool = False, root: StrPath | None = None) -> None:
+        """Undo `from_sif`: unmount the root filesystem and remove the directory, with all that was written there.
+
+        Files that `from_sif` did not make keep the directory. First everything is unmounted, then removed: when the unmount
+        fails, nothing has been removed.
+
+        Args:
+            force: kill the containers that use the bundle, which stay as stopped ones, and unmount it under any other process that
+                does: such a process keeps the files that it has open, but what it writes is lost.
+            root: the state directory of the containers to look for; ``/run/ociruntime`` for root by default. Containers elsewhere
+                are noticed as processes.
 
         Raises:
-            BundleError: this is not a mounted SIF image, or a container still uses it.
+            BundleError: this is not a mounted SIF image, or it is in use, and ``force`` was not given; the message names by whom.
         """
-        from .rootfs.mount import mounts_on
-        from .rootfs.sif import unmount_image
+        from .lifecycle.umount import umount
 
-        rootfs = self.path / "rootfs"
-        if not self._mounted or not (mounts_on(rootfs) or (self.path / "volumes").is_dir()):
-            raise BundleError(f"{self.path} is not a mounted image")
-        try:
-            unmount_image(rootfs)
-        except OSError as error:
-            raise BundleError(f"{rootfs} cannot be unmounted: {error.strerror}; is a container or a shell still in it?") from error
-        _clear(self.path, whole=True)
-        self._mounted = False
+        umount(self.path, force=force, root=root)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:
         if self._saved:
@@ -275,11 +269,36 @@ class Bundle:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._mounted and os.getpid() == self._owner:
+        from .rootfs.bundles import is_mounted
+
+        if os.getpid() == self._owner and is_mounted(self.path):
             self.umount()
 
     def __repr__(self) -> str:
         return f"<Bundle {str(self.path)!r}>"
+
+
+def _make(path: Path) -> bool:
+    """Make a directory; whether it was not there. Raises BundleError."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{path} cannot be made: {error.strerror}") from error
+    return True
+
+
+def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> None:
+    """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove."""
+    from .rootfs.sif import mount_image
+
+    rootfs = path / "rootfs"
+    rootfs.mkdir()
+    overlay = _overlay(path) if writable else None
+    (path / "volumes").mkdir(mode=0o700)
+    mount_image(sif, rootfs, overlay)
+    (spec or _spec_of(sif, path)).save(path / "config.json")
 
 
 def _overlay(path: Path) -> Path:
@@ -288,22 +307,6 @@ def _overlay(path: Path) -> Path:
     (overlay / "upper").mkdir(mode=0o755)
     (overlay / "work").mkdir(mode=0o700)
     return overlay
-
-
-def _clear(path: Path, *, whole: bool) -> None:
-    """Remove what `from_sif` made; never what lies on another filesystem."""
-    from .engine.removal import remove_tree
-    from .rootfs.mount import mounts_on
-
-    if mounts_on(path / "rootfs"):
-        raise BundleError(f"{path}/rootfs is still mounted")
-    for name in ("overlay", "volumes"):
-        remove_tree(path / name)
-    (path / "config.json").unlink(missing_ok=True)
-    if (path / "rootfs").is_dir():
-        (path / "rootfs").rmdir()
-    if whole:
-        path.rmdir()
 
 
 def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .bundle import Bundle
+from .bundle import Bundle, fill
 from .errors import BundleError
 from .overrides import Overrides
 
@@ -20,7 +20,7 @@ class Temporary:
     def __init__(self, image: Path, overrides: Overrides) -> None:
         import tempfile
 
-        self.path = Path(tempfile.gettempdir(), f"ociruntime-{os.urandom(8).hex()}").absolute()
+        self.path = Path(os.path.realpath(tempfile.gettempdir()), f"ociruntime-{os.urandom(8).hex()}")
         self._image = image
         self._overrides = overrides
 
@@ -31,8 +31,16 @@ class Temporary:
 
     def make(self) -> Bundle:
         """Mount the root filesystem and give the bundle. Raises SifError, BundleError, OSError."""
-        bundle = self._cover() if self._image.is_dir() else Bundle.from_sif(self._image, self.path)
+        bundle = self._cover() if self._image.is_dir() else self._mount()
         return bundle.with_overrides(self._overrides)
+
+    def _mount(self) -> Bundle:
+        from .sif import SifImage
+
+        with SifImage.open(self._image) as image:
+            self.path.mkdir(mode=0o700)
+            fill(self.path, image)
+        return Bundle.load(self.path)
 
     def _cover(self) -> Bundle:
         from .rootfs.temporary import cover

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.mountinfo import read_mounts
 
 REPO = Path(__file__).resolve().parent.parent
 SLOWER = 10 if "VMTEST" in os.environ else 1
@@ -165,8 +166,7 @@ def user_script(user_python: str) -> Callable[..., subprocess.CompletedProcess[s
 
 
 def _mounts(below: Path) -> list[str]:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        return sorted(point for line in table if (point := line.split()[4]).startswith(f"{below}/"))
+    return sorted(mount.point for mount in read_mounts() if mount.point.startswith(f"{below}/"))
 
 
 def _loops(below: Path) -> list[str]:

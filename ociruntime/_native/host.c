@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <linux/stat.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -327,4 +328,13 @@ int oci_forget(int fd, uint64_t begin, uint64_t size)
 int oci_bpf(int cmd, void *attr, unsigned size)
 {
     return (int)told(syscall(__NR_bpf, cmd, attr, size));
+}
+
+/* When a file was made, in nanoseconds since 1970; 0 where the filesystem does not record it. */
+int64_t oci_birth(int fd)
+{
+    struct statx found;
+    if (syscall(__NR_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &found) < 0)
+        return -errno;
+    return found.stx_mask & STATX_BTIME ? found.stx_btime.tv_sec * INT64_C(1000000000) + found.stx_btime.tv_nsec : 0;
 }

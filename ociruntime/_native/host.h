@@ -40,5 +40,6 @@ int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int oci_forget(int fd, uint64_t begin, uint64_t size);
 int oci_bpf(int cmd, void *attr, unsigned size);
 int oci_inotify(const char *path, unsigned mask);
+int64_t oci_birth(int fd);
 /* cdef ends */
 #endif

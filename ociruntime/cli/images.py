@@ -23,6 +23,9 @@ def _mount(sub: Parser) -> None:
 
 def _umount(sub: Parser) -> None:
     sub.add_argument("bundle", metavar="BUNDLE")
+    sub.add_argument(
+        "--force", "-f", action="store_true", help="kill the containers that use it, and unmount it under everything else"
+    )
 
 
 def _plan(sub: Parser) -> None:
@@ -40,7 +43,7 @@ def mount(o: Options) -> None:
 
 
 def umount(o: Options) -> None:
-    oci.Bundle.load(o.bundle).umount()
+    oci.Bundle(o.bundle, config=None).umount(force=o.force, root=o.root)  # its config.json may be gone or a bad one
 
 
 def plan(o: Options) -> None:

@@ -27,8 +27,12 @@ _LONGEST: Final = 1024
 """Characters of a path in an error."""
 
 
-def remove_tree(path: str | os.PathLike[str]) -> None:
+def remove_tree(path: str | os.PathLike[str], *, parent: int | None = None) -> None:
     """Remove a directory and everything below it on its filesystem. No effect if it does not exist.
+
+    Args:
+        path: the directory.
+        parent: a descriptor of the directory that it lies in, so that only the last component of the path is looked up.
 
     Raises:
         BundleError: something in it cannot be removed: an immutable file, a mount point, a file of another user. It is named, what
@@ -36,10 +40,11 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     """
     top = os.path.abspath(path)
     try:
-        parent = os.open(os.path.dirname(top), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        above = os.path.dirname(top) if parent is None else f"/proc/self/fd/{parent}"
+        fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    with _Walk(parent, top) as walk:
+    with _Walk(fd, top) as walk:
         walk.remove(os.path.basename(top))
 
 

@@ -23,7 +23,7 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
         document, status = read(entry, force=force)
         if not force and not status.can_delete:
             raise WrongStatus(entry.id, "delete", status, "stopped")
-        _end(entry, document, status, own)
+        end(entry, document, status, own)
         sweep(entry, document)
     after_delete(document)
 
@@ -71,7 +71,8 @@ def after_delete(document: StateDocument) -> None:
             warn([str(error)])
 
 
-def _end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:
+def end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:
+    """Kill the first process of a container and wait for its end; the lock is held. Raises TimeoutError."""
     pidfd = first_process(document, own)
     if pidfd is None:
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ..errors import ContainerNotFound
+from ..errors import BundleError, ContainerNotFound
+from ..rootfs.bundles import remove_partial
 from ..state import StateStore, Status
 from .delete import after_delete, read, sweep
 
@@ -15,8 +16,8 @@ _OVER = (Status.STOPPED, Status.CREATING)
 def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     """Remove every container that is stopped, damaged, or was being made by somebody who died; gives their ids.
 
-    Containers that are being made, run, or wait for their start stay. Raises OSError when something cannot be removed; the rest is
-    removed all the same.
+    Containers that are being made, run, or wait for their start stay. Bundles that a process was mounting or unmounting when it
+    was killed go too. Raises OSError or BundleError when something cannot be removed; the rest is removed all the same.
 
     Args:
         root: the state directory; ``/run/ociruntime`` for root by default.
@@ -36,6 +37,10 @@ def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
             continue  # somebody is at work on it, or was faster
         except Exception as error:
             failure = failure or error
+    try:
+        remove_partial()
+    except (BundleError, OSError) as error:
+        failure = failure or error
     if failure is not None:
         raise failure
     return tuple(removed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Final
 
 from ..engine.native import check, ffi, lib
+from ..mountinfo import Mount, read_mounts
 
 NOSUID: Final = 2
 NODEV: Final = 4
@@ -16,7 +17,10 @@ _SET_FLAG: Final = 0
 _SET_STRING: Final = 1
 _CREATE: Final = 6
 _F_EMPTY_PATH: Final = 4
+_OPEN_TREE_CLONE: Final = 1
+_AT_FDCWD: Final = -100
 _MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
 
 
 def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Iterable[tuple[str, str | None]], attrs: int) -> None:
@@ -29,7 +33,7 @@ def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Ite
         _checked(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL), target)
         detached = _checked(fs, lib.oci_fsmount(fs, attrs), target)
         try:
-            check(lib.oci_move_mount(detached, b"", -100, os.fsencode(target), _F_EMPTY_PATH), os.fspath(target))
+            attach(detached, target)
         finally:
             os.close(detached)
     finally:
@@ -46,26 +50,38 @@ def _checked(fs: int, result: int, target: str | os.PathLike[str]) -> int:
     raise OSError(-result, f"{os.strerror(-result)}{f' [kernel: {words}]' if words else ''}", os.fspath(target))
 
 
+def attach(mount: int, target: str | os.PathLike[str]) -> None:
+    """Mount what a descriptor of a detached mount stands for. Raises OSError."""
+    check(lib.oci_move_mount(mount, b"", _AT_FDCWD, os.fsencode(target), _F_EMPTY_PATH), os.fspath(target))
+
+
+@contextmanager
+def clone(target: str) -> Iterator[int]:
+    """A detached copy of the topmost mount on a path, as a descriptor. Raises OSError."""
+    copy = check(lib.oci_open_tree(_AT_FDCWD, os.fsencode(target), _OPEN_TREE_CLONE | os.O_CLOEXEC), target)
+    try:
+        yield copy
+    finally:
+        os.close(copy)
+
+
 def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
-    """Unmount what was mounted last on a path. Raises OSError."""
-    check(lib.oci_umount(os.fsencode(target), _MNT_DETACH if detach else 0), os.fspath(target))
+    """Unmount what was mounted last on a path, which is not followed when it is a symbolic link.
+
+    Args:
+        detach: unmount also what is in use: who uses it keeps it until they let go.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    check(lib.oci_umount(os.fsencode(target), _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0)), os.fspath(target))
 
 
-def mounts_on(target: Path) -> list[str]:
-    """The filesystem types mounted exactly here, the topmost last (proc(5), mountinfo)."""
-    wanted = os.fspath(target)
-    return [fstype for point, fstype in _mounts() if point == wanted]
+def mounts_on(target: str) -> list[Mount]:
+    """Return what is mounted exactly on a path that the kernel has resolved, the topmost last."""
+    return [mount for mount in read_mounts() if mount.point == target]
 
 
-def mounts_below(path: Path) -> list[str]:
-    """The mount points at and below a directory, in the order in which they were mounted."""
-    wanted = os.fspath(path)
-    return [point for point, _ in _mounts() if point == wanted or point.startswith(wanted + "/")]
-
-
-def _mounts() -> Iterator[tuple[str, str]]:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields = line.split(" ")
-            point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-            yield point, fields[fields.index("-") + 1]
+def mounts_below(path: str) -> list[Mount]:
+    """Return what is mounted below a directory that the kernel has resolved, in the order in which it was mounted."""
+    return [mount for mount in read_mounts() if mount.point.startswith(path.rstrip("/") + "/")]

@@ -47,11 +47,3 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     except BaseException:
         unmount(rootfs)
         raise
-
-
-def unmount_image(rootfs: Path) -> None:
-    """Unmount whatever `mount_image` mounted here."""
-    from .mount import mounts_on
-
-    for _ in mounts_on(rootfs):
-        unmount(rootfs)

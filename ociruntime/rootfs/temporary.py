@@ -36,11 +36,19 @@ def discard(path: str | os.PathLike[str]) -> None:
     """Unmount what is mounted in a temporary bundle and remove it; content with what is not there any more.
 
     Raises:
-        BundleError: a mount is in use, and nothing behind it is removed; or a file cannot be removed.
+        BundleError: a mount is in use, and nothing is removed; or a file cannot be removed.
     """
-    for target in reversed(mounts_below(Path(path))):
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        real = os.readlink(f"/proc/self/fd/{fd}")  # as mount tables have it
+    finally:
+        os.close(fd)
+    for found in reversed(mounts_below(real)):
         try:
-            unmount(target)
+            unmount(found.point)
         except OSError as error:
-            raise BundleError(f"{target} cannot be unmounted: {error.strerror}") from error
-    remove_tree(path)
+            raise BundleError(f"{found.point} cannot be unmounted: {error.strerror}") from error
+    remove_tree(real)

@@ -33,11 +33,11 @@ class Line(NamedTuple):
 def parse(table: str) -> dict[str, Line]:
     """Of mounts on the same place the last, which is on top."""
     found = {}
-    for line in table.splitlines():
+    for line in table.split("\n"):
         left, separator, right = line.partition(" - ")
         if not separator:
             continue
-        _, _, _, root, point, options, *tags = left.split()
+        _, _, _, root, point, options, *tags = left.split(" ")
         fstype, source, superblock = right.split(" ", 2)
         tags = [tag.split(":")[0] for tag in tags]
         words = frozenset(options.split(","))

@@ -20,8 +20,8 @@ import os, sys
 import ociruntime as oci
 
 def table():
-    with open("/proc/self/mountinfo") as mounts:
-        return {fields[0]: fields[4].encode().decode("unicode_escape") for fields in map(str.split, mounts)}
+    with open("/proc/self/mountinfo", newline="\\n") as mounts:
+        return {fields[0]: fields[4].encode().decode("unicode_escape") for fields in (line.split(" ") for line in mounts)}
 
 before = table()
 done = oci.run(sys.argv[1], root=sys.argv[2], container_id=sys.argv[3])

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine.native import lib
+from ociruntime.engine.removal import remove_tree
+from ociruntime.mountinfo import read_mounts
+from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
+from ociruntime.state import default_root
+
+from ..conftest import REPO
 
 pytestmark = [pytest.mark.root, pytest.mark.sif]
 
 
 def mounted(path: Path) -> list[str]:
     """Filesystem types on a mount point, the lowest first."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
-        rows = [line.split() for line in table]
-    return [row[row.index("-") + 1] for row in rows if row[4] == str(path)]
+    return [mount.fstype for mount in read_mounts() if mount.point == str(path)]
+
+
+def contents(path: Path) -> list[str]:
+    return sorted(str(found.relative_to(path)) for found in path.rglob("*"))
+
+
+def command(state_root: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=REPO)
 
 
 @pytest.mark.parametrize("writable", [True, False])
@@ -112,3 +129,327 @@ def test_a_spec_that_cannot_be_saved_leaves_nothing(busybox_sif: Path, tmp_path:
     with pytest.raises(AttributeError):
         oci.Bundle.from_sif(busybox_sif, tmp_path / "b", spec=object())  # type: ignore[arg-type]
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("name", ["volumes", "overlay"])
+def test_a_bundle_with_directories_of_the_same_names_is_left_alone(bundle: oci.Bundle, state_root: Path, name: str) -> None:
+    (bundle.path / name).mkdir()
+    (bundle.path / name / "precious").write_text("data")
+    before = contents(bundle.path)
+    with oci.Bundle.load(bundle.path) as loaded, pytest.raises(oci.BundleError, match="not a mounted image"):
+        loaded.umount()
+    for force in ((), ("--force",)):
+        done = command(state_root, "umount", *force, bundle.path)
+        assert (done.returncode, "not a mounted image" in done.stderr) == (1, True), done.stderr
+    assert contents(bundle.path) == before
+
+
+def test_a_copy_of_a_mounted_bundle_is_left_alone(busybox_sif: Path, tmp_path: Path) -> None:
+    with oci.Bundle.from_sif(busybox_sif, tmp_path / "b"):
+        shutil.copytree(tmp_path / "b", tmp_path / "copy", ignore=lambda path, names: ["rootfs"] if path.endswith("/b") else [])
+        (tmp_path / "copy/volumes/precious").touch()
+        with pytest.raises(oci.BundleError, match="not a mounted image"):
+            oci.Bundle.load(tmp_path / "copy").umount()
+    assert (tmp_path / "copy/volumes/precious").exists()
+
+
+@pytest.mark.parametrize("birth_known", [True, False])
+def test_the_record_does_not_fit_a_directory_that_took_the_inode(
+    busybox_sif: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, birth_known: bool
+) -> None:
+    path = tmp_path / "b"
+    if not birth_known:  # as on a filesystem that does not record it
+        monkeypatch.setattr(BundleDirectory, "_birth", lambda directory: 0)
+    bundle = oci.Bundle.from_sif(busybox_sif, path)
+    assert is_mounted(path)
+    for _ in ("overlay", "squashfs"):
+        subprocess.run(["umount", path / "rootfs"], check=True)
+    if birth_known:
+        assert is_mounted(path), "unmounted by hand, there is still something to remove"
+        with monkeypatch.context() as patch:  # the same device and inode, born later
+            patch.setattr(BundleDirectory, "_birth", lambda directory: lib.oci_birth(directory.fd) + 1)
+            assert not is_mounted(path)
+            with bundle, pytest.raises(oci.BundleError, match="not a mounted image"):
+                bundle.umount()
+            assert (path / "overlay").is_dir()
+        bundle.umount()
+        assert not path.exists()
+    else:
+        assert not is_mounted(path)
+        shutil.rmtree(path)
+
+
+def test_a_renamed_bundle_is_unmounted(busybox_sif: Path, tmp_path: Path) -> None:
+    oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "c")
+    oci.Bundle.load(tmp_path / "c").umount()
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_of_others_stay(busybox_sif: Path, tmp_path: Path) -> None:
+    with oci.Bundle.from_sif(busybox_sif, tmp_path / "b"):
+        (tmp_path / "b/notes").write_text("mine")
+    assert contents(tmp_path) == ["b", "b/notes"]
+
+
+def test_a_mount_of_others_in_the_bundle_is_refused(busybox_sif: Path, tmp_path: Path) -> None:
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/precious").touch()
+    for place in ("volumes", "rootfs", "rootfs/root"):
+        subprocess.run(["mount", "--bind", tmp_path / "other", bundle.path / place], check=True)
+        before = contents(bundle.path / "overlay")
+        for force in (False, True):
+            with pytest.raises(oci.BundleError, match=f"on {bundle.path / place} does not belong to the image"):
+                bundle.umount(force=force)
+        assert contents(bundle.path / "overlay") == before
+        subprocess.run(["umount", bundle.path / place], check=True)
+    bundle.umount()
+    assert contents(tmp_path) == ["other", "other/precious"]
+
+
+@pytest.mark.parametrize("status", ["created", "running", "paused"])
+def test_a_container_keeps_its_bundle(busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, status: str) -> None:
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    try:
+        with oci.Container.create(prefix, bundle.with_args(["sleep", "1000"]), root=state_root) as container:
+            if status != "created":
+                container.start()
+                container.exec(["sh", "-c", "echo x > /written"])
+            if status == "paused":
+                container.pause()
+            before = contents(bundle.path / "overlay")
+            with pytest.raises(oci.BundleError, match=f"container '{prefix}' still uses it"):
+                oci.Bundle.load(bundle.path).umount(root=state_root)
+            with pytest.raises(
+                oci.BundleError, match=rf"process {container.pid} \(\w+.*\) still uses it"
+            ):  # of another state directory
+                bundle.umount()
+            done = command(state_root, "umount", bundle.path)
+            assert (done.returncode, f"container '{prefix}' still uses it" in done.stderr) == (1, True), done.stderr
+            assert mounted(bundle.path / "rootfs") == ["squashfs", "overlay"]
+            assert contents(bundle.path / "overlay") == before
+            assert container.status == status
+    finally:
+        bundle.umount(root=state_root)
+    assert not bundle.path.exists()
+
+
+@pytest.mark.parametrize("by_command", [True, False])
+def test_force_stops_containers(busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, by_command: bool) -> None:
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    with (
+        oci.Container.run(f"{prefix}-1", bundle.with_args(["sleep", "1000"]), root=state_root) as one,
+        oci.Container.run(f"{prefix}-2", bundle.with_args(["sleep", "1000"]), root=state_root) as two,
+    ):
+        two.pause()
+        if by_command:
+            done = command(state_root, "umount", "--force", bundle.path)
+            assert done.returncode == 0, done.stderr
+        else:
+            bundle.umount(force=True, root=state_root)
+        assert not bundle.path.exists()
+        assert (one.status, two.status) == (oci.Status.STOPPED, oci.Status.STOPPED)
+
+
+def test_force_unmounts_under_processes(busybox_sif: Path, tmp_path: Path) -> None:
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    with (bundle.path / "rootfs/bin/busybox").open("rb") as file:
+        with pytest.raises(oci.BundleError, match=rf"process {os.getpid()} \(.*nothing has been removed"):
+            bundle.umount()
+        assert mounted(bundle.path / "rootfs") == ["squashfs", "overlay"]
+        bundle.umount(force=True)
+        assert file.read(4) == b"\x7fELF"
+    assert contents(tmp_path) == []
+
+
+def test_a_mount_in_another_place_keeps_the_bundle(busybox_sif: Path, tmp_path: Path) -> None:
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    (tmp_path / "other").mkdir()
+    for part in ("", "root"):
+        subprocess.run(["mount", "--bind", bundle.path / "rootfs" / part, tmp_path / "other"], check=True)
+        (tmp_path / "other/written").write_text("x")
+        with pytest.raises(oci.BundleError, match="still uses it"):
+            bundle.umount()
+        assert (bundle.path / "overlay/upper" / part / "written").read_text() == "x"
+        assert mounted(bundle.path / "rootfs") == ["squashfs", "overlay"], "it is as it was"
+        subprocess.run(["umount", tmp_path / "other"], check=True)
+    bundle.umount()
+
+
+NAMES = ["a b", "a\nb", "a\\040b", "a:b,c=d", "a#b\t'\"", "a\rb", "\u00e9\u2028"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name(busybox_sif: Path, tmp_path: Path, name: str, state_root: Path, prefix: str) -> None:
+    path = tmp_path / name
+    with oci.Bundle.from_sif(busybox_sif, path) as bundle:
+        assert mounted(path / "rootfs") == ["squashfs", "overlay"]
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), root=state_root) as container:
+            assert container.exec(["sh", "-c", "echo x > /written"]).returncode == 0
+            with pytest.raises(oci.BundleError, match="still uses it"):
+                bundle.umount(root=state_root)
+        assert (path / "overlay/upper/written").read_text() == "x\n"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("used", ["link/b", "last"])
+def test_a_symbolic_link_in_the_path_of_the_bundle(busybox_sif: Path, tmp_path: Path, state_root: Path, used: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "last").symlink_to("real/b")
+    for work in ("python", "command"):
+        if work == "python":
+            oci.Bundle.from_sif(busybox_sif, tmp_path / "link/b")
+            oci.Bundle.load(tmp_path / used).umount()
+        else:
+            assert command(state_root, "mount", busybox_sif, tmp_path / "link/b").returncode == 0
+            done = command(state_root, "umount", tmp_path / used)
+            assert done.returncode == 0, done.stderr
+        assert os.listdir(tmp_path / "real") == []
+
+
+def test_a_symbolic_link_while_a_container_runs(busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with oci.Bundle.from_sif(busybox_sif, tmp_path / "link/b") as bundle:
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), root=state_root):
+            with pytest.raises(oci.BundleError, match=f"container '{prefix}'"):
+                oci.Bundle.load(tmp_path / "real/b").umount(root=state_root)
+        assert mounted(tmp_path / "real/b/rootfs") == ["squashfs", "overlay"]
+
+
+@pytest.mark.parametrize("source", ["busybox_sif", "busybox_rootfs"])
+@pytest.mark.parametrize("name", ["tmp", *NAMES])
+def test_any_temporary_directory(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, name: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image: Path = request.getfixturevalue(source)
+    (tmp_path / "real" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "link" / name))
+    result = oci.run(
+        image,
+        ["sh", "-c", "echo x > /new && cat /new"],
+        capture_output=True,
+        text=True,
+        root=tmp_path / "link/state",
+        container_id=prefix,
+    )
+    assert (result.returncode, result.stdout) == (0, "x\n"), result.stderr
+    assert os.listdir(tmp_path / "real" / name) == []
+    assert oci.Container.list(root=tmp_path / "link/state") == []
+
+
+def test_a_temporary_bundle_that_cannot_be_unmounted_keeps_its_files(
+    busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "link"))
+    held: list[int] = []
+
+    def hold(*_: object) -> None:
+        (made,) = (tmp_path / "real").iterdir()
+        held.append(os.open(made / "rootfs/bin", os.O_RDONLY | os.O_CLOEXEC))
+
+    monkeypatch.setattr("ociruntime.lifecycle.create.warn", hold)
+    with pytest.raises(oci.BundleError, match="cannot be unmounted"):
+        oci.run(busybox_sif, ["sh", "-c", "echo x > /new"], capture_output=True, root=state_root, container_id=prefix)
+    (made,) = (tmp_path / "real").iterdir()
+    assert (made / "overlay/upper/new").read_text() == "x\n"
+    assert (made / "config.json").is_file()
+    os.close(held.pop())
+    oci.Container.load(prefix, root=state_root).delete(force=True)
+    assert os.listdir(tmp_path / "real") == []
+
+
+CRASH = """
+import os, signal, sys
+import ociruntime as oci
+
+what, image, path, number = sys.argv[1:]
+SYSTEM = {"posix", "fcntl", "_host", "_ociruntime"}
+count = 0
+
+def hook(frame, event, function):
+    global count
+    if event == "c_call" and (getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__) in SYSTEM:
+        count += 1
+        if count == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if what == "umount":
+    oci.Bundle.from_sif(image, path)
+sys.setprofile(hook)
+if what == "mount":
+    oci.Bundle.from_sif(image, path)
+sys.setprofile(None if what == "mount" else hook)
+oci.Bundle.load(path).umount()
+"""
+
+
+def partial_records(path: Path) -> list[str]:
+    records = Path(default_root(), ".bundles")
+    found = []
+    for name in os.listdir(records):
+        try:
+            found += [name] if name.endswith(".partial") and os.readlink(records / name).endswith(f" {path}") else []
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["mount", "umount"])
+def test_killed_at_any_system_call(
+    busybox_sif: Path, tmp_path: Path, state_root: Path, what: str, script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """What a crash leaves goes with `prune`; a bundle that is whole goes with `umount`."""
+    path, number, killed = tmp_path / "b", 1, 0
+    while True:
+        done = script(CRASH, what, busybox_sif, path, number, check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+        while partial_records(path):  # those of other tests prune too, and hold what they remove
+            oci.prune(root=state_root)
+        if is_mounted(path):
+            oci.Bundle(path, config=None).umount()
+        elif path.exists():
+            assert contents(path) == []
+            path.rmdir()
+        assert mounted(path / "rootfs") == []
+        killed, number = killed + 1, number + 3
+    assert killed >= 10
+    assert not path.exists()
+
+
+def test_prune_leaves_a_bundle_that_is_being_made(busybox_sif: Path, tmp_path: Path, state_root: Path) -> None:
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    with locked(bundle.path) as directory:
+        record = directory.record()
+        assert record is not None
+        os.rename(record, f"{record}.partial")
+        oci.prune(root=state_root)
+        assert mounted(bundle.path / "rootfs") == ["squashfs", "overlay"]
+        with pytest.raises(oci.BundleError, match="by another process"):
+            bundle.umount()
+    oci.prune(root=state_root)
+    assert not bundle.path.exists()
+
+
+def test_prune_beside_the_unmounting_of_a_renamed_bundle(
+    busybox_sif: Path, tmp_path: Path, state_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "c")
+
+    def remove(path: str, *, parent: int) -> None:
+        oci.prune(root=state_root)
+        remove_tree(path, parent=parent)
+        assert is_mounted(tmp_path / "c"), "the record goes last"
+
+    monkeypatch.setattr("ociruntime.rootfs.bundles.remove_tree", remove)
+    oci.Bundle.load(tmp_path / "c").umount()
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,157 @@
+"""Unmounting a bundle: who uses it, and how it is taken apart."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+from ..errors import BundleError, ContainerNotFound
+from ..mountinfo import Mount, read_mounts
+from ..rootfs.bundles import BundleDirectory, locked
+from ..state import Entry, StateStore, Status
+from .delete import end, read
+
+_NAMED = 5
+"""How many of those who use a bundle a message names."""
+
+
+def umount(path: str | os.PathLike[str], *, force: bool, root: str | os.PathLike[str] | None) -> None:
+    """Unmount a bundle and remove it. Arguments and errors are those of `Bundle.umount`."""
+    with locked(path) as directory:
+        if directory.record() is None:
+            raise BundleError(f"{directory.path} is not a mounted image: nothing that 'mount' made is known there")
+        if foreign := directory.foreign():
+            raise BundleError(f"{directory.path} cannot be unmounted: {foreign} does not belong to the image; unmount it first")
+        if force:
+            for entry in containers_of(directory, root):
+                _stop(entry)
+        try:
+            if force:
+                directory.unmount(detach=True)
+            else:
+                _unmount_unused(directory, root)
+        except OSError as error:
+            users = list(_processes_in(directory.rootfs))
+            raise BundleError(
+                f"{directory.path} cannot be unmounted: {error.strerror}: {_named(users) or 'a process'} has files there open or "
+                "works there; nothing has been removed: end it, or force"
+            ) from error
+        directory.remove()
+
+
+def _unmount_unused(directory: BundleDirectory, root: str | os.PathLike[str] | None) -> None:
+    """Unmount a bundle that nothing uses. Raises BundleError, OSError: everything is mounted as it was."""
+    mounts = directory.mounts()
+    _refuse_containers(directory, root)
+    _refuse(directory, list(_elsewhere(directory, mounts)))
+    with directory.top_unmounted():  # whoever came since the first look has its files already, and keeps them
+        _refuse_containers(directory, root)
+        _refuse(directory, list(_elsewhere(directory, mounts, unmounted=True)))
+    directory.unmount()
+
+
+def containers_of(directory: BundleDirectory, root: str | os.PathLike[str] | None) -> list[Entry]:
+    """The containers in a state directory that are being made of a bundle or live."""
+    own = os.fstat(directory.fd)
+    return [entry for entry in StateStore(root).entries() if _uses(entry, own)]
+
+
+def _uses(entry: Entry, bundle: os.stat_result) -> bool:
+    try:
+        document, status = read(entry, force=True)
+        if status is Status.STOPPED or not os.path.samestat(os.stat(document["bundle"]), bundle):
+            return False
+        if status is not Status.CREATING:
+            return True
+        with entry.locked(wait=False):
+            return False  # whoever made it has died
+    except BlockingIOError:
+        return True
+    except (ContainerNotFound, FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _stop(entry: Entry) -> None:
+    """Kill a container; it stays, stopped, for who deletes it."""
+    try:
+        with entry.locked():
+            document, status = read(entry, force=True)
+            end(entry, document, status, -1)
+    except ContainerNotFound:
+        return  # it was deleted meanwhile
+
+
+def _refuse_containers(directory: BundleDirectory, root: str | os.PathLike[str] | None) -> None:
+    _refuse(directory, [f"container {entry.id!r}" for entry in containers_of(directory, root)])
+
+
+def _refuse(directory: BundleDirectory, users: list[str]) -> None:
+    if users:
+        raise BundleError(f"{directory.path} cannot be unmounted: {_named(users)} still uses it; end it first, or force")
+
+
+def _named(users: list[str]) -> str:
+    more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
+    return ", ".join(users[:_NAMED]) + more
+
+
+def _elsewhere(directory: BundleDirectory, mounts: list[Mount], *, unmounted: bool = False) -> Iterator[str]:
+    """The processes with the bundle's filesystems as their root or, in part, somewhere else.
+
+    A mount namespace that was copied has the mounts of the bundle too, in their place: that is no use. Where propagation takes
+    them to other places it takes them away again, so those count when they have outlived the unmount.
+    """
+    own, place = {mount.device for mount in mounts}, directory.rootfs
+    for pid, table in _namespaces():
+        if own:
+            used = any(m.device in own and (m.point != place if unmounted else m.point == "/" or m.root != "/") for m in table)
+        else:
+            used = any(m.point == place and m.fstype in ("squashfs", "overlay") for m in table)
+        if used:
+            yield f"process {pid} ({_command(pid)})"
+
+
+def _namespaces() -> Iterator[tuple[int, list[Mount]]]:
+    """One process of each mount namespace and root directory that can be seen, and what is mounted there."""
+    seen: set[tuple[str, str]] = set()
+    for pid in _pids():
+        try:
+            key = os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root")
+            if key not in seen:
+                seen.add(key)
+                yield pid, list(read_mounts(pid))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM):
+                raise
+            continue  # it has ended, or is not ours to look at
+
+
+def _processes_in(place: str) -> Iterator[str]:
+    """The processes that work in a directory, or have files below it open."""
+    for pid in _pids():
+        try:
+            links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root", *(f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))]
+            if any(f"{_target(link)}/".startswith(f"{place}/") for link in links):
+                yield f"process {pid} ({_command(pid)})"
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return ""
+
+
+def _pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return "ended"

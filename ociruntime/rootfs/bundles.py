@@ -1,0 +1,262 @@
+"""Bundles whose root filesystem was mounted from an image: the record of each, and how one is taken apart.
+
+Only a record tells that a bundle was mounted. It lies in a directory of mode 0700 of the user's own and not in the bundle, so
+nothing in a bundle or an image can imitate it. A record belongs to one directory, by device, inode and time of birth: it follows a
+bundle that is renamed, and does not fit another directory that takes its place. While a bundle is made or taken apart its
+record is called ``*.partial`` and its directory is locked: a partial record without the lock is what a crash left. A record is
+a symbolic link, which appears as a whole or not at all; its target is the time of birth and the path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from ..engine.native import check, lib
+from ..engine.removal import remove_tree
+from ..errors import BundleError, StateError
+from ..mountinfo import Mount
+from ..state import default_root
+from .mount import attach, clone, mounts_below, mounts_on, unmount
+
+_LAYERS: Final = ("squashfs", "overlay")
+"""What is mounted on a root filesystem, the lowest first."""
+_MADE: Final = ("overlay", "volumes")
+_PARTIAL: Final = ".partial"
+
+
+class BundleBusy(BundleError):
+    """Another process mounts or unmounts the bundle."""
+
+
+class BundleDirectory:
+    """A bundle's directory, held open and locked. Use `locked`."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.path = path
+        """As the caller named it."""
+        self.fd = fd
+
+    @property
+    def real(self) -> str:
+        """The path as the kernel resolves it, and as mount tables show it."""
+        return os.readlink(f"/proc/self/fd/{self.fd}")
+
+    @property
+    def rootfs(self) -> str:
+        return f"{self.real}/rootfs"
+
+    def at(self, name: str) -> str:
+        """A path to something in the directory, wherever it has been moved meanwhile."""
+        return f"/proc/self/fd/{self.fd}/{name}"
+
+    # ---- the record ----
+
+    def _records(self) -> tuple[str, str]:
+        """Where a complete and a partial record lie. Raises StateError."""
+        found = os.fstat(self.fd)
+        path = f"{_directory()}/{found.st_dev:x}-{found.st_ino:x}"
+        return path, path + _PARTIAL
+
+    def _birth(self) -> int:
+        return int(check(lib.oci_birth(self.fd), self.path))
+
+    def record(self) -> str | None:
+        """The path of the directory's record, if it has one."""
+        try:
+            paths = self._records()
+        except StateError:
+            return None  # this user has no place for records, so there is none
+        birth = self._birth()
+        for path in paths:
+            if (known := _read(path)) is not None and known[0] == birth and (birth or self.mounts()):
+                # Without a time of birth another directory may have the inode: a mounted one cannot have gone meanwhile.
+                return path
+        return None
+
+    def begin(self) -> None:
+        """Write the record, before anything is made or removed. Raises StateError, OSError."""
+        _make_directory()
+        _, partial = self._records()
+        _forget(partial)  # of a directory that had the same inode
+        os.symlink(f"{self._birth()} {self.real}", partial)  # there as a whole, or not at all
+
+    def commit(self) -> None:
+        """Say that the bundle is complete."""
+        complete, partial = self._records()
+        os.rename(partial, complete)
+
+    # ---- mounts ----
+
+    def mounts(self) -> list[Mount]:
+        """Return what is mounted on the root filesystem, the topmost last."""
+        return mounts_on(self.rootfs)
+
+    def foreign(self) -> str:
+        """What is mounted in the bundle and does not belong to it; empty when nothing is."""
+        for mount in mounts_below(self.real):
+            if mount.point != self.rootfs:
+                return f"{mount.fstype} on {mount.point}"
+        types = tuple(mount.fstype for mount in self.mounts())
+        return f"{types[-1]} on {self.rootfs}" if types != _LAYERS[: len(types)] else ""
+
+    def unmount(self, *, detach: bool = False) -> None:
+        """Unmount the root filesystem. Raises OSError; nothing is deleted in any case."""
+        for _ in self.mounts():
+            unmount(self.at("rootfs"), detach=detach)
+
+    @contextmanager
+    def top_unmounted(self) -> Iterator[None]:
+        """Unmount the topmost layer for a look at who still has its filesystems. It comes back when the block raises.
+
+        Until the end of the block the filesystems exist, so no other ones have their device numbers. Raises OSError.
+        """
+        if not self.mounts():
+            yield
+            return
+        with clone(self.at("rootfs")) as copy:
+            unmount(self.at("rootfs"))
+            try:
+                yield
+            except BaseException:
+                attach(copy, self.at("rootfs"))
+                raise
+
+    # ---- the end ----
+
+    def remove(self, *, keep: bool = False) -> None:
+        """Remove what was made and the record.
+
+        Args:
+            keep: leave the directory itself, which stays in any case when something else lies in it or it is a mount point.
+
+        Raises:
+            BundleError: something is mounted in it, and nothing is removed; or a file cannot be removed.
+        """
+        if mounts := mounts_below(self.real):
+            raise BundleError(
+                f"{self.path} cannot be removed: {mounts[-1].fstype} is mounted on {mounts[-1].point}; unmount it first"
+            )
+        complete, partial = self._records()
+        if self.record() == complete:
+            self.begin()  # with the path of now
+            os.unlink(complete)
+        for name in _MADE:
+            remove_tree(f"{self.path}/{name}", parent=self.fd)
+        for name in os.listdir(self.fd):
+            if name == "config.json" or name.startswith(".config.json."):  # one that was being written
+                os.unlink(name, dir_fd=self.fd)
+            elif name == "rootfs":
+                os.rmdir(name, dir_fd=self.fd)
+        if not (keep or os.listdir(self.fd) or os.path.ismount(self.real)):
+            os.rmdir(self.real)
+        _forget(partial)
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[BundleDirectory]:
+    """Open the directory of a bundle that is made or taken apart, for one process at a time.
+
+    Raises:
+        BundleError: it is not a directory, or another process is at work on it.
+        OSError: it cannot be opened.
+    """
+    name = os.fspath(path)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{name} is not a bundle: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BundleBusy(f"{name} is being mounted or unmounted by another process; try again when it has finished") from None
+        try:
+            yield BundleDirectory(fd, name)
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a process that was forked meanwhile has the same open file
+    finally:
+        os.close(fd)
+
+
+def is_mounted(path: str | os.PathLike[str]) -> bool:
+    """Return whether a directory is a bundle that was mounted and has not been unmounted."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return BundleDirectory(fd, os.fspath(path)).record() is not None
+    finally:
+        os.close(fd)
+
+
+def remove_partial() -> None:
+    """Remove what crashes have left of bundles that were being mounted or unmounted.
+
+    Raises:
+        BundleError, OSError: something cannot be removed; the rest is removed all the same.
+    """
+    failure: Exception | None = None
+    try:
+        names = os.listdir(_directory())
+    except (StateError, FileNotFoundError):
+        return
+    for name in names:
+        if name.endswith(_PARTIAL):
+            try:
+                _remove_partial(f"{_directory()}/{name}")
+            except (BundleError, OSError) as error:
+                failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+def _remove_partial(record: str) -> None:
+    known = _read(record)
+    if known is None:
+        return
+    if not os.path.isdir(known[1]):
+        _forget(record)
+        return
+    try:
+        with locked(known[1]) as directory:
+            if directory.record() == record:
+                directory.unmount()
+                directory.remove()
+    except BundleBusy:
+        return
+
+
+def _forget(record: str) -> None:
+    try:
+        os.unlink(record)
+    except FileNotFoundError:
+        return
+
+
+def _read(record: str) -> tuple[int, str] | None:
+    """The time of birth and the path in a record; None without one."""
+    try:
+        birth, _, path = os.readlink(record).partition(" ")
+    except FileNotFoundError:
+        return None
+    return int(birth), path
+
+
+def _directory() -> str:
+    return f"{default_root()}/.bundles"
+
+
+def _make_directory() -> None:
+    """Make the directory of records. Raises StateError when it is not the user's own."""
+    path = _directory()
+    for directory in (os.path.dirname(path), path):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        found = os.lstat(directory)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise StateError(f"{directory} is not a directory of this user's own")
