@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import BundleError, ContainerNotFound
-from ..rootfs.bundles import remove_partial
+from ..rootfs.bundles import prune_records
 from ..state import StateStore, Status
 from .delete import after_delete, read, sweep
 
@@ -38,7 +38,7 @@ def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
         except Exception as error:
             failure = failure or error
     try:
-        remove_partial()
+        prune_records()
     except (BundleError, OSError) as error:
         failure = failure or error
     if failure is not None:

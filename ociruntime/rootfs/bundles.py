@@ -19,7 +19,7 @@ from typing import Final
 from ..engine.native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
-from ..mountinfo import Mount
+from ..mountinfo import Mount, read_mounts
 from ..state import default_root
 from .mount import attach, clone, mounts_below, mounts_on, unmount
 
@@ -195,8 +195,8 @@ def is_mounted(path: str | os.PathLike[str]) -> bool:
         os.close(fd)
 
 
-def remove_partial() -> None:
-    """Remove what crashes have left of bundles that were being mounted or unmounted.
+def prune_records() -> None:
+    """Remove what crashes have left of bundles that were being mounted or unmounted, and the records of bundles that are gone.
 
     Raises:
         BundleError, OSError: something cannot be removed; the rest is removed all the same.
@@ -207,11 +207,14 @@ def remove_partial() -> None:
     except (StateError, FileNotFoundError):
         return
     for name in names:
-        if name.endswith(_PARTIAL):
-            try:
-                _remove_partial(f"{_directory()}/{name}")
-            except (BundleError, OSError) as error:
-                failure = failure or error
+        record = f"{_directory()}/{name}"
+        try:
+            if name.endswith(_PARTIAL):
+                _remove_partial(record)
+            else:
+                _forget_removed(record)
+        except (BundleError, OSError) as error:
+            failure = failure or error
     if failure is not None:
         raise failure
 
@@ -230,6 +233,23 @@ def _remove_partial(record: str) -> None:
                 directory.remove()
     except BundleBusy:
         return
+
+
+def _forget_removed(record: str) -> None:
+    """Remove the record of a bundle that was removed by other means. One that was renamed while it is mounted keeps its record."""
+    known = _read(record)
+    if known is None or os.path.lexists(known[1]):
+        return
+    device, inode = (int(number, 16) for number in os.path.basename(record).split("-"))
+    for mount in read_mounts():
+        above = os.path.dirname(mount.point)
+        try:
+            found = os.stat(above)
+        except OSError:
+            continue  # another user's, or unmounted meanwhile
+        if (found.st_dev, found.st_ino) == (device, inode):
+            return
+    _forget(record)
 
 
 def _forget(record: str) -> None:

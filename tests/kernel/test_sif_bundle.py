@@ -22,6 +22,8 @@ from ociruntime.state import default_root
 
 from ..conftest import REPO
 
+RECORDS = Path(default_root(), ".bundles")
+
 pytestmark = [pytest.mark.root, pytest.mark.sif]
 
 
@@ -155,7 +157,7 @@ def test_a_copy_of_a_mounted_bundle_is_left_alone(busybox_sif: Path, tmp_path: P
 
 @pytest.mark.parametrize("birth_known", [True, False])
 def test_the_record_does_not_fit_a_directory_that_took_the_inode(
-    busybox_sif: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, birth_known: bool
+    busybox_sif: Path, tmp_path: Path, state_root: Path, monkeypatch: pytest.MonkeyPatch, birth_known: bool
 ) -> None:
     path = tmp_path / "b"
     if not birth_known:  # as on a filesystem that does not record it
@@ -177,6 +179,8 @@ def test_the_record_does_not_fit_a_directory_that_took_the_inode(
     else:
         assert not is_mounted(path)
         shutil.rmtree(path)
+        oci.prune(root=state_root)
+        assert not any(os.readlink(record).endswith(f" {path}") for record in RECORDS.iterdir()), "the record went with the bundle"
 
 
 def test_a_renamed_bundle_is_unmounted(busybox_sif: Path, tmp_path: Path) -> None:
