@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Final, NamedTuple
 
+from .errors import StateError
+from .files import NotRegularError, open_regular
+
 __all__ = ["LogRecord", "parse", "read"]
 
 
@@ -142,10 +145,13 @@ class _Lines:
 
 
 def _open(path: str) -> io.FileIO | None:
+    """Open a log; return None where it does not exist. Raises StateError: a container may be able to replace it."""
     try:
-        return io.FileIO(path)
+        return io.FileIO(open_regular(path))
     except FileNotFoundError:
         return None
+    except NotRegularError as error:
+        raise StateError(f"the log {path}: {error.strerror}") from error
 
 
 def read(

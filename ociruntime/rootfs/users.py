@@ -1,83 +1,129 @@
-"""``User`` of an image config, by the image's passwd and group: read with a bound, never through a link out of the root."""
+"""Users and groups of a root filesystem, by its ``/etc/passwd`` and ``/etc/group``.
+
+The image, or the container, writes these files. They are read with a bound, never through a link out of the root, and only if they
+are regular files. A line ends at a newline and nowhere else; a line without the ids that it should have is skipped.
+"""
 
 from __future__ import annotations
 
-import os
-import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..engine.native import check, lib
 from ..errors import BundleError
+from ..files import open_regular
 
 if TYPE_CHECKING:
     from ..spec import User
 
 MAX_FILE: Final = 1 << 20
+"""Bytes of a file that is read."""
 MAX_ID: Final = (1 << 32) - 2
-_RESOLVE_IN_ROOT_NO_MAGICLINKS: Final = 0x10 | 0x02
+_PASSWD: Final = ("etc/passwd", (2, 3))
+_GROUP: Final = ("etc/group", (2,))
+"""A file, and the columns that hold ids."""
+
+
+class _Line(NamedTuple):
+    """A line of one of the files."""
+
+    fields: list[str]
+    ids: tuple[int, ...]
 
 
 def resolve(text: str, rootfs: Path) -> User:
-    """``user[:group]``, each a name or a number, as numbers. Raises BundleError for one that the image does not know."""
+    """Return the user that ``user[:group]`` stands for; each part is a name or a number.
+
+    A number needs no file: where none can be read, a user given by number has group 0 and no supplementary groups.
+
+    Raises:
+        BundleError: the root filesystem does not know the name, or the file that would know it cannot be read.
+    """
     from ..spec import User
 
     name, _, group = text.partition(":")
-    row = _find(rootfs, "etc/passwd", name)
-    uid = _number(name) if row is None else _number(row[2])
+    uid, line = _number(name), _find(rootfs, _PASSWD, name)
     if uid is None:
-        raise BundleError(f"the image's user {name!r} is neither a number nor in its /etc/passwd")
-    gid = 0 if row is None else _number(row[3])
+        if line is None:
+            raise BundleError(f"the image's user {name!r:.80} is neither a number nor in its /etc/passwd")
+        uid = line.ids[0]
     if group:
-        found = _find(rootfs, "etc/group", group)
-        gid = _number(group) if found is None else _number(found[2])
-    if gid is None:
-        raise BundleError(f"the image's group {group or text!r} is neither a number nor in its /etc/group")
-    members = [] if group else _groups_of(rootfs, row[0] if row else name)
-    extra = tuple(sorted({number for number in members if number != gid}))
-    return User(uid=uid, gid=gid, additional_gids=extra or None)
+        return User(uid=uid, gid=_group(group, rootfs))
+    gid = line.ids[1] if line else 0
+    members = _groups_of(rootfs, line.fields[0] if line else name, needed=_number(name) is None)
+    return User(uid=uid, gid=gid, additional_gids=tuple(sorted(members - {gid})) or None)
+
+
+def _group(name: str, rootfs: Path) -> int:
+    gid = _number(name)
+    if gid is not None:
+        return gid
+    line = _find(rootfs, _GROUP, name)
+    if line is None:
+        raise BundleError(f"the image's group {name!r:.80} is neither a number nor in its /etc/group")
+    return line.ids[0]
 
 
 def home(uid: int, rootfs: Path) -> str:
-    """The home directory of a user; ``/`` where the image does not tell, or not in a way that can be read."""
-    try:
-        row = _find(rootfs, "etc/passwd", str(uid))
-    except (OSError, BundleError):
-        return "/"
-    return row[5] if row is not None and len(row) > 5 and row[5].startswith("/") else "/"
+    """Return the home directory of a user; ``/`` where the root filesystem does not tell, or not in a way that can be read."""
+    line = _find(rootfs, _PASSWD, str(uid))
+    path = line.fields[5] if line and len(line.fields) > 5 else ""
+    return path if path.startswith("/") and "\0" not in path else "/"
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) <= MAX_ID else None
+    """Return the id that a text is, or None. Python refuses to convert thousands of digits, so the length is checked first."""
+    digits = text.lstrip("0") or text[-1:]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 10 and int(digits) <= MAX_ID else None
 
 
-def _find(rootfs: Path, file: str, name: str) -> list[str] | None:
-    column = 2 if name.isdigit() else 0
-    return next((row for row in _rows(rootfs, file) if len(row) > 2 and row[column] == name), None)
+def _find(rootfs: Path, file: tuple[str, tuple[int, ...]], name: str) -> _Line | None:
+    """Return the first line for a name, or for an id. Raises BundleError as `_lines` does, but not for an id."""
+    number = _number(name)
+    lines = _lines(rootfs, file, needed=number is None)
+    return next((line for line in lines if (line.fields[0] == name if number is None else line.ids[0] == number)), None)
 
 
-def _groups_of(rootfs: Path, user: str) -> list[int]:
-    rows = (row for row in _rows(rootfs, "etc/group") if len(row) > 3 and user in row[3].split(","))
-    return [number for row in rows if (number := _number(row[2])) is not None]
+def _groups_of(rootfs: Path, user: str, *, needed: bool) -> set[int]:
+    lines = _lines(rootfs, _GROUP, needed=needed)
+    return {line.ids[0] for line in lines if len(line.fields) > 3 and user in line.fields[3].split(",")}
 
 
-def _rows(rootfs: Path, file: str) -> list[list[str]]:
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _lines(rootfs: Path, file: tuple[str, tuple[int, ...]], *, needed: bool) -> Iterator[_Line]:
+    """Yield the valid lines of a file; none where it does not exist.
+
+    Args:
+        needed: whether a file that cannot be read is an error. Otherwise it is taken for an empty one.
+
+    Raises:
+        BundleError: the file is too large, of another type than a regular one, or cannot be read.
+    """
+    path, columns = file
     try:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        result = lib.oci_openat2(root, file.encode(), flags, _RESOLVE_IN_ROOT_NO_MAGICLINKS)
-    finally:
-        os.close(root)
-    if result == -2:
-        return []
-    fd = check(result, file)
-    with open(fd, "rb") as content:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise BundleError(f"the image's /{file} is not a regular file")
-        raw = content.read(MAX_FILE + 1)
+        content = _read(rootfs, path)
+    except BundleError:
+        if needed:
+            raise
+        return
+    for text in content.split("\n"):
+        fields = text.split(":")
+        ids = [_number(fields[column]) for column in columns if column < len(fields)]
+        known = tuple(number for number in ids if number is not None)
+        if len(known) == len(columns):
+            yield _Line(fields, known)
+
+
+def _read(rootfs: Path, path: str) -> str:
+    try:
+        with open(open_regular(path, root=rootfs), "rb") as content:
+            raw = content.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise BundleError(f"the image's /{path}: {error.strerror}") from error
     if len(raw) > MAX_FILE:
-        raise BundleError(f"the image's /{file} is larger than {MAX_FILE} bytes")
-    return [line.split(":") for line in raw.decode("utf-8", "surrogateescape").splitlines()]
+        raise BundleError(f"the image's /{path}: larger than {MAX_FILE} bytes")
+    return raw.decode("utf-8", "surrogateescape")
 
 
 __all__ = ["home", "resolve"]

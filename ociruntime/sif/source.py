@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import os
-import stat
 import threading
 from typing import Protocol, TypeAlias
 
 from ociruntime.errors import SifError
+from ociruntime.files import NotRegularError, check_regular, open_regular
 
 __all__ = ["FdSource", "Identity", "Openable", "ReadableFile", "SeekableFile", "Source", "StreamSource", "open_source"]
 
@@ -43,11 +42,11 @@ class FdSource:
         """The absolute path by which it was opened; empty when it was opened otherwise."""
         self._fd = fd
         try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise SifError(f"a {_kind(info.st_mode)}, not a regular file", field="file", path=name)
-        except BaseException:
+            info = check_regular(fd, name)
+        except BaseException as error:
             self.close()
+            if isinstance(error, NotRegularError):
+                raise SifError(str(error.strerror), field="file", path=name) from error
             raise
         self.size = info.st_size
         self.identity: Identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
@@ -56,14 +55,11 @@ class FdSource:
     def from_path(cls, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> FdSource:
         absolute = os.path.abspath(os.fsdecode(path))
         try:
-            # O_NONBLOCK: opening a FIFO or a device must not wait for its other side
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a socket, or a device without a driver
-                raise SifError("not a regular file", field="file", path=os.fsdecode(path)) from error
-            raise
+            fd = open_regular(path)
+        except NotRegularError as error:
+            raise SifError(str(error.strerror), field="file", path=os.fsdecode(path)) from error
         source = cls(fd, os.fsdecode(path), absolute)
-        os.set_blocking(fd, True)  # now known to be a regular file; the loop driver inherits the flags of its backing file
+        os.set_blocking(fd, True)  # the loop driver inherits the flags of its backing file
         return source
 
     def fileno(self) -> int:
@@ -162,16 +158,3 @@ def _plain_fd(file: object) -> int | None:
     if isinstance(file, io.BufferedReader | io.BufferedRandom):
         file = file.raw
     return file.fileno() if isinstance(file, io.FileIO) else None
-
-
-_KINDS = (
-    (stat.S_ISDIR, "directory"),
-    (stat.S_ISFIFO, "FIFO"),
-    (stat.S_ISSOCK, "socket"),
-    (stat.S_ISCHR, "character device"),
-    (stat.S_ISBLK, "block device"),
-)
-
-
-def _kind(mode: int) -> str:
-    return next((name for test, name in _KINDS if test(mode)), "special file")

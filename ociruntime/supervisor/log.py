@@ -7,6 +7,8 @@ import os
 import stat
 import time
 
+from ..files import open_regular
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ MAX_LINE = 16384
 """Bytes of a line that go into one entry; the rest follows in further ones."""
 PATIENCE = 0.25
 """Seconds that the beginning of a line waits for its end before it is written as a part."""
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def stamp(now: int) -> bytes:
@@ -101,12 +104,10 @@ class Log:
         self.lost_entries = self.lost_bytes = 0
         self.error = ""
         self._torn = False
-        self._fd = self._open()
-
-    def _open(self) -> int:
         # Non-blocking for the sake of a FIFO: its reader must not keep the container waiting.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        fd = os.open(self.path, flags, 0o640)
+        self._fd = self._take(os.open(self.path, _FLAGS | os.O_CREAT, 0o640))
+
+    def _take(self, fd: int) -> int:
         info = os.fstat(fd)
         self._regular = stat.S_ISREG(info.st_mode)
         self._size = info.st_size
@@ -114,9 +115,18 @@ class Log:
 
     def reopen(self) -> None:
         """Go on in a new file of the same name, after somebody renamed this one. Raises OSError; the old one then stays."""
-        fd = self._open()
+        fd = self._take(self._open_again())
         os.close(self._fd)
         self._fd = fd
+
+    def _open_again(self) -> int:
+        # The caller chose what the first file is. The container may be able to write to its directory, and chooses nothing.
+        if not self._regular:
+            return os.open(self.path, _FLAGS)
+        try:
+            return os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o640)
+        except FileExistsError:
+            return open_regular(self.path, _FLAGS)
 
     def feed(self, stream: bytes, data: bytes) -> None:
         """Write what a stream printed."""

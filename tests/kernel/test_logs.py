@@ -369,5 +369,5 @@ def test_reopening_on_the_command_line(bundle: oci.Bundle, state_root: Path, pre
         tmp_path.joinpath("log").mkdir()
         done = subprocess.run(command("logs", "--reopen", prefix), capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 1
-        assert "Is a directory" in done.stderr
+        assert "a directory, not a regular file" in done.stderr
     assert [(tmp_path / f"log.{n}").read_text().split()[-1] for n in range(2)] == ["0", "1"]

@@ -83,7 +83,7 @@ def test_layers(path: Path) -> None:
         assert units(names) == {"typed"}
     if unit == "typed":
         assert not units(names)
-    if unit not in ("engine", "rootfs", "seccomp", "_native"):
+    if unit not in ("engine", "files", "rootfs", "seccomp", "_native"):
         assert "_native" not in units(names)
     if unit == "cli":
         hidden = {name for name in names if name.startswith("ociruntime.") and any(p.startswith("_") for p in name.split("."))}

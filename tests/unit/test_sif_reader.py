@@ -729,7 +729,7 @@ def test_importing_is_cheap_and_needs_only_the_errors() -> None:
     assert not loaded & {"json", "uuid", "datetime", "subprocess", "tempfile", "html", "cattrs", "jsonschema"}
     assert not loaded & {"ociruntime.sif.build", "ociruntime.sif.builder", "ociruntime.sif.layout", "ociruntime.sif.view"}
     ours = {name for name in loaded if name.split(".")[0] == "ociruntime" and not name.startswith("ociruntime.sif")}
-    assert ours == {"ociruntime", "ociruntime.errors", "ociruntime.pickling", "ociruntime.typed"}
+    assert ours == {"ociruntime", "ociruntime.errors", "ociruntime.files", "ociruntime.pickling", "ociruntime.typed"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Opening files that a container, an image or another user can replace.
+
+Opening a special file acts on what is behind it: a driver is loaded or a device is claimed, a FIFO blocks, and a device node works
+for the runtime even where the container's device rules deny it. So the type is checked first, through a descriptor of ``O_PATH``,
+which calls no driver, and the file is reopened through that descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_IN_ROOT: Final = 0x10 | 0x02
+"""RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS."""
+_TRIES: Final = 1000
+"""Attempts at a path for which the kernel asks to try again, as renames go on."""
+_KINDS: Final = (
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "character device"),
+    (stat.S_ISBLK, "block device"),
+    (stat.S_ISLNK, "symbolic link"),
+)
+
+
+class NotRegularError(OSError):
+    """A file is of another type than a regular one. ``kind`` names that type."""
+
+    def __init__(self, path: StrOrBytesPath, kind: str) -> None:
+        self.kind = kind
+        super().__init__(errno.EISDIR if kind == "directory" else errno.EINVAL, f"a {kind}, not a regular file", os.fsdecode(path))
+
+
+def check_regular(fd: int, path: StrOrBytesPath) -> os.stat_result:
+    """Return the status of an open file. Raises NotRegularError."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise NotRegularError(path, next((kind for test, kind in _KINDS if test(info.st_mode)), "special file"))
+    return info
+
+
+def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrBytesPath | None = None) -> int:
+    """Open a regular file and nothing else; return its descriptor.
+
+    Args:
+        path: the file.
+        flags: the access mode. Close-on-exec and non-blocking are added: another process may hold a lease on the file.
+        root: directory that neither the path nor a link in it can leave. Default: the caller's root.
+
+    Raises:
+        NotRegularError: it is a device, a FIFO, a socket or a directory; it was not opened.
+        OSError: it cannot be opened.
+    """
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC) if root is None else _open_in_root(root, path)
+    try:
+        check_regular(found, path)
+        return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+
+
+def _open_in_root(root: StrOrBytesPath, path: StrOrBytesPath) -> int:
+    """Resolve a path in a root directory; return an ``O_PATH`` descriptor. Raises OSError."""
+    from ._native._host import lib
+
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(_TRIES):
+            result: int = lib.oci_openat2(directory, os.fsencode(path), os.O_PATH | os.O_CLOEXEC, _IN_ROOT)
+            if result != -errno.EAGAIN:
+                break
+    finally:
+        os.close(directory)
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), os.fsdecode(path))
+    return result
