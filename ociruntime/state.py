@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
@@ -229,6 +230,22 @@ def _unlink(path: str) -> None:
         return
 
 
+def _lock(fd: int, kind: int, wait: bool | float) -> None:
+    if wait is True:
+        fcntl.flock(fd, kind)
+        return
+    deadline, pause = time.monotonic() + wait, 0.001
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
 class Entry:
     """One container's directory."""
 
@@ -290,19 +307,22 @@ class Entry:
         return document
 
     @contextmanager
-    def locked(self, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    def locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[None]:
         """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes.
+
+        Args:
+            wait: whether to wait for the lock, or the seconds to wait.
 
         Raises:
             ContainerNotFound: there is no such container, or no longer.
-            BlockingIOError: somebody holds it, and ``wait`` is false.
+            BlockingIOError: the lock is held by another process, and the wait is over.
         """
         try:
             fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             raise self._not_found() from None
         try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
             if os.fstat(fd).st_nlink == 0:  # it was deleted while we waited
                 raise self._not_found()
             yield

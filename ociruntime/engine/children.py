@@ -79,10 +79,10 @@ class Child:
             ending.close()
         if self._pidfd >= 0 and ended_within(self._pidfd, 0):
             self.reap()
-            pidfd, self._pidfd = self._pidfd, -1
-            processes.exit_of(self.pid, pidfd)  # where it was held back when its end was seen
-            os.close(pidfd)
-        elif self._pidfd >= 0 and self not in _abandoned:
+            if processes.reaped(self._pidfd):
+                pidfd, self._pidfd = self._pidfd, -1
+                os.close(pidfd)
+        if self._pidfd >= 0 and self not in _abandoned:
             _abandoned.append(self)
 
     def detach(self) -> None:

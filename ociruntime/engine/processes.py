@@ -91,9 +91,13 @@ def wait_killed(pid: int, pidfd: int, name: str) -> None:
 
 def not_dead(pid: int, name: str) -> str:
     """Say which process did not die of SIGKILL, and what it is doing."""
+    return f"{name} (pid {pid}) did not die within {DEATH:.0f} s of SIGKILL: it is {doing(pid)}; see /proc/{pid}/stack"
+
+
+def doing(pid: int) -> str:
+    """Return the state of a process in words (proc_pid_stat(5), field 3)."""
     fields = stat_of(pid)
-    state = _STATES.get(fields[0], fields[0].decode()) if fields else "gone"
-    return f"{name} (pid {pid}) did not die within {DEATH:.0f} s of SIGKILL: it is {state}; see /proc/{pid}/stack"
+    return _STATES.get(fields[0], fields[0].decode()) if fields else "gone"
 
 
 def exit_of(pid: int, pidfd: int) -> Exit:
@@ -119,6 +123,17 @@ def reap(pid: int, pidfd: int) -> tuple[Exit, Usage]:
     if not found:
         return _exit_of_zombie(pid, pidfd), Usage()  # it is held back
     return _exit(status), Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def reaped(pidfd: int) -> bool:
+    """Return whether a process that has exited needs no reaping any more; a child is reaped.
+
+    A child that its tracer has not waited for, or that other processes of its pid namespace hold back, cannot be reaped yet.
+    """
+    try:
+        return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
 
 
 def _exit(status: int) -> Exit:

@@ -2,30 +2,94 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from contextlib import ExitStack
 
 from ..engine import cgroup, undo
 from ..engine.children import wait_first
-from ..engine.processes import pid_of
+from ..engine.processes import DEATH, doing, not_dead, pid_of
 from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
 from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
 from .supervise import end_supervisor
 
-_DEATH = 10.0
-"""Seconds for a process to die of SIGKILL."""
+_PATIENCE = 10.0
+"""Seconds for another operation on a container, before a deletion by force ends it."""
 
 
 def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
-    """Delete a container; ``force`` kills it first and does not mind a damaged state. Raises WrongStatus, StateError."""
-    with entry.locked():
+    """Delete a container; ``force`` kills it first and does not mind a damaged state.
+
+    Raises:
+        WrongStatus, StateError: its status does not allow it.
+        TimeoutError: a process does not die of SIGKILL, or keeps the container locked.
+    """
+    with ExitStack() as stack:
+        if not _lock(stack, entry, force=force):
+            return
         document, status = read(entry, force=force)
         if not force and not status.can_delete:
             raise WrongStatus(entry.id, "delete", status, "stopped")
         end(entry, document, status, own)
         sweep(entry, document)
     after_delete(document)
+
+
+def _lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
+    """Hold the container's lock until the stack is left; False when the container went while another operation had the lock.
+
+    With ``force`` the container is killed when that operation keeps the lock, which ends the operation.
+    """
+    if not force:
+        stack.enter_context(entry.locked())
+        return True
+    try:
+        stack.enter_context(entry.locked(wait=_PATIENCE))
+        return True
+    except BlockingIOError:
+        _kill_recorded(entry)
+    try:
+        stack.enter_context(entry.locked(wait=DEATH))
+    except ContainerNotFound:
+        return False
+    except BlockingIOError:
+        message = f"container {entry.id!r} is locked by {_holder(entry)}: end that process, or wait for it"
+        raise TimeoutError(errno.ETIMEDOUT, message) from None
+    return True
+
+
+def _kill_recorded(entry: Entry) -> None:
+    """Kill what the state says that the container has, without its lock."""
+    try:
+        document = entry.read()
+    except StateError:
+        return  # gone, or damaged: then nothing is known to be killed
+    pidfd = first_process(document)
+    if pidfd is not None:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself
+        finally:
+            os.close(pidfd)
+    paths = [path for path in document.get("cgroups", []) if os.path.isdir(path)]
+    if paths:
+        cgroup.kill(paths)
+
+
+def _holder(entry: Entry) -> str:
+    """Name the process that holds the container's lock (proc_locks(5))."""
+    info = os.stat(f"{entry.directory}/lock")
+    wanted = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    with open("/proc/locks", encoding="ascii") as table:
+        for line in table:
+            fields = line.split()
+            if wanted in fields and "->" not in fields:
+                pid = int(fields[fields.index(wanted) - 1])
+                return f"process {pid}, which is {doing(pid)}"
+    return "another process"
 
 
 def discard(entry: Entry, document: StateDocument) -> None:
@@ -83,7 +147,8 @@ def end(entry: Entry, document: StateDocument, status: Status, own: int) -> None
             pass  # it ended by itself
         if status is Status.PAUSED:
             cgroup.thaw_to_die(document.get("cgroups", []))
-        if wait_first(pid_of(pidfd), pidfd, _DEATH) is None:
-            raise TimeoutError(f"container {entry.id!r} did not die within {_DEATH:.0f} s of SIGKILL")
+        pid = pid_of(pidfd)
+        if wait_first(pid, pidfd, DEATH) is None:
+            raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, f"the first process of container {entry.id!r}"))
     finally:
         os.close(pidfd)
