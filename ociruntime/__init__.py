@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import ContainerExists as ContainerExists
     from .errors import ContainerNotFound as ContainerNotFound
     from .errors import HookError as HookError
+    from .errors import LaunchTimeout as LaunchTimeout
     from .errors import OCIRuntimeError as OCIRuntimeError
     from .errors import OCIRuntimeWarning as OCIRuntimeWarning
     from .errors import Problem as Problem
@@ -54,7 +55,7 @@ _MODULES = {
     "bundle": "Bundle",
     "container": "Container",
     "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
-    "SifError SpecError StateError StepError UnsupportedError WrongStatus",
+    "LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
     "events": "Event",
     "host": "Host",
     "logs": "LogRecord",

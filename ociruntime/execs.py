@@ -115,8 +115,9 @@ class Executes:
         from contextlib import closing
 
         from .engine.interrupts import Held
-        from .overrides import seconds
-        from .process import Process, finish
+        from .errors import LaunchTimeout
+        from .overrides import seconds, words
+        from .process import Deadline, Process, finish
         from .streams import Codec, Streams
 
         if process is not None:
@@ -128,28 +129,34 @@ class Executes:
             raise ValueError("who sits at a terminal takes the time that it takes: timeout is for capture_output=True")
         limit, codec = seconds(timeout), Codec.of(text, encoding, errors)
         with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec, terminal) as streams:
-            child: Process[Any] = self._launch(
-                Process,
-                args,
-                streams,
-                env=env,
-                cwd=cwd,
-                user=user,
-                groups=groups,
-                capabilities=capabilities,
-                no_new_privileges=no_new_privileges,
-                apparmor_profile=apparmor_profile,
-                selinux_label=selinux_label,
-                process=process,
-                terminal=terminal,
-                preserve_fds=preserve_fds,
-                cgroup=cgroup,
-                own_cgroup=own_cgroup,
-            )
-            with closing(child):
-                if interactive:
-                    child.sit(held)
-                result = finish(child, held, limit, child.kill_all)
+            deadline = Deadline(limit)
+            try:
+                child: Process[Any] = self._launch(
+                    Process,
+                    args,
+                    streams,
+                    env=env,
+                    cwd=cwd,
+                    user=user,
+                    groups=groups,
+                    capabilities=capabilities,
+                    no_new_privileges=no_new_privileges,
+                    apparmor_profile=apparmor_profile,
+                    selinux_label=selinux_label,
+                    process=process,
+                    terminal=terminal,
+                    preserve_fds=preserve_fds,
+                    cgroup=cgroup,
+                    own_cgroup=own_cgroup,
+                    deadline=deadline.at,
+                )
+            except LaunchTimeout as error:
+                result = deadline.result(error, words(args), streams)
+            else:
+                with closing(child):
+                    if interactive:
+                        child.sit(held)
+                    result = finish(child, held, limit, child.kill_all)
         if check:
             result.check_returncode()
         return result
@@ -262,6 +269,7 @@ class Executes:
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
         own_cgroup: bool = True,
+        deadline: float | None = None,
     ) -> C:
         from .lifecycle.execute import execute
         from .overrides import Overrides, words
@@ -296,6 +304,7 @@ class Executes:
             preserve_fds=preserve_fds,
             cgroup=cgroup,
             own_cgroup=own_cgroup,
+            deadline=deadline,
         )
         streams.launched()
         if started.terminal is not None:

@@ -13,7 +13,7 @@ from .engine import cgroup, children
 from .engine.interrupts import Held
 from .engine.processes import signal_number
 from .engine.usage import Usage
-from .errors import ProcessError
+from .errors import LaunchTimeout, ProcessError
 from .pickling import Unpicklable
 from .streams import MaybeNone, Streams
 from .terminal import Terminal
@@ -321,6 +321,27 @@ class Process(Child, Generic[AnyStr]):
         except BaseException:
             self.discard()
             raise
+
+
+class Deadline:
+    """The time of a whole call, launch included. None for the limit is no limit."""
+
+    def __init__(self, limit: float | None) -> None:
+        self._began = time.monotonic()
+        self.at = None if limit is None else self._began + limit
+        """By `time.monotonic`."""
+
+    def result(self, error: LaunchTimeout, args: Sequence[str], streams: Streams) -> Result[Any]:
+        """Return the result of a program that did not start in time, and was killed.
+
+        Raises:
+            LaunchTimeout: the time of the call is not over; the launch itself took too long.
+        """
+        now = time.monotonic()
+        if self.at is None or now < self.at:
+            raise error
+        streams.launched()
+        return Result(tuple(args), -9, streams.output(1), streams.output(2), now - self._began, timed_out=True)
 
 
 def finish(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 from .bundle import Bundle
 from .engine import cgroup
 from .engine.interrupts import Held
-from .errors import ContainerNotFound
+from .errors import ContainerNotFound, LaunchTimeout
 from .overrides import Args, Env, MountLike, Overrides, UserLike, listed, seconds, words
-from .process import Child, Result, Usage, finish
+from .process import Child, Deadline, Result, Usage, finish
 from .streams import Codec, Stdio, Streams
 from .temporary import Temporary
 
@@ -138,11 +138,24 @@ def run(
     with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
         made_of = source(image, overrides)
         name = new_id() if container_id is None else container_id
-        sandbox = Sandbox(name, made_of, streams, root=root, die_with_parent=die_with_parent, cgroup_manager=cgroup_manager)
+        deadline = Deadline(limit)
         try:
-            result = sandbox.complete(finish(sandbox.child, held, limit, sandbox.kill, sandbox.on_end))
-        finally:
-            sandbox.discard()
+            sandbox = Sandbox(
+                name,
+                made_of,
+                streams,
+                root=root,
+                die_with_parent=die_with_parent,
+                cgroup_manager=cgroup_manager,
+                deadline=deadline.at,
+            )
+        except LaunchTimeout as error:
+            result = deadline.result(error, overrides.args or (), streams)
+        else:
+            try:
+                result = sandbox.complete(finish(sandbox.child, held, limit, sandbox.kill, sandbox.on_end))
+            finally:
+                sandbox.discard()
     if check:
         result.check_returncode()
     return result
@@ -179,6 +192,7 @@ class Sandbox:
         root: str | os.PathLike[str] | None,
         die_with_parent: bool,
         cgroup_manager: Manager,
+        deadline: float | None = None,
     ) -> None:
         from .lifecycle.create import create
 
@@ -196,6 +210,7 @@ class Sandbox:
             new_keyring=True,
             die_with_parent=die_with_parent,
             gate=False,
+            deadline=deadline,
         )
         streams.launched()
         cgroups = made.document.get("cgroups", [])

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
 from ..engine.children import Ending
+from ..errors import LaunchTimeout
 from ..events import Event
 from ..execs import Executes
 from ..lifecycle.status import first_process
 from ..lifecycle.watch import Ticks, watch
 from ..options import CreateOptions, ExecOptions, PopenOptions
-from ..overrides import Args, seconds
-from ..process import Result
+from ..overrides import Args, seconds, words
+from ..process import Deadline, Result
 from ..state import State, Status
 from ..streams import Codec, MaybeNone, Streams
 from .processes import Process
@@ -216,13 +217,18 @@ class Container(Supervised):
             raise ValueError("nobody sits at a terminal in an event loop: use capture_output=True, or popen")
         check, timeout = given.pop("check", False), seconds(given.pop("timeout", None))
         with streams_of(given, Codec.of(text, encoding, errors)) as streams:
-            child: Process[Any] = await self._launch(args, streams, given)
+            deadline = Deadline(timeout)
             try:
-                result = await finish(child, timeout, child.kill_all)
-            except BaseException:
-                await child._discard()
-                raise
-            child.close()
+                child: Process[Any] = await self._launch(args, streams, {**given, "deadline": deadline.at})
+            except LaunchTimeout as error:
+                result = deadline.result(error, words(args), streams)
+            else:
+                try:
+                    result = await finish(child, timeout, child.kill_all)
+                except BaseException:
+                    await child._discard()
+                    raise
+                child.close()
         if check:
             result.check_returncode()
         return result

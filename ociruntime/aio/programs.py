@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, Unpack, overload
 
 from .. import sandbox as _sync
+from ..errors import LaunchTimeout
 from ..lifecycle.prune import prune as _prune
 from ..overrides import Args, Overrides, listed, seconds, words
-from ..process import Result
+from ..process import Deadline, Result
 from ..sandbox import Image, RunOptions, Sandbox, new_id, source
 from ..streams import Codec, Streams
 from .waiting import finish, work
@@ -50,21 +51,27 @@ async def run(
     check, timeout = given.get("check", False), seconds(given.get("timeout"))
     name = given.get("container_id")
     with streams_of(given, Codec.of(text, encoding, errors)) as streams:
-        sandbox = await work(
-            Sandbox,
-            new_id() if name is None else name,
-            source(image, overrides),
-            streams,
-            root=given.get("root"),
-            die_with_parent=given.get("die_with_parent", False),
-            cgroup_manager=given.get("cgroup_manager", "cgroupfs"),
-            undo=Sandbox.discard,
-        )
+        deadline = Deadline(timeout)
         try:
-            result = sandbox.complete(await finish(sandbox.child, timeout, sandbox.kill, sandbox.on_end))
-        finally:
-            if sandbox.child.owned:  # a forked child has no threads to work in
-                await work(sandbox.discard)
+            sandbox = await work(
+                Sandbox,
+                new_id() if name is None else name,
+                source(image, overrides),
+                streams,
+                root=given.get("root"),
+                die_with_parent=given.get("die_with_parent", False),
+                cgroup_manager=given.get("cgroup_manager", "cgroupfs"),
+                deadline=deadline.at,
+                undo=Sandbox.discard,
+            )
+        except LaunchTimeout as error:
+            result = deadline.result(error, overrides.args or (), streams)
+        else:
+            try:
+                result = sandbox.complete(await finish(sandbox.child, timeout, sandbox.kill, sandbox.on_end))
+            finally:
+                if sandbox.child.owned:  # a forked child has no threads to work in
+                    await work(sandbox.discard)
     if check:
         result.check_returncode()
     return result

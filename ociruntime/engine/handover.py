@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+_PATIENCE = 10.0
+"""Seconds for the peer to take the connection and the message."""
+
 
 def send(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -> None:
     """Send a descriptor, which is closed here, with a message to whoever listens on a Unix socket. Raises OSError."""
@@ -11,6 +14,7 @@ def send(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -
 
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
+            peer.settimeout(_PATIENCE)
             peer.connect(os.fspath(path))
             sent = socket.send_fds(peer, [message], [fd])
             if sent < len(message):  # who has got all may be gone already, and not even nothing can be sent to it

@@ -44,8 +44,8 @@ class Hook(NamedTuple):
     timeout: int
 
 
-def run(kind: str, hook: Hook, state: State) -> None:
-    """Run one hook in our namespaces. Raises HookError."""
+def run(kind: str, hook: Hook, state: State, deadline: float | None = None) -> None:
+    """Run one hook in our namespaces; it is killed at the deadline, which the caller looks at. Raises HookError."""
     document, output = sealed_memfd("oci-state", _encode(state)), os.memfd_create("oci-output", os.MFD_CLOEXEC)
     try:
         try:
@@ -61,8 +61,10 @@ def run(kind: str, hook: Hook, state: State) -> None:
             )
         except OSError as error:
             raise HookError(f"cannot be run: {error.strerror}", kind=kind, path=hook.path) from error
-        timed_out = not _ended(child, hook.timeout, output)
+        timed_out = not _ended(child, hook.timeout, output, deadline)
         status = child.wait()
+        if timed_out and deadline is not None and time.monotonic() > deadline:
+            return
         if timed_out:
             raise HookError(f"took more than {hook.timeout} s", kind=kind, path=hook.path, returncode=status, output=_tail(output))
         if status != 0:
@@ -72,12 +74,12 @@ def run(kind: str, hook: Hook, state: State) -> None:
         os.close(output)
 
 
-def _ended(child: subprocess.Popen[bytes], timeout: int, output: int) -> bool:
+def _ended(child: subprocess.Popen[bytes], timeout: int, output: int, deadline: float | None) -> bool:
     """Whether it ended in time; if not, or when something interrupts us, its whole process group is killed."""
     pidfd = os.pidfd_open(child.pid)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    end = time.monotonic() + timeout if timeout else float("inf")
+    end = min(time.monotonic() + timeout if timeout else float("inf"), float("inf") if deadline is None else deadline)
     done, forgotten = False, 0
     try:
         with waiting():
@@ -145,7 +147,7 @@ class Hooks:
             return os.open(f"/proc/self/fd/{self._document}", os.O_RDONLY | os.O_CLOEXEC)
         return os.memfd_create("oci-output", os.MFD_CLOEXEC)
 
-    def carry_out(self, step: Step, init: Init) -> None:
+    def carry_out(self, step: Step, init: Init, deadline: float | None) -> None:
         """A step ``hook`` or ``hook_state`` of the host. Raises HookError."""
         self.begun = True
         if step.op == "hook":
@@ -154,6 +156,7 @@ class Hooks:
                 cast("str", kind),
                 Hook(*cast("tuple[str, list[str], list[str], int]", program)),
                 self._describe()._replace(pid=init.pid),
+                deadline,
             )
             return
         os.write(self._document, _encode(self._describe()._replace(pid=_pid_inside(init.pid))))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .hooks import Hooks
     from .launch import Clone
 
+_OVER: Final = "the time for the call was over"
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _NS_GET_NSTYPE: Final = 0xB703
 _NAMESPACES: Final = "config-linux.md#namespaces"
@@ -152,8 +153,8 @@ class Performance:
 
         def check() -> None:
             step = init.progress.step
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                raise self._late(step, "the time for the call was over")
+            if self._is_late():
+                raise self._late(step, _OVER)
             in_hook = step > 0 and self.plan.steps[step - 1].op == "hook"
             if self._watch.stalled(step) and not in_hook:
                 raise self._late(step, f"the init process did not go on for {STALL:.0f} s")
@@ -216,8 +217,13 @@ class Performance:
             return carry_out(step, self.init)
         assert self._hooks is not None, "a plan with hooks"
         assert self.init is not None, "a step behind the clone"
-        self._hooks.carry_out(step, self.init)
+        self._hooks.carry_out(step, self.init, self._deadline)
+        if self._is_late():
+            raise self._late(self._at + 1, _OVER)
         return None
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
 
     # ---- the init's steps ----
 

@@ -82,6 +82,7 @@ def create(
     supervision: Supervision | None = None,
     empty_process: bool = False,
     gate: bool,
+    deadline: float | None = None,
 ) -> Created:
     """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
     if supervision is not None and (console_socket is not None or tuple(stdio) != (0, 1, 2)):
@@ -163,6 +164,7 @@ def create(
                 parent=supervisor.clone if supervisor is not None else clone,
                 receivers=receivers(opened.spec, document, console),
                 hooks=hooks(plan),
+                deadline=deadline,
             )
             init = performance.begin()
             if supervisor is not None:

@@ -74,6 +74,7 @@ def execute(
     preserve_fds: int,
     cgroup: str | Mapping[str, str] | None,
     own_cgroup: bool,
+    deadline: float | None = None,
 ) -> Started:
     """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
     preserve = inherited(preserve_fds)
@@ -116,6 +117,7 @@ def execute(
                 preserve=preserve,
                 cache=entry.path.parent / ".seccomp",
                 receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
+                deadline=deadline,
             )
             kills = oom_kills(cgroups)
             init = performance.begin()

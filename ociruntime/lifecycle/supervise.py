@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _LAST_WRITES: Final = 6.0
 """Seconds for a supervisor to end by itself: it lets slow clients read for five."""
 _TELL: Final = 1.0
+_ANSWER: Final = 10.0
+"""Seconds for a supervisor to answer a request."""
 _CAP_CHOWN: Final = 1 << 0
 
 
@@ -95,12 +97,15 @@ def request(entry: Entry, operation: str, fds: Sequence[socket.socket] = (), **w
     answer, gone = b"", b'{"error": "its supervisor is gone"}'
     try:
         with connect(entry, "control.sock") as peer:
+            peer.settimeout(_ANSWER)
             try:
                 socket.send_fds(peer, [json.dumps(wanted).encode()], [one.fileno() for one in fds])
             except BrokenPipeError:
                 answer = peer.recv(4096) or gone  # it was refused before it was read
             while data := peer.recv(4096):
                 answer += data
+    except TimeoutError:
+        answer = json.dumps({"error": f"its supervisor did not answer within {_ANSWER:.0f} s"}).encode()
     except (FileNotFoundError, ConnectionError):
         answer = answer or gone
     if not answer:

@@ -22,6 +22,8 @@ ERRORS: Final = "supervisor.err"
 """The file in the state directory that gets what a supervisor says when it breaks."""
 _LIMIT: Final = 8 << 20
 """Bytes behind which a log in the state directory, which may be memory, becomes ``.1``, in the place of the one before."""
+_ANSWER: Final = 60.0
+"""Seconds for a supervisor to answer the process that makes it."""
 _DEATH: Final = 10.0
 """Seconds for a supervisor to die of SIGKILL."""
 _KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
@@ -64,6 +66,7 @@ class Supervisor:
         if not sys.executable:
             raise UnsupportedError("a supervisor needs a Python interpreter: sys.executable is not set")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_ANSWER)
         try:
             with theirs:
                 _spawn(directory, theirs.fileno(), preserve)
@@ -177,13 +180,24 @@ def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
         os.close(high)
         os.close(errors)
     try:
-        os.waitid(os.P_PID, pid, os.WEXITED)
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return  # the program that we live in reaps its children by itself
+    try:
+        if not gone(pidfd, _ANSWER):
+            end(pidfd)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
-        pass  # the program that we live in reaps its children by itself
+        pass  # as above
+    finally:
+        os.close(pidfd)
 
 
 def _receive(channel: socket.socket, directory: Path) -> tuple[dict[str, object], list[int]]:
-    data, fds, _, _ = socket.recv_fds(channel, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, fds, _, _ = socket.recv_fds(channel, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+    except TimeoutError:
+        raise StateError(f"the supervisor did not answer within {_ANSWER:.0f} s") from None
     if not data:
         said = (directory / ERRORS).read_text("utf-8", "replace").strip()
         raise StateError(f"the supervisor died{': ' if said else ''}{said[-1000:]}")
