@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from ..errors import LaunchTimeout, Problem, SpecError, StepError, UnsupportedError
+from ..errors import LaunchTimeout, OCIRuntimeError, Problem, SpecError, StepError, UnsupportedError
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.ops import WAITING, Report, Sync
 from ..plan.wire import encode
-from . import undo
+from . import cgroup, undo
 from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
 from .host_steps import carry_out
@@ -70,6 +70,7 @@ class Performance:
         self._hooks = hooks
         self._deadline = deadline
         self._watch = Watch()
+        self._parents = list(parents)
         self._made = list(parents)
         self._backs: list[Callable[[], None]] = []
         self._at = 0
@@ -182,7 +183,48 @@ class Performance:
         if code:
             return step_error(self.plan, number, code, "")
         ended = init.ended()
+        limit = _memory_limit(self.plan)
+        if limit is not None and number > self._clone_number() and cgroup.oom_kills(self.plan.cgroups):
+            return self._too_small(limit, number)
         return death(self.plan, number, ended.signal if ended is not None else None)
+
+    def _too_small(self, limit: int, number: int) -> StepError:
+        """The error of a memory limit under which the init was killed, with what creating the container takes without the limit."""
+        step = self.plan.steps[number - 1]
+        self.abort()
+        problem = f"memory limit of {limit} bytes is too small to start the container"
+        needed = self._measure()
+        remedy = f"it needs more than {max(needed or 0, limit)} bytes here"
+        return StepError(
+            errno.ENOMEM, step=number, total=len(self.plan.steps), op=step.op, text=step.text, problem=problem, remedy=remedy
+        )
+
+    def _measure(self) -> int | None:
+        """Create the container once more, without its memory limits and hooks, and read how much memory that takes.
+
+        None where the plan has steps that must not be repeated, or where nothing counts the memory.
+        """
+        steps = tuple(step for step in self.plan.steps if not _limits_memory(step))
+        if any(step.op in _ONCE for step in steps):
+            return None
+        again = Performance(
+            self.plan._replace(steps=steps),
+            stdio=self._stdio,
+            gate=self._given["gate"],
+            pidfd=self._given["pidfd"],
+            preserve=self._preserve,
+            cache=self._cache,
+            parents=self._parents,
+            parent=self._parent,
+            deadline=self._deadline,
+        )
+        try:
+            again.begin()
+            return cgroup.usage(self.plan.cgroups).peak
+        except OCIRuntimeError:
+            return None  # what went wrong the first time is the error to report
+        finally:
+            again.abort()
 
     def error(self, message: Message) -> StepError | UnsupportedError:
         return step_error(self.plan, message.step or self._clone_number(), message.value, message.words)
@@ -278,6 +320,32 @@ class Performance:
         assert isinstance(flags, int)
         compiled = _filter(wanted.profile, self._cache)
         return (flags | compiled.flags, compiled.program, out)
+
+
+_ONCE: Final = frozenset({"hook", "hook_state", "netdev_move", "systemd_scope", "rdt_make", "rdt_class", "handout"})
+"""Operations that others see, so that a plan with one of them is not carried out twice."""
+
+
+def _limits_memory(step: Step) -> bool:
+    return step.op.startswith("cgroup_write") and "memory." in str(step.values[1:])
+
+
+def _memory_limit(plan: Plan) -> int | None:
+    """The memory limit of a plan, in bytes, if it has one."""
+    for step in plan.steps:
+        if step.op == "cgroup_write_set":
+            _, values = step.values
+            found = [
+                value for _, value, _, member in cast("Sequence[tuple[str, str, bool, str]]", values) if member == "memory.limit"
+            ]
+        elif step.op == "cgroup_write" and step.values[3] == "memory.limit":
+            found = [str(step.values[2])]
+        else:
+            continue
+        for value in found:
+            if value.isdigit():
+                return int(value)
+    return None
 
 
 _filters: list[tuple[Seccomp, Compiled]] = []

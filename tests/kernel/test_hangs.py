@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,12 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+import ociruntime.aio
+from ociruntime.engine.children import reap_abandoned
 from ociruntime.spec import Hooks, Seccomp
 
 from ..conftest import SLOWER
+from .cgroups import has
 
 pytestmark = pytest.mark.root
 MakeBundle = Callable[..., oci.Bundle]
@@ -144,8 +149,6 @@ def test_the_end_of_typed_input(bundle: oci.Bundle, state_root: Path, prefix: st
         async with oci.aio.Container.run(prefix, bundle, root=state_root) as container:
             return await container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=SOON)
 
-    import ociruntime.aio  # noqa: F401
-
     result = asyncio.run(twin())
     assert (result.returncode, result.timed_out) == (0, False)
 
@@ -211,3 +214,149 @@ def test_the_second_signal_ends_a_launch(
         process.kill()
         process.wait()
     assert oci.Container.list(root=state_root) == []
+
+
+# ---- time limits ----
+
+SLOW_HOOKS = ["createRuntime", "createContainer"]
+
+
+def slow(make_bundle: MakeBundle, kind: str) -> oci.Bundle:
+    """A bundle whose hook never ends: in the runtime namespace, or run by the init process in the container's."""
+    words = {"path": "/bin/sleep", "args": ["sleep", "1000"]}
+    return make_bundle(oci.RuntimeSpec.default().evolve(hooks=Hooks.load({kind: [words]})))
+
+
+@pytest.mark.parametrize("kind", SLOW_HOOKS)
+def test_the_timeout_of_run_covers_the_launch(make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str) -> None:
+    bundle, began = slow(make_bundle, kind), time.monotonic()
+    result = oci.run(bundle, ["true"], timeout=0.3, capture_output=True, text=True, root=state_root, container_id=prefix)
+    assert (result.args, result.returncode, result.timed_out, result.stdout) == (("true",), -9, True, "")
+    twin = asyncio.run(oci.aio.run(bundle, ["true"], timeout=0.3, root=state_root, container_id=prefix))
+    assert (twin.returncode, twin.timed_out) == (-9, True)
+    with pytest.raises(oci.ProcessError, match="took too long"):
+        oci.run(bundle, ["true"], timeout=0.3, check=True, root=state_root, container_id=prefix)
+    assert time.monotonic() - began < SOON
+
+
+def test_the_timeout_of_exec_covers_the_launch(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """The init process of an exec waits for a seccomp agent that takes its time."""
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_NOTIFY"}]}
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(state_root.parent / "agent"))
+        agent.listen()
+        profile["listenerPath"] = str(state_root.parent / "agent")
+        bundle = filtered(make_bundle, profile, no_new_privileges=True)
+        with oci.Container.run(prefix, bundle, root=state_root, empty_process=True) as container:
+            began = time.monotonic()
+            result = container.exec(["true"], timeout=0.3)
+            assert (result.args, result.returncode, result.timed_out) == (("true",), -9, True)
+            assert time.monotonic() - began < SOON
+
+
+def test_a_step_that_does_not_end(make_bundle: MakeBundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a time limit of the call, an init process that does not go on is given up, in create and in start."""
+    monkeypatch.setattr("ociruntime.engine.reports.STALL", 0.3)
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_NOTIFY"}]}
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(state_root.parent / "agent"))
+        agent.listen()
+        profile["listenerPath"] = str(state_root.parent / "agent")
+        bundle = filtered(make_bundle, profile, no_new_privileges=True)
+        with pytest.raises(oci.LaunchTimeout, match="exec true: ETIMEDOUT: the init process did not go on"):
+            oci.Container.run(prefix, bundle, root=state_root)
+        with oci.Container.create(prefix, bundle, root=state_root) as container:
+            with pytest.raises(TimeoutError, match="exec true: ETIMEDOUT: the init process did not go on"):
+                container.start()
+
+
+# ---- kill and delete ----
+
+
+@pytest.mark.parametrize("created", [True, False])
+def test_deleting_what_is_stopped_or_traced(bundle: oci.Bundle, state_root: Path, prefix: str, created: bool) -> None:
+    make = oci.Container.create if created else oci.Container.run
+    for trace in (False, True):
+        container = make(prefix, bundle, root=state_root)
+        tracer = subprocess.Popen([sys.executable, "-c", TRACER, str(container.pid)], stdout=subprocess.PIPE) if trace else None
+        try:
+            if tracer is not None:
+                assert tracer.stdout is not None
+                assert tracer.stdout.readline() == b"attached\n"
+                tracer.stdout.close()
+            else:
+                os.kill(container.pid, signal.SIGSTOP)
+            began = time.monotonic()
+            container.delete(force=True)
+            assert time.monotonic() - began < SOON
+        finally:
+            if tracer is not None:
+                tracer.kill()
+                tracer.wait()
+                reap_abandoned()  # as the next launch does: before its tracer ended nothing could
+        assert oci.Container.list(root=state_root) == []
+
+
+TRACER = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0, ctypes.get_errno()  # PTRACE_SEIZE
+assert libc.ptrace(0x4207, int(sys.argv[1]), 0, 0) == 0  # PTRACE_INTERRUPT
+print("attached", flush=True)
+time.sleep(1000)  # a tracer that waits for nothing
+"""
+
+HELD = """
+import sys, time, ociruntime as oci
+oci.Container.create(sys.argv[1], sys.argv[2], root=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_deleting_by_force_during_a_launch(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, until: Until, monkeypatch: pytest.MonkeyPatch, stop: bool
+) -> None:
+    """The operation that has the lock ends when its container is killed; one that does not is named."""
+    monkeypatch.setattr("ociruntime.lifecycle.delete._PATIENCE", 0.2)
+    if stop:
+        monkeypatch.setattr("ociruntime.lifecycle.delete.DEATH", 2)
+    bundle = slow(make_bundle, "createContainer")
+    creator = subprocess.Popen([sys.executable, "-P", "-c", HELD, prefix, bundle.path, state_root])
+    try:
+        until(lambda: (state_root / prefix / "state.json").exists(), "the container")
+        container = oci.Container.load(prefix, root=state_root)
+        until(lambda: container._entry.read().get("cgroups") and container.processes(), "the init process")
+        if stop:
+            os.kill(creator.pid, signal.SIGSTOP)
+            with pytest.raises(TimeoutError, match=rf"is locked by process {creator.pid}, which is stopped: end that process"):
+                container.delete(force=True)
+            os.kill(creator.pid, signal.SIGKILL)
+        container.delete(force=True)
+        assert creator.wait(SOON) != 0
+    finally:
+        creator.kill()
+        creator.wait()
+    assert oci.Container.list(root=state_root) == []
+
+
+# ---- memory ----
+
+
+@pytest.mark.skipif(not has("memory"), reason="no memory controller")
+@pytest.mark.parametrize("limit", [1000, 4096])
+def test_a_memory_limit_that_is_too_small(busybox_rootfs: Path, state_root: Path, prefix: str, limit: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(
+        oci.StepError, match=f"^memory limit of {limit} bytes is too small to start the container; it needs more"
+    ) as caught:
+        oci.run(busybox_rootfs, ["true"], memory=limit, root=state_root, container_id=prefix)
+    needed = int(str(caught.value).partition("more than ")[2].split()[0])
+    assert limit < needed < 64 << 20
+    assert oci.run(busybox_rootfs, ["true"], memory=8 * needed, root=state_root, container_id=prefix).returncode == 0
+    assert time.monotonic() - began < SOON
+
+
+@pytest.mark.skipif(not has("memory"), reason="no memory controller")
+def test_a_small_memory_limit_does_not_thrash(busybox_sif: Path, state_root: Path, prefix: str) -> None:
+    result = oci.run(busybox_sif, ["true"], memory="1M", timeout=SOON, root=state_root, container_id=prefix)
+    assert not result.timed_out
