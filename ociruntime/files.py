@@ -73,8 +73,9 @@ def _open_in_root(root: StrOrBytesPath, path: StrOrBytesPath) -> int:
 
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        result: int = -errno.EAGAIN
         for _ in range(_TRIES):
-            result: int = lib.oci_openat2(directory, os.fsencode(path), os.O_PATH | os.O_CLOEXEC, _IN_ROOT)
+            result = lib.oci_openat2(directory, os.fsencode(path), os.O_PATH | os.O_CLOEXEC, _IN_ROOT)
             if result != -errno.EAGAIN:
                 break
     finally:
