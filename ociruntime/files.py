@@ -1,4 +1,4 @@
-"""Opening files that a container, an image or another user can replace.
+"""Opening files that a container, an image or another user can replace, and replacing files at once.
 
 Opening a special file acts on what is behind it: a driver is loaded or a device is claimed, a FIFO blocks, and a device node works
 for the runtime even where the container's device rules deny it. So the type is checked first, through a descriptor of ``O_PATH``,
@@ -13,7 +13,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, Self
 
     StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -21,6 +21,8 @@ _IN_ROOT: Final = 0x10 | 0x02
 """RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS."""
 _TRIES: Final = 1000
 """Attempts at a path for which the kernel asks to try again, as renames go on."""
+_KEPT: Final = 48
+"""Characters of a target's name in the name of the file that will replace it."""
 _KINDS: Final = (
     (stat.S_ISDIR, "directory"),
     (stat.S_ISFIFO, "FIFO"),
@@ -65,6 +67,86 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
         return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     finally:
         os.close(found)
+
+
+class StagedFile:
+    """A file that is written beside its target and takes the target's place at once.
+
+    At the end of the ``with`` block nothing is left of it unless it was committed, and the target is what it was.
+
+    Args:
+        path: the target. A symbolic link there is replaced.
+        mode: the permissions, as far as the umask allows them.
+        directory: descriptor of the directory that a relative path counts from.
+
+    Raises:
+        OSError: the file cannot be made. The error names the target.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o600, directory: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self.fd = -1
+        self._directory = directory
+        folder, name = os.path.split(self.path)
+        self._temporary = os.path.join(folder, f".{name[:_KEPT]}.{os.urandom(8).hex()}")
+        try:
+            # O_EXCL: two writers, or a link that waits there, never share the file.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd = os.open(self._temporary, flags, mode, dir_fd=directory)
+        except OSError as error:
+            error.filename = self.path
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+        if self._temporary:
+            os.unlink(self._temporary, dir_fd=self._directory)
+
+    def write(self, content: bytes) -> None:
+        """Write all of the content. Raises OSError: it does not fit, for example."""
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[os.write(self.fd, left) :]
+        except OSError as error:
+            error.filename = self.path
+            raise
+
+    def commit(self, *, durable: bool = False) -> None:
+        """Put the file in the place of its target. This takes no space on the filesystem.
+
+        Args:
+            durable: see that it survives a crash of the machine. What belongs to running containers does not need that.
+
+        Raises:
+            OSError: it cannot be replaced, or a network filesystem has no room for what was written.
+        """
+        if durable:
+            os.fsync(self.fd)
+        self._close()
+        os.replace(self._temporary, self.path, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        self._temporary = ""
+        if durable:
+            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600, directory: int | None = None) -> None:
+    """Write a file as a whole or not at all: on an error its target is what it was. Arguments and errors as for `StagedFile`."""
+    with StagedFile(path, mode=mode, directory=directory) as staged:
+        staged.write(content)
+        staged.commit()
 
 
 def _open_in_root(root: StrOrBytesPath, path: StrOrBytesPath) -> int:

@@ -24,6 +24,7 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ociruntime.errors import SpecError, UnsupportedError
+from ociruntime.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -550,15 +551,8 @@ def _write_cache(path: Path, key: str, program: bytes) -> None:
     directory = _open_directory(path)
     if directory < 0:
         return
-    temporary = f".{key}.{os.getpid()}.{threading.get_native_id()}"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(_head(key, program) + program)
-            os.replace(temporary, f"{key}.bpf", src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
-            os.unlink(temporary, dir_fd=directory)
+        replace_file(f"{key}.bpf", _head(key, program) + program, directory=directory)
     except OSError:
         return  # a full or read-only disk costs the next process a compilation, nothing else
     finally:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 
 from .errors import ContainerExists, ContainerNotFound, StateError
+from .files import StagedFile
 from .typed import NamedTuple, TypedDict
 
 TYPE_CHECKING = False
@@ -223,6 +224,13 @@ def is_over(fields: list[bytes]) -> bool:
     return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
+def _cannot_store(path: str, error: OSError) -> StateError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free space on its filesystem" if full else "see that it can be written"
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    return StateError(f"cannot write {path}: {reason}; {remedy}, or give another state directory with --root (root=)")
+
+
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
@@ -293,13 +301,31 @@ class Entry:
         return StateError(f"{self.directory}/state.json is damaged: {why}; 'delete --force' removes the container")
 
     def write(self, document: StateDocument) -> None:
-        temporary = f"{self.directory}/.state.{os.getpid()}.{id(document):x}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        """Replace state.json. Raises StateError: it cannot be written, and the old one holds."""
+        self.save("state.json", json.dumps(document).encode())
+
+    def save(self, name: str, content: bytes) -> None:
+        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one holds."""
+        with self.staged(name, content) as file:
+            file.commit()
+
+    @contextmanager
+    def staged(self, name: str, content: bytes) -> Iterator[StagedFile]:
+        """Write a new version of a file of the directory, which holds from its `StagedFile.commit` on. Raises as `save`."""
+        with self.storing(name):
+            file = StagedFile(f"{self.directory}/{name}")
+        with file:
+            with self.storing(name):
+                file.write(content)
+            yield file
+
+    @contextmanager
+    def storing(self, name: str) -> Iterator[None]:
+        """Raise StateError, with a remedy, for an OSError in the block, which makes a file of the directory."""
         try:
-            os.write(fd, json.dumps(document).encode())
-        finally:
-            os.close(fd)
-        os.rename(temporary, f"{self.directory}/state.json")
+            yield
+        except OSError as error:
+            raise _cannot_store(f"{self.directory}/{name}", error) from error
 
     def update(self, **changes: object) -> StateDocument:
         document: StateDocument = {**self.read(), **changes}  # type: ignore[typeddict-item]
@@ -315,12 +341,15 @@ class Entry:
 
         Raises:
             ContainerNotFound: there is no such container, or no longer.
+            StateError: the lock cannot be made.
             BlockingIOError: the lock is held by another process, and the wait is over.
         """
         try:
             fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             raise self._not_found() from None
+        except OSError as error:
+            raise _cannot_store(f"{self.directory}/lock", error) from error
         try:
             _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
             if os.fstat(fd).st_nlink == 0:  # it was deleted while we waited
@@ -385,6 +414,8 @@ class StateStore:
             return self.create(container_id)
         except FileExistsError:
             raise ContainerExists(container_id, self.directory) from None
+        except OSError as error:
+            raise _cannot_store(entry.directory, error) from error
         return entry
 
     @contextmanager

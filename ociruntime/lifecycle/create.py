@@ -17,6 +17,7 @@ from ..engine.interrupts import whole
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..errors import UnsupportedError
+from ..files import replace_file
 from ..host import Host
 from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
@@ -143,10 +144,10 @@ def create(
             document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
             document["process"], document["hooks"] = empty_process or opened.spec.process is not None, dict(plan.hooks)
             entry.write(document)  # from here on a crash leaves something that delete --force can clean up
-            with open(f"{entry.directory}/config.json", "wb", buffering=0) as file:
-                file.write(opened.config_bytes)
+            entry.save("config.json", opened.config_bytes)
             if gate:
-                listener = listen(entry.directory)
+                with entry.storing("start.sock"):
+                    listener = listen(entry.directory)
                 names = [step.op for step in plan.steps]
                 after = names.index("gate") + 1
                 document["listener"] = listener_of(opened.spec)
@@ -273,6 +274,4 @@ def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int
 
 def write_pid_file(path: Path, pid: int) -> None:
     """Write a pid file, atomically. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(str(pid))
-    temporary.rename(path)
+    replace_file(path, str(pid).encode(), mode=0o666)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 
@@ -32,15 +33,19 @@ def start(entry: Entry, own: int = -1) -> None:
         if not document.get("process", True):
             raise SpecError([Problem("$.process", "is needed to start a container", "runtime.md#start")])
         ready = _expect_ready(entry, document)
+        running: StateDocument = {**document, "status": Status.RUNNING, "started_at": time.time_ns()}
         try:
-            failure = _open_gate(entry, document)
+            # What is written before the gate opens takes no space when the process runs.
+            with entry.staged("state.json", json.dumps(running).encode()) as state:
+                failure = _open_gate(entry, document)
+                if failure is None:
+                    state.commit()
+                    document = running
         except BaseException:
             if ready is not None:
                 ready.close()
             raise
-        if failure is None:
-            document = entry.update(status=Status.RUNNING, started_at=time.time_ns())
-        else:
+        if failure is not None:
             _wait_gone(document, own)
     # A hook may use the container, so it is not locked any more.
     failure = failure or after_start(document)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..engine import undo
@@ -102,8 +100,10 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         placement = placed(document.get("cgroups", []), host)
         unit = undo.unit(document.get("undo", []))
         plan = compile_update(linux, members(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
-        with _saved(entry, spec.evolve(linux=linux)):
+        # What is written before the change takes no space after it.
+        with entry.staged("config.json", spec.evolve(linux=linux).to_json().encode()) as config:
             _perform(plan)
+            config.commit()
 
 
 def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Limits) -> Resources:
@@ -155,15 +155,3 @@ def _perform(plan: Plan) -> None:
         raise
     finally:
         memory.close()
-
-
-@contextmanager
-def _saved(entry: Entry, spec: RuntimeSpec) -> Iterator[None]:
-    """Keep the config beside the one that holds, and put it in its place when all is done: there must be room for it before."""
-    temporary = entry.path / f".config.{os.getpid()}"
-    try:
-        temporary.write_text(spec.to_json())
-        yield
-        temporary.rename(entry.path / "config.json")
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
+from ociruntime.files import StagedFile
 from ociruntime.sif import format as fmt
 from ociruntime.sif.enums import (
     Architecture,
@@ -224,29 +224,12 @@ class SifBuilder:
         ``mode`` is the permissions; without it an executable file as far as the umask allows, as other software makes it.
         Raises `OSError` and leaves nothing behind when it cannot be written, `SifError` for objects that do not go together.
         """
-        target = os.fspath(path)
-        folder, base = os.path.split(os.path.abspath(target))
-        temporary = os.path.join(folder, f".{base[:200]}.{secrets.token_hex(8)}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(temporary, flags, 0o777 if mode is None else mode & 0o700)
-        try:
-            try:
-                self._write_to(fd)
-                SifImage(FdSource(os.dup(fd), target)).close()  # what our own reader refuses must not be put in place
-                if mode is not None:
-                    os.fchmod(fd, mode)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder_fd)
-        finally:
-            os.close(folder_fd)
+        with StagedFile(path, mode=0o777 if mode is None else mode & 0o700) as file:
+            self._write_to(file.fd)
+            SifImage(FdSource(os.dup(file.fd), file.path)).close()  # what our own reader refuses must not be put in place
+            if mode is not None:
+                os.fchmod(file.fd, mode)
+            file.commit(durable=True)
 
     def _write_to(self, fd: int) -> None:
         capacity = max(self._capacity, len(self._planned))

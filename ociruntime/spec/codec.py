@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, TypeVar, cast
 
 from ..errors import Problem, SpecError
+from ..files import replace_file
 from .base import FrozenMap, Json, Model, OpenEnum
 from .fields import JSON_NAME, Kind, fields_of, named
 from .scalars import SCALARS, Scalar
@@ -379,19 +380,7 @@ def dumps(value: Model, indent: int | None = None) -> str:
 
 def save(value: Model, path: str | os.PathLike[str]) -> None:
     """See `Model.save`."""
-    target = os.fspath(path)
-    directory, name = os.path.split(target)
-    # O_EXCL: two writers, or a link that waits there, never share the file.
-    temporary = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
-    text = dumps(value, 2).encode() + b"\n"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with open(fd, "wb") as file:
-            file.write(text)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(path, dumps(value, 2).encode() + b"\n", mode=0o644)
 
 
 # ---- cattrs ----

@@ -16,6 +16,7 @@ import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.engine.cgroup import devices
 from ociruntime.engine.host_steps import carry_out
+from ociruntime.files import StagedFile
 from ociruntime.lifecycle import update
 
 from .cgroups import Limited, block_device, directory, on_v2, value
@@ -172,8 +173,8 @@ def test_whichever_step_fails_nothing_has_changed(limited: Limited, monkeypatch:
 
         before, spec, entries = look(), container.spec, set(os.listdir(container._entry.path))
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_text", Failing(0, errno.ENOSPC))
-            assert refused(OSError)
+            patch.setattr(StagedFile, "write", Failing(0, errno.ENOSPC))
+            assert refused(oci.StateError)
         number = 0
         with monkeypatch.context() as patch:
             patch.setattr(update, "carry_out", Failing(number, errno.EINVAL))

@@ -1,0 +1,129 @@
+"""Replacing a file: all of the new content, or the old file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ociruntime.files import StagedFile, replace_file
+from ociruntime.lifecycle.create import write_pid_file
+from ociruntime.sif import DataType, SifBuilder
+from ociruntime.spec import RuntimeSpec
+from ociruntime.state import StateDocument, StateStore
+
+CONTENT = bytes(range(256)) * 20
+Replace = Callable[[Path], object]
+
+
+def replace_state(path: Path) -> None:
+    entry = StateStore(path.parent.parent).create("c")
+    entry.write(StateDocument(id="c", bundle="/b" * 5000, status="stopped"))
+    os.rename(entry.path / "state.json", path)
+
+
+def replace_sif(path: Path) -> None:
+    builder = SifBuilder(timestamp=0)
+    builder.add(DataType.GENERIC, CONTENT)
+    builder.write(path)
+
+
+WRITERS: dict[str, Replace] = {
+    "file": lambda path: replace_file(path, CONTENT),
+    "pid file": lambda path: write_pid_file(path, 123456),
+    "spec": lambda path: RuntimeSpec.default().save(path),
+    "state": replace_state,
+}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    directory = tmp_path / "directory"
+    directory.mkdir(mode=0o700)
+    (directory / "target").write_bytes(b"old")
+    return directory / "target"
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_short_writes(target: Path, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
+    """A write may take a part only: at the end of a filesystem's space, or when a signal comes."""
+    WRITERS[writer](target)
+    expected = target.read_bytes()
+    target.unlink()
+    for old in target.parent.parent.glob("c"):
+        old.rmdir()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
+    WRITERS[writer](target)
+    assert target.read_bytes() == expected
+    assert len(expected) > 3
+
+
+def test_no_space(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, room = os.write, 5000
+
+    def full(fd: int, data: memoryview) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = write(fd, bytes(data)[:room])
+        room -= count
+        return count
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        replace_file(target, CONTENT)
+    assert caught.value.filename == str(target)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(target.parent) == ["target"]
+
+
+def test_an_interrupt_leaves_the_old_file(target: Path) -> None:
+    def interrupted() -> None:
+        with StagedFile(target) as staged:
+            staged.write(CONTENT)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_bytes() == b"old"
+    assert os.listdir(target.parent) == ["target"]
+
+
+def test_a_link_is_replaced_and_not_followed(target: Path) -> None:
+    link = target.with_name("link")
+    link.symlink_to(target)
+    replace_file(link, CONTENT, mode=0o640)
+    assert not link.is_symlink()
+    assert stat.S_IMODE(link.stat().st_mode) == 0o640
+    assert target.read_bytes() == b"old"
+
+
+def test_a_durable_file_is_synced_with_its_directory(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
+    replace_sif(target)
+    assert synced[0].startswith(".target.")
+    assert synced[1:] == ["directory"]
+
+
+def test_names_as_long_as_they_may_be(target: Path) -> None:
+    path = target.with_name("ü" * 127)
+    replace_file(path, CONTENT)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_directory_that_is_open(target: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = os.open(target.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        replace_file("target", CONTENT, directory=directory)
+        with pytest.raises(FileNotFoundError):
+            replace_file("missing/target", CONTENT, directory=directory)
+    finally:
+        os.close(directory)
+    assert target.read_bytes() == CONTENT
