@@ -326,7 +326,7 @@ def test_a_mark_stays_below_the_hard_limit() -> None:
 @pytest.mark.skipif("VMTEST" in os.environ, reason="the user there has cgroups")
 @pytest.mark.parametrize("hard", [0, 4 << 30])
 def test_a_user_without_cgroups(
-    make_bundle: Callable[..., oci.Bundle], prefix: str, script: Callable[..., subprocess.CompletedProcess[str]], hard: int
+    make_bundle: Callable[..., oci.Bundle], prefix: str, user_script: Callable[..., subprocess.CompletedProcess[str]], hard: int
 ) -> None:
     uid = 40000 + os.getpid() % 20000
     spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
@@ -339,4 +339,4 @@ def test_a_user_without_cgroups(
         state.mkdir()
         for path in (state, bundle, bundle / "config.json", bundle / "rootfs", *(bundle / "rootfs").iterdir()):
             os.chown(path, uid, uid)
-        assert float(script(WITHOUT_CGROUPS, make_bundle().path, bundle, state, prefix, uid, hard).stdout) < 5
+        assert float(user_script(WITHOUT_CGROUPS, make_bundle().path, bundle, state, prefix, uid, hard).stdout) < 5
