@@ -9,8 +9,14 @@ Names are imported when they are first used, and importing has no side effects.
 
 from __future__ import annotations
 
+from ._lazy import lazy_names
+
 TYPE_CHECKING = False  # for type checkers true; importing typing would take longer than all the rest
 if TYPE_CHECKING:
+    from . import aio as aio
+    from . import errors as errors
+    from . import image as image
+    from . import spec as spec
     from .attach import Attachment as Attachment
     from .bundle import Bundle as Bundle
     from .container import Container as Container
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from .errors import WrongStatus as WrongStatus
     from .events import Event as Event
     from .host import Host as Host
+    from .image import SifImage as SifImage
+    from .image import build_sif as build_sif
     from .lifecycle.prune import prune as prune
     from .logs import LogRecord as LogRecord
     from .plan import Plan as Plan
@@ -39,8 +47,6 @@ if TYPE_CHECKING:
     from .process import Result as Result
     from .process import Usage as Usage
     from .sandbox import run as run
-    from .sif import SifImage as SifImage
-    from .sif import build_sif as build_sif
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
     from .state import Status as Status
@@ -50,39 +56,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "attach": "Attachment",
-    "bundle": "Bundle",
-    "container": "Container",
-    "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
-    "LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
-    "events": "Event",
-    "host": "Host",
-    "logs": "LogRecord",
-    "plan": "Plan Step",
-    "process": "Process Result Usage",
-    "lifecycle.prune": "prune",
-    "sandbox": "run",
-    "sif": "SifImage build_sif",
-    "spec": "RuntimeSpec",
-    "state": "State Status",
-    "stats": "Stats",
-    "supported": "features",
-    "terminal": "Terminal",
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
-__all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "attach": "Attachment",
+        "bundle": "Bundle",
+        "container": "Container",
+        "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
+        "LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
+        "events": "Event",
+        "host": "Host",
+        "logs": "LogRecord",
+        "plan": "Plan Step",
+        "process": "Process Result Usage",
+        "lifecycle.prune": "prune",
+        "sandbox": "run",
+        "image": "SifImage build_sif",
+        "spec": "RuntimeSpec",
+        "state": "State Status",
+        "stats": "Stats",
+        "supported": "features",
+        "terminal": "Terminal",
+    },
+    submodules="aio errors image spec",
+)
+__all__ += ["__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

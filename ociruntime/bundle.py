@@ -12,11 +12,11 @@ from .errors import BundleError
 
 if TYPE_CHECKING:
     from .host import Host
+    from .image import OciImageConfig, SifImage
     from .overrides import Overrides
     from .plan import Plan
     from .plan.cgroups import Manager
     from .plan.template import Template
-    from .sif import OciImageConfig, SifImage
     from .spec import RuntimeSpec, User
 
 __all__ = ["Bundle"]
@@ -97,8 +97,8 @@ class Bundle:
             BundleError: the directory cannot be used.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
+        from .image.sif import SifImage
         from .rootfs.bundles import locked
-        from .sif import SifImage
 
         path = Path(os.path.abspath(path))
         with SifImage.open(image) as sif:

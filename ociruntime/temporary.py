@@ -35,7 +35,7 @@ class Temporary:
         return bundle.with_overrides(self._overrides)
 
     def _mount(self) -> Bundle:
-        from .sif import SifImage
+        from .image.sif import SifImage
 
         with SifImage.open(self._image) as image:
             self.path.mkdir(mode=0o700)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .._lazy import lazy_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .compile import compile_create as compile_create
@@ -10,15 +12,6 @@ if TYPE_CHECKING:
     from .model import Step as Step
     from .model import Where as Where
 
-_HOMES = {"compile_create": "compile", "compile_exec": "compile", "Plan": "model", "Step": "model", "Where": "model"}
-__all__ = ["Plan", "Step", "Where", "compile_create", "compile_exec"]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__, {"compile": "compile_create compile_exec", "model": "Plan Step Where"}
+)

@@ -10,7 +10,7 @@ from .loop import attached
 from .mount import NODEV, RDONLY, mount, unmount
 
 if TYPE_CHECKING:
-    from ..sif import SifImage
+    from ..image.sif import SifImage
 
 _OVERLAY_ESCAPES = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
 
@@ -29,7 +29,7 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
         UnsupportedError: its filesystem is none that is mounted here.
         OSError: the kernel refuses; nothing stays mounted.
     """
-    from ..sif import Filesystem, Partition
+    from ..image.sif import Filesystem, Partition
 
     descriptor = image.primary_partition
     if descriptor is None:

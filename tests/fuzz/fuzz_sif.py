@@ -20,7 +20,7 @@ import tracemalloc
 from collections.abc import Callable
 
 from ociruntime.errors import SifError
-from ociruntime.sif import SifImage
+from ociruntime.image.sif import SifImage
 
 MEMORY_BOUND = 64 << 20
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ociruntime.files import StagedFile, replace_file
+from ociruntime.image.sif import DataType, SifBuilder
 from ociruntime.lifecycle.create import write_pid_file
-from ociruntime.sif import DataType, SifBuilder
 from ociruntime.spec import RuntimeSpec
 from ociruntime.state import StateDocument, StateStore
 

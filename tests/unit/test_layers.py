@@ -56,7 +56,7 @@ def units(names: set[str]) -> set[str]:
 
 FORBIDDEN = {
     "spec": {"host", "plan", "engine", "state", "_native"},
-    "sif": {"host", "plan", "engine", "state", "_native"},
+    "image": {"host", "plan", "engine", "state", "_native"},
     "plan": {"engine", "state", "_native"},
     "state": {"spec", "plan", "engine", "_native"},
 }

@@ -16,7 +16,7 @@ import pytest
 
 import ociruntime as oci
 import ociruntime.aio as aio
-import ociruntime.sif as sif
+import ociruntime.image.sif as sif
 from ociruntime.pickling import Unpicklable
 
 COPIES: list[Callable[[Any], Any]] = [

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
-from ociruntime.sif import (
+from ociruntime.image import build_sif
+from ociruntime.image.layout import LayoutEntry, missing_entries, singularity_layout
+from ociruntime.image.sif import (
     NO_TIME,
     Architecture,
     DataType,
@@ -30,9 +32,7 @@ from ociruntime.sif import (
     SifBuilder,
     SifImage,
     Signature,
-    build_sif,
 )
-from ociruntime.sif.layout import LayoutEntry, missing_entries, singularity_layout
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "sif-samples"
 needs_mksquashfs = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="mksquashfs is not installed")

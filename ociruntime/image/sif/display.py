@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
-from ociruntime.sif.enums import label
-from ociruntime.sif.model import (
+from ociruntime.image.sif.enums import label
+from ociruntime.image.sif.model import (
     CryptoMessage,
     Descriptor,
     Header,
@@ -21,7 +21,7 @@ from ociruntime.sif.model import (
 )
 
 if TYPE_CHECKING:
-    from ociruntime.sif.image import SifImage
+    from collections.abc import Sequence
 
 _COLUMNS = ("id", "group", "link", "type", "offset", "size", "name", "details")
 
@@ -77,36 +77,37 @@ def _row(item: Descriptor) -> tuple[str, ...]:
     )
 
 
-def summary(image: SifImage) -> str:
-    parts = [label(image.header.architecture), f"{len(image)} object{'' if len(image) == 1 else 's'}"]
-    primary = image.primary_partition
+def summary(name: str, header: Header, count: int, primary: Descriptor | None, *, closed: bool) -> str:
+    """Return the ``repr`` of an image."""
+    parts = [label(header.architecture), f"{count} object{'' if count == 1 else 's'}"]
     if primary is not None and isinstance(primary.metadata, Partition):
         parts.append(f"{label(primary.metadata.filesystem)} root of {size_text(primary.size)}")
-    if image.closed:
+    if closed:
         parts.append("closed")
-    return f"<SifImage {printable(image.name) or '(stream)'}: {', '.join(parts)}>"
+    return f"<SifImage {printable(name) or '(stream)'}: {', '.join(parts)}>"
 
 
-def table(image: SifImage) -> str:
-    rows = [_COLUMNS, *(_row(item) for item in image)]
+def table(descriptors: Sequence[Descriptor]) -> str:
+    """Return the objects as a plain text table."""
+    rows = [_COLUMNS, *(_row(item) for item in descriptors)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def html(image: SifImage) -> str:
+def html(name: str, header: Header, descriptors: Sequence[Descriptor]) -> str:
+    """Return the header's facts and the objects as an HTML table."""
     from html import escape
 
-    header = image.header
     facts = [
         ("architecture", label(header.architecture)),
         ("uuid", str(header.uuid or "")),
         ("created", _time(header.created_at) or ""),
         ("modified", _time(header.modified_at) or ""),
     ]
-    told = ", ".join(f"{name} {escape(value)}" for name, value in facts if value)
-    head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _row(item)) + "</tr>" for item in image)
-    caption = f"<caption>SIF image {escape(printable(image.name))}: {told}</caption>"
+    known = ", ".join(f"{fact} {escape(value)}" for fact, value in facts if value)
+    head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _row(item)) + "</tr>" for item in descriptors)
+    caption = f"<caption>SIF image {escape(printable(name))}: {known}</caption>"
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -115,9 +116,10 @@ def _time(seconds: int) -> str | None:
     return when.isoformat().replace("+00:00", "Z") if when else None  # strftime does not pad years before 1000
 
 
-def to_dict(image: SifImage) -> JsonObject:
-    objects: list[JsonValue] = [_descriptor_dict(item) for item in image]
-    return {"path": image.name, "header": _header_dict(image.header), "objects": objects}
+def to_dict(name: str, header: Header, descriptors: Sequence[Descriptor]) -> JsonObject:
+    """Return header and descriptors as JSON values."""
+    objects: list[JsonValue] = [_descriptor_dict(item) for item in descriptors]
+    return {"path": name, "header": _header_dict(header), "objects": objects}
 
 
 def _header_dict(header: Header) -> JsonObject:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ociruntime.errors import SifError
-from ociruntime.sif.config import OciImageConfig
+from ociruntime.image.config import OciImageConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ociruntime.sif.model import JsonValue
+    from ociruntime.image.sif.model import JsonValue
 
 __all__ = ["LayoutEntry", "missing_entries", "singularity_layout"]
 

@@ -7,14 +7,14 @@ import os
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
-from ociruntime.sif import layout
-from ociruntime.sif.builder import DEFAULT_LAUNCH_SCRIPT, SifBuilder
+from ociruntime.image import layout
+from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ociruntime.sif.enums import Architecture
-    from ociruntime.sif.model import JsonValue
+    from ociruntime.image.sif.enums import Architecture
+    from ociruntime.image.sif.model import JsonValue
 
 __all__ = ["Compression", "build_sif"]
 
@@ -47,7 +47,7 @@ def build_sif(
 
     - ``oci_config``: the ``config`` object of an OCI image configuration; ``labels``, ``definition``, ``env``: stored as such.
     - ``arch``: an `Architecture` or a name such as ``arm64``; this machine's when not given.
-    - ``singularity_layout``: add what is missing of ``/.singularity.d`` (see `ociruntime.sif.layout`), so that the image runs
+    - ``singularity_layout``: add what is missing of ``/.singularity.d`` (see `ociruntime.image.layout`), so that the image runs
       without OCI data too.
     - ``exclude``: shell patterns of paths to leave out, relative to ``rootfs_dir``.
     - ``all_root``: every file belongs to root in the image; when not given, that is so unless the caller is root.

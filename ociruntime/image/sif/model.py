@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 import attrs
 
-from ociruntime.sif.enums import (
+from ociruntime.image.sif.enums import (
     Architecture,
     DataType,
     Filesystem,

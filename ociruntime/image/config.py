@@ -7,7 +7,7 @@ from typing import NoReturn, cast
 import attrs
 
 from ociruntime.errors import SifError
-from ociruntime.sif.model import JsonObject, JsonValue
+from ociruntime.image.sif.model import JsonObject, JsonValue
 
 __all__ = ["MAX_DOCUMENT", "OciImageConfig", "parse_env", "parse_json_object", "string_map"]
 

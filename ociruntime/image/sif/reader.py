@@ -7,12 +7,13 @@ import warnings
 from typing import TYPE_CHECKING, Self
 
 from ociruntime.errors import SifError
+from ociruntime.image.config import MAX_DOCUMENT, OciImageConfig, Place, parse_env, parse_json_object, string_map
+from ociruntime.image.sif import display
+from ociruntime.image.sif import format as fmt
+from ociruntime.image.sif.enums import Architecture, DataType, PartitionKind
+from ociruntime.image.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
+from ociruntime.image.sif.source import FdSource, Identity, Openable, Source, open_source
 from ociruntime.pickling import Unpicklable
-from ociruntime.sif import format as fmt
-from ociruntime.sif.config import MAX_DOCUMENT, OciImageConfig, Place, parse_env, parse_json_object, string_map
-from ociruntime.sif.enums import Architecture, DataType, PartitionKind
-from ociruntime.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
-from ociruntime.sif.source import FdSource, Identity, Openable, Source, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -325,25 +326,17 @@ class SifImage:
 
     def to_dict(self) -> JsonObject:
         """Header and descriptors as JSON values, e.g. for a listing."""
-        from ociruntime.sif import view
-
-        return view.to_dict(self)
+        return display.to_dict(self.name, self.header, self.descriptors)
 
     def table(self) -> str:
         """The objects as a plain text table."""
-        from ociruntime.sif import view
-
-        return view.table(self)
+        return display.table(self.descriptors)
 
     def __repr__(self) -> str:
-        from ociruntime.sif import view
-
-        return view.summary(self)
+        return display.summary(self.name, self.header, len(self), self.primary_partition, closed=self.closed)
 
     def _repr_html_(self) -> str:
-        from ociruntime.sif import view
-
-        return view.html(self)
+        return display.html(self.name, self.header, self.descriptors)
 
     # --- reading the structures
 

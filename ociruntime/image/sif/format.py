@@ -9,7 +9,7 @@ import struct
 from typing import NoReturn
 
 from ociruntime.errors import SifError
-from ociruntime.sif.enums import (
+from ociruntime.image.sif.enums import (
     Architecture,
     DataType,
     Filesystem,
@@ -20,7 +20,7 @@ from ociruntime.sif.enums import (
     SbomFormat,
     known,
 )
-from ociruntime.sif.model import NO_TIME, CryptoMessage, Descriptor, Header, Metadata, OciObject, Partition, Sbom, Signature
+from ociruntime.image.sif.model import NO_TIME, CryptoMessage, Descriptor, Header, Metadata, OciObject, Partition, Sbom, Signature
 
 HEADER = struct.Struct("<32s10s3s3s16s8q")
 DESCRIPTOR = struct.Struct("<i?IIIqqqqqqq128s384s")

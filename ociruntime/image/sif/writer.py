@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import attrs
 
 from ociruntime.files import StagedFile
-from ociruntime.sif import format as fmt
-from ociruntime.sif.enums import (
+from ociruntime.image.sif import format as fmt
+from ociruntime.image.sif.enums import (
     Architecture,
     DataType,
     Filesystem,
@@ -19,9 +19,9 @@ from ociruntime.sif.enums import (
     PartitionKind,
     SbomFormat,
 )
-from ociruntime.sif.image import OCI_CONFIG_NAME, SifImage
-from ociruntime.sif.model import NO_TIME, CryptoMessage, JsonValue, Metadata, OciObject, Partition, Sbom, Signature
-from ociruntime.sif.source import FdSource, ReadableFile
+from ociruntime.image.sif.model import NO_TIME, CryptoMessage, JsonValue, Metadata, OciObject, Partition, Sbom, Signature
+from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
+from ociruntime.image.sif.source import FdSource, ReadableFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,28 @@
+"""Images: what a container is made of. Reading and writing SIF files, and what their OCI configuration says.
+
+Nothing here mounts or runs anything, except that `build_sif` runs ``mksquashfs``.
+"""
+
+from __future__ import annotations
+
+from .._lazy import lazy_names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import sif as sif
+    from .build import Compression as Compression
+    from .build import build_sif as build_sif
+    from .config import OciImageConfig as OciImageConfig
+    from .sif.reader import SifImage as SifImage
+    from .sif.writer import SifBuilder as SifBuilder
+
+__getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
+    __name__,
+    {
+        "build": "Compression build_sif",
+        "config": "OciImageConfig",
+        "sif.reader": "SifImage",
+        "sif.writer": "SifBuilder",
+    },
+    submodules="sif",
+)
