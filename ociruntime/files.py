@@ -69,6 +69,18 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
         os.close(found)
 
 
+def other_writers(info: os.stat_result) -> str:
+    """Say how other users can change a file or directory, given its status; empty when only the caller's user can.
+
+    An access control list that lets others write shows in the permissions of the group (acl(5)).
+    """
+    if info.st_uid != (euid := os.geteuid()):
+        return f"it belongs to uid {info.st_uid}, not to the caller (uid {euid})"
+    if info.st_mode & 0o022:
+        return f"its mode {stat.S_IMODE(info.st_mode):04o} lets other users write to it"
+    return ""
+
+
 class StagedFile:
     """A file that is written beside its target and takes the target's place at once.
 

@@ -24,7 +24,7 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ociruntime.errors import SpecError, UnsupportedError
-from ociruntime.files import replace_file
+from ociruntime.files import other_writers, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -511,14 +511,10 @@ def _open_directory(path: Path) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return -1
-    if _is_own(os.fstat(fd)):
+    if not other_writers(os.fstat(fd)):
         return fd
     os.close(fd)
     return -1
-
-
-def _is_own(found: os.stat_result) -> bool:
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _read_cache(path: Path, key: str) -> bytes | None:
@@ -534,7 +530,7 @@ def _read_cache(path: Path, key: str) -> bytes | None:
     try:
         found = os.fstat(fd)
         limit = len(_MAGIC) + 8 + 8 * MAX_INSTRUCTIONS
-        if not stat.S_ISREG(found.st_mode) or not _is_own(found) or found.st_size > limit:
+        if not stat.S_ISREG(found.st_mode) or other_writers(found) or found.st_size > limit:
             return None
         content = os.read(fd, limit)
     except OSError:

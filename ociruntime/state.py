@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import StagedFile
+from .files import StagedFile, other_writers
 from .typed import NamedTuple, TypedDict
 
 TYPE_CHECKING = False
@@ -224,6 +224,31 @@ def is_over(fields: list[bytes]) -> bool:
     return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
+def check_directory(path: str, *, link: bool = True) -> None:
+    """Check that no other user can change what is recorded in a directory. Its parent directories are the caller's choice.
+
+    Args:
+        link: accept a symbolic link of this user or of root to such a directory.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        StateError: it is not a directory, or another user can write to it.
+    """
+    info = os.lstat(path)
+    if link and stat.S_ISLNK(info.st_mode):
+        if info.st_uid not in (0, os.geteuid()):
+            raise _unsafe(path, f"it is a symbolic link of uid {info.st_uid}")
+        info = os.stat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        raise _unsafe(path, "it is not a directory")
+    if why := other_writers(info):
+        raise _unsafe(path, why)
+
+
+def _unsafe(path: str, why: str) -> StateError:
+    return StateError(f"cannot keep state in {path}: {why}; give a directory that only this user can write to with --root (root=)")
+
+
 def _cannot_store(path: str, error: OSError) -> StateError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free space on its filesystem" if full else "see that it can be written"
@@ -272,8 +297,17 @@ class Entry:
     def _not_found(self) -> ContainerNotFound:
         return ContainerNotFound(self.id, self.root)
 
+    def check(self) -> None:
+        """Check that no other user can have changed what is recorded. Raises ContainerNotFound, StateError."""
+        try:
+            check_directory(self.root)
+            check_directory(self.directory, link=False)
+        except FileNotFoundError:
+            raise self._not_found() from None
+
     def read(self) -> StateDocument:
-        """The recorded state. Raises ContainerNotFound, or StateError when it cannot be understood."""
+        """Return the recorded state. Raises ContainerNotFound; StateError: it is damaged, or another user can change it."""
+        self.check()
         try:
             with open(f"{self.directory}/state.json", "rb") as file:
                 raw = file.read()
@@ -341,9 +375,10 @@ class Entry:
 
         Raises:
             ContainerNotFound: there is no such container, or no longer.
-            StateError: the lock cannot be made.
+            StateError: the lock cannot be made, or the directory is not safe.
             BlockingIOError: the lock is held by another process, and the wait is over.
         """
+        self.check()
         try:
             fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
@@ -393,12 +428,6 @@ class StateStore:
 
         return Path(self.directory)
 
-    def _ready(self) -> None:
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        info = os.lstat(self.directory)
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-            raise StateError(f"{self.directory} is not a directory of this user's own")
-
     def create(self, container_id: str) -> Entry:
         """Make the directory of a new container: exactly one of several callers gets it.
 
@@ -408,10 +437,12 @@ class StateStore:
         """
         entry = Entry(self.directory, check_id(container_id))
         try:
+            try:
+                check_directory(self.directory)
+            except FileNotFoundError:
+                os.makedirs(self.directory, mode=0o700, exist_ok=True)
+                check_directory(self.directory)
             os.mkdir(entry.directory, mode=0o700)
-        except FileNotFoundError:
-            self._ready()
-            return self.create(container_id)
         except FileExistsError:
             raise ContainerExists(container_id, self.directory) from None
         except OSError as error:
@@ -435,14 +466,15 @@ class StateStore:
             yield entry
 
     def entry(self, container_id: str) -> Entry:
-        """The directory of a container that exists. Raises ContainerNotFound."""
+        """The directory of a container that exists. Raises ContainerNotFound, StateError."""
         entry = Entry(self.directory, check_id(container_id))
-        if not os.path.isdir(entry.directory):
-            raise ContainerNotFound(container_id, self.directory)
+        entry.check()
         return entry
 
     def entries(self) -> list[Entry]:
+        """The directories of all containers. Raises StateError: the root directory is not safe."""
         try:
+            check_directory(self.directory)
             names = sorted(os.listdir(self.directory))
         except FileNotFoundError:
             return []

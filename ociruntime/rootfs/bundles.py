@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -20,7 +19,7 @@ from ..engine.native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
 from ..mountinfo import Mount, read_mounts
-from ..state import default_root
+from ..state import check_directory, default_root
 from .mount import attach, clone, mounts_below, mounts_on, unmount
 
 _LAYERS: Final = ("squashfs", "overlay")
@@ -71,6 +70,8 @@ class BundleDirectory:
             paths = self._records()
         except StateError:
             return None  # this user has no place for records, so there is none
+        if not _check_records():
+            return None
         birth = self._birth()
         for path in paths:
             if (known := _read(path)) is not None and known[0] == birth and (birth or self.mounts()):
@@ -203,11 +204,11 @@ def prune_records() -> None:
     """
     failure: Exception | None = None
     try:
-        names = os.listdir(_directory())
-    except (StateError, FileNotFoundError):
+        directory = _directory()
+    except StateError:
         return
-    for name in names:
-        record = f"{_directory()}/{name}"
+    for name in os.listdir(directory) if _check_records() else ():
+        record = f"{directory}/{name}"
         try:
             if name.endswith(_PARTIAL):
                 _remove_partial(record)
@@ -273,10 +274,20 @@ def _directory() -> str:
 
 
 def _make_directory() -> None:
-    """Make the directory of records. Raises StateError when it is not the user's own."""
+    """Make the directory of records. Raises StateError: another user can write to it."""
     path = _directory()
-    for directory in (os.path.dirname(path), path):
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise StateError(f"{directory} is not a directory of this user's own")
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    check_directory(os.path.dirname(path))
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    check_directory(path, link=False)
+
+
+def _check_records() -> bool:
+    """Return whether there is a directory of records. Raises StateError: another user can write to it."""
+    path = _directory()
+    try:
+        check_directory(os.path.dirname(path))
+        check_directory(path, link=False)
+    except FileNotFoundError:
+        return False
+    return True
