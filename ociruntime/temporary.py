@@ -8,6 +8,7 @@ from pathlib import Path
 from .bundle import Bundle, fill
 from .errors import BundleError
 from .overrides import Overrides
+from .rootfs.temporary import PREFIX, cover
 
 
 class Temporary:
@@ -20,7 +21,7 @@ class Temporary:
     def __init__(self, image: Path, overrides: Overrides) -> None:
         import tempfile
 
-        self.path = Path(os.path.realpath(tempfile.gettempdir()), f"ociruntime-{os.urandom(8).hex()}")
+        self.path = Path(os.path.realpath(tempfile.gettempdir()), f"{PREFIX}{os.urandom(8).hex()}")
         self._image = image
         self._overrides = overrides
 
@@ -43,7 +44,6 @@ class Temporary:
         return Bundle.load(self.path)
 
     def _cover(self) -> Bundle:
-        from .rootfs.temporary import cover
         from .spec import RuntimeSpec
 
         if not self._overrides.args:

@@ -1,15 +1,17 @@
-"""What a launch makes outside of its own processes, and how it goes away again.
+"""Undo records: what a launch makes outside of its own processes, and how that is removed.
 
-A record is plain strings, kept in state.json: it is written before the first step, so that ``delete --force`` can undo
-what a crash at any point left behind. Every action is content with what is not there (any more).
+A record is a list of actions with their arguments, all strings, and is kept with the container's state. It is written before the
+first step, so that ``delete --force`` can undo what a crash at any point left behind. An action ignores what does not exist (any
+more), and refuses what cannot belong to a container: a directory that is not a cgroup, for example.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import UnsupportedError
+from ..errors import StateError, UnsupportedError
+from ..mountinfo import read_mounts
 from . import cgroup, rdt
 
 TYPE_CHECKING = False
@@ -20,43 +22,93 @@ if TYPE_CHECKING:
 
 Record = Sequence[Sequence[str]]
 
+_filesystems: Final[dict[int, str]] = {}
+"""Types of filesystems by device number. Reading the mount table takes longer than removing a cgroup, so it is read once."""
+
+
+def refusal(what: str, why: str) -> StateError:
+    """Return the error for a recorded thing that cannot belong to a container."""
+    return StateError(
+        f"cannot remove {what}, which is recorded as part of a container: {why}; correct 'undo' in the container's record"
+    )
+
+
+def _check_below(path: str, *filesystems: str) -> None:
+    """Check that a path does not exist, or is below the mount point of a filesystem of one of these types. Raises StateError."""
+    if not path.startswith("/") or os.path.normpath(path) != path:
+        raise refusal(path, "it is not an absolute path without '..'")
+    try:
+        device = os.lstat(path).st_dev
+    except FileNotFoundError:
+        return
+    if _filesystems.get(device) not in filesystems:
+        _filesystems.update(_mounted())
+    if _filesystems.get(device) not in filesystems:
+        raise refusal(path, f"it is not on a filesystem of type {filesystems[0]}")
+    if os.lstat(os.path.dirname(path)).st_dev != device:
+        raise refusal(path, "it is a mount point")
+
+
+def _mounted() -> Iterator[tuple[int, str]]:
+    for mount in read_mounts():
+        major, minor = map(int, mount.device.split(":"))
+        yield os.makedev(major, minor), mount.fstype
+
+
+def _check_cgroups(*paths: str) -> None:
+    for path in paths:
+        _check_below(path, "cgroup", "cgroup2")
+
 
 def _cgroup(path: str) -> None:
+    _check_cgroups(path)
     cgroup.remove(path)
 
 
 def _cgroup_parent(path: str) -> None:
+    _check_cgroups(path)
     cgroup.remove_parents([path])
 
 
-def _systemd_scope(unit: str, whose: str, directory: str, *others: str) -> None:
+def _rdt(path: str) -> None:
+    _check_below(path, "resctrl")
+    rdt.remove(path)
+
+
+def _systemd_scope(unit: str, manager: str, directory: str, *others: str) -> None:
     from . import systemd
 
+    if not unit.endswith(".scope"):
+        raise refusal(unit, "it is not a scope of systemd")
+    _check_cgroups(directory, *others)
     cgroup.kill([directory, *others])
     try:
-        systemd.stop(unit, user=whose == "user")
+        systemd.stop(unit, user=manager == "user")
     except UnsupportedError:
         if os.path.exists(directory):
-            raise  # where the cgroup is gone, it went with the systemd of a user who logged out
+            raise  # otherwise the cgroup went with the systemd of a user who logged out
 
 
-def _bundle(path: str) -> None:
-    from ..rootfs.temporary import discard
-
-    discard(path)
-
-
-_ACTIONS: Final[dict[str, Callable[..., None]]] = {
+_actions: Final[dict[str, Callable[..., None]]] = {
     "cgroup": _cgroup,
     "cgroup_parent": _cgroup_parent,
-    "rdt": rdt.remove,
+    "rdt": _rdt,
     "systemd_scope": _systemd_scope,
-    "bundle": _bundle,
 }
 
 
+def register(action: str, function: Callable[..., None]) -> None:
+    """Add an action of a higher floor.
+
+    Args:
+        action: its name in records.
+        function: undoes it. It takes the recorded arguments and ignores what does not exist (any more).
+    """
+    _actions[action] = function
+
+
 def of_step(step: Step) -> list[str] | None:
-    """What undoes a step of the host, if anything must."""
+    """Return what undoes a step of the host; None when nothing has to be undone."""
     if step.op == "cgroup_mkdir":
         return ["cgroup", str(step.values[0])]
     if step.op == "systemd_scope":
@@ -69,18 +121,18 @@ def of_step(step: Step) -> list[str] | None:
 
 
 def parents(plan: Plan) -> list[list[str]]:
-    """What undoes the parents of cgroups, which no step names. Raises FileExistsError when one of the plan's cgroups is in use."""
-    made = [str(step.values[0]) for step in plan.steps if step.op == "cgroup_mkdir"]
-    return [["cgroup_parent", path] for path in cgroup.survey(made)]
+    """Return what undoes the parents of cgroups, which no step names. Raises FileExistsError: a cgroup of the plan is in use."""
+    directories = [str(step.values[0]) for step in plan.steps if step.op == "cgroup_mkdir"]
+    return [["cgroup_parent", path] for path in cgroup.survey(directories)]
 
 
 def of_plan(plan: Plan) -> list[list[str]]:
-    """What undoes the steps of a plan, in their order."""
+    """Return what undoes the steps of a plan, in their order."""
     return [entry for step in plan.steps if step.where == "host" and (entry := of_step(step)) is not None]
 
 
 def unit(record: Record) -> tuple[str, bool, str] | None:
-    """The unit that systemd made for a container, if it did: its name, whether the user's own systemd has it, and its cgroup."""
+    """Return the systemd unit of a container, if it has one: its name, whether the user's systemd has it, and its cgroup."""
     for action, *values in record:
         if action == "systemd_scope":
             return values[0], values[1] == "user", values[2]
@@ -88,11 +140,18 @@ def unit(record: Record) -> tuple[str, bool, str] | None:
 
 
 def perform(record: Record) -> None:
-    """Undo, the last first. Every action is tried; the first error is raised at the end."""
+    """Undo what is recorded, the last action first.
+
+    Raises:
+        StateError: the record holds what cannot belong to a container.
+        Exception: the first error of an action. All others are tried all the same.
+    """
     failure: Exception | None = None
     for action, *values in reversed(record):
         try:
-            _ACTIONS[action](*values)
+            if action not in _actions:
+                raise refusal(" ".join(values), f"{action!r} is not an action of this version")
+            _actions[action](*values)
         except Exception as error:
             failure = failure or error
     if failure is not None:

@@ -19,6 +19,15 @@ _PATIENCE = 10.0
 """Seconds for another operation on a container, before a deletion by force ends it."""
 
 
+def _discard(bundle: str) -> None:
+    from ..rootfs.temporary import discard
+
+    discard(bundle)
+
+
+undo.register("bundle", _discard)
+
+
 def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
     """Delete a container; ``force`` kills it first and does not mind a damaged state.
 

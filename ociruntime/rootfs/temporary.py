@@ -1,4 +1,4 @@
-"""Root filesystems that are there for one container only, and how they go."""
+"""Root filesystems that exist for one container only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import os
 from pathlib import Path
 
 from ..engine.removal import remove_tree
+from ..engine.undo import refusal
 from ..errors import BundleError, UnsupportedError
+from ..files import other_writers
 from .mount import NODEV, mount, mounts_below, unmount
 from .sif import overlay_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+PREFIX: Final = "ociruntime-"
+"""Begins the name of a temporary bundle."""
 
 
 def cover(lower: Path, path: Path) -> Path:
@@ -32,17 +41,24 @@ def cover(lower: Path, path: Path) -> Path:
     return rootfs
 
 
-def discard(path: str | os.PathLike[str]) -> None:
-    """Unmount what is mounted in a temporary bundle and remove it; content with what is not there any more.
+def discard(path: str) -> None:
+    """Unmount what is mounted in a temporary bundle and remove it; ignore what does not exist (any more).
 
     Raises:
+        StateError: the directory is not a temporary bundle, and nothing is removed.
         BundleError: a mount is in use, and nothing is removed; or a file cannot be removed.
     """
+    if not os.path.basename(path).startswith(PREFIX):
+        raise refusal(path, f"the name of a temporary bundle begins with {PREFIX!r}")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        raise refusal(path, "it is not a directory") from None
     try:
+        if why := other_writers(os.fstat(fd)):
+            raise refusal(path, why)
         real = os.readlink(f"/proc/self/fd/{fd}")  # as mount tables have it
     finally:
         os.close(fd)

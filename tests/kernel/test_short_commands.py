@@ -37,6 +37,7 @@ FURTHER: dict[str, set[str]] = {
         *_KILL,
         *"engine.cgroup.tasks engine.children engine.rdt engine.undo lifecycle.delete lifecycle.supervise".split(),
         "engine.cgroup.account",
+        "mountinfo",
     },
 }
 """And what each needs beside them."""
