@@ -86,7 +86,7 @@ class StateDocument(TypedDict, total=False):
     rootfs: str
     process: bool
     """Whether the config has a process."""
-    hooks: dict[str, list[tuple[str, Sequence[str], Sequence[str], int]]]
+    hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
     """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
     supervisor: list[int]
     """Its pid and start time."""

@@ -50,7 +50,7 @@ def supervise(
 def _host_uid(spec: RuntimeSpec) -> int:
     """The uid, outside of the container, of its process; ours where we may not give files away."""
     from ..host import Host
-    from ..plan.users import host_id, with_idmaps
+    from ..plan.id_mappings import host_id, with_idmaps
 
     host = Host.probe()
     if not host.capabilities & _CAP_CHOWN:

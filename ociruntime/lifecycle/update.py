@@ -11,8 +11,7 @@ from ..engine.host_steps import carry_out
 from ..engine.perform import step_error
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
-from ..plan.cgroups import placed
-from ..plan.cgroups.change import compile_update, meant, members
+from ..plan.cgroups import compile_update, meant, members, placed
 from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules import Report
 from ..spec.rules_linux import rdt_rules

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
+from ..spec import Process
+from ..spec.rules import Report, process_rules, rules
+from ..spec.rules_host import host_rules
 from . import kernel as k
-from .capabilities import ALL
 from .cgroups import (
     Manager,
     attached,
@@ -18,17 +20,42 @@ from .cgroups import (
     compile_scope,
     placed,
 )
-from .check import check, check_process
+from .credentials import ALL, compile_identity, compile_labels, compile_parent
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
-from .identity import compile_identity, compile_labels, compile_parent
+from .id_mappings import compile_streams, with_idmaps
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
-from .namespaces import check_foreign_tree, compile_clone, compile_enter, compile_names, leave_groups, namespaces_of
-from .netdevices import compile_loopback, compile_net_devices
+from .namespaces import (
+    Groups,
+    changed_namespaces,
+    check_foreign_tree,
+    compile_clone,
+    compile_enter,
+    compile_loopback,
+    compile_names,
+    compile_net_devices,
+    compile_procfs,
+    compile_root,
+    compile_sysctl,
+    groups_in,
+    leave_groups,
+    namespaces_of,
+)
 from .ops import Sync
-from .process import candidates, compile_exec_step, compile_keyring, compile_limits, compile_oom_score, make_cwd
-from .procfs import compile_procfs
+from .process import (
+    candidates,
+    compile_affinity,
+    compile_exec_step,
+    compile_keyring,
+    compile_limits,
+    compile_memory_policy,
+    compile_oom_score,
+    compile_personality,
+    compile_scheduling,
+    compile_terminal,
+    make_cwd,
+)
 from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import (
     change_root,
@@ -42,14 +69,10 @@ from .rootfs import (
     rootfs_path,
     settle_tree,
 )
-from .scheduling import compile_affinity, compile_memory_policy, compile_personality, compile_scheduling
-from .sysctl import changed_namespaces, compile_sysctl
-from .terminal import compile_terminal
-from .users import Groups, compile_root, compile_streams, groups_in, with_idmaps
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import Process, RuntimeSpec
+    from ..spec import RuntimeSpec
 
 
 def compile_create(
@@ -84,7 +107,7 @@ def compile_create(
     spec = with_idmaps(spec, host)
     linux = spec.linux
     # A container without a process waits at the gate, which will not open.
-    process = spec.process or _no_process()
+    process = spec.process or Process(cwd="/")
     if spec.process is None and not gate and not empty:
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
@@ -218,12 +241,6 @@ def compile_create(
     )
 
 
-def _no_process() -> Process:
-    from ..spec import Process
-
-    return Process(cwd="/")
-
-
 def compile_exec(
     process: Process,
     spec: RuntimeSpec,
@@ -306,3 +323,27 @@ def compile_exec(
     compile_identity(b, process, host, linux.seccomp if linux else None, held=held, allowed=allowed)
     compile_exec_step(b, process)
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
+
+
+_BY_RULES_ALONE: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")
+"""Members for which the compilers ask nothing of the host themselves."""
+
+
+def check(spec: RuntimeSpec, host: Host) -> None:
+    """Check a config. Raises SpecError with every error, and UnsupportedError: this host cannot do it."""
+    _refuse(rules(spec))
+    for problem in host_rules(spec, host):
+        if problem.severity == "error" and problem.path.startswith(_BY_RULES_ALONE):
+            raise UnsupportedError(f"{problem.path}: {problem.message}")
+
+
+def check_process(spec: RuntimeSpec, process: Process) -> None:
+    """Check a further process of a config's container. Raises SpecError with every error."""
+    report = Report()
+    process_rules(report, spec, process)
+    _refuse(report.problems)
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise SpecError(errors)

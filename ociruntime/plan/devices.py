@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..errors import Problem, SpecError
 from ..spec.places import below, destination_in_root
 from . import kernel as k
+from .id_mappings import host_id, root_id
 from .model import NO_SLOT, Builder
 from .namespaces import DETACHED_TREES
 from .ops import Target
-from .users import host_id, root_id
 
 if TYPE_CHECKING:
     from ..host import Host

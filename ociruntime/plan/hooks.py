@@ -6,10 +6,10 @@ will need is stored with the state (`stored`), so that neither reads the config 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .model import Builder
+from .model import Builder, HookProgram
 from .ops import Sync
 
 if TYPE_CHECKING:
@@ -27,20 +27,10 @@ _AT_CREATE: Final = ("prestart", "createRuntime", "createContainer")
 _IN_CONTAINER: Final = ("createContainer", "startContainer")
 
 
-class Program(NamedTuple):
-    """A hook as it is run; in state.json a list of the same values."""
-
-    path: str
-    args: Sequence[str]
-    env: Sequence[str]
-    timeout: int
-    """Unit: seconds; 0 for none."""
-
-
 class Compiled(NamedTuple):
     """The hooks of a config by their kinds; empty kinds are left out."""
 
-    programs: dict[str, tuple[Program, ...]]
+    programs: dict[str, tuple[HookProgram, ...]]
     state: int
     """The slot of the state document that those in the container get on stdin."""
     output: int
@@ -51,7 +41,7 @@ class Compiled(NamedTuple):
         """Whether some run before the root is entered, when all mounts must be there already."""
         return any(kind in self.programs for kind in _AT_CREATE)
 
-    def stored(self) -> dict[str, list[tuple[str, Sequence[str], Sequence[str], int]]]:
+    def stored(self) -> dict[str, list[HookProgram]]:
         """What must outlive create, as plain values."""
         kinds = ("startContainer", "poststart", "poststop")
         return {kind: list(self.programs[kind]) for kind in kinds if kind in self.programs}
@@ -67,11 +57,11 @@ def compile_hooks(b: Builder, spec: RuntimeSpec) -> Compiled:
     return Compiled(programs, state, output)
 
 
-def _programs(hooks: Hooks) -> Iterator[tuple[str, tuple[Program, ...]]]:
+def _programs(hooks: Hooks) -> Iterator[tuple[str, tuple[HookProgram, ...]]]:
     for kind, attribute in _ATTRIBUTES.items():
         given: tuple[Hook, ...] = getattr(hooks, attribute) or ()
         if given:
-            yield kind, tuple(Program(h.path, tuple(h.args or (h.path,)), tuple(h.env or ()), h.timeout or 0) for h in given)
+            yield kind, tuple(HookProgram(h.path, tuple(h.args or (h.path,)), tuple(h.env or ()), h.timeout or 0) for h in given)
 
 
 def compile_create_hooks(b: Builder, hooks: Compiled, root: int) -> None:
@@ -79,7 +69,7 @@ def compile_create_hooks(b: Builder, hooks: Compiled, root: int) -> None:
     b.init("sync", Sync.HOST, text="the caller runs its hooks")
     for kind in ("prestart", "createRuntime"):
         for program in hooks.programs.get(kind, ()):
-            b.host("hook", kind, *program, text=describe(kind, program))
+            b.host("hook", kind, *program, text=program.describe(kind))
     if hooks.state >= 0:
         b.host("hook_state", text="the state, as the container sees it, for its hooks")
     _in_container(b, hooks, "createContainer", root)
@@ -99,11 +89,4 @@ def compile_start_hooks(b: Builder, hooks: Compiled, root: int) -> None:
 def _in_container(b: Builder, hooks: Compiled, kind: str, root: int) -> None:
     for program in hooks.programs.get(kind, ()):
         path, args, env, timeout = program
-        b.init("hook", root, path, args, env, hooks.state, hooks.output, timeout * 1000, text=describe(kind, program))
-
-
-def describe(kind: str, program: Program) -> str:
-    """A hook in a line, its kind first."""
-    shown = " ".join((program.path, *program.args[1:]))
-    limit = f" ({program.timeout} s)" if program.timeout else ""
-    return f"{kind} {shown if len(shown) <= 80 else shown[:77] + '...'}{limit}"
+        b.init("hook", root, path, args, env, hooks.state, hooks.output, timeout * 1000, text=program.describe(kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -78,6 +79,22 @@ class Input(NamedTuple):
     maps: tuple[str, str] = ("", "")
 
 
+class HookProgram(NamedTuple):
+    """A hook as it is run; in state.json a list of the same values."""
+
+    path: str
+    args: Sequence[str]
+    env: Sequence[str]
+    timeout: int
+    """Unit: seconds; 0 for none."""
+
+    def describe(self, kind: str) -> str:
+        """Return the hook in one line, its kind first."""
+        command = " ".join((self.path, *self.args[1:]))
+        limit = f" ({self.timeout} s)" if self.timeout else ""
+        return f"{kind} {command if len(command) <= 80 else command[:77] + '...'}{limit}"
+
+
 class Plan(NamedTuple):
     """Every kernel operation of a launch, in order, before anything runs. Immutable and comparable."""
 
@@ -90,22 +107,49 @@ class Plan(NamedTuple):
     namespaces: int = 0
     """The CLONE_NEW* bits of the namespaces that differ from the caller's."""
     terminal: bool = False
-    hooks: Mapping[str, list[tuple[str, Sequence[str], Sequence[str], int]]] = {}
+    hooks: Mapping[str, Sequence[HookProgram]] = {}
     """The hooks of start and delete, as plain values by their kinds: they must outlive create."""
     warnings: tuple[str, ...] = ()
     """What of the config cannot be granted and does not matter enough for an error, by the runtime spec."""
 
     def explain(self) -> str:
-        """The plan as a story for people: numbered steps, under a heading where a new part begins."""
-        from .explain import explain
-
-        return explain(self)
+        """Return the plan as text: numbered steps, under a heading for each phase."""
+        lines = [f"{self.title}: {len(self.steps)} steps"]
+        width = max((len(step.op) for step in self.steps), default=0)
+        phase = ""
+        for number, step in enumerate(self.steps, 1):
+            if step.phase != phase:
+                phase = step.phase
+                lines += ["", phase]
+            lines.append(f"  {number:>3}  {step.op:<{width}}  {step.text}")
+        if self.warnings:
+            lines += ["", "Warnings", *(f"  {warning}" for warning in self.warnings)]
+        later = [(kind, program) for kind in ("poststart", "poststop") for program in self.hooks.get(kind, ())]
+        if later:
+            lines += ["", "By start when the process runs, and by delete when everything is gone"]
+            lines += [f"       {'hook':<{width}}  {program.describe(kind)}" for kind, program in later]
+        return "\n".join(lines) + "\n"
 
     def to_json(self, indent: int | None = None) -> str:
-        """The plan as a JSON document: title, inputs and steps with named arguments."""
-        from .explain import to_json
-
-        return to_json(self, indent)
+        """Return the plan as a JSON document: title, inputs and steps with named arguments."""
+        document = {
+            "title": self.title,
+            "warnings": list(self.warnings),
+            "inputs": [entry._asdict() for entry in self.inputs],
+            "hooks": {kind: [program._asdict() for program in programs] for kind, programs in self.hooks.items()},
+            "steps": [
+                {
+                    "step": number,
+                    "where": str(step.where),
+                    "op": step.op,
+                    "text": step.text,
+                    "phase": step.phase,
+                    "arguments": {name: _plain(value) for name, value in step.arguments().items()},
+                }
+                for number, step in enumerate(self.steps, 1)
+            ],
+        }
+        return json.dumps(document, indent=indent)
 
     def init_steps(self) -> list[tuple[int, Step]]:
         """The steps of the init with their numbers, which count from 1 over all steps."""
@@ -116,6 +160,16 @@ class Plan(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<Plan {self.title!r}: {len(self.steps)} steps>"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    if isinstance(value, tuple) and type(value) is not tuple:
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 class Filter(NamedTuple):

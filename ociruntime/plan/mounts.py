@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..errors import Problem, SpecError, UnsupportedError
 from ..spec.places import below, destination_in_root
 from . import kernel as k
-from . import long_options
 from .cgroup_mounts import CgroupMounts
-from .idmaps import IdMaps
+from .id_mappings import IdMaps
 from .model import NO_SLOT, Builder
-from .mount_options import PROPAGATION, SUPERBLOCK, Options, names, parse_options
+from .mount_options import (
+    PROPAGATION,
+    SUPERBLOCK,
+    Options,
+    flags_of,
+    names,
+    one_by_one,
+    parse_options,
+    text_of,
+    too_long,
+)
 from .ops import Target
 from .rootfs import root_propagation, settled
 
@@ -282,11 +291,11 @@ class Mounts:
 
     def filesystem(self, fstype: str, source: str, destination: str, options: Options, where: str) -> int:
         """The steps that make a filesystem; gives the slot of its mount, which is not attached."""
-        data = long_options.one_by_one(fstype, options.data, self._host)
+        data = one_by_one(fstype, options.data, self._host)
         superblock = tuple(w for w in options.superblock if SUPERBLOCK[w][1] and not (w == "ro" and fstype in _RO_BY_MOUNT))
         if self._label and fstype not in _UNLABELLED and fstype != _XATTR_LABEL:
             data = (*data, ("context", self._label))
-        if key := long_options.too_long((("source", source), *data)):
+        if key := too_long((("source", source), *data)):
             return self._whole(fstype, source, destination, options._replace(superblock=superblock, data=tuple(data)), where, key)
         b = self.b
         if self._context == NO_SLOT:
@@ -312,9 +321,9 @@ class Mounts:
         if self._propagation == k.MS_SHARED:
             raise UnsupportedError(f"{why} would show up on the host for a moment: choose another rootfsPropagation")
         slot = self.b.slot()
-        data = long_options.text_of(options.data, where)
+        data = text_of(options.data, where)
         text = f"{fstype}, for {destination}, not attached but for a moment: {data}"
-        self.b.init("mount", source, "/proc", fstype, long_options.flags_of(options.superblock), data, slot, text=text)
+        self.b.init("mount", source, "/proc", fstype, flags_of(options.superblock), data, slot, text=text)
         self._attributes(slot, options, destination)
         return slot
 
@@ -405,7 +414,7 @@ class Mounts:
                 if self._context == NO_SLOT:
                     self._context = self.b.slot()
                 self.b.init("fspick", slot, "", k.FSPICK_EMPTY_PATH, self._context, text=f"the filesystem of {destination}")
-                if key := long_options.too_long(options.data):
+                if key := too_long(options.data):
                     raise UnsupportedError(f"{where}.options: the value of {key} is too long to change a filesystem")
                 for key, value in (*((word, None) for word in options.superblock), *options.data):
                     self._configure(self._context, key, value)

@@ -1,4 +1,4 @@
-"""The namespaces of a container, how the init gets into them, and the names of the uts namespace (config-linux.md#namespaces).
+"""The namespaces of a container: how the init enters them, and what is set in them (config-linux.md#namespaces).
 
 Without a user namespace the init is cloned into the new ones. A user namespace comes by a fork of the init instead: an exec
 inside it would cost everybody but its root the capabilities, and only what happens before may still use the caller's rights.
@@ -6,18 +6,21 @@ inside it would cost everybody but its root the capabilities, and only what happ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import UnsupportedError
+from ..errors import Problem, SpecError, UnsupportedError
+from ..spec.sysctls import sysctl_namespace, sysctl_path
 from . import kernel as k
+from .id_mappings import compile_idmaps, is_own_id, mappings_of, root_id
 from .model import NO_SLOT, Builder
-from .users import compile_idmaps
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import Linux, RuntimeSpec
+    from ..spec import Linux, Process, RuntimeSpec
+
 
 _AFTERWARDS: Final = frozenset({"cgroup", "time"})
 """What the init unshares itself: a new cgroup namespace takes the cgroup of its maker, a new time namespace is for children."""
@@ -187,9 +190,104 @@ def own_files(b: Builder, host: Host, why: str) -> Iterator[None]:
         b.init("prctl", k.PR_SET_DUMPABLE, 0, 0, text="closed to the caller's other processes again")
 
 
+class Groups(Enum):
+    """What setgroups(2) may do in the container's user namespace."""
+
+    EXACT = "exact"
+    """The supplementary groups are exactly those of the config."""
+    DENIED = "denied"
+    """The map of groups was written by an unprivileged user, who could otherwise drop a group that forbids something."""
+    UNKNOWN = "unknown"
+    """The namespace exists already, and only it knows."""
+
+
+def groups_in(spaces: Namespaces, linux: Linux | None, host: Host) -> Groups:
+    """What setgroups may do. Pure."""
+    if "user" not in spaces.new and spaces.user:
+        return Groups.UNKNOWN
+    if not host.may_setgroups:
+        return Groups.DENIED
+    if not spaces.user:
+        return Groups.EXACT
+    return Groups.DENIED if not host.privileged and is_own_id(mappings_of(linux, "gid"), host.egid) else Groups.EXACT
+
+
+def compile_root(b: Builder, spaces: Namespaces, linux: Linux | None) -> None:
+    """Become the root of the user namespace, who owns what is made from here on.
+
+    Until here the init has the caller's ids, and so can open what only they may.
+    """
+    if not spaces.user:
+        return
+    for kind in ("gid", "uid"):
+        root = root_id(mappings_of(linux, kind)) if "user" in spaces.new else 0
+        b.init(f"setres{kind}", root, text=f"{kind} {root} of the user namespace")
+
+
 def compile_names(b: Builder, spec: RuntimeSpec) -> None:
     """The hostname and the domain name."""
     for name, op in (("hostname", "sethostname"), ("domainname", "setdomainname")):
         value = getattr(spec, name)
         if value:
             b.init(op, value, text=value)
+
+
+def compile_loopback(b: Builder, new: Container[str]) -> None:
+    """Bring the loopback device of a new network namespace up, as the peers do: without it not even 127.0.0.1 is reached."""
+    if "network" in new:
+        b.init("link_up", "lo", text="lo: the loopback of the new network namespace")
+
+
+def compile_net_devices(b: Builder, linux: Linux | None, own: Container[str]) -> None:
+    """Move the devices, with their addresses; ``own`` are the namespaces that are not the host's.
+
+    The init opens a netlink socket in the container's network namespace and hands it out: through it the caller finds, renames and
+    configures what it moved, without entering the namespace.
+
+    Raises:
+        SpecError: there is no network namespace to move to.
+    """
+    devices = (linux.net_devices if linux else None) or {}
+    if not devices:
+        return
+    if "network" not in own:
+        message = "needs a network namespace that is not the host's"
+        raise SpecError([Problem("$.linux.netDevices", message, "config-linux.md#network-devices")])
+    b.init("netlink", text="a socket in the container's network namespace, for the caller")
+    for name, device in devices.items():
+        new = device.name or name
+        b.host("netdev_move", name, new, text=f"{name} -> the container" + (f", as {new}" if new != name else ""))
+
+
+def changed_namespaces(spec: RuntimeSpec) -> frozenset[str]:
+    """The types of the namespaces that the config changes: one of the caller's must not be joined for them."""
+    sysctl = (spec.linux.sysctl if spec.linux else None) or {}
+    names = ("uts",) if spec.hostname or spec.domainname else ()
+    return frozenset((*names, *(kind for key in sysctl if (kind := sysctl_namespace(key)))))
+
+
+def compile_sysctl(b: Builder, linux: Linux | None, proc: int) -> None:
+    """Write each parameter through the procfs in a slot."""
+    for key, value in ((linux.sysctl if linux else None) or {}).items():
+        path = sysctl_path(key)
+        b.init("write", proc, "sys/" + path, value.encode(), text=f"{value} > {path.replace('/', '.')}")
+
+
+def compile_procfs(b: Builder, linux: Linux | None, process: Process, own: Collection[str]) -> int:
+    """The steps that make it, attached nowhere, when something will be written; gives its slot, or NO_SLOT.
+
+    Who has a user namespace, but not a pid namespace in it, may make none, and uses the host's.
+    """
+    if not ((linux is not None and linux.sysctl) or process.apparmor_profile or process.selinux_label):
+        return NO_SLOT
+    slot = b.slot()
+    if "user" in own and "pid" not in own:
+        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, k.RESOLVE_NO_SYMLINKS, slot, text="/proc of the host")
+    else:
+        fs = b.slot()
+        b.init("fsopen", "proc", fs, text="proc, for the init itself")
+        b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text="create the proc")
+        bits = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV | k.MOUNT_ATTR_NOEXEC
+        b.init("fsmount", fs, bits, slot, text="proc, attached nowhere")
+    b.init("prove_proc", slot, text="it is the root of a procfs")
+    return slot

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
-from ociruntime.plan.capabilities import CAPABILITIES
+from ociruntime.plan.credentials import CAPABILITIES
 from ociruntime.spec import Resources
 
 from .cgroups import on_v2

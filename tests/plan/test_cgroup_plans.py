@@ -9,8 +9,7 @@ import pytest
 
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host
-from ociruntime.plan.cgroups import placed
-from ociruntime.plan.cgroups.change import compile_update, members
+from ociruntime.plan.cgroups import compile_update, members, placed
 from ociruntime.spec import Linux, Resources
 
 from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process

@@ -17,8 +17,7 @@ import pytest
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
-from ociruntime.plan.cgroups import placed
-from ociruntime.plan.cgroups.change import compile_update, meant, members
+from ociruntime.plan.cgroups import compile_update, meant, members, placed
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec

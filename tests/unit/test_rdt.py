@@ -12,8 +12,7 @@ from ociruntime.engine.cgroup.restore import Memory
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
 from ociruntime.plan import Step, Where, compile_create
-from ociruntime.plan.cgroups import placed
-from ociruntime.plan.cgroups.change import compile_update
+from ociruntime.plan.cgroups import compile_update, placed
 from ociruntime.spec import IntelRdt, Linux, RuntimeSpec
 
 HOST = Host((6, 18), "x86_64", 0, 40, (), resctrl="/sys/fs/resctrl")

@@ -10,7 +10,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import cli, seccomp, supported
 from ociruntime.errors import UnsupportedError
-from ociruntime.plan.capabilities import CAPABILITIES
+from ociruntime.plan.credentials import CAPABILITIES
 from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
 from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
 from ociruntime.spec.mounts import MOUNT_OPTIONS

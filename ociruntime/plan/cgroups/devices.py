@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import UnsupportedError
-from .files import ROOT
+from .writes import ROOT
 
 if TYPE_CHECKING:
     from ...spec import DeviceCgroup

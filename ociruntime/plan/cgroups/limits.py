@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from ...errors import UnsupportedError
 from .devices import program, rules_of, v1_rules, words
-from .files import ROOT, Write
 from .placement import DISABLED, Place, Placement
 from .v1 import v1_writes
 from .v2 import unified_writes, v2_refuse, v2_writes
+from .writes import ROOT, Write
 
 if TYPE_CHECKING:
     from ...host import Host

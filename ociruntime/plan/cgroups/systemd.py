@@ -7,32 +7,30 @@ for example), writes the same. What it has no property for is in the files alone
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import Problem, SpecError
-from .. import gvariant
-from ..gvariant import Value
-from . import convert
+from . import gvariant
 from .devices import MKNOD, READ, WRITE, rules_of, v1_rules
-from .files import Writes
+from .gvariant import Value
 from .limits import asked
 from .v1 import v1_writes
-from .v2 import unified_writes, v2_writes
+from .v2 import cpu_max, unified_writes, v2_writes
+from .writes import Writes
 
 if TYPE_CHECKING:
     from ...host import Host
     from ...spec import Resources
     from .devices import Rule
-    from .files import Write
+    from .writes import Write
 
 SECTION: Final = "config-linux.md#cgroups-path"
 ANNOTATION: Final = "org.systemd.property."
 INFINITY: Final = (1 << 64) - 1
 """What stands for no limit in systemd's properties."""
 _MAX_NAME: Final = 255
-_UNIT_LETTERS: Final = frozenset(string.ascii_letters + string.digits + ":-_.\\")
+_UNIT_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_.\\")
 _CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids")
 CONTROLLERS: Final = frozenset({"name=systemd", "cpu", "cpuacct", "blkio", "memory", "devices", "pids"})
 """Of the hierarchies of v1, those with one of these have a scope's cgroup by systemd."""
@@ -175,7 +173,7 @@ def limits_of(resources: Resources | None, host: Host, *, user: bool, only: Coll
     if version == 1:
         cpu = resources.cpu
         quota = Writes()
-        quota.put("cpu", "cpu.max", convert.cpu_max(cpu.quota, cpu.period) if cpu else None, "cpu.quota", "cpu.period")
+        quota.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period) if cpu else None, "cpu.quota", "cpu.period")
         writes = (*v1_writes(resources), *quota.all)
     else:
         writes = (*v2_writes(resources), *unified_writes(resources))

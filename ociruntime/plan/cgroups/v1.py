@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .files import Write, Writes, given
+from .writes import Write, Writes, given, rdma, throttles
 
 if TYPE_CHECKING:
-    from ...spec import CPU, BlockIO, Memory, Resources, ThrottleDevice
+    from ...spec import CPU, BlockIO, Memory, Resources
 
 
 def v1_writes(resources: Resources) -> tuple[Write, ...]:
@@ -77,21 +77,3 @@ def _blkio(w: Writes, block: BlockIO) -> None:
     for name, member, rates in throttles(block):
         for index, rate in enumerate(rates):
             put(f"blkio.throttle.{name}_device", f"{rate.major}:{rate.minor} {rate.rate}", f"{member}[{index}]")
-
-
-def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...]], ...]:
-    """The four lists of limits, each with its name on v1 and in the config."""
-    return (
-        ("read_bps", "throttleReadBpsDevice", block.throttle_read_bps_device or ()),
-        ("write_bps", "throttleWriteBpsDevice", block.throttle_write_bps_device or ()),
-        ("read_iops", "throttleReadIOPSDevice", block.throttle_read_iops_device or ()),
-        ("write_iops", "throttleWriteIOPSDevice", block.throttle_write_iops_device or ()),
-    )
-
-
-def rdma(w: Writes, resources: Resources) -> None:
-    """rdma has the same file on both versions."""
-    for name, device in (resources.rdma or {}).items():
-        pairs = (("hca_handle", device.hca_handles), ("hca_object", device.hca_objects))
-        text = " ".join(f"{key}={value}" for key, value in pairs if value is not None)
-        w.put("rdma", "rdma.max", f"{name} {text}", f"rdma[{name!r}]")

@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from ...errors import Problem, SpecError, UnsupportedError
-from . import convert
-from .files import ROOT, SECTION, Write, Writes, given
-from .v1 import rdma, throttles
+from .writes import ROOT, SECTION, Write, Writes, given, rdma, throttles
 
 if TYPE_CHECKING:
     from ...spec import CPU, BlockIO, Memory, Resources
+
+
+MAX_SHARES = 262144
+
+
+def shares_to_weight(shares: int) -> int:
+    """cpu.shares (2 to 262144, 1024 by default) to cpu.weight (1 to 10000, 100 by default).
+
+    10 to the power of a quadratic function of log2(shares) meets all three, as in runc and crun now.
+    The straight line of before made 39 of the default.
+    """
+    if shares <= 2:
+        return 1
+    if shares >= MAX_SHARES:
+        return 10000
+    log = math.log2(shares)
+    return math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34))
+
+
+def blkio_to_io_weight(weight: int) -> int:
+    """blkio.weight (10 to 1000) to io.weight (1 to 10000), linearly."""
+    return 1 + (weight - 10) * 9999 // 990
+
+
+def limit_value(value: int) -> str:
+    """A limit, of which -1 is none."""
+    return "max" if value < 0 else str(value)
+
+
+def swap_limit(memory: int | None, swap: int | None) -> str | None:
+    """memory.swap counts memory and swap together on v1, and memory.swap.max swap alone; None when nothing is asked for.
+
+    Raises:
+        SpecError: a limit of both without one of memory, or below it.
+    """
+    where, section = "$.linux.resources.memory.swap", "config-linux.md#memory"
+    if not swap:
+        # No limit of memory is no limit of swap either, as on v1, where the one cannot be above the other.
+        return "max" if memory == -1 else None
+    if swap < 0:
+        return "max"
+    if not memory:
+        raise SpecError([Problem(where, "a limit of memory and swap together needs a memory limit", section)])
+    if memory < 0:
+        return str(swap)
+    if swap < memory:
+        raise SpecError([Problem(where, f"{swap} is below the memory limit {memory}, which it includes", section)])
+    return str(swap - memory)
+
+
+def cpu_max(quota: int | None, period: int | None) -> str | None:
+    """cpu.max holds quota and period; None when neither is given."""
+    if not quota and not period:
+        return None
+    return f"{quota if quota and quota > 0 else 'max'} {period or 100000}"
+
 
 _MAX: Final = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
 _CORE: Final = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"})
@@ -30,7 +85,7 @@ def v2_writes(resources: Resources) -> tuple[Write, ...]:
     if resources.cpu:
         _cpu(w, resources.cpu)
     if resources.pids and resources.pids.limit is not None:
-        w.put("pids", "pids.max", convert.limit(resources.pids.limit), "pids.limit")
+        w.put("pids", "pids.max", limit_value(resources.pids.limit), "pids.limit")
     if resources.block_io:
         _io(w, resources.block_io)
     for index, huge in enumerate(resources.hugepage_limits or ()):
@@ -42,19 +97,19 @@ def v2_writes(resources: Resources) -> tuple[Write, ...]:
 
 def _memory(w: Writes, memory: Memory) -> None:
     limit = given(memory.limit)
-    swap = convert.swap_limit(limit, memory.swap)
+    swap = swap_limit(limit, memory.swap)
     # A kernel that counts no swap has none to limit: "none" and "no limit" need nothing there.
     w.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
-    w.put("memory", "memory.max", None if limit is None else convert.limit(limit), "memory.limit")
+    w.put("memory", "memory.max", None if limit is None else limit_value(limit), "memory.limit")
     low = given(memory.reservation)
-    w.put("memory", "memory.low", None if low is None else convert.limit(low), "memory.reservation")
+    w.put("memory", "memory.low", None if low is None else limit_value(low), "memory.reservation")
 
 
 def _cpu(w: Writes, cpu: CPU) -> None:
     w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
     if cpu.shares and cpu.idle != 1:  # whoever is idle has no weight, and gets it back afterwards
-        w.put("cpu", "cpu.weight", convert.shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
-    w.put("cpu", "cpu.max", convert.cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
+        w.put("cpu", "cpu.weight", shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
+    w.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
     w.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
     w.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
     w.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
@@ -63,7 +118,7 @@ def _cpu(w: Writes, cpu: CPU) -> None:
 def _io(w: Writes, block: BlockIO) -> None:
     def put(weight: int, device: str, member: str) -> None:
         # BFQ's own file comes first: where that scheduler runs, io.weight has no effect.
-        other = ("io.weight", f"{device}{convert.blkio_to_io_weight(weight)}")
+        other = ("io.weight", f"{device}{blkio_to_io_weight(weight)}")
         w.put("io", "io.bfq.weight", f"{device}{weight}", f"blockIO.{member}", other=other)
 
     if block.weight:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import Problem, SpecError
+
+if TYPE_CHECKING:
+    from ...spec import BlockIO, Resources, ThrottleDevice
 
 SECTION: Final = "config-linux.md#control-groups"
 ROOT: Final = "$.linux.resources"
@@ -44,3 +47,21 @@ class Writes:
 def given(value: int | None) -> int | None:
     """A number that is given: engines send 0 for what is to stay as it is, where the kernel knows no use for 0."""
     return value or None
+
+
+def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...]], ...]:
+    """The four lists of limits, each with its name on v1 and in the config."""
+    return (
+        ("read_bps", "throttleReadBpsDevice", block.throttle_read_bps_device or ()),
+        ("write_bps", "throttleWriteBpsDevice", block.throttle_write_bps_device or ()),
+        ("read_iops", "throttleReadIOPSDevice", block.throttle_read_iops_device or ()),
+        ("write_iops", "throttleWriteIOPSDevice", block.throttle_write_iops_device or ()),
+    )
+
+
+def rdma(w: Writes, resources: Resources) -> None:
+    """rdma has the same file on both versions."""
+    for name, device in (resources.rdma or {}).items():
+        pairs = (("hca_handle", device.hca_handles), ("hca_object", device.hca_objects))
+        text = " ".join(f"{key}={value}" for key, value in pairs if value is not None)
+        w.put("rdma", "rdma.max", f"{name} {text}", f"rdma[{name!r}]")
