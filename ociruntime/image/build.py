@@ -1,4 +1,4 @@
-"""`build_sif`: from a root directory to a SIF file, by way of ``mksquashfs``."""
+"""`build_sif`: makes a SIF file of a root directory, with ``mksquashfs``."""
 
 from __future__ import annotations
 
@@ -41,24 +41,38 @@ def build_sif(
     timestamp: int | None = None,
     mode: int | None = None,
 ) -> None:
-    """Build a SIF file whose primary system partition is a squashfs of the directory ``rootfs_dir``.
+    """Build a SIF file whose primary system partition is a squashfs filesystem with the content of ``rootfs_dir``.
 
-    The directory is only read. ``path`` is replaced at once, when everything has succeeded; on any error nothing is left behind.
+    The directory is only read. ``path`` is replaced when the new file is complete; after an error nothing is left behind.
 
-    - ``oci_config``: the ``config`` object of an OCI image configuration; ``labels``, ``definition``, ``env``: stored as such.
-    - ``arch``: an `Architecture` or a name such as ``arm64``; this machine's when not given.
-    - ``singularity_layout``: add what is missing of ``/.singularity.d`` (see `ociruntime.image.layout`), so that the image runs
-      without OCI data too.
-    - ``exclude``: shell patterns of paths to leave out, relative to ``rootfs_dir``.
-    - ``all_root``: every file belongs to root in the image; when not given, that is so unless the caller is root.
-    - ``processors``: how many ``mksquashfs`` uses; all when not given.
-    - ``deterministic``: the same input gives the same bytes: zero UUID, and the time of everything is ``timestamp`` (Unix
-      seconds) or none. File times after ``timestamp`` (1970 without one) become that. The environment variable
-      ``SOURCE_DATE_EPOCH`` has the effect of both arguments; an explicit ``timestamp`` goes before it.
-    - ``mode``: permissions of the file; executable as far as the umask allows when not given.
+    Args:
+        path: The file to write.
+        rootfs_dir: The directory with the root filesystem.
+        oci_config: The ``config`` object of an OCI image configuration.
+        labels: Labels, stored as a labels object.
+        definition: The text of a definition file.
+        env: Environment variables, stored as an environment object.
+        launch_script: First line of the file.
+        arch: An `Architecture` or a name such as ``arm64``. Default: that of this machine.
+        compression: Compression of the squashfs filesystem.
+        mksquashfs: The program, by name or path.
+        singularity_layout: Add the missing parts of ``/.singularity.d`` (see `ociruntime.image.layout`), so that the image also
+            runs without OCI data.
+        exclude: Shell patterns of paths to leave out, relative to ``rootfs_dir``.
+        all_root: Whether root owns every file in the image. Default: yes, unless the caller is root.
+        processors: Number of processors for ``mksquashfs``. Default: all.
+        deterministic: Make the same bytes from the same input: the UUID is zero, and every time is ``timestamp`` or none. File
+            times after ``timestamp`` (1970 by default) become ``timestamp``. The environment variable ``SOURCE_DATE_EPOCH``
+            sets both arguments; an explicit ``timestamp`` takes precedence.
+        timestamp: Unix seconds.
+        mode: Permissions of the file. Default: executable, as far as the umask allows.
 
-    Raises `SifError` for arguments that cannot be stored, `ValueError` for an unknown architecture, `UnsupportedError` when
-    ``mksquashfs`` is missing, `ProcessError` with its output when it fails, `OSError` when a file cannot be read or written.
+    Raises:
+        SifError: an argument cannot be stored.
+        ValueError: the architecture is unknown.
+        UnsupportedError: ``mksquashfs`` is not installed.
+        ProcessError: ``mksquashfs`` failed; the message has its output.
+        OSError: a file cannot be read or written.
     """
     import tempfile
 
@@ -67,7 +81,7 @@ def build_sif(
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(rootfs_dir))
     folder = os.path.realpath(os.path.dirname(target))
     if os.path.commonpath([folder, root]) == root:
-        raise SifError(f"the image cannot be written into the directory {root} that it is made of", field="path", path=target)
+        raise SifError(f"the image cannot be written into {root}, the directory that it contains", field="path", path=target)
     epoch = _source_date_epoch()
     if epoch is not None:
         deterministic, timestamp = True, epoch if timestamp is None else timestamp
@@ -82,8 +96,8 @@ def build_sif(
         builder.add_env(env)
     added: Sequence[layout.LayoutEntry] = ()
     if singularity_layout:
-        wanted = layout.singularity_layout(oci_config, labels=labels, definition=definition)
-        added = layout.missing_entries(root, wanted)
+        entries = layout.singularity_layout(oci_config, labels=labels, definition=definition)
+        added = layout.missing_entries(root, entries)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sif-build-") as work:
         squashfs = os.path.join(work, "rootfs.squashfs")
         builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
@@ -102,7 +116,7 @@ def build_sif(
         if not all(patterns):
             raise SifError("an empty pattern", field="exclude", path=target)
         if patterns:
-            command += ["-wildcards", "-e", *patterns]  # -e takes everything after it, whatever it looks like
+            command += ["-wildcards", "-e", *patterns]  # -e takes all following arguments
         _run(command, work, timestamp if timestamp is not None or not deterministic else 0)
         builder.write(target, mode=mode)
 
@@ -117,10 +131,10 @@ def _source_date_epoch() -> int | None:
 
 
 def _stage(work: str, entries: Sequence[layout.LayoutEntry]) -> str:
-    """Write the files to be added below ``work`` and return the file of definitions that tells mksquashfs to add them.
+    """Write the files to add below ``work``; return the name of the file with their pseudo-file definitions for mksquashfs.
 
-    Pseudo-file definitions leave the caller's directory alone and merge into directories that it has, which a second source
-    directory would not.
+    Pseudo-file definitions merge into existing directories without a change of the caller's directory. A second source directory
+    would not merge.
     """
     lines: list[str] = []
     for number, entry in enumerate(entries):
@@ -154,7 +168,7 @@ def _run(command: Sequence[str], work: str, epoch: int | None) -> None:
             errors="backslashreplace",
         )
     except FileNotFoundError as error:
-        raise UnsupportedError(f"{command[0]} is needed to build an image and was not found (package squashfs-tools)") from error
+        raise UnsupportedError(f"cannot build an image: {command[0]} not found; install squashfs-tools") from error
     if done.returncode:
         said = "\n".join(done.stdout.strip().splitlines()[-20:])
         raise ProcessError(f"{command[0]} ended with status {done.returncode}: {said}", done)

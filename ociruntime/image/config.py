@@ -1,4 +1,4 @@
-"""The JSON documents inside an image, read with bounds: the OCI image config, labels, inspect metadata."""
+"""The JSON documents in an image: OCI image configuration, labels, inspect metadata. Their size is bounded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ociruntime.image.sif.model import JsonObject, JsonValue
 __all__ = ["MAX_DOCUMENT", "OciImageConfig", "parse_env", "parse_json_object", "string_map"]
 
 MAX_DOCUMENT = 1 << 20
-"""Bytes of a text or JSON object that is read whole. As Python objects, JSON can be thirty times its size."""
+"""Largest text or JSON object that is read, in bytes. As Python objects, JSON can take thirty times its size."""
 
 
-class Place:
-    """Where a document is, for the errors about it."""
+class Location:
+    """The location of a document, for error messages."""
 
     __slots__ = ("descriptor", "name", "path")
 
@@ -31,71 +31,71 @@ class Place:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def parse_json_object(data: bytes, place: Place) -> JsonObject:
-    """Decode a JSON object; raises `SifError` for anything else, however deep or odd."""
+def parse_json_object(data: bytes, location: Location) -> JsonObject:
+    """Decode a JSON object. Raises SifError for anything else."""
     import json
 
     try:
         value = cast("JsonValue", json.loads(data.decode("utf-8"), parse_constant=_no_constant))
     except (ValueError, RecursionError) as error:
-        place.refuse("", f"not JSON: {error}", error)
+        location.refuse("", f"not JSON: {error}", error)
     if not isinstance(value, dict):
-        place.refuse("", f"a JSON {type(value).__name__}, not an object")
+        location.refuse("", f"a JSON {type(value).__name__}, not an object")
     return value
 
 
-def _string(document: JsonObject, key: str, place: Place) -> str:
+def _string(document: JsonObject, key: str, location: Location) -> str:
     value = document.get(key)
     if value is None:
         return ""
     if not isinstance(value, str):
-        place.refuse(key, f"{value!r:.80} is not a string")
+        location.refuse(key, f"{value!r:.80} is not a string")
     return value
 
 
-def _strings(document: JsonObject, key: str, place: Place) -> tuple[str, ...]:
+def _strings(document: JsonObject, key: str, location: Location) -> tuple[str, ...]:
     value = document.get(key)
     if value is None:
         return ()
     if not isinstance(value, list):
-        place.refuse(key, f"{value!r:.80} is not a list of strings")
+        location.refuse(key, f"{value!r:.80} is not a list of strings")
     found: list[str] = []
     for number, item in enumerate(value):
         if not isinstance(item, str):
-            place.refuse(f"{key}[{number}]", f"{item!r:.80} is not a string")
+            location.refuse(f"{key}[{number}]", f"{item!r:.80} is not a string")
         found.append(item)
     return tuple(found)
 
 
-def _keys(document: JsonObject, key: str, place: Place) -> tuple[str, ...]:
+def _keys(document: JsonObject, key: str, location: Location) -> tuple[str, ...]:
     value = document.get(key)
     if value is None:
         return ()
     if not isinstance(value, dict):
-        place.refuse(key, f"{value!r:.80} is not an object")
+        location.refuse(key, f"{value!r:.80} is not an object")
     return tuple(value)
 
 
-def string_map(value: JsonValue, where: str, place: Place) -> dict[str, str]:
-    """``value`` as a mapping of strings, an empty one for null; raises `SifError`."""
+def string_map(value: JsonValue, where: str, location: Location) -> dict[str, str]:
+    """Return ``value`` as a mapping of strings; null gives an empty one. Raises SifError."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        place.refuse(where, f"{value!r:.80} is not an object")
+        location.refuse(where, f"{value!r:.80} is not an object")
     found: dict[str, str] = {}
     for key, item in value.items():
         if not isinstance(item, str):
-            place.refuse(f"{where}.{key}" if where else key, f"{item!r:.80} is not a string")
+            location.refuse(f"{where}.{key}" if where else key, f"{item!r:.80} is not a string")
         found[key] = item
     return found
 
 
 @attrs.frozen
 class OciImageConfig:
-    """The ``config`` object of an OCI image configuration: what an image says about how it wants to be run."""
+    """The ``config`` object of an OCI image configuration: the defaults for a container of the image."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -110,30 +110,30 @@ class OciImageConfig:
     stop_signal: str = ""
 
     @classmethod
-    def from_json(cls, document: JsonObject, place: Place | None = None) -> OciImageConfig:
-        """Read the object; raises `SifError` naming the key with a wrong type. Unknown keys are ignored."""
-        place = place or Place("config", None, "")
+    def from_json(cls, document: JsonObject, location: Location | None = None) -> OciImageConfig:
+        """Read the object. Raises SifError, which names a key of a wrong type. Unknown keys are ignored."""
+        location = location or Location("config", None, "")
         return cls(
-            entrypoint=_strings(document, "Entrypoint", place),
-            cmd=_strings(document, "Cmd", place),
-            env=_strings(document, "Env", place),
-            working_dir=_string(document, "WorkingDir", place),
-            user=_string(document, "User", place),
-            volumes=_keys(document, "Volumes", place),
-            exposed_ports=_keys(document, "ExposedPorts", place),
-            labels=string_map(document.get("Labels"), "Labels", place),
-            stop_signal=_string(document, "StopSignal", place),
+            entrypoint=_strings(document, "Entrypoint", location),
+            cmd=_strings(document, "Cmd", location),
+            env=_strings(document, "Env", location),
+            working_dir=_string(document, "WorkingDir", location),
+            user=_string(document, "User", location),
+            volumes=_keys(document, "Volumes", location),
+            exposed_ports=_keys(document, "ExposedPorts", location),
+            labels=string_map(document.get("Labels"), "Labels", location),
+            stop_signal=_string(document, "StopSignal", location),
         )
 
 
-def parse_env(text: str, place: Place) -> dict[str, str]:
-    """``NAME=value`` lines (empty lines and ``#`` comments apart) as a mapping; raises `SifError` for another line."""
+def parse_env(text: str, location: Location) -> dict[str, str]:
+    """Parse lines of ``NAME=value``. Empty lines and ``#`` comments are skipped. Raises SifError for any other line."""
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, equals, value = line.partition("=")
         if not equals or not name:
-            place.refuse(f"line {number}", f"{line!r:.80} is not NAME=value")
+            location.refuse(f"line {number}", f"{line!r:.80} is not NAME=value")
         found[name] = value
     return found

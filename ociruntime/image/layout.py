@@ -1,7 +1,7 @@
-"""The ``/.singularity.d`` convention: the files by which an image says how it is run.
+"""The ``/.singularity.d`` convention: files in an image that define how it runs.
 
-`singularity_layout` says what to add to a root filesystem so that ``/.singularity.d/actions/run``, the default command of a SIF
-without OCI data, works in it. Everything is POSIX shell and needs nothing but ``/bin/sh``.
+`singularity_layout` returns what a root filesystem needs for ``/.singularity.d/actions/run``, the default command of a SIF
+without OCI data. The scripts are POSIX shell and need only ``/bin/sh``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ exec /bin/sh "$@"
 
 @attrs.frozen
 class LayoutEntry:
-    """A directory (``content`` is ``None``) or a regular file to be added; ``path`` is relative to the root of the image."""
+    """A directory (``content`` is None) or a regular file to add. ``path`` is relative to the root of the image."""
 
     path: str
     mode: int
@@ -77,12 +77,15 @@ def singularity_layout(
     labels: Mapping[str, str] | None = None,
     definition: str | None = None,
 ) -> tuple[LayoutEntry, ...]:
-    """The directories and files of the convention, and the directories that a runtime mounts on.
+    """Return the directories and files of the convention, and the directories that a runtime uses as mount points.
 
-    ``actions/run`` runs ``runscript``, which runs the arguments it is given, or ``/bin/sh``; with Entrypoint or Cmd in
-    ``oci_config`` it runs Entrypoint with the arguments, or with Cmd when there are none. ``env/10-docker2singularity.sh`` sets
-    the variables of Env that have a value not yet set, and PATH always; a name that the shell cannot assign is left to runtimes
-    that read ``oci-config.json``. Raises `SifError` for an ``oci_config`` with wrong types.
+    ``actions/run`` runs ``runscript``. That runs its arguments, or ``/bin/sh`` without arguments. If ``oci_config`` has an
+    Entrypoint or a Cmd, it runs Entrypoint with the arguments, or with Cmd without arguments. ``env/10-docker2singularity.sh``
+    sets PATH, and the other variables of Env unless they are set. Names that the shell cannot assign are left to runtimes that
+    read ``oci-config.json``.
+
+    Raises:
+        SifError: ``oci_config`` has a value of a wrong type.
     """
     config = OciImageConfig.from_json(dict(oci_config or {}))
     entries = [
@@ -118,7 +121,7 @@ def _runscript(config: OciImageConfig) -> bytes:
 
 
 def _env_script(env: Iterable[str]) -> bytes:
-    lines = ["# The environment of the OCI image that this image was made of.\n"]
+    lines = ["# The environment of the OCI image that was converted.\n"]
     for entry in env:
         name, _, value = entry.partition("=")
         if not (name.isascii() and name.isidentifier()):
@@ -129,9 +132,10 @@ def _env_script(env: Iterable[str]) -> bytes:
 
 
 def missing_entries(rootfs: str, entries: Iterable[LayoutEntry]) -> tuple[LayoutEntry, ...]:
-    """Those of ``entries`` that the directory ``rootfs`` does not have; what it has stays as it is.
+    """Return the entries that do not exist in the directory ``rootfs``.
 
-    Raises `SifError` when something is to be put below what is not a directory there.
+    Raises:
+        SifError: the parent of an entry exists and is not a directory.
     """
     missing: list[LayoutEntry] = []
     absent: set[str] = set()

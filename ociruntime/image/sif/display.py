@@ -1,4 +1,4 @@
-"""How an image is shown: a line, a text table, an HTML table, JSON values. Everything an image says of itself is escaped."""
+"""Display of an image: a line, a text table, an HTML table, JSON values. All text from the image is escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ociruntime.image.sif.model import (
     Partition,
     Sbom,
     Signature,
-    moment,
+    to_datetime,
 )
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ _COLUMNS = ("id", "group", "link", "type", "offset", "size", "name", "details")
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters, line ends, direction marks and undecodable bytes written as escapes."""
+    """Escape control characters, line ends, direction marks and undecodable bytes."""
     return "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else ascii(c)[1:-1] for c in text)
 
 
 def size_text(size: int) -> str:
-    """A number of bytes for people: ``1.9 MiB``."""
+    """Return a number of bytes as text: ``1.9 MiB``."""
     value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
     while value >= 1023.95 and len(units) > 1:
         value /= 1024
@@ -41,7 +41,7 @@ def size_text(size: int) -> str:
 
 
 def link_text(item: Descriptor) -> str:
-    """What the object is linked to: ``object 1``, ``group 1`` or nothing."""
+    """Return the link of an object: ``object 1``, ``group 1`` or an empty string."""
     if item.linked_group is not None:
         return f"group {item.linked_group}"
     return f"object {item.linked_object}" if item.linked_object is not None else ""
@@ -112,7 +112,7 @@ def html(name: str, header: Header, descriptors: Sequence[Descriptor]) -> str:
 
 
 def _time(seconds: int) -> str | None:
-    when = moment(seconds)
+    when = to_datetime(seconds)
     return when.isoformat().replace("+00:00", "Z") if when else None  # strftime does not pad years before 1000
 
 

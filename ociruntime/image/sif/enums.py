@@ -25,7 +25,7 @@ __all__ = [
 
 
 class DataType(enum.IntEnum):
-    """What a data object is."""
+    """The type of a data object."""
 
     DEFINITION = 0x4001
     ENVIRONMENT = 0x4002
@@ -41,7 +41,7 @@ class DataType(enum.IntEnum):
 
 
 class Filesystem(enum.IntEnum):
-    """What a partition holds."""
+    """The filesystem in a partition."""
 
     SQUASHFS = 1
     EXT3 = 2
@@ -53,17 +53,17 @@ class Filesystem(enum.IntEnum):
 
 
 class PartitionKind(enum.IntEnum):
-    """What a partition is for."""
+    """The purpose of a partition."""
 
     SYSTEM = 1
     PRIMARY_SYSTEM = 2
-    """The root filesystem; an image has one at most."""
+    """The root filesystem. An image has at most one."""
     DATA = 3
     OVERLAY = 4
 
 
 class HashKind(enum.IntEnum):
-    """The hash that a signature was made over."""
+    """The hash algorithm of a signature."""
 
     SHA256 = 1
     SHA384 = 2
@@ -73,14 +73,14 @@ class HashKind(enum.IntEnum):
 
 
 class MessageFormat(enum.IntEnum):
-    """How a cryptographic message is wrapped."""
+    """The encoding of a cryptographic message."""
 
     OPENPGP = 1
     PEM = 2
 
 
 class MessageKind(enum.IntEnum):
-    """What a cryptographic message is."""
+    """The type of a cryptographic message."""
 
     CLEAR_SIGNATURE = 0x100
     RSA_OAEP = 0x200
@@ -119,33 +119,34 @@ class Architecture(enum.StrEnum):
 
     @property
     def oci_name(self) -> str:
-        """The name that OCI image documents use: ``amd64``, ``386`` ..."""
+        """The name in OCI image documents: ``amd64``, ``386`` ..."""
         return "386" if self is Architecture.I386 else self.name.lower()
 
     @classmethod
     def from_name(cls, name: str) -> Architecture:
-        """The architecture of an OCI name (``arm64``), a machine name of uname(2) (``aarch64``) or a SIF code (``04``).
+        """Return the architecture with an OCI name (``arm64``), a machine name of uname(2) (``aarch64``) or a SIF code (``04``).
 
-        Raises `ValueError` for a name that the format has no code for.
+        Raises:
+            ValueError: the format has no code for the name.
         """
-        wanted = name.lower()
+        lowered = name.lower()
         for member in cls:
-            if wanted in (member.oci_name, member.value):
+            if lowered in (member.oci_name, member.value):
                 return member
         machines = {"x86_64": cls.AMD64, "aarch64": cls.ARM64, "loongarch64": cls.LOONG64}
-        if wanted in machines:
-            return machines[wanted]
-        if len(wanted) == 4 and wanted[0] == "i" and wanted.endswith("86"):
+        if lowered in machines:
+            return machines[lowered]
+        if len(lowered) == 4 and lowered[0] == "i" and lowered.endswith("86"):
             return cls.I386
-        if wanted.startswith("armv"):
+        if lowered.startswith("armv"):
             return cls.ARM
         raise ValueError(f"no SIF architecture code for {name!r}")
 
     @classmethod
     def host(cls) -> Architecture:
-        """The architecture of this machine; raises `ValueError` when the format has no code for it."""
+        """Return the architecture of this machine. Raises ValueError if the format has no code for it."""
         machine = os.uname().machine
-        if sys.byteorder == "little" and machine in ("mips", "mips64"):  # uname(2) does not tell the byte order
+        if sys.byteorder == "little" and machine in ("mips", "mips64"):  # uname(2) does not report the byte order
             machine += "le"
         return cls.from_name(machine)
 
@@ -153,8 +154,8 @@ class Architecture(enum.StrEnum):
 _E = TypeVar("_E", bound=enum.IntEnum)
 
 
-def known(kind: type[_E], value: int) -> _E | int:
-    """The member for ``value``, or ``value`` itself when this version of the format does not name it."""
+def parse_enum(kind: type[_E], value: int) -> _E | int:
+    """Return the member for ``value``, or ``value`` itself if this version of the format does not name it."""
     try:
         return kind(value)
     except ValueError:
@@ -162,7 +163,7 @@ def known(kind: type[_E], value: int) -> _E | int:
 
 
 def label(value: int | str) -> str:
-    """A value of one of these enumerations as people write it: ``oci-blob``, ``amd64``; an unknown one as ``0x4099`` or ``99``."""
+    """Return a value as text: ``oci-blob``, ``amd64``; an unknown one as ``0x4099`` or ``99``."""
     if isinstance(value, Architecture):
         return value.oci_name
     if isinstance(value, enum.IntEnum):

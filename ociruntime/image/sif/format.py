@@ -1,6 +1,6 @@
-"""The bytes of the SIF format, both ways: structures, limits, parsing and packing of one header or one descriptor.
+"""The SIF format in bytes: structures and limits, and how to parse and pack a header or a descriptor.
 
-All integers are little-endian, the structures have no padding between fields.
+All integers are little-endian. The structures have no padding between fields.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ociruntime.image.sif.enums import (
     MessageKind,
     PartitionKind,
     SbomFormat,
-    known,
+    parse_enum,
 )
 from ociruntime.image.sif.model import NO_TIME, CryptoMessage, Descriptor, Header, Metadata, OciObject, Partition, Sbom, Signature
 
@@ -33,14 +33,14 @@ DESCRIPTORS_OFFSET = 4096
 PARTITION_ALIGNMENT = 4096
 
 MAX_DESCRIPTORS = 8192
-"""More entries than any real image has; bounds what a hostile table can make us hold."""
+"""Largest accepted table: more entries than any real image has. It bounds the memory that a hostile image can take."""
 
 _LAST_TIME = 253402300799  # 9999-12-31T23:59:59Z: the years that RFC 3339 can write
 _USED = 4  # offset of the "used" byte in a descriptor
 
 
 class Refusal:
-    """Raises `SifError` for one file and, where there is one, one table entry."""
+    """Raises `SifError` about one file, or about one entry of its table."""
 
     __slots__ = ("descriptor", "path")
 
@@ -59,7 +59,7 @@ class Refusal:
         self.between(field, value, NO_TIME, _LAST_TIME, "Unix seconds of the years 1 to 9999")
 
     def text(self, field: str, raw: bytes) -> str:
-        """Decode a NUL-padded field; what is not UTF-8 is kept as Python keeps such file names (surrogates)."""
+        """Decode a NUL-padded field. Bytes that are not UTF-8 become surrogates, as in file names."""
         value, nul, rest = raw.partition(b"\0")
         if not nul:
             self(field, f"not NUL-terminated within its {len(raw)} bytes")
@@ -78,7 +78,7 @@ class Refusal:
 
 
 def parse_header(raw: bytes, file_size: int, path: str) -> Header:
-    """Decode and check the global header of a file of ``file_size`` bytes; raises `SifError`."""
+    """Decode and check the global header of a file of ``file_size`` bytes. Raises SifError."""
     refuse = Refusal(path)
     if len(raw) < HEADER.size:
         refuse("header", f"the file has {len(raw)} bytes, the header needs {HEADER.size}")
@@ -122,7 +122,7 @@ def parse_header(raw: bytes, file_size: int, path: str) -> Header:
 
 
 def parse_descriptor(raw: bytes, index: int, header: Header, path: str) -> Descriptor | None:
-    """Decode and check one table entry on its own; ``None`` for an unused one; raises `SifError`."""
+    """Decode and check one table entry by itself; return None for an unused one. Raises SifError."""
     refuse = Refusal(path, index)
     if raw[_USED] > 1:
         refuse("used", f"{raw[_USED]} is neither 0 nor 1")
@@ -147,7 +147,7 @@ def parse_descriptor(raw: bytes, index: int, header: Header, path: str) -> Descr
     linked_group = link & ~GROUP_MASK if link & GROUP_MASK == GROUP_MASK else None
     return Descriptor(
         index=index,
-        data_type=known(DataType, kind),
+        data_type=parse_enum(DataType, kind),
         id=ident,
         group=(group & ~GROUP_MASK) or None,
         linked_object=link if link and linked_group is None else None,
@@ -168,26 +168,26 @@ def parse_descriptor(raw: bytes, index: int, header: Header, path: str) -> Descr
 def _positive(extra: bytes, at: int, field: str, refuse: Refusal) -> int:
     value = int.from_bytes(extra[at : at + 4], "little", signed=True)
     if value <= 0:
-        refuse(field, f"{value} is not a value of the format")
+        refuse(field, f"{value} is not a valid value")
     return value
 
 
 def _parse_extra(kind: int, extra: bytes, refuse: Refusal) -> Metadata | None:
     if kind == DataType.PARTITION:
         return Partition(
-            filesystem=known(Filesystem, _positive(extra, 0, "partition.filesystem", refuse)),
-            kind=known(PartitionKind, _positive(extra, 4, "partition.kind", refuse)),
+            filesystem=parse_enum(Filesystem, _positive(extra, 0, "partition.filesystem", refuse)),
+            kind=parse_enum(PartitionKind, _positive(extra, 4, "partition.kind", refuse)),
             architecture=refuse.architecture("partition.architecture", extra[8:11]),
         )
     if kind == DataType.SIGNATURE:
-        return Signature(known(HashKind, _positive(extra, 0, "signature.hash", refuse)), extra[4:260])
+        return Signature(parse_enum(HashKind, _positive(extra, 0, "signature.hash", refuse)), extra[4:260])
     if kind == DataType.CRYPTO_MESSAGE:
         return CryptoMessage(
-            known(MessageFormat, _positive(extra, 0, "crypto_message.format", refuse)),
-            known(MessageKind, _positive(extra, 4, "crypto_message.kind", refuse)),
+            parse_enum(MessageFormat, _positive(extra, 0, "crypto_message.format", refuse)),
+            parse_enum(MessageKind, _positive(extra, 4, "crypto_message.kind", refuse)),
         )
     if kind == DataType.SBOM:
-        return Sbom(known(SbomFormat, _positive(extra, 0, "sbom.format", refuse)))
+        return Sbom(parse_enum(SbomFormat, _positive(extra, 0, "sbom.format", refuse)))
     if kind in (DataType.OCI_ROOT_INDEX, DataType.OCI_BLOB):
         return OciObject(check_digest(refuse.text("oci.digest", extra), refuse))
     return None
@@ -197,7 +197,7 @@ _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
 def check_digest(digest: str, refuse: Refusal) -> str:
-    """``digest`` when it is ``<algorithm>:<lower-case hex>`` with the algorithm's length; raises `SifError`."""
+    """Return ``digest`` if it is ``<algorithm>:<lower-case hex>`` of the algorithm's length. Raises SifError."""
     algorithm, _, encoded = digest.partition(":")
     if not set(encoded) <= set("0123456789abcdef") or len(encoded) != _DIGEST_LENGTHS.get(algorithm):
         refuse("oci.digest", f"{digest!r} is not a digest such as sha256:<64 hex digits>")
@@ -205,7 +205,7 @@ def check_digest(digest: str, refuse: Refusal) -> str:
 
 
 def pack_extra(metadata: Metadata | None) -> bytes:
-    """The type-specific part of a descriptor, without its padding."""
+    """Return the type-specific part of a descriptor, without padding."""
     match metadata:
         case None:
             return b""

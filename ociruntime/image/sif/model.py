@@ -33,18 +33,18 @@ __all__ = [
     "Partition",
     "Sbom",
     "Signature",
-    "moment",
+    "to_datetime",
 ]
 
 JsonValue: TypeAlias = Union["dict[str, JsonValue]", "list[JsonValue]", str, int, float, bool, None]
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 NO_TIME = -62135596800
-"""Unix seconds of 0001-01-01T00:00:00Z: what deterministic images carry where others carry a time."""
+"""Unix seconds of 0001-01-01T00:00:00Z, which deterministic images have in place of a time."""
 
 
-def moment(seconds: int) -> datetime.datetime | None:
-    """Unix seconds as a date in UTC; ``None`` for `NO_TIME`."""
+def to_datetime(seconds: int) -> datetime.datetime | None:
+    """Convert Unix seconds to a date in UTC. `NO_TIME` gives None."""
     if seconds == NO_TIME:
         return None
     import datetime
@@ -54,12 +54,12 @@ def moment(seconds: int) -> datetime.datetime | None:
 
 @attrs.frozen
 class Header:
-    """The global header: 128 bytes at the beginning of the file. Offsets and sizes are bytes, times Unix seconds."""
+    """The global header: the first 128 bytes of the file. Offsets and sizes are in bytes, times in Unix seconds."""
 
     launch_script: str
     version: str
     architecture: Architecture | str
-    """Of the primary partition; `Architecture.UNKNOWN` without one; the raw code when this version does not name it."""
+    """Architecture of the primary partition; `Architecture.UNKNOWN` without one, the raw code of an unnamed one."""
     uuid_bytes: bytes
     created_at: int
     modified_at: int
@@ -70,11 +70,11 @@ class Header:
     data_offset: int
     data_size: int
     raw: bytes = attrs.field(repr=False)
-    """The 128 bytes as they are in the file."""
+    """The 128 bytes in the file."""
 
     @property
     def uuid(self) -> uuid.UUID | None:
-        """The identity of the image; ``None`` when all zero (a deterministic image)."""
+        """The identity of the image; None if it is all zero, as in a deterministic image."""
         if not any(self.uuid_bytes):
             return None
         import uuid
@@ -84,12 +84,12 @@ class Header:
     @property
     def created(self) -> datetime.datetime | None:
         """``created_at`` as a date in UTC; ``None`` for `NO_TIME`."""
-        return moment(self.created_at)
+        return to_datetime(self.created_at)
 
     @property
     def modified(self) -> datetime.datetime | None:
         """``modified_at`` as a date in UTC; ``None`` for `NO_TIME`."""
-        return moment(self.modified_at)
+        return to_datetime(self.modified_at)
 
 
 @attrs.frozen
@@ -103,15 +103,15 @@ class Partition:
 
 @attrs.frozen
 class Signature:
-    """A signature over the object or group that the descriptor is linked to."""
+    """A signature of the object or group to which the descriptor is linked."""
 
     hash: HashKind | int
     entity: bytes = attrs.field(repr=False)
-    """256 bytes that name the signer."""
+    """256 bytes that identify the signer."""
 
     @property
     def fingerprint(self) -> bytes | None:
-        """The 20-byte fingerprint that the signature claims for its key; ``None`` when it claims none, as DSSE signatures do."""
+        """The 20-byte fingerprint of the key, as the signature claims; None without a claim, as in DSSE signatures."""
         claimed = self.entity[:20]
         return claimed if any(claimed) else None
 
@@ -136,7 +136,7 @@ class OciObject:
     """An OCI root index or blob, named by its digest."""
 
     digest: str
-    """``sha256:<64 hex digits>``; as the descriptor says, nobody has compared it with the data."""
+    """``sha256:<64 hex digits>``, as the descriptor says. Reading does not compare it with the data."""
 
 
 Metadata: TypeAlias = Partition | Signature | CryptoMessage | Sbom | OciObject
@@ -144,24 +144,24 @@ Metadata: TypeAlias = Partition | Signature | CryptoMessage | Sbom | OciObject
 
 @attrs.frozen
 class Descriptor:
-    """One used entry of the descriptor table. Offsets and sizes are bytes, times Unix seconds."""
+    """One used entry of the descriptor table. Offsets and sizes are in bytes, times in Unix seconds."""
 
     index: int
-    """0-based place in the table."""
+    """0-based index in the table."""
     data_type: DataType | int
     id: int
     """1-based, unique in the image."""
     group: int | None
-    """The group's number; ``None`` when the object is in no group."""
+    """Number of the group; None if the object is not in a group."""
     linked_object: int | None
-    """The id of the object that this one is about."""
+    """Id of the object that this one describes."""
     linked_group: int | None
-    """The number of the group that this one is about."""
+    """Number of the group that this one describes."""
     offset: int
-    """Of the data in the file."""
+    """Offset of the data in the file."""
     size: int
     size_with_padding: int
-    """With the padding before the data."""
+    """Size with the padding before the data."""
     created_at: int
     modified_at: int
     uid: int
@@ -170,16 +170,16 @@ class Descriptor:
     """Deprecated by the format."""
     name: str
     metadata: Metadata | None
-    """For the types that have some, else ``None``; an unknown type's is in ``raw``."""
+    """Type-specific values; None for types without any. Those of an unknown type are in ``raw``."""
     raw: bytes = attrs.field(repr=False)
-    """The 585 bytes as they are in the file."""
+    """The 585 bytes in the file."""
 
     @property
     def created(self) -> datetime.datetime | None:
         """``created_at`` as a date in UTC; ``None`` for `NO_TIME`."""
-        return moment(self.created_at)
+        return to_datetime(self.created_at)
 
     @property
     def modified(self) -> datetime.datetime | None:
         """``modified_at`` as a date in UTC; ``None`` for `NO_TIME`."""
-        return moment(self.modified_at)
+        return to_datetime(self.modified_at)

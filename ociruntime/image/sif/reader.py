@@ -1,4 +1,4 @@
-"""`SifImage`: an open SIF file, checked as a whole when it is opened."""
+"""`SifImage`: an open SIF file, which is checked as a whole when it is opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Self
 
 from ociruntime.errors import SifError
-from ociruntime.image.config import MAX_DOCUMENT, OciImageConfig, Place, parse_env, parse_json_object, string_map
+from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, parse_env, parse_json_object, string_map
 from ociruntime.image.sif import display
 from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.enums import Architecture, DataType, PartitionKind
@@ -30,11 +30,11 @@ _BATCH = 64  # descriptors read at a time
 
 
 class ObjectReader(Unpicklable, io.RawIOBase):
-    """The data of one object as a read-only, seekable binary file that begins at 0 and ends where the object ends.
+    """The data of one object, as a read-only seekable binary file.
 
-    It reads from the image's own descriptor without moving its offset, so many readers work side by side. It is unbuffered: wrap
-    it in `io.BufferedReader` for many small reads. Reading raises `SifError` when the file has become too short and `ValueError`
-    when the image is closed.
+    It reads from the descriptor of the image without moving its offset, so readers do not disturb each other. It is unbuffered:
+    wrap it in `io.BufferedReader` for many small reads. Reading raises `SifError` if the file has become too short, and
+    `ValueError` if the image is closed.
     """
 
     _instead = "send the SifImage and the descriptor of the object"
@@ -81,7 +81,7 @@ class ObjectReader(Unpicklable, io.RawIOBase):
         return got
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to ``size`` bytes, or all the rest; what the object does not have is not allocated."""
+        """Read up to ``size`` bytes, or all the rest. No more memory is allocated than the object has bytes."""
         self._check_open()
         rest = max(0, self.descriptor.size - self._position)
         buffer = bytearray(rest if size is None or size < 0 else min(size, rest))
@@ -97,22 +97,22 @@ class ObjectReader(Unpicklable, io.RawIOBase):
 
 
 class SifImage:
-    """An open SIF file: header, descriptors and their data. A context manager; iterating gives the descriptors.
+    """An open SIF file: a header, descriptors and their data. Iterating yields the descriptors; a ``with`` block closes the file.
 
-    Opening checks the header, every descriptor and how they fit together, and holds nothing of the data. One open file
-    descriptor serves everything, so what was checked (or verified) is what is read and mounted, whatever happens to the path.
+    Opening checks the header, every descriptor and their consistency, and reads no data. All access is through one file
+    descriptor: what was checked or verified is what is read and mounted, even if another file takes over the path.
 
-    An image that was opened by its path can be pickled and copied: the other one opens the same file again.
+    An image that was opened by a path can be pickled and copied. The copy opens the same file again.
     """
 
     header: Header
     descriptors: tuple[Descriptor, ...]
-    """The used ones, in the order of the table."""
+    """The used descriptors, in the order of the table."""
     name: str
-    """The path the image was opened by, or what is known instead; for messages."""
+    """The path that was opened, or another name of the file, for messages."""
 
     def __init__(self, source: Source) -> None:
-        """Take over ``source``; use `SifImage.open`."""
+        """Take ownership of ``source``. Use `SifImage.open` instead."""
         self._source = source
         self.name = source.name
         try:
@@ -127,12 +127,14 @@ class SifImage:
     def open(cls, target: Openable) -> SifImage:
         """Open a path, a file descriptor (which is duplicated) or a binary file object.
 
-        Raises `SifError` for a file that breaks the format or is not a regular file, `OSError` when it cannot be opened or read.
+        Raises:
+            SifError: the file breaks the format or is not a regular file.
+            OSError: it cannot be opened or read.
         """
         return cls(open_source(target))
 
     def __reduce__(self) -> tuple[Callable[[str, Identity], Self], tuple[str, Identity]]:
-        """Pickle the absolute path and the identity of the file, never the descriptor.
+        """Return the absolute path and the identity of the file, never the descriptor.
 
         Raises:
             TypeError: the image is closed, or was not opened by its path.
@@ -145,7 +147,7 @@ class SifImage:
 
     @classmethod
     def _reopen(cls, path: str, identity: Identity) -> Self:
-        """Open the file of a pickled image. Raises SifError when another file, or other content, is there now."""
+        """Open the file of a pickled image. Raises SifError if the path is now another file or has other content."""
         source = FdSource.from_path(path)
         if source.identity != identity:
             source.close()
@@ -153,7 +155,7 @@ class SifImage:
         return cls(source)
 
     def close(self) -> None:
-        """Close the file; readers made from this image stop working. Closing twice is allowed."""
+        """Close the file. Readers of this image stop working. Closing twice is allowed."""
         self._source.close()
 
     @property
@@ -173,7 +175,7 @@ class SifImage:
             source.close()
 
     def fileno(self) -> int:
-        """The file descriptor that everything is read from; it stays the image's. `io.UnsupportedOperation` for a stream."""
+        """Return the file descriptor, which the image keeps. Raises io.UnsupportedOperation for a stream."""
         return self._source.fileno()
 
     # --- finding objects
@@ -185,7 +187,7 @@ class SifImage:
         return len(self.descriptors)
 
     def by_id(self, object_id: int) -> Descriptor:
-        """The object with this id; raises `KeyError`."""
+        """Return the object with this id. Raises KeyError."""
         return self._by_id[object_id]
 
     def find(
@@ -199,9 +201,9 @@ class SifImage:
         kind: PartitionKind | int | None = None,
         digest: str | None = None,
     ) -> tuple[Descriptor, ...]:
-        """The objects of which everything given is true, in the order of the table.
+        """Return the objects that match every given argument, in the order of the table.
 
-        ``kind`` is that of a partition, ``digest`` that of an OCI root index or blob.
+        ``kind`` is the kind of a partition, ``digest`` the digest of an OCI root index or blob.
         """
         found: list[Descriptor] = []
         for item in self.descriptors:
@@ -220,17 +222,17 @@ class SifImage:
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """The numbers of the groups that objects are in, ascending."""
+        """The numbers of all groups, ascending."""
         return tuple(sorted({item.group for item in self.descriptors if item.group is not None}))
 
     @property
     def primary_partition(self) -> Descriptor | None:
-        """The partition with the root filesystem; ``None`` in an OCI-SIF image or an image without one."""
+        """The partition with the root filesystem; None without one, as in an OCI-SIF image."""
         return self._only(self.find(DataType.PARTITION, kind=PartitionKind.PRIMARY_SYSTEM), "primary system partition")
 
     @property
     def root_index(self) -> Descriptor | None:
-        """The OCI root index of an OCI-SIF image, else ``None``; raises `SifError` when there are several."""
+        """The OCI root index of an OCI-SIF image; None in another image. Raises SifError if there are several."""
         return self._only(self.find(DataType.OCI_ROOT_INDEX), "OCI root index")
 
     def _only(self, found: tuple[Descriptor, ...], what: str) -> Descriptor | None:
@@ -242,21 +244,21 @@ class SifImage:
     # --- data
 
     def reader(self, item: Descriptor) -> ObjectReader:
-        """The object's data as a read-only seekable file, in bounded memory."""
+        """Return the data of an object as a read-only seekable file, which takes bounded memory."""
         self._check_mine(item)
         return ObjectReader(self._source, item)
 
     def chunks(self, item: Descriptor, size: int = 1 << 20) -> Iterator[bytes]:
-        """The object's data in pieces of ``size`` bytes, the last one shorter."""
+        """Yield the data of an object in pieces of ``size`` bytes. The last one may be shorter."""
         with self.reader(item) as reader:
             while piece := reader.read(size):
                 yield piece
 
     def read(self, item: Descriptor, *, limit: int = MAX_DOCUMENT) -> bytes:
-        """All the object's data at once; raises `SifError` when that is more than ``limit`` bytes."""
+        """Return all data of an object. Raises SifError if it has more than ``limit`` bytes."""
         if item.size > limit:
             raise SifError(
-                f"object {item.id} of {item.size} bytes is larger than the {limit} bytes to be read at once",
+                f"object {item.id} of {item.size} bytes is larger than the limit of {limit} bytes; use reader() or chunks()",
                 field="size",
                 descriptor=item.index,
                 path=self.name,
@@ -265,7 +267,7 @@ class SifImage:
             return reader.read()
 
     def _check_mine(self, item: Descriptor) -> None:
-        if self._by_id.get(item.id) != item:  # equal ones come from pickles
+        if self._by_id.get(item.id) != item:  # a pickled descriptor is equal, not identical
             raise ValueError(f"the descriptor of object {item.id} is not from this image")
         if self.closed:
             raise ValueError("I/O operation on closed SIF image")
@@ -274,62 +276,62 @@ class SifImage:
 
     @property
     def oci_config_json(self) -> JsonObject | None:
-        """The object ``oci-config.json`` (the ``config`` of the OCI image that this one was made of), or ``None``."""
+        """The object ``oci-config.json``, which is the ``config`` of the OCI image that was converted; None without one."""
         found = self._only(self.find(DataType.GENERIC_JSON, name=OCI_CONFIG_NAME), OCI_CONFIG_NAME)
-        return parse_json_object(self.read(found), self._place(found)) if found else None
+        return parse_json_object(self.read(found), self._location(found)) if found else None
 
     def oci_config(self) -> OciImageConfig | None:
-        """`oci_config_json` with types; raises `SifError` naming the key with a wrong one."""
+        """Return `oci_config_json` as a typed value. Raises SifError, which names a key of a wrong type."""
         document = self.oci_config_json
         if document is None:
             return None
-        return OciImageConfig.from_json(document, self._place(self.find(DataType.GENERIC_JSON, name=OCI_CONFIG_NAME)[0]))
+        return OciImageConfig.from_json(document, self._location(self.find(DataType.GENERIC_JSON, name=OCI_CONFIG_NAME)[0]))
 
     @property
     def inspect_metadata(self) -> JsonObject | None:
-        """The object ``inspect-metadata.json`` (labels and scripts, as Apptainer writes it), or ``None``."""
+        """The object ``inspect-metadata.json`` (labels and scripts, as Apptainer writes it); None without one."""
         found = self._only(self.find(DataType.GENERIC_JSON, name=INSPECT_METADATA_NAME), INSPECT_METADATA_NAME)
-        return parse_json_object(self.read(found), self._place(found)) if found else None
+        return parse_json_object(self.read(found), self._location(found)) if found else None
 
     @property
     def labels(self) -> dict[str, str] | None:
-        """The labels object, or ``None`` without one."""
+        """The labels object; None without one."""
         found = self._only(self.find(DataType.LABELS), "labels object")
         if found is None:
             return None
-        place = self._place(found)
-        return string_map(parse_json_object(self.read(found), place), "", place)
+        location = self._location(found)
+        return string_map(parse_json_object(self.read(found), location), "", location)
 
     @property
     def definition(self) -> str | None:
-        """The definition file that the image was built from, or ``None``."""
+        """The definition file from which the image was built; None without one."""
         found = self._only(self.find(DataType.DEFINITION), "definition file")
         return self._text(found) if found else None
 
     @property
     def env(self) -> dict[str, str] | None:
-        """The environment object's ``NAME=value`` lines, or ``None`` without one."""
+        """The ``NAME=value`` lines of the environment object; None without one."""
         found = self._only(self.find(DataType.ENVIRONMENT), "environment object")
-        return parse_env(self._text(found), self._place(found)) if found else None
+        return parse_env(self._text(found), self._location(found)) if found else None
 
-    def _place(self, item: Descriptor) -> Place:
+    def _location(self, item: Descriptor) -> Location:
         name = item.name or (item.data_type.name.lower() if isinstance(item.data_type, DataType) else "data")
-        return Place(name, item.index, self.name)
+        return Location(name, item.index, self.name)
 
     def _text(self, item: Descriptor) -> str:
         try:
             return self.read(item).decode("utf-8")
         except UnicodeDecodeError as error:
-            self._place(item).refuse("", f"not UTF-8: {error}", error)
+            self._location(item).refuse("", f"not UTF-8: {error}", error)
 
     # --- showing
 
     def to_dict(self) -> JsonObject:
-        """Header and descriptors as JSON values, e.g. for a listing."""
+        """Return the header and the descriptors as JSON values."""
         return display.to_dict(self.name, self.header, self.descriptors)
 
     def table(self) -> str:
-        """The objects as a plain text table."""
+        """Return the objects as a plain text table."""
         return display.table(self.descriptors)
 
     def __repr__(self) -> str:
@@ -358,7 +360,7 @@ class SifImage:
 
 
 def check_image(header: Header, descriptors: tuple[Descriptor, ...], path: str) -> dict[int, Descriptor]:
-    """Check what no descriptor shows on its own: counts, ids, links, overlaps, the primary partition. Returns them by id."""
+    """Check the descriptors together: counts, ids, links, overlaps, the primary partition. Return them by id. Raises SifError."""
     refuse = fmt.Refusal(path)
     used = header.descriptors_total - header.descriptors_free
     if used != len(descriptors):

@@ -1,4 +1,4 @@
-"""Where the bytes of an image come from: positional reads that neither move a file offset nor follow a path twice."""
+"""Sources of an image's bytes. Reads are positional: they do not move a file offset and do not look a path up again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["FdSource", "Identity", "Openable", "ReadableFile", "SeekableFile", "
 
 
 class ReadableFile(Protocol):
-    """A binary file as far as reading it needs."""
+    """A binary file that can be read."""
 
     def read(self, size: int = ..., /) -> bytes: ...
 
 
 class SeekableFile(ReadableFile, Protocol):
-    """A binary file that can be read anywhere."""
+    """A binary file that can be read from any position."""
 
     def seek(self, offset: int, whence: int = ..., /) -> int: ...
 
@@ -30,16 +30,16 @@ Openable: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int 
 
 
 Identity: TypeAlias = tuple[int, int, int, int]
-"""Device, inode, size and time of modification in nanoseconds: what a file has to have to be the same one."""
+"""Device, inode, size and time of modification in nanoseconds. A file with another identity is another file."""
 
 
 class FdSource:
-    """A regular file, by a file descriptor of our own; owns ``fd`` and closes it, also when it turns out to be something else."""
+    """A regular file, read through a file descriptor. Takes ownership of ``fd`` and closes it, also if the file is not regular."""
 
     def __init__(self, fd: int, name: str, path: str = "") -> None:
         self.name = name
         self.path = path
-        """The absolute path by which it was opened; empty when it was opened otherwise."""
+        """The absolute path that was opened; empty if the file was not opened by a path."""
         self._fd = fd
         try:
             info = check_regular(fd, name)
@@ -68,7 +68,7 @@ class FdSource:
         return self._fd
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        """Fill ``buffer`` from ``offset`` on; returns the bytes read, fewer than asked for only at the end of the file."""
+        """Read from ``offset`` into ``buffer``; return the number of bytes, smaller than the buffer only at the end."""
         fd = self.fileno()
         done = 0
         while done < len(buffer):
@@ -89,7 +89,7 @@ class FdSource:
 
 
 class StreamSource:
-    """A seekable binary stream without a usable descriptor (`io.BytesIO`, a decompressor); the stream stays the caller's."""
+    """A seekable binary stream without a usable descriptor (`io.BytesIO`, a decompressor). The caller keeps ownership."""
 
     def __init__(self, stream: SeekableFile, name: str) -> None:
         self.name = name
@@ -101,7 +101,7 @@ class StreamSource:
         raise io.UnsupportedOperation("this SIF image was opened from a stream that is not a plain file")
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        """Fill ``buffer`` from ``offset`` on; returns the bytes read, fewer than asked for only at the end of the stream."""
+        """Read from ``offset`` into ``buffer``; return the number of bytes, smaller than the buffer only at the end."""
         with self._lock:
             if self._stream is None:
                 raise ValueError("I/O operation on closed SIF image")
@@ -127,9 +127,12 @@ Source: TypeAlias = FdSource | StreamSource
 
 
 def open_source(target: Openable) -> Source:
-    """A source for a path, a file descriptor (duplicated, so the caller's stays the caller's) or a binary file object.
+    """Return a source for a path, a file descriptor (which is duplicated) or a binary file object.
 
-    Raises `OSError` when the file cannot be opened, `SifError` when it is not a regular file, `TypeError` for anything else.
+    Raises:
+        OSError: the file cannot be opened.
+        SifError: it is not a regular file.
+        TypeError: ``target`` is something else.
     """
     if isinstance(target, bool):
         raise TypeError("a SIF image is opened from a path, a file descriptor or a binary file object, not a bool")
@@ -148,11 +151,11 @@ def open_source(target: Openable) -> Source:
 
 
 def _plain_fd(file: object) -> int | None:
-    """The descriptor of a file object whose bytes are those of the descriptor.
+    """Return the descriptor of a file object, if it gives the same bytes as the object.
 
-    Asking ``fileno()`` alone would not do: a gzip file answers it with the descriptor of the compressed bytes.
+    ``fileno()`` does not tell: that of a gzip file is the descriptor of the compressed bytes.
     """
-    file = getattr(file, "file", file)  # what tempfile wraps
+    file = getattr(file, "file", file)  # the file in a tempfile wrapper
     if isinstance(file, io.BufferedRandom):
         file.flush()
     if isinstance(file, io.BufferedReader | io.BufferedRandom):

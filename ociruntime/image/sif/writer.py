@@ -1,4 +1,4 @@
-"""`SifBuilder`: writing SIF files."""
+"""`SifBuilder`: writes SIF files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["DEFAULT_LAUNCH_SCRIPT", "Data", "SifBuilder"]
 DEFAULT_LAUNCH_SCRIPT = "#!/usr/bin/env run-singularity\n"
 
 Data: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | ReadableFile
-"""The data of an object: bytes themselves, a path (also as ``str``), or a binary file read from where it stands to its end."""
+"""The data of an object: bytes, the path of a file, or a binary file, which is read from its position to its end."""
 
 _CHUNK = 1 << 20
 
@@ -50,11 +50,18 @@ class _Planned:
 class SifBuilder:
     """Collects objects and writes them as one SIF file.
 
-    The layout is the one other software writes: header, table of ``capacity`` entries at 4096, then the data in the order of
-    adding, partitions aligned to 4096 bytes and the rest not at all, ids counted from 1.
+    The layout is that of other software: the header, the table of ``capacity`` entries at offset 4096, then the data in the order
+    in which it was added. Partitions are aligned to 4096 bytes, other data is not aligned. Ids count from 1.
 
-    ``deterministic`` gives an all-zero UUID and, where ``timestamp`` (Unix seconds, for header and objects) is not given, no times
-    at all (`NO_TIME`); otherwise the UUID is random and the time is that of writing. Wrong values raise `SifError` with the field.
+    Args:
+        launch_script: First line of the file, at most 31 bytes.
+        deterministic: Write an all-zero UUID and no times (`NO_TIME`, unless ``timestamp`` is given). By default the UUID is
+            random and the time is that of `write`.
+        timestamp: Unix seconds for the header and the objects.
+        capacity: Number of entries of the table. It grows with the number of objects.
+
+    Raises:
+        SifError: a value cannot be stored; ``field`` names it.
     """
 
     def __init__(
@@ -92,7 +99,7 @@ class SifBuilder:
         metadata: Metadata | None = None,
         alignment: int = 1,
     ) -> int:
-        """Add any object and return its id; the methods below know what the usual ones need. Data are read by `write` only."""
+        """Add an object of any type and return its id. `write` reads the data. The methods below add the common types."""
         refuse = fmt.Refusal("", len(self._planned))
         refuse.between("data_type", int(data_type), 1, 0x7FFFFFFF, "data types")
         _text("name", name, 128, refuse)
@@ -142,11 +149,11 @@ class SifBuilder:
         )
 
     def add_definition(self, text: str, *, name: str = "", group: int | None = 1) -> int:
-        """Add the definition file that the image was built from."""
+        """Add the definition file from which the image was built."""
         return self.add(DataType.DEFINITION, text.encode(), name=name, group=group)
 
     def add_env(self, env: Mapping[str, str], *, name: str = "", group: int | None = 1) -> int:
-        """Add environment variables, one ``NAME=value`` a line."""
+        """Add environment variables, as lines of ``NAME=value``."""
         refuse = fmt.Refusal("", len(self._planned))
         for key, value in env.items():
             if not key or "=" in key or "\n" in key + value or "\0" in key + value or key.lstrip().startswith("#"):
@@ -180,7 +187,7 @@ class SifBuilder:
         linked_group: int | None = None,
         name: str = "",
     ) -> int:
-        """Add a finished signature over an object or a group; a signature is itself in no group."""
+        """Add a signature of an object or a group. A signature does not belong to a group itself."""
         metadata = Signature(hash_kind, fingerprint)
         return self.add(
             DataType.SIGNATURE,
@@ -219,14 +226,19 @@ class SifBuilder:
         return self.add(DataType.OCI_BLOB, data, group=group, metadata=OciObject(digest))
 
     def write(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
-        """Write the image to ``path``, replacing what is there at once and only when all has been written and read back.
+        """Write the image to ``path``. An existing file is replaced when the new one is complete and has been read back.
 
-        ``mode`` is the permissions; without it an executable file as far as the umask allows, as other software makes it.
-        Raises `OSError` and leaves nothing behind when it cannot be written, `SifError` for objects that do not go together.
+        Args:
+            path: The file to write.
+            mode: Permissions of the file. Default: executable, as far as the umask allows.
+
+        Raises:
+            OSError: the file cannot be written; nothing is left behind.
+            SifError: the objects contradict each other.
         """
         with StagedFile(path, mode=0o777 if mode is None else mode & 0o700) as file:
             self._write_to(file.fd)
-            SifImage(FdSource(os.dup(file.fd), file.path)).close()  # what our own reader refuses must not be put in place
+            SifImage(FdSource(os.dup(file.fd), file.path)).close()  # never put a file in place that the reader refuses
             if mode is not None:
                 os.fchmod(file.fd, mode)
             file.commit(durable=True)
@@ -260,7 +272,7 @@ class SifBuilder:
                 fmt.pack_extra(item.metadata),
             )
             end = offset + size
-        os.truncate(fd, end)  # an empty object at the end still has its padding
+        os.truncate(fd, end)  # the last object may be empty but has padding
         _write_all(fd, bytes(table), fmt.DESCRIPTORS_OFFSET)
         header = fmt.HEADER.pack(
             self._launch_script,
@@ -310,7 +322,7 @@ def _json(value: JsonValue) -> bytes:
 
 
 def _copy(data: Data, fd: int, offset: int) -> int:
-    """Copy everything that ``data`` has to ``fd`` at ``offset``; returns how much that was."""
+    """Copy ``data`` to ``fd`` at ``offset``; return the number of bytes."""
     if isinstance(data, bytes | bytearray | memoryview):
         view = memoryview(data).cast("B")
         _write_all(fd, view, offset)
