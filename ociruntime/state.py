@@ -7,17 +7,16 @@ gate) and ``lock``. What a crash would leave behind is recorded before it is mad
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 
 from .errors import ContainerExists, ContainerNotFound, StateError
 from .files import StagedFile, other_writers
+from .locks import LockFile
 from .typed import NamedTuple, TypedDict
 
 TYPE_CHECKING = False
@@ -245,6 +244,15 @@ def check_directory(path: str, *, link: bool = True) -> None:
         raise _unsafe(path, why)
 
 
+def make_directory(path: str, *, link: bool = True) -> None:
+    """Check a directory as `check_directory` does, and make it first if need be. Raises StateError, OSError."""
+    try:
+        check_directory(path, link=link)
+    except FileNotFoundError:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        check_directory(path, link=link)
+
+
 def _unsafe(path: str, why: str) -> StateError:
     return StateError(f"cannot keep state in {path}: {why}; give a directory that only this user can write to with --root (root=)")
 
@@ -261,22 +269,6 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
-
-
-def _lock(fd: int, kind: int, wait: bool | float) -> None:
-    if wait is True:
-        fcntl.flock(fd, kind)
-        return
-    deadline, pause = time.monotonic() + wait, 0.001
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 0.05)
 
 
 class Entry:
@@ -380,18 +372,16 @@ class Entry:
         """
         self.check()
         try:
-            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise self._not_found() from None
         except OSError as error:
             raise _cannot_store(f"{self.directory}/lock", error) from error
-        try:
-            _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
-            if os.fstat(fd).st_nlink == 0:  # it was deleted while we waited
+        with lock:
+            lock.acquire(shared=shared, wait=wait)
+            if lock.removed:  # the container was deleted during the wait
                 raise self._not_found()
             yield
-        finally:
-            os.close(fd)
 
     def remove(self) -> None:
         """Remove the directory, the lock last: who waits for it learns that the container is gone."""
@@ -437,11 +427,7 @@ class StateStore:
         """
         entry = Entry(self.directory, check_id(container_id))
         try:
-            try:
-                check_directory(self.directory)
-            except FileNotFoundError:
-                os.makedirs(self.directory, mode=0o700, exist_ok=True)
-                check_directory(self.directory)
+            make_directory(self.directory)
             os.mkdir(entry.directory, mode=0o700)
         except FileExistsError:
             raise ContainerExists(container_id, self.directory) from None

@@ -9,7 +9,6 @@ a symbolic link, which appears as a whole or not at all; its target is the time 
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from typing import Final
 from ..engine.native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
+from ..locks import LockFile
 from ..mountinfo import Mount, read_mounts
-from ..state import check_directory, default_root
+from ..state import check_directory, default_root, make_directory
 from .mount import attach, clone, mounts_below, mounts_on, unmount
 
 _LAYERS: Final = ("squashfs", "overlay")
@@ -168,20 +168,15 @@ def locked(path: str | os.PathLike[str]) -> Iterator[BundleDirectory]:
     """
     name = os.fspath(path)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = LockFile(name, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(f"{name} is not a bundle: {error.strerror}") from None
-    try:
+    with lock:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.acquire(wait=False)
         except BlockingIOError:
             raise BundleBusy(f"{name} is being mounted or unmounted by another process; try again when it has finished") from None
-        try:
-            yield BundleDirectory(fd, name)
-        finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # a process that was forked meanwhile has the same open file
-    finally:
-        os.close(fd)
+        yield BundleDirectory(lock.fd, name)
 
 
 def is_mounted(path: str | os.PathLike[str]) -> bool:
@@ -276,10 +271,8 @@ def _directory() -> str:
 def _make_directory() -> None:
     """Make the directory of records. Raises StateError: another user can write to it."""
     path = _directory()
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    check_directory(os.path.dirname(path))
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    check_directory(path, link=False)
+    make_directory(os.path.dirname(path))
+    make_directory(path, link=False)
 
 
 def _check_records() -> bool:

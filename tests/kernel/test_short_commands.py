@@ -14,8 +14,8 @@ pytestmark = pytest.mark.root
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 OURS = set(
-    "cli cli.common cli.lifecycle cli.options cli.parser container engine engine.cgroup errors execs files lifecycle lifecycle.status "
-    "state supervised typed".split()
+    "_lazy cli cli.common cli.lifecycle cli.options cli.parser container engine engine.cgroup errors execs files lifecycle lifecycle.status "
+    "locks state supervised typed".split()
 )
 """Modules of ours that all of them need."""
 _KILL = {"engine.processes", "engine.cgroup.files", "engine.cgroup.freezer"}
