@@ -200,7 +200,7 @@ class Bundle:
         host: Host | None = None,
         gate: bool = True,
         cgroup_manager: Manager = "cgroupfs",
-        die_with_parent: bool = False,
+        die_with_parent: bool | None = False,
         empty_process: bool = False,
     ) -> Plan:
         """Every kernel operation that a container of this bundle takes, before anything runs.

@@ -12,8 +12,10 @@ from .bundle import Bundle
 from .engine import cgroup
 from .engine.interrupts import Held
 from .errors import ContainerNotFound, LaunchTimeout
+from .lifecycle.orphans import CallerLock, clear_orphans
 from .overrides import Args, Env, MountLike, Overrides, UserLike, listed, seconds, words
 from .process import Child, Deadline, Result, Usage, finish
+from .state import StateStore
 from .streams import Codec, Stdio, Streams
 from .temporary import Temporary
 
@@ -48,7 +50,7 @@ class RunOptions(TypedDict, total=False):
     hostname: str | None
     container_id: str | None
     root: str | os.PathLike[str] | None
-    die_with_parent: bool
+    die_with_parent: bool | None
     cgroup_manager: Manager
 
 
@@ -92,7 +94,7 @@ def run(
     hostname: str | None = None,
     container_id: str | None = None,
     root: str | os.PathLike[str] | None = None,
-    die_with_parent: bool = False,
+    die_with_parent: bool | None = None,
     cgroup_manager: Manager = "cgroupfs",
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does; nothing of the container is left.
@@ -120,7 +122,10 @@ def run(
         hostname: the hostname in the container.
         container_id: by default a random one.
         root: the state directory; ``/run/ociruntime`` for root by default.
-        die_with_parent: whether the container is killed when this process ends, however it ends.
+        die_with_parent: kill the container when this process ends, however it ends; what is left of it is removed by the next call
+            of `run`, or by `prune`. By default, processes that the kernel does not kill run on until then. True refuses a config
+            where some could: one without a new pid namespace, or with a program that gains capabilities. False: the container runs
+            on.
         cgroup_manager: who makes the cgroups, as for `Container.create`.
 
     Raises:
@@ -136,6 +141,7 @@ def run(
     limit = seconds(timeout)
     codec = Codec.of(text, encoding, errors)
     with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
+        clear_orphans(StateStore(root))
         made_of = source(image, overrides)
         name = new_id() if container_id is None else container_id
         deadline = Deadline(limit)
@@ -190,28 +196,35 @@ class Sandbox:
         streams: Streams,
         *,
         root: str | os.PathLike[str] | None,
-        die_with_parent: bool,
+        die_with_parent: bool | None,
         cgroup_manager: Manager,
         deadline: float | None = None,
     ) -> None:
         from .lifecycle.create import create
 
         began = time.monotonic()
-        self._made = made = create(
-            container_id,
-            made_of,
-            root=root,
-            stdio=streams.child,
-            terminal=None,
-            console_socket=None,
-            pid_file=None,
-            preserve_fds=0,
-            cgroup_manager=cgroup_manager,
-            new_keyring=True,
-            die_with_parent=die_with_parent,
-            gate=False,
-            deadline=deadline,
-        )
+        ephemeral = die_with_parent is not False
+        self._lock = CallerLock(StateStore(root), container_id) if ephemeral else None
+        try:
+            self._made = made = create(
+                container_id,
+                made_of,
+                root=root,
+                stdio=streams.child,
+                terminal=None,
+                console_socket=None,
+                pid_file=None,
+                preserve_fds=0,
+                cgroup_manager=cgroup_manager,
+                new_keyring=True,
+                die_with_parent=die_with_parent,
+                ephemeral=ephemeral,
+                gate=False,
+                deadline=deadline,
+            )
+        except BaseException:
+            self._release()
+            raise
         streams.launched()
         cgroups = made.document.get("cgroups", [])
         pid = made.document["pid"]
@@ -248,3 +261,8 @@ class Sandbox:
             pass
         finally:
             self.child.close()
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()

@@ -97,6 +97,8 @@ class StateDocument(TypedDict, total=False):
     """Its path and format."""
     log_lost: list[int]
     log_error: str
+    ephemeral: bool
+    """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`)."""
     notify: str
     """The host's socket that hears when the process is ready; absent without one."""
 
@@ -417,6 +419,16 @@ class StateStore:
         from pathlib import Path
 
         return Path(self.directory)
+
+    def open_lock(self, directory: str, name: str) -> LockFile:
+        """Open a file for a lock in a directory beside those of the containers. Both are made if need be. Raises StateError."""
+        path = f"{self.directory}/{directory}"
+        try:
+            make_directory(self.directory)
+            make_directory(path, link=False)
+            return LockFile(f"{path}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        except OSError as error:
+            raise _cannot_store(f"{path}/{name}", error) from error
 
     def create(self, container_id: str) -> Entry:
         """Make the directory of a new container: exactly one of several callers gets it.

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from typing import Any, Literal, Unpack, overload
 
 from .. import sandbox as _sync
+from ..bundle import Bundle
 from ..errors import LaunchTimeout
+from ..lifecycle.orphans import clear_orphans
 from ..lifecycle.prune import prune as _prune
 from ..overrides import Args, Overrides, listed, seconds, words
 from ..process import Deadline, Result
 from ..sandbox import Image, RunOptions, Sandbox, new_id, source
+from ..state import StateStore
 from ..streams import Codec, Streams
+from ..temporary import Temporary
 from .waiting import finish, work
 
 
@@ -54,12 +58,12 @@ async def run(
         deadline = Deadline(timeout)
         try:
             sandbox = await work(
-                Sandbox,
+                _launch,
                 new_id() if name is None else name,
                 source(image, overrides),
                 streams,
                 root=given.get("root"),
-                die_with_parent=given.get("die_with_parent", False),
+                die_with_parent=given.get("die_with_parent"),
                 cgroup_manager=given.get("cgroup_manager", "cgroupfs"),
                 deadline=deadline.at,
                 undo=Sandbox.discard,
@@ -75,6 +79,12 @@ async def run(
     if check:
         result.check_returncode()
     return result
+
+
+def _launch(container_id: str, made_of: Bundle | Temporary, streams: Streams, **options: Any) -> Sandbox:
+    """Remove orphans, then launch: one task for a thread."""
+    clear_orphans(StateStore(options["root"]))
+    return Sandbox(container_id, made_of, streams, **options)
 
 
 async def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:

@@ -136,5 +136,5 @@ VERBS: Final = {
     "list": Verb(list_, "list containers", _list),
     "events": Verb(events, "print what happens to a container, and its statistics, as JSON lines", _events),
     "ps": Verb(ps, "list the processes of a container", _ps),
-    "prune": Verb(prune, "remove stopped containers, and what crashes left; prints their ids", _prune),
+    "prune": Verb(prune, "remove stopped containers and orphans, and what crashes left; prints their ids", _prune),
 }

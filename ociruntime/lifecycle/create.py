@@ -79,7 +79,8 @@ def create(
     notify_socket: StrPath | None = None,
     cgroup_manager: Manager,
     new_keyring: bool,
-    die_with_parent: bool,
+    die_with_parent: bool | None,
+    ephemeral: bool = False,
     supervision: Supervision | None = None,
     empty_process: bool = False,
     gate: bool,
@@ -103,6 +104,8 @@ def create(
     masters: list[int] = []
     console: Callable[[int], None] = to_socket(console_socket) if console_socket is not None else masters.append
     document = StateDocument(id=container_id, bundle=str(opened.path), status=Status.CREATING, created_at=time.time_ns())
+    if ephemeral:
+        document["ephemeral"] = True
     with _hooks_of(document) as hooks, store.making(container_id) as entry:
         try:
             if isinstance(opened, Temporary):

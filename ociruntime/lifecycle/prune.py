@@ -1,4 +1,4 @@
-"""Removing the containers that nobody needs any more, and what crashes have left."""
+"""Removing containers that have stopped or lost their caller, and what crashes have left."""
 
 from __future__ import annotations
 
@@ -8,27 +8,36 @@ from ..errors import BundleError, ContainerNotFound
 from ..rootfs.bundles import prune_records
 from ..state import StateStore, Status
 from .delete import after_delete, read, sweep
+from .orphans import has_caller, remove_orphans
 
 _OVER = (Status.STOPPED, Status.CREATING)
 """``creating`` with nobody who holds the lock: its maker has died."""
 
 
 def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Remove every container that is stopped, damaged, or was being made by somebody who died; gives their ids.
+    """Remove all containers that nothing uses any more, and what crashes have left.
 
-    Containers that are being made, run, or wait for their start stay. Bundles that a process was mounting or unmounting when it
-    was killed go too. Raises OSError or BundleError when something cannot be removed; the rest is removed all the same.
+    These are containers that are stopped or damaged, those whose making was interrupted, and orphans: containers of `run` whose
+    caller has ended, which are killed first. All others stay. Bundles that a process was mounting or unmounting when it was killed
+    go too.
 
     Args:
         root: the state directory; ``/run/ociruntime`` for root by default.
+
+    Returns:
+        The ids of the containers that were removed.
+
+    Raises:
+        StateError, BundleError, OSError: something cannot be removed; the rest is removed all the same.
     """
-    removed: list[str] = []
-    failure: Exception | None = None
-    for entry in StateStore(root).entries():
+    store = StateStore(root)
+    removed, failures = remove_orphans(store)
+    failure = next(iter(failures.values()), None)
+    for entry in store.entries():
         try:
             with entry.locked(wait=False):
                 document, status = read(entry, force=True)
-                if status not in _OVER:
+                if status not in _OVER or has_caller(store, entry.id):
                     continue
                 sweep(entry, document)
             removed.append(entry.id)

@@ -83,7 +83,7 @@ def compile_create(
     container_id: str = "ID",
     gate: bool = True,
     manager: Manager = "cgroupfs",
-    die_with_parent: bool = False,
+    die_with_parent: bool | None = False,
     empty: bool = False,
 ) -> Plan:
     """Compile what creates and starts a container.
@@ -96,7 +96,8 @@ def compile_create(
         gate: whether the init waits for ``start`` before the process; without it the container runs at once.
         manager: who makes the cgroups.
         empty: whether no program runs: the init stays as the first process and reaps, for a pod.
-        die_with_parent: whether the container is killed with whoever launches it.
+        die_with_parent: whether the container is killed when the process that launches it ends. None: as far as the kernel does it,
+            which is the first process alone where there is no new pid namespace, and until that gains capabilities by execve.
 
     Raises:
         SpecError: the config contradicts itself or asks for what no host can do.
@@ -209,9 +210,9 @@ def compile_create(
     compile_oom_score(b, process, host)
     compile_rdt_join(b, groups)
     compile_late(b, setup)
-    parent = b.input("parent", "the caller") if die_with_parent else NO_SLOT
+    parent = b.input("parent", "the caller") if die_with_parent is not False else NO_SLOT
     if gate:
-        if die_with_parent:
+        if parent != NO_SLOT:
             compile_parent(b, parent)
         slot = b.input("gate", "the start gate")
         b.phase = "After start"
@@ -225,6 +226,7 @@ def compile_create(
             held=ALL if spaces.user else None,
             allowed=groups_in(spaces, linux, host),
             parent=parent,
+            strict=bool(die_with_parent),
         )
         compile_start_hooks(b, hooks, root)
         if empty:

@@ -116,16 +116,18 @@ def compile_identity(
     held: int | None = None,
     allowed: Groups = Groups.EXACT,
     parent: int = NO_SLOT,
+    strict: bool = False,
 ) -> None:
     """The steps, in the order in which each still may; the filter comes last, as nothing before it should be subject to it.
 
     Args:
         held: the capabilities that can be given away. Default: those of the host's runtime.
         allowed: what setgroups may do.
-        parent: the slot of the caller's pidfd, when the process is to die with him.
+        parent: the slot of the caller's pidfd, when the process is to die with the caller.
+        strict: whether to refuse a program that the kernel would not kill with the caller.
 
     Raises:
-        UnsupportedError: groups are asked for that nobody may set.
+        UnsupportedError: groups are asked for that may not be set, or ``strict`` forbids it.
     """
     user = process.user
     uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
@@ -143,7 +145,7 @@ def compile_identity(
     b.init("setresgid", gid, text=f"group {gid}")
     b.init("setresuid", uid, text=f"user {uid}")
     if parent != NO_SLOT:  # the change of user takes the wish away, and the filter may forbid it
-        if uid == 0 and not process.no_new_privileges and caps.bounding & ~caps.permitted:
+        if strict and uid == 0 and not process.no_new_privileges and caps.bounding & ~caps.permitted:
             message = "a program that gains capabilities by execve does not die with its parent: permit all of the bounding set"
             raise UnsupportedError(f"$.process.capabilities.bounding: {message}, or set noNewPrivileges")
         compile_parent(b, parent)

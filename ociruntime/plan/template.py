@@ -23,7 +23,9 @@ class Template:
     Arguments and errors are those of `compile_create`.
     """
 
-    def __init__(self, spec: RuntimeSpec, host: Host, *, bundle: str, gate: bool, manager: Manager, die_with_parent: bool) -> None:
+    def __init__(
+        self, spec: RuntimeSpec, host: Host, *, bundle: str, gate: bool, manager: Manager, die_with_parent: bool | None
+    ) -> None:
         self._plan = plan = compile_create(
             spec, host, bundle=bundle, container_id=_ID, gate=gate, manager=manager, die_with_parent=die_with_parent
         )

@@ -75,6 +75,19 @@ def test_nothing_is_created(small: Path, make_bundle: MakeBundle, prefix: str) -
     no_cgroups(prefix)
 
 
+def test_no_lock_can_be_made(tmp_path: Path, bundle: oci.Bundle, prefix: str) -> None:
+    (tmp_path / "state").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs", tmp_path / "state"], check=True)
+    try:
+        with pytest.raises(oci.StateError, match=NO_SPACE):
+            oci.run(bundle, ["true"], root=tmp_path / "state/root", container_id=prefix)
+        assert os.listdir(tmp_path / "state") == ["root"]
+        assert os.listdir(tmp_path / "state/root") == []
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "state"], check=True)
+    no_cgroups(prefix)
+
+
 def test_each_file_in_turn(large: Path, bundle: oci.Bundle, prefix: str) -> None:
     """Whatever is the first that has no space, nothing is left, and with space it works."""
     large.mkdir(mode=0o700)

@@ -32,6 +32,7 @@ def _calls(root: Path, bundle: oci.Bundle, name: str) -> dict[str, Callable[[], 
         "load": lambda: oci.Container.load(name, root=root),
         "list": lambda: oci.Container.list(root=root),
         "prune": lambda: oci.prune(root=root),
+        "run": lambda: oci.run(bundle, ["true"], root=root),
     }
 
 
@@ -96,6 +97,18 @@ def test_symbolic_links(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(oci.StateError, match="it is not a directory"):
         oci.Container.create(prefix, bundle, root=tmp_path / "file")
+
+
+def test_locks_of_callers(bundle: oci.Bundle, state_root: Path, tmp_path: Path) -> None:
+    """Nothing is removed through a directory of locks that is not the caller's own."""
+    (tmp_path / "precious").mkdir(mode=0o700)
+    (tmp_path / "precious/file").touch()
+    state_root.mkdir(mode=0o700)
+    (state_root / ".runs").symlink_to(tmp_path / "precious")
+    for call in (lambda: oci.run(bundle, ["true"], root=state_root), lambda: oci.prune(root=state_root)):
+        with pytest.raises(oci.StateError, match=f"cannot keep state in {state_root}/.runs: it is not a directory"):
+            call()
+    assert os.listdir(tmp_path / "precious") == ["file"]
 
 
 def test_a_record_of_another_user_is_not_followed(tmp_path: Path, prefix: str) -> None:
