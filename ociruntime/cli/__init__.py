@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
+from .common import Interrupted
+from .parser import build_parser, parse_args
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
-    from .options import Options
-
-__all__ = ["main", "script"]
+__all__ = ["build_parser", "main", "script"]
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit status. Errors go to stderr (and to ``--log``) as one line."""
-    from .common import Interrupted
-    from .parser import parse
+    """Execute one command and return its exit status.
 
+    An error is reported as one line on stderr and in the file of ``--log``.
+
+    Args:
+        argv: the words of the command line; `sys.argv` by default.
+
+    Raises:
+        SystemExit: the command line is wrong, with status 2, or help or the version was printed.
+    """
     _open_standard_streams()
-    words = sys.argv[1:] if argv is None else list(argv)
-    options = parse(words)
+    options = parse_args(sys.argv[1:] if argv is None else argv)
     warnings.simplefilter("always", OCIRuntimeWarning)
-    warnings.showwarning = lambda message, *_, **__: say(options, "warning", str(message))
+    warnings.showwarning = lambda message, *_, **__: report(options, "warning", str(message))
     try:
-        _try_log(options)
+        _check_log(options)
         status: int = options.run(options) or 0
     except Interrupted as error:
         return 128 + error.number
@@ -41,14 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except (OCIRuntimeError, OSError, ValueError, TypeError) as error:
-        say(options, "error", str(error) or type(error).__name__)
+        report(options, "error", str(error) or type(error).__name__)
         return status_of(error)
     return status
 
 
 def script() -> NoReturn:
-    """`main` as a process of its own, which ends at once: containerd looks for a process that ``exec --detach`` started when
-    the command has ended, and misses the end of one that was quicker than the interpreter's tidying up."""
+    """Execute `main` as a process of its own and exit at once, without the interpreter's finalization.
+
+    When ``exec --detach`` has ended, containerd looks for the process that it started. It would miss the end of one that ends
+    during the finalization.
+    """
     status = main()
     try:
         sys.stdout.flush()
@@ -59,9 +66,7 @@ def script() -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Let nothing that we open take the number of a standard stream that we were started without."""
-    import os
-
+    """Open /dev/null for the standard streams that are closed, so that no other file gets their descriptors."""
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         os.set_inheritable(fd, True)
         setattr(sys, ("stdin", "stdout", "stderr")[fd], os.fdopen(fd, "w" if fd else "r", encoding="utf-8", closefd=False))
@@ -69,16 +74,14 @@ def _open_standard_streams() -> None:
 
 
 def status_of(error: Exception) -> int:
-    """126 and 127 for a program that cannot be run, as shells have it; 1 for all else."""
-    import errno
-
+    """Return 126 or 127 for a program that cannot be run, as shells do, and 1 for all other errors."""
     if isinstance(error, StepError) and error.op in ("lookup", "exec"):
         return {errno.ENOENT: NOT_FOUND, errno.EACCES: NOT_EXECUTABLE}.get(error.errno or 0, 1)
     return 1
 
 
-def _try_log(options: Options) -> None:
-    """Fail at once, and not behind what was asked for, when the log file cannot be written. Raises OSError."""
+def _check_log(options: Namespace) -> None:
+    """Fail before the command is executed if the log file cannot be written. Raises OSError."""
     if options.log:
         try:
             open(options.log, "ab").close()
@@ -87,21 +90,20 @@ def _try_log(options: Options) -> None:
             raise
 
 
-def say(options: object, level: str, text: str) -> None:
-    """One line on stderr, and in the log file when there is one."""
+def report(options: Namespace, level: str, text: str) -> None:
+    """Write one line to stderr, and to the log file if there is one."""
     text = " ".join(text.split("\n"))
-    path, style = getattr(options, "log", None), getattr(options, "log_format", "text")
     line = f"ociruntime: {text}" if level == "error" else f"ociruntime: {level}: {text}"
-    if style == "json" or path:
+    if options.log_format == "json" or options.log:
         import json
         from datetime import UTC, datetime
 
         now = datetime.now(UTC).isoformat()
         record = json.dumps({"level": level, "msg": text, "time": now})
-        entry = record if style == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
-        if path:
-            with open(path, "a", encoding="utf-8") as log:
+        if options.log:
+            entry = record if options.log_format == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
+            with open(options.log, "a", encoding="utf-8") as log:
                 log.write(entry + "\n")
-        elif style == "json":
+        elif options.log_format == "json":
             line = record
     print(line, file=sys.stderr)

@@ -1,65 +1,517 @@
-"""The command line: runc's flags and the verbs of ``apptainer oci``."""
+"""The parser of the command line: runc's options and the verbs of ``apptainer oci``.
+
+`build_parser` has no side effects and imports no command, so help, shell completion and manual pages come from the same parser.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from typing import Any, Final, NoReturn
 
 from .. import __version__
-from .common import Verb
-from .options import Options, Parser
+from .common import parse_duration, parse_size, parse_time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
-_MODULES: Final = {
-    "images": "mount umount plan sif",
-    "model": "spec validate features",
-    "lifecycle": "create start run state kill delete",
-    "processes": "exec",
-    "attached": "attach logs",
-    "resources": "update pause resume",
-    "listing": "list ps events prune",
-}
-_VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
-"""The last line is in the words of crun, which programs look for."""
-_HOMES: Final = {verb: module for module, verbs in _MODULES.items() for verb in verbs.split()}
+VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
+"""What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
 
 
-def _verb(name: str) -> Verb:
-    verbs: dict[str, Verb] = import_module(f"{__package__}.{_HOMES[name]}").VERBS
-    return verbs[name]
+def _terminal_width() -> int:
+    """Return the columns of the terminal, as `shutil.get_terminal_size` does."""
+    try:
+        return int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
-def parse(words: Sequence[str]) -> Options:
-    """What a command line says; its ``run`` carries it out. Only the module of the command is imported.
+class HelpFormatter(argparse.HelpFormatter):
+    """A formatter that shows options in their list only, not in the usage line too, and keeps the line breaks of a text."""
+
+    def __init__(self, prog: str) -> None:
+        # argparse makes a formatter for every argument and would import shutil, which takes 3 ms, for the width of the terminal.
+        super().__init__(prog, width=_terminal_width() - 2)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        options = argparse.Action([], "options", nargs="*", metavar="OPTION")
+        super().add_usage(usage, [options, *(action for action in actions if not action.option_strings)], groups, prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reads options as getopt(3) does.
+
+    The word after an option that takes a value is its value, even if it begins with a dash, and options may stand between
+    positional arguments; argparse alone does neither. Behind the first positional argument of a parser with a subcommand or
+    `argparse.REMAINDER`, nothing is an option.
+
+    Attributes:
+        command_groups: the headings of the help, each with the commands under it.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
+        self.command_groups: dict[str, list[argparse.Action]] = {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        options, positionals = self.split(sys.argv[1:] if args is None else args)
+        namespace, unknown = super().parse_known_args(options + positionals, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    def format_help(self) -> str:
+        if not self.command_groups:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        options = [action for action in self._actions if action.option_strings]
+        for heading, actions in {**self.command_groups, "options": options}.items():
+            formatter.start_section(heading)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the options, with their values, and the positional arguments. A value that begins with a dash is joined."""
+        takes_rest = any(action.nargs in (argparse.REMAINDER, argparse.PARSER) for action in self._actions)
+        options: list[str] = []
+        positionals: list[str] = []
+        remaining = iter(words)
+        for word in remaining:
+            if word == "--":
+                positionals += [word, *remaining]
+            elif word == "-" or not word.startswith("-"):
+                positionals += [word, *remaining] if takes_rest else [word]
+            else:
+                options.append(word)
+                value = next(remaining, None) if self._needs_value(word) else None
+                if value == "--":
+                    positionals += [value, *remaining]  # not a value: argparse says that one is missing
+                elif value is not None and value.startswith("-"):
+                    options[-1] += f"={value}" if word.startswith("--") else value
+                elif value is not None:
+                    options.append(value)
+        return options, positionals
+
+    def _needs_value(self, word: str) -> bool:
+        """Return whether the value of an option, or of the last one of joined short options, is the next word."""
+        if word.startswith("--"):
+            action = self._option_string_actions.get(word)
+            return action is not None and action.nargs is None
+        for position, letter in enumerate(word[1:], 2):
+            action = self._option_string_actions.get(f"-{letter}")
+            if action is None or action.nargs is None:
+                return action is not None and position == len(word)
+        return False
+
+
+class Unsupported(argparse.Action):
+    """The action of an option that other runtimes have and this one refuses."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} is not supported")
+
+
+def build_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    parser, commands = _build_global_parser()
+    for heading, adders in _COMMANDS.items():
+        for name, add in adders.items():
+            add(partial(_add_command, commands, name))
+        parser.command_groups[heading] = commands._get_subactions()[-len(adders) :]
+    return parser
+
+
+def parse_args(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Only the parser of one command is built, unless help or an error lists them all: building all takes 5 ms or more.
+
+    Returns:
+        The options. Their attribute `run` is a function of them, which executes the command and returns its exit status or None.
 
     Raises:
-        SystemExit: it is wrong, which stderr says, or help was asked for.
+        SystemExit: the command line is wrong, with status 2, or help or the version was printed.
     """
-    top = Parser("ociruntime", "An OCI container runtime.", lambda: [(name, _verb(name).text) for name in _HOMES])
-    top.add_argument("--version", "-v", action="version", const=_VERSION, help="print it")
-    top.add_argument("--root", metavar="DIR", help="state directory (default: /run/ociruntime, or $XDG_RUNTIME_DIR/ociruntime)")
-    top.add_argument("--log", metavar="FILE", help="write errors to this file too")
-    top.add_argument("--log-format", choices=("text", "json"), default="text", help="format of errors (default: text)")
-    top.add_argument("--debug", action="store_true", help="accepted for compatibility; errors always say all that is known")
-    top.add_argument(
-        "--rootless", metavar="WHEN", help="accepted for compatibility; what the user may do is found out as it is done"
+    parser, commands = _build_global_parser()
+    options, positionals = parser.split(words)
+    name = positionals[0] if positionals else ""
+    adders = {name: add for group in _COMMANDS.values() for name, add in group.items()}
+    if name not in adders or not {"-h", "--help"}.isdisjoint(options):
+        return build_parser().parse_args(words)
+    adders[name](partial(_add_command, commands, name))
+    return parser.parse_args(words)
+
+
+def _build_global_parser() -> tuple[Parser, Any]:
+    """Return a parser with the options that stand before the command, and the action to which commands are added."""
+    parser = Parser(
+        prog="ociruntime",
+        description="An OCI container runtime: run containers from bundles and SIF images.",
+        epilog="'ociruntime COMMAND --help' describes a command. Options of this list stand before the command.",
     )
-    top.add_argument("--cgroup-manager", choices=("cgroupfs", "systemd", "disabled"), default="cgroupfs", help="who makes cgroups")
-    top.add_argument(
-        "--systemd-cgroup", action="store_const", const="systemd", dest="cgroup_manager", help="same as --cgroup-manager systemd"
+    parser.add_argument("-v", "--version", action="version", version=VERSION, help="print the version and exit")
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="state directory (default: /run/ociruntime, for users $XDG_RUNTIME_DIR/ociruntime)",
     )
-    given, left = top.parse(words)
-    if not left:
-        top.fail("a command is required")
-    name, *further = left
-    if name not in _HOMES:
-        top.fail(f"there is no command {name!r} (choose from {', '.join(_HOMES)})")
-    verb = _verb(name)
-    sub = Parser(f"ociruntime {name}", verb.text)
-    verb.arguments(sub)
-    sub.parse(further, given)
-    given.run = verb.run
-    return given
+    parser.add_argument("--log", metavar="FILE", help="also append errors and warnings to FILE")
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="format of errors and warnings (default: text)"
+    )
+    parser.add_argument("--debug", action="store_true", help="accepted for compatibility; errors are always reported in full")
+    parser.add_argument("--rootless", metavar="WHEN", help="accepted for compatibility; privileges are detected")
+    parser.add_argument(
+        "--cgroup-manager",
+        choices=("cgroupfs", "systemd", "disabled"),
+        default="cgroupfs",
+        help="what creates cgroups (default: cgroupfs)",
+    )
+    parser.add_argument(
+        "--systemd-cgroup",
+        action="store_const",
+        const="systemd",
+        default=argparse.SUPPRESS,
+        dest="cgroup_manager",
+        help="same as --cgroup-manager systemd",
+    )
+    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", dest="command", required=True)
+    return parser, commands
+
+
+def _execute(module: str, function: str, options: argparse.Namespace) -> int | None:
+    """Execute a command, whose module is imported only now."""
+    status: int | None = getattr(import_module(f".{module}", __package__), function)(options)
+    return status
+
+
+AddCommand = Callable[..., Parser]
+"""`_add_command` without its first two arguments."""
+
+
+def _add_command(commands: Any, name: str, function: str, help: str, more: str = "") -> Parser:
+    """Add a command.
+
+    Args:
+        commands: what `argparse.ArgumentParser.add_subparsers` has returned.
+        function: module and name of the function that executes it, as ``lifecycle.create``.
+        help: one line for the list of commands, in lower case.
+        more: further sentences for the help of the command.
+    """
+    parser: Parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".rstrip())
+    module, _, attribute = function.partition(".")
+    parser.set_defaults(run=partial(_execute, module, attribute))
+    return parser
+
+
+def _add_id(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="id of the container")
+
+
+def _add_rest(parser: Parser, dest: str, metavar: str, help: str) -> None:
+    """Add the argument that takes the rest of the command line, whatever it looks like."""
+    rest = parser.add_argument(dest, nargs=argparse.REMAINDER, metavar=metavar, help=help)
+    rest.required = False
+    parser.usage = f"{parser.prog} [OPTION ...] ID [{metavar} ...]"
+
+
+def _add_bundle(parser: Parser) -> None:
+    parser.add_argument("-b", "--bundle", default=".", metavar="DIR", help="bundle directory (default: the working directory)")
+
+
+def _add_format(parser: Parser) -> None:
+    parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="output format (default: table)")
+
+
+def _create(add: AddCommand) -> None:
+    create = add(
+        "lifecycle.create",
+        "create a container",
+        "Its process waits until 'ociruntime start ID' starts the program.",
+    )
+    _add_create_arguments(create)
+
+
+def _add_create_arguments(parser: Parser) -> None:
+    _add_id(parser)
+    _add_bundle(parser)
+    parser.add_argument("--config", metavar="FILE", help="configuration to use instead of the bundle's config.json")
+    parser.add_argument("--pid-file", metavar="FILE", help="write the pid of the init process to FILE")
+    parser.add_argument("--console-socket", metavar="SOCKET", help="Unix socket that receives the terminal's master")
+    parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
+    parser.add_argument("--no-pivot", action=Unsupported, help="not supported; the root is always changed by pivot_root(2)")
+    parser.add_argument("--no-new-keyring", action="store_true", help="keep the caller's session keyring")
+    parser.add_argument("--empty-process", action="store_true", help="run an init process that only reaps, as in a pod")
+    supervised = parser.add_argument_group("supervision")
+    supervised.add_argument("--supervise", action="store_true", help="start a supervisor, which keeps a log and serves 'attach'")
+    supervised.add_argument(
+        "-l", "--log-path", metavar="FILE", help="log file (default: in the state directory); implies --supervise"
+    )
+    supervised.add_argument(
+        "--log-format",
+        dest="container_log_format",
+        choices=("kubernetes", "json", "basic"),
+        help="format of the log (default: kubernetes); implies --supervise",
+    )
+    supervised.add_argument(
+        "-s",
+        "--sync-socket",
+        metavar="SOCKET",
+        help="Unix socket that receives the state whenever the status changes; implies --supervise",
+    )
+
+
+def _start(add: AddCommand) -> None:
+    _add_id(add("lifecycle.start", "start the program of a created container"))
+
+
+def _run(add: AddCommand) -> None:
+    run = add(
+        "lifecycle.run",
+        "create and start a container, wait for it and delete it",
+        "The exit status is that of the program: 128+n if signal n killed it, 126 or 127 if it cannot be run.",
+    )
+    _add_create_arguments(run)
+    run.add_argument(
+        "-d", "--detach", action="store_true", help="return after the start; implies --supervise without --console-socket"
+    )
+    run.add_argument("-t", "--tty", action="store_true", help="allocate a terminal even if the configuration does not")
+    run.add_argument("-i", "--interactive", action="store_true", help="accepted for compatibility; stdin is always passed on")
+    run.add_argument("--keep", action="store_true", help="do not delete the container when it has ended")
+
+
+def _state(add: AddCommand) -> None:
+    state = add("lifecycle.state", "print the state of a container as JSON")
+    _add_id(state)
+    state.add_argument("-s", "--sync-socket", metavar="SOCKET", help="write the state to this Unix socket instead")
+
+
+def _kill(add: AddCommand) -> None:
+    kill = add("lifecycle.kill", "send a signal to the init process of a container")
+    _add_id(kill)
+    kill.add_argument("signal", nargs="?", metavar="SIGNAL", help="name or number (default: TERM)")
+    kill.add_argument("-s", "--signal", dest="signal_option", metavar="SIGNAL", help="the signal, as an option")
+    kill.add_argument("-a", "--all", action="store_true", help="send the signal to every process in the container")
+    kill.add_argument("-f", "--force", action="store_true", help="send KILL")
+    kill.add_argument("-t", "--timeout", type=float, metavar="SECONDS", help="send KILL if the container runs after SECONDS")
+
+
+def _delete(add: AddCommand) -> None:
+    delete = add("lifecycle.delete", "delete a container")
+    _add_id(delete)
+    delete.add_argument("-f", "--force", action="store_true", help="kill it first; succeed if the container does not exist")
+
+
+def _list(add: AddCommand) -> None:
+    parser = add("lifecycle.list_containers", "list containers")
+    _add_format(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+
+
+def _prune(add: AddCommand) -> None:
+    add(
+        "lifecycle.prune",
+        "remove stopped containers and orphans, and print their ids",
+        "What interrupted operations have left is removed too.",
+    )
+
+
+def _exec(add: AddCommand) -> None:
+    parser = add(
+        "processes.execute",
+        "run a further program in a running container",
+        "The exit status is that of the program: 128+n if signal n killed it, 126 or 127 if it cannot be run.",
+    )
+    _add_id(parser)
+    _add_rest(parser, "args", "COMMAND", "the program and its arguments")
+    parser.add_argument("-p", "--process", metavar="FILE", help="read the process object, as in config.json, from FILE")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set an environment variable")
+    parser.add_argument("--cwd", metavar="DIR", help="working directory in the container")
+    parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="names or numbers")
+    parser.add_argument("-g", "--additional-gids", action="append", type=int, metavar="GID", help="add a supplementary group")
+    parser.add_argument("-c", "--cap", action="append", default=[], metavar="NAME", help="add a capability")
+    parser.add_argument("--no-new-privs", action="store_true", help="set no_new_privs, as in prctl(2)")
+    parser.add_argument("--apparmor", metavar="PROFILE", help="AppArmor profile")
+    parser.add_argument("--process-label", metavar="LABEL", help="SELinux label")
+    parser.add_argument("-d", "--detach", action="store_true", help="return after the start")
+    parser.add_argument("--pid-file", metavar="FILE", help="write the pid of the process to FILE")
+    parser.add_argument("-t", "--tty", action="store_true", help="allocate a terminal")
+    parser.add_argument("-i", "--interactive", action="store_true", help="accepted for compatibility; stdin is always passed on")
+    parser.add_argument("--console-socket", metavar="SOCKET", help="Unix socket that receives the terminal's master")
+    parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
+    parser.add_argument(
+        "--cgroup",
+        action="append",
+        default=[],
+        metavar="[CONTROLLER[,CONTROLLER]:]PATH",
+        help="run in this existing cgroup below the container's",
+    )
+
+
+def _ps(add: AddCommand) -> None:
+    ps = add("processes.ps", "list the processes of a container")
+    _add_id(ps)
+    _add_format(ps)
+    _add_rest(ps, "ps_options", "PS-OPTION", "options for the host's ps(1), such as -ef")
+
+
+def _attach(add: AddCommand) -> None:
+    attach = add(
+        "processes.attach",
+        "connect to the streams of a supervised container",
+        "The exit status is that of the container's program, or 0 after detaching.",
+    )
+    _add_id(attach)
+    attach.add_argument(
+        "--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="keys that detach from a terminal (default: ctrl-p,ctrl-q)"
+    )
+    attach.add_argument("--no-stdin", action="store_true", help="show the output only")
+
+
+def _logs(add: AddCommand) -> None:
+    logs = add("processes.logs", "print the output of a supervised container")
+    _add_id(logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="wait for further output until the container ends")
+    logs.add_argument("--since", metavar="TIME", type=parse_time, help="start at TIME: RFC 3339, or an age as 90s, 10m, 2h, 1d")
+    logs.add_argument("-n", "--tail", metavar="N", type=int, help="print the last N lines only")
+    logs.add_argument("--stream", choices=("stdout", "stderr"), help="print this stream only")
+    logs.add_argument("--timestamps", action="store_true", help="print the time before each line")
+    logs.add_argument("--reopen", action="store_true", help="print nothing, but make the supervisor reopen a renamed log file")
+
+
+def _update(add: AddCommand) -> None:
+    update = add("resources.update", "change the resource limits of a container")
+    _add_id(update)
+    for option in ("--resources", "--from-file"):
+        update.add_argument(option[1:3], option, dest="resources", metavar="FILE", help="linux.resources as JSON; - for stdin")
+    limits = update.add_argument_group("limits")
+    size, integer = partial(limits.add_argument, type=parse_size, metavar="BYTES"), partial(limits.add_argument, type=int)
+    size("-m", "--memory", help="memory, as 1048576 or 64m; -1 for no limit")
+    size("--memory-swap", help="memory and swap together")
+    size("--memory-reservation", help="soft limit of memory")
+    limits.add_argument("--cpus", type=float, metavar="N", help="CPU time in CPUs, as 1.5")
+    integer("--cpu-share", dest="cpu_shares", metavar="N", help="weight against other cgroups; 1024 is usual")
+    integer("--cpu-quota", metavar="US", help="CPU time in each period, in microseconds; -1 for no limit")
+    integer("--cpu-period", metavar="US", help="length of the period in microseconds")
+    integer("--cpu-burst", metavar="US", help="unused quota that may be used later")
+    integer("--cpu-idle", metavar="0|1", help="1: run only when other cgroups leave CPUs idle")
+    integer("--cpu-rt-runtime", dest="cpu_realtime_runtime", metavar="US", help="CPU time of realtime tasks in each period")
+    integer("--cpu-rt-period", dest="cpu_realtime_period", metavar="US", help="length of the realtime period in microseconds")
+    limits.add_argument("--cpuset-cpus", metavar="LIST", help="CPUs, as 0-3,7")
+    limits.add_argument("--cpuset-mems", metavar="LIST", help="memory nodes, as 0-3,7")
+    integer("--pids-limit", dest="pids", metavar="N", help="number of tasks; -1 for no limit")
+    integer("--blkio-weight", metavar="N", help="weight of block I/O, 10 to 1000")
+    limits.add_argument("--l3-cache-schema", metavar="LINE", help="L3 cache schema of the resctrl group, as L3:0=f")
+    limits.add_argument("--mem-bw-schema", metavar="LINE", help="memory bandwidth schema of the resctrl group, as MB:0=20")
+    update.set_defaults(limits=tuple(action.dest for action in limits._group_actions))
+
+
+def _pause(add: AddCommand) -> None:
+    _add_id(add("resources.pause", "freeze every process of a container"))
+
+
+def _resume(add: AddCommand) -> None:
+    _add_id(add("resources.resume", "thaw every process of a container"))
+
+
+def _events(add: AddCommand) -> None:
+    events = add(
+        "resources.events",
+        "print events and statistics of a container as JSON lines",
+        "Ends with the container.",
+    )
+    _add_id(events)
+    events.add_argument("--stats", action="store_true", help="print the statistics once and exit")
+    events.add_argument(
+        "--interval",
+        type=parse_duration,
+        default=5.0,
+        metavar="TIME",
+        help="time between statistics, as 500ms, 5s or 1m (default: 5s)",
+    )
+
+
+def _mount(add: AddCommand) -> None:
+    mount = add("bundles.mount", "mount a SIF image as a bundle")
+    mount.add_argument("sif", metavar="SIF", help="image file")
+    mount.add_argument("bundle", metavar="BUNDLE", help="bundle directory to create")
+    mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
+
+
+def _umount(add: AddCommand) -> None:
+    umount = add(
+        "bundles.umount",
+        "unmount a bundle that 'mount' has created, and remove it",
+        "Refused while it is in use.",
+    )
+    umount.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
+    umount.add_argument(
+        "-f", "--force", action="store_true", help="kill the containers that use it, and unmount it even if other processes do"
+    )
+
+
+def _sif(add: AddCommand) -> None:
+    sif = add("bundles.sif", "list the content of a SIF file")
+    sif.add_argument("file", metavar="SIF", help="image file")
+    sif.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _plan(add: AddCommand) -> None:
+    plan = add("bundles.plan", "print the steps of creating and starting a container, without executing them")
+    _add_bundle(plan)
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _spec(add: AddCommand) -> None:
+    spec = add("bundles.spec", "write a default config.json")
+    _add_bundle(spec)
+    spec.add_argument("--rootless", action="store_true", dest="for_user", help="for a container of a user without privileges")
+
+
+def _validate(add: AddCommand) -> None:
+    validate = add(
+        "bundles.validate",
+        "print every problem of a bundle's config.json",
+        "The exit status is 1 if there is an error among them.",
+    )
+    _add_bundle(validate)
+    validate.add_argument("--host", action="store_true", help="also check what this host supports")
+
+
+def _features(add: AddCommand) -> None:
+    add("bundles.features", "print what this runtime supports as JSON")
+
+
+_COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
+    "containers": {
+        "create": _create,
+        "start": _start,
+        "run": _run,
+        "state": _state,
+        "kill": _kill,
+        "delete": _delete,
+        "list": _list,
+        "prune": _prune,
+    },
+    "processes and output": {"exec": _exec, "ps": _ps, "attach": _attach, "logs": _logs},
+    "resources": {"update": _update, "pause": _pause, "resume": _resume, "events": _events},
+    "images and bundles": {"mount": _mount, "umount": _umount, "sif": _sif, "plan": _plan},
+    "configuration": {"spec": _spec, "validate": _validate, "features": _features},
+}
+"""The functions that add the commands, by name, by heading of the help."""

@@ -1,104 +1,59 @@
-"""Processes in a container: exec, ps."""
+"""Processes in a container and their output: exec, ps, attach, logs."""
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import ociruntime as oci
 
-from ..errors import UnsupportedError
-from .common import (
-    Interrupted,
-    Verb,
-    container_argument,
-    shell_status,
-)
-from .forwarding import Forwarding
-from .options import Options, Parser
+from ..errors import UnsupportedError, WrongStatus
+from ..terminal import DetachKeys, interact
+from .common import Interrupted, print_table, shell_status
+from .forwarding import SignalForwarding
 
 
-def _exec(sub: Parser) -> None:
-    container_argument(sub)
-    sub.add_argument("args", nargs="...", metavar="COMMAND")
-    sub.add_argument("--process", "-p", metavar="FILE", help="a process object as in config.json")
-    sub.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE")
-    sub.add_argument("--cwd", metavar="DIR")
-    sub.add_argument("--user", "-u", metavar="USER[:GROUP]", help="names or numbers")
-    sub.add_argument("--additional-gids", "-g", action="append", type=int, metavar="GID", help="a supplementary group")
-    sub.add_argument("--cap", "-c", action="append", default=[], metavar="NAME", help="a further capability")
-    sub.add_argument("--no-new-privs", action="store_true", help="no program gains privileges by its file")
-    sub.add_argument("--apparmor", metavar="PROFILE")
-    sub.add_argument("--process-label", metavar="LABEL", help="SELinux label")
-    sub.add_argument("--detach", "-d", action="store_true", help="do not wait")
-    sub.add_argument("--pid-file", metavar="FILE")
-    sub.add_argument("--tty", "-t", action="store_true", help="with a terminal")
-    sub.add_argument("--interactive", "-i", action="store_true", help="accepted for compatibility: our input is always passed on")
-    sub.add_argument("--console-socket", metavar="SOCKET")
-    sub.add_argument("--preserve-fds", type=int, default=0, metavar="N")
-    sub.add_argument(
-        "--cgroup",
-        action="append",
-        default=[],
-        metavar="[CONTROLLER[,CONTROLLER]:]PATH",
-        help="run it in this cgroup below the container's, which must exist",
-    )
-
-
-def cgroups(words: Sequence[str]) -> str | dict[str, str] | None:
-    """What --cgroup asks for: one path for all controllers, or each with its own. Raises ValueError."""
-    if len(words) == 1 and ":" not in words[0]:
-        return words[0]
-    found: dict[str, str] = {}
-    for word in words:
-        names, colon, path = word.partition(":")
-        if not colon:
-            raise ValueError(f"--cgroup {word}: one of several needs its controllers, as in memory,cpu:{word}")
-        for name in names.split(","):
-            if not name or name in found:
-                raise ValueError(f"--cgroup {word}: {f'{name} is given twice' if name else 'a controller has no name'}")
-            found[name] = path
-    return found or None
-
-
-def exec_(o: Options) -> int:
-    args: Sequence[str] = o.args[1:] if o.args[:1] == ["--"] else o.args
+def execute(options: Namespace) -> int:
+    args = _without_separator(options.args)
     process = None
-    if o.process:
+    if options.process:
         from ..spec import Process
         from ..spec.codec import parse, structure
 
-        process = structure(Process, parse(Path(o.process).read_bytes(), o.process), o.process)
+        process = structure(Process, parse(Path(options.process).read_bytes(), options.process), options.process)
     elif not args:
-        raise ValueError("exec needs a command, or --process")
-    terminal = o.tty or bool(process and process.terminal)
-    if terminal and o.detach and not o.console_socket:
-        raise UnsupportedError("a detached process with a terminal needs --console-socket: nobody else takes the terminal")
-    with Forwarding() as signals:
-        child = oci.Container.load(o.id, root=o.root).popen(
+        raise ValueError("exec: no command is given; add one, or --process FILE")
+    terminal = options.tty or bool(process and process.terminal)
+    if terminal and options.detach and not options.console_socket:
+        raise UnsupportedError("--detach with a terminal: nothing reads the terminal; pass --console-socket SOCKET")
+    with SignalForwarding() as signals:
+        child = oci.Container.load(options.id, root=options.root).popen(
             args,
-            env=o.env,
-            cwd=o.cwd,
-            user=o.user,
-            groups=o.additional_gids,
-            capabilities=o.cap,
-            no_new_privileges=o.no_new_privs or None,
-            apparmor_profile=o.apparmor,
-            selinux_label=o.process_label,
+            env=options.env,
+            cwd=options.cwd,
+            user=options.user,
+            groups=options.additional_gids,
+            capabilities=options.cap,
+            no_new_privileges=options.no_new_privs or None,
+            apparmor_profile=options.apparmor,
+            selinux_label=options.process_label,
             process=process,
-            terminal=terminal and not o.console_socket,
-            console_socket=o.console_socket,
-            pid_file=o.pid_file,
-            preserve_fds=o.preserve_fds,
-            cgroup=cgroups(o.cgroup),
-            own_cgroup=False,  # nothing here kills more than the program
+            terminal=terminal and not options.console_socket,
+            console_socket=options.console_socket,
+            pid_file=options.pid_file,
+            preserve_fds=options.preserve_fds,
+            cgroup=parse_cgroups(options.cgroup),
+            own_cgroup=False,  # the command kills no more than the program
         )
-        if o.detach:
+        if options.detach:
             child.detach()
             return 0
         try:
-            signals.to(child.fileno())
+            signals.forward_to(child.fileno())
             if child.terminal is not None:
                 child.sit()
             return shell_status(child.wait())
@@ -108,6 +63,133 @@ def exec_(o: Options) -> int:
             raise
 
 
-VERBS: Final = {
-    "exec": Verb(exec_, "run a further program in a container", _exec),
-}
+def _without_separator(words: list[str]) -> list[str]:
+    """Return the words behind a ``--`` that separates them from the options before them."""
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def parse_cgroups(values: Sequence[str]) -> str | dict[str, str] | None:
+    """Return the values of --cgroup as one path for all controllers, or as paths by controller. Raises ValueError."""
+    if len(values) == 1 and ":" not in values[0]:
+        return values[0]
+    paths: dict[str, str] = {}
+    for value in values:
+        controllers, colon, path = value.partition(":")
+        if not colon:
+            raise ValueError(f"--cgroup {value}: one of several needs its controllers, as in memory,cpu:{value}")
+        for controller in controllers.split(","):
+            if not controller:
+                raise ValueError(f"--cgroup {value}: a controller has no name")
+            if controller in paths:
+                raise ValueError(f"--cgroup {value}: {controller} is given twice")
+            paths[controller] = path
+    return paths or None
+
+
+def ps(options: Namespace) -> None:
+    container = oci.Container.load(options.id, root=options.root)
+    if not container.state.status.can_kill:
+        raise WrongStatus(options.id, "list the processes of", container.status, "running")
+    pids = container.processes()
+    if options.format == "json":
+        print(json.dumps(pids))
+    elif options.ps_options:
+        _print_host_ps(_without_separator(options.ps_options), pids)
+    else:
+        print_table([("UID", "PID", "PPID", "COMMAND"), *(row for pid in pids if (row := _process_row(pid)))])
+
+
+def _process_row(pid: int) -> tuple[str, str, str, str] | None:
+    """Return the row of a process, or None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as text:
+            status = dict(line.split(":", 1) for line in text)
+        args = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode("utf-8", "replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    command = " ".join(args) if args != [""] else f"[{status['Name'].strip()}]"
+    return status["Uid"].split()[0], str(pid), status["PPid"].strip(), command.replace("\n", " ")
+
+
+def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
+    """Print the lines of the host's ps(1) that are of these processes."""
+    import subprocess
+
+    command = f"ps {' '.join(arguments)}"
+    try:
+        completed = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise UnsupportedError(
+            f"{command}: options are passed to the host's ps, which is not in $PATH; install it (Debian: procps), "
+            "or omit the options"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"{command}: {error.stderr.strip()}") from None
+    titles, *lines = completed.stdout.splitlines()
+    if "PID" not in titles.split():
+        raise ValueError(f"{command} prints no PID; use other options, such as -ef")
+    column = titles.split().index("PID")
+    print("\n".join([titles, *(line for line in lines if int(line.split()[column]) in pids)]))
+
+
+def attach(options: Namespace) -> int:
+    keys = DetachKeys(options.detach_keys)
+    container = oci.Container.load(options.id, root=options.root)
+    with container.attach(stderr=True) as attachment:
+        # A hang-up ends the command, not the container, which outlives the terminals of its clients.
+        with SignalForwarding(ending={signal.SIGHUP}) as signals:
+            return follow(attachment, keys, signals, stdin=not options.no_stdin)
+
+
+def follow(attachment: oci.Attachment, keys: DetachKeys, signals: SignalForwarding, *, stdin: bool = True) -> int:
+    """Copy the streams until the container ends, and return its exit code as a shell does.
+
+    Returns:
+        0 if the keys detached, 129 after a hang-up.
+    """
+
+    def resize(rows: int, columns: int) -> None:
+        try:
+            attachment.resize(rows, columns)
+        except oci.StateError:
+            pass  # the container is about to end; then the stream ends
+
+    signals.forward_to(attachment.pidfd)
+    end = interact(
+        attachment.fileno(),
+        resize if attachment.terminal else None,
+        errors=attachment.stderr.fileno() if attachment.stderr is not None else -1,
+        stdin=0 if stdin else -1,
+        end_input=None if attachment.terminal else attachment.end_input,
+        detach=keys if attachment.terminal else None,
+    )
+    codes = {"detached": 0, "hung up": 128 + signal.SIGHUP}
+    return codes[end] if end in codes else shell_status(attachment.returncode())
+
+
+def logs(options: Namespace) -> None:
+    container = oci.Container.load(options.id, root=options.root)
+    if options.reopen:
+        container.reopen_log()
+        return
+    files = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    in_line = {"stdout": False, "stderr": False}
+    last = ""
+    for record in container.logs(follow=options.follow, since=options.since, tail=options.tail, stream=options.stream):
+        if last not in ("", record.stream):
+            files[last].flush()  # both may be the same terminal
+        last, file = record.stream, files[record.stream]
+        if options.timestamps and not in_line[record.stream]:
+            file.write(f"{record.stamp} ".encode())
+        file.write(record.text.encode("utf-8", "surrogateescape") + (b"" if record.partial else b"\n"))
+        in_line[record.stream] = record.partial
+        if options.follow:
+            file.flush()
+    sys.stdout.flush()
+    try:
+        state = container.state
+    except oci.ContainerNotFound:
+        return  # deleted while its log was followed
+    if any(state.log_lost):
+        entries, size = state.log_lost
+        print(f"ociruntime: {entries} entries ({size} bytes) of the log are lost: {state.log_error}", file=sys.stderr)

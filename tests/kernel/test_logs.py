@@ -288,7 +288,7 @@ def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: 
         assert re.match(f"{STAMP} 1\n", said("--timestamps")[0])
         bad = subprocess.run(command("logs", "--since", "soon", prefix), capture_output=True, text=True, timeout=30, check=False)
         assert bad.returncode == 2
-        assert "is no time" in bad.stderr
+        assert "is not a time" in bad.stderr
 
 
 def test_following_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:

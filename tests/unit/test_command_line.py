@@ -1,0 +1,210 @@
+"""Command lines: how words are read, what is refused, and the help."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from ociruntime.cli import build_parser
+from ociruntime.cli.parser import Parser, Unsupported, parse_args
+
+COMMANDS = (
+    "create start run state kill delete list prune exec ps attach logs update pause resume events mount umount sif plan spec "
+    "validate features"
+).split()
+
+
+def parser(*, rest: bool) -> Parser:
+    made = Parser(prog="cmd")
+    made.add_argument("-f", "--file", metavar="FILE")
+    made.add_argument("-a", "--all", action="store_true")
+    made.add_argument("-t", "--tty", action="store_true")
+    made.add_argument("-n", "--number", type=int, default=1)
+    made.add_argument("--kind", choices=("a", "b"), default="a")
+    made.add_argument("-e", "--env", action="append", default=[])
+    made.add_argument("--same", action="store_const", const="b", dest="kind")
+    made.add_argument("--never", action=Unsupported)
+    made.add_argument("id", metavar="ID")
+    if rest:
+        made.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG")
+    else:
+        made.add_argument("signal", nargs="?", metavar="SIGNAL")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("x", {"id": "x", "file": None, "all": False, "number": 1, "kind": "a", "env": []}),
+        ("--file y x", {"id": "x", "file": "y"}),
+        ("--file=y x", {"id": "x", "file": "y"}),
+        ("--file= x", {"id": "x", "file": ""}),
+        ("-f y x", {"file": "y"}),
+        ("-fy x", {"file": "y"}),
+        ("-f=y x", {"file": "y"}),
+        ("-f -a x", {"file": "-a", "all": False}),
+        ("--file --all x", {"file": "--all", "all": False}),
+        ("-atfy x", {"all": True, "tty": True, "file": "y"}),
+        ("-atf -n x", {"all": True, "tty": True, "file": "-n", "number": 1}),
+        ("-n -1 x", {"number": -1}),
+        ("--number -1 x", {"number": -1}),
+        ("--kind b x", {"kind": "b"}),
+        ("--same x", {"kind": "b"}),
+        ("-e A=1 -eB=2 --env=C= -e -x x", {"env": ["A=1", "B=2", "C=", "-x"]}),
+        ("-", {"id": "-"}),
+    ],
+)
+@pytest.mark.parametrize("rest", [False, True])
+def test_options(line: str, expected: dict[str, object], rest: bool) -> None:
+    given = parser(rest=rest).parse_args(line.split())
+    assert {name: getattr(given, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("x -a --file y", {"id": "x", "signal": None, "all": True, "file": "y"}),
+        ("x -a KILL", {"id": "x", "signal": "KILL", "all": True}),
+        ("x -f -9 KILL -a", {"id": "x", "signal": "KILL", "all": True, "file": "-9"}),
+        ("-a -- -x -t", {"id": "-x", "signal": "-t", "all": True, "tty": False}),
+        ("x -a -- -9", {"id": "x", "signal": "-9", "all": True}),
+    ],
+)
+def test_options_between_positional_arguments(line: str, expected: dict[str, object]) -> None:
+    given = parser(rest=False).parse_args(line.split())
+    assert {name: getattr(given, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("x", {"id": "x", "args": []}),
+        ("x --file", {"file": None, "args": ["--file"]}),
+        ("x -a --file y -- z", {"all": False, "args": ["-a", "--file", "y", "--", "z"]}),
+        ("-a x y -a", {"id": "x", "all": True, "args": ["y", "-a"]}),
+        ("-a -- -x -a", {"id": "-x", "all": True, "args": ["-a"]}),
+    ],
+)
+def test_the_rest_is_not_options(line: str, expected: dict[str, object]) -> None:
+    given = parser(rest=True).parse_args(line.split())
+    assert {name: getattr(given, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "the following arguments are required: ID"),
+        ("--bogus x", "unrecognized arguments: --bogus"),
+        ("--fil=y x", "unrecognized arguments: --fil=y"),
+        ("--al x", "unrecognized arguments: --al"),
+        ("-z x", "unrecognized arguments: -z"),
+        ("-az x", "argument -a/--all: ignored explicit argument 'z'"),
+        ("--file", "argument -f/--file: expected one argument"),
+        ("--file -- x", "argument -f/--file: expected one argument"),
+        ("--all=1 x", "argument -a/--all: ignored explicit argument '1'"),
+        ("-n y x", "argument -n/--number: invalid int value: 'y'"),
+        ("--kind c x", "argument --kind: invalid choice: 'c' (choose from 'a', 'b')"),
+        ("--never x", "--never is not supported"),
+        ("x y z", "unrecognized arguments: z"),
+    ],
+)
+def test_what_is_refused(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parser(rest=False).parse_args(line.split())
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("", f"usage: cmd [OPTION ...] ID [SIGNAL]\ncmd: error: {message}\n")
+
+
+def test_a_command_line() -> None:
+    given = parse_args(["--root", "/r", "--systemd-cgroup", "kill", "--all", "c1", "9"])
+    assert (given.root, given.cgroup_manager, given.id, given.signal, given.all) == ("/r", "systemd", "c1", "9", True)
+    assert parse_args(["state", "create"]).cgroup_manager == "cgroupfs"
+    assert parse_args(["--cgroup-manager", "disabled", "state", "x"]).cgroup_manager == "disabled"
+    assert parse_args(["exec", "-e", "A=B", "c1", "ls", "-l"]).args == ["ls", "-l"]
+    assert parse_args(["--root", "state", "kill", "delete"]).command == "kill"
+    assert parse_args(["kill", "c1", "--all", "KILL"]).signal == "KILL"
+    given = parse_args(["--log-format", "json", "create", "--log-format", "basic", "c1"])
+    assert (given.log_format, given.container_log_format) == ("json", "basic")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--root /r kill --all c1 9",
+        "exec --tty -e A=B c1 ls -l",
+        "update -m 64m --cpu-share 5 c1",
+        "events --interval 1m30s c1",
+        "ps c1 -ef",
+        "--rootless true spec --rootless -b /b",
+    ],
+)
+def test_a_command_is_read_as_by_the_parser_of_all(line: str) -> None:
+    one, every = vars(parse_args(line.split())), vars(build_parser().parse_args(line.split()))
+    assert one.pop("run").args == every.pop("run").args
+    assert one == every
+
+
+@pytest.mark.parametrize("line", ["", "--root /x", "nothing x", "-- nothing", "--log"])
+def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_args(line.split())
+    assert stop.value.code == 2
+    assert "ociruntime: error: " in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["stat", "state"])
+    error = capsys.readouterr().err
+    for name in COMMANDS:
+        assert f"'{name}'" in error
+
+
+@pytest.mark.parametrize("line", ["--help", "-h", "-h state"])
+def test_help(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_args(line.split())
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: ociruntime [OPTION ...] COMMAND ...\n\n")
+    headings = ["containers", "processes and output", "resources", "images and bundles", "configuration", "options"]
+    assert [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == headings
+    for name in COMMANDS:
+        assert text.count(f"\n  {name} ") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_args([name, "-h"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: ociruntime {name} [OPTION ...]")
+
+
+def test_everything_has_a_help_text_and_a_function() -> None:
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    assert isinstance(commands.choices, dict)
+    assert list(commands.choices) == COMMANDS
+    for name, command in commands.choices.items():
+        module, function = command.get_default("run").args
+        assert callable(getattr(__import__(f"ociruntime.cli.{module}", fromlist=[function]), function)), name
+        for action in command._actions:
+            assert action.help, f"{name} {action.dest}"
+            assert not action.help.endswith("."), f"{name} {action.dest}"
+
+
+@pytest.mark.parametrize("columns", ["60", "132", "", "x"])
+def test_help_is_as_wide_as_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    longest = max(map(len, build_parser().format_help().splitlines()))
+    assert longest <= int(columns if columns.isdigit() else 80) - 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_args(["--version"])
+    assert stop.value.code == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("ociruntime version ")
+    assert (second, third[:9]) == ("spec: 1.3.0", "+SYSTEMD ")
