@@ -81,6 +81,13 @@ def other_writers(info: os.stat_result) -> str:
     return ""
 
 
+def write_all(fd: int, content: bytes) -> None:
+    """Write all of the content, at the file's position. Raises OSError: it does not fit, for example."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
 class StagedFile:
     """A file that is written beside its target and takes the target's place at once.
 
@@ -118,11 +125,9 @@ class StagedFile:
             os.unlink(self._temporary, dir_fd=self._directory)
 
     def write(self, content: bytes) -> None:
-        """Write all of the content. Raises OSError: it does not fit, for example."""
-        left = memoryview(content)
+        """Write all of the content. Raises OSError, which names the target."""
         try:
-            while left:
-                left = left[os.write(self.fd, left) :]
+            write_all(self.fd, content)
         except OSError as error:
             error.filename = self.path
             raise

@@ -1,7 +1,8 @@
 """The state store: one directory for each container, crash-safe and locked (runtime.md, State).
 
-A directory holds ``state.json`` (replaced atomically), ``config.json`` (the config as it was at create), ``start.sock`` (the
-gate) and ``lock``. What a crash would leave behind is recorded before it is made, so that ``delete --force`` can undo it.
+A directory holds ``state.json`` (replaced atomically), ``recovery`` (for the case that state.json is damaged), ``config.json``
+(the config as it was at create), ``start.sock`` (the gate) and ``lock``. What a crash would leave behind is recorded before it
+is made, so that ``delete --force`` can undo it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Final, Required
+
+    from .recovery import Recovery
 
 __all__ = ["OCI_VERSION", "State", "StateStore", "Status", "default_root"]
 
@@ -280,6 +283,7 @@ class Entry:
         self.root = root
         self.directory = os.path.join(root, container_id)
         self.id = container_id
+        self._recovery: Recovery | None = None
 
     @property
     def path(self) -> Path:
@@ -306,10 +310,14 @@ class Entry:
             with open(f"{self.directory}/state.json", "rb") as file:
                 raw = file.read()
         except FileNotFoundError:
-            if os.path.isdir(self.directory):
-                # Between mkdir and the first write; or its maker died right there.
-                return StateDocument(id=self.id, bundle="", status=Status.CREATING)
-            raise self._not_found() from None
+            if not os.path.isdir(self.directory):
+                raise self._not_found() from None
+            facts = self._recovery_facts() or {}
+            if "pid" not in facts:
+                return self._recovered(facts)  # the creator has not written state.json yet, or died before it did
+            if os.path.exists(f"{self.directory}/state.json"):
+                return self.read()  # the creator wrote both meanwhile
+            raise self._damaged("it is missing") from None
         try:
             document: StateDocument = json.loads(raw)
         except ValueError as error:
@@ -327,6 +335,47 @@ class Entry:
 
     def _damaged(self, why: str) -> StateError:
         return StateError(f"{self.directory}/state.json is damaged: {why}; 'delete --force' removes the container")
+
+    def recovered(self) -> StateDocument:
+        """Return what the recovery record holds for a container whose state.json is damaged.
+
+        Raises:
+            StateError: the recovery record is damaged as well.
+        """
+        facts = self._recovery_facts()
+        if facts == {}:
+            raise self._lost("no line of it is complete")
+        return self._recovered(facts or {})  # without a file nothing was made
+
+    def _recovery_facts(self) -> dict[str, object] | None:
+        from . import recovery
+
+        try:
+            return recovery.read(self.directory)
+        except ValueError as error:
+            raise self._lost(str(error)) from error
+
+    def _recovered(self, facts: dict[str, object]) -> StateDocument:
+        status = Status.RUNNING if "pid" in facts else Status.CREATING
+        document: StateDocument = {"id": self.id, "bundle": "", "status": status}
+        document.update(facts)  # type: ignore[typeddict-item]
+        return document
+
+    def _lost(self, why: str) -> StateError:
+        return StateError(
+            f"{self.directory}/recovery is damaged, and so is state.json: {why}; end the container's processes, then remove its "
+            "cgroups, its mounts and this directory"
+        )
+
+    def record(self, document: StateDocument) -> None:
+        """Write the state of a container that is being created, and before it the recovery record. Raises StateError."""
+        from . import recovery
+
+        if self._recovery is None:
+            self._recovery = recovery.Recovery(self.directory)
+        with self.storing(recovery.NAME):
+            self._recovery.add(document)
+        self.write(document)
 
     def write(self, document: StateDocument) -> None:
         """Replace state.json. Raises StateError: it cannot be written, and the old one holds."""

@@ -110,7 +110,7 @@ def create(
         try:
             if isinstance(opened, Temporary):
                 document["undo"] = [opened.undo]
-                entry.write(document)
+                entry.record(document)
                 opened = opened.make()
             if terminal is not None:
                 opened = opened.with_process(terminal=terminal)
@@ -146,7 +146,7 @@ def create(
                 document["notify"] = told
             document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
             document["process"], document["hooks"] = empty_process or opened.spec.process is not None, dict(plan.hooks)
-            entry.write(document)  # from here on a crash leaves something that delete --force can clean up
+            entry.record(document)  # from here on a crash leaves something that delete --force can clean up
             entry.save("config.json", opened.config_bytes)
             if gate:
                 with entry.storing("start.sock"):
@@ -177,7 +177,7 @@ def create(
             document["status"] = Status.CREATED if gate else Status.RUNNING
             if not gate:
                 document["started_at"] = time.time_ns()
-            entry.write(document)
+            entry.record(document)
             if pid_file is not None:
                 write_pid_file(Path(pid_file), init.pid)
             if "notify" in document and not gate:

@@ -72,9 +72,9 @@ def _lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
 def _kill_recorded(entry: Entry) -> None:
     """Kill what the state says that the container has, without its lock."""
     try:
-        document = entry.read()
-    except StateError:
-        return  # gone, or damaged: then nothing is known to be killed
+        document, _ = read(entry, force=True)
+    except ContainerNotFound:
+        return
     pidfd = first_process(document)
     if pidfd is not None:
         try:
@@ -109,16 +109,24 @@ def discard(entry: Entry, document: StateDocument) -> None:
 
 
 def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
-    """The recorded state and the status now; with ``force`` a state that cannot be understood is that of a stopped container."""
+    """Return the recorded state and the status now.
+
+    Args:
+        force: use the recovery record when the state is damaged.
+
+    Raises:
+        ContainerNotFound: there is no such container.
+        StateError: what is recorded is damaged.
+    """
     try:
         document = entry.read()
-        return document, current(document).status
     except ContainerNotFound:
         raise
     except StateError:
         if not force:
             raise
-        return StateDocument(id=entry.id, bundle="", status=Status.STOPPED), Status.STOPPED
+        document = entry.recovered()
+    return document, current(document).status
 
 
 def sweep(entry: Entry, document: StateDocument) -> None:

@@ -43,7 +43,7 @@ def supervise(
     document["terminal"] = terminal
     document["sync"] = wanted.sync_socket is not None
     document["log"] = [wanted.log_path or str(entry.path / "log"), wanted.log_format]
-    entry.write(document)
+    entry.record(document)
     return made
 
 

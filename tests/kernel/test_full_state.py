@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime import recovery
 from ociruntime.state import StateDocument, StateStore
 
 pytestmark = pytest.mark.root
@@ -131,3 +133,14 @@ def test_an_update_keeps_what_holds(large: Path, bundle: oci.Bundle, prefix: str
             container.update(pids=50)
         assert (large / prefix / "config.json").read_bytes() == before
         assert container.status is oci.Status.CREATED
+
+
+def test_the_pid_has_space_in_the_recovery_record(small: Path) -> None:
+    """The first line ends where a page does, so the line with the pid needs another one."""
+    small.mkdir(mode=0o700)
+    bundle = "x" * (4096 - len(json.dumps({"bundle": ""})) - len("\n"))
+    record = recovery.Recovery(str(small))
+    record.add({"bundle": bundle})
+    fill(small)
+    record.add({"bundle": bundle, "pid": 7, "pid_start": 8})
+    assert recovery.read(str(small)) == {"bundle": bundle, "pid": 7, "pid_start": 8}

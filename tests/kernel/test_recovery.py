@@ -1,0 +1,165 @@
+"""`delete --force` and `prune` of containers whose state.json is damaged: nothing is abandoned."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.recovery import NAME, Recovery, read
+from ociruntime.state import start_time
+
+from .test_hooks import hooks, sh
+from .test_lifecycle import nothing_left
+
+pytestmark = pytest.mark.root
+MakeBundle = Callable[..., oci.Bundle]
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+Until = Callable[..., None]
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "garbage": lambda path: path.write_bytes(b"\0\xff{"),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "of another": lambda path: path.write_text(json.dumps({"id": "another", "status": "running"})),
+    "missing": lambda path: path.unlink(),
+}
+
+
+def alive(pid: int) -> bool:
+    return start_time(pid) != 0
+
+
+@pytest.fixture(params=DAMAGE)
+def damage(request: pytest.FixtureRequest) -> Callable[[Path], object]:
+    return DAMAGE[request.param]
+
+
+@pytest.mark.parametrize("status", ["created", "running", "paused", "stopped"])
+def test_delete_by_force(
+    bundle: oci.Bundle, state_root: Path, prefix: str, status: str, damage: Callable[[Path], object], script: Script
+) -> None:
+    container = oci.Container.create(prefix, bundle, root=state_root)
+    pid = container.pid
+    if status != "created":
+        container.start()
+    if status == "paused":
+        container.pause()
+    elif status == "stopped":
+        container.kill("KILL")
+        container.wait(20)
+    damage(state_root / prefix / "state.json")
+    with pytest.raises(oci.StateError, match=r"state\.json is damaged: .*; 'delete --force' removes the container"):
+        oci.Container.load(prefix, root=state_root).delete()
+    text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"
+    script(text, "--root", state_root, "delete", "--force", prefix)
+    assert not alive(pid)
+    nothing_left(state_root, prefix)
+
+
+def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.create(prefix, bundle, root=state_root, supervise=True) as container:
+        container.start()
+        pid, supervisor = container.pid, container._entry.read()["supervisor"][0]
+        (state_root / prefix / "state.json").write_text("{")
+        assert oci.prune(root=state_root) == ()
+        assert alive(pid)
+        container.delete(force=True)
+        assert not alive(pid)
+        assert not alive(supervisor)
+    nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_bundle_of_an_image(
+    busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Path, until: Until, *, dies: bool
+) -> None:
+    """Its creator was killed; its bundle was mounted for it. If it should die with its creator, `prune` removes it."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    text = f"""import sys, ociruntime as oci
+oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], root=sys.argv[3], die_with_parent={dies})"""
+    creator = subprocess.Popen(
+        [sys.executable, "-c", text, busybox_sif, prefix, state_root],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        state = state_root / prefix / "state.json"
+        until(lambda: state.exists() and json.loads(state.read_bytes())["status"] == "running", "the start")
+    finally:
+        creator.kill()
+        creator.wait()
+    assert any(str(scratch) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    state.write_text("{")
+    if dies:
+        assert oci.prune(root=state_root) == (prefix,)
+    else:
+        assert oci.prune(root=state_root) == ()
+        oci.Container.load(prefix, root=state_root).delete(force=True)
+    assert os.listdir(scratch) == []
+    assert str(scratch) not in Path("/proc/self/mountinfo").read_text()
+    nothing_left(state_root, prefix)
+
+
+def test_poststop_hooks_run(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    spec = oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example": "x"})
+    bundle = make_bundle(spec.evolve(hooks=hooks(poststop=[sh(f"cat >{tmp_path}/after")])))
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        container.start()
+        (state_root / prefix / "state.json").write_text("{")
+        container.delete(force=True)
+    told = json.loads((tmp_path / "after").read_bytes())
+    assert (told["id"], told["status"], told["bundle"]) == (prefix, "stopped", str(bundle.path))
+    assert told["annotations"] == {"com.example": "x"}
+
+
+def test_prune_leaves_one_that_runs(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    with oci.Container.run(prefix, bundle, root=state_root) as container:
+        (state_root / prefix / "state.json").write_text("{")
+        assert oci.prune(root=state_root) == ()
+        pidfd = container.fileno()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        assert oci.prune(root=state_root) == (prefix,)
+    nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 100, b'{"pid": 1', b"[]\n", b"{\n"])
+def test_both_records_are_damaged(bundle: oci.Bundle, state_root: Path, prefix: str, rest: bytes) -> None:
+    """Nothing is abandoned: the container stays, and the error says so."""
+    with oci.Container.create(prefix, bundle, root=state_root) as container:
+        paths = (state_root / prefix / "state.json", state_root / prefix / NAME)
+        before = [path.read_bytes() for path in paths]
+        paths[0].write_text("{")
+        paths[1].write_bytes(rest)
+        for call in (lambda: container.delete(force=True), lambda: oci.prune(root=state_root)):
+            with pytest.raises(
+                oci.StateError, match=f"{paths[1]} is damaged, and so is state.json: .*; end the container's processes"
+            ):
+                call()
+        for path, content in zip(paths, before, strict=True):
+            path.write_bytes(content)
+        assert container.status is oci.Status.CREATED
+    nothing_left(state_root, prefix)
+
+
+def test_a_line_counts_when_it_is_complete(tmp_path: Path) -> None:
+    assert read(str(tmp_path)) is None
+    recovery = Recovery(str(tmp_path))
+    recovery.add({"undo": [["cgroup", "/a"]], "status": "creating"})
+    recovery.add({"undo": [["cgroup", "/b"]], "pid": 3})
+    recovery.add({"pid": 3})
+    content = (tmp_path / NAME).read_bytes()
+    first = content.index(b"\n") + 1
+    whole = content.rindex(b"\n") + 1
+    for end in range(whole + 1):
+        (tmp_path / NAME).write_bytes(content[:end] + bytes(8))
+        complete = {"undo": [["cgroup", "/b"]], "pid": 3} if end >= whole else {"undo": [["cgroup", "/a"]]} if end >= first else {}
+        assert read(str(tmp_path)) == complete
