@@ -226,18 +226,18 @@ def _action(action: str, errno_ret: int | None) -> int:
 
 def _check(profile: Seccomp) -> None:
     """Raises SpecError with all that is wrong with the profile."""
-    from ociruntime.spec.rules import Report
-    from ociruntime.spec.rules_seccomp import seccomp_rules
+    from ociruntime.spec.rules.findings import Findings
+    from ociruntime.spec.rules.seccomp import check_seccomp
 
-    report = Report()
-    seccomp_rules(report, profile)
+    findings = Findings()
+    check_seccomp(findings, profile)
     for i, call in enumerate(profile.syscalls or ()):
         for j, arg in enumerate(call.args or ()):
             for name, value in (("value", arg.value), ("valueTwo", arg.value_two or 0)):
                 if not 0 <= value < 1 << 64:  # made by hand: no document has it
                     where = f"{_PATH}.syscalls[{i}].args[{j}].{name}"
-                    report.error(where, f"{value} is no unsigned 64-bit number", _SECTION)
-    if errors := [problem for problem in report.problems if problem.severity == "error"]:
+                    findings.error(where, f"{value} is not an unsigned 64-bit number", _SECTION)
+    if errors := [problem for problem in findings.problems if problem.severity == "error"]:
         raise SpecError(errors)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import __version__, seccomp
 from .errors import SpecError, UnsupportedError
@@ -43,9 +43,9 @@ from .spec import (
     SeccompFlag,
     SeccompOperator,
 )
-from .spec.fields import fields_of
+from .spec.base import members_of
 from .spec.mounts import MOUNT_OPTIONS
-from .spec.rules_host import host_rules
+from .spec.rules.host import host_problems
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -79,7 +79,7 @@ def features() -> Features:
     return Features(
         oci_version_min=OLDEST,
         oci_version_max=NEWEST,
-        hooks=tuple(field.key for field in fields_of(Hooks).values() if _compiles(_with_hook(field.name))),
+        hooks=tuple(member.key for member in members_of(Hooks).values() if _compiles(_with_hook(member.name))),
         mount_options=tuple(option for option in sorted((*MOUNT_OPTIONS, *LINKS)) if _knows_option(option)),
         linux=_linux(),
         annotations={"ociruntime.version": __version__},
@@ -127,7 +127,7 @@ def _seccomp() -> SeccompFeatures:
         operators=tuple(map(SeccompOperator, sorted(seccomp.OPERATORS))),
         archs=tuple(map(SeccompArch, seccomp.ARCHITECTURES)),
         known_flags=flags,
-        supported_flags=tuple(flag for flag in flags if not host_rules(_with_flag(flag), here)),
+        supported_flags=tuple(flag for flag in flags if not host_problems(_with_flag(flag), here)),
     )
 
 
@@ -180,7 +180,8 @@ def _with_namespace(kind: NamespaceType) -> RuntimeSpec:
 
 
 def _with_hook(kind: str) -> RuntimeSpec:
-    return _base().evolve(hooks=Hooks(**{kind: (Hook(path="/bin/true"),)}))
+    hooks: dict[str, Any] = {kind: (Hook(path="/bin/true"),)}
+    return _base().evolve(hooks=Hooks(**hooks))
 
 
 def _with_option(option: str) -> RuntimeSpec:

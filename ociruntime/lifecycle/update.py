@@ -13,9 +13,9 @@ from ..errors import SpecError, UnsupportedError
 from ..host import Host
 from ..plan.cgroups import compile_update, meant, members, placed
 from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
-from ..spec.rules import Report
-from ..spec.rules_linux import rdt_rules
-from ..spec.rules_resources import resource_rules
+from ..spec.rules.findings import Findings
+from ..spec.rules.linux import check_intel_rdt
+from ..spec.rules.resources import check_resources
 from ..state import Entry, Status
 from .status import allowed
 
@@ -89,11 +89,11 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         linux = spec.linux or Linux()
         wanted = (linux.resources or Resources()).merge(given)
         linux = linux.evolve(resources=wanted, intel_rdt=_with_schemas(linux.intel_rdt, schemas))
-        report = Report()
-        resource_rules(report, wanted)
+        findings = Findings()
+        check_resources(findings, wanted)
         if linux.intel_rdt is not None:
-            rdt_rules(report, linux.intel_rdt)
-        if errors := [problem for problem in report.problems if problem.severity == "error"]:
+            check_intel_rdt(findings, linux.intel_rdt)
+        if errors := [problem for problem in findings.problems if problem.severity == "error"]:
             raise SpecError(errors)
         host = Host.probe()
         placement = placed(document.get("cgroups", []), host)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
 from ..spec import Process
-from ..spec.rules import Report, process_rules, rules
-from ..spec.rules_host import host_rules
+from ..spec.rules.config import config_problems, process_problems
+from ..spec.rules.host import host_problems
 from . import kernel as k
 from .cgroups import (
     Manager,
@@ -333,17 +333,15 @@ _BY_RULES_ALONE: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linu
 
 def check(spec: RuntimeSpec, host: Host) -> None:
     """Check a config. Raises SpecError with every error, and UnsupportedError: this host cannot do it."""
-    _refuse(rules(spec))
-    for problem in host_rules(spec, host):
+    _refuse(config_problems(spec))
+    for problem in host_problems(spec, host):
         if problem.severity == "error" and problem.path.startswith(_BY_RULES_ALONE):
             raise UnsupportedError(f"{problem.path}: {problem.message}")
 
 
 def check_process(spec: RuntimeSpec, process: Process) -> None:
     """Check a further process of a config's container. Raises SpecError with every error."""
-    report = Report()
-    process_rules(report, spec, process)
-    _refuse(report.problems)
+    _refuse(process_problems(spec, process))
 
 
 def _refuse(problems: list[Problem]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError
-from ..spec.places import below, destination_in_root
+from ..spec.syntax import destination_in_root, is_below
 from . import kernel as k
 from .id_mappings import host_id, root_id
 from .model import NO_SLOT, Builder
@@ -120,7 +120,7 @@ class Devices:
                 b.warn(f"{node.where}: nobody may make devices here, so mode and owner are those of the host's {node.path}")
 
     def _of_a_bound_dev(self, node: _Node) -> bool:
-        return self._bound and below(node.path, "/dev")
+        return self._bound and is_below(node.path, "/dev")
 
     def outside(self) -> None:
         """The steps that make nodes on a filesystem that is not the user namespace's, while the init is in the caller's."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
-from ..spec.places import split
+from ..spec.syntax import split_option
 from . import kernel as k
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def parse_options(options: Iterable[str]) -> Options:
     superblock: dict[str, str] = {}
     data: list[tuple[str, str | None]] = []
     actions: frozenset[str] = frozenset()
-    for option in (part for whole in options for part in split(whole)):
+    for option in (part for whole in options for part in split_option(whole)):
         name, eq, value = option.partition("=")
         if eq:
             if name not in _FSTAB and not name.startswith("x-"):

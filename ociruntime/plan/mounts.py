@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
-from ..spec.places import below, destination_in_root
+from ..spec.syntax import destination_in_root, is_below
 from . import kernel as k
 from .cgroup_mounts import CgroupMounts
 from .id_mappings import IdMaps
@@ -165,14 +165,14 @@ class Mounts:
         mount, where, destination, _, options = wanted
         source = posixpath.normpath(posixpath.join(self._bundle, mount.source or ""))
         userns = self._idmaps.of(mount, options, where)
-        if below(source, self._rootfs) and userns == NO_SLOT:
+        if is_below(source, self._rootfs) and userns == NO_SLOT:
             return self._bind_inside(source, destination, options)
         slot = self.clone(source, destination, options, early=early, userns=userns)
         return Prepared(destination, "bind", slot, self._binder(slot, source, destination, options))
 
     def _binder(self, slot: int, source: str, destination: str, options: Options) -> Callable[[int], int]:
         """What attaches a bind mount."""
-        if "copy-symlink" not in options.links or below(destination, "/proc"):
+        if "copy-symlink" not in options.links or is_below(destination, "/proc"):
             return self.attacher(slot, destination, "bind", shown=source, on_link="dest-nofollow" in options.links)
 
         def attach(root: int) -> int:
@@ -210,7 +210,7 @@ class Mounts:
     def clone(self, source: str, destination: str, options: Options, *, early: bool = False, userns: int = NO_SLOT) -> int:
         """The steps that copy a mount of the host, or a part of one; gives the slot of the copy, which is not attached."""
         slot = self.b.slot()
-        if below(source, self._rootfs):
+        if is_below(source, self._rootfs):
             self.b.init("open", NO_SLOT, self._rootfs, k.O_PATH, 0, 0, slot, text=f"{self._rootfs}, to stay in it")
             self._clone_in(slot, source, destination, options, slot)
         else:
@@ -396,7 +396,7 @@ class Mounts:
             kind = Target.IN_PROC
             if fstype != "proc":
                 self.b.init("prove_proc", slot, text="what goes to /proc is the root of a procfs")
-        elif below(destination, "/proc"):
+        elif is_below(destination, "/proc"):
             kind, like = Target.IN_PROC | Target.FILE, NO_SLOT
         if fstype in ("proc", "sysfs") or destination == "/proc":
             kind |= Target.NO_LINK

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
-from ..spec.sysctls import sysctl_namespace, sysctl_path
+from ..spec.syntax import sysctl_namespace, sysctl_path
 from . import kernel as k
 from .id_mappings import compile_idmaps, is_own_id, mappings_of, root_id
 from .model import NO_SLOT, Builder

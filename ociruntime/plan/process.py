@@ -7,8 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
-from ..spec.lists import ranges
-from ..spec.places import destination_in_root
+from ..spec.syntax import destination_in_root, parse_ranges
 from . import kernel as k
 from .model import NO_SLOT, Builder
 from .namespaces import own_files
@@ -118,7 +117,7 @@ _SCHED_ATTR: Final = struct.Struct("=IIQiIQQQII")
 def list_mask(text: str) -> bytes:
     """The bit mask of a list such as ``0-3,7``, in whole 64-bit words of the machine's byte order. Raises ValueError."""
     mask = 0
-    for first, last in ranges(text):
+    for first, last in parse_ranges(text):
         mask |= (1 << last + 1) - (1 << first)
     words = (mask.bit_length() + 63) // 64
     return struct.pack(f"={words}Q", *(mask >> 64 * word & (1 << 64) - 1 for word in range(words)))

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError, UnsupportedError
-from ..spec.rules_linux import RESERVED_GROUPS
+from ..spec.rules.linux import RESERVED_GROUPS
 from .model import Builder
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import posixpath
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError
-from ..spec.places import destination_in_root
+from ..spec.syntax import destination_in_root
 from . import kernel as k
 from .model import NO_SLOT, Builder
 from .mount_options import PROPAGATION, parse_options

@@ -1,35 +1,30 @@
-"""What the classes of the object model share: the base class, immutable mappings, open enumerations.
+"""What the document classes share: JSON values, immutable mappings, open enumerations, number ranges, and `Record`, their base.
 
-The classes behave as ``@attrs.frozen(kw_only=True)`` ones and speak its protocol (`attrs.fields`, `attrs.evolve`,
-`attrs.asdict`, cattrs), but the decorator does not make them: importing attrs and generating the methods of the classes that the
-default config takes cost 24 ms, three times the interpreter's own start, in each process of the command line. Here a class is
-its annotations and defaults, nothing is generated, and ``__attrs_attrs__`` is made when somebody asks. An instance's ``__dict__``
-holds the members that are present, in the order of the document, and the class attribute None stands for an absent one: reading a
-document is filling one dict for each object.
+A record is an attrs class whose instances keep their members in ``__dict__`` in the order of the document, so that a document is
+written as it was read. Comparison, hashing and checking of members are implemented once, here: generating them for each class would
+double the time that a process needs for its first document.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar, dataclass_transform
+from typing import Annotated, ClassVar, Final, Generic, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable
-
-    import attrs
-
-    from ..errors import Problem
+import attrs
 
 V = TypeVar("V")
+T = TypeVar("T", bound="Record")
+
+# ---- JSON values ----
+
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 FrozenJson = None | bool | int | float | str | tuple["FrozenJson", ...] | Mapping[str, "FrozenJson"]
-"""A JSON value that cannot change: arrays are tuples, objects `FrozenMap`."""
+"""An immutable JSON value: arrays are tuples, objects are `FrozenMap`."""
 
 
 class FrozenMap(Mapping[str, V], Generic[V]):
-    """An immutable mapping, equal and hashable by value; it keeps the order of its document."""
+    """An immutable mapping, equal and hashable by value. Iteration follows the order of the document."""
 
     __slots__ = ("_items",)
     _items: dict[str, V]
@@ -50,9 +45,9 @@ class FrozenMap(Mapping[str, V], Generic[V]):
         return key in self._items
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a FrozenMap cannot change: {name}")
+        raise AttributeError(f"cannot change {name}: a FrozenMap is immutable")
 
-    def __or__(self, other: Mapping[str, V]) -> FrozenMap[V]:
+    def __or__(self, other: Mapping[str, V]) -> "FrozenMap[V]":
         return FrozenMap({**self._items, **other})
 
     def __hash__(self) -> int:
@@ -66,12 +61,43 @@ class FrozenMap(Mapping[str, V], Generic[V]):
     def __repr__(self) -> str:
         return repr(self._items)
 
-    def __reduce__(self) -> tuple[type[FrozenMap[V]], tuple[dict[str, V]]]:
+    def __reduce__(self) -> "tuple[type[FrozenMap[V]], tuple[dict[str, V]]]":
         return type(self), (self._items,)
 
 
+EMPTY: Final[FrozenMap[FrozenJson]] = FrozenMap()
+
+
+def freeze(value: object) -> object:
+    """Return a value with every list as a tuple and every mapping as a `FrozenMap`, at all levels."""
+    if isinstance(value, list | tuple):
+        return tuple([freeze(item) for item in value])
+    if isinstance(value, Mapping):
+        return FrozenMap({key: freeze(item) for key, item in value.items()})
+    return value
+
+
+def json_path(path: str, key: str) -> str:
+    """Return the JSON path of a member: ``$.linux.sysctl['net.ipv4.ip_forward']``."""
+    return f"{path}.{key}" if key.isidentifier() else f"{path}[{key!r}]"
+
+
+def json_text(value: object) -> str:
+    """Return how a message names a JSON value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    return f"the string {value[:60]!r}" if isinstance(value, str) else f"the number {str(value)[:60]}"
+
+
+# ---- plain types ----
+
+
 class OpenEnum(StrEnum):
-    """An enumeration of strings that keeps values which a later spec may add: ``known`` is false for those."""
+    """An enumeration of strings that accepts values which it does not define, because a later spec may define them."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -84,10 +110,10 @@ class OpenEnum(StrEnum):
 
     @property
     def known(self) -> bool:
-        """Whether the runtime spec names this value."""
+        """Whether the runtime spec defines this value."""
         return self._value_ in type(self)._value2member_map_
 
-    # A value from the future is an object of its own each time, and an enumeration's identity would not survive a copy.
+    # An undefined value is a new object each time: it is copied and unpickled by value, not by its name in the enumeration.
     def __reduce_ex__(self, protocol: object) -> tuple[type[Self], tuple[str]]:
         return type(self), (self._value_,)
 
@@ -98,185 +124,274 @@ class OpenEnum(StrEnum):
         return self
 
 
-EMPTY: FrozenMap[FrozenJson] = FrozenMap()
+class Constraint(NamedTuple):
+    """Limits of a number or string. The codec enforces ``range``, `Model.validate` the others, as the JSON Schema does."""
+
+    range: tuple[int, int] | None = None
+    schema_minimum: int | None = None
+    schema_maximum: int | None = None
+    pattern: str | None = None
 
 
-def freeze(value: object) -> object:
-    """Arrays as tuples and objects as `FrozenMap`, all the way down."""
-    if isinstance(value, list | tuple):
-        return tuple([freeze(item) for item in value])
-    if isinstance(value, Mapping):
-        return FrozenMap({key: freeze(item) for key, item in value.items()})
-    return value
+UNCONSTRAINED: Final = Constraint()
+Uint8 = Annotated[int, Constraint(range=(0, 255))]
+Uint16 = Annotated[int, Constraint(range=(0, 65535))]
+Uint32 = Annotated[int, Constraint(range=(0, (1 << 32) - 1))]
+Uint64 = Annotated[int, Constraint(range=(0, (1 << 64) - 1))]
+Int32 = Annotated[int, Constraint(range=(-(1 << 31), (1 << 31) - 1))]
+Int64 = Annotated[int, Constraint(range=(-(1 << 63), (1 << 63) - 1))]
+FileMode = Annotated[int, Constraint(range=(0, (1 << 32) - 1), schema_maximum=0o777)]
+"""Permission bits, decimal in JSON: 0o666 is 438. Only the schema refuses file type bits: engines set them, too."""
+PositiveInt = Annotated[int, Constraint(schema_minimum=1)]
+NonNegativeInt = Annotated[int, Constraint(schema_minimum=0)]
+CPUList = Annotated[str, Constraint(pattern="^[0-9, -]*$")]
+"""CPUs or memory nodes: ``0-3,7``."""
+PageSize = Annotated[str, Constraint(pattern="^[1-9][0-9]*[KMG]B$")]
+"""Size of a huge page: ``2MB``."""
+MemoryBandwidth = Annotated[str, Constraint(pattern="^MB:[^\\n]*$")]
+"""A line that starts with ``MB:``."""
+CapabilityName = Annotated[str, Constraint(pattern="^CAP_[A-Z_]+$")]
+"""Name of a capability: ``CAP_KILL``."""
 
 
-class _AttrsFields:
-    """``__attrs_attrs__`` of a class, made at the first use, which imports attrs."""
-
-    def __get__(self, instance: object, owner: type[Model]) -> tuple[object, ...]:
-        from .fields import attrs_fields
-
-        return attrs_fields(owner)
+# ---- members ----
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=True)
-class Model:
-    """Base of every object of a document. Immutable; equal and hashable by value.
+class Kind(NamedTuple):
+    """The type of a member: one value, or an array (``tuple``) or object (``Mapping``) of values."""
 
-    Members are given by name. One that is absent in JSON is None; one that is present and empty is an empty tuple or mapping. Lists
-    and dicts become tuples and `FrozenMap`.
+    outer: Literal["", "tuple", "Mapping"]
+    item: type
+    """Class of the value or of each item: str, int, bool, an `OpenEnum`, a `Record`, or object for any JSON value."""
+    constraint: Constraint = UNCONSTRAINED
+
+    @property
+    def record(self) -> "type[Record] | None":
+        """The class of the value or of each item, if it is a record."""
+        return self.item if issubclass(self.item, Record) else None
+
+    @property
+    def inner(self) -> "Kind":
+        """The type of one item."""
+        return self._replace(outer="")
+
+
+class Member:
+    """One member of a record class."""
+
+    __slots__ = ("_kind", "_owner", "annotation", "key", "name", "required")
+
+    def __init__(self, owner: "type[Record]", attribute: "attrs.Attribute[object]") -> None:
+        self.name: Final = attribute.name
+        self.key: Final[str] = attribute.metadata.get("key") or camel_case(attribute.name)
+        self.required: Final = attribute.default is attrs.NOTHING
+        self.annotation: Final[object] = attribute.type
+        self._owner = owner
+        self._kind: Kind | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """The type. A class that is named in quotes is imported now, from the module of the class that has the member."""
+        if self._kind is None:
+            self._kind = _kind(self.value_type)
+        return self._kind
+
+    @property
+    def value_type(self) -> object:
+        """The type as annotated, without ``| None``."""
+        if not isinstance(self.annotation, str):
+            return _required_type(self.annotation)
+        home = next(base for base in self._owner.__mro__ if self.name in vars(base).get("__annotations__", ()))
+        return getattr(sys.modules[home.__module__], self.annotation.removesuffix(" | None"))
+
+
+def _required_type(annotation: object) -> object:
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    return options[0] if len(options) == 1 and type(None) in get_args(annotation) else annotation
+
+
+def _kind(annotation: object) -> Kind:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple:
+        return _kind(arguments[0])._replace(outer="tuple")
+    if origin is Mapping:
+        return _kind(arguments[1])._replace(outer="Mapping")
+    if origin is Annotated:
+        return Kind("", arguments[0], arguments[1])
+    return Kind("", annotation if isinstance(annotation, type) else object)
+
+
+def camel_case(name: str) -> str:
+    """Return the JSON key of an attribute: ``no_new_privileges`` is ``noNewPrivileges``."""
+    head, *rest = name.rstrip("_").split("_")
+    return head + "".join([word.capitalize() for word in rest])
+
+
+_MEMBERS: Final[dict[type, dict[str, Member]]] = {}
+
+
+def members_of(cls: "type[Record]") -> Mapping[str, Member]:
+    """Return the members of a class by attribute name, without ``extensions``."""
+    found = _MEMBERS.get(cls)
+    if found is None:
+        attributes = [attribute for attribute in attrs.fields(cls) if attribute.name != "extensions"]
+        found = _MEMBERS[cls] = {attribute.name: Member(cls, attribute) for attribute in attributes}
+    return found
+
+
+# ---- records ----
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Record:
+    """Members of one JSON object. Immutable; equal and hashable by value.
+
+    Members are given by name. A member that is absent in JSON is None; one that is present and empty is an empty tuple or mapping.
+    Lists and dicts become tuples and `FrozenMap`, strings become members of an enumeration.
 
     Raises:
-        TypeError: a member that the class does not have, or a required one that is missing.
+        TypeError: a member is unknown, missing or of another type.
     """
 
-    extensions: Mapping[str, FrozenJson] = EMPTY
-    """Members that the runtime spec does not name, kept as they came."""
+    __slots__ = ("__dict__", "__weakref__", "_hash")
 
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap()
-    """Attribute -> JSON key, where it is not the attribute in camelCase."""
-    SECTION: ClassVar[str] = ""
-    """The section of the runtime spec that describes the object."""
+    extensions: Mapping[str, FrozenJson] = EMPTY
+    """Members that the runtime spec does not define, unchanged."""
 
     NULLABLE: ClassVar[bool] = False
-    """Whether null stands for absence."""
+    """Whether null means that an optional member is absent."""
 
-    if TYPE_CHECKING:
-        __attrs_attrs__: ClassVar[tuple[attrs.Attribute[object], ...]]
-    else:
-        __attrs_attrs__ = _AttrsFields()
+    def __new__(cls, **members: object) -> Self:
+        if members and not members.keys() <= members_of(cls).keys() | {"extensions"}:
+            raise unknown_member(cls, members)
+        return object.__new__(cls)
 
-        def __init__(self, **members: object) -> None:
-            from .fields import checked_members
-
-            self.__dict__.update(checked_members(type(self), members))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot change: use evolve({name}=...)")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot change: use evolve({name}=None)")
+    def __attrs_post_init__(self) -> None:
+        _check(self)
 
     def __eq__(self, other: object) -> bool:
-        return self.__dict__ == other.__dict__ if type(other) is type(self) else NotImplemented
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((type(self), frozenset(self.__dict__.items())))
+        try:
+            value: int = object.__getattribute__(self, "_hash")
+        except AttributeError:
+            value = hash((type(self), frozenset(vars(self).items())))
+            object.__setattr__(self, "_hash", value)
+        return value
+
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self)  # without the hash, which differs between processes
 
     def __repr__(self) -> str:
-        from .show import short
+        whole = _repr(self)
+        return whole if len(whole) <= _MAX_REPR else _outline(self, 1)
 
-        return short(self)
 
-    def _repr_html_(self) -> str:
-        from ..notebook import tree
+def present(value: Record) -> dict[str, object]:
+    """Return the members of a record that are present, in their order, and ``extensions`` unless it is empty."""
+    members = {name: member for name, member in vars(value).items() if member is not None}
+    extensions = members.pop("extensions")
+    if extensions:
+        members["extensions"] = extensions  # last, as they are written
+    return members
 
-        return tree(self)
 
-    # ---- changing ----
+def evolved(value: T, changes: Mapping[str, object]) -> T:
+    """Return a copy of a record with some members changed. See `Model.evolve`."""
+    cls = type(value)
+    if not changes.keys() <= vars(value).keys():
+        raise unknown_member(cls, changes)
+    made = object.__new__(cls)
+    vars(made).update(vars(value), **changes)
+    _check(made)
+    return made
 
-    if not TYPE_CHECKING:
-        # Type checkers see those of each class in `bases.pyi`.
 
-        def evolve(self, **changes):
-            """A copy with some members changed; None makes a member absent. ``at`` reaches deeper.
+def unknown_member(cls: type[Record], members: Iterable[str]) -> TypeError:
+    """Return the error for the first of these names that is not a member of a class."""
+    from difflib import get_close_matches
 
-            Raises:
-                TypeError: a name that is no member, a value that cannot be there, or None for a required member.
-            """
-            from .fields import checked_members
+    known = members_of(cls)
+    name = next(name for name in members if name not in known and name != "extensions")
+    by_key = {member.key: member.name for member in known.values()}
+    close = [by_key[name]] if name in by_key else get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return TypeError(f"{cls.__name__} has no member {name!r}{hint}")
 
-            made = object.__new__(type(self))
-            made.__dict__.update(checked_members(type(self), {**self.__dict__, **changes}))
-            return made
 
-        __replace__ = evolve  # copy.replace() of Python 3.13
+def _check(record: Record) -> None:
+    """Check the members of a record that is being made, and replace mutable values by immutable ones."""
+    cls, members = type(record), vars(record)
+    for name, member in members_of(cls).items():
+        value = members[name]
+        if value is not None:
+            members[name] = _checked(member, value, cls)
+        elif member.required:
+            raise TypeError(f"{cls.__name__} needs {name}")
+    if members["extensions"] is not EMPTY:
+        members["extensions"] = freeze(members["extensions"])
 
-        @property
-        def at(self):
-            """A place in the object, to read or change what is there: ``spec.at.linux.resources.memory.limit.set(512 << 20)``."""
-            from .paths import At
 
-            return At(self)
+def _checked(member: Member, value: object, owner: type) -> object:
+    kind = member.kind
+    if kind.item is object:
+        return freeze(value)
+    if kind.outer == "tuple":
+        # A str is also a sequence, and args="sh" is a common mistake.
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{owner.__name__}.{member.name} takes a tuple, not {value!r:.60}")
+        return tuple([_checked_item(member, kind.item, item, owner) for item in value])
+    if kind.outer == "Mapping":
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{owner.__name__}.{member.name} takes a mapping, not {value!r:.60}")
+        return FrozenMap({key: _checked_item(member, kind.item, item, owner) for key, item in value.items()})
+    return _checked_item(member, kind.item, value, owner)
 
-    def merge(self, other: Self | Mapping[str, Json]) -> Self:
-        """This with ``other``, an object or a part of its JSON document, laid over it (see `ociruntime.spec.overlay`).
 
-        Raises:
-            SpecError: what comes out is not a document of this class.
-        """
-        from .overlay import merge
+def _checked_item(member: Member, item: type, value: object, owner: type) -> object:
+    if isinstance(value, item) and not (item is int and isinstance(value, bool)):
+        return value
+    if type(value) is str and issubclass(item, OpenEnum):
+        return item(value)
+    raise TypeError(f"{owner.__name__}.{member.name} takes {item.__name__}, not {value!r:.60}")
 
-        return merge(self, other)
 
-    # ---- JSON ----
+def section_of(cls: type[Record]) -> str:
+    """Return the section of the runtime spec that describes a class: the last one that its docstring names."""
+    named: list[str] = re.findall(r"\(([a-z-]+\.md#[\w-]+)\)", cls.__doc__ or "")
+    return named[-1] if named else ""
 
-    @classmethod
-    def load(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> Self:
-        """Read a document from a path, from JSON text (a str that starts with ``{``, or bytes) or from a mapping.
 
-        Raises:
-            SpecError: with every problem and its JSON path.
-            OSError: the file cannot be read.
-        """
-        from .codec import load
+# ---- representation ----
 
-        return load(cls, source)
+_MAX_REPR: Final = 160
+"""Length up to which a representation is complete."""
 
-    @classmethod
-    def loads(cls, text: str | bytes) -> Self:
-        """Read a document from JSON text. Raises SpecError with every problem and its JSON path."""
-        from .codec import loads
 
-        return loads(cls, text)
+def _repr(value: object) -> str:
+    if isinstance(value, Record):
+        return f"{type(value).__name__}({', '.join(f'{name}={_repr(member)}' for name, member in present(value).items())})"
+    if isinstance(value, tuple):
+        items = ", ".join(map(_repr, value))
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_repr(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, OpenEnum):
+        return f"{type(value).__name__}.{value.name}" if value.known else f"{type(value).__name__}({value.value!r})"
+    return repr(value)
 
-    def to_dict(self) -> dict[str, Json]:
-        """The JSON document as Python values; what is absent stays absent."""
-        from .codec import unstructure_object
 
-        return unstructure_object(self)
-
-    def to_json(self, indent: int | None = None) -> str:
-        """The JSON document as text."""
-        from .codec import dumps
-
-        return dumps(self, indent)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the document to a file, atomically, with mode 0644 less the umask. Raises OSError."""
-        from .codec import save
-
-        save(self, path)
-
-    @classmethod
-    def json_schema(cls) -> dict[str, Json]:
-        """The JSON Schema (draft 4, as the official one) of the document, made from the classes."""
-        from .schema import schema
-
-        return schema(cls)
-
-    @classmethod
-    def check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[Problem, ...]:
-        """Everything wrong with a document that may not even load, errors and warnings. Raises OSError: the file cannot be read."""
-        from .check import check
-
-        return check(cls, source)
-
-    def problems(self) -> tuple[Problem, ...]:
-        """Everything wrong with the object, errors and warnings: its shape, and the rules of the text about it."""
-        from .check import problems
-
-        return problems(self)
-
-    def validate(self) -> tuple[Problem, ...]:
-        """Check the object against its schema and the rules of the runtime spec.
-
-        Returns:
-            The warnings.
-
-        Raises:
-            SpecError: with every error.
-        """
-        from .check import refuse
-
-        return refuse(self.problems())
+def _outline(value: object, depth: int) -> str:
+    if isinstance(value, Record):
+        members = present(value)
+        if not depth and members:
+            return f"{type(value).__name__}(…)"
+        shown = ", ".join(f"{name}={_outline(member, depth - 1)}" for name, member in members.items())
+        return f"{type(value).__name__}({shown})"
+    whole = _repr(value)
+    if len(whole) <= 60:
+        return whole
+    if isinstance(value, tuple | Mapping):
+        return f"<{len(value)} {'items' if isinstance(value, tuple) else 'keys'}>"
+    return f"{whole[:56]}…{whole[-1]}"

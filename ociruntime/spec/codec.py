@@ -1,10 +1,8 @@
-"""JSON documents to the object model and back: exact both ways, with the place of every problem.
+"""The only reader and writer of documents: one cattrs converter, exact in both directions.
 
-One generic function reads every class from tables that are made when a class first comes along. Code generated for each class, as
-cattrs makes it, reads a little faster once it is there, but generating it for the 20 classes of a usual config takes
-longer than reading one config ever does, and most processes read one. The happy path only tells that something is wrong;
-`explain` then goes through the document again, for what and where. `converter()` is the cattrs converter that knows the model, for
-programs that nest a spec in documents of their own.
+The hooks of the converter are made per class, when the class is first read or written. They are strict: ``true`` is not a number,
+``1.0`` is not an integer, and each number has its range. A hook reads a whole object before it raises, so that one
+``cattrs.ClassValidationError`` holds every problem of a document; `problems_of` turns it into JSON paths.
 """
 
 from __future__ import annotations
@@ -12,289 +10,400 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Final, NoReturn, TypeVar, cast, get_args, get_origin
+
+from cattrs import (
+    AttributeValidationNote,
+    BaseValidationError,
+    ClassValidationError,
+    Converter,
+    IterableValidationError,
+    IterableValidationNote,
+)
+from typing_extensions import TypeIs
 
 from ..errors import Problem, SpecError
 from ..files import replace_file
-from .base import FrozenMap, Json, Model, OpenEnum
-from .fields import JSON_NAME, Kind, fields_of, named
-from .scalars import SCALARS, Scalar
+from .base import (
+    EMPTY,
+    Constraint,
+    FrozenJson,
+    FrozenMap,
+    Json,
+    Member,
+    OpenEnum,
+    Record,
+    freeze,
+    json_path,
+    json_text,
+    members_of,
+    section_of,
+)
 
-if TYPE_CHECKING:
-    from cattrs import Converter
+R = TypeVar("R", bound=Record)
+Hook = Callable[[Any, Any], Any]
 
-M = TypeVar("M", bound=Model)
-Reader = Callable[[Any], object]
-
-
-class _Mismatch(Exception):
-    """The document is not of this class; `explain` finds out why."""
-
-
-# An array where an enumeration belongs cannot be looked up.
-_MISMATCHES: Final = (_Mismatch, TypeError)
-
-_EXACT: Final = frozenset({str, int, bool, type(None)})
-_PLAIN: Final = _EXACT | {float}
-"""Types of JSON values that hold no others; a float may be none that JSON has."""
-
-# ---- reading ----
-#
-# Inside, a JSON object is the tuple of its (key, value) pairs: the decoder makes it without calling back into Python, arrays stay
-# apart as lists, and a key that comes twice shows as a member too few.
-
-_BUILDERS: Final[dict[type[Model], Reader]] = {}
-_READERS: Final[dict[Kind, Reader]] = {}
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+_EXPECTED: Final = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def _builder(cls: type[Model]) -> Reader:
-    """The function that makes objects of ``cls`` from pairs."""
-    found = _BUILDERS.get(cls)
-    if found is None:
-        found = _BUILDERS[cls] = _make_builder(cls)
-    return found
+class MismatchError(ValueError):
+    """A JSON value is not what a member takes. ``section`` names the section of the spec if it is not that of the object."""
+
+    def __init__(self, message: str, section: str = "") -> None:
+        super().__init__(message)
+        self.section = section
 
 
-def _make_builder(cls: type[Model]) -> Reader:
-    entries: dict[str, tuple[str, type | None, Reader]] = {}
-    """JSON key -> attribute, plain type that needs no reader, reader."""
-    for name, key, kind, _ in fields_of(cls).values():
-        scalar = SCALARS.get(kind.name) if not kind.outer else None
-        direct = scalar.kind if scalar is not None and scalar.limits is None else None
-        entries[key] = (name, direct, _reader(kind, cls.__module__))
-    required = [field.name for field in fields_of(cls).values() if field.required]
-    nullable, new = cls.NULLABLE, object.__new__
+_ERRORS: Final = (MismatchError, BaseValidationError)
+"""What a hook raises for a value that it does not take."""
 
-    def build(document: Any) -> object:
-        if type(document) is not tuple:
-            raise _Mismatch
-        made = new(cls)
-        members = made.__dict__
-        unknown: dict[str, object] | None = None
-        for key, value in document:
-            try:
-                name, direct, read = entries[key]
-            except KeyError:
-                if unknown is None:
-                    unknown = {}
-                unknown[key] = _freeze_pairs(value)
+
+def _expected(what: str, value: object, section: str = "") -> MismatchError:
+    return MismatchError(f"{what} expected, not {json_text(value)}", section)
+
+
+# ---- reading: the hooks ----
+
+
+def _is_record(kind: object) -> TypeIs[type[Record]]:
+    return isinstance(kind, type) and issubclass(kind, Record)
+
+
+def _is_enum(kind: object) -> TypeIs[type[OpenEnum]]:
+    return isinstance(kind, type) and issubclass(kind, OpenEnum)
+
+
+def _is_constrained(kind: object) -> bool:
+    return get_origin(kind) is Annotated and isinstance(get_args(kind)[1], Constraint)
+
+
+def _is_array(kind: object) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
+def _is_map(kind: object) -> bool:
+    return get_origin(kind) is Mapping
+
+
+def _scalar_hook(scalar: type) -> Hook:
+    """Return the hook of str, int or bool, and of their subclasses in programs. A bool is an int in Python and not in JSON."""
+
+    def read(value: Any, kind: Any) -> Any:
+        if type(value) is scalar:
+            return value if kind is scalar else kind(value)
+        raise _expected(_EXPECTED[scalar], value)
+
+    return read
+
+
+def _constrained_hook(kind: Any, converter: Converter) -> Hook:
+    scalar, constraint = get_args(kind)
+    read_scalar = converter.get_structure_hook(scalar)
+    if constraint.range is None:
+        return read_scalar
+    lowest, highest = constraint.range
+
+    def read(value: Any, _: Any) -> Any:
+        if type(value) is int and lowest <= value <= highest:
+            return value
+        read_scalar(value, scalar)
+        raise MismatchError(f"{value} is not {lowest} to {highest}")
+
+    return read
+
+
+def _read_enum(value: Any, kind: Any) -> Any:
+    if type(value) is not str:
+        raise _expected("a string", value)
+    return kind(value)
+
+
+def _array_hook(kind: Any, converter: Converter) -> Hook:
+    item_kind = get_args(kind)[0]
+    read_item = converter.get_structure_hook(item_kind)
+
+    def read(value: Any, _: Any) -> Any:
+        if type(value) is not list and type(value) is not tuple:
+            raise _expected("an array", value)
+        try:
+            return tuple([read_item(item, item_kind) for item in value])
+        except _ERRORS:
+            raise _item_errors(kind, enumerate(value), read_item, item_kind) from None
+
+    return read
+
+
+def _map_hook(kind: Any, converter: Converter) -> Hook:
+    item_kind = get_args(kind)[1]
+    read_item = converter.get_structure_hook(item_kind)
+
+    def read(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _expected("an object", value)
+        try:
+            return FrozenMap({key: read_item(item, item_kind) for key, item in value.items()})
+        except _ERRORS:
+            raise _item_errors(kind, value.items(), read_item, item_kind) from None
+
+    return read
+
+
+def _item_errors(kind: Any, items: Iterable[tuple[Any, Any]], read: Hook, item_kind: Any) -> IterableValidationError:
+    """Read the items of an array or object again, one by one, and return the errors of all of them."""
+    errors: list[Exception] = []
+    for key, item in items:
+        try:
+            read(item, item_kind)
+        except _ERRORS as error:
+            note = IterableValidationNote(f"item {key!r}", key, item_kind)
+            errors.append(_noted(error, note))
+    return IterableValidationError(f"while reading {kind}", errors, kind)  # pyright: ignore[reportCallIssue]
+
+
+def _noted(error: Exception, note: AttributeValidationNote | IterableValidationNote) -> Exception:
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]
+    return error
+
+
+def _read_json(value: Any, _: Any) -> Any:
+    return freeze(value if type(value) in _SCALARS else plain(value))
+
+
+def _record_hook(cls: type[Record], converter: Converter) -> Hook:
+    """Return the hook of a record class. The hook of a member is looked up when a document first has the member."""
+    by_key = {member.key: member for member in members_of(cls).values()}
+    required = [member for member in by_key.values() if member.required]
+    absent = dict.fromkeys((member.name for member in by_key.values()), None)
+    nullable = cls.NULLABLE
+    readers: dict[str, tuple[str, object, Hook, Any]] = {}
+
+    def reader(member: Member) -> tuple[str, object, Hook, Any]:
+        kind = member.value_type
+        found = readers[member.key] = (member.name, kind, converter.get_structure_hook(kind), kind)
+        return found
+
+    def read(document: Any, _: Any) -> Any:
+        if type(document) is not dict:
+            if not isinstance(document, Mapping | Record):
+                raise _expected("an object", document, section_of(cls))
+            document = plain(document)
+        members: dict[str, Any] = {}
+        unknown: dict[str, object] = {}
+        errors: list[Exception] = []
+        for key, value in document.items():
+            if key in readers:
+                name, scalar, hook, kind = readers[key]
+            elif key in by_key:
+                name, scalar, hook, kind = reader(by_key[key])
+            else:
+                unknown[key] = freeze(value)
                 continue
-            if type(value) is direct:
+            if type(value) is scalar:
                 members[name] = value
-            elif direct is None and value is not None:
-                members[name] = read(value)
-            elif value is None and nullable:
-                if unknown is None:
-                    unknown = {}
+            elif value is None and nullable and not by_key[key].required:
                 unknown[key] = None
             else:
-                raise _Mismatch
-        if len(members) != len(document) and (unknown is None or len(members) + len(unknown) != len(document)):
-            raise _Mismatch
-        for name in required:
-            if name not in members:
-                raise _Mismatch
-        if unknown is not None:
-            members["extensions"] = FrozenMap(unknown)
+                try:
+                    members[name] = hook(value, kind)
+                except _ERRORS as error:
+                    note = AttributeValidationNote(f"member {key}", key, kind)
+                    errors.append(_noted(error, note))
+        for member in required:
+            if member.key not in document:
+                note = AttributeValidationNote(f"member {member.key}", member.key, member.value_type)
+                errors.append(_noted(MismatchError("is missing and required"), note))
+        if errors:
+            raise ClassValidationError(f"while reading {cls.__name__}", errors, cls)  # pyright: ignore[reportCallIssue]
+        made = object.__new__(cls)
+        present = vars(made)
+        present.update(members)
+        if len(members) < len(absent):
+            present.update({name: None for name in absent if name not in members})
+        present["extensions"] = FrozenMap(unknown) if unknown else EMPTY
         return made
 
-    return build
+    return read
 
 
-def _freeze_pairs(value: object) -> object:
-    """Any JSON value, of pairs and lists, as one that cannot change."""
+# ---- writing: the hooks ----
+
+
+def _write_hook(cls: type[Record], _: Converter) -> Callable[[Any], dict[str, Json]]:
+    """Return the hook that writes a record: the present members in their order, then the unknown ones."""
+    keys = {member.name: member.key for member in members_of(cls).values()}
+
+    def write(record: Any) -> dict[str, Json]:
+        members = vars(record)
+        document: dict[str, Json] = {
+            keys[name]: member if type(member) in _SCALARS else _to_json(member)
+            for name, member in members.items()
+            if member is not None and name != "extensions"
+        }
+        for key, value in members["extensions"].items():
+            document[key] = _to_json(value)
+        return document
+
+    return write
+
+
+def _to_json(value: Any) -> Any:
+    """Return an immutable JSON value or record as `json.loads` would give it."""
+    if type(value) in _SCALARS:
+        return value
     if type(value) is tuple:
-        made = FrozenMap([(key, _freeze_pairs(item)) for key, item in value])
-        if len(made) != len(value):
-            raise _Mismatch
-        return made
-    if type(value) is list:
-        return tuple([_freeze_pairs(item) for item in value])
+        return [item if type(item) in _SCALARS else _to_json(item) for item in value]
+    if isinstance(value, Record):
+        return _write(value)
+    if isinstance(value, OpenEnum):
+        return value.value
+    if isinstance(value, FrozenMap):
+        return {key: _to_json(item) for key, item in value.items()}
     return value
 
 
-def _reader(kind: Kind, module: str) -> Reader:
-    found = _READERS.get(kind)
-    if found is None:
-        if kind.outer == "tuple":
-            found = _read_strings if kind.name == "str" else _array_reader(_reader(Kind("", kind.name), module))
-        elif kind.outer == "Mapping":
-            found = _map_reader(_reader(Kind("", kind.name), module))
-        elif kind.name == JSON_NAME:
-            found = _freeze_pairs
-        elif kind.name in SCALARS:
-            found = _scalar_reader(SCALARS[kind.name])
-        elif kind.name in vars(sys.modules[module]):
-            found = _class_reader(named(kind.name))
-        else:
-            found = _late_reader(kind.name)
-        _READERS[kind] = found
-    return found
+# ---- the converter ----
 
 
-def _scalar_reader(scalar: Scalar) -> Reader:
-    kind = scalar.kind
-    if scalar.limits is None:
+def converter() -> Converter:
+    """Return the cattrs converter that reads and writes every document, alone or nested in classes of your own.
 
-        def read(value: Any) -> object:
-            # bool is an int to Python and not to JSON
-            if type(value) is not kind:
-                raise _Mismatch
-            return value
-    else:
-        lowest, highest = scalar.limits
-
-        def read(value: Any) -> object:
-            if type(value) is not int or not lowest <= value <= highest:
-                raise _Mismatch
-            return value
-
-    return read
+    Register your own hooks on a copy: ``converter().copy()``.
+    """
+    return _converter()
 
 
-def _class_reader(cls: type) -> Reader:
-    if issubclass(cls, Model):
-        return _builder(cls)
-    assert issubclass(cls, OpenEnum)
-    return _Members(cls).__getitem__
+@cache
+def _converter() -> Converter:
+    made = Converter()
+    for scalar in _EXPECTED:
+        made.register_structure_hook(scalar, _scalar_hook(scalar))
+    made.register_structure_hook(OpenEnum, _read_enum)
+    made.register_structure_hook_func(lambda kind: kind == FrozenJson, _read_json)
+    made.register_structure_hook_factory(_is_map, _map_hook)
+    made.register_structure_hook_factory(_is_array, _array_hook)
+    made.register_structure_hook_factory(_is_constrained, _constrained_hook)
+    made.register_structure_hook_factory(_is_record, _record_hook)
+    made.register_unstructure_hook_func(lambda kind: _is_enum(kind) or kind is FrozenMap, _to_json)
+    made.register_unstructure_hook_factory(_is_record, _write_hook)
+    return made
 
 
-class _Members(dict[Any, OpenEnum]):
-    """Value -> member of an enumeration, those from the future included."""
-
-    def __init__(self, cls: type[OpenEnum]) -> None:
-        super().__init__({member.value: member for member in cls})
-        self._cls = cls
-
-    def __missing__(self, value: object) -> OpenEnum:
-        if type(value) is not str:
-            raise _Mismatch
-        return self._cls(value)
+# The converter keeps the hooks, too, but looking them up there costs as much as writing a small object.
+_READERS: Final[dict[type[Record], Hook]] = {}
+_WRITERS: Final[dict[type[Record], Callable[[Any], dict[str, Json]]]] = {}
 
 
-def _late_reader(name: str) -> Reader:
-    """The reader of a class whose module is imported with the first value: a config seldom has all the platforms and objects."""
-    inner: Reader | None = None
-
-    def read(value: Any) -> object:
-        nonlocal inner
-        if inner is None:
-            inner = _class_reader(named(name))
-        return inner(value)
-
-    return read
+def _read(cls: type[R], document: Any) -> R:
+    if cls not in _READERS:
+        _READERS[cls] = converter().get_structure_hook(cls)
+    return cast("R", _READERS[cls](document, cls))
 
 
-def _read_strings(value: Any) -> object:
-    if type(value) is not list:
-        raise _Mismatch
+def _write(record: Record) -> dict[str, Json]:
+    cls = type(record)
+    if cls not in _WRITERS:
+        _WRITERS[cls] = converter().get_unstructure_hook(cls)
+    return _WRITERS[cls](record)
+
+
+def problems_of(error: Exception, path: str = "$", section: str = "") -> Iterator[Problem]:
+    """Yield every problem in an error that the converter raised, with its JSON path.
+
+    Args:
+        error: a `MismatchError`, or a cattrs validation error that holds some.
+        path: the JSON path of what was read.
+        section: the section of the runtime spec that describes it.
+    """
+    if isinstance(error, ClassValidationError):
+        section = section_of(error.cl)
+    elif not isinstance(error, IterableValidationError):
+        yield Problem(path, str(error), getattr(error, "section", "") or section)
+        return
+    for inner in error.exceptions:
+        note: Any = inner.__notes__[-1]
+        key = note.name if isinstance(note, AttributeValidationNote) else note.index
+        yield from problems_of(inner, f"{path}[{key}]" if isinstance(key, int) else json_path(path, key), section)
+
+
+# ---- documents ----
+
+
+def structure(cls: type[R], document: object, source: str = "") -> R:
+    """Return a document, of JSON values or records, as an object of a class. Raises SpecError with every problem."""
+    return _structure(cls, plain(document), source)
+
+
+def _structure(cls: type[R], document: object, source: str) -> R:
     try:
-        "".join(value)  # the fastest way to ask whether all are strings
-    except TypeError:
-        raise _Mismatch from None
-    return tuple(value)
-
-
-def _array_reader(read_item: Reader) -> Reader:
-    def read(value: Any) -> object:
-        if type(value) is not list:
-            raise _Mismatch
-        return tuple([read_item(item) for item in value])
-
-    return read
-
-
-def _map_reader(read_item: Reader) -> Reader:
-    def read(value: Any) -> object:
-        if type(value) is not tuple:
-            raise _Mismatch
-        made = FrozenMap([(key, read_item(item)) for key, item in value])
-        if len(made) != len(value):
-            raise _Mismatch
-        return made
-
-    return read
-
-
-def structure(cls: type[M], document: object, source: str = "") -> M:
-    """A document, of JSON values or values of the model, as an object of ``cls``. Raises SpecError with every problem."""
-    try:
-        document = plain(document)
-        return cast("M", _builder(cls)(_pairs(document)))
+        return _read(cls, document)
+    except _ERRORS as error:
+        raise SpecError(problems_of(error), source) from None
     except RecursionError:
         raise SpecError([Problem("$", "nested too deeply")], source) from None
-    except _MISMATCHES:
-        from .explain import explain
-
-        found = explain(cls, document)
-        if not found:
-            raise
-        raise SpecError(found, source) from None
 
 
-def _pairs(value: object) -> object:
-    if type(value) is dict:
-        return tuple([(key, item if type(item) in _PLAIN else _pairs(item)) for key, item in value.items()])
-    if type(value) is list:
-        return [item if type(item) in _PLAIN else _pairs(item) for item in value]
-    return value
-
-
-def _read(cls: type[M], text: bytes | str, source: str) -> M:
-    try:
-        return cast("M", _builder(cls)(_fast.decode(text if isinstance(text, str) else text.decode())))
-    except (*_MISMATCHES, ValueError, RecursionError):
-        pass
-    # The slow way knows what is wrong, and where.
-    return structure(cls, parse(text, source), source)
-
-
-def load(cls: type[M], source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> M:
+def load(cls: type[R], source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> R:
     """See `Model.load`."""
-    if isinstance(source, Mapping):
-        return structure(cls, source)
-    if isinstance(source, bytes) or is_text(source):
-        return _read(cls, source, "")
-    name = os.fspath(source)
-    with open(name, "rb") as file:
-        return _read(cls, file.read(), name)
+    document, name = read_source(source)
+    return _structure(cls, document, name)
 
 
-def loads(cls: type[M], text: str | bytes) -> M:
+def loads(cls: type[R], text: str | bytes) -> R:
     """See `Model.loads`."""
-    return _read(cls, text, "")
+    return _structure(cls, parse(text), "")
 
 
-def is_text(source: str | os.PathLike[str]) -> TypeGuard[str]:
-    """Whether a source is JSON text and not a path."""
+def is_json(source: str | os.PathLike[str]) -> TypeIs[str]:
+    """Return whether a source is JSON text and not a path."""
     return isinstance(source, str) and source.lstrip()[:1] == "{"
 
 
-def read_source(source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[object, str]:
-    """Plain JSON values, and a name for messages, from what `Model.load` takes."""
+def read_source(source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[Json, str]:
+    """Return the JSON values of what `Model.load` takes, and the name of the file, if it is one."""
     if isinstance(source, Mapping):
         return plain(source), ""
-    if isinstance(source, bytes) or is_text(source):
+    if isinstance(source, bytes):
+        return parse(source), ""
+    if isinstance(source, str) and is_json(source):
         return parse(source), ""
     name = os.fspath(source)
     with open(name, "rb") as file:
         return parse(file.read(), name), name
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def to_dict(value: Record) -> dict[str, Json]:
+    """See `Model.to_dict`."""
+    return _write(value)
+
+
+def dumps(value: Record, indent: int | None = None) -> str:
+    """See `Model.to_json`."""
+    return json.dumps(to_dict(value), indent=indent, allow_nan=False)
+
+
+def save(value: Record, path: str | os.PathLike[str]) -> None:
+    """See `Model.save`."""
+    replace_file(path, dumps(value, 2).encode() + b"\n", mode=0o644)
+
+
+# ---- JSON ----
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) != len(pairs):
         names = [key for key, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        # Which of the two counts is up to each parser: what was checked would not be what runs.
-        raise SpecError([Problem("$", f"the member {double!r} comes twice in one object")])
+        # Parsers disagree about which of the two counts: another program would read another document.
+        raise SpecError([Problem("$", f"the member {double!r} appears twice in one object")])
     return document
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -304,102 +413,35 @@ def _finite(text: str) -> float:
     return value
 
 
-_fast: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_constant=_refuse_constant, parse_float=_finite)
-_careful: Final = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse_constant, parse_float=_finite)
+_decoder: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def parse(text: bytes | str, source: str = "") -> object:
-    """JSON text as Python values. Raises SpecError with line and column, also for a key that comes twice."""
+def parse(text: bytes | str, source: str = "") -> Json:
+    """Return JSON text as Python values. Raises SpecError, with line and column; also for a key that appears twice."""
     try:
-        if isinstance(text, bytes):
-            text = text.decode()
-        return _careful.decode(text)
+        document: Json = _decoder.decode(text.decode() if isinstance(text, bytes) else text)
     except SpecError as error:
         raise SpecError(error.problems, source) from None
     except (ValueError, RecursionError) as error:
         raise SpecError([Problem("$", f"not JSON: {error}")], source) from None
+    return document
 
 
 def plain(value: object, path: str = "$") -> Json:
-    """What JSON values or values of the model are as `json.loads` would give them. Raises SpecError for anything else."""
-    if type(value) in _EXACT:
+    """Return JSON values or records as `json.loads` would give them. Raises SpecError for any other value."""
+    if type(value) in _SCALARS:
         return cast("Json", value)
-    if isinstance(value, Model):
-        return unstructure_object(value)
+    if isinstance(value, Record):
+        return to_dict(value)
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
-                raise SpecError([Problem(path, f"the key {key!r} is no string")])
-        return {key: item if type(item) in _EXACT else plain(item, f"{path}.{key}") for key, item in value.items()}
+                raise SpecError([Problem(path, f"the key {key!r} is not a string")])
+        return {key: item if type(item) in _SCALARS else plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [item if type(item) in _EXACT else plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return [item if type(item) in _SCALARS else plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, OpenEnum):
         return value.value
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
-    raise SpecError([Problem(path, f"{value!r:.80} is no JSON value")])
-
-
-# ---- writing ----
-
-_KEYS: Final[dict[type[Model], dict[str, str]]] = {}
-
-
-def unstructure_object(value: Model) -> dict[str, Json]:
-    """An object of the model as JSON values, its members in the order in which they came; what is absent stays absent."""
-    keys = _KEYS.get(type(value))
-    if keys is None:
-        keys = _KEYS[type(value)] = {field.name: field.key for field in fields_of(type(value)).values()}
-    document: dict[str, Json] = {}
-    for name, member in value.__dict__.items():
-        if name != "extensions":
-            document[keys[name]] = member if type(member) in _PLAIN else unstructure(member)
-    unknown = value.__dict__.get("extensions")
-    if unknown is not None:
-        document.update({key: unstructure(item) for key, item in unknown.items()})
-    return document
-
-
-def unstructure(value: object) -> Json:
-    """A value of the model as JSON values."""
-    if type(value) is tuple:
-        return [cast("Json", item) if type(item) in _PLAIN else unstructure(item) for item in value]
-    if isinstance(value, Model):
-        return unstructure_object(value)
-    if isinstance(value, OpenEnum):
-        return value._value_
-    if isinstance(value, Mapping):
-        return {key: unstructure(item) for key, item in value.items()}
-    return cast("Json", value)
-
-
-def dumps(value: Model, indent: int | None = None) -> str:
-    """See `Model.to_json`."""
-    return json.dumps(unstructure_object(value), indent=indent, allow_nan=False)
-
-
-def save(value: Model, path: str | os.PathLike[str]) -> None:
-    """See `Model.save`."""
-    replace_file(path, dumps(value, 2).encode() + b"\n", mode=0o644)
-
-
-# ---- cattrs ----
-
-_converters: Final[list[Converter]] = []
-
-
-def converter() -> Converter:
-    """The cattrs converter that reads and writes the object model, alone or nested in classes of your own; one for all."""
-    if not _converters:
-        from cattrs import Converter
-
-        made = Converter()
-
-        def ours(kind: object) -> bool:
-            return isinstance(kind, type) and issubclass(kind, Model)
-
-        made.register_structure_hook_func(ours, lambda value, kind: structure(kind, plain(value)))
-        made.register_unstructure_hook_func(ours, unstructure)
-        made.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, FrozenMap), unstructure)
-        _converters.append(made)
-    return _converters[0]
+    raise SpecError([Problem(path, f"{value!r:.80} is not a JSON value")])

@@ -1,74 +1,109 @@
-"""``config.json`` (config.md): `RuntimeSpec`."""
+"""``config.json`` (config.md): the hooks, and `RuntimeSpec`."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self, cast
 
-from typing import TYPE_CHECKING, ClassVar, Self
+import attrs
+from typing_extensions import override
 
-from .bases import RuntimeSpecBase
+from ..errors import Problem
+from .base import PositiveInt
+from .linux import Linux, Namespace, NamespaceType
+from .model import Model, raise_errors
+from .mounts import Mount, Root
+from .process import Capabilities, Process, User
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from ..errors import Problem
+    from . import places as places
     from .base import Json
-    from .check import HostLike
-    from .freebsd import FreeBSD
-    from .hooks import Hooks
-    from .linux import Linux, NamespaceType
-    from .mounts import Mount, Root
-    from .process import Process, User
-    from .solaris import Solaris
-    from .vm import VM
-    from .windows import Windows
-    from .zos import ZOS
+    from .platforms import VM, ZOS, FreeBSD, Solaris, Windows
+    from .rules.host import HostLike
 
 
-class RuntimeSpec(RuntimeSpecBase):
-    """A container's config.json, of version 1.3.0 of the runtime spec (config.md)."""
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Hook(Model["places.HookAt"]):
+    """A program that runs at one point of the lifecycle, with the state on its stdin (config.md#posix-platform-hooks)."""
 
-    SECTION: ClassVar[str] = "config.md#configuration"
+    path: str
+    """Absolute path of the program."""
+    args: tuple[str, ...] | None = None
+    """Arguments, with the name of the program first. Default: the path alone."""
+    env: tuple[str, ...] | None = None
+    """Environment, as ``NAME=value``. Default: none."""
+    timeout: PositiveInt | None = None
+    """Time after which the hook is killed. Unit: seconds. Default: none."""
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Hooks(Model["places.HooksAt"]):
+    """Programs that run at points of the lifecycle, in their order (config.md#posix-platform-hooks)."""
+
+    prestart: tuple[Hook, ...] | None = None
+    """Deprecated. At create, before ``create_runtime``, in the runtime namespace. Default: none (config.md#prestart)."""
+    create_runtime: tuple[Hook, ...] | None = None
+    """At create, before the root is changed, in the runtime namespace. Default: none (config.md#createruntime-hooks)."""
+    create_container: tuple[Hook, ...] | None = None
+    """At create, before the root is changed, in the container namespaces. Default: none (config.md#createcontainer-hooks)."""
+    start_container: tuple[Hook, ...] | None = None
+    """At start, before the program is executed, in the container namespaces. Default: none (config.md#startcontainer-hooks)."""
+    poststart: tuple[Hook, ...] | None = None
+    """At start, after the program is executed, in the runtime namespace. Default: none (config.md#poststart)."""
+    poststop: tuple[Hook, ...] | None = None
+    """After the container is deleted, in the runtime namespace. Default: none (config.md#poststop)."""
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class RuntimeSpec(Model["places.RuntimeSpecAt"]):
+    """The config.json of a container, version 1.3.0 of the runtime spec (config.md#configuration)."""
 
     oci_version: str
     """Version of the runtime spec that the config follows (config.md#specification-version)."""
     process: Process | None = None
-    """The container's process; needed at start (config.md#process)."""
+    """Init process. Required at start (config.md#process)."""
     root: Root | None = None
-    """The root filesystem; needed but on Windows with Hyper-V (config.md#root)."""
+    """Root filesystem. Required except on Windows with Hyper-V (config.md#root)."""
     hostname: str | None = None
     """Hostname in the container. Default: unchanged (config.md#hostname)."""
     domainname: str | None = None
     """NIS domain name in the container. Default: unchanged (config.md#domainname)."""
     mounts: tuple[Mount, ...] | None = None
-    """Mounts beyond the root, in their order. Default: none (config.md#mounts)."""
+    """Mounts in addition to the root, in their order. Default: none (config.md#mounts)."""
     hooks: Hooks | None = None
-    """Programs to run in the course of the lifecycle. Default: none (config.md#posix-platform-hooks)."""
+    """Programs that run at points of the lifecycle. Default: none (config.md#posix-platform-hooks)."""
     annotations: Mapping[str, str] | None = None
-    """Metadata, by names in reverse domain notation. Default: none (config.md#annotations)."""
+    """Metadata, by name in reverse domain notation. Default: none (config.md#annotations)."""
     linux: Linux | None = None
     """The Linux part. Default: none (config.md#platform-specific-configuration)."""
-    solaris: Solaris | None = None
+    solaris: "Solaris | None" = None
     """The Solaris part. Default: none (config.md#platform-specific-configuration)."""
-    windows: Windows | None = None
+    windows: "Windows | None" = None
     """The Windows part. Default: none (config.md#platform-specific-configuration)."""
-    vm: VM | None = None
-    """The virtual machine. Default: none (config.md#platform-specific-configuration)."""
-    zos: ZOS | None = None
+    vm: "VM | None" = None
+    """The virtual machine part. Default: none (config.md#platform-specific-configuration)."""
+    zos: "ZOS | None" = None
     """The z/OS part. Default: none (config.md#platform-specific-configuration)."""
-    freebsd: FreeBSD | None = None
+    freebsd: "FreeBSD | None" = None
     """The FreeBSD part. Default: none (config.md#platform-specific-configuration)."""
+
+    @property
+    @override
+    def at(self) -> "places.RuntimeSpecAt[Self]":
+        return cast("places.RuntimeSpecAt[Self]", super().at)
 
     # ---- making ----
 
     @classmethod
     def default(cls, *, rootless: bool = False, seccomp: bool = True, uid: int | None = None, gid: int | None = None) -> Self:
-        """The default config (see `ociruntime.spec.defaults`).
+        """Return the default config (see `ociruntime.spec.defaults`).
 
         Args:
-            rootless: for a user without privileges: a user namespace whose root is ``uid``:``gid``, and no limits.
+            rootless: whether it is for a user without privileges: a user namespace whose root is ``uid``:``gid``, and no limits.
             seccomp: whether it has the default profile.
-            uid: the user on the host, for ``rootless``. Default: the effective one.
-            gid: the group on the host, for ``rootless``. Default: the effective one.
+            uid: the user on the host, with ``rootless``. Default: the effective one.
+            gid: the group on the host, with ``rootless``. Default: the effective one.
         """
         from .defaults import default_spec
 
@@ -77,47 +112,47 @@ class RuntimeSpec(RuntimeSpecBase):
     @classmethod
     def from_image_config(
         cls,
-        source: str | os.PathLike[str] | bytes | Mapping[str, Json],
+        source: "str | os.PathLike[str] | bytes | Mapping[str, Json]",
         base: Self | None = None,
         *,
-        user: User | Callable[[str], User] | None = None,
-        volumes: Mapping[str, str] | Callable[[str], str] | None = None,
+        user: "User | Callable[[str], User] | None" = None,
+        volumes: "Mapping[str, str] | Callable[[str], str] | None" = None,
     ) -> Self:
-        """The config that runs an image, from its OCI image config (image-spec, Conversion to OCI Runtime Configuration).
+        """Return the config that runs an image, from its OCI image config (image-spec, Conversion to OCI Runtime Configuration).
 
         Args:
-            source: the image config, whole or only its ``config`` object, from a path, from JSON text or from a mapping.
-            base: what the image's settings go into; its own env and cwd stay. Default: the default config, whose env yields.
-            user: who the process runs as, or what makes that of the image's ``User``: names need the image's files.
-            volumes: the bind source of each of the image's volumes by its path; without it they are left to the caller.
+            source: the image config, whole or only its ``config`` object: a path, JSON text or a mapping.
+            base: the config to add the image's settings to. Its own env and cwd take precedence. Default: the default config,
+                whose env does not.
+            user: the user, or a function that returns it for the image's ``User``. Default: a numeric ``User``.
+            volumes: the bind source of each volume of the image, by its path. Default: volumes are not mounted.
 
         Raises:
             SpecError: a member of the image config is of the wrong type, or its user is a name and ``user`` is not given.
-            KeyError: ``volumes`` is a mapping without one of the image's volumes.
+            KeyError: ``volumes`` is a mapping that lacks one of the image's volumes.
         """
-        from .image import from_image_config
+        from .image import apply_image_config
 
-        return from_image_config(cls, source, base, user=user, volumes=volumes)
+        return apply_image_config(source, base or cls.default(), keep_env=base is not None, user=user, volumes=volumes)
 
     # ---- checking ----
 
     @classmethod
+    @override
     def check(
-        cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None = None
+        cls, source: "str | os.PathLike[str] | bytes | Mapping[str, Json]", host: "HostLike | None" = None
     ) -> tuple[Problem, ...]:
-        """Everything wrong with a document that may not even load: as `problems`. Raises OSError: the file cannot be read."""
-        from .check import check
+        """Return every problem of a document that need not load, as `problems`. Raises OSError: the file cannot be read."""
+        return cls._check(source, host)
 
-        return check(cls, source, host)
+    @override
+    def problems(self, host: "HostLike | None" = None) -> tuple[Problem, ...]:
+        """Return every problem of the config, errors and warnings: shape, rules and, with a host, what that host cannot do."""
+        return self._problems(host)
 
-    def problems(self, host: HostLike | None = None) -> tuple[Problem, ...]:
-        """Everything wrong with the config, errors and warnings: shape, rules and, with a host, what that one cannot do."""
-        from .check import problems
-
-        return problems(self, host)
-
-    def validate(self, host: HostLike | None = None) -> tuple[Problem, ...]:
-        """Check the config against the schema and the rules of the runtime spec and, with a host, against what that one can do.
+    @override
+    def validate(self, host: "HostLike | None" = None) -> tuple[Problem, ...]:
+        """Check the config against the schema, the rules of the runtime spec and, with a host, the features of that host.
 
         Returns:
             The warnings.
@@ -125,66 +160,87 @@ class RuntimeSpec(RuntimeSpecBase):
         Raises:
             SpecError: with every error.
         """
-        from .check import refuse
+        return raise_errors(self.problems(host))
 
-        return refuse(self.problems(host))
+    @override
+    def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
+        from .rules.config import config_problems
+        from .rules.host import host_problems
+
+        return config_problems(self) + ([] if host is None else host_problems(self, host))
 
     # ---- changing ----
 
     def mount(self, destination: str) -> Mount | None:
-        """The last mount at a destination, if any."""
+        """Return the last mount at a destination, if any."""
         return next((mount for mount in reversed(self.mounts or ()) if mount.destination == destination), None)
 
     def with_mount(self, mount: Mount) -> Self:
-        """With a mount, in the place of the one that had its destination or at the end."""
-        from .edit import with_mount
-
-        return with_mount(self, mount)
+        """Return a copy with a mount, in the place of the last one at its destination or at the end."""
+        mounts = list(self.mounts or ())
+        same = [index for index, old in enumerate(mounts) if old.destination == mount.destination]
+        if same:
+            mounts[same[-1]] = mount
+        else:
+            mounts.append(mount)
+        return self.at.evolve(mounts=tuple(mounts))
 
     def without_mount(self, destination: str) -> Self:
-        """Without the mounts at a destination. Raises KeyError: there is none."""
-        from .edit import without_mount
-
-        return without_mount(self, destination)
+        """Return a copy without the mounts at a destination. Raises KeyError: there is none."""
+        others = tuple(mount for mount in self.mounts or () if mount.destination != destination)
+        if len(others) == len(self.mounts or ()):
+            raise KeyError(destination)
+        return self.at.evolve(mounts=others)
 
     def with_args(self, *args: str) -> Self:
-        """With another program to run, or with a process at all."""
-        from .edit import with_process
-
-        return with_process(self, lambda process: process.evolve(args=args))
+        """Return a copy that runs another program. A missing process is made, with the working directory ``/``."""
+        return self._with_process(lambda process: process.evolve(args=args))
 
     def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> Self:
-        """With these variables in the environment of the process; None removes one. Raises ValueError for a name with ``=``."""
-        from .edit import with_process
-
-        return with_process(self, lambda process: process.with_env(changes, **names))
+        """Return a copy with environment variables set. None removes one. Raises ValueError: a name contains ``=``."""
+        return self._with_process(lambda process: process.with_env(changes, **names))
 
     def with_caps(self, *names: str, ambient: bool = False) -> Self:
-        """With these capabilities in the bounding, effective and permitted sets, and with ``ambient`` in all five."""
-        from .edit import with_caps
-
-        return with_caps(self, lambda caps: caps.add(*names, ambient=ambient))
+        """Return a copy with capabilities in the bounding, effective and permitted sets, and with ``ambient`` in all five."""
+        return self._with_capabilities(lambda capabilities: capabilities.add(*names, ambient=ambient))
 
     def without_caps(self, *names: str) -> Self:
-        """Without these capabilities in any set; ``ALL`` drops every one."""
-        from .edit import with_caps
-
-        return with_caps(self, lambda caps: caps.drop(*names))
+        """Return a copy without capabilities in any set. ``ALL`` removes every one."""
+        return self._with_capabilities(lambda capabilities: capabilities.drop(*names))
 
     def with_namespace(self, kind: NamespaceType, path: str | None = None) -> Self:
-        """With a new namespace of this type, or the one at ``path``."""
-        from .edit import with_namespace
-
-        return with_namespace(self, kind, path)
+        """Return a copy with a new namespace of a type, or the one at ``path``."""
+        linux = self.linux or Linux()
+        added = Namespace(type=kind, path=path)
+        namespaces = [added if namespace.type == kind else namespace for namespace in linux.namespaces or ()]
+        if added not in namespaces:
+            namespaces.append(added)
+        return self.at.evolve(linux=linux.evolve(namespaces=tuple(namespaces)))
 
     def without_namespace(self, kind: NamespaceType) -> Self:
-        """With the runtime's own namespace of this type. Raises KeyError: it has that already."""
-        from .edit import without_namespace
-
-        return without_namespace(self, kind)
+        """Return a copy with the runtime namespace of a type. Raises KeyError: the config has no namespace of this type."""
+        namespaces = (self.linux.namespaces if self.linux else None) or ()
+        others = tuple(namespace for namespace in namespaces if namespace.type != kind)
+        if self.linux is None or len(others) == len(namespaces):
+            raise KeyError(str(kind))
+        return self.at.evolve(linux=self.linux.evolve(namespaces=others))
 
     def with_annotations(self, changes: Mapping[str, str | None]) -> Self:
-        """With these annotations; None removes one."""
-        from .edit import with_annotations
+        """Return a copy with annotations set. None removes one."""
+        merged = {**(self.annotations or {}), **changes}
+        return self.at.evolve(annotations={key: value for key, value in merged.items() if value is not None})
 
-        return with_annotations(self, changes)
+    def _with_process(self, change: "Callable[[Process], Process]") -> Self:
+        return self.at.evolve(process=change(self.process or Process(cwd="/")))
+
+    def _with_capabilities(self, change: "Callable[[Capabilities], Capabilities]") -> Self:
+        return self._with_process(lambda process: process.evolve(capabilities=change(process.capabilities or Capabilities())))
+
+
+def __getattr__(name: str) -> object:
+    # The annotations of RuntimeSpec name these classes in quotes.
+    if name in ("FreeBSD", "Solaris", "VM", "Windows", "ZOS"):
+        from . import platforms
+
+        return getattr(platforms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

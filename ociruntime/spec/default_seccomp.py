@@ -1,14 +1,15 @@
-"""The default seccomp profile: what a container without a profile of its own may ask of the kernel (config-linux.md#seccomp).
+"""The default seccomp profile, for a container that has no profile of its own (config-linux.md#seccomp).
 
-An allow list. What is absent fails with ``EPERM``; `docs/seccomp.md` tells what is refused and why. Three questions decide:
+It is an allow list; a system call that is not listed fails with ``EPERM``. `docs/seccomp.md` says what is refused and why. The
+criteria are:
 
-* Does it act only on the caller and on what the caller may already reach? Then it is allowed.
-* Does the kernel demand a capability for it? Then it is allowed with this capability, so that the profile never makes a capability
-  useless, and code in the kernel that nobody in the container may use is not reachable.
-* Is it a large surface that containers rarely need (io_uring, userfaultfd, keyrings, AF_ALG)? Then it is refused.
+* A call that acts only on the caller, and on what the caller can reach already, is allowed.
+* A call that requires a capability is allowed with this capability. So the profile never makes a capability useless, and kernel
+  code that the container cannot use is not reachable.
+* A call with a large attack surface that containers rarely use (io_uring, userfaultfd, keyrings, AF_ALG) is refused.
 
-Conditions on arguments that the kernel cuts to 32 bits look at these 32 bits only (``SCMP_CMP_MASKED_EQ``): a comparison of all 64
-would be passed by a number that only differs in the half which the kernel ignores.
+A condition on an argument that the kernel truncates to 32 bits compares these 32 bits only (``SCMP_CMP_MASKED_EQ``). A comparison
+of all 64 bits could be evaded by a value that differs only in the half that the kernel ignores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _DEFAULT: Final = """
     AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT
 """
 DEFAULT_CAPABILITIES: Final = frozenset(f"CAP_{name}" for name in _DEFAULT.split())
-"""The capabilities that `default_profile` assumes when it is told none."""
+"""Capabilities that `default_profile` assumes by default."""
 
 _FILES: Final = """
     access cachestat chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
@@ -86,7 +87,7 @@ _PROCESSORS: Final = """
     riscv_flush_icache riscv_hwprobe s390_guarded_storage s390_runtime_instr set_thread_area set_tls swapcontext switch_endian
     sysmips uprobe uretprobe
 """
-"""Calls that only some processors have and that act on the caller's own registers, caches and descriptor tables."""
+"""Calls of single architectures that act on the caller's own registers, caches and descriptor tables."""
 _ALWAYS: Final = f"{_FILES} {_MEMORY} {_PROCESSES} {_SIGNALS} {_TIME} {_WAITING} {_COMMUNICATION} {_SYSTEM} {_PROCESSORS}"
 
 _WITH_CAPABILITY: Final = {
@@ -116,9 +117,9 @@ _ALL_64: Final = 0xFFFFFFFFFFFFFFFF
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; NEWTIME's bit is part of the exit signal in clone(2).
 _CLONE_NAMESPACES: Final = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _UNSHARE_HARMLESS: Final = 0x00000200 | 0x00000400 | 0x00040000  # CLONE_FS, CLONE_FILES, CLONE_SYSVSEM
-# PER_LINUX, PER_LINUX32, both with UNAME26, and the question for the present value.
+# PER_LINUX, PER_LINUX32, both with UNAME26, and the query of the current value.
 _PERSONALITIES: Final = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
-# Every address family up to 45 (AF_MCTP) but AF_ALG (38) and AF_VSOCK (40), as (mask, value): each covers an aligned block.
+# Every address family up to 45 (AF_MCTP) except AF_ALG (38) and AF_VSOCK (40), as (mask, value) of aligned blocks.
 _FAMILIES: Final = (
     (0xFFFFFFE0, 0),  # 0-31
     (0xFFFFFFFC, 32),  # 32-35
@@ -152,7 +153,10 @@ _SOCKETCALL_MACHINES: Final = _S390 | {SeccompArch.X86, SeccompArch.M68K, Seccom
 
 
 def architectures_of(machine: str) -> tuple[SeccompArch, ...]:
-    """The ABIs that a kernel on ``machine`` (as uname(2) names it) can run, its own first; empty for an unknown machine."""
+    """Return the architectures that a kernel on ``machine``, a name of uname(2), can run, the native one first.
+
+    The result is empty for an unknown machine.
+    """
     names = _BY_MACHINE.get(machine, "")
     if not names:
         if machine[:1] == "i" and machine[2:] == "86":
@@ -165,9 +169,11 @@ def architectures_of(machine: str) -> tuple[SeccompArch, ...]:
 
 
 def default_profile(capabilities: frozenset[str] | None = None, arch: str | None = None) -> Seccomp:
-    """The default profile for a container with ``capabilities`` (its bounding set, ``CAP_*``; default: `DEFAULT_CAPABILITIES`).
+    """Return the default profile. Equal arguments give the same object.
 
-    ``arch`` is a machine name as uname(2) gives it (default: this machine). The same arguments give the same object.
+    Args:
+        capabilities: the bounding set of the container. Default: `DEFAULT_CAPABILITIES`.
+        arch: a machine name of uname(2). Default: this machine.
     """
     return _profile(DEFAULT_CAPABILITIES if capabilities is None else capabilities, arch or os.uname().machine)
 
@@ -183,12 +189,12 @@ def _profile(capabilities: frozenset[str], machine: str) -> Seccomp:
     if privileged:
         calls.append(_allow(*sorted(privileged)))
     if native in _SOCKETCALL_MACHINES:
-        calls.append(_allow("socketcall"))  # the C libraries of these machines make every socket with it
+        calls.append(_allow("socketcall"))  # the C libraries of these architectures use it for every socket operation
     if "clone" not in privileged:
-        # On s390 the flags come second.
+        # On s390 the flags are the second argument.
         calls.append(_allow("clone", index=1 if native in _S390 else 0, mask=_CLONE_NAMESPACES, value=0))
         calls.append(_allow("unshare", mask=_ALL_64 & ~_UNSHARE_HARMLESS, value=0))
-        # The flags of clone3 lie behind a pointer; a C library takes this errno for an old kernel and goes back to clone.
+        # A filter cannot read the flags of clone3, which are in memory. ENOSYS makes the C library fall back to clone.
         calls.append(Syscall(names=("clone3",), action=SeccompAction.ERRNO, errno_ret=errno.ENOSYS))
     return Seccomp(
         default_action=SeccompAction.ERRNO,
@@ -199,7 +205,7 @@ def _profile(capabilities: frozenset[str], machine: str) -> Seccomp:
 
 
 def _allow(*names: str, index: int = 0, mask: int = 0, value: int | None = None) -> Syscall:
-    """Allow ``names``, where a value is given only if the argument's bits in ``mask`` are it."""
+    """Return a rule that allows ``names``; with ``value`` only if the argument, masked with ``mask``, equals it."""
     args = None
     if value is not None:
         args = (SyscallArg(index=index, value=mask, value_two=value, op=SeccompOperator.MASKED_EQ),)

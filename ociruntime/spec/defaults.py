@@ -1,12 +1,12 @@
-"""The default config: what an image without a config of its own runs with."""
+"""The default config, for an image that has no config of its own."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .linux import Linux, Namespace, NamespaceType
-from .mounts import IDMapping, Mount, Root
+from .linux import IDMapping, Linux, Namespace, NamespaceType
+from .mounts import Mount, Root
 from .process import Capabilities, Process, Rlimit, RlimitType, User
 from .resources import DeviceCgroup, Resources
 
@@ -61,7 +61,7 @@ def _mount(destination: str, kind: str, *options: str, source: str | None = None
 
 
 def default_mounts() -> tuple[Mount, ...]:
-    """The filesystems that programs expect (config-linux.md#default-filesystems), and mqueue."""
+    """Return the default filesystems (config-linux.md#default-filesystems), and mqueue."""
     return (
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -73,7 +73,7 @@ def default_mounts() -> tuple[Mount, ...]:
 
 
 def default_devices() -> tuple[DeviceCgroup, ...]:
-    """Everything refused but mknod, the standard devices and pseudo-terminals."""
+    """Return device rules that deny everything except mknod, the standard devices and pseudo-terminals."""
     allowed = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
     return (
         DeviceCgroup(allow=False, access="rwm"),
@@ -88,7 +88,7 @@ def default_spec(
 ) -> S:
     """See `RuntimeSpec.default`."""
     if not rootless and (uid is not None or gid is not None):
-        raise TypeError("uid and gid are for rootless=True")
+        raise TypeError("uid and gid require rootless=True")
     profile = None
     if seccomp:
         from .default_seccomp import default_profile
@@ -121,8 +121,8 @@ def default_spec(
 
 
 def _rootless(spec: S, uid: int | None, gid: int | None) -> S:
-    # One id of each kind is all that a user may map without helpers, so gid=5 of a terminal has no meaning there; and the
-    # devices controller is not delegated to users.
+    # A user can map only the own user and group id without helpers, so the mapping lacks gid=5 of pseudo-terminals. The devices
+    # controller is not delegated to users.
     assert spec.linux is not None
     mounts = tuple(
         mount.evolve(options=tuple(o for o in mount.options or () if not o.startswith("gid="))) for mount in spec.mounts or ()
@@ -133,4 +133,4 @@ def _rootless(spec: S, uid: int | None, gid: int | None) -> S:
         gid_mappings=(IDMapping(container_id=0, host_id=os.getegid() if gid is None else gid, size=1),),
         resources=None,
     )
-    return spec.evolve(mounts=mounts, linux=linux)
+    return spec.at.evolve(mounts=mounts, linux=linux)

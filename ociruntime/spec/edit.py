@@ -1,118 +1,298 @@
-"""The changes to a config that people make most; methods of `RuntimeSpec`, `Process` and `Capabilities` lead here."""
+"""Changes to documents of any class: `At`, a place in one; `merge`, one laid over another; `diff`, what distinguishes two."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
-from .config import RuntimeSpec
-from .process import Capabilities, Process
+from .base import FrozenMap, Json, Kind, Member, Record, evolved, json_path, members_of
+from .codec import plain, structure, to_dict
 
-if TYPE_CHECKING:
-    from .linux import NamespaceType
-    from .mounts import Mount
-
-S = TypeVar("S", bound=RuntimeSpec)
-_SETS: Final = ("bounding", "effective", "permitted", "inheritable", "ambient")
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
-def with_mount(spec: S, mount: Mount) -> S:
-    """See `RuntimeSpec.with_mount`."""
-    mounts = list(spec.mounts or ())
-    places = [index for index, old in enumerate(mounts) if old.destination == mount.destination]
-    if places:
-        mounts[places[-1]] = mount
-    else:
-        mounts.append(mount)
-    return spec.evolve(mounts=tuple(mounts))
+# ---- places ----
 
 
-def without_mount(spec: S, destination: str) -> S:
-    """See `RuntimeSpec.without_mount`."""
-    left = tuple(mount for mount in spec.mounts or () if mount.destination != destination)
-    if len(left) == len(spec.mounts or ()):
-        raise KeyError(destination)
-    return spec.evolve(mounts=left)
+class At(Generic[R, T]):
+    """A place in an object. `set`, `update`, `evolve`, `append` and `remove` return a new object with the place changed.
+
+    An attribute leads to a member, an index to an item of an array (int) or of a mapping (str). Absent objects on the way are made,
+    which raises TypeError if they have required members. Type checkers know each place from ``places.pyi``.
+
+    Raises:
+        AttributeError: there is no such member.
+        IndexError: the array is shorter.
+    """
+
+    __slots__ = ("_kind", "_root", "_steps")
+
+    def __init__(self, root: R, kind: Kind | None = None, steps: tuple[str | int, ...] = ()) -> None:
+        self._root = root
+        self._kind = kind or Kind("", type(root))
+        self._steps = steps
+
+    def _members(self) -> Mapping[str, Member]:
+        cls = self._kind.record
+        return members_of(cls) if cls and not self._kind.outer else {}
+
+    def __getattr__(self, name: str) -> "At[R, Any]":
+        member = self._members().get(name)
+        if member is None:
+            raise AttributeError(f"{self} has no member {name!r}", name=name, obj=self)
+        return At(self._root, member.kind, (*self._steps, name))
+
+    def __getitem__(self, key: str | int) -> "At[R, Any]":
+        expected: type | None = {"tuple": int, "Mapping": str}.get(self._kind.outer)
+        if expected is None or not isinstance(key, expected):
+            raise TypeError(f"{self} is not indexed by {key!r}")
+        return At(self._root, self._kind.inner, (*self._steps, key))
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._members()]
+
+    def __repr__(self) -> str:
+        text, kind = type(self._root).__name__, Kind("", type(self._root))
+        for step in self._steps:
+            if kind.outer:
+                text, kind = f"{text}[{step!r}]", kind.inner
+            else:
+                text, kind = f"{text}.{step}", members_of(kind.item)[str(step)].kind
+        return text
+
+    def get(self) -> T | None:
+        """Return the value at the place, or None if it or an object on the way is absent."""
+        value: Any = self._root
+        for step in self._steps:
+            if value is None:
+                return None
+            if isinstance(value, Record):
+                value = getattr(value, str(step))
+            else:
+                value = value.get(step) if isinstance(value, Mapping) else value[step]
+        found: T | None = value
+        return found
+
+    def set(self, value: T | None) -> R:
+        """Return the object with a value at the place. None makes the place absent."""
+        return self.update(lambda _: value)
+
+    def update(self, change: Callable[[T | None], T | None]) -> R:
+        """Return the object with the result of ``change``, which gets the value at the place or None."""
+        changed: R = _change(self._root, Kind("", type(self._root)), self._steps, change)
+        return changed
+
+    def evolve(self, **changes: object) -> R:
+        """Return the object with some members of the object at the place changed. It is made if it is absent."""
+        cls = self._kind.record
+        if cls is None or self._kind.outer:
+            raise TypeError(f"{self} is not an object with members")
+        make = cast("Callable[..., Record]", cls)
+
+        def change(value: Any) -> Any:
+            return make(**changes) if value is None else evolved(value, changes)
+
+        return self.update(change)
+
+    def append(self, *items: object) -> R:
+        """Return the object with more items at the end of the array at the place. It is made if it is absent."""
+        self._require_array()
+
+        def change(value: Any) -> Any:
+            return (*(value or ()), *items)
+
+        return self.update(change)
+
+    def remove(self, item: object) -> R:
+        """Return the object without an item of the array at the place. Raises ValueError: the array has no such item."""
+        self._require_array()
+
+        def change(value: Any) -> Any:
+            items: list[object] = list(value or ())
+            items.remove(item)
+            return tuple(items)
+
+        return self.update(change)
+
+    def _require_array(self) -> None:
+        if self._kind.outer != "tuple":
+            raise TypeError(f"{self} is not an array")
 
 
-def with_process(spec: S, change: Callable[[Process], Process]) -> S:
-    """A config whose process is changed, or made with the working directory ``/``."""
-    return spec.evolve(process=change(spec.process or Process(cwd="/")))
+def _change(value: Any, kind: Kind, steps: tuple[str | int, ...], change: Callable[[Any], Any]) -> Any:
+    """Return a value of a kind, or None, with the place at the end of ``steps`` changed."""
+    if not steps:
+        return change(value)
+    key, rest = steps[0], steps[1:]
+    if kind.outer == "tuple":
+        items = list(value or ())
+        made = _change(items[int(key)], kind.inner, rest, change)
+        index = int(key) % len(items)
+        return (*items[:index], *(() if made is None else (made,)), *items[index + 1 :])
+    if kind.outer == "Mapping":
+        entries: dict[Any, Any] = dict(value or {})
+        made = _change(entries.get(key), kind.inner, rest, change)
+        if made is None:
+            entries.pop(key, None)
+        else:
+            entries[key] = made
+        return FrozenMap(entries)
+    name = str(key)
+    made = _change(getattr(value, name) if value is not None else None, members_of(kind.item)[name].kind, rest, change)
+    if value is None:
+        return None if made is None else kind.item(**{name: made})
+    return evolved(value, {name: made})
 
 
-def with_env(process: Process, changes: Mapping[str, str | None]) -> Process:
-    """See `Process.with_env`."""
-    for name in changes:
-        if not name or "=" in name or "\0" in name:
-            raise ValueError(f"{name!r} is no name of an environment variable")
-    left = dict(changes)
-    env: list[str] = []
-    for entry in process.env or ():
-        name = entry.partition("=")[0]
-        if name not in changes:
-            env.append(entry)
+# ---- merging ----
+
+
+def _by_member(key: str) -> Callable[[Json], object]:
+    return lambda item: item.get(key) if isinstance(item, dict) else None
+
+
+def _by_variable(item: Json) -> object:
+    return item.partition("=")[0] if isinstance(item, str) else None
+
+
+def _by_device(item: Json) -> object:
+    return (item.get("major"), item.get("minor")) if isinstance(item, dict) else None
+
+
+_MERGED_BY: Final[dict[tuple[str, str], Callable[[Json], object]]] = {
+    ("RuntimeSpec", "mounts"): _by_member("destination"),
+    ("Process", "env"): _by_variable,
+    ("Process", "rlimits"): _by_member("type"),
+    ("Linux", "namespaces"): _by_member("type"),
+    ("Linux", "devices"): _by_member("path"),
+    ("Resources", "hugepage_limits"): _by_member("pageSize"),
+    ("Network", "priorities"): _by_member("name"),
+    ("BlockIO", "weight_device"): _by_device,
+    ("BlockIO", "throttle_read_bps_device"): _by_device,
+    ("BlockIO", "throttle_write_bps_device"): _by_device,
+    ("BlockIO", "throttle_read_iops_device"): _by_device,
+    ("BlockIO", "throttle_write_iops_device"): _by_device,
+    ("ZOS", "namespaces"): _by_member("type"),
+}
+"""Arrays whose items have a natural key."""
+
+
+def merge(base: R, over: R | Mapping[str, Json]) -> R:
+    """Return ``base`` with ``over``, an object of the same class or a part of its document, laid over it.
+
+    Objects and mappings are merged member by member; null in a mapping of JSON values removes the member, as in a JSON merge patch
+    (RFC 7386). Arrays whose items have a natural key are merged by it: an item replaces the one with its key, or is appended.
+    Every other array is replaced.
+
+    Raises:
+        SpecError: the result is not a document of the class of ``base``.
+    """
+    patch = plain(over)
+    if not isinstance(patch, dict):
+        raise TypeError(f"an object of the model or a mapping expected, not {type(over).__name__}")
+    return structure(type(base), _merge_object(type(base), to_dict(base), patch), "merge")
+
+
+def _merge_object(cls: type[Record] | None, base: Json, over: dict[str, Json]) -> dict[str, Json]:
+    merged = dict(base) if isinstance(base, dict) else {}
+    members = {member.key: member for member in members_of(cls).values()} if cls else {}
+    for key, value in over.items():
+        member = members.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            kind = member.kind if member else Kind("", object)
+            merge_value = _merge_mapping if kind.outer == "Mapping" else _merge_object
+            merged[key] = merge_value(kind.record, merged.get(key), value)
+        else:
+            item_key = _MERGED_BY.get((cls.__name__, member.name)) if cls and member else None
+            merged[key] = _merge_array(item_key, merged.get(key), value) if item_key else value
+    return merged
+
+
+def _merge_mapping(item: type[Record] | None, base: Json, over: dict[str, Json]) -> dict[str, Json]:
+    merged = dict(base) if isinstance(base, dict) else {}
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge_object(item, merged.get(key), value) if isinstance(value, dict) else value
+    return merged
+
+
+def _merge_array(item_key: Callable[[Json], object], base: Json, over: Json) -> Json:
+    if not isinstance(base, list) or not isinstance(over, list):
+        return over
+    merged = list(base)
+    for item in over:
+        key = item_key(item)
+        same = [index for index, old in enumerate(merged) if key is not None and item_key(old) == key]
+        if same:
+            merged[same[-1]] = item
+        else:
+            merged.append(item)
+    return merged
+
+
+# ---- differences ----
+
+
+class Change(NamedTuple):
+    """One difference between two documents."""
+
+    kind: Literal["added", "removed", "changed"]
+    path: str
+    """JSON path: in the second document for a value that was added or changed, in the first for one that was removed."""
+    before: Json = None
+    after: Json = None
+
+    def __str__(self) -> str:
+        if self.kind == "added":
+            return f"+ {self.path}: {json.dumps(self.after)}"
+        if self.kind == "removed":
+            return f"- {self.path}: {json.dumps(self.before)}"
+        return f"~ {self.path}: {json.dumps(self.before)} -> {json.dumps(self.after)}"
+
+
+def diff(before: R, after: R) -> tuple[Change, ...]:
+    """Return every difference between two objects of one class, in the order of the first document.
+
+    Items of arrays are matched as a text diff matches lines: an inserted item is one addition, not a change of every item after it.
+    """
+    found: list[Change] = []
+    _diff_objects(to_dict(before), to_dict(after), "$", found)
+    return tuple(found)
+
+
+def _diff_values(before: Json, after: Json, path: str, found: list[Change]) -> None:
+    if isinstance(before, dict) and isinstance(after, dict):
+        _diff_objects(before, after, path, found)
+    elif isinstance(before, list) and isinstance(after, list):
+        _diff_arrays(before, after, path, found)
+    elif before != after or type(before) is not type(after):
+        found.append(Change("changed", path, before, after))
+
+
+def _diff_objects(before: dict[str, Json], after: dict[str, Json], path: str, found: list[Change]) -> None:
+    for key, value in before.items():
+        if key in after:
+            _diff_values(value, after[key], json_path(path, key), found)
+        else:
+            found.append(Change("removed", json_path(path, key), before=value))
+    for key, value in after.items():
+        if key not in before:
+            found.append(Change("added", json_path(path, key), after=value))
+
+
+def _diff_arrays(before: list[Json], after: list[Json], path: str, found: list[Change]) -> None:
+    from difflib import SequenceMatcher
+
+    old, new = ([json.dumps(item, sort_keys=True) for item in items] for items in (before, after))
+    for tag, start, end, new_start, new_end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag == "equal":
             continue
-        value = left.pop(name, None)
-        if value is not None:
-            env.append(f"{name}={value}")
-    env += [f"{name}={value}" for name, value in left.items() if value is not None]
-    return process.evolve(env=tuple(env))
-
-
-def capability(name: str) -> str:
-    """``net_admin`` -> ``CAP_NET_ADMIN``."""
-    upper = name.upper()
-    return upper if upper.startswith("CAP_") else f"CAP_{upper}"
-
-
-def with_caps(spec: S, change: Callable[[Capabilities], Capabilities]) -> S:
-    """A config whose process has its capabilities changed."""
-    return with_process(spec, lambda process: process.evolve(capabilities=change(process.capabilities or Capabilities())))
-
-
-def caps_add(caps: Capabilities, names: tuple[str, ...], ambient: bool) -> Capabilities:
-    """See `Capabilities.add`."""
-    wanted = [capability(name) for name in names]
-    changes: dict[str, Any] = {}
-    for member in _SETS if ambient else _SETS[:3]:
-        held: tuple[str, ...] = getattr(caps, member) or ()
-        changes[member] = tuple(dict.fromkeys((*held, *wanted)))
-    return caps.evolve(**changes)
-
-
-def caps_drop(caps: Capabilities, names: tuple[str, ...]) -> Capabilities:
-    """See `Capabilities.drop`."""
-    wanted = {capability(name) for name in names}
-    changes: dict[str, Any] = {}
-    for member in _SETS:
-        held: tuple[str, ...] | None = getattr(caps, member)
-        if held is not None:
-            changes[member] = () if "CAP_ALL" in wanted else tuple(name for name in held if name not in wanted)
-    return caps.evolve(**changes)
-
-
-def with_namespace(spec: S, kind: NamespaceType, path: str | None) -> S:
-    """See `RuntimeSpec.with_namespace`."""
-    from .linux import Linux, Namespace
-
-    linux = spec.linux or Linux()
-    wanted = Namespace(type=kind, path=path)
-    namespaces = [wanted if namespace.type == kind else namespace for namespace in linux.namespaces or ()]
-    if wanted not in namespaces:
-        namespaces.append(wanted)
-    return spec.evolve(linux=linux.evolve(namespaces=tuple(namespaces)))
-
-
-def without_namespace(spec: S, kind: NamespaceType) -> S:
-    """See `RuntimeSpec.without_namespace`."""
-    namespaces = (spec.linux.namespaces if spec.linux else None) or ()
-    left = tuple(namespace for namespace in namespaces if namespace.type != kind)
-    if spec.linux is None or len(left) == len(namespaces):
-        raise KeyError(str(kind))
-    return spec.evolve(linux=spec.linux.evolve(namespaces=left))
-
-
-def with_annotations(spec: S, changes: Mapping[str, str | None]) -> S:
-    """See `RuntimeSpec.with_annotations`."""
-    merged = {**(spec.annotations or {}), **changes}
-    return spec.evolve(annotations={key: value for key, value in merged.items() if value is not None})
+        both = min(end - start, new_end - new_start)
+        for offset in range(both):
+            _diff_values(before[start + offset], after[new_start + offset], f"{path}[{new_start + offset}]", found)
+        found += [Change("removed", f"{path}[{index}]", before=before[index]) for index in range(start + both, end)]
+        found += [Change("added", f"{path}[{index}]", after=after[index]) for index in range(new_start + both, new_end)]

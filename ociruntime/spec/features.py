@@ -1,147 +1,133 @@
-"""The features document, which tells what a runtime supports whatever the host does (features.md, features-linux.md)."""
+"""The features document: what a runtime supports, whatever the host (features.md, features-linux.md)."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Generic
 
-from typing import TYPE_CHECKING, ClassVar
+import attrs
+from typing_extensions import override
 
-from .base import Model
-from .bases import (
-    CgroupFeaturesBase,
-    EnabledFeatureBase,
-    FeaturesBase,
-    IntelRdtFeaturesBase,
-    LinuxFeaturesBase,
-    MemoryPolicyFeaturesBase,
-    MountExtensionsBase,
-    SeccompFeaturesBase,
-)
+from ..errors import Problem
+from .base import CapabilityName
+from .linux import MemoryPolicyFlag, MemoryPolicyMode, NamespaceType
+from .model import A_co, Model
+from .seccomp import SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .linux import MemoryPolicyFlag, MemoryPolicyMode, NamespaceType
-    from .scalars import CapabilityName
-    from .seccomp import SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
+    from . import places as places
+    from .rules.host import HostLike
 
 
-class _Nullable(Model):
-    """The text of the spec lets every optional member be null, which means that it is absent; it is kept in ``extensions``."""
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class _Nullable(Model[A_co], Generic[A_co]):
+    """Base of the classes whose optional members may be null. Null means that a member is absent; it is kept in ``extensions``."""
 
     NULLABLE: ClassVar[bool] = True
 
 
-class CgroupFeatures(_Nullable, CgroupFeaturesBase):
-    """Kinds of cgroups that are supported (features-linux.md#cgroup)."""
-
-    SECTION: ClassVar[str] = "features-linux.md#cgroup"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class CgroupFeatures(_Nullable["places.CgroupFeaturesAt"]):
+    """Supported cgroup versions and managers (features-linux.md#cgroup)."""
 
     v1: bool | None = None
-    """cgroup v1."""
+    """Whether cgroup v1 is supported."""
     v2: bool | None = None
-    """cgroup v2."""
+    """Whether cgroup v2 is supported."""
     systemd: bool | None = None
-    """Through the system's systemd."""
+    """Whether the system's systemd is supported as cgroup manager."""
     systemd_user: bool | None = None
-    """Through the user's systemd."""
+    """Whether the user's systemd is supported as cgroup manager."""
     rdma: bool | None = None
-    """The rdma controller."""
+    """Whether the rdma controller is supported."""
 
 
-class SeccompFeatures(_Nullable, SeccompFeaturesBase):
-    """What of seccomp is supported (features-linux.md#seccomp)."""
-
-    SECTION: ClassVar[str] = "features-linux.md#seccomp"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class SeccompFeatures(_Nullable["places.SeccompFeaturesAt"]):
+    """Supported features of seccomp (features-linux.md#seccomp)."""
 
     enabled: bool | None = None
-    """Whether there is seccomp at all."""
+    """Whether seccomp is supported."""
     actions: tuple[SeccompAction, ...] | None = None
-    """Actions that are known."""
+    """Known actions."""
     operators: tuple[SeccompOperator, ...] | None = None
-    """Operators that are known."""
+    """Known operators."""
     archs: tuple[SeccompArch, ...] | None = None
-    """Machines that are known."""
+    """Known architectures."""
     known_flags: tuple[SeccompFlag, ...] | None = None
-    """Flags that are known."""
+    """Known flags."""
     supported_flags: tuple[SeccompFlag, ...] | None = None
-    """Flags that this kernel and libseccomp take too."""
+    """Known flags that this kernel and libseccomp support."""
 
 
-class EnabledFeature(_Nullable, EnabledFeatureBase):
-    """Whether something is supported: AppArmor, SELinux, id-mapped mounts, network devices (features-linux.md#apparmor)."""
-
-    SECTION: ClassVar[str] = "features-linux.md#apparmor"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class EnabledFeature(_Nullable["places.EnabledFeatureAt"]):
+    """Support of one feature: AppArmor, SELinux, id-mapped mounts or network devices (features-linux.md#apparmor)."""
 
     enabled: bool | None = None
-    """Whether it is."""
+    """Whether the feature is supported."""
 
 
-class MemoryPolicyFeatures(_Nullable, MemoryPolicyFeaturesBase):
-    """What of NUMA policies is supported (features-linux.md#memorypolicy)."""
-
-    SECTION: ClassVar[str] = "features-linux.md#memorypolicy"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class MemoryPolicyFeatures(_Nullable["places.MemoryPolicyFeaturesAt"]):
+    """Supported features of NUMA memory policies (features-linux.md#memorypolicy)."""
 
     modes: tuple[MemoryPolicyMode, ...] | None = None
-    """Modes that are known."""
+    """Known modes."""
     flags: tuple[MemoryPolicyFlag, ...] | None = None
-    """Flags that are known."""
+    """Known flags."""
 
 
-class IntelRdtFeatures(_Nullable, IntelRdtFeaturesBase):
-    """What of resctrl is supported (features-linux.md#intel-rdt)."""
-
-    SECTION: ClassVar[str] = "features-linux.md#intel-rdt"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class IntelRdtFeatures(_Nullable["places.IntelRdtFeaturesAt"]):
+    """Supported features of resctrl (features-linux.md#intel-rdt)."""
 
     enabled: bool | None = None
-    """Whether there is ``linux.intelRdt`` at all."""
+    """Whether ``linux.intelRdt`` is supported."""
     schemata: bool | None = None
-    """Whether there is its member ``schemata``."""
+    """Whether ``linux.intelRdt.schemata`` is supported."""
     monitoring: bool | None = None
-    """Whether there is its member ``enableMonitoring``."""
+    """Whether ``linux.intelRdt.enableMonitoring`` is supported."""
 
 
-class MountExtensions(_Nullable, MountExtensionsBase):
-    """Mount features that are supported (features-linux.md#mountextensions)."""
-
-    SECTION: ClassVar[str] = "features-linux.md#mountextensions"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class MountExtensions(_Nullable["places.MountExtensionsAt"]):
+    """Supported extensions of mounts (features-linux.md#mountextensions)."""
 
     idmap: EnabledFeature | None = None
     """Id-mapped mounts."""
 
 
-class LinuxFeatures(_Nullable, LinuxFeaturesBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class LinuxFeatures(_Nullable["places.LinuxFeaturesAt"]):
     """The Linux part of the features (features-linux.md#linux-features-structure)."""
 
-    SECTION: ClassVar[str] = "features-linux.md#linux-features-structure"
-
     namespaces: tuple[NamespaceType, ...] | None = None
-    """Namespaces that are known (features-linux.md#namespaces)."""
+    """Known namespaces (features-linux.md#namespaces)."""
     capabilities: tuple[CapabilityName, ...] | None = None
-    """Capabilities that are known (features-linux.md#capabilities)."""
+    """Known capabilities (features-linux.md#capabilities)."""
     cgroup: CgroupFeatures | None = None
-    """Kinds of cgroups (features-linux.md#cgroup)."""
+    """Cgroup versions and managers (features-linux.md#cgroup)."""
     seccomp: SeccompFeatures | None = None
-    """Filters of system calls (features-linux.md#seccomp)."""
+    """System call filters (features-linux.md#seccomp)."""
     apparmor: EnabledFeature | None = None
     """AppArmor (features-linux.md#apparmor)."""
     selinux: EnabledFeature | None = None
     """SELinux (features-linux.md#selinux)."""
     memory_policy: MemoryPolicyFeatures | None = None
-    """NUMA policies (features-linux.md#memorypolicy)."""
+    """NUMA memory policies (features-linux.md#memorypolicy)."""
     intel_rdt: IntelRdtFeatures | None = None
-    """Cache and memory bandwidth (features-linux.md#intel-rdt)."""
+    """Cache and memory bandwidth allocation (features-linux.md#intel-rdt)."""
     mount_extensions: MountExtensions | None = None
     """Mounts (features-linux.md#mountextensions)."""
     net_devices: EnabledFeature | None = None
-    """Network devices that move into the container (features-linux.md#netdevices)."""
+    """Network devices that are moved to the container (features-linux.md#netdevices)."""
 
 
-class Features(_Nullable, FeaturesBase):
-    """What a runtime supports; an absent member says nothing, an empty one says none (features.md#features-structure).
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Features(_Nullable["places.FeaturesAt"]):
+    """Features that a runtime supports. An absent member means unknown, an empty one means none (features.md#features-structure).
 
-    A null means absence, as the text of the spec has it, and is kept in ``extensions``.
+    A null means that the member is absent, and is kept in ``extensions``.
     """
-
-    SECTION: ClassVar[str] = "features.md#features-structure"
 
     oci_version_min: str
     """The lowest version of the runtime spec (features.md#specification-version)."""
@@ -150,10 +136,16 @@ class Features(_Nullable, FeaturesBase):
     hooks: tuple[str, ...] | None = None
     """Kinds of hooks (features.md#hooks)."""
     mount_options: tuple[str, ...] | None = None
-    """Mount options that are not left to the filesystem (features.md#mount-options)."""
+    """Mount options that the runtime handles itself (features.md#mount-options)."""
     linux: LinuxFeatures | None = None
     """The Linux part (features.md#platform-specific-features)."""
     annotations: Mapping[str, str] | None = None
-    """Facts about the runtime, such as versions of libraries (features.md#annotations)."""
+    """Properties of the runtime, such as versions of libraries (features.md#annotations)."""
     potentially_unsafe_config_annotations: tuple[str, ...] | None = None
-    """Annotations, or prefixes that end with a dot, that change what it does (features.md#unsafe-annotations-in-configjson)."""
+    """Annotations, or prefixes ending in a dot, that change the runtime (features.md#unsafe-annotations-in-configjson)."""
+
+    @override
+    def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
+        from .rules.documents import features_problems
+
+        return features_problems(self)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import Problem, SpecError
-from .codec import plain, read_source
-from .config import RuntimeSpec
-from .explain import shown, step
+from .base import json_path, json_text
+from .codec import read_source
 from .mounts import Mount
 from .process import Process, User
 
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
     import os
 
     from .base import Json
+    from .config import RuntimeSpec
 
-S = TypeVar("S", bound=RuntimeSpec)
+S = TypeVar("S", bound="RuntimeSpec")
 _ANNOTATIONS: Final = {
     # member of the image config: annotation
     "os": "org.opencontainers.image.os",
@@ -32,13 +32,13 @@ SECTION: Final = "config.md#annotations"
 
 
 class _Reader:
-    """Members of a JSON object by type; what is absent or null is empty, and what is of another type is a problem."""
+    """Reads members of a JSON object by type. Absent or null members are empty, members of another type are problems."""
 
     def __init__(self, document: dict[str, Json], path: str, found: list[Problem]) -> None:
         self._document, self._path, self._found = document, path, found
 
     def _wrong(self, key: str, expected: str) -> None:
-        self._found.append(Problem(step(self._path, key), f"{expected} expected, not {shown(self._document[key])}"))
+        self._found.append(Problem(json_path(self._path, key), f"{expected} expected, not {json_text(self._document[key])}"))
 
     def text(self, key: str) -> str:
         value = self._document.get(key)
@@ -73,27 +73,26 @@ class _Reader:
         return texts
 
 
-def from_image_config(
-    cls: type[S],
+def apply_image_config(
     source: str | os.PathLike[str] | bytes | Mapping[str, Json],
-    base: S | None,
+    base: S,
     *,
+    keep_env: bool,
     user: User | Callable[[str], User] | None,
     volumes: Mapping[str, str] | Callable[[str], str] | None,
 ) -> S:
     """See `RuntimeSpec.from_image_config`."""
-    document, name = (plain(source), "") if isinstance(source, Mapping) else read_source(source)
+    document, name = read_source(source)
     if not isinstance(document, dict):
-        raise SpecError([Problem("$", f"an object expected, not {shown(document)}")], name)
+        raise SpecError([Problem("$", f"an object expected, not {json_text(document)}")], name)
     found: list[Problem] = []
     image = _Reader(document, "$", found)
-    # Programs hand out the inner object alone, too: its keys are capitalised, so they can't be mistaken.
+    # Some programs write the inner object alone. Its keys are capitalised, those of the outer one are not.
     whole = "config" in document or not any(key[:1].isupper() for key in document)
     config = _Reader(image.mapping("config"), "$.config", found) if whole else image
-    spec = cls.default() if base is None else base
-    process = spec.process or Process(cwd="/")
+    process = base.process or Process(cwd="/")
 
-    changes: dict[str, Any] = {"env": _env(process.env or (), config.texts("Env"), keep=base is not None)}
+    changes: dict[str, Any] = {"env": _env(process.env or (), config.texts("Env"), keep=keep_env)}
     args = (*config.texts("Entrypoint"), *config.texts("Cmd"))
     if args:
         changes["args"] = args
@@ -105,11 +104,11 @@ def from_image_config(
         changes["user"] = user
     elif wanted:
         changes["user"] = user(wanted) if user is not None else _numeric(wanted, found)
-    annotations = {**_annotations(image, config), **config.labels("Labels"), **(spec.annotations or {})}
+    annotations = {**_annotations(image, config), **config.labels("Labels"), **(base.annotations or {})}
     paths = tuple(config.mapping("Volumes"))
     if found:
         raise SpecError(found, name)
-    spec = spec.evolve(process=process.evolve(**changes), annotations=annotations or spec.annotations)
+    spec = base.at.evolve(process=process.evolve(**changes), annotations=annotations or base.annotations)
     if volumes is not None:
         place = volumes if callable(volumes) else volumes.__getitem__
         for path in paths:
@@ -119,7 +118,7 @@ def from_image_config(
 
 
 def _env(base: tuple[str, ...], image: tuple[str, ...], *, keep: bool) -> tuple[str, ...]:
-    """Both, each name once, in the order in which they come first; ``keep`` tells which of two values stays."""
+    """Return the entries of both, each name once, in order of appearance. With ``keep`` the values of ``base`` take precedence."""
     first, second = (image, base) if keep else (base, image)
     values = {entry.partition("=")[0]: entry for entry in (*first, *second)}
     return tuple(values[name] for name in dict.fromkeys(entry.partition("=")[0] for entry in (*base, *image)))
@@ -129,7 +128,7 @@ def _numeric(text: str, found: list[Problem]) -> User | None:
     uid, colon, gid = text.partition(":")
     if all(part.isascii() and part.isdigit() and int(part) <= MAX_ID for part in ((uid, gid) if colon else (uid,))):
         return User(uid=int(uid), gid=int(gid or 0))
-    message = f"{text!r} is not in numbers, and names are in the image's files: give user="
+    message = f"{text!r} is not numeric, and names are in the image's files: pass user="
     found.append(Problem("$.config.User", message, "config.md#user"))
     return None
 

@@ -1,28 +1,17 @@
 """``linux`` of config.json (config-linux.md)."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, ClassVar
+import attrs
 
-from .base import FrozenMap, OpenEnum
-from .bases import (
-    DeviceBase,
-    IntelRdtBase,
-    LinuxBase,
-    MemoryPolicyBase,
-    NamespaceBase,
-    NetDeviceBase,
-    PersonalityBase,
-    TimeOffsetBase,
-)
+from .base import FileMode, Int64, MemoryBandwidth, OpenEnum, Uint32
+from .model import Model
+from .resources import Resources
+from .seccomp import Seccomp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .mounts import IDMapping
-    from .resources import Resources
-    from .scalars import FileMode, Int64, MemoryBandwidth, Uint32
-    from .seccomp import Seccomp
+    from . import places as places
 
 
 class NamespaceType(OpenEnum):
@@ -84,41 +73,50 @@ class PersonalityDomain(OpenEnum):
     LINUX32 = "LINUX32"
 
 
-class Namespace(NamespaceBase):
-    """A namespace of the container; of a type that is not listed, it has the runtime's (config-linux.md#namespaces)."""
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class IDMapping(Model["places.IDMappingAt"]):
+    """An id mapping: a range of ids of a user namespace and their ids on the host (config-linux.md#user-namespace-mappings)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#namespaces"
+    container_id: Uint32 = attrs.field(metadata={"key": "containerID"})
+    """First id in the container."""
+    host_id: Uint32 = attrs.field(metadata={"key": "hostID"})
+    """First id on the host."""
+    size: Uint32
+    """Number of ids."""
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Namespace(Model["places.NamespaceAt"]):
+    """A namespace of the container. The runtime namespace is used for each type that is not listed (config-linux.md#namespaces)."""
 
     type: NamespaceType
-    """Each type may come once."""
+    """Type of the namespace. Each may appear once."""
     path: str | None = None
     """Absolute path of an existing namespace to join. Default: a new one."""
 
 
-class TimeOffset(TimeOffsetBase):
-    """How far a clock of the container is ahead of the host's (config-linux.md#offset-for-time-namespace)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#offset-for-time-namespace"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class TimeOffset(Model["places.TimeOffsetAt"]):
+    """Offset of a clock of the container from the host's (config-linux.md#offset-for-time-namespace)."""
 
     secs: Int64 | None = None
-    """Unit: seconds. Default: 0."""
+    """Whole seconds. Unit: seconds. Default: 0."""
     nanosecs: Uint32 | None = None
-    """Unit: nanoseconds. Default: 0."""
+    """Nanoseconds in addition to ``secs``. Unit: nanoseconds. Default: 0."""
 
 
-class Device(DeviceBase):
-    """A device file to make, beyond the default ones (config-linux.md#devices)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#devices"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Device(Model["places.DeviceAt"]):
+    """A device file in addition to the default ones (config-linux.md#devices)."""
 
     type: DeviceType
     """Character, block or FIFO."""
     path: str
     """Absolute path in the container."""
     major: Int64 | None = None
-    """Major number; needed unless it is a FIFO."""
+    """Major number. Required unless the type is FIFO."""
     minor: Int64 | None = None
-    """Minor number; needed unless it is a FIFO."""
+    """Minor number. Required unless the type is FIFO."""
     file_mode: FileMode | None = None
     """Permission bits, decimal in JSON. Default: 438."""
     uid: Uint32 | None = None
@@ -127,93 +125,87 @@ class Device(DeviceBase):
     """Group, in the container's user namespace. Default: 0."""
 
 
-class NetDevice(NetDeviceBase):
-    """A network device of the host that moves into the container (config-linux.md#network-devices)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#network-devices"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class NetDevice(Model["places.NetDeviceAt"]):
+    """A network device that is moved from the runtime namespace to the container (config-linux.md#network-devices)."""
 
     name: str | None = None
-    """Its name there; ``%d`` in it becomes a free number. Default: that on the host."""
+    """Name in the container. ``%d`` in it is replaced by a free number. Default: the name on the host."""
 
 
-class IntelRdt(IntelRdtBase):
-    """Cache and memory bandwidth through resctrl (config-linux.md#intelrdt)."""
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class IntelRdt(Model["places.IntelRdtAt"]):
+    """Cache and memory bandwidth allocation by resctrl (config-linux.md#intelrdt)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#intelrdt"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"clos_id": "closID"})
-
-    clos_id: str | None = None
-    """Class of service: a directory of resctrl, ``/`` for its root. Default: the container's id."""
+    clos_id: str | None = attrs.field(default=None, metadata={"key": "closID"})
+    """Class of service: a directory of resctrl, or ``/`` for its root. Default: the container's id."""
     schemata: tuple[str, ...] | None = None
-    """Lines for the schemata file, written last. Default: none."""
+    """Lines for the schemata file, written after the other two members. Default: none."""
     l3_cache_schema: str | None = None
-    """A line ``L3:...`` for the schemata file, written first. Default: none."""
+    """A line ``L3:...`` for the schemata file. Default: none."""
     mem_bw_schema: MemoryBandwidth | None = None
     """A line ``MB:...`` for the schemata file. Default: none."""
     enable_monitoring: bool | None = None
-    """Whether the container has a monitoring group of its own. Default: false."""
+    """Whether a monitoring group is made for the container. Default: false."""
 
 
-class Personality(PersonalityBase):
-    """What personality(2) sets (config-linux.md#personality)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#personality"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Personality(Model["places.PersonalityAt"]):
+    """Execution domain, as in personality(2) (config-linux.md#personality)."""
 
     domain: PersonalityDomain
-    """``LINUX32`` makes uname(2) name a 32-bit machine."""
+    """Domain. With ``LINUX32`` uname(2) reports a 32-bit machine."""
     flags: tuple[str, ...] | None = None
-    """No flag is defined. Default: none."""
+    """Flags. The spec defines none. Default: none."""
 
 
-class MemoryPolicy(MemoryPolicyBase):
-    """NUMA policy, by set_mempolicy(2) (config-linux.md#memory-policy)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#memory-policy"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class MemoryPolicy(Model["places.MemoryPolicyAt"]):
+    """NUMA memory policy, as in set_mempolicy(2) (config-linux.md#memory-policy)."""
 
     mode: MemoryPolicyMode
-    """Where memory comes from."""
+    """Mode, which selects the nodes that memory is allocated from."""
     nodes: str | None = None
-    """Memory nodes, as ``0-3,7``; some modes need them, some refuse them. Default: none."""
+    """Memory nodes, as ``0-3,7``. Some modes require them, others do not accept them. Default: none."""
     flags: tuple[MemoryPolicyFlag, ...] | None = None
-    """Default: none."""
+    """Flags. Default: none."""
 
 
-class Linux(LinuxBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Linux(Model["places.LinuxAt"]):
     """The Linux part of a config (config-linux.md#linux-container-configuration)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#linux-container-configuration"
-
     devices: tuple[Device, ...] | None = None
-    """Device files beyond the default ones. Default: none (config-linux.md#devices)."""
+    """Device files in addition to the default ones. Default: none (config-linux.md#devices)."""
     net_devices: Mapping[str, NetDevice] | None = None
-    """Network devices that move into the container, by their name on the host. Default: none (config-linux.md#network-devices)."""
+    """Network devices that are moved to the container, by name on the host. Default: none (config-linux.md#network-devices)."""
     uid_mappings: tuple[IDMapping, ...] | None = None
-    """User ids of the user namespace. Default: the runtime's choice (config-linux.md#user-namespace-mappings)."""
+    """User id mappings of the user namespace. Default: the runtime's choice (config-linux.md#user-namespace-mappings)."""
     gid_mappings: tuple[IDMapping, ...] | None = None
-    """Group ids of the user namespace. Default: the runtime's choice (config-linux.md#user-namespace-mappings)."""
+    """Group id mappings of the user namespace. Default: the runtime's choice (config-linux.md#user-namespace-mappings)."""
     time_offsets: Mapping[str, TimeOffset] | None = None
-    """Clocks of the time namespace: ``monotonic`` and ``boottime``. Default: none (config-linux.md#offset-for-time-namespace)."""
+    """Offsets of ``monotonic`` and ``boottime`` in a time namespace. Default: none (config-linux.md#offset-for-time-namespace)."""
     namespaces: tuple[Namespace, ...] | None = None
-    """Namespaces of the container, each type once. Default: all of the runtime (config-linux.md#namespaces)."""
+    """Namespaces of the container, each type once. Default: the runtime namespaces (config-linux.md#namespaces)."""
     resources: Resources | None = None
     """Limits of the container's cgroup. Default: no limits (config-linux.md#control-groups)."""
     cgroups_path: str | None = None
-    """The cgroup; an absolute path is one below the hierarchies. Default: the runtime's choice (config-linux.md#cgroups-path)."""
+    """Path of the cgroup; an absolute one starts at a hierarchy's root. Default: the runtime's (config-linux.md#cgroups-path)."""
     rootfs_propagation: RootfsPropagation | None = None
     """Mount propagation of the root. Default: private (config-linux.md#rootfs-mount-propagation)."""
     seccomp: Seccomp | None = None
-    """Filter of system calls. Default: none (config-linux.md#seccomp)."""
+    """System call filter. Default: none (config-linux.md#seccomp)."""
     sysctl: Mapping[str, str] | None = None
-    """Kernel parameters of the container's namespaces. Default: unchanged (config-linux.md#sysctl)."""
+    """Kernel parameters of the container namespaces. Default: unchanged (config-linux.md#sysctl)."""
     masked_paths: tuple[str, ...] | None = None
-    """Absolute paths in the container that cannot be read. Default: none (config-linux.md#masked-paths)."""
+    """Masked paths: absolute paths in the container that cannot be read. Default: none (config-linux.md#masked-paths)."""
     readonly_paths: tuple[str, ...] | None = None
-    """Absolute paths in the container that cannot be written. Default: none (config-linux.md#readonly-paths)."""
+    """Read-only paths: absolute paths in the container that cannot be written. Default: none (config-linux.md#readonly-paths)."""
     mount_label: str | None = None
     """SELinux context of the mounts. Default: none (config-linux.md#mount-label)."""
     intel_rdt: IntelRdt | None = None
-    """Cache and memory bandwidth. Default: unchanged (config-linux.md#intelrdt)."""
+    """Cache and memory bandwidth allocation. Default: unchanged (config-linux.md#intelrdt)."""
     memory_policy: MemoryPolicy | None = None
-    """NUMA policy. Default: unchanged (config-linux.md#memory-policy)."""
+    """NUMA memory policy. Default: unchanged (config-linux.md#memory-policy)."""
     personality: Personality | None = None
     """Execution domain. Default: unchanged (config-linux.md#personality)."""

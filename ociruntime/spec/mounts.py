@@ -1,15 +1,15 @@
-"""``root`` and ``mounts`` of config.json, and the id mappings that mounts and user namespaces share."""
+"""The root filesystem and the mounts of ``config.json`` (config.md#root, config.md#mounts)."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING, Final
 
-from typing import TYPE_CHECKING, ClassVar, Final
+import attrs
 
-from .base import FrozenMap
-from .bases import IDMappingBase, MountBase, RootBase
-from .places import split
+from .linux import IDMapping
+from .model import Model
+from .syntax import split_option
 
 if TYPE_CHECKING:
-    from .scalars import Uint32
+    from . import places as places
 
 MOUNT_OPTIONS: Final = tuple(
     """
@@ -20,53 +20,39 @@ MOUNT_OPTIONS: Final = tuple(
     suid symfollow sync tmpcopyup unbindable
 """.split()
 )
-"""The options that the text names (config.md#linux-mount-options); any other goes to the filesystem."""
+"""The options that the text defines (config.md#linux-mount-options). Any other is passed to the filesystem."""
 
 
-class Root(RootBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Root(Model["places.RootAt"]):
     """The root filesystem (config.md#root)."""
 
-    SECTION: ClassVar[str] = "config.md#root"
-
     path: str
-    """Its directory; a relative path counts from the bundle."""
+    """Directory of the root filesystem. A relative path is relative to the bundle."""
     readonly: bool | None = None
-    """Whether it is read-only in the container. Default: false."""
+    """Whether the root is read-only in the container. Default: false."""
 
 
-class IDMapping(IDMappingBase):
-    """A range of ids of the host that a range in the container stands for (config-linux.md#user-namespace-mappings)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#user-namespace-mappings"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"container_id": "containerID", "host_id": "hostID"})
-
-    container_id: Uint32
-    """First id in the container."""
-    host_id: Uint32
-    """First id on the host."""
-    size: Uint32
-    """Number of ids."""
-
-
-class Mount(MountBase):
-    """A mount beyond the root; mounts are made in their order (config.md#mounts)."""
-
-    SECTION: ClassVar[str] = "config.md#mounts"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Mount(Model["places.MountAt"]):
+    """A mount in addition to the root. Mounts are made in their order (config.md#mounts)."""
 
     destination: str
-    """Where in the container, as an absolute path."""
+    """Absolute path of the mount point in the container."""
     type: str | None = None
-    """Filesystem, as in /proc/filesystems; ignored for a bind mount. Default: none."""
+    """Filesystem type, as in /proc/filesystems. Ignored for a bind mount. Default: none."""
     source: str | None = None
-    """Device, or for a bind mount the file or directory; a relative path counts from the bundle. Default: none."""
+    """Device, or for a bind mount the file or directory. A relative path is relative to the bundle. Default: none."""
     options: tuple[str, ...] | None = None
-    """Options of mount(8); ``bind`` or ``rbind`` makes a bind mount, what is unknown goes to the filesystem. Default: none."""
+    """Options of mount(8). ``bind`` or ``rbind`` makes a bind mount; unknown ones are passed to the filesystem. Default: none."""
     uid_mappings: tuple[IDMapping, ...] | None = None
-    """User ids of an id-mapped mount; comes with ``gid_mappings`` and the option ``idmap`` or ``ridmap``. Default: none."""
+    """User id mappings of an id-mapped mount. Requires ``gid_mappings`` and the option ``idmap`` or ``ridmap``. Default: none."""
     gid_mappings: tuple[IDMapping, ...] | None = None
-    """Group ids of an id-mapped mount; comes with ``uid_mappings``. Default: none."""
+    """Group id mappings of an id-mapped mount. Requires ``uid_mappings``. Default: none."""
 
     @property
     def is_bind(self) -> bool:
-        """Whether it is a bind mount."""
-        return self.type == "bind" or any(word in ("bind", "rbind") for option in self.options or () for word in split(option))
+        """Whether this is a bind mount."""
+        return self.type == "bind" or any(
+            word in ("bind", "rbind") for option in self.options or () for word in split_option(option)
+        )

@@ -1,25 +1,69 @@
 """``process`` of config.json (config.md#process)."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
-from typing import TYPE_CHECKING, ClassVar, Final
+import attrs
 
-from .base import FrozenMap, OpenEnum
-from .bases import (
-    CapabilitiesBase,
-    ConsoleSizeBase,
-    ExecCPUAffinityBase,
-    IOPriorityBase,
-    ProcessBase,
-    RlimitBase,
-    SchedulerBase,
-    UserBase,
-)
+from .base import CPUList, FrozenMap, Int32, OpenEnum, Uint32, Uint64
+from .model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from . import places as places
 
-    from .scalars import CPUList, Int32, Uint32, Uint64
+UNLIMITED: Final = (1 << 64) - 1
+"""RLIM_INFINITY: no limit, for `Rlimit`."""
+
+
+class Capability(OpenEnum):
+    """Capabilities of capabilities(7), in the order of their numbers (config.md#linux-process)."""
+
+    CHOWN = "CAP_CHOWN"
+    DAC_OVERRIDE = "CAP_DAC_OVERRIDE"
+    DAC_READ_SEARCH = "CAP_DAC_READ_SEARCH"
+    FOWNER = "CAP_FOWNER"
+    FSETID = "CAP_FSETID"
+    KILL = "CAP_KILL"
+    SETGID = "CAP_SETGID"
+    SETUID = "CAP_SETUID"
+    SETPCAP = "CAP_SETPCAP"
+    LINUX_IMMUTABLE = "CAP_LINUX_IMMUTABLE"
+    NET_BIND_SERVICE = "CAP_NET_BIND_SERVICE"
+    NET_BROADCAST = "CAP_NET_BROADCAST"
+    NET_ADMIN = "CAP_NET_ADMIN"
+    NET_RAW = "CAP_NET_RAW"
+    IPC_LOCK = "CAP_IPC_LOCK"
+    IPC_OWNER = "CAP_IPC_OWNER"
+    SYS_MODULE = "CAP_SYS_MODULE"
+    SYS_RAWIO = "CAP_SYS_RAWIO"
+    SYS_CHROOT = "CAP_SYS_CHROOT"
+    SYS_PTRACE = "CAP_SYS_PTRACE"
+    SYS_PACCT = "CAP_SYS_PACCT"
+    SYS_ADMIN = "CAP_SYS_ADMIN"
+    SYS_BOOT = "CAP_SYS_BOOT"
+    SYS_NICE = "CAP_SYS_NICE"
+    SYS_RESOURCE = "CAP_SYS_RESOURCE"
+    SYS_TIME = "CAP_SYS_TIME"
+    SYS_TTY_CONFIG = "CAP_SYS_TTY_CONFIG"
+    MKNOD = "CAP_MKNOD"
+    LEASE = "CAP_LEASE"
+    AUDIT_WRITE = "CAP_AUDIT_WRITE"
+    AUDIT_CONTROL = "CAP_AUDIT_CONTROL"
+    SETFCAP = "CAP_SETFCAP"
+    MAC_OVERRIDE = "CAP_MAC_OVERRIDE"
+    MAC_ADMIN = "CAP_MAC_ADMIN"
+    SYSLOG = "CAP_SYSLOG"
+    WAKE_ALARM = "CAP_WAKE_ALARM"
+    BLOCK_SUSPEND = "CAP_BLOCK_SUSPEND"
+    AUDIT_READ = "CAP_AUDIT_READ"
+    PERFMON = "CAP_PERFMON"
+    BPF = "CAP_BPF"
+    CHECKPOINT_RESTORE = "CAP_CHECKPOINT_RESTORE"
+
+    @property
+    def number(self) -> int:
+        """Number of the capability. Raises ValueError: the capability is not defined here."""
+        return list(type(self)).index(self)
 
 
 class RlimitType(OpenEnum):
@@ -43,77 +87,95 @@ class RlimitType(OpenEnum):
     STACK = "RLIMIT_STACK"
 
 
-class ConsoleSize(ConsoleSizeBase):
-    """Size of the terminal (config.md#process)."""
-
-    SECTION: ClassVar[str] = "config.md#process"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class ConsoleSize(Model["places.ConsoleSizeAt"]):
+    """Size of a terminal (config.md#process)."""
 
     height: Uint64
-    """Unit: characters."""
+    """Number of rows. Unit: characters."""
     width: Uint64
-    """Unit: characters."""
+    """Number of columns. Unit: characters."""
 
 
-class User(UserBase):
-    """Who the process runs as, in numbers of the container's user namespace (config.md#user)."""
-
-    SECTION: ClassVar[str] = "config.md#user"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class User(Model["places.UserAt"]):
+    """User and groups of a process, as ids of the container's user namespace (config.md#user)."""
 
     uid: Uint32 | None = None
-    """User id; needed on POSIX platforms."""
+    """User id. Required on POSIX platforms."""
     gid: Uint32 | None = None
-    """Group id; needed on POSIX platforms."""
+    """Group id. Required on POSIX platforms."""
     umask: Uint32 | None = None
-    """umask(2), decimal in JSON: 0o022 is 18. Default: that of the runtime."""
+    """File mode creation mask of umask(2), decimal in JSON: 0o022 is 18. Default: the runtime's."""
     additional_gids: tuple[Uint32, ...] | None = None
     """Supplementary groups. Default: none."""
     username: str | None = None
-    """Windows: name of the user. Default: the platform's."""
+    """Name of the user, on Windows. Default: the platform's."""
 
 
-class Capabilities(CapabilitiesBase):
-    """Names such as ``CAP_KILL`` in each of the five sets of capabilities(7); an absent set is empty (config.md#linux-process)."""
-
-    SECTION: ClassVar[str] = "config.md#linux-process"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Capabilities(Model["places.CapabilitiesAt"]):
+    """Names such as ``CAP_KILL`` in the five sets of capabilities(7). An absent set is empty (config.md#linux-process)."""
 
     bounding: tuple[str, ...] | None = None
-    """What an execve(2) of the process or of its descendants can gain at most. Default: none."""
+    """Upper bound of the capabilities that execve(2) can grant. Default: none."""
     effective: tuple[str, ...] | None = None
-    """What the kernel checks. Default: none."""
+    """Capabilities that the kernel checks. Default: none."""
     inheritable: tuple[str, ...] | None = None
-    """What survives execve(2) of a file that has it in its own inheritable set. Default: none."""
+    """Capabilities kept by execve(2) of a file that has them in its inheritable set. Default: none."""
     permitted: tuple[str, ...] | None = None
-    """What the process may make effective. Default: none."""
+    """Capabilities that the process may make effective. Default: none."""
     ambient: tuple[str, ...] | None = None
-    """What survives execve(2) of a file without capabilities; each must be permitted and inheritable. Default: none."""
+    """Capabilities kept by execve(2) of a file without capabilities. Each must be permitted and inheritable. Default: none."""
 
-    def add(self, *names: str, ambient: bool = False) -> Capabilities:
-        """With these capabilities in the bounding, effective and permitted sets, and with ``ambient`` in all five.
+    def add(self, *names: str, ambient: bool = False) -> "Capabilities":
+        """Return a copy with capabilities in the bounding, effective and permitted sets, and with ``ambient`` in all five.
 
         Names may lack ``CAP_`` and be in lower case.
         """
-        from .edit import caps_add
+        added = [_capability_name(name) for name in names]
+        bounding, effective, permitted = (_union(held, added) for held in (self.bounding, self.effective, self.permitted))
+        changed = self.evolve(bounding=bounding, effective=effective, permitted=permitted)
+        if not ambient:
+            return changed
+        return changed.evolve(inheritable=_union(self.inheritable, added), ambient=_union(self.ambient, added))
 
-        return caps_add(self, names, ambient)
+    def drop(self, *names: str) -> "Capabilities":
+        """Return a copy without capabilities in any set. ``ALL`` removes every one. Absent sets stay absent."""
+        dropped = {_capability_name(name) for name in names}
 
-    def drop(self, *names: str) -> Capabilities:
-        """Without these capabilities in any set; ``ALL`` drops every one."""
-        from .edit import caps_drop
+        def remaining(held: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return held and tuple(name for name in held if name not in dropped and "CAP_ALL" not in dropped)
 
-        return caps_drop(self, names)
+        return Capabilities(
+            bounding=remaining(self.bounding),
+            effective=remaining(self.effective),
+            inheritable=remaining(self.inheritable),
+            permitted=remaining(self.permitted),
+            ambient=remaining(self.ambient),
+            extensions=self.extensions,
+        )
 
 
-class Rlimit(RlimitBase):
-    """One resource limit, of getrlimit(2) (config.md#posix-process)."""
+def _capability_name(name: str) -> str:
+    upper = name.upper()
+    return upper if upper.startswith("CAP_") else f"CAP_{upper}"
 
-    SECTION: ClassVar[str] = "config.md#posix-process"
+
+def _union(held: tuple[str, ...] | None, added: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*(held or ()), *added)))
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Rlimit(Model["places.RlimitAt"]):
+    """A resource limit, as in setrlimit(2) (config.md#posix-process)."""
 
     type: RlimitType
-    """The resource; each may come once."""
+    """The resource. Each may appear once."""
     soft: Uint64
-    """What the kernel enforces; 18446744073709551615 for no limit."""
+    """Limit that the kernel enforces; `UNLIMITED` for none."""
     hard: Uint64
-    """The ceiling of the soft limit."""
+    """Upper bound of the soft limit; `UNLIMITED` for none."""
 
 
 class SchedulerPolicy(OpenEnum):
@@ -140,25 +202,24 @@ class SchedulerFlag(OpenEnum):
     UTIL_CLAMP_MAX = "SCHED_FLAG_UTIL_CLAMP_MAX"
 
 
-class Scheduler(SchedulerBase):
-    """CPU scheduling of the process, by sched_setattr(2) (config.md#linux-process)."""
-
-    SECTION: ClassVar[str] = "config.md#linux-process"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Scheduler(Model["places.SchedulerAt"]):
+    """CPU scheduling of the process, as in sched_setattr(2) (config.md#linux-process)."""
 
     policy: SchedulerPolicy
-    """The scheduling class."""
+    """Scheduling policy."""
     nice: Int32 | None = None
-    """-20 (first) to 19, for SCHED_OTHER and SCHED_BATCH. Default: 0."""
+    """Nice value from -20 (most favourable) to 19, for SCHED_OTHER and SCHED_BATCH. Default: 0."""
     priority: Int32 | None = None
-    """1 to 99 (first), for SCHED_FIFO and SCHED_RR. Default: 0."""
+    """Static priority from 1 to 99 (highest), for SCHED_FIFO and SCHED_RR. Default: 0."""
     flags: tuple[SchedulerFlag, ...] | None = None
-    """Default: none."""
+    """Flags. Default: none."""
     runtime: Uint64 | None = None
-    """CPU time that SCHED_DEADLINE gives in each period. Unit: nanoseconds. Default: 0."""
+    """CPU time in each period, for SCHED_DEADLINE. Unit: nanoseconds. Default: 0."""
     deadline: Uint64 | None = None
-    """When the runtime is used up at the latest, from the start of the period. Unit: nanoseconds. Default: 0."""
+    """Deadline from the start of each period, for SCHED_DEADLINE. Unit: nanoseconds. Default: 0."""
     period: Uint64 | None = None
-    """Unit: nanoseconds. Default: 0."""
+    """Length of a period, for SCHED_DEADLINE. Unit: nanoseconds. Default: 0."""
 
 
 class IOPriorityClass(OpenEnum):
@@ -169,78 +230,87 @@ class IOPriorityClass(OpenEnum):
     IDLE = "IOPRIO_CLASS_IDLE"
 
 
-class IOPriority(IOPriorityBase):
-    """I/O scheduling of the process, by ioprio_set(2) (config.md#linux-process)."""
-
-    SECTION: ClassVar[str] = "config.md#linux-process"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class IOPriority(Model["places.IOPriorityAt"]):
+    """I/O scheduling of the process, as in ioprio_set(2) (config.md#linux-process)."""
 
     class_: IOPriorityClass
-    """The scheduling class."""
+    """Scheduling class."""
     priority: Int32 | None = None
-    """0 (first) to 7 within the class. Default: 0."""
+    """Priority in the class, from 0 (highest) to 7. Default: 0."""
 
 
-class ExecCPUAffinity(ExecCPUAffinityBase):
-    """CPUs of a process that joins a running container (config.md#linux-process)."""
-
-    SECTION: ClassVar[str] = "config.md#linux-process"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class ExecCPUAffinity(Model["places.ExecCPUAffinityAt"]):
+    """CPU affinity of an exec process (config.md#linux-process)."""
 
     initial: CPUList | None = None
-    """CPUs before it is moved into the container's cgroup. Default: those of the runtime."""
+    """CPUs before the process is moved to the container's cgroup. Default: the runtime's."""
     final: CPUList | None = None
-    """CPUs afterwards. Default: what the kernel makes of the cgroup's."""
+    """CPUs after the process is moved. Default: those of the cgroup."""
 
 
-class Process(ProcessBase):
-    """The container's process (config.md#process)."""
-
-    SECTION: ClassVar[str] = "config.md#process"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"exec_cpu_affinity": "execCPUAffinity"})
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Process(Model["places.ProcessAt"]):
+    """The init process of a container, or an exec process (config.md#process)."""
 
     cwd: str
     """Absolute path of the working directory in the container."""
     terminal: bool | None = None
     """Whether a terminal is attached. Default: false."""
     console_size: ConsoleSize | None = None
-    """Size of the terminal; ignored without one. Default: the kernel's."""
+    """Size of the terminal. Ignored without a terminal. Default: the kernel's."""
     user: User | None = None
-    """Who the process runs as. Default: 0:0 (config.md#user)."""
+    """User and groups of the process. Default: 0:0 (config.md#user)."""
     args: tuple[str, ...] | None = None
-    """The program, looked up in PATH unless it has a slash, and its arguments; needed on POSIX platforms, one at least."""
+    """The program and its arguments. A name without a slash is looked up in PATH. Required on POSIX platforms, not empty."""
     command_line: str | None = None
-    """Windows: the whole command line. Default: made of ``args``."""
+    """The whole command line, on Windows. Default: composed of ``args``."""
     env: tuple[str, ...] | None = None
-    """``NAME=value`` entries. Default: none."""
+    """Environment, as ``NAME=value``. Default: none."""
     capabilities: Capabilities | None = None
-    """The capability sets of the process. Default: none in any (config.md#linux-process)."""
+    """Capability sets of the process. Default: none (config.md#linux-process)."""
     rlimits: tuple[Rlimit, ...] | None = None
-    """Resource limits, each resource once. Default: those of the runtime (config.md#posix-process)."""
+    """Resource limits, each resource once. Default: the runtime's (config.md#posix-process)."""
     no_new_privileges: bool | None = None
-    """Whether execve(2) can grant nothing that the process does not have. Default: false (config.md#linux-process)."""
+    """Whether execve(2) cannot grant privileges that the process lacks. Default: false (config.md#linux-process)."""
     apparmor_profile: str | None = None
     """AppArmor profile of the process. Default: none (config.md#linux-process)."""
     oom_score_adj: int | None = None
-    """-1000 (never killed) to 1000 (killed first). Default: unchanged (config.md#linux-process)."""
+    """OOM score adjustment, from -1000 (never killed) to 1000 (killed first). Default: unchanged (config.md#linux-process)."""
     scheduler: Scheduler | None = None
     """CPU scheduling. Default: unchanged (config.md#linux-process)."""
     selinux_label: str | None = None
     """SELinux label of the process. Default: none (config.md#linux-process)."""
     io_priority: IOPriority | None = None
     """I/O scheduling. Default: unchanged (config.md#linux-process)."""
-    exec_cpu_affinity: ExecCPUAffinity | None = None
-    """CPUs of further processes, not of the first one. Default: unchanged (config.md#linux-process)."""
+    exec_cpu_affinity: ExecCPUAffinity | None = attrs.field(default=None, metadata={"key": "execCPUAffinity"})
+    """CPU affinity of exec processes. Default: unchanged (config.md#linux-process)."""
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The environment by name; of a name that comes twice, the last one counts, as for the process."""
+        """The environment by name. If a name appears twice, the last entry counts, as for the program."""
         return FrozenMap({name: value for name, _, value in (entry.partition("=") for entry in self.env or ())})
 
-    def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> Process:
-        """With these variables set, in their old places or at the end; None removes one. Raises ValueError: a name has ``=``."""
-        from .edit import with_env
+    def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> "Process":
+        """Return a copy with environment variables set, in their old places or at the end. None removes one.
 
-        return with_env(self, {**(changes or {}), **names})
-
-
-UNLIMITED: Final = (1 << 64) - 1
-"""RLIM_INFINITY, for `Rlimit`."""
+        Raises:
+            ValueError: a name contains ``=`` or a NUL byte, or is empty.
+        """
+        changed = {**(changes or {}), **names}
+        for name in changed:
+            if not name or "=" in name or "\0" in name:
+                raise ValueError(f"{name!r} is not a valid name of an environment variable")
+        env: list[str] = []
+        added = dict(changed)
+        for entry in self.env or ():
+            name = entry.partition("=")[0]
+            if name not in changed:
+                env.append(entry)
+                continue
+            value = added.pop(name, None)
+            if value is not None:
+                env.append(f"{name}={value}")
+        env += [f"{name}={value}" for name, value in added.items() if value is not None]
+        return self.evolve(env=tuple(env))

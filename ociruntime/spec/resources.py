@@ -1,53 +1,36 @@
 """``linux.resources`` of config.json (config-linux.md#control-groups)."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, ClassVar
+import attrs
 
-from .base import FrozenMap
-from .bases import (
-    BlockIOBase,
-    CPUBase,
-    DeviceCgroupBase,
-    HugepageLimitBase,
-    InterfacePriorityBase,
-    MemoryBase,
-    NetworkBase,
-    PidsBase,
-    RdmaBase,
-    ResourcesBase,
-    ThrottleDeviceBase,
-    WeightDeviceBase,
-)
+from .base import Int64, PageSize, Uint16, Uint32, Uint64
+from .model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .scalars import Int64, PageSize, Uint16, Uint32, Uint64
+    from . import places as places
 
 
-class DeviceCgroup(DeviceCgroupBase):
-    """A rule about access to devices; rules apply in their order (config-linux.md#allowed-device-list)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#allowed-device-list"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class DeviceCgroup(Model["places.DeviceCgroupAt"]):
+    """A device rule. Rules apply in their order (config-linux.md#allowed-device-list)."""
 
     allow: bool
-    """Whether it allows or denies."""
+    """Whether the rule allows access or denies it."""
     type: str | None = None
-    """``a`` (all), ``c`` (character) or ``b`` (block). Default: a."""
+    """Type of device: ``a`` (all), ``c`` (character) or ``b`` (block). Default: a."""
     major: Int64 | None = None
     """Major number. Default: all."""
     minor: Int64 | None = None
     """Minor number. Default: all."""
     access: str | None = None
-    """Any of ``r`` (read), ``w`` (write), ``m`` (mknod). Default: none of them."""
+    """Kinds of access, composed of ``r`` (read), ``w`` (write) and ``m`` (mknod). Default: none."""
 
 
-class Memory(MemoryBase):
-    """The memory controller; -1 is no limit (config-linux.md#memory)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#memory"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"kernel_tcp": "kernelTCP", "disable_oom_killer": "disableOOMKiller"})
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Memory(Model["places.MemoryAt"]):
+    """The memory controller. -1 means no limit (config-linux.md#memory)."""
 
     limit: Int64 | None = None
     """Limit of memory. Unit: bytes. Default: unchanged."""
@@ -56,171 +39,160 @@ class Memory(MemoryBase):
     swap: Int64 | None = None
     """Limit of memory and swap together. Unit: bytes. Default: unchanged."""
     kernel: Int64 | None = None
-    """Not recommended: limit of kernel memory. Unit: bytes. Default: unchanged."""
-    kernel_tcp: Int64 | None = None
-    """Not recommended: limit of TCP buffers. Unit: bytes. Default: unchanged."""
+    """Limit of kernel memory. Not recommended. Unit: bytes. Default: unchanged."""
+    kernel_tcp: Int64 | None = attrs.field(default=None, metadata={"key": "kernelTCP"})
+    """Limit of TCP buffers. Not recommended. Unit: bytes. Default: unchanged."""
     swappiness: Uint64 | None = None
-    """0 to 100 (swaps most). Default: unchanged."""
-    disable_oom_killer: bool | None = None
-    """Whether the OOM killer is off. Default: false."""
+    """Tendency to swap, from 0 to 100 (highest). Default: unchanged."""
+    disable_oom_killer: bool | None = attrs.field(default=None, metadata={"key": "disableOOMKiller"})
+    """Whether the OOM killer is disabled. Default: false."""
     use_hierarchy: bool | None = None
     """Whether child cgroups share the limits. Default: unchanged."""
     check_before_update: bool | None = None
-    """Whether a limit below what is in use is refused. Default: false."""
+    """Whether a limit below the present usage is refused. Default: false."""
 
 
-class CPU(CPUBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class CPU(Model["places.CPUAt"]):
     """The cpu and cpuset controllers (config-linux.md#cpu)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#cpu"
-
     shares: Uint64 | None = None
-    """Weight against other cgroups, 1024 being usual. Default: unchanged."""
+    """Weight relative to other cgroups; 1024 is the kernel's default. Default: unchanged."""
     quota: Int64 | None = None
-    """CPU time in each period; -1 for no limit. Unit: microseconds. Default: unchanged."""
+    """CPU time in each period; -1 means no limit. Unit: microseconds. Default: unchanged."""
     burst: Uint64 | None = None
-    """Unused quota that may be used later, at most the quota. Unit: microseconds. Default: unchanged."""
+    """Unused quota that may be used later, up to the quota. Unit: microseconds. Default: unchanged."""
     period: Uint64 | None = None
-    """Unit: microseconds. Default: unchanged."""
+    """Length of a period. Unit: microseconds. Default: unchanged."""
     realtime_runtime: Int64 | None = None
     """CPU time of realtime tasks in each realtime period. Unit: microseconds. Default: unchanged."""
     realtime_period: Uint64 | None = None
-    """Unit: microseconds. Default: unchanged."""
+    """Length of a realtime period. Unit: microseconds. Default: unchanged."""
     cpus: str | None = None
     """CPUs, as ``0-3,7``. Default: unchanged."""
     mems: str | None = None
     """Memory nodes, as ``0-3,7``. Default: unchanged."""
     idle: Int64 | None = None
-    """1 makes the cgroup SCHED_IDLE. Default: 0."""
+    """1 schedules the cgroup as SCHED_IDLE. Default: 0."""
 
 
-class Pids(PidsBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Pids(Model["places.PidsAt"]):
     """The pids controller (config-linux.md#pids)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#pids"
-
     limit: Int64 | None = None
-    """Number of tasks; -1 for no limit. Default: unchanged."""
+    """Maximum number of tasks; -1 means no limit. Default: unchanged."""
 
 
-class WeightDevice(WeightDeviceBase):
-    """I/O weight on one device; at least one of the weights is needed (config-linux.md#block-io)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#block-io"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class WeightDevice(Model["places.WeightDeviceAt"]):
+    """I/O weight on one device. At least one of the weights is required (config-linux.md#block-io)."""
 
     major: Int64
     """Major number."""
     minor: Int64
     """Minor number."""
     weight: Uint16 | None = None
-    """Weight against other cgroups. Default: unchanged."""
+    """Weight relative to other cgroups. Default: unchanged."""
     leaf_weight: Uint16 | None = None
-    """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
+    """Weight of the cgroup's tasks relative to its child cgroups. Default: unchanged."""
 
 
-class ThrottleDevice(ThrottleDeviceBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class ThrottleDevice(Model["places.ThrottleDeviceAt"]):
     """I/O limit on one device (config-linux.md#block-io)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#block-io"
 
     major: Int64
     """Major number."""
     minor: Int64
     """Minor number."""
     rate: Uint64
-    """Unit: bytes or operations per second."""
+    """Limit. Unit: bytes or operations per second."""
 
 
-class BlockIO(BlockIOBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class BlockIO(Model["places.BlockIOAt"]):
     """The blkio or io controller (config-linux.md#block-io)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#block-io"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap(
-        {"throttle_read_iops_device": "throttleReadIOPSDevice", "throttle_write_iops_device": "throttleWriteIOPSDevice"}
-    )
-
     weight: Uint16 | None = None
-    """Weight against other cgroups, 10 to 1000. Default: unchanged."""
+    """Weight relative to other cgroups, from 10 to 1000. Default: unchanged."""
     leaf_weight: Uint16 | None = None
-    """Weight of the cgroup's tasks against its child cgroups. Default: unchanged."""
+    """Weight of the cgroup's tasks relative to its child cgroups. Default: unchanged."""
     weight_device: tuple[WeightDevice, ...] | None = None
-    """Weights of single devices. Default: none."""
+    """Weights on single devices. Default: none."""
     throttle_read_bps_device: tuple[ThrottleDevice, ...] | None = None
-    """Limits of reading. Unit: bytes per second. Default: none."""
+    """Limits of reads. Unit: bytes per second. Default: none."""
     throttle_write_bps_device: tuple[ThrottleDevice, ...] | None = None
-    """Limits of writing. Unit: bytes per second. Default: none."""
-    throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = None
-    """Limits of reading. Unit: operations per second. Default: none."""
-    throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = None
-    """Limits of writing. Unit: operations per second. Default: none."""
+    """Limits of writes. Unit: bytes per second. Default: none."""
+    throttle_read_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(
+        default=None, metadata={"key": "throttleReadIOPSDevice"}
+    )
+    """Limits of reads. Unit: operations per second. Default: none."""
+    throttle_write_iops_device: tuple[ThrottleDevice, ...] | None = attrs.field(
+        default=None, metadata={"key": "throttleWriteIOPSDevice"}
+    )
+    """Limits of writes. Unit: operations per second. Default: none."""
 
 
-class HugepageLimit(HugepageLimitBase):
-    """The hugetlb controller for one size of pages (config-linux.md#huge-page-limits)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#huge-page-limits"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class HugepageLimit(Model["places.HugepageLimitAt"]):
+    """The hugetlb controller, for one page size (config-linux.md#huge-page-limits)."""
 
     page_size: PageSize
-    """As ``2MB``, ``1GB``; a KB has 1024 bytes."""
+    """Page size: ``2MB``, ``1GB``. A KB is 1024 bytes."""
     limit: Uint64
-    """Unit: bytes."""
+    """Limit of huge pages. Unit: bytes."""
 
 
-class InterfacePriority(InterfacePriorityBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class InterfacePriority(Model["places.InterfacePriorityAt"]):
     """Priority of traffic on one interface (config-linux.md#network)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#network"
-
     name: str
-    """The interface, in the runtime's network namespace."""
+    """Name of the interface in the runtime namespace."""
     priority: Uint32
-    """Higher goes first."""
+    """Priority. Higher values are sent first."""
 
 
-class Network(NetworkBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Network(Model["places.NetworkAt"]):
     """The net_cls and net_prio controllers (config-linux.md#network)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#network"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"class_id": "classID"})
-
-    class_id: Uint32 | None = None
-    """Tag of the cgroup's packets. Default: unchanged."""
+    class_id: Uint32 | None = attrs.field(default=None, metadata={"key": "classID"})
+    """Class of the cgroup's packets. Default: unchanged."""
     priorities: tuple[InterfacePriority, ...] | None = None
-    """Default: none."""
+    """Priorities on interfaces. Default: none."""
 
 
-class Rdma(RdmaBase):
-    """The rdma controller for one device; at least one limit is needed (config-linux.md#rdma)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#rdma"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Rdma(Model["places.RdmaAt"]):
+    """The rdma controller, for one device. At least one limit is required (config-linux.md#rdma)."""
 
     hca_handles: Uint32 | None = None
-    """Number of handles. Default: unchanged."""
+    """Maximum number of handles. Default: unchanged."""
     hca_objects: Uint32 | None = None
-    """Number of objects. Default: unchanged."""
+    """Maximum number of objects. Default: unchanged."""
 
 
-class Resources(ResourcesBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Resources(Model["places.ResourcesAt"]):
     """Limits and weights of the container's cgroup (config-linux.md#control-groups)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#control-groups"
-    KEYS: ClassVar[FrozenMap[str]] = FrozenMap({"block_io": "blockIO"})
-
     devices: tuple[DeviceCgroup, ...] | None = None
-    """Which devices may be used. Default: unchanged (config-linux.md#allowed-device-list)."""
+    """Device rules. Default: unchanged (config-linux.md#allowed-device-list)."""
     memory: Memory | None = None
     """Memory and swap. Default: unchanged (config-linux.md#memory)."""
     cpu: CPU | None = None
     """CPU time, CPUs and memory nodes. Default: unchanged (config-linux.md#cpu)."""
     pids: Pids | None = None
     """Number of tasks. Default: unchanged (config-linux.md#pids)."""
-    block_io: BlockIO | None = None
+    block_io: BlockIO | None = attrs.field(default=None, metadata={"key": "blockIO"})
     """Disk bandwidth. Default: unchanged (config-linux.md#block-io)."""
     hugepage_limits: tuple[HugepageLimit, ...] | None = None
-    """Huge pages, by their size. Default: none (config-linux.md#huge-page-limits)."""
+    """Limits of huge pages, by page size. Default: none (config-linux.md#huge-page-limits)."""
     network: Network | None = None
-    """Tags and priorities of packets, of cgroup v1. Default: unchanged (config-linux.md#network)."""
+    """Class and priorities of packets, on cgroup v1. Default: unchanged (config-linux.md#network)."""
     rdma: Mapping[str, Rdma] | None = None
-    """RDMA resources, by device. Default: none (config-linux.md#rdma)."""
+    """RDMA limits, by device. Default: none (config-linux.md#rdma)."""
     unified: Mapping[str, str] | None = None
-    """Files of cgroup v2 and what is written to them. Default: none (config-linux.md#unified)."""
+    """Files of cgroup v2 and their contents. Default: none (config-linux.md#unified)."""

@@ -1,18 +1,18 @@
 """``linux.seccomp`` of config.json (config-linux.md#seccomp)."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, ClassVar
+import attrs
 
-from .base import OpenEnum
-from .bases import SeccompBase, SyscallArgBase, SyscallBase
+from .base import OpenEnum, Uint32, Uint64
+from .model import Model
 
 if TYPE_CHECKING:
-    from .scalars import Uint32, Uint64
+    from . import places as places
 
 
 class SeccompAction(OpenEnum):
-    """What the kernel does with a system call (config-linux.md#seccomp)."""
+    """Actions of a filter on a system call (config-linux.md#seccomp)."""
 
     KILL = "SCMP_ACT_KILL"
     KILL_PROCESS = "SCMP_ACT_KILL_PROCESS"
@@ -26,7 +26,7 @@ class SeccompAction(OpenEnum):
 
 
 class SeccompArch(OpenEnum):
-    """Machines, as libseccomp names them (config-linux.md#seccomp)."""
+    """Architectures, by their names in libseccomp (config-linux.md#seccomp)."""
 
     X86 = "SCMP_ARCH_X86"
     X86_64 = "SCMP_ARCH_X86_64"
@@ -63,7 +63,7 @@ class SeccompFlag(OpenEnum):
 
 
 class SeccompOperator(OpenEnum):
-    """How an argument is compared (config-linux.md#seccomp)."""
+    """Comparisons of an argument (config-linux.md#seccomp)."""
 
     NE = "SCMP_CMP_NE"
     LT = "SCMP_CMP_LT"
@@ -74,52 +74,49 @@ class SeccompOperator(OpenEnum):
     MASKED_EQ = "SCMP_CMP_MASKED_EQ"
 
 
-class SyscallArg(SyscallArgBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class SyscallArg(Model["places.SyscallArgAt"]):
     """A condition on one argument of a system call (config-linux.md#seccomp)."""
 
-    SECTION: ClassVar[str] = "config-linux.md#seccomp"
-
     index: Uint32
-    """Which argument: 0 to 5."""
+    """Index of the argument, from 0 to 5."""
     value: Uint64
-    """What it is compared with; for ``SCMP_CMP_MASKED_EQ`` the mask."""
+    """Value to compare with; the mask for ``SCMP_CMP_MASKED_EQ``."""
     value_two: Uint64 | None = None
-    """For ``SCMP_CMP_MASKED_EQ`` the value under the mask. Default: 0."""
+    """Value of the masked argument, for ``SCMP_CMP_MASKED_EQ``. Default: 0."""
     op: SeccompOperator
-    """How it is compared."""
+    """Comparison."""
 
 
-class Syscall(SyscallBase):
-    """What happens on these system calls (config-linux.md#seccomp)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#seccomp"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Syscall(Model["places.SyscallAt"]):
+    """A rule: the action on some system calls (config-linux.md#seccomp)."""
 
     names: tuple[str, ...]
-    """At least one."""
+    """Names of the system calls, at least one."""
     action: SeccompAction
-    """What the kernel does."""
+    """Action on the system calls."""
     errno_ret: Uint32 | None = None
-    """The errno of ``SCMP_ACT_ERRNO`` and ``SCMP_ACT_TRACE``. Default: EPERM."""
+    """Error number of ``SCMP_ACT_ERRNO`` and ``SCMP_ACT_TRACE``. Default: EPERM."""
     args: tuple[SyscallArg, ...] | None = None
-    """Conditions that must all hold. Default: none."""
+    """Conditions on the arguments, all of which must hold. Default: none."""
 
 
-class Seccomp(SeccompBase):
-    """A filter of system calls (config-linux.md#seccomp)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#seccomp"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Seccomp(Model["places.SeccompAt"]):
+    """A system call filter (config-linux.md#seccomp)."""
 
     default_action: SeccompAction
-    """What happens on a system call without a rule."""
+    """Action on a system call without a matching rule."""
     default_errno_ret: Uint32 | None = None
-    """The errno of a default action of ``SCMP_ACT_ERRNO`` or ``SCMP_ACT_TRACE``. Default: EPERM."""
+    """Error number of the default action, if that is ``SCMP_ACT_ERRNO`` or ``SCMP_ACT_TRACE``. Default: EPERM."""
     architectures: tuple[SeccompArch, ...] | None = None
-    """Machines beyond the native one whose system calls are filtered too. Default: none."""
+    """Architectures in addition to the native one. Default: none."""
     flags: tuple[SeccompFlag, ...] | None = None
     """Flags of seccomp(2). Default: the runtime's choice."""
     listener_path: str | None = None
-    """Unix socket of the agent that decides on ``SCMP_ACT_NOTIFY``. Default: none."""
+    """Path of the Unix socket of the agent that handles ``SCMP_ACT_NOTIFY``. Default: none."""
     listener_metadata: str | None = None
-    """Opaque text for the agent. Default: none."""
+    """Opaque data for the agent. Default: none."""
     syscalls: tuple[Syscall, ...] | None = None
-    """Rules. Default: none."""
+    """Rules of the filter. Default: none."""

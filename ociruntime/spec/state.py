@@ -1,20 +1,22 @@
-"""The state document, which hooks and callers get, and the one that a seccomp agent gets (runtime.md#state)."""
+"""The state document of hooks and callers, and the message that a seccomp agent receives (runtime.md#state)."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, ClassVar
+import attrs
+from typing_extensions import override
 
-from .base import OpenEnum
-from .bases import ContainerProcessStateBase, StateDocumentBase
+from ..errors import Problem
+from .base import NonNegativeInt, OpenEnum
+from .model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .scalars import NonNegativeInt
+    from . import places as places
+    from .rules.host import HostLike
 
 
 class ContainerStatus(OpenEnum):
-    """Where in its lifecycle a container is; a runtime may know more (runtime.md#state)."""
+    """Statuses of a container. A runtime may define more (runtime.md#state)."""
 
     CREATING = "creating"
     CREATED = "created"
@@ -22,37 +24,47 @@ class ContainerStatus(OpenEnum):
     STOPPED = "stopped"
 
 
-class StateDocument(StateDocumentBase):
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class StateDocument(Model["places.StateDocumentAt"]):
     """The state of a container (runtime.md#state)."""
-
-    SECTION: ClassVar[str] = "runtime.md#state"
 
     oci_version: str
     """Version of the runtime spec."""
     id: str
-    """The container's id."""
+    """Id of the container."""
     status: ContainerStatus
-    """Where in its lifecycle it is."""
+    """Status of the container."""
     pid: NonNegativeInt | None = None
-    """Its process; needed on Linux when it is created or running."""
+    """Process id of the init process. Required on Linux if the status is created or running."""
     bundle: str
     """Absolute path of the bundle."""
     annotations: Mapping[str, str] | None = None
-    """Those of the config. Default: none."""
+    """Annotations of the config. Default: none."""
+
+    @override
+    def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
+        from .rules.documents import state_problems
+
+        return state_problems(self)
 
 
-class ContainerProcessState(ContainerProcessStateBase):
-    """What a seccomp agent gets beside the descriptors (config-linux.md#the-container-process-state)."""
-
-    SECTION: ClassVar[str] = "config-linux.md#the-container-process-state"
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class ContainerProcessState(Model["places.ContainerProcessStateAt"]):
+    """The message that a seccomp agent receives with its file descriptors (config-linux.md#the-container-process-state)."""
 
     oci_version: str
     """Version of the runtime spec."""
     fds: tuple[str, ...] | None = None
-    """Names of the descriptors that come along, in their order. Default: none."""
+    """Names of the file descriptors in the message, in their order. Default: none."""
     pid: int
-    """The container's process, as the runtime sees it."""
+    """Process id of the container process, in the runtime namespace."""
     metadata: str | None = None
-    """What the config has in ``linux.seccomp.listenerMetadata``. Default: none."""
+    """``linux.seccomp.listenerMetadata`` of the config. Default: none."""
     state: StateDocument
-    """The state of the container."""
+    """State of the container."""
+
+    @override
+    def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
+        from .rules.documents import state_problems
+
+        return state_problems(self.state, "$.state")

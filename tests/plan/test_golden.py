@@ -358,7 +358,7 @@ BAD = {
     "domainname without uts": (lambda d: (d.pop("hostname"), d.update(domainname="x"), drop("uts")(d)), r"\$\.domainname"),
     "domainname and sysctl": (
         lambda d: (d.update(domainname="a"), linux(sysctl={"kernel.domainname": "b"})(d)),
-        r"\$\.domainname.*says something else",
+        r"\$\.domainname.*conflicts with",
     ),
     "sysctl of the host": (linux(sysctl={"kernel.panic": "1"}), r"\$\.linux\.sysctl\['kernel.panic'\]"),
     "sysctl of vm": (linux(sysctl={"vm.swappiness": "1"}), r"\$\.linux\.sysctl"),

@@ -185,7 +185,11 @@ def test_what_validation_refuses_is_refused_and_nothing_else(part: tuple[str, ..
 @pytest.mark.parametrize(
     ("linux", "host", "words"),
     [
-        ({"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}, {"seccomp": False}, r"seccomp: this kernel has no seccomp filters"),
+        (
+            {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}},
+            {"seccomp": False},
+            r"seccomp: this kernel does not support seccomp filters",
+        ),
         (
             {
                 "seccomp": {

@@ -9,8 +9,8 @@ import pytest
 
 from ociruntime.errors import SpecError
 from ociruntime.spec import RuntimeSpec
+from ociruntime.spec.base import camel_case
 from ociruntime.spec.codec import converter
-from ociruntime.spec.fields import camel
 
 GOOD = Path(__file__).parents[3] / "shared/reference/runtime-spec/schema/test/config/good"
 
@@ -151,4 +151,4 @@ def test_cattrs_reads_and_writes_the_same() -> None:
 
 @pytest.mark.parametrize(("name", "key"), [("cwd", "cwd"), ("no_new_privileges", "noNewPrivileges"), ("type_", "type")])
 def test_names(name: str, key: str) -> None:
-    assert camel(name) == key
+    assert camel_case(name) == key

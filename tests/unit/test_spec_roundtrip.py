@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from ociruntime.errors import SpecError
 from ociruntime.spec import ContainerProcessState, Features, Model, RuntimeSpec, StateDocument, diff
+from ociruntime.spec.base import Member, Record, members_of
 from ociruntime.spec.codec import converter
-from ociruntime.spec.fields import JSON_NAME, Field, fields_of
 from ociruntime.spec.generate import models
 
 Strategy = st.SearchStrategy[Any]
@@ -31,38 +31,38 @@ JSON = st.recursive(
 
 
 @st.composite
-def objects(draw: st.DrawFn, cls: type[Model]) -> dict[str, Any]:
+def objects(draw: st.DrawFn, cls: type[Record]) -> dict[str, Any]:
     """JSON objects of a class: the required members, some of the others and now and then unknown ones, in any order."""
-    fields = {field.key: field for field in fields_of(cls).values()}
-    keys = draw(st.sets(st.sampled_from(sorted(fields)), max_size=5)) | {key for key, field in fields.items() if field.required}
+    by_key = {member.key: member for member in members_of(cls).values()}
+    keys = draw(st.sets(st.sampled_from(sorted(by_key)), max_size=5)) | {key for key, member in by_key.items() if member.required}
     unknown = draw(st.dictionaries(KEYS, JSON, max_size=2)) if draw(st.integers(0, 2)) == 0 else {}
-    unknown = {key: item for key, item in unknown.items() if key not in fields}
+    unknown = {key: item for key, item in unknown.items() if key not in by_key}
     return {
-        key: draw(members(fields[key])) if key in fields else unknown[key]
+        key: draw(members(by_key[key])) if key in by_key else unknown[key]
         for key in draw(st.permutations(sorted(keys | {*unknown})))
     }
 
 
 @cache
-def members(field: Field) -> Strategy:
+def members(member: Member) -> Strategy:
     """Values of a member: empty ones, the ends of a range and, of an enumeration, values from the future among them."""
-    kind = field.kind
+    kind = member.kind
     inner: Strategy
-    if kind.name == JSON_NAME:
+    if kind.item is object:
         inner = JSON
-    elif kind.model is not None:
-        inner = objects(kind.model)
-    elif kind.cls is bool:
+    elif kind.record is not None:
+        inner = objects(kind.record)
+    elif kind.item is bool:
         inner = st.booleans()
-    elif kind.cls is int:
-        lowest, highest = (kind.scalar.limits if kind.scalar else None) or (None, None)
+    elif kind.item is int:
+        lowest, highest = kind.constraint.range or (None, None)
         inner = st.integers(lowest, highest)
         if lowest is not None:
             inner |= st.sampled_from([lowest, highest])
-    elif kind.cls is str:
+    elif kind.item is str:
         inner = st.text(max_size=9)
     else:
-        inner = st.sampled_from([str(member) for member in kind.cls]) | st.text(max_size=9)  # type: ignore[attr-defined]
+        inner = st.sampled_from([str(member) for member in kind.item]) | st.text(max_size=9)  # type: ignore[attr-defined]
     if kind.outer == "tuple":
         return st.lists(inner, max_size=3)
     if kind.outer == "Mapping":
@@ -104,9 +104,9 @@ def test_every_class_by_itself(cls: type[Model]) -> None:
     def holds(document: dict[str, Any]) -> None:
         loaded = cls.load(document)
         assert loaded.to_dict() == document
-        assert cls(**{field.name: getattr(loaded, field.name) for field in attrs.fields(cls)}) == loaded
+        assert cls(**{member.name: getattr(loaded, member.name) for member in attrs.fields(cls)}) == loaded
         assert loaded.evolve() == attrs.evolve(loaded) == loaded
-        assert set(attrs.asdict(loaded, recurse=False)) == {*fields_of(cls), "extensions"}
+        assert set(attrs.asdict(loaded, recurse=False)) == {*members_of(cls), "extensions"}
 
     holds()
     assert attrs.has(cls)
@@ -117,33 +117,32 @@ def test_every_class_by_itself(cls: type[Model]) -> None:
 @pytest.mark.parametrize("cls", models(), ids=lambda cls: cls.__name__)
 def test_absent_empty_and_null(cls: type[Model]) -> None:
     """An absent member is None and is not written; an empty one is empty; null is for features alone."""
-    for field in fields_of(cls).values():
-        if field.required:
+    for member in members_of(cls).values():
+        if member.required:
             continue
-        assert getattr(cls, field.name) is None
-        smallest = {other.key: example(other) for other in fields_of(cls).values() if other.required}
-        assert field.key not in cls.load(smallest).to_dict()
-        document = smallest | {field.key: None}
+        smallest = {other.key: example(other) for other in members_of(cls).values() if other.required}
+        assert member.key not in cls.load(smallest).to_dict()
+        document = smallest | {member.key: None}
         if cls.NULLABLE:
             loaded = cls.load(document)
-            assert getattr(loaded, field.name) is None
+            assert getattr(loaded, member.name) is None
             assert loaded.to_dict() == document
         else:
             with pytest.raises(SpecError, match="null"):
                 cls.load(document)
-        if field.kind.outer:
-            empty = cls.load(smallest | {field.key: [] if field.kind.outer == "tuple" else {}})
-            assert getattr(empty, field.name) is not None
-            assert len(getattr(empty, field.name)) == 0
+        if member.kind.outer:
+            empty = cls.load(smallest | {member.key: [] if member.kind.outer == "tuple" else {}})
+            assert getattr(empty, member.name) is not None
+            assert len(getattr(empty, member.name)) == 0
             assert empty != cls.load(smallest)
-            assert field.key in empty.to_dict()
+            assert member.key in empty.to_dict()
 
 
-def example(field: Field) -> Any:
+def example(member: Member) -> Any:
     """The smallest value of a member."""
-    kind = field.kind
+    kind = member.kind
     if kind.outer:
         return [] if kind.outer == "tuple" else {}
-    if kind.model is not None:
-        return {other.key: example(other) for other in fields_of(kind.model).values() if other.required}
-    return {bool: False, int: 1}.get(kind.cls, "x")
+    if kind.record is not None:
+        return {other.key: example(other) for other in members_of(kind.record).values() if other.required}
+    return {bool: False, int: 1}.get(kind.item, "x")

@@ -17,10 +17,9 @@ from referencing.jsonschema import DRAFT4
 from ociruntime import spec
 from ociruntime.errors import Problem, SpecError
 from ociruntime.spec import Features, Model, OpenEnum, RuntimeSpec, StateDocument
-from ociruntime.spec.describe import describe, section
-from ociruntime.spec.fields import fields_of
+from ociruntime.spec.base import Record, members_of
 from ociruntime.spec.generate import files, models
-from ociruntime.spec.schema import generate
+from ociruntime.spec.schema import describe, generate, section
 
 REFERENCE = Path(__file__).parents[3] / "shared/reference/runtime-spec"
 SCHEMAS = REFERENCE / "schema"
@@ -152,17 +151,17 @@ def test_any_class_has_a_schema() -> None:
 
 def test_every_member_says_what_holds_without_it() -> None:
     for cls in models():
-        for field in fields_of(cls).values():
+        for field in members_of(cls).values():
             about = describe(cls, field.name)
             assert about.text, f"{cls.__name__}.{field.name}"
             # an absent member of a features document says nothing, and their classes say so
-            assert field.required or about.default or "needed" in about.text or cls.NULLABLE, f"{cls.__name__}.{field.name}"
+            assert field.required or about.default or "Required" in about.text or cls.NULLABLE, f"{cls.__name__}.{field.name}"
 
 
 def test_every_class_and_enumeration_is_exported() -> None:
     names = {cls.__name__ for cls in models()}
     names |= {
-        field.kind.cls.__name__ for cls in models() for field in fields_of(cls).values() if issubclass(field.kind.cls, OpenEnum)
+        field.kind.item.__name__ for cls in models() for field in members_of(cls).values() if issubclass(field.kind.item, OpenEnum)
     }
     assert names <= set(spec.__all__)
     assert all(hasattr(spec, name) for name in spec.__all__)
@@ -180,7 +179,7 @@ VALUES = set("private shared slave unbindable seccompFd time ipc uts raw qcow2 v
 @needs_official
 @pytest.mark.parametrize("page", PAGES)
 def test_the_model_has_every_member_that_the_text_has(page: str) -> None:
-    keys = {field.key for cls in models() for field in fields_of(cls).values()}
+    keys = {field.key for cls in models() for field in members_of(cls).values()}
     text = (REFERENCE / f"{page}.md").read_text()
     bold = [
         word.strip()
@@ -199,8 +198,8 @@ def test_every_section_that_is_named_exists() -> None:
         for path in REFERENCE.glob("*.md")
         for line in re.findall("^#+ (.*)$", path.read_text(), re.MULTILINE)
     }
-    named = {section(cls, member) for cls in models() for member in ("", *fields_of(cls))}
-    for path in Path(spec.__file__).parent.glob("*.py"):
+    named = {section(cls, member) for cls in models() for member in ("", *members_of(cls))}
+    for path in Path(spec.__file__).parent.rglob("*.py"):
         named |= set(re.findall(r"[a-z-]+\.md#[\w-]+", path.read_text()))
     assert len(named) > 80
     assert named - headings == {"config.md#section"}  # an example in a docstring
@@ -343,9 +342,9 @@ def test_the_complete_document_reaches_every_class() -> None:
     assert reached | {cls for cls in models() if cls.__name__ == "ContainerProcessState"} == set(models())
 
 
-def reachable(cls: type[Model]) -> set[type[Model]]:
-    found = {cls}
-    for field in fields_of(cls).values():
-        if field.kind.model is not None:
-            found |= reachable(field.kind.model)
+def reachable(cls: type[Record]) -> set[type[Record]]:
+    found: set[type[Record]] = {cls}
+    for field in members_of(cls).values():
+        if field.kind.record is not None:
+            found |= reachable(field.kind.record)
     return found

@@ -5,6 +5,8 @@ A function's module is imported when it is first used: most operations need one 
 
 from __future__ import annotations
 
+from ..._lazy import lazy_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .account import Usage as Usage
@@ -36,14 +38,4 @@ _MODULES = {
     "tasks": "kill processes remove signal_all",
     "tree": "check_memory delegate enable enterable give_realtime make remove_parents survey write_first write_set",
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,4 +1,4 @@
-"""Rich representations for notebooks: HTML without scripts or styles of the page, so that it is safe in any viewer."""
+"""The representation of documents in notebooks: HTML without scripts and style sheets, which is safe in any viewer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Final
 
-from .spec.base import Model, OpenEnum
-from .spec.describe import describe, section
-from .spec.fields import fields_of
+from .base import OpenEnum, Record, members_of, present
+from .schema import describe, section
 
 __all__ = ["tree"]
 
 _OPEN_DEPTH: Final = 1
-"""Levels that are unfolded at first."""
+"""Number of levels that are unfolded initially."""
 _MAX_ITEMS: Final = 100
-"""Items of an array that are shown one by one."""
+"""Maximum number of items of an array that are shown."""
 _MAX_TEXT: Final = 200
 _NAME: Final = "font-family:monospace;font-weight:600"
 _VALUE: Final = "font-family:monospace;white-space:pre-wrap"
@@ -23,30 +22,30 @@ _DIM: Final = "opacity:.6"
 _INDENT: Final = "margin-left:1.4em"
 
 
-def tree(value: Model) -> str:
-    """A collapsible tree of an object of the model; what the documentation says about a member shows while the pointer is on it."""
+def tree(value: Record) -> str:
+    """Return a collapsible tree of an object. The documentation of a member is shown as its tooltip."""
     head = f'<span style="{_NAME}">{type(value).__name__}</span>'
     return f'<div class="ociruntime">{_branch(head, describe(type(value)).text, _members(value, 1), 0)}</div>'
 
 
-def _members(value: Model, depth: int) -> Iterable[str]:
+def _members(value: Record, depth: int) -> Iterable[str]:
     cls = type(value)
-    fields = fields_of(cls)
-    for name, member in vars(value).items():
+    members = members_of(cls)
+    for name, member in present(value).items():
         if name == "extensions":
             for key, item in value.extensions.items():
-                yield _node(key, "not in the runtime spec", item, depth)
+                yield _node(key, "not defined by the runtime spec", item, depth)
             continue
         about = describe(cls, name)
         where = section(cls, name)
-        yield _node(name, f"{fields[name].key}: {about.text} ({where})", member, depth, about.unit)
+        yield _node(name, f"{members[name].key}: {about.text} ({where})", member, depth, about.unit)
 
 
 def _node(name: str, title: str, value: object, depth: int, unit: str = "") -> str:
     head = f'<span style="{_NAME}">{escape(name)}</span>'
-    if isinstance(value, Model):
+    if isinstance(value, Record):
         return _branch(f'{head} <span style="{_DIM}">{_summary(value)}</span>', title, _members(value, depth + 1), depth)
-    if isinstance(value, tuple) and (len(value) > 8 or any(isinstance(item, Model | Mapping | tuple) for item in value)):
+    if isinstance(value, tuple) and (len(value) > 8 or any(isinstance(item, Record | Mapping | tuple) for item in value)):
         shown = (_node(f"[{index}]", "", item, depth + 1) for index, item in enumerate(value[:_MAX_ITEMS]))
         more = [f'<div style="{_DIM}">… {len(value) - _MAX_ITEMS} more</div>'] if len(value) > _MAX_ITEMS else []
         return _branch(f'{head} <span style="{_DIM}">{len(value)} items</span>', title, [*shown, *more], depth)
@@ -64,9 +63,9 @@ def _branch(head: str, title: str, inside: Iterable[str], depth: int) -> str:
     return f'<details{unfolded}><summary title="{escape(title)}">{head}</summary><div style="{_INDENT}">{body}</div></details>'
 
 
-def _summary(value: Model) -> str:
-    """A few words about a folded object: its first plain members."""
-    words = [_text(member) for member in vars(value).values() if isinstance(member, str | int) and not isinstance(member, bool)]
+def _summary(value: Record) -> str:
+    """Return a summary of a folded object: its first plain members."""
+    words = [_text(member) for member in present(value).values() if isinstance(member, str | int) and not isinstance(member, bool)]
     text = ", ".join(words[:3])
     return escape(text if len(text) <= 60 else f"{text[:59]}…")
 

@@ -1,0 +1,187 @@
+"""`Model`, the base of every document class: a record with the methods that read, write, change and check it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, Self, cast
+
+import attrs
+from typing_extensions import TypeVar
+
+from ..errors import SpecError
+from .base import Record
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from ..errors import Problem
+    from .base import Json
+    from .rules.host import HostLike
+
+A_co = TypeVar("A_co", covariant=True, default=object)
+E_co = TypeVar("E_co", covariant=True)
+E = TypeVar("E")
+
+
+class _Place(Protocol[E_co]):
+    @property
+    def evolve(self) -> E_co: ...
+
+
+class _HasPlace(Protocol[E_co]):
+    @property
+    def at(self) -> _Place[E_co]: ...
+
+
+# Modules are imported in the methods because most processes need few of them.
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Model(Record, Generic[A_co]):
+    """Base of every object of a document. Immutable; equal and hashable by value.
+
+    Members are given by name. A member that is absent in JSON is None; one that is present and empty is an empty tuple or mapping.
+    Lists and dicts become tuples and `FrozenMap`, strings become members of an enumeration. The type parameter is the class in
+    ``places.pyi`` that describes ``at``.
+
+    Raises:
+        TypeError: a member is unknown, missing or of another type.
+    """
+
+    # ---- changing ----
+
+    @property
+    def at(self) -> A_co:
+        """A place in the object, to read or change it: ``spec.at.linux.resources.memory.limit.set(512 << 20)``."""
+        from .edit import At
+
+        return cast("A_co", At(self))
+
+    @property
+    def evolve(self: _HasPlace[E]) -> E:
+        """Return a copy with some members changed: ``spec.evolve(hostname="web")``. None makes a member absent.
+
+        Raises:
+            TypeError: a member is unknown or of another type, or a required one is None.
+        """
+        return self.at.evolve
+
+    def merge(self, other: Self | Mapping[str, Json]) -> Self:
+        """Return a copy with ``other``, an object or a part of a JSON document, laid over it (see `ociruntime.spec.merge`).
+
+        Raises:
+            SpecError: the result is not a document of this class.
+        """
+        from .edit import merge
+
+        return merge(self, other)
+
+    # ---- JSON ----
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> Self:
+        """Read a document from a path, from JSON text (a str that starts with ``{``, or bytes) or from a mapping.
+
+        Raises:
+            SpecError: with every problem and its JSON path.
+            OSError: the file cannot be read.
+        """
+        from .codec import load
+
+        return load(cls, source)
+
+    @classmethod
+    def loads(cls, text: str | bytes) -> Self:
+        """Read a document from JSON text. Raises SpecError with every problem and its JSON path."""
+        from .codec import loads
+
+        return loads(cls, text)
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the JSON document as Python values. Absent members are left out."""
+        from .codec import to_dict
+
+        return to_dict(self)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the JSON document as text."""
+        from .codec import dumps
+
+        return dumps(self, indent)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the document to a file, atomically, with mode 0644 less the umask. Raises OSError."""
+        from .codec import save
+
+        save(self, path)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Json]:
+        """Return the JSON Schema (draft 4, as the official one) of the document."""
+        from .schema import schema
+
+        return schema(cls)
+
+    # ---- checking ----
+
+    @classmethod
+    def check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[Problem, ...]:
+        """Return every problem of a document that need not load, errors and warnings. Raises OSError: the file cannot be read."""
+        return cls._check(source, None)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return every problem of the object, errors and warnings: its shape, and the rules of the text about it."""
+        return self._problems(None)
+
+    def validate(self) -> tuple[Problem, ...]:
+        """Check the object against its schema and the rules of the runtime spec.
+
+        Returns:
+            The warnings.
+
+        Raises:
+            SpecError: with every error.
+        """
+        return raise_errors(self.problems())
+
+    @classmethod
+    def _check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None) -> tuple[Problem, ...]:
+        from .codec import read_source, structure
+        from .schema import shape_problems
+
+        try:
+            document, _ = read_source(source)
+        except SpecError as error:
+            return error.problems
+        try:
+            found: Iterable[Problem] = structure(cls, document)._broken_rules(host)
+        except SpecError as error:
+            found = error.problems
+        return _joined(shape_problems(cls, document), found)
+
+    def _problems(self, host: HostLike | None) -> tuple[Problem, ...]:
+        from .schema import shape_problems
+
+        return _joined(shape_problems(type(self), self.to_dict()), self._broken_rules(host))
+
+    def _broken_rules(self, host: HostLike | None) -> list[Problem]:
+        """Return the problems that the schema does not find. Classes of documents with rules override it."""
+        return []
+
+    def _repr_html_(self) -> str:
+        from .html import tree
+
+        return tree(self)
+
+
+def _joined(shape: tuple[Problem, ...], rules: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the problems of the shape, and those of the rules at other places."""
+    places = {problem.path for problem in shape}
+    return (*shape, *(problem for problem in rules if problem.path not in places))
+
+
+def raise_errors(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the warnings among problems. Raises SpecError with the errors, if there are any."""
+    found = tuple(problems)
+    errors = [problem for problem in found if problem.severity == "error"]
+    if errors:
+        raise SpecError(errors)
+    return found
