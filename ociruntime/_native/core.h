@@ -2,6 +2,7 @@
 #ifndef OCIRUNTIME_CORE_H
 #define OCIRUNTIME_CORE_H
 #include <asm/ioctls.h>
+#include <asm/mman.h>
 #include <asm/termbits.h>
 #include <asm/termios.h>
 #include <linux/capability.h>

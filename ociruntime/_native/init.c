@@ -219,6 +219,14 @@ static long carry_out(const struct head *h)
         ARGS(fork);
         return go_on_in_child(h->step, o->flags);
     }
+    case OP_CLOSE_ALL:
+        return close_all();
+    case OP_KEEP_PAGE:
+        return sys(__NR_madvise, progress, 4096, MADV_DONTFORK);
+    case OP_FORK_LAST:
+        return fork_last(h->step);
+    case OP_TAKE_TERMINAL:
+        return sys(__NR_ioctl, 0, TIOCSCTTY, 0);
     case OP_SETSID:
         return sys(__NR_setsid);
     case OP_KEYRING: {

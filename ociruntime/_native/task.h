@@ -189,6 +189,36 @@ static long go_on_in_child(uint32_t step, uint64_t flags)
     leave(0);
 }
 
+/* Close every descriptor but the process's own and the control socket. Slots can have numbers below those of the process. */
+static long close_all(void)
+{
+    for (unsigned i = 0; i < MAX_SLOTS; i++) {
+        if (slots[i] >= 0)
+            sys(__NR_close, slots[i]);
+        slots[i] = -1;
+    }
+    page = -1;
+    return sys(__NR_close_range, control + 1, ~0u, 0);
+}
+
+/* Go on in a child for the last steps, under the filter: clone3 cannot be filtered by its flags, so profiles deny it. The child does
+ * not have the page of the progress. Its parent is the caller, which opens the pidfd: until the caller reaps it, the pid is its own. */
+static long fork_last(uint32_t step)
+{
+    static volatile struct progress unshared;
+    long pid = sys(__NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID, 0, &progress->forked, 0, 0);
+
+    if (pid < 0)
+        return pid;
+    if (pid == 0) {
+        progress = &unshared;
+        wait_go();
+        return 0;
+    }
+    report(REPORT_FORKED, step, (int32_t)pid, -1);
+    leave(0);
+}
+
 static long pointers(struct list l, const char **to)
 {
     const char *at = text(l.text);
@@ -349,7 +379,7 @@ static long console_target(int dev)
 }
 
 /* The terminal comes from the container's own devpts, by descriptor, and belongs to the process's user; its master goes out with a
- * report. Whoever leads a session and takes a terminal has its own process group in the foreground. */
+ * report. */
 static long open_console(uint32_t step, const struct op_console *o)
 {
     struct winsize size = { (unsigned short)o->rows, (unsigned short)o->cols, 0, 0 };
@@ -382,8 +412,6 @@ static long open_console(uint32_t step, const struct op_console *o)
         if (target >= 0)
             sys(__NR_close, target);
     }
-    if (err >= 0)
-        err = sys(__NR_ioctl, peer, TIOCSCTTY, 0);
     for (int fd = 0; err >= 0 && fd < 3; fd++)
         err = sys(__NR_dup3, peer, fd, 0);
     if (err >= 0)

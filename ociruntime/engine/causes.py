@@ -43,6 +43,8 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("clone3", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
     ("fork", errno.EPERM): ("this user may not create these namespaces", "run as root, or allow user namespaces for users"),
     ("fork", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
+    ("fork_last", errno.EAGAIN): ("a limit of processes is reached", "raise pids.max of the cgroup, or RLIMIT_NPROC"),
+    ("fork_last", errno.ENOMEM): ("the pid namespace that was joined has no first process any more", ""),
     ("fork", errno.ENOMEM): ("the pid namespace that was joined has no first process any more", ""),
     ("join", errno.EPERM): (
         "we have no privileges over this namespace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
@@ -60,6 +61,17 @@ def _is_inheritable(fd: int) -> bool:
         return os.get_inheritable(fd)
     except OSError:
         return False  # that of the listing itself
+
+
+def own_child(pid: int) -> int:
+    """Return a pidfd of a child of this process. Raises ProcessLookupError: there is no such child."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        os.close(pidfd)
+        raise ProcessLookupError(errno.ESRCH, "not a child of this process", str(pid)) from None
+    return pidfd
 
 
 class Init:
@@ -170,9 +182,9 @@ class Init:
     def _kill_forked(self, pid: int) -> None:
         """Kill and reap the process that a dead init had forked, and whose report was not read. Raises TimeoutError."""
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = own_child(pid)
         except ProcessLookupError:
-            return  # another process is its parent, and has reaped it
+            return  # another process is its parent, and reaps it
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             wait_killed(pid, pidfd, "the forked init process")

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from ..errors import LaunchTimeout, OCIRuntimeError, Problem, SpecError, StepError, UnsupportedError
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
-from ..plan.ops import WAITING, Report, Sync
+from ..plan.ops import REPORTING, WAITING, Report, Sync
 from ..plan.wire import encode
 from . import cgroup, undo
 from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
 from .host_steps import carry_out
 from .interrupts import waiting
-from .launch import NONE_PRESERVED, Init, Preserved
+from .launch import NONE_PRESERVED, Init, Preserved, own_child
 from .native import check, lib
 from .reports import STALL, Message, Watch
 
@@ -83,11 +83,14 @@ class Performance:
             init = self.init = self._launch()
             while (message := self._receive(init)) is not None:
                 if message.kind is Report.SYNC and message.value == Sync.CREATED:
+                    self._at = message.step
+                    break
+                if message.kind is Report.FORKED and self.plan.steps[message.step - 1].op == "fork_last":
+                    self._follow(init, message)
                     break
                 self._handle(init, message)
             else:
                 raise self._vanished(init)
-            self._at = message.step
         except BaseException:
             self.abort()
             raise
@@ -128,8 +131,7 @@ class Performance:
             self._host_steps()
             self._go(init)
         elif message.kind is Report.FORKED:
-            init.follow(message.fd)
-            self._at = message.step
+            self._follow(init, message)
             self._host_steps()
             self._go(init)
         elif message.kind is Report.FD:
@@ -142,6 +144,16 @@ class Performance:
                 self._at = message.step
                 self._host_steps()
                 self._go(init)
+
+    def _follow(self, init: Init, message: Message) -> None:
+        pidfd = message.fd
+        if pidfd < 0:
+            try:
+                pidfd = own_child(message.value)
+            except ProcessLookupError:
+                raise self._vanished(init) from None
+        init.follow(pidfd)
+        self._at = message.step
 
     def _go(self, init: Init) -> None:
         try:
@@ -162,7 +174,24 @@ class Performance:
 
         with waiting():
             init.wait(check)
-        return init.receive(check)  # with signals held back, or a handler that raises would lose a descriptor
+        try:
+            message = init.receive(check)  # with signals held back, or a handler that raises would lose a descriptor
+        except ConnectionAbortedError:
+            raise self._vanished(init) from None
+        if message is not None and not self._belongs(message):
+            if message.fd >= 0:
+                os.close(message.fd)
+            raise self._vanished(init)
+        return message
+
+    def _belongs(self, message: Message) -> bool:
+        """Whether a report can come from the plan at this point. A container may get at the socket of an init that joins it."""
+        if message.kind is Report.ERROR and message.step == 0:
+            return self._at <= self._clone_number()
+        if not self._at < message.step <= len(self.plan.steps):
+            return False
+        ops = REPORTING.get(message.kind)
+        return ops is None or self.plan.steps[message.step - 1].op in ops
 
     def _late(self, number: int, why: str) -> LaunchTimeout:
         number = number or self._at + 1
@@ -171,7 +200,7 @@ class Performance:
 
     def _check_end(self, init: Init) -> None:
         """Raise the error of an init that ended without a word, instead of becoming the process or waiting for `start`."""
-        last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in ("gate", "exec", "reap"))
+        last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in ("gate", "exec", "reap", "fork_last"))
         step, error, _ = init.progress
         if step < last or (step == last and error):
             raise self._vanished(init)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 
+_KINDS: Final = frozenset(Report)
 _NOTHING_YET: Final = (-errno.EAGAIN, -errno.EINTR)
 STALL: Final = 60.0
 """Seconds for one step of the init. A hook has a time limit of its own."""
@@ -57,6 +58,9 @@ def receive(control: int, waiting: Callable[[], object]) -> Message | None:
 
     Args:
         waiting: called every tenth of a second until a message comes; raises to give up.
+
+    Raises:
+        ConnectionAbortedError: the peer does not speak as an init does.
     """
     said, passed = ffi.new("struct oci_report *"), ffi.new("int *")
     while (size := lib.oci_receive(control, said, passed)) in _NOTHING_YET:
@@ -64,6 +68,10 @@ def receive(control: int, waiting: Callable[[], object]) -> Message | None:
     if check(size) == 0:
         return None
     words: bytes = ffi.string(said.words)
+    if said.kind not in _KINDS:
+        if passed[0] >= 0:
+            os.close(passed[0])
+        raise ConnectionAbortedError(errno.ECONNABORTED, f"a report of the unknown kind {said.kind}")
     return Message(Report(said.kind), said.step, said.value, words.decode("utf-8", "replace").strip(), passed[0])
 
 

@@ -24,6 +24,7 @@ from .credentials import ALL, compile_identity, compile_labels, compile_parent
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
 from .id_mappings import compile_streams, with_idmaps
+from .joining import allow_fork, close_all, compile_fork, forks_last, hide_page
 from .model import NO_SLOT, Builder, Plan
 from .mounts import Mounts
 from .namespaces import (
@@ -55,6 +56,7 @@ from .process import (
     compile_scheduling,
     compile_terminal,
     make_cwd,
+    take_terminal,
 )
 from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import (
@@ -190,6 +192,7 @@ def compile_create(
     b.init("setsid", text="a session of its own")
     if process.terminal:
         compile_terminal(b, process, attached, root)
+        take_terminal(b, process)
     # The terminal's file and the working directory may be missing in the image.
     if spec.root.readonly:
         make_cwd(b, process, root)
@@ -284,45 +287,64 @@ def compile_exec(
     compile_affinity(b, process, "final")
     pidfd = b.input("pidfd", "the container's process")
     names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)
-    spaces = namespaces_of(spec.linux)
+    linux = spec.linux
+    spaces = namespaces_of(linux)
+    seccomp = linux.seccomp if linux else None
+    user = bool(namespaces & k.CLONE_NEW["user"])
     foreign = b.input("path", "the container's root", f"/proc/{pid}/root") if "mount" not in spaces.new else NO_SLOT
-    if namespaces & k.CLONE_NEW["user"]:
+    if process.apparmor_profile or process.selinux_label:
+        proc = b.slot()
+        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, proc, text="/proc")
+        b.init("prove_proc", proc, text="it is the root of a procfs")
+        compile_labels(b, process, host, proc)
+    if user:
         leave_groups(b, host)
     if namespaces:
         b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")
     if foreign != NO_SLOT:
         change_root(b, foreign)
-    if namespaces & k.CLONE_NEW["pid"]:
+    # Behind the fork the container sees the process.
+    forks = bool(namespaces & k.CLONE_NEW["pid"])
+    last = forks and forks_last(process, seccomp, host, user=user)
+    if not last:
+        close_all(b)
+    if forks and not last:
         b.init("fork", 0, text="a pid namespace holds for children only")
     b.phase = "The process"
-    b.init("setsid", text="a session of its own")
+    if not last:
+        b.init("setsid", text="a session of its own")
     if process.terminal:
-        if namespaces & k.CLONE_NEW["user"]:  # or the terminal would be somebody's whom this user namespace does not know
+        if user:  # or the terminal would be somebody's whom this user namespace does not know
             b.init("setresgid", 0, text="root's group in the container")
             b.init("setresuid", 0, text="root in the container")
         root = b.slot()
         b.init("open", NO_SLOT, "/", k.O_PATH, 0, 0, root, text="the container's root")
         compile_terminal(b, process, {}, root)
-    proc = NO_SLOT
-    if process.apparmor_profile or process.selinux_label:
-        proc = b.slot()
-        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, proc, text="the container's /proc")
-        b.init("prove_proc", proc, text="/proc is the root of a procfs")
-    compile_limits(b, process)
+        if not last:
+            take_terminal(b, process)
+    if last:
+        allow_fork(b, process)
+    compile_limits(b, process, without="RLIMIT_NPROC" if last else "")
     compile_scheduling(b, process)
-    compile_memory_policy(b, spec.linux)
-    compile_personality(b, spec.linux)
+    compile_memory_policy(b, linux)
+    compile_personality(b, linux)
     compile_keyring(b, host)
     b.init("chdir", process.cwd, 0, text=process.cwd)
-    compile_labels(b, process, host, proc)
-    b.init("sync", Sync.CREATED, text="the caller knows the process")
-    compile_oom_score(b, process, host)
-    linux = spec.linux
-    user = bool(namespaces & k.CLONE_NEW["user"])
+    if last:
+        close_all(b)
+        hide_page(b)
+    else:
+        b.init("sync", Sync.CREATED, text="the caller knows the process")
+        compile_oom_score(b, process, host)
     # Who made the user namespace may have been somebody else.
     allowed = Groups.UNKNOWN if user else groups_in(spaces, linux, host)
     held = ALL if user else None
-    compile_identity(b, process, host, linux.seccomp if linux else None, held=held, allowed=allowed)
+    compile_identity(b, process, host, seccomp, held=held, allowed=allowed, seen=last)
+    if last:
+        b.phase = "In the pid namespace"
+        compile_fork(b, process, host)
+        b.init("setsid", text="a session of its own")
+        take_terminal(b, process)
     compile_exec_step(b, process)
     return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
 

@@ -28,6 +28,7 @@ CAPABILITIES: Final[dict[str, int]] = {f"CAP_{name}": bit for bit, name in enume
 """Name -> bit, in the order of the kernel's ``linux/capability.h`` (Linux 6.18 has no newer one)."""
 ALL: Final = (1 << 64) - 1
 CAP_SYS_ADMIN: Final = 1 << CAPABILITIES["CAP_SYS_ADMIN"]
+CAP_SYS_RESOURCE: Final = 1 << CAPABILITIES["CAP_SYS_RESOURCE"]
 
 
 def to_mask(names: Iterable[str], last_cap: int) -> tuple[int, tuple[str, ...]]:
@@ -117,6 +118,7 @@ def compile_identity(
     allowed: Groups = Groups.EXACT,
     parent: int = NO_SLOT,
     strict: bool = False,
+    seen: bool = False,
 ) -> None:
     """The steps, in the order in which each still may; the filter comes last, as nothing before it should be subject to it.
 
@@ -125,6 +127,7 @@ def compile_identity(
         allowed: what setgroups may do.
         parent: the slot of the caller's pidfd, when the process is to die with the caller.
         strict: whether to refuse a program that the kernel would not kill with the caller.
+        seen: whether the container can look at the process before it becomes the program.
 
     Raises:
         UnsupportedError: groups are asked for that may not be set, or ``strict`` forbids it.
@@ -161,7 +164,11 @@ def compile_identity(
     if process.no_new_privileges:
         b.init("prctl", k.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges, ever")
     if seccomp is not None:
-        _filter(b, seccomp)
+        listener = _filter(b, seccomp)
+        if seen and listener != NO_SLOT:
+            b.init("close", listener, text="the agent alone has the listener")
+        if seen and extra & ~caps.permitted:
+            b.init("capset", caps.effective, caps.permitted, caps.inheritable, text=f"{kept}: CAP_SYS_ADMIN was for the filter")
 
 
 def compile_parent(b: Builder, parent: int) -> None:
@@ -212,12 +219,14 @@ def compile_labels(b: Builder, process: Process, host: Host, proc: int, *, empty
         b.init("label", proc, f"self/attr/{file}", str(text).encode(), text=f"{asked}: the {module} label of the process")
 
 
-def _filter(b: Builder, profile: Seccomp) -> None:
+def _filter(b: Builder, profile: Seccomp) -> int:
+    """Load the filter and return the slot of its listener, or NO_SLOT."""
     names = sum(len(rule.names) for rule in profile.syscalls or ())
     text = f"filter: {profile.default_action} but for {names} named system calls"
     if not any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls or ()):
         b.init("seccomp", 0, Filter(profile), NO_SLOT, text=text)
-        return
+        return NO_SLOT
     listener = b.slot()
     b.init("seccomp", k.SECCOMP_FILTER_FLAG_NEW_LISTENER, Filter(profile), listener, text=text)
     b.init("handout", listener, text=f"the filter's listener, for {profile.listener_path}")
+    return listener

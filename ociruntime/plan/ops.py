@@ -40,7 +40,8 @@ class Report(IntEnum):
     SYNC = 2
     """The init waits for one byte before it goes on; ``value`` is the token of the `sync` step (`Sync`)."""
     FORKED = 3
-    """The rest runs in a new process, whose pidfd comes along; the steps of the host behind it come before it goes on."""
+    """The rest runs in a new process; the steps of the host behind it come before it goes on. Its pidfd comes along, or else its
+    pid is ``value`` and it is a child of the caller."""
     FD = 4
     """The descriptor that comes along is what the step was asked to hand out (see `WAITING`)."""
     HOOK = 5
@@ -50,6 +51,14 @@ class Report(IntEnum):
 
 WAITING: Final = frozenset({"handout", "netlink"})
 """Operations that hand a descriptor out and wait for one byte: somebody must have it, or the host's steps behind it need it."""
+
+REPORTING: Final = {
+    Report.SYNC: frozenset({"sync"}),
+    Report.FORKED: frozenset({"fork", "fork_last"}),
+    Report.FD: frozenset({"handout", "netlink", "console", "gate"}),
+    Report.HOOK: frozenset({"hook"}),
+}
+"""The operations that send a report of these kinds. Each one can send an `Report.ERROR`."""
 
 
 class Sync(IntEnum):
@@ -158,6 +167,10 @@ OPS: Final = _table(
     label: slot dir, str path, data data
     copy_link: slot mount, slot root, str path, slot dir, str name
     mount: str source, str place, str fstype, num flags, str data, slot out
+    close_all:
+    keep_page:
+    fork_last:
+    take_terminal:
     """
 )
 

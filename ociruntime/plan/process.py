@@ -39,9 +39,15 @@ def candidates(process: Process) -> tuple[str, ...]:
     return tuple(posixpath.join(process.cwd, directory or ".", args[0]) for directory in path.split(":"))
 
 
-def compile_limits(b: Builder, process: Process) -> None:
-    """rlimits, as long as the init still has the capability to raise them."""
+def compile_limits(b: Builder, process: Process, *, without: str = "") -> None:
+    """rlimits, as long as the init still has the capability to raise them.
+
+    Args:
+        without: the limit that is set elsewhere.
+    """
     for limit in process.rlimits or ():
+        if limit.type == without:
+            continue
         text = f"{limit.type} soft={limit.soft} hard={limit.hard}"
         b.init("rlimit", k.RLIMITS[limit.type], limit.soft, limit.hard, text=text)
 
@@ -189,7 +195,12 @@ def compile_personality(b: Builder, linux: Linux | None) -> None:
 
 
 def compile_terminal(b: Builder, process: Process, attached: dict[str, int], root: int) -> None:
-    """A terminal from the container's own devpts; ``attached`` is empty for an exec, where /dev/console stays as it is."""
+    """A terminal from the container's own devpts as the standard streams.
+
+    Args:
+        attached: the slots of the container's mounts; empty for an exec, where /dev/console stays as it is.
+        root: the slot of the container's root.
+    """
     dev, devpts = b.slot(), attached.get("/dev/pts")
     b.init("open", root, "dev", k.O_PATH, 0, k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS, dev, text="/dev")
     if devpts is None:
@@ -199,3 +210,9 @@ def compile_terminal(b: Builder, process: Process, attached: dict[str, int], roo
     rows, cols = (size.height, size.width) if size else (0, 0)
     uid = (process.user.uid or 0) if process.user else 0
     b.init("console", devpts, dev, rows, cols, uid, int(bool(attached)), text="a terminal from the container's own devpts")
+
+
+def take_terminal(b: Builder, process: Process) -> None:
+    """Make the terminal, if there is one, that of the session; the session's leader is in its foreground."""
+    if process.terminal:
+        b.init("take_terminal", text="the terminal controls the session")

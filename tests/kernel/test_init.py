@@ -193,7 +193,7 @@ for number in range(rounds):
         except ConnectionResetError: message = None  # it left with an answer of ours unread
         if message is None: break
         reports.append(message.kind)
-        if message.kind is Report.FORKED: init.follow(message.fd)
+        if message.kind is Report.FORKED: init.follow(message.fd if message.fd >= 0 else own_child(message.value))
         elif message.fd >= 0: os.close(message.fd)
         if message.kind in (Report.SYNC, Report.FORKED, Report.FD):
             try: init.go()
