@@ -38,7 +38,7 @@ _ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 
 class Status(StrEnum):
-    """Status of a container (runtime.md, State; ``paused`` is the peers' addition)."""
+    """Status of a container (runtime.md, State; ``paused`` is common among runtimes)."""
 
     CREATING = "creating"
     CREATED = "created"
@@ -64,7 +64,7 @@ class Status(StrEnum):
 
 
 class StateDocument(TypedDict, total=False):
-    """state.json as it is on disk."""
+    """Members of state.json."""
 
     id: Required[str]
     bundle: Required[str]
@@ -89,12 +89,12 @@ class StateDocument(TypedDict, total=False):
     process: bool
     """Whether the config has a process."""
     hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
-    """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
+    """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
     supervisor: list[int]
     """Its pid and start time."""
     sockets: list[str]
     sync: bool
-    """Whether it passes every change of the status on."""
+    """Whether the supervisor reports every change of the status to its sync socket."""
     terminal: bool
     log: list[str]
     """Its path and format."""
@@ -103,7 +103,7 @@ class StateDocument(TypedDict, total=False):
     ephemeral: bool
     """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`)."""
     notify: str
-    """The host's socket that hears when the process is ready; absent without one."""
+    """The host's socket for the readiness notification; absent without one."""
 
 
 class State(NamedTuple):
@@ -119,9 +119,9 @@ class State(NamedTuple):
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
-    """Negative for the signal that killed it, as `subprocess` has it."""
+    """Exit code of the init process; the negative signal number if a signal killed it, as in `subprocess`."""
     oom_killed: bool = False
-    """Whether the kernel killed one of its processes for want of memory."""
+    """Whether an OOM kill ended one of its processes."""
     rootfs: str = ""
     attach_socket: str = ""
     control_socket: str = ""
@@ -132,14 +132,14 @@ class State(NamedTuple):
 
     @property
     def exit_desc(self) -> str:
-        """How it ended, for people; empty as long as that is not known."""
+        """Sentence that says how the container ended; empty as long as that is not known."""
         if self.exit_code is None:
             return ""
         how = f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exited with code {self.exit_code}"
         return how + (", out of memory" if self.oom_killed else "")
 
     def to_oci(self) -> dict[str, object]:
-        """The state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
+        """Return the state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
         document: dict[str, object] = {"ociVersion": self.oci_version, "id": self.id, "status": str(self.status)}
         if self.pid:
             document["pid"] = self.pid
@@ -149,7 +149,7 @@ class State(NamedTuple):
         return document
 
     def to_dict(self) -> dict[str, object]:
-        """The state document: the spec's members, and createdAt, startedAt, finishedAt, exitCode and rootfs beside them."""
+        """Return the state document: the spec's members, and what this runtime adds, such as createdAt, exitCode and rootfs."""
         document = self.to_oci()
         if self.rootfs:
             document["rootfs"] = self.rootfs
@@ -171,9 +171,12 @@ class State(NamedTuple):
 
 
 def default_root() -> str:
-    """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR.
+    """Return ``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise.
 
-    Who is root only in a user namespace, as engines of users make it, is still a user with an XDG_RUNTIME_DIR.
+    Root of a user namespace, as rootless engines make one, counts as a user if XDG_RUNTIME_DIR is set.
+
+    Raises:
+        StateError: XDG_RUNTIME_DIR is not set.
     """
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() == 0 and not (runtime_dir and _mapped()):
@@ -188,7 +191,7 @@ def _is_id(text: str) -> bool:
 
 
 def _mapped() -> bool:
-    """Whether our ids are others outside: we are in a user namespace but the first."""
+    """Return whether this process is in another user namespace than the initial one."""
     with open("/proc/self/uid_map", encoding="ascii") as table:
         return [line.split() for line in table] != [["0", "0", "4294967295"]]
 
@@ -205,12 +208,12 @@ def check_id(container_id: str) -> str:
 
 
 def start_time(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 when there is none or it has exited."""
+    """Return when a process began, in clock ticks since boot; 0 if it does not exist or has exited."""
     return 0 if (fields := stat_of(pid)) is None or is_over(fields) else int(fields[19])
 
 
 def stat_of(pid: int) -> list[bytes] | None:
-    """What the kernel says of a process, from its state on (proc(5), /proc/pid/stat, field 3); None when there is none."""
+    """Return the fields of /proc/PID/stat from the third on, the state (proc(5)); None if the process does not exist."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -222,9 +225,9 @@ def stat_of(pid: int) -> list[bytes] | None:
 
 
 def is_over(fields: list[bytes]) -> bool:
-    """Whether a process has exited: it is a zombie, or the first one of a pid namespace, which waits for the others' end there."""
+    """Return whether a process has exited: it is a zombie, or the init of a pid namespace that waits for the others to end."""
     if int(fields[17]) > 1:
-        return False  # its first thread has ended, others go on
+        return False  # its first thread may have ended, but others have not
     return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
@@ -277,7 +280,7 @@ def _unlink(path: str) -> None:
 
 
 class Entry:
-    """One container's directory."""
+    """Directory of one container."""
 
     def __init__(self, root: str, container_id: str) -> None:
         self.root = root
@@ -287,7 +290,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The directory, for who does more with it: a short command does not import `pathlib`."""
+        """The directory. Made on demand, so that short commands do not import `pathlib`."""
         from pathlib import Path
 
         return Path(self.directory)
@@ -378,17 +381,17 @@ class Entry:
         self.write(document)
 
     def write(self, document: StateDocument) -> None:
-        """Replace state.json. Raises StateError: it cannot be written, and the old one holds."""
+        """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""
         self.save("state.json", json.dumps(document).encode())
 
     def save(self, name: str, content: bytes) -> None:
-        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one holds."""
+        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one stays."""
         with self.staged(name, content) as file:
             file.commit()
 
     @contextmanager
     def staged(self, name: str, content: bytes) -> Iterator[StagedFile]:
-        """Write a new version of a file of the directory, which holds from its `StagedFile.commit` on. Raises as `save`."""
+        """Write a new version of a file of the directory, which takes effect with `StagedFile.commit`. Raises as `save`."""
         with self.storing(name):
             file = StagedFile(f"{self.directory}/{name}")
         with file:
@@ -418,7 +421,7 @@ class Entry:
 
         Raises:
             ContainerNotFound: there is no such container, or no longer.
-            StateError: the lock cannot be made, or the directory is not safe.
+            StateError: the lock cannot be made, or another user can change the directory.
             BlockingIOError: the lock is held by another process, and the wait is over.
         """
         self.check()
@@ -435,7 +438,7 @@ class Entry:
             yield
 
     def remove(self) -> None:
-        """Remove the directory, the lock last: who waits for it learns that the container is gone."""
+        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""
         while True:
             try:
                 names = os.listdir(self.directory)
@@ -451,7 +454,7 @@ class Entry:
                 return
             except OSError as error:
                 if error.errno == errno.ENOTEMPTY:
-                    continue  # somebody came for the lock just now
+                    continue  # another process has just made the lock again
                 raise
             return
 
@@ -464,7 +467,7 @@ class StateStore:
 
     @property
     def root(self) -> Path:
-        """The directory, as for `Entry.path`."""
+        """The directory. Made on demand, as `Entry.path`."""
         from pathlib import Path
 
         return Path(self.directory)
@@ -480,7 +483,7 @@ class StateStore:
             raise _cannot_store(f"{path}/{name}", error) from error
 
     def create(self, container_id: str) -> Entry:
-        """Make the directory of a new container: exactly one of several callers gets it.
+        """Make the directory of a new container. Of several callers exactly one succeeds.
 
         Raises:
             ContainerExists: the id is taken.
@@ -506,20 +509,20 @@ class StateStore:
                     stack.enter_context(entry.locked())
                     break
                 except ContainerNotFound:
-                    continue  # somebody took it for the remains of a crash
+                    continue  # another process took it for the remains of a crash
                 except BaseException:
                     entry.remove()
                     raise
             yield entry
 
     def entry(self, container_id: str) -> Entry:
-        """The directory of a container that exists. Raises ContainerNotFound, StateError."""
+        """Return the directory of a container that exists. Raises ContainerNotFound, StateError."""
         entry = Entry(self.directory, check_id(container_id))
         entry.check()
         return entry
 
     def entries(self) -> list[Entry]:
-        """The directories of all containers. Raises StateError: the root directory is not safe."""
+        """Return the directories of all containers. Raises StateError: another user can change the root directory."""
         try:
             check_directory(self.directory)
             names = sorted(os.listdir(self.directory))
@@ -529,7 +532,7 @@ class StateStore:
 
 
 def state_of(document: StateDocument, *, frozen: bool = False) -> State:
-    """The state now: what is recorded, corrected by whether the process still lives."""
+    """Return the current state: what is recorded, and whether the init process still lives."""
     status = Status(document["status"])
     pid, began = document.get("pid", 0), document.get("pid_start", 0)
     if pid and (began == 0 or start_time(pid) != began):
