@@ -38,7 +38,7 @@ _ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 
 class Status(StrEnum):
-    """Status of a container (runtime.md, State; ``paused`` is common among runtimes)."""
+    """Status of a container (runtime.md, State; ``paused`` is the peers' addition)."""
 
     CREATING = "creating"
     CREATED = "created"
@@ -64,7 +64,7 @@ class Status(StrEnum):
 
 
 class StateDocument(TypedDict, total=False):
-    """Members of state.json."""
+    """state.json as it is on disk."""
 
     id: Required[str]
     bundle: Required[str]
@@ -89,12 +89,12 @@ class StateDocument(TypedDict, total=False):
     process: bool
     """Whether the config has a process."""
     hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
-    """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
+    """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
     supervisor: list[int]
     """Its pid and start time."""
     sockets: list[str]
     sync: bool
-    """Whether the supervisor reports every change of the status to its sync socket."""
+    """Whether it passes every change of the status on."""
     terminal: bool
     log: list[str]
     """Its path and format."""
@@ -103,7 +103,7 @@ class StateDocument(TypedDict, total=False):
     ephemeral: bool
     """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`)."""
     notify: str
-    """The host's socket for the readiness notification; absent without one."""
+    """The host's socket that hears when the process is ready; absent without one."""
 
 
 class State(NamedTuple):
@@ -119,9 +119,9 @@ class State(NamedTuple):
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
-    """Exit code of the init process; the negative signal number if a signal killed it, as in `subprocess`."""
+    """Negative for the signal that killed it, as `subprocess` has it."""
     oom_killed: bool = False
-    """Whether an OOM kill ended one of its processes."""
+    """Whether the kernel killed one of its processes for want of memory."""
     rootfs: str = ""
     attach_socket: str = ""
     control_socket: str = ""
@@ -132,14 +132,14 @@ class State(NamedTuple):
 
     @property
     def exit_desc(self) -> str:
-        """Sentence that says how the container ended; empty as long as that is not known."""
+        """How it ended, for people; empty as long as that is not known."""
         if self.exit_code is None:
             return ""
         how = f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exited with code {self.exit_code}"
         return how + (", out of memory" if self.oom_killed else "")
 
     def to_oci(self) -> dict[str, object]:
-        """Return the state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
+        """The state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
         document: dict[str, object] = {"ociVersion": self.oci_version, "id": self.id, "status": str(self.status)}
         if self.pid:
             document["pid"] = self.pid
@@ -149,7 +149,7 @@ class State(NamedTuple):
         return document
 
     def to_dict(self) -> dict[str, object]:
-        """Return the state document: the spec's members, and what this runtime adds, such as createdAt, exitCode and rootfs."""
+        """The state document: the spec's members, and createdAt, startedAt, finishedAt, exitCode and rootfs beside them."""
         document = self.to_oci()
         if self.rootfs:
             document["rootfs"] = self.rootfs
@@ -171,12 +171,9 @@ class State(NamedTuple):
 
 
 def default_root() -> str:
-    """Return ``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise.
+    """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR.
 
-    Root of a user namespace, as rootless engines make one, counts as a user if XDG_RUNTIME_DIR is set.
-
-    Raises:
-        StateError: XDG_RUNTIME_DIR is not set.
+    Who is root only in a user namespace, as engines of users make it, is still a user with an XDG_RUNTIME_DIR.
     """
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() == 0 and not (runtime_dir and _mapped()):
@@ -191,7 +188,7 @@ def _is_id(text: str) -> bool:
 
 
 def _mapped() -> bool:
-    """Return whether this process is in another user namespace than the initial one."""
+    """Whether our ids are others outside: we are in a user namespace but the first."""
     with open("/proc/self/uid_map", encoding="ascii") as table:
         return [line.split() for line in table] != [["0", "0", "4294967295"]]
 
@@ -208,12 +205,12 @@ def check_id(container_id: str) -> str:
 
 
 def start_time(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot; 0 if it does not exist or has exited."""
+    """When a process began, in clock ticks since boot; 0 when there is none or it has exited."""
     return 0 if (fields := stat_of(pid)) is None or is_over(fields) else int(fields[19])
 
 
 def stat_of(pid: int) -> list[bytes] | None:
-    """Return the fields of /proc/PID/stat from the third on, the state (proc(5)); None if the process does not exist."""
+    """What the kernel says of a process, from its state on (proc(5), /proc/pid/stat, field 3); None when there is none."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -225,9 +222,9 @@ def stat_of(pid: int) -> list[bytes] | None:
 
 
 def is_over(fields: list[bytes]) -> bool:
-    """Return whether a process has exited: it is a zombie, or the init of a pid namespace that waits for the others to end."""
+    """Whether a process has exited: it is a zombie, or the first one of a pid namespace, which waits for the others' end there."""
     if int(fields[17]) > 1:
-        return False  # its first thread may have ended, but others have not
+        return False  # its first thread has ended, others go on
     return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
@@ -280,7 +277,7 @@ def _unlink(path: str) -> None:
 
 
 class Entry:
-    """Directory of one container."""
+    """One container's directory."""
 
     def __init__(self, root: str, container_id: str) -> None:
         self.root = root
@@ -290,7 +287,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The directory. Made on demand, so that short commands do not import `pathlib`."""
+        """The directory, for who does more with it: a short command does not import `pathlib`."""
         from pathlib import Path
 
         return Path(self.directory)
@@ -381,17 +378,17 @@ class Entry:
         self.write(document)
 
     def write(self, document: StateDocument) -> None:
-        """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""
+        """Replace state.json. Raises StateError: it cannot be written, and the old one holds."""
         self.save("state.json", json.dumps(document).encode())
 
     def save(self, name: str, content: bytes) -> None:
-        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one stays."""
+        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one holds."""
         with self.staged(name, content) as file:
             file.commit()
 
     @contextmanager
     def staged(self, name: str, content: bytes) -> Iterator[StagedFile]:
-        """Write a new version of a file of the directory, which takes effect with `StagedFile.commit`. Raises as `save`."""
+        """Write a new version of a file of the directory, which holds from its `StagedFile.commit` on. Raises as `save`."""
         with self.storing(name):
             file = StagedFile(f"{self.directory}/{name}")
         with file:
@@ -421,7 +418,7 @@ class Entry:
 
         Raises:
             ContainerNotFound: there is no such container, or no longer.
-            StateError: the lock cannot be made, or another user can change the directory.
+            StateError: the lock cannot be made, or the directory is not safe.
             BlockingIOError: the lock is held by another process, and the wait is over.
         """
         self.check()
@@ -438,7 +435,7 @@ class Entry:
             yield
 
     def remove(self) -> None:
-        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""
+        """Remove the directory, the lock last: who waits for it learns that the container is gone."""
         while True:
             try:
                 names = os.listdir(self.directory)
@@ -454,7 +451,7 @@ class Entry:
                 return
             except OSError as error:
                 if error.errno == errno.ENOTEMPTY:
-                    continue  # another process has just made the lock again
+                    continue  # somebody came for the lock just now
                 raise
             return
 
@@ -467,7 +464,7 @@ class StateStore:
 
     @property
     def root(self) -> Path:
-        """The directory. Made on demand, as `Entry.path`."""
+        """The directory, as for `Entry.path`."""
         from pathlib import Path
 
         return Path(self.directory)
@@ -483,7 +480,7 @@ class StateStore:
             raise _cannot_store(f"{path}/{name}", error) from error
 
     def create(self, container_id: str) -> Entry:
-        """Make the directory of a new container. Of several callers exactly one succeeds.
+        """Make the directory of a new container: exactly one of several callers gets it.
 
         Raises:
             ContainerExists: the id is taken.
@@ -509,20 +506,20 @@ class StateStore:
                     stack.enter_context(entry.locked())
                     break
                 except ContainerNotFound:
-                    continue  # another process took it for the remains of a crash
+                    continue  # somebody took it for the remains of a crash
                 except BaseException:
                     entry.remove()
                     raise
             yield entry
 
     def entry(self, container_id: str) -> Entry:
-        """Return the directory of a container that exists. Raises ContainerNotFound, StateError."""
+        """The directory of a container that exists. Raises ContainerNotFound, StateError."""
         entry = Entry(self.directory, check_id(container_id))
         entry.check()
         return entry
 
     def entries(self) -> list[Entry]:
-        """Return the directories of all containers. Raises StateError: another user can change the root directory."""
+        """The directories of all containers. Raises StateError: the root directory is not safe."""
         try:
             check_directory(self.directory)
             names = sorted(os.listdir(self.directory))
@@ -532,7 +529,7 @@ class StateStore:
 
 
 def state_of(document: StateDocument, *, frozen: bool = False) -> State:
-    """Return the current state: what is recorded, and whether the init process still lives."""
+    """The state now: what is recorded, corrected by whether the process still lives."""
     status = Status(document["status"])
     pid, began = document.get("pid", 0), document.get("pid_start", 0)
     if pid and (began == 0 or start_time(pid) != began):

@@ -267,7 +267,7 @@ class Performance:
         """Carry out the host's steps from here to the clone or to the next step of the init."""
         while self._at < len(self.plan.steps):
             step = self.plan.steps[self._at]
-            if step.where != "host" or step.op == "clone3":
+            if step.side != "host" or step.op == "clone3":
                 return
             try:
                 back = self._carry_out(step)
@@ -316,8 +316,8 @@ class Performance:
                     opened.append(_open(entry))
                 inputs.append(opened[-1])
             into = -1
-            if step.arguments()["into"]:
-                opened.append(os.open(str(step.arguments()["into"]), _O_PATH | os.O_DIRECTORY))
+            if step.arguments()["cgroup"]:
+                opened.append(os.open(str(step.arguments()["cgroup"]), _O_PATH | os.O_DIRECTORY))
                 into = opened[-1]
             lasting = any(entry.kind == "parent" for entry in self.plan.inputs)
             steps = [(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in self.plan.init_steps()]
@@ -342,10 +342,10 @@ class Performance:
 
     def _filter(self, step: Step) -> tuple[object, ...]:
         """The values of a step whose filter is compiled."""
-        from ..plan.model import Filter
+        from ..plan.model import UncompiledFilter
 
         flags, wanted, out = step.values
-        assert isinstance(wanted, Filter)
+        assert isinstance(wanted, UncompiledFilter)
         assert isinstance(flags, int)
         compiled = _filter(wanted.profile, self._cache)
         return (flags | compiled.flags, compiled.program, out)
@@ -437,12 +437,12 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
 
 def _profile(plan: Plan, number: int) -> Seccomp | None:
     """The profile of the filter that is loaded when a step begins."""
-    from ..plan.model import Filter
+    from ..plan.model import UncompiledFilter
 
     for step in plan.steps[: number - 1]:
         if step.op == "seccomp":
             wanted = step.values[1]
-            assert isinstance(wanted, Filter)
+            assert isinstance(wanted, UncompiledFilter)
             return wanted.profile
     return None
 

@@ -128,7 +128,7 @@ def parents(plan: Plan) -> list[list[str]]:
 
 def of_plan(plan: Plan) -> list[list[str]]:
     """Return what undoes the steps of a plan, in their order."""
-    return [entry for step in plan.steps if step.where == "host" and (entry := of_step(step)) is not None]
+    return [entry for step in plan.steps if step.side == "host" and (entry := of_step(step)) is not None]
 
 
 def unit(record: Record) -> tuple[str, bool, str] | None:

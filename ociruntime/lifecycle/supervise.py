@@ -50,12 +50,12 @@ def supervise(
 def _host_uid(spec: RuntimeSpec) -> int:
     """The uid, outside of the container, of its process; ours where we may not give files away."""
     from ..host import Host
-    from ..plan.id_mappings import host_id, with_idmaps
+    from ..plan.id_mappings import host_id, with_default_mappings
 
     host = Host.probe()
     if not host.capabilities & _CAP_CHOWN:
         return host.euid
-    spec = with_idmaps(spec, host)
+    spec = with_default_mappings(spec, host)
     user = spec.process.user if spec.process else None
     uid = (user.uid or 0) if user else 0
     mappings = (spec.linux.uid_mappings if spec.linux else None) or ()

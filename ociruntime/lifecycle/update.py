@@ -11,7 +11,7 @@ from ..engine.host_steps import carry_out
 from ..engine.perform import step_error
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
-from ..plan.cgroups import compile_update, meant, members, placed
+from ..plan.cgroups import changed_members, compile_update, member_names, placed
 from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules.findings import Findings
 from ..spec.rules.linux import check_intel_rdt
@@ -83,7 +83,7 @@ _MEMBERS: Final = {
 
 def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limits: Limits) -> None:
     """Change limits. Arguments and errors are those of `Container.update`."""
-    given, schemas = meant(_with_arguments(resources, limits)), _schemas(limits)
+    given, schemas = changed_members(_with_arguments(resources, limits)), _schemas(limits)
     with allowed(entry, "update", Status.CREATED, Status.RUNNING, Status.PAUSED) as document:
         spec = RuntimeSpec.load(entry.path / "config.json")
         linux = spec.linux or Linux()
@@ -98,7 +98,7 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         host = Host.probe()
         placement = placed(document.get("cgroups", []), host)
         unit = undo.unit(document.get("undo", []))
-        plan = compile_update(linux, members(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
+        plan = compile_update(linux, member_names(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
         # What is written before the change takes no space after it.
         with entry.staged("config.json", spec.evolve(linux=linux).to_json().encode()) as config:
             _perform(plan)

@@ -1,4 +1,4 @@
-"""`compile_create` and `compile_exec`: a spec and a host in, a `Plan` out. Pure: no system call, no file, no clock."""
+"""`compile_create` and `compile_exec`: compile a spec for a host into a `Plan`. Pure: no system call, no file, no clock."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from ..errors import Problem, SpecError, UnsupportedError
 from ..spec import Process
 from ..spec.rules.config import config_problems, process_problems
 from ..spec.rules.host import host_problems
-from . import kernel as k
+from . import kernel
 from .cgroups import (
     Manager,
+    Placement,
     attached,
     compile_attach,
     compile_cgroups,
@@ -20,34 +21,35 @@ from .cgroups import (
     compile_scope,
     placed,
 )
-from .credentials import ALL, compile_identity, compile_labels, compile_parent
+from .credentials import ALL_CAPABILITIES, compile_credentials, compile_labels, compile_parent_death
 from .devices import Devices
-from .hooks import compile_create_hooks, compile_hooks, compile_start_hooks, compile_state
-from .id_mappings import compile_streams, with_idmaps
-from .joining import allow_fork, close_all, compile_fork, forks_last, hide_page
-from .model import NO_SLOT, Builder, Plan
+from .hooks import compile_create_hooks, compile_hook_state, compile_hooks, compile_start_hooks
+from .id_mappings import compile_stream_owner, with_default_mappings
+from .joining import allow_fork, close_unneeded, compile_last_fork, forks_last, hide_progress
+from .model import NO_SLOT, Plan, PlanBuilder
 from .mounts import Mounts
 from .namespaces import (
-    Groups,
+    Setgroups,
+    become_root,
     changed_namespaces,
-    check_foreign_tree,
+    check_shared_tree,
     compile_clone,
     compile_enter,
     compile_loopback,
     compile_names,
     compile_net_devices,
     compile_procfs,
-    compile_root,
     compile_sysctl,
-    groups_in,
-    leave_groups,
+    drop_groups,
     namespaces_of,
+    open_procfs,
+    setgroups_in,
 )
 from .ops import Sync
 from .process import (
     candidates,
     compile_affinity,
-    compile_exec_step,
+    compile_execve,
     compile_keyring,
     compile_limits,
     compile_memory_policy,
@@ -55,21 +57,21 @@ from .process import (
     compile_personality,
     compile_scheduling,
     compile_terminal,
-    make_cwd,
+    create_cwd,
     take_terminal,
 )
 from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import (
+    attach_root,
     change_root,
-    compile_hidden,
-    copy_root,
+    clone_root,
+    cut_tree_propagation,
     enter_root,
     finish_root,
-    hang_root,
-    open_place,
+    hide_paths,
+    open_rootfs_place,
     pivot_root,
     rootfs_path,
-    settle_tree,
 )
 
 if TYPE_CHECKING:
@@ -88,162 +90,239 @@ def compile_create(
     die_with_parent: bool | None = False,
     empty: bool = False,
 ) -> Plan:
-    """Compile what creates and starts a container.
+    """Compile the plan that creates and starts a container.
 
     Args:
         spec: the container's config.json.
         host: what the kernel offers.
         bundle: absolute path of the bundle directory.
-        container_id: names the cgroup when the spec does not.
-        gate: whether the init waits for ``start`` before the process; without it the container runs at once.
-        manager: who makes the cgroups.
-        empty: whether no program runs: the init stays as the first process and reaps, for a pod.
-        die_with_parent: whether the container is killed when the process that launches it ends. None: as far as the kernel does it,
-            which is the first process alone where there is no new pid namespace, and until that gains capabilities by execve.
+        container_id: names the cgroup if the spec does not.
+        gate: whether the init waits for ``start`` before it executes the program. Otherwise the container runs at once.
+        manager: the cgroup manager.
+        die_with_parent: whether the container is killed when the process that launches it ends. None: as far as the kernel supports
+            it. Without a new pid namespace that is the first process alone, until it gains capabilities by execve.
+        empty: whether no program is executed: the init stays the first process and reaps its children, for a pod.
 
     Raises:
-        SpecError: the config contradicts itself or asks for what no host can do.
+        SpecError: the config contradicts itself, or no host can do what it asks for.
         UnsupportedError: this host or this version cannot do it.
     """
     check(spec, host)
-    asked = spec.linux
-    spec = with_idmaps(spec, host)
-    linux = spec.linux
-    # A container without a process waits at the gate, which will not open.
-    process = spec.process or Process(cwd="/")
     if spec.process is None and not gate and not empty:
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
-
-    spaces = namespaces_of(linux)
-    own = spaces.own
-    if die_with_parent and "pid" not in spaces.new:
-        raise UnsupportedError("$.linux.namespaces: to die with its parent a container needs a pid namespace of its own")
-    b = Builder()
-    hooks = compile_hooks(b, spec)
-
-    b.phase = "On the host, before the clone"
-    setup = compile_cgroups(b, linux, container_id, host, manager)
-    placement = setup.placement
-    if not placement.scope:
-        compile_owner(b, placement, spec, spaces, host)
-    groups = compile_rdt(b, linux, host, container_id)
-    flags = compile_clone(b, spaces, placement.into)
-    rootfs = rootfs_path(spec, bundle)
-    mounts = Mounts(b, spec, host, bundle=bundle, rootfs=rootfs, own=own, placement=placement)
-    devices = Devices(b, linux, mounts, host, spaces)
-
-    # Who enters a user namespace leaves his rights over the host's files and mounts behind.
-    own_tree = "mount" in spaces.new
-    if not own_tree:
-        check_foreign_tree(spaces, host)
-    # In a mount namespace that is joined only what was copied there can be mounted on.
-    early = host.privileged and (spaces.user if own_tree else "mount" not in own)
-    root = NO_SLOT
-    in_sight = "In the new namespaces, with the host's tree in sight"
-    b.phase = "Still in the caller's namespaces" if early else in_sight
-    if placement.scope:
-        compile_scope(b, setup, spec, container_id, host)
-        compile_owner(b, placement, spec, spaces, host)
-    if early:
-        root = copy_root(b, spec, rootfs, early=True)
-        mounts.sources(early=True)
-        if spaces.user:
-            compile_streams(b, process, linux)
-            devices.outside()
-
-    b.phase = in_sight
-    compile_oom_score(b, process, host, early=True)
-    compile_join(b, placement)
-    compile_enter(b, spaces, linux, host, changed_namespaces(spec), asked=asked)
-    compile_loopback(b, spaces.new)
-    compile_net_devices(b, linux, own)
-    if own_tree:
-        settle_tree(b, spec)
-    if not early:
-        root = copy_root(b, spec, rootfs, early=not own_tree)
-        if spaces.user or not own_tree:
-            mounts.sources(early=not own_tree)
-    devices.sources()
-    place = open_place(b, rootfs) if hooks.at_create and own_tree else NO_SLOT
-    compile_root(b, spaces, linux)
-    mounts.prepare()
-    proc = compile_procfs(b, linux, process, own)
-    if hooks.at_create or not own_tree:
-        if own_tree:
-            # Hooks find everything mounted below the path of the rootfs, in this copy of the host's tree.
-            hang_root(b, root, place)
-        root, attached = mounts.attach(root, pivot=False)
-        devices.compile(root, attached)
-        if hooks.at_create:
-            b.phase = "Hooks"
-            compile_create_hooks(b, hooks, root)
-        b.phase = "In the container's root"
-        (pivot_root if own_tree else change_root)(b, root)
-    else:
-        enter_root(b, spec, root)
-        b.phase = "In the container's root"
-        root, attached = mounts.attach(root)
-        devices.compile(root, attached)
-    compile_names(b, spec)
-    compile_sysctl(b, linux, proc)
-    compile_hidden(b, linux, root)
-    b.init("setsid", text="a session of its own")
-    if process.terminal:
-        compile_terminal(b, process, attached, root)
-        take_terminal(b, process)
-    # The terminal's file and the working directory may be missing in the image.
-    if spec.root.readonly:
-        make_cwd(b, process, root)
-    finish_root(b, spec, root)
-
-    b.phase = "The process"
-    compile_limits(b, process)
-    compile_scheduling(b, process)
-    compile_memory_policy(b, linux)
-    compile_personality(b, linux)
-    compile_keyring(b, host)
-    b.init("chdir", process.cwd, 1, text=f"{process.cwd}, made where missing")
-    if spec.process is not None and not empty:
-        b.init("lookup", root, candidates(process), text=f"{(process.args or ('',))[0]} is there and executable")
-    compile_labels(b, process, host, proc, empty=empty)
-    b.init("sync", Sync.CREATED, text="the caller writes the state: the container is created")
-    compile_state(b, hooks)
-    compile_oom_score(b, process, host)
-    compile_rdt_join(b, groups)
-    compile_late(b, setup)
-    parent = b.input("parent", "the caller") if die_with_parent is not False else NO_SLOT
+    create = _Create(spec, host, bundle, container_id, manager, die_with_parent=die_with_parent, empty=empty)
+    create.before_clone()
+    create.in_runtime_namespaces()
+    create.in_new_namespaces()
+    create.attach_mounts()
+    create.in_container_root()
+    create.as_process()
     if gate:
-        if parent != NO_SLOT:
-            compile_parent(b, parent)
-        slot = b.input("gate", "the start gate")
-        b.phase = "After start"
-        b.init("gate", slot, text="wait for start")
+        create.wait_for_start()
     if spec.process is not None or empty:
-        compile_identity(
-            b,
-            process,
-            host,
+        create.execute()
+    return create.plan()
+
+
+class _Create:
+    """The state that the phases of `compile_create` share; each method adds the steps of one phase."""
+
+    def __init__(
+        self,
+        spec: RuntimeSpec,
+        host: Host,
+        bundle: str,
+        container_id: str,
+        manager: Manager,
+        *,
+        die_with_parent: bool | None,
+        empty: bool,
+    ) -> None:
+        self.configured = spec.linux
+        self.spec = spec = with_default_mappings(spec, host)
+        self.linux = spec.linux
+        self.host = host
+        self.title = f"create {container_id} from {bundle}"
+        self.container_id = container_id
+        self.manager = manager
+        self.die_with_parent = die_with_parent
+        self.empty = empty
+        # Without a process the container waits at the gate, which never opens.
+        self.process = spec.process or Process(cwd="/")
+        self.rootfs = rootfs_path(spec, bundle)
+        self.namespaces = namespaces_of(spec.linux)
+        if die_with_parent and "pid" not in self.namespaces.new:
+            raise UnsupportedError("$.linux.namespaces: a container that is killed with its parent needs a new pid namespace")
+        self.own_tree = "mount" in self.namespaces.new
+        # Steps that need the caller's privileges over the host's files and mounts come before a user namespace is entered. In a
+        # mount namespace that is joined only what was copied there can be mounted on.
+        self.copies_early = host.privileged and (self.namespaces.user if self.own_tree else "mount" not in self.namespaces.own)
+        self.builder = PlanBuilder()
+        self.hooks = compile_hooks(self.builder, spec)
+        self.bundle = bundle
+        self.root = NO_SLOT
+        self.parent = NO_SLOT
+
+    def before_clone(self) -> None:
+        """Create cgroups and clone the init."""
+        builder, host = self.builder, self.host
+        builder.phase = "On the host, before the clone"
+        self.cgroups = compile_cgroups(builder, self.linux, self.container_id, host, self.manager)
+        placement = self.cgroups.placement
+        if not placement.scope:
+            compile_owner(builder, placement, self.spec, self.namespaces, host)
+        self.resctrl_groups = compile_rdt(builder, self.linux, host, self.container_id)
+        self.clone_flags = compile_clone(builder, self.namespaces, placement.into)
+        own = self.namespaces.own
+        self.mounts = Mounts(builder, self.spec, host, bundle=self.bundle, namespaces=own, placement=placement)
+        self.devices = Devices(builder, self.linux, self.mounts, host, self.namespaces)
+        if not self.own_tree:
+            check_shared_tree(self.namespaces, host)
+
+    def in_runtime_namespaces(self) -> None:
+        """Copy what needs the caller's privileges, and let systemd make the scope."""
+        builder = self.builder
+        builder.phase = "In the runtime namespaces" if self.copies_early else _IN_NEW_NAMESPACES
+        if self.cgroups.placement.scope:
+            compile_scope(builder, self.cgroups, self.spec, self.container_id, self.host)
+            compile_owner(builder, self.cgroups.placement, self.spec, self.namespaces, self.host)
+        if self.copies_early:
+            self.root = clone_root(builder, self.spec, self.rootfs, unsettled=True)
+            self.mounts.clone_sources(unsettled=True)
+            if self.namespaces.user:
+                compile_stream_owner(builder, self.process, self.linux)
+                self.devices.create_outside()
+
+    def in_new_namespaces(self) -> None:
+        """Enter cgroups and namespaces, and create every mount while the host's tree can be reached."""
+        builder, linux, host = self.builder, self.linux, self.host
+        builder.phase = _IN_NEW_NAMESPACES
+        compile_oom_score(builder, self.process, host, early=True)
+        compile_join(builder, self.cgroups.placement)
+        compile_enter(builder, self.namespaces, linux, host, changed_namespaces(self.spec), configured=self.configured)
+        compile_loopback(builder, self.namespaces)
+        compile_net_devices(builder, linux, self.namespaces.own)
+        if self.own_tree:
+            cut_tree_propagation(builder, self.spec)
+        if not self.copies_early:
+            self.root = clone_root(builder, self.spec, self.rootfs, unsettled=not self.own_tree)
+            if self.namespaces.user or not self.own_tree:
+                self.mounts.clone_sources(unsettled=not self.own_tree)
+        self.devices.clone_sources()
+        self.place = open_rootfs_place(builder, self.rootfs) if self.hooks.at_create and self.own_tree else NO_SLOT
+        become_root(builder, self.namespaces, linux)
+        self.mounts.create()
+        self.proc = compile_procfs(builder, linux, self.process, self.namespaces.own)
+
+    def attach_mounts(self) -> None:
+        """Attach the mounts: before the root is entered if hooks or a shared tree require it, else after it."""
+        builder = self.builder
+        pivots_first = self.own_tree and not self.hooks.at_create
+        if pivots_first:
+            enter_root(builder, self.spec, self.root)
+            builder.phase = _IN_ROOT
+        elif self.own_tree:
+            # Hooks find everything mounted below the path of the rootfs, in this copy of the host's tree.
+            attach_root(builder, self.root, self.place)
+        self.root, self.attached = self.mounts.attach(self.root, pivot=pivots_first)
+        self.devices.create(self.root, self.attached)
+        if self.hooks.at_create:
+            builder.phase = "Hooks"
+            compile_create_hooks(builder, self.hooks, self.root)
+        builder.phase = _IN_ROOT
+        if not pivots_first:
+            (pivot_root if self.own_tree else change_root)(builder, self.root)
+
+    def in_container_root(self) -> None:
+        """Set what belongs to the container's namespaces and root, and make the root read-only."""
+        builder = self.builder
+        compile_names(builder, self.spec)
+        compile_sysctl(builder, self.linux, self.proc)
+        hide_paths(builder, self.linux, self.root)
+        builder.add("setsid", text="new session")
+        if self.process.terminal:
+            compile_terminal(builder, self.process, self.attached, self.root)
+            take_terminal(builder, self.process)
+        assert self.spec.root is not None
+        # The file for the terminal and the working directory may be missing in the image.
+        if self.spec.root.readonly:
+            create_cwd(builder, self.process, self.root)
+        finish_root(builder, self.spec, self.root)
+
+    def as_process(self) -> None:
+        """Set the attributes of the process, up to the point at which the container is created."""
+        builder, process, host = self.builder, self.process, self.host
+        builder.phase = _PROCESS
+        _compile_attributes(builder, process, self.spec, host)
+        builder.add("chdir", process.cwd, 1, text=f"working directory {process.cwd}")
+        if self.spec.process is not None and not self.empty:
+            builder.add("lookup", self.root, candidates(process), text=f"program {(process.args or ('',))[0]}")
+        compile_labels(builder, process, host, self.proc, empty=self.empty)
+        builder.add("sync", Sync.CREATED, text="wait until the caller has recorded that the container is created")
+        compile_hook_state(builder, self.hooks)
+        compile_oom_score(builder, process, host)
+        compile_rdt_join(builder, self.resctrl_groups)
+        compile_late(builder, self.cgroups)
+        self.parent = builder.add_input("parent", "the caller") if self.die_with_parent is not False else NO_SLOT
+
+    def wait_for_start(self) -> None:
+        """Wait at the start socket."""
+        builder = self.builder
+        if self.parent != NO_SLOT:
+            compile_parent_death(builder, self.parent)
+        slot = builder.add_input("gate", "the start socket")
+        builder.phase = "After start"
+        builder.add("gate", slot, text="wait for start")
+
+    def execute(self) -> None:
+        """Set the credentials, run the hooks of start and execute the program."""
+        builder, linux = self.builder, self.linux
+        compile_credentials(
+            builder,
+            self.process,
+            self.host,
             linux.seccomp if linux else None,
-            held=ALL if spaces.user else None,
-            allowed=groups_in(spaces, linux, host),
-            parent=parent,
-            strict=bool(die_with_parent),
+            held=ALL_CAPABILITIES if self.namespaces.user else None,
+            setgroups=setgroups_in(self.namespaces, linux, self.host),
+            parent=self.parent,
+            strict=bool(self.die_with_parent),
         )
-        compile_start_hooks(b, hooks, root)
-        if empty:
-            b.init("reap", text="no program: reap what ends, until HUP, INT or TERM")
+        compile_start_hooks(builder, self.hooks, self.root)
+        if self.empty:
+            builder.add("reap", text="reap children until HUP, INT or TERM, without a program")
         else:
-            compile_exec_step(b, process)
-    return b.plan(
-        f"create {container_id} from {bundle}",
-        clone_flags=flags,
-        cgroups=placement.directories,
-        namespaces=spaces.bits,
-        terminal=bool(process.terminal),
-        hooks=hooks.stored(),
-    )
+            compile_execve(builder, self.process)
+
+    def plan(self) -> Plan:
+        """Return the plan of the steps so far."""
+        return self.builder.build(
+            self.title,
+            clone_flags=self.clone_flags,
+            cgroups=self.cgroups.placement.directories,
+            namespaces=self.namespaces.bits,
+            terminal=bool(self.process.terminal),
+            hooks=self.hooks.stored(),
+        )
+
+
+_IN_NEW_NAMESPACES: Final = "In the new namespaces, before the root is entered"
+_IN_ROOT: Final = "In the container's root"
+_PROCESS: Final = "The process"
+
+
+def _compile_attributes(builder: PlanBuilder, process: Process, spec: RuntimeSpec, host: Host, *, without: str = "") -> None:
+    """Set what any process of the container gets while the init still has the privileges for it.
+
+    Args:
+        without: the type of the resource limit that is set elsewhere.
+    """
+    compile_limits(builder, process, without=without)
+    compile_scheduling(builder, process)
+    compile_memory_policy(builder, spec.linux)
+    compile_personality(builder, spec.linux)
+    compile_keyring(builder, host)
 
 
 def compile_exec(
@@ -257,115 +336,147 @@ def compile_exec(
     container_id: str = "ID",
     pid: int = 0,
 ) -> Plan:
-    """Compile what runs a further process in a container (runtime.md has no exec; the peers' behaviour).
+    """Compile the plan that runs an exec process in a container (not in runtime.md; as other runtimes do it).
 
     Args:
         process: what to run.
         spec: the container's config, for its seccomp profile.
         namespaces: the CLONE_NEW* bits of the namespaces to join.
         cgroups: the container's cgroup directories.
-        unit: the systemd unit of the cgroup, whether the user's own systemd has it, and its directory.
-        pid: the container's process, whose root is taken when it is not that of its mount namespace.
+        unit: the systemd unit of the cgroup, whether it belongs to the user's own systemd, and its directory.
+        pid: the container's process, whose root is used if it is not that of its mount namespace.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
     """
     check_process(spec, process)
-    b = Builder()
-    b.phase = "On the host, before the clone"
-    placement = placed(cgroups, host)
-    attach = attached(unit, placement, host)
-    # A process that starts in the cgroup has no CPUs before it.
-    later = bool(process.exec_cpu_affinity and process.exec_cpu_affinity.initial)
-    into = "" if later or attach else placement.into
-    b.host("clone3", 0, into, text="the init" + (f", in {into}" if into else ""))
-    b.phase = "Into the container"
-    compile_oom_score(b, process, host, early=True)
-    compile_affinity(b, process, "initial")
-    compile_join(b, placement, unified=later and not attach)
-    compile_attach(b, attach)
-    compile_affinity(b, process, "final")
-    pidfd = b.input("pidfd", "the container's process")
-    names = ", ".join(name for name, bit in k.CLONE_NEW.items() if namespaces & bit)
-    linux = spec.linux
-    spaces = namespaces_of(linux)
-    seccomp = linux.seccomp if linux else None
-    user = bool(namespaces & k.CLONE_NEW["user"])
-    foreign = b.input("path", "the container's root", f"/proc/{pid}/root") if "mount" not in spaces.new else NO_SLOT
-    if process.apparmor_profile or process.selinux_label:
-        proc = b.slot()
-        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, proc, text="/proc")
-        b.init("prove_proc", proc, text="it is the root of a procfs")
-        compile_labels(b, process, host, proc)
-    if user:
-        leave_groups(b, host)
-    if namespaces:
-        b.init("setns", pidfd, namespaces, text=f"the container's namespaces: {names}")
-    if foreign != NO_SLOT:
-        change_root(b, foreign)
-    # Behind the fork the container sees the process.
-    forks = bool(namespaces & k.CLONE_NEW["pid"])
-    last = forks and forks_last(process, seccomp, host, user=user)
-    if not last:
-        close_all(b)
-    if forks and not last:
-        b.init("fork", 0, text="a pid namespace holds for children only")
-    b.phase = "The process"
-    if not last:
-        b.init("setsid", text="a session of its own")
-    if process.terminal:
-        if user:  # or the terminal would be somebody's whom this user namespace does not know
-            b.init("setresgid", 0, text="root's group in the container")
-            b.init("setresuid", 0, text="root in the container")
-        root = b.slot()
-        b.init("open", NO_SLOT, "/", k.O_PATH, 0, 0, root, text="the container's root")
-        compile_terminal(b, process, {}, root)
-        if not last:
-            take_terminal(b, process)
-    if last:
-        allow_fork(b, process)
-    compile_limits(b, process, without="RLIMIT_NPROC" if last else "")
-    compile_scheduling(b, process)
-    compile_memory_policy(b, linux)
-    compile_personality(b, linux)
-    compile_keyring(b, host)
-    b.init("chdir", process.cwd, 0, text=process.cwd)
-    if last:
-        close_all(b)
-        hide_page(b)
-    else:
-        b.init("sync", Sync.CREATED, text="the caller knows the process")
-        compile_oom_score(b, process, host)
-    # Who made the user namespace may have been somebody else.
-    allowed = Groups.UNKNOWN if user else groups_in(spaces, linux, host)
-    held = ALL if user else None
-    compile_identity(b, process, host, seccomp, held=held, allowed=allowed, seen=last)
-    if last:
-        b.phase = "In the pid namespace"
-        compile_fork(b, process, host)
-        b.init("setsid", text="a session of its own")
-        take_terminal(b, process)
-    compile_exec_step(b, process)
-    return b.plan(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
+    execution = _Exec(process, spec, host, namespaces, placed(cgroups, host), pid)
+    execution.before_clone(unit)
+    execution.into_container()
+    execution.as_process()
+    execution.execute()
+    return execution.builder.build(f"exec in {container_id}", clone_flags=0, namespaces=namespaces, terminal=bool(process.terminal))
 
 
-_BY_RULES_ALONE: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")
-"""Members for which the compilers ask nothing of the host themselves."""
+class _Exec:
+    """The state that the phases of `compile_exec` share; each method adds the steps of one phase."""
+
+    def __init__(self, process: Process, spec: RuntimeSpec, host: Host, namespaces: int, placement: Placement, pid: int) -> None:
+        self.process, self.spec, self.host = process, spec, host
+        self.joined, self.placement, self.pid = namespaces, placement, pid
+        self.seccomp = spec.linux.seccomp if spec.linux else None
+        self.own = namespaces_of(spec.linux)
+        self.joins_user = bool(namespaces & kernel.CLONE_NEW["user"])
+        # After the fork into the pid namespace the container sees the process, so the fork comes last if possible.
+        self.forks = bool(namespaces & kernel.CLONE_NEW["pid"])
+        self.forks_last = self.forks and forks_last(process, self.seccomp, host, user=self.joins_user)
+        # The initial CPU affinity applies before the cgroup, so the init must not be cloned into it.
+        self.joins_later = bool(process.exec_cpu_affinity and process.exec_cpu_affinity.initial)
+        self.builder = PlanBuilder()
+
+    def before_clone(self, unit: tuple[str, bool, str] | None) -> None:
+        """Clone the init."""
+        self.builder.phase = "On the host, before the clone"
+        self.attach = attached(unit, self.placement, self.host)
+        cgroup = "" if self.joins_later or self.attach else self.placement.into
+        self.builder.add_host("clone3", 0, cgroup, text="init process" + (f"; cgroup {cgroup}" if cgroup else ""))
+
+    def into_container(self) -> None:
+        """Join the container's cgroups, root and namespaces."""
+        builder, process, host = self.builder, self.process, self.host
+        builder.phase = "Into the container"
+        compile_oom_score(builder, process, host, early=True)
+        compile_affinity(builder, process, "initial")
+        compile_join(builder, self.placement, unified=self.joins_later and not self.attach)
+        compile_attach(builder, self.attach)
+        compile_affinity(builder, process, "final")
+        pidfd = builder.add_input("pidfd", "the container's process")
+        foreign_root = NO_SLOT
+        if "mount" not in self.own.new:
+            foreign_root = builder.add_input("path", "the container's root", f"/proc/{self.pid}/root")
+        if process.apparmor_profile or process.selinux_label:
+            compile_labels(builder, process, host, open_procfs(builder))
+        if self.joins_user:
+            drop_groups(builder, host)
+        if self.joined:
+            names = ", ".join(name for name, bit in kernel.CLONE_NEW.items() if self.joined & bit)
+            builder.add("setns", pidfd, self.joined, text=f"namespaces of the container: {names}")
+        if foreign_root != NO_SLOT:
+            change_root(builder, foreign_root)
+        if not self.forks_last:
+            close_unneeded(builder)
+            if self.forks:
+                builder.add("fork", 0, text="child process in the pid namespace that was joined")
+
+    def as_process(self) -> None:
+        """Set the attributes of the process, up to the point at which the caller knows it."""
+        builder, process = self.builder, self.process
+        builder.phase = _PROCESS
+        if not self.forks_last:
+            builder.add("setsid", text="new session")
+        if process.terminal:
+            if self.joins_user:  # so that the owner of the terminal is mapped in the user namespace
+                builder.add("setresgid", 0, text="gid 0 in the user namespace")
+                builder.add("setresuid", 0, text="uid 0 in the user namespace")
+            root = builder.new_slot()
+            builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, root, text="root of the container")
+            compile_terminal(builder, process, {}, root)
+            if not self.forks_last:
+                take_terminal(builder, process)
+        if self.forks_last:
+            allow_fork(builder, process)
+        _compile_attributes(builder, process, self.spec, self.host, without="RLIMIT_NPROC" if self.forks_last else "")
+        builder.add("chdir", process.cwd, 0, text=f"working directory {process.cwd}")
+        if self.forks_last:
+            close_unneeded(builder)
+            hide_progress(builder)
+        else:
+            builder.add("sync", Sync.CREATED, text="wait until the caller has recorded the process")
+            compile_oom_score(builder, process, self.host)
+
+    def execute(self) -> None:
+        """Set the credentials, fork into the pid namespace unless that is done, and execute the program."""
+        builder, process, host = self.builder, self.process, self.host
+        compile_credentials(
+            builder,
+            process,
+            host,
+            self.seccomp,
+            held=ALL_CAPABILITIES if self.joins_user else None,
+            # Another user may have created the user namespace.
+            setgroups=Setgroups.UNKNOWN if self.joins_user else setgroups_in(self.own, self.spec.linux, host),
+            visible=self.forks_last,
+        )
+        if self.forks_last:
+            builder.phase = "In the pid namespace"
+            compile_last_fork(builder, process, host)
+            builder.add("setsid", text="new session")
+            take_terminal(builder, process)
+        compile_execve(builder, process)
+
+
+_CHECKED_BY_RULES: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")
+"""Members whose support by the host is checked by the rules alone, not by the compilers."""
 
 
 def check(spec: RuntimeSpec, host: Host) -> None:
-    """Check a config. Raises SpecError with every error, and UnsupportedError: this host cannot do it."""
-    _refuse(config_problems(spec))
+    """Check a config by the rules of the runtime spec.
+
+    Raises:
+        SpecError: with every error of the config.
+        UnsupportedError: this host cannot do what it asks for.
+    """
+    _raise_errors(config_problems(spec))
     for problem in host_problems(spec, host):
-        if problem.severity == "error" and problem.path.startswith(_BY_RULES_ALONE):
+        if problem.severity == "error" and problem.path.startswith(_CHECKED_BY_RULES):
             raise UnsupportedError(f"{problem.path}: {problem.message}")
 
 
 def check_process(spec: RuntimeSpec, process: Process) -> None:
-    """Check a further process of a config's container. Raises SpecError with every error."""
-    _refuse(process_problems(spec, process))
+    """Check an exec process of a config's container. Raises SpecError with every error."""
+    _raise_errors(process_problems(spec, process))
 
 
-def _refuse(problems: list[Problem]) -> None:
+def _raise_errors(problems: list[Problem]) -> None:
     if errors := [problem for problem in problems if problem.severity == "error"]:
         raise SpecError(errors)

@@ -6,9 +6,9 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
-from . import kernel as k
-from .model import NO_SLOT, Builder, Filter
-from .namespaces import Groups
+from . import kernel
+from .model import NO_SLOT, PlanBuilder, UncompiledFilter
+from .namespaces import Setgroups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,17 +25,20 @@ _ORDER: Final = """
 """
 
 CAPABILITIES: Final[dict[str, int]] = {f"CAP_{name}": bit for bit, name in enumerate(_ORDER.split())}
-"""Name -> bit, in the order of the kernel's ``linux/capability.h`` (Linux 6.18 has no newer one)."""
-ALL: Final = (1 << 64) - 1
+"""Name -> bit, in the order of the kernel's ``linux/capability.h``, up to Linux 6.18."""
+ALL_CAPABILITIES: Final = (1 << 64) - 1
 CAP_SYS_ADMIN: Final = 1 << CAPABILITIES["CAP_SYS_ADMIN"]
 CAP_SYS_RESOURCE: Final = 1 << CAPABILITIES["CAP_SYS_RESOURCE"]
 
 
 def to_mask(names: Iterable[str], last_cap: int) -> tuple[int, tuple[str, ...]]:
-    """The mask of ``names`` (``CAP_*``, exactly as the spec writes them) for a kernel whose highest capability is ``last_cap``.
+    """Return the mask of capabilities, and the names that this kernel does not know.
 
-    ``last_cap`` is what ``/proc/sys/kernel/cap_last_cap`` says. The second value holds, in the order given and once each, the names
-    that are no capability or one newer than this kernel: the spec wants a warning for them, not an error.
+    The spec requires a warning for unknown names instead of an error. They are returned in their order, each one once.
+
+    Args:
+        names: ``CAP_*``, exactly as the spec writes them.
+        last_cap: the kernel's highest capability (``/proc/sys/kernel/cap_last_cap``).
     """
     mask = 0
     unknown: dict[str, None] = {}
@@ -49,18 +52,19 @@ def to_mask(names: Iterable[str], last_cap: int) -> tuple[int, tuple[str, ...]]:
 
 
 def from_mask(mask: int) -> tuple[str, ...]:
-    """The names in ``mask``, lowest bit first; a bit without a name is ``CAP_<number>``; the kernel may know more than this table.
+    """Return the names of the capabilities in a mask, lowest bit first; ``CAP_<number>`` for one that is not in `CAPABILITIES`.
 
-    :raises ValueError: ``mask`` is negative.
+    Raises:
+        ValueError: the mask is negative.
     """
     if mask < 0:
-        raise ValueError(f"a capability mask is not negative: {mask}")
+        raise ValueError(f"capability mask {mask}: is negative")
     names = tuple(CAPABILITIES)
     return tuple(names[bit] if bit < len(names) else f"CAP_{bit}" for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
 class Granted(NamedTuple):
-    """The five sets as masks, and what of them a process cannot have, in words."""
+    """The five capability sets as masks, with a warning for each capability that cannot be granted."""
 
     bounding: int
     effective: int
@@ -70,163 +74,161 @@ class Granted(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def grant(wanted: Capabilities | None, last_cap: int, held: int) -> Granted:
-    """What of the sets can be granted: known to the kernel, held by the runtime, and allowed by the sets that stand above.
+def grant(requested: Capabilities | None, last_cap: int, held: int) -> Granted:
+    """Return the capabilities that can be granted: known to the kernel, held by the runtime, and allowed by the other sets.
 
-    The kernel takes a capability into a set only if another has it: effective and ambient ones must be permitted, ambient ones
-    inheritable too, inheritable ones in the bounding set. The rest becomes warnings, as the spec wants it.
+    The kernel allows an effective or ambient capability only if it is permitted, an ambient one only if it is inheritable too, and
+    an inheritable one only if it is in the bounding set. The others become warnings, as the spec requires.
 
     Args:
-        wanted: ``process.capabilities``.
-        last_cap: the highest capability of the kernel.
-        held: the mask of those that the runtime can give away; all of them in a new user namespace.
+        requested: ``process.capabilities``.
+        last_cap: the kernel's highest capability.
+        held: the mask of the capabilities that the runtime can grant; all of them in a new user namespace.
     """
     warnings: list[str] = []
 
     def mask(kind: str, *above: tuple[int, str]) -> int:
-        names: tuple[str, ...] = (getattr(wanted, kind) or ()) if wanted else ()
+        names: tuple[str, ...] = (getattr(requested, kind) or ()) if requested else ()
         bits, unknown = to_mask(names, last_cap)
-        place = f"$.process.capabilities.{kind}"
+        location = f"$.process.capabilities.{kind}"
         if unknown:
-            warnings.append(f"{place}: this kernel does not know {', '.join(unknown)}")
-        for allowed, why in above:
+            warnings.append(f"{location}: {', '.join(unknown)}: unknown to this kernel")
+        for allowed, reason in above:
             if lost := bits & ~allowed:
-                warnings.append(f"{place}: {', '.join(from_mask(lost))} cannot be granted: {why}")
+                warnings.append(f"{location}: {', '.join(from_mask(lost))}: cannot be granted: {reason}")
             bits &= allowed
         return bits
 
-    ours = (held, "the runtime does not have it")
-    bounding = mask("bounding", ours)
-    permitted = mask("permitted", ours)
-    effective = mask("effective", ours, (permitted, "it is not permitted"))
-    inheritable = mask("inheritable", ours, (bounding, "it is not in the bounding set"))
-    ambient = mask("ambient", ours, (permitted, "it is not permitted"), (inheritable, "it is not inheritable"))
+    runtime = (held, "the runtime does not have it")
+    bounding = mask("bounding", runtime)
+    permitted = mask("permitted", runtime)
+    effective = mask("effective", runtime, (permitted, "it is not permitted"))
+    inheritable = mask("inheritable", runtime, (bounding, "it is not in the bounding set"))
+    ambient = mask("ambient", runtime, (permitted, "it is not permitted"), (inheritable, "it is not inheritable"))
     return Granted(bounding, effective, permitted, inheritable, ambient, tuple(warnings))
 
 
-_SHOWN: Final = 10
-"""Groups that a step names."""
+_MAX_SHOWN: Final = 10
+"""Groups that the text of a step names."""
 
 
-def compile_identity(
-    b: Builder,
+def compile_credentials(
+    builder: PlanBuilder,
     process: Process,
     host: Host,
     seccomp: Seccomp | None,
     *,
     held: int | None = None,
-    allowed: Groups = Groups.EXACT,
+    setgroups: Setgroups = Setgroups.ALLOWED,
     parent: int = NO_SLOT,
     strict: bool = False,
-    seen: bool = False,
+    visible: bool = False,
 ) -> None:
-    """The steps, in the order in which each still may; the filter comes last, as nothing before it should be subject to it.
+    """Set user, groups, capabilities and seccomp filter, each while the init still may; the filter applies to no other step.
 
     Args:
-        held: the capabilities that can be given away. Default: those of the host's runtime.
-        allowed: what setgroups may do.
-        parent: the slot of the caller's pidfd, when the process is to die with the caller.
+        held: the capabilities that can be granted. Default: those of the runtime.
+        setgroups: what setgroups(2) may do.
+        parent: the slot of the caller's pidfd, if the process is killed when the caller ends.
         strict: whether to refuse a program that the kernel would not kill with the caller.
-        seen: whether the container can look at the process before it becomes the program.
+        visible: whether the container sees the process before it executes the program.
 
     Raises:
-        UnsupportedError: groups are asked for that may not be set, or ``strict`` forbids it.
+        UnsupportedError: the supplementary groups cannot be set, or ``strict`` refuses the program.
     """
     user = process.user
     uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
     groups = tuple(user.additional_gids or ()) if user else ()
     caps = grant(process.capabilities, host.last_cap, host.capabilities if held is None else held)
     for warning in caps.warnings:
-        b.warn(warning)
+        builder.warn(warning)
     if user and user.umask is not None:
-        b.init("umask", user.umask, text=f"{user.umask:04o}")
+        builder.add("umask", user.umask, text=f"umask {user.umask:04o}")
     if uid and not process.terminal:
-        b.init("own_stdio", uid, text=f"pipes among the standard streams are user {uid}'s")
-    b.init("bounding", caps.bounding, host.last_cap, text=f"keep {_count(caps.bounding)} in the bounding set")
-    b.init("prctl", k.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities over the change of user")
-    _groups(b, groups, allowed)
-    b.init("setresgid", gid, text=f"group {gid}")
-    b.init("setresuid", uid, text=f"user {uid}")
-    if parent != NO_SLOT:  # the change of user takes the wish away, and the filter may forbid it
+        builder.add("own_stdio", uid, text=f"standard streams that are pipes, for user {uid}")
+    builder.add("bounding", caps.bounding, host.last_cap, text=f"{caps.bounding.bit_count()} capabilities in the bounding set")
+    builder.add("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
+    _set_groups(builder, groups, setgroups)
+    builder.add("setresgid", gid, text=f"group {gid}")
+    builder.add("setresuid", uid, text=f"user {uid}")
+    if parent != NO_SLOT:  # after the change of user, which resets it, and before the filter, which may forbid it
         if strict and uid == 0 and not process.no_new_privileges and caps.bounding & ~caps.permitted:
-            message = "a program that gains capabilities by execve does not die with its parent: permit all of the bounding set"
+            message = "a program that gains capabilities by execve is not killed with its parent; permit all of the bounding set"
             raise UnsupportedError(f"$.process.capabilities.bounding: {message}, or set noNewPrivileges")
-        compile_parent(b, parent)
-    # Without no_new_privs loading a filter takes CAP_SYS_ADMIN. What execve gives does not depend on the sets before it, only on
-    # the bounding, inheritable and ambient ones, so the process does not get it.
+        compile_parent_death(builder, parent)
+    # Without no_new_privs loading a filter needs CAP_SYS_ADMIN. execve computes the new sets from the bounding, inheritable and
+    # ambient ones alone, so the program does not get it.
     extra = CAP_SYS_ADMIN if seccomp is not None and not process.no_new_privileges else 0
-    kept = f"{_count(caps.effective)} effective, {_count(caps.permitted)} permitted, {_count(caps.inheritable)} inheritable"
-    b.init(
+    counts = (caps.effective.bit_count(), caps.permitted.bit_count(), caps.inheritable.bit_count())
+    shown = "{} effective, {} permitted and {} inheritable capabilities".format(*counts)
+    builder.add(
         "capset", caps.effective | extra, caps.permitted | extra, caps.inheritable,
-        text=kept + ("; until execve CAP_SYS_ADMIN, for the filter" if extra else ""),
+        text=shown + ("; CAP_SYS_ADMIN until execve, for the filter" if extra else ""),
     )  # fmt: skip
-    b.init("ambient", caps.ambient, text=f"{_count(caps.ambient)} ambient")
+    builder.add("ambient", caps.ambient, text=f"{caps.ambient.bit_count()} ambient capabilities")
     if process.no_new_privileges:
-        b.init("prctl", k.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges, ever")
+        builder.add("prctl", kernel.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges")
     if seccomp is not None:
-        listener = _filter(b, seccomp)
-        if seen and listener != NO_SLOT:
-            b.init("close", listener, text="the agent alone has the listener")
-        if seen and extra & ~caps.permitted:
-            b.init("capset", caps.effective, caps.permitted, caps.inheritable, text=f"{kept}: CAP_SYS_ADMIN was for the filter")
+        listener = _load_filter(builder, seccomp)
+        if visible and listener != NO_SLOT:
+            builder.add("close", listener, text="listener of the seccomp filter, which is for the agent alone")
+        if visible and extra & ~caps.permitted:
+            builder.add("capset", caps.effective, caps.permitted, caps.inheritable, text=f"{shown}; without CAP_SYS_ADMIN")
 
 
-def compile_parent(b: Builder, parent: int) -> None:
-    """Kill the process with its parent."""
-    b.init("die_with", parent, text="killed when the caller ends")
+def compile_parent_death(builder: PlanBuilder, parent: int) -> None:
+    """Let the kernel kill the process when the caller ends."""
+    builder.add("die_with", parent, text="killed when the caller ends")
 
 
-def _groups(b: Builder, groups: tuple[int, ...], allowed: Groups) -> None:
-    if allowed is Groups.DENIED:
+def _set_groups(builder: PlanBuilder, groups: tuple[int, ...], setgroups: Setgroups) -> None:
+    if setgroups is Setgroups.DENIED:
         if groups:
-            message = "the user namespace of an unprivileged user denies setgroups: map the group with newgidmap, or ask for none"
+            message = "the user namespace of an unprivileged user denies setgroups; map the groups with newgidmap, or remove them"
             raise UnsupportedError(f"$.process.user.additionalGids: {message}")
         return
-    optional = allowed is Groups.UNKNOWN and not groups
-    more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-    text = ", ".join(map(str, groups[:_SHOWN])) + more or "no supplementary groups"
+    optional = setgroups is Setgroups.UNKNOWN and not groups
+    more = f" and {len(groups) - _MAX_SHOWN} more" if len(groups) > _MAX_SHOWN else ""
+    shown = f"supplementary groups {', '.join(map(str, groups[:_MAX_SHOWN]))}{more}" if groups else "no supplementary groups"
     packed = struct.pack(f"={len(groups)}I", *groups)
-    b.init("setgroups", packed, int(optional), text=text + (", unless the user namespace denies it" if optional else ""))
+    builder.add(
+        "setgroups", packed, int(optional), text=shown + (", unless the user namespace denies setgroups" if optional else "")
+    )
 
 
-def _count(mask: int) -> str:
-    count = mask.bit_count()
-    return f"{count} capabilit{'y' if count == 1 else 'ies'}"
-
-
-def compile_labels(b: Builder, process: Process, host: Host, proc: int, *, empty: bool = False) -> None:
-    """What AppArmor and SELinux make of the process when it is executed; whether they know the name shows now.
+def compile_labels(builder: PlanBuilder, process: Process, host: Host, proc: int, *, empty: bool = False) -> None:
+    """Set the AppArmor profile and the SELinux label that execve applies; an unknown name fails here.
 
     Args:
         proc: the slot of a procfs.
-        empty: whether nothing will be executed.
+        empty: whether nothing is executed.
 
     Raises:
-        UnsupportedError: a security module that is asked for is not active, or nothing will be executed.
+        UnsupportedError: the security module is not active, or nothing is executed.
     """
     profile, label = process.apparmor_profile, process.selinux_label
-    wanted = (
+    labels = (
         ("apparmorProfile", "apparmor", profile, "apparmor/exec", f"exec {profile}"),
         ("selinuxLabel", "selinux", label, "exec", label),
     )
-    for member, module, asked, file, text in wanted:
-        if not asked:
+    for member, module, name, file, text in labels:
+        if not name:
             continue
         if module not in host.lsms:
             raise UnsupportedError(f"$.process.{member}: {module} is not active on this host")
         if empty:
-            raise UnsupportedError(f"$.process.{member}: comes with a program, and an empty process executes none")
-        b.init("label", proc, f"self/attr/{file}", str(text).encode(), text=f"{asked}: the {module} label of the process")
+            raise UnsupportedError(f"$.process.{member}: needs a program, and an empty process executes none")
+        builder.add("label", proc, f"self/attr/{file}", str(text).encode(), text=f"{module} label {name}")
 
 
-def _filter(b: Builder, profile: Seccomp) -> int:
+def _load_filter(builder: PlanBuilder, profile: Seccomp) -> int:
     """Load the filter and return the slot of its listener, or NO_SLOT."""
     names = sum(len(rule.names) for rule in profile.syscalls or ())
-    text = f"filter: {profile.default_action} but for {names} named system calls"
+    text = f"seccomp filter: {profile.default_action} except for {names} named system calls"
     if not any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls or ()):
-        b.init("seccomp", 0, Filter(profile), NO_SLOT, text=text)
+        builder.add("seccomp", 0, UncompiledFilter(profile), NO_SLOT, text=text)
         return NO_SLOT
-    listener = b.slot()
-    b.init("seccomp", k.SECCOMP_FILTER_FLAG_NEW_LISTENER, Filter(profile), listener, text=text)
-    b.init("handout", listener, text=f"the filter's listener, for {profile.listener_path}")
+    listener = builder.new_slot()
+    builder.add("seccomp", kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER, UncompiledFilter(profile), listener, text=text)
+    builder.add("handout", listener, text=f"listener of the seccomp filter, for {profile.listener_path}")
     return listener

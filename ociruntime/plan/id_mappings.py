@@ -2,158 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError
 from ..spec import IDMapping
-from . import kernel as k
-from .model import NO_SLOT, Builder
+from . import kernel
+from .model import NO_SLOT, PlanBuilder
 
 if TYPE_CHECKING:
     from ..host import Host
     from ..spec import Linux, Mount, Process, RuntimeSpec
-    from .mount_options import Options
+    from .mount_options import MountOptions
+
+Mappings = Sequence[IDMapping]
 
 
-def with_idmaps(spec: RuntimeSpec, host: Host) -> RuntimeSpec:
-    """The same config with maps of ids, where it wants a new user namespace and has none, as crun does it. Pure.
+def host_id(mappings: Mappings, container_id: int) -> int | None:
+    """Return the host's id of an id in the user namespace, or None if it is not mapped."""
+    for entry in mappings:
+        if entry.container_id <= container_id < entry.container_id + entry.size:
+            return entry.host_id + container_id - entry.container_id
+    return None
 
-    The caller is the user of the process, as everything is his that he makes; the ids that /etc/subuid and /etc/subgid give him are
-    all others, from 0 on.
+
+def root_id(mappings: Mappings) -> int:
+    """Return the id that owns what is created in the user namespace: 0, or the first mapped id if 0 is not mapped."""
+    return 0 if host_id(mappings, 0) is not None else mappings[0].container_id
+
+
+def mappings_of(linux: Linux | None, kind: str) -> tuple[IDMapping, ...]:
+    """Return the mappings of ``uid`` or ``gid``."""
+    return (getattr(linux, f"{kind}_mappings") if linux else None) or ()
+
+
+def maps_own_id_alone(mappings: Mappings, own: int) -> bool:
+    """Return whether this is the only mapping that an unprivileged user may write without a helper."""
+    return len(mappings) == 1 and mappings[0].host_id == own and mappings[0].size == 1
+
+
+def map_text(mappings: Mappings) -> str:
+    """Return mappings in the kernel's format (user_namespaces(7))."""
+    return "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in mappings)
+
+
+# ---- user namespaces ----
+
+
+def with_default_mappings(spec: RuntimeSpec, host: Host) -> RuntimeSpec:
+    """Return the config with id mappings, as crun chooses them, if it has a new user namespace without any.
+
+    The caller's own id becomes the user of the process, so that files it creates belong to the caller. The subordinate ids become
+    all other ids, from 0 on.
     """
     linux = spec.linux
     if linux is None or all(mappings_of(linux, kind) for kind in ("uid", "gid")):
         return spec
-    if not any(space.type == "user" and not space.path for space in linux.namespaces or ()):
+    if not any(namespace.type == "user" and not namespace.path for namespace in linux.namespaces or ()):
         return spec
     user = spec.process.user if spec.process else None
-    usable = host.privileged or host.idmap_helpers
-    uids = _default_map((user.uid or 0) if user else 0, host.euid, host.subuids if usable else ())
-    gids = _default_map((user.gid or 0) if user else 0, host.egid, host.subgids if usable else ())
-    changed = linux.evolve(uid_mappings=mappings_of(linux, "uid") or uids, gid_mappings=mappings_of(linux, "gid") or gids)
-    return spec.evolve(linux=changed)
+    uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
+    subuids, subgids = (host.subuids, host.subgids) if host.privileged or host.idmap_helpers else ((), ())
+    uids = mappings_of(linux, "uid") or _default_mappings(uid, host.euid, subuids)
+    gids = mappings_of(linux, "gid") or _default_mappings(gid, host.egid, subgids)
+    return spec.evolve(linux=linux.evolve(uid_mappings=uids, gid_mappings=gids))
 
 
-def _default_map(inside: int, own: int, ranges: Sequence[tuple[int, int]]) -> tuple[IDMapping, ...]:
-    found: list[tuple[int, int, int]] = []
-    at = 0
+def _default_mappings(process_id: int, own: int, ranges: Sequence[tuple[int, int]]) -> tuple[IDMapping, ...]:
+    """Map ``process_id`` to the caller's own id, and the ids around it to the subordinate ranges."""
+    mappings: list[tuple[int, int, int]] = []
+    next_id = 0
     for first, count in ranges:
-        below = inside - at
-        if 0 <= below < count:
-            found += [(at, first, below), (inside, own, 1), (inside + 1, first + below, count - below)]
-            at += count + 1
+        before = process_id - next_id
+        if 0 <= before < count:
+            mappings += [(next_id, first, before), (process_id, own, 1), (process_id + 1, first + before, count - before)]
+            next_id += count + 1
         else:
-            found.append((at, first, count))
-            at += count
-    if at <= inside:
-        found.append((inside, own, 1))
-    return tuple(IDMapping(container_id=a, host_id=b, size=n) for a, b, n in found if n)
+            mappings.append((next_id, first, count))
+            next_id += count
+    if next_id <= process_id:
+        mappings.append((process_id, own, 1))
+    return tuple(IDMapping(container_id=inside, host_id=outside, size=size) for inside, outside, size in mappings if size)
 
 
-def host_id(maps: Sequence[IDMapping], inside: int) -> int | None:
-    """The id outside of the user namespace of one that is inside; None where it is not mapped."""
-    return next((m.host_id + inside - m.container_id for m in maps if m.container_id <= inside < m.container_id + m.size), None)
-
-
-def root_id(maps: Sequence[IDMapping]) -> int:
-    """Who makes things in the user namespace: 0, or the first mapped id where 0 is not mapped."""
-    return 0 if host_id(maps, 0) is not None else maps[0].container_id
-
-
-def mappings_of(linux: Linux | None, kind: str) -> tuple[IDMapping, ...]:
-    return (getattr(linux, f"{kind}_mappings") if linux else None) or ()
-
-
-def is_own_id(maps: Sequence[IDMapping], own: int) -> bool:
-    """Whether the map is the only one that a user may write without a helper."""
-    return len(maps) == 1 and maps[0].host_id == own and maps[0].size == 1
-
-
-def compile_idmaps(b: Builder, linux: Linux, host: Host, *, asked: Linux) -> None:
-    """The caller writes the maps of the process that the init just forked. Raises UnsupportedError.
+def compile_id_mappings(builder: PlanBuilder, linux: Linux, host: Host, *, configured: Linux) -> None:
+    """Let the caller write the mappings of the process that the init has just forked.
 
     Args:
-        asked: as the config has it, which may leave the maps to us.
+        configured: ``linux`` of the config, which may leave the mappings to `with_default_mappings`.
+
+    Raises:
+        UnsupportedError: this user may not map an id.
     """
-    for kind, own, allowed in (("uid", host.euid, host.subuids), ("gid", host.egid, host.subgids)):
-        where, maps = f"$.linux.{kind}Mappings", mappings_of(linux, kind)
-        text = "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in maps)
-        shown = ", ".join(text.splitlines())
+    for kind, own, ranges in (("uid", host.euid, host.subuids), ("gid", host.egid, host.subgids)):
+        mappings = mappings_of(linux, kind)
+        text = map_text(mappings)
         helper = ""
         if not host.privileged:
-            if not is_own_id(maps, own):
-                helper = _helper(where, kind, maps, host, ((own, 1), *allowed))
+            if not maps_own_id_alone(mappings, own):
+                helper = _helper(kind, mappings, host, ((own, 1), *ranges))
             elif kind == "gid":
-                b.host("proc_write", "setgroups", "deny", text="deny > /proc/PID/setgroups: without privileges the groups stay")
-        by = f"{helper} PID {shown}" if helper else f"{shown} > /proc/PID/{kind}_map"
-        if not mappings_of(asked, kind):
-            ours = f", and those of /etc/sub{kind}" if len(maps) > 1 else ""
-            by += f" (the config has no {kind}Mappings: the caller's own id{ours})"
-        b.host("idmap", f"{kind}_map", text, helper, text=by)
+                builder.add_host("proc_write", "setgroups", "deny", text="deny > /proc/PID/setgroups, for an unprivileged gid map")
+        shown = ", ".join(text.splitlines())
+        shown = f"{helper} PID {shown}" if helper else f"{shown} > /proc/PID/{kind}_map"
+        if not mappings_of(configured, kind):
+            subordinate = f" and the ids of /etc/sub{kind}" if len(mappings) > 1 else ""
+            shown += f" (default without {kind}Mappings: the caller's own id{subordinate})"
+        builder.add_host("idmap", f"{kind}_map", text, helper, text=shown)
 
 
-def _helper(where: str, kind: str, maps: Sequence[IDMapping], host: Host, allowed: Sequence[tuple[int, int]]) -> str:
-    """The program that writes a map for a user without privileges."""
-    for index, entry in enumerate(maps):
+def _helper(kind: str, mappings: Mappings, host: Host, ranges: Sequence[tuple[int, int]]) -> str:
+    """Return the program that writes a mapping for an unprivileged user."""
+    location = f"$.linux.{kind}Mappings"
+    for index, entry in enumerate(mappings):
         last = entry.host_id + entry.size - 1
-        if not any(first <= entry.host_id and last < first + count for first, count in allowed):
+        if not any(first <= entry.host_id and last < first + count for first, count in ranges):
             raise UnsupportedError(
-                f"{where}[{index}]: host ids {entry.host_id}-{last} are not given to user {host.euid}: "
+                f"{location}[{index}]: user {host.euid} may not map the host ids {entry.host_id}-{last}; "
                 f"add them to /etc/sub{kind}, or map {kind} {host.euid if kind == 'uid' else host.egid} alone"
             )
     if not host.idmap_helpers:
-        raise UnsupportedError(f"{where}: more than the own id needs new{kind}map (Debian: uidmap), or privileges")
+        raise UnsupportedError(f"{location}: mapping more than the own id needs new{kind}map (Debian: uidmap) or root")
     return host.idmap_helpers[0 if kind == "uid" else 1]
 
 
-def compile_streams(b: Builder, process: Process, linux: Linux | None) -> None:
-    """Give the standard streams to the process's user of the host, as nobody can who is in the user namespace already."""
+def compile_stream_owner(builder: PlanBuilder, process: Process, linux: Linux | None) -> None:
+    """Give pipes among the standard streams to the process's user while the init is still outside of the user namespace."""
     uid = process.user.uid or 0 if process.user else 0
     owner = host_id(mappings_of(linux, "uid"), uid)
     if owner is not None and not process.terminal:
-        b.init("own_stdio", owner, text=f"pipes among the standard streams are user {owner}'s of the host")
+        builder.add("own_stdio", owner, text=f"standard streams that are pipes, for the host's user {owner}")
 
 
-Maps = tuple[str, str]
+# ---- mounts ----
 
 
-def map_text(maps: Sequence[IDMapping]) -> str:
-    """A map as the kernel takes it (user_namespaces(7))."""
-    return "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in maps)
+class MountMappings:
+    """The user namespaces that hold the id mappings of a container's mounts: one for each pair of mappings."""
 
-
-class IdMaps:
-    """The user namespaces that hold the maps of one container's mounts: one for each pair of maps."""
-
-    def __init__(self, b: Builder, spec: RuntimeSpec, host: Host, own: Collection[str]) -> None:
-        self._b, self._spec, self._host, self._own = b, spec, host, own
+    def __init__(self, builder: PlanBuilder, spec: RuntimeSpec, host: Host) -> None:
+        self._builder, self._spec, self._host = builder, spec, host
         self._slots: dict[object, int] = {}
 
-    def refuse(self, mount: Mount, options: Options, where: str) -> None:
-        """For a mount that is no bind mount. Raises UnsupportedError."""
+    def refuse(self, mount: Mount, options: MountOptions, location: str) -> None:
+        """Raise UnsupportedError if a mount that is not a bind mount has an id mapping."""
         if options.idmap or mount.uid_mappings or mount.gid_mappings:
-            raise UnsupportedError(f"{where}: only bind mounts can be id-mapped")
+            raise UnsupportedError(f"{location}: only bind mounts can be id-mapped")
 
-    def of(self, mount: Mount, options: Options, where: str) -> int:
-        """The slot of the user namespace that maps a bind mount's ids; NO_SLOT for one whose ids stay. Raises as `Mounts`."""
+    def slot_for(self, mount: Mount, options: MountOptions, location: str) -> int:
+        """Return the slot of the user namespace with the id mapping of a bind mount, or NO_SLOT if it has none.
+
+        Raises:
+            UnsupportedError: the caller is not root.
+        """
         uids, gids = mount.uid_mappings or (), mount.gid_mappings or ()
         if not options.idmap and not uids and not gids:
             return NO_SLOT
         if self._host.euid != 0:
-            raise UnsupportedError(f"{where}: an id-mapped mount needs root")
+            raise UnsupportedError(f"{location}: an id-mapped mount needs root")
         if uids:
-            return self._new(where, (map_text(uids), map_text(gids)))
+            return self._namespace(location, (map_text(uids), map_text(gids)))
         linux = self._spec.linux
-        assert linux is not None, "the rules want a user namespace"
-        path = next((space.path for space in linux.namespaces or () if space.type == "user"), None)
-        if path:
-            if path not in self._slots:
-                self._slots[path] = self._b.input("namespace", where, path, k.CLONE_NEW["user"])
-            return self._slots[path]
-        return self._new(where, (map_text(linux.uid_mappings or ()), map_text(linux.gid_mappings or ())))
+        assert linux is not None, "the rules require a user namespace"
+        path = next((namespace.path for namespace in linux.namespaces or () if namespace.type == "user"), None)
+        if not path:
+            return self._namespace(location, (map_text(linux.uid_mappings or ()), map_text(linux.gid_mappings or ())))
+        if path not in self._slots:
+            self._slots[path] = self._builder.add_input("namespace", location, path, kernel.CLONE_NEW["user"])
+        return self._slots[path]
 
-    def _new(self, where: str, maps: Maps) -> int:
+    def _namespace(self, location: str, maps: tuple[str, str]) -> int:
         if maps not in self._slots:
-            self._slots[maps] = self._b.input("userns", where, maps=maps)
+            self._slots[maps] = self._builder.add_input("userns", location, maps=maps)
         return self._slots[maps]

@@ -1,8 +1,8 @@
-"""Entering the pid namespace of a running container: from then on the container's processes see the new one.
+"""Joining the pid namespace of a running container, after which its processes see the init.
 
-A process in a container without a user namespace may, with CAP_SYS_PTRACE, open the memory and the descriptors of every process
-that it sees, dumpable or not (CVE-2016-9962). So the init forks into the pid namespace when it has given up everything that the
-program will not have, and has loaded the filter.
+In a container without a user namespace a process with CAP_SYS_PTRACE can open the memory and the descriptors of every process that
+it sees, dumpable or not (CVE-2016-9962). So the init forks into the pid namespace after it has given up everything that the program
+does not get, and has loaded the seccomp filter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..spec.process import UNLIMITED
-from . import kernel as k
+from . import kernel
 from .credentials import CAP_SYS_RESOURCE
 from .process import compile_oom_score
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     from ..host import Host
     from ..spec import Process, Rlimit, Seccomp, SyscallArg
-    from .model import Builder
+    from .model import PlanBuilder
 
 _ALLOWED: Final = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"})
 _NPROC: Final = "RLIMIT_NPROC"
 _ROOM: Final = 2
-"""Processes of the user when the init forks: itself, and its child. A change of the user is allowed up to the limit."""
+"""The processes of the user when the init forks: itself and its child. The change of user is allowed up to the limit."""
 
 
 def forks_last(process: Process, profile: Seccomp | None, host: Host, *, user: bool) -> bool:
-    """Return whether the init can fork when all else is done.
+    """Return whether the init can fork after all other steps.
 
-    It cannot with scheduling attributes that do not outlive a fork, under a filter that denies what comes behind it, or with a
-    limit of processes in which it has no room itself.
+    It cannot if a scheduling attribute does not survive the fork, if the filter denies a later step, or if the limit of processes
+    has no room for the init.
 
     Args:
-        user: whether the init is in the container's user namespace, where it may raise no limits.
+        user: whether the init is in the container's user namespace, where it cannot raise limits.
     """
     limit = _process_limit(process)
     may_raise = host.privileged and not user and host.capabilities & CAP_SYS_RESOURCE
@@ -46,8 +46,8 @@ def forks_last(process: Process, profile: Seccomp | None, host: Host, *, user: b
     if profile is None:
         return True
     calls: dict[str, tuple[int | None, ...]] = {
-        "clone": (k.CLONE_PARENT | k.CLONE_PARENT_SETTID, 0, None, 0, 0),
-        "sendmsg": (None, None, k.MSG_NOSIGNAL),
+        "clone": (kernel.CLONE_PARENT | kernel.CLONE_PARENT_SETTID, 0, None, 0, 0),
+        "sendmsg": (None, None, kernel.MSG_NOSIGNAL),
         "read": (None, None, 1),
         "setsid": (),
     }
@@ -56,30 +56,30 @@ def forks_last(process: Process, profile: Seccomp | None, host: Host, *, user: b
     if any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls or ()):
         calls["close"] = (None,)
     if process.terminal:
-        calls["ioctl"] = (0, k.TIOCSCTTY, 0)
+        calls["ioctl"] = (0, kernel.TIOCSCTTY, 0)
     if limit is not None:
-        calls["prlimit64"] = (0, k.RLIMITS[_NPROC], None, 0)
+        calls["prlimit64"] = (0, kernel.RLIMITS[_NPROC], None, 0)
     return permits(profile, calls)
 
 
 def permits(profile: Seccomp, calls: Mapping[str, Sequence[int | None]]) -> bool:
-    """Return whether a filter certainly lets these system calls through.
+    """Return whether a filter certainly allows these system calls.
 
     Args:
-        calls: the arguments by the name of the call; None for one that is not known.
+        calls: the arguments by the name of the call; None for an unknown one.
     """
     return all(_permits(profile, name, arguments) for name, arguments in calls.items())
 
 
 def _permits(profile: Seccomp, name: str, arguments: Sequence[int | None]) -> bool:
     rules = [rule for rule in profile.syscalls or () if name in rule.names]
-    whole = [rule for rule in rules if not rule.args]
-    if whole:  # a rule without conditions beats all others; two that contradict each other are not trusted
-        return all(rule.action in _ALLOWED for rule in whole)
+    unconditional = [rule for rule in rules if not rule.args]
+    if unconditional:  # they override all others; two that contradict each other are not trusted
+        return all(rule.action in _ALLOWED for rule in unconditional)
     for rule in rules:
         conditions = rule.args or ()
         found = [_holds(condition, arguments) for condition in conditions]
-        any_holds = len({condition.index for condition in conditions}) < len(found)  # where an argument comes up twice, as in runc
+        any_holds = len({condition.index for condition in conditions}) < len(found)  # if an argument occurs twice, as in runc
         decisive = any_holds in found
         if None in found and not decisive:
             return False
@@ -89,7 +89,7 @@ def _permits(profile: Seccomp, name: str, arguments: Sequence[int | None]) -> bo
 
 
 def _holds(condition: SyscallArg, arguments: Sequence[int | None]) -> bool | None:
-    """Return whether a condition holds; None where that is not known."""
+    """Return whether a condition holds, or None if that is unknown."""
     argument = arguments[condition.index] if condition.index < len(arguments) else None
     if argument is None:
         return None
@@ -106,33 +106,33 @@ def _holds(condition: SyscallArg, arguments: Sequence[int | None]) -> bool | Non
 
 
 def _process_limit(process: Process) -> Rlimit | None:
-    """Return the limit of the user's processes, if the process has one."""
+    """Return the limit of the user's processes, if there is one."""
     return next((limit for limit in process.rlimits or () if limit.type == _NPROC and limit.soft != UNLIMITED), None)
 
 
-def allow_fork(b: Builder, process: Process) -> None:
-    """Set the limit of the user's processes so that it leaves room for the fork."""
+def allow_fork(builder: PlanBuilder, process: Process) -> None:
+    """Set the limit of the user's processes, with room for the fork."""
     limit = _process_limit(process)
     if limit is not None:
         soft = min(limit.soft + _ROOM, UNLIMITED)
         hard = max(soft, limit.hard)
-        b.init("rlimit", k.RLIMITS[_NPROC], soft, hard, text=f"{_NPROC} soft={soft} hard={hard}: room for the fork")
+        builder.add("rlimit", kernel.RLIMITS[_NPROC], soft, hard, text=f"{_NPROC} soft={soft} hard={hard}, with room for the fork")
 
 
-def close_all(b: Builder) -> None:
-    """Close what the program does not have."""
-    b.init("close_all", text="all that the process does not have, but for the control socket")
+def close_unneeded(builder: PlanBuilder) -> None:
+    """Close the file descriptors that the program does not get."""
+    builder.add("close_all", text="file descriptors that the program does not get, except for the control socket")
 
 
-def hide_page(b: Builder) -> None:
-    """Keep the page that the caller reads from a child whose memory the container can write. The filter may deny it later."""
-    b.init("keep_page", text="the page of the progress is not for the child")
+def hide_progress(builder: PlanBuilder) -> None:
+    """Keep the progress page out of the child, whose memory the container can write; after the filter, madvise may be denied."""
+    builder.add("keep_page", text="progress page, kept out of the child process")
 
 
-def compile_fork(b: Builder, process: Process, host: Host) -> None:
-    """Fork into the pid namespace, and do what only the new process can do."""
-    b.init("fork_last", text="a pid namespace holds for children only")
-    compile_oom_score(b, process, host)
+def compile_last_fork(builder: PlanBuilder, process: Process, host: Host) -> None:
+    """Fork into the pid namespace, and set what only the child can set."""
+    builder.add("fork_last", text="child process in the pid namespace that was joined")
+    compile_oom_score(builder, process, host)
     limit = _process_limit(process)
     if limit is not None:
-        b.init("rlimit", k.RLIMITS[_NPROC], limit.soft, limit.hard, text=f"{_NPROC} soft={limit.soft} hard={limit.hard}")
+        builder.add("rlimit", kernel.RLIMITS[_NPROC], limit.soft, limit.hard, text=f"{_NPROC} soft={limit.soft} hard={limit.hard}")

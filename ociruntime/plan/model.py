@@ -1,4 +1,4 @@
-"""`Plan`, `Step` and the builder that the compiling modules share."""
+"""`Plan` and `Step`, and the builder that the compiling modules share."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from ..spec import Seccomp
 
 
-class Where(StrEnum):
-    """Who carries a step out."""
+class Side(StrEnum):
+    """The process that executes a step."""
 
     HOST = "host"
+    """The calling process, in the runtime namespace."""
     INIT = "init"
+    """The init process."""
 
 
 class Step(NamedTuple):
     """One kernel operation."""
 
-    where: Where
+    side: Side
     op: str
     values: tuple[object, ...]
     text: str
-    """What it is done to, for people."""
+    """What the operation applies to, for people; an error message begins with it."""
     phase: str
-    """The part of the story that it belongs to."""
+    """The heading that the step belongs to."""
 
     def arguments(self) -> dict[str, object]:
-        """The values by the names of the operation's fields."""
-        names: Iterable[str] = (name for name, _ in OPS[self.op].fields) if self.where is Where.INIT else HOST_OPS[self.op]
+        """Return the values by the names of the operation's fields."""
+        names: Iterable[str] = (name for name, _ in OPS[self.op].fields) if self.side is Side.INIT else HOST_OPS[self.op]
         return dict(zip(names, self.values, strict=True))
 
 
@@ -44,7 +46,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cgroup_write_first": ("path", "choices", "optional", "member"),
     "cgroup_write_lines": ("path", "file", "lines"),
     "cgroup_write_set": ("path", "values"),
-    "cgroup_enable": ("path", "mountpoint", "needed", "wanted"),
+    "cgroup_enable": ("path", "mountpoint", "required", "optional"),
     "cgroup_check": ("path", "memory", "swap"),
     "cgroup_realtime": ("path", "mountpoint", "runtime", "period"),
     "cgroup_delegate": ("path", "uid"),
@@ -52,27 +54,28 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "systemd_attach": ("unit", "below", "user"),
     "systemd_set": ("unit", "properties", "user"),
     "systemd_scope": ("unit", "properties", "path", "directories", "user"),
-    "clone3": ("flags", "into"),
+    "clone3": ("flags", "cgroup"),
     "hook": ("kind", "path", "args", "env", "timeout"),
     "hook_state": (),
     "idmap": ("file", "text", "helper"),
     "proc_write": ("file", "text"),
-    "netdev_move": ("name", "new"),
+    "netdev_move": ("name", "new_name"),
     "rdt_make": ("group",),
     "rdt_schemata": ("group", "lines"),
     "rdt_class": ("group", "lines"),
     "rdt_join": ("group",),
 }
-"""The operations of the calling process, with the names of their values."""
+"""The operations of the calling process, and the names of their values."""
 
 
 class Input(NamedTuple):
-    """A descriptor that the calling process opens and the init inherits; its slot is its place in `Plan.inputs`."""
+    """A descriptor that the calling process opens and the init inherits; its slot is its index in `Plan.inputs`."""
 
     kind: str
-    """``path`` (opened O_PATH), ``write`` (opened for writing), ``namespace`` (of the type that ``bit`` says), ``changed`` (one
-    that is not the caller's, as it will be changed), ``userns`` (a user namespace with ``maps``, and nobody in it), ``gate`` (the
-    listening socket of start), ``pidfd`` (the container's), ``parent`` (our own pidfd), ``state`` and ``output`` (of hooks)."""
+    """``path`` (opened with O_PATH), ``write`` (opened for writing), ``namespace`` (of the type in ``bit``), ``changed`` (a
+    namespace that the plan changes, so it must not be the caller's), ``userns`` (a user namespace with ``maps`` and without
+    processes), ``gate`` (the start socket), ``pidfd`` (of the container), ``parent`` (the caller's pidfd), ``state`` and ``output``
+    (of hooks)."""
     name: str
     path: str
     bit: int = 0
@@ -80,13 +83,13 @@ class Input(NamedTuple):
 
 
 class HookProgram(NamedTuple):
-    """A hook as it is run; in state.json a list of the same values."""
+    """A hook as it is executed. state.json has a list of the same values."""
 
     path: str
     args: Sequence[str]
     env: Sequence[str]
     timeout: int
-    """Unit: seconds; 0 for none."""
+    """Unit: seconds. 0 means no timeout."""
 
     def describe(self, kind: str) -> str:
         """Return the hook in one line, its kind first."""
@@ -96,21 +99,21 @@ class HookProgram(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Every kernel operation of a launch, in order, before anything runs. Immutable and comparable."""
+    """Every kernel operation of a launch, in order, before any of them runs. Immutable and comparable."""
 
     title: str
     steps: tuple[Step, ...]
     inputs: tuple[Input, ...]
     clone_flags: int
     cgroups: tuple[str, ...] = ()
-    """The cgroup directories that the launch makes, deepest last."""
+    """The cgroup directories that the launch creates, deepest last."""
     namespaces: int = 0
-    """The CLONE_NEW* bits of the namespaces that differ from the caller's."""
+    """The CLONE_NEW* bits of the namespaces that are not the caller's."""
     terminal: bool = False
     hooks: Mapping[str, Sequence[HookProgram]] = {}
-    """The hooks of start and delete, as plain values by their kinds: they must outlive create."""
+    """The hooks that run after create, by their kinds."""
     warnings: tuple[str, ...] = ()
-    """What of the config cannot be granted and does not matter enough for an error, by the runtime spec."""
+    """What cannot be granted, where the runtime spec asks for a warning instead of an error."""
 
     def explain(self) -> str:
         """Return the plan as text: numbered steps, under a heading for each phase."""
@@ -126,7 +129,7 @@ class Plan(NamedTuple):
             lines += ["", "Warnings", *(f"  {warning}" for warning in self.warnings)]
         later = [(kind, program) for kind in ("poststart", "poststop") for program in self.hooks.get(kind, ())]
         if later:
-            lines += ["", "By start when the process runs, and by delete when everything is gone"]
+            lines += ["", "After start, and after delete"]
             lines += [f"       {'hook':<{width}}  {program.describe(kind)}" for kind, program in later]
         return "\n".join(lines) + "\n"
 
@@ -140,7 +143,7 @@ class Plan(NamedTuple):
             "steps": [
                 {
                     "step": number,
-                    "where": str(step.where),
+                    "side": str(step.side),
                     "op": step.op,
                     "text": step.text,
                     "phase": step.phase,
@@ -152,8 +155,8 @@ class Plan(NamedTuple):
         return json.dumps(document, indent=indent)
 
     def init_steps(self) -> list[tuple[int, Step]]:
-        """The steps of the init with their numbers, which count from 1 over all steps."""
-        return [(number, step) for number, step in enumerate(self.steps, 1) if step.where is Where.INIT]
+        """Return the steps of the init with their numbers, which count all steps from 1."""
+        return [(number, step) for number, step in enumerate(self.steps, 1) if step.side is Side.INIT]
 
     def __str__(self) -> str:
         return self.explain()
@@ -172,8 +175,8 @@ def _plain(value: object) -> object:
     return value
 
 
-class Filter(NamedTuple):
-    """Stands for a seccomp filter in a step: compiled from the profile only when the plan is sent to the init."""
+class UncompiledFilter(NamedTuple):
+    """A seccomp filter in a step, which is compiled when the plan is sent to the init."""
 
     profile: Seccomp
 
@@ -182,7 +185,7 @@ class Filter(NamedTuple):
         return f"<seccomp filter: {self.profile.default_action}, {rules} system calls named>"
 
 
-class Builder:
+class PlanBuilder:
     """Collects the steps of one plan."""
 
     def __init__(self) -> None:
@@ -192,33 +195,33 @@ class Builder:
         self.warnings: list[str] = []
         self._free = MAX_SLOTS
 
-    def init(self, op: str, *values: object, text: str) -> None:
-        self.steps.append(Step(Where.INIT, op, values, text, self.phase))
+    def add(self, op: str, *values: object, text: str) -> None:
+        """Add a step of the init."""
+        self.steps.append(Step(Side.INIT, op, values, text, self.phase))
 
-    def host(self, op: str, *values: object, text: str) -> None:
-        self.steps.append(Step(Where.HOST, op, values, text, self.phase))
+    def add_host(self, op: str, *values: object, text: str) -> None:
+        """Add a step of the calling process."""
+        self.steps.append(Step(Side.HOST, op, values, text, self.phase))
 
     def warn(self, text: str) -> None:
-        """Note something that the spec wants a warning for."""
+        """Add a warning, where the spec asks for one instead of an error."""
         self.warnings.append(text)
 
-    def slot(self) -> int:
-        """A free slot for a descriptor that the init opens: from the top, as inputs fill the table from the bottom."""
+    def new_slot(self) -> int:
+        """Return a free slot for a descriptor that the init opens: the highest one, as inputs fill the table from 0."""
         self._free -= 1
         if self._free <= len(self.inputs):
-            raise UnsupportedError(f"the plan needs more than {MAX_SLOTS} open descriptors: too many mounts")
+            raise UnsupportedError(f"$.mounts: the plan needs more than {MAX_SLOTS} file descriptors; use fewer mounts")
         return self._free
 
-    def input(self, kind: str, name: str, path: str = "", bit: int = 0, maps: tuple[str, str] = ("", "")) -> int:
+    def add_input(self, kind: str, name: str, path: str = "", bit: int = 0, maps: tuple[str, str] = ("", "")) -> int:
+        """Add an input and return its slot."""
         self.inputs.append(Input(kind, name, path, bit, maps))
         return len(self.inputs) - 1
 
-    def plan(self, title: str, **more: object) -> Plan:
+    def build(self, title: str, **more: object) -> Plan:
+        """Return the plan; ``more`` are attributes of `Plan`."""
         return Plan(title, tuple(self.steps), tuple(self.inputs), warnings=tuple(self.warnings), **more)  # type: ignore[arg-type]
 
 
-def strings(values: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(values or ())
-
-
-__all__ = ["HOST_OPS", "NO_SLOT", "Builder", "Filter", "Input", "Plan", "Step", "Where", "strings"]
+__all__ = ["HOST_OPS", "NO_SLOT", "HookProgram", "Input", "Plan", "PlanBuilder", "Side", "Step", "UncompiledFilter"]

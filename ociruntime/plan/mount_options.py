@@ -1,6 +1,6 @@
-"""Mount options: the tables of those that we know, and their parsing (config.md, Linux mount options).
+"""Mount options: the tables of the known ones, and how options are parsed (config.md, Linux mount options).
 
-What a table does not name goes to the filesystem. `KNOWN_OPTIONS` is what the `features` document lists.
+An option that no table names is passed to the filesystem. `KNOWN_OPTIONS` is what the `features` document lists.
 """
 
 from __future__ import annotations
@@ -10,45 +10,53 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
-from ..spec.syntax import split_option
-from . import kernel as k
+from ..spec.syntax import destination_in_root, split_option
+from . import kernel
 
 if TYPE_CHECKING:
     from ..host import Host
+    from ..spec import Mount
 
+Data = Sequence[tuple[str, str | None]]
+"""Options for a filesystem: (key, value), the value None for a flag."""
 
 ATTRIBUTES: Final[dict[str, tuple[int, int]]] = {
     # option: (attributes to set, attributes to clear)
-    "ro": (k.MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, k.MOUNT_ATTR_RDONLY),
-    "nosuid": (k.MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, k.MOUNT_ATTR_NOSUID),
-    "nodev": (k.MOUNT_ATTR_NODEV, 0),
-    "dev": (0, k.MOUNT_ATTR_NODEV),
-    "noexec": (k.MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, k.MOUNT_ATTR_NOEXEC),
-    "noatime": (k.MOUNT_ATTR_NOATIME, k.MOUNT_ATTR_ATIME),
-    "atime": (0, k.MOUNT_ATTR_ATIME),
-    "relatime": (0, k.MOUNT_ATTR_ATIME),
-    "norelatime": (0, k.MOUNT_ATTR_ATIME),
-    "strictatime": (k.MOUNT_ATTR_STRICTATIME, k.MOUNT_ATTR_ATIME),
-    "nostrictatime": (0, k.MOUNT_ATTR_ATIME),
-    "nodiratime": (k.MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, k.MOUNT_ATTR_NODIRATIME),
-    "nosymfollow": (k.MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, k.MOUNT_ATTR_NOSYMFOLLOW),
+    "ro": (kernel.MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, kernel.MOUNT_ATTR_RDONLY),
+    "nosuid": (kernel.MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, kernel.MOUNT_ATTR_NOSUID),
+    "nodev": (kernel.MOUNT_ATTR_NODEV, 0),
+    "dev": (0, kernel.MOUNT_ATTR_NODEV),
+    "noexec": (kernel.MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, kernel.MOUNT_ATTR_NOEXEC),
+    "noatime": (kernel.MOUNT_ATTR_NOATIME, kernel.MOUNT_ATTR_ATIME),
+    "atime": (0, kernel.MOUNT_ATTR_ATIME),
+    "relatime": (0, kernel.MOUNT_ATTR_ATIME),
+    "norelatime": (0, kernel.MOUNT_ATTR_ATIME),
+    "strictatime": (kernel.MOUNT_ATTR_STRICTATIME, kernel.MOUNT_ATTR_ATIME),
+    "nostrictatime": (0, kernel.MOUNT_ATTR_ATIME),
+    "nodiratime": (kernel.MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, kernel.MOUNT_ATTR_NODIRATIME),
+    "nosymfollow": (kernel.MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, kernel.MOUNT_ATTR_NOSYMFOLLOW),
 }
 """Attributes of one mount."""
 RECURSIVE: Final = {f"r{name}": bits for name, bits in ATTRIBUTES.items()}
 """The same for a mount and all below it."""
-_KINDS: Final = {"private": k.MS_PRIVATE, "slave": k.MS_SLAVE, "shared": k.MS_SHARED, "unbindable": k.MS_UNBINDABLE}
+_KINDS: Final = {
+    "private": kernel.MS_PRIVATE,
+    "slave": kernel.MS_SLAVE,
+    "shared": kernel.MS_SHARED,
+    "unbindable": kernel.MS_UNBINDABLE,
+}
 PROPAGATION: Final[dict[str, tuple[int, bool]]] = {
     **{name: (bits, False) for name, bits in _KINDS.items()},
     **{f"r{name}": (bits, True) for name, bits in _KINDS.items()},
 }
-"""Option -> the kernel's propagation type, and whether it holds for all mounts below as well."""
+"""Option -> the kernel's propagation type, and whether it applies to all mounts below too."""
 SUPERBLOCK: Final[dict[str, tuple[str, bool]]] = {
-    # option: what it is about, and whether it switches that on; the words are the kernel's own
+    # option: the property it changes, and whether it switches that on; the names are the kernel's
     "ro": ("ro", True),
     "rw": ("ro", False),
     "sync": ("sync", True),
@@ -59,21 +67,21 @@ SUPERBLOCK: Final[dict[str, tuple[str, bool]]] = {
     "mand": ("mand", True),
     "nomand": ("mand", False),
 }
-"""What the whole filesystem must hear."""
+"""Options of a whole filesystem (its superblock)."""
 LINKS: Final = ("copy-symlink", "src-nofollow", "dest-nofollow")
-"""Of a bind mount, by crun's names: a source that is a symbolic link is made anew; mounted itself; mounted over a link."""
+"""Options of a bind mount, with crun's names: copy a source that is a symbolic link; mount the link itself; mount over a link."""
 ACTIONS: Final = ("bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap", *LINKS)
-"""What is to be done, instead of how."""
+"""Options that select an operation."""
 WITHOUT_EFFECT: Final = ("defaults", "silent", "loud", "iversion", "noiversion")
-"""No message of the kernel is silenced, and every filesystem that has inode versions keeps them always (Linux 6.0)."""
+"""Options that change nothing: kernel messages are not silenced, and inode versions are always kept (Linux 6.0)."""
 _FSTAB: Final = frozenset({"auto", "noauto", "nofail", "_netdev", "comment"})
-# Words of fstab(5) that mount(8) keeps for itself.
+# Options of fstab(5) that are for mount(8) alone.
 
 KNOWN_OPTIONS: Final = tuple(sorted({*ATTRIBUTES, *RECURSIVE, *PROPAGATION, *SUPERBLOCK, *ACTIONS, *WITHOUT_EFFECT}))
 
 
-class Options(NamedTuple):
-    """The options of one mount, sorted by who must hear them."""
+class MountOptions(NamedTuple):
+    """The options of one mount, sorted by the call that applies them."""
 
     set: int = 0
     clear: int = 0
@@ -87,36 +95,36 @@ class Options(NamedTuple):
     idmap: str = ""
     """``idmap``, ``ridmap`` or neither."""
     links: frozenset[str] = frozenset()
-    """Those of `LINKS`."""
+    """The options from `LINKS`."""
     superblock: tuple[str, ...] = ()
-    """The last word on each matter of the superblock, by the names in `SUPERBLOCK`."""
+    """The options from `SUPERBLOCK`, the last one for each property."""
     data: tuple[tuple[str, str | None], ...] = ()
-    """What remains goes to the filesystem: (key, value), the value None for a flag."""
+    """The remaining options, which are passed to the filesystem."""
 
     @property
     def follow(self) -> bool:
-        """Whether a source that is a symbolic link stands for what it names."""
+        """Whether a source that is a symbolic link is followed."""
         return not self.links & {"copy-symlink", "src-nofollow"}
 
-    def unheard(self) -> tuple[str, ...]:
-        """The options that a bind mount has nobody to tell: it changes no filesystem."""
-        words = (word for word in self.superblock if SUPERBLOCK[word][1] and word not in ATTRIBUTES)
-        return (*words, *(key for key, _ in self.data))
+    def without_effect_on_binds(self) -> tuple[str, ...]:
+        """Return the options that have no effect on a bind mount, because they belong to the filesystem."""
+        options = (option for option in self.superblock if SUPERBLOCK[option][1] and option not in ATTRIBUTES)
+        return (*options, *(key for key, _ in self.data))
 
-    def of_one_mount(self) -> Options:
-        """The same for a mount that has none below it: what holds for all holds for it."""
+    def of_one_mount(self) -> MountOptions:
+        """Return the options for a mount that has no mounts below it: the recursive attributes apply to it alone."""
         bits = self.set & ~self.recursive_clear | self.recursive_set
         return self._replace(set=bits, recursive_set=0, recursive_clear=0)
 
 
-def parse_options(options: Iterable[str]) -> Options:
-    """Sort mount options (config.md, Linux mount options); of those that contradict each other the last one counts."""
+def parse_options(options: Iterable[str]) -> MountOptions:
+    """Sort mount options (config.md, Linux mount options). Of options that contradict each other the last one wins."""
     plain, recursive = _Bits(), _Bits()
     propagation: list[str] = []
     superblock: dict[str, str] = {}
     data: list[tuple[str, str | None]] = []
     actions: frozenset[str] = frozenset()
-    for option in (part for whole in options for part in split_option(whole)):
+    for option in (part for item in options for part in split_option(item)):
         name, eq, value = option.partition("=")
         if eq:
             if name not in _FSTAB and not name.startswith("x-"):
@@ -136,7 +144,7 @@ def parse_options(options: Iterable[str]) -> Options:
             actions |= {name}
         elif name not in WITHOUT_EFFECT and name not in _FSTAB and not name.startswith("x-"):
             data.append((name, None))
-    return Options(
+    return MountOptions(
         plain.set,
         plain.clear,
         recursive.set,
@@ -161,60 +169,91 @@ class _Bits:
 
     def add(self, on: int, off: int) -> None:
         self.set = self.set & ~off | on
-        # The times are one field with several bits: to set one of its values, all of them are cleared first.
-        self.clear = (self.clear | off) & ~(on & ~k.MOUNT_ATTR_ATIME)
+        # The access time attributes are one field of several bits, which is cleared before it is set.
+        self.clear = (self.clear | off) & ~(on & ~kernel.MOUNT_ATTR_ATIME)
 
 
-def names(bits: int) -> str:
-    """Attributes as options, for people."""
+def attribute_names(bits: int) -> str:
+    """Return attributes as a list of options."""
     return ",".join(name for name, (on, _) in ATTRIBUTES.items() if on and bits & on == on)
 
 
-Data = Sequence[tuple[str, str | None]]
-_LONGEST: Final = 255
-_LONGEST_OF_ALL: Final = 4095
-# What fsconfig(2) takes for one value, and mount(2) for all of them.
-_LAYERS: Final = (6, 7)
-# Since when an overlay takes its layers one by one.
-_FLAGS: Final = {"ro": 1, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25}
+class MountEntry(NamedTuple):
+    """An entry of ``mounts`` with its options parsed."""
+
+    mount: Mount
+    location: str
+    """Its JSON path."""
+    destination: str
+    fstype: str
+    options: MountOptions
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it changes an existing mount: ``remount``, or propagation types alone."""
+        propagation = MountOptions(propagation=self.options.propagation)
+        return self.options.remount or (not self.fstype and bool(propagation.propagation) and self.options == propagation)
+
+    @property
+    def is_bind(self) -> bool:
+        """Whether it makes a bind mount."""
+        return self.options.bind and not self.is_change
 
 
-def _size(value: str) -> int:
+def parse_entry(mount: Mount, location: str) -> MountEntry:
+    """Return an entry of ``mounts`` with its options parsed."""
+    options = parse_options(mount.options or ())
+    fstype = "" if mount.type in (None, "none") else str(mount.type)
+    if fstype == "bind":
+        options = options._replace(bind=True)
+    return MountEntry(mount, location, destination_in_root(mount.destination), fstype, options)
+
+
+# ---- options that are too long for fsconfig(2) ----
+
+_FSCONFIG_MAX: Final = 255
+"""Bytes of one value that fsconfig(2) accepts."""
+_MOUNT_MAX: Final = 4095
+"""Bytes of all options together that mount(2) accepts."""
+_SINGLE_LAYERS: Final = (6, 7)
+"""The first kernel in which an overlay accepts its layers one at a time."""
+_MS_FLAGS: Final = {"ro": 1, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25}
+
+
+def _length(value: str) -> int:
     return len(value.encode("utf-8", "surrogateescape"))
 
 
 def too_long(data: Data) -> str:
-    """The first key whose value fsconfig does not take; empty where there is none."""
-    return next((key for key, value in data if value is not None and _size(value) > _LONGEST), "")
+    """Return the first key whose value is too long for fsconfig(2), or an empty string."""
+    return next((key for key, value in data if value is not None and _length(value) > _FSCONFIG_MAX), "")
 
 
-def one_by_one(fstype: str, data: Data, host: Host) -> Data:
-    """The same options with the layers of an overlay each on its own, where they are too long together and the kernel knows how."""
-    if fstype != "overlay" or host.kernel < _LAYERS or too_long(data) != "lowerdir":
+def split_layers(fstype: str, data: Data, host: Host) -> Data:
+    """Return the options with each layer of an overlay on its own, if ``lowerdir`` is too long and the kernel supports that."""
+    if fstype != "overlay" or host.kernel < _SINGLE_LAYERS or too_long(data) != "lowerdir":
         return data
-    found: list[tuple[str, str | None]] = []
+    options: list[tuple[str, str | None]] = []
     for key, value in data:
         if key != "lowerdir" or value is None:
-            found.append((key, value))
+            options.append((key, value))
             continue
         lower, *only_data = re.split(r"(?<!\\)::", value)
         for name, layers in (("lowerdir+", re.split(r"(?<!\\):", lower)), ("datadir+", only_data)):
-            found += [(name, re.sub(r"\\(.)", r"\1", layer)) for layer in layers]
-    return found
+            options += [(name, re.sub(r"\\(.)", r"\1", layer)) for layer in layers]
+    return options
 
 
-def flags_of(superblock: Sequence[str]) -> int:
-    """What the whole filesystem must hear, as mount(2) takes it."""
-    return sum(_FLAGS[word] for word in superblock if SUPERBLOCK[word][1])
+def superblock_flags(superblock: Sequence[str]) -> int:
+    """Return the options of a superblock as flags of mount(2)."""
+    return sum(_MS_FLAGS[option] for option in superblock if SUPERBLOCK[option][1])
 
 
-def text_of(data: Data, where: str) -> str:
-    """All options as mount(2) takes them. Raises UnsupportedError when they are too long for that, too."""
+def mount_data(data: Data, location: str) -> str:
+    """Return all options as mount(2) accepts them. Raises UnsupportedError if they are too long for it."""
     text = ",".join(key if value is None else f"{key}={_quoted(value)}" for key, value in data)
-    if _size(text) > _LONGEST_OF_ALL:
-        raise UnsupportedError(
-            f"{where}.options: the kernel takes {_LONGEST_OF_ALL} bytes of options, and these have {_size(text)}"
-        )
+    if _length(text) > _MOUNT_MAX:
+        raise UnsupportedError(f"{location}.options: {_length(text)} bytes of options are more than the kernel's {_MOUNT_MAX}")
     return text
 
 

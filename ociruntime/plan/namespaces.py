@@ -1,7 +1,7 @@
 """The namespaces of a container: how the init enters them, and what is set in them (config-linux.md#namespaces).
 
-Without a user namespace the init is cloned into the new ones. A user namespace comes by a fork of the init instead: an exec
-inside it would cost everybody but its root the capabilities, and only what happens before may still use the caller's rights.
+Without a user namespace the init is cloned into the new namespaces. With one it forks into them instead: an execve in the user
+namespace would drop all capabilities unless the init is its root, and the steps before the fork still have the caller's privileges.
 """
 
 from __future__ import annotations
@@ -13,39 +13,38 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError, UnsupportedError
 from ..spec.syntax import sysctl_namespace, sysctl_path
-from . import kernel as k
-from .id_mappings import compile_idmaps, is_own_id, mappings_of, root_id
-from .model import NO_SLOT, Builder
+from . import kernel
+from .id_mappings import compile_id_mappings, mappings_of, maps_own_id_alone, root_id
+from .model import NO_SLOT, PlanBuilder
 
 if TYPE_CHECKING:
     from ..host import Host
     from ..spec import Linux, Process, RuntimeSpec
 
-
-_AFTERWARDS: Final = frozenset({"cgroup", "time"})
-"""What the init unshares itself: a new cgroup namespace takes the cgroup of its maker, a new time namespace is for children."""
+_UNSHARED_BY_INIT: Final = frozenset({"cgroup", "time"})
+"""A new cgroup namespace has the cgroup of the process that unshares it as its root; a new time namespace is for children."""
 DETACHED_TREES: Final = (6, 15)
-"""Since when something can be mounted in a tree that hangs nowhere, and copied from one."""
+"""The first kernel that can mount in a detached tree and copy from one."""
 
 
-class Joined(NamedTuple):
-    """A namespace that exists already."""
+class JoinedNamespace(NamedTuple):
+    """An existing namespace that the container joins."""
 
     kind: str
     path: str
-    where: str
-    """The JSON path of its path."""
+    location: str
+    """The JSON path of ``path``."""
 
 
 class Namespaces(NamedTuple):
-    """The namespaces of a container, as far as they are not the caller's."""
+    """The namespaces of a container that are not the runtime's."""
 
     new: tuple[str, ...]
-    joined: tuple[Joined, ...]
+    joined: tuple[JoinedNamespace, ...]
 
     @property
     def own(self) -> tuple[str, ...]:
-        """The types of all that the container does not share with the caller."""
+        """The types of the namespaces that the container does not share with the runtime."""
         return (*self.new, *(namespace.kind for namespace in self.joined))
 
     @property
@@ -60,234 +59,267 @@ class Namespaces(NamedTuple):
 
 
 def _bits(kinds: Collection[str]) -> int:
-    return sum(k.CLONE_NEW[kind] for kind in kinds)
+    return sum(kernel.CLONE_NEW[kind] for kind in kinds)
 
 
 def namespaces_of(linux: Linux | None) -> Namespaces:
-    """The namespaces that a config asks for."""
+    """Return the namespaces that a config asks for."""
     new: list[str] = []
-    joined: list[Joined] = []
+    joined: list[JoinedNamespace] = []
     for index, namespace in enumerate((linux.namespaces if linux else None) or ()):
-        kind, where = str(namespace.type), f"$.linux.namespaces[{index}]"
+        kind = str(namespace.type)
         if namespace.path:
-            joined.append(Joined(kind, namespace.path, f"{where}.path"))
+            joined.append(JoinedNamespace(kind, namespace.path, f"$.linux.namespaces[{index}].path"))
         else:
             new.append(kind)
     return Namespaces(tuple(new), tuple(joined))
 
 
-def check_foreign_tree(spaces: Namespaces, host: Host) -> None:
-    """What a container needs that has no new mount namespace, and whose mounts must not show in the one that it shares.
-
-    Raises:
-        UnsupportedError: the kernel is too old, or nobody could mount in its user namespace.
-    """
-    if spaces.user and "mount" not in spaces.own:
-        raise UnsupportedError("$.linux.namespaces: a user namespace needs a mount namespace too, or nobody in it may mount")
-    if host.kernel < DETACHED_TREES:
-        version = ".".join(map(str, DETACHED_TREES))
-        raise UnsupportedError(f"$.linux.namespaces: a container without a new mount namespace needs Linux {version}")
-
-
-def compile_clone(b: Builder, spaces: Namespaces, into: str) -> int:
-    """The clone of the init, into a v2 cgroup when one is given; gives its flags."""
-    kinds = () if spaces.user else tuple(kind for kind in spaces.new if kind not in _AFTERWARDS)
-    what = "the init" if spaces.user else f"the init, with namespaces of its own: {', '.join(kinds) or 'none'}"
-    b.host("clone3", _bits(kinds), into, text=what + (f"; in {into}" if into else ""))
-    return _bits(kinds)
-
-
-def compile_enter(
-    b: Builder, spaces: Namespaces, linux: Linux | None, host: Host, changed: Collection[str], *, asked: Linux | None
-) -> None:
-    """What brings the init into the namespaces that it was not cloned into. Raises UnsupportedError.
-
-    Args:
-        changed: the types of those that the config changes.
-        asked: ``linux`` without the maps of ids that are our choice.
-    """
-    proc = _procfs(b) if "time" in spaces.new else NO_SLOT
-    if spaces.joined:
-        _join(b, spaces, host, changed)
-    # It belongs to the user namespace that the init is in. Before a fork nobody sees it who is in the namespaces that it joined.
-    early = "time" in spaces.new and spaces.user and "user" not in spaces.new
-    if early:
-        _time(b, linux, host, proc)
-    if spaces.user:
-        assert linux is not None
-        assert asked is not None
-        _fork(b, spaces, linux, host, asked)
-    elif "pid" in spaces.own and "pid" not in spaces.new:
-        b.init("fork", 0, text="a pid namespace holds for children only")
-    if "cgroup" in spaces.new:
-        b.init("unshare", k.CLONE_NEW["cgroup"], text="a cgroup namespace, whose root is the cgroup that the init is in")
-    if "time" in spaces.new and not early:
-        _time(b, linux, host, proc)
-        slot = b.slot()
-        b.init("open", proc, "self/ns/time_for_children", 0, 0, 0, slot, text="/proc/self/ns/time_for_children")
-        b.init("setns", slot, k.CLONE_NEW["time"], text="the time namespace, for the init itself")
-
-
-def _join(b: Builder, spaces: Namespaces, host: Host, changed: Collection[str]) -> None:
-    # With privileges the user namespace comes last: they may be needed for the others, and they end there. Without any, it comes
-    # first: it is what gives them. The mount namespace comes after what is looked up in the caller's.
-    late = {"mount": 1, "user": 2} if host.privileged else {"mount": 1, "user": -1}
-    own = b.slot()
-    b.init("open", NO_SLOT, "/proc/self/ns", k.O_PATH, 0, 0, own, text="/proc/self/ns, to prove what was joined")
-    for namespace in sorted(spaces.joined, key=lambda joined: late.get(joined.kind, 0)):
-        bit = k.CLONE_NEW[namespace.kind]
-        slot = b.input("changed" if namespace.kind in changed else "namespace", namespace.where, namespace.path, bit)
-        if namespace.kind == "user":
-            leave_groups(b, host)
-        # The own pid namespace never changes; what was joined is that of the children.
-        name = "pid_for_children" if namespace.kind == "pid" else k.NAMESPACE_FILES[namespace.kind]
-        b.init("join", slot, bit, own, name, text=f"the {namespace.kind} namespace {namespace.path}")
-
-
-def leave_groups(b: Builder, host: Host) -> None:
-    """Before a user namespace that exists already: it may deny setgroups, and then the caller's groups would stay."""
-    if host.privileged and host.may_setgroups:
-        b.init("setgroups", b"", 0, text="none of the caller's supplementary groups")
-
-
-def _fork(b: Builder, spaces: Namespaces, linux: Linux, host: Host, asked: Linux) -> None:
-    kinds = tuple(kind for kind in spaces.new if kind not in _AFTERWARDS)
-    text = f"go on in a child, with namespaces of its own: {', '.join(kinds) or 'none'}"
-    if "user" not in spaces.new:
-        b.init("fork", _bits(kinds), text=text)
-        return
-    with own_files(b, host, "let the caller write the maps of ids"):
-        b.init("fork", _bits(kinds), text=text)
-        compile_idmaps(b, linux, host, asked=asked)
-
-
-def _procfs(b: Builder) -> int:
-    slot = b.slot()
-    b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, 0, slot, text="/proc")
-    b.init("prove_proc", slot, text="it is the root of a procfs")
-    return slot
-
-
-def _time(b: Builder, linux: Linux | None, host: Host, proc: int) -> None:
-    offsets = (linux.time_offsets if linux else None) or {}
-    lines = [f"{clock} {offset.secs or 0} {offset.nanosecs or 0}\n" for clock, offset in offsets.items()]
-    b.init("unshare", k.CLONE_NEW["time"], text="a time namespace, for children so far")
-    if not lines:
-        return
-    slot = b.slot()
-    with own_files(b, host, "this file is the init's own"):
-        b.init("open", proc, "self/timens_offsets", k.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
-    b.init("write", slot, "", "".join(lines).encode(), text=f"{', '.join(lines).replace(chr(10), '')} > timens_offsets")
-
-
-@contextmanager
-def own_files(b: Builder, host: Host, why: str) -> Iterator[None]:
-    """The files in /proc of who is not dumpable belong to root; without privileges they must be the caller's for a moment."""
-    if not host.privileged:
-        b.init("prctl", k.PR_SET_DUMPABLE, 1, 0, text=why)
-    yield
-    if not host.privileged:
-        b.init("prctl", k.PR_SET_DUMPABLE, 0, 0, text="closed to the caller's other processes again")
-
-
-class Groups(Enum):
-    """What setgroups(2) may do in the container's user namespace."""
-
-    EXACT = "exact"
-    """The supplementary groups are exactly those of the config."""
-    DENIED = "denied"
-    """The map of groups was written by an unprivileged user, who could otherwise drop a group that forbids something."""
-    UNKNOWN = "unknown"
-    """The namespace exists already, and only it knows."""
-
-
-def groups_in(spaces: Namespaces, linux: Linux | None, host: Host) -> Groups:
-    """What setgroups may do. Pure."""
-    if "user" not in spaces.new and spaces.user:
-        return Groups.UNKNOWN
-    if not host.may_setgroups:
-        return Groups.DENIED
-    if not spaces.user:
-        return Groups.EXACT
-    return Groups.DENIED if not host.privileged and is_own_id(mappings_of(linux, "gid"), host.egid) else Groups.EXACT
-
-
-def compile_root(b: Builder, spaces: Namespaces, linux: Linux | None) -> None:
-    """Become the root of the user namespace, who owns what is made from here on.
-
-    Until here the init has the caller's ids, and so can open what only they may.
-    """
-    if not spaces.user:
-        return
-    for kind in ("gid", "uid"):
-        root = root_id(mappings_of(linux, kind)) if "user" in spaces.new else 0
-        b.init(f"setres{kind}", root, text=f"{kind} {root} of the user namespace")
-
-
-def compile_names(b: Builder, spec: RuntimeSpec) -> None:
-    """The hostname and the domain name."""
-    for name, op in (("hostname", "sethostname"), ("domainname", "setdomainname")):
-        value = getattr(spec, name)
-        if value:
-            b.init(op, value, text=value)
-
-
-def compile_loopback(b: Builder, new: Container[str]) -> None:
-    """Bring the loopback device of a new network namespace up, as the peers do: without it not even 127.0.0.1 is reached."""
-    if "network" in new:
-        b.init("link_up", "lo", text="lo: the loopback of the new network namespace")
-
-
-def compile_net_devices(b: Builder, linux: Linux | None, own: Container[str]) -> None:
-    """Move the devices, with their addresses; ``own`` are the namespaces that are not the host's.
-
-    The init opens a netlink socket in the container's network namespace and hands it out: through it the caller finds, renames and
-    configures what it moved, without entering the namespace.
-
-    Raises:
-        SpecError: there is no network namespace to move to.
-    """
-    devices = (linux.net_devices if linux else None) or {}
-    if not devices:
-        return
-    if "network" not in own:
-        message = "needs a network namespace that is not the host's"
-        raise SpecError([Problem("$.linux.netDevices", message, "config-linux.md#network-devices")])
-    b.init("netlink", text="a socket in the container's network namespace, for the caller")
-    for name, device in devices.items():
-        new = device.name or name
-        b.host("netdev_move", name, new, text=f"{name} -> the container" + (f", as {new}" if new != name else ""))
-
-
 def changed_namespaces(spec: RuntimeSpec) -> frozenset[str]:
-    """The types of the namespaces that the config changes: one of the caller's must not be joined for them."""
+    """Return the types of the namespaces that the config changes; one of the runtime's must not be joined for them."""
     sysctl = (spec.linux.sysctl if spec.linux else None) or {}
     names = ("uts",) if spec.hostname or spec.domainname else ()
     return frozenset((*names, *(kind for key in sysctl if (kind := sysctl_namespace(key)))))
 
 
-def compile_sysctl(b: Builder, linux: Linux | None, proc: int) -> None:
-    """Write each parameter through the procfs in a slot."""
+def check_shared_tree(namespaces: Namespaces, host: Host) -> None:
+    """Check a container without a new mount namespace, whose mounts must stay out of the one that it shares.
+
+    Raises:
+        UnsupportedError: the kernel is too old, or the user namespace would have no privileges over the mount namespace.
+    """
+    if namespaces.user and "mount" not in namespaces.own:
+        raise UnsupportedError(
+            "$.linux.namespaces: a user namespace needs a mount namespace, as mounts need its privileges; add one"
+        )
+    if host.kernel < DETACHED_TREES:
+        version = ".".join(map(str, DETACHED_TREES))
+        raise UnsupportedError(f"$.linux.namespaces: a container without a new mount namespace needs Linux {version}; add one")
+
+
+# ---- entering ----
+
+
+def compile_clone(builder: PlanBuilder, namespaces: Namespaces, cgroup: str) -> int:
+    """Clone the init, into a v2 cgroup if one is given, and return the flags of the clone."""
+    kinds = () if namespaces.user else tuple(kind for kind in namespaces.new if kind not in _UNSHARED_BY_INIT)
+    text = "init process" if namespaces.user else f"init process in new namespaces: {', '.join(kinds) or 'none'}"
+    builder.add_host("clone3", _bits(kinds), cgroup, text=text + (f"; cgroup {cgroup}" if cgroup else ""))
+    return _bits(kinds)
+
+
+def compile_enter(
+    builder: PlanBuilder,
+    namespaces: Namespaces,
+    linux: Linux | None,
+    host: Host,
+    changed: Collection[str],
+    *,
+    configured: Linux | None,
+) -> None:
+    """Bring the init into the namespaces that it was not cloned into.
+
+    Args:
+        changed: the types of the namespaces that the config changes.
+        configured: ``linux`` of the config, without default id mappings.
+
+    Raises:
+        UnsupportedError: this user may not map an id.
+    """
+    proc = open_procfs(builder) if "time" in namespaces.new else NO_SLOT
+    if namespaces.joined:
+        _join(builder, namespaces, host, changed)
+    # A time namespace belongs to the user namespace of the init. Unshared before the fork into joined namespaces, it is not yet
+    # visible to their processes.
+    before_fork = "time" in namespaces.new and namespaces.user and "user" not in namespaces.new
+    if before_fork:
+        _unshare_time(builder, linux, host, proc)
+    if namespaces.user:
+        assert linux is not None
+        assert configured is not None
+        _fork(builder, namespaces, linux, host, configured)
+    elif "pid" in namespaces.own and "pid" not in namespaces.new:
+        builder.add("fork", 0, text="child process in the pid namespace that was joined")
+    if "cgroup" in namespaces.new:
+        builder.add("unshare", kernel.CLONE_NEW["cgroup"], text="new cgroup namespace, with the current cgroup as its root")
+    if "time" in namespaces.new and not before_fork:
+        _unshare_time(builder, linux, host, proc)
+        slot = builder.new_slot()
+        builder.add("open", proc, "self/ns/time_for_children", 0, 0, 0, slot, text="/proc/self/ns/time_for_children")
+        builder.add("setns", slot, kernel.CLONE_NEW["time"], text="time namespace of the children")
+
+
+def _join(builder: PlanBuilder, namespaces: Namespaces, host: Host, changed: Collection[str]) -> None:
+    # A privileged init joins the user namespace last, because its privileges may be needed for the others and end there. An
+    # unprivileged one joins it first, because it gives them. The mount namespace comes after the paths of the runtime's are used.
+    order = {"mount": 1, "user": 2} if host.privileged else {"mount": 1, "user": -1}
+    directory = builder.new_slot()
+    builder.add("open", NO_SLOT, "/proc/self/ns", kernel.O_PATH, 0, 0, directory, text="/proc/self/ns")
+    for namespace in sorted(namespaces.joined, key=lambda joined: order.get(joined.kind, 0)):
+        bit = kernel.CLONE_NEW[namespace.kind]
+        kind = "changed" if namespace.kind in changed else "namespace"
+        slot = builder.add_input(kind, namespace.location, namespace.path, bit)
+        if namespace.kind == "user":
+            drop_groups(builder, host)
+        # A process never changes its own pid namespace; joining one affects its children.
+        name = "pid_for_children" if namespace.kind == "pid" else kernel.NAMESPACE_FILES[namespace.kind]
+        builder.add("join", slot, bit, directory, name, text=f"{namespace.kind} namespace {namespace.path}")
+
+
+def drop_groups(builder: PlanBuilder, host: Host) -> None:
+    """Drop the caller's groups before an existing user namespace is joined, which may deny setgroups(2)."""
+    if host.privileged and host.may_setgroups:
+        builder.add("setgroups", b"", 0, text="no supplementary groups of the caller")
+
+
+def _fork(builder: PlanBuilder, namespaces: Namespaces, linux: Linux, host: Host, configured: Linux) -> None:
+    kinds = tuple(kind for kind in namespaces.new if kind not in _UNSHARED_BY_INIT)
+    text = f"child process in new namespaces: {', '.join(kinds) or 'none'}"
+    if "user" not in namespaces.new:
+        builder.add("fork", _bits(kinds), text=text)
+        return
+    with dumpable(builder, host, "for the id mappings that the caller writes"):
+        builder.add("fork", _bits(kinds), text=text)
+        compile_id_mappings(builder, linux, host, configured=configured)
+
+
+def _unshare_time(builder: PlanBuilder, linux: Linux | None, host: Host, proc: int) -> None:
+    offsets = (linux.time_offsets if linux else None) or {}
+    lines = [f"{clock} {offset.secs or 0} {offset.nanosecs or 0}\n" for clock, offset in offsets.items()]
+    builder.add("unshare", kernel.CLONE_NEW["time"], text="new time namespace, for children")
+    if not lines:
+        return
+    slot = builder.new_slot()
+    with dumpable(builder, host, "for /proc/self/timens_offsets"):
+        builder.add("open", proc, "self/timens_offsets", kernel.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
+    shown = ", ".join(line.rstrip("\n") for line in lines)
+    builder.add("write", slot, "", "".join(lines).encode(), text=f"{shown} > /proc/self/timens_offsets")
+
+
+@contextmanager
+def dumpable(builder: PlanBuilder, host: Host, reason: str) -> Iterator[None]:
+    """Make the init dumpable for the steps of a block: only then do its files in /proc belong to an unprivileged caller."""
+    if not host.privileged:
+        builder.add("prctl", kernel.PR_SET_DUMPABLE, 1, 0, text=f"dumpable, {reason}")
+    yield
+    if not host.privileged:
+        builder.add("prctl", kernel.PR_SET_DUMPABLE, 0, 0, text="not dumpable again, so that no process of the caller can trace it")
+
+
+# ---- the user namespace ----
+
+
+class Setgroups(Enum):
+    """What setgroups(2) may do in the container's user namespace."""
+
+    ALLOWED = "allowed"
+    """The supplementary groups are exactly those of the config."""
+    DENIED = "denied"
+    """An unprivileged user wrote the gid mapping, and must not drop a group by which access is denied."""
+    UNKNOWN = "unknown"
+    """The namespace exists already."""
+
+
+def setgroups_in(namespaces: Namespaces, linux: Linux | None, host: Host) -> Setgroups:
+    """Return what setgroups(2) may do in the user namespace of a container."""
+    if "user" not in namespaces.new and namespaces.user:
+        return Setgroups.UNKNOWN
+    if not host.may_setgroups:
+        return Setgroups.DENIED
+    if namespaces.user and not host.privileged and maps_own_id_alone(mappings_of(linux, "gid"), host.egid):
+        return Setgroups.DENIED
+    return Setgroups.ALLOWED
+
+
+def become_root(builder: PlanBuilder, namespaces: Namespaces, linux: Linux | None) -> None:
+    """Become root of the user namespace, which owns what is created from here on.
+
+    Until here the init has the caller's ids, and can open what only they may open.
+    """
+    if not namespaces.user:
+        return
+    for kind in ("gid", "uid"):
+        root = root_id(mappings_of(linux, kind)) if "user" in namespaces.new else 0
+        builder.add(f"setres{kind}", root, text=f"{kind} {root} in the user namespace")
+
+
+# ---- the uts and network namespaces, and kernel parameters ----
+
+
+def compile_names(builder: PlanBuilder, spec: RuntimeSpec) -> None:
+    """Set the hostname and the domain name."""
+    for name, op in (("hostname", "sethostname"), ("domainname", "setdomainname")):
+        value = getattr(spec, name)
+        if value:
+            builder.add(op, value, text=f"{name} {value}")
+
+
+def compile_loopback(builder: PlanBuilder, namespaces: Namespaces) -> None:
+    """Bring up the loopback device of a new network namespace, as other runtimes do; without it 127.0.0.1 is not reachable."""
+    if "network" in namespaces.new:
+        builder.add("link_up", "lo", text="loopback device lo")
+
+
+def compile_net_devices(builder: PlanBuilder, linux: Linux | None, own: Container[str]) -> None:
+    """Move network devices of the host with their addresses into the container (config-linux.md#network-devices).
+
+    The init opens a netlink socket in the container's network namespace and hands it out: through it the caller finds, renames and
+    configures what it has moved, without entering the namespace.
+
+    Args:
+        own: the types of the namespaces that are not the runtime's.
+
+    Raises:
+        SpecError: the container shares the runtime's network namespace.
+    """
+    devices = (linux.net_devices if linux else None) or {}
+    if not devices:
+        return
+    if "network" not in own:
+        message = "network devices can only move into a network namespace that is not the host's"
+        raise SpecError([Problem("$.linux.netDevices", message, "config-linux.md#network-devices")])
+    builder.add("netlink", text="netlink socket in the container's network namespace, for the caller")
+    for name, device in devices.items():
+        new_name = device.name or name
+        builder.add_host(
+            "netdev_move", name, new_name, text=f"network device {name}" + (f" as {new_name}" if new_name != name else "")
+        )
+
+
+def compile_sysctl(builder: PlanBuilder, linux: Linux | None, proc: int) -> None:
+    """Write kernel parameters through the procfs in a slot (config-linux.md#sysctl)."""
     for key, value in ((linux.sysctl if linux else None) or {}).items():
         path = sysctl_path(key)
-        b.init("write", proc, "sys/" + path, value.encode(), text=f"{value} > {path.replace('/', '.')}")
+        builder.add("write", proc, "sys/" + path, value.encode(), text=f"sysctl {path.replace('/', '.')} = {value}")
 
 
-def compile_procfs(b: Builder, linux: Linux | None, process: Process, own: Collection[str]) -> int:
-    """The steps that make it, attached nowhere, when something will be written; gives its slot, or NO_SLOT.
+# ---- a procfs for the init ----
 
-    Who has a user namespace, but not a pid namespace in it, may make none, and uses the host's.
+
+def open_procfs(builder: PlanBuilder) -> int:
+    """Open the procfs of the runtime's mount namespace."""
+    slot = builder.new_slot()
+    builder.add("open", NO_SLOT, "/proc", kernel.O_PATH, 0, 0, slot, text="/proc")
+    builder.add("prove_proc", slot, text="/proc is the root of a procfs")
+    return slot
+
+
+def compile_procfs(builder: PlanBuilder, linux: Linux | None, process: Process, own: Collection[str]) -> int:
+    """Mount a procfs for what the init itself writes, out of reach of the container's mounts; return its slot, or NO_SLOT.
+
+    In a user namespace without a pid namespace of its own a procfs cannot be mounted, so the host's is used.
     """
     if not ((linux is not None and linux.sysctl) or process.apparmor_profile or process.selinux_label):
         return NO_SLOT
-    slot = b.slot()
+    slot = builder.new_slot()
     if "user" in own and "pid" not in own:
-        b.init("open", NO_SLOT, "/proc", k.O_PATH, 0, k.RESOLVE_NO_SYMLINKS, slot, text="/proc of the host")
-    else:
-        fs = b.slot()
-        b.init("fsopen", "proc", fs, text="proc, for the init itself")
-        b.init("fsconfig", fs, k.FSCONFIG_CMD_CREATE, "", "", text="create the proc")
-        bits = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV | k.MOUNT_ATTR_NOEXEC
-        b.init("fsmount", fs, bits, slot, text="proc, attached nowhere")
-    b.init("prove_proc", slot, text="it is the root of a procfs")
+        builder.add("open", NO_SLOT, "/proc", kernel.O_PATH, 0, kernel.RESOLVE_NO_SYMLINKS, slot, text="/proc of the host")
+        builder.add("prove_proc", slot, text="/proc of the host is the root of a procfs")
+        return slot
+    context = builder.new_slot()
+    builder.add("fsopen", "proc", context, text="proc for the init process")
+    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the proc for the init process")
+    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+    builder.add("fsmount", context, attributes, slot, text="proc for the init process, not attached")
+    builder.add("prove_proc", slot, text="proc for the init process is the root of a procfs")
     return slot

@@ -36,10 +36,10 @@ class Template:
         """The plan of one container."""
         steps, inputs = list(self._plan.steps), list(self._plan.inputs)
         for index, in_values in self._steps:
-            where, op, values, text, phase = steps[index]
+            location, op, values, text, phase = steps[index]
             if in_values:
                 values = tuple([_value(value, container_id) for value in values])
-            steps[index] = Step(where, op, values, text.replace(_ID, container_id), phase)
+            steps[index] = Step(location, op, values, text.replace(_ID, container_id), phase)
         for index in self._inputs:
             inputs[index] = _input(inputs[index], container_id)
         return self._plan._replace(

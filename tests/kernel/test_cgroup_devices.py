@@ -10,7 +10,7 @@ import pytest
 
 from ociruntime.engine.cgroup import devices
 from ociruntime.engine.cgroup.restore import Memory
-from ociruntime.plan import Step, Where
+from ociruntime.plan import Side, Step
 from ociruntime.plan.cgroups.devices import MKNOD, READ, WRITE, Rule, program
 
 from .cgroups import V2
@@ -93,7 +93,7 @@ def test_a_program_of_others_stays(cgroup: Path) -> None:
 
 def test_a_program_taken_back(cgroup: Path, script: Callable[..., object]) -> None:
     """What a change that fails half way leaves: the old program, or none."""
-    step = Step(Where.HOST, "cgroup_devices", (str(cgroup), program([DENY])), "", "")
+    step = Step(Side.HOST, "cgroup_devices", (str(cgroup), program([DENY])), "", "")
     before: list[int] = []
     for count in (0, 1):
         memory = Memory()

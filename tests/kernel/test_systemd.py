@@ -149,7 +149,7 @@ def test_the_limits_on_v1(limited: Callable[..., Any], prefix: str) -> None:
 def test_a_users_own_systemd_is_for_v2(make_bundle: Callable[..., oci.Bundle]) -> None:
     host = oci.Host.probe()
     assert host.systemd is not None
-    with pytest.raises(oci.UnsupportedError, match=f"on cgroup v2 only, and this host has {MODE}"):
+    with pytest.raises(oci.UnsupportedError, match=f"on cgroup v2 only, and this host uses {MODE}"):
         make_bundle().plan(host=host._replace(systemd=host.systemd._replace(user=True)), cgroup_manager="systemd")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host
-from ociruntime.plan.cgroups import compile_update, members, placed
+from ociruntime.plan.cgroups import compile_update, member_names, placed
 from ociruntime.spec import Linux, Resources
 
 from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
@@ -72,8 +72,8 @@ def test_who_may_set_device_rules(change: dict[str, Any], rules: str | None, upd
     linux_with = Linux(resources=Resources.load(denied))
     where = placed([f"{h.mountpoint}/c1" for h in host.hierarchies], host)
     if update:
-        assert rules in [step.op for step in compile_update(linux_with, members(denied), where, host).steps]
+        assert rules in [step.op for step in compile_update(linux_with, member_names(denied), where, host).steps]
     else:
         with pytest.raises(UnsupportedError, match=r"\$\.linux\.resources\.devices: device rules need"):
-            compile_update(linux_with, members(denied), where, host)
+            compile_update(linux_with, member_names(denied), where, host)
     assert not any("devices" in warning for warning in compiled(config(limit(**denied)), host, manager="disabled").warnings)

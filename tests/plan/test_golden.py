@@ -17,7 +17,7 @@ import pytest
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
-from ociruntime.plan.cgroups import compile_update, meant, members, placed
+from ociruntime.plan.cgroups import changed_members, compile_update, member_names, placed
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
@@ -55,10 +55,10 @@ def changed(host: Host, **more: Any) -> Plan:
     change = Resources.load(
         {"memory": {"limit": 8 << 20}, "cpu": {"period": 50000}, "devices": [{"allow": False, "access": "rwm"}]}
     )
-    given = meant(change)
+    given = changed_members(change)
     before = Resources.load({**LIMITS, "memory": {"limit": 9 << 20, "swap": 99 << 20}})
     directories = [f"{hierarchy.mountpoint}/c1" for hierarchy in host.hierarchies]
-    return compile_update(Linux(resources=before.merge(given)), members(given), placed(directories, host), host, "c1", **more)
+    return compile_update(Linux(resources=before.merge(given)), member_names(given), placed(directories, host), host, "c1", **more)
 
 
 def limited() -> RuntimeSpec:
@@ -431,7 +431,7 @@ def test_what_cannot_be_done_is_said(name: str) -> None:
         (PURE_V2, limit(memory={"swap": 5}), SpecError, "swap"),
         (PURE_V2, limit(memory={"limit": 9, "swap": 5}), SpecError, "swap"),
         (PURE_V2, limit(hugepageLimits=[{"pageSize": "2MB", "limit": 0}]), UnsupportedError, "hugetlb"),
-        (NONE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*none are mounted"),
+        (NONE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*no cgroup filesystem mounted"),
         (
             USER_V2,
             lambda d: (limit(pids={"limit": 5})(d), linux(cgroupsPath="/x")(d)),
@@ -441,7 +441,7 @@ def test_what_cannot_be_done_is_said(name: str) -> None:
         (USER_V2, lambda d: (limit(pids={"limit": 5})(d), linux(cgroupsPath="/user.slice/ux")(d)), UnsupportedError, "below"),
         (NOWHERE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*systemd-run"),
         (HYBRID, limit(unified={"memory.high": "5"}), UnsupportedError, r"unified\['memory.high'\].*version 2"),
-        (PURE_V2, limit(network={"classID": 5}), UnsupportedError, r"network\.classID.*only v1"),
+        (PURE_V2, limit(network={"classID": 5}), UnsupportedError, r"network\.classID.*cgroup v1 only"),
         (PURE_V2, limit(memory={"swappiness": 5}), UnsupportedError, r"memory\.swappiness"),
     ],
 )
@@ -467,8 +467,8 @@ def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
     ("host", "change", "place"),
     [
         (NONE, drop("mount"), r"\$\.linux\.namespaces: .* needs Linux 6\.15"),
-        (USER, mapped([(0, 0, 1)], ONE), r"uidMappings\[0\]: host ids 0-0 are not given to user 1000"),
-        (USER, mapped(WIDE, [(0, 1000, 1), (1, 100001, 65536)]), r"gidMappings\[1\]: host ids 100001-165536"),
+        (USER, mapped([(0, 0, 1)], ONE), r"uidMappings\[0\]: user 1000 may not map the host ids 0-0"),
+        (USER, mapped(WIDE, [(0, 1000, 1), (1, 100001, 65536)]), r"gidMappings\[1\]: .*host ids 100001-165536"),
         (USER._replace(idmap_helpers=None), mapped(WIDE, ONE), r"newuidmap \(Debian: uidmap\)"),
         (
             USER,
@@ -485,10 +485,10 @@ def test_what_a_user_may_not_map(host: Host, change: Callable[[dict], None], pla
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        (HYBRID._replace(systemd=Systemd(True, HYBRID.hierarchies[-1])), "on cgroup v2 only, and this host has hybrid"),
-        (HYBRID, "no systemd runs here"),
-        (NONE, "no systemd runs here"),
-        (PURE_V2, "no systemd runs here that user 0 can ask: use --cgroup-manager cgroupfs"),
+        (HYBRID._replace(systemd=Systemd(True, HYBRID.hierarchies[-1])), "on cgroup v2 only, and this host uses hybrid"),
+        (HYBRID, "no systemd that user 0 may use"),
+        (NONE, "no systemd that user 0 may use"),
+        (PURE_V2, "no systemd that user 0 may use is running; use --cgroup-manager cgroupfs"),
     ],
 )
 def test_where_systemd_cannot_be_asked(host: Host, words: str) -> None:
@@ -508,5 +508,5 @@ def test_the_order_of_the_story() -> None:
 def test_a_label_comes_with_a_program(member: str) -> None:
     spec = config(process(**{member: "x"}))
     assert "label" in [step.op for step in compiled(spec, LABELS).steps]
-    with pytest.raises(UnsupportedError, match=rf"\$\.process\.{member}: comes with a program"):
+    with pytest.raises(UnsupportedError, match=rf"\$\.process\.{member}: needs a program"):
         compiled(spec, LABELS, empty=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ociruntime.errors import UnsupportedError
-from ociruntime.plan.cgroups.devices import DEFAULTS, MKNOD, READ, WRITE, Rule, program, rules_of, v1_rules, words
+from ociruntime.plan.cgroups.devices import DEFAULT_RULES, MKNOD, READ, WRITE, Rule, describe_rules, program, rules_of, v1_rules
 from ociruntime.spec import DeviceCgroup
 
 ALL = READ | WRITE | MKNOD
@@ -95,7 +95,7 @@ def test_v1_holds_what_it_takes(rules: list[Rule], kind: str, major: int, minor:
 
 
 def test_v1_refuses_a_hole() -> None:
-    with pytest.raises(UnsupportedError, match=r"devices\[1\].*cannot take 'c 1:3 w' out of 'c \*:\* rwm'"):
+    with pytest.raises(UnsupportedError, match=r"devices\[1\].*cannot exclude 'c 1:3 w' from 'c \*:\* rwm'"):
         v1_rules([DENY_ALL, Rule(True, "c", None, None, ALL), Rule(False, "c", 1, 3, WRITE)])
     assert v1_rules([DENY_ALL, Rule(True, "c", 1, 3, ALL), Rule(False, "c", 1, 3, WRITE)])
     assert [str(rule) for rule in v1_rules([DENY_ALL, Rule(True, "a", 8, None, READ)])] == ["a *:* rwm", "b 8:* r", "c 8:* r"]
@@ -105,8 +105,8 @@ def test_the_defaults_come_last() -> None:
     assert rules_of([]) == ()
     rules = rules_of([DeviceCgroup(allow=False), DeviceCgroup(allow=True, type="c", major=10, minor=-1, access="rw")])
     assert rules[:2] == (DENY_ALL, Rule(True, "c", 10, None, READ | WRITE))
-    assert rules[2:] == DEFAULTS
-    assert words(rules) == "deny a *:* rwm, allow c 10:* rw, allow the default devices"
+    assert rules[2:] == DEFAULT_RULES
+    assert describe_rules(rules) == "deny a *:* rwm, allow c 10:* rw, allow the default devices"
     assert allowed(rules, "c", 1, 3, ALL)
     assert not allowed(rules, "b", 8, 0, READ)
     assert run(program(rules), "c", 10, 229, READ | WRITE)

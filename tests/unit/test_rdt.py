@@ -11,7 +11,7 @@ from ociruntime.engine import rdt
 from ociruntime.engine.cgroup.restore import Memory
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
-from ociruntime.plan import Step, Where, compile_create
+from ociruntime.plan import Side, Step, compile_create
 from ociruntime.plan.cgroups import compile_update, placed
 from ociruntime.spec import IntelRdt, Linux, RuntimeSpec
 
@@ -114,7 +114,7 @@ def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | 
 def test_a_change_of_schemas_that_is_taken_back(tmp_path: Path) -> None:
     (tmp_path / "schemata").write_text("    MB:0= 70;1=100\n    L3:0=ff;1=ff\n")
     memory = Memory()
-    memory.remember(Step(Where.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
+    memory.remember(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
     rdt.write(None, str(tmp_path), ("MB:0=20",))
     assert memory.restore() == []
     assert (tmp_path / "schemata").read_text().startswith("MB:0=70;1=100\n")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from .compile import (
     Setup,
     attached,
+    changed_members,
     compile_attach,
     compile_cgroups,
     compile_late,
     compile_scope,
     compile_update,
-    meant,
-    members,
+    member_names,
 )
 from .placement import MANAGERS, Manager, Place, Placement, compile_join, compile_owner, inner, placed
 
@@ -22,6 +22,7 @@ __all__ = [
     "Placement",
     "Setup",
     "attached",
+    "changed_members",
     "compile_attach",
     "compile_cgroups",
     "compile_join",
@@ -30,7 +31,6 @@ __all__ = [
     "compile_scope",
     "compile_update",
     "inner",
-    "meant",
-    "members",
+    "member_names",
     "placed",
 ]

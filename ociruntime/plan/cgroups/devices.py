@@ -1,6 +1,6 @@
-"""Device rules (config-linux.md#allowed-device-list): as v1 takes them, and as a BPF program for v2.
+"""Device rules (config-linux.md#allowed-device-list): as lines for v1, and as a BPF program for v2.
 
-Of the rules that match a device the last one decides, for reading, writing and mknod each.
+For each kind of access (read, write, mknod) the last rule that matches the device decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ALL: Final = READ | WRITE | MKNOD
 
 
 class Rule(NamedTuple):
-    """One rule, of one type; None is all numbers."""
+    """One rule for one type of device; None matches all numbers."""
 
     allow: bool
     type: str
@@ -35,15 +35,15 @@ class Rule(NamedTuple):
         numbers = ":".join("*" if number is None else str(number) for number in (self.major, self.minor))
         return f"{self.type} {numbers} {''.join(letter for letter, bit in _BITS.items() if self.access & bit)}"
 
-    def meets(self, other: Rule) -> bool:
-        """Whether some device matches both."""
+    def overlaps(self, other: Rule) -> bool:
+        """Return whether some device matches both rules."""
         return all(
-            mine == theirs or wild in (mine, theirs)
-            for mine, theirs, wild in zip(self[1:4], other[1:4], ("a", None, None), strict=True)
+            first == second or wildcard in (first, second)
+            for first, second, wildcard in zip(self[1:4], other[1:4], ("a", None, None), strict=True)
         )
 
 
-def _defaults() -> tuple[Rule, ...]:
+def _default_rules() -> tuple[Rule, ...]:
     numbers = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)]
     return (
         Rule(True, "c", None, None, MKNOD),
@@ -52,53 +52,54 @@ def _defaults() -> tuple[Rule, ...]:
     )
 
 
-DEFAULTS: Final = _defaults()
-"""Behind the config's own rules: any node may be made, and the default devices and terminals be used."""
+DEFAULT_RULES: Final = _default_rules()
+"""Rules after those of the config: any node may be created, and the default devices and terminals may be used."""
 
 
 def rules_of(devices: Sequence[DeviceCgroup]) -> tuple[Rule, ...]:
-    """The config's rules, and behind them those for the default devices. Without rules of the config everything stays allowed."""
+    """Return the config's rules and those for the default devices; without any in the config everything stays allowed."""
     rules = []
     for device in devices:
         major, minor = (None if number is None or number < 0 else number for number in (device.major, device.minor))
         access = sum(bit for letter, bit in _BITS.items() if letter in (device.access or "rwm"))
         rules.append(Rule(device.allow, device.type or "a", major, minor, access))
     denied = max((index for index, rule in enumerate(rules) if not rule.allow), default=-1)
-    return (*rules, *(rule for rule in DEFAULTS if rule not in rules[denied + 1 :])) if rules else ()
+    return (*rules, *(rule for rule in DEFAULT_RULES if rule not in rules[denied + 1 :])) if rules else ()
 
 
 def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The rules as devices.allow and devices.deny take them, one after the other.
+    """Return the rules as they are written to devices.allow and devices.deny, one after the other.
 
-    The kernel keeps a default and a list of exceptions to it, from which only the very same devices can be taken out again.
+    The kernel keeps a default and a list of exceptions, from which only an exception for the same devices can be removed.
 
     Raises:
-        UnsupportedError: a rule would have no effect there.
+        UnsupportedError: v1 cannot express a rule.
     """
-    allowing, exceptions = True, list[tuple[int, Rule]]()
-    taken = []
+    allows_all, exceptions = True, list[tuple[int, Rule]]()
+    lines = []
     for number, rule in enumerate(rules):
         if rule.type == "a" and rule.major is None and rule.minor is None and rule.access == _ALL:
-            allowing, exceptions = rule.allow, []
-            taken.append(rule)
+            allows_all, exceptions = rule.allow, []
+            lines.append(rule)
             continue
-        # The kernel reads "a" as everything, whatever else the line says.
+        # The kernel reads "a" as all devices and ignores the rest of the line.
         for kind in ("b", "c") if rule.type == "a" else (rule.type,):
             single = rule._replace(type=kind)
-            taken.append(single)
-            if rule.allow != allowing:
+            lines.append(single)
+            if rule.allow != allows_all:
                 exceptions.append((number, single))
             else:
-                exceptions = _taken_out(exceptions, single)
-    return tuple(taken)
+                exceptions = _without(exceptions, single)
+    return tuple(lines)
 
 
-def _taken_out(exceptions: list[tuple[int, Rule]], rule: Rule) -> list[tuple[int, Rule]]:
+def _without(exceptions: list[tuple[int, Rule]], rule: Rule) -> list[tuple[int, Rule]]:
+    """Return the exceptions after a rule that restores the default for some devices."""
     left = []
     for number, exception in exceptions:
-        if rule.access & exception.access and rule.meets(exception) and rule[1:4] != exception[1:4]:
+        if rule.access & exception.access and rule.overlaps(exception) and rule[1:4] != exception[1:4]:
             raise UnsupportedError(
-                f"{ROOT}.devices[{number}]: cgroup v1 cannot take '{rule}' out of '{exception}': "
+                f"{ROOT}.devices[{number}]: cgroup v1 cannot exclude '{rule}' from '{exception}'; "
                 "deny all devices first and allow the others, or use cgroup v2"
             )
         kept = exception.access & ~rule.access if rule[1:4] == exception[1:4] else exception.access
@@ -120,10 +121,10 @@ def _op(code: int, target: int = 0, source: int = 0, offset: int = 0, value: int
 
 
 def program(rules: Sequence[Rule]) -> bytes:
-    """A BPF_PROG_TYPE_CGROUP_DEVICE program.
+    """Return a BPF_PROG_TYPE_CGROUP_DEVICE program.
 
-    It goes through the rules from the last to the first, and keeps in r3 which kinds of access nobody has allowed yet: a rule that
-    denies one of them ends it with 0, and with nothing left it ends with 1. What no rule speaks of is allowed.
+    It checks the rules from the last to the first, and keeps in r3 the kinds of access that no rule has allowed yet. A rule that
+    denies one of them returns 0; if none is left, the program returns 1. Access that no rule matches is allowed.
     """
     code = [
         _op(_LDX_W, _R2, _R1, 0),  # r2 = type, r3 = access: halves of one word
@@ -135,13 +136,13 @@ def program(rules: Sequence[Rule]) -> bytes:
     ]
     for rule in reversed(rules):
         if rule.type == "a" and rule.major is None and rule.minor is None and rule.access == _ALL:
-            # It decides all that is left; the verifier refuses what cannot be reached.
+            # This rule decides the rest; the verifier refuses unreachable instructions.
             code += [_op(_MOV64_K, _R0, value=int(rule.allow)), _op(_EXIT)]
             break
         if rule.allow:
             then = [_op(_AND64_K, _R3, value=~rule.access), _op(_JNE_K, _R3, offset=2), _op(_MOV64_K, _R0, value=1), _op(_EXIT)]
         else:
-            # Past the jump over the end when an access that is still open is denied.
+            # Skip the jump if the rule denies an access that is still undecided.
             then = [_op(_JSET_K, _R3, offset=1, value=rule.access), _op(_JA, offset=2), _op(_MOV64_K, _R0), _op(_EXIT)]
         tests = []
         if rule.type != "a":
@@ -156,11 +157,11 @@ def program(rules: Sequence[Rule]) -> bytes:
 
 
 def _number(number: int) -> int:
-    # The comparison extends the sign to 64 bits: -1 is no device's number, as all that are too big for one.
+    # The comparison sign-extends to 64 bits. Numbers above 31 bits match no device, and neither does -1.
     return number if number < 1 << 31 else -1
 
 
-def words(rules: Sequence[Rule]) -> str:
-    """The rules for people, those for the default devices as one."""
-    parts = [f"{'allow' if rule.allow else 'deny'} {rule}" for rule in rules if rule not in DEFAULTS]
-    return ", ".join([*parts, "allow the default devices"] if set(DEFAULTS) <= set(rules) else parts)
+def describe_rules(rules: Sequence[Rule]) -> str:
+    """Return the rules as text, those for the default devices as one."""
+    parts = [f"{'allow' if rule.allow else 'deny'} {rule}" for rule in rules if rule not in DEFAULT_RULES]
+    return ", ".join([*parts, "allow the default devices"] if set(DEFAULT_RULES) <= set(rules) else parts)

@@ -1,7 +1,7 @@
-"""Values in GVariant's text format, in which annotations give systemd's properties: strictly read, to a D-Bus type and a value.
+"""A strict reader of GVariant's text format, in which annotations give systemd's properties.
 
-What is read: true, false, numbers, strings, arrays and tuples of these, a type before a number or string (``uint64 5``), and ``@``
-with a type before an empty array (``@as []``). A number without a type is an int32, or with a point a double, as in GVariant.
+Supported are true, false, numbers, strings, arrays and tuples of these, a type before a number or string (``uint64 5``), and ``@``
+with a type before an empty array (``@as []``). A number without a type is an int32, or a double if it has a point, as in GVariant.
 """
 
 from __future__ import annotations
@@ -45,15 +45,17 @@ _SIMPLE: Final = frozenset("bynqiuxtdsog")
 
 
 def parse(text: str) -> Typed:
-    """Read one value. Raises ValueError that says what is wrong."""
+    """Read one value. Raises ValueError with the reason."""
     reader = _Reader(text)
-    found = reader.value()
+    value = reader.value()
     if reader.peek() is not None:
-        raise ValueError(f"{text!r} goes on behind the value")
-    return found
+        raise ValueError(f"{text!r}: text after the value")
+    return value
 
 
 class _Reader:
+    """Reads one value from its tokens."""
+
     def __init__(self, text: str) -> None:
         self.text = text.strip()
         self.tokens: list[tuple[str, str]] = []
@@ -61,7 +63,7 @@ class _Reader:
         while at < len(self.text):
             match = _TOKEN.match(self.text, at)
             if match is None or match.lastgroup is None:
-                raise ValueError(f"{self.text[at:]!r} is no value")
+                raise ValueError(f"{self.text[at:]!r} is not a value")
             self.tokens.append((match.lastgroup, match[match.lastgroup]))
             at = match.end()
 
@@ -70,7 +72,7 @@ class _Reader:
 
     def take(self) -> tuple[str, str]:
         if not self.tokens:
-            raise ValueError(f"{self.text!r} ends too early")
+            raise ValueError(f"{self.text!r} is incomplete")
         return self.tokens.pop(0)
 
     def value(self) -> Typed:
@@ -90,7 +92,7 @@ class _Reader:
             return Typed(signature, ())
         if token in "[(" and kind == "mark":
             return self.sequence("]" if token == "[" else ")")
-        raise ValueError(f"{token!r} is no value")
+        raise ValueError(f"{token!r} is not a value")
 
     def prefixed(self, name: str) -> Typed:
         kind, token = self.take()
@@ -100,7 +102,7 @@ class _Reader:
             return Typed("d", float(token))
         if name in _INTEGERS and kind == "number" and not _is_float(token):
             return _integer(token, name)
-        raise ValueError(f"{token} is no {name}")
+        raise ValueError(f"{token} is not a valid {name}")
 
     def sequence(self, end: str) -> Typed:
         items: list[Typed] = []
@@ -112,11 +114,11 @@ class _Reader:
         values = tuple(item.value for item in items)
         if end == ")":
             if not items:
-                raise ValueError("() has no values")
+                raise ValueError("() is empty")
             return Typed(f"({''.join(item.signature for item in items)})", values)
         kinds = {item.signature for item in items}
         if not items:
-            raise ValueError("[] has no type: write it before, as in '@as []'")
+            raise ValueError("[] has no type; write one before it, as in '@as []'")
         if len(kinds) != 1:
             raise ValueError(f"{self.text!r} mixes types")
         return Typed("a" + kinds.pop(), values)
@@ -131,7 +133,7 @@ def _integer(token: str, name: str) -> Typed:
     hexadecimal = token.lower().lstrip("+-").startswith("0x")
     value = int(token, 16 if hexadecimal else 10)
     if not -signed << bits - 1 <= value < 1 << bits - signed:
-        raise ValueError(f"{token} is no {name}")
+        raise ValueError(f"{token} is not a valid {name}")
     return Typed(signature, value)
 
 

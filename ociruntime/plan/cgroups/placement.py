@@ -1,4 +1,4 @@
-"""Where the container's cgroups are, how they are made, who owns them, and how the init gets into them."""
+"""The placement of the container's cgroups: their paths, how they are created, their owner, and how the init joins them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from ...errors import Problem, SpecError
+from ..id_mappings import host_id, mappings_of
 
 if TYPE_CHECKING:
     from ...host import Hierarchy, Host
     from ...spec import Process, RuntimeSpec
-    from ..model import Builder
+    from ..model import PlanBuilder
     from ..namespaces import Namespaces
 
 
 SECTION: Final = "config-linux.md#cgroups-path"
 
 Manager = Literal["cgroupfs", "systemd", "disabled"]
-"""Who makes cgroups: this process through the filesystem, systemd at our request, or nobody."""
+"""What creates the cgroups: this process through the filesystem, systemd, or nothing (``disabled``)."""
 MANAGERS: Final[tuple[Manager, ...]] = get_args(Manager)
 
 
@@ -29,16 +30,17 @@ class Place(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """The container's cgroups, one in each hierarchy that it has one in."""
+    """The container's cgroups, at most one in each hierarchy."""
 
     places: tuple[Place, ...]
     lack: str = ""
-    """Why there are none, if there are none."""
+    """The reason if there are none."""
     scope: str = ""
-    """The unit that systemd makes around the init, of which the cgroup is."""
+    """The systemd unit whose cgroup it is, or an empty string."""
 
     @property
     def directories(self) -> tuple[str, ...]:
+        """The directories of the cgroups."""
         return tuple(place.directory for place in self.places)
 
     @property
@@ -48,19 +50,19 @@ class Placement(NamedTuple):
 
     @property
     def into(self) -> str:
-        """The v2 cgroup to start the init in (CLONE_INTO_CGROUP), or ``""``."""
+        """The v2 cgroup into which the init is cloned (CLONE_INTO_CGROUP), or an empty string."""
         return self.unified.directory if self.unified and not self.scope else ""
 
     def of(self, controller: str) -> Place | None:
-        """The cgroup that a controller's files are in, if any."""
+        """Return the cgroup with the files of a controller, if any."""
         return next((place for place in self.places if controller in place.hierarchy.controllers), None)
 
 
 def cgroup_path(path: str | None, container_id: str) -> tuple[str, bool]:
-    """The cgroup's path and whether it counts from the hierarchy's root: ``linux.cgroupsPath``, or ``ociruntime-ID``.
+    """Return the path of ``linux.cgroupsPath``, by default ``ociruntime-ID``, and whether it is absolute.
 
     Raises:
-        SpecError: for ``..`` or a path that names the root itself.
+        SpecError: the path contains ``..``, or is the root itself.
     """
     if path is None or path == "":
         return f"/ociruntime-{container_id}", False
@@ -68,46 +70,46 @@ def cgroup_path(path: str | None, container_id: str) -> tuple[str, bool]:
     if ".." in parts or not parts or any("\n" in part or "\0" in part for part in parts):
         raise SpecError([Problem("$.linux.cgroupsPath", f"{path!r} does not name a cgroup below the root", SECTION)])
     if any(len(part.encode()) > 255 for part in parts):
-        raise SpecError([Problem("$.linux.cgroupsPath", "a part of it is longer than 255 bytes", SECTION)])
+        raise SpecError([Problem("$.linux.cgroupsPath", "a component of the path is longer than 255 bytes", SECTION)])
     return "/" + "/".join(parts), path.startswith("/")
 
 
-def place(path: str | None, container_id: str, host: Host) -> Placement:
-    """Where a container's cgroups are to be: in every hierarchy in which this user may make them.
+def place(cgroups_path: str | None, container_id: str, host: Host) -> Placement:
+    """Return the placement of a new container: a cgroup in every hierarchy in which this user may create one.
 
-    An absolute path counts from the hierarchies' roots. A relative one counts from where this user may make cgroups: for root these
-    are the roots too, so that the same path names the same place from wherever it is called.
+    An absolute path starts at the root of each hierarchy. A relative one starts at the cgroup below which this user may create
+    others; for root that is the root of the hierarchy, so that a path does not depend on the caller's cgroup.
 
     Raises:
-        SpecError: for a path that cannot name a cgroup.
+        SpecError: the path cannot name a cgroup.
     """
-    below, absolute = cgroup_path(path, container_id)
+    path, absolute = cgroup_path(cgroups_path, container_id)
     places = []
     for hierarchy in host.hierarchies:
         if hierarchy.base is None:
             continue
-        full = below if absolute else hierarchy.base.rstrip("/") + below
+        full = path if absolute else hierarchy.base.rstrip("/") + path
         if hierarchy.holds(full):
             places.append(Place(hierarchy.mountpoint + full, hierarchy))
     if places:
         return Placement(tuple(places))
     if not host.hierarchies:
-        return Placement((), "and none are mounted on this host")
+        return Placement((), "this host has no cgroup filesystem mounted")
     bases = sorted({h.mountpoint + h.base for h in host.hierarchies if h.base})
     if bases and absolute:
-        return Placement((), f"and this user may make them below {', '.join(bases)} only: correct linux.cgroupsPath")
+        return Placement((), f"this user may create cgroups below {', '.join(bases)} only; correct linux.cgroupsPath")
     return Placement(
         (),
-        "and this user may make none here: use --cgroup-manager systemd, or run in 'systemd-run --user --scope -p Delegate=yes'",
+        "this user may not create cgroups; use --cgroup-manager systemd, or run in 'systemd-run --user --scope -p Delegate=yes'",
     )
 
 
-DISABLED: Final = Placement((), "which are disabled")
-"""For who wants none."""
+DISABLED: Final = Placement((), "the cgroup manager is disabled")
+"""The placement for the manager ``disabled``."""
 
 
 def placed(directories: Sequence[str], host: Host) -> Placement:
-    """The placement of a container that exists, from the directories that its state holds."""
+    """Return the placement of an existing container, from the directories in its state."""
     places = []
     for directory in directories:
         above = [h for h in host.hierarchies if directory.startswith(h.mountpoint + "/")]
@@ -116,83 +118,87 @@ def placed(directories: Sequence[str], host: Host) -> Placement:
     return Placement(tuple(places))
 
 
-def inner(placement: Placement, wanted: str | Mapping[str, str]) -> dict[str, str]:
-    """The container's cgroups, each with the one below it that is wanted: for all of them, or by controller.
+def inner(placement: Placement, paths: str | Mapping[str, str]) -> dict[str, str]:
+    """Return the directory of each of the container's cgroups, with the cgroup below it that an exec process joins.
+
+    Args:
+        paths: the path below each cgroup: one for all of them, or by controller.
 
     Raises:
-        ValueError: for ``..``, a controller that no cgroup of the container has, or two paths in one hierarchy.
+        ValueError: a path contains ``..``, no cgroup of the container has the controller, or a hierarchy gets two paths.
     """
-    if isinstance(wanted, str):
-        return {place.directory: _under(place.directory, wanted) for place in placement.places}
+    if isinstance(paths, str):
+        return {place.directory: _under(place.directory, paths) for place in placement.places}
     found: dict[str, str] = {}
-    for controller, path in wanted.items():
+    for controller, path in paths.items():
         place = placement.of(controller)
         if place is None:
             raise ValueError(f"cgroup {controller}:{path}: the container has no cgroup with the controller {controller!r}")
         chosen = _under(place.directory, path)
         if found.setdefault(place.directory, chosen) != chosen:
-            raise ValueError(
-                f"cgroup {controller}:{path}: another one is asked for in the same hierarchy: {found[place.directory]}"
-            )
+            raise ValueError(f"cgroup {controller}:{path}: the same hierarchy already has the path {found[place.directory]}")
     return found
 
 
 def _under(directory: str, path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise ValueError(f"cgroup {path!r} leads out of the container's cgroup")
+        raise ValueError(f"cgroup {path!r}: leads out of the container's cgroup")
     return "/".join((directory, *parts))
 
 
-def compile_places(b: Builder, places: Iterable[Place]) -> None:
-    """The steps that make cgroups."""
+def compile_places(builder: PlanBuilder, places: Iterable[Place]) -> None:
+    """Create cgroups."""
     for directory, hierarchy in places:
         label = "v2" if hierarchy.version == 2 else ",".join(sorted(hierarchy.controllers)) or "v1"
         inherit = "cpuset" in hierarchy.controllers and hierarchy.version == 1
-        b.host("cgroup_mkdir", directory, inherit, text=f"{directory} ({label})")
+        builder.add_host("cgroup_mkdir", directory, inherit, text=f"cgroup {directory} ({label})")
 
 
-def compile_join(b: Builder, placement: Placement, *, unified: bool = False) -> None:
-    """The init moves itself: on v1 a write of 0 to ``tasks`` moves one thread and waits for nobody.
+def compile_join(builder: PlanBuilder, placement: Placement, *, unified: bool = False) -> None:
+    """Let the init move itself into its cgroups; into a scope systemd moves it.
 
-    On v2 it starts in its cgroup, unless ``unified`` says that it moves there only now. Into a scope it is moved by others.
+    On v1 it writes 0 to ``tasks``, which moves one thread without waiting for a grace period of the kernel.
+
+    Args:
+        unified: whether it joins the v2 cgroup too, because it was not cloned into it.
     """
     if placement.scope:
         return
     for directory, hierarchy in placement.places:
         if hierarchy.version == 1:
-            slot = b.input("write", f"{directory}/tasks", f"{directory}/tasks")
-            b.init("write", slot, "", b"0", text=f"itself > {directory}/tasks")
+            slot = builder.add_input("write", f"{directory}/tasks", f"{directory}/tasks")
+            builder.add("write", slot, "", b"0", text=f"init process > {directory}/tasks")
         elif unified:
-            slot = b.input("write", f"{directory}/cgroup.procs", f"{directory}/cgroup.procs")
-            b.init("write", slot, "", b"0", text=f"itself > {directory}/cgroup.procs")
+            slot = builder.add_input("write", f"{directory}/cgroup.procs", f"{directory}/cgroup.procs")
+            builder.add("write", slot, "", b"0", text=f"init process > {directory}/cgroup.procs")
 
 
-def compile_follow(b: Builder, places: Iterable[Place]) -> None:
-    """As `compile_join` on v1, into cgroups that are not there yet when the init starts."""
+def compile_follow(builder: PlanBuilder, places: Iterable[Place]) -> None:
+    """Let the init join v1 cgroups that do not exist when it is cloned."""
     for directory, hierarchy in places:
         if hierarchy.version == 1:
-            slot = b.input("path", hierarchy.mountpoint, hierarchy.mountpoint)
+            slot = builder.add_input("path", hierarchy.mountpoint, hierarchy.mountpoint)
             path = f"{directory}/tasks".removeprefix(f"{hierarchy.mountpoint}/")
-            b.init("write", slot, path, b"0", text=f"itself > {directory}/tasks")
+            builder.add("write", slot, path, b"0", text=f"init process > {directory}/tasks")
 
 
 _CAP_CHOWN: Final = 1 << 0
 
 
-def compile_owner(b: Builder, placement: Placement, spec: RuntimeSpec, spaces: Namespaces, host: Host) -> None:
-    """The step that gives the container's cgroup to its user, who sees it writable as the root of a cgroup namespace.
+def compile_owner(builder: PlanBuilder, placement: Placement, spec: RuntimeSpec, namespaces: Namespaces, host: Host) -> None:
+    """Delegate the container's cgroup to its user, if it is writable as the root of a cgroup namespace (#cgroup-ownership).
 
-    Only on v2 alone, as v1 cannot be delegated safely, and only by who may: to others the spec's MAY means no.
+    v1 cannot be delegated safely, so this is for v2 alone. A caller that may not change the owner skips it, as the spec allows.
     """
     unified = placement.unified
-    if unified is None or host.cgroup_mode != "v2" or "cgroup" not in spaces.new or not _writable(spec):
+    if unified is None or host.cgroup_mode != "v2" or "cgroup" not in namespaces.new or not _writable(spec):
         return
-    uid = _host_uid(spec, spaces)
+    uid = _host_uid(spec, namespaces)
     if uid is None or uid == host.euid or not host.capabilities & _CAP_CHOWN:
         return
-    shown = f"{unified.directory} and its files of /sys/kernel/cgroup/delegate are user {uid}'s of the host"
-    b.host("cgroup_delegate", unified.directory, uid, text=shown)
+    shown = f"{unified.directory} and its files in /sys/kernel/cgroup/delegate, for the host's user {uid}"
+    builder.add_host("cgroup_delegate", unified.directory, uid, text=shown)
 
 
 def _writable(spec: RuntimeSpec) -> bool:
@@ -205,13 +211,12 @@ def _writable(spec: RuntimeSpec) -> bool:
     )
 
 
-def _host_uid(spec: RuntimeSpec, spaces: Namespaces) -> int | None:
-    """The user of the container's process, as the caller knows it; None in a user namespace that exists already."""
+def _host_uid(spec: RuntimeSpec, namespaces: Namespaces) -> int | None:
+    """Return the host's id of the container's user, or None in a user namespace that exists already."""
     uid = _uid(spec.process)
-    if not spaces.user:
+    if not namespaces.user:
         return uid
-    maps = spec.linux.uid_mappings or () if spec.linux and "user" in spaces.new else ()
-    return next((m.host_id + uid - m.container_id for m in maps if m.container_id <= uid < m.container_id + m.size), None)
+    return host_id(mappings_of(spec.linux, "uid") if "user" in namespaces.new else (), uid)
 
 
 def _uid(process: Process | None) -> int:

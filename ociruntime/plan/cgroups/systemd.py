@@ -1,7 +1,7 @@
-"""What systemd is asked for: the scope's name, its place and its properties (the manager ``systemd``). Names and values only.
+"""The scope of a container for the systemd cgroup manager: its name, its place and its properties.
 
-The properties follow from what is written into the cgroup's files, so that systemd, when it writes them again (at ``daemon-reload``
-for example), writes the same. What it has no property for is in the files alone.
+The properties follow from the values for the cgroup's files, so that systemd writes the same values when it writes them again, at
+``daemon-reload`` for example. Values without a property are in the files alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...errors import Problem, SpecError
 from . import gvariant
 from .devices import MKNOD, READ, WRITE, rules_of, v1_rules
 from .gvariant import Value
-from .limits import asked
+from .limits import is_selected
 from .v1 import v1_writes
 from .v2 import cpu_max, unified_writes, v2_writes
 from .writes import Writes
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 SECTION: Final = "config-linux.md#cgroups-path"
 ANNOTATION: Final = "org.systemd.property."
 INFINITY: Final = (1 << 64) - 1
-"""What stands for no limit in systemd's properties."""
+"""The value for no limit in systemd's properties."""
 _MAX_NAME: Final = 255
 _UNIT_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_.\\")
 _CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids")
 CONTROLLERS: Final = frozenset({"name=systemd", "cpu", "cpuacct", "blkio", "memory", "devices", "pids"})
-"""Of the hierarchies of v1, those with one of these have a scope's cgroup by systemd."""
-_OURS: Final = frozenset({"PIDs", "PIDFDs", "Slice", "Delegate"})
-"""Properties on which the placement rests."""
+"""The v1 controllers in whose hierarchies systemd creates the scope's cgroup."""
+_RESERVED: Final = frozenset({"PIDs", "PIDFDs", "Slice", "Delegate"})
+"""Properties that only the runtime may set."""
 
 
 class Property(NamedTuple):
@@ -58,26 +58,26 @@ class Property(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """A scope unit, and where its cgroup is."""
+    """A scope unit and its cgroup."""
 
     unit: str
     slice: str
     path: str
-    """Below a hierarchy's mount point."""
+    """The path of the cgroup below a hierarchy's mount point."""
 
 
 def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str = "/") -> Scope:
-    """The scope of a container: from ``linux.cgroupsPath`` as ``slice:prefix:name``, or ``ociruntime-ID.scope`` when it is absent.
+    """Return the scope of a container: ``linux.cgroupsPath`` as ``slice:prefix:name``, by default ``ociruntime-ID.scope``.
 
-    An empty slice is ``system.slice``, or ``user.slice`` of the user's own systemd. With an empty prefix it is ``-NAME.scope``, as
-    the peers have it.
+    An empty slice is ``system.slice``, or ``user.slice`` for the user's own systemd. An empty prefix gives ``-NAME.scope``, as with
+    other runtimes.
 
     Args:
-        user: whether it is for the user's own systemd.
+        user: whether it belongs to the user's own systemd.
         base: the cgroup of that systemd below the mount point.
 
     Raises:
-        SpecError: the path has another form, or names no unit.
+        SpecError: the path has another form, or is not the name of a unit.
     """
     default = "user.slice" if user else "system.slice"
     if not cgroups_path:
@@ -85,16 +85,16 @@ def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str 
     else:
         parts = cgroups_path.split(":")
         if len(parts) != 3:
-            raise _bad(f"{cgroups_path!r}: for the systemd cgroup manager it is slice:prefix:name")
+            raise _bad(f"{cgroups_path!r} is not slice:prefix:name, which the systemd cgroup manager needs")
         inside, prefix, name = parts
         inside = inside or default
         if not name or name.endswith(".slice"):
-            raise _bad(f"{cgroups_path!r}: the name is that of a scope, which has the container's processes")
+            raise _bad(f"{cgroups_path!r}: the name must be that of a scope, not empty and not a slice")
         unit = f"{prefix}-{name}.scope"
     if not _UNIT_LETTERS.issuperset(unit):
-        raise _bad(f"{unit!r} is not the name of a unit: letters, digits and :-_.\\ only")
+        raise _bad(f"{unit!r} is not the name of a unit; use letters, digits and :-_.\\ only")
     if len(unit) > _MAX_NAME:
-        raise _bad(f"the unit's name has {len(unit)} letters, and {_MAX_NAME} is the most")
+        raise _bad(f"the unit name of {len(unit)} characters is longer than {_MAX_NAME}")
     return Scope(unit, inside, base.rstrip("/") + _slice_path(inside) + "/" + _directory(unit))
 
 
@@ -107,7 +107,7 @@ def _escape(name: str) -> str:
 
 
 def _slice_path(name: str) -> str:
-    """The cgroup of a slice: ``a-b.slice`` lies in ``a.slice``, and ``-.slice`` is the root."""
+    """Return the cgroup of a slice: ``a-b.slice`` is in ``a.slice``, and ``-.slice`` is the root."""
     stem = name.removesuffix(".slice")
     if stem == name or not stem or not _UNIT_LETTERS.issuperset(name) or len(name) > _MAX_NAME:
         raise _bad(f"{name!r} is not the name of a slice")
@@ -115,12 +115,12 @@ def _slice_path(name: str) -> str:
         return ""
     parts = stem.split("-")
     if "" in parts:
-        raise _bad(f"{name!r} is not the name of a slice: it has a dash too many")
+        raise _bad(f"{name!r} is not the name of a slice: it has an empty component between dashes")
     return "".join(f"/{'-'.join(parts[: n + 1])}.slice" for n in range(len(parts)))
 
 
 def _directory(unit: str) -> str:
-    """A unit's cgroup, whose name must not look like one of the kernel's files."""
+    """Return the name of a unit's cgroup, which must not look like one of the kernel's files."""
     files = unit.startswith((".", "_", "cgroup.", *(f"{name}." for name in _CONTROLLERS)))
     return f"_{unit}" if files else unit
 
@@ -128,10 +128,10 @@ def _directory(unit: str) -> str:
 def properties(
     scope: Scope, limits: Sequence[Property], annotations: Mapping[str, str], *, container_id: str
 ) -> tuple[Property, ...]:
-    """What the scope is started with; the pid of its first process comes to it then.
+    """Return the properties with which the scope is started, without the pid of its first process.
 
     Raises:
-        SpecError: an annotation is not one that systemd takes.
+        SpecError: an annotation is not a valid property.
     """
     found = [
         Property("Description", "s", f"Container {container_id} (ociruntime)"),
@@ -141,13 +141,13 @@ def properties(
         *(Property(f"{name}Accounting", "b", True) for name in ("CPU", "Memory", "IO", "Tasks")),
         *limits,
     ]
-    given = annotated(annotations)
-    replaced = {entry.name for entry in given}
-    return (*(entry for entry in found if entry.name not in replaced), *given)
+    requested = annotated(annotations)
+    replaced = {entry.name for entry in requested}
+    return (*(entry for entry in found if entry.name not in replaced), *requested)
 
 
-def words(scope: Scope, found: Sequence[Property]) -> str:
-    """A scope for people: with what not every scope has."""
+def describe_scope(scope: Scope, found: Sequence[Property]) -> str:
+    """Return a scope as text, with the properties that not every scope has."""
     usual = ("Description", "Slice", "Delegate", "DefaultDependencies")
     more = [str(entry) for entry in found if entry.name not in usual and not entry.name.endswith("Accounting")]
     return f"{scope.unit} in {scope.slice}" + (f", with {', '.join(more)}" if more else "")
@@ -157,14 +157,14 @@ def words(scope: Scope, found: Sequence[Property]) -> str:
 
 
 def limits_of(resources: Resources | None, host: Host, *, user: bool, only: Collection[str] | None = None) -> tuple[Property, ...]:
-    """The properties that stand for linux.resources.
+    """Return the properties for linux.resources.
 
     Args:
-        user: whether it is for the user's own systemd.
-        only: the members that change, as ``memory.limit``.
+        user: whether they are for the user's own systemd.
+        only: the members that change, such as ``memory.limit``. Default: all.
 
     Raises:
-        SpecError: a value of ``linux.resources.unified`` is none.
+        SpecError: a value in ``linux.resources.unified`` is not valid.
         UnsupportedError: v1 cannot express a device rule.
     """
     if resources is None:
@@ -177,35 +177,35 @@ def limits_of(resources: Resources | None, host: Host, *, user: bool, only: Coll
         writes = (*v1_writes(resources), *quota.all)
     else:
         writes = (*v2_writes(resources), *unified_writes(resources))
-    found = limits([write for write in writes if only is None or asked(write, only)], version)
+    found = limits([write for write in writes if is_selected(write, only)], version)
     if user or (only is not None and "devices" not in only):
         return found
     rules = rules_of(resources.devices or ())
     allowed = devices(v1_rules(rules) if version == 1 else rules)
     if only is None:
         return (*found, *allowed)
-    # A list is added to, unless it is made empty first.
+    # systemd adds to a list unless it is cleared first.
     return (*found, Property("DeviceAllow", "a(ss)", ()), *(allowed or (Property("DevicePolicy", "s", "auto"),)))
 
 
 def limits(writes: Iterable[Write], version: int = 2) -> tuple[Property, ...]:
-    """The properties that stand for values of a cgroup version's files. Raises SpecError for a value that is none."""
+    """Return the properties for the values of a cgroup version's files. Raises SpecError: a value is not valid."""
     found: dict[str, Property] = {}
     for write in writes:
         for file, value in ((write.file, write.value), *((write.other,) if write.other else ())):
-            meaning = _FILES[version].get(file)
-            if meaning is None:
+            convert = _FILES[version].get(file)
+            if convert is None:
                 continue
             try:
-                found |= {entry.name: entry for entry in meaning(value)}
+                found |= {entry.name: entry for entry in convert(value)}
             except ValueError:
-                where = f"$.linux.resources.{write.members[0]}"
-                raise SpecError([Problem(where, f"{value!r} is no value of {file}", "config-linux.md#unified")]) from None
+                location = f"$.linux.resources.{write.members[0]}"
+                raise SpecError([Problem(location, f"{value!r} is not a value for {file}", "config-linux.md#unified")]) from None
     return tuple(found.values())
 
 
 def _number(text: str) -> int:
-    """A limit, as the kernel reads it."""
+    """Return a limit as the kernel reads it."""
     match = re.fullmatch(r"([0-9]+)([KMGTPE]?)", text.strip().upper())
     if text.strip() == "max":
         return INFINITY
@@ -225,16 +225,16 @@ def _cpu_max(text: str) -> list[Property]:
     per_second = INFINITY
     if quota != "max":
         per_second = -(-int(quota) * 1_000_000 // int(period))
-        per_second += -per_second % 10_000  # systemd counts in percent, and below the wish is no choice
+        per_second += -per_second % 10_000  # systemd counts in percent; round up
     return [Property("CPUQuotaPeriodUSec", "t", int(period)), Property("CPUQuotaPerSecUSec", "t", per_second)]
 
 
 def _tasks(text: str) -> list[Property]:
-    return [Property("TasksMax", "t", _number(text))] if text.strip() != "0" else []  # 0 is not for systemd to set
+    return [Property("TasksMax", "t", _number(text))] if text.strip() != "0" else []  # systemd cannot set 0
 
 
 def _cpu_idle(text: str) -> list[Property]:
-    return [Property("CPUWeight", "t", 0 if int(text) else INFINITY)]  # no weight of its own, unless one follows
+    return [Property("CPUWeight", "t", 0 if int(text) else INFINITY)]  # the default weight, unless another property sets one
 
 
 def _io_weight(text: str) -> list[Property]:
@@ -247,7 +247,7 @@ def _mask(name: str) -> _Convert:
 
 
 def _bits(text: str) -> tuple[int, ...]:
-    """A list of CPUs or nodes, as ``0-3,7``, as a mask in bytes, the lowest first."""
+    """Return a list of CPUs or nodes such as ``0-3,7`` as the bytes of a mask, lowest first."""
     mask = 0
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
@@ -291,11 +291,11 @@ _FILES: Final[dict[int, dict[str, _Convert]]] = {
         "pids.max": _tasks,
     },
 }
-"""By cgroup version. cpu.max stands for its two files of v1, too; of the rest of v1 systemd does not know."""
+"""The conversions by cgroup version; cpu.max stands for the two files of v1. systemd has no property for other files."""
 
 
 def devices(rules: Sequence[Rule]) -> tuple[Property, ...]:
-    """DevicePolicy and DeviceAllow: exactly what v1 can express; on v2 rules may allow less, and hold beside them as a program."""
+    """Return DevicePolicy and DeviceAllow. On v2 the rules may allow less than these; they apply as a program too."""
     start = next((n for n, rule in reversed(list(enumerate(rules))) if rule[1:] == ("a", None, None, READ | WRITE | MKNOD)), None)
     if start is None or rules[start].allow:
         return ()
@@ -324,31 +324,34 @@ def _node(kind: str, major: int | None, minor: int | None) -> str:
 
 
 def annotated(annotations: Mapping[str, str]) -> tuple[Property, ...]:
-    """The properties that ``org.systemd.property.NAME`` asks for, with values in GVariant's text format.
+    """Return the properties of annotations ``org.systemd.property.NAME``, whose values are in GVariant's text format.
 
-    A NAME that ends in ``Sec`` takes seconds. Raises SpecError.
+    A NAME that ends in ``Sec`` takes seconds.
+
+    Raises:
+        SpecError: a name or a value is not valid.
     """
     found = []
     for key, text in annotations.items():
         if not key.startswith(ANNOTATION):
             continue
         name = key.removeprefix(ANNOTATION)
-        where = f"$.annotations[{key!r}]"
+        location = f"$.annotations[{key!r}]"
         if not re.fullmatch(r"[A-Z][A-Za-z0-9]{2,}", name):
-            raise SpecError([Problem(where, f"{name!r} is not the name of a property", "config.md#annotations")])
-        if name in _OURS:
-            raise SpecError([Problem(where, f"{name} is for the runtime to set", "config.md#annotations")])
+            raise SpecError([Problem(location, f"{name!r} is not the name of a property", "config.md#annotations")])
+        if name in _RESERVED:
+            raise SpecError([Problem(location, f"{name} is set by the runtime", "config.md#annotations")])
         try:
             typed = gvariant.parse(text)
             if name.endswith("Sec") and not name.endswith("USec"):
                 name, typed = f"{name.removesuffix('Sec')}USec", _microseconds(typed)
         except ValueError as error:
-            raise SpecError([Problem(where, f"{error}; values are in GVariant's text format", "config.md#annotations")]) from None
+            raise SpecError([Problem(location, f"{error}; use GVariant's text format", "config.md#annotations")]) from None
         found.append(Property(name, *typed))
     return tuple(found)
 
 
 def _microseconds(seconds: gvariant.Typed) -> gvariant.Typed:
     if seconds.signature not in tuple("ynqiuxtd") or isinstance(seconds.value, str | tuple) or seconds.value < 0:
-        raise ValueError(f"{seconds.value!r} is no number of seconds")
+        raise ValueError(f"{seconds.value!r} is not a number of seconds")
     return gvariant.Typed("t", round(seconds.value * 1_000_000))

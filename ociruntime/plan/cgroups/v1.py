@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def v1_writes(resources: Resources) -> tuple[Write, ...]:
-    """Everything but device rules, in the order in which the kernel takes it where that does not depend on what is set."""
+    """Return everything except device rules, in an order that the kernel accepts if it does not depend on the current values."""
     w = Writes()
     if resources.memory:
         _memory(w, resources.memory)
@@ -36,7 +36,7 @@ def v1_writes(resources: Resources) -> tuple[Write, ...]:
 def _memory(w: Writes, memory: Memory) -> None:
     limit, swap = given(memory.limit), given(memory.swap)
     if limit == -1 and swap is None:
-        # Neither may be above the other: no limit of memory is none of both.
+        # memsw.limit must not be below the memory limit, so an unlimited memory needs both unlimited.
         w.put("memory", "memory.memsw.limit_in_bytes", -1, "memory.limit", group="memory", optional=True)
     w.put("memory", "memory.limit_in_bytes", limit, "memory.limit", group="memory")
     w.put("memory", "memory.memsw.limit_in_bytes", swap, "memory.swap", group="memory", optional=swap == -1)
@@ -51,7 +51,7 @@ def _memory(w: Writes, memory: Memory) -> None:
 
 def _cpu(w: Writes, cpu: CPU) -> None:
     w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
-    if cpu.idle != 1:  # whoever is idle has no weight, and gets it back afterwards
+    if cpu.idle != 1:  # an idle cgroup has no weight
         w.put("cpu", "cpu.shares", given(cpu.shares), "cpu.shares", "cpu.idle")
     w.put("cpu", "cpu.cfs_period_us", given(cpu.period), "cpu.period", group="cpu.cfs")
     w.put("cpu", "cpu.cfs_quota_us", given(cpu.quota), "cpu.quota", group="cpu.cfs")

@@ -1,4 +1,4 @@
-"""linux.resources as files of the v2 controllers, with the conversions that this takes."""
+"""linux.resources as files of the v2 controllers, with conversions from the values of v1, which config.json uses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ MAX_SHARES = 262144
 
 
 def shares_to_weight(shares: int) -> int:
-    """cpu.shares (2 to 262144, 1024 by default) to cpu.weight (1 to 10000, 100 by default).
+    """Convert cpu.shares (2 to 262144, default 1024) to cpu.weight (1 to 10000, default 100).
 
-    10 to the power of a quadratic function of log2(shares) meets all three, as in runc and crun now.
-    The straight line of before made 39 of the default.
+    Ten to the power of a quadratic function of log2(shares) maps both bounds and the default, as in runc and crun.
     """
     if shares <= 2:
         return 1
@@ -31,38 +30,38 @@ def shares_to_weight(shares: int) -> int:
 
 
 def blkio_to_io_weight(weight: int) -> int:
-    """blkio.weight (10 to 1000) to io.weight (1 to 10000), linearly."""
+    """Convert blkio.weight (10 to 1000) to io.weight (1 to 10000), linearly."""
     return 1 + (weight - 10) * 9999 // 990
 
 
 def limit_value(value: int) -> str:
-    """A limit, of which -1 is none."""
+    """Return a limit as v2 writes it; -1 is unlimited."""
     return "max" if value < 0 else str(value)
 
 
 def swap_limit(memory: int | None, swap: int | None) -> str | None:
-    """memory.swap counts memory and swap together on v1, and memory.swap.max swap alone; None when nothing is asked for.
+    """Return memory.swap.max, which limits swap alone, for a limit of memory and swap together; None if there is none.
 
     Raises:
-        SpecError: a limit of both without one of memory, or below it.
+        SpecError: the limit of both has no memory limit, or is below it.
     """
-    where, section = "$.linux.resources.memory.swap", "config-linux.md#memory"
+    location, section = "$.linux.resources.memory.swap", "config-linux.md#memory"
     if not swap:
-        # No limit of memory is no limit of swap either, as on v1, where the one cannot be above the other.
+        # Unlimited memory implies unlimited swap, as on v1, where the memory limit cannot be above the limit of both.
         return "max" if memory == -1 else None
     if swap < 0:
         return "max"
     if not memory:
-        raise SpecError([Problem(where, "a limit of memory and swap together needs a memory limit", section)])
+        raise SpecError([Problem(location, "a limit of memory and swap needs a memory limit", section)])
     if memory < 0:
         return str(swap)
     if swap < memory:
-        raise SpecError([Problem(where, f"{swap} is below the memory limit {memory}, which it includes", section)])
+        raise SpecError([Problem(location, f"{swap} is below the memory limit {memory}, which it includes", section)])
     return str(swap - memory)
 
 
 def cpu_max(quota: int | None, period: int | None) -> str | None:
-    """cpu.max holds quota and period; None when neither is given."""
+    """Return cpu.max from quota and period, or None if neither is given."""
     if not quota and not period:
         return None
     return f"{quota if quota and quota > 0 else 'max'} {period or 100000}"
@@ -70,14 +69,14 @@ def cpu_max(quota: int | None, period: int | None) -> str | None:
 
 _MAX: Final = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
 _CORE: Final = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"})
-"""The files of no controller that set a limit; the others move, kill and delegate."""
+"""Files without a controller that set a limit; the other ones move, kill and delegate."""
 
 
 def v2_writes(resources: Resources) -> tuple[Write, ...]:
-    """Everything but device rules, in the order of writing; what v2 has no equal of is left to `v2_refuse`.
+    """Return everything except device rules, in the order of writing. `v2_refuse` refuses what v2 cannot express.
 
     Raises:
-        SpecError: values that contradict each other.
+        SpecError: values contradict each other.
     """
     w = Writes()
     if resources.memory:
@@ -98,7 +97,7 @@ def v2_writes(resources: Resources) -> tuple[Write, ...]:
 def _memory(w: Writes, memory: Memory) -> None:
     limit = given(memory.limit)
     swap = swap_limit(limit, memory.swap)
-    # A kernel that counts no swap has none to limit: "none" and "no limit" need nothing there.
+    # A kernel without swap accounting has no file; 0 and unlimited need none.
     w.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
     w.put("memory", "memory.max", None if limit is None else limit_value(limit), "memory.limit")
     low = given(memory.reservation)
@@ -107,7 +106,7 @@ def _memory(w: Writes, memory: Memory) -> None:
 
 def _cpu(w: Writes, cpu: CPU) -> None:
     w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
-    if cpu.shares and cpu.idle != 1:  # whoever is idle has no weight, and gets it back afterwards
+    if cpu.shares and cpu.idle != 1:  # an idle cgroup has no weight
         w.put("cpu", "cpu.weight", shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
     w.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
     w.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
@@ -133,28 +132,28 @@ def _io(w: Writes, block: BlockIO) -> None:
 
 
 def unified_writes(resources: Resources) -> tuple[Write, ...]:
-    """linux.resources.unified, a write for each line: a file of devices takes one at a time.
+    """Return linux.resources.unified as one write for each line, as files of devices accept one at a time.
 
     Raises:
-        SpecError: a key that is not the file of a limit.
+        SpecError: a key is not the file of a limit.
     """
     w = Writes()
     for file, value in (resources.unified or {}).items():
-        where = f"unified[{file!r}]"
+        location = f"unified[{file!r}]"
         controller, dot, rest = file.partition(".")
         if "/" in file or not dot or not controller or not rest or (controller == "cgroup" and file not in _CORE):
-            message = "is not a file of a controller, as memory.high is"
-            raise SpecError([Problem(f"{ROOT}.{where}", message, "config-linux.md#unified")])
+            message = "is not the file of a controller, such as memory.high"
+            raise SpecError([Problem(f"{ROOT}.{location}", message, "config-linux.md#unified")])
         lines = value.split("\n") if controller != "cpuset" or value else ["\n"]
         for line in lines:
-            w.put(controller, file, line or None, where)
+            w.put(controller, file, line or None, location)
     return tuple(w.all)
 
 
 def v2_refuse(resources: Resources, served: Collection[str]) -> None:
-    """Refuse what v2 has no equal of, but for what v1 controllers serve. Raises UnsupportedError."""
+    """Refuse what v2 cannot express, unless a v1 hierarchy has the controller. Raises UnsupportedError."""
     memory, cpu, block = resources.memory, resources.cpu, resources.block_io
-    lost = {
+    unsupported = {
         "memory.kernel": memory and memory.kernel is not None and memory.kernel > 0,
         "memory.kernelTCP": memory and memory.kernel_tcp is not None and memory.kernel_tcp > 0,
         "memory.swappiness": memory and memory.swappiness is not None,
@@ -165,7 +164,7 @@ def v2_refuse(resources: Resources, served: Collection[str]) -> None:
         "blockIO.leafWeight": block and block.leaf_weight,
     }
     for index, device in enumerate((block.weight_device if block else None) or ()):
-        lost[f"blockIO.weightDevice[{index}].leafWeight"] = bool(device.leaf_weight)
-    for member, asked in lost.items():
-        if asked and member.partition(".")[0].replace("blockIO", "blkio") not in served:
-            raise UnsupportedError(f"{ROOT}.{member}: cgroup v2 has nothing like it ({SECTION})")
+        unsupported[f"blockIO.weightDevice[{index}].leafWeight"] = bool(device.leaf_weight)
+    for member, is_set in unsupported.items():
+        if is_set and member.partition(".")[0].replace("blockIO", "blkio") not in served:
+            raise UnsupportedError(f"{ROOT}.{member}: not supported by cgroup v2 ({SECTION})")

@@ -1,4 +1,4 @@
-"""What the modules of one cgroup version have in common: a value for a file, and where in the config it comes from."""
+"""Values for files of controllers, and what both cgroup versions share."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class Write(NamedTuple):
     file: str
     value: str
     members: tuple[str, ...]
-    """The members of linux.resources that it follows from, as ``memory.limit``; the first is the one to name in an error."""
+    """The members of linux.resources that it follows from, such as ``memory.limit``; errors name the first one."""
     group: str = ""
-    """Values of one group depend on each other: the kernel takes them in one order only, and which one depends on what is set."""
+    """Values of one group depend on each other: the current ones decide in which order the kernel accepts them."""
     other: tuple[str, str] | None = None
-    """A file and a value for kernels that do not have ``file``."""
+    """A file and a value for kernels without ``file``."""
     optional: bool = False
-    """Whether a kernel with neither file does by itself what the value asks for."""
+    """Whether a kernel without the files behaves as the value asks for."""
 
 
 class Writes:
-    """Collects writes in the order in which the kernel is to get them."""
+    """Collects writes in the order in which they are written."""
 
     def __init__(self) -> None:
         self.all: list[Write] = []
 
     def put(self, controller: str, file: str, value: object, *members: str, group: str = "", **more: object) -> None:
-        """Add a value, unless it is None. Raises SpecError for a file elsewhere."""
+        """Add a value, unless it is None. Raises SpecError: the file is not in the cgroup's directory."""
         if value is not None:
             if "/" in file:
                 raise SpecError([Problem(f"{ROOT}.{members[0]}", f"{file!r} is not a file of a cgroup", SECTION)])
@@ -45,12 +45,12 @@ class Writes:
 
 
 def given(value: int | None) -> int | None:
-    """A number that is given: engines send 0 for what is to stay as it is, where the kernel knows no use for 0."""
+    """Return a number that asks for something: engines send 0 to leave a value unchanged that cannot be 0."""
     return value or None
 
 
 def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...]], ...]:
-    """The four lists of limits, each with its name on v1 and in the config."""
+    """Return the four lists of rates, each with its name on v1 and in the config."""
     return (
         ("read_bps", "throttleReadBpsDevice", block.throttle_read_bps_device or ()),
         ("write_bps", "throttleWriteBpsDevice", block.throttle_write_bps_device or ()),
@@ -60,7 +60,7 @@ def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...
 
 
 def rdma(w: Writes, resources: Resources) -> None:
-    """rdma has the same file on both versions."""
+    """Add the limits of rdma, which has the same file on both versions."""
     for name, device in (resources.rdma or {}).items():
         pairs = (("hca_handle", device.hca_handles), ("hca_object", device.hca_objects))
         text = " ".join(f"{key}={value}" for key, value in pairs if value is not None)

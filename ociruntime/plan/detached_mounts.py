@@ -1,0 +1,222 @@
+"""Detached mounts: the steps that create one, give it its attributes and attach it to a mount point.
+
+A detached mount belongs to no mount namespace until it is attached. `mounts` decides which ones a container gets.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ..errors import UnsupportedError
+from ..spec.syntax import is_below
+from . import kernel
+from .model import NO_SLOT, PlanBuilder
+from .mount_options import (
+    PROPAGATION,
+    SUPERBLOCK,
+    MountOptions,
+    attribute_names,
+    mount_data,
+    split_layers,
+    superblock_flags,
+    too_long,
+)
+from .ops import Target
+from .rootfs import cut_propagation, root_propagation
+
+if TYPE_CHECKING:
+    from ..host import Host
+    from ..spec import RuntimeSpec
+
+Attach = Callable[[int], int]
+"""Adds the steps that attach a mount below the root in a slot; returns the slot of the mount."""
+
+IN_ROOT: Final = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+_READ_ONLY_MOUNT: Final = frozenset({"sysfs", "mqueue", "tmpfs"})
+"""Filesystems of which only the mount becomes read-only: they may be the host's as well, or are written to first."""
+_UNLABELLED: Final = frozenset({"proc", "sysfs", "cgroup", "cgroup2"})
+_LABELLED_BY_XATTR: Final = "mqueue"
+
+
+class DetachedMounts:
+    """Adds the steps that create and attach the mounts of one container."""
+
+    def __init__(self, builder: PlanBuilder, spec: RuntimeSpec, host: Host, rootfs: str) -> None:
+        """Read what applies to every mount of the container.
+
+        Args:
+            rootfs: the absolute path of the root filesystem on the host.
+        """
+        self.builder = builder
+        self.rootfs = rootfs
+        self._host = host
+        self._propagation = root_propagation(spec)[0]
+        linux = spec.linux
+        self._new_tree = any(n.type == "mount" and not n.path for n in (linux.namespaces if linux else None) or ())
+        self._label = (linux.mount_label if linux else None) or ""
+        if self._label and "selinux" not in host.lsms:
+            builder.warn("$.linux.mountLabel: has no effect: SELinux is not active on this host")
+            self._label = ""
+        self._context = self._target = NO_SLOT
+
+    # ---- creating ----
+
+    def clone(
+        self, source: str, destination: str, options: MountOptions, *, unsettled: bool = False, mapping: int = NO_SLOT
+    ) -> int:
+        """Copy a mount of the host, or a part of one, and return the slot of the copy.
+
+        Args:
+            unsettled: the init is in the runtime's mount namespace, whose propagation has not been changed for the container.
+            mapping: the slot of the user namespace with the id mapping of the mount.
+        """
+        builder, slot = self.builder, self.builder.new_slot()
+        if is_below(source, self.rootfs):
+            builder.add("open", NO_SLOT, self.rootfs, kernel.O_PATH, 0, 0, slot, text=f"rootfs {self.rootfs}")
+            self.clone_in_root(slot, source, destination, options, slot)
+        else:
+            flags, text = _clone_flags(source, destination, options)
+            builder.add("open_tree", NO_SLOT, source, flags, slot, text=text)
+        if unsettled:
+            cut_propagation(builder, self._propagation, slot, f"mount for {destination}")
+        if mapping != NO_SLOT:
+            recursive = kernel.AT_RECURSIVE if options.idmap == "ridmap" else 0
+            text = f"id mapping of the mount for {destination}{' and its submounts' if recursive else ''}"
+            builder.add("mount_setattr", slot, recursive, kernel.MOUNT_ATTR_IDMAP, 0, 0, mapping, text=text)
+        self.set_attributes(slot, options, destination, bind=True)
+        return slot
+
+    def clone_in_root(self, root: int, source: str, destination: str, options: MountOptions, slot: int) -> None:
+        """Copy a mount from inside the rootfs; symbolic links do not lead out of it."""
+        flags, text = _clone_flags(source, destination, options)
+        inside, name = "." + source[len(self.rootfs) :], ""
+        if options.follow or inside == ".":
+            flags = flags & ~kernel.AT_SYMLINK_NOFOLLOW | kernel.AT_EMPTY_PATH
+        else:
+            inside, name = posixpath.split(inside)
+        self.builder.add("open", root, inside, kernel.O_PATH, 0, IN_ROOT, slot, text=f"source {source} in the rootfs")
+        self.builder.add("open_tree", slot, name, flags, slot, text=text)
+
+    def create_filesystem(self, fstype: str, source: str, destination: str, options: MountOptions, location: str) -> int:
+        """Create a filesystem and return the slot of its mount.
+
+        Raises:
+            UnsupportedError: the options are too long for this kernel.
+        """
+        data = split_layers(fstype, options.data, self._host)
+        superblock = tuple(o for o in options.superblock if SUPERBLOCK[o][1] and not (o == "ro" and fstype in _READ_ONLY_MOUNT))
+        if self._label and fstype not in _UNLABELLED and fstype != _LABELLED_BY_XATTR:
+            data = (*data, ("context", self._label))
+        if key := too_long((("source", source), *data)):
+            options = options._replace(superblock=superblock, data=tuple(data))
+            return self._create_by_mount(fstype, source, destination, options, location, key)
+        builder, context, slot = self.builder, self.context(), self.builder.new_slot()
+        builder.add("fsopen", fstype, context, text=f"{fstype} for {destination}")
+        for key, value in (("source", source), *((option, None) for option in superblock), *data):
+            self.configure(context, key, value, destination)
+        builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype} for {destination}")
+        flags = attribute_names(options.set)
+        builder.add("fsmount", context, options.set, slot, text=f"{fstype} for {destination}{f' ({flags})' if flags else ''}")
+        if self._label and fstype == _LABELLED_BY_XATTR:
+            text = f"label {self._label} for {destination}"
+            builder.add("setxattr", slot, "security.selinux", self._label.encode() + b"\0", text=text)
+        self.set_attributes(slot, options._replace(set=0, clear=0), destination)
+        return slot
+
+    def _create_by_mount(self, fstype: str, source: str, destination: str, options: MountOptions, location: str, key: str) -> int:
+        """Create a filesystem by mount(2), for an option that is too long for fsconfig(2); it is attached for a moment."""
+        reason = f"{location}.options: the value of {key} is longer than 255 bytes, and such a filesystem"
+        if not self._new_tree:
+            raise UnsupportedError(f"{reason} needs a new mount namespace")
+        if self._propagation == kernel.MS_SHARED:
+            raise UnsupportedError(f"{reason} would be visible on the host for a moment; choose another linux.rootfsPropagation")
+        slot = self.builder.new_slot()
+        data = mount_data(options.data, location)
+        text = f"{fstype} for {destination}, attached to /proc for a moment: {data}"
+        self.builder.add("mount", source, "/proc", fstype, superblock_flags(options.superblock), data, slot, text=text)
+        self.set_attributes(slot, options, destination)
+        return slot
+
+    def context(self) -> int:
+        """Return the slot that filesystem contexts use, one after the other."""
+        if self._context == NO_SLOT:
+            self._context = self.builder.new_slot()
+        return self._context
+
+    def configure(self, context: int, key: str, value: str | None, destination: str) -> None:
+        """Set one option of a filesystem context."""
+        if value is None:
+            self.builder.add("fsconfig", context, kernel.FSCONFIG_SET_FLAG, key, "", text=f"{key} for {destination}")
+        else:
+            self.builder.add("fsconfig", context, kernel.FSCONFIG_SET_STRING, key, value, text=f"{key}={value} for {destination}")
+
+    def set_attributes(self, slot: int, options: MountOptions, destination: str, *, bind: bool = False) -> None:
+        """Set the attributes and the propagation that the options name; others stay, those that a user namespace locks too."""
+        for flags, on, off, scope in (
+            (0, options.set, options.clear, ""),
+            (kernel.AT_RECURSIVE, options.recursive_set, options.recursive_clear, " and its submounts"),
+        ):
+            if on or off:
+                text = f"{attribute_names(on) or 'attributes'} for {destination}{scope}"
+                self.builder.add("mount_setattr", slot, flags, on, off, 0, NO_SLOT, text=text)
+        if not options.propagation and self._propagation == kernel.MS_SHARED and bind:
+            # The copy of a shared mount is in its peer group: a mount on it would appear on the host.
+            text = f"private propagation for {destination} and its submounts"
+            self.builder.add("mount_setattr", slot, kernel.AT_RECURSIVE, 0, 0, kernel.MS_PRIVATE, NO_SLOT, text=text)
+        for name in options.propagation:
+            bits, recursive = PROPAGATION[name]
+            flags = kernel.AT_RECURSIVE if recursive else 0
+            self.builder.add("mount_setattr", slot, flags, 0, 0, bits, NO_SLOT, text=f"{name} propagation for {destination}")
+
+    # ---- attaching ----
+
+    def scratch(self) -> int:
+        """Return the slot that mount points use, one after the other."""
+        if self._target == NO_SLOT:
+            self._target = self.builder.new_slot()
+        return self._target
+
+    def open_target(self, root: int, path: str, kind: Target, like: int, *, shown: str = "") -> int:
+        """Open a mount point below a root, or create it, and return its slot, which the next mount point reuses.
+
+        Args:
+            like: the slot of the mount that decides whether the mount point is a file or a directory, or NO_SLOT.
+            shown: the path in the container, if it differs from ``path``.
+        """
+        slot = self.scratch()
+        self.builder.add("target", root, path, kind, 0o755, like, slot, text=f"mount point {shown or path}")
+        return slot
+
+    def open_destination(self, root: int, slot: int, destination: str, fstype: str, like: int, *, on_link: bool = False) -> int:
+        """Open the destination of a mount that is about to be attached, and return its slot."""
+        kind = Target.NO_LINK | Target.LINK if on_link else Target(0)
+        if destination == "/proc":
+            kind = Target.IN_PROC
+            if fstype != "proc":
+                self.builder.add("prove_proc", slot, text="mount for /proc is the root of a procfs")
+        elif is_below(destination, "/proc"):
+            kind, like = Target.IN_PROC | Target.FILE, NO_SLOT
+        if fstype in ("proc", "sysfs") or destination == "/proc":
+            kind |= Target.NO_LINK
+        return self.open_target(root, destination, kind, like)
+
+    def attacher(self, slot: int, destination: str, fstype: str, *, shown: str = "", on_link: bool = False) -> Attach:
+        """Return what attaches a mount to its destination; with ``on_link`` over a symbolic link instead of its target."""
+
+        def attach(root: int) -> int:
+            target = self.open_destination(root, slot, destination, fstype, slot, on_link=on_link)
+            self.builder.add("move_mount", slot, target, text=f"{shown or fstype} -> {destination}")
+            return slot
+
+        return attach
+
+
+def _clone_flags(source: str, destination: str, options: MountOptions) -> tuple[int, str]:
+    """Return the flags of open_tree(2) for a source, and the text of the step."""
+    recursive = options.recursive_bind
+    flags = kernel.OPEN_TREE_CLONE | (kernel.AT_RECURSIVE if recursive else 0)
+    if not options.follow:
+        flags |= kernel.AT_SYMLINK_NOFOLLOW
+    return flags, f"source {source}{' with its submounts' if recursive else ''} for {destination}"
