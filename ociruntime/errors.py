@@ -24,12 +24,8 @@ of a plan stays an ``OSError``.
 
 from __future__ import annotations
 
-from .typed import NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 __all__ = [
     "BundleError",

@@ -10,12 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import Final, Self
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, Self
-
-    StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _IN_ROOT: Final = 0x10 | 0x02
 """RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS."""

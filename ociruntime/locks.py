@@ -9,10 +9,7 @@ import fcntl
 import os
 import time
 from _thread import RLock  # `threading` itself costs more than a short command does with it
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, Self
+from typing import Final, Self
 
 _forking: Final = RLock()
 """Held while a file is opened or closed, and during a fork, which a signal handler of the same thread may do."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-
-from .typed import NamedTuple
+from typing import NamedTuple
 
 
 class Mount(NamedTuple):

@@ -7,13 +7,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from .typed import NamedTuple
-
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final, Literal, TypeAlias
-
     from .spec import Mount, Process, RuntimeSpec, User
 
 __all__ = ["Args", "Env", "MountLike", "Overrides", "UserLike", "words"]

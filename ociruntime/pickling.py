@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import ClassVar, NoReturn, SupportsIndex
+from typing import ClassVar, NoReturn, SupportsIndex
 
 
 class Unpicklable:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from typing import Final
 
 from .files import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Final
 
 NAME: Final = "recovery"
 MEMBERS: Final = ("bundle", "rootfs", "annotations", "hooks", "cgroups", "undo", "supervisor", "ephemeral", "pid", "pid_start")

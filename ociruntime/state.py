@@ -14,16 +14,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple, Required, TypedDict
 
 from .errors import ContainerExists, ContainerNotFound, StateError
 from .files import StagedFile, other_writers
 from .locks import LockFile
-from .typed import NamedTuple, TypedDict
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Final, Required
 
     from .recovery import Recovery
 

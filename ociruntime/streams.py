@@ -9,23 +9,21 @@ import os
 import select
 import time
 from collections.abc import Callable
+from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from .pickling import Unpicklable
-from .typed import NamedTuple
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import IO, Any, Final, Protocol, TypeAlias
 
-    class HasFileno(Protocol):
-        """A file, a socket: whatever has a descriptor."""
+class HasFileno(Protocol):
+    """A file, a socket: whatever has a descriptor."""
 
-        def fileno(self) -> int: ...
+    def fileno(self) -> int: ...
 
-    class Ends(HasFileno, Protocol):
-        """A process: its descriptor is readable when `ended` has something new to tell."""
 
-        def ended(self) -> bool: ...
+class Ends(HasFileno, Protocol):
+    """A process: its descriptor is readable when `ended` has something new to tell."""
+
+    def ended(self) -> bool: ...
 
 
 __all__ = ["Codec", "Stdio", "Streams"]

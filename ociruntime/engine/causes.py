@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING, Final
 
 from ..errors import StepError, UnsupportedError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from ..spec import Seccomp
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {

@@ -11,15 +11,13 @@ import select
 import signal
 import time
 from _thread import allocate_lock
+from typing import TYPE_CHECKING, Final, Self
 
 from ..state import start_time
 from . import processes
 from .processes import Exit, ended_within, pid_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Self
-
     from .usage import Usage
 
 _further: dict[int, list[Child]] = {}

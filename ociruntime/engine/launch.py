@@ -9,8 +9,8 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
-from ..typed import NamedTuple
 from .children import reap_abandoned
 from .clone import clone
 from .memfd import init_memfd, sealed_memfd

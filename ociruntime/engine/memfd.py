@@ -6,10 +6,7 @@ import errno
 import fcntl
 import os
 import threading
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 MFD_EXEC: Final = 0x10
 F_ADD_SEALS: Final = 1033

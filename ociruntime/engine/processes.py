@@ -7,14 +7,11 @@ import fcntl
 import os
 import select
 import signal
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..state import is_over, start_time, stat_of
-from ..typed import NamedTuple
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from .usage import Usage
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B

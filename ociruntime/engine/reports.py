@@ -6,16 +6,11 @@ import errno
 import os
 import select
 import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from ..plan.ops import Report
-from ..typed import NamedTuple
 from .native import check, ffi, lib
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
-
 
 _KINDS: Final = frozenset(Report)
 _NOTHING_YET: Final = (-errno.EAGAIN, -errno.EINTR)

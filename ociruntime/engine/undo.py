@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from ..errors import StateError, UnsupportedError
 from ..mountinfo import read_mounts
 from . import cgroup, rdt
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from ..plan.model import Plan, Step
 
 Record = Sequence[Sequence[str]]

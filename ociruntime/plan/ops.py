@@ -19,10 +19,7 @@ kind      Python value           C member
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 NO_SLOT: Final = 0xFFFFFFFF
 """In a ``slot`` field: no file descriptor (the path is absolute, or the field is not used)."""

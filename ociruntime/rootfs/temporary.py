@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from ..engine.removal import remove_tree
 from ..engine.undo import refusal
@@ -11,10 +12,6 @@ from ..errors import BundleError, UnsupportedError
 from ..files import other_writers
 from .mount import NODEV, mount, mounts_below, unmount
 from .sif import overlay_options
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
 
 PREFIX: Final = "ociruntime-"
 """Begins the name of a temporary bundle."""

@@ -7,10 +7,10 @@ of the stream; a container that does not read makes its clients wait.
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from .loop import HUP, IN, OUT, RDHUP, Door, Loop
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .streams import Streams
 

@@ -12,12 +12,9 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 from .loop import HUP, IN, RDHUP, Door, Loop
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 MAX_REQUEST = 65536
 VERBS = {"startContainer": "start", "pause": "pause", "resume": "resume"}

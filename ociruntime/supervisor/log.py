@@ -6,12 +6,9 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator
 
 from ..files import open_regular
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 MAX_LINE = 16384
 """Bytes of a line that go into one entry; the rest follows in further ones."""

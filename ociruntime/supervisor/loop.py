@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
+import socket
+from collections.abc import Callable
 
 IN, OUT, HUP, RDHUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLRDHUP, select.EPOLLERR
 

@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..engine.clone import clone
 from .attached import Attached
@@ -19,11 +21,6 @@ from .loop import IN, Loop
 from .record import Record
 from .streams import Streams
 from .sync import Sync
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
 
 MAX_FDS = 250
 """Descriptors in one message (the kernel's SCM_MAX_FD is 253)."""

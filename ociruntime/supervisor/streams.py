@@ -8,12 +8,9 @@ import os
 import struct
 import sys
 import termios
+from collections.abc import Callable
 
 from .loop import ERR, HUP, IN, OUT, Loop
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _CHUNK = 16384
 _LINE = 4096

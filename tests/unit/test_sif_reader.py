@@ -739,7 +739,6 @@ def test_importing_is_cheap_and_needs_only_the_errors() -> None:
         "ociruntime.errors",
         "ociruntime.files",
         "ociruntime.pickling",
-        "ociruntime.typed",
     }
 
 

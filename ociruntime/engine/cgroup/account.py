@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from ...typed import NamedTuple
 from .files import below, flat, likely, read_if_there
 
 _V1_CPU = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")

@@ -7,13 +7,10 @@ import os
 import select
 import time
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from ...errors import UnsupportedError
 from .files import likely, read_if_there, write
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
 
 _PATIENCE: Final = 10.0
 """Seconds for processes to freeze: one that waits in the kernel, for a disk say, does so only when that is over."""
