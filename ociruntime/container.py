@@ -512,10 +512,10 @@ def _supervision(supervise: bool, log_path: StrPath | None, log_format: str, syn
     if not supervise and log_path is None and log_format == "kubernetes" and sync_socket is None:
         return None
     from .supervisor.client import Supervision
-    from .supervisor.log import FORMATS
+    from .supervisor.protocol import LOG_FORMATS
 
-    if log_format not in FORMATS:
-        raise ValueError(f"{log_format!r} is no format of a log: use one of {', '.join(FORMATS)}")
+    if log_format not in LOG_FORMATS:
+        raise ValueError(f"{log_format!r} is no format of a log: use one of {', '.join(LOG_FORMATS)}")
     return Supervision(
         os.path.abspath(log_path) if log_path is not None else None,
         log_format,

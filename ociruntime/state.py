@@ -323,10 +323,10 @@ class Entry:
         if not isinstance(document, dict) or document.get("id") != self.id or document.get("status") not in set(Status):
             raise self._damaged("it does not hold this container's id and a status")
         if "supervisor" in document:
-            from .supervisor.record import read
+            from .supervisor.protocol import read_record
 
             try:
-                document.update(read(self.directory))  # type: ignore[typeddict-item]
+                document.update(read_record(self.directory))  # type: ignore[typeddict-item]
             except ValueError as error:
                 raise self._damaged(str(error)) from error
         return document

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from ..attach import Attachment
 from ..errors import ContainerNotFound, StateError, WrongStatus
 from ..state import Entry
-from ..supervisor.record import NAME
+from ..supervisor.protocol import RECORD
 from .status import current, first_process
 from .supervise import request
 
@@ -25,7 +25,7 @@ def attach(entry: Entry, *, stderr: bool) -> Attachment:
     with ExitStack() as ours:
         ours.callback(os.close, pidfd)
         try:
-            record = os.open(entry.path / NAME, os.O_RDONLY | os.O_CLOEXEC)
+            record = os.open(entry.path / RECORD, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ContainerNotFound(entry.id, str(entry.path.parent)) from None
         ours.callback(os.close, record)

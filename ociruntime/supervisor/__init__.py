@@ -1,5 +1,5 @@
-"""The supervisor: one small process for each supervised container, its parent and the owner of its streams.
+"""The supervisor: one small process for each supervised container. It is the parent of the init process and owns its streams.
 
-`client` is the side of who creates a container; everything else runs in the supervisor, imports next to nothing and knows neither
-spec nor plan: it is handed a launch that is ready to go.
+`process` and the modules that it imports run in the supervisor, and import little. `client` belongs to the processes that create
+and use the container. Both sides share `protocol`.
 """

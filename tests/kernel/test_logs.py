@@ -191,7 +191,7 @@ def test_following_whoever_rotates_and_however_often(tmp_path: Path) -> None:
 def test_a_log_in_the_state_directory_is_bounded(
     bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ociruntime.supervisor.client._LIMIT", 400_000)
+    monkeypatch.setattr("ociruntime.supervisor.client._LOG_LIMIT", 400_000)
     with ended(prefix, bundle, state_root, "seq 30000") as container:
         sizes = [os.path.getsize(container.state.log_path + end) for end in ("", ".1")]
         assert max(sizes) <= 400_000 < sum(sizes)
