@@ -211,12 +211,12 @@ class Bundle:
         from .host import Host
         from .plan.cgroups import MANAGERS
         from .plan.compile import compile_create
-        from .plan.template import Template, usable
+        from .plan.template import Template, is_usable
 
         if cgroup_manager not in MANAGERS:
             raise ValueError(f"cgroup_manager is {cgroup_manager!r}: one of {', '.join(MANAGERS)} is needed")
         where = host or Host.probe()
-        if empty_process or not usable(self.spec, cgroup_manager):
+        if empty_process or not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
                 where,

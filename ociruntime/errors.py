@@ -186,15 +186,10 @@ class StepError(OCIRuntimeError, OSError):
         self.code = _errno.errorcode.get(errno, str(errno))
 
     def __str__(self) -> str:
-        if self.problem:
-            remedy = f"; {self.remedy}" if self.remedy else ""
-            return f"{self.problem}{remedy} (step {self.step}/{self.total} {self.op}, {self.code})"
-        said = f"step {self.step}/{self.total} {self.op} {self.text}: {self.code}: {self.cause or self.strerror}"
-        if self.detail:
-            said += f" [kernel: {self.detail}]"
-        if self.remedy:
-            said += f"; {self.remedy}"
-        return said
+        message = self.problem or f"{self.text}: {self.cause or self.strerror}"
+        detail = f" [kernel: {self.detail}]" if self.detail else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{message}{detail}{remedy} (step {self.step}/{self.total} {self.op}, {self.code})"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild_step_error, (type(self), self.errno, dict(self.__dict__))

@@ -1,4 +1,4 @@
-"""What the host offers: one probe, frozen, on which plans are compiled."""
+"""`Host`: a frozen probe of the kernel and its configuration, for which plans are compiled."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _CAP_NET_ADMIN: Final = 1 << 12
 _CAP_SYS_ADMIN: Final = 1 << 21
 _CAP_MKNOD: Final = 1 << 27
 _CAP_BPF: Final = 1 << 39
-_FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD
-# PROC_USER_INIT_INO: the inode of the namespace in which the machine was booted.
+_INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
+# PROC_USER_INIT_INO, the inode of the initial user namespace.
 
 
 class Hierarchy(NamedTuple):
@@ -29,29 +29,29 @@ class Hierarchy(NamedTuple):
     version: int
     """1 or 2."""
     controllers: frozenset[str]
-    """v1: the controllers bound to it; v2: those that can be enabled below `base`. ``name=systemd`` keeps its prefix."""
+    """v1: its controllers; v2: the controllers that can be enabled below `base`. ``name=systemd`` has its prefix."""
     base: str | None = "/"
-    """Where this user may make cgroups, as a path below the mount point: ``/`` for root; the part delegated to this user, near the
-    caller's own cgroup; None for nowhere."""
+    """The cgroup below which this user may create others, as a path below the mount point: ``/`` for root, else the delegated
+    cgroup near the caller's own, or None."""
 
     def holds(self, path: str) -> bool:
-        """Whether a cgroup at this path below the mount point may be made, by component."""
+        """Return whether this user may create a cgroup at a path below the mount point."""
         return self.base is not None and (path + "/").startswith(self.base.rstrip("/") + "/")
 
 
 class Systemd(NamedTuple):
-    """The systemd that makes this user's scopes."""
+    """The systemd that creates this user's scopes."""
 
     user: bool
-    """Whether it is the user's own, and not the system's."""
+    """Whether it is the user's own instead of the system's."""
     hierarchy: Hierarchy
-    """The v2 hierarchy, or ``name=systemd`` where there is none; its ``base`` is the cgroup of that systemd."""
+    """The v2 hierarchy, or ``name=systemd`` if there is none; its ``base`` is the cgroup of that systemd."""
 
 
 class Host(NamedTuple):
-    """A frozen view of the kernel and its configuration; plans depend on the host through this value alone.
+    """The kernel and its configuration. Plans depend on the host through this value alone.
 
-    Make one by hand to see what a plan would be elsewhere, or take `Host.probe()`.
+    Use `Host.probe()`, or create one to see the plan for another host.
     """
 
     kernel: tuple[int, int]
@@ -59,33 +59,33 @@ class Host(NamedTuple):
     euid: int
     last_cap: int
     hierarchies: tuple[Hierarchy, ...]
-    """Those of v1, then the one of v2."""
+    """The v1 hierarchies, then the v2 hierarchy."""
     lsms: frozenset[str] = frozenset()
     seccomp: bool = True
     capabilities: int = (1 << 64) - 1
-    """The mask of the capabilities that this process can give to another: the permitted ones."""
+    """The mask of the capabilities that this process can grant: the permitted ones."""
     keyrings: bool = True
     """Whether the kernel has session keyrings (keyrings(7))."""
     resctrl: str = ""
-    """Where the resctrl filesystem is mounted; empty where it is not."""
+    """The mount point of the resctrl filesystem, or an empty string."""
     egid: int = 0
     idmap_helpers: tuple[str, str] | None = None
-    """newuidmap and newgidmap, which map the ids that /etc/subuid and /etc/subgid give to a user without privileges."""
+    """The paths of newuidmap and newgidmap, which map subordinate ids for an unprivileged user."""
     subuids: tuple[tuple[int, int], ...] = ()
-    """First id and count of each range that /etc/subuid gives to this user, as far as it is mapped where we are."""
+    """First id and count of each range of subordinate ids in /etc/subuid that is mapped in this user namespace."""
     subgids: tuple[tuple[int, int], ...] = ()
     systemd: Systemd | None = None
-    """None where none is running, or none of this user's own."""
+    """None if no systemd is running, or this user has none."""
     may_mknod: bool = True
-    """Whether this process may make device nodes: with CAP_MKNOD, and in no user namespace but the machine's first."""
+    """Whether this process may create device nodes: with CAP_MKNOD, and in the initial user namespace."""
     may_setgroups: bool = True
-    """False in a user namespace that an unprivileged user has made by himself, and in all below it."""
+    """False in a user namespace whose gid map an unprivileged user has written, and in all below it."""
     initial: bool = True
-    """Whether we are in the first user namespace, whose capabilities hold for the whole kernel."""
+    """Whether this process is in the initial user namespace, whose capabilities apply to the whole kernel."""
 
     @staticmethod
     def probe() -> Host:
-        """Look at this host, once for each cgroup that this process is in: /proc and uname(2). Raises OSError without /proc."""
+        """Probe this host, once for each cgroup that this process is in. Raises OSError: /proc is not mounted."""
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as own:
             return _probe(own.read())
 
@@ -95,9 +95,9 @@ class Host(NamedTuple):
         return self.capabilities & _PRIVILEGES == _PRIVILEGES
 
     def rules_devices(self, version: int) -> bool:
-        """Whether the kernel lets this process say which devices a cgroup may use: by files on v1, a BPF program on v2."""
-        enough = (_CAP_SYS_ADMIN,) if version == 1 else (_CAP_SYS_ADMIN, _CAP_BPF | _CAP_NET_ADMIN)
-        return self.initial and any(self.capabilities & mask == mask for mask in enough)
+        """Return whether this process may set the device rules of a cgroup: by files on v1, by a BPF program on v2."""
+        sufficient = (_CAP_SYS_ADMIN,) if version == 1 else (_CAP_SYS_ADMIN, _CAP_BPF | _CAP_NET_ADMIN)
+        return self.initial and any(self.capabilities & mask == mask for mask in sufficient)
 
     @property
     def cgroup_mode(self) -> str:
@@ -106,10 +106,11 @@ class Host(NamedTuple):
         return {frozenset({1}): "v1", frozenset({1, 2}): "hybrid", frozenset({2}): "v2"}.get(frozenset(versions), "none")
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
-        """The hierarchy that has a controller, if any."""
+        """Return the hierarchy with a controller, if any."""
         return next((h for h in self.hierarchies if controller in h.controllers), None)
 
     def has_controller(self, controller: str) -> bool:
+        """Return whether a hierarchy has a controller."""
         return self.hierarchy(controller) is not None
 
 
@@ -127,7 +128,7 @@ def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
             found.setdefault(key, Hierarchy(mountpoint, 1, names, _base(mountpoint, [_below(mine, root)])))
         else:
             mine = _below(inside.get("", "/"), root)
-            # Beside the caller first: where it is itself, its presence forbids that controllers are enabled for children.
+            # Next to the caller first: a cgroup with processes, as the caller's own, cannot enable controllers for its children.
             base = _base(mountpoint, [os.path.dirname(mine), mine])
             controllers = frozenset(Path(mountpoint + (base or "/"), "cgroup.controllers").read_text().split())
             found.setdefault("2", Hierarchy(mountpoint, 2, controllers, base))
@@ -135,14 +136,14 @@ def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
 
 
 def _below(path: str, root: str) -> str:
-    """A cgroup's path below a mount point whose mount shows the hierarchy from ``root`` on; ``/`` when it lies outside."""
+    """Return the path of a cgroup below a mount of the hierarchy's subtree ``root``, or ``/`` if it is outside of it."""
     if root == "/":
         return path
     return path[len(root) :] or "/" if (path + "/").startswith(root + "/") else "/"
 
 
 def outer_uid() -> int:
-    """Our uid as the first user namespace knows it: another one when we are root in a namespace of a user's."""
+    """Return the effective uid in the initial user namespace; it differs for root in a user's own user namespace."""
     uid = os.geteuid()
     with open("/proc/self/uid_map", encoding="ascii") as table:
         for inside, outside, count in (map(int, line.split()) for line in table):
@@ -152,16 +153,17 @@ def outer_uid() -> int:
 
 
 def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:
-    its = next((h for h in reversed(hierarchies) if h.version == 2 or "name=systemd" in h.controllers), None)
-    if its is None or not os.path.isdir("/run/systemd/system"):
+    hierarchy = next((h for h in reversed(hierarchies) if h.version == 2 or "name=systemd" in h.controllers), None)
+    if hierarchy is None or not os.path.isdir("/run/systemd/system"):
         return None
     uid = outer_uid()
     base = f"/user.slice/user-{uid}.slice/user@{uid}.service" if uid else "/"
-    if not os.path.isdir(its.mountpoint + base):
+    if not os.path.isdir(hierarchy.mountpoint + base):
         return None
-    if its.version == 2:
-        its = its._replace(controllers=frozenset(Path(its.mountpoint + base, "cgroup.controllers").read_text().split()))
-    return Systemd(uid != 0, its._replace(base=base))
+    if hierarchy.version == 2:
+        controllers = Path(hierarchy.mountpoint + base, "cgroup.controllers").read_text().split()
+        hierarchy = hierarchy._replace(controllers=frozenset(controllers))
+    return Systemd(uid != 0, hierarchy._replace(base=base))
 
 
 def _permitted() -> int:
@@ -183,7 +185,7 @@ def _base(mountpoint: str, candidates: list[str]) -> str | None:
 
 
 def _helpers() -> tuple[str, str] | None:
-    """The helpers where distributions have them; one that others could have changed is none."""
+    """Return newuidmap and newgidmap from the directories of distributions, unless other users could have changed them."""
     for directory in ("/usr/bin", "/bin"):
         paths = (f"{directory}/newuidmap", f"{directory}/newgidmap")
         try:
@@ -196,7 +198,7 @@ def _helpers() -> tuple[str, str] | None:
 
 
 def _subids(path: str, uid: int) -> tuple[tuple[int, int], ...]:
-    """The ranges of one user (subuid(5)): rows of ``name or uid:first:count``."""
+    """Return the ranges of subordinate ids of a user (subuid(5)): rows of ``name or uid:first:count``."""
     try:
         text = Path(path).read_text()
     except FileNotFoundError:
@@ -207,18 +209,18 @@ def _subids(path: str, uid: int) -> tuple[tuple[int, int], ...]:
     import pwd
 
     try:
-        mine = {str(uid), pwd.getpwuid(uid).pw_name}
-    except KeyError:  # the helpers know nobody without a name
+        owners = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:  # the helpers do not support a user without a name
         return ()
-    return tuple((int(row[1]), int(row[2])) for row in rows if row[0] in mine)
+    return tuple((int(row[1]), int(row[2])) for row in rows if row[0] in owners)
 
 
 def _mapped(ranges: tuple[tuple[int, int], ...], table: str) -> tuple[tuple[int, int], ...]:
-    """Those that can be mapped once more from the user namespace that we are in."""
+    """Return the ranges that can be mapped in a child of this user namespace."""
     if not ranges:
         return ()
-    here = [tuple(map(int, line.split())) for line in Path(table).read_text().splitlines()]
-    return tuple((first, n) for first, n in ranges if any(a <= first and first + n <= a + size for a, _, size in here))
+    mapped = [tuple(map(int, line.split())) for line in Path(table).read_text().splitlines()]
+    return tuple((first, n) for first, n in ranges if any(a <= first and first + n <= a + size for a, _, size in mapped))
 
 
 @lru_cache(maxsize=4)
@@ -228,10 +230,10 @@ def _probe(own: str) -> Host:
     try:
         lsms = frozenset(Path("/sys/kernel/security/lsm").read_text().split(","))
     except OSError:
-        lsms = frozenset()  # securityfs is not mounted: no LSM can be asked for through it either
+        lsms = frozenset()  # securityfs is not mounted, so no LSM can be used
     hierarchies = _hierarchies(own)
     capabilities = _permitted()
-    first = os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
+    initial = os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
     host = Host(
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
         machine=name.machine,
@@ -247,8 +249,8 @@ def _probe(own: str) -> Host:
         subuids=_mapped(_subids("/etc/subuid", os.geteuid()), "/proc/self/uid_map"),
         subgids=_mapped(_subids("/etc/subgid", os.geteuid()), "/proc/self/gid_map"),
         systemd=_systemd(hierarchies),
-        may_mknod=first and bool(capabilities & _CAP_MKNOD),
-        may_setgroups=first or Path("/proc/self/setgroups").read_text() != "deny\n",
-        initial=first,
+        may_mknod=initial and bool(capabilities & _CAP_MKNOD),
+        may_setgroups=initial or Path("/proc/self/setgroups").read_text() != "deny\n",
+        initial=initial,
     )
     return host if host.privileged else host._replace(idmap_helpers=_helpers())

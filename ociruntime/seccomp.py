@@ -1,14 +1,14 @@
-"""Seccomp profiles made into BPF programs (config-linux.md#seccomp).
+"""Compilation of seccomp profiles to BPF programs (config-linux.md#seccomp).
 
-`compile_profile` gives a `Filter`, ready for seccomp(2). The long list of system calls that a profile treats without looking at
-arguments becomes a binary tree, made by libseccomp through pyseccomp. In front of it stands a program of our own with
+`compile_profile` returns a `Filter`, ready for seccomp(2). libseccomp compiles the rules without conditions to a binary tree,
+through pyseccomp. A prologue runs before it, with
 
-* the rules with conditions. libseccomp merges those of one system call into one tree, and there a condition of one rule can hide
-  another rule (``a != 0``, or ``a != 1 and b != 0``: with a=2, b=0 neither counts). Here the first rule that matches holds;
-* the rules for system calls that the installed libseccomp does not know yet, but this module does (`NEWER`);
-* ``ENOSYS`` for calls newer than every one that a refusing profile names, so that a C library falls back to an older call.
+* the rules with conditions. libseccomp merges those of one system call into a tree in which a condition of one rule can hide
+  another rule (``a != 0``, or ``a != 1 and b != 0``: with a=2, b=0 neither applies). Here the first rule that matches applies;
+* the rules for system calls that the installed libseccomp does not know, but this module does (`NEWER`);
+* ``ENOSYS`` for system calls newer than all in a profile that refuses by default, so that a C library falls back to older ones.
 
-Filters are kept by content, in the process and, where the caller names a directory, on disk: `docs/seccomp.md` has the details.
+Filters are cached by content, in the process and, if the caller gives a directory, on disk. `docs/seccomp.md` has the details.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 __all__ = ["MAX_INSTRUCTIONS", "NEWER", "Filter", "compile_profile", "profile_key", "unknown_syscalls"]
 
 MAX_INSTRUCTIONS: Final = 4096
-"""The kernel takes no longer program (``BPF_MAXINSNS``)."""
+"""The longest program that the kernel accepts (``BPF_MAXINSNS``)."""
 FORMAT: Final = 1
-"""Part of every cache key: raise it whenever the same profile would give another program."""
+"""Part of every cache key. Increase it whenever the same profile compiles to another program."""
 MAX_CACHED: Final = 64
-"""Filters kept in the process; the oldest goes first."""
+"""Filters cached in the process; the oldest is dropped first."""
 
 _SECTION: Final = "config-linux.md#seccomp"
 _PATH: Final = "$.linux.seccomp"
 
 _ALLOW, _LOG, _TRACE, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x7FFC0000, 0x7FF00000, 0x00050000, 0x80000000
 ACTIONS: Final = {
-    "SCMP_ACT_KILL": 0,  # another name for KILL_THREAD
+    "SCMP_ACT_KILL": 0,  # alias of KILL_THREAD
     "SCMP_ACT_KILL_THREAD": 0,
     "SCMP_ACT_KILL_PROCESS": _KILL_PROCESS,
     "SCMP_ACT_TRAP": 0x00030000,
@@ -63,7 +63,7 @@ _FLAG_BITS: Final = {"TSYNC": 1 << 0, "LOG": 1 << 1, "SPEC_ALLOW": 1 << 2, "WAIT
 FLAGS: Final = {f"SECCOMP_FILTER_FLAG_{name}": bit for name, bit in _FLAG_BITS.items()}
 _TSYNC, _TSYNC_ESRCH, _WAIT_KILLABLE_RECV = 1 << 0, 1 << 4, 1 << 5
 
-# AUDIT_ARCH_* of linux/audit.h, which are libseccomp's tokens too (x32's is libseccomp's own: the kernel says x86_64 for it).
+# AUDIT_ARCH_* of linux/audit.h, which are libseccomp's tokens too. x32 has a token of libseccomp alone; the kernel reports x86_64.
 _TOKEN_TABLE: Final = """
     X86=40000003 X86_64=C000003E X32=4000003E ARM=40000028 AARCH64=C00000B7 LOONGARCH64=C0000102 M68K=4
     MIPS=8 MIPS64=80000008 MIPS64N32=A0000008 MIPSEL=40000008 MIPSEL64=C0000008 MIPSEL64N32=E0000008 PARISC=F PARISC64=8000000F
@@ -87,9 +87,9 @@ _NEWER_NAMES: Final = """
     file_getattr file_setattr listns rseq_slice_yield
 """
 NEWER: Final[dict[str, int]] = {name: number for number, name in enumerate(_NEWER_NAMES.split(), 424)}
-"""Numbers of the system calls that have the same number everywhere (plus the base of the ABI on x32 and MIPS)."""
+"""Numbers of system calls that are the same on every architecture (plus the base of the ABI on x32 and MIPS)."""
 _NEWER_HERE: Final = {"SCMP_ARCH_X86_64": {"uretprobe": 335, "uprobe": 336}, "SCMP_ARCH_RISCV64": {"riscv_hwprobe": 258}}
-# The calls that socketcall(2) and ipc(2) multiplex, in the order of their numbers (linux/net.h, linux/ipc.h); - is a hole.
+# The calls that socketcall(2) and ipc(2) multiplex, in the order of their numbers (linux/net.h, linux/ipc.h); - is unused.
 _SOCKETCALLS: Final = """
     - socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown setsockopt getsockopt
     sendmsg recvmsg accept4 recvmmsg sendmmsg
@@ -102,23 +102,23 @@ _MULTIPLEXED: Final = {
 
 
 class Filter(NamedTuple):
-    """A compiled profile: what seccomp(2) takes."""
+    """A compiled profile, as seccomp(2) accepts it."""
 
     program: bytes
     """``struct sock_filter[]`` in the byte order of the machine."""
     flags: int = 0
-    """``SECCOMP_FILTER_FLAG_*`` that the profile asks for; ``NEW_LISTENER`` is not among them."""
+    """``SECCOMP_FILTER_FLAG_*`` of the profile, without ``NEW_LISTENER``."""
     needs_listener: bool = False
-    """The profile uses SCMP_ACT_NOTIFY: load it with ``SECCOMP_FILTER_FLAG_NEW_LISTENER`` and hand the descriptor out."""
+    """Whether the profile uses SCMP_ACT_NOTIFY: load it with ``SECCOMP_FILTER_FLAG_NEW_LISTENER`` and pass the descriptor on."""
 
     @property
     def instructions(self) -> int:
-        """Number of BPF instructions."""
+        """The number of BPF instructions."""
         return len(self.program) // 8
 
 
 class _Rule(NamedTuple):
-    """What happens on one system call if all conditions hold."""
+    """The action for one system call if all conditions hold."""
 
     path: str
     name: str
@@ -133,16 +133,17 @@ _lock = threading.Lock()
 def compile_profile(
     profile: Seccomp, *, cache_dir: Path | None = None, key: str | None = None, machine: str | None = None
 ) -> Filter:
-    """The BPF program of ``profile`` for ``machine``, a name as uname(2) gives it (default: this one).
+    """Compile a profile to a BPF program.
 
-    ``cache_dir`` is a directory for compiled filters, made with mode 0700 when it is absent. It is used only if it is a real
-    directory of the effective user that nobody else may write to; a directory or file that is not, or that cannot be read or
-    written, is passed over, since the cache is never needed. A damaged or foreign file is replaced.
+    Args:
+        cache_dir: a directory for compiled filters, created with mode 0700 if it does not exist. The cache is optional: a directory
+            or file that cannot be used, or that another user owns or can write to, is ignored. A damaged file is replaced.
+        key: the `profile_key` of this profile and machine, for a caller that has it already.
+        machine: the machine name of uname(2). Default: this machine.
 
-    ``key`` is `profile_key` of this very profile and machine, for callers that keep it; it saves the work of computing it.
-
-    :raises SpecError: the profile means nothing, or would hang the container's start (config-linux.md#seccomp).
-    :raises UnsupportedError: libseccomp or pyseccomp is missing or too old, or the program is longer than the kernel takes.
+    Raises:
+        SpecError: the profile is not valid, or would hang the start of the container (config-linux.md#seccomp).
+        UnsupportedError: libseccomp or pyseccomp is missing or too old, or the program is longer than the kernel accepts.
     """
     machine = machine or os.uname().machine
     key = key or profile_key(profile, machine)
@@ -164,7 +165,7 @@ def compile_profile(
 
 
 def profile_key(profile: Seccomp, machine: str | None = None) -> str:
-    """Identifies the filter that ``profile`` compiles to on ``machine`` (default: this one): 64 hexadecimal digits."""
+    """Return a key for the filter of a profile on a machine (default: this one): 64 hexadecimal digits."""
     import json
 
     content = json.dumps(
@@ -190,16 +191,17 @@ def profile_key(profile: Seccomp, machine: str | None = None) -> str:
         separators=(",", ":"),
     ).encode()
     try:
-        from _blake2 import blake2b  # hashlib loads OpenSSL, which takes longer than all the rest of a cache hit
+        from _blake2 import blake2b  # hashlib loads OpenSSL, which takes longer than the rest of a cache hit
     except ImportError:
         from hashlib import blake2b
     return blake2b(content, digest_size=32).hexdigest()
 
 
 def unknown_syscalls(profile: Seccomp) -> tuple[str, ...]:
-    """The names in ``profile`` that stand for no system call known here: their rules have no effect (misspelt, or too new).
+    """Return the names in a profile that are not known system calls (misspelt, or too new); their rules have no effect.
 
-    :raises UnsupportedError: libseccomp or pyseccomp is missing.
+    Raises:
+        UnsupportedError: libseccomp or pyseccomp is missing.
     """
     lib = _libseccomp()
     names = dict.fromkeys(name for call in profile.syscalls or () for name in call.names)
@@ -211,9 +213,9 @@ def _flags(profile: Seccomp) -> tuple[int, bool]:
     listener = any(call.action == "SCMP_ACT_NOTIFY" for call in profile.syscalls or ())
     flags = sum(FLAGS[name] for name in set(profile.flags or ()))
     if not listener:
-        flags &= ~_WAIT_KILLABLE_RECV  # says how notifications are received: without any the kernel answers EINVAL
+        flags &= ~_WAIT_KILLABLE_RECV  # the kernel refuses it for a filter without notifications
     elif flags & _TSYNC:
-        flags |= _TSYNC_ESRCH  # the return value cannot be both a thread id and a descriptor
+        flags |= _TSYNC_ESRCH  # the return value is a descriptor, so it cannot be a thread id
     return flags, listener
 
 
@@ -225,7 +227,7 @@ def _action(action: str, errno_ret: int | None) -> int:
 
 
 def _check(profile: Seccomp) -> None:
-    """Raises SpecError with all that is wrong with the profile."""
+    """Check a profile. Raises SpecError with every problem."""
     from ociruntime.spec.rules.findings import Findings
     from ociruntime.spec.rules.seccomp import check_seccomp
 
@@ -234,7 +236,7 @@ def _check(profile: Seccomp) -> None:
     for i, call in enumerate(profile.syscalls or ()):
         for j, arg in enumerate(call.args or ()):
             for name, value in (("value", arg.value), ("valueTwo", arg.value_two or 0)):
-                if not 0 <= value < 1 << 64:  # made by hand: no document has it
+                if not 0 <= value < 1 << 64:  # no document has it, but a `SyscallArg` made by the caller
                     where = f"{_PATH}.syscalls[{i}].args[{j}].{name}"
                     findings.error(where, f"{value} is not an unsigned 64-bit number", _SECTION)
     if errors := [problem for problem in findings.problems if problem.severity == "error"]:
@@ -242,20 +244,20 @@ def _check(profile: Seccomp) -> None:
 
 
 def _rules(profile: Seccomp, default: int) -> list[_Rule]:
-    """The rules that say anything. As with libseccomp, one without conditions beats all others for its system call."""
+    """Return the rules that have an effect. As in libseccomp, one without conditions overrides all others for its system call."""
     rules = []
     for i, call in enumerate(profile.syscalls or ()):
         action, args = _action(call.action, call.errno_ret), call.args or ()
-        # Where an argument comes up twice each condition is a rule of its own: any may hold. So does every other runtime.
+        # If an argument occurs twice, each condition is a rule of its own, as in other runtimes.
         twice = len({arg.index for arg in args}) < len(args)
         for conditions in [(arg,) for arg in args] if twice else [args]:
             if conditions or action != default:
                 rules += [_Rule(f"{_PATH}.syscalls[{i}]", name, action, conditions) for name in call.names]
-    whole: dict[str, _Rule] = {}
+    unconditional: dict[str, _Rule] = {}
     for rule in rules:
         if not rule.conditions:
-            whole.setdefault(rule.name, rule)
-    return [rule for rule in rules if whole.get(rule.name, rule) is rule]
+            unconditional.setdefault(rule.name, rule)
+    return [rule for rule in rules if unconditional.get(rule.name, rule) is rule]
 
 
 def _libseccomp() -> ModuleType:
@@ -271,19 +273,19 @@ def _libseccomp() -> ModuleType:
 
 
 def _abis(profile: Seccomp, machine: str, native: int) -> tuple[str, ...]:
-    """The architectures of ``profile`` that this kernel can run; the kernel's own and this process's always.
+    """Return the architectures of a profile that this kernel can run, and always those of the kernel and of this process.
 
-    One that the kernel cannot run never reaches a filter; profiles written for many machines name many.
+    System calls of other architectures never reach a filter.
     """
     from ociruntime.spec.default_seccomp import architectures_of
 
     abis = architectures_of(machine)
     if not abis:
-        raise UnsupportedError(f"no seccomp filter for the machine {machine!r}: libseccomp does not know it")
-    if bool(ARCHITECTURES[abis[0]] & _LITTLE_ENDIAN) != (sys.byteorder == "little"):  # libseccomp mixes the orders up
-        raise UnsupportedError(f"no seccomp filter for {machine!r} can be made here: its byte order is another")
-    asked = profile.architectures or ()
-    return tuple(abi for i, abi in enumerate(abis) if i == 0 or abi in asked or ARCHITECTURES[abi] == native)
+        raise UnsupportedError(f"seccomp filter for machine {machine!r}: unknown to libseccomp")
+    if bool(ARCHITECTURES[abis[0]] & _LITTLE_ENDIAN) != (sys.byteorder == "little"):  # libseccomp would confuse the byte orders
+        raise UnsupportedError(f"seccomp filter for machine {machine!r}: cannot be compiled on a machine of another byte order")
+    requested = profile.architectures or ()
+    return tuple(abi for i, abi in enumerate(abis) if i == 0 or abi in requested or ARCHITECTURES[abi] == native)
 
 
 def _compile(profile: Seccomp, machine: str) -> bytes:
@@ -294,46 +296,48 @@ def _compile(profile: Seccomp, machine: str) -> bytes:
     rules = _rules(profile, default)
     program = _prologue(lib, profile, abis, rules, default) + _export(lib, abis, rules, default)
     if len(program) > 8 * MAX_INSTRUCTIONS:
-        raise UnsupportedError(
-            f"the seccomp profile makes {len(program) // 8} instructions and the kernel takes {MAX_INSTRUCTIONS}: use fewer rules"
-        )
+        count = len(program) // 8
+        message = f"the profile compiles to {count} instructions, more than the kernel's {MAX_INSTRUCTIONS}; use fewer rules"
+        raise UnsupportedError(f"{_PATH}: {message}")
     return program
 
 
 def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
-    """libseccomp's program for the rules without conditions whose system call it knows."""
-    doing = f"the default action {default:#x}"
+    """Return libseccomp's program for the rules without conditions whose system call it knows."""
+    operation = f"the default action {default:#x}"
     try:
         made = lib.SyscallFilter(default)
-        doing = "killing what calls by a foreign ABI (libseccomp >= 2.4)"
+        operation = "an action for foreign ABIs (libseccomp >= 2.4)"
         made.set_attr(lib.Attr.ACT_BADARCH, _KILL_PROCESS)
-        doing = "leaving no_new_privs alone"
+        operation = "to leave no_new_privs unchanged"
         made.set_attr(lib.Attr.CTL_NNP, 0)
         native = lib.system_arch()
         if native not in {ARCHITECTURES[abi] for abi in abis}:  # a filter for another machine
             made.remove_arch(native)
         for abi in abis:
             if ARCHITECTURES[abi] != native:
-                doing = abi
+                operation = abi
                 made.add_arch(ARCHITECTURES[abi])
         known = [(rule, number) for rule in rules if not rule.conditions and (number := lib.resolve_syscall(0, rule.name)) != -1]
         if all(any(lib.resolve_syscall(ARCHITECTURES[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
-            doing = "the binary tree (libseccomp >= 2.5)"
-            made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # not for an architecture without any rule: 2.5 makes a wrong tree of it
+            operation = "the binary tree (libseccomp >= 2.5)"
+            made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # libseccomp 2.5 builds a wrong tree for an architecture without rules
         for rule, number in known:
-            doing = f"{rule.path}: the rule for {rule.name}"
+            operation = f"{rule.path}: the rule for {rule.name}"
             made.add_rule(rule.action, number)
-        doing = "to write the program out"
+        operation = "to export the program"
         with os.fdopen(os.memfd_create("seccomp", os.MFD_CLOEXEC), "rb") as file:
             made.export_bpf(file)
             file.seek(0)
             return file.read()
     except OSError as error:
-        raise UnsupportedError(f"libseccomp refuses {doing}: {error.strerror}; a newer libseccomp or kernel may take it") from error
+        raise UnsupportedError(
+            f"{_PATH}: libseccomp refuses {operation}: {error.strerror}; use a newer libseccomp or kernel"
+        ) from error
 
 
 def _number(lib: ModuleType, abi: str, name: str) -> int:
-    """The number of a system call; negative when this ABI has none of that name."""
+    """Return the number of a system call, which is negative if the ABI does not have it."""
     if lib.resolve_syscall(0, name) == -1:
         return (
             NEWER[name] + _BASES.get(abi.removeprefix("SCMP_ARCH_"), 0) if name in NEWER else _NEWER_HERE.get(abi, {}).get(name, -1)
@@ -344,7 +348,7 @@ def _number(lib: ModuleType, abi: str, name: str) -> int:
 
 @functools.cache
 def _direct(abi: str) -> dict[str, int]:
-    """The numbers of the multiplexed calls: where there is a multiplexer too, libseccomp tells the name of a number only."""
+    """Return the numbers of the multiplexed calls; if there is a multiplexer too, libseccomp resolves numbers to names only."""
     lib, found = _libseccomp(), {}
     for number in range(512):
         with contextlib.suppress(ValueError):
@@ -353,7 +357,7 @@ def _direct(abi: str) -> dict[str, int]:
 
 
 class _Assembler:
-    """Classic BPF with labels. The targets of a conditional jump are near (within 255 instructions), those of JA anywhere."""
+    """Assembles classic BPF with labels. A conditional jump reaches 255 instructions, JA any distance."""
 
     LOAD, AND, JA, JEQ, JGT, JGE, JSET, RET = 0x20, 0x54, 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
 
@@ -362,24 +366,25 @@ class _Assembler:
         self.labels: dict[str, int] = {"": 0}
 
     def emit(self, code: int, operand: int | str, true: str = "", false: str = "") -> None:
-        """Without a label for it a comparison's outcome leads to the next instruction."""
+        """Add an instruction. A comparison without a label for an outcome continues with the next instruction."""
         self.code.append((code, operand, true, false))
 
     def label(self, name: str) -> None:
+        """Set a label to the next instruction."""
         self.labels[name] = len(self.code)
 
     def fresh(self) -> str:
-        """The name of a label that is to be set later."""
+        """Return the name of a new label, which is set later."""
         self.labels[name := f".{len(self.labels)}"] = -1
         return name
 
     def compare(self, arg: SyscallArg, wide: bool, little: bool, fail: str) -> None:
-        """Go on if the condition holds, else go to ``fail``."""
+        """Continue if the condition holds, else jump to ``fail``."""
         low, high = (16 + 8 * arg.index + offset for offset in ((0, 4) if little else (4, 0)))
         mask, value = (arg.value, arg.value_two or 0) if arg.op == "SCMP_CMP_MASKED_EQ" else (_ALL_64, arg.value)
         value &= mask
         hold, name = self.fresh(), arg.op.removeprefix("SCMP_CMP_")
-        then, otherwise = (fail, hold) if name in ("NE", "LT", "LE") else (hold, fail)  # these negate EQ, GE and GT
+        then, otherwise = (fail, hold) if name in ("NE", "LT", "LE") else (hold, fail)  # the negations of EQ, GE and GT
         code = self.JGE if name in ("LT", "GE") else self.JGT if name in ("LE", "GT") else self.JEQ
         if wide and mask >> 32:
             self._load(high, mask >> 32)
@@ -397,6 +402,7 @@ class _Assembler:
             self.emit(self.AND, mask)
 
     def assemble(self, little: bool) -> bytes:
+        """Return the program in little-endian or big-endian byte order."""
         out = bytearray()
         for at, (code, operand, true, false) in enumerate(self.code, 1):
             k = self.labels[operand] - at if isinstance(operand, str) else operand
@@ -406,7 +412,7 @@ class _Assembler:
 
 
 def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: list[_Rule], default: int) -> bytes:
-    """What runs before libseccomp's program."""
+    """Return the program that runs before libseccomp's."""
     out = _Assembler()
     out.emit(out.LOAD, 4)  # seccomp_data.arch
     kernel_abis = [abi for abi in abis if abi != "SCMP_ARCH_X32"]
@@ -419,7 +425,7 @@ def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: l
     for abi in kernel_abis:
         out.label(abi)
         out.emit(out.LOAD, 0)  # seccomp_data.nr
-        if abi == "SCMP_ARCH_X86_64":  # x32 has the same AUDIT_ARCH and is told by a bit of the number
+        if abi == "SCMP_ARCH_X86_64":  # x32 has the same AUDIT_ARCH, and a bit in the number
             normal = out.fresh()
             out.emit(out.JSET, _X32_BIT, "", normal)
             if "SCMP_ARCH_X32" in abis:
@@ -433,12 +439,12 @@ def _prologue(lib: ModuleType, profile: Seccomp, abis: tuple[str, ...], rules: l
 
 
 def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, rules: list[_Rule], default: int) -> None:
-    """The part of the prologue for one ABI, entered with the number of the system call loaded; falls through to the filter."""
+    """Add the prologue for one ABI. It starts with the number of the system call loaded, and falls through to the filter."""
     token = ARCHITECTURES[abi]
     wide = bool(token & _WIDE) or abi == "SCMP_ARCH_X32"
     own = sorted(_own_rules(lib, abi, rules).items())
     done = out.fresh()
-    for start in range(0, len(own), 4):  # a number above four of them need not be compared with each
+    for start in range(0, len(own), 4):  # skip four comparisons at once
         here, after, section = out.fresh(), out.fresh(), own[start : start + 4]
         out.emit(out.JGT, section[-1][0], "", here)
         out.emit(out.JA, after)
@@ -462,13 +468,13 @@ def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, 
     out.label(done)
     largest = max((_number(lib, abi, name) for call in profile.syscalls or () for name in call.names), default=-1)
     if default in (_ALLOW, _LOG, _ENOSYS) or default & _ACTION == _TRACE or largest < 0:
-        return  # a tracer knows itself what to do with new calls
+        return  # a tracer handles new system calls itself
     known = out.fresh()
     out.emit(out.JGT, largest, "", known)
     out.emit(out.RET, _ENOSYS)
     out.label(known)
     if abi in ("SCMP_ARCH_S390", "SCMP_ARCH_S390X"):
-        # Numbers too large for the instruction come in a register with number 0, and stay 0 when the kernel does not know them.
+        # Numbers too large for the instruction are passed in a register with number 0, and stay 0 if the kernel does not know them.
         known = out.fresh()
         out.emit(out.JEQ, 0, "", known)
         out.emit(out.RET, _ENOSYS)
@@ -476,22 +482,22 @@ def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, 
 
 
 def _own_rules(lib: ModuleType, abi: str, rules: list[_Rule]) -> dict[int, list[_Rule]]:
-    """Number -> rules that libseccomp does not get."""
+    """Return the rules that are not given to libseccomp, by system call number."""
     from ociruntime.spec.seccomp import SeccompOperator, SyscallArg
 
     own: dict[int, list[_Rule]] = {}
-    whole = {rule.name for rule in rules if not rule.conditions}
+    unconditional = {rule.name for rule in rules if not rule.conditions}
     for rule in rules:
         number = _number(lib, abi, rule.name)
         if rule.conditions or lib.resolve_syscall(0, rule.name) == -1:
             if number >= 0:
                 own.setdefault(number, []).append(rule)
             for name, calls in _MULTIPLEXED.items() if rule.conditions and rule.action not in (_ALLOW, _LOG) else ():
-                # The arguments of a multiplexed call lie behind a pointer. A condition that cannot be looked at counts as true
-                # for what refuses or asks, and as false for what lets the call through: else socketcall would be a way around.
-                if rule.name in calls and name not in whole and (multiplexer := _number(lib, abi, name)) >= 0:
-                    which = SyscallArg(index=0, value=_LOW_32, value_two=calls[rule.name], op=SeccompOperator.MASKED_EQ)
-                    own.setdefault(multiplexer, []).append(rule._replace(conditions=(which,)))
+                # The arguments of a multiplexed call are behind a pointer, so its conditions cannot be checked. They count as true
+                # for a rule that refuses or asks, and as false for one that allows; otherwise socketcall would bypass the rule.
+                if rule.name in calls and name not in unconditional and (multiplexer := _number(lib, abi, name)) >= 0:
+                    condition = SyscallArg(index=0, value=_LOW_32, value_two=calls[rule.name], op=SeccompOperator.MASKED_EQ)
+                    own.setdefault(multiplexer, []).append(rule._replace(conditions=(condition,)))
     return own
 
 
@@ -501,12 +507,12 @@ _MAGIC: Final = b"OCISECC\1"
 def _head(key: str, program: bytes) -> bytes:
     import zlib
 
-    # Against damage. Against other users stand owner and mode; who may write here is the user whose containers are filtered.
+    # The checksum detects damage. Owner and mode protect the file from other users.
     return _MAGIC + struct.pack("<II", len(program), zlib.crc32(program, zlib.crc32(key.encode())))
 
 
 def _open_directory(path: Path) -> int:
-    """The cache directory: -1 unless it is the user's own, real, and writable by nobody else."""
+    """Open the cache directory. Return -1 if it is a symbolic link, or another user owns it or can write to it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -550,6 +556,6 @@ def _write_cache(path: Path, key: str, program: bytes) -> None:
     try:
         replace_file(f"{key}.bpf", _head(key, program) + program, directory=directory)
     except OSError:
-        return  # a full or read-only disk costs the next process a compilation, nothing else
+        return  # without space the next process compiles the profile again
     finally:
         os.close(directory)

@@ -258,7 +258,7 @@ class _Create:
         _compile_attributes(builder, process, self.spec, host)
         builder.add("chdir", process.cwd, 1, text=f"working directory {process.cwd}")
         if self.spec.process is not None and not self.empty:
-            builder.add("lookup", self.root, candidates(process), text=f"program {(process.args or ('',))[0]}")
+            builder.add("lookup", self.root, candidates(process), text=repr((process.args or ("",))[0]))
         compile_labels(builder, process, host, self.proc, empty=self.empty)
         builder.add("sync", Sync.CREATED, text="wait until the caller has recorded that the container is created")
         compile_hook_state(builder, self.hooks)

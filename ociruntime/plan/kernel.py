@@ -1,4 +1,4 @@
-"""Numbers of the kernel's interface that plans are made of (uapi headers; the same on every architecture unless said)."""
+"""Constants of the kernel's uapi headers that plans contain; the same on every architecture unless noted."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ RLIMITS: Final = {
     "RLIMIT_RTPRIO": 14,
     "RLIMIT_RTTIME": 15,
 }
-"""asm-generic numbers (x86, arm, riscv, s390, powerpc); mips and sparc number some of them otherwise and are not supported yet."""
+"""The asm-generic numbers (x86, arm, riscv, s390, powerpc). mips and sparc, which differ, are not supported."""
 
 
 def makedev(major: int, minor: int) -> int:
-    """A device number as the ops carry it: major in the upper half, minor in the lower."""
+    """Return a device number as operations have it: the major number in the upper half, the minor in the lower."""
     return major << 32 | minor

@@ -1,9 +1,9 @@
-"""The operations that the init can carry out: one table, from which the C header is generated and the wire format follows.
+"""The operations that the init can execute: one table, from which the C header is generated and the wire format follows.
 
-Each operation is one kernel operation or one closed question that only the running container can answer (does this path exist,
-is it a directory). There are no branches, loops or variables: what happens is decided when the plan is compiled.
+Each operation is one kernel operation, or one closed question that only the running container can answer (whether a path exists, or
+is a directory). There are no branches, loops or variables: every decision is made when the plan is compiled.
 
-Field kinds, as they travel (every one a multiple of 8 bytes, so that no structure has padding):
+The kinds of fields on the wire (each a multiple of 8 bytes, so that no structure has padding):
 
 ========  =====================  ============================================================================
 kind      Python value           C member
@@ -12,7 +12,7 @@ kind      Python value           C member
 ``num``   int                    ``uint64_t`` (negative numbers as two's complement)
 ``str``   str or bytes           ``struct ref`` to bytes that end in NUL and hold no other
 ``data``  bytes                  ``struct ref`` to bytes
-``list``  sequence of str        ``struct ref`` and a count: strings that end in NUL, one behind the other
+``list``  sequence of str        ``struct ref`` and a count: strings that end in NUL, one after the other
 ========  =====================  ============================================================================
 """
 
@@ -22,32 +22,32 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 NO_SLOT: Final = 0xFFFFFFFF
-"""In a ``slot`` field: no file descriptor (the path is absolute, or the field is not used)."""
+"""The value of a ``slot`` field without a file descriptor (the path is absolute, or the field is not used)."""
 MAX_SLOTS: Final = 1024
-"""Size of the init's table of file descriptors; a plan that needs more is refused when it is compiled."""
+"""Size of the init's table of file descriptors. A plan that needs more is refused when it is compiled."""
 MAGIC: Final = 0x0C1_1217
-"""First word of a program; changes with the wire format."""
+"""The first word of an encoded plan, which changes with the wire format."""
 
 
 class Report(IntEnum):
-    """What a report from the init says (``struct report``)."""
+    """The kind of a report from the init (``struct report``)."""
 
     ERROR = 1
-    """The step failed with ``value`` as errno; the kernel's own words may follow."""
+    """The step failed with ``value`` as errno; the kernel's message may follow."""
     SYNC = 2
-    """The init waits for one byte before it goes on; ``value`` is the token of the `sync` step (`Sync`)."""
+    """The init waits for one byte before it continues; ``value`` is the token of the `sync` step (`Sync`)."""
     FORKED = 3
-    """The rest runs in a new process; the steps of the host behind it come before it goes on. Its pidfd comes along, or else its
-    pid is ``value`` and it is a child of the caller."""
+    """The next steps run in a new process, after the host's steps between them. The report has its pidfd, or else ``value`` is its
+    pid and it is a child of the caller."""
     FD = 4
-    """The descriptor that comes along is what the step was asked to hand out (see `WAITING`)."""
+    """The report has the descriptor that the step hands out (see `WAITING`)."""
     HOOK = 5
-    """A hook failed: ``value`` is its status as wait(2) gives it, with 65536 added when it took too long, or a negative errno when
-    it could not be run. What hooks wrote comes along."""
+    """A hook failed: ``value`` is its status from wait(2), with 65536 added after a timeout, or a negative errno if it could not be
+    executed. The report has the output of the hooks."""
 
 
 WAITING: Final = frozenset({"handout", "netlink"})
-"""Operations that hand a descriptor out and wait for one byte: somebody must have it, or the host's steps behind it need it."""
+"""Operations that hand out a descriptor and wait for one byte, as later steps depend on its receiver."""
 
 REPORTING: Final = {
     Report.SYNC: frozenset({"sync"}),
@@ -55,30 +55,29 @@ REPORTING: Final = {
     Report.FD: frozenset({"handout", "netlink", "console", "gate"}),
     Report.HOOK: frozenset({"hook"}),
 }
-"""The operations that send a report of these kinds. Each one can send an `Report.ERROR`."""
+"""The operations that send each kind of report. Every operation can send `Report.ERROR`."""
 
 
 class Sync(IntEnum):
-    """What the init waits for at a `sync` step."""
+    """The event that the init waits for at a `sync` step."""
 
     HOST = 0
-    """For the steps of the host that stand behind it in the plan."""
+    """The host's steps after it in the plan are done."""
     CREATED = 1
-    """For the caller to write the state: the container is created."""
+    """The caller has written the state: the container is created."""
 
 
 class Target(IntFlag):
-    """What a mount point must be: ``kind`` of a `target` step."""
+    """The requirements for a mount point: ``kind`` of a `target` step."""
 
     FILE = 1
-    """Anything but a directory, and a file is made where nothing is; without it a directory. What is mounted there decides when the
-    step is told of it."""
+    """It is not a directory, and is created as a file; without this flag it is a directory. A mount in ``like`` decides instead."""
     NO_LINK = 2
-    """The last part of the path itself, not what a symbolic link names."""
+    """The last component of the path is not followed if it is a symbolic link."""
     IN_PROC = 4
-    """It may lie in a procfs; without it the image does not lead us into one."""
+    """It may be in a procfs; without this flag a path of the image must not lead into one."""
     LINK = 8
-    """With `NO_LINK`: a symbolic link may be mounted on."""
+    """With `NO_LINK`: the mount point may be a symbolic link."""
 
 
 class Op:
@@ -173,7 +172,7 @@ OPS: Final = _table(
 
 
 def c_header() -> str:
-    """The C side of the table: structures, codes and the shapes by which the init checks a program."""
+    """Return the C header: structures, codes, and the shapes by which the init checks an encoded plan."""
     lines = [
         "/* Generated from ociruntime/plan/ops.py; do not edit. */",
         "#ifndef OCIRUNTIME_OPS_H",

@@ -1,4 +1,4 @@
-"""A plan for any container of a config: compiled once, with the id put in where it belongs. Pure, as compiling is."""
+"""A template of plans: a config is compiled once, and each container's id is inserted. Pure, like the compilers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from .model import Plan
 
 _ID: Final = "idX6f1c8e4b9d27a35"
-"""Stands for the container's id; nobody writes this into a config."""
+"""A placeholder for the container's id, which does not occur in a config."""
 
 
 class Template:
-    """A compiled config, for the cgroupfs manager or none, whose plans differ by the container's id only.
+    """A compiled config whose plans differ in the container's id alone (see `is_usable`).
 
     Arguments and errors are those of `compile_create`.
     """
@@ -33,7 +33,7 @@ class Template:
         self._inputs = [index for index, entry in enumerate(plan.inputs) if _ID in repr(entry)]
 
     def plan(self, container_id: str) -> Plan:
-        """The plan of one container."""
+        """Return the plan of one container."""
         steps, inputs = list(self._plan.steps), list(self._plan.inputs)
         for index, in_values in self._steps:
             location, op, values, text, phase = steps[index]
@@ -50,8 +50,8 @@ class Template:
         )
 
 
-def usable(spec: RuntimeSpec, manager: Manager) -> bool:
-    """Whether plans of a config differ by the bare id only: systemd's names escape it, and resctrl checks it."""
+def is_usable(spec: RuntimeSpec, manager: Manager) -> bool:
+    """Return whether the plans of a config differ in the id alone: systemd's names escape it, and resctrl checks it."""
     return manager != "systemd" and (spec.linux is None or spec.linux.intel_rdt is None)
 
 

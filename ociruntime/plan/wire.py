@@ -1,7 +1,7 @@
-"""A plan's steps for the init, as one block of bytes (see `ociruntime.plan.ops` for the table).
+"""The encoding of the init's steps as one block of bytes (the table is in `ociruntime.plan.ops`).
 
-The block is a header, the operations with fixed structures one behind the other, and behind them the text and data that they point
-to. The init maps it read-only from a sealed memfd, so that it allocates nothing and nobody can change what was checked.
+The block is a header, the fixed structures of the operations, and the text and data that they refer to. The init maps it read-only
+from a sealed memfd, so it allocates nothing, and the block cannot change after it was checked.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ _SIZE: Final = {"slot": 8, "num": 8, "str": 8, "data": 8, "list": 16}
 _OP_SIZES: Final = {op.name: _HEAD.size + sum(_SIZE[kind] for _, kind in op.fields) for op in OPS.values()}
 MAX_PROGRAM: Final = 64 << 20
 
-Value = int | str | bytes | Sequence[str]
-
 
 def _bytes(value: object) -> bytes:
     if isinstance(value, bytes):
@@ -32,18 +30,23 @@ def _bytes(value: object) -> bytes:
     raise TypeError(f"text or bytes expected, not {type(value).__name__}")
 
 
-def _text(value: object, where: str) -> bytes:
+def _text(value: object, field: str) -> bytes:
     raw = _bytes(value)
     if b"\0" in raw:
-        raise ValueError(f"{where}: NUL in {raw!r}")
+        raise ValueError(f"{field}: {raw!r} contains NUL")
     return raw + b"\0"
 
 
 def encode(steps: Sequence[tuple[int, str, Sequence[object]]], inputs: int) -> bytes:
-    """Encode ``(step number, operation, values)`` triples; ``inputs`` slots are filled by the caller at launch.
+    """Encode steps as the init reads them.
+
+    Args:
+        steps: number, operation and values of each step.
+        inputs: the number of slots that the caller fills at launch.
 
     Raises:
-        ValueError: a NUL in text, a slot or number out of range, or a program above 64 MiB.
+        TypeError: a step has the wrong number of values.
+        ValueError: text contains NUL, a slot or number is out of range, or the result is above 64 MiB.
     """
     base = _HEADER.size + sum(_OP_SIZES[name] for _, name, _ in steps)
     ops: list[bytes] = []
@@ -60,24 +63,24 @@ def encode(steps: Sequence[tuple[int, str, Sequence[object]]], inputs: int) -> b
             raise TypeError(f"step {number} {name}: {len(values)} values for {len(op.fields)} fields")
         parts = [_HEAD.pack(_OP_SIZES[name], op.code, number)]
         for (field, kind), value in zip(op.fields, values, strict=True):
-            where = f"step {number} {name}.{field}"
+            location = f"step {number} {name}.{field}"
             if kind in ("slot", "num"):
                 assert isinstance(value, int)
                 if kind == "slot" and value != NO_SLOT and not 0 <= value < MAX_SLOTS:
-                    raise ValueError(f"{where}: slot {value} is out of range")
+                    raise ValueError(f"{location}: slot {value} is out of range")
                 if not -(1 << 63) <= value < 1 << 64:
-                    raise ValueError(f"{where}: {value} does not fit in 64 bits")
+                    raise ValueError(f"{location}: {value} does not fit in 64 bits")
                 parts.append(_U64.pack(value & 0xFFFFFFFFFFFFFFFF))
             elif kind == "str":
-                parts.append(_REF.pack(*place(_text(value, where))))
+                parts.append(_REF.pack(*place(_text(value, location))))
             elif kind == "data":
                 parts.append(_REF.pack(*place(_bytes(value))))
             else:
                 assert isinstance(value, Sequence)
-                at, size = place(b"".join(_text(item, where) for item in value))
+                at, size = place(b"".join(_text(item, location) for item in value))
                 parts.append(_LIST.pack(at, size, len(value)))
         ops.append(b"".join(parts))
     total = base + len(tail)
     if total > MAX_PROGRAM:
-        raise ValueError(f"the program has {total} bytes, more than {MAX_PROGRAM}")
+        raise ValueError(f"the program of {total} bytes is larger than {MAX_PROGRAM}")
     return _HEADER.pack(MAGIC, total, len(steps), inputs) + b"".join(ops) + bytes(tail)

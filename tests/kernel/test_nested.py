@@ -107,6 +107,6 @@ def test_the_whole_life(
         assert told["exec"].count(f"/ociruntime-{prefix}-inner") == len(told["cgroups"])
         assert ("EBUSY" in told.get("refused", "")) is on_v2("pids")
         if on_v2("pids"):
-            assert "move its processes" in told["refused"]
+            assert "move the processes" in told["refused"]
     assert Path("/proc/self/cgroup").read_text() == before
     assert not [path for path in own if os.path.exists(path)]

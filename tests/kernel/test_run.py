@@ -124,7 +124,7 @@ def test_invalid_text_is_not_lost(sh: Sh) -> None:
         ({"user": "4294967295"}, oci.BundleError, "4294967295"),
         ({"user": -1}, oci.BundleError, "-1"),
         ({"container_id": "../x"}, oci.StateError, "container id"),
-        ({"mounts": ["/no/such:/x"]}, oci.StepError, "the source does not exist"),
+        ({"mounts": ["/no/such:/x"]}, oci.StepError, "no such file or directory"),
         ({"args": ["no-such-program"]}, oci.StepError, "not found"),
         ({"image": "/no/such"}, FileNotFoundError, "/no/such"),
         ({"image": 5}, TypeError, "image"),

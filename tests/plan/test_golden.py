@@ -19,7 +19,7 @@ from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, member_names, placed
 from ociruntime.plan.ops import OPS
-from ociruntime.plan.template import Template, usable
+from ociruntime.plan.template import Template, is_usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -279,8 +279,8 @@ def test_a_template_gives_the_plans_that_compiling_gives(host: Host, path: str |
     for name in ("c1", "a", "x-1_2+3.4", "oci" * 100):
         expected = compile_create(spec, host, bundle="/bundle", container_id=name, gate=gate, die_with_parent=gate)
         assert template.plan(name) == expected
-    assert not usable(spec, "systemd")
-    assert not usable(config(lambda d: d["linux"].update(intelRdt={})), "cgroupfs")
+    assert not is_usable(spec, "systemd")
+    assert not is_usable(config(lambda d: d["linux"].update(intelRdt={})), "cgroupfs")
 
 
 PURE = """
