@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+INIT_UNITS = [HERE / f"{name}.c" for name in ("init", "sockets", "paths", "files", "mounts", "process", "hooks", "console")]
 INIT_FLAGS = [
     *["-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie"],
     *["-fno-asynchronous-unwind-tables", "-fno-ident", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-s"],
@@ -41,23 +43,19 @@ def write_header(directory: Path) -> Path:
     return header
 
 
-def build_init(target: Path, temporary: Path) -> None:
-    """Compile the static init to `target`; the generated header goes to the directory `temporary`."""
+def build_init(target: Path, temporary: Path, flags: Sequence[str] = INIT_FLAGS) -> None:
+    """Compile the init to `target`.
+
+    Args:
+        target: the program.
+        temporary: the directory for the generated header.
+        flags: how it is compiled. Default: a static program without a C library.
+    """
     header = write_header(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        *shlex.split(os.environ.get("CC", "cc")),
-        *INIT_FLAGS,
-        *WARNINGS,
-        "-I",
-        str(HERE),
-        "-I",
-        str(header.parent),
-        "-o",
-        str(target),
-        str(HERE / "init.c"),
-    ]
-    subprocess.run(command, check=True)
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    include = ["-I", str(HERE), "-I", str(header.parent)]
+    subprocess.run([*compiler, *flags, *WARNINGS, *include, "-o", str(target), *map(str, INIT_UNITS)], check=True)
     target.chmod(0o644)
 
 

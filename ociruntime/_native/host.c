@@ -1,8 +1,11 @@
-/* What the calling process needs of the kernel and Python does not offer: the launch of the init, and the mount API. Every function
- * returns the kernel's value, or -errno; none prints, allocates or keeps state. */
+/* What the calling process needs of the kernel beyond Python: the launch of the init, and the mount API. Every function returns the
+ * kernel's value, or -errno; none prints, allocates or keeps state. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <linux/stat.h>
 #include <signal.h>
@@ -28,7 +31,7 @@
 static _Noreturn void give_up(int control, long err)
 {
     struct report r = { REPORT_ERROR, 0, (int32_t)-err, 0 };
-    sys(__NR_sendto, control, &r, sizeof r, MSG_NOSIGNAL_, 0, 0);
+    sys(__NR_sendto, control, &r, sizeof r, MSG_NOSIGNAL, 0, 0);
     end_process(127);
 }
 
@@ -41,8 +44,8 @@ static char *decimal(char *end, unsigned n)
     return end;
 }
 
-/* Runs between clone3 and execveat, on a stack of its own in the memory of the caller, whose thread stands still meanwhile: raw system
- * calls only, and nothing written but this stack and the launch structure. */
+/* Runs between clone3 and execveat, on a stack of its own in the memory of the caller, whose thread waits: raw system calls only,
+ * and nothing is written but this stack and the launch structure. */
 static void child(void *arg)
 {
     struct oci_launch *l = arg;
@@ -53,7 +56,7 @@ static void child(void *arg)
     for (int i = 0; i < l->n_kept; i++)
         if ((err = sys(__NR_fcntl, l->kept[i], F_SETFD, 0)) < 0)
             give_up(l->control, err);
-    /* First everything out of the way, then each to its place: a descriptor may lie where another one must go. */
+    /* Move all descriptors out of the way first: one may have the number that another must get. */
     if ((err = sys(__NR_fcntl, l->init, F_DUPFD_CLOEXEC, top)) < 0)
         give_up(l->control, err);
     l->init = (int)err;
@@ -65,7 +68,7 @@ static void child(void *arg)
     for (int i = 0; i < count; i++)
         if ((err = sys(__NR_dup3, l->fds[i], i < 3 ? i : base + i - 3, 0)) < 0)
             give_up(l->fds[3], err);
-    if ((err = sys(__NR_close_range, top, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */)) < 0)
+    if ((err = sys(__NR_close_range, top, ~0u, CLOSE_RANGE_CLOEXEC)) < 0)
         give_up(base, err);
     argv[1] = decimal(numbers[0] + sizeof numbers[0], (unsigned)base);
     argv[2] = decimal(numbers[1] + sizeof numbers[1], (unsigned)base + 1);
@@ -73,7 +76,7 @@ static void child(void *arg)
 }
 
 #if defined(__x86_64__)
-/* clone3 with a stack for the child, which calls run(arg) on it and shares our memory. */
+/* clone3 with a stack for the child, which calls run(arg) on it and shares this process's memory. */
 static long clone_child(struct clone_args *a, void (*run)(void *), void *arg, char *stack)
 {
     long ret;
@@ -97,7 +100,7 @@ static long clone_child(struct clone_args *a, void (*run)(void *), void *arg, ch
     return ret;
 }
 #else
-/* Without a hand-written entry for this architecture the child gets a copy of the memory: slower from a big heap, and as correct. */
+/* Without an entry for this architecture the child gets a copy of the memory, which takes longer with a big heap. */
 static long clone_child(struct clone_args *a, void (*run)(void *), void *arg, char *stack)
 {
     long ret = sys(__NR_clone3, a, sizeof *a);
@@ -133,12 +136,12 @@ int oci_launch(struct oci_launch *l)
     return ret < 0 ? (int)ret : 0;
 }
 
-static long told(long ret)
+static long result(long ret)
 {
     return ret < 0 ? -errno : ret;
 }
 
-/* Lives until it is killed, or who would do that is gone and the other end of the pipe with it. */
+/* Lives until it is killed, or until its creator is gone, and the other end of the pipe with it. */
 static void linger(void *arg)
 {
     const int *ends = arg;
@@ -159,13 +162,13 @@ static long write_map(pid_t pid, const char *file, const char *map)
     fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    err = told(write(fd, map, strlen(map)));
+    err = result(write(fd, map, strlen(map)));
     close(fd);
     return err;
 }
 
-/* A user namespace with these maps and nobody in it, for mounts: its descriptor. Its first process shares our memory and ends before
- * this returns. */
+/* Make a user namespace with these maps and without processes, for mounts, and return its descriptor. Its first process shares this
+ * process's memory and ends before this returns. */
 int oci_user_namespace(const char *uid_map, const char *gid_map)
 {
     char path[64], stack[CHILD_STACK] __attribute__((aligned(16)));
@@ -189,7 +192,7 @@ int oci_user_namespace(const char *uid_map, const char *gid_map)
         ret = write_map((pid_t)pid, "gid_map", gid_map);
     if (ret >= 0) {
         snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
-        ret = told(open(path, O_RDONLY | O_CLOEXEC));
+        ret = result(open(path, O_RDONLY | O_CLOEXEC));
     }
     close(ends[1]);
     close(ends[0]);
@@ -209,12 +212,12 @@ static int limit_waits(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &moment, sizeof moment);
 }
 
-/* The two ends of a control socket, ours first. */
+/* Make the two ends of a control socket; the first is the caller's. */
 int oci_pair(int ends[2])
 {
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;
-    return (int)told(limit_waits(ends[0]));
+    return (int)result(limit_waits(ends[0]));
 }
 
 static int at_path(const char *path, int (*use)(int, const struct sockaddr *, socklen_t), int backlog)
@@ -251,11 +254,14 @@ int oci_connect(const char *path)
     return err;
 }
 
-/* One report: its size, 0 at the end of the connection; with the descriptor that came along, or -1. */
+/* Receive one report and return its size, 0 at the end of the connection. "passed" gets the descriptor that comes along, or -1. */
 int oci_receive(int control, struct oci_report *report, int *passed)
 {
     struct iovec part = { report, offsetof(struct oci_report, words) + sizeof report->words - 1 };
-    union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } along;
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } along;
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &along, .msg_controllen = sizeof along };
     ssize_t size = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
     struct cmsghdr *head = size < 0 ? NULL : CMSG_FIRSTHDR(&message);
@@ -263,57 +269,57 @@ int oci_receive(int control, struct oci_report *report, int *passed)
     *passed = -1;
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
         memcpy(passed, CMSG_DATA(head), sizeof *passed);
-    return (int)told(size);
+    return (int)result(size);
 }
 
 int oci_fsopen(const char *fstype)
 {
-    return (int)told(syscall(__NR_fsopen, fstype, 1u /* FSOPEN_CLOEXEC */));
+    return (int)result(syscall(__NR_fsopen, fstype, FSOPEN_CLOEXEC));
 }
 
 int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value)
 {
-    return (int)told(syscall(__NR_fsconfig, fs, cmd, key, value, 0));
+    return (int)result(syscall(__NR_fsconfig, fs, cmd, key, value, 0));
 }
 
 int oci_fsmount(int fs, unsigned attrs)
 {
-    return (int)told(syscall(__NR_fsmount, fs, 1u /* FSMOUNT_CLOEXEC */, attrs));
+    return (int)result(syscall(__NR_fsmount, fs, FSMOUNT_CLOEXEC, attrs));
 }
 
 int oci_open_tree(int dir, const char *path, unsigned flags)
 {
-    return (int)told(syscall(__NR_open_tree, dir, path, flags));
+    return (int)result(syscall(__NR_open_tree, dir, path, flags));
 }
 
 int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags)
 {
-    return (int)told(syscall(__NR_move_mount, from, from_path, to, to_path, flags));
+    return (int)result(syscall(__NR_move_mount, from, from_path, to, to_path, flags));
 }
 
 int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation)
 {
-    uint64_t attr[4] = { set, clear, propagation, 0 };
-    return (int)told(syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, attr, sizeof attr));
+    struct mount_attr attr = { .attr_set = set, .attr_clr = clear, .propagation = propagation };
+    return (int)result(syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof attr));
 }
 
 int oci_umount(const char *path, int flags)
 {
-    return (int)told(syscall(__NR_umount2, path, flags));
+    return (int)result(syscall(__NR_umount2, path, flags));
 }
 
 int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
 {
-    uint64_t how[3] = { flags, 0, resolve };
-    return (int)told(syscall(__NR_openat2, dir, path, how, sizeof how));
+    struct open_how how = { .flags = flags, .resolve = resolve };
+    return (int)result(syscall(__NR_openat2, dir, path, &how, sizeof how));
 }
 
-/* An inotify descriptor that watches one file. */
+/* Open an inotify descriptor that watches one file. */
 int oci_inotify(const char *path, unsigned mask)
 {
     int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (fd < 0 || inotify_add_watch(fd, path, mask) >= 0)
-        return (int)told(fd);
+        return (int)result(fd);
     int err = -errno;
     close(fd);
     return err;
@@ -322,12 +328,12 @@ int oci_inotify(const char *path, unsigned mask)
 /* Give the memory of a part of a memfd back. */
 int oci_forget(int fd, uint64_t begin, uint64_t size)
 {
-    return (int)told(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)begin, (off_t)size));
+    return (int)result(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)begin, (off_t)size));
 }
 
 int oci_bpf(int cmd, void *attr, unsigned size)
 {
-    return (int)told(syscall(__NR_bpf, cmd, attr, size));
+    return (int)result(syscall(__NR_bpf, cmd, attr, size));
 }
 
 /* When a file was made, in nanoseconds since 1970; 0 where the filesystem does not record it. */

@@ -2,22 +2,21 @@
 #ifndef OCIRUNTIME_HOST_H
 #define OCIRUNTIME_HOST_H
 #include <stdint.h>
-#define MSG_NOSIGNAL_ 0x4000
 
 /* cdef begins */
 struct oci_launch {
     uint64_t flags;   /* CLONE_NEW*, beside what every launch has */
     int cgroup;       /* a v2 cgroup's directory to start in, or -1 */
     int init;         /* the sealed memfd that holds the init */
-    int control;      /* fds[3] once more: for reports before everything has its place */
+    int control;      /* fds[3] once more: for reports before all descriptors are in place */
     int preserve;     /* how many descriptors from 3 on are the process's own */
-    const int *kept;  /* those of them that it inherits */
+    const int *kept;  /* those of them that are open, and inherited */
     int n_kept;
     int n_inputs;
     int *fds;         /* stdin, stdout, stderr, control, program, inputs...: changed by the launch */
-    int pid, pidfd;   /* what came of it */
+    int pid, pidfd;   /* the result */
 };
-struct oci_report {   /* as the init sends it, with room for the kernel's own words and a NUL behind them */
+struct oci_report {   /* as the init sends it, with room for the kernel's own words and a NUL */
     uint32_t kind, step;
     int32_t value;
     uint32_t reserved;

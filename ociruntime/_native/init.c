@@ -1,76 +1,133 @@
 /* The init: carries out a plan inside the new namespaces and becomes the container's process.
  *
- * It is a freestanding static program: no libc, no environment, no allocation, no text of its own. It is executed from a sealed memfd
- * with two arguments, the number of its control socket and of the first free descriptor behind it. The program (see plan/ops.py) lies
- * in a sealed memfd too and is mapped read-only; every structure in it is checked before it is used. Reports go out over the control
- * socket, and after the gate over the connection of whoever opened it.
+ * It is a freestanding static program: no libc, no environment, no allocation. It is executed from a sealed memfd with two
+ * arguments, the numbers of its control socket and of the first descriptor behind that. There the program lies (see plan/ops.py),
+ * in a sealed memfd too. It is mapped read-only, and every structure in it is checked before it is used. Reports go over the
+ * control socket, and after the gate over the connection that has opened it.
  */
-#include "task.h"
+#include <linux/close_range.h>
+#include <linux/ioprio.h>
+#include <linux/keyctl.h>
+#include <linux/mman.h>
+#include <linux/prctl.h>
+#include <linux/resource.h>
+#include <linux/sched.h>
+#include <linux/sched/types.h>
 
-/* Wait until somebody connects; from then on that connection is where reports go. Nobody can come second: the listener is closed. */
-static long gate(uint32_t step, int listener)
+#include "init.h"
+
+#define MAX_PROGRAM (64u << 20)
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#define guard_end(end) ASAN_POISON_MEMORY_REGION(end, -(uintptr_t)(end) & 4095) /* the rest of the mapped page */
+#else
+#define guard_end(end) ((void)0)
+#endif
+
+int slots[MAX_SLOTS];
+const unsigned char *prog;
+uint32_t prog_len;
+unsigned process_umask;
+int kernel_log = -1;
+
+#if !__STDC_HOSTED__
+/* The compiler may call these for structures. */
+void *memcpy(void *to, const void *from, size_t n)
 {
-    long peer;
-    /* What was read of the program so far can come back from the memfd: a waiting container costs next to nothing. */
-    sys(__NR_madvise, prog, ((size_t)prog_len + 4095) & ~4095ull, 4 /* MADV_DONTNEED */);
-    listen_to_signals();
-    unblock_signals();
-    sys(__NR_close, control); /* last, as it tells the caller that all this is done */
-    peer = sys(__NR_accept4, listener, 0, 0, 02000000 /* SOCK_CLOEXEC */);
-    if (peer < 0) {
-        progress->error = (int32_t)-peer;
-        leave(255);
-    }
-    sys(__NR_close, listener);
-    control = (int)peer;
-    report(REPORT_FD, step, 0, page);
-    return sys(__NR_close, page);
+    char *t = to;
+    const char *f = from;
+    while (n--)
+        *t++ = *f++;
+    return to;
 }
 
-static long lookup(int root, struct list l)
+void *memset(void *to, int c, size_t n)
 {
-    const char *at = text(l.text);
-    long worst = -ENOENT;
-    for (uint64_t i = 0; i < l.count; i++, at += length(at) + 1) {
-        struct statx st;
-        long mode, fd = in_root(root, at, O_PATH);
-        if (fd == -EACCES)
-            worst = fd;
-        if (fd < 0)
-            continue;
-        mode = mode_of((int)fd, &st);
-        sys(__NR_close, fd);
-        if (mode >= 0 && (mode & S_IFMT) == S_IFREG && mode & 0111)
+    char *t = to;
+    while (n--)
+        *t++ = (char)c;
+    return to;
+}
+#endif
+
+size_t length(const char *s)
+{
+    size_t n = 0;
+    while (s[n])
+        n++;
+    return n;
+}
+
+static int inside(struct ref r)
+{
+    return r.off <= prog_len && r.len <= prog_len - r.off;
+}
+
+static int is_text(struct ref r)
+{
+    if (!inside(r) || r.len == 0 || prog[r.off + r.len - 1] != 0)
+        return 0;
+    return length((const char *)prog + r.off) == r.len - 1;
+}
+
+static int is_list(struct list l)
+{
+    uint64_t seen = 0;
+    if (!inside(l.text) || (l.text.len && prog[l.text.off + l.text.len - 1] != 0))
+        return 0;
+    for (uint32_t i = 0; i < l.text.len; i++)
+        seen += prog[l.text.off + i] == 0;
+    return seen == l.count;
+}
+
+const char *text(struct ref r)
+{
+    return (const char *)prog + r.off;
+}
+
+/* Whether an operation has the shape of its code: its size is right, and every member points into the program. */
+static int well_formed(const struct head *h, uint32_t room)
+{
+    const unsigned char *at = (const unsigned char *)(h + 1);
+    uint32_t need = sizeof *h;
+
+    if (room < sizeof *h || h->code == 0 || h->code > OP_LAST || h->len > room)
+        return 0;
+    for (const unsigned char *k = SHAPES[h->code]; *k != END; k++) {
+        uint32_t size = *k == LIST ? sizeof(struct list) : 8;
+        need += size;
+        if (need > h->len)
             return 0;
-        worst = -EACCES;
+        if (*k == SLOT && *(const uint64_t *)at >= MAX_SLOTS && *(const uint64_t *)at != NO_SLOT)
+            return 0;
+        if (*k == STR && !is_text(*(const struct ref *)at))
+            return 0;
+        if (*k == DATA && !inside(*(const struct ref *)at))
+            return 0;
+        if (*k == LIST && !is_list(*(const struct list *)at))
+            return 0;
+        at += size;
     }
-    return worst;
+    return need == h->len;
 }
 
-static long become(const struct op_exec *o)
+int fd_of(uint64_t slot)
 {
-    size_t words = o->argv.count + o->env.count + 2;
-    const char *at = text(o->candidates.text);
-    long worst = -ENOENT;
-    const char **argv = (const char **)sys(__NR_mmap, 0, words * sizeof *argv, 3, 0x22, -1, 0);
+    return slot == NO_SLOT ? AT_FDCWD : slots[slot];
+}
 
-    if (argv == 0)
-        return -EPROTO; /* a filter that answers 0 */
-    if ((unsigned long)argv > -4096ul)
-        return (long)argv;
-    pointers(o->argv, argv);
-    pointers(o->env, argv + o->argv.count + 1);
-    reset_signals();
-    unblock_signals();
-    sys(__NR_umask, umask_of_process);
-    for (uint64_t i = 0; i < o->candidates.count; i++, at += length(at) + 1) {
-        long err = sys(__NR_execve, at, argv, argv + o->argv.count + 1);
-        if (err == -EACCES)
-            worst = err;
-        else if (err != -ENOENT && err != -ENOTDIR)
-            return err ? err : -EPROTO; /* 0 is the answer of a filter: the kernel does not return from a success */
-    }
-    return worst;
+/* Put a new descriptor into its slot. */
+long keep(uint64_t slot, long fd)
+{
+    if (fd < 0)
+        return fd;
+    if (slot == NO_SLOT)
+        return sys(__NR_close, fd);
+    if (slots[slot] >= 0)
+        sys(__NR_close, slots[slot]);
+    slots[slot] = (int)fd;
+    return 0;
 }
 
 #define ARGS(name) const struct op_##name *o = (const void *)h
@@ -107,7 +164,8 @@ static long carry_out(const struct head *h)
         ARGS(fsconfig);
         int plain = o->cmd == FSCONFIG_SET_FLAG || o->cmd >= FSCONFIG_CMD_CREATE;
         kernel_log = fd_of(o->fs);
-        return sys(__NR_fsconfig, fd_of(o->fs), o->cmd, o->cmd >= FSCONFIG_CMD_CREATE ? 0 : text(o->key), plain ? 0 : text(o->value), 0);
+        return sys(__NR_fsconfig, fd_of(o->fs), o->cmd, o->cmd >= FSCONFIG_CMD_CREATE ? 0 : text(o->key),
+                   plain ? 0 : text(o->value), 0);
     }
     case OP_FSMOUNT: {
         ARGS(fsmount);
@@ -120,9 +178,9 @@ static long carry_out(const struct head *h)
     }
     case OP_MOUNT_SETATTR: {
         ARGS(mount_setattr);
-        int fd = fd_of(o->fd);
+        int fd = fd_of(o->fd), root = fd == AT_FDCWD;
         struct mount_attr a = { o->set, o->clear, o->propagation, o->userns == NO_SLOT ? 0 : (uint64_t)fd_of(o->userns) };
-        return sys(__NR_mount_setattr, fd, fd == -100 ? "/" : "", (fd == -100 ? 0 : AT_EMPTY) | o->flags, &a, sizeof a);
+        return sys(__NR_mount_setattr, fd, root ? "/" : "", (root ? 0 : AT_EMPTY_PATH) | o->flags, &a, sizeof a);
     }
     case OP_MOVE_MOUNT: {
         ARGS(move_mount);
@@ -191,7 +249,7 @@ static long carry_out(const struct head *h)
     }
     case OP_RLIMIT: {
         ARGS(rlimit);
-        struct { uint64_t soft, hard; } limit = { o->soft, o->hard };
+        struct rlimit64 limit = { o->soft, o->hard };
         return sys(__NR_prlimit64, 0, o->resource, &limit, 0);
     }
     case OP_UNSHARE: {
@@ -226,12 +284,12 @@ static long carry_out(const struct head *h)
     case OP_FORK_LAST:
         return fork_last(h->step);
     case OP_TAKE_TERMINAL:
-        return sys(__NR_ioctl, 0, TIOCSCTTY, 0);
+        return take_terminal();
     case OP_SETSID:
         return sys(__NR_setsid);
     case OP_KEYRING: {
         ARGS(keyring);
-        return sys(__NR_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, o->name.len > 1 ? text(o->name) : 0);
+        return sys(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING, o->name.len > 1 ? text(o->name) : 0);
     }
     case OP_SETGROUPS: {
         ARGS(setgroups);
@@ -272,7 +330,7 @@ static long carry_out(const struct head *h)
     }
     case OP_UMASK: {
         ARGS(umask);
-        umask_of_process = (unsigned)o->mask;
+        process_umask = (unsigned)o->mask;
         return 0;
     }
     case OP_PERSONALITY: {
@@ -285,11 +343,11 @@ static long carry_out(const struct head *h)
     }
     case OP_SCHEDULER: {
         ARGS(scheduler);
-        return o->attr.len < 48 ? -EINVAL : sys(__NR_sched_setattr, 0, prog + o->attr.off, 0);
+        return o->attr.len < SCHED_ATTR_SIZE_VER0 ? -EINVAL : sys(__NR_sched_setattr, 0, prog + o->attr.off, 0);
     }
     case OP_IOPRIO: {
         ARGS(ioprio);
-        return sys(__NR_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, o->value);
+        return sys(__NR_ioprio_set, IOPRIO_WHO_PROCESS, 0, o->value);
     }
     case OP_AFFINITY: {
         ARGS(affinity);
@@ -297,7 +355,7 @@ static long carry_out(const struct head *h)
     }
     case OP_MEMPOLICY: {
         ARGS(mempolicy);
-        /* The kernel takes one bit less than it is told of. */
+        /* The kernel takes one bit less than this number. */
         return sys(__NR_set_mempolicy, o->mode, o->nodes.len ? prog + o->nodes.off : 0, o->nodes.len ? o->nodes.len * 8ul + 1 : 0);
     }
     case OP_SECCOMP: {
@@ -307,21 +365,15 @@ static long carry_out(const struct head *h)
     case OP_HANDOUT: {
         ARGS(handout);
         report(REPORT_FD, h->step, 0, fd_of(o->fd));
-        wait_go(); /* until whoever gets it has it: what comes next may need them */
+        wait_go(); /* the agent has it: the next operations may need the agent */
         return 0;
     }
     case OP_LINK_UP: {
         ARGS(link_up);
         return link_up(text(o->name));
     }
-    case OP_NETLINK: {
-        long fd = sys(__NR_socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | O_CLOEXEC, 0 /* NETLINK_ROUTE */);
-        if (fd < 0)
-            return fd;
-        report(REPORT_FD, h->step, 0, (int)fd);
-        wait_go();
-        return sys(__NR_close, fd);
-    }
+    case OP_NETLINK:
+        return hand_out_netlink(h->step);
     case OP_CONSOLE: {
         ARGS(console);
         return open_console(h->step, o);
@@ -350,7 +402,7 @@ static long carry_out(const struct head *h)
     }
     case OP_GATE: {
         ARGS(gate);
-        return gate(h->step, fd_of(o->listener));
+        return wait_for_start(h->step, fd_of(o->listener));
     }
     case OP_REAP:
         return reap();
@@ -371,43 +423,23 @@ static int number(const char *s)
     return n;
 }
 
-/* argv: name, control socket, number of the program's descriptor; behind that come the page for the progress and the inputs. */
-_Noreturn void init_main(long *stack)
+/* Map a descriptor, or end. */
+static void *map(int fd, size_t size, int protection)
 {
-    long argc = stack[0];
-    const char **argv = (const char **)(stack + 1);
-    const struct program *p;
-    struct statx st;
-    int memfd;
+    long at = sys(__NR_mmap, 0, size, protection, MAP_SHARED, fd, 0);
+    if ((unsigned long)at > -4096ul)
+        leave(255);
+    return (void *)at;
+}
 
-    if (argc != 3)
-        leave(255);
-    control = number(argv[1]);
-    memfd = number(argv[2]);
-    reset_signals();
-    umask_of_process = (unsigned)sys(__NR_umask, 0); /* what is made on the way has the mode that the plan says */
-    sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-    sys(__NR_prctl, PR_SET_NAME, "oci-init", 0, 0, 0);
-    if (sys(__NR_close_range, control, ~0u, CLOSE_RANGE_CLOEXEC_) < 0 || mode_of(memfd, &st) < 0 || st.stx_size < sizeof *p ||
-        st.stx_size > 64u << 20)
-        leave(255);
-    page = memfd + 1;
-    progress = (volatile struct progress *)sys(__NR_mmap, 0, sizeof *progress, 3 /* PROT_READ | PROT_WRITE */, 1 /* MAP_SHARED */, page, 0);
-    if ((unsigned long)progress > -4096ul)
-        leave(255);
-    prog_len = (uint32_t)st.stx_size;
-    prog = (const unsigned char *)sys(__NR_mmap, 0, prog_len, 1 /* PROT_READ */, 1 /* MAP_SHARED */, memfd, 0);
-    if ((unsigned long)prog > -4096ul)
-        leave(255);
-    p = (const void *)prog;
-    for (unsigned i = 0; i < MAX_SLOTS; i++)
-        slots[i] = -1;
-    if (p->magic != PROGRAM_MAGIC || p->len != prog_len || p->inputs > MAX_SLOTS) {
-        report(REPORT_ERROR, 0, EPROTO, -1);
-        leave(255);
-    }
-    for (uint32_t i = 0; i < p->inputs; i++)
-        slots[i] = page + 1 + (int)i;
+static int is_program(const struct program *p)
+{
+    return p->magic == PROGRAM_MAGIC && p->len == prog_len && p->inputs <= MAX_SLOTS;
+}
+
+/* Carry out one operation after the other. A program that does not end in exec ends here. */
+static _Noreturn void run(const struct program *p)
+{
     for (uint32_t i = 0, at = sizeof *p; i < p->ops; i++) {
         const struct head *h = (const void *)(prog + at);
         progress->step = prog_len - at < sizeof *h ? 0 : h->step;
@@ -420,14 +452,74 @@ _Noreturn void init_main(long *stack)
         kernel_log = -1;
         at += h->len;
     }
-    /* A program that does not end in exec has nothing left to be. */
     leave(0);
 }
 
+/* argv: the name, the control socket, the program's descriptor; behind that come the page of the progress and the inputs. */
+static _Noreturn void init_main(int argc, const char *const *argv)
+{
+    const struct program *p;
+    struct statx st;
+    int memfd;
+
+    if (argc != 3)
+        leave(255);
+    control = number(argv[1]);
+    memfd = number(argv[2]);
+    page = memfd + 1;
+    reset_signals();
+    process_umask = (unsigned)sys(__NR_umask, 0);
+    sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    sys(__NR_prctl, PR_SET_NAME, "oci-init", 0, 0, 0);
+    if (sys(__NR_close_range, control, ~0u, CLOSE_RANGE_CLOEXEC) < 0 || mode_of(memfd, &st) < 0 || st.stx_size < sizeof *p ||
+        st.stx_size > MAX_PROGRAM)
+        leave(255);
+    progress = map(page, sizeof *progress, PROT_READ | PROT_WRITE);
+    prog_len = (uint32_t)st.stx_size;
+    prog = map(memfd, prog_len, PROT_READ);
+    guard_end(prog + prog_len);
+    p = (const void *)prog;
+    for (unsigned i = 0; i < MAX_SLOTS; i++)
+        slots[i] = -1;
+    if (!is_program(p)) {
+        report(REPORT_ERROR, 0, EPROTO, -1);
+        leave(255);
+    }
+    for (uint32_t i = 0; i < p->inputs; i++)
+        slots[i] = page + 1 + (int)i;
+    run(p);
+}
+
+#if __STDC_HOSTED__
+/* With the sanitizers it is an ordinary program. They get their options here, as the init has no environment. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "detect_leaks=0:exitcode=99:handle_segv=1";
+}
+
+const char *__ubsan_default_options(void);
+const char *__ubsan_default_options(void)
+{
+    return "print_stacktrace=1:exitcode=99";
+}
+
+int main(int argc, char **argv)
+{
+    init_main(argc, (const char *const *)argv);
+}
+#else
+_Noreturn void enter(long *stack);
+_Noreturn void enter(long *stack)
+{
+    init_main((int)stack[0], (const char *const *)(stack + 1));
+}
+
 #if defined(__x86_64__)
-__asm__(".global _start\n_start: xor %ebp,%ebp\n mov %rsp,%rdi\n and $-16,%rsp\n call init_main\n hlt\n");
+__asm__(".global _start\n_start: xor %ebp,%ebp\n mov %rsp,%rdi\n and $-16,%rsp\n call enter\n hlt\n");
 #elif defined(__aarch64__)
-__asm__(".global _start\n_start: mov x29,#0\n mov x30,#0\n mov x0,sp\n and sp,x0,#-16\n bl init_main\n brk #0\n");
+__asm__(".global _start\n_start: mov x29,#0\n mov x30,#0\n mov x0,sp\n and sp,x0,#-16\n bl enter\n brk #0\n");
 #elif defined(__riscv)
-__asm__(".global _start\n_start: li s0,0\n mv a0,sp\n andi sp,sp,-16\n call init_main\n unimp\n");
+__asm__(".global _start\n_start: li s0,0\n mv a0,sp\n andi sp,sp,-16\n call enter\n unimp\n");
+#endif
 #endif

@@ -1,5 +1,5 @@
-/* Raw system calls without libc: used by the init, and by the few instructions between clone3 and execveat, where libc's errno belongs
- * to somebody else. Each returns the kernel's value, or -errno. */
+/* Raw system calls without libc: used by the init, and by the few instructions between clone3 and execveat, where libc's errno is
+ * the caller's. Each returns the kernel's value, or -errno. */
 #ifndef OCIRUNTIME_SYS_H
 #define OCIRUNTIME_SYS_H
 #include <asm/unistd.h>
@@ -11,10 +11,7 @@ static inline long sys6(long n, long a, long b, long c, long d, long e, long f)
     register long r10 __asm__("r10") = d;
     register long r8 __asm__("r8") = e;
     register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall"
-                     : "=a"(ret)
-                     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
+    __asm__ volatile("syscall" : "=a"(ret) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
     return ret;
 }
 #elif defined(__aarch64__)
@@ -44,7 +41,7 @@ static inline long sys6(long n, long a, long b, long c, long d, long e, long f)
     return a0;
 }
 #else
-#error "no system call stub for this architecture yet: add one in sys.h and an entry point in init.c"
+#error "no system call stub for this architecture: add one in sys.h and an entry point in init.c"
 #endif
 
 #define SYS_SELECT(_0, _1, _2, _3, _4, _5, _6, NAME, ...) NAME
@@ -57,8 +54,8 @@ static inline long sys6(long n, long a, long b, long c, long d, long e, long f)
 #define sys5_(n, a, b, c, d, e) sys6(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 #define sys6_(n, a, b, c, d, e, f) sys6(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 
-/* End this process, also under a seccomp filter that denies the system calls for it: the kernel always acts on an invalid instruction,
- * which kills even the first process of a pid namespace. */
+/* End this process, also under a seccomp filter that denies the system calls for it: the kernel always acts on an invalid
+ * instruction, which kills even the first process of a pid namespace. */
 static inline _Noreturn void end_process(int status)
 {
     sys(__NR_exit_group, status);

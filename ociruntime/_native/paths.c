@@ -1,19 +1,27 @@
-/* Part of the init: opening and making paths that never lead out of the root. */
-#ifndef OCIRUNTIME_PATHS_H
-#define OCIRUNTIME_PATHS_H
-#include "core.h"
+/* The init's paths: opening and making what never leads out of the root, and proving what was found. */
+#include <asm/statfs.h>
+#include <linux/magic.h>
 
-static long in_root(int root, const char *path, int flags)
+#include "init.h"
+
+#define MAX_LINKS 40
+#define MAX_TRIES 1000
+#define PROC_ROOT_INODE 1 /* PROCFS_ROOT_INO of <linux/fs.h>, from Linux 6.17 on */
+#define NEEDED_STATUS (STATX_TYPE | STATX_MODE | STATX_UID | STATX_GID | STATX_INO | STATX_SIZE)
+
+/* Open a path in the root. */
+long in_root(int root, const char *path, int flags)
 {
     struct open_how how = { .flags = (unsigned)flags | O_CLOEXEC, .resolve = IN_ROOT };
     long fd;
     int tries = 0;
-    do /* the kernel asks for another try when a rename went on meanwhile */
+    do /* EAGAIN: something was renamed meanwhile */
         fd = sys(__NR_openat2, root, path, &how, sizeof how);
-    while (fd == -EAGAIN && ++tries < 1000);
+    while (fd == -EAGAIN && ++tries < MAX_TRIES);
     return fd;
 }
 
+/* Make the last part of a path. */
 static long make_component(int dir, const char *name, int last, int want_file, unsigned mode)
 {
     if (last && want_file) {
@@ -49,10 +57,10 @@ static int splice_link(char *path, size_t dir, const char *link, size_t n, const
     return 0;
 }
 
-/* Open a path in the root, making what is missing of it: directories, and at its end a directory or an empty file. Each part is made
- * through the descriptor of the directory before it; a link that leads nowhere yet is followed inside the root. With no_link the last
- * part itself is opened: a link there is for the caller to refuse. */
-static long make_target(int root, const char *given, int want_file, int no_link, unsigned mode)
+/* Open a path in the root, making what is missing of it: directories, and at its end a directory or an empty file. Each part is
+ * made through the descriptor of the directory before it; a link that leads nowhere yet is followed inside the root. With no_link
+ * the last part itself is opened: the caller refuses a link there. */
+long make_target(int root, const char *given, int want_file, int no_link, unsigned mode)
 {
     char path[MAX_PATH], link[MAX_PATH];
     size_t n = length(given);
@@ -124,13 +132,23 @@ restart:
     }
 }
 
-static long mode_of(int fd, struct statx *st)
+/* The status of a file, and its mode as the result. A seccomp filter can answer 0 for a call that has filled nothing in. */
+long stat_at(int dir, const char *name, int flags, struct statx *st)
 {
-    long err = sys(__NR_statx, fd, "", AT_EMPTY, STATX_BASIC_STATS, st);
-    return err < 0 ? err : st->stx_mode;
+    long err;
+    st->stx_mask = 0;
+    err = sys(__NR_statx, dir, name, flags, STATX_BASIC_STATS, st);
+    if (err < 0)
+        return err;
+    return (st->stx_mask & NEEDED_STATUS) == NEEDED_STATUS ? st->stx_mode : -EPROTO;
 }
 
-static long check_type(int fd, int want_file)
+long mode_of(int fd, struct statx *st)
+{
+    return stat_at(fd, "", AT_EMPTY_PATH, st);
+}
+
+long check_type(int fd, int want_file)
 {
     struct statx st;
     long mode = mode_of(fd, &st);
@@ -145,39 +163,39 @@ static long check_type(int fd, int want_file)
     return 0;
 }
 
-/* A device number as the ops carry it is major << 32 | minor. */
-static int is_device(const struct statx *st, unsigned mode, uint64_t dev)
+/* Whether a file is a device. In operations the number of one is major << 32 | minor. */
+int is_device(const struct statx *st, unsigned mode, uint64_t dev)
 {
     if ((st->stx_mode & S_IFMT) != (mode & S_IFMT))
         return 0;
     return (mode & S_IFMT) == S_IFIFO || (st->stx_rdev_major == dev >> 32 && st->stx_rdev_minor == (dev & 0xffffffff));
 }
 
-static long prove_device(int fd, unsigned mode, uint64_t dev)
+/* The number as mknod(2) takes it. */
+unsigned device_number(uint64_t major, uint64_t minor)
+{
+    return (unsigned)((major & 0xfff) << 8 | (minor & 0xff) | (minor & 0xfff00) << 12);
+}
+
+long prove_device(int fd, unsigned mode, uint64_t dev)
 {
     struct statx st;
     long err = mode_of(fd, &st);
     return err < 0 ? err : is_device(&st, mode, dev) ? 0 : -ENODEV;
 }
 
-struct statfs_ { long type, bsize, blocks, bfree, bavail, files, ffree, fsid, namelen, frsize, flags, spare[4]; };
-
-static long statfs_of(int fd, struct statfs_ *fs)
+/* Prove the type of the filesystem that a file lies on. */
+long prove_fs(int fd, uint64_t magic)
 {
-    return sys(__NR_fstatfs, fd, fs);
-}
-
-static long prove_fs(int fd, uint64_t magic)
-{
-    struct statfs_ fs;
-    long err = statfs_of(fd, &fs);
+    struct statfs fs = { 0 };
+    long err = sys(__NR_fstatfs, fd, &fs);
     if (err < 0)
         return err;
-    return (uint64_t)fs.type == magic ? 0 : -EXDEV;
+    return (uint64_t)fs.f_type == magic ? 0 : -EXDEV;
 }
 
-/* The root of a procfs, and nothing else: neither another filesystem nor a part of one is believed. */
-static long prove_proc(int fd)
+/* Prove the root of a procfs: neither another filesystem nor a part of a procfs. */
+long prove_proc(int fd)
 {
     struct statx st;
     long err = prove_fs(fd, PROC_SUPER_MAGIC);
@@ -185,6 +203,5 @@ static long prove_proc(int fd)
         err = mode_of(fd, &st);
     if (err < 0)
         return err;
-    return st.stx_ino == 1 /* PROC_ROOT_INO */ ? 0 : -EXDEV;
+    return st.stx_ino == PROC_ROOT_INODE ? 0 : -EXDEV;
 }
-#endif
