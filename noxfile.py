@@ -61,17 +61,21 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, and the C code with every warning an error."""
-    session.install("ruff", "cffi")
+    """ruff; the C code by clang-format, and by gcc's analyzer with every warning an error."""
+    session.install("ruff", "cffi", "clang-format==23.1.5")  # another version can format otherwise
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     native = "ociruntime/_native"
     generate = f"import sys; sys.path.insert(0, {native!r}); import build; build.write_header(build.Path(sys.argv[1]))"
-    warnings = ["-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    sources = [path for pattern in ("*.c", "*.h") for path in sorted(Path(native).glob(pattern)) if path.name != "_host.c"]
+    session.run("clang-format", "--dry-run", "--Werror", *map(str, sources))
+    warnings = ["-Wall", "-Wextra", "-Werror", "-fanalyzer", "-O2", "-c", "-o", "/dev/null"]
     with tempfile.TemporaryDirectory() as generated:
         session.run("python", "-c", generate, generated)
-        session.run("cc", *warnings, "-I", generated, "-ffreestanding", f"{native}/init.c", external=True)
-        session.run("cc", *warnings, "-I", generated, "-O2", f"{native}/host.c", external=True)
+        for path in sources:
+            if path.suffix == ".c":
+                kind = [] if path.name == "host.c" else ["-ffreestanding"]
+                session.run("gcc", *warnings, *kind, "-I", generated, str(path), external=True)
 
 
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'

@@ -30,7 +30,7 @@ __all__ = [
 
 Settings = dict[str, Any] | None
 GENERATED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "*.o", "*.egg-info")
-HIDDEN = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}  # files of the project; others belong to tools
+HIDDEN = {".ci", ".clang-format", ".github", ".gitignore", ".pre-commit-config.yaml"}  # of the project
 
 
 def _ignored(directory: str, names: list[str]) -> set[str]:
