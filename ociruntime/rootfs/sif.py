@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SifError, UnsupportedError
 from .loop import attached
-from .mount import NODEV, RDONLY, mount, unmount
+from .mount import NODEV, NOSUID, RDONLY, mount, unmount
 
 if TYPE_CHECKING:
     from ..image.sif import SifImage
@@ -39,11 +39,11 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     if metadata.filesystem != Filesystem.SQUASHFS:
         raise UnsupportedError(f"the image's root filesystem is {metadata.filesystem!r}: only squashfs is mounted so far")
     with attached(image.fileno(), descriptor.offset, descriptor.size) as device:
-        mount("squashfs", device, rootfs, [("ro", None)], RDONLY | NODEV)
+        mount("squashfs", device, rootfs, [("ro", None)], RDONLY | NOSUID | NODEV)
     if overlay is None:
         return
     try:
-        mount("overlay", "overlay", rootfs, overlay_options(rootfs, overlay), NODEV)
+        mount("overlay", "overlay", rootfs, overlay_options(rootfs, overlay), NOSUID | NODEV)
     except BaseException:
         unmount(rootfs)
         raise

@@ -10,7 +10,7 @@ from ..engine.removal import remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, UnsupportedError
 from ..files import other_writers
-from .mount import NODEV, mount, mounts_below, unmount
+from .mount import NODEV, NOSUID, mount, mounts_below, unmount
 from .sif import overlay_options
 
 PREFIX: Final = "ociruntime-"
@@ -29,7 +29,7 @@ def cover(lower: Path, path: Path) -> Path:
         directory.mkdir(mode=0o700)
     (overlay / "upper").chmod(lower.stat().st_mode & 0o7777)
     try:
-        mount("overlay", "overlay", rootfs, overlay_options(lower, overlay), NODEV)
+        mount("overlay", "overlay", rootfs, overlay_options(lower, overlay), NOSUID | NODEV)
     except PermissionError as error:
         raise UnsupportedError(
             f"{lower} is to be covered by an overlay, and this user may not mount: run as root, or make a bundle of it with "

@@ -256,6 +256,23 @@ def test_force_stops_containers(busybox_sif: Path, tmp_path: Path, state_root: P
         assert (one.status, two.status) == (oci.Status.STOPPED, oci.Status.STOPPED)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_layers_are_nosuid_and_nodev(busybox_sif: Path, tmp_path: Path, writable: bool) -> None:
+    with oci.Bundle.from_sif(busybox_sif, tmp_path / "b", writable=writable) as bundle:
+        lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        layers = [set(fields[5].split(",")) for fields in lines if fields[4] == str(bundle.path / "rootfs")]
+    assert len(layers) == 1 + writable
+    assert all({"nosuid", "nodev"} <= options for options in layers), layers
+
+
+@pytest.mark.parametrize("source", ["busybox_sif", "busybox_rootfs"])
+def test_temporary_layers_are_nosuid_and_nodev(request: pytest.FixtureRequest, source: str, state_root: Path, prefix: str) -> None:
+    image: Path = request.getfixturevalue(source)
+    result = oci.run(image, ["cat", "/proc/self/mountinfo"], capture_output=True, text=True, root=state_root, container_id=prefix)
+    (options,) = [fields[5] for fields in map(str.split, result.stdout.splitlines()) if fields[4] == "/"]
+    assert {"nosuid", "nodev"} <= set(options.split(",")), options
+
+
 def test_force_unmounts_under_processes(busybox_sif: Path, tmp_path: Path) -> None:
     bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
     with (bundle.path / "rootfs/bin/busybox").open("rb") as file:
