@@ -36,7 +36,7 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
         TimeoutError: a process does not die of SIGKILL, or keeps the container locked.
     """
     with ExitStack() as stack:
-        if not _lock(stack, entry, force=force):
+        if not lock(stack, entry, force=force):
             return
         document, status = read(entry, force=force)
         if not force and not status.can_delete:
@@ -46,7 +46,7 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
     after_delete(document)
 
 
-def _lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
+def lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
     """Hold the container's lock until the stack is left; False when the container went while another operation had the lock.
 
     With ``force`` the container is killed when that operation keeps the lock, which ends the operation.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from ..errors import BundleError, ContainerNotFound
 from ..mountinfo import Mount, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
 from ..state import Entry, StateStore, Status
-from .delete import end, read
+from .delete import end, lock, read
 
 _NAMED = 5
 """How many of those who use a bundle a message names."""
@@ -75,9 +76,10 @@ def _uses(entry: Entry, bundle: os.stat_result) -> bool:
 def _stop(entry: Entry) -> None:
     """Kill a container; it stays, stopped, for who deletes it."""
     try:
-        with entry.locked():
-            document, status = read(entry, force=True)
-            end(entry, document, status, -1)
+        with ExitStack() as stack:
+            if lock(stack, entry, force=True):
+                document, status = read(entry, force=True)
+                end(entry, document, status, -1)
     except ContainerNotFound:
         return  # it was deleted meanwhile
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from ociruntime.engine.native import lib
 from ociruntime.engine.removal import remove_tree
 from ociruntime.mountinfo import read_mounts
 from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
-from ociruntime.state import default_root
+from ociruntime.state import StateStore, default_root
 
 from ..conftest import REPO
 
@@ -254,6 +256,29 @@ def test_force_stops_containers(busybox_sif: Path, tmp_path: Path, state_root: P
             bundle.umount(force=True, root=state_root)
         assert not bundle.path.exists()
         assert (one.status, two.status) == (oci.Status.STOPPED, oci.Status.STOPPED)
+
+
+def test_force_ends_an_operation_that_keeps_a_container_locked(
+    busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociruntime.lifecycle.delete._PATIENCE", 0.1)
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), root=state_root) as container:
+        locked_now, ended = threading.Event(), []
+
+        def operate() -> None:
+            with StateStore(state_root).entry(prefix).locked():
+                locked_now.set()
+                ended.extend(select.select([container.fileno()], [], [], 30)[0])  # readable when the process has ended
+
+        operation = threading.Thread(target=operate)
+        operation.start()
+        assert locked_now.wait(20)
+        bundle.umount(force=True, root=state_root)
+        operation.join()
+        assert ended
+        assert not bundle.path.exists()
+        assert container.status == oci.Status.STOPPED
 
 
 @pytest.mark.parametrize("writable", [True, False])
