@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import BundleError
+from .interrupts import Held, complete
 
 if TYPE_CHECKING:
     from .host import Host
@@ -79,12 +80,18 @@ class Bundle:
             raise BundleError(f"{path} has no rootfs directory")
         if (path / "config.json").exists():
             raise BundleError(f"{path} has a config.json already: use Bundle.load()")
-        (spec or RuntimeSpec.default()).save(path / "config.json")
-        return cls.load(path)
+        with Held() as held:
+            (spec or RuntimeSpec.default()).save(path / "config.json")
+            bundle = cls.load(path)
+            held.undo = (path / "config.json").unlink
+        return bundle
 
     @classmethod
     def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
         """Mount a SIF image as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory of mode 0700.
+
+        The layers are mounted ``nosuid`` and ``nodev``. What interrupts the call, KeyboardInterrupt for example, leaves nothing
+        behind.
 
         Args:
             image: the SIF file.
@@ -101,23 +108,23 @@ class Bundle:
         from .rootfs.bundles import locked
 
         path = Path(os.path.abspath(path))
-        with SifImage.open(image) as sif:
+        with Held() as held, SifImage.open(image) as sif:
             made = _make(path)
             with locked(path) as directory:
                 if os.listdir(directory.fd):
                     raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
-                mode = os.fstat(directory.fd).st_mode
+                mode = None if made else stat.S_IMODE(os.fstat(directory.fd).st_mode)
                 try:
                     directory.begin()
                     os.fchmod(directory.fd, 0o700)
                     fill(Path(directory.real), sif, writable=writable, spec=spec)
                     directory.commit()
+                    bundle = cls.load(path)
                 except BaseException:
-                    directory.unmount()
-                    directory.remove(keep=not made)
-                    os.fchmod(directory.fd, stat.S_IMODE(mode))
+                    directory.take_back(mode)
                     raise
-        return cls.load(path)
+            held.undo = lambda: _take_back(path, mode)
+        return bundle
 
     # ---- using ----
 
@@ -265,10 +272,17 @@ class Bundle:
         return cls(path, config=config)
 
     def __enter__(self) -> Self:
-        self._owner = os.getpid()
+        try:
+            self._owner = os.getpid()
+        except BaseException:  # an interruption: the block does not begin, so it has no end
+            complete(self._umount_own)
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
+        complete(self._umount_own)
+
+    def _umount_own(self) -> None:
         from .rootfs.bundles import is_mounted
 
         if os.getpid() == self._owner and is_mounted(self.path):
@@ -287,6 +301,14 @@ def _make(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(f"{path} cannot be made: {error.strerror}") from error
     return True
+
+
+def _take_back(path: Path, mode: int | None) -> None:
+    """Undo `Bundle.from_sif`. See `BundleDirectory.take_back`."""
+    from .rootfs.bundles import locked
+
+    with locked(path) as directory:
+        directory.take_back(mode)
 
 
 def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> None:

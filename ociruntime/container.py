@@ -204,7 +204,7 @@ class Container(Executes, Supervised):
         empty_process: bool,
         gate: bool,
     ) -> Self:
-        from .engine.interrupts import Held
+        from .interrupts import Held
         from .lifecycle.create import create
         from .streams import Streams
 
@@ -473,17 +473,20 @@ class Container(Executes, Supervised):
         return cls(Entry(state_root, check_id(container_id)))
 
     def __enter__(self) -> Self:
-        self._owner = os.getpid()
+        try:
+            self._owner = os.getpid()
+        except BaseException:  # an interruption: the block does not begin, so it has no end
+            self._end()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
-        from .engine.interrupts import Held
+        self._end()
 
-        try:
-            with Held():
-                self._delete_what_is()
-        finally:
-            self._delete_what_is()  # where it was interrupted before the block held
+    def _end(self) -> None:
+        from .interrupts import complete
+
+        complete(self._delete_what_is)
 
     def _delete_what_is(self) -> None:
         if os.getpid() != self._owner:

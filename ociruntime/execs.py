@@ -114,8 +114,8 @@ class Executes:
         """
         from contextlib import closing
 
-        from .engine.interrupts import Held
         from .errors import LaunchTimeout
+        from .interrupts import Held
         from .overrides import seconds, words
         from .process import Deadline, Process, finish
         from .streams import Codec, Streams
@@ -215,7 +215,7 @@ class Executes:
             console_socket: a listening Unix socket that gets the master of a terminal for the program instead.
             pid_file: gets the pid of the program.
         """
-        from .engine.interrupts import Held
+        from .interrupts import Held
         from .process import Process
         from .streams import Codec, Streams
 

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, NamedTuple, Self
 
 from .engine import cgroup, children
-from .engine.interrupts import Held
 from .engine.processes import signal_number
 from .engine.usage import Usage
 from .errors import LaunchTimeout, ProcessError
+from .interrupts import Held
 from .pickling import Unpicklable
 from .streams import MaybeNone, Streams
 from .terminal import Terminal

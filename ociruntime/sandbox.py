@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .bundle import Bundle
 from .engine import cgroup
-from .engine.interrupts import Held
 from .errors import ContainerNotFound, LaunchTimeout
+from .interrupts import Held
 from .lifecycle.orphans import CallerLock, clear_orphans
 from .overrides import Args, Env, MountLike, Overrides, UserLike, listed, seconds, words
 from .process import Child, Deadline, Result, Usage, finish

@@ -411,7 +411,7 @@ class Streams:
         return self.codec.decode(b"".join(chunks)) if self.codec else b"".join(chunks)
 
     def _shut(self, number: int) -> None:
-        from .engine.interrupts import Held
+        from .interrupts import Held
 
         with Held():  # so that it is closed once, and no other one of the same number later
             fd = self._ours.pop(number, -1)

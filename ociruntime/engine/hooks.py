@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..errors import HookError
-from .interrupts import waiting
+from ..interrupts import waiting
 from .memfd import F_ADD_SEALS, SEALS, sealed_memfd
 from .native import check, lib
 

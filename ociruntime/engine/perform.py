@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from ..errors import LaunchTimeout, OCIRuntimeError, Problem, SpecError, StepError, UnsupportedError
+from ..interrupts import waiting
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.ops import REPORTING, WAITING, Report, Sync
 from ..plan.wire import encode
@@ -19,7 +20,6 @@ from . import cgroup, undo
 from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
 from .host_steps import carry_out
-from .interrupts import waiting
 from .launch import NONE_PRESERVED, Init, Preserved, own_child
 from .native import check, lib
 from .reports import STALL, Message, Watch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
 from ociruntime.image import layout
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder
+from ociruntime.interrupts import waiting, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ __all__ = ["Compression", "build_sif"]
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 
 
+@whole()
 def build_sif(
     path: str | os.PathLike[str],
     rootfs_dir: str | os.PathLike[str],
@@ -44,6 +46,8 @@ def build_sif(
     """Build a SIF file whose primary system partition is a squashfs filesystem with the content of ``rootfs_dir``.
 
     The directory is only read. ``path`` is replaced when the new file is complete; after an error nothing is left behind.
+    An interruption, KeyboardInterrupt for example, ends ``mksquashfs`` and leaves nothing behind either, or arrives when the new
+    file is in place.
 
     Args:
         path: The file to write.
@@ -156,19 +160,27 @@ def _run(command: Sequence[str], work: str, epoch: int | None) -> None:
     if epoch is not None:
         environment["SOURCE_DATE_EPOCH"] = str(max(0, epoch))
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=work,
             env=environment,
-            check=False,
             text=True,
             errors="backslashreplace",
         )
     except FileNotFoundError as error:
         raise UnsupportedError(f"cannot build an image: {command[0]} not found; install squashfs-tools") from error
-    if done.returncode:
-        said = "\n".join(done.stdout.strip().splitlines()[-20:])
-        raise ProcessError(f"{command[0]} ended with status {done.returncode}: {said}", done)
+    with process:
+        try:
+            with waiting():
+                output, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            process.wait()  # Popen waits only briefly after a KeyboardInterrupt, and mksquashfs writes into ``work``
+            raise
+    if process.returncode:
+        last = "\n".join(output.strip().splitlines()[-20:])
+        done = subprocess.CompletedProcess(command, process.returncode, output)
+        raise ProcessError(f"{command[0]} ended with status {process.returncode}: {last}", done)

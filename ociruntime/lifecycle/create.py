@@ -13,12 +13,12 @@ from ..bundle import Bundle
 from ..engine import handover, undo
 from ..engine.clone import clone
 from ..engine.gate import listen
-from ..engine.interrupts import whole
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..errors import UnsupportedError
 from ..files import replace_file
 from ..host import Host
+from ..interrupts import whole
 from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
 from ..temporary import Temporary

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from ..errors import BundleError, ContainerNotFound
+from ..interrupts import whole
 from ..mountinfo import Mount, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
 from ..state import Entry, StateStore, Status
@@ -17,6 +18,7 @@ _NAMED = 5
 """How many of those who use a bundle a message names."""
 
 
+@whole()
 def umount(path: str | os.PathLike[str], *, force: bool, root: str | os.PathLike[str] | None) -> None:
     """Unmount a bundle and remove it. Arguments and errors are those of `Bundle.umount`."""
     with locked(path) as directory:

@@ -17,6 +17,7 @@ from typing import Final
 from ..engine.native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
+from ..interrupts import Held
 from ..locks import LockFile
 from ..mountinfo import Mount, read_mounts
 from ..state import check_directory, default_root, make_directory
@@ -129,6 +130,22 @@ class BundleDirectory:
 
     # ---- the end ----
 
+    def take_back(self, mode: int | None) -> None:
+        """Unmount and remove a bundle that its maker does not hand out.
+
+        A process that has looked into it meanwhile keeps the files that it has open.
+
+        Args:
+            mode: permissions that the directory had before; it stays. None: it did not exist, and is removed.
+
+        Raises:
+            BundleError, OSError: something cannot be removed.
+        """
+        self.unmount(detach=True)
+        self.remove(keep=mode is not None)
+        if mode is not None:
+            os.fchmod(self.fd, mode)
+
     def remove(self, *, keep: bool = False) -> None:
         """Remove what was made and the record.
 
@@ -205,10 +222,8 @@ def prune_records() -> None:
     for name in os.listdir(directory) if _check_records() else ():
         record = f"{directory}/{name}"
         try:
-            if name.endswith(_PARTIAL):
-                _remove_partial(record)
-            else:
-                _forget_removed(record)
+            with Held():
+                (_remove_partial if name.endswith(_PARTIAL) else _forget_removed)(record)
         except (BundleError, OSError) as error:
             failure = failure or error
     if failure is not None:

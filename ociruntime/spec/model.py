@@ -109,9 +109,11 @@ class Model(Record, Generic[A_co]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document to a file, atomically, with mode 0644 less the umask. Raises OSError."""
+        from ..interrupts import Held
         from .codec import save
 
-        save(self, path)
+        with Held():
+            save(self, path)
 
     @classmethod
     def json_schema(cls) -> dict[str, Json]:

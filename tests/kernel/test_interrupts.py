@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine.interrupts import Held, whole
+from ociruntime.image.sif import SifBuilder
+from ociruntime.interrupts import Held, whole
 
 pytestmark = pytest.mark.root
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -20,6 +23,9 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SWEEP = """
 import os, signal, sys, tempfile, threading, time
 import ociruntime as oci
+from ociruntime.lifecycle import umount as unmounting
+from ociruntime.rootfs import bundles
+from ociruntime.state import default_root
 
 what, source, root, scratch, prefix, step, delay = sys.argv[1:]
 tempfile.tempdir = scratch
@@ -42,6 +48,63 @@ def popen():
     with container.popen(["sleep", "1000"], stdout=-1) as process:
         process.kill()
 
+place = scratch + "/b"   # of a bundle
+built = scratch + "/x.sif"
+config = scratch + "/config.json"
+unmounting._pids = lambda: [os.getpid()]   # as many calls on every machine
+
+def mount():
+    mounted.append(oci.Bundle.from_sif(source, place))
+
+def block():
+    with oci.Bundle.from_sif(source, place):
+        pass
+
+def umount():
+    mounted[0].umount(force=True)
+    mounted.clear()
+
+def build():
+    oci.build_sif(built, source)
+
+def opening():
+    with oci.SifImage.open(source):
+        pass
+
+def save():
+    oci.RuntimeSpec.default().save(config)
+
+def from_dir():
+    oci.Bundle.from_dir(scratch)
+
+def lines():
+    return [line for line in open("/proc/self/mountinfo") if scratch in line]
+
+def prepare():
+    if what == "umount":
+        mount()
+    if what == "from_dir":
+        os.mkdir(scratch + "/rootfs")
+
+def tidy(interrupted):
+    # What may be there is there as a whole: an operation that had not begun, or had ended.
+    if what in ("mount", "umount"):
+        assert len(lines()) == (2 if os.path.exists(place) else 0), (lines(), os.listdir(scratch))
+        if interrupted and what == "mount":
+            assert not os.path.exists(place), os.listdir(place)
+        if os.path.exists(place):
+            oci.Bundle.load(place).umount()
+        mounted.clear()
+    if os.path.exists(built):
+        oci.SifImage.open(built).close()
+        os.unlink(built)
+    if what == "from_dir":
+        os.rmdir(scratch + "/rootfs")
+        assert not (interrupted and os.path.exists(config))
+    if os.path.exists(config):
+        oci.RuntimeSpec.load(config)
+        os.unlink(config)
+
 def books():
     numbers = [fd for fd in os.listdir("/proc/self/fd") if fd not in ("0", "1", "2") and os.path.lexists(f"/proc/self/fd/{fd}")]
     fds = sorted(os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in numbers)
@@ -51,8 +114,9 @@ def books():
 def check(where):
     assert [c.id for c in oci.Container.list(root=root)] == kept, (where, oci.Container.list(root=root))
     cgroups = [n for h in oci.Host.probe().hierarchies for n in os.listdir(h.mountpoint) if prefix + "-run" in n]
-    mounts = [line for line in open("/proc/self/mountinfo") if scratch in line]
-    assert (cgroups, mounts, os.listdir(scratch)) == ([], [], []), where
+    known = [bundles._read(f"{default_root()}/.bundles/{name}") for name in os.listdir(default_root() + "/.bundles")]
+    records = [record for record in known if record and scratch in record[1]]
+    assert (cgroups, lines(), records, os.listdir(scratch)) == ([], [], [], []), where
     deadline = time.monotonic() + 20
     while kept and container.processes() != (container.pid,):   # what was killed may take a moment to be gone
         assert time.monotonic() < deadline, (where, container.processes())
@@ -68,17 +132,25 @@ def hook(frame, event, function):
             os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGALRM, signal.default_int_handler)
-work = {"run": run, "create": create, "exec": execute, "popen": popen}[what]
-kept = []
+work = {
+    "run": run, "create": create, "exec": execute, "popen": popen, "mount": mount, "block": block, "umount": umount, "build": build,
+    "open": opening, "save": save, "from_dir": from_dir,
+}[what]
+kept, mounted = [], []
+os.makedirs(default_root() + "/.bundles", mode=0o700, exist_ok=True)
 if what in ("exec", "popen"):
     container = oci.Container.run(prefix + "-kept", image, root=root)
     kept = [container.id]
+prepare()
 work()
+tidy(False)
 before = books()
 interrupted = 0
 number = 1
 while True:
+    prepare()
     count = 0
+    caught = False
     try:
         if delay:
             signal.setitimer(signal.ITIMER_REAL, delay * number)
@@ -89,9 +161,11 @@ while True:
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt as error:
         sys.setprofile(None)
+        caught = True
         interrupted += 1
         if hasattr(error, "result"):
             assert error.result.returncode in (-9, 0), error.result
+    tidy(caught and not delay)   # a timer may also go off between the call and the end of the round
     if not delay and count < number:
         break
     check(number)
@@ -105,15 +179,30 @@ print(interrupted)
 
 
 @pytest.fixture
-def sources(bundle: oci.Bundle, busybox_rootfs: Path) -> dict[str, Path]:
-    return {"bundle": bundle.path, "rootfs": busybox_rootfs}
+def sources(bundle: oci.Bundle, busybox_rootfs: Path, busybox_sif: Path, tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/file").write_text("x")
+    return {"bundle": bundle.path, "rootfs": busybox_rootfs, "sif": busybox_sif, "small": tmp_path / "small"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "source", "step", "at_least"),
-    [("run", "bundle", 7, 60), ("run", "rootfs", 17, 40), ("create", "bundle", 17, 20), ("exec", "bundle", 7, 30), ("popen", "bundle", 7, 30)],
-)  # fmt: skip
+    [
+        ("run", "bundle", 7, 60),
+        ("run", "rootfs", 17, 40),
+        ("create", "bundle", 17, 20),
+        ("exec", "bundle", 7, 30),
+        ("popen", "bundle", 7, 30),
+        ("mount", "sif", 1, 100),
+        ("block", "sif", 2, 100),
+        ("umount", "sif", 1, 100),
+        ("build", "small", 1, 100),
+        ("open", "sif", 1, 20),
+        ("save", "small", 1, 20),
+        ("from_dir", "small", 1, 20),
+    ],
+)
 def test_at_every_nth_system_call(
     sources: dict[str, Path],
     what: str,
@@ -131,11 +220,127 @@ def test_at_every_nth_system_call(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["run", "exec"])
-def test_at_any_time(sources: dict[str, Path], what: str, state_root: Path, prefix: str, tmp_path: Path, script: Script) -> None:
+@pytest.mark.parametrize(
+    ("what", "source", "rounds", "delay"),
+    [
+        ("run", "bundle", 25, 0.0015),
+        ("exec", "bundle", 25, 0.0015),
+        ("mount", "sif", 100, 0.0002),
+        ("block", "sif", 100, 0.0002),
+        ("umount", "sif", 100, 0.0002),
+        ("build", "small", 50, 0.0004),
+    ],
+)
+def test_at_any_time(
+    sources: dict[str, Path],
+    what: str,
+    source: str,
+    rounds: int,
+    delay: float,
+    state_root: Path,
+    prefix: str,
+    tmp_path: Path,
+    script: Script,
+) -> None:
     (tmp_path / "scratch").mkdir()
-    done = script(SWEEP, what, sources["bundle"], state_root, tmp_path / "scratch", prefix, 25, 0.0015, timeout=280)
+    done = script(SWEEP, what, sources[source], state_root, tmp_path / "scratch", prefix, rounds, delay, timeout=280)
     assert int(done.stdout) >= 3
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[float], None]]:
+    """Sends SIGALRM in some seconds, which raises KeyboardInterrupt as SIGINT does, and again after a minute, which nothing defers."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds, 60) and None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_build_does_not_wait_for_mksquashfs(busybox_rootfs: Path, tmp_path: Path, alarm: Callable[[float], None]) -> None:
+    tool, pid = tmp_path / "mksquashfs", tmp_path / "pid"
+    tool.write_text(f"#!/bin/sh\ntrap '' INT TERM\necho $$ > {pid}\nexec sleep 1000\n")
+    tool.chmod(0o755)
+    (tmp_path / "out").mkdir()
+    began = time.monotonic()
+    alarm(1)
+    with pytest.raises(KeyboardInterrupt):
+        oci.build_sif(tmp_path / "out/x.sif", busybox_rootfs, mksquashfs=tool)
+    assert time.monotonic() - began < 50
+    assert os.listdir(tmp_path / "out") == []
+    assert not Path("/proc", pid.read_text().strip()).exists()
+
+
+class Interrupting(io.BytesIO):
+    """A stream that is interrupted while it is read or sought, and goes on if the handler does not run at once."""
+
+    ended = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._interrupt()
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._interrupt()
+        return super().seek(offset, whence)
+
+    def _interrupt(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        self.ended = True
+
+
+def test_streams_are_read_and_written_interruptibly(busybox_sif: Path, tmp_path: Path) -> None:
+    stream = Interrupting(busybox_sif.read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        oci.SifImage.open(stream)
+    assert not stream.ended
+    builder = SifBuilder()
+    builder.add_generic(stream, name="x")
+    with pytest.raises(KeyboardInterrupt):
+        builder.write(tmp_path / "x.sif")
+    assert not stream.ended
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["bundle", "container"])
+def test_a_block_that_is_interrupted_at_its_begin(
+    bundle: oci.Bundle,
+    busybox_sif: Path,
+    state_root: Path,
+    prefix: str,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: oci.Bundle | oci.Container
+    if kind == "bundle":
+        made, directory = oci.Bundle.from_sif(busybox_sif, tmp_path / "b"), tmp_path / "b"
+    else:
+        made, directory = oci.Container.create(prefix, bundle, root=state_root), state_root / prefix
+    own, getpid = [os.getpid()], os.getpid
+
+    def interrupted() -> int:
+        if own:
+            own.pop()
+            raise KeyboardInterrupt
+        return getpid()
+
+    monkeypatch.setattr(os, "getpid", interrupted)
+    with pytest.raises(KeyboardInterrupt), made:
+        raise AssertionError("the block has begun")
+    assert not directory.exists()
+
+
+def test_an_undo_that_fails_does_not_replace_the_interruption() -> None:
+    @whole(undo=lambda made: os.rmdir(f"/proc/{made}"))
+    def make() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "self"
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make()
+    assert caught.value.__notes__ == [
+        "what the interrupted call had made could not be removed: [Errno 20] Not a directory: '/proc/self'"
+    ]
 
 
 def test_handlers_wait_for_the_end_of_a_block() -> None:

@@ -738,6 +738,7 @@ def test_importing_is_cheap_and_needs_only_the_errors() -> None:
         "ociruntime._lazy",
         "ociruntime.errors",
         "ociruntime.files",
+        "ociruntime.interrupts",
         "ociruntime.pickling",
     }
 

@@ -13,6 +13,7 @@ from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.enums import Architecture, DataType, PartitionKind
 from ociruntime.image.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
 from ociruntime.image.sif.source import FdSource, Identity, Openable, Source, open_source
+from ociruntime.interrupts import whole
 from ociruntime.pickling import Unpicklable
 
 if TYPE_CHECKING:
@@ -123,7 +124,12 @@ class SifImage:
             source.close()
             raise
 
+    def close(self) -> None:
+        """Close the file. Readers of this image stop working. Closing twice is allowed."""
+        self._source.close()
+
     @classmethod
+    @whole(undo=close)
     def open(cls, target: Openable) -> SifImage:
         """Open a path, a file descriptor (which is duplicated) or a binary file object.
 
@@ -133,7 +139,7 @@ class SifImage:
         """
         return cls(open_source(target))
 
-    def __reduce__(self) -> tuple[Callable[[str, Identity], Self], tuple[str, Identity]]:
+    def __reduce__(self) -> tuple[Callable[[str, Identity], SifImage], tuple[str, Identity]]:
         """Return the absolute path and the identity of the file, never the descriptor.
 
         Raises:
@@ -146,17 +152,14 @@ class SifImage:
         return type(self)._reopen, (self._source.path, self._source.identity)
 
     @classmethod
-    def _reopen(cls, path: str, identity: Identity) -> Self:
+    @whole(undo=close)
+    def _reopen(cls, path: str, identity: Identity) -> SifImage:
         """Open the file of a pickled image. Raises SifError if the path is now another file or has other content."""
         source = FdSource.from_path(path)
         if source.identity != identity:
             source.close()
             raise SifError("the file was replaced or changed since the image was pickled; open it again", field="file", path=path)
         return cls(source)
-
-    def close(self) -> None:
-        """Close the file. Readers of this image stop working. Closing twice is allowed."""
-        self._source.close()
 
     @property
     def closed(self) -> bool:

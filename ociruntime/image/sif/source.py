@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from ociruntime.errors import SifError
 from ociruntime.files import NotRegularError, check_regular, open_regular
+from ociruntime.interrupts import complete, waiting
 
 __all__ = ["FdSource", "Identity", "Openable", "ReadableFile", "SeekableFile", "Source", "StreamSource", "open_source"]
 
@@ -83,6 +84,9 @@ class FdSource:
         return self._fd < 0
 
     def close(self) -> None:
+        complete(self._close)
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -95,14 +99,15 @@ class StreamSource:
         self.name = name
         self._stream: SeekableFile | None = stream
         self._lock = threading.Lock()
-        self.size = stream.seek(0, io.SEEK_END)
+        with waiting():  # a decompressor goes through all of it
+            self.size = stream.seek(0, io.SEEK_END)
 
     def fileno(self) -> int:
         raise io.UnsupportedOperation("this SIF image was opened from a stream that is not a plain file")
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
         """Read from ``offset`` into ``buffer``; return the number of bytes, smaller than the buffer only at the end."""
-        with self._lock:
+        with self._lock, waiting():
             if self._stream is None:
                 raise ValueError("I/O operation on closed SIF image")
             self._stream.seek(offset)

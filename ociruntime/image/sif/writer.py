@@ -22,6 +22,7 @@ from ociruntime.image.sif.enums import (
 from ociruntime.image.sif.model import NO_TIME, CryptoMessage, JsonValue, Metadata, OciObject, Partition, Sbom, Signature
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
 from ociruntime.image.sif.source import FdSource, ReadableFile
+from ociruntime.interrupts import waiting, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -225,8 +226,11 @@ class SifBuilder:
         """Add a blob of an OCI-SIF image; ``digest`` is not compared with the data."""
         return self.add(DataType.OCI_BLOB, data, group=group, metadata=OciObject(digest))
 
+    @whole()
     def write(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
         """Write the image to ``path``. An existing file is replaced when the new one is complete and has been read back.
+
+        An interruption, KeyboardInterrupt for example, leaves nothing behind, or arrives when the new file is in place.
 
         Args:
             path: The file to write.
@@ -237,7 +241,8 @@ class SifBuilder:
             SifError: the objects contradict each other.
         """
         with StagedFile(path, mode=0o777 if mode is None else mode & 0o700) as file:
-            self._write_to(file.fd)
+            with waiting():  # large objects take long
+                self._write_to(file.fd)
             SifImage(FdSource(os.dup(file.fd), file.path)).close()  # never put a file in place that the reader refuses
             if mode is not None:
                 os.fchmod(file.fd, mode)

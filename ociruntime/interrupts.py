@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from types import FrameType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,9 +50,9 @@ class Held:
                 handler = signal.getsignal(number)
                 if callable(handler) and not isinstance(getattr(handler, "__self__", None), Held):
                     self._handlers[number] = handler
+            self._hold()
             if self._handlers:
                 self._outer, Held._active = Held._active, self
-            self._hold()
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
@@ -60,10 +60,18 @@ class Held:
             if Held._active is self:
                 Held._active = self._outer
             self._restore()
-        except BaseException:
+        except BaseException as interruption:
             if kind is None and self.undo is not None and os.getpid() == self._owner:  # not what a handler has forked
-                self.undo()
+                self._take_back(self.undo, interruption)
             raise
+
+    @staticmethod
+    def _take_back(undo: Callable[[], object], interruption: BaseException) -> None:
+        """Undo the block's work. An error is a note of the interruption, which arrives as what it is."""
+        try:
+            undo()
+        except Exception as error:
+            interruption.add_note(f"what the interrupted call had made could not be removed: {error}")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -132,17 +140,44 @@ def waiting() -> AbstractContextManager[None]:
     return held._open()
 
 
-def whole(undo: Callable[[T], object]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """A function that is not interrupted; what it made is undone when an interruption that came meanwhile is told at its end."""
+@overload
+def whole() -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+
+@overload
+def whole(undo: Callable[[T], object]) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+
+def whole(undo: Callable[[T], object] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function that is not interrupted: the exception of a handler is raised at its end.
+
+    Args:
+        undo: takes back what the function has made, its result, when it is interrupted. Default: what it did stays done.
+    """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
         def run(*args: P.args, **options: P.kwargs) -> T:
             with Held() as held:
                 made = function(*args, **options)
-                held.undo = partial(undo, made)
+                held.undo = partial(undo, made) if undo is not None else None
             return made
 
         return run
 
     return decorate
+
+
+def complete(function: Callable[[], object]) -> None:
+    """Call a function that an interruption does not keep from its end; the exception of a handler is raised after it.
+
+    It is for the end of a block and of a life, as `__exit__` and `close`, where nothing comes after to do the work.
+    """
+    begun = False
+    try:
+        with Held():
+            begun = True
+            function()
+    finally:
+        if not begun:  # interrupted before the block held signals back
+            function()
