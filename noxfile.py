@@ -1,4 +1,4 @@
-"""Sessions for development; ``./run SESSION`` installs what they need and runs one."""
+"""nox sessions for development. ``./run SESSION`` installs the requirements of a session and runs it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ROOT = Path(__file__).parent
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Every test; those that need root or a kernel feature say why they are skipped where it is missing."""
+    """Run all tests. Tests that need root or a missing kernel feature are skipped with the reason."""
     session.install(".[test]")
     session.chdir("tests")  # so that the installed package is tested, not the tree
     session.run("pytest", "-n", "2", *session.posargs)
 
 
-VM_TESTS = (  # options of run-in-vm, and of pytest in it
+VM_TESTS = (  # options of run-in-vm, options of pytest
     ((), ("-n", "2", "-m", "vm", "kernel")),
     (("--user",), ("-m", "vm and not root", "kernel")),
     (("--cgroups", "hybrid"), ("-n", "2", "kernel/test_systemd.py")),
-    # AppArmor is active in the machine as it is; a kernel has one of them.
+    # By default AppArmor is active in the virtual machine. The kernel has only one of the two.
     (("--kernel-args", "security=selinux selinux=1"), ("kernel/test_selinux.py",)),
 )
 VM_TESTS_ALL = (
@@ -40,20 +40,23 @@ VM_TESTS_ALL = (
 
 @nox.session
 def vm(session: nox.Session) -> None:
-    """Kernel tests in a machine with systemd: those marked ``vm`` on cgroup v2, as root and as a user, and a few on others; with
-    ``--all`` every one that runs there, which takes hours."""
+    """Run kernel tests in a virtual machine with systemd.
+
+    These are the tests marked ``vm``, as root and as a user on cgroup v2, and a few with hybrid cgroups and SELinux. With
+    ``--all``, run all kernel tests that can run there, which takes hours.
+    """
     arguments = [word for word in session.posargs if word != "--all"]
     with tempfile.TemporaryDirectory() as package:
-        Path(package).chmod(0o755)  # the user in the machine reads it too
-        session.install("--no-deps", "--target", package, ".")  # alone: the machine has the dependencies for its own Python
+        Path(package).chmod(0o755)  # readable for the user in the virtual machine
+        session.install("--no-deps", "--target", package, ".")  # the virtual machine has the dependencies for its own Python
         for machine, tests in VM_TESTS if arguments == session.posargs else VM_TESTS_ALL:
             command = ("tests/vm/run-in-vm", "--verbose", *machine, "--package", package, "pytest", *tests, *arguments)
-            session.run("python", *command, success_codes=[0, 5] if arguments else [0])  # 5: of this file none was asked for
+            session.run("python", *command, success_codes=[0, 5] if arguments else [0])  # 5: no test was selected
 
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """The tests that need neither root nor the kernel: seconds."""
+    """Run the tests that need neither root nor containers. They take seconds."""
     session.install(".[test]")
     session.chdir("tests")
     session.run("pytest", "-n", "2", "unit", "plan", *session.posargs)
@@ -61,8 +64,8 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff; the C code by clang-format, and by gcc's analyzer with every warning an error."""
-    session.install("ruff", "cffi", "clang-format==23.1.5")  # another version can format otherwise
+    """Run ruff, and check the C code with clang-format and the analyzer of gcc, with warnings as errors."""
+    session.install("ruff", "cffi", "clang-format==23.1.5")  # versions differ in their format
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     native = "ociruntime/_native"
@@ -83,7 +86,7 @@ READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 
 @nox.session
 def packages(session: nox.Session) -> None:
-    """The wheel and the source distribution: built from a read-only tree, each installed in an environment of its own, and used."""
+    """Build the wheel and the source distribution from a read-only tree, and test each in its own virtual environment."""
     session.install("build")
     with tempfile.TemporaryDirectory() as temporary:
         tree, out = Path(temporary, "tree"), Path(temporary, "out")
@@ -95,12 +98,12 @@ def packages(session: nox.Session) -> None:
         session.run("unshare", *namespaces, "sh", "-ec", READ_ONLY, "sh", str(tree), *build, external=True)
         ((wheel,), (sdist,)) = (tuple(out.glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
         if "-cp311-abi3-" not in wheel.name:
-            session.error(f"{wheel.name} is not for every CPython from 3.11 on (cp311-abi3)")
+            session.error(f"{wheel.name}: not tagged cp311-abi3, for every CPython from 3.11 on")
         session.run("tar", "-C", temporary, "-xf", str(sdist), external=True)
         (unpacked,) = Path(temporary).glob("ociruntime-*")
         absent = [name for name in str(listing).split("\0") if not (unpacked / name).exists()]
         if absent:
-            session.error(f"{sdist.name} lacks {', '.join(absent)}")
+            session.error(f"{sdist.name}: files are missing: {', '.join(absent)}")
         pythons = {package: Path(temporary, f"environment-{package.suffix[1:]}", "bin/python") for package in (wheel, sdist)}
         for package, python in pythons.items():
             session.run("python", "-m", "venv", str(python.parent.parent))
@@ -114,13 +117,13 @@ def packages(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """mypy --strict, and pyright, of the package and of what its users write."""
+    """Run mypy --strict and pyright on the package, and on examples of code that uses it."""
     session.install(".[test]")
-    session.install("mypy", "pyright[nodejs]")  # with a node from the package index, or pyright downloads one from elsewhere
+    session.install("mypy", "pyright[nodejs]")  # node from the package index; otherwise pyright downloads it from another place
     session.run("mypy", "--strict", "ociruntime")
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"
     package = str(session.run("python", "-P", "-c", where, silent=True)).strip()
-    with tempfile.TemporaryDirectory() as copy:  # of what is installed: pyright looks for the extension, which the tree lacks
+    with tempfile.TemporaryDirectory() as copy:  # of the installed package: pyright needs the extension, which the tree lacks
         shutil.copytree(package, Path(copy, "ociruntime"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         session.run("pyright", "-p", copy, "--pythonpath", f"{session.bin}/python")
@@ -130,7 +133,7 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, with every warning an error."""
+    """Build the documentation, with warnings as errors."""
     session.install(".[docs]")
     with tempfile.TemporaryDirectory() as out:
         session.run("sphinx-build", "-W", "-q", "-b", "html", "docs", out)
@@ -138,7 +141,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The walk-through: a SIF file from its making to its unmounting, told step by step. Then the other examples."""
+    """Run the walk-through, from building a SIF image to unmounting it, and then the other examples."""
     session.install(".")
     session.run("python", "examples/walkthrough.py")
     for name in ("live_output", "timeouts", "many_at_once", "with_asyncio", "supervised", "terminal"):
@@ -147,7 +150,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Side by side with runc and crun, where they are installed, and the object model against json and msgspec."""
+    """Run the benchmarks: the object model against json and msgspec, containers against runc and crun if these are installed."""
     session.install(".")
     session.install("msgspec")
     session.run("python", "benchmarks/bench_spec.py")

@@ -1,7 +1,7 @@
-"""PEP 517 build backend: setuptools, in a temporary copy of the tree.
+"""PEP 517 build backend that runs setuptools in a temporary copy of the tree.
 
-A build writes nothing into the tree, so that it also works from a read-only one, and includes nothing that an earlier build
-left there. An editable installation is the exception: it is made of the tree itself.
+A build writes nothing to the tree, so the tree can be read-only, and files of earlier builds are not included. Editable
+installations are the exception: they use the tree itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HIDDEN = {".ci", ".clang-format", ".github", ".gitignore", ".pre-commit-config.y
 
 
 def _ignored(directory: str, names: list[str]) -> set[str]:
-    """Return what is not copied: the products of builds, caches and virtual environments."""
+    """Return the names that are not copied: build products, caches and virtual environments."""
     ignored = GENERATED(directory, names)
     ignored.update(name for name in names if os.path.exists(os.path.join(directory, name, "pyvenv.cfg")))
     if os.path.samefile(directory, "."):
@@ -46,7 +46,7 @@ def _ignored(directory: str, names: list[str]) -> set[str]:
 
 @contextmanager
 def _copy() -> Iterator[None]:
-    """Change to a writable copy of the tree, which is the working directory (PEP 517)."""
+    """Change the working directory from the tree, which it is by PEP 517, to a writable copy."""
     tree = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="ociruntime-build-") as temporary:
         copy = Path(temporary, "tree")
@@ -83,12 +83,12 @@ def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: S
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    """Return what building a wheel needs beside build-system.requires."""
+    """Return the requirements of building a wheel in addition to build-system.requires."""
     with _copy():
         return build_meta.get_requires_for_build_wheel(config_settings)
 
 
 def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
-    """Return what building a source distribution needs beside build-system.requires."""
+    """Return the requirements of building a source distribution in addition to build-system.requires."""
     with _copy():
         return build_meta.get_requires_for_build_sdist(config_settings)
