@@ -1,10 +1,10 @@
-"""What a container costs, side by side with crun and runc.
+"""Measure the operations on containers, side by side with crun and runc.
 
     python benchmarks/bench_lifecycle.py [--rounds N] [--idle-ms 25] [--json FILE]
 
-Needs root and a static busybox; crun, runc, xargs and mksquashfs are used when they are there. The cases take turns within a
-round, so that a change of the machine's speed meets all of them; every case is measured twice, back to back and after an idle gap.
-The table has medians and says what is over its budget; the exit status never depends on a clock.
+Needs root and a static busybox; uses crun, runc, xargs and mksquashfs if they are installed. The cases alternate within a round, so
+that a change of the machine's speed affects all of them. Every case is measured back to back and after an idle gap. The tables have
+medians and mark figures that exceed their budget; the exit status never depends on a measurement.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ UNIFIED = Path("/sys/fs/cgroup/unified")
 ENVIRONMENT = dict(os.environ)
 PYTHON = sys.executable
 COMMAND = "from ociruntime.cli import script; script()"
-"""The console script, which pip writes into a file."""
+"""The code of the console script."""
 PARSE = "from ociruntime.cli import main; from ociruntime.cli.parser import parse_args; parse_args(['state', 'ID'])"
 TIMEOUT = 60.0
 
 
 class Failed(Exception):
-    """A command of a case did not end with 0: the case is skipped and its row says why."""
+    """A command of a case failed. The case is skipped, and a note has the reason."""
 
 
-TROUBLE = (Failed, oci.OCIRuntimeError, OSError, BrokenExecutor)
+CASE_ERRORS = (Failed, oci.OCIRuntimeError, OSError, BrokenExecutor)
 
 
 class Row(NamedTuple):
-    """One line of the second table: a figure, and the limit it is held to; None for a figure that was not measured."""
+    """A row of the table of budgets: a figure and its limit. `figure` is None if it was not measured."""
 
     what: str
     figure: float | None
@@ -66,10 +66,10 @@ class Row(NamedTuple):
 
 
 def call(args: Sequence[str]) -> float:
-    """Seconds that a command takes.
+    """Run a command and return the time that it takes in seconds.
 
-    The end is waited for at a pidfd: subprocess's own wait with a timeout sleeps in doubling steps, and would be what is measured.
-    stderr goes to a file: no pipe to a container's process may delay the end.
+    The function waits with a pidfd, because `Popen.wait` with a timeout sleeps in increasing steps, which would distort the result.
+    stderr is a file, because a pipe that a container's process inherits could delay the end.
     """
     with tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
@@ -83,20 +83,20 @@ def call(args: Sequence[str]) -> float:
         if child.wait():
             errors.seek(0)
             text = errors.read().decode(errors="replace").strip().splitlines() or [""]
-            raise Failed(f"{Path(args[0]).name} ended with {child.returncode}: {text[-1]}")
+            raise Failed(f"{Path(args[0]).name}: exit status {child.returncode}: {text[-1]}")
     return took
 
 
 def pss(pid: int) -> float:
-    """Proportional set size of a process in KiB."""
+    """Return the proportional set size of a process in KiB."""
     return float(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0])
 
 
 def hide_unified() -> None:
-    """Give this thread, and what it starts, a mount namespace without the hybrid mode's cgroup2 mount.
+    """Move this thread, and the processes that it starts, to a mount namespace without the cgroup2 mount of a hybrid host.
 
-    crun up to 1.8 refuses every command on a hybrid host, `--cgroup-manager=disabled` or not; without that mount it sees a v1 host.
-    A thread may have a mount namespace of its own, so nothing comes between the clock and crun.
+    crun up to 1.8 refuses every command on a hybrid host, also with `--cgroup-manager=disabled`. Without the mount it detects v1.
+    The namespace belongs to the thread, so no further program runs between the clock and crun.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     slave = ctypes.c_ulong(MS_REC | MS_SLAVE)
@@ -104,8 +104,8 @@ def hide_unified() -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(UNIFIED))
 
 
-class Other:
-    """A runtime by its command line, with a bundle whose config says what the one for in-process use says."""
+class CommandLine:
+    """A runtime that is measured through its command line, with a config equivalent to the one for in-process calls."""
 
     def __init__(self, name: str, program: str, options: Sequence[str], place: Place) -> None:
         self.name, self.place = name, place
@@ -113,7 +113,7 @@ class Other:
         self.command = [program, *options, "--root", str(self.root)]
         refuses = "crun" in name and (UNIFIED / "cgroup.controllers").exists()
         self.note = "in a mount namespace without /sys/fs/cgroup/unified" if refuses else ""
-        # one thread for all its commands: the namespace is the thread's
+        # one thread for all commands, because the mount namespace belongs to the thread
         self.thread = ThreadPoolExecutor(1, initializer=hide_unified if refuses else None)
 
     def call(self, *args: str) -> float:
@@ -141,37 +141,37 @@ class Other:
             self.call("delete", "--force", name)
 
     def parallel(self, count: int, workers: int) -> float:
-        """Containers per second by xargs."""
+        """Return the number of containers per second that xargs runs in parallel."""
         ids = self.place.directory / "ids"
         ids.write_text("".join(f"{self.place.new_id()}\n" for _ in range(count)))
         command = [*self.command, "run", "--bundle", str(self.place.other_bundle), "ID"]
         return count / self.thread.submit(call, ["xargs", "-a", str(ids), f"-P{workers}", "-IID", *command]).result()
 
     def close(self) -> None:
-        self.thread.submit(int).result()  # a command that an interrupt left under way ends first, and then its container is found
+        self.thread.submit(int).result()  # wait for a command that was interrupted, so that its container is found
         for entry in sorted(self.root.glob(f"{self.place.prefix}*")):
             try:
                 self.call("delete", "--force", entry.name)
             except Failed as error:
-                print(f"not cleaned up: {self.name} {entry.name}: {error}", file=sys.stderr)
+                print(f"bench_lifecycle: cannot delete {entry.name} of {self.name}: {error}", file=sys.stderr)
         self.thread.shutdown()
 
 
 class Place:
-    """Everything that is made: one directory, one state directory, ids with a prefix."""
+    """The files of the benchmark: a directory, a state directory, and the prefix of all container ids."""
 
     def __init__(self) -> None:
         self.prefix = f"bench-{os.getpid()}-"
         self._numbers = itertools.count()
         self.directory = Path(tempfile.mkdtemp(prefix="ociruntime-bench-"))
-        # state directories lie on /run in real use, which is a tmpfs as a rule
+        # as in real use, where the state directory is in /run, usually a tmpfs
         self.state = Path(tempfile.mkdtemp(prefix="ociruntime-bench-", dir="/run"))
         self.root = self.state / "ociruntime"
         self.sif = self.directory / "image.sif"
         self.path, self.other_bundle = self.directory / "bundle", self.directory / "other"
 
     def fill(self, busybox: str) -> None:
-        # byte code as an installed package has it, whatever the environment says, and none left in the tree
+        # use bytecode as an installed package does, whatever the environment says, and write none to the tree
         ENVIRONMENT["PYTHONPYCACHEPREFIX"] = str(self.directory / "pycache")
         ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
         path = self.path
@@ -184,7 +184,7 @@ class Place:
         config["process"] |= {"args": ["/bin/true"], "terminal": False}
         (path / "config.json").write_text(json.dumps(config))
         self.bundle = oci.Bundle.load(path)
-        # the same for the others, who want an older version and find the rootfs by its whole path
+        # the same config for the other runtimes, with an older version and an absolute rootfs path
         self.other_bundle.mkdir()
         config["ociVersion"] = "1.0.2"
         config["root"]["path"] = str(path / "rootfs")
@@ -203,7 +203,9 @@ class Place:
         shutil.rmtree(self.directory)
 
 
-class Ours:
+class InProcess:
+    """This library, called in the benchmark's own process."""
+
     def __init__(self, place: Place, null: int) -> None:
         self.place, self.null = place, null
 
@@ -254,19 +256,19 @@ def interpreter() -> Times:
 
 
 def try_out(cases: dict[str, Case], notes: list[str]) -> list[Case]:
-    """Each case once, as a warm-up; those that cannot be run drop out with a note."""
+    """Run each case once as a warm-up and return those that work; the others add a note."""
     good: list[Case] = []
     for name, case in cases.items():
         try:
             case()
             good.append(case)
-        except TROUBLE as error:
+        except CASE_ERRORS as error:
             notes.append(f"skipped: {name}: {error}")
     return good
 
 
 def measure(cases: Sequence[Case], rounds: int, idle: float) -> Times:
-    """Median seconds by label; the cases take turns, and who is first moves on from round to round."""
+    """Return the median seconds by label. The cases alternate, and each round starts with another case."""
     times: dict[str, list[float]] = {}
     for number in range(rounds):
         first = number % len(cases)
@@ -281,7 +283,7 @@ def measure(cases: Sequence[Case], rounds: int, idle: float) -> Times:
 def optional(figure: Callable[[], float], what: str, rounds: int, notes: list[str]) -> float | None:
     try:
         return statistics.median(figure() for _ in range(rounds))
-    except TROUBLE as error:
+    except CASE_ERRORS as error:
         notes.append(f"skipped: {what}: {error}")
         return None
 
@@ -291,7 +293,7 @@ def ratio(a: float | None, b: float | None) -> float | None:
 
 
 def budgets(times: Times, when: str) -> list[Row]:
-    """The rows that are held to a limit."""
+    """Return the rows of the table of budgets."""
     rows = [Row(f"run in process / crun ({when})", ratio(times.get(RUN), times.get("run, crun")), 0.25, "x")]
     rows.append(Row(f"CLI run / runc ({when})", ratio(times.get("run, CLI"), times.get("run, runc")), 2.5, "x"))
     bare = times["interpreter, pass"]
@@ -313,9 +315,9 @@ def show(times: Times, idle: Times, idle_ms: float) -> None:
 
 
 def show_parts(times: Times) -> None:
-    """What the time of a command goes into: it starts an interpreter, imports and parses, and does its work."""
+    """Print the parts of a command's time: starting the interpreter, importing and parsing, and the work itself."""
     bare, parsed = times["interpreter, pass"], times["interpreter, command line"]
-    print(f"\n{'CLI, back to back':20} {'interpreter':>14} {'command line':>14} {'its work':>14} {'in all':>14}")
+    print(f"\n{'CLI, back to back':20} {'interpreter':>14} {'command line':>14} {'work':>14} {'total':>14}")
     for command in ("run", "create", "state", "start", "kill", "delete"):
         if (whole := times.get(f"{command}, CLI")) is not None:
             parts = (bare, parsed - bare, whole - parsed, whole)
@@ -330,18 +332,18 @@ def show_budgets(rows: Sequence[Row]) -> None:
         print(f"{row.what:48} {figure:>12} {limit:>12}{'  OVER BUDGET' if row.over else ''}")
 
 
-def find_others(place: Place) -> list[Other]:
-    # crun without cgroups has less to do than the others, so that comparison is to its advantage
+def find_others(place: Place) -> list[CommandLine]:
+    # crun without cgroups has less work than the other runtimes, which favours crun in this comparison
     known: dict[str, list[str]] = {"crun": ["crun", "--cgroup-manager=disabled"]}
     known |= {"crun with cgroups": ["crun", "--cgroup-manager=cgroupfs"], "runc": ["runc"], "CLI": [PYTHON, "-c", COMMAND]}
-    return [Other(name, path, flags, place) for name, (program, *flags) in known.items() if (path := shutil.which(program))]
+    return [CommandLine(name, path, flags, place) for name, (program, *flags) in known.items() if (path := shutil.which(program))]
 
 
-def bench(options: argparse.Namespace, place: Place, others: Sequence[Other], null: int) -> None:
-    rounds, ours = int(options.rounds), Ours(place, null)
-    cases: dict[str, Case] = {"interpreter": interpreter, RUN: ours.run, "create, start, delete": ours.steps}
+def bench(options: argparse.Namespace, place: Place, others: Sequence[CommandLine], null: int) -> None:
+    rounds, library = int(options.rounds), InProcess(place, null)
+    cases: dict[str, Case] = {"interpreter": interpreter, RUN: library.run, "create, start, delete": library.steps}
     notes = [f"{o.name}: {' '.join(o.command[1:-2]) or 'no options'}{f', {o.note}' if o.note else ''}" for o in others]
-    cases["SIF"] = ours.sif
+    cases["SIF"] = library.sif
     if shutil.which("mksquashfs"):
         oci.build_sif(place.sif, place.bundle.rootfs)
     for other in others:
@@ -349,13 +351,13 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[Other], nu
         cases[f"steps, {other.name}"] = other.steps
     good = try_out(cases, notes)
     if interpreter not in good:
-        raise Failed("the package cannot be imported by " + PYTHON)
+        raise Failed(f"{PYTHON}: cannot import ociruntime; install it first")
     times = measure(good, rounds, 0)
     idle = measure(good, rounds, options.idle_ms / 1e3)
 
     few = max(3, rounds // 6)
-    memory = {"ociruntime": optional(ours.memory, "memory", few, notes)}
-    rates = {"ociruntime": optional(partial(ours.parallel, options.containers, 4), "4 threads", few, notes)}
+    memory = {"ociruntime": optional(library.memory, "memory", few, notes)}
+    rates = {"ociruntime": optional(partial(library.parallel, options.containers, 4), "4 threads", few, notes)}
     for other in others:
         memory[other.name] = optional(other.memory, f"memory, {other.name}", few, notes)
         if shutil.which("xargs"):
@@ -380,18 +382,18 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[Other], nu
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What a container costs, side by side with crun and runc.")
+    parser = argparse.ArgumentParser(description="Measure the operations on containers, side by side with crun and runc.")
     parser.add_argument("--rounds", type=int, default=20, help="measurements of each case (default: 20)")
     parser.add_argument("--idle-ms", type=float, default=25, help="length of the idle gap in milliseconds (default: 25)")
     parser.add_argument("--containers", type=int, default=80, help="containers of a parallel measurement (default: 80)")
     parser.add_argument("--busybox", default=shutil.which("busybox"), help="a static busybox (default: the one in PATH)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     if min(options.rounds, options.containers, options.idle_ms) <= 0 or os.geteuid() or not options.busybox:
-        parser.error("root, a busybox and positive numbers are needed")
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the clean-up below
+        parser.error("needs root, a static busybox and positive numbers")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the clean-up below runs
     place = Place()
-    others: list[Other] = []
+    others: list[CommandLine] = []
     try:
         place.fill(options.busybox)
         others = find_others(place)

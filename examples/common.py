@@ -1,4 +1,4 @@
-"""What the examples share: a root filesystem of busybox in a temporary directory, and a state directory of their own."""
+"""Functions that the examples share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @contextmanager
 def place() -> Iterator[tuple[Path, Path]]:
-    """A root filesystem with busybox's programs, and a state directory; both are gone at the end."""
+    """Create a rootfs with busybox and a state directory, both in a temporary directory, and yield their paths."""
     busybox = shutil.which("busybox")
     if os.geteuid() != 0 or busybox is None:
         sys.exit("this example needs root and a static busybox (apt-get install busybox-static)")
@@ -29,6 +29,6 @@ def place() -> Iterator[tuple[Path, Path]]:
 
 
 def expect(found: object, wanted: object) -> None:
-    """End with an error when something is other than told."""
+    """Exit with an error if `found` is not equal to `wanted`."""
     if found != wanted:
-        sys.exit(f"{sys.argv[0]}: {found!r} instead of {wanted!r}")
+        sys.exit(f"{sys.argv[0]}: expected {wanted!r}, found {found!r}")

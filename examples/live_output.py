@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The output of a program, line by line as it comes, and an answer to it."""
+"""Read the output of a program line by line while it runs, and answer it."""
 
 from __future__ import annotations
 

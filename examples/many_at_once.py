@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Many sandboxes from a pool of threads, and many programs in one container."""
+"""Run many containers from a pool of threads, and many programs in one container."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A container that outlives who made it: attached to from elsewhere, followed, and asked how it ended."""
+"""Attach to a supervised container, follow its log and read its exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
             container.start()
             for word in ("one", "two"):
                 attachment.write(f"{word}\n".encode())
-            with container.attach() as another:  # as many as want to
+            with container.attach() as another:  # several clients can be attached
                 another.write(b"three\n")
             for record in container.logs(follow=True):
                 print(f"{record.stamp} {record.stream}: {record.text}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A program on a terminal, driven by another one: typed at, read from, resized and interrupted."""
+"""Control a program on a terminal: read its output, type, resize the terminal and interrupt the program."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
             terminal.resize(40, 120)
             expect(terminal.readline(), b"40 120\r\n")
             result = container.exec(["sh", "-c", "tty; cat"], terminal=True, capture_output=True, input="typed\n", text=True)
-            print(result.stdout, end="")  # on a terminal of its own, with the echo
+            print(result.stdout, end="")  # a separate terminal, which echoes the input
             terminal.write(b"\x03")  # ^C
             print(terminal.readall().decode(), end="")
             expect(container.wait(30), 7)

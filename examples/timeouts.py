@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Programs that take too long or too much: what is left of them is their output, and nothing else."""
+"""Run programs that exceed a timeout or a memory limit, and read their output."""
 
 from __future__ import annotations
 

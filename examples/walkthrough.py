@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The main job, step by step: a SIF file is built, mounted, and a container lives its whole life; then the same from Python.
+"""Build a SIF image, mount it and run containers from it, on the command line and from Python.
 
-Needs root and mksquashfs (squashfs-tools); a static busybox is fetched with apt-get when there is none. Everything happens in a
-temporary directory, and the last step shows that nothing is left. The exit status is not 0 when anything goes other than told.
+Needs root and mksquashfs (squashfs-tools). Without a static busybox in /bin, it is downloaded with apt-get. All files are in a
+temporary directory, and the last step checks that nothing is left behind. The exit status is 0 only if every step had the expected
+result.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import ociruntime as oci
 
-NAMES = (f"busybox1-{os.getpid()}", f"busybox2-{os.getpid()}")  # two of us may run at once, and cgroups are everybody's
+NAMES = (f"busybox1-{os.getpid()}", f"busybox2-{os.getpid()}")  # unique, because several processes may run this script
 
 
 def tell(text: str) -> None:
@@ -38,11 +39,11 @@ def show(text: str, lines: int = 12) -> None:
 
 def expect(found: object, wanted: object, what: str) -> None:
     if found != wanted:
-        sys.exit(f"walkthrough: {what} is {found!r}, not {wanted!r}")
+        sys.exit(f"walkthrough: {what}: expected {wanted!r}, found {found!r}")
 
 
 class Shell:
-    """The command line, with a state directory of its own."""
+    """Runs `ociruntime` with its own state directory."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -55,7 +56,7 @@ class Shell:
     def run(self, *args: str) -> tuple[str, int]:
         print(f"$ ociruntime {' '.join(args)}", flush=True)
         command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(self.state), *args]
-        # A created container keeps our stdout open, so its own output goes elsewhere than to a pipe that we read to its end.
+        # A created container keeps stdout open, so reading a pipe to its end would wait for the container.
         with tempfile.TemporaryFile("w+") as out:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, check=False)
             out.seek(0)
@@ -68,7 +69,7 @@ class Shell:
 
 
 def static(path: Path) -> bool:
-    """Whether an ELF file names no program interpreter (PT_INTERP), so that it runs in a root without libraries."""
+    """Return whether an ELF file has no program interpreter (PT_INTERP), so that it runs without libraries."""
     data = path.read_bytes()
     wide, order = data[4] == 2, "<" if data[5] == 1 else ">"
     (offset,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", data, 32 if wide else 28)
@@ -80,22 +81,22 @@ def find_busybox(directory: Path) -> Path:
     found = Path("/bin/busybox")
     if found.exists() and static(found):
         return found
-    print("    there is no static /bin/busybox: Debian's package is unpacked, not installed", flush=True)
+    print("    no static /bin/busybox: unpacking the package busybox-static", flush=True)
     directory.mkdir()
     for command in (["apt-get", "-q", "download", "busybox-static"], ["sh", "-c", "dpkg -x busybox-static_*.deb ."]):
         try:
             subprocess.run(command, cwd=directory, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            sys.exit(f"walkthrough: no static busybox, and none can be fetched ({error}): apt-get install busybox-static")
+            sys.exit(f"walkthrough: cannot download a static busybox: {error}; run apt-get install busybox-static")
     for found in (directory / "usr/bin/busybox", directory / "bin/busybox"):
         if found.exists():
             return found
-    sys.exit("walkthrough: the package busybox-static has no busybox in it")
+    sys.exit("walkthrough: busybox-static: the package does not contain busybox")
 
 
 def build(directory: Path) -> Path:
     if shutil.which("mksquashfs") is None:
-        sys.exit("walkthrough: mksquashfs is missing: apt-get install squashfs-tools")
+        sys.exit("walkthrough: mksquashfs: not found; run apt-get install squashfs-tools")
     busybox = find_busybox(directory / "package")
     rootfs = directory / "tree"
     for name in ("bin", "etc", "tmp", "root"):
@@ -133,8 +134,8 @@ def wait_for(shell: Shell, name: str, status: str) -> None:
 
 
 def clean(shell: Shell, bundle: Path) -> None:
-    """After a failure: whatever there is goes, and what cannot go is shown."""
-    tell("That failed; clean up")
+    """Remove containers and bundle after a failure, and print what cannot be removed."""
+    tell("A step failed; clean up")
     for name in NAMES:
         shell.run("delete", "--force", name)
     if bundle.exists():
@@ -142,7 +143,7 @@ def clean(shell: Shell, bundle: Path) -> None:
 
 
 def command_line(directory: Path, image: Path) -> list[int]:
-    """Gives pidfds of the processes that ran."""
+    """Run the steps on the command line and return pidfds of the containers' init processes."""
     shell = Shell(directory / "state")
     bundle = directory / "busybox"
     try:
@@ -153,9 +154,9 @@ def command_line(directory: Path, image: Path) -> list[int]:
 
 
 def steps(shell: Shell, bundle: Path, image: Path) -> list[int]:
-    tell("What is in the image")
+    tell("List the content of the image")
     shell("sif", str(image))
-    tell("Mount it: a bundle with config.json, and a root filesystem that is an overlay over the image's squashfs")
+    tell("Mount it: a bundle with config.json and a rootfs, which is an overlay over the squashfs of the image")
     shell("mount", str(image), str(bundle))
     show("\n".join(sorted(path.name for path in bundle.iterdir())))
     expect(bundle.stat().st_mode & 0o777, 0o700, "the mode of the bundle")
@@ -163,19 +164,19 @@ def steps(shell: Shell, bundle: Path, image: Path) -> list[int]:
         show(subprocess.run([*command, str(bundle / "rootfs")], capture_output=True, text=True, check=True).stdout)
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(bundle / "rootfs")], capture_output=True, text=True, check=True).stdout
     expect(kind.strip(), "overlayfs", "the filesystem of the rootfs")
-    tell("Its config: the default one, with what the image says")
+    tell("Its config.json: the default config with the settings of the image")
     show((bundle / "config.json").read_text(), lines=20)
-    tell("What will happen, before it happens")
+    tell("Print the plan, without executing it")
     shell("plan", "-b", str(bundle))
-    tell("Create a container; its process waits")
+    tell("Create a container; its init process waits for start")
     shell("create", "-b", str(bundle), NAMES[0])
     expect(shell.status(NAMES[0]), "created", "the status")
-    tell("Start it, and run programs in it")
+    tell("Start it, and run further programs in it")
     shell("start", NAMES[0])
     expect(shell.status(NAMES[0]), "running", "the status")
     expect("uid=0" in shell("exec", NAMES[0], "id"), True, "uid=0 in the output of id")
     expect(shell("exec", NAMES[0], "sh", "-c", "echo $GREETING").strip(), "hello", "the greeting from the image's environment")
-    tell("A second container of the same bundle, beside it")
+    tell("Run a second container from the same bundle")
     shell("create", "-b", str(bundle), NAMES[1])
     shell("start", NAMES[1])
     expect(sorted(shell("list", "-q").split()), sorted(NAMES), "the list of containers")
@@ -185,7 +186,7 @@ def steps(shell: Shell, bundle: Path, image: Path) -> list[int]:
         shell("kill", name, "KILL")
         wait_for(shell, name, "stopped")
         shell("delete", name)
-    tell("A container that is gone is an error of one line")
+    tell("An unknown container is an error of one line")
     shell("state", NAMES[0], status=1)
     tell("Unmount")
     shell("umount", str(bundle))
@@ -212,8 +213,8 @@ def python(directory: Path, image: Path) -> None:
 
 def main() -> None:
     if os.geteuid() != 0:
-        sys.exit("walkthrough: needs root, to mount images and to make namespaces")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that it cleans up
+        sys.exit("walkthrough: mounting images and creating namespaces needs root; run it as root")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the clean-up runs
     with tempfile.TemporaryDirectory(prefix="ociruntime-walkthrough-") as name:
         directory = Path(name)
         tell("Build a SIF image of busybox")
@@ -224,8 +225,8 @@ def main() -> None:
             python(directory, image)
         except (oci.OCIRuntimeError, OSError, subprocess.SubprocessError) as error:
             sys.exit(f"walkthrough: {type(error).__name__}: {error}")
-        tell("Nothing is left: no mount, loop device, cgroup or process")
-        expect(leftovers(directory, pidfds), [], "what is left")
+        tell("Check that no mount, loop device, cgroup or process is left behind")
+        expect(leftovers(directory, pidfds), [], "the resources left behind")
         print("    nothing")
     print("\nDone.")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same from an event loop: many sandboxes at once, live output, events, and a task that is cancelled."""
+"""Use the asyncio API: many containers at once, live output, events, and cancelling a task."""
 
 from __future__ import annotations
 
