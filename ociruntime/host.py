@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -206,8 +207,6 @@ def _subids(path: str, uid: int) -> tuple[tuple[int, int], ...]:
     rows = [row for line in text.splitlines() if len(row := line.strip().split(":")) == 3 and (row[1] + row[2]).isdigit()]
     if not rows:
         return ()
-    import pwd
-
     try:
         owners = {str(uid), pwd.getpwuid(uid).pw_name}
     except KeyError:  # the helpers do not support a user without a name

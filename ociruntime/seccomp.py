@@ -16,21 +16,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import json
 import os
 import stat
 import struct
 import sys
 import threading
+import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ociruntime.errors import SpecError, UnsupportedError
-from ociruntime.files import other_writers, replace_file
+from .errors import SpecError, UnsupportedError
+from .files import other_writers, replace_file
+from .spec.default_seccomp import architectures_of
+from .spec.rules.findings import Findings
+from .spec.rules.seccomp import check_seccomp
+from .spec.seccomp import SeccompOperator, SyscallArg
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from ociruntime.spec.seccomp import Seccomp, SyscallArg
+    from .spec.seccomp import Seccomp
 
 __all__ = ["MAX_INSTRUCTIONS", "NEWER", "Filter", "compile_profile", "profile_key", "unknown_syscalls"]
 
@@ -166,8 +172,6 @@ def compile_profile(
 
 def profile_key(profile: Seccomp, machine: str | None = None) -> str:
     """Return a key for the filter of a profile on a machine (default: this one): 64 hexadecimal digits."""
-    import json
-
     content = json.dumps(
         [
             FORMAT,
@@ -228,9 +232,6 @@ def _action(action: str, errno_ret: int | None) -> int:
 
 def _check(profile: Seccomp) -> None:
     """Check a profile. Raises SpecError with every problem."""
-    from ociruntime.spec.rules.findings import Findings
-    from ociruntime.spec.rules.seccomp import check_seccomp
-
     findings = Findings()
     check_seccomp(findings, profile)
     for i, call in enumerate(profile.syscalls or ()):
@@ -277,8 +278,6 @@ def _abis(profile: Seccomp, machine: str, native: int) -> tuple[str, ...]:
 
     System calls of other architectures never reach a filter.
     """
-    from ociruntime.spec.default_seccomp import architectures_of
-
     abis = architectures_of(machine)
     if not abis:
         raise UnsupportedError(f"seccomp filter for machine {machine!r}: unknown to libseccomp")
@@ -483,8 +482,6 @@ def _abi_prologue(out: _Assembler, lib: ModuleType, profile: Seccomp, abi: str, 
 
 def _own_rules(lib: ModuleType, abi: str, rules: list[_Rule]) -> dict[int, list[_Rule]]:
     """Return the rules that are not given to libseccomp, by system call number."""
-    from ociruntime.spec.seccomp import SeccompOperator, SyscallArg
-
     own: dict[int, list[_Rule]] = {}
     unconditional = {rule.name for rule in rules if not rule.conditions}
     for rule in rules:
@@ -505,8 +502,6 @@ _MAGIC: Final = b"OCISECC\1"
 
 
 def _head(key: str, program: bytes) -> bytes:
-    import zlib
-
     # The checksum detects damage. Owner and mode protect the file from other users.
     return _MAGIC + struct.pack("<II", len(program), zlib.crc32(program, zlib.crc32(key.encode())))
 

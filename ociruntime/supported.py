@@ -1,8 +1,7 @@
 """`features`: what this runtime supports, as the document that features.md describes.
 
-Nothing here is a list that somebody must keep. Each feature is tried: a config that asks for it is compiled for a host that has
-everything, and what the compiler does not refuse is supported. Values of tables that are looked up later, as those of seccomp, are
-read from these tables.
+No feature is listed by hand. For each one a config that uses it is compiled for a host that supports everything; the feature is
+supported unless the compiler refuses it. Values that are looked up later, such as those of seccomp, come from the lookup tables.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from .plan.cgroups import Manager
 
 OLDEST, NEWEST = "1.0.0", "1.3.0"
-"""Versions of the runtime spec."""
+"""The oldest and the newest supported version of the runtime spec."""
 _CONTROLLERS: Final = "cpu cpuacct cpuset memory devices freezer blkio pids hugetlb rdma net_cls net_prio perf_event misc".split()
 _V1: Final = (*(Hierarchy(f"/sys/fs/cgroup/{name}", 1, frozenset({name})) for name in _CONTROLLERS),
               Hierarchy("/sys/fs/cgroup/systemd", 1, frozenset({"name=systemd"})))  # fmt: skip
@@ -69,40 +68,40 @@ _HOST: Final = Host(
 )
 _IDS: Final = (IDMapping(container_id=0, host_id=100000, size=65536),)
 _VFS: Final = frozenset("ro rw sync async dirsync lazytime nolazytime mand nomand".split())
-# The kernel takes these words for any filesystem, so they may well reach it.
+# The kernel accepts these options for any filesystem, so they may be passed to it.
 _ANNOTATIONS: Final = {"org.systemd.property.": ("CollectMode", "'inactive-or-failed'")}
-# Annotations that runtimes act on: a prefix, and one of its members with a value.
+# Annotations with an effect: a prefix, and an example of a name and a value.
 
 
 def features() -> Features:
-    """What this runtime supports, whatever the host does; only ``seccomp.supportedFlags`` depends on the running kernel."""
+    """Return what this runtime supports on any host; only ``seccomp.supportedFlags`` depends on the running kernel."""
     return Features(
         oci_version_min=OLDEST,
         oci_version_max=NEWEST,
-        hooks=tuple(member.key for member in members_of(Hooks).values() if _compiles(_with_hook(member.name))),
-        mount_options=tuple(option for option in sorted((*MOUNT_OPTIONS, *LINKS)) if _knows_option(option)),
+        hooks=tuple(member.key for member in members_of(Hooks).values() if _supports(_with_hook(member.name))),
+        mount_options=tuple(option for option in sorted((*MOUNT_OPTIONS, *LINKS)) if _supports_option(option)),
         linux=_linux(),
         annotations={"ociruntime.version": __version__},
-        potentially_unsafe_config_annotations=tuple(prefix for prefix in _ANNOTATIONS if _acts_on(prefix)),
+        potentially_unsafe_config_annotations=tuple(prefix for prefix in _ANNOTATIONS if _supports_annotation(prefix)),
     )
 
 
 def _linux() -> LinuxFeatures:
     return LinuxFeatures(
-        namespaces=tuple(kind for kind in NamespaceType if _compiles(_with_namespace(kind))),
+        namespaces=tuple(kind for kind in NamespaceType if _supports(_with_namespace(kind))),
         capabilities=tuple(CAPABILITIES),
         cgroup=_cgroup(),
         seccomp=_seccomp(),
-        apparmor=EnabledFeature(enabled=_takes(process={"apparmorProfile": "profile"})),
-        selinux=EnabledFeature(enabled=_takes(process={"selinuxLabel": "label"}, linux={"mountLabel": "label"})),
+        apparmor=EnabledFeature(enabled=_supports_members(process={"apparmorProfile": "profile"})),
+        selinux=EnabledFeature(enabled=_supports_members(process={"selinuxLabel": "label"}, linux={"mountLabel": "label"})),
         memory_policy=_memory_policy(),
         intel_rdt=IntelRdtFeatures(
-            enabled=_takes(linux={"intelRdt": {"closID": "class"}}),
-            schemata=_takes(linux={"intelRdt": {"closID": "class", "schemata": ["L3:0=f"]}}),
-            monitoring=_takes(linux={"intelRdt": {"closID": "class", "enableMonitoring": True}}),
+            enabled=_supports_members(linux={"intelRdt": {"closID": "class"}}),
+            schemata=_supports_members(linux={"intelRdt": {"closID": "class", "schemata": ["L3:0=f"]}}),
+            monitoring=_supports_members(linux={"intelRdt": {"closID": "class", "enableMonitoring": True}}),
         ),
-        mount_extensions=MountExtensions(idmap=EnabledFeature(enabled=_compiles(_with_option("idmap")))),
-        net_devices=EnabledFeature(enabled=_takes(linux={"netDevices": {"eth0": {}}})),
+        mount_extensions=MountExtensions(idmap=EnabledFeature(enabled=_supports(_with_option("idmap")))),
+        net_devices=EnabledFeature(enabled=_supports_members(linux={"netDevices": {"eth0": {}}})),
     )
 
 
@@ -110,11 +109,11 @@ def _cgroup() -> CgroupFeatures:
     limits = _base({"linux": {"resources": {"memory": {"limit": 1 << 30}, "pids": {"limit": 100}}}})
     user = _with_namespace(NamespaceType.USER)
     return CgroupFeatures(
-        v1=_compiles(limits, _HOST._replace(hierarchies=_V1)),
-        v2=_compiles(limits),
-        systemd=_compiles(limits, manager="systemd"),
-        systemd_user=_compiles(user, _HOST._replace(euid=1000, systemd=Systemd(True, _V2[0])), manager="systemd"),
-        rdma=_takes(linux={"resources": {"rdma": {"mlx5_1": {"hcaHandles": 1}}}}),
+        v1=_supports(limits, _HOST._replace(hierarchies=_V1)),
+        v2=_supports(limits),
+        systemd=_supports(limits, manager="systemd"),
+        systemd_user=_supports(user, _HOST._replace(euid=1000, systemd=Systemd(True, _V2[0])), manager="systemd"),
+        rdma=_supports_members(linux={"resources": {"rdma": {"mlx5_1": {"hcaHandles": 1}}}}),
     )
 
 
@@ -122,8 +121,8 @@ def _seccomp() -> SeccompFeatures:
     flags = tuple(map(SeccompFlag, seccomp.FLAGS))
     here = Host.probe()
     return SeccompFeatures(
-        enabled=_takes(linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}),
-        actions=tuple(SeccompAction(name) for name in seccomp.ACTIONS if _compiles(_with_action(name))),
+        enabled=_supports_members(linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}),
+        actions=tuple(SeccompAction(name) for name in seccomp.ACTIONS if _supports(_with_action(name))),
         operators=tuple(map(SeccompOperator, sorted(seccomp.OPERATORS))),
         archs=tuple(map(SeccompArch, seccomp.ARCHITECTURES)),
         known_flags=flags,
@@ -137,19 +136,19 @@ def _memory_policy() -> MemoryPolicyFeatures:
         return _base().at.linux.memory_policy.evolve(mode=mode, nodes=nodes, flags=flags or None)
 
     return MemoryPolicyFeatures(
-        modes=tuple(mode for mode in MemoryPolicyMode if _compiles(policy(mode))),
-        flags=tuple(flag for flag in MemoryPolicyFlag if _compiles(policy(MemoryPolicyMode.BIND, flag))),
+        modes=tuple(mode for mode in MemoryPolicyMode if _supports(policy(mode))),
+        flags=tuple(flag for flag in MemoryPolicyFlag if _supports(policy(MemoryPolicyMode.BIND, flag))),
     )
 
 
-# ---- trying ----
+# ---- compiling configs that use a feature ----
 
 
 def _compile(spec: RuntimeSpec, host: Host, manager: Manager = "cgroupfs") -> Plan:
     return compile_create(spec, host, bundle="/bundle", manager=manager)
 
 
-def _compiles(spec: RuntimeSpec, host: Host = _HOST, manager: Manager = "cgroupfs") -> bool:
+def _supports(spec: RuntimeSpec, host: Host = _HOST, manager: Manager = "cgroupfs") -> bool:
     try:
         _compile(spec, host, manager)
     except (SpecError, UnsupportedError):
@@ -157,12 +156,12 @@ def _compiles(spec: RuntimeSpec, host: Host = _HOST, manager: Manager = "cgroupf
     return True
 
 
-def _takes(**members: Mapping[str, Json]) -> bool:
-    return _compiles(_base(members))
+def _supports_members(**members: Mapping[str, Json]) -> bool:
+    return _supports(_base(members))
 
 
 def _base(members: Mapping[str, Mapping[str, Json]] | None = None) -> RuntimeSpec:
-    """A small config, with these parts of a JSON document laid over it."""
+    """Return a small config merged with parts of a JSON document."""
     spec = RuntimeSpec(
         oci_version=NEWEST,
         process=Process(cwd="/", args=("sh",)),
@@ -196,8 +195,8 @@ def _with_option(option: str) -> RuntimeSpec:
     return _base().at.mounts.append(mount, asking)  # the first is there for remount
 
 
-def _knows_option(option: str) -> bool:
-    """Whether an option is carried out, and does not go to the filesystem as a word of its own."""
+def _supports_option(option: str) -> bool:
+    """Return whether an option has an effect, instead of being passed to the filesystem."""
     try:
         plan = _compile(_with_option(option), _HOST)
     except (SpecError, UnsupportedError):
@@ -215,7 +214,7 @@ def _with_flag(flag: str) -> RuntimeSpec:
     return _with_namespace(NamespaceType.USER).at.linux.seccomp.set(profile)
 
 
-def _acts_on(prefix: str) -> bool:
+def _supports_annotation(prefix: str) -> bool:
     name, value = _ANNOTATIONS[prefix]
     plans: list[Plan] = []
     for given in (None, {prefix + name: value}):

@@ -16,7 +16,7 @@ from ..engine.processes import ended_within
 from ..errors import ContainerNotFound, WrongStatus
 from ..host import Host
 from ..overrides import Overrides
-from ..plan.cgroups import inner, placed
+from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, Status
@@ -94,7 +94,7 @@ def execute(
             wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
             host = Host.probe()
             joined = _joined(cgroups, document["pid"], cgroup, host)
-            if own_cgroup and (made := groups.in_cgroup(placed(joined, host).places, cgroups)) is not None:
+            if own_cgroup and (made := groups.in_cgroup(existing_placement(joined, host).places, cgroups)) is not None:
                 group, others = made
                 joined = tuple(made[0].path if os.path.dirname(made[0].path) == path else path for path in joined)
             elif own_cgroup:
@@ -181,10 +181,10 @@ def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | 
     """The cgroups for a further process. Raises ValueError and FileNotFoundError for the one that is asked for."""
     if not wanted:
         return tuple(enterable(cgroups, pid))
-    placement = placed(cgroups, host)
+    placement = existing_placement(cgroups, host)
     if not placement.places:
         raise ValueError(f"cgroup={wanted!r}: the container has no cgroups of its own")
-    chosen = inner(placement, wanted)
+    chosen = inner_cgroups(placement, wanted)
     missing = next((path for path in chosen.values() if not os.path.isdir(path)), None)
     if missing is not None:
         raise FileNotFoundError(errno.ENOENT, "the container has no such cgroup", missing)

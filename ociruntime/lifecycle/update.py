@@ -11,7 +11,7 @@ from ..engine.host_steps import carry_out
 from ..engine.perform import step_error
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
-from ..plan.cgroups import changed_members, compile_update, member_names, placed
+from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules.findings import Findings
 from ..spec.rules.linux import check_intel_rdt
@@ -96,7 +96,7 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         if errors := [problem for problem in findings.problems if problem.severity == "error"]:
             raise SpecError(errors)
         host = Host.probe()
-        placement = placed(document.get("cgroups", []), host)
+        placement = existing_placement(document.get("cgroups", []), host)
         unit = undo.unit(document.get("undo", []))
         plan = compile_update(linux, member_names(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
         # What is written before the change takes no space after it.

@@ -12,14 +12,14 @@ from . import kernel
 from .cgroups import (
     Manager,
     Placement,
-    attached,
+    cgroup_to_attach,
     compile_attach,
     compile_cgroups,
     compile_join,
     compile_late,
     compile_owner,
     compile_scope,
-    placed,
+    existing_placement,
 )
 from .credentials import ALL_CAPABILITIES, compile_credentials, compile_labels, compile_parent_death
 from .devices import Devices
@@ -146,7 +146,7 @@ class _Create:
         self.host = host
         self.title = f"create {container_id} from {bundle}"
         self.container_id = container_id
-        self.manager = manager
+        self.manager: Manager = manager
         self.die_with_parent = die_with_parent
         self.empty = empty
         # Without a process the container waits at the gate, which never opens.
@@ -350,7 +350,7 @@ def compile_exec(
         SpecError, UnsupportedError: as for `compile_create`.
     """
     check_process(spec, process)
-    execution = _Exec(process, spec, host, namespaces, placed(cgroups, host), pid)
+    execution = _Exec(process, spec, host, namespaces, existing_placement(cgroups, host), pid)
     execution.before_clone(unit)
     execution.into_container()
     execution.as_process()
@@ -377,7 +377,7 @@ class _Exec:
     def before_clone(self, unit: tuple[str, bool, str] | None) -> None:
         """Clone the init."""
         self.builder.phase = "On the host, before the clone"
-        self.attach = attached(unit, self.placement, self.host)
+        self.attach = cgroup_to_attach(unit, self.placement, self.host)
         cgroup = "" if self.joins_later or self.attach else self.placement.into
         self.builder.add_host("clone3", 0, cgroup, text="init process" + (f"; cgroup {cgroup}" if cgroup else ""))
 

@@ -11,7 +11,7 @@ import pytest
 from ociruntime.engine.cgroup import devices
 from ociruntime.engine.cgroup.restore import Memory
 from ociruntime.plan import Side, Step
-from ociruntime.plan.cgroups.devices import MKNOD, READ, WRITE, Rule, program
+from ociruntime.plan.cgroups.devices import MKNOD, READ, WRITE, Rule, compile_program
 
 from .cgroups import V2
 
@@ -52,15 +52,15 @@ def test_rules_in_force_and_replaced(cgroup: Path, script: Callable[..., object]
         return script(USE, cgroup).stdout.splitlines()  # type: ignore[attr-defined, no-any-return]
 
     assert len(usable()) == 5
-    devices.attach(str(cgroup), program([DENY, Rule(True, "c", 1, 3, READ), Rule(True, "c", 1, 5, ALL)]))
+    devices.attach(str(cgroup), compile_program([DENY, Rule(True, "c", 1, 3, READ), Rule(True, "c", 1, 5, ALL)]))
     assert usable() == ["null 0", "zero 0"]
     before = ids(cgroup)
-    devices.attach(str(cgroup), program([DENY, Rule(True, "c", 1, None, ALL), Rule(False, "c", 1, 3, WRITE)]))
+    devices.attach(str(cgroup), compile_program([DENY, Rule(True, "c", 1, None, ALL), Rule(False, "c", 1, 3, WRITE)]))
     after = ids(cgroup)
     assert len(before) == len(after) == 1
     assert before != after
     assert usable() == ["null 0", "zero 0", "full 0"]
-    devices.attach(str(cgroup), program([]))
+    devices.attach(str(cgroup), compile_program([]))
     assert len(usable()) == 5
 
 
@@ -71,38 +71,38 @@ def test_rules_in_force_and_replaced(cgroup: Path, script: Callable[..., object]
      [Rule(False, "c", 1 << 31, (1 << 40), ALL)]],
 )  # fmt: skip
 def test_the_verifier_takes_every_program(rules: list[Rule]) -> None:
-    os.close(devices.load(program(rules)))
+    os.close(devices.load(compile_program(rules)))
 
 
 def test_what_the_verifier_refuses_is_an_error(cgroup: Path) -> None:
     with pytest.raises(OSError, match=r"Permission denied|Invalid argument"):
-        devices.attach(str(cgroup), program([])[:-8])
+        devices.attach(str(cgroup), compile_program([])[:-8])
     assert ids(cgroup) == []
 
 
 def test_a_program_of_others_stays(cgroup: Path) -> None:
     name, devices.NAME = devices.NAME, b"other"  # type: ignore[misc]
     try:
-        devices.attach(str(cgroup), program([DENY]))
+        devices.attach(str(cgroup), compile_program([DENY]))
     finally:
         devices.NAME = name  # type: ignore[misc]
-    devices.attach(str(cgroup), program([]))
-    devices.attach(str(cgroup), program([]))
+    devices.attach(str(cgroup), compile_program([]))
+    devices.attach(str(cgroup), compile_program([]))
     assert len(ids(cgroup)) == 2
 
 
 def test_a_program_taken_back(cgroup: Path, script: Callable[..., object]) -> None:
     """What a change that fails half way leaves: the old program, or none."""
-    step = Step(Side.HOST, "cgroup_devices", (str(cgroup), program([DENY])), "", "")
+    step = Step(Side.HOST, "cgroup_devices", (str(cgroup), compile_program([DENY])), "", "")
     before: list[int] = []
     for count in (0, 1):
         memory = Memory()
         memory.remember(step)
-        devices.attach(str(cgroup), program([DENY]))
+        devices.attach(str(cgroup), compile_program([DENY]))
         assert ids(cgroup) != before
         assert memory.restore() == []
         memory.close()
         assert ids(cgroup) == before
         assert len(before) == count
-        devices.attach(str(cgroup), program([]))
+        devices.attach(str(cgroup), compile_program([]))
         before = ids(cgroup)

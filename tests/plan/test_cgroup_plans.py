@@ -9,7 +9,7 @@ import pytest
 
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host
-from ociruntime.plan.cgroups import compile_update, member_names, placed
+from ociruntime.plan.cgroups import compile_update, existing_placement, member_names
 from ociruntime.spec import Linux, Resources
 
 from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
@@ -70,7 +70,7 @@ def test_who_may_set_device_rules(change: dict[str, Any], rules: str | None, upd
     assert {step.op for step in plan.steps if step.op in ("cgroup_devices", "cgroup_write_lines")} == ({rules} if rules else set())
     assert bool(rules) is not any("resources.devices" in warning for warning in plan.warnings)
     linux_with = Linux(resources=Resources.load(denied))
-    where = placed([f"{h.mountpoint}/c1" for h in host.hierarchies], host)
+    where = existing_placement([f"{h.mountpoint}/c1" for h in host.hierarchies], host)
     if update:
         assert rules in [step.op for step in compile_update(linux_with, member_names(denied), where, host).steps]
     else:

@@ -17,7 +17,7 @@ import pytest
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
-from ociruntime.plan.cgroups import changed_members, compile_update, member_names, placed
+from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, is_usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
@@ -58,7 +58,9 @@ def changed(host: Host, **more: Any) -> Plan:
     given = changed_members(change)
     before = Resources.load({**LIMITS, "memory": {"limit": 9 << 20, "swap": 99 << 20}})
     directories = [f"{hierarchy.mountpoint}/c1" for hierarchy in host.hierarchies]
-    return compile_update(Linux(resources=before.merge(given)), member_names(given), placed(directories, host), host, "c1", **more)
+    return compile_update(
+        Linux(resources=before.merge(given)), member_names(given), existing_placement(directories, host), host, "c1", **more
+    )
 
 
 def limited() -> RuntimeSpec:

@@ -9,7 +9,7 @@ import pytest
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.plan.cgroups import v2
 from ociruntime.plan.cgroups.v1 import v1_writes
-from ociruntime.plan.cgroups.v2 import unified_writes, v2_refuse, v2_writes
+from ociruntime.plan.cgroups.v2 import refuse_unsupported, unified_writes, v2_writes
 from ociruntime.spec import Resources
 from ociruntime.spec.codec import structure
 
@@ -161,7 +161,7 @@ def test_files_of_both_versions(name: str) -> None:
     members, v1, v2 = CASES[name]
     assert shown(v1_writes(resources(**members))) == v1
     assert shown(v2_writes(resources(**members))) == v2
-    v2_refuse(resources(**members), set())
+    refuse_unsupported(resources(**members), set())
 
 
 @pytest.mark.parametrize("name", ONLY_V1)
@@ -169,8 +169,8 @@ def test_what_v2_has_no_equal_of(name: str) -> None:
     members, v1, place = ONLY_V1[name]
     assert shown(v1_writes(resources(**members))) == v1
     with pytest.raises(UnsupportedError, match=rf"\$\.linux\.resources\.{place}"):
-        v2_refuse(resources(**members), set())
-    v2_refuse(resources(**members), {"memory", "cpu", "blkio"})
+        refuse_unsupported(resources(**members), set())
+    refuse_unsupported(resources(**members), {"memory", "cpu", "blkio"})
 
 
 def test_network_is_v1_alone() -> None:

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ociruntime.errors import UnsupportedError
-from ociruntime.plan.cgroups.devices import DEFAULT_RULES, MKNOD, READ, WRITE, Rule, describe_rules, program, rules_of, v1_rules
+from ociruntime.plan.cgroups.devices import (
+    DEFAULT_RULES,
+    MKNOD,
+    READ,
+    WRITE,
+    Rule,
+    compile_program,
+    describe_rules,
+    rules_of,
+    v1_rules,
+)
 from ociruntime.spec import DeviceCgroup
 
 ALL = READ | WRITE | MKNOD
@@ -65,7 +75,7 @@ rules_ = st.builds(Rule, st.booleans(), st.sampled_from("abc"), numbers, numbers
 
 @given(st.lists(rules_, max_size=8), st.sampled_from("bc"), st.integers(0, 3), st.integers(0, 3), st.integers(1, 7))
 def test_the_program_means_what_the_rules_mean(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
-    assert run(program(rules), kind, major, minor, access) == allowed(rules, kind, major, minor, access)
+    assert run(compile_program(rules), kind, major, minor, access) == allowed(rules, kind, major, minor, access)
 
 
 def v1(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) -> bool:
@@ -109,8 +119,8 @@ def test_the_defaults_come_last() -> None:
     assert describe_rules(rules) == "deny a *:* rwm, allow c 10:* rw, allow the default devices"
     assert allowed(rules, "c", 1, 3, ALL)
     assert not allowed(rules, "b", 8, 0, READ)
-    assert run(program(rules), "c", 10, 229, READ | WRITE)
+    assert run(compile_program(rules), "c", 10, 229, READ | WRITE)
 
 
 def test_numbers_that_no_device_has() -> None:
-    assert run(program([DENY_ALL, Rule(True, "c", 1 << 40, None, ALL)]), "c", 0, 0, READ) == 0
+    assert run(compile_program([DENY_ALL, Rule(True, "c", 1 << 40, None, ALL)]), "c", 0, 0, READ) == 0

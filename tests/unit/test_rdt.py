@@ -12,7 +12,7 @@ from ociruntime.engine.cgroup.restore import Memory
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
 from ociruntime.plan import Side, Step, compile_create
-from ociruntime.plan.cgroups import compile_update, placed
+from ociruntime.plan.cgroups import compile_update, existing_placement
 from ociruntime.spec import IntelRdt, Linux, RuntimeSpec
 
 HOST = Host((6, 18), "x86_64", 0, 40, (), resctrl="/sys/fs/resctrl")
@@ -104,11 +104,11 @@ def test_a_group_is_removed_once(tmp_path: Path) -> None:
 )
 def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | None) -> None:
     linux = Linux(intel_rdt=IntelRdt(l3_cache_schema="L3:0=f", mem_bw_schema="MB:0=20", schemata=("L2:0=1",)))
-    plan = compile_update(linux, frozenset(), placed((), HOST), HOST, "c1", schemas=schemas)
+    plan = compile_update(linux, frozenset(), existing_placement((), HOST), HOST, "c1", schemas=schemas)
     assert [step.values for step in plan.steps] == ([] if lines is None else [("/sys/fs/resctrl/c1", lines)])
     if schemas:
         with pytest.raises(UnsupportedError, match="no resctrl"):
-            compile_update(linux, frozenset(), placed((), HOST), HOST._replace(resctrl=""), "c1", schemas=schemas)
+            compile_update(linux, frozenset(), existing_placement((), HOST), HOST._replace(resctrl=""), "c1", schemas=schemas)
 
 
 def test_a_change_of_schemas_that_is_taken_back(tmp_path: Path) -> None:

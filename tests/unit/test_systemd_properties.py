@@ -8,7 +8,15 @@ import pytest
 
 import ociruntime as oci
 from ociruntime.plan.cgroups.devices import rules_of
-from ociruntime.plan.cgroups.systemd import INFINITY, Property, annotated, devices, limits, properties, scope
+from ociruntime.plan.cgroups.systemd import (
+    INFINITY,
+    Property,
+    annotation_properties,
+    device_properties,
+    limit_properties,
+    scope_of,
+    scope_properties,
+)
 from ociruntime.plan.cgroups.v2 import unified_writes, v2_writes
 from ociruntime.spec.codec import structure
 from ociruntime.spec.resources import Resources
@@ -37,18 +45,18 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize(("path", "user"), NAMES)
 def test_names(path: str | None, user: bool) -> None:
-    made = scope(path, "c1", user=user, base="/u" if user else "/")
+    made = scope_of(path, "c1", user=user, base="/u" if user else "/")
     assert (made.unit, made.path) == NAMES[path, user]
 
 
 def test_an_id_is_escaped() -> None:
-    assert scope(None, "a+b", user=False).unit == r"ociruntime-a\x2bb.scope"
+    assert scope_of(None, "a+b", user=False).unit == r"ociruntime-a\x2bb.scope"
 
 
 @pytest.mark.parametrize("path", BAD_NAMES)
 def test_bad_names(path: str) -> None:
     with pytest.raises(oci.SpecError, match=r"\$\.linux\.cgroupsPath"):
-        scope(path, "c1", user=False)
+        scope_of(path, "c1", user=False)
 
 
 LIMITS: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -92,15 +100,15 @@ def resources(document: dict[str, Any]) -> Resources:
 def test_limits(name: str) -> None:
     document, expected = LIMITS[name]
     wanted = resources(document)
-    assert [str(entry) for entry in limits((*v2_writes(wanted), *unified_writes(wanted)))] == expected
+    assert [str(entry) for entry in limit_properties((*v2_writes(wanted), *unified_writes(wanted)))] == expected
 
 
 def test_masks_are_bytes_the_lowest_first() -> None:
-    assert limits(v2_writes(resources({"cpu": {"cpus": "0,9"}}))) == (Property("AllowedCPUs", "ay", (1, 2)),)
+    assert limit_properties(v2_writes(resources({"cpu": {"cpus": "0,9"}}))) == (Property("AllowedCPUs", "ay", (1, 2)),)
 
 
 def test_infinity_is_all_ones() -> None:
-    assert limits(v2_writes(resources({"pids": {"limit": -1}}))) == (Property("TasksMax", "t", INFINITY),)
+    assert limit_properties(v2_writes(resources({"pids": {"limit": -1}}))) == (Property("TasksMax", "t", INFINITY),)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +117,7 @@ def test_infinity_is_all_ones() -> None:
 def test_a_bad_value_is_named(unified: dict[str, str]) -> None:
     [key] = unified
     with pytest.raises(oci.SpecError, match=rf"\$\.linux\.resources\.unified\['{key}'\]"):
-        limits(unified_writes(resources({"unified": unified})))
+        limit_properties(unified_writes(resources({"unified": unified})))
 
 
 def rule(allow: bool, **more: Any) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def test_devices(name: str) -> None:
 
 
 def allowed(rules: list[dict[str, Any]]) -> list[str] | None:
-    made = devices(rules_of(resources({"devices": rules}).devices or ()))
+    made = device_properties(rules_of(resources({"devices": rules}).devices or ()))
     if not made:
         return None
     policy, entries = made
@@ -167,7 +175,7 @@ ANNOTATIONS = {
 
 @pytest.mark.parametrize(("name", "text"), ANNOTATIONS)
 def test_annotations(name: str, text: str) -> None:
-    assert annotated({f"org.systemd.property.{name}": text, "other": "x"}) == (ANNOTATIONS[name, text],)
+    assert annotation_properties({f"org.systemd.property.{name}": text, "other": "x"}) == (ANNOTATIONS[name, text],)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +187,13 @@ def test_annotations(name: str, text: str) -> None:
 )  # fmt: skip
 def test_bad_annotations(name: str, text: str) -> None:
     with pytest.raises(oci.SpecError, match=r"annotations\['org\.systemd\.property\."):
-        annotated({f"org.systemd.property.{name}": text})
+        annotation_properties({f"org.systemd.property.{name}": text})
 
 
 def test_all_together() -> None:
     wanted = resources({"pids": {"limit": 5}})
     note = {"org.systemd.property.TasksMax": "uint64 9", "org.systemd.property.Description": "'mine'"}
-    made = properties(scope("a.slice:b:c", "c1", user=False), limits(v2_writes(wanted)), note, container_id="c1")
+    made = scope_properties(scope_of("a.slice:b:c", "c1", user=False), limit_properties(v2_writes(wanted)), note, container_id="c1")
     assert [str(entry) for entry in made] == [
         "Slice=a.slice", "Delegate=yes", "DefaultDependencies=no", "CPUAccounting=yes", "MemoryAccounting=yes", "IOAccounting=yes",
         "TasksAccounting=yes", "TasksMax=9", "Description=mine",

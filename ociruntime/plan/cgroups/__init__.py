@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .compile import (
-    Setup,
-    attached,
+    CgroupSetup,
+    cgroup_to_attach,
     changed_members,
     compile_attach,
     compile_cgroups,
@@ -13,15 +13,15 @@ from .compile import (
     compile_update,
     member_names,
 )
-from .placement import MANAGERS, Manager, Place, Placement, compile_join, compile_owner, inner, placed
+from .placement import MANAGERS, Manager, Place, Placement, compile_join, compile_owner, existing_placement, inner_cgroups
 
 __all__ = [
     "MANAGERS",
+    "CgroupSetup",
     "Manager",
     "Place",
     "Placement",
-    "Setup",
-    "attached",
+    "cgroup_to_attach",
     "changed_members",
     "compile_attach",
     "compile_cgroups",
@@ -30,7 +30,7 @@ __all__ = [
     "compile_owner",
     "compile_scope",
     "compile_update",
-    "inner",
+    "existing_placement",
+    "inner_cgroups",
     "member_names",
-    "placed",
 ]

@@ -11,8 +11,8 @@ from ..model import Plan, PlanBuilder
 from ..ops import Sync
 from ..rdt import compile_rdt_change
 from .limits import compile_limits, compile_writes
-from .placement import DISABLED, Manager, Place, Placement, compile_follow, compile_places, place
-from .systemd import CONTROLLERS, describe_scope, limits_of, properties, scope
+from .placement import DISABLED, Manager, Place, Placement, compile_follow, compile_places, new_placement
+from .systemd import CONTROLLERS, describe_scope, resource_properties, scope_of, scope_properties
 
 if TYPE_CHECKING:
     from ...host import Host
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .writes import Write
 
 
-class Setup(NamedTuple):
+class CgroupSetup(NamedTuple):
     """The cgroups of a container, and the limits that are written after the init has joined them."""
 
     placement: Placement
@@ -30,7 +30,7 @@ class Setup(NamedTuple):
 
 def compile_cgroups(
     builder: PlanBuilder, linux: Linux | None, container_id: str, host: Host, manager: Manager = "cgroupfs"
-) -> Setup:
+) -> CgroupSetup:
     """Create the container's cgroups and set their limits, before the clone.
 
     Raises:
@@ -38,13 +38,13 @@ def compile_cgroups(
         UnsupportedError: a limit needs a controller or a manager that this host does not have.
     """
     if manager == "systemd":
-        return Setup(_in_scope(linux, container_id, host), [])
-    placement = DISABLED if manager == "disabled" else place(linux.cgroups_path if linux else None, container_id, host)
+        return CgroupSetup(_in_scope(linux, container_id, host), [])
+    placement = DISABLED if manager == "disabled" else new_placement(linux.cgroups_path if linux else None, container_id, host)
     compile_places(builder, placement.places)
-    return Setup(placement, compile_limits(builder, linux.resources if linux else None, placement, host))
+    return CgroupSetup(placement, compile_limits(builder, linux.resources if linux else None, placement, host))
 
 
-def compile_late(builder: PlanBuilder, setup: Setup) -> None:
+def compile_late(builder: PlanBuilder, setup: CgroupSetup) -> None:
     """Set the limits under which the init could not have been started: no further process."""
     compile_writes(builder, setup.late)
 
@@ -61,16 +61,16 @@ def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
             "systemd cgroup manager: the user's systemd has controllers on cgroup v2 only, and this host uses "
             f"{host.cgroup_mode}; use --cgroup-manager cgroupfs, or boot with systemd.unified_cgroup_hierarchy=1"
         )
-    target = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
+    target = scope_of(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
     # The same path in every v1 hierarchy; systemd itself creates it in some of them.
     others = [h for h in host.hierarchies if h.mountpoint != hierarchy.mountpoint and h.base is not None]
     return Placement(tuple(Place(h.mountpoint + target.path, h) for h in (*others, hierarchy)), scope=target.unit)
 
 
-def attached(unit: tuple[str, bool, str] | None, placement: Placement, host: Host) -> str:
+def cgroup_to_attach(unit: tuple[str, bool, str] | None, placement: Placement, host: Host) -> str:
     """Return the cgroup, as UNIT/PATH, into which only the user's systemd can move an exec process, or an empty string.
 
-    A user who runs outside of the cgroup of the own systemd, as after a login, may not move processes into it.
+    A process outside of the cgroup of its user's systemd, as after a login, cannot move others into it.
     """
     place, own = placement.unified, next((h.base for h in host.hierarchies if h.version == 2), None)
     if unit is None or not unit[1] or place is None or host.systemd is None or (own and host.systemd.hierarchy.holds(own)):
@@ -79,14 +79,14 @@ def attached(unit: tuple[str, bool, str] | None, placement: Placement, host: Hos
 
 
 def compile_attach(builder: PlanBuilder, attach: str) -> None:
-    """Let the user's systemd move the init into the cgroup that `attached` returned, if any."""
+    """Let the user's systemd move the init into the cgroup that `cgroup_to_attach` returned, if any."""
     if attach:
         unit, slash, below = attach.partition("/")
         builder.add("sync", Sync.HOST, text="wait until the user's systemd has moved the init process")
         builder.add_host("systemd_attach", unit, slash + below, True, text=f"init process -> {attach}")
 
 
-def compile_scope(builder: PlanBuilder, setup: Setup, spec: RuntimeSpec, container_id: str, host: Host) -> None:
+def compile_scope(builder: PlanBuilder, setup: CgroupSetup, spec: RuntimeSpec, container_id: str, host: Host) -> None:
     """Let systemd create the scope of the init, and set the limits for which systemd has no property.
 
     Raises:
@@ -95,8 +95,10 @@ def compile_scope(builder: PlanBuilder, setup: Setup, spec: RuntimeSpec, contain
     assert host.systemd is not None, "a placement in a scope requires systemd"
     linux, (user, hierarchy) = spec.linux, host.systemd
     resources = linux.resources if linux else None
-    target = scope(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
-    found = properties(target, limits_of(resources, host, user=user), spec.annotations or {}, container_id=container_id)
+    target = scope_of(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
+    found = scope_properties(
+        target, resource_properties(resources, host, user=user), spec.annotations or {}, container_id=container_id
+    )
     owner = "user's" if user else "system's"
     builder.add("sync", Sync.HOST, text=f"wait until the {owner} systemd has created the scope")
     values = (target.unit, tuple(map(tuple, found)), target.path, setup.placement.directories[::-1], user)
@@ -164,7 +166,7 @@ def compile_update(
     builder.phase = "On the host"
     resources = linux.resources or Resources()
     compile_limits(builder, resources, placement, host, only=changed)
-    if unit is not None and (found := limits_of(resources, host, user=unit[1], only=changed)):
+    if unit is not None and (found := resource_properties(resources, host, user=unit[1], only=changed)):
         builder.add_host("systemd_set", unit[0], tuple(map(tuple, found)), unit[1], text=f"{unit[0]}: {', '.join(map(str, found))}")
         compile_limits(builder, resources, placement, host, only=changed - {"devices"})  # again, as systemd rounds what it writes
     compile_rdt_change(builder, linux, host, container_id, schemas)

@@ -120,7 +120,7 @@ def _op(code: int, target: int = 0, source: int = 0, offset: int = 0, value: int
     return struct.pack("=BBhi", code, target | source << 4, offset, value)
 
 
-def program(rules: Sequence[Rule]) -> bytes:
+def compile_program(rules: Sequence[Rule]) -> bytes:
     """Return a BPF_PROG_TYPE_CGROUP_DEVICE program.
 
     It checks the rules from the last to the first, and keeps in r3 the kinds of access that no rule has allowed yet. A rule that

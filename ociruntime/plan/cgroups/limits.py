@@ -7,10 +7,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from ...errors import UnsupportedError
-from .devices import describe_rules, program, rules_of, v1_rules
+from .devices import compile_program, describe_rules, rules_of, v1_rules
 from .placement import DISABLED, Place, Placement
 from .v1 import v1_writes
-from .v2 import unified_writes, v2_refuse, v2_writes
+from .v2 import refuse_unsupported, unified_writes, v2_writes
 from .writes import ROOT, Write
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
     unified = placement.unified
     served = {name for place in placement.places if place.hierarchy.version == 1 for name in place.hierarchy.controllers}
     if rest and unified:
-        v2_refuse(resources, served)
+        refuse_unsupported(resources, served)
     v2 = [
         write
         for write in v2_writes(resources)
@@ -142,7 +142,7 @@ def _check_update(builder: PlanBuilder, resources: Resources, placement: Placeme
     place = placement.of("cpu")
     if cpu and cpu.realtime_runtime and cpu.realtime_runtime > 0 and place and place.hierarchy.version == 1:
         time = (cpu.realtime_runtime, cpu.realtime_period or 1_000_000)
-        shown = f"realtime of {time[0]} in {time[1]} us for the parents of {place.directory}"
+        shown = f"realtime of {time[0]} in {time[1]} microseconds for the parents of {place.directory}"
         builder.add_host("cgroup_realtime", place.directory, place.hierarchy.mountpoint, *time, text=shown)
 
 
@@ -170,6 +170,6 @@ def _devices(builder: PlanBuilder, resources: Resources, placement: Placement, h
                 "cgroup_write_lines", place.directory, file, lines, text=f"{', '.join(lines)} > {place.directory}/{file}"
             )
     else:
-        code = program(rules)
+        code = compile_program(rules)
         shown = f"{describe_rules(rules)}: {len(code) // 8} BPF instructions for {cgroup.directory}"
         builder.add_host("cgroup_devices", cgroup.directory, code, text=shown)

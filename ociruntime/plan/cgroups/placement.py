@@ -74,7 +74,7 @@ def cgroup_path(path: str | None, container_id: str) -> tuple[str, bool]:
     return "/" + "/".join(parts), path.startswith("/")
 
 
-def place(cgroups_path: str | None, container_id: str, host: Host) -> Placement:
+def new_placement(cgroups_path: str | None, container_id: str, host: Host) -> Placement:
     """Return the placement of a new container: a cgroup in every hierarchy in which this user may create one.
 
     An absolute path starts at the root of each hierarchy. A relative one starts at the cgroup below which this user may create
@@ -108,7 +108,7 @@ DISABLED: Final = Placement((), "the cgroup manager is disabled")
 """The placement for the manager ``disabled``."""
 
 
-def placed(directories: Sequence[str], host: Host) -> Placement:
+def existing_placement(directories: Sequence[str], host: Host) -> Placement:
     """Return the placement of an existing container, from the directories in its state."""
     places = []
     for directory in directories:
@@ -118,7 +118,7 @@ def placed(directories: Sequence[str], host: Host) -> Placement:
     return Placement(tuple(places))
 
 
-def inner(placement: Placement, paths: str | Mapping[str, str]) -> dict[str, str]:
+def inner_cgroups(placement: Placement, paths: str | Mapping[str, str]) -> dict[str, str]:
     """Return the directory of each of the container's cgroups, with the cgroup below it that an exec process joins.
 
     Args:

@@ -66,7 +66,7 @@ class Scope(NamedTuple):
     """The path of the cgroup below a hierarchy's mount point."""
 
 
-def scope(cgroups_path: str | None, container_id: str, *, user: bool, base: str = "/") -> Scope:
+def scope_of(cgroups_path: str | None, container_id: str, *, user: bool, base: str = "/") -> Scope:
     """Return the scope of a container: ``linux.cgroupsPath`` as ``slice:prefix:name``, by default ``ociruntime-ID.scope``.
 
     An empty slice is ``system.slice``, or ``user.slice`` for the user's own systemd. An empty prefix gives ``-NAME.scope``, as with
@@ -125,7 +125,7 @@ def _directory(unit: str) -> str:
     return f"_{unit}" if files else unit
 
 
-def properties(
+def scope_properties(
     scope: Scope, limits: Sequence[Property], annotations: Mapping[str, str], *, container_id: str
 ) -> tuple[Property, ...]:
     """Return the properties with which the scope is started, without the pid of its first process.
@@ -141,7 +141,7 @@ def properties(
         *(Property(f"{name}Accounting", "b", True) for name in ("CPU", "Memory", "IO", "Tasks")),
         *limits,
     ]
-    requested = annotated(annotations)
+    requested = annotation_properties(annotations)
     replaced = {entry.name for entry in requested}
     return (*(entry for entry in found if entry.name not in replaced), *requested)
 
@@ -156,7 +156,9 @@ def describe_scope(scope: Scope, found: Sequence[Property]) -> str:
 # ---- limits ----
 
 
-def limits_of(resources: Resources | None, host: Host, *, user: bool, only: Collection[str] | None = None) -> tuple[Property, ...]:
+def resource_properties(
+    resources: Resources | None, host: Host, *, user: bool, only: Collection[str] | None = None
+) -> tuple[Property, ...]:
     """Return the properties for linux.resources.
 
     Args:
@@ -177,18 +179,18 @@ def limits_of(resources: Resources | None, host: Host, *, user: bool, only: Coll
         writes = (*v1_writes(resources), *quota.all)
     else:
         writes = (*v2_writes(resources), *unified_writes(resources))
-    found = limits([write for write in writes if is_selected(write, only)], version)
+    found = limit_properties([write for write in writes if is_selected(write, only)], version)
     if user or (only is not None and "devices" not in only):
         return found
     rules = rules_of(resources.devices or ())
-    allowed = devices(v1_rules(rules) if version == 1 else rules)
+    allowed = device_properties(v1_rules(rules) if version == 1 else rules)
     if only is None:
         return (*found, *allowed)
     # systemd adds to a list unless it is cleared first.
     return (*found, Property("DeviceAllow", "a(ss)", ()), *(allowed or (Property("DevicePolicy", "s", "auto"),)))
 
 
-def limits(writes: Iterable[Write], version: int = 2) -> tuple[Property, ...]:
+def limit_properties(writes: Iterable[Write], version: int = 2) -> tuple[Property, ...]:
     """Return the properties for the values of a cgroup version's files. Raises SpecError: a value is not valid."""
     found: dict[str, Property] = {}
     for write in writes:
@@ -294,7 +296,7 @@ _FILES: Final[dict[int, dict[str, _Convert]]] = {
 """The conversions by cgroup version; cpu.max stands for the two files of v1. systemd has no property for other files."""
 
 
-def devices(rules: Sequence[Rule]) -> tuple[Property, ...]:
+def device_properties(rules: Sequence[Rule]) -> tuple[Property, ...]:
     """Return DevicePolicy and DeviceAllow. On v2 the rules may allow less than these; they apply as a program too."""
     start = next((n for n, rule in reversed(list(enumerate(rules))) if rule[1:] == ("a", None, None, READ | WRITE | MKNOD)), None)
     if start is None or rules[start].allow:
@@ -323,7 +325,7 @@ def _node(kind: str, major: int | None, minor: int | None) -> str:
 # ---- annotations ----
 
 
-def annotated(annotations: Mapping[str, str]) -> tuple[Property, ...]:
+def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...]:
     """Return the properties of annotations ``org.systemd.property.NAME``, whose values are in GVariant's text format.
 
     A NAME that ends in ``Sec`` takes seconds.

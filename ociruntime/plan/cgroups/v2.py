@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from ...errors import Problem, SpecError, UnsupportedError
-from .writes import ROOT, SECTION, Write, Writes, given, rdma, throttles
+from .writes import ROOT, SECTION, Write, Writes, nonzero, rdma, throttles
 
 if TYPE_CHECKING:
     from ...spec import CPU, BlockIO, Memory, Resources
@@ -73,52 +73,52 @@ _CORE: Final = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.
 
 
 def v2_writes(resources: Resources) -> tuple[Write, ...]:
-    """Return everything except device rules, in the order of writing. `v2_refuse` refuses what v2 cannot express.
+    """Return everything except device rules, in the order of writing. `refuse_unsupported` refuses what v2 cannot express.
 
     Raises:
         SpecError: values contradict each other.
     """
-    w = Writes()
+    writes = Writes()
     if resources.memory:
-        _memory(w, resources.memory)
+        _memory(writes, resources.memory)
     if resources.cpu:
-        _cpu(w, resources.cpu)
+        _cpu(writes, resources.cpu)
     if resources.pids and resources.pids.limit is not None:
-        w.put("pids", "pids.max", limit_value(resources.pids.limit), "pids.limit")
+        writes.put("pids", "pids.max", limit_value(resources.pids.limit), "pids.limit")
     if resources.block_io:
-        _io(w, resources.block_io)
+        _io(writes, resources.block_io)
     for index, huge in enumerate(resources.hugepage_limits or ()):
         for kind in ("", ".rsvd"):
-            w.put("hugetlb", f"hugetlb.{huge.page_size}{kind}.max", huge.limit, f"hugepageLimits[{index}]")
-    rdma(w, resources)
-    return tuple(w.all)
+            writes.put("hugetlb", f"hugetlb.{huge.page_size}{kind}.max", huge.limit, f"hugepageLimits[{index}]")
+    rdma(writes, resources)
+    return tuple(writes.all)
 
 
-def _memory(w: Writes, memory: Memory) -> None:
-    limit = given(memory.limit)
+def _memory(writes: Writes, memory: Memory) -> None:
+    limit = nonzero(memory.limit)
     swap = swap_limit(limit, memory.swap)
     # A kernel without swap accounting has no file; 0 and unlimited need none.
-    w.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
-    w.put("memory", "memory.max", None if limit is None else limit_value(limit), "memory.limit")
-    low = given(memory.reservation)
-    w.put("memory", "memory.low", None if low is None else limit_value(low), "memory.reservation")
+    writes.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
+    writes.put("memory", "memory.max", None if limit is None else limit_value(limit), "memory.limit")
+    low = nonzero(memory.reservation)
+    writes.put("memory", "memory.low", None if low is None else limit_value(low), "memory.reservation")
 
 
-def _cpu(w: Writes, cpu: CPU) -> None:
-    w.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
+def _cpu(writes: Writes, cpu: CPU) -> None:
+    writes.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
     if cpu.shares and cpu.idle != 1:  # an idle cgroup has no weight
-        w.put("cpu", "cpu.weight", shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
-    w.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
-    w.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
-    w.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
-    w.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
+        writes.put("cpu", "cpu.weight", shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
+    writes.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
+    writes.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
+    writes.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
+    writes.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
 
 
-def _io(w: Writes, block: BlockIO) -> None:
+def _io(writes: Writes, block: BlockIO) -> None:
     def put(weight: int, device: str, member: str) -> None:
         # BFQ's own file comes first: where that scheduler runs, io.weight has no effect.
         other = ("io.weight", f"{device}{blkio_to_io_weight(weight)}")
-        w.put("io", "io.bfq.weight", f"{device}{weight}", f"blockIO.{member}", other=other)
+        writes.put("io", "io.bfq.weight", f"{device}{weight}", f"blockIO.{member}", other=other)
 
     if block.weight:
         put(block.weight, "", "weight")
@@ -128,7 +128,7 @@ def _io(w: Writes, block: BlockIO) -> None:
     for name, member, rates in throttles(block):
         for index, rate in enumerate(rates):
             value = f"{rate.major}:{rate.minor} {_MAX[name]}={rate.rate or 'max'}"
-            w.put("io", "io.max", value, f"blockIO.{member}[{index}]")
+            writes.put("io", "io.max", value, f"blockIO.{member}[{index}]")
 
 
 def unified_writes(resources: Resources) -> tuple[Write, ...]:
@@ -137,7 +137,7 @@ def unified_writes(resources: Resources) -> tuple[Write, ...]:
     Raises:
         SpecError: a key is not the file of a limit.
     """
-    w = Writes()
+    writes = Writes()
     for file, value in (resources.unified or {}).items():
         location = f"unified[{file!r}]"
         controller, dot, rest = file.partition(".")
@@ -146,11 +146,11 @@ def unified_writes(resources: Resources) -> tuple[Write, ...]:
             raise SpecError([Problem(f"{ROOT}.{location}", message, "config-linux.md#unified")])
         lines = value.split("\n") if controller != "cpuset" or value else ["\n"]
         for line in lines:
-            w.put(controller, file, line or None, location)
-    return tuple(w.all)
+            writes.put(controller, file, line or None, location)
+    return tuple(writes.all)
 
 
-def v2_refuse(resources: Resources, served: Collection[str]) -> None:
+def refuse_unsupported(resources: Resources, served: Collection[str]) -> None:
     """Refuse what v2 cannot express, unless a v1 hierarchy has the controller. Raises UnsupportedError."""
     memory, cpu, block = resources.memory, resources.cpu, resources.block_io
     unsupported = {

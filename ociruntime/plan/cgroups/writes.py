@@ -44,7 +44,7 @@ class Writes:
             self.all.append(Write(controller, file, text, members, group, **more))  # type: ignore[arg-type]
 
 
-def given(value: int | None) -> int | None:
+def nonzero(value: int | None) -> int | None:
     """Return a number that asks for something: engines send 0 to leave a value unchanged that cannot be 0."""
     return value or None
 
@@ -59,9 +59,9 @@ def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...
     )
 
 
-def rdma(w: Writes, resources: Resources) -> None:
+def rdma(writes: Writes, resources: Resources) -> None:
     """Add the limits of rdma, which has the same file on both versions."""
     for name, device in (resources.rdma or {}).items():
         pairs = (("hca_handle", device.hca_handles), ("hca_object", device.hca_objects))
         text = " ".join(f"{key}={value}" for key, value in pairs if value is not None)
-        w.put("rdma", "rdma.max", f"{name} {text}", f"rdma[{name!r}]")
+        writes.put("rdma", "rdma.max", f"{name} {text}", f"rdma[{name!r}]")
