@@ -240,7 +240,7 @@ def test_disabled(limited: Limited, script: Callable[..., subprocess.CompletedPr
     with limited({"devices": DEVICES}, cgroup_manager="disabled", start=True) as container:
         assert container._entry.read()["cgroups"] == []
         assert Path(f"/proc/{container.pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
-    with pytest.raises(oci.UnsupportedError, match=r"memory\.limit.*cgroups, which are disabled"):
+    with pytest.raises(oci.UnsupportedError, match=r"memory\.limit.*the cgroup manager is disabled"):
         limited({"memory": {"limit": MiB}}, cgroup_manager="disabled").__enter__()
 
 

@@ -140,4 +140,4 @@ def test_root_of_a_user_namespace_has_no_device_rules_and_is_told_so(
     assert inside.returncode == 0, errors
     assert len(told.splitlines()) == 2
     for line in told.splitlines():
-        assert line.startswith("$.linux.resources.devices: device rules need CAP_SYS_ADMIN in the first user namespace")
+        assert line.startswith("$.linux.resources.devices: device rules need CAP_SYS_ADMIN in the initial user namespace")

@@ -108,9 +108,9 @@ assert oci.Container.list(root=root) == []
 @pytest.mark.parametrize(
     ("devices", "error"),
     [
-        ('{"v0": "a", "nothing": "b"}', "ENODEV: there is no such network device"),
-        ('{"v0": "lo"}', "EEXIST: the container has a network device of this name"),
-        ('{"v0": "a", "lo": "b"}', "EINVAL: this network device cannot move"),
+        ('{"v0": "a", "nothing": "b"}', "network device nothing as b: there is no such network device"),
+        ('{"v0": "lo"}', "network device v0 as lo: the container has a network device of this name"),
+        ('{"v0": "a", "lo": "b"}', "network device lo as b: this network device cannot be moved"),
     ],
 )
 def test_what_cannot_move(apart: Callable[[str, str], str], devices: str, error: str) -> None:
