@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -13,12 +14,12 @@ from .interrupts import Held, complete
 
 if TYPE_CHECKING:
     from .host import Host
-    from .image import OciImageConfig, SifImage
+    from .image import SifImage
     from .overrides import Overrides
     from .plan import Plan
     from .plan.cgroups import Manager
     from .plan.template import Template
-    from .spec import RuntimeSpec, User
+    from .spec import RuntimeSpec
 
 __all__ = ["Bundle"]
 
@@ -332,39 +333,18 @@ def _overlay(path: Path) -> Path:
 
 
 def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
+    """Return the default configuration with that of the image, whose volumes become directories of the bundle."""
+    from .rootfs.users import resolve
     from .spec import RuntimeSpec
 
-    spec = RuntimeSpec.default()
-    config = sif.oci_config()
-    return spec if config is None else _apply(spec, config, path)
+    config = sif.oci_config_json
+    if sif.oci_config() is None or config is None:  # oci_config() raises for a wrong one, and names the object of the file
+        return RuntimeSpec.default()
+    numbers = itertools.count()
 
-
-def _apply(spec: RuntimeSpec, config: OciImageConfig, path: Path) -> RuntimeSpec:
-    """The image's own config over the default one."""
-    from .spec import Mount
-
-    assert spec.process is not None
-    process = spec.process
-    env = list(process.env or ())
-    names = {entry.partition("=")[0] for entry in config.env}
-    env = [entry for entry in env if entry.partition("=")[0] not in names] + list(config.env)
-    args = (*config.entrypoint, *config.cmd)
-    changes: dict[str, Any] = {"env": tuple(env)}
-    if args:
-        changes["args"] = args
-    if config.working_dir:
-        changes["cwd"] = config.working_dir
-    if config.user:
-        changes["user"] = _user(config.user, path / "rootfs")
-    mounts = list(spec.mounts or ())
-    for number, volume in enumerate(config.volumes):
-        source = path / "volumes" / str(number)
+    def make_volume(destination: str) -> str:
+        source = path / "volumes" / str(next(numbers))
         source.mkdir(mode=0o755)
-        mounts.append(Mount(destination=volume, type="bind", source=str(source), options=("rbind", "rw", "nosuid", "nodev")))
-    return spec.evolve(process=process.evolve(**changes), mounts=tuple(mounts))
+        return str(source)
 
-
-def _user(text: str, rootfs: Path) -> User:
-    from .rootfs.users import resolve
-
-    return resolve(text, rootfs)
+    return RuntimeSpec.from_image_config(config, user=lambda name: resolve(name, path / "rootfs"), volumes=make_volume)

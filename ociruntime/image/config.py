@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from typing import Final, NoReturn, cast
 
 import attrs
 
 from ociruntime.errors import SifError
 from ociruntime.image.sif.model import JsonObject, JsonValue
 
-__all__ = ["MAX_DOCUMENT", "OciImageConfig", "parse_env", "parse_json_object", "string_map"]
+__all__ = ["MAX_DOCUMENT", "OciImageConfig", "check_oci_config", "parse_env", "parse_json_object", "string_map"]
 
 MAX_DOCUMENT = 1 << 20
 """Largest text or JSON object that is read, in bytes. As Python objects, JSON can take thirty times its size."""
@@ -111,10 +111,22 @@ class OciImageConfig:
 
     @classmethod
     def from_json(cls, document: JsonObject, location: Location | None = None) -> OciImageConfig:
-        """Read the object. Raises SifError, which names a key of a wrong type. Unknown keys are ignored."""
+        """Read the object, or the one in a whole image configuration. Unknown keys are ignored.
+
+        Raises:
+            SifError: a value has the wrong type; the error names the key.
+        """
+        from ociruntime.spec.image import is_whole
+
         location = location or Location("config", None, "")
+        if is_whole(document):
+            inner = document.get("config")
+            if inner is not None and not isinstance(inner, dict):
+                location.refuse("config", f"{inner!r:.80} is not an object")
+            document = inner or {}
+        entrypoint = _strings(document, "Entrypoint", location)
         return cls(
-            entrypoint=_strings(document, "Entrypoint", location),
+            entrypoint=() if entrypoint == ("",) else entrypoint,
             cmd=_strings(document, "Cmd", location),
             env=_strings(document, "Env", location),
             working_dir=_string(document, "WorkingDir", location),
@@ -124,6 +136,31 @@ class OciImageConfig:
             labels=string_map(document.get("Labels"), "Labels", location),
             stop_signal=_string(document, "StopSignal", location),
         )
+
+
+_KEYS: Final = (
+    *("Entrypoint", "Cmd", "Env", "WorkingDir", "User", "Volumes", "ExposedPorts", "Labels", "StopSignal"),
+    *("ArgsEscaped", "Healthcheck", "Memory", "MemorySwap", "CpuShares", "OnBuild", "Shell"),
+)
+"""The keys of image-spec, Properties (with those reserved there), and those that engines add."""
+
+
+def check_oci_config(document: JsonObject, location: Location) -> None:
+    """Check a ``config`` object that is about to be stored.
+
+    Raises:
+        SifError: a value has the wrong type, a key is a known one in another case, or this is a whole image configuration.
+    """
+    from ociruntime.spec.image import is_whole
+
+    spelling = {key.lower(): key for key in _KEYS}
+    for key in document:
+        right = spelling.get(key.lower(), key)
+        if key != right:
+            location.refuse(key, f"unknown key; the key of image configurations is {right!r}")
+    if document and is_whole(document):
+        location.refuse("", "a whole image configuration; pass the object under its key 'config'")
+    OciImageConfig.from_json(document, location)
 
 
 def parse_env(text: str, location: Location) -> dict[str, str]:

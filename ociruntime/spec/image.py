@@ -73,6 +73,14 @@ class _Reader:
         return texts
 
 
+def is_whole(document: Mapping[str, Json]) -> bool:
+    """Return whether a document is a whole image configuration, not only its ``config`` object.
+
+    Some programs write the inner object alone. Its keys are capitalised, those of the outer one are not.
+    """
+    return "config" in document or not any(key[:1].isupper() for key in document)
+
+
 def apply_image_config(
     source: str | os.PathLike[str] | bytes | Mapping[str, Json],
     base: S,
@@ -87,13 +95,12 @@ def apply_image_config(
         raise SpecError([Problem("$", f"an object expected, not {json_text(document)}")], name)
     found: list[Problem] = []
     image = _Reader(document, "$", found)
-    # Some programs write the inner object alone. Its keys are capitalised, those of the outer one are not.
-    whole = "config" in document or not any(key[:1].isupper() for key in document)
-    config = _Reader(image.mapping("config"), "$.config", found) if whole else image
+    config = _Reader(image.mapping("config"), "$.config", found) if is_whole(document) else image
     process = base.process or Process(cwd="/")
 
     changes: dict[str, Any] = {"env": _env(process.env or (), config.texts("Env"), keep=keep_env)}
-    args = (*config.texts("Entrypoint"), *config.texts("Cmd"))
+    entrypoint = config.texts("Entrypoint")
+    args = (*(() if entrypoint == ("",) else entrypoint), *config.texts("Cmd"))  # [""] removes the entrypoint of a base image
     if args:
         changes["args"] = args
     directory = config.text("WorkingDir")

@@ -89,6 +89,30 @@ def test_run_from_the_image(busybox_sif: Path, state_root: Path, prefix: str) ->
     assert (result.returncode, result.stdout) == (0, "x\n"), result.stderr
 
 
+def test_what_the_image_configuration_says(busybox_rootfs: Path, tmp_path: Path) -> None:
+    config = {
+        "Entrypoint": [""],
+        "Cmd": ["id"],
+        "StopSignal": "SIGQUIT",
+        "ExposedPorts": {"80/tcp": {}},
+        "Labels": {"org.example": "1"},
+        "Volumes": {"/data": {}},
+    }
+    oci.build_sif(tmp_path / "x.sif", busybox_rootfs, oci_config=config)
+    with oci.Bundle.from_sif(tmp_path / "x.sif", tmp_path / "b") as bundle:
+        spec = bundle.spec
+        assert spec.process is not None
+        assert spec.process.args == ("id",)
+        assert spec.annotations == {
+            "org.opencontainers.image.stopSignal": "SIGQUIT",
+            "org.opencontainers.image.exposedPorts": "80/tcp",
+            "org.example": "1",
+        }
+        volume = spec.mount("/data")
+        assert volume is not None
+        assert volume.source == str(tmp_path / "b/volumes/0")
+
+
 def test_in_use_it_cannot_be_unmounted(busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str) -> None:
     with oci.Bundle.from_sif(busybox_sif, tmp_path / "b") as bundle:
         here = os.open(bundle.path / "rootfs/bin", os.O_RDONLY | os.O_CLOEXEC)

@@ -190,6 +190,18 @@ def document(data_type: int, content: bytes, name: bytes = b"") -> SifImage:
     return SifImage.open(io.BytesIO(vectors.image([{"data_type": data_type, "name": name}], [content])))
 
 
+def test_a_whole_image_configuration() -> None:
+    with document(0x4006, b'{"architecture":"amd64","config":{"Cmd":["id"],"Entrypoint":[""]}}', b"oci-config.json") as image:
+        config = image.oci_config()
+        assert config is not None
+        assert (config.entrypoint, config.cmd) == ((), ("id",))
+    with (
+        document(0x4006, b'{"config":[]}', b"oci-config.json") as image,
+        pytest.raises(SifError, match=r"config: .* not an object"),
+    ):
+        image.oci_config()
+
+
 @pytest.mark.parametrize(
     ("content", "place"),
     [

@@ -33,6 +33,7 @@ from ociruntime.image.sif import (
     SifImage,
     Signature,
 )
+from ociruntime.image.sif.model import JsonValue
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "sif-samples"
 needs_mksquashfs = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="mksquashfs is not installed")
@@ -462,6 +463,26 @@ def test_a_failing_mksquashfs(tmp_path: Path, rootfs: Path) -> None:
         build_sif(path, rootfs, mksquashfs=tmp_path / "absent-mksquashfs")
     assert path.read_bytes() == b"before"
     assert leftovers(tmp_path) == ["a.sif", "broken-mksquashfs", rootfs.name]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"Cmd": "id"}, "Cmd: 'id' is not a list"),
+        ({"cmd": ["id"]}, "cmd: unknown key; the key of image configurations is 'Cmd'"),
+        ({"ENV": []}, "ENV: unknown key; the key of image configurations is 'Env'"),
+        ({"architecture": "amd64", "config": {"Cmd": ["id"]}}, "pass the object under its key 'config'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_oci_config_is_not_stored(config: dict[str, JsonValue], message: str) -> None:
+    with pytest.raises(SifError) as caught:
+        SifBuilder().add_oci_config(config)
+    assert message in str(caught.value)
+
+
+def test_a_key_that_is_not_known_is_stored() -> None:
+    SifBuilder().add_oci_config({"Cmd": ["id"], "org.example": 1})
 
 
 def test_bad_build_arguments(tmp_path: Path, rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import attrs
 
 from ociruntime.files import StagedFile
+from ociruntime.image.config import Location, check_oci_config
 from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.enums import (
     Architecture,
@@ -167,7 +168,12 @@ class SifBuilder:
         return self.add(DataType.LABELS, _json(dict(labels)), name=name, group=group)
 
     def add_oci_config(self, config: Mapping[str, JsonValue], *, group: int | None = 1) -> int:
-        """Add the ``config`` object of an OCI image configuration (Entrypoint, Cmd, Env ...) as ``oci-config.json``."""
+        """Add the ``config`` object of an OCI image configuration (Entrypoint, Cmd, Env ...) as ``oci-config.json``.
+
+        Raises:
+            SifError: it is not such an object; the error names the key.
+        """
+        check_oci_config(dict(config), Location(OCI_CONFIG_NAME, None, ""))
         return self.add(DataType.GENERIC_JSON, _json(dict(config)), name=OCI_CONFIG_NAME, group=group)
 
     def add_json(self, value: JsonValue, *, name: str, group: int | None = 1) -> int:
