@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
+
+import attrs
 
 if TYPE_CHECKING:
     from .stats import Stats
@@ -12,21 +14,22 @@ __all__ = ["Event", "EventKind"]
 EventKind = Literal["exit", "oom", "pressure", "paused", "resumed", "stats"]
 
 
-class Event(NamedTuple):
-    """One event."""
+@attrs.frozen
+class Event:
+    """An event of a container."""
 
     kind: EventKind
-    """``exit`` of the first process, after which there are no more; ``oom``: the container ran out of memory; ``pressure``: its
-    tasks wait for memory; ``paused`` and ``resumed``; ``stats``: an interval is over."""
+    """``exit``: the init process has ended, and no event follows; ``oom``: the container ran out of memory; ``pressure``: its
+    tasks wait for memory; ``paused`` and ``resumed``; ``stats``: an interval has passed."""
     time: int
     """Unix nanoseconds."""
     kills: int = 0
-    """oom: the processes that were killed for want of memory so far."""
+    """oom: the number of processes that have been killed so far because memory ran out."""
     stats: Stats | None = None
     """stats: what the container uses now."""
 
     def to_dict(self, container_id: str) -> dict[str, object]:
-        """The event as the peers' ``events`` prints it: type, id and data."""
+        """Return the event as ``runc events`` prints it: type, id and data."""
         document: dict[str, object] = {"type": self.kind, "id": container_id}
         if self.stats is not None:
             document["data"] = self.stats.to_dict()

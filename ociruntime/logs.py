@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final
+
+import attrs
 
 from .errors import StateError
 from .files import NotRegularError, open_regular
@@ -17,26 +19,27 @@ from .files import NotRegularError, open_regular
 __all__ = ["LogRecord", "parse", "read"]
 
 
-class LogRecord(NamedTuple):
-    """One entry of a log."""
+@attrs.frozen
+class LogRecord:
+    """An entry of a log."""
 
     time: int
     """Unix nanoseconds."""
     stream: str
     """``stdout`` or ``stderr``."""
     text: str
-    """Without the newline; bytes that are no UTF-8 as ``surrogateescape`` has it."""
+    """Without the newline. Bytes that are not UTF-8 are decoded by ``surrogateescape``."""
     partial: bool = False
-    """Whether its line goes on in the stream's next record."""
+    """Whether the line continues in the next record of the stream."""
 
     @property
     def datetime(self) -> datetime:
-        """The time, as exact as `datetime` can be."""
+        """The time, to the microsecond."""
         return datetime.fromtimestamp(self.time // 10**9, UTC).replace(microsecond=self.time % 10**9 // 1000)
 
     @property
     def stamp(self) -> str:
-        """The time in full, as RFC 3339 has it."""
+        """The time to the nanosecond, in RFC 3339."""
         return f"{self.datetime:%Y-%m-%dT%H:%M:%S}.{self.time % 10**9:09}Z"
 
 
@@ -65,7 +68,7 @@ _PARSERS: Final[dict[str, Callable[[str], LogRecord]]] = {"kubernetes": _kuberne
 
 
 def parse(line: bytes, style: str) -> LogRecord | None:
-    """One line of a log; None for what is none: the torn entry of a disk that was full, which its writer has counted as lost."""
+    """Return the record of a line, or None for a torn one: on a full disk the writer counts the entry as lost."""
     try:
         return _PARSERS[style](line.decode("utf-8", "surrogateescape"))
     except (ValueError, KeyError, TypeError):
@@ -73,10 +76,10 @@ def parse(line: bytes, style: str) -> LogRecord | None:
 
 
 class _Lines:
-    """The lines of a log, and None whenever there are no more for now: asked on, it looks again, through truncation and rotation.
+    """The lines of a log, and None whenever there are no more for now; the next step looks again, through truncation and rotation.
 
     Args:
-        rotated: whether its writer makes the file ``.1`` when it has become too long.
+        rotated: whether the writer renames a file that has become too long to ``.1``.
     """
 
     def __init__(self, path: str, *, rotated: bool) -> None:
@@ -99,7 +102,7 @@ class _Lines:
                 self._file.close()
 
     def _first(self) -> io.FileIO | None:
-        # The newer one first: if it becomes the older one meanwhile, nothing is missed.
+        # The newer file first: if it is renamed to the older one meanwhile, nothing is missed.
         newer = _open(self._path)
         older = _open(f"{self._path}.1") if self._rotated else None
         if older is not None and newer is not None:
@@ -110,12 +113,12 @@ class _Lines:
         if self._file is None:
             self._file = _open(self._path)
         elif os.fstat(self._file.fileno()).st_size < self._file.tell():
-            self._file.seek(0)  # whoever copied it has cut it off
+            self._file.seek(0)  # truncated after a copy was made
             self._rest = b""
         return (self._file and self._file.read(1 << 16)) or b""
 
     def _go_on(self) -> bool:
-        """Whether there is more: the file's own end, if its writer has left it, and then the next file."""
+        """Return whether there is more: in this file, if its writer has left it, or in the next one."""
         if self._file is None or (after := self._next(self._file)) is None:
             return False
         if data := self._file.read(1 << 16):  # written between our last look and the rename
@@ -126,9 +129,9 @@ class _Lines:
         self._file, self._rest = after, b""
         return True
 
-    def _next(self, ours: io.FileIO) -> io.FileIO | None:
-        """What is written behind this file, once its writer is there: an empty one may have been put there by somebody else."""
-        own, newer = os.fstat(ours.fileno()), _open(self._path)
+    def _next(self, current: io.FileIO) -> io.FileIO | None:
+        """Return the file after this one, once it is not empty: another process may have created an empty file."""
+        own, newer = os.fstat(current.fileno()), _open(self._path)
         if newer is None:
             return None
         info = os.fstat(newer.fileno())
@@ -138,7 +141,7 @@ class _Lines:
         older = _open(f"{self._path}.1") if self._rotated else None
         if older is not None and not os.path.samestat(os.fstat(older.fileno()), own):
             newer.close()
-            return older  # the writer was two files ahead of us
+            return older  # the writer was two files ahead
         if older is not None:
             older.close()
         return newer
@@ -157,7 +160,7 @@ def _open(path: str) -> io.FileIO | None:
 def read(
     path: str, style: str, *, rotated: bool, since: int | None, tail: int | None, stream: str | None
 ) -> Generator[LogRecord | None]:
-    """The records of a log, and None whenever all of it has been read: asked on, it looks again."""
+    """Yield the records of a log, and None whenever all of it has been read; the next step looks again."""
     lines = _Lines(path, rotated=rotated)
     items = (None if line is None else parse(line, style) or _TORN for line in lines)
     wanted = (item for item in items if item is None or _wanted(item, since, stream))
@@ -168,7 +171,7 @@ def read(
 
 
 _TORN: Final = LogRecord(0, "", "")
-"""In the place of what is no record."""
+"""Stands for a line that is not a record."""
 
 
 def _wanted(record: LogRecord, since: int | None, stream: str | None) -> bool:
@@ -176,7 +179,7 @@ def _wanted(record: LogRecord, since: int | None, stream: str | None) -> bool:
 
 
 def _last_lines(items: Iterator[LogRecord | None], count: int) -> Iterator[LogRecord]:
-    """Of what is there now the last lines, each with all its parts."""
+    """Return the records of the last lines that exist now, each with all its parts."""
     lines: deque[list[LogRecord]] = deque(maxlen=count)
     open_: dict[str, list[LogRecord]] = {}
     while (record := next(items)) is not None:

@@ -1,15 +1,17 @@
-"""`Stats`: what a container uses, as one value, and as the JSON document of the peers' ``events --stats``."""
+"""`Stats`: what a container uses, as one value and as the JSON document of ``runc events --stats``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
+
+import attrs
 
 __all__ = [
     "Cpu",
     "CpuTime",
     "Cpuset",
-    "Huge",
+    "HugePages",
     "Interface",
     "Io",
     "IoEntry",
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 _NO_LIMIT: Final = (1 << 64) - 1
-"""How the peers write no limit of v2, and one that nobody counts; of v1 they write what the kernel does."""
+"""What runc prints for no limit on v2, and for a limit that is not counted. On v1 it prints the kernel's value."""
 
 
 CPUSET_FLAGS: Final = (
@@ -37,10 +39,11 @@ CPUSET_FLAGS: Final = (
     "sched_load_balance",
     "sched_relax_domain_level",
 )
-"""Files of cpuset on v1, in the order in which the peers print them."""
+"""Files of cpuset on v1, in the order in which runc prints them."""
 
 
-class Pressure(NamedTuple):
+@attrs.frozen
+class Pressure:
     """How long tasks waited for a resource: percent of the last 10, 60 and 300 seconds, and microseconds in total."""
 
     avg10: float
@@ -49,14 +52,16 @@ class Pressure(NamedTuple):
     total: int
 
 
-class Stall(NamedTuple):
+@attrs.frozen
+class Stall:
     """Pressure stall information: some task waited, or all of them did."""
 
     some: Pressure
     full: Pressure | None
 
 
-class CpuTime(NamedTuple):
+@attrs.frozen
+class CpuTime:
     """CPU time on one CPU, in nanoseconds; user and system are counted in ticks, and so need not add up."""
 
     usage: int
@@ -64,15 +69,17 @@ class CpuTime(NamedTuple):
     system: int
 
 
-class Cpuset(NamedTuple):
+@attrs.frozen
+class Cpuset:
     """The CPUs and memory nodes of a cgroup of v1, and its flags by the kernel's names."""
 
     cpus: tuple[int, ...] = ()
     mems: tuple[int, ...] = ()
-    flags: Mapping[str, int] = {}
+    flags: Mapping[str, int] = attrs.field(factory=dict)
 
 
-class Cpu(NamedTuple):
+@attrs.frozen
+class Cpu:
     """CPU time, in nanoseconds."""
 
     usage: int = 0
@@ -87,78 +94,85 @@ class Cpu(NamedTuple):
     pressure: Stall | None = None
 
 
-class MemoryUse(NamedTuple):
+@attrs.frozen
+class MemoryUse:
     """One kind of memory, in bytes."""
 
     usage: int = 0
     limit: int | None = None
     """None without a limit."""
     peak: int | None = None
-    """The most at one time, where the kernel tells it."""
+    """The maximum so far, or None where the kernel does not report it."""
     failures: int = 0
-    """How often the limit was hit."""
-    endless: int = _NO_LIMIT
-    """How the kernel writes no limit."""
+    """How often the limit was reached."""
+    unlimited: int = _NO_LIMIT
+    """The value that stands for no limit in `Stats.to_dict`."""
 
 
-class Memory(NamedTuple):
-    """Memory."""
+@attrs.frozen
+class Memory(MemoryUse):
+    """Memory, in bytes, without swap; and its further kinds."""
 
-    usage: MemoryUse = MemoryUse()
     swap: MemoryUse | None = None
-    """Memory and swap together, where the kernel counts swap."""
+    """Memory and swap together, or None where the kernel does not count swap."""
     kernel: MemoryUse | None = None
     kernel_tcp: MemoryUse | None = None
     cache: int = 0
     """Bytes of files in memory."""
     oom_kills: int = 0
-    """Processes that the kernel killed for want of memory."""
-    stat: Mapping[str, int] = {}
+    """Processes that the kernel has killed because memory ran out."""
+    stat: Mapping[str, int] = attrs.field(factory=dict)
     """memory.stat, whose names depend on the version of cgroups."""
     pressure: Stall | None = None
 
 
-class Pids(NamedTuple):
+@attrs.frozen
+class Pids:
     """Tasks."""
 
     current: int = 0
     limit: int | None = None
 
 
-class IoEntry(NamedTuple):
+@attrs.frozen
+class IoEntry:
     """A count for one device."""
 
     major: int
     minor: int
     op: str
-    """``Read``, ``Write``, and what else the kernel tells."""
+    """``Read``, ``Write`` or another operation that the kernel reports."""
     value: int
 
 
-class Io(NamedTuple):
-    """Disks."""
+@attrs.frozen
+class Io:
+    """Block devices."""
 
     bytes: tuple[IoEntry, ...] = ()
     operations: tuple[IoEntry, ...] = ()
     pressure: Stall | None = None
 
 
-class Huge(NamedTuple):
-    """Huge pages of one size, in bytes."""
+@attrs.frozen
+class HugePages:
+    """HugePages pages of one size, in bytes."""
 
     usage: int = 0
     peak: int | None = None
     failures: int = 0
 
 
-class Rdma(NamedTuple):
+@attrs.frozen
+class Rdma:
     """One RDMA device."""
 
     hca_handles: int = 0
     hca_objects: int = 0
 
 
-class Interface(NamedTuple):
+@attrs.frozen
+class Interface:
     """A network interface in the container's network namespace."""
 
     name: str
@@ -172,8 +186,9 @@ class Interface(NamedTuple):
     tx_dropped: int
 
 
-class Stats(NamedTuple):
-    """What a container used up to one moment; a part is None when no controller counts it."""
+@attrs.frozen
+class Stats:
+    """What a container has used up to one moment. A part is None where no controller counts it."""
 
     time: int
     """Unix nanoseconds."""
@@ -181,18 +196,18 @@ class Stats(NamedTuple):
     memory: Memory | None = None
     pids: Pids | None = None
     io: Io | None = None
-    hugetlb: Mapping[str, Huge] = {}
-    """By the size of the pages, as ``2MB``."""
-    rdma: Mapping[str, Rdma] = {}
+    hugetlb: Mapping[str, HugePages] = attrs.field(factory=dict)
+    """By page size, as ``2MB``."""
+    rdma: Mapping[str, Rdma] = attrs.field(factory=dict)
     interfaces: tuple[Interface, ...] = ()
     cpuset: Cpuset | None = None
     """None on v2."""
 
     def to_dict(self) -> dict[str, object]:
-        """The ``data`` of the peers' ``events --stats``."""
+        """Return the ``data`` member of ``runc events --stats``."""
         cpu, memory, io = self.cpu, self.memory or Memory(), self.io or Io()
         usage: dict[str, object] = {"total": cpu.usage}
-        kinds = {"usage": memory.usage, "swap": memory.swap, "kernel": memory.kernel, "kernelTCP": memory.kernel_tcp}
+        kinds = {"usage": memory, "swap": memory.swap, "kernel": memory.kernel, "kernelTCP": memory.kernel_tcp}
         if cpu.per_cpu:
             usage |= {
                 "percpu": [time.usage for time in cpu.per_cpu],
@@ -232,7 +247,7 @@ def _filled(members: Mapping[str, object]) -> dict[str, object]:
 
 
 def _entry(use: MemoryUse) -> dict[str, object]:
-    limit = use.endless if use.limit is None else use.limit
+    limit = use.unlimited if use.limit is None else use.limit
     return {"limit": limit, **_filled({"usage": use.usage, "max": use.peak}), "failcnt": use.failures}
 
 
@@ -242,14 +257,14 @@ def _cpuset(cpuset: Cpuset) -> dict[str, object]:
 
 
 def _entries(entries: tuple[IoEntry, ...]) -> list[dict[str, object]]:
-    return [_filled(entry._asdict()) for entry in entries]
+    return [_filled(attrs.asdict(entry)) for entry in entries]
 
 
 def _psi(stall: Stall | None) -> dict[str, object]:
     if stall is None:
         return {}
-    return {"psi": {name: part._asdict() for name, part in (("some", stall.some), ("full", stall.full)) if part is not None}}
+    return {"psi": {name: attrs.asdict(part) for name, part in (("some", stall.some), ("full", stall.full)) if part is not None}}
 
 
 def _interface(interface: Interface) -> dict[str, object]:
-    return {"".join(part.title() for part in name.split("_")): value for name, value in interface._asdict().items()}
+    return {"".join(part.title() for part in name.split("_")): value for name, value in attrs.asdict(interface).items()}

@@ -41,7 +41,7 @@ def test_the_whole_life_in_a_delegated_cgroup(make: Callable[..., oci.Container]
         assert (own / "cpu.weight").read_text() == "59\n"
         container.update(pids=40, memory=80 * MiB)
         assert (own / "pids.max").read_text() == "40\n"
-        assert container.stats().memory.usage.limit == 80 * MiB  # type: ignore[union-attr]
+        assert container.stats().memory.limit == 80 * MiB  # type: ignore[union-attr]
         container.pause()
         assert container.status is oci.Status.PAUSED
         container.resume()

@@ -41,7 +41,7 @@ with oci.Container.run(prefix, bundle, root=root) as container:
     said["groups"] = [name for path in said["cgroups"] for name in os.listdir(path) if name.startswith("ociruntime@exec-")]
     container.update(pids=9)
     stats = container.stats()
-    said["limits"] = [stats.pids.limit, stats.memory.usage.limit]
+    said["limits"] = [stats.pids.limit, stats.memory.limit]
     container.pause()
     said["paused"] = container.status
     container.resume()

@@ -93,10 +93,12 @@ def test_a_prompt_does_not_wait_for_its_newline(bundle: oci.Bundle, state_root: 
     ) as container:
         container.start()
         records = container.logs(follow=True)
-        assert next(records)[2:] == ("prompt", True)
+        record = next(records)
+        assert (record.text, record.partial) == ("prompt", True)
         with container.attach() as attachment:
             attachment.write(b"\n")
-            assert next(records)[2:] == ("", False)
+            record = next(records)
+            assert (record.text, record.partial) == ("", False)
         records.close()  # type: ignore[attr-defined]
 
 

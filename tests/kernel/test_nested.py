@@ -43,7 +43,7 @@ with oci.Container.run(name, bundle, root=root) as container:
     assert container.stats().pids.limit == 20
     container.update(pids=30)
     assert container.stats().pids.limit == 30
-    assert container.stats().memory.usage.usage > 0
+    assert container.stats().memory.usage > 0
     container.pause()
     assert container.status is oci.Status.PAUSED
     container.resume()

@@ -18,6 +18,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 from ociruntime.cli import main
+from ociruntime.stats import Pids
 
 from ..conftest import SLOWER
 from .cgroups import Limited, on_v2
@@ -54,14 +55,14 @@ def test_what_it_uses(limited: Limited, pipe: tuple[int, int]) -> None:
         assert before <= stats.time <= time.time_ns()
         assert stats.memory is not None
         assert stats.pids is not None
-        assert 8 * 10**6 < stats.memory.usage.usage < 64 * MiB
-        assert stats.memory.usage.limit == 64 * MiB
+        assert 8 * 10**6 < stats.memory.usage < 64 * MiB
+        assert stats.memory.limit == 64 * MiB
         assert stats.memory.swap is not None
         assert stats.memory.swap.limit == 96 * MiB
-        assert stats.memory.usage.peak is None or stats.memory.usage.peak >= stats.memory.usage.usage
+        assert stats.memory.peak is None or stats.memory.peak >= stats.memory.usage
         assert stats.memory.oom_kills == 0
         assert stats.memory.stat
-        assert stats.pids == (2, 30)
+        assert stats.pids == Pids(current=2, limit=30)
         assert 0 < stats.cpu.usage < 60 * 10**9
         assert stats.cpu.periods > 0
         assert [interface.name for interface in stats.interfaces] == ["lo"]

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import attrs
+
 from ...stats import (
     CPUSET_FLAGS,
     Cpu,
     Cpuset,
     CpuTime,
-    Huge,
+    HugePages,
     Interface,
     Io,
     IoEntry,
@@ -28,8 +30,8 @@ from .files import below, flat, read_if_there
 
 _TICK: Final = 10**9 // os.sysconf("SC_CLK_TCK")
 """Nanoseconds."""
-_ENDLESS: Final = 1 << 62
-"""v1 shows no limit as the greatest number of pages."""
+_UNLIMITED: Final = 1 << 62
+"""Values from here on stand for no limit: on v1 the kernel shows the greatest number of pages."""
 
 
 def stats(paths: Sequence[str], pid: int = 0) -> Stats:
@@ -41,7 +43,7 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
     Raises:
         OSError: a file cannot be read, for another reason than that it is not there.
     """
-    cpu, memory, pids, io, huge, rdma, cpuset = Cpu(), None, None, None, dict[str, Huge](), dict[str, Rdma](), None
+    cpu, memory, pids, io, huge, rdma, cpuset = Cpu(), None, None, None, dict[str, HugePages](), dict[str, Rdma](), None
     stalls: dict[str, Stall | None] = {}
     for path in paths:
         names = _names(path)
@@ -68,9 +70,9 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
         huge |= _hugetlb(path, names)
         if "rdma.current" in names:
             rdma = _rdma(path)
-    cpu = cpu._replace(pressure=stalls.get("cpu"))
-    memory = memory._replace(pressure=stalls.get("memory")) if memory else None
-    io = io._replace(pressure=stalls.get("io")) if io else None
+    cpu = attrs.evolve(cpu, pressure=stalls.get("cpu"))
+    memory = attrs.evolve(memory, pressure=stalls.get("memory")) if memory else None
+    io = attrs.evolve(io, pressure=stalls.get("io")) if io else None
     return Stats(time.time_ns(), cpu, memory, pids, io, huge, rdma, _interfaces(pid) if pid else (), cpuset)
 
 
@@ -98,7 +100,7 @@ def _number(path: str, file: str) -> int | None:
 
 def _limit(path: str, file: str) -> int | None:
     number = _number(path, file)
-    return None if number is None or number >= _ENDLESS else number
+    return None if number is None or number >= _UNLIMITED else number
 
 
 def _stall(path: str, name: str) -> Stall | None:
@@ -133,7 +135,8 @@ def _cpu_v1(path: str, cpu: Cpu) -> Cpu:
     rows = [line.split() for line in (read_if_there(path, "cpuacct.usage_all") or "").splitlines()[1:]]
     each = zip((read_if_there(path, "cpuacct.usage_percpu") or "").split(), rows, strict=False)
     ticks = flat(read_if_there(path, "cpuacct.stat"))
-    return cpu._replace(
+    return attrs.evolve(
+        cpu,
         usage=_number(path, "cpuacct.usage") or 0,
         user=ticks.get("user", 0) * _TICK,
         system=ticks.get("system", 0) * _TICK,
@@ -155,7 +158,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
     stat = flat(read_if_there(path, "cpu.stat"))
-    return cpu._replace(
+    return attrs.evolve(
+        cpu,
         periods=stat.get("nr_periods", 0),
         throttled_periods=stat.get("nr_throttled", 0),
         throttled_time=stat.get("throttled_time", 0),
@@ -168,13 +172,23 @@ def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
 def _memory_v2(path: str) -> Memory:
     stat, events = flat(read_if_there(path, "memory.stat")), flat(read_if_there(path, "memory.events"))
     limit = _limit(path, "memory.max")
-    usage = MemoryUse(_number(path, "memory.current") or 0, limit, _number(path, "memory.peak"), events.get("max", 0))
+    usage = _number(path, "memory.current") or 0
     swap = None
     if (swapped := _number(path, "memory.swap.current")) is not None:
         more = _limit(path, "memory.swap.max")
-        swap = MemoryUse(usage.usage + swapped, None if limit is None or more is None else limit + more)
+        swap = MemoryUse(usage + swapped, None if limit is None or more is None else limit + more)
     kernel = MemoryUse(stat["kernel"]) if "kernel" in stat else None
-    return Memory(usage, swap, kernel, None, stat.get("file", 0), events.get("oom_kill", 0), stat)
+    return Memory(
+        usage,
+        limit,
+        _number(path, "memory.peak"),
+        events.get("max", 0),
+        swap=swap,
+        kernel=kernel,
+        cache=stat.get("file", 0),
+        oom_kills=events.get("oom_kill", 0),
+        stat=stat,
+    )
 
 
 def _memory_v1(path: str) -> Memory:
@@ -183,12 +197,20 @@ def _memory_v1(path: str) -> Memory:
         usage, limit, peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
         if usage is None:
             return None
-        return MemoryUse(usage, limit if limit and limit < _ENDLESS else None, peak, failures or 0, limit or 0)
+        return MemoryUse(usage, limit if limit and limit < _UNLIMITED else None, peak, failures or 0, limit or 0)
 
     stat = flat(read_if_there(path, "memory.stat"))
     kills = sum(flat(read_if_there(each, "memory.oom_control")).get("oom_kill", 0) for each in below(path))
     cache = stat.get("total_cache", stat.get("cache", 0))
-    return Memory(use("") or MemoryUse(), use("memsw."), use("kmem."), use("kmem.tcp."), cache, kills, stat)
+    return Memory(
+        **attrs.asdict(use("") or MemoryUse()),
+        swap=use("memsw."),
+        kernel=use("kmem."),
+        kernel_tcp=use("kmem.tcp."),
+        cache=cache,
+        oom_kills=kills,
+        stat=stat,
+    )
 
 
 # ---- disks ----
@@ -226,7 +248,7 @@ def _entries(path: str, file: str) -> Iterator[IoEntry]:
 # ---- the rest ----
 
 
-def _hugetlb(path: str, names: frozenset[str]) -> dict[str, Huge]:
+def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePages]:
     found = {}
     for name in names:
         if name.startswith("hugetlb.") and name.endswith((".rsvd.current", ".rsvd.usage_in_bytes")):
@@ -235,7 +257,7 @@ def _hugetlb(path: str, names: frozenset[str]) -> dict[str, Huge]:
             failures = _number(path, f"{stem}.rsvd.failcnt")
             if failures is None:
                 failures = flat(read_if_there(path, f"{stem}.events")).get("max", 0)
-            found[size] = Huge(_number(path, name) or 0, _number(path, f"{stem}.rsvd.max_usage_in_bytes"), failures)
+            found[size] = HugePages(_number(path, name) or 0, _number(path, f"{stem}.rsvd.max_usage_in_bytes"), failures)
     return found
 
 
