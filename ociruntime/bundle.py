@@ -314,7 +314,7 @@ def _take_back(path: Path, mode: int | None) -> None:
 
 def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> None:
     """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove."""
-    from .rootfs.sif import mount_image
+    from .rootfs.layers import mount_image
 
     rootfs = path / "rootfs"
     rootfs.mkdir()

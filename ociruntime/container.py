@@ -397,7 +397,7 @@ class Container(Executes, Supervised):
         pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
-        from .engine.children import wait_first
+        from .engine.processes import wait_first
 
         try:
             ended = wait_first(document["pid"], pidfd, timeout)
@@ -501,7 +501,7 @@ class Container(Executes, Supervised):
             self.terminal.close()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
-            from .engine.children import abandon
+            from .engine.processes import abandon
 
             abandon(pidfd)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .mountinfo import read_mounts
+from .procfs import read_mounts
 
 __all__ = ["Hierarchy", "Host"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, NamedTuple, Self
 
-from .engine import cgroup, children
+from .engine import cgroup, processes
 from .engine.processes import signal_number
 from .engine.usage import Usage
 from .errors import LaunchTimeout, ProcessError
@@ -109,7 +109,7 @@ class Child(Unpicklable):
         """The master of its terminal, when it was given one (``terminal=True``)."""
         self.began = began
         """When it was launched, by `time.monotonic`."""
-        self._child = children.Child(pid, pidfd, first)
+        self._child = processes.Child(pid, pidfd, first)
         self.streams = streams
         self.cgroups = cgroups
         """Directories of the container's cgroups."""

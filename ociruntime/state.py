@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Required, TypedDict
 from .errors import ContainerExists, ContainerNotFound, StateError
 from .files import StagedFile, other_writers
 from .locks import LockFile
+from .procfs import start_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,6 @@ __all__ = ["OCI_VERSION", "State", "StateStore", "Status", "default_root"]
 
 OCI_VERSION: Final = "1.3.0"
 MAX_ID: Final = 1024
-_PF_EXITING: Final = 4
 NOTIFY: Final = "notify"
 """The directory of the socket by which a process says that it is ready, and the socket's name in it."""
 _ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
@@ -200,30 +200,6 @@ def check_id(container_id: str) -> str:
             f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
         )
     return container_id
-
-
-def start_time(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 when there is none or it has exited."""
-    return 0 if (fields := stat_of(pid)) is None or is_over(fields) else int(fields[19])
-
-
-def stat_of(pid: int) -> list[bytes] | None:
-    """What the kernel says of a process, from its state on (proc(5), /proc/pid/stat, field 3); None when there is none."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(fd, 4096).rpartition(b")")[2].split()
-        finally:
-            os.close(fd)
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def is_over(fields: list[bytes]) -> bool:
-    """Whether a process has exited: it is a zombie, or the first one of a pid namespace, which waits for the others' end there."""
-    if int(fields[17]) > 1:
-        return False  # its first thread has ended, others go on
-    return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
 
 
 def check_directory(path: str, *, link: bool = True) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from .bundle import Bundle, fill
 from .errors import BundleError
 from .overrides import Overrides
-from .rootfs.temporary import PREFIX, cover
+from .rootfs.layers import PREFIX, cover
 
 
 class Temporary:

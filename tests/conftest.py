@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.mountinfo import read_mounts
+from ociruntime.procfs import read_mounts
 
 REPO = Path(__file__).resolve().parent.parent
 SLOWER = 10 if "VMTEST" in os.environ else 1
@@ -216,7 +216,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if "kernel" not in request.path.parts or os.geteuid() != 0:
         yield
         return
-    from ociruntime.engine.memfd import init_memfd
+    from ociruntime.engine.clone import init_memfd
 
     init_memfd()  # kept for the life of the process on purpose
     base: Path = request.getfixturevalue("tmp_path_factory").getbasetemp().resolve()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
-from ..engine.children import Ending
+from ..engine.processes import Ending
 from ..errors import LaunchTimeout
 from ..events import Event
 from ..execs import Executes

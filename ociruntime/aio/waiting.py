@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ..engine.children import LOOK
+from ..engine.processes import LOOK
 from ..pickling import Unpicklable
 from ..process import KILL_GRACE, Child, Result
 from ..streams import Streams

@@ -16,9 +16,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ..state import start_time
-from .cgroup.files import below, read_if_there
+from ..procfs import start_time
 from .cgroup.tasks import held, kill_v2, processes, send, signal_all, wait
+from .cgroup.tree import below, read_if_there
 
 if TYPE_CHECKING:
     from ..plan.cgroups import Place

@@ -16,16 +16,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from .._native import check, lib
 from ..errors import HookError
 from ..interrupts import waiting
-from .memfd import F_ADD_SEALS, SEALS, sealed_memfd
-from .native import check, lib
+from .clone import F_ADD_SEALS, SEALS, sealed_memfd
 
 if TYPE_CHECKING:
     from ..plan.model import Step
     from ..state import State
     from .launch import Init
-from .reports import Message
+from .protocol import Message
 
 _TAIL: Final = 2000
 _KEPT: Final = 1 << 16

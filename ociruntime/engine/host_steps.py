@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ..errors import UnsupportedError
 from . import cgroup, rdt
+from .cgroup import devices
 
 if TYPE_CHECKING:
     from ..plan.model import Step
@@ -49,8 +51,6 @@ def _cgroup_delegate(init: Init | None, path: str, uid: int) -> None:
 
 
 def _cgroup_devices(init: Init | None, path: str, program: bytes) -> None:
-    from .cgroup import devices
-
     devices.attach(path, program)
 
 
@@ -85,17 +85,42 @@ def _proc_write(init: Init | None, file: str, text: str) -> None:
 def _idmap(init: Init | None, file: str, text: str, helper: str) -> None:
     assert init is not None, "a step behind the clone"
     if helper:
-        from .idmap import by_helper
-
-        by_helper(helper, init.pid, text)
+        map_by_helper(helper, init.pid, text)
     else:
         _proc_write(init, file, text)
 
 
-def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
-    from .netdev import move
+_HELPER_TIMEOUT: Final = 30.0
+"""Seconds for a helper that may ask a directory service."""
 
-    return move(init, name, new)
+
+def map_by_helper(helper: str, pid: int, text: str) -> None:
+    """Have a helper write the map of one process, which is a child of ours that waits. Raises UnsupportedError with its words."""
+    import subprocess
+
+    command = [helper, str(pid), *text.split()]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={},
+            timeout=_HELPER_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsupportedError(f"{helper} took more than {_HELPER_TIMEOUT:.0f} s") from None
+    if done.returncode != 0:
+        raise UnsupportedError(f"{helper} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
+
+
+def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
+    from .netlink import move_device
+
+    assert init is not None, "a step behind the clone"
+    return move_device(init, name, new)
 
 
 _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {

@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from .children import reap_abandoned
-from .clone import clone
-from .memfd import init_memfd, sealed_memfd
-from .processes import Exit, ended_within, exit_of, pid_of, wait_killed
-from .reports import SIZE, Message, Progress, pair, progress, receive, wait_readable
+from .clone import clone, init_memfd, sealed_memfd
+from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
+from .protocol import SIZE, Message, Progress, pair, progress, receive, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ class Init:
                 os.close(memfd)
 
     def receive(self, waiting: Callable[[], object] = lambda: None) -> Message | None:
-        """Return the next message, as `ociruntime.engine.reports.receive` does."""
+        """Return the next message, as `ociruntime.engine.protocol.receive` does."""
         try:
             return receive(self.control, waiting)
         except ConnectionResetError:

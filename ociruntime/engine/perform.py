@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from .._native import check, lib
 from ..errors import LaunchTimeout, OCIRuntimeError, Problem, SpecError, StepError, UnsupportedError
 from ..interrupts import waiting
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
@@ -21,8 +22,7 @@ from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
 from .host_steps import carry_out
 from .launch import NONE_PRESERVED, Init, Preserved, own_child
-from .native import check, lib
-from .reports import STALL, Message, Watch
+from .protocol import STALL, Message, Watch
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step

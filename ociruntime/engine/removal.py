@@ -12,8 +12,8 @@ import stat
 import sys
 from typing import Final, NoReturn
 
+from .._native import check, ffi, lib
 from ..errors import BundleError
-from .native import check, ffi, lib
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE_NO_XDEV: Final = 1

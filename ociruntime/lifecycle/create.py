@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..bundle import Bundle
-from ..engine import handover, undo
+from ..engine import undo
 from ..engine.clone import clone
-from ..engine.gate import listen
 from ..engine.launch import inherited
 from ..engine.perform import Performance
+from ..engine.protocol import listen_start
 from ..errors import UnsupportedError
 from ..files import replace_file
 from ..host import Host
 from ..interrupts import whole
 from ..plan.kernel import CLONE_NEW
-from ..state import Entry, StateDocument, StateStore, Status, start_time, state_of
+from ..procfs import start_time
+from ..state import Entry, StateDocument, StateStore, Status, state_of
 from ..temporary import Temporary
-from .agent import send
 from .delete import after_delete, delete
+from .handover import send_fd, send_listener
 from .home import has_home, home_of
 from .start import after_start
 from .supervise import supervise
@@ -150,7 +151,7 @@ def create(
             entry.save("config.json", opened.config_bytes)
             if gate:
                 with entry.storing("start.sock"):
-                    listener = listen(entry.directory)
+                    listener = listen_start(entry.directory)
                 names = [step.op for step in plan.steps]
                 after = names.index("gate") + 1
                 document["listener"] = listener_of(opened.spec)
@@ -261,7 +262,7 @@ def listener_of(spec: RuntimeSpec) -> list[str]:
 
 def to_socket(path: StrPath) -> Callable[[int], None]:
     """What sends a terminal's master to whoever listens there."""
-    return lambda fd: handover.send(fd, path)
+    return lambda fd: send_fd(fd, path)
 
 
 def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int], None]) -> dict[str, Callable[[Init, int], None]]:
@@ -270,7 +271,7 @@ def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int
     def to_agent(init: Init, fd: int) -> None:
         path, metadata = listener_of(spec)
         state = state_of(document)
-        send(fd, path, metadata, state._replace(pid=state.pid or init.pid), init.pid)
+        send_listener(fd, path, metadata, state._replace(pid=state.pid or init.pid), init.pid)
 
     return {"handout": to_agent, "console": lambda init, fd: console(fd)}
 

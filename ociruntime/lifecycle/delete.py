@@ -8,8 +8,7 @@ import signal
 from contextlib import ExitStack
 
 from ..engine import cgroup, undo
-from ..engine.children import wait_first
-from ..engine.processes import DEATH, doing, not_dead, pid_of
+from ..engine.processes import DEATH, doing, not_dead, pid_of, wait_first
 from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
 from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
@@ -20,7 +19,7 @@ _PATIENCE = 10.0
 
 
 def _discard(bundle: str) -> None:
-    from ..rootfs.temporary import discard
+    from ..rootfs.layers import discard
 
     discard(bundle)
 

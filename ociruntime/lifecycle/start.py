@@ -7,8 +7,7 @@ import json
 import os
 import time
 
-from ..engine.gate import knock
-from ..engine.reports import STALL, Watch, progress, receive
+from ..engine.protocol import STALL, Watch, connect_start, progress, receive
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
@@ -16,7 +15,7 @@ from .status import allowed, first_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..engine.reports import Progress
+    from ..engine.protocol import Progress
     from ..spec import Seccomp
     from .activation import Ready
 
@@ -90,7 +89,7 @@ def after_start(document: StateDocument) -> HookError | None:
 def _wait_gone(document: StateDocument, own: int) -> None:
     pidfd = first_process(document, own)
     if pidfd is not None:
-        from ..engine.children import wait_first
+        from ..engine.processes import wait_first
 
         try:
             wait_first(document["pid"], pidfd, _LAST_BREATH)
@@ -101,7 +100,7 @@ def _wait_gone(document: StateDocument, own: int) -> None:
 def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
     """Open the gate and follow the init until it is the process; gives the step that failed, if one did."""
     try:
-        peer = knock(entry.directory)
+        peer = connect_start(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
         raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
     page = -1
@@ -118,12 +117,12 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
             if page < 0:
                 page = message.fd
                 continue
-            from .agent import send
+            from .handover import send_listener
 
             path, metadata = document["listener"]
             try:
                 state = state_of(document)
-                send(message.fd, path, metadata, state, state.pid)
+                send_listener(message.fd, path, metadata, state, state.pid)
             except UnsupportedError as error:
                 return error  # and the end of the connection ends the init
             os.write(peer, b"\0")

@@ -28,7 +28,7 @@ def out_of_memory(document: StateDocument) -> bool:
     scope = next((entry[3] for entry in document.get("undo", []) if entry[0] == "systemd_scope"), "")
     if not scope or os.path.exists(scope):
         return False
-    from ..engine.cgroup.kernel_log import killed
+    from ..engine.cgroup.account import killed
 
     return killed(scope, document.get("pid", 0), document.get("pid_start", 0))
 

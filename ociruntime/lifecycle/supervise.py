@@ -6,8 +6,7 @@ import json
 import os
 import time
 
-from ..engine.children import wait_first
-from ..engine.processes import open_process
+from ..engine.processes import open_process, wait_first
 from ..errors import StateError, WrongStatus
 from ..state import Status
 from .status import current, first_process

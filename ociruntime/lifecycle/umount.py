@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from ..errors import BundleError, ContainerNotFound
 from ..interrupts import whole
-from ..mountinfo import Mount, read_mounts
+from ..procfs import MountEntry, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
 from ..state import Entry, StateStore, Status
 from .delete import end, lock, read
@@ -100,7 +100,7 @@ def _named(users: list[str]) -> str:
     return ", ".join(users[:_NAMED]) + more
 
 
-def _elsewhere(directory: BundleDirectory, mounts: list[Mount], *, unmounted: bool = False) -> Iterator[str]:
+def _elsewhere(directory: BundleDirectory, mounts: list[MountEntry], *, unmounted: bool = False) -> Iterator[str]:
     """The processes with the bundle's filesystems as their root or, in part, somewhere else.
 
     A mount namespace that was copied has the mounts of the bundle too, in their place: that is no use. Where propagation takes
@@ -116,7 +116,7 @@ def _elsewhere(directory: BundleDirectory, mounts: list[Mount], *, unmounted: bo
             yield f"process {pid} ({_command(pid)})"
 
 
-def _namespaces() -> Iterator[tuple[int, list[Mount]]]:
+def _namespaces() -> Iterator[tuple[int, list[MountEntry]]]:
     """One process of each mount namespace and root directory that can be seen, and what is mounted there."""
     seen: set[tuple[str, str]] = set()
     for pid in _pids():

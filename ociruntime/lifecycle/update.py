@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..engine import undo
-from ..engine.cgroup.restore import Memory
+from ..engine.cgroup.rollback import Rollback
 from ..engine.host_steps import carry_out
 from ..engine.perform import step_error
 from ..errors import SpecError, UnsupportedError
@@ -37,7 +37,7 @@ class Limits(TypedDict, total=False):
 
     memory: int | None
     memory_swap: int | None
-    """Memory and swap together."""
+    """Rollback and swap together."""
     memory_reservation: int | None
     cpus: float | None
     """CPU time in CPUs, as 1.5; sets quota and period."""
@@ -140,17 +140,17 @@ def _with_schemas(rdt: IntelRdt | None, schemas: Mapping[str, str]) -> IntelRdt 
 
 
 def _perform(plan: Plan) -> None:
-    memory = Memory()
+    rollback = Rollback()
     try:
         for number, step in enumerate(plan.steps, 1):
             try:
-                memory.remember(step)
+                rollback.remember(step)
                 carry_out(step, None)
             except OSError as error:
                 raise step_error(plan, number, error.errno or 0, str(error.strerror or "")) from error
     except BaseException as error:
-        for failure in memory.restore():
+        for failure in rollback.restore():
             error.add_note(f"and it could not be taken back: {failure}")
         raise
     finally:
-        memory.close()
+        rollback.close()

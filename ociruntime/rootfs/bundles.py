@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..engine.native import check, lib
+from .._native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
 from ..interrupts import Held
 from ..locks import LockFile
-from ..mountinfo import Mount, read_mounts
+from ..procfs import MountEntry, read_mounts
 from ..state import check_directory, default_root, make_directory
 from .mount import attach, clone, mounts_below, mounts_on, unmount
 
@@ -94,7 +94,7 @@ class BundleDirectory:
 
     # ---- mounts ----
 
-    def mounts(self) -> list[Mount]:
+    def mounts(self) -> list[MountEntry]:
         """Return what is mounted on the root filesystem, the topmost last."""
         return mounts_on(self.rootfs)
 

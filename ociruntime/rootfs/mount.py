@@ -1,14 +1,18 @@
-"""Mounting on the host, for a bundle's rootfs: squashfs and overlay through the new mount API, by descriptor."""
+"""Mounting on the host, for a bundle's rootfs: squashfs in a file through a loop device, and overlays, by descriptor."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..engine.native import check, ffi, lib
-from ..mountinfo import Mount, read_mounts
+from .._native import check, ffi, lib
+from ..errors import UnsupportedError
+from ..procfs import MountEntry, read_mounts
 
 NOSUID: Final = 2
 NODEV: Final = 4
@@ -77,11 +81,65 @@ def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
     check(lib.oci_umount(os.fsencode(target), _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0)), os.fspath(target))
 
 
-def mounts_on(target: str) -> list[Mount]:
+def mounts_on(target: str) -> list[MountEntry]:
     """Return what is mounted exactly on a path that the kernel has resolved, the topmost last."""
     return [mount for mount in read_mounts() if mount.point == target]
 
 
-def mounts_below(path: str) -> list[Mount]:
+def mounts_below(path: str) -> list[MountEntry]:
     """Return what is mounted below a directory that the kernel has resolved, in the order in which it was mounted."""
     return [mount for mount in read_mounts() if mount.point.startswith(path.rstrip("/") + "/")]
+
+
+_LOOP_CTL_GET_FREE: Final = 0x4C82
+_LOOP_CONFIGURE: Final = 0x4C0A
+_LOOP_CLR_FD: Final = 0x4C01
+_READ_ONLY: Final = 1
+_AUTOCLEAR: Final = 4
+_BLKRASET: Final = 0x1262
+_BLOCK_SIZE: Final = 512
+_READ_AHEAD: Final = 256
+"""Blocks to read ahead, the kernel's own default of 128 KiB. Some hosts set megabytes: a container with a smaller memory limit
+would evict each page before it is used, and read for ever."""
+
+
+@contextmanager
+def attached(image: int, offset: int, size: int) -> Iterator[str]:
+    """The path of a loop device over ``size`` bytes at ``offset`` of an open file.
+
+    The device goes away when nothing uses it any more: mount it inside the ``with`` block, and the mount keeps it.
+
+    Raises:
+        UnsupportedError: no loop device can be had.
+    """
+    path, fd = _configure(image, offset, size)
+    try:
+        yield path
+    finally:
+        os.close(fd)  # autoclear: from here on only a mount holds it
+
+
+def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
+    # struct loop_config: fd, block_size, struct loop_info64, reserved
+    info = struct.pack("=QQQQQIIII64s64s32s16x", 0, 0, 0, offset, size, 0, 0, 0, _READ_ONLY | _AUTOCLEAR, b"ociruntime", b"", b"")
+    config = struct.pack("=II", image, _BLOCK_SIZE) + info + bytes(64)
+    try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise UnsupportedError("this host has no loop devices (/dev/loop-control is missing)") from None
+    try:
+        for _ in range(64):  # somebody else may take the free one before we do
+            path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
+                fcntl.ioctl(fd, _BLKRASET, _READ_AHEAD)
+            except OSError as error:
+                os.close(fd)
+                if error.errno != errno.EBUSY:
+                    raise
+            else:
+                return path, fd
+    finally:
+        os.close(control)
+    raise UnsupportedError("no loop device stayed free for long enough to be taken")

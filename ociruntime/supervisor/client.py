@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 from ..engine.launch import Preserved
 from ..errors import StateError, UnsupportedError
-from ..state import start_time
+from ..procfs import start_time
 from .protocol import ERROR_LOG, LOG, MAX_FDS, receive_message, send_message
 
 _LOG_LIMIT: Final = 8 << 20

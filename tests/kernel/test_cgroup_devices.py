@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ociruntime.engine.cgroup import devices
-from ociruntime.engine.cgroup.restore import Memory
+from ociruntime.engine.cgroup.rollback import Rollback
 from ociruntime.plan import Side, Step
 from ociruntime.plan.cgroups.devices import MKNOD, READ, WRITE, Rule, compile_program
 
@@ -96,12 +96,12 @@ def test_a_program_taken_back(cgroup: Path, script: Callable[..., object]) -> No
     step = Step(Side.HOST, "cgroup_devices", (str(cgroup), compile_program([DENY])), "", "")
     before: list[int] = []
     for count in (0, 1):
-        memory = Memory()
-        memory.remember(step)
+        rollback = Rollback()
+        rollback.remember(step)
         devices.attach(str(cgroup), compile_program([DENY]))
         assert ids(cgroup) != before
-        assert memory.restore() == []
-        memory.close()
+        assert rollback.restore() == []
+        rollback.close()
         assert ids(cgroup) == before
         assert len(before) == count
         devices.attach(str(cgroup), compile_program([]))

@@ -15,7 +15,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.engine import cgroup
-from ociruntime.state import start_time
+from ociruntime.procfs import start_time
 
 from .cgroups import Limited, directory
 

@@ -84,11 +84,9 @@ def test_a_waiting_init_holds_no_interpreter(bundle: oci.Bundle, state_root: Pat
 
 KILLED = """
 import os, random, signal, sys, time, ociruntime as oci
-from ociruntime.engine.memfd import init_memfd
 prefix, root, path, seed = sys.argv[1:]
 rng = random.Random(int(seed))
 bundle = oci.Bundle.load(path)
-init_memfd(); oci.Host.probe()
 for _ in range(2):  # the first time everything is imported
     began = time.monotonic()
     oci.Container.create(f"{prefix}-w", bundle, root=root).delete(force=True)
@@ -135,7 +133,7 @@ def test_a_killed_creator_leaves_what_delete_removes(
 FUZZ = """
 import ctypes, os, random, signal, socket, struct, sys
 from ociruntime.engine.launch import Init
-from ociruntime.engine.memfd import init_memfd
+from ociruntime.engine.clone import init_memfd
 from ociruntime.plan.ops import NO_SLOT, Report
 from ociruntime.plan.wire import encode
 seed, rounds, here = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

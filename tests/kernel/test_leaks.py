@@ -26,7 +26,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SWEEP = """
 import os, signal, sys, tempfile, time
 import ociruntime as oci
-from ociruntime.engine.memfd import init_memfd
+from ociruntime.engine.clone import init_memfd
 
 kind, source, root, scratch, prefix, step, when = sys.argv[1:]
 tempfile.tempdir = scratch

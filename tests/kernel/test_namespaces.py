@@ -370,7 +370,7 @@ def test_no_group_of_the_caller_comes_along(make_bundle: MakeBundle, state_root:
 
 ROOTLESS = """
 import ctypes, os, subprocess, sys, traceback
-import ociruntime as oci, ociruntime.engine.idmap, ociruntime.host, pwd
+import ociruntime as oci, ociruntime.engine.host_steps, ociruntime.host, pwd
 path, uid, root, prefix, subids, layer = sys.argv[1], int(sys.argv[2]), *sys.argv[3:7]
 def life(bundle, root, prefix):
     shown = {}

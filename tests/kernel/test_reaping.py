@@ -16,8 +16,8 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import aio
-from ociruntime.engine import children
-from ociruntime.state import start_time
+from ociruntime.engine import processes
+from ociruntime.procfs import start_time
 
 from ..conftest import SLOWER
 
@@ -161,7 +161,7 @@ def reap_with_a_launch(bundle: oci.Bundle, state_root: Path, until: Callable[...
 
     def reaped() -> bool:
         oci.run(bundle, ["true"], root=state_root)
-        return children._abandoned == []
+        return processes._abandoned == []
 
     until(reaped, "the reaping")
 

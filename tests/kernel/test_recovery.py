@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.procfs import start_time
 from ociruntime.recovery import NAME, Recovery, read
-from ociruntime.state import start_time
 
 from .test_hooks import hooks, sh
 from .test_lifecycle import nothing_left

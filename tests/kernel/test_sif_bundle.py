@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine.native import lib
+from ociruntime._native import lib
 from ociruntime.engine.removal import remove_tree
-from ociruntime.mountinfo import read_mounts
+from ociruntime.procfs import read_mounts
 from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
 from ociruntime.state import StateStore, default_root
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine.native import check, lib
+from ociruntime._native import check, lib
 from ociruntime.files import open_regular
 from ociruntime.logs import read
 

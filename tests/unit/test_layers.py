@@ -58,7 +58,7 @@ FORBIDDEN = {
     "spec": {"host", "plan", "engine", "state", "_native"},
     "image": {"host", "plan", "engine", "state", "_native"},
     "plan": {"engine", "state", "_native"},
-    "engine": {"rootfs", "lifecycle", "supervisor", "sif"},
+    "engine": {"rootfs", "state", "lifecycle", "supervisor"},
     "state": {"spec", "plan", "engine", "_native"},
 }
 FOREIGN = {"plan": {"subprocess", "os", "socket"}, "state": {"cattrs", "attrs"}}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ociruntime.engine import rdt
-from ociruntime.engine.cgroup.restore import Memory
+from ociruntime.engine.cgroup.rollback import Rollback
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
 from ociruntime.plan import Side, Step, compile_create
@@ -113,8 +113,8 @@ def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | 
 
 def test_a_change_of_schemas_that_is_taken_back(tmp_path: Path) -> None:
     (tmp_path / "schemata").write_text("    MB:0= 70;1=100\n    L3:0=ff;1=ff\n")
-    memory = Memory()
-    memory.remember(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
+    rollback = Rollback()
+    rollback.remember(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
     rdt.write(None, str(tmp_path), ("MB:0=20",))
-    assert memory.restore() == []
+    assert rollback.restore() == []
     assert (tmp_path / "schemata").read_text().startswith("MB:0=70;1=100\n")

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ociruntime.errors import ContainerExists, ContainerNotFound, StateError
-from ociruntime.state import MAX_ID, StateDocument, StateStore, Status, start_time, state_of
+from ociruntime.procfs import start_time
+from ociruntime.state import MAX_ID, StateDocument, StateStore, Status, state_of
 
 
 @pytest.fixture

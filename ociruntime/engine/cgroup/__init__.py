@@ -5,21 +5,21 @@ A function's module is imported when it is first used: most operations need one 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..._lazy import lazy_names
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .account import Usage as Usage
+    from .account import CgroupUsage as CgroupUsage
     from .account import oom_kills as oom_kills
     from .account import usage as usage
-    from .files import write as write
-    from .freezer import freeze as freeze
-    from .freezer import frozen as frozen
-    from .freezer import thaw_to_die as thaw_to_die
+    from .tasks import freeze as freeze
+    from .tasks import frozen as frozen
     from .tasks import kill as kill
     from .tasks import processes as processes
     from .tasks import remove as remove
     from .tasks import signal_all as signal_all
+    from .tasks import thaw_to_die as thaw_to_die
     from .tree import check_memory as check_memory
     from .tree import delegate as delegate
     from .tree import enable as enable
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from .tree import make as make
     from .tree import remove_parents as remove_parents
     from .tree import survey as survey
+    from .tree import write as write
     from .tree import write_first as write_first
     from .tree import write_set as write_set
 
 _MODULES = {
-    "account": "Usage oom_kills usage",
-    "files": "write",
-    "freezer": "freeze frozen thaw_to_die",
-    "tasks": "kill processes remove signal_all",
-    "tree": "check_memory delegate enable enterable give_realtime make remove_parents survey write_first write_set",
+    "account": "CgroupUsage oom_kills usage",
+    "tasks": "freeze frozen kill processes remove signal_all thaw_to_die",
+    "tree": "check_memory delegate enable enterable give_realtime make remove_parents survey write write_first write_set",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from ..._native import check, ffi, lib
 from ...errors import UnsupportedError
-from ..native import check, ffi, lib
 
 _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _GET_FD_BY_ID, _GET_INFO, _QUERY = 5, 8, 9, 13, 15, 16
 _CGROUP_DEVICE_PROGRAM, _CGROUP_DEVICE = 15, 6

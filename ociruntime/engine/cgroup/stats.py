@@ -26,7 +26,7 @@ from ...stats import (
     Stall,
     Stats,
 )
-from .files import below, flat, read_if_there
+from .tree import below, flat, read_if_there
 
 _TICK: Final = 10**9 // os.sysconf("SC_CLK_TCK")
 """Nanoseconds."""

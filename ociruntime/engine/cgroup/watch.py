@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
+from ..._native import check, ffi, lib
 from ...events import Event, EventKind
-from ..children import Ending
-from ..native import check, ffi, lib
+from ..processes import Ending
 from .account import oom_kills
-from .files import read_if_there
-from .freezer import frozen
+from .tasks import frozen
+from .tree import read_if_there
 
 _IN_MODIFY: Final = 2
 _STALL: Final = "some 200000 2000000"

@@ -1,4 +1,4 @@
-"""What an init says, over its control socket or, behind the gate, to whoever opened that."""
+"""The conversation with an init process: its reports, its progress page, and the start socket that it waits on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from .._native import check, ffi, lib
 from ..plan.ops import Report
-from .native import check, ffi, lib
 
 _KINDS: Final = frozenset(Report)
 _NOTHING_YET: Final = (-errno.EAGAIN, -errno.EINTR)
@@ -102,3 +102,30 @@ class Watch:
         if step != self._step:
             self._step, self._since = step, now
         return now - self._since > STALL
+
+
+START_SOCKET: Final = "start.sock"
+"""Its name in the container's state directory."""
+
+
+def listen_start(directory: str) -> int:
+    """Make the gate; gives the descriptor that the init inherits, and accepts once."""
+    return _call_at(directory, lib.oci_listen)
+
+
+def connect_start(directory: str) -> int:
+    """Open the gate; gives the connection over which the init reports until it is the process.
+
+    Raises:
+        ConnectionRefusedError, FileNotFoundError: nobody waits at the gate.
+    """
+    return _call_at(directory, lib.oci_connect)
+
+
+def _call_at(directory: str, call: Callable[[bytes], int]) -> int:
+    # By a descriptor of its directory: a path of its own may be longer than an address.
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return check(call(f"/proc/self/fd/{fd}/{START_SOCKET}".encode()), f"{directory}/{START_SOCKET}")
+    finally:
+        os.close(fd)

@@ -1,4 +1,4 @@
-"""The few messages of rtnetlink(7) that moving a network device takes."""
+"""Network devices: moving one of the host into a container and back, by the few messages of rtnetlink(7) that it takes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from typing import Final, NamedTuple, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from .launch import Init
 
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
@@ -147,3 +150,55 @@ class Netlink:
         target = _attribute(_NET_NS_FD, struct.pack("=I", fd)) if fd >= 0 else _attribute(_NET_NS_PID, struct.pack("=I", pid))
         # A device must be down to be renamed.
         self._ask(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, 0, _UP) + target + _attribute(_IFNAME, os.fsencode(name) + b"\0"))
+
+
+def move_device(init: Init, name: str, new: str) -> Callable[[], None]:
+    """Move a device with its permanent addresses of global scope and bring it up; gives what brings it back.
+
+    Raises:
+        OSError: ENODEV when the host has no such device, EEXIST when the container has the new name already.
+    """
+    socket = init.files["netlink"]
+    with Netlink.here() as host, Netlink.of(socket) as inside:
+        link = host.link(name)
+        addresses = host.addresses(link.number)
+        before = inside.links()
+        if any(other.name == new for other in before):
+            raise FileExistsError(errno.EEXIST, "the container has a network device of this name", new)
+        host.move(link.number, new, pid=init.pid)
+        moved = _arrived(inside, {other.number for other in before}, link.number, new)
+
+        def back() -> None:
+            _bring_back(socket, moved, link, addresses)
+
+        try:
+            for address in addresses:
+                inside.add_address(moved.number, address)
+            inside.set_up(moved.number)
+        except BaseException:
+            back()
+            raise
+    return back
+
+
+def _arrived(inside: Netlink, before: set[int], index: int, name: str) -> Link:
+    """The device where it is now: the kernel may have chosen its name from a template, and another number for it."""
+    fresh = [link for link in inside.links() if link.number not in before]
+    found = [link for link in fresh if link.name == name] or [link for link in fresh if link.number == index] or fresh
+    if not found:
+        raise OSError(errno.ENODEV, "the network device is gone", name)
+    return found[0]
+
+
+def _bring_back(socket: int, moved: Link, link: Link, addresses: list[Address]) -> None:
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Netlink.of(socket) as inside, Netlink.here() as host:
+            inside.move(moved.number, link.name, fd=home)
+            here = host.link(link.name)
+            for address in addresses:
+                host.add_address(here.number, address)
+            if link.up:
+                host.set_up(here.number)
+    finally:
+        os.close(home)

@@ -1,17 +1,20 @@
-"""Root filesystems that exist for one container only."""
+"""Root filesystems mounted from layers: the squashfs of an image or a directory, with an overlay on top."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..engine.removal import remove_tree
 from ..engine.undo import refusal
-from ..errors import BundleError, UnsupportedError
+from ..errors import BundleError, SifError, UnsupportedError
 from ..files import other_writers
-from .mount import NODEV, NOSUID, mount, mounts_below, unmount
-from .sif import overlay_options
+from ..image.sif import Filesystem, Partition
+from .mount import NODEV, NOSUID, RDONLY, attached, mount, mounts_below, unmount
+
+if TYPE_CHECKING:
+    from ..image.sif import SifImage
 
 PREFIX: Final = "ociruntime-"
 """Begins the name of a temporary bundle."""
@@ -65,3 +68,38 @@ def discard(path: str) -> None:
         except OSError as error:
             raise BundleError(f"{found.point} cannot be unmounted: {error.strerror}") from error
     remove_tree(real)
+
+
+_OVERLAY_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
+
+
+def overlay_options(lower: Path, overlay: Path) -> list[tuple[str, str | None]]:
+    """The options of an overlay over a directory, with ``upper`` and ``work`` in another one."""
+    layers = (("lowerdir", lower), ("upperdir", overlay / "upper"), ("workdir", overlay / "work"))
+    return [(key, str(path).translate(_OVERLAY_ESCAPES)) for key, path in layers]
+
+
+def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
+    """Mount the primary partition on ``rootfs``; with ``overlay`` a writable layer in its ``upper`` and ``work`` goes on top.
+
+    Raises:
+        SifError: the image has no primary partition.
+        UnsupportedError: its filesystem is none that is mounted here.
+        OSError: the kernel refuses; nothing stays mounted.
+    """
+    descriptor = image.primary_partition
+    if descriptor is None:
+        raise SifError("has no primary system partition", field="descriptors", path=str(getattr(image, "path", "")))
+    metadata = descriptor.metadata
+    assert isinstance(metadata, Partition)
+    if metadata.filesystem != Filesystem.SQUASHFS:
+        raise UnsupportedError(f"the image's root filesystem is {metadata.filesystem!r}: only squashfs is mounted so far")
+    with attached(image.fileno(), descriptor.offset, descriptor.size) as device:
+        mount("squashfs", device, rootfs, [("ro", None)], RDONLY | NOSUID | NODEV)
+    if overlay is None:
+        return
+    try:
+        mount("overlay", "overlay", rootfs, overlay_options(rootfs, overlay), NOSUID | NODEV)
+    except BaseException:
+        unmount(rootfs)
+        raise

@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from .files import read, read_if_there, write
-from .tree import write_set
+from .tree import read, read_if_there, write, write_set
 
 if TYPE_CHECKING:
     from ...plan.model import Step
@@ -30,7 +29,7 @@ _BY_KEY: Final = {
 """Files with a line for each device, and what a device has that no line speaks of."""
 
 
-class Memory:
+class Rollback:
     """Remembers what steps are about to change; `restore` brings it all back, the last change first."""
 
     def __init__(self) -> None:

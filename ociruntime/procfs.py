@@ -1,0 +1,63 @@
+"""What the kernel says of processes in /proc: their mount tables and states (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_PF_EXITING: Final = 4
+
+
+class MountEntry(NamedTuple):
+    """One line of a mount table."""
+
+    device: str
+    """The filesystem, as ``major:minor``; the same in every mount namespace."""
+    root: str
+    """The directory of the filesystem that is mounted."""
+    point: str
+    """Where it is mounted, as the kernel resolves it: without symbolic links, relative to the root of the process."""
+    fstype: str
+    options: str
+    """Those of the filesystem itself."""
+
+
+def read_mounts(pid: int | str = "self") -> Iterator[MountEntry]:
+    """Yield what a process has mounted; of several mounts on one mount point the topmost comes last. Raises OSError."""
+    with open(f"/proc/{pid}/mountinfo", "rb") as table:
+        lines = table.read().split(b"\n")
+    for line in filter(None, lines):
+        fields = line.split(b" ")
+        fstype, _, options = fields[fields.index(b"-", 6) + 1 :][:3]
+        yield MountEntry(fields[2].decode(), _unescaped(fields[3]), _unescaped(fields[4]), fstype.decode(), _unescaped(options))
+
+
+def _unescaped(field: bytes) -> str:
+    r"""Undo the kernel's ``\ooo`` for blanks, newlines and backslashes."""
+    first, *escaped = field.split(b"\\")
+    return os.fsdecode(first + b"".join(bytes([int(piece[:3], 8)]) + piece[3:] for piece in escaped))
+
+
+def start_time(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot; 0 if it does not exist or has exited."""
+    return 0 if (fields := read_stat(pid)) is None or is_over(fields) else int(fields[19])
+
+
+def read_stat(pid: int) -> list[bytes] | None:
+    """Return the fields of /proc/PID/stat from the third on, the state (proc(5)); None if the process does not exist."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def is_over(fields: list[bytes]) -> bool:
+    """Return whether a process has exited: it is a zombie, or the init of a pid namespace that waits for the others to end."""
+    if int(fields[17]) > 1:
+        return False  # its first thread may have ended, but others have not
+    return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
