@@ -36,7 +36,7 @@ _ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 
 class Status(StrEnum):
-    """Status of a container (runtime.md, State; ``paused`` is the peers' addition)."""
+    """Status of a container (runtime.md, State; ``paused`` is common among runtimes)."""
 
     CREATING = "creating"
     CREATED = "created"
@@ -62,7 +62,7 @@ class Status(StrEnum):
 
 
 class StateDocument(TypedDict, total=False):
-    """state.json as it is on disk."""
+    """Members of state.json."""
 
     id: Required[str]
     bundle: Required[str]
@@ -87,12 +87,12 @@ class StateDocument(TypedDict, total=False):
     process: bool
     """Whether the config has a process."""
     hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
-    """The hooks of start and delete, by their kinds: path, arguments, environment and timeout in seconds."""
+    """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
     supervisor: list[int]
     """Its pid and start time."""
     sockets: list[str]
     sync: bool
-    """Whether it passes every change of the status on."""
+    """Whether the supervisor reports every change of the status to its sync socket."""
     terminal: bool
     log: list[str]
     """Its path and format."""
@@ -101,7 +101,7 @@ class StateDocument(TypedDict, total=False):
     ephemeral: bool
     """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`)."""
     notify: str
-    """The host's socket that hears when the process is ready; absent without one."""
+    """The host's socket for the readiness notification; absent without one."""
 
 
 class State(NamedTuple):
@@ -117,9 +117,9 @@ class State(NamedTuple):
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
-    """Negative for the signal that killed it, as `subprocess` has it."""
+    """Exit code of the init process; the negative signal number if a signal killed it, as in `subprocess`."""
     oom_killed: bool = False
-    """Whether the kernel killed one of its processes for want of memory."""
+    """Whether an OOM kill ended one of its processes."""
     rootfs: str = ""
     attach_socket: str = ""
     control_socket: str = ""
@@ -130,14 +130,14 @@ class State(NamedTuple):
 
     @property
     def exit_desc(self) -> str:
-        """How it ended, for people; empty as long as that is not known."""
+        """Sentence that says how the container ended; empty as long as that is not known."""
         if self.exit_code is None:
             return ""
         how = f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exited with code {self.exit_code}"
         return how + (", out of memory" if self.oom_killed else "")
 
     def to_oci(self) -> dict[str, object]:
-        """The state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
+        """Return the state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
         document: dict[str, object] = {"ociVersion": self.oci_version, "id": self.id, "status": str(self.status)}
         if self.pid:
             document["pid"] = self.pid
@@ -147,7 +147,7 @@ class State(NamedTuple):
         return document
 
     def to_dict(self) -> dict[str, object]:
-        """The state document: the spec's members, and createdAt, startedAt, finishedAt, exitCode and rootfs beside them."""
+        """Return the state document: the spec's members, and what this runtime adds, such as createdAt, exitCode and rootfs."""
         document = self.to_oci()
         if self.rootfs:
             document["rootfs"] = self.rootfs
@@ -169,9 +169,12 @@ class State(NamedTuple):
 
 
 def default_root() -> str:
-    """``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise. Raises StateError without XDG_RUNTIME_DIR.
+    """Return ``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise.
 
-    Who is root only in a user namespace, as engines of users make it, is still a user with an XDG_RUNTIME_DIR.
+    Root of a user namespace, as rootless engines make one, counts as a user if XDG_RUNTIME_DIR is set.
+
+    Raises:
+        StateError: XDG_RUNTIME_DIR is not set.
     """
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() == 0 and not (runtime_dir and _mapped()):
@@ -186,7 +189,7 @@ def _is_id(text: str) -> bool:
 
 
 def _mapped() -> bool:
-    """Whether our ids are others outside: we are in a user namespace but the first."""
+    """Return whether this process is in another user namespace than the initial one."""
     with open("/proc/self/uid_map", encoding="ascii") as table:
         return [line.split() for line in table] != [["0", "0", "4294967295"]]
 
@@ -251,7 +254,7 @@ def _unlink(path: str) -> None:
 
 
 class Entry:
-    """One container's directory."""
+    """Directory of one container."""
 
     def __init__(self, root: str, container_id: str) -> None:
         self.root = root
@@ -261,7 +264,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The directory, for who does more with it: a short command does not import `pathlib`."""
+        """The directory. Made on demand, so that short commands do not import `pathlib`."""
         from pathlib import Path
 
         return Path(self.directory)
@@ -352,17 +355,17 @@ class Entry:
         self.write(document)
 
     def write(self, document: StateDocument) -> None:
-        """Replace state.json. Raises StateError: it cannot be written, and the old one holds."""
+        """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""
         self.save("state.json", json.dumps(document).encode())
 
     def save(self, name: str, content: bytes) -> None:
-        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one holds."""
+        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one stays."""
         with self.staged(name, content) as file:
             file.commit()
 
     @contextmanager
     def staged(self, name: str, content: bytes) -> Iterator[StagedFile]:
-        """Write a new version of a file of the directory, which holds from its `StagedFile.commit` on. Raises as `save`."""
+        """Write a new version of a file of the directory, which takes effect with `StagedFile.commit`. Raises as `save`."""
         with self.storing(name):
             file = StagedFile(f"{self.directory}/{name}")
         with file:
@@ -392,7 +395,7 @@ class Entry:
 
         Raises:
             ContainerNotFound: there is no such container, or no longer.
-            StateError: the lock cannot be made, or the directory is not safe.
+            StateError: the lock cannot be made, or another user can change the directory.
             BlockingIOError: the lock is held by another process, and the wait is over.
         """
         self.check()
@@ -409,7 +412,7 @@ class Entry:
             yield
 
     def remove(self) -> None:
-        """Remove the directory, the lock last: who waits for it learns that the container is gone."""
+        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""
         while True:
             try:
                 names = os.listdir(self.directory)
@@ -425,7 +428,7 @@ class Entry:
                 return
             except OSError as error:
                 if error.errno == errno.ENOTEMPTY:
-                    continue  # somebody came for the lock just now
+                    continue  # another process has just made the lock again
                 raise
             return
 
@@ -438,7 +441,7 @@ class StateStore:
 
     @property
     def root(self) -> Path:
-        """The directory, as for `Entry.path`."""
+        """The directory. Made on demand, as `Entry.path`."""
         from pathlib import Path
 
         return Path(self.directory)
@@ -454,7 +457,7 @@ class StateStore:
             raise _cannot_store(f"{path}/{name}", error) from error
 
     def create(self, container_id: str) -> Entry:
-        """Make the directory of a new container: exactly one of several callers gets it.
+        """Make the directory of a new container. Of several callers exactly one succeeds.
 
         Raises:
             ContainerExists: the id is taken.
@@ -480,20 +483,20 @@ class StateStore:
                     stack.enter_context(entry.locked())
                     break
                 except ContainerNotFound:
-                    continue  # somebody took it for the remains of a crash
+                    continue  # another process took it for the remains of a crash
                 except BaseException:
                     entry.remove()
                     raise
             yield entry
 
     def entry(self, container_id: str) -> Entry:
-        """The directory of a container that exists. Raises ContainerNotFound, StateError."""
+        """Return the directory of a container that exists. Raises ContainerNotFound, StateError."""
         entry = Entry(self.directory, check_id(container_id))
         entry.check()
         return entry
 
     def entries(self) -> list[Entry]:
-        """The directories of all containers. Raises StateError: the root directory is not safe."""
+        """Return the directories of all containers. Raises StateError: another user can change the root directory."""
         try:
             check_directory(self.directory)
             names = sorted(os.listdir(self.directory))
@@ -503,7 +506,7 @@ class StateStore:
 
 
 def state_of(document: StateDocument, *, frozen: bool = False) -> State:
-    """The state now: what is recorded, corrected by whether the process still lives."""
+    """Return the current state: what is recorded, and whether the init process still lives."""
     status = Status(document["status"])
     pid, began = document.get("pid", 0), document.get("pid_start", 0)
     if pid and (began == 0 or start_time(pid) != began):
