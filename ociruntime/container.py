@@ -397,10 +397,10 @@ class Container(Executes, Supervised):
         pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
-        from .engine.processes import wait_first
+        from .engine.processes import wait_init
 
         try:
-            ended = wait_first(document["pid"], pidfd, timeout)
+            ended = wait_init(document["pid"], pidfd, timeout)
         finally:
             os.close(pidfd)
         if ended is None:

@@ -1,4 +1,4 @@
-"""Objects that belong to the process that made them."""
+"""Objects that cannot be sent to another process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Unpicklable:
     __slots__ = ()
 
     _instead: ClassVar[str]
-    """What to hand over in place of the object, for the message."""
+    """What to send instead, for the message."""
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
         name = type(self).__qualname__

@@ -109,7 +109,7 @@ class Child(Unpicklable):
         """The master of its terminal, when it was given one (``terminal=True``)."""
         self.began = began
         """When it was launched, by `time.monotonic`."""
-        self._child = processes.Child(pid, pidfd, first)
+        self._child = processes.ChildProcess(pid, pidfd, first)
         self.streams = streams
         self.cgroups = cgroups
         """Directories of the container's cgroups."""

@@ -1,4 +1,4 @@
-"""What the kernel says of processes in /proc: their mount tables and states (proc(5))."""
+"""Mount tables and states of processes, read from /proc (proc(5))."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ class MountEntry(NamedTuple):
     """One line of a mount table."""
 
     device: str
-    """The filesystem, as ``major:minor``; the same in every mount namespace."""
+    """Device number of the filesystem, as ``major:minor``; the same in every mount namespace."""
     root: str
     """The directory of the filesystem that is mounted."""
     point: str
-    """Where it is mounted, as the kernel resolves it: without symbolic links, relative to the root of the process."""
+    """The mount point as the kernel resolves it: without symbolic links, relative to the root of the process."""
     fstype: str
     options: str
-    """Those of the filesystem itself."""
+    """Options of the filesystem itself."""
 
 
 def read_mounts(pid: int | str = "self") -> Iterator[MountEntry]:
-    """Yield what a process has mounted; of several mounts on one mount point the topmost comes last. Raises OSError."""
+    """Yield the mounts that a process sees. Of several on one mount point, the topmost comes last. Raises OSError."""
     with open(f"/proc/{pid}/mountinfo", "rb") as table:
         lines = table.read().split(b"\n")
     for line in filter(None, lines):
         fields = line.split(b" ")
         fstype, _, options = fields[fields.index(b"-", 6) + 1 :][:3]
-        yield MountEntry(fields[2].decode(), _unescaped(fields[3]), _unescaped(fields[4]), fstype.decode(), _unescaped(options))
+        yield MountEntry(fields[2].decode(), _unescape(fields[3]), _unescape(fields[4]), fstype.decode(), _unescape(options))
 
 
-def _unescaped(field: bytes) -> str:
+def _unescape(field: bytes) -> str:
     r"""Undo the kernel's ``\ooo`` for blanks, newlines and backslashes."""
     first, *escaped = field.split(b"\\")
     return os.fsdecode(first + b"".join(bytes([int(piece[:3], 8)]) + piece[3:] for piece in escaped))

@@ -33,7 +33,7 @@ STDOUT: Final = -2
 DEVNULL: Final = -3
 _CHUNK: Final = 1 << 16
 _LOOK: Final = 1.0
-"""Seconds between two looks at a program whose descriptor does not tell of everything (see `engine.processes.Ending`)."""
+"""Seconds between two looks at a program whose descriptor does not tell of everything (see `engine.processes.EndWaiter`)."""
 
 
 BESIDE_A_TERMINAL: Final = "the terminal is the program's stdin, stdout and stderr: give none of them beside it"

@@ -8,7 +8,7 @@ from pathlib import Path
 from .bundle import Bundle, fill
 from .errors import BundleError
 from .overrides import Overrides
-from .rootfs.layers import PREFIX, cover
+from .rootfs.layers import PREFIX, mount_over
 
 
 class Temporary:
@@ -49,5 +49,5 @@ class Temporary:
         if not self._overrides.args:
             raise BundleError(f"{self._image} is a plain root filesystem: args must say what to run in it")
         self.path.mkdir(mode=0o700)
-        cover(Path(os.path.abspath(self._image)), self.path)
+        mount_over(Path(os.path.abspath(self._image)), self.path)
         return Bundle.from_dir(self.path, RuntimeSpec.default())

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
-from ..engine.processes import Ending
+from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout
 from ..events import Event
 from ..execs import Executes
@@ -179,7 +179,7 @@ class Container(Supervised):
         pidfd = first_process(document, self._sync._pidfd)
         if pidfd is not None:
             try:
-                with Ending(document["pid"], pidfd) as ending:
+                with EndWaiter(document["pid"], pidfd) as ending:
                     if not await within(timeout, ended(ending)):
                         raise TimeoutError(f"container {self.id!r} still runs after {timeout} s")
             finally:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ..engine.processes import LOOK
+from ..engine.processes import POLL_INTERVAL
 from ..pickling import Unpicklable
 from ..process import KILL_GRACE, Child, Result
 from ..streams import Streams
@@ -80,7 +80,7 @@ def _settle(future: asyncio.Future[None]) -> None:
 async def ended(program: Ends) -> None:
     """Wait for the end of a process."""
     while not program.ended():
-        await within(LOOK, readable(program.fileno()))
+        await within(POLL_INTERVAL, readable(program.fileno()))
 
 
 async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
@@ -125,7 +125,7 @@ async def pump(streams: Streams, program: Ends, on_end: Callable[[], object] | N
 
     async def end_again() -> None:
         while True:
-            await asyncio.sleep(streams.end_again() or LOOK)
+            await asyncio.sleep(streams.end_again() or POLL_INTERVAL)
 
     typing = loop.create_task(end_again()) if streams.types else None
     try:

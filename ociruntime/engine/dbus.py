@@ -1,4 +1,4 @@
-"""A connection to systemd over D-Bus: method calls and the ends of jobs, each within a time. The messages are jeepney's."""
+"""A connection to systemd over D-Bus: method calls and waiting for jobs, each with a deadline. jeepney encodes the messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JOBS: Final = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='
 
 
 class DBusError(Exception):
-    """An error message in reply to a call."""
+    """An error reply to a call."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -30,16 +30,16 @@ class DBusError(Exception):
         self.message = message
 
 
-class Connection:
-    """To systemd itself by its private socket, or to the bus where that is missing. A context manager.
+class SystemdConnection:
+    """A connection to the private socket of systemd, or to the bus if that does not exist. A context manager.
 
     Args:
-        user: to the user's own systemd.
-        deadline: by `time.monotonic`, for everything that is done with it.
+        user: connect to the systemd of the user.
+        deadline: time of `time.monotonic` at which every operation ends.
 
     Raises:
-        UnsupportedError: jeepney is missing, or neither socket is there.
-        OSError: whoever listens does not talk to us; TimeoutError when it is late.
+        UnsupportedError: jeepney is not installed, or neither socket exists.
+        OSError: the connection failed or was refused; TimeoutError after the deadline.
     """
 
     def __init__(self, *, user: bool, deadline: float) -> None:
@@ -57,7 +57,7 @@ class Connection:
         self._socket, private = _connect(user, deadline)
         try:
             self._authenticate()
-            if not private:  # whoever is connected directly hears of every job
+            if not private:  # the private socket reports every job
                 self.call(_BUS, "Hello")
                 self.call(_BUS, "AddMatch", "s", _JOBS)
                 self.manager("Subscribe")
@@ -72,20 +72,20 @@ class Connection:
         self._socket.close()
 
     def manager(self, member: str, signature: str = "", *body: object) -> tuple[Any, ...]:
-        """Call a method of systemd's manager; as `call`."""
+        """Call a method of the manager object. Arguments and errors as for `call`."""
         return self.call((SYSTEMD, MANAGER_PATH, MANAGER), member, signature, *body)
 
-    def call(self, of: tuple[str, str, str], member: str, signature: str = "", *body: object) -> tuple[Any, ...]:
+    def call(self, target: tuple[str, str, str], member: str, signature: str = "", *body: object) -> tuple[Any, ...]:
         """Call a method and wait for its reply.
 
         Args:
-            of: bus name, object path and interface.
+            target: bus name, object path and interface.
 
         Raises:
             DBusError: the reply is an error.
-            OSError: the connection broke; TimeoutError after the deadline.
+            OSError: the connection failed; TimeoutError after the deadline.
         """
-        name, path, interface = of
+        name, path, interface = target
         address = self._jeepney.DBusAddress(path, bus_name=name, interface=interface)
         message = self._jeepney.new_method_call(address, member, signature or None, body)
         self._serial += 1
@@ -96,12 +96,12 @@ class Connection:
             if reply.header.fields.get(fields.reply_serial) != self._serial:
                 continue
             if reply.header.message_type is kinds.error:
-                words = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
-                raise DBusError(reply.header.fields.get(fields.error_name, ""), words)
+                message = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
+                raise DBusError(reply.header.fields.get(fields.error_name, ""), message)
             return tuple(reply.body)
 
-    def finished(self, job: str) -> str:
-        """Wait for the end of a job; gives its result, ``done`` when all went well. Raises OSError as `call` does."""
+    def wait_job(self, job: str) -> str:
+        """Wait for the end of a job. Return its result, which is ``done`` for success. Raises OSError as `call` does."""
         while job not in self._jobs:
             self._receive()
         return self._jobs[job]
@@ -129,7 +129,7 @@ class Connection:
         return message
 
     def _authenticate(self) -> None:
-        # In one write: systemd's server overlooks a message that it reads together with the end of the authentication.
+        # In one write: systemd overlooks a message that it reads together with the end of the authentication.
         uid = str(outer_uid()).encode().hex()
         self._timed().sendall(b"\0AUTH EXTERNAL " + uid.encode() + b"\r\nBEGIN\r\n")
         line = b""
@@ -138,11 +138,11 @@ class Connection:
             if not line:
                 raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
         if not line.startswith(b"OK "):
-            raise PermissionError(errno.EACCES, f"systemd's socket does not take user {outer_uid()}")
+            raise PermissionError(errno.EACCES, f"the socket of systemd refuses uid {outer_uid()}")
 
 
 def _addresses(user: bool) -> Iterator[tuple[str | bytes, bool]]:
-    """Where systemd may be listening, the best first, and whether it is its private socket."""
+    """Yield the sockets of systemd, in order of preference, and whether each is the private one."""
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{outer_uid()}"
     variable = "DBUS_SESSION_BUS_ADDRESS" if user else "DBUS_SYSTEM_BUS_ADDRESS"
     yield (f"{runtime}/systemd/private" if user else "/run/systemd/private"), True
@@ -172,5 +172,8 @@ def _connect(user: bool, deadline: float) -> tuple[socket.socket, bool]:
             return connection, private
     if failure is not None:
         raise failure
-    who = f"no systemd of user {outer_uid()} to ask: log in, or `loginctl enable-linger`" if user else "no systemd to ask"
-    raise UnsupportedError(f"the systemd cgroup manager: there is {who}, or use --cgroup-manager cgroupfs")
+    if user:
+        problem, remedy = f"no systemd of uid {outer_uid()} is running", "log in, use 'loginctl enable-linger', or "
+    else:
+        problem, remedy = "systemd is not running", ""
+    raise UnsupportedError(f"cannot use the systemd cgroup manager: {problem}; {remedy}use --cgroup-manager cgroupfs")

@@ -1,9 +1,9 @@
-"""Everything that one exec process has started, as a group: listed and killed apart from all else in the container.
+"""The processes that one exec process has started, as a group that can be listed and killed apart from the rest of the container.
 
-Neither a session nor the tree of parents tells: setsid(2) and a double fork leave both. A cgroup does, so an exec process gets one
-of its own below the cgroup that it would run in. That limits and counts nothing: no controller is enabled there (v2), or its
-hierarchy has none that matters (v1). Where no cgroup can be made, the processes are told by a mark that they inherit: a random soft
-limit for the resident set (RLIMIT_RSS), which Linux does not enforce.
+Sessions and parents do not identify them: setsid(2) and a double fork leave both. A cgroup does, so an exec process gets one of its
+own below the cgroup that it would run in. It limits and counts nothing: no controller is enabled there (v2), or its hierarchy has
+none that matters (v1). Where no cgroup can be created, the processes are identified by a mark that they inherit: a random soft
+limit of the resident set (RLIMIT_RSS), which Linux does not enforce.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..procfs import start_time
-from .cgroup.tasks import held, kill_v2, processes, send, signal_all, wait
-from .cgroup.tree import below, read_if_there
+from .cgroup.tasks import kill_v2, open_pidfds, processes, send, signal_all, wait
+from .cgroup.tree import read_if_exists, walk
 
 if TYPE_CHECKING:
     from ..plan.cgroups import Place
 
 _PREFIX: Final = "ociruntime@exec-"
-"""Begins the names of the groups' cgroups. Ids of containers have no ``@``, so no container's cgroup has such a name by default."""
+"""Prefix of the names of the groups' cgroups. Container ids have no ``@``, so no container's cgroup has such a name by default."""
 _HARMLESS: Final = frozenset({"freezer", "pids"})
-"""Controllers of v1 for which one cgroup more makes no difference to what runs in it."""
+"""Controllers of v1 for which a further level of cgroups makes no difference."""
 _REFUSED: Final = frozenset({errno.EACCES, errno.EAGAIN, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOSPC})
-"""What mkdir says where this user may make no cgroup, or no further one (cgroup.max.descendants)."""
-_DISTINCT: Final = 1 << 30
-"""The least hard limit below which a random number is not that of any other process."""
-_LAST: Final = 1.0
-"""Seconds for processes to die of SIGKILL: those that take longer hang in the kernel, or are frozen."""
+"""Errors of mkdir(2) where this user may not create a cgroup, or no further one (cgroup.max.descendants)."""
+_MIN_LIMIT: Final = 1 << 30
+"""The lowest hard limit that leaves enough random numbers for no two groups to have the same."""
+_KILL_TIMEOUT: Final = 1.0
+"""Seconds for processes to die of SIGKILL. Those that take longer hang in the kernel, or are frozen."""
 
 
 class Group(ABC):
-    """What an exec process has started, itself included, wherever in the process tree it has moved."""
+    """An exec process and everything that it has started, wherever that is in the process tree."""
 
     @abstractmethod
     def processes(self) -> set[int]:
-        """Return the pids of those that live, in the caller's pid namespace."""
+        """Return the pids of the processes that run, in the caller's pid namespace."""
 
     def kill(self) -> None:
-        """Send SIGKILL to every process, also to those that are being born, and wait until they are dead."""
-        deadline = time.monotonic() + _LAST
+        """Send SIGKILL to every process, including those that are being forked, and wait until they are dead."""
+        deadline = time.monotonic() + _KILL_TIMEOUT
         while (pids := self.processes()) and time.monotonic() < deadline:
-            with held(self.processes, pids) as pidfds:
+            with open_pidfds(self.processes, pids) as pidfds:
                 send(pidfds, signal.SIGKILL)
                 wait(pidfds, deadline)
 
     def remove(self) -> bool:
-        """Remove what tells the processes apart. Return whether that is done: nothing is removed while one lives."""
+        """Remove the cgroup. Return whether that is done: nothing is removed while a process runs."""
         return True
 
 
 class CgroupGroup(Group):
-    """The processes in a cgroup that was made for them."""
+    """A group with a cgroup of its own."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -68,22 +68,22 @@ class CgroupGroup(Group):
         if not kill_v2(self.path):
             signal_all([self.path], signal.SIGKILL)
         super().kill()
-        deadline = time.monotonic() + _LAST
+        deadline = time.monotonic() + _KILL_TIMEOUT
         while not self.remove() and time.monotonic() < deadline:
-            time.sleep(0.0005)  # dead processes are on their way out
+            time.sleep(0.0005)  # dead processes leave the cgroup a moment later
 
     def remove(self) -> bool:
         return _rmdir(self.path)
 
 
 class MarkedGroup(Group):
-    """The processes that have inherited a mark."""
+    """A group whose processes have inherited a mark."""
 
     def __init__(self, limit: int) -> None:
         """Choose the mark: less than ``limit``, the hard limit that the processes have, and at least half of it."""
         limit = min(limit, 1 << 63)
-        self.mark = limit - 1 - int.from_bytes(os.urandom(8)) % (limit // 2) if limit >= _DISTINCT else None
-        """The soft limit, or None where the hard one leaves too few to choose from: then the group is not known."""
+        self.mark = limit - 1 - int.from_bytes(os.urandom(8)) % (limit // 2) if limit >= _MIN_LIMIT else None
+        """The soft limit, or None where the hard limit leaves too few numbers. Then the group has no known processes."""
 
     def processes(self) -> set[int]:
         if self.mark is None:
@@ -97,33 +97,33 @@ class MarkedGroup(Group):
             with open(f"/proc/{pid}/limits", "rb", buffering=0) as file:
                 row = file.read(4096).partition(b"Max resident set")[2].split(None, 1)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return b""  # it has ended, or is another user's
+            return b""  # it has ended, or belongs to another user
         return row[0] if row and start_time(pid) else b""
 
 
-def in_cgroup(places: Iterable[Place], own: Sequence[str]) -> tuple[CgroupGroup, list[str]] | None:
-    """Make a cgroup for a group, below one of these.
+def make_cgroup_group(places: Iterable[Place], own: Sequence[str]) -> tuple[CgroupGroup, list[str]] | None:
+    """Create a group with a cgroup.
 
     Args:
-        places: the cgroups that the process would run in.
-        own: the container's cgroups. What lies elsewhere would not be removed with the container.
+        places: the cgroups that the process would run in. The new one is a child of one of them.
+        own: the container's cgroups. A cgroup elsewhere would not be removed with the container.
 
     Returns:
-        The group, and the cgroups of the container's other groups, for `sweep`; None where no cgroup can be made.
+        The group, and the cgroups of the container's other groups, for `remove_empty`; None where no cgroup can be created.
     """
-    for place in sorted(filter(_suits, places), key=_rank):
+    for place in sorted(filter(_is_suitable, places), key=_cost):
         directory = place.directory
         top = next((top for top in own if f"{directory}/".startswith(f"{top}/")), None)
-        # A v2 cgroup that is threaded, or hands controllers on, has no ordinary cgroups that do without them below it.
+        # Below a v2 cgroup that is threaded or enables controllers, there are no ordinary cgroups without controllers.
         if top is None or (
             place.hierarchy.version == 2
             and (
-                (read_if_there(directory, "cgroup.type") or "").strip() != "domain"
-                or (read_if_there(directory, "cgroup.subtree_control") or "").strip()
+                (read_if_exists(directory, "cgroup.type") or "").strip() != "domain"
+                or (read_if_exists(directory, "cgroup.subtree_control") or "").strip()
             )
         ):
             continue
-        others = [path for path in below(top) if os.path.basename(path).startswith(_PREFIX)]
+        others = [path for path in walk(top) if os.path.basename(path).startswith(_PREFIX)]
         path = f"{directory}/{_PREFIX}{os.urandom(6).hex()}"
         try:
             os.mkdir(path, 0o755)
@@ -135,19 +135,19 @@ def in_cgroup(places: Iterable[Place], own: Sequence[str]) -> tuple[CgroupGroup,
     return None
 
 
-def sweep(paths: Iterable[str]) -> None:
-    """Remove those of these cgroups that are empty. No exec process may be on its way into one."""
+def remove_empty(paths: Iterable[str]) -> None:
+    """Remove those of these cgroups that are empty. The caller sees to it that no exec process is about to join one."""
     for path in paths:
         _rmdir(path)
 
 
-def _suits(place: Place) -> bool:
+def _is_suitable(place: Place) -> bool:
     names = place.hierarchy.controllers
     return place.hierarchy.version == 2 or (bool(names) and (names <= _HARMLESS or all(name.startswith("name=") for name in names)))
 
 
-def _rank(place: Place) -> int:
-    """Order the hierarchies: a cgroup of v1's freezer costs the least time, one of systemd's own hierarchy the most."""
+def _cost(place: Place) -> int:
+    """Rank the hierarchies by the time that a cgroup takes: v1's freezer the least, systemd's own hierarchy the most."""
     names = place.hierarchy.controllers
     if place.hierarchy.version == 2:
         return 2
@@ -160,5 +160,5 @@ def _rmdir(path: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        return False  # it is in use, or another user's; it goes with the container, whose removal tells what stands in the way
+        return False  # it is in use, or belongs to another user; it is removed with the container, where an error is reported
     return True

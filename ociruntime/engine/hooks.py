@@ -1,7 +1,7 @@
-"""Running hooks, and telling how one failed (config.md#posix-platform-hooks).
+"""Running hooks, and reporting how one failed (config.md#posix-platform-hooks).
 
-In the runtime's namespaces they are processes of ours, each in a process group of its own; in the container's the init runs them.
-Imported only where there are hooks.
+In the runtime namespace they are children of the calling process, each in a process group of its own. In the container namespaces
+the init process runs them. This module is imported only if there are hooks.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 from .protocol import Message
 
 _TAIL: Final = 2000
+"""Bytes of a hook's output in an error."""
 _KEPT: Final = 1 << 16
-"""Bytes of a hook's output that stay in memory while it runs on; `forget_output` of the init has the same."""
-_LOOK: Final = 100
-"""Milliseconds between two looks at how much it has written."""
+"""Bytes of a hook's output that stay in memory while it runs; the same as in `forget_output` of the init."""
+_POLL_INTERVAL: Final = 100
+"""Milliseconds between two checks of how much a hook has written."""
 _TIMED_OUT: Final = 1 << 16
 
 
-class Hook(NamedTuple):
-    """A program, as `ociruntime.plan.hooks.Program` has it and state.json stores it."""
+class HookProgram(NamedTuple):
+    """The program of a hook, as `ociruntime.plan.hooks.Program` and state.json have it."""
 
     path: str
     args: Sequence[str]
@@ -44,8 +45,8 @@ class Hook(NamedTuple):
     timeout: int
 
 
-def run(kind: str, hook: Hook, state: State, deadline: float | None = None) -> None:
-    """Run one hook in our namespaces; it is killed at the deadline, which the caller looks at. Raises HookError."""
+def run(kind: str, hook: HookProgram, state: State, deadline: float | None = None) -> None:
+    """Run a hook in the runtime namespace. It is killed at the deadline, which the caller checks. Raises HookError."""
     document, output = sealed_memfd("oci-state", _encode(state)), os.memfd_create("oci-output", os.MFD_CLOEXEC)
     try:
         try:
@@ -61,31 +62,31 @@ def run(kind: str, hook: Hook, state: State, deadline: float | None = None) -> N
             )
         except OSError as error:
             raise HookError(f"cannot be run: {error.strerror}", kind=kind, path=hook.path) from error
-        timed_out = not _ended(child, hook.timeout, output, deadline)
+        timed_out = not _wait(child, hook.timeout, output, deadline)
         status = child.wait()
         if timed_out and deadline is not None and time.monotonic() > deadline:
             return
         if timed_out:
             raise HookError(f"took more than {hook.timeout} s", kind=kind, path=hook.path, returncode=status, output=_tail(output))
         if status != 0:
-            raise HookError(_how(status), kind=kind, path=hook.path, returncode=status, output=_tail(output))
+            raise HookError(_describe(status), kind=kind, path=hook.path, returncode=status, output=_tail(output))
     finally:
         os.close(document)
         os.close(output)
 
 
-def _ended(child: subprocess.Popen[bytes], timeout: int, output: int, deadline: float | None) -> bool:
-    """Whether it ended in time; if not, or when something interrupts us, its whole process group is killed."""
+def _wait(child: subprocess.Popen[bytes], timeout: int, output: int, deadline: float | None) -> bool:
+    """Return whether a hook ends in time. If not, or if the wait is interrupted, its process group is killed."""
     pidfd = os.pidfd_open(child.pid)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     end = min(time.monotonic() + timeout if timeout else float("inf"), float("inf") if deadline is None else deadline)
-    done, forgotten = False, 0
+    done, start = False, 0
     try:
         with waiting():
             while not done and (left := end - time.monotonic()) > 0:
-                done = bool(poller.poll(min(left * 1000 + 1, _LOOK)))
-                forgotten = _forget(output, forgotten)
+                done = bool(poller.poll(min(left * 1000 + 1, _POLL_INTERVAL)))
+                start = _release_output(output, start)
     finally:
         os.close(pidfd)
         if not done:
@@ -93,9 +94,9 @@ def _ended(child: subprocess.Popen[bytes], timeout: int, output: int, deadline: 
     return done
 
 
-def _forget(output: int, begin: int) -> int:
-    """Give the memory of old output back: only the end will be told. Gives where what is kept begins."""
-    end = os.lseek(output, 0, os.SEEK_CUR)  # an offset that it shares with the hook
+def _release_output(output: int, begin: int) -> int:
+    """Release the memory of old output, as only the end is reported. Return the offset where the rest begins."""
+    end = os.lseek(output, 0, os.SEEK_CUR)  # the hook writes through the same open file
     if end - begin <= 2 * _KEPT:
         return begin
     check(lib.oci_forget(output, begin, end - _KEPT - begin), "the output of a hook")
@@ -106,19 +107,19 @@ def _encode(state: State) -> bytes:
     return json.dumps(state.to_oci()).encode()
 
 
-def _how(returncode: int) -> str:
+def _describe(returncode: int) -> str:
     return f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
 
 def _tail(fd: int) -> str:
-    """The end of what the last hook wrote; the init puts a NUL before each."""
+    """Return the end of the output of the last hook. The init process writes a NUL before each."""
     size = os.fstat(fd).st_size
     raw = os.pread(fd, _KEPT, max(0, size - _KEPT)).rpartition(b"\0")[2]
     return raw[-_TAIL:].decode("utf-8", "replace").strip()
 
 
-def failure(message: Message, kind: str, hook: Hook) -> HookError:
-    """How a hook failed that the init ran; the report's descriptor is closed."""
+def failure(message: Message, kind: str, hook: HookProgram) -> HookError:
+    """Return the error of a hook that the init process ran. The descriptor of the report is closed."""
     try:
         output = _tail(message.fd)
     finally:
@@ -126,35 +127,35 @@ def failure(message: Message, kind: str, hook: Hook) -> HookError:
     if message.value < 0:
         return HookError(f"cannot be run: {os.strerror(-message.value)}", kind=kind, path=hook.path, output=output)
     status = os.waitstatus_to_exitcode(message.value & 0xFFFF)
-    how = f"took more than {hook.timeout} s" if message.value & _TIMED_OUT else _how(status)
-    return HookError(how, kind=kind, path=hook.path, returncode=status, output=output)
+    problem = f"took more than {hook.timeout} s" if message.value & _TIMED_OUT else _describe(status)
+    return HookError(problem, kind=kind, path=hook.path, returncode=status, output=output)
 
 
-class Hooks:
-    """The hooks of one launch: what the init needs for those in the container, and the steps of the host."""
+class HookRunner:
+    """Runs the hooks of one launch: those in the runtime namespace, and what the init process needs for the others."""
 
     def __init__(self, describe: Callable[[], State]) -> None:
-        """``describe`` gives the state as it is when the first hook runs; its pid comes from the init."""
+        """``describe`` returns the state of the container when a hook runs; the pid is taken from the init process."""
         self._describe = describe
         self._document = -1
         self.begun = False
-        """Whether one has been run, so that those of poststop must be, whatever comes."""
+        """Whether a hook has run. Then the poststop hooks must run, even if the launch fails."""
 
     def open(self, kind: str) -> int:
-        """An input of the init: the state document, empty so far, or the place for output."""
+        """Open an input of the init process: the state document, still empty, or the file for output. Raises OSError."""
         if kind == "state":
             self._document = os.memfd_create("oci-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             return os.open(f"/proc/self/fd/{self._document}", os.O_RDONLY | os.O_CLOEXEC)
         return os.memfd_create("oci-output", os.MFD_CLOEXEC)
 
-    def carry_out(self, step: Step, init: Init, deadline: float | None) -> None:
-        """A step ``hook`` or ``hook_state`` of the host. Raises HookError."""
+    def execute_step(self, step: Step, init: Init, deadline: float | None) -> None:
+        """Execute a step ``hook`` or ``hook_state`` of the host. Raises HookError."""
         self.begun = True
         if step.op == "hook":
             kind, *program = step.values
             run(
                 cast("str", kind),
-                Hook(*cast("tuple[str, list[str], list[str], int]", program)),
+                HookProgram(*cast("tuple[str, list[str], list[str], int]", program)),
                 self._describe()._replace(pid=init.pid),
                 deadline,
             )
@@ -163,10 +164,10 @@ class Hooks:
         fcntl.fcntl(self._document, F_ADD_SEALS, SEALS)
 
     def failure(self, step: Step, message: Message) -> HookError:
-        """The error for a report about a hook that the init ran."""
+        """Return the error for a report about a hook that the init process ran."""
         arguments = step.arguments()
         args, env = (cast("Sequence[str]", arguments[name]) for name in ("argv", "env"))
-        hook = Hook(str(arguments["path"]), args, env, cast("int", arguments["timeout"]) // 1000)
+        hook = HookProgram(str(arguments["path"]), args, env, cast("int", arguments["timeout"]) // 1000)
         return failure(message, step.text.partition(" ")[0], hook)
 
     def close(self) -> None:
@@ -176,6 +177,6 @@ class Hooks:
 
 
 def _pid_inside(pid: int) -> int:
-    """The pid that a process has in its own pid namespace (proc_pid_status(5), NSpid)."""
+    """Return the pid of a process in its own pid namespace (proc_pid_status(5), NSpid)."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
         return next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))

@@ -1,4 +1,4 @@
-"""The steps of a plan that the calling process carries out, each by its function (see `ociruntime.plan.model.HOST_OPS`)."""
+"""The steps of a plan that the calling process executes: one function for each operation (`ociruntime.plan.model.HOST_OPS`)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _cgroup_write_set(init: Init | None, path: str, values: Sequence[tuple[str, 
     cgroup.write_set(path, values)
 
 
-def _cgroup_enable(init: Init | None, path: str, mountpoint: str, needed: Sequence[str], wanted: Sequence[str]) -> None:
-    cgroup.enable(path, mountpoint, needed, wanted)
+def _cgroup_enable(init: Init | None, path: str, mountpoint: str, needed: Sequence[str], desired: Sequence[str]) -> None:
+    cgroup.enable(path, mountpoint, needed, desired)
 
 
 def _cgroup_check(init: Init | None, path: str, memory: int, swap: int) -> None:
@@ -59,14 +59,14 @@ def _systemd_scope(
 ) -> None:
     from .systemd import start_scope
 
-    assert init is not None, "a step behind the clone"
+    assert init is not None, "the init process runs"
     start_scope(unit, properties, path, user=user, pid=init.pid)
 
 
 def _systemd_attach(init: Init | None, unit: str, below: str, user: bool) -> None:
     from .systemd import attach
 
-    assert init is not None, "a step behind the clone"
+    assert init is not None, "the init process runs"
     attach(unit, below, init.pid, user=user)
 
 
@@ -77,13 +77,13 @@ def _systemd_set(init: Init | None, unit: str, properties: Sequence[tuple[str, s
 
 
 def _proc_write(init: Init | None, file: str, text: str) -> None:
-    assert init is not None, "a step behind the clone"
+    assert init is not None, "the init process runs"
     with open(f"/proc/{init.pid}/{file}", "w", encoding="ascii") as opened:
         opened.write(text)
 
 
 def _idmap(init: Init | None, file: str, text: str, helper: str) -> None:
-    assert init is not None, "a step behind the clone"
+    assert init is not None, "the init process runs"
     if helper:
         map_by_helper(helper, init.pid, text)
     else:
@@ -91,11 +91,20 @@ def _idmap(init: Init | None, file: str, text: str, helper: str) -> None:
 
 
 _HELPER_TIMEOUT: Final = 30.0
-"""Seconds for a helper that may ask a directory service."""
+"""Seconds for a helper, which may query a directory service."""
 
 
 def map_by_helper(helper: str, pid: int, text: str) -> None:
-    """Have a helper write the map of one process, which is a child of ours that waits. Raises UnsupportedError with its words."""
+    """Write an id mapping by newuidmap or newgidmap (newuidmap(1)), for a user without privileges.
+
+    Args:
+        helper: the path of the helper.
+        pid: the process, which waits for its mapping.
+        text: the mapping, as in /proc/PID/uid_map.
+
+    Raises:
+        UnsupportedError: the helper failed; with its message.
+    """
     import subprocess
 
     command = [helper, str(pid), *text.split()]
@@ -119,7 +128,7 @@ def map_by_helper(helper: str, pid: int, text: str) -> None:
 def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
     from .netlink import move_device
 
-    assert init is not None, "a step behind the clone"
+    assert init is not None, "the init process runs"
     return move_device(init, name, new)
 
 
@@ -142,15 +151,21 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "netdev_move": _netdev_move,
     "rdt_make": rdt.make,
     "rdt_schemata": rdt.write,
-    "rdt_class": rdt.settle,
+    "rdt_class": rdt.ensure_class,
     "rdt_join": rdt.join,
 }
 
 
-def carry_out(step: Step, init: Init | None) -> Callable[[], None] | None:
-    """Carry one step out; ``init`` is there from the clone on. Raises OSError or UnsupportedError.
+def execute_step(step: Step, init: Init | None) -> Callable[[], None] | None:
+    """Execute one step.
+
+    Args:
+        init: the init process; None before the clone.
 
     Returns:
-        What takes it back while this process still can, for a step that no record in the state can undo.
+        A function that takes the step back, for a step that no undo record covers.
+
+    Raises:
+        OSError, UnsupportedError: the step failed.
     """
     return _FUNCTIONS[step.op](init, *step.values)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .clone import clone, init_memfd, sealed_memfd
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
-from .protocol import SIZE, Message, Progress, pair, progress, receive, wait_readable
+from .protocol import PROGRESS_SIZE, Message, Progress, control_pair, read_progress, receive, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ class Init:
             lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
         """
         reap_abandoned()
-        ours, theirs = pair()
+        ours, theirs = control_pair()
         memfd = page = -1
         try:
             page = os.memfd_create("oci-progress", os.MFD_CLOEXEC)
-            os.truncate(page, SIZE)
+            os.truncate(page, PROGRESS_SIZE)
             memfd = sealed_memfd("oci-plan", program)
             launch = partial(
                 parent,
@@ -151,7 +151,7 @@ class Init:
     @property
     def progress(self) -> Progress:
         """How far it has come."""
-        return progress(self._page)
+        return read_progress(self._page)
 
     def go(self) -> None:
         """Answer a SYNC or FORKED message."""

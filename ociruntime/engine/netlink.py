@@ -1,4 +1,4 @@
-"""Network devices: moving one of the host into a container and back, by the few messages of rtnetlink(7) that it takes."""
+"""Moving a network device of the host into a container and back, with the messages of rtnetlink(7) that this takes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Link(NamedTuple):
 
 
 class Address(NamedTuple):
-    """A permanent address of global scope, with what is needed to give it to another device."""
+    """A permanent address of global scope, with the attributes that are copied to another device."""
 
     family: int
     prefix: int
@@ -59,20 +59,20 @@ def _attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Netlink:
-    """A conversation with the kernel about the network namespace in which its socket was made. Every method raises OSError."""
+    """A netlink socket of one network namespace, the one in which it was created. Every method raises OSError."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._sequence = 0
 
     @classmethod
-    def here(cls) -> Self:
-        """In the network namespace of this thread."""
+    def of_thread(cls) -> Self:
+        """Open a socket in the network namespace of this thread."""
         return cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE))
 
     @classmethod
-    def of(cls, fd: int) -> Self:
-        """Over a socket that somebody else made, in the namespace that they were in; the descriptor stays theirs."""
+    def from_fd(cls, fd: int) -> Self:
+        """Use a socket that was created in another namespace. The descriptor is duplicated."""
         return cls(socket.socket(fileno=os.dup(fd)))
 
     def __enter__(self) -> Self:
@@ -81,8 +81,8 @@ class Netlink:
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
 
-    def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
-        """One request and everything that comes back for it, without the headers."""
+    def _request(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+        """Send a request. Return the types and contents of all answers."""
         self._sequence += 1
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, self._sequence, 0) + body)
         answers: list[tuple[int, bytes]] = []
@@ -103,9 +103,9 @@ class Netlink:
                 answers.append((answer, content))
 
     def links(self) -> list[Link]:
-        """Every device."""
+        """Return all devices."""
         found = []
-        for kind, content in self._ask(_GET_LINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0)):
+        for kind, content in self._request(_GET_LINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0)):
             if kind == _NEW_LINK:
                 _, _, index, flags, _ = _LINK.unpack_from(content)
                 name = dict(_attributes(content[_LINK.size :])).get(_IFNAME, b"").rstrip(b"\0")
@@ -113,16 +113,16 @@ class Netlink:
         return found
 
     def link(self, name: str) -> Link:
-        """The device of this name. Raises OSError (ENODEV)."""
+        """Return the device with this name. Raises OSError: ENODEV when there is none."""
         found = next((link for link in self.links() if link.name == name), None)
         if found is None:
-            raise OSError(errno.ENODEV, "there is no such network device", name)
+            raise OSError(errno.ENODEV, "no such network device", name)
         return found
 
     def addresses(self, index: int) -> list[Address]:
-        """The permanent addresses of global scope that a device has."""
+        """Return the permanent addresses of global scope of a device."""
         found = []
-        for kind, content in self._ask(_GET_ADDRESS, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)):
+        for kind, content in self._request(_GET_ADDRESS, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)):
             family, prefix, flags, scope, device = _ADDRESS.unpack_from(content)
             if kind != _NEW_ADDRESS or device != index or scope != 0:
                 continue
@@ -135,70 +135,73 @@ class Netlink:
         return found
 
     def add_address(self, index: int, address: Address) -> None:
-        """Give an address to a device; of IPv6 it was proven to be unique where the device came from."""
+        """Add an address to a device, without duplicate address detection (IPv6): it was checked in the other namespace."""
         flags = address.flags & ~_PERMANENT | (_NO_DAD if address.family == _INET6 else 0)
         body = _ADDRESS.pack(address.family, address.prefix, flags & 0xFF, 0, index)
         body += b"".join(_attribute(kind, value) for kind, value in address.attributes)
-        self._ask(_NEW_ADDRESS, _ACK | _CREATE | _EXCLUSIVE, body + _attribute(_IFA_FLAGS, struct.pack("=I", flags)))
+        self._request(_NEW_ADDRESS, _ACK | _CREATE | _EXCLUSIVE, body + _attribute(_IFA_FLAGS, struct.pack("=I", flags)))
 
     def set_up(self, index: int) -> None:
         """Bring a device up."""
-        self._ask(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, _UP, _UP))
+        self._request(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, _UP, _UP))
 
     def move(self, index: int, name: str, *, pid: int = 0, fd: int = -1) -> None:
-        """Move a device to the network namespace of a process, or to the one that is open as ``fd``, under this name."""
+        """Rename a device and move it to the network namespace of a process, or to that of the descriptor ``fd``."""
         target = _attribute(_NET_NS_FD, struct.pack("=I", fd)) if fd >= 0 else _attribute(_NET_NS_PID, struct.pack("=I", pid))
         # A device must be down to be renamed.
-        self._ask(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, 0, _UP) + target + _attribute(_IFNAME, os.fsencode(name) + b"\0"))
+        self._request(_NEW_LINK, _ACK, _LINK.pack(0, 0, index, 0, _UP) + target + _attribute(_IFNAME, os.fsencode(name) + b"\0"))
 
 
 def move_device(init: Init, name: str, new: str) -> Callable[[], None]:
-    """Move a device with its permanent addresses of global scope and bring it up; gives what brings it back.
+    """Move a device into the container with its permanent addresses of global scope, and bring it up.
+
+    Returns:
+        A function that moves it back.
 
     Raises:
-        OSError: ENODEV when the host has no such device, EEXIST when the container has the new name already.
+        OSError: ENODEV when the host has no such device, EEXIST when a device of the container has the new name.
     """
     socket = init.files["netlink"]
-    with Netlink.here() as host, Netlink.of(socket) as inside:
+    with Netlink.of_thread() as host, Netlink.from_fd(socket) as container:
         link = host.link(name)
         addresses = host.addresses(link.number)
-        before = inside.links()
+        before = container.links()
         if any(other.name == new for other in before):
             raise FileExistsError(errno.EEXIST, "the container has a network device of this name", new)
         host.move(link.number, new, pid=init.pid)
-        moved = _arrived(inside, {other.number for other in before}, link.number, new)
+        moved = _find_moved(container, {other.number for other in before}, link.number, new)
 
-        def back() -> None:
-            _bring_back(socket, moved, link, addresses)
+        def move_back() -> None:
+            _move_back(socket, moved, link, addresses)
 
         try:
             for address in addresses:
-                inside.add_address(moved.number, address)
-            inside.set_up(moved.number)
+                container.add_address(moved.number, address)
+            container.set_up(moved.number)
         except BaseException:
-            back()
+            move_back()
             raise
-    return back
+    return move_back
 
 
-def _arrived(inside: Netlink, before: set[int], index: int, name: str) -> Link:
-    """The device where it is now: the kernel may have chosen its name from a template, and another number for it."""
-    fresh = [link for link in inside.links() if link.number not in before]
-    found = [link for link in fresh if link.name == name] or [link for link in fresh if link.number == index] or fresh
+def _find_moved(container: Netlink, before: set[int], index: int, name: str) -> Link:
+    """Return the device in the container: the kernel may have chosen its name from a template, and another index."""
+    new = [link for link in container.links() if link.number not in before]
+    found = [link for link in new if link.name == name] or [link for link in new if link.number == index] or new
     if not found:
-        raise OSError(errno.ENODEV, "the network device is gone", name)
+        raise OSError(errno.ENODEV, "the network device has disappeared", name)
     return found[0]
 
 
-def _bring_back(socket: int, moved: Link, link: Link, addresses: list[Address]) -> None:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+def _move_back(socket: int, moved: Link, link: Link, addresses: list[Address]) -> None:
+    namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with Netlink.of(socket) as inside, Netlink.here() as host:
-            inside.move(moved.number, link.name, fd=home)
+        with Netlink.from_fd(socket) as container, Netlink.of_thread() as host:
+            container.move(moved.number, link.name, fd=namespace)
             here = host.link(link.name)
             for address in addresses:
                 host.add_address(here.number, address)
             if link.up:
                 host.set_up(here.number)
     finally:
-        os.close(home)
+        os.close(namespace)

@@ -20,15 +20,15 @@ from ..plan.wire import encode
 from . import cgroup, undo
 from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
-from .host_steps import carry_out
+from .host_steps import execute_step
 from .launch import NONE_PRESERVED, Init, Preserved, own_child
-from .protocol import STALL, Message, Watch
+from .protocol import STALL, Message, StallDetector
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
     from ..seccomp import Filter as Compiled
     from ..spec import Seccomp
-    from .hooks import Hooks
+    from .hooks import HookRunner
     from .launch import Clone
 
 _OVER: Final = "the time for the call was over"
@@ -57,7 +57,7 @@ class Performance:
         parents: undo.Record = (),
         parent: Clone = clone,
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
-        hooks: Hooks | None = None,
+        hooks: HookRunner | None = None,
         deadline: float | None = None,
     ) -> None:
         self.plan = plan
@@ -69,7 +69,7 @@ class Performance:
         self._receivers = receivers or {}
         self._hooks = hooks
         self._deadline = deadline
-        self._watch = Watch()
+        self._watch = StallDetector()
         self._parents = list(parents)
         self._made = list(parents)
         self._backs: list[Callable[[], None]] = []
@@ -118,7 +118,7 @@ class Performance:
             self.init.kill()
             self.init = None
         made, self._made = self._made, []
-        undo.perform(made)
+        undo.undo_all(made)
 
     def _handle(self, init: Init, message: Message) -> None:
         if message.kind is Report.ERROR:
@@ -256,7 +256,7 @@ class Performance:
             again.abort()
 
     def error(self, message: Message) -> StepError | UnsupportedError:
-        return step_error(self.plan, message.step or self._clone_number(), message.value, message.words)
+        return step_error(self.plan, message.step or self._clone_number(), message.value, message.text)
 
     def _clone_number(self) -> int:
         return next(number for number, step in enumerate(self.plan.steps, 1) if step.op == "clone3")
@@ -285,10 +285,10 @@ class Performance:
 
     def _carry_out(self, step: Step) -> Callable[[], None] | None:
         if step.op not in ("hook", "hook_state"):
-            return carry_out(step, self.init)
+            return execute_step(step, self.init)
         assert self._hooks is not None, "a plan with hooks"
         assert self.init is not None, "a step behind the clone"
-        self._hooks.carry_out(step, self.init, self._deadline)
+        self._hooks.execute_step(step, self.init, self._deadline)
         if self._is_late():
             raise self._late(self._at + 1, _OVER)
         return None

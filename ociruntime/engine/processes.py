@@ -1,7 +1,7 @@
-"""Processes by pidfd: waiting for them, signalling them, and reaping our children in time for their container to end.
+"""Processes by pidfd: waiting for them, signalling them, and reaping children.
 
-The kernel lets the first process of a pid namespace go only when all others there have been reaped (pid_namespaces(7)). What `exec`
-and `popen` put into a container is a child of the process that called them, so that process must reap it before the container ends.
+The init process of a pid namespace ends only when every other process there has been reaped (pid_namespaces(7)). An exec process is
+a child of the process that called `exec` or `popen`, which must therefore reap it before the container can end.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ class Exit(NamedTuple):
     """How a process ended."""
 
     code: int | None
-    """The exit code; None when it was killed by a signal, or when the kernel tells it to the parent only (before Linux 6.15)."""
+    """The exit code; None if it was killed by a signal, or if only its parent can learn the code (before Linux 6.15)."""
     signal: int | None = None
 
     @property
     def returncode(self) -> int | None:
-        """As `subprocess` has it: negative for a signal."""
+        """The exit code as in `subprocess`: negative for a signal."""
         return -self.signal if self.signal else self.code
 
 
-def open_process(pid: int, began: int) -> int | None:
-    """A pidfd of the process that has this pid and start time, or None when it is gone."""
+def open_process(pid: int, started: int) -> int | None:
+    """Return a pidfd of the process with this pid and start time; None if it has ended."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if start_time(pid) != began:
+    if start_time(pid) != started:
         os.close(pidfd)
         return None
     return pidfd
 
 
-def pid_namespace_of(pid: int) -> set[int]:
-    """Every process in the pid namespace of a process, when it is not our own; only the process itself then."""
+def pid_namespace_members(pid: int) -> set[int]:
+    """Return the processes in the pid namespace of a process; only itself if that is the caller's own namespace."""
     try:
-        wanted = os.stat(f"/proc/{pid}/ns/pid")
+        namespace = os.stat(f"/proc/{pid}/ns/pid")
     except FileNotFoundError:
         return set()
-    if os.path.samestat(wanted, os.stat("/proc/self/ns/pid")):
+    if os.path.samestat(namespace, os.stat("/proc/self/ns/pid")):
         return {pid}
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), wanted):
+            if os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), namespace):
                 found.add(int(name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended, or is somebody else's
+            continue  # it has ended, or belongs to another user
     return found
 
 
 def ended_within(pidfd: int, timeout: float | None) -> bool:
-    """Whether a process ends within ``timeout`` seconds, None for ever; it is not reaped."""
+    """Return whether a process ends within ``timeout`` seconds; None means no limit. It is not reaped."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
-DEATH: Final = 10.0
+KILL_TIMEOUT: Final = 10.0
 """Seconds for a process to die of SIGKILL."""
 _STATES: Final = {b"D": "waiting in the kernel", b"R": "running", b"S": "asleep", b"T": "stopped", b"t": "traced", b"Z": "a zombie"}
 
@@ -88,50 +88,51 @@ def wait_killed(pid: int, pidfd: int, name: str) -> None:
     Raises:
         TimeoutError: it does not die.
     """
-    if not ended_within(pidfd, DEATH):
+    if not ended_within(pidfd, KILL_TIMEOUT):
         raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, name))
 
 
 def not_dead(pid: int, name: str) -> str:
-    """Say which process did not die of SIGKILL, and what it is doing."""
-    return f"{name} (pid {pid}) did not die within {DEATH:.0f} s of SIGKILL: it is {doing(pid)}; see /proc/{pid}/stack"
+    """Return a message that names a process that did not die of SIGKILL, and its state."""
+    state = describe_state(pid)
+    return f"{name} (pid {pid}) did not die within {KILL_TIMEOUT:.0f} s of SIGKILL: it is {state}; see /proc/{pid}/stack"
 
 
-def doing(pid: int) -> str:
+def describe_state(pid: int) -> str:
     """Return the state of a process in words (proc_pid_stat(5), field 3)."""
     fields = read_stat(pid)
     return _STATES.get(fields[0], fields[0].decode()) if fields else "gone"
 
 
 def exit_of(pid: int, pidfd: int) -> Exit:
-    """How a process that has exited ended. A child is reaped."""
+    """Return how a process ended that has exited. A child is reaped."""
     try:
         info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
-        return _exit_of_stranger(pid, pidfd)
+        return _exit_of_other(pid, pidfd)
     if info is None:
-        return _exit_of_zombie(pid, pidfd)  # it is held back
+        return _exit_of_zombie(pid, pidfd)  # it cannot be reaped yet
     return Exit(info.si_status) if info.si_code == os.CLD_EXITED else Exit(None, info.si_status)
 
 
 def reap(pid: int, pidfd: int) -> tuple[Exit, Usage]:
-    """Reap a child that has exited; how it ended, and what it used with its own children."""
+    """Reap a child that has exited. Return how it ended, and what it and the children that it waited for have used."""
     from .usage import Usage
 
     try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)  # that the pid is still its own
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)  # the pid still belongs to it
         found, status, used = os.wait4(pid, os.WNOHANG)
-    except ChildProcessError:  # somebody else has reaped it, or SIGCHLD is ignored
-        return _exit_of_stranger(pid, pidfd), Usage()
+    except ChildProcessError:  # it was reaped elsewhere, or SIGCHLD is ignored
+        return _exit_of_other(pid, pidfd), Usage()
     if not found:
-        return _exit_of_zombie(pid, pidfd), Usage()  # it is held back
-    return _exit(status), Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+        return _exit_of_zombie(pid, pidfd), Usage()  # it cannot be reaped yet
+    return _parse_status(status), Usage(used.ru_utime, used.ru_stime, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 def is_reaped(pidfd: int) -> bool:
     """Return whether a process that has exited needs no reaping any more; a child is reaped.
 
-    A child that its tracer has not waited for, or that other processes of its pid namespace hold back, cannot be reaped yet.
+    A child cannot be reaped as long as its tracer has not waited for it, or other processes of its pid namespace exist.
     """
     try:
         return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None
@@ -139,12 +140,12 @@ def is_reaped(pidfd: int) -> bool:
         return True
 
 
-def _exit(status: int) -> Exit:
-    """From a status as wait(2) gives it."""
+def _parse_status(status: int) -> Exit:
+    """Parse a status of wait(2)."""
     return Exit(None, status & 0x7F) if status & 0x7F else Exit(status >> 8 & 0xFF)
 
 
-def _exit_of_stranger(pid: int, pidfd: int) -> Exit:
+def _exit_of_other(pid: int, pidfd: int) -> Exit:
     request = memoryview(bytearray(64)).cast("Q")
     request[0] = _PIDFD_INFO_EXIT
     try:
@@ -152,23 +153,23 @@ def _exit_of_stranger(pid: int, pidfd: int) -> Exit:
     except OSError:
         return _exit_of_zombie(pid, pidfd)
     mask, status = request[0], request.cast("B").cast("i")[15]
-    return _exit(status) if mask & _PIDFD_INFO_EXIT else _exit_of_zombie(pid, pidfd)
+    return _parse_status(status) if mask & _PIDFD_INFO_EXIT else _exit_of_zombie(pid, pidfd)
 
 
 def _exit_of_zombie(pid: int, pidfd: int) -> Exit:
-    """From field 52 of /proc/pid/stat (proc(5)), which is 0 for those who may not trace the process."""
+    """Read field 52 of /proc/pid/stat (proc(5)). It is 0 for a process that the caller may not trace."""
     try:
         os.readlink(f"/proc/{pid}/exe")
     except PermissionError:
         return Exit(None)
     except OSError:
-        pass  # it has none any more
+        pass  # a zombie has none
     fields = read_stat(pid)
-    return _exit(int(fields[49])) if fields is not None and is_over(fields) and pid_of(pidfd) == pid else Exit(None)
+    return _parse_status(int(fields[49])) if fields is not None and is_over(fields) and pid_of(pidfd) == pid else Exit(None)
 
 
 def pid_of(pidfd: int) -> int:
-    """The pid, in our pid namespace, of the process behind a pidfd (proc(5), fdinfo); -1 when it is gone."""
+    """Return the pid of the process of a pidfd in the caller's pid namespace (proc(5), fdinfo); -1 if it was reaped."""
     fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return int(os.read(fd, 4096).partition(b"Pid:")[2].split()[0])
@@ -177,7 +178,7 @@ def pid_of(pidfd: int) -> int:
 
 
 def signal_number(value: int | str) -> int:
-    """A signal from a number, ``"9"``, ``"KILL"``, ``"SIGKILL"`` or ``"RTMIN+3"``. Raises ValueError."""
+    """Return the number of a signal: a number, ``"9"``, ``"KILL"``, ``"SIGKILL"`` or ``"RTMIN+3"``. Raises ValueError."""
     if isinstance(value, int):
         number = int(value)
     else:
@@ -196,61 +197,67 @@ def signal_number(value: int | str) -> int:
     return number
 
 
-_further: dict[int, list[Child]] = {}
-"""Our children that are not reaped yet, by the pid of their container's first process."""
-_endings: dict[int, list[Ending]] = {}
-_abandoned: list[Child] = []
-LOOK: Final = 1.0
-"""Seconds between two looks at a first process that may have exited and be held back by children of others."""
+_exec_children: dict[int, list[ChildProcess]] = {}
+"""Exec processes that are not reaped yet, by pid of the init process of their container."""
+_waiters: dict[int, list[EndWaiter]] = {}
+_abandoned: list[ChildProcess] = []
+POLL_INTERVAL: Final = 1.0
+"""Seconds between two checks for an init process that has exited and waits for children of other processes."""
 
 
-class Child:
-    """A process that we launched: whoever sees its end first reaps it, and all others find what was seen."""
+class ChildProcess:
+    """A child of this process. It is reaped once, by the first call that finds it ended; the result is kept for the others."""
 
     def __init__(self, pid: int, pidfd: int, first: int = 0) -> None:
-        """``pidfd`` becomes ours; ``first`` is the pid of its container's first process, 0 where nobody waits for that with it."""
+        """Take over a child.
+
+        Args:
+            pid: its pid.
+            pidfd: its pidfd, which this object closes.
+            first: pid of the init process of its container, if that is to end with it, or 0.
+        """
         self.pid = pid
         self._pidfd = pidfd
         self._first = first
-        self._seen: tuple[Exit, Usage] | None = None
+        self._result: tuple[Exit, Usage] | None = None
         self._lock = allocate_lock()
-        self._ending = Ending(pid, pidfd) if pid == first else None
+        self._waiter = EndWaiter(pid, pidfd) if pid == first else None
         if first not in (0, pid):
-            _further.setdefault(first, []).append(self)
-            for ending in _endings.get(first, []):
-                ending.follow(self)
+            _exec_children.setdefault(first, []).append(self)
+            for waiter in _waiters.get(first, []):
+                waiter.follow(self)
 
     def fileno(self) -> int:
-        """Readable when `ended` has something new to tell; -1 when it is closed."""
-        return self._pidfd if self._ending is None else self._ending.fileno()
+        """Return a descriptor that is readable when the result of `ended` may have changed; -1 if it is closed."""
+        return self._pidfd if self._waiter is None else self._waiter.fileno()
 
     def ended(self, timeout: float | None = 0) -> bool:
-        """Whether it ends within ``timeout`` seconds; None for as long as it takes."""
-        if self._seen is not None:
+        """Return whether it ends within ``timeout`` seconds; None means no limit."""
+        if self._result is not None:
             return True
-        return ended_within(self._pidfd, timeout) if self._ending is None else self._ending.within(timeout)
+        return ended_within(self._pidfd, timeout) if self._waiter is None else self._waiter.within(timeout)
 
     def send(self, number: int) -> None:
-        """Send a signal; nothing happens when it has ended."""
-        if self._seen is None and self._pidfd >= 0:
+        """Send a signal. No effect if it has ended."""
+        if self._result is None and self._pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self._pidfd, number)
             except ProcessLookupError:
-                pass  # it ended since
+                pass  # it has just ended
 
     def reap(self) -> tuple[Exit, Usage]:
-        """How it ended, and what it used with its own children; waits for the end."""
+        """Wait for its end. Return how it ended, and what it and the children that it waited for have used."""
         with self._lock:
-            if self._seen is None:
-                self._seen = reap(self.pid, self._pidfd)
+            if self._result is None:
+                self._result = reap(self.pid, self._pidfd)
                 self._forget()
-        return self._seen
+        return self._result
 
     def close(self) -> None:
-        """Let go of it. While it runs, it is reaped later: with a launch, or at the end of its container."""
-        ending, self._ending = self._ending, None
-        if ending is not None:
-            ending.close()
+        """Close it. If it still runs, it is reaped later: with the next launch, or at the end of its container."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.close()
         if self._pidfd >= 0 and ended_within(self._pidfd, 0):
             self.reap()
             if is_reaped(self._pidfd):
@@ -260,72 +267,72 @@ class Child:
             _abandoned.append(self)
 
     def detach(self) -> None:
-        """Leave it to whoever gets our children when we end, also when it has ended already."""
+        """Close it without reaping it, even if it has ended: another process will inherit it."""
         self._forget()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
 
     def _forget(self) -> None:
-        others = _further.get(self._first, [])
+        others = _exec_children.get(self._first, [])
         if self in others:
             others.remove(self)
         if not others:
-            _further.pop(self._first, None)
+            _exec_children.pop(self._first, None)
 
 
 def abandon(pidfd: int) -> None:
-    """Take the pidfd of a child that nobody waits for any more."""
-    Child(pid_of(pidfd), pidfd).close()
+    """Take over the pidfd of a child that is no longer waited for, to reap it later."""
+    ChildProcess(pid_of(pidfd), pidfd).close()
 
 
 def reap_abandoned() -> None:
-    """Reap what was let go of and has ended since."""
+    """Reap the children that were closed while they ran and have ended since."""
     for child in _abandoned[:]:
         if ended_within(child._pidfd, 0):
             try:
                 _abandoned.remove(child)
             except ValueError:
-                continue  # another thread was faster
+                continue  # another thread reaps it
             child.close()
 
 
-class Ending:
-    """Waiting for the end of a container's first process, while our children in the container are reaped as they end."""
+class EndWaiter:
+    """Waits for the end of an init process. Meanwhile the children of this process in its container are reaped."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
-        """``pidfd`` stays the caller's, and open as long as this is."""
+        """Begin to wait. The caller closes the pidfd, after this object."""
         self._pid = pid
         self._pidfd = pidfd
-        self._over: float | None = None
+        self._exited_at: float | None = None
         self._epoll = select.epoll()
         self._epoll.register(pidfd, select.EPOLLIN)
-        _endings.setdefault(pid, []).append(self)
-        for child in _further.get(pid, [])[:]:
+        _waiters.setdefault(pid, []).append(self)
+        for child in _exec_children.get(pid, [])[:]:
             self.follow(child)
 
     def fileno(self) -> int:
-        """Readable when `within` has something new to tell."""
+        """Return a descriptor that is readable when the result of `within` may have changed."""
         return self._epoll.fileno()
 
-    def follow(self, child: Child) -> None:
-        """Wake up when this one ends, too."""
+    def follow(self, child: ChildProcess) -> None:
+        """Wake up when this child ends, too."""
         try:
             self._epoll.register(child.fileno(), select.EPOLLIN | select.EPOLLET)
         except (FileExistsError, ValueError, OSError):
-            return  # it is known already, or was closed just now
+            return  # it is registered already, or was just closed
 
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Return whether it has ended."""
         return self.within(0)
 
     def within(self, timeout: float | None = 0) -> bool:
-        """Whether the first process ends within ``timeout`` seconds; None for as long as it takes."""
+        """Return whether the init process ends within ``timeout`` seconds; None means no limit."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = LOOK if deadline is None else min(LOOK, max(0.0, deadline - time.monotonic()))
+            left = POLL_INTERVAL if deadline is None else min(POLL_INTERVAL, max(0.0, deadline - time.monotonic()))
             self._epoll.poll(left)
-            for child in _further.get(self._pid, [])[:]:
+            for child in _exec_children.get(self._pid, [])[:]:
                 if child.ended():
                     child.reap()
             reap_abandoned()
@@ -335,18 +342,18 @@ class Ending:
                 return False
 
     def _held_back(self) -> bool:
-        """Whether it has exited a while ago: only children of others can hold it back so long, and nothing tells of those."""
-        if self._over is None and start_time(self._pid) == 0:
-            self._over = time.monotonic()
-        return self._over is not None and time.monotonic() - self._over > LOOK
+        """Return whether it exited a while ago. Then it waits for children of other processes, whose end is not notified."""
+        if self._exited_at is None and start_time(self._pid) == 0:
+            self._exited_at = time.monotonic()
+        return self._exited_at is not None and time.monotonic() - self._exited_at > POLL_INTERVAL
 
     def close(self) -> None:
         self._epoll.close()
-        others = _endings.get(self._pid, [])
+        others = _waiters.get(self._pid, [])
         if self in others:
             others.remove(self)
         if not others:
-            _endings.pop(self._pid, None)
+            _waiters.pop(self._pid, None)
 
     def __enter__(self) -> Self:
         return self
@@ -355,7 +362,7 @@ class Ending:
         self.close()
 
 
-def wait_first(pid: int, pidfd: int, timeout: float | None = None) -> Exit | None:
-    """Wait for the end of a container's first process; None after ``timeout`` seconds. A child is reaped."""
-    with Ending(pid, pidfd) as ending:
-        return exit_of(pid, pidfd) if ending.within(timeout) else None
+def wait_init(pid: int, pidfd: int, timeout: float | None = None) -> Exit | None:
+    """Wait for the end of an init process; None if it takes longer than ``timeout`` seconds. A child is reaped."""
+    with EndWaiter(pid, pidfd) as waiter:
+        return exit_of(pid, pidfd) if waiter.within(timeout) else None

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def make(init: Init | None, group: str) -> None:
-    """Make a group of the container's own. Raises FileExistsError, and OSError (ENOSPC) when the hardware has no more of them."""
+    """Create a group for the container. Raises FileExistsError; OSError: ENOSPC when the hardware has no more groups."""
     os.mkdir(group, 0o755)
 
 
 def remove(group: str) -> None:
-    """Remove a group that `make` made; what is in it goes to the group above."""
+    """Remove a group that `make` created, if it exists. Its processes move to the parent group. Raises OSError."""
     try:
         os.rmdir(group)
     except FileNotFoundError:
@@ -25,7 +25,7 @@ def remove(group: str) -> None:
 
 
 def write(init: Init | None, group: str, lines: Sequence[str]) -> None:
-    """Write each line to the group's schemata. Raises OSError."""
+    """Write lines to the schemata of a group. Raises OSError."""
     for line in lines:
         fd = os.open(f"{group}/schemata", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -34,12 +34,16 @@ def write(init: Init | None, group: str, lines: Sequence[str]) -> None:
             os.close(fd)
 
 
-def settle(init: Init | None, group: str, lines: Sequence[str]) -> None:
-    """A class of service that outlives the container: made with these lines where it is missing, else it must have them.
+def ensure_class(init: Init | None, group: str, lines: Sequence[str]) -> None:
+    """Create a class of service, which outlives the container, or check the existing one.
+
+    Args:
+        lines: the schemata of a new class; an existing one must have them.
 
     Raises:
-        FileNotFoundError: it is missing, and there are no lines to make it with.
-        FileExistsError: it has others.
+        FileNotFoundError: it does not exist, and there are no lines to create it with.
+        FileExistsError: it has other schemata.
+        OSError: the kernel refuses it.
     """
     if lines:
         try:
@@ -53,12 +57,12 @@ def settle(init: Init | None, group: str, lines: Sequence[str]) -> None:
                 os.rmdir(group)
                 raise
     elif not os.path.isdir(group):
-        raise FileNotFoundError(errno.ENOENT, "the class of service does not exist, and no schemata say how to make it", group)
+        raise FileNotFoundError(errno.ENOENT, "the class of service does not exist; give schemata to create it with", group)
 
 
 def join(init: Init | None, group: str) -> None:
-    """Put the init into a group. Raises OSError."""
-    assert init is not None, "a step behind the clone"
+    """Move the init process into a group. Raises OSError."""
+    assert init is not None, "the init process runs"
     fd = os.open(f"{group}/tasks", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.write(fd, f"{init.pid}\n".encode())
@@ -67,7 +71,7 @@ def join(init: Init | None, group: str) -> None:
 
 
 def parse(line: str) -> tuple[str, dict[str, str]]:
-    """``L3:0=f;1=0ff`` as the resource and its values by domain, without leading zeros, as the kernel pads them."""
+    """Parse a line such as ``L3:0=f;1=0ff``: the resource, and values by domain without the leading zeros that the kernel adds."""
     resource, _, domains = line.strip().partition(":")
     pairs = (domain.partition("=") for domain in domains.split(";") if domain.strip())
     return resource.strip(), {key.strip(): value.strip().lower().lstrip("0") or "0" for key, _, value in pairs}
@@ -75,8 +79,8 @@ def parse(line: str) -> tuple[str, dict[str, str]]:
 
 def _compare(group: str, lines: Sequence[str]) -> None:
     with open(f"{group}/schemata", encoding="ascii") as file:
-        there = dict(parse(line) for line in file if line.strip())
+        existing = dict(parse(line) for line in file if line.strip())
     for line in lines:
-        resource, wanted = parse(line)
-        if {domain: there.get(resource, {}).get(domain) for domain in wanted} != wanted:
+        resource, values = parse(line)
+        if {domain: existing.get(resource, {}).get(domain) for domain in values} != values:
             raise FileExistsError(errno.EEXIST, f"the class of service exists and differs from {line!r}", group)

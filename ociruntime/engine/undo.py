@@ -1,8 +1,8 @@
-"""Undo records: what a launch makes outside of its own processes, and how that is removed.
+"""Undo records: what a launch creates outside of its own processes, and how to remove that.
 
-A record is a list of actions with their arguments, all strings, and is kept with the container's state. It is written before the
-first step, so that ``delete --force`` can undo what a crash at any point left behind. An action ignores what does not exist (any
-more), and refuses what cannot belong to a container: a directory that is not a cgroup, for example.
+A record is a list of actions with their arguments, all strings, which is part of the state of the container. It is written before
+the first step, so that ``delete --force`` can undo what a crash at any point left behind. An action ignores what does not exist,
+and refuses what cannot belong to a container, such as a directory that is not a cgroup.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _filesystems: Final[dict[int, str]] = {}
 
 
 def refusal(what: str, why: str) -> StateError:
-    """Return the error for a recorded thing that cannot belong to a container."""
+    """Return the error for a recorded object that cannot belong to a container."""
     return StateError(
         f"cannot remove {what}, which is recorded as part of a container: {why}; correct 'undo' in the container's record"
     )
@@ -84,7 +84,7 @@ def _systemd_scope(unit: str, manager: str, directory: str, *others: str) -> Non
         systemd.stop(unit, user=manager == "user")
     except UnsupportedError:
         if os.path.exists(directory):
-            raise  # otherwise the cgroup went with the systemd of a user who logged out
+            raise  # otherwise the systemd of the user has ended, and its cgroups with it
 
 
 _actions: Final[dict[str, Callable[..., None]]] = {
@@ -96,17 +96,17 @@ _actions: Final[dict[str, Callable[..., None]]] = {
 
 
 def register(action: str, function: Callable[..., None]) -> None:
-    """Add an action of a higher floor.
+    """Register an action that a module above the engine implements.
 
     Args:
         action: its name in records.
-        function: undoes it. It takes the recorded arguments and ignores what does not exist (any more).
+        function: undoes it, given the recorded arguments. It ignores what does not exist.
     """
     _actions[action] = function
 
 
 def of_step(step: Step) -> list[str] | None:
-    """Return what undoes a step of the host; None when nothing has to be undone."""
+    """Return the action that undoes a step of the host; None if nothing has to be undone."""
     if step.op == "cgroup_mkdir":
         return ["cgroup", str(step.values[0])]
     if step.op == "systemd_scope":
@@ -119,13 +119,13 @@ def of_step(step: Step) -> list[str] | None:
 
 
 def parents(plan: Plan) -> list[list[str]]:
-    """Return what undoes the parents of cgroups, which no step names. Raises FileExistsError: a cgroup of the plan is in use."""
+    """Return the actions for the missing parents of cgroups, which no step names. Raises FileExistsError: a cgroup is in use."""
     directories = [str(step.values[0]) for step in plan.steps if step.op == "cgroup_mkdir"]
-    return [["cgroup_parent", path] for path in cgroup.survey(directories)]
+    return [["cgroup_parent", path] for path in cgroup.missing_parents(directories)]
 
 
 def of_plan(plan: Plan) -> list[list[str]]:
-    """Return what undoes the steps of a plan, in their order."""
+    """Return the actions that undo the steps of a plan, in their order."""
     return [entry for step in plan.steps if step.side == "host" and (entry := of_step(step)) is not None]
 
 
@@ -137,12 +137,12 @@ def unit(record: Record) -> tuple[str, bool, str] | None:
     return None
 
 
-def perform(record: Record) -> None:
-    """Undo what is recorded, the last action first.
+def undo_all(record: Record) -> None:
+    """Execute the actions of a record, the last one first.
 
     Raises:
-        StateError: the record holds what cannot belong to a container.
-        Exception: the first error of an action. All others are tried all the same.
+        StateError: an object in the record cannot belong to a container.
+        Exception: the first error of an action. The other actions are executed in any case.
     """
     failure: Exception | None = None
     for action, *values in reversed(record):

@@ -31,7 +31,7 @@ from .supervise import supervise
 from .warn import warn
 
 if TYPE_CHECKING:
-    from ..engine.hooks import Hooks
+    from ..engine.hooks import HookRunner
     from ..engine.launch import Init
     from ..plan import Plan
     from ..plan.cgroups import Manager
@@ -198,7 +198,7 @@ def create(
                 if supervisor is not None:
                     supervisor.abort()
                 if isinstance(bundle, Temporary):
-                    undo.perform([bundle.undo])
+                    undo.undo_all([bundle.undo])
             entry.remove()  # not when something could not be undone: delete --force shall find what
             raise
         finally:
@@ -222,17 +222,17 @@ def create(
 
 
 @contextmanager
-def _hooks_of(document: StateDocument) -> Iterator[Callable[[Plan], Hooks | None]]:
+def _hooks_of(document: StateDocument) -> Iterator[Callable[[Plan], HookRunner | None]]:
     """Makes the hooks that run until the process does, where a plan has some; after a failure behind one poststop hooks run."""
-    made: list[Hooks] = []
+    made: list[HookRunner] = []
 
-    def make(plan: Plan) -> Hooks | None:
+    def make(plan: Plan) -> HookRunner | None:
         if not any(step.op in ("hook", "hook_state") for step in plan.steps):
             return None
-        from ..engine.hooks import Hooks
+        from ..engine.hooks import HookRunner
 
         # To them the container is created: what comes before hooks is done (runtime.md, Lifecycle, 2 and 3).
-        made.append(Hooks(lambda: state_of(document)._replace(status=Status.CREATED)))
+        made.append(HookRunner(lambda: state_of(document)._replace(status=Status.CREATED)))
         return made[0]
 
     try:

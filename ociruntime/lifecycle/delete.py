@@ -8,7 +8,7 @@ import signal
 from contextlib import ExitStack
 
 from ..engine import cgroup, undo
-from ..engine.processes import DEATH, doing, not_dead, pid_of, wait_first
+from ..engine.processes import KILL_TIMEOUT, describe_state, not_dead, pid_of, wait_init
 from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
 from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
@@ -19,9 +19,9 @@ _PATIENCE = 10.0
 
 
 def _discard(bundle: str) -> None:
-    from ..rootfs.layers import discard
+    from ..rootfs.layers import remove_ephemeral
 
-    discard(bundle)
+    remove_ephemeral(bundle)
 
 
 undo.register("bundle", _discard)
@@ -59,7 +59,7 @@ def lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
     except BlockingIOError:
         _kill_recorded(entry)
     try:
-        stack.enter_context(entry.locked(wait=DEATH))
+        stack.enter_context(entry.locked(wait=KILL_TIMEOUT))
     except ContainerNotFound:
         return False
     except BlockingIOError:
@@ -96,7 +96,7 @@ def _holder(entry: Entry) -> str:
             fields = line.split()
             if wanted in fields and "->" not in fields:
                 pid = int(fields[fields.index(wanted) - 1])
-                return f"process {pid}, which is {doing(pid)}"
+                return f"process {pid}, which is {describe_state(pid)}"
     return "another process"
 
 
@@ -131,7 +131,7 @@ def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
 def sweep(entry: Entry, document: StateDocument) -> None:
     """Remove everything of a container whose first process is gone; the lock is held."""
     end_supervisor(document)
-    undo.perform(document.get("undo", []))
+    undo.undo_all(document.get("undo", []))
     entry.remove()
 
 
@@ -140,13 +140,13 @@ def after_delete(document: StateDocument) -> None:
     hooks = document.get("hooks", {}).get("poststop")
     if not hooks:
         return
-    from ..engine.hooks import Hook, run
+    from ..engine.hooks import HookProgram, run
     from .warn import warn
 
     state = state_of(document)._replace(status=Status.STOPPED, pid=0)
     for hook in hooks:
         try:
-            run("poststop", Hook(*hook), state)
+            run("poststop", HookProgram(*hook), state)
         except HookError as error:
             warn([str(error)])
 
@@ -162,9 +162,9 @@ def end(entry: Entry, document: StateDocument, status: Status, own: int) -> None
         except ProcessLookupError:
             pass  # it ended by itself
         if status is Status.PAUSED:
-            cgroup.thaw_to_die(document.get("cgroups", []))
+            cgroup.thaw_killed(document.get("cgroups", []))
         pid = pid_of(pidfd)
-        if wait_first(pid, pidfd, DEATH) is None:
+        if wait_init(pid, pidfd, KILL_TIMEOUT) is None:
             raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, f"the first process of container {entry.id!r}"))
     finally:
         os.close(pidfd)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..engine import groups, undo
-from ..engine.cgroup import enterable, oom_kills
+from ..engine.cgroup import joinable, oom_kills
 from ..engine.launch import inherited
 from ..engine.perform import Performance
 from ..engine.processes import ended_within
@@ -94,7 +94,7 @@ def execute(
             wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
             host = Host.probe()
             joined = _joined(cgroups, document["pid"], cgroup, host)
-            if own_cgroup and (made := groups.in_cgroup(existing_placement(joined, host).places, cgroups)) is not None:
+            if own_cgroup and (made := groups.make_cgroup_group(existing_placement(joined, host).places, cgroups)) is not None:
                 group, others = made
                 joined = tuple(made[0].path if os.path.dirname(made[0].path) == path else path for path in joined)
             elif own_cgroup:
@@ -156,7 +156,7 @@ def _sweep(entry: Entry, paths: Sequence[str]) -> None:
     """Remove the cgroups of exec processes that have ended without their caller: it was killed, or has detached them."""
     try:
         with entry.locked(wait=False):  # an empty one may be that of an exec on its way, which holds the lock
-            groups.sweep(paths)
+            groups.remove_empty(paths)
     except (OSError, ContainerNotFound):
         return  # they are left to the next exec, or gone with the container
 
@@ -180,7 +180,7 @@ def _marked(process: Process) -> tuple[groups.MarkedGroup, Process]:
 def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | None, host: Host) -> tuple[str, ...]:
     """The cgroups for a further process. Raises ValueError and FileNotFoundError for the one that is asked for."""
     if not wanted:
-        return tuple(enterable(cgroups, pid))
+        return tuple(joinable(cgroups, pid))
     placement = existing_placement(cgroups, host)
     if not placement.places:
         raise ValueError(f"cgroup={wanted!r}: the container has no cgroups of its own")
@@ -188,7 +188,7 @@ def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | 
     missing = next((path for path in chosen.values() if not os.path.isdir(path)), None)
     if missing is not None:
         raise FileNotFoundError(errno.ENOENT, "the container has no such cgroup", missing)
-    others = enterable([path for path in cgroups if path not in chosen], pid)
+    others = joinable([path for path in cgroups if path not in chosen], pid)
     return (*chosen.values(), *others)
 
 

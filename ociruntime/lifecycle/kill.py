@@ -6,7 +6,7 @@ import os
 import signal
 
 from ..engine import cgroup
-from ..engine.processes import pid_namespace_of
+from ..engine.processes import pid_namespace_members
 from ..errors import UnsupportedError, WrongStatus
 from ..state import Entry, StateDocument, Status
 from .status import current, first_process
@@ -38,7 +38,7 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
         if pidfd is not None:
             os.close(pidfd)
     if status is Status.PAUSED and number == signal.SIGKILL:
-        cgroup.thaw_to_die(document.get("cgroups", []))
+        cgroup.thaw_killed(document.get("cgroups", []))
 
 
 def processes(document: StateDocument) -> set[int]:
@@ -56,7 +56,7 @@ def processes(document: StateDocument) -> set[int]:
     os.close(pidfd)
     if not document.get("namespaces", 0) & _CLONE_NEWPID:
         raise UnsupportedError("a container with neither cgroups nor a pid namespace of its own: its processes are not known")
-    return pid_namespace_of(document["pid"])
+    return pid_namespace_members(document["pid"])
 
 
 def _kill_all(document: StateDocument, number: int) -> None:

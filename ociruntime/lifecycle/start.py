@@ -7,7 +7,7 @@ import json
 import os
 import time
 
-from ..engine.protocol import STALL, Watch, connect_start, progress, receive
+from ..engine.protocol import STALL, StallDetector, connect_start, read_progress, receive
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
@@ -74,13 +74,13 @@ def after_start(document: StateDocument) -> HookError | None:
     hooks = document.get("hooks", {}).get("poststart")
     if not hooks:
         return None
-    from ..engine.hooks import Hook, run
+    from ..engine.hooks import HookProgram, run
 
     # That its process runs is what they are told, even when it has ended already.
     state = state_of(document)._replace(status=Status.RUNNING, pid=document["pid"])
     for hook in hooks:
         try:
-            run("poststart", Hook(*hook), state)
+            run("poststart", HookProgram(*hook), state)
         except HookError as error:
             return error
     return None
@@ -89,10 +89,10 @@ def after_start(document: StateDocument) -> HookError | None:
 def _wait_gone(document: StateDocument, own: int) -> None:
     pidfd = first_process(document, own)
     if pidfd is not None:
-        from ..engine.processes import wait_first
+        from ..engine.processes import wait_init
 
         try:
-            wait_first(document["pid"], pidfd, _LAST_BREATH)
+            wait_init(document["pid"], pidfd, _LAST_BREATH)
         finally:
             os.close(pidfd)
 
@@ -104,11 +104,11 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
     except (ConnectionRefusedError, FileNotFoundError):
         raise WrongStatus(entry.id, "start", "no longer waiting for a start", Status.CREATED) from None
     page = -1
-    watch = Watch()
+    watch = StallDetector()
     op_of = {number: str(op) for number, op, _ in document["steps"]}
 
     def check() -> None:
-        step = progress(page).step if page >= 0 else 0
+        step = read_progress(page).step if page >= 0 else 0
         if watch.stalled(step) and op_of.get(step) != "hook":
             raise _late(entry, document, step)
 
@@ -127,7 +127,7 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
                 return error  # and the end of the connection ends the init
             os.write(peer, b"\0")
         if message is None:
-            return _end_of_connection(entry, document, progress(page) if page >= 0 else None)
+            return _end_of_connection(entry, document, read_progress(page) if page >= 0 else None)
     except (ConnectionResetError, BrokenPipeError):
         raise WrongStatus(entry.id, "start", Status.STOPPED, Status.CREATED) from None  # it was killed meanwhile
     finally:
@@ -135,15 +135,15 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         if page >= 0:
             os.close(page)
     if message.kind is Report.HOOK:
-        from ..engine.hooks import Hook
+        from ..engine.hooks import HookProgram
         from ..engine.hooks import failure as hook_failure
 
         numbers = [number for number, op, _ in document["steps"] if op == "hook"]
-        hook = Hook(*document["hooks"]["startContainer"][numbers.index(message.step)])
+        hook = HookProgram(*document["hooks"]["startContainer"][numbers.index(message.step)])
         return hook_failure(message, "startContainer", hook)
     if message.kind is not Report.ERROR:
         raise AssertionError(f"unexpected {message.kind.name} behind the gate")
-    return _step_error(entry, document, message.step, message.value, message.words)
+    return _step_error(entry, document, message.step, message.value, message.text)
 
 
 def _step_of(document: StateDocument, number: int) -> tuple[str, str]:

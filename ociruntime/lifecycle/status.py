@@ -28,9 +28,9 @@ def out_of_memory(document: StateDocument) -> bool:
     scope = next((entry[3] for entry in document.get("undo", []) if entry[0] == "systemd_scope"), "")
     if not scope or os.path.exists(scope):
         return False
-    from ..engine.cgroup.account import killed
+    from ..engine.cgroup.account import logged_oom_kill
 
-    return killed(scope, document.get("pid", 0), document.get("pid_start", 0))
+    return logged_oom_kill(scope, document.get("pid", 0), document.get("pid_start", 0))
 
 
 @contextmanager

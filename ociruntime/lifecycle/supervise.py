@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from ..engine.processes import open_process, wait_first
+from ..engine.processes import open_process, wait_init
 from ..errors import StateError, WrongStatus
 from ..state import Status
 from .status import current, first_process
@@ -144,7 +144,7 @@ def wait_recorded(entry: Entry, document: StateDocument, own: int, timeout: floa
     pidfd = first_process(document, own)
     if pidfd is not None:
         try:
-            ended = wait_first(document["pid"], pidfd, timeout)
+            ended = wait_init(document["pid"], pidfd, timeout)
         finally:
             os.close(pidfd)
         if ended is None:

@@ -24,7 +24,7 @@ def umount(path: str | os.PathLike[str], *, force: bool, root: str | os.PathLike
     with locked(path) as directory:
         if directory.record() is None:
             raise BundleError(f"{directory.path} is not a mounted image: nothing that 'mount' made is known there")
-        if foreign := directory.foreign():
+        if foreign := directory.foreign_mount():
             raise BundleError(f"{directory.path} cannot be unmounted: {foreign} does not belong to the image; unmount it first")
         if force:
             for entry in containers_of(directory, root):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..engine import undo
 from ..engine.cgroup.rollback import Rollback
-from ..engine.host_steps import carry_out
+from ..engine.host_steps import execute_step
 from ..engine.perform import step_error
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
@@ -144,8 +144,8 @@ def _perform(plan: Plan) -> None:
     try:
         for number, step in enumerate(plan.steps, 1):
             try:
-                rollback.remember(step)
-                carry_out(step, None)
+                rollback.record(step)
+                execute_step(step, None)
             except OSError as error:
                 raise step_error(plan, number, error.errno or 0, str(error.strerror or "")) from error
     except BaseException as error:

@@ -13,7 +13,7 @@ from ..state import Entry, Status
 from .status import current, first_process
 
 if TYPE_CHECKING:
-    from ..engine.cgroup.watch import Watch
+    from ..engine.cgroup.watch import EventWatch
     from ..stats import Stats
 
 _CLONE_NEWNET: Final = 0x40000000
@@ -27,15 +27,15 @@ def stats(entry: Entry) -> Stats:
     return read_stats(document.get("cgroups", []), state.pid if own_network else 0)
 
 
-def watch(entry: Entry, own: int = -1) -> Watch:
+def watch(entry: Entry, own: int = -1) -> EventWatch:
     """Begin to watch a container that has not stopped. Raises WrongStatus."""
-    from ..engine.cgroup.watch import Watch
+    from ..engine.cgroup.watch import EventWatch
 
     document = entry.read()
     pidfd = first_process(document, own) if current(document).status.can_kill else None
     if pidfd is None:
         raise WrongStatus(entry.id, "watch", Status.STOPPED, "created or running")
-    return Watch(document.get("cgroups", []), document["pid"], pidfd)
+    return EventWatch(document.get("cgroups", []), document["pid"], pidfd)
 
 
 def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:
@@ -44,7 +44,7 @@ def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:
     return _follow(entry, watch(entry, own), ticks)
 
 
-def _follow(entry: Entry, watched: Watch, ticks: Ticks) -> Iterator[Event]:
+def _follow(entry: Entry, watched: EventWatch, ticks: Ticks) -> Iterator[Event]:
     with watched:
         while not watched.ended:
             yield from watched.read(ticks.left())

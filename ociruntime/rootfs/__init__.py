@@ -1,1 +1,1 @@
-"""How a root filesystem becomes mounted on the host: squashfs in a file, through a loop device, under an overlay."""
+"""Root filesystems on the host: mounting them from layers, the records of mounted bundles, and their users and groups."""

@@ -1,10 +1,10 @@
-"""Bundles whose root filesystem was mounted from an image: the record of each, and how one is taken apart.
+"""Bundles whose root filesystem was mounted from an image: their records, and how they are removed.
 
-Only a record tells that a bundle was mounted. It lies in a directory of mode 0700 of the user's own and not in the bundle, so
-nothing in a bundle or an image can imitate it. A record belongs to one directory, by device, inode and time of birth: it follows a
-bundle that is renamed, and does not fit another directory that takes its place. While a bundle is made or taken apart its
-record is called ``*.partial`` and its directory is locked: a partial record without the lock is what a crash left. A record is
-a symbolic link, which appears as a whole or not at all; its target is the time of birth and the path.
+A bundle counts as mounted only if it has a record. Records are kept in a directory of the user with mode 0700, and not in the
+bundle, so nothing in a bundle or an image can imitate one. A record belongs to one directory, by device, inode and time of birth:
+it follows a bundle that is renamed, and does not apply to another directory that takes its place. While a bundle is mounted or
+unmounted, its record is called ``*.partial`` and its directory is locked; a crash leaves a partial record without the lock. A
+record is a symbolic link, which is created atomically. Its target is the time of birth and the path.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..interrupts import Held
 from ..locks import LockFile
 from ..procfs import MountEntry, read_mounts
 from ..state import check_directory, default_root, make_directory
-from .mount import attach, clone, mounts_below, mounts_on, unmount
+from .mount import attach, clone_mount, mounts_below, mounts_on, unmount
 
 _LAYERS: Final = ("squashfs", "overlay")
-"""What is mounted on a root filesystem, the lowest first."""
+"""Types of the mounts on a root filesystem, the lowest first."""
 _MADE: Final = ("overlay", "volumes")
 _PARTIAL: Final = ".partial"
 
@@ -38,12 +38,12 @@ class BundleDirectory:
 
     def __init__(self, fd: int, path: str) -> None:
         self.path = path
-        """As the caller named it."""
+        """The path that the caller gave."""
         self.fd = fd
 
     @property
     def real(self) -> str:
-        """The path as the kernel resolves it, and as mount tables show it."""
+        """The path that the kernel resolves it to, as in mount tables."""
         return os.readlink(f"/proc/self/fd/{self.fd}")
 
     @property
@@ -51,13 +51,13 @@ class BundleDirectory:
         return f"{self.real}/rootfs"
 
     def at(self, name: str) -> str:
-        """A path to something in the directory, wherever it has been moved meanwhile."""
+        """Return a path to an entry of the directory, which stays valid if the directory is renamed."""
         return f"/proc/self/fd/{self.fd}/{name}"
 
     # ---- the record ----
 
     def _records(self) -> tuple[str, str]:
-        """Where a complete and a partial record lie. Raises StateError."""
+        """Return the paths of the complete and the partial record. Raises StateError."""
         found = os.fstat(self.fd)
         path = f"{_directory()}/{found.st_dev:x}-{found.st_ino:x}"
         return path, path + _PARTIAL
@@ -66,40 +66,40 @@ class BundleDirectory:
         return int(check(lib.oci_birth(self.fd), self.path))
 
     def record(self) -> str | None:
-        """The path of the directory's record, if it has one."""
+        """Return the path of the record of the directory; None if it has none. Raises StateError."""
         try:
             paths = self._records()
         except StateError:
-            return None  # this user has no place for records, so there is none
+            return None  # this user has no directory for records
         if not _check_records():
             return None
         birth = self._birth()
         for path in paths:
             if (known := _read(path)) is not None and known[0] == birth and (birth or self.mounts()):
-                # Without a time of birth another directory may have the inode: a mounted one cannot have gone meanwhile.
+                # Without a time of birth, the inode may be that of another directory now, but not while the bundle is mounted.
                 return path
         return None
 
     def begin(self) -> None:
-        """Write the record, before anything is made or removed. Raises StateError, OSError."""
+        """Write the partial record, before anything is created or removed. Raises StateError, OSError."""
         _make_directory()
         _, partial = self._records()
         _forget(partial)  # of a directory that had the same inode
-        os.symlink(f"{self._birth()} {self.real}", partial)  # there as a whole, or not at all
+        os.symlink(f"{self._birth()} {self.real}", partial)  # atomic
 
     def commit(self) -> None:
-        """Say that the bundle is complete."""
+        """Make the record complete. Raises OSError."""
         complete, partial = self._records()
         os.rename(partial, complete)
 
     # ---- mounts ----
 
     def mounts(self) -> list[MountEntry]:
-        """Return what is mounted on the root filesystem, the topmost last."""
+        """Return the mounts on the root filesystem, the topmost last."""
         return mounts_on(self.rootfs)
 
-    def foreign(self) -> str:
-        """What is mounted in the bundle and does not belong to it; empty when nothing is."""
+    def foreign_mount(self) -> str:
+        """Return a mount in the bundle that does not belong to it, as text; empty if there is none."""
         for mount in mounts_below(self.real):
             if mount.point != self.rootfs:
                 return f"{mount.fstype} on {mount.point}"
@@ -107,20 +107,24 @@ class BundleDirectory:
         return f"{types[-1]} on {self.rootfs}" if types != _LAYERS[: len(types)] else ""
 
     def unmount(self, *, detach: bool = False) -> None:
-        """Unmount the root filesystem. Raises OSError; nothing is deleted in any case."""
+        """Unmount the root filesystem. Nothing is deleted. Raises OSError.
+
+        Args:
+            detach: unmount it even if it is in use.
+        """
         for _ in self.mounts():
             unmount(self.at("rootfs"), detach=detach)
 
     @contextmanager
     def top_unmounted(self) -> Iterator[None]:
-        """Unmount the topmost layer for a look at who still has its filesystems. It comes back when the block raises.
+        """Unmount the topmost layer for the block, to see which processes still use it. It is mounted again if the block raises.
 
-        Until the end of the block the filesystems exist, so no other ones have their device numbers. Raises OSError.
+        Until the end of the block the filesystems exist, so that no other ones get their device numbers. Raises OSError.
         """
         if not self.mounts():
             yield
             return
-        with clone(self.at("rootfs")) as copy:
+        with clone_mount(self.at("rootfs")) as copy:
             unmount(self.at("rootfs"))
             try:
                 yield
@@ -128,15 +132,13 @@ class BundleDirectory:
                 attach(copy, self.at("rootfs"))
                 raise
 
-    # ---- the end ----
+    # ---- removal ----
 
     def take_back(self, mode: int | None) -> None:
-        """Unmount and remove a bundle that its maker does not hand out.
-
-        A process that has looked into it meanwhile keeps the files that it has open.
+        """Unmount and remove a bundle whose creation failed. Processes that have files of it open keep them.
 
         Args:
-            mode: permissions that the directory had before; it stays. None: it did not exist, and is removed.
+            mode: permissions that the directory had before, which is kept; None if it did not exist, and is removed.
 
         Raises:
             BundleError, OSError: something cannot be removed.
@@ -147,10 +149,10 @@ class BundleDirectory:
             os.fchmod(self.fd, mode)
 
     def remove(self, *, keep: bool = False) -> None:
-        """Remove what was made and the record.
+        """Remove the content of the bundle, and its record.
 
         Args:
-            keep: leave the directory itself, which stays in any case when something else lies in it or it is a mount point.
+            keep: keep the directory itself. It is kept in any case if it has other entries or is a mount point.
 
         Raises:
             BundleError: something is mounted in it, and nothing is removed; or a file cannot be removed.
@@ -161,12 +163,12 @@ class BundleDirectory:
             )
         complete, partial = self._records()
         if self.record() == complete:
-            self.begin()  # with the path of now
+            self.begin()  # with the current path
             os.unlink(complete)
         for name in _MADE:
             remove_tree(f"{self.path}/{name}", parent=self.fd)
         for name in os.listdir(self.fd):
-            if name == "config.json" or name.startswith(".config.json."):  # one that was being written
+            if name == "config.json" or name.startswith(".config.json."):  # one that a crash left while it was written
                 os.unlink(name, dir_fd=self.fd)
             elif name == "rootfs":
                 os.rmdir(name, dir_fd=self.fd)
@@ -177,10 +179,10 @@ class BundleDirectory:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[BundleDirectory]:
-    """Open the directory of a bundle that is made or taken apart, for one process at a time.
+    """Open and lock the directory of a bundle that is mounted or unmounted, for the block.
 
     Raises:
-        BundleError: it is not a directory, or another process is at work on it.
+        BundleError: it is not a directory, or another process mounts or unmounts it.
         OSError: it cannot be opened.
     """
     name = os.fspath(path)
@@ -209,10 +211,10 @@ def is_mounted(path: str | os.PathLike[str]) -> bool:
 
 
 def prune_records() -> None:
-    """Remove what crashes have left of bundles that were being mounted or unmounted, and the records of bundles that are gone.
+    """Remove bundles that crashes left half mounted or unmounted, and the records of bundles that do not exist.
 
     Raises:
-        BundleError, OSError: something cannot be removed; the rest is removed all the same.
+        BundleError, OSError: the first error. The rest is removed in any case.
     """
     failure: Exception | None = None
     try:
@@ -247,17 +249,17 @@ def _remove_partial(record: str) -> None:
 
 
 def _forget_removed(record: str) -> None:
-    """Remove the record of a bundle that was removed by other means. One that was renamed while it is mounted keeps its record."""
+    """Remove the record of a bundle that was removed by other means, but not that of a mounted bundle that was renamed."""
     known = _read(record)
     if known is None or os.path.lexists(known[1]):
         return
     device, inode = (int(number, 16) for number in os.path.basename(record).split("-"))
     for mount in read_mounts():
-        above = os.path.dirname(mount.point)
+        parent = os.path.dirname(mount.point)
         try:
-            found = os.stat(above)
+            found = os.stat(parent)
         except OSError:
-            continue  # another user's, or unmounted meanwhile
+            continue  # it belongs to another user, or was just unmounted
         if (found.st_dev, found.st_ino) == (device, inode):
             return
     _forget(record)
@@ -271,7 +273,7 @@ def _forget(record: str) -> None:
 
 
 def _read(record: str) -> tuple[int, str] | None:
-    """The time of birth and the path in a record; None without one."""
+    """Return the time of birth and the path in a record; None if it does not exist."""
     try:
         birth, _, path = os.readlink(record).partition(" ")
     except FileNotFoundError:
@@ -284,7 +286,7 @@ def _directory() -> str:
 
 
 def _make_directory() -> None:
-    """Make the directory of records. Raises StateError: another user can write to it."""
+    """Create the directory of records. Raises StateError: another user can write to it."""
     path = _directory()
     make_directory(os.path.dirname(path))
     make_directory(path, link=False)

@@ -1,4 +1,4 @@
-"""Mounting on the host, for a bundle's rootfs: squashfs in a file through a loop device, and overlays, by descriptor."""
+"""Mounting the rootfs of a bundle on the host: squashfs in a part of a file through a loop device (loop(4)), and overlays."""
 
 from __future__ import annotations
 
@@ -28,14 +28,25 @@ _UMOUNT_NOFOLLOW: Final = 8
 
 
 def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Iterable[tuple[str, str | None]], attrs: int) -> None:
-    """Mount a filesystem. Raises OSError with the kernel's own words where it has some."""
+    """Mount a filesystem.
+
+    Args:
+        fstype: its type.
+        source: the device, for example.
+        target: the mount point.
+        options: options with their values; None for a flag.
+        attrs: mount attributes, such as `NOSUID`.
+
+    Raises:
+        OSError: the kernel refuses it; with its message if it has one.
+    """
     fs = check(lib.oci_fsopen(fstype.encode()), fstype)
     try:
         for key, value in (("source", source), *options):
             command = _SET_FLAG if value is None else _SET_STRING
-            _checked(fs, lib.oci_fsconfig(fs, command, key.encode(), ffi.NULL if value is None else os.fsencode(value)), target)
-        _checked(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL), target)
-        detached = _checked(fs, lib.oci_fsmount(fs, attrs), target)
+            _check_fs(fs, lib.oci_fsconfig(fs, command, key.encode(), ffi.NULL if value is None else os.fsencode(value)), target)
+        _check_fs(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL), target)
+        detached = _check_fs(fs, lib.oci_fsmount(fs, attrs), target)
         try:
             attach(detached, target)
         finally:
@@ -44,24 +55,24 @@ def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Ite
         os.close(fs)
 
 
-def _checked(fs: int, result: int, target: str | os.PathLike[str]) -> int:
+def _check_fs(fs: int, result: int, target: str | os.PathLike[str]) -> int:
     if result >= 0:
         return result
     try:
-        words = os.read(fs, 512).decode("utf-8", "replace").strip()
+        message = os.read(fs, 512).decode("utf-8", "replace").strip()
     except OSError:
-        words = ""  # the kernel has nothing to add
-    raise OSError(-result, f"{os.strerror(-result)}{f' [kernel: {words}]' if words else ''}", os.fspath(target))
+        message = ""  # the kernel has no message
+    raise OSError(-result, f"{os.strerror(-result)}{f' [kernel: {message}]' if message else ''}", os.fspath(target))
 
 
 def attach(mount: int, target: str | os.PathLike[str]) -> None:
-    """Mount what a descriptor of a detached mount stands for. Raises OSError."""
+    """Attach a detached mount, given its descriptor. Raises OSError."""
     check(lib.oci_move_mount(mount, b"", _AT_FDCWD, os.fsencode(target), _F_EMPTY_PATH), os.fspath(target))
 
 
 @contextmanager
-def clone(target: str) -> Iterator[int]:
-    """A detached copy of the topmost mount on a path, as a descriptor. Raises OSError."""
+def clone_mount(target: str) -> Iterator[int]:
+    """Create a detached copy of the topmost mount on a path, for the block; a descriptor. Raises OSError."""
     copy = check(lib.oci_open_tree(_AT_FDCWD, os.fsencode(target), _OPEN_TREE_CLONE | os.O_CLOEXEC), target)
     try:
         yield copy
@@ -70,10 +81,10 @@ def clone(target: str) -> Iterator[int]:
 
 
 def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
-    """Unmount what was mounted last on a path, which is not followed when it is a symbolic link.
+    """Unmount the topmost mount on a path. A symbolic link there is not followed.
 
     Args:
-        detach: unmount also what is in use: who uses it keeps it until they let go.
+        detach: unmount it even if it is in use. Its users keep it until they release it.
 
     Raises:
         OSError: the kernel refuses.
@@ -82,12 +93,12 @@ def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
 
 
 def mounts_on(target: str) -> list[MountEntry]:
-    """Return what is mounted exactly on a path that the kernel has resolved, the topmost last."""
+    """Return the mounts on a path that the kernel has resolved, the topmost last."""
     return [mount for mount in read_mounts() if mount.point == target]
 
 
 def mounts_below(path: str) -> list[MountEntry]:
-    """Return what is mounted below a directory that the kernel has resolved, in the order in which it was mounted."""
+    """Return the mounts below a directory that the kernel has resolved, in the order of mounting."""
     return [mount for mount in read_mounts() if mount.point.startswith(path.rstrip("/") + "/")]
 
 
@@ -99,24 +110,25 @@ _AUTOCLEAR: Final = 4
 _BLKRASET: Final = 0x1262
 _BLOCK_SIZE: Final = 512
 _READ_AHEAD: Final = 256
-"""Blocks to read ahead, the kernel's own default of 128 KiB. Some hosts set megabytes: a container with a smaller memory limit
-would evict each page before it is used, and read for ever."""
+"""Blocks to read ahead: the default of the kernel, 128 KiB. Some hosts set megabytes. Then a container with a smaller memory limit
+would evict each page before it is used, and never stop reading."""
 
 
 @contextmanager
-def attached(image: int, offset: int, size: int) -> Iterator[str]:
-    """The path of a loop device over ``size`` bytes at ``offset`` of an open file.
+def loop_device(image: int, offset: int, size: int) -> Iterator[str]:
+    """Set up a read-only loop device over a part of an open file, and return its path, for the block.
 
-    The device goes away when nothing uses it any more: mount it inside the ``with`` block, and the mount keeps it.
+    The device is removed with its last user: mount it inside the block, and the mount keeps it.
 
     Raises:
-        UnsupportedError: no loop device can be had.
+        UnsupportedError: there is no loop device.
+        OSError: the kernel refuses it.
     """
     path, fd = _configure(image, offset, size)
     try:
         yield path
     finally:
-        os.close(fd)  # autoclear: from here on only a mount holds it
+        os.close(fd)  # autoclear: a mount keeps it, if there is one
 
 
 def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
@@ -128,7 +140,7 @@ def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
     except FileNotFoundError:
         raise UnsupportedError("this host has no loop devices (/dev/loop-control is missing)") from None
     try:
-        for _ in range(64):  # somebody else may take the free one before we do
+        for _ in range(64):  # another process may take the free one first
             path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -142,4 +154,4 @@ def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
                 return path, fd
     finally:
         os.close(control)
-    raise UnsupportedError("no loop device stayed free for long enough to be taken")
+    raise UnsupportedError("no loop device: other processes took each free one first; try again")

@@ -97,7 +97,7 @@ def test_a_program_taken_back(cgroup: Path, script: Callable[..., object]) -> No
     before: list[int] = []
     for count in (0, 1):
         rollback = Rollback()
-        rollback.remember(step)
+        rollback.record(step)
         devices.attach(str(cgroup), compile_program([DENY]))
         assert ids(cgroup) != before
         assert rollback.restore() == []

@@ -47,7 +47,7 @@ def test_records_of_what_is_not_part_of_a_container(tmp_path: Path) -> None:
             own = tmp_path / "ociruntime-own"
             own.mkdir()
             with pytest.raises(oci.StateError, match=f"cannot remove .*{why}.*; correct 'undo'"):
-                undo.perform([["bundle", str(own)], record])
+                undo.undo_all([["bundle", str(own)], record])
             assert not own.exists()
         assert sleeper.poll() is None
         assert plain.is_dir()

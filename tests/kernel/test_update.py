@@ -15,7 +15,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.engine.cgroup import devices
-from ociruntime.engine.host_steps import carry_out
+from ociruntime.engine.host_steps import execute_step
 from ociruntime.files import StagedFile
 from ociruntime.lifecycle import update
 
@@ -196,7 +196,7 @@ class Failing:
         if not self.left:
             raise OSError(self.code, os.strerror(self.code))
         self.left -= 1
-        return carry_out(*given, **more)
+        return execute_step(*given, **more)
 
 
 def test_who_was_idle_has_his_shares_again(limited: Limited) -> None:

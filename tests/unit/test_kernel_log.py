@@ -41,4 +41,4 @@ def test_whose_a_kill_is(monkeypatch: pytest.MonkeyPatch, path: str, pid: int, a
     log = ["6,1,1,-;something else\n", record(path, pid, age), "6,2,2,-;oom-kill:cut off"]
     monkeypatch.setattr(account, "_records", lambda: iter(log))
     began = int((time.clock_gettime(time.CLOCK_BOOTTIME) - 600) * os.sysconf("SC_CLK_TCK"))
-    assert account.killed(SCOPE, PID, began) is expected
+    assert account.logged_oom_kill(SCOPE, PID, began) is expected

@@ -71,20 +71,20 @@ def test_a_host_without_it() -> None:
 def test_a_class_that_exists_must_match(tmp_path: Path) -> None:
     group = tmp_path / "gold"
     with pytest.raises(FileNotFoundError):
-        rdt.settle(None, str(group), ())
+        rdt.ensure_class(None, str(group), ())
     group.mkdir()
     (group / "schemata").write_text("    L3:0=00f;1=0ff\n    MB:0=100\n")
-    rdt.settle(None, str(group), ("L3:1=ff;0=f", "MB:0=100"))
-    rdt.settle(None, str(group), ())
+    rdt.ensure_class(None, str(group), ("L3:1=ff;0=f", "MB:0=100"))
+    rdt.ensure_class(None, str(group), ())
     for other in ("L3:0=e", "L2:0=f", "L3:2=f"):
         with pytest.raises(FileExistsError, match="differs"):
-            rdt.settle(None, str(group), (other,))
+            rdt.ensure_class(None, str(group), (other,))
 
 
 def test_a_class_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
     group = tmp_path / "gold"
     with pytest.raises(FileNotFoundError):  # an ordinary directory gets no schemata file by itself
-        rdt.settle(None, str(group), ("L3:0=f",))
+        rdt.ensure_class(None, str(group), ("L3:0=f",))
     assert not group.exists()
 
 
@@ -114,7 +114,7 @@ def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | 
 def test_a_change_of_schemas_that_is_taken_back(tmp_path: Path) -> None:
     (tmp_path / "schemata").write_text("    MB:0= 70;1=100\n    L3:0=ff;1=ff\n")
     rollback = Rollback()
-    rollback.remember(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
+    rollback.record(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
     rdt.write(None, str(tmp_path), ("MB:0=20",))
     assert rollback.restore() == []
     assert (tmp_path / "schemata").read_text().startswith("MB:0=70;1=100\n")

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from .tasks import processes as processes
     from .tasks import remove as remove
     from .tasks import signal_all as signal_all
-    from .tasks import thaw_to_die as thaw_to_die
+    from .tasks import thaw_killed as thaw_killed
     from .tree import check_memory as check_memory
     from .tree import delegate as delegate
     from .tree import enable as enable
-    from .tree import enterable as enterable
     from .tree import give_realtime as give_realtime
+    from .tree import joinable as joinable
     from .tree import make as make
+    from .tree import missing_parents as missing_parents
     from .tree import remove_parents as remove_parents
-    from .tree import survey as survey
     from .tree import write as write
     from .tree import write_first as write_first
     from .tree import write_set as write_set
 
 _MODULES = {
     "account": "CgroupUsage oom_kills usage",
-    "tasks": "freeze frozen kill processes remove signal_all thaw_to_die",
-    "tree": "check_memory delegate enable enterable give_realtime make remove_parents survey write write_first write_set",
+    "tasks": "freeze frozen kill processes remove signal_all thaw_killed",
+    "tree": "check_memory delegate enable joinable give_realtime make remove_parents missing_parents write write_first write_set",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,6 +1,6 @@
-"""What a container has used up, and whether it ran out of memory: read at its end, before its cgroups go.
+"""What a container has used, and whether it ran out of memory: read after its end, before its cgroups are removed.
 
-The kernel's log also tells of kills for want of memory: all that is left of them where systemd has removed a cgroup.
+Where systemd has removed a cgroup already, only the kernel log tells of OOM kills.
 """
 
 from __future__ import annotations
@@ -8,20 +8,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from .tree import below, flat, likely, read_if_there
+from .tree import parse_flat, read_if_exists, sort_likely, walk
 
-_V1_CPU = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")
+_V1_CPU: Final = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")
+_SLACK: Final = 60.0
+"""Seconds by which the start of a container and its first records in the kernel log may differ."""
+_DRIFT: Final = 1e-4
+"""Drift of the log's clock, which is never adjusted, as a fraction of the time since boot."""
 
 
 class CgroupUsage(NamedTuple):
-    """What everything in a container has used so far; None where no controller counts it."""
+    """What the processes of a container have used; None for what no controller counts."""
 
     cpu: float | None = None
     """Seconds of CPU time, user and system together."""
     peak: int | None = None
-    """The most memory at one time, in bytes (v1, or v2 since Linux 5.19)."""
+    """Peak of the memory in use, in bytes (v1, or v2 since Linux 5.19)."""
     user: float | None = None
     """Seconds of CPU time in user space."""
     system: float | None = None
@@ -29,29 +33,30 @@ class CgroupUsage(NamedTuple):
 
 
 def oom_kills(paths: Sequence[str]) -> int:
-    """How many processes the kernel killed in these cgroups, and below them, for want of memory."""
-    for path in likely(paths, "memory"):
-        text = read_if_there(path, "memory.events")  # v2: counts what is below it too
+    """Return how many processes of these cgroups and their descendants were OOM-killed."""
+    for path in sort_likely(paths, "memory"):
+        text = read_if_exists(path, "memory.events")  # on v2 it includes the descendants
         if text is not None:
-            return flat(text).get("oom_kill", 0)
-        if (text := read_if_there(path, "memory.oom_control")) is not None:
-            _, *others = below(path)
-            return sum(flat(each).get("oom_kill", 0) for each in (text, *(read_if_there(o, "memory.oom_control") for o in others)))
+            return parse_flat(text).get("oom_kill", 0)
+        if (text := read_if_exists(path, "memory.oom_control")) is not None:
+            _, *others = walk(path)
+            texts = (text, *(read_if_exists(other, "memory.oom_control") for other in others))
+            return sum(parse_flat(text).get("oom_kill", 0) for text in texts)
     return 0
 
 
 def usage(paths: Sequence[str]) -> CgroupUsage:
-    """CPU time and peak memory of these cgroups."""
+    """Return CPU time and peak memory of these cgroups."""
     times: tuple[float, ...] | None = None
     peak: int | None = None
-    # The unified one is the last, and its one file says all about CPU time.
-    for path in (*paths[-1:], *likely(paths[:-1], "memory")):
-        if times is None and (spent := flat(read_if_there(path, "cpu.stat"))).get("usage_usec"):
-            times = tuple(spent.get(name, 0) / 1e6 for name in ("usage_usec", "user_usec", "system_usec"))
-        elif times is None and read_if_there(path, _V1_CPU[0]) is not None:
-            times = tuple(int(read_if_there(path, file) or 0) / 1e9 for file in _V1_CPU)
+    # The unified cgroup is the last one, and one file of it has all about CPU time.
+    for path in (*paths[-1:], *sort_likely(paths[:-1], "memory")):
+        if times is None and (stat := parse_flat(read_if_exists(path, "cpu.stat"))).get("usage_usec"):
+            times = tuple(stat.get(name, 0) / 1e6 for name in ("usage_usec", "user_usec", "system_usec"))
+        elif times is None and read_if_exists(path, _V1_CPU[0]) is not None:
+            times = tuple(int(read_if_exists(path, file) or 0) / 1e9 for file in _V1_CPU)
         for file in ("memory.peak", "memory.max_usage_in_bytes"):
-            if peak is None and (text := read_if_there(path, file)) is not None:
+            if peak is None and (text := read_if_exists(path, file)) is not None:
                 peak = int(text)
         if times is not None and peak is not None:
             break
@@ -59,37 +64,35 @@ def usage(paths: Sequence[str]) -> CgroupUsage:
     return CgroupUsage(cpu, peak, user, system)
 
 
-_SLACK = 60.0
-_DRIFT = 1e-4
-"""The log has a clock of its own, which nobody corrects: that much of the time since boot it may be off."""
+# ---- the kernel log ----
 
 
-def killed(directory: str, pid: int, ticks: int) -> bool:
-    """Whether the kernel killed something in a cgroup that is gone, or below it.
+def logged_oom_kill(directory: str, pid: int, ticks: int) -> bool:
+    """Return whether the kernel log tells of an OOM kill in a cgroup, which may have been removed, or a descendant.
 
-    The log keeps its last records only, and may be for root alone (kernel.dmesg_restrict): whoever cannot read it gets False.
+    The log keeps the last records only, and may be reserved for root (kernel.dmesg_restrict). Then the result is False.
 
     Args:
-        directory: where the cgroup was; another of its name may have been there before it.
-        pid: the first process in it.
-        ticks: when that started, in clock ticks since boot (proc(5), field 22).
+        directory: path of the cgroup. There may have been another one with this path before it.
+        pid: the container's init process.
+        ticks: start time of that process, in clock ticks since boot (proc(5), field 22).
     """
     asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
     began = ticks / os.sysconf("SC_CLK_TCK") - asleep
     slack = _SLACK + _DRIFT * time.monotonic()
     name = "/" + os.path.basename(directory)
     for when, path, victim in _victims():
-        above, found, _ = f"{path}/".partition(f"{name}/")
-        if not found or not directory.endswith(above + name) or when < began - slack:
+        parent, found, _ = f"{path}/".partition(f"{name}/")
+        if not found or not directory.endswith(parent + name) or when < began - slack:
             continue
-        # About the time of its beginning, what was killed in one before it has a lower pid.
+        # Around the start of the container, a victim in an earlier cgroup of this path has a lower pid.
         if when > began + slack or victim >= pid:
             return True
     return False
 
 
 def _victims() -> Iterator[tuple[float, str, int]]:
-    """When, in which cgroup and what: seconds since boot, path and pid."""
+    """Yield the OOM kills in the log: seconds since boot, path of the cgroup, pid."""
     for record in _records():
         head, _, text = record.partition(";")
         if not text.startswith("oom-kill:"):
@@ -110,7 +113,7 @@ def _records() -> Iterator[str]:
             try:
                 yield os.read(log, 8192).decode(errors="replace")
             except BrokenPipeError:
-                continue  # it was overwritten as we came to it
+                continue  # the next record was overwritten
             except (BlockingIOError, PermissionError):
                 return
     finally:

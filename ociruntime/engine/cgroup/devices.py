@@ -16,7 +16,7 @@ _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _GET_FD_BY_ID, _GET_INFO, _QUERY = 5, 8,
 _CGROUP_DEVICE_PROGRAM, _CGROUP_DEVICE = 15, 6
 _ALLOW_MULTI, _REPLACE = 2, 4
 NAME: Final = b"oci_devices"
-"""By which our program is known among those that others, systemd for one, attach to the same cgroup."""
+"""Name of the program, which tells it from programs that others, such as systemd, attach to the same cgroup."""
 
 
 def _bpf(command: int, layout: str, *values: object) -> tuple[int, bytes]:
@@ -27,7 +27,12 @@ def _bpf(command: int, layout: str, *values: object) -> tuple[int, bytes]:
 
 
 def load(program: bytes) -> int:
-    """Load a program; gives its descriptor. Raises OSError when the verifier refuses it, UnsupportedError without BPF."""
+    """Load a program and return its descriptor.
+
+    Raises:
+        OSError: the verifier refuses it, or this process may not load programs.
+        UnsupportedError: the kernel has no BPF for cgroups.
+    """
     code = ffi.from_buffer(program)
     license = ffi.new("char[]", b"Apache-2.0")
     address = [int(ffi.cast("uintptr_t", pointer)) for pointer in (code, license)]
@@ -50,7 +55,7 @@ def _has_bpf() -> bool:
 
 
 def attached(directory: int) -> list[int]:
-    """The ids of the device programs that are attached to this very cgroup."""
+    """Return the ids of the device programs that are attached to this cgroup itself. Raises OSError."""
     ids = ffi.new("uint32_t[]", 64)
     _, answer = _bpf(_QUERY, "=IIIIQI4x", directory, _CGROUP_DEVICE, 0, 0, int(ffi.cast("uintptr_t", ids)), 64)
     count = struct.unpack_from("=I", answer, 24)[0]
@@ -58,8 +63,8 @@ def attached(directory: int) -> list[int]:
 
 
 @contextmanager
-def ours(directory: int) -> Iterator[int]:
-    """A descriptor of our program on this cgroup, or -1."""
+def _open_current(directory: int) -> Iterator[int]:
+    """Open the program of ours on a cgroup, for the block; -1 if there is none. Raises OSError."""
     found = -1
     try:
         for number in attached(directory):
@@ -81,10 +86,10 @@ def _name(fd: int) -> bytes:
 
 
 def attach(path: str, program: bytes) -> None:
-    """Let a program decide for a cgroup; one of ours that is there already is replaced in one step, in which nothing is open.
+    """Attach a program to a cgroup. It replaces an earlier one of ours atomically, so that no device is accessible meanwhile.
 
     Raises:
-        OSError: EPERM without CAP_SYS_ADMIN or CAP_BPF with CAP_NET_ADMIN.
+        OSError: EPERM without CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN.
         UnsupportedError: the kernel has no BPF for cgroups.
     """
     fd = load(program)
@@ -95,20 +100,20 @@ def attach(path: str, program: bytes) -> None:
 
 
 def current(path: str) -> int | None:
-    """A descriptor of our program on a cgroup, for the caller to close; None when there is none."""
+    """Return a descriptor of our program on a cgroup, which the caller closes; None if there is none. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with ours(directory) as fd:
+        with _open_current(directory) as fd:
             return os.dup(fd) if fd >= 0 else None
     finally:
         os.close(directory)
 
 
 def detach(path: str) -> None:
-    """Take our program away again; it is fine when there is none."""
+    """Detach our program from a cgroup. No effect if there is none. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with ours(directory) as fd:
+        with _open_current(directory) as fd:
             if fd >= 0:
                 _bpf(_PROG_DETACH, "=IIII", directory, fd, _CGROUP_DEVICE, 0)
     finally:
@@ -116,10 +121,10 @@ def detach(path: str) -> None:
 
 
 def attach_fd(path: str, fd: int) -> None:
-    """`attach` for a program that is loaded."""
+    """Attach a program that is loaded, as `attach` does. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with ours(directory) as old:
+        with _open_current(directory) as old:
             flags = _ALLOW_MULTI if old < 0 else _ALLOW_MULTI | _REPLACE
             _bpf(_PROG_ATTACH, "=IIIII", directory, fd, _CGROUP_DEVICE, flags, max(old, 0))
     finally:

@@ -1,4 +1,4 @@
-"""What the files of a cgroup hold before they are changed, so that a change that fails half way can be taken back."""
+"""Taking back a change of limits that fails half-way: the values of the files before the change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from .tree import read, read_if_there, write, write_set
+from .tree import read, read_if_exists, write, write_set
 
 if TYPE_CHECKING:
     from ...plan.model import Step
@@ -26,22 +26,22 @@ _BY_KEY: Final = {
     "net_prio.ifpriomap": "0",
     "rdma.max": "hca_handle=max hca_object=max",
 }
-"""Files with a line for each device, and what a device has that no line speaks of."""
+"""Files with a line for each device, and the value of a device that has no line."""
 
 
 class Rollback:
-    """Remembers what steps are about to change; `restore` brings it all back, the last change first."""
+    """Records the values that steps are about to change. `restore` writes them back, the last change first."""
 
     def __init__(self) -> None:
-        self._back: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], None]] = []
         self._fds: list[int] = []
 
-    def remember(self, step: Step) -> None:
-        """Look at what a step of the host will change. Raises OSError."""
+    def record(self, step: Step) -> None:
+        """Record what a step of the host will change. Raises OSError."""
         if step.op == "cgroup_devices":
-            self._back.append(self._program(str(step.values[0])))
-        elif step.op in _LOOK:
-            self._back.append(_LOOK[step.op](*step.values))
+            self._undo.append(self._program(str(step.values[0])))
+        elif step.op in _RECORDERS:
+            self._undo.append(_RECORDERS[step.op](*step.values))
 
     def _program(self, path: str) -> Callable[[], None]:
         from . import devices
@@ -53,25 +53,25 @@ class Rollback:
         return lambda: devices.attach_fd(path, fd)
 
     def restore(self) -> list[OSError]:
-        """Bring everything back; gives what could not be."""
+        """Restore everything that was recorded. Return the errors of what could not be restored."""
         failures = []
-        for back in reversed(self._back):
+        for undo in reversed(self._undo):
             try:
-                back()
+                undo()
             except OSError as error:
                 failures.append(error)
-        self._back.clear()
+        self._undo.clear()
         return failures
 
     def close(self) -> None:
-        """Forget it all."""
+        """Discard what was recorded."""
         for fd in self._fds:
             os.close(fd)
-        self._back, self._fds = [], []
+        self._undo, self._fds = [], []
 
 
-def before(path: str, file: str, value: str) -> list[str]:
-    """The lines that bring a file back to what it holds now, when ``value`` is about to be written to it."""
+def current_lines(path: str, file: str, value: str) -> list[str]:
+    """Return the lines that restore the present content of a file after ``value`` has been written to it."""
     text = read(path, file)
     if file == "memory.oom_control":
         return [next(line.split()[1] for line in text.splitlines() if line.startswith("oom_kill_disable"))]
@@ -86,19 +86,20 @@ def before(path: str, file: str, value: str) -> list[str]:
 
 def _one(path: str, file: str, value: str, member: str) -> Callable[[], None]:
     if not os.path.exists(f"{path}/{file}"):
-        return lambda: None  # the write will say so
-    lines = before(path, file, value)
-    inherited = read_if_there(path, f"{file}.effective") if lines == ["\n"] else None
+        return lambda: None  # the step will report it
+    lines = current_lines(path, file, value)
+    inherited = read_if_exists(path, f"{file}.effective") if lines == ["\n"] else None
 
-    def back() -> None:
+    def restore() -> None:
         try:
             write(path, file, *lines)
         except OSError as error:
             if error.errno != errno.ENOSPC or inherited is None:
                 raise
-            write(path, file, inherited)  # a cpuset of v2 with processes in it is not made empty again: as it was in effect
+            # A v2 cpuset with processes in it cannot be emptied: write what was in effect.
+            write(path, file, inherited)
 
-    return back
+    return restore
 
 
 def _first(path: str, choices: Iterable[tuple[str, str]], optional: bool, member: str) -> Callable[[], None]:
@@ -107,28 +108,29 @@ def _first(path: str, choices: Iterable[tuple[str, str]], optional: bool, member
 
 def _set(path: str, values: Iterable[tuple[str, str, bool, str]]) -> Callable[[], None]:
     there = [(file, member) for file, _, _, member in values if os.path.exists(f"{path}/{file}")]
-    old = [(file, line, False, member) for file, member in there for line in before(path, file, "")]
+    old = [(file, line, False, member) for file, member in there for line in current_lines(path, file, "")]
     return lambda: write_set(path, old)
 
 
 def _lines(path: str, file: str, lines: Iterable[str]) -> Callable[[], None]:
     old = read(path, "devices.list").splitlines()
 
-    def back() -> None:
+    def restore() -> None:
         write(path, "devices.deny", "a")
         write(path, "devices.allow", *("a" if line.startswith("a") else line for line in old))
 
-    return back
+    return restore
 
 
 def _schemata(group: str, lines: Iterable[str]) -> Callable[[], None]:
     names = {line.partition(":")[0].strip() for line in lines}
-    there = ["".join(line.split()) for line in read(group, "schemata").splitlines()]  # padded by the kernel, which takes no blanks
+    # The kernel pads the values with blanks, which it does not accept.
+    there = ["".join(line.split()) for line in read(group, "schemata").splitlines()]
     old = [line for line in there if line.partition(":")[0] in names]
     return lambda: write(group, "schemata", *(f"{line}\n" for line in old))
 
 
-_LOOK: Final[dict[str, Callable[..., Callable[[], None]]]] = {
+_RECORDERS: Final[dict[str, Callable[..., Callable[[], None]]]] = {
     "cgroup_write": _one,
     "cgroup_write_first": _first,
     "cgroup_write_set": _set,

@@ -1,4 +1,4 @@
-"""Reading a container's statistics: a few files of its cgroups, whichever version they are of."""
+"""Reading the statistics of a container from its cgroups, v1 or v2."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from ...stats import (
     Stall,
     Stats,
 )
-from .tree import below, flat, read_if_there
+from .tree import parse_flat, read_if_exists, walk
 
 _TICK: Final = 10**9 // os.sysconf("SC_CLK_TCK")
-"""Nanoseconds."""
+"""Nanoseconds in a clock tick."""
 _UNLIMITED: Final = 1 << 62
 """Values from here on stand for no limit: on v1 the kernel shows the greatest number of pages."""
 
 
 def stats(paths: Sequence[str], pid: int = 0) -> Stats:
-    """Everything that these cgroups count.
+    """Return what these cgroups count.
 
     Args:
-        pid: a process whose network interfaces are the container's own; 0 for none.
+        pid: a process in the container's network namespace, if that is its own; 0 for no network interfaces.
 
     Raises:
-        OSError: a file cannot be read, for another reason than that it is not there.
+        OSError: a file that exists cannot be read.
     """
     cpu, memory, pids, io, huge, rdma, cpuset = Cpu(), None, None, None, dict[str, HugePages](), dict[str, Rdma](), None
     stalls: dict[str, Stall | None] = {}
     for path in paths:
-        names = _names(path)
+        names = _files(path)
         if "cgroup.controllers" in names:
             if not cpu.usage:
                 cpu = _cpu_v2(path)
@@ -76,25 +76,25 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
     return Stats(time.time_ns(), cpu, memory, pids, io, huge, rdma, _interfaces(pid) if pid else (), cpuset)
 
 
-_known: Final[dict[int, frozenset[str]]] = {}
-"""The files of v1, by the filesystem: every cgroup of a hierarchy has the same."""
+_v1_files: Final[dict[int, frozenset[str]]] = {}
+"""Names of files by device number of the filesystem: all cgroups of a v1 hierarchy have the same files."""
 
 
-def _names(path: str) -> frozenset[str]:
+def _files(path: str) -> frozenset[str]:
     try:
         device = os.stat(path).st_dev
-        if device not in _known:
+        if device not in _v1_files:
             names = frozenset(os.listdir(path))
             if "cgroup.controllers" in names:
-                return names  # v2: as its parent lets it
-            _known[device] = names
+                return names  # on v2 they depend on the parent
+            _v1_files[device] = names
     except FileNotFoundError:
         return frozenset()
-    return _known[device]
+    return _v1_files[device]
 
 
 def _number(path: str, file: str) -> int | None:
-    text = read_if_there(path, file)
+    text = read_if_exists(path, file)
     return None if text is None or not text.strip().isdigit() else int(text)
 
 
@@ -105,9 +105,9 @@ def _limit(path: str, file: str) -> int | None:
 
 def _stall(path: str, name: str) -> Stall | None:
     try:
-        text = read_if_there(path, f"{name}.pressure")
+        text = read_if_exists(path, f"{name}.pressure")
     except OSError:
-        return None  # the kernel was told not to count it (psi=0)
+        return None  # the kernel does not measure it (psi=0)
     parts = {}
     for line in (text or "").splitlines():
         kind, *members = line.split()
@@ -120,7 +120,7 @@ def _stall(path: str, name: str) -> Stall | None:
 
 
 def _cpu_v2(path: str) -> Cpu:
-    stat = flat(read_if_there(path, "cpu.stat"))
+    stat = parse_flat(read_if_exists(path, "cpu.stat"))
     return Cpu(
         usage=stat.get("usage_usec", 0) * 1000,
         user=stat.get("user_usec", 0) * 1000,
@@ -132,9 +132,9 @@ def _cpu_v2(path: str) -> Cpu:
 
 
 def _cpu_v1(path: str, cpu: Cpu) -> Cpu:
-    rows = [line.split() for line in (read_if_there(path, "cpuacct.usage_all") or "").splitlines()[1:]]
-    each = zip((read_if_there(path, "cpuacct.usage_percpu") or "").split(), rows, strict=False)
-    ticks = flat(read_if_there(path, "cpuacct.stat"))
+    rows = [line.split() for line in (read_if_exists(path, "cpuacct.usage_all") or "").splitlines()[1:]]
+    each = zip((read_if_exists(path, "cpuacct.usage_percpu") or "").split(), rows, strict=False)
+    ticks = parse_flat(read_if_exists(path, "cpuacct.stat"))
     return attrs.evolve(
         cpu,
         usage=_number(path, "cpuacct.usage") or 0,
@@ -145,19 +145,19 @@ def _cpu_v1(path: str, cpu: Cpu) -> Cpu:
 
 
 def _cpuset_v1(path: str) -> Cpuset:
-    flags = {name: int(read_if_there(path, f"cpuset.{name}") or 0) for name in CPUSET_FLAGS}
-    cpus, mems = (_numbers(read_if_there(path, f"cpuset.{name}") or "") for name in ("cpus", "mems"))
+    flags = {name: int(read_if_exists(path, f"cpuset.{name}") or 0) for name in CPUSET_FLAGS}
+    cpus, mems = (_numbers(read_if_exists(path, f"cpuset.{name}") or "") for name in ("cpus", "mems"))
     return Cpuset(cpus, mems, flags)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """``0-2,7`` as numbers."""
+    """Parse a list such as ``0-2,7``."""
     ranges = (part.partition("-") for part in text.strip().split(",") if part)
     return tuple(number for first, _, last in ranges for number in range(int(first), int(last or first) + 1))
 
 
 def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
-    stat = flat(read_if_there(path, "cpu.stat"))
+    stat = parse_flat(read_if_exists(path, "cpu.stat"))
     return attrs.evolve(
         cpu,
         periods=stat.get("nr_periods", 0),
@@ -170,7 +170,7 @@ def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
 
 
 def _memory_v2(path: str) -> Memory:
-    stat, events = flat(read_if_there(path, "memory.stat")), flat(read_if_there(path, "memory.events"))
+    stat, events = parse_flat(read_if_exists(path, "memory.stat")), parse_flat(read_if_exists(path, "memory.events"))
     limit = _limit(path, "memory.max")
     usage = _number(path, "memory.current") or 0
     swap = None
@@ -199,8 +199,8 @@ def _memory_v1(path: str) -> Memory:
             return None
         return MemoryUse(usage, limit if limit and limit < _UNLIMITED else None, peak, failures or 0, limit or 0)
 
-    stat = flat(read_if_there(path, "memory.stat"))
-    kills = sum(flat(read_if_there(each, "memory.oom_control")).get("oom_kill", 0) for each in below(path))
+    stat = parse_flat(read_if_exists(path, "memory.stat"))
+    kills = sum(parse_flat(read_if_exists(each, "memory.oom_control")).get("oom_kill", 0) for each in walk(path))
     cache = stat.get("total_cache", stat.get("cache", 0))
     return Memory(
         **attrs.asdict(use("") or MemoryUse()),
@@ -219,7 +219,7 @@ def _memory_v1(path: str) -> Memory:
 def _io_v2(path: str) -> Io:
     kinds = {"rbytes": (0, "Read"), "wbytes": (0, "Write"), "rios": (1, "Read"), "wios": (1, "Write")}
     found: tuple[list[IoEntry], list[IoEntry]] = ([], [])
-    for line in (read_if_there(path, "io.stat") or "").splitlines():
+    for line in (read_if_exists(path, "io.stat") or "").splitlines():
         device, *members = line.split()
         major, _, minor = device.partition(":")
         for member in members:
@@ -238,14 +238,14 @@ def _io_v1(path: str) -> Io:
 
 
 def _entries(path: str, file: str) -> Iterator[IoEntry]:
-    for line in (read_if_there(path, file) or "").splitlines():
+    for line in (read_if_exists(path, file) or "").splitlines():
         fields = line.split()
         if len(fields) == 3:
             major, _, minor = fields[0].partition(":")
             yield IoEntry(int(major), int(minor), fields[1], int(fields[2]))
 
 
-# ---- the rest ----
+# ---- huge pages, RDMA, network ----
 
 
 def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePages]:
@@ -256,14 +256,14 @@ def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePages]:
             stem = f"hugetlb.{size}"
             failures = _number(path, f"{stem}.rsvd.failcnt")
             if failures is None:
-                failures = flat(read_if_there(path, f"{stem}.events")).get("max", 0)
+                failures = parse_flat(read_if_exists(path, f"{stem}.events")).get("max", 0)
             found[size] = HugePages(_number(path, name) or 0, _number(path, f"{stem}.rsvd.max_usage_in_bytes"), failures)
     return found
 
 
 def _rdma(path: str) -> dict[str, Rdma]:
     found = {}
-    for line in (read_if_there(path, "rdma.current") or "").splitlines():
+    for line in (read_if_exists(path, "rdma.current") or "").splitlines():
         device, *members = line.split()
         values = dict(member.split("=") for member in members)
         found[device] = Rdma(int(values.get("hca_handle", 0)), int(values.get("hca_object", 0)))
@@ -275,7 +275,7 @@ def _interfaces(pid: int) -> tuple[Interface, ...]:
         with open(f"/proc/{pid}/net/dev", encoding="ascii") as table:
             rows = [line.partition(":") for line in table][2:]
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ()  # it has ended, or is another user's
+        return ()  # it has ended, or belongs to another user
     found = []
     for name, _, numbers in rows:
         values = [int(number) for number in numbers.split()]

@@ -1,4 +1,4 @@
-"""Waiting for what happens to a container, by one descriptor: nothing is polled."""
+"""Waiting for events of a container through one descriptor, without polling."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from typing import Final, Self
 
 from ..._native import check, ffi, lib
 from ...events import Event, EventKind
-from ..processes import Ending
+from ..processes import EndWaiter
 from .account import oom_kills
 from .tasks import frozen
-from .tree import read_if_there
+from .tree import read_if_exists
 
 _IN_MODIFY: Final = 2
 _STALL: Final = "some 200000 2000000"
-"""A fifth of two seconds of waiting for memory is told; users without privileges may ask for whole windows of two seconds only."""
+"""Notify when tasks waited for memory for 0.2 of 2 seconds. Users without privileges may use windows of multiples of 2 s only."""
 
 
-class Watch:
-    """What happens in a container's cgroups and to its first process, as descriptors in one epoll, which is readable then."""
+class EventWatch:
+    """Watches a container's cgroups and its init process. The descriptor of an epoll is readable when something has happened."""
 
     def __init__(self, paths: Sequence[str], pid: int, pidfd: int) -> None:
-        """Begin to watch; ``pidfd``, of the first process, becomes ours. Raises OSError."""
+        """Begin to watch.
+
+        Args:
+            paths: the container's cgroups.
+            pid: its init process.
+            pidfd: the pidfd of that process, which is closed with this object.
+
+        Raises:
+            OSError: a file cannot be watched.
+        """
         self._paths = list(paths)
-        self._ending = Ending(pid, pidfd)
+        self._ending = EndWaiter(pid, pidfd)
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], list[EventKind]]] = {}
         self._fds: list[int] = [pidfd]
@@ -43,11 +52,11 @@ class Watch:
             raise
 
     def fileno(self) -> int:
-        """Readable when `read` has something to tell."""
+        """Return the descriptor that is readable when `read` has events."""
         return self._epoll.fileno()
 
     def read(self, timeout: float | None = 0) -> list[Event]:
-        """What has happened; waits ``timeout`` seconds for it (None: as long as it takes)."""
+        """Return what has happened. Waits up to ``timeout`` seconds for an event; None means no limit."""
         kinds: list[EventKind] = []
         ready = [fd for fd, _ in self._epoll.poll(-1 if timeout is None else max(0.0, timeout))]
         for fd in ready:
@@ -55,7 +64,7 @@ class Watch:
                 found: list[EventKind] = self._handlers[fd]()
                 kinds.extend(kind for kind in found if kind not in kinds)
         if self._ending.fileno() in ready and self._ending.ended():
-            # The kernel tells of a kill for want of memory when it has counted it; the end may be known first.
+            # The end of the process may be known before the notification of the OOM kill that caused it.
             if oom_kills(self._paths) > self._kills and "oom" not in kinds:
                 kinds.append("oom")
             kinds.append("exit")
@@ -66,7 +75,7 @@ class Watch:
         return [Event(kind, now, self._kills if kind == "oom" else 0) for kind in kinds]
 
     def close(self) -> None:
-        """Watch no more; a second time there is nothing to do."""
+        """Stop watching. Closing twice is allowed."""
         self._epoll.close()
         self._ending.close()
         for fd in self._fds:
@@ -83,7 +92,7 @@ class Watch:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # ---- what to watch ----
+    # ---- sources ----
 
     def _add(self, fd: int, mask: int, handler: Callable[[], list[EventKind]]) -> None:
         self._fds.append(fd)
@@ -102,7 +111,7 @@ class Watch:
         try:
             os.write(fd, _STALL.encode())
         except OSError:
-            os.close(fd)  # pressure is not counted (psi=0)
+            os.close(fd)  # the kernel does not measure pressure (psi=0)
         else:
             self._add(fd, select.EPOLLPRI, lambda: ["pressure"])
 
@@ -116,7 +125,7 @@ class Watch:
                 self._notify(path, "memory.pressure_level", "medium", "pressure")
 
     def _notify(self, path: str, file: str, argument: str, kind: EventKind) -> None:
-        """An eventfd that the v1 kernel counts up (cgroup.event_control)."""
+        """Watch a v1 file by an eventfd (cgroup.event_control)."""
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._fds.append(event)
         source = os.open(f"{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
@@ -129,27 +138,27 @@ class Watch:
 
         def happened() -> list[EventKind]:
             os.eventfd_read(event)
-            return [kind] if os.path.exists(path) else []  # it is told of the end of the cgroup too
+            return [kind] if os.path.exists(path) else []  # it is also notified when the cgroup is removed
 
         self._handlers[event] = happened
         self._epoll.register(event, select.EPOLLIN)
 
-    # ---- what happened ----
+    # ---- events ----
 
     def _oom_v2(self) -> list[EventKind]:
         return ["oom"] if oom_kills(self._paths) > self._kills else []
 
     def _freezer(self) -> list[EventKind]:
-        now = any((read_if_there(path, "freezer.state") or "").strip() == "FROZEN" for path in self._paths)
-        now = now or any("frozen 1" in (read_if_there(path, "cgroup.events") or "") for path in self._paths)
-        if now == self._frozen:
+        frozen_now = any((read_if_exists(path, "freezer.state") or "").strip() == "FROZEN" for path in self._paths)
+        frozen_now = frozen_now or any("frozen 1" in (read_if_exists(path, "cgroup.events") or "") for path in self._paths)
+        if frozen_now == self._frozen:
             return []
-        self._frozen = now
-        return ["paused" if now else "resumed"]
+        self._frozen = frozen_now
+        return ["paused" if frozen_now else "resumed"]
 
 
 def _reading(fd: int, handler: Callable[[], list[EventKind]], *, seek: bool = True) -> Callable[[], list[EventKind]]:
-    """A handler that takes the news in first, so that the descriptor is no longer ready."""
+    """Return a handler that reads from the descriptor first, so that it is no longer ready."""
 
     def handle() -> list[EventKind]:
         try:
@@ -158,7 +167,7 @@ def _reading(fd: int, handler: Callable[[], list[EventKind]], *, seek: bool = Tr
             else:
                 os.read(fd, 4096)
         except OSError:
-            return []  # the cgroup is gone
+            return []  # the cgroup was removed
         return handler()
 
     return handle
