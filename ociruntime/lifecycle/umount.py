@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -14,6 +15,9 @@ from ..rootfs.bundles import BundleDirectory, locked
 from ..state import Entry, StateStore, Status
 from .delete import end, lock, read
 
+_GRACE = 2.0
+"""Seconds that a process outside of the containers may still have the mounts of a bundle."""
+_POLL = 0.02
 _NAMED = 5
 """How many of those who use a bundle a message names."""
 
@@ -47,10 +51,10 @@ def _unmount_unused(directory: BundleDirectory, root: str | os.PathLike[str] | N
     """Unmount a bundle that nothing uses. Raises BundleError, OSError: everything is mounted as it was."""
     mounts = directory.mounts()
     _refuse_containers(directory, root)
-    _refuse(directory, list(_elsewhere(directory, mounts)))
+    _refuse(directory, _lasting_users(directory, mounts))
     with directory.top_unmounted():  # whoever came since the first look has its files already, and keeps them
         _refuse_containers(directory, root)
-        _refuse(directory, list(_elsewhere(directory, mounts, unmounted=True)))
+        _refuse(directory, _lasting_users(directory, mounts, unmounted=True))
     directory.unmount()
 
 
@@ -98,6 +102,17 @@ def _refuse(directory: BundleDirectory, users: list[str]) -> None:
 def _named(users: list[str]) -> str:
     more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
     return ", ".join(users[:_NAMED]) + more
+
+
+def _lasting_users(directory: BundleDirectory, mounts: list[MountEntry], *, unmounted: bool = False) -> list[str]:
+    """Return the processes that `_elsewhere` finds, as soon as there are none or after a grace period.
+
+    While another container is created, it has the host's mounts, those of the bundle among them, at another place.
+    """
+    deadline = time.monotonic() + _GRACE
+    while (users := list(_elsewhere(directory, mounts, unmounted=unmounted))) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return users
 
 
 def _elsewhere(directory: BundleDirectory, mounts: list[MountEntry], *, unmounted: bool = False) -> Iterator[str]:

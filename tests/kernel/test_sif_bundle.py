@@ -125,6 +125,23 @@ def test_in_use_it_cannot_be_unmounted(busybox_sif: Path, tmp_path: Path, state_
             assert container.exec(["ls", "/bin/busybox"], capture_output=True).returncode == 0
 
 
+def test_a_copy_of_the_mounts_that_goes_away(busybox_sif: Path, tmp_path: Path) -> None:
+    with oci.Bundle.from_sif(busybox_sif, tmp_path / "b") as bundle:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        script = f"mount --bind {bundle.rootfs} {elsewhere} && echo mounted && read line"
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "mounted\n"
+            timer = threading.Timer(0.3, process.stdin.close)
+            timer.start()
+            bundle.umount()
+            timer.join()
+    assert not (tmp_path / "b").exists()
+
+
 def test_the_directory_must_be_empty(busybox_sif: Path, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b/file").touch()
