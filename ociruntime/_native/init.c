@@ -280,7 +280,7 @@ static long carry_out(const struct head *h)
     case OP_CLOSE_ALL:
         return close_all();
     case OP_KEEP_PAGE:
-        return sys(__NR_madvise, progress, 4096, MADV_DONTFORK);
+        return keep_page();
     case OP_FORK_LAST:
         return fork_last(h->step);
     case OP_TAKE_TERMINAL:

@@ -27,10 +27,8 @@ size_t length(const char *s);
 const char *text(struct ref r);
 int fd_of(uint64_t slot);
 long keep(uint64_t slot, long fd);
-#if !__STDC_HOSTED__
 void *memcpy(void *to, const void *from, size_t n);
 void *memset(void *to, int c, size_t n);
-#endif
 
 /* sockets.c */
 extern int control;
@@ -39,6 +37,8 @@ extern volatile struct progress *progress;
 _Noreturn void leave(int status);
 void report(uint32_t kind, uint32_t step, int32_t value, int fd);
 void wait_go(void);
+long keep_page(void);
+void use_own_page(void);
 long wait_for_start(uint32_t step, int listener);
 long hand_out_netlink(uint32_t step);
 long link_up(const char *name);

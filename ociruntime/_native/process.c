@@ -185,6 +185,8 @@ long join(int fd, uint64_t type, int own, const char *name)
     return err;
 }
 
+#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+
 /* Go on in a child, in the new or joined namespaces. */
 long go_on_in_child(uint32_t step, uint64_t flags)
 {
@@ -196,10 +198,13 @@ long go_on_in_child(uint32_t step, uint64_t flags)
         .parent_tid = (uint64_t)(uintptr_t)&progress->forked, /* for a caller that kills this process before it reads the report */
     };
 
+    if (flags & ~(uint64_t)NAMESPACES)
+        return -EINVAL;
     pid = sys(__NR_clone3, &a, sizeof a);
     if (pid < 0)
         return pid;
     if (pid == 0) {
+        use_own_page();
         wait_go(); /* the caller knows the new process */
         return 0;
     }
@@ -219,18 +224,17 @@ long close_all(void)
     return sys(__NR_close_range, control + 1, ~0u, 0);
 }
 
-/* Go on in a child for the last steps, under the filter. A filter cannot see the flags of clone3(2), so profiles deny it. The child
- * does not have the page of the progress. Its parent is the caller, which opens the pidfd: the pid is the child's until the caller
+/* Go on in a child for the last steps, under the filter. A filter cannot see the flags of clone3(2), so profiles deny it. Its
+ * parent is the caller, which opens the pidfd: the pid is the child's until the caller
  * reaps it. */
 long fork_last(uint32_t step)
 {
-    static volatile struct progress unshared;
     long pid = sys(__NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID, 0, &progress->forked, 0, 0);
 
     if (pid < 0)
         return pid;
     if (pid == 0) {
-        progress = &unshared;
+        use_own_page();
         wait_go();
         return 0;
     }

@@ -14,6 +14,7 @@ int page;
 /* The caller shares this page and can read it when the socket carries nothing: when the init was killed, or when a seccomp filter
  * denies the system calls for a report. */
 volatile struct progress *progress;
+static int page_is_kept;
 
 _Noreturn void leave(int status)
 {
@@ -60,6 +61,21 @@ void wait_go(void)
         progress->error = (int32_t)-n;
     if (n != 1)
         leave(255);
+}
+
+/* Do not share the page of the progress with children. */
+long keep_page(void)
+{
+    page_is_kept = 1;
+    return sys(__NR_madvise, progress, sizeof *progress, MADV_DONTFORK);
+}
+
+/* In a child: write to a page of its own where its parent keeps the shared one. */
+void use_own_page(void)
+{
+    static volatile struct progress own;
+    if (page_is_kept)
+        progress = &own;
 }
 
 /* Wait for a connection, which gets the reports from then on. The listener is closed, so that there is no second one. */
