@@ -81,6 +81,18 @@ def lint(session: nox.Session) -> None:
                 session.run("gcc", *warnings, *kind, "-I", generated, str(path), external=True)
 
 
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Random programs for the init, built with the address and undefined behaviour sanitizers; as root. An argument is the time in
+    seconds (default: 120)."""
+    session.install(".", "cffi")
+    build = "import build; build.build_init(build.Path(sys.argv[1], 'init'), build.Path(sys.argv[1]), build.SANITIZED_FLAGS)"
+    with tempfile.TemporaryDirectory() as temporary:
+        session.run("python", "-c", f"import sys; sys.path.insert(0, 'ociruntime/_native'); {build}", temporary)
+        with session.chdir("tests"):  # so that the installed package is tested, not the tree
+            session.run("python", "fuzz/fuzz_init.py", *(session.posargs or ["120"]), "--init", f"{temporary}/init")
+
+
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 
 

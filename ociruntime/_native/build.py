@@ -22,6 +22,10 @@ INIT_FLAGS = [
     *["-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie"],
     *["-fno-asynchronous-unwind-tables", "-fno-ident", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-s"],
 ]
+SANITIZED_FLAGS = [
+    *["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+]
+"""Those of an ordinary program with the sanitizers, to test the init with."""
 
 
 def _ops() -> ModuleType:
