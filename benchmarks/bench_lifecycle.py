@@ -194,7 +194,7 @@ class Place:
         return f"{self.prefix}{next(self._numbers)}"
 
     def close(self) -> None:
-        for container in oci.Container.list(root=self.root):
+        for container in oci.Container.list(state_root=self.root):
             container.delete(force=True)
         mounted = self.directory / "mounted"
         if (mounted / "config.json").exists():
@@ -211,12 +211,21 @@ class InProcess:
 
     def _create(self) -> oci.Container:
         place, null = self.place, self.null
-        return oci.Container.create(place.new_id(), place.bundle, root=place.root, stdin=null, stdout=null, stderr=null)
+        return oci.Container.create(place.new_id(), place.bundle, state_root=place.root, stdin=null, stdout=null, stderr=null)
 
     def run(self) -> Times:
         name, place, null = self.place.new_id(), self.place, self.null
         t0 = time.perf_counter()
-        oci.run(place.bundle, stdin=null, stdout=null, stderr=null, container_id=name, root=place.root, check=True, timeout=TIMEOUT)
+        oci.run(
+            place.bundle,
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            container_id=name,
+            state_root=place.root,
+            check=True,
+            timeout=TIMEOUT,
+        )
         return {RUN: time.perf_counter() - t0}
 
     def steps(self) -> Times:

@@ -16,7 +16,7 @@ SCRIPT = "for word in one two three; do echo $word; read answer; done; echo the 
 def main() -> None:
     with place() as (rootfs, state):
         bundle = oci.Bundle.from_dir(rootfs.parent)
-        with oci.Container.run(f"live-{os.getpid()}", bundle.with_args(["sleep", "1000"]), root=state) as container:
+        with oci.Container.run(f"live-{os.getpid()}", bundle.with_args(["sleep", "1000"]), state_root=state) as container:
             with container.popen(["sh", "-c", SCRIPT], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
                 lines = []
                 for line in process:
@@ -26,7 +26,7 @@ def main() -> None:
                         process.stdin.write(f"answer {len(lines)}\n")
             expect(process.returncode, 0)
             expect(lines[-1], "the last answer was answer 3\n")
-        expect(oci.Container.list(root=state), [])
+        expect(oci.Container.list(state_root=state), [])
 
 
 if __name__ == "__main__":

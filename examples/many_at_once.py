@@ -20,7 +20,9 @@ def main() -> None:
 
         def sandbox(number: int) -> str:
             script = ["sh", "-c", "echo $((NUMBER * NUMBER))"]
-            return str(oci.run(bundle, script, env={"NUMBER": str(number)}, capture_output=True, text=True, root=state).stdout)
+            return str(
+                oci.run(bundle, script, env={"NUMBER": str(number)}, capture_output=True, text=True, state_root=state).stdout
+            )
 
         with ThreadPoolExecutor(4) as pool:
             began = time.monotonic()
@@ -28,12 +30,12 @@ def main() -> None:
             print(f"{COUNT} containers: {COUNT / (time.monotonic() - began):.0f} a second")
             expect(squares, [f"{number * number}\n" for number in range(COUNT)])
 
-            with oci.Container.run(f"shared-{os.getpid()}", bundle.with_args(["sleep", "1000"]), root=state) as container:
+            with oci.Container.run(f"shared-{os.getpid()}", bundle.with_args(["sleep", "1000"]), state_root=state) as container:
                 began = time.monotonic()
                 results = list(pool.map(lambda number: container.exec(["sh", "-c", f"exit {number}"]), range(COUNT)))
                 print(f"{COUNT} programs in one container: {COUNT / (time.monotonic() - began):.0f} a second")
             expect([result.returncode for result in results], list(range(COUNT)))
-        expect(oci.Container.list(root=state), [])
+        expect(oci.Container.list(state_root=state), [])
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ def main() -> None:
     with place() as (rootfs, state):
         name = f"supervised-{os.getpid()}"
         bundle = oci.Bundle.from_dir(rootfs.parent).with_args(["sh", "-c", SCRIPT])
-        oci.Container.create(name, bundle, root=state, supervise=True)  # what is known of it is in the state directory, not here
-        container = oci.Container.load(name, root=state)
+        oci.Container.create(
+            name, bundle, state_root=state, supervise=True
+        )  # what is known of it is in the state directory, not here
+        container = oci.Container.load(name, state_root=state)
         with container, container.attach(stderr=True) as attachment:  # deleted at the end
             container.start()
             for word in ("one", "two"):
@@ -30,10 +32,10 @@ def main() -> None:
                     attachment.end_input()
             expect(attachment.readall(), b"ready\nserved one\nserved two\nserved three\n")
             expect(attachment.stderr.readall(), b"closing\n")
-            expect(attachment.returncode(), 4)
+            expect(attachment.returncode, 4)
             expect((container.wait(), container.state.exit_desc), (4, "exited with code 4"))
             expect([record.text for record in container.logs(tail=1, stream="stdout")], ["served three"])
-        expect(oci.Container.list(root=state), [])
+        expect(oci.Container.list(state_root=state), [])
 
 
 if __name__ == "__main__":

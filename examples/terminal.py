@@ -20,7 +20,7 @@ while :; do sleep 0.05; done
 def main() -> None:
     with place() as (rootfs, state):
         bundle = oci.Bundle.from_dir(rootfs.parent).with_args(["sh", "-c", SCRIPT])
-        with oci.Container.run(f"terminal-{os.getpid()}", bundle, root=state, terminal=True) as container:
+        with oci.Container.run(f"terminal-{os.getpid()}", bundle, state_root=state, terminal=True) as container:
             terminal = container.terminal
             expect(terminal.readline(), b"/dev/pts/0\r\n")
             terminal.write(b"world\n")
@@ -32,7 +32,7 @@ def main() -> None:
             terminal.write(b"\x03")  # ^C
             print(terminal.readall().decode(), end="")
             expect(container.wait(30), 7)
-        expect(oci.Container.list(root=state), [])
+        expect(oci.Container.list(state_root=state), [])
 
 
 if __name__ == "__main__":

@@ -11,22 +11,24 @@ import ociruntime as oci
 def main() -> None:
     with place() as (rootfs, state):
         slow = ["sh", "-c", "trap '' TERM; echo begun; sleep 1000 & sleep 1000"]
-        result = oci.run(rootfs, slow, capture_output=True, text=True, timeout=0.5, root=state)
-        print(f"too slow: {result.timed_out=}, {result.signal=}, {result.stdout=}, after {result.duration:.2f} s")
-        expect((result.timed_out, result.signal, result.stdout), (True, 9, "begun\n"))
+        try:
+            oci.run(rootfs, slow, capture_output=True, text=True, timeout=0.5, state_root=state)
+        except oci.ProcessTimeout as error:
+            print(f"too slow: {error}; {error.stdout=}")
+            expect(error.stdout, "begun\n")
 
         big = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]
-        result = oci.run(rootfs, big, capture_output=True, text=True, memory="32M", root=state)
+        result = oci.run(rootfs, big, capture_output=True, text=True, memory="32M", state_root=state)
         print(f"too big: {result.oom_killed=}, {result.returncode=}, at most {result.usage.peak_memory >> 20} MiB")
         expect((result.oom_killed, result.returncode), (True, -9))
 
         try:
-            oci.run(rootfs, ["sh", "-c", "echo no such thing >&2; exit 3"], capture_output=True, check=True, root=state)
+            oci.run(rootfs, ["sh", "-c", "echo no such thing >&2; exit 3"], capture_output=True, check=True, state_root=state)
         except oci.ProcessError as error:
             print(f"checked: {error}")
         else:
             expect("no error", "a ProcessError")
-        expect(oci.Container.list(root=state), [])
+        expect(oci.Container.list(state_root=state), [])
 
 
 if __name__ == "__main__":

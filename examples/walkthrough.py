@@ -127,7 +127,7 @@ def leftovers(directory: Path, processes: list[int]) -> list[str]:
 
 def wait_for(shell: Shell, name: str, status: str) -> None:
     for _ in range(100):
-        if oci.Container.load(name, root=shell.state).state.status == status:
+        if oci.Container.load(name, state_root=shell.state).state.status == status:
             break
         time.sleep(0.05)
     expect(shell.status(name), status, f"the status of {name}")
@@ -198,7 +198,7 @@ def python(directory: Path, image: Path) -> None:
     tell("The same from Python")
     with oci.Bundle.from_sif(image, directory / "py") as bundle:
         print(f"    {bundle.plan()!r}")
-        with oci.Container.create(NAMES[0], bundle, root=directory / "state") as container:
+        with oci.Container.create(NAMES[0], bundle, state_root=directory / "state") as container:
             print(f"    {container!r}")
             container.start()
             result = container.exec(["uname", "-n"], capture_output=True, text=True)
@@ -206,7 +206,7 @@ def python(directory: Path, image: Path) -> None:
             container.kill("KILL")
             expect(container.wait(), -9, "the exit code")
     tell("And in one line")
-    result = oci.run(image, ["echo", "hi"], capture_output=True, text=True, root=directory / "state")
+    result = oci.run(image, ["echo", "hi"], capture_output=True, text=True, state_root=directory / "state")
     print(f"    {result!r}")
     expect(result.stdout, "hi\n", "the output")
 

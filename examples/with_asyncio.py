@@ -15,14 +15,16 @@ from ociruntime import aio
 
 
 async def sandboxes(bundle: oci.Bundle, state: Path) -> None:
-    runs = [aio.run(bundle, ["sh", "-c", f"sleep 0.2; echo {n}"], capture_output=True, text=True, root=state) for n in range(30)]
+    runs = [
+        aio.run(bundle, ["sh", "-c", f"sleep 0.2; echo {n}"], capture_output=True, text=True, state_root=state) for n in range(30)
+    ]
     results = await asyncio.gather(*runs)
     print(f"{len(results)} sandboxes at once, the longest took {max(result.duration for result in results):.2f} s")
     expect([result.stdout for result in results], [f"{number}\n" for number in range(30)])
 
 
 async def live(bundle: oci.Bundle, state: Path) -> None:
-    async with aio.Container.run(f"asyncio-{os.getpid()}", bundle.with_args(["sleep", "1000"]), root=state) as container:
+    async with aio.Container.run(f"asyncio-{os.getpid()}", bundle.with_args(["sleep", "1000"]), state_root=state) as container:
         async with container.popen(
             ["sh", "-c", "for i in 1 2 3; do echo line $i; sleep 0.1; done"], stdout=PIPE, text=True
         ) as process:
@@ -41,12 +43,12 @@ async def live(bundle: oci.Bundle, state: Path) -> None:
 
 
 async def cancelled(bundle: oci.Bundle, state: Path) -> None:
-    task = asyncio.create_task(aio.run(bundle, ["sleep", "1000"], root=state))
+    task = asyncio.create_task(aio.run(bundle, ["sleep", "1000"], state_root=state))
     await asyncio.sleep(0.3)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    print("cancelled, and nothing is left:", oci.Container.list(root=state))
-    expect(oci.Container.list(root=state), [])
+    print("cancelled, and nothing is left:", oci.Container.list(state_root=state))
+    expect(oci.Container.list(state_root=state), [])
 
 
 async def main() -> None:

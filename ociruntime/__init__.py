@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .errors import OCIRuntimeWarning as OCIRuntimeWarning
     from .errors import Problem as Problem
     from .errors import ProcessError as ProcessError
+    from .errors import ProcessTimeout as ProcessTimeout
     from .errors import SifError as SifError
     from .errors import SpecError as SpecError
     from .errors import StateError as StateError
@@ -63,7 +64,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "bundle": "Bundle",
         "container": "Container",
         "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
-        "LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
+        "ProcessTimeout LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
         "events": "Event",
         "host": "Host",
         "logs": "LogRecord",

@@ -82,11 +82,12 @@ class Attachment(Unpicklable, io.RawIOBase):
         """Set the size of the container's terminal. Raises StateError without one, WrongStatus when the container has ended."""
         self._resize(rows, columns)
 
+    @property
     def returncode(self) -> int:
-        """How the container ended, once the stream has: its exit code, negative for a signal; also when it is deleted already.
+        """The exit code of the container at the end of the stream, negative for a signal; known also when it is deleted already.
 
         Raises:
-            StateError: it has not ended: we were cut off, or its supervisor was killed.
+            StateError: the container has not ended: the supervisor was killed, or has closed the connection of a slow reader.
         """
         facts = json.loads(os.pread(self._record, 1 << 16, 0))
         if "exit_code" not in facts:

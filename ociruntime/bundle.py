@@ -160,9 +160,9 @@ class Bundle:
 
     def with_args(self, args: Sequence[str]) -> Bundle:
         """This bundle with another program; config.json stays as it is."""
-        from .overrides import Overrides, words
+        from .overrides import Overrides
 
-        return self.with_overrides(Overrides(args=words(args)))
+        return self.with_overrides(Overrides(args=args))
 
     def with_process(self, **changes: Any) -> Bundle:
         """This bundle with members of its process changed; config.json stays as it is."""
@@ -217,12 +217,12 @@ class Bundle:
             SpecError, UnsupportedError: the config cannot be carried out (on this host).
         """
         from .host import Host
+        from .options import check_choice
         from .plan.cgroups import MANAGERS
         from .plan.compile import compile_create
         from .plan.template import Template, is_usable
 
-        if cgroup_manager not in MANAGERS:
-            raise ValueError(f"cgroup_manager is {cgroup_manager!r}: one of {', '.join(MANAGERS)} is needed")
+        check_choice("cgroup_manager", cgroup_manager, MANAGERS)
         where = host or Host.probe()
         if empty_process or not is_usable(self.spec, cgroup_manager):
             return compile_create(
@@ -243,7 +243,7 @@ class Bundle:
             self._template = key, template
         return self._template[1].plan(container_id)
 
-    def umount(self, *, force: bool = False, root: StrPath | None = None) -> None:
+    def umount(self, *, force: bool = False, state_root: StrPath | None = None) -> None:
         """Undo `from_sif`: unmount the root filesystem and remove the directory, with all that was written there.
 
         Files that `from_sif` did not make keep the directory. First everything is unmounted, then removed: when the unmount
@@ -252,15 +252,15 @@ class Bundle:
         Args:
             force: kill the containers that use the bundle, which stay as stopped ones, and unmount it under any other process that
                 does: such a process keeps the files that it has open, but what it writes is lost.
-            root: the state directory of the containers to look for; ``/run/ociruntime`` for root by default. Containers elsewhere
-                are noticed as processes.
+            state_root: the state directory of the containers to look for; by default ``/run/ociruntime`` for root. Containers
+                elsewhere are noticed as processes.
 
         Raises:
             BundleError: this is not a mounted SIF image, or it is in use, and ``force`` was not given; the message names by whom.
         """
         from .lifecycle.umount import umount
 
-        umount(self.path, force=force, root=root)
+        umount(self.path, force=force, state_root=state_root)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:
         if self._saved:

@@ -1,51 +1,54 @@
-"""`Container`: the lifecycle of a container (runtime.md, Lifecycle and Operations)."""
+"""`Container`: the lifecycle of a container (runtime.md, Lifecycle and Operations), and further processes in it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .engine import cgroup
-from .errors import StateError
-from .execs import Executes
+from .errors import LaunchTimeout, ProcessTimeout, StateError
 from .lifecycle.status import allowed, current, first_process, out_of_memory
 from .state import Entry, State, StateStore, Status, check_id
-from .supervised import Supervised
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import IO, Literal, Self, TypeAlias, Unpack
+    from datetime import datetime
 
+    from .attach import Attachment
     from .bundle import Bundle
     from .engine.processes import Exit
     from .events import Event
     from .lifecycle.update import Limits
+    from .logs import LogRecord
+    from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, PopenKeywords
+    from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
+    from .process import LaunchedProcess, Process, Result
+    from .spec import Process as ProcessSpec
     from .spec import Resources, RuntimeSpec
     from .spec.base import Json
     from .stats import Stats
     from .streams import MaybeNone, Stdio, Streams
-    from .supervisor.client import Supervision
     from .terminal import Terminal
-
-    StrPath: TypeAlias = str | os.PathLike[str]
-    LogFormat: TypeAlias = Literal["kubernetes", "json", "basic"]
 
 __all__ = ["Container"]
 
 
-class Container(Executes, Supervised):
-    """A container, wherever it was made: all that is known of it lies in the state directory.
+class Container:
+    """A handle to a container. Its state is in the state directory, so any process can load it.
 
-    Make one with `create`, find one with `load` or `list`. As a context manager it is deleted, by force, at the end, but not
-    when a forked child leaves the block.
+    Make a container with `create` or `run`, find one with `load` or `list`. As a context manager it is deleted, by force, at the
+    end, but not when a forked child leaves the block.
 
-    Pickled or copied it is the id and the state directory. The other object has no streams and no terminal, and finds the same
-    container, if that still exists, as one from `load` does.
+    A pickled or copied handle is the id and the state directory. It has no streams and no terminal, and finds the same container if
+    that still exists, as one from `load` does.
     """
+
+    terminal: Terminal | None = None
+    """The master of the container's terminal, in the object that made the container with ``terminal=True``."""
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
@@ -53,8 +56,6 @@ class Container(Executes, Supervised):
         self._pidfd = -1
         self._spec: tuple[int, RuntimeSpec] | None = None
         self._streams: Streams | None = None
-        self.terminal: Terminal | None = None
-        """The master of the container's terminal, in the object that made it with ``terminal=True``."""
 
     # ---- making and finding ----
 
@@ -64,7 +65,7 @@ class Container(Executes, Supervised):
         container_id: str,
         bundle: Bundle | StrPath,
         *,
-        root: StrPath | None = None,
+        state_root: StrPath | None = None,
         stdin: Stdio = None,
         stdout: Stdio = None,
         stderr: Stdio = None,
@@ -88,42 +89,46 @@ class Container(Executes, Supervised):
         Args:
             container_id: letters, digits and ``_+.-``, no leading dot.
             bundle: a `Bundle` or the path of a bundle directory.
-            root: the state directory; ``/run/ociruntime`` for root by default.
-            stdin, stdout, stderr: descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; our own by default.
-                Our ends of pipes are the attributes of the same names.
-            terminal: whether the process gets a terminal, whose master is then `terminal`; by default as ``process.terminal`` says,
+            state_root: the state directory; by default ``/run/ociruntime`` for root.
+            stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
+                The other ends of pipes are the attributes of the same names.
+            terminal: whether the process gets a terminal, whose master is then `terminal`. Default: as ``process.terminal`` says,
                 which needs ``console_socket``.
-            console_socket: a listening Unix socket that gets the terminal's master, when ``process.terminal`` is true.
-            pid_file: gets the pid of the container's first process.
-            preserve_fds: how many descriptors from 3 on the process inherits.
-            listen_fds: of descriptors from 3 on, before those to preserve, how many are sockets that the process was activated with
-                (sd_listen_fds(3)), or their names: it gets LISTEN_FDS and LISTEN_PID.
-            notify_socket: a NOTIFY_SOCKET of the host (sd_notify(3)). The process gets one of its own; `start` returns when it says
-                READY=1 there, or ends, and passes that on. `run` does so in a thread, but waits with a supervisor.
-            cgroup_manager: who makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"`` (nobody; the
-                container stays in the caller's, and a config with limits is refused).
+            console_socket: a listening Unix socket that gets the master of the terminal if ``process.terminal`` is true.
+            pid_file: a file that gets the pid of the init process.
+            preserve_fds: the number of file descriptors from 3 on that the process inherits.
+            listen_fds: the number of sockets for socket activation (sd_listen_fds(3)) among the file descriptors from 3 on, before
+                those to preserve, or their names. The process gets LISTEN_FDS and LISTEN_PID.
+            notify_socket: a NOTIFY_SOCKET of the host (sd_notify(3)). The process gets one of its own. `start` returns when the
+                process sends READY=1 there, or has ended, and passes that on. `run` does so in a thread, but waits with a
+                supervisor.
+            cgroup_manager: what makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"``: the container
+                stays in the caller's cgroups, and a configuration with limits is refused.
             new_keyring: whether its processes get a session keyring of their own instead of the caller's.
-            die_with_parent: whether everything in it is killed when this process ends, however it ends. What is left is a stopped
-                container, for `delete` or `prune`.
-            supervise: whether it gets a supervisor, a process that owns its streams, keeps a log of what it prints, lets people
-                `attach`, and knows its exit code whoever asks; its input stays open. Any of the next three asks for one.
-            log_path: the log; by default one in the state directory, which keeps the last 8 to 16 MiB. ``/dev/null`` for none.
+            die_with_parent: whether all its processes are killed when this process ends, however it ends. A stopped container is
+                left, for `delete` or `prune`.
+            supervise: whether it gets a supervisor: a process that owns its streams, keeps a log of its output, lets clients
+                `attach`, and knows its exit code for every process that asks. Its input stays open. Each of the next three
+                arguments implies it.
+            log_path: the log; by default one in the state directory that keeps the last 8 to 16 MiB. ``/dev/null`` for none.
             log_format: ``kubernetes``, ``json`` or ``basic``.
-            sync_socket: a listening Unix socket, which gets the state document at every change of the status.
-            empty_process: whether no program runs, as in a pod: a first process that does nothing but reap what ends in the
-                container, until HUP, INT or TERM. Programs come by `exec`.
+            sync_socket: a listening Unix socket that gets the state document at every change of the status.
+            empty_process: whether no program runs, as in a pod: the init process only reaps processes of the container, until HUP,
+                INT or TERM. Programs are started with `exec`.
 
         Raises:
-            ContainerExists, StateError: the id is taken or not an id.
-            SpecError, UnsupportedError: the config cannot be carried out.
-            StepError: one step failed; nothing of the container is left.
-            HookError: a hook of create failed; nothing of the container is left.
+            ContainerExists: the id is taken.
+            StateError: the id is not a valid id.
+            SpecError, UnsupportedError: the configuration cannot be carried out on this host.
+            StepError, HookError: a step or a hook failed. In every case nothing of the container is left.
         """
-        return cls._make(
-            container_id,
-            bundle,
-            root=root,
-            stdio=(stdin, stdout, stderr),
+        from .options import CreateOptions
+
+        options = CreateOptions(
+            state_root=state_root,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             terminal=terminal,
             console_socket=console_socket,
             pid_file=pid_file,
@@ -133,112 +138,46 @@ class Container(Executes, Supervised):
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
             die_with_parent=die_with_parent,
-            supervision=_supervision(supervise, log_path, log_format, sync_socket),
+            supervise=supervise,
+            log_path=log_path,
+            log_format=log_format,
+            sync_socket=sync_socket,
             empty_process=empty_process,
-            gate=True,
         )
+        return cls._create(container_id, bundle, options, start=False)
 
     @classmethod
-    def run(
-        cls,
-        container_id: str,
-        bundle: Bundle | StrPath,
-        *,
-        root: StrPath | None = None,
-        stdin: Stdio = None,
-        stdout: Stdio = None,
-        stderr: Stdio = None,
-        terminal: bool | None = None,
-        console_socket: StrPath | None = None,
-        pid_file: StrPath | None = None,
-        preserve_fds: int = 0,
-        listen_fds: int | Sequence[str] = 0,
-        notify_socket: StrPath | None = None,
-        cgroup_manager: Manager = "cgroupfs",
-        new_keyring: bool = True,
-        die_with_parent: bool = False,
-        supervise: bool = False,
-        log_path: StrPath | None = None,
-        log_format: LogFormat = "kubernetes",
-        sync_socket: StrPath | None = None,
-        empty_process: bool = False,
-    ) -> Self:
-        """Create and start a container in one go, without the wait in between; arguments and errors as for `create`."""
-        return cls._make(
-            container_id,
-            bundle,
-            root=root,
-            stdio=(stdin, stdout, stderr),
-            terminal=terminal,
-            console_socket=console_socket,
-            pid_file=pid_file,
-            preserve_fds=preserve_fds,
-            listen_fds=listen_fds,
-            notify_socket=notify_socket,
-            cgroup_manager=cgroup_manager,
-            new_keyring=new_keyring,
-            die_with_parent=die_with_parent,
-            supervision=_supervision(supervise, log_path, log_format, sync_socket),
-            empty_process=empty_process,
-            gate=False,
-        )
+    def run(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateKeywords]) -> Self:
+        """Create and start a container in one go, without the wait in between. Arguments and errors are those of `create`."""
+        from .options import CreateKeywords, CreateOptions, check_keywords
+
+        check_keywords("run", options, CreateKeywords)
+        return cls._create(container_id, bundle, CreateOptions(**options), start=True)
+
+    run.__func__.__wrapped__ = create.__func__  # type: ignore[attr-defined]  # the signature for inspect
 
     @classmethod
-    def _make(
-        cls,
-        container_id: str,
-        bundle: Bundle | StrPath,
-        *,
-        root: StrPath | None,
-        stdio: tuple[Stdio, Stdio, Stdio],
-        terminal: bool | None = None,
-        console_socket: StrPath | None = None,
-        pid_file: StrPath | None = None,
-        preserve_fds: int = 0,
-        listen_fds: int | Sequence[str] = 0,
-        notify_socket: StrPath | None = None,
-        cgroup_manager: Manager,
-        new_keyring: bool,
-        die_with_parent: bool,
-        supervision: Supervision | None,
-        empty_process: bool,
-        gate: bool,
-    ) -> Self:
+    def _create(cls, container_id: str, bundle: Bundle | StrPath, options: CreateOptions, *, start: bool) -> Self:
+        from .bundle import Bundle
         from .interrupts import Held
         from .lifecycle.create import create
         from .streams import Streams
 
         with Held() as held:
-            streams = Streams(*stdio)
+            opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+            streams = Streams(options.stdin, options.stdout, options.stderr)
             try:
-                made = create(
-                    container_id,
-                    bundle,
-                    root=root,
-                    stdio=streams.child,
-                    terminal=terminal,
-                    console_socket=console_socket,
-                    pid_file=pid_file,
-                    preserve_fds=preserve_fds,
-                    listen_fds=listen_fds,
-                    notify_socket=notify_socket,
-                    cgroup_manager=cgroup_manager,
-                    new_keyring=new_keyring,
-                    die_with_parent=die_with_parent,
-                    supervision=supervision,
-                    empty_process=empty_process,
-                    gate=gate,
-                )
+                created = create(container_id, opened, options, stdio=streams.child, start=start)
             except BaseException:
                 streams.close()
                 raise
             streams.launched()
-            container = cls(made.entry)
-            container._pidfd, container._streams = made.pidfd, streams
-            if made.terminal >= 0:
+            container = cls(created.entry)
+            container._pidfd, container._streams = created.init.pidfd, streams
+            if created.init.terminal >= 0:
                 from .terminal import Terminal
 
-                container.terminal = Terminal(made.terminal)
+                container.terminal = Terminal(created.init.terminal)
             held.undo = container._discard
         return container
 
@@ -249,33 +188,35 @@ class Container(Executes, Supervised):
             self._close()
 
     @classmethod
-    def load(cls, container_id: str, *, root: StrPath | None = None) -> Self:
-        """A container that exists. Raises ContainerNotFound."""
-        return cls(StateStore(root).entry(container_id))
+    def load(cls, container_id: str, *, state_root: StrPath | None = None) -> Self:
+        """Return a container that exists. Raises ContainerNotFound."""
+        return cls(StateStore(state_root).entry(container_id))
 
     @classmethod
-    def list(cls, *, root: StrPath | None = None) -> list[Self]:
-        """Every container in the state directory, by id."""
-        return [cls(entry) for entry in StateStore(root).entries()]
+    def list(cls, *, state_root: StrPath | None = None) -> list[Self]:
+        """Return the containers of the state directory, sorted by id."""
+        return [cls(entry) for entry in StateStore(state_root).entries()]
 
-    # ---- what it is ----
+    # ---- the state ----
 
     @property
     def id(self) -> str:
+        """The id, unique in the state directory."""
         return self._entry.id
 
     @property
     def state(self) -> State:
-        """The state now (runtime.md, State). Raises ContainerNotFound."""
+        """The current state (runtime.md, State). Raises ContainerNotFound."""
         return current(self._entry.read())
 
     @property
     def status(self) -> Status:
+        """The current status. Raises ContainerNotFound."""
         return self.state.status
 
     @property
     def pid(self) -> int:
-        """The pid of the container's first process in our pid namespace; 0 when it has none."""
+        """The pid of the init process in the caller's pid namespace; 0 if there is none."""
         return self.state.pid
 
     def __repr__(self) -> str:
@@ -285,21 +226,21 @@ class Container(Executes, Supervised):
             return f"<Container {self.id!r}: deleted>"
         return f"<Container {self.id!r}: {state.status}{f', pid {state.pid}' if state.pid else ''}>"
 
-    # ---- its streams ----
+    # ---- the streams ----
 
     @property
     def stdin(self) -> IO[bytes] | MaybeNone:
-        """Our end of the first process's stdin, if it was made with ``stdin=PIPE`` by this object."""
+        """The file that writes to the init process's stdin, if this object made the container with ``stdin=PIPE``."""
         return self._streams.file(0) if self._streams is not None else None
 
     @property
     def stdout(self) -> IO[bytes] | MaybeNone:
-        """Our end of the first process's stdout, if it was made with ``stdout=PIPE`` by this object."""
+        """The file that reads the init process's stdout, if this object made the container with ``stdout=PIPE``."""
         return self._streams.file(1) if self._streams is not None else None
 
     @property
     def stderr(self) -> IO[bytes] | MaybeNone:
-        """Our end of the first process's stderr, if it was made with ``stderr=PIPE`` by this object."""
+        """The file that reads the init process's stderr, if this object made the container with ``stderr=PIPE``."""
         return self._streams.file(2) if self._streams is not None else None
 
     # ---- the lifecycle ----
@@ -308,21 +249,21 @@ class Container(Executes, Supervised):
         """Run the process of a created container (runtime.md, Start).
 
         Raises:
-            WrongStatus: it is not ``created``.
-            SpecError: its config has no process.
-            StepError: a step behind the gate failed, the exec of the program for example; the container is then stopped.
-            HookError: a startContainer or poststart hook failed; the container is then deleted.
+            WrongStatus: the container is not ``created``.
+            SpecError: its configuration has no process.
+            StepError: a step after the start failed, the exec of the program for example. The container is stopped.
+            HookError: a startContainer or poststart hook failed. The container is deleted.
         """
         from .lifecycle.start import start
 
         start(self._entry, self._pidfd)
 
     def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:
-        """Send a signal to the container's first process (runtime.md, Kill), or with ``all`` to every process in it.
+        """Send a signal to the init process (runtime.md, Kill), or with ``all`` to every process of the container.
 
         Raises:
-            ValueError: not a signal.
-            WrongStatus: it is neither created nor running.
+            ValueError: ``signal`` is not a signal.
+            WrongStatus: the container is neither created nor running.
         """
         from .engine.processes import signal_number
         from .lifecycle.kill import kill
@@ -330,25 +271,25 @@ class Container(Executes, Supervised):
         kill(self._entry, signal_number(signal), all=all)
 
     def pause(self) -> None:
-        """Freeze every process. Raises WrongStatus, UnsupportedError without a freezer."""
+        """Freeze every process. Raises WrongStatus, or UnsupportedError without a freezer."""
         with allowed(self._entry, "pause", Status.RUNNING) as document:
             cgroup.freeze(document.get("cgroups", []), True)
 
     def resume(self) -> None:
-        """Thaw what `pause` froze. Raises WrongStatus."""
+        """Thaw the processes of a paused container. Raises WrongStatus."""
         with allowed(self._entry, "resume", Status.PAUSED) as document:
             cgroup.freeze(document.get("cgroups", []), False)
 
     def update(self, resources: Resources | Mapping[str, Json] | None = None, **limits: Unpack[Limits]) -> None:
-        """Change limits; what is not given stays as it is. When one is refused, none has changed.
+        """Change limits. All others stay as they are, and if one is refused, none changes.
 
         Args:
             resources: a part of ``linux.resources`` (config-linux.md#control-groups), for what has no argument of its own.
             limits: single limits by name, see `Limits`: ``memory=64 << 20``, ``cpus=1.5``, ``pids=100``.
 
         Raises:
-            SpecError: values that contradict each other or those that hold already.
-            UnsupportedError: this host cannot keep a limit.
+            SpecError: values contradict each other or the current ones.
+            UnsupportedError: this host cannot enforce a limit.
             WrongStatus: the container has stopped.
             StepError: the kernel refuses a value.
         """
@@ -357,35 +298,36 @@ class Container(Executes, Supervised):
         update(self._entry, resources, limits)
 
     def stats(self) -> Stats:
-        """What the container uses: CPU, memory, tasks, disks, huge pages, network interfaces and pressure, at this moment.
+        """Return what the container uses: CPU, memory, tasks, disks, huge pages, network interfaces and pressure.
 
         Raises:
-            ContainerNotFound: it was deleted.
+            ContainerNotFound: the container was deleted.
         """
         from .lifecycle.watch import stats
 
         return stats(self._entry)
 
     def events(self, interval: float | None = None) -> Iterator[Event]:
-        """What happens to the container, as it happens, up to the exit of its first process.
+        """Yield the events of the container as they happen, up to the exit of its init process.
 
         Args:
-            interval: seconds between ``stats`` events; none by default.
+            interval: seconds between ``stats`` events. Default: no such events.
 
         Raises:
-            WrongStatus: it has stopped.
+            WrongStatus: the container has stopped.
         """
         from .lifecycle.watch import events
 
         return events(self._entry, self._pidfd, interval)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for the end of the first process; gives its exit code, negative for a signal, as `subprocess` does.
+        """Wait for the end of the init process and return its exit code, negative for a signal.
 
-        None when the kernel tells the code to the parent only: the container was made by another process, before Linux 6.15.
+        None if the exit code is not known: before Linux 6.15 the kernel tells it to the parent only, the process that created the
+        container.
 
         Raises:
-            TimeoutError: it still runs after ``timeout`` seconds.
+            ProcessTimeout: it still runs after ``timeout`` seconds.
         """
         document = self._entry.read()
         if "exit_code" in document:
@@ -404,7 +346,8 @@ class Container(Executes, Supervised):
         finally:
             os.close(pidfd)
         if ended is None:
-            raise TimeoutError(f"container {self.id!r} still runs after {timeout} s")
+            assert timeout is not None
+            raise ProcessTimeout(f"container {self.id!r}", timeout)
         return self._record(ended)
 
     def _record(self, ended: Exit) -> int | None:
@@ -416,12 +359,12 @@ class Container(Executes, Supervised):
         return code
 
     def delete(self, *, force: bool = False) -> None:
-        """Remove what create made (runtime.md, Delete). With ``force`` it is killed first.
-
-        Raises:
-            WrongStatus: it is not stopped, and ``force`` was not given.
+        """Remove everything that create made (runtime.md, Delete). With ``force`` the container is killed first.
 
         A poststop hook that fails is an `OCIRuntimeWarning`.
+
+        Raises:
+            WrongStatus: the container is not stopped, and ``force`` was not given.
         """
         from .lifecycle.delete import delete
 
@@ -430,46 +373,326 @@ class Container(Executes, Supervised):
 
     @property
     def spec(self) -> RuntimeSpec:
-        """The config as it was at create: what changes in the bundle later has no effect (runtime.md, Lifecycle).
+        """The configuration as it was at create. Later changes of the bundle have no effect (runtime.md, Lifecycle).
 
         Raises:
-            ContainerNotFound: it was deleted.
-            StateError: it has no config (any more).
+            ContainerNotFound: the container was deleted.
+            StateError: its configuration is missing.
         """
         from .spec import RuntimeSpec
 
         path = f"{self._entry.directory}/config.json"
         try:
-            which = os.stat(path).st_ino  # another one after an update
-            if self._spec is None or self._spec[0] != which:
-                self._spec = which, RuntimeSpec.load(path)
+            inode = os.stat(path).st_ino  # an update replaces the file
+            if self._spec is None or self._spec[0] != inode:
+                self._spec = inode, RuntimeSpec.load(path)
         except FileNotFoundError:
             self._entry.read()
             raise StateError(f"container {self.id!r} has no config: {path} is missing") from None
         return self._spec[1]
 
     def fileno(self) -> int:
-        """The pidfd of the first process, readable when it has ended. Raises StateError for a container that others started."""
+        """Return the pidfd of the init process, readable when it has ended. Raises StateError: this object did not create it."""
         if self._pidfd < 0:
             raise StateError(f"container {self.id!r} was not started by this object")
         return self._pidfd
 
     def processes(self) -> tuple[int, ...]:
-        """The pids, in our pid namespace, of everything that runs in the container.
+        """Return the pids of all processes of the container, in the caller's pid namespace.
 
         Raises:
-            UnsupportedError: it has neither cgroups nor a pid namespace of its own.
+            UnsupportedError: the container has neither cgroups nor a pid namespace of its own.
         """
         from .lifecycle.kill import processes
 
         return tuple(sorted(processes(self._entry.read())))
+
+    # ---- further processes ----
+
+    @overload
+    def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecKeywords]) -> Result[str]: ...
+    @overload
+    def exec(
+        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[ExecKeywords]
+    ) -> Result[str]: ...
+    @overload
+    def exec(self, args: Args = ..., *, errors: str, **options: Unpack[ExecKeywords]) -> Result[str]: ...
+    @overload
+    def exec(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecKeywords]) -> Result[bytes]: ...
+    @overload
+    def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecKeywords]) -> Result[Any]: ...
+
+    def exec(
+        self,
+        args: Args = (),
+        *,
+        input: bytes | str | None = None,
+        capture_output: bool = False,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        env: Env | None = None,
+        cwd: StrPath | None = None,
+        user: UserLike | None = None,
+        groups: Sequence[int] | None = None,
+        capabilities: Sequence[str] = (),
+        no_new_privileges: bool | None = None,
+        apparmor_profile: str | None = None,
+        selinux_label: str | None = None,
+        process: ProcessSpec | Mapping[str, Any] | None = None,
+        terminal: bool = False,
+        preserve_fds: int = 0,
+        cgroup: str | Mapping[str, str] | None = None,
+        own_cgroup: bool = True,
+    ) -> Result[Any]:
+        """Execute a further process in the container and wait for it, as `subprocess.run` does.
+
+        Args:
+            args: the program and its arguments.
+            input: bytes for stdin, or text with ``text=True``.
+            capture_output: keep stdout and stderr in the result.
+            stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
+            text: decode the output, as ``encoding`` and ``errors`` do. Default: UTF-8, with surrogates for invalid bytes.
+            timeout: seconds until the process and every process that it has started are killed, and ProcessTimeout is raised.
+            check: raise ProcessError if the process does not exit with 0.
+            env: variables over those of the container's process: a mapping, where None removes one, or ``NAME=value`` strings.
+            cwd: the working directory in the container.
+            user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``.
+            groups: supplementary groups instead of the user's own.
+            capabilities: further capabilities, in the bounding, effective and permitted sets only.
+            no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).
+            process: a complete process object (config.md, Process) or its JSON, instead of the container's. ``args``, if not empty,
+                replace its own.
+            terminal: give the process a terminal. It is connected with the caller's, from the main thread; or with
+                ``capture_output`` its output is the result's stdout, and ``input`` is typed in.
+            preserve_fds: the number of file descriptors from 3 on that the process inherits.
+            cgroup: a cgroup below the container's own, for the process to run in: a path from there, or a path for each of some
+                controllers (on v1, where every controller may have others). It must exist.
+            own_cgroup: whether the process gets a cgroup of its own below that one, or a mark, by which every process that it
+                starts is known. Without it, a timeout kills the exec process alone.
+
+        Raises:
+            TypeError: ``args`` is a string.
+            ValueError: ``cgroup`` leads out of the container's cgroup, or names a controller that it does not have.
+            FileNotFoundError: ``cgroup`` does not exist.
+            WrongStatus: the container is not running: it is created, paused, about to end or stopped.
+            StepError: a step failed; with errno ENOENT the program does not exist.
+            ProcessTimeout: the process did not end within ``timeout`` seconds.
+            ProcessError: with ``check``, the process did not exit with 0.
+        """
+        from .interrupts import Held
+        from .options import ExecOptions
+        from .process import Deadline, finish
+
+        options = ExecOptions(
+            args=args,
+            input=input,
+            capture_output=capture_output,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=text,
+            encoding=encoding,
+            errors=errors,
+            timeout=timeout,
+            check=check,
+            env=env,
+            cwd=cwd,
+            user=user,
+            groups=groups,
+            capabilities=capabilities,
+            no_new_privileges=no_new_privileges,
+            apparmor_profile=apparmor_profile,
+            selinux_label=selinux_label,
+            process=process,
+            terminal=terminal,
+            preserve_fds=preserve_fds,
+            cgroup=cgroup,
+            own_cgroup=own_cgroup,
+        )
+        if options.interactive and options.timeout is not None:
+            raise ValueError("timeout cannot be used with an interactive terminal; pass capture_output=True")
+        with Held() as held, options.open_streams() as streams:
+            deadline = Deadline(options.timeout)
+            try:
+                launched = self._execute(options, streams, deadline.at)
+            except LaunchTimeout as error:
+                raise deadline.expired(error, options.overrides.args, streams) from error
+            with closing(launched):
+                if options.interactive:
+                    launched.interact(held)
+                result = finish(launched, held, options.timeout, kill=launched.kill, result=launched.result)
+        if options.check:
+            result.check_returncode()
+        return result
+
+    @overload
+    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenKeywords]) -> Process[str]: ...
+    @overload
+    def popen(
+        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenKeywords]
+    ) -> Process[str]: ...
+    @overload
+    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenKeywords]) -> Process[str]: ...
+    @overload
+    def popen(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenKeywords]) -> Process[bytes]: ...
+    @overload
+    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenKeywords]) -> Process[Any]: ...
+
+    def popen(
+        self,
+        args: Args = (),
+        *,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        bufsize: int = -1,
+        env: Env | None = None,
+        cwd: StrPath | None = None,
+        user: UserLike | None = None,
+        groups: Sequence[int] | None = None,
+        capabilities: Sequence[str] = (),
+        no_new_privileges: bool | None = None,
+        apparmor_profile: str | None = None,
+        selinux_label: str | None = None,
+        process: ProcessSpec | Mapping[str, Any] | None = None,
+        terminal: bool = False,
+        console_socket: StrPath | None = None,
+        pid_file: StrPath | None = None,
+        preserve_fds: int = 0,
+        cgroup: str | Mapping[str, str] | None = None,
+        own_cgroup: bool = True,
+    ) -> Process[Any]:
+        """Execute a further process in the container and return its `Process`, as `subprocess.Popen` does.
+
+        Arguments and errors are those of `exec`, and:
+
+        Args:
+            bufsize: of the streams: 1 for line buffering of text, 0 for none of bytes.
+            terminal: give the process a terminal, whose master is `Process.terminal`.
+            console_socket: a listening Unix socket that gets the master of a terminal of the process instead.
+            pid_file: a file that gets the pid of the process.
+        """
+        from .interrupts import Held
+        from .options import ExecOptions
+        from .process import Process
+
+        options = ExecOptions(
+            args=args,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=text,
+            encoding=encoding,
+            errors=errors,
+            bufsize=bufsize,
+            env=env,
+            cwd=cwd,
+            user=user,
+            groups=groups,
+            capabilities=capabilities,
+            no_new_privileges=no_new_privileges,
+            apparmor_profile=apparmor_profile,
+            selinux_label=selinux_label,
+            process=process,
+            terminal=terminal,
+            console_socket=console_socket,
+            pid_file=pid_file,
+            preserve_fds=preserve_fds,
+            cgroup=cgroup,
+            own_cgroup=own_cgroup,
+        )
+        with Held() as held:
+            launched = self._popen(options)
+            held.undo = launched.discard
+        return Process(launched)
+
+    def _popen(self, options: ExecOptions) -> LaunchedProcess:
+        streams = options.open_pipes()
+        try:
+            return self._execute(options, streams)
+        except BaseException:
+            streams.close()
+            raise
+
+    def _execute(self, options: ExecOptions, streams: Streams, deadline: float | None = None) -> LaunchedProcess:
+        from .lifecycle.execute import execute
+        from .process import LaunchedProcess
+
+        launched = execute(self._entry, self.spec, options, stdio=streams.child, deadline=deadline)
+        streams.launched()
+        process = LaunchedProcess(launched, streams)
+        if process.terminal is not None:
+            streams.use_terminal(process.terminal.fileno())
+        return process
+
+    # ---- supervised containers ----
+
+    def attach(self, *, stderr: bool = False) -> Attachment:
+        """Connect to the container's streams, as one of several clients. A created container prints nothing until it starts.
+
+        Args:
+            stderr: whether stderr comes separately, as `Attachment.stderr`.
+
+        Raises:
+            WrongStatus: the container has ended, or is still being created.
+            StateError: it has no supervisor, or the supervisor has ended or has too many clients.
+        """
+        from .lifecycle.attach import attach
+
+        return attach(self._entry, stderr=stderr)
+
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        since: datetime | int | None = None,
+        tail: int | None = None,
+        stream: Literal["stdout", "stderr"] | None = None,
+    ) -> Iterator[LogRecord]:
+        """Yield the entries of the container's log.
+
+        Args:
+            follow: wait for further entries until the container has ended.
+            since: the earliest time, as a `datetime` or in Unix nanoseconds.
+            tail: the number of last lines to begin with. Default: all lines.
+            stream: only entries of this stream.
+
+        Raises:
+            StateError: the container has no log, or it cannot be read.
+            ValueError: ``tail`` or ``stream`` is not valid.
+        """
+        from .lifecycle.logs import logs
+
+        return logs(self._entry, follow=follow, since=since, tail=tail, stream=stream)
+
+    def reopen_log(self) -> None:
+        """Open the log again by its name, after it was renamed for rotation.
+
+        Raises:
+            WrongStatus: the container has ended.
+            StateError: it has no supervisor, or the supervisor has ended or cannot open the log.
+        """
+        from .lifecycle.logs import reopen
+
+        reopen(self._entry)
+
+    # ---- the handle ----
 
     def __reduce__(self) -> tuple[Callable[[str, str], Self], tuple[str, str]]:
         return type(self)._handle, (self.id, self._entry.root)
 
     @classmethod
     def _handle(cls, container_id: str, state_root: str) -> Self:
-        """A handle to a container that may be gone. Raises StateError: not an id."""
+        """Return a handle to a container that may not exist any more. Raises StateError for an invalid id."""
         return cls(Entry(state_root, check_id(container_id)))
 
     def __enter__(self) -> Self:
@@ -509,18 +732,3 @@ class Container(Executes, Supervised):
         # At the interpreter's end nothing can be imported any more, and the kernel closes all.
         if getattr(self, "_pidfd", -1) >= 0 and not sys.is_finalizing():
             self._close()
-
-
-def _supervision(supervise: bool, log_path: StrPath | None, log_format: str, sync_socket: StrPath | None) -> Supervision | None:
-    if not supervise and log_path is None and log_format == "kubernetes" and sync_socket is None:
-        return None
-    from .supervisor.client import Supervision
-    from .supervisor.protocol import LOG_FORMATS
-
-    if log_format not in LOG_FORMATS:
-        raise ValueError(f"{log_format!r} is no format of a log: use one of {', '.join(LOG_FORMATS)}")
-    return Supervision(
-        os.path.abspath(log_path) if log_path is not None else None,
-        log_format,
-        os.path.abspath(sync_socket) if sync_socket is not None else None,
-    )

@@ -14,7 +14,8 @@
     +-- StepError          one step of a plan failed                              (also OSError)
     |   +-- LaunchTimeout  a container or process took too long to start           (also TimeoutError)
     +-- HookError          a hook failed or took too long
-    +-- ProcessError       a process ended with a status that ``check=True`` refuses
+    +-- ProcessError       a process did not exit with 0, and ``check=True``      (also subprocess.CalledProcessError)
+    +-- ProcessTimeout     a process did not end within ``timeout`` seconds       (also TimeoutError, subprocess.TimeoutExpired)
 
     OCIRuntimeWarning      what the runtime spec wants logged as a warning while the operation goes on (a UserWarning)
 
@@ -24,8 +25,14 @@ of a plan stays an ``OSError``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+import errno as _errno
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from .process import Result
 
 __all__ = [
     "BundleError",
@@ -37,6 +44,7 @@ __all__ = [
     "OCIRuntimeWarning",
     "Problem",
     "ProcessError",
+    "ProcessTimeout",
     "SifError",
     "SpecError",
     "StateError",
@@ -125,19 +133,19 @@ class StateError(OCIRuntimeError):
 class ContainerNotFound(StateError, LookupError):
     """No container has this id."""
 
-    def __init__(self, container_id: str, root: str) -> None:
+    def __init__(self, container_id: str, state_root: str) -> None:
         self.container_id = container_id
-        self.root = root
-        super().__init__(f"container {container_id!r} does not exist in {root}")
+        self.state_root = state_root
+        super().__init__(f"container {container_id!r} does not exist in {state_root}")
 
 
 class ContainerExists(StateError):
     """A container with this id exists already."""
 
-    def __init__(self, container_id: str, root: str) -> None:
+    def __init__(self, container_id: str, state_root: str) -> None:
         self.container_id = container_id
-        self.root = root
-        super().__init__(f"container {container_id!r} already exists in {root}")
+        self.state_root = state_root
+        super().__init__(f"container {container_id!r} already exists in {state_root}")
 
 
 class WrongStatus(StateError):
@@ -170,9 +178,6 @@ class StepError(OCIRuntimeError, OSError):
         detail: str = "",
         problem: str = "",
     ) -> None:
-        import errno as _errno
-        import os
-
         super().__init__(errno, os.strerror(errno))
         self.step = step
         self.total = total
@@ -216,12 +221,40 @@ class HookError(OCIRuntimeError):
         super().__init__(f"{kind} hook {path}: {message}" + (f": {output}" if output else ""))
 
 
-class ProcessError(OCIRuntimeError):
-    """A process that was started with ``check=True`` did not end with 0.
+class ProcessError(OCIRuntimeError, subprocess.CalledProcessError):
+    """A process did not exit with 0, and the call has ``check=True``.
 
-    ``result`` is the complete result with its output; the message shows the last lines of stderr (or stdout).
+    ``result`` is the complete result; ``returncode``, ``cmd``, ``stdout`` and ``stderr`` are parts of it. The message shows the
+    last lines of stderr (or stdout).
     """
 
-    def __init__(self, message: str, result: object) -> None:
+    def __init__(self, message: str, result: Result[Any] | subprocess.CompletedProcess[Any]) -> None:
+        super().__init__(result.returncode, result.args, result.stdout, result.stderr)
+        self.args = (message, result)
         self.result = result
-        super().__init__(message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ProcessTimeout(OCIRuntimeError, TimeoutError, subprocess.TimeoutExpired):
+    """A process did not end within ``timeout`` seconds.
+
+    `run` and `exec` have killed the process: ``result`` is the result with the output so far, which ``stdout`` and ``stderr`` are
+    too. After any other call the process goes on, and ``result`` is None.
+    """
+
+    def __init__(self, cmd: Sequence[str] | str, timeout: float, result: Result[Any] | None = None) -> None:
+        OSError.__init__(self, _errno.ETIMEDOUT, os.strerror(_errno.ETIMEDOUT))
+        output, errors = (None, None) if result is None else (result.stdout, result.stderr)
+        subprocess.TimeoutExpired.__init__(self, cmd, timeout, output, errors)
+        self.result = result
+
+    def __str__(self) -> str:
+        command = self.cmd if isinstance(self.cmd, str) else repr(" ".join(self.cmd))
+        if self.result is None:
+            return f"{command} still runs after {self.timeout} s"
+        return f"{command} took longer than {self.timeout} s and was killed{self.result.last_output()}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.cmd, self.timeout, self.result)

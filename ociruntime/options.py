@@ -1,26 +1,42 @@
-"""The keywords of calls that hand them on: of `Container.create`, `run`, `exec` and `popen`."""
+"""The options of calls, each as one value: validated when it is made, and passed whole to the operation.
+
+A public function spells its keywords out and makes the value. A function that hands its keywords on takes them as ``**options``,
+typed by the ``...Keywords`` of the same name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+
+import attrs
+
+from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, instance_of, parse_timeout
+from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 
 if TYPE_CHECKING:
-    import os
-
-    from .container import LogFormat, StrPath
-    from .overrides import Env, UserLike
     from .plan.cgroups import Manager
     from .spec import Process as ProcessSpec
-    from .streams import Stdio
 
-__all__ = ["CreateOptions", "ExecOptions", "PopenOptions"]
+__all__ = [
+    "CreateKeywords",
+    "CreateOptions",
+    "ExecKeywords",
+    "ExecOptions",
+    "PopenKeywords",
+    "RunKeywords",
+    "RunOptions",
+    "check_keywords",
+]
+
+LogFormat: TypeAlias = Literal["kubernetes", "json", "basic"]
 
 
-class CreateOptions(TypedDict, total=False):
+class CreateKeywords(TypedDict, total=False):
     """The keywords of `Container.create` and `Container.run`."""
 
-    root: StrPath | None
+    state_root: StrPath | None
     stdin: Stdio
     stdout: Stdio
     stderr: Stdio
@@ -40,14 +56,14 @@ class CreateOptions(TypedDict, total=False):
     empty_process: bool
 
 
-class Common(TypedDict, total=False):
-    """What `exec` and `popen` take alike, beside the text mode."""
+class _ProgramKeywords(TypedDict, total=False):
+    """The keywords that `Container.exec` and `Container.popen` share, except those of the text mode."""
 
     stdin: Stdio
     stdout: Stdio
     stderr: Stdio
     env: Env | None
-    cwd: str | os.PathLike[str] | None
+    cwd: StrPath | None
     user: UserLike | None
     groups: Sequence[int] | None
     capabilities: Sequence[str]
@@ -55,25 +71,302 @@ class Common(TypedDict, total=False):
     apparmor_profile: str | None
     selinux_label: str | None
     process: ProcessSpec | Mapping[str, Any] | None
+    terminal: bool
     preserve_fds: int
     cgroup: str | Mapping[str, str] | None
     own_cgroup: bool
 
 
-class ExecOptions(Common, total=False):
-    """The further keywords of `exec`."""
+class ExecKeywords(_ProgramKeywords, total=False):
+    """The keywords of `Container.exec`, except those of the text mode."""
 
     input: bytes | str | None
     capture_output: bool
     timeout: float | None
     check: bool
-    terminal: bool
 
 
-class PopenOptions(Common, total=False):
-    """The further keywords of `popen`."""
+class PopenKeywords(_ProgramKeywords, total=False):
+    """The keywords of `Container.popen`, except those of the text mode."""
 
     bufsize: int
-    terminal: bool
-    console_socket: str | os.PathLike[str] | None
-    pid_file: str | os.PathLike[str] | None
+    console_socket: StrPath | None
+    pid_file: StrPath | None
+
+
+class RunKeywords(TypedDict, total=False):
+    """The keywords of `ociruntime.run`, except those of the text mode."""
+
+    input: bytes | str | None
+    capture_output: bool
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    timeout: float | None
+    check: bool
+    env: Env | None
+    cwd: StrPath | None
+    user: UserLike | None
+    mounts: Iterable[MountLike] | None
+    memory: int | str | None
+    cpus: float | None
+    pids: int | None
+    network: Network | None
+    read_only: bool | None
+    hostname: str | None
+    container_id: str | None
+    state_root: StrPath | None
+    die_with_parent: bool | None
+    cgroup_manager: Manager
+
+
+def check_keywords(function: str, options: Mapping[str, object], keywords: type) -> None:
+    """Raise TypeError for an option that is not a keyword of a function."""
+    known: frozenset[str] = keywords.__optional_keys__  # type: ignore[attr-defined]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ValueError for a value that is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, choices))} is needed")
+
+
+def _check_manager(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    from .plan.cgroups import MANAGERS
+
+    check_choice(attribute.name, value, MANAGERS)
+
+
+def _check_log_format(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    check_choice(attribute.name, value, get_args(LogFormat))
+
+
+def _check_count(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
+    if value < 0:
+        raise ValueError(f"{attribute.name} is {value}, which is not a count")
+
+
+def _check_notify_socket(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value and not value.startswith(("/", "@")):
+        raise ValueError(f"{attribute.name} is {value!r}: an absolute path, or @ and the name of an abstract socket is needed")
+
+
+def _path(path: StrPath | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _absolute(path: StrPath | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+def _load_process(process: ProcessSpec | Mapping[str, Any] | None) -> ProcessSpec | None:
+    """Return a process object. Raises SpecError for JSON that is not one."""
+    if not isinstance(process, Mapping):
+        return process
+    from .spec import Process
+
+    return Process.load(process)
+
+
+_is_bool = instance_of(bool, what="True or False")
+_is_int = instance_of(int, what="a number")
+
+
+@attrs.frozen(kw_only=True)
+class CreateOptions:
+    """The options of `Container.create` and `Container.run`, which documents them.
+
+    Raises:
+        TypeError, ValueError: a value is wrong, or conflicts with another. The message begins with the argument.
+    """
+
+    state_root: StrPath | None = None
+    stdin: Stdio = None
+    stdout: Stdio = None
+    stderr: Stdio = None
+    terminal: bool | None = attrs.field(default=None, validator=_is_bool)
+    console_socket: StrPath | None = None
+    pid_file: StrPath | None = None
+    preserve_fds: int = attrs.field(default=0, validator=[_is_int, _check_count])
+    listen_fds: int | Sequence[str] = 0
+    notify_socket: str | None = attrs.field(default=None, converter=_path, validator=_check_notify_socket)
+    cgroup_manager: Manager = attrs.field(default="cgroupfs", validator=_check_manager)
+    new_keyring: bool = attrs.field(default=True, validator=_is_bool)
+    die_with_parent: bool | None = attrs.field(default=False, validator=_is_bool)
+    supervise: bool = attrs.field(default=False, validator=_is_bool)
+    log_path: str | None = attrs.field(default=None, converter=_absolute)
+    log_format: LogFormat = attrs.field(default="kubernetes", validator=_check_log_format)
+    sync_socket: str | None = attrs.field(default=None, converter=_absolute)
+    empty_process: bool = attrs.field(default=False, validator=_is_bool)
+
+    def __attrs_post_init__(self) -> None:
+        if self.listen_count < 0:
+            raise ValueError(f"listen_fds is {self.listen_fds!r}, which is not a count")
+        if not self.supervised:
+            return
+        streams = (self.stdin, self.stdout, self.stderr)
+        if self.console_socket is not None or any(stream not in (None, number) for number, stream in enumerate(streams)):
+            raise ValueError(
+                "supervise=True conflicts with stdin, stdout, stderr and console_socket: the supervisor owns the streams"
+            )
+        if self.die_with_parent:
+            raise ValueError("die_with_parent=True conflicts with supervise=True")
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the container gets a supervisor: any option of one asks for it."""
+        logs = self.log_path is not None or self.log_format != "kubernetes"
+        return self.supervise or logs or self.sync_socket is not None
+
+    @property
+    def listen_count(self) -> int:
+        """The number of sockets for socket activation."""
+        return self.listen_fds if isinstance(self.listen_fds, int) else len(self.listen_fds)
+
+
+def _codec_of(options: _StreamOptions) -> Codec | None:
+    return Codec.of(options.text, options.encoding, options.errors)
+
+
+@attrs.frozen(kw_only=True)
+class _StreamOptions:
+    """The streams of a program, and how the call waits for it."""
+
+    stdin: Stdio = None
+    stdout: Stdio = None
+    stderr: Stdio = None
+    text: bool | None = None
+    encoding: str | None = None
+    errors: str | None = None
+    input: bytes | str | None = None
+    capture_output: bool = False
+    timeout: float | None = attrs.field(default=None, converter=parse_timeout)
+    check: bool = False
+    codec: Codec | None = attrs.field(init=False, default=attrs.Factory(_codec_of, takes_self=True))
+    """How bytes become text; None for bytes."""
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether the program gets a terminal in place of the streams."""
+        return False
+
+    def open_streams(self) -> Streams:
+        """Open the streams of a program that runs to its end. Raises ValueError, TypeError as `subprocess.run`."""
+        return Streams.of_run(self.input, self.capture_output, self.stdin, self.stdout, self.stderr, self.codec, self.has_terminal)
+
+
+def _overrides_of_exec(options: ExecOptions) -> Overrides:
+    return Overrides(
+        args=options.args,
+        env=options.env,
+        cwd=options.cwd,
+        user=options.user,
+        groups=options.groups,
+        terminal=True if options.terminal or options.console_socket is not None else None,
+        no_new_privileges=options.no_new_privileges,
+        apparmor_profile=options.apparmor_profile,
+        selinux_label=options.selinux_label,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ExecOptions(_StreamOptions):
+    """The options of `Container.exec` and `Container.popen`, which document them.
+
+    Raises:
+        TypeError, ValueError: a value is wrong, or conflicts with another. The message begins with the argument.
+        SpecError: ``process`` is not a process object.
+    """
+
+    args: Args = ()
+    bufsize: int = -1
+    env: Env | None = None
+    cwd: StrPath | None = None
+    user: UserLike | None = None
+    groups: Sequence[int] | None = None
+    capabilities: Sequence[str] = ()
+    no_new_privileges: bool | None = None
+    apparmor_profile: str | None = None
+    selinux_label: str | None = None
+    process: ProcessSpec | None = attrs.field(default=None, converter=_load_process)
+    terminal: bool = attrs.field(default=False, validator=_is_bool)
+    console_socket: StrPath | None = None
+    pid_file: StrPath | None = None
+    preserve_fds: int = attrs.field(default=0, validator=[_is_int, _check_count])
+    cgroup: str | Mapping[str, str] | None = None
+    own_cgroup: bool = attrs.field(default=True, validator=_is_bool)
+    overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_exec, takes_self=True))
+    """What changes of the process object."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.process is None and not self.overrides.args:
+            raise ValueError("args is empty: the program to run in the container is needed, or a process object")
+        if self.has_terminal and any(stream not in (None, n) for n, stream in enumerate((self.stdin, self.stdout, self.stderr))):
+            raise ValueError(BESIDE_A_TERMINAL)
+
+    @property
+    def has_terminal(self) -> bool:
+        return bool(self.overrides.terminal or (self.process is not None and self.process.terminal))
+
+    @property
+    def interactive(self) -> bool:
+        """Whether `Container.exec` connects the terminal with the caller's."""
+        return self.has_terminal and not self.capture_output
+
+    def open_pipes(self) -> Streams:
+        """Open the streams of a program that is left running. Raises ValueError, TypeError, OSError as `subprocess.Popen`."""
+        return Streams(self.stdin, self.stdout, self.stderr, codec=self.codec, bufsize=self.bufsize)
+
+
+def _overrides_of_run(options: RunOptions) -> Overrides:
+    return Overrides(
+        args=options.args,
+        env=options.env,
+        cwd=options.cwd,
+        user=options.user,
+        mounts=options.mounts,
+        memory=options.memory,
+        cpus=options.cpus,
+        pids=options.pids,
+        network=options.network,
+        read_only=options.read_only,
+        hostname=options.hostname,
+    )
+
+
+def _create_of_run(options: RunOptions) -> CreateOptions:
+    return CreateOptions(
+        state_root=options.state_root, die_with_parent=options.die_with_parent, cgroup_manager=options.cgroup_manager
+    )
+
+
+@attrs.frozen(kw_only=True)
+class RunOptions(_StreamOptions):
+    """The options of `ociruntime.run`, which documents them.
+
+    Raises:
+        TypeError, ValueError: a value is wrong. The message begins with the argument.
+    """
+
+    args: Args = ()
+    env: Env | None = None
+    cwd: StrPath | None = None
+    user: UserLike | None = None
+    mounts: Iterable[MountLike] | None = None
+    memory: int | str | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    network: Network | None = None
+    read_only: bool | None = None
+    hostname: str | None = None
+    container_id: str | None = None
+    state_root: StrPath | None = None
+    die_with_parent: bool | None = None
+    cgroup_manager: Manager = "cgroupfs"
+    overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_run, takes_self=True))
+    """What changes of the configuration."""
+    create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_run, takes_self=True))
+    """How the container is created."""

@@ -1,102 +1,175 @@
-"""What a call may say of a container beside its config: environment, user, mounts and limits, in a caller's words."""
+"""Per-call overrides of a container's configuration: program, environment, user, mounts and limits."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import attrs
 
 if TYPE_CHECKING:
     from .spec import Mount, Process, RuntimeSpec, User
 
-__all__ = ["Args", "Env", "MountLike", "Overrides", "UserLike", "words"]
+__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike", "parse_args", "parse_timeout"]
 
-Args: TypeAlias = Sequence[str | os.PathLike[str]]
-Env: TypeAlias = "Mapping[str, str | None] | Sequence[str]"
+StrPath: TypeAlias = str | os.PathLike[str]
+Args: TypeAlias = Sequence[StrPath]
+Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
 """``NAME: value``, the value None to remove one, or ``NAME=value`` strings."""
 UserLike: TypeAlias = "str | int | tuple[int, int] | User"
-"""``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`; names are looked up in the container's files."""
+"""``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. The container's files resolve names."""
 MountLike: TypeAlias = "str | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, or a `Mount`."""
+Network: TypeAlias = Literal["none", "host", False]
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _PERIOD: Final = 100_000
-"""Of the CPU quota, in microseconds: the kernel's own default."""
+"""Period of the CPU quota in microseconds: the kernel's default."""
+_LEAST_CPUS: Final = 0.01
+"""The kernel's smallest quota, 1 ms, of a period of 100 ms."""
+_HOST_NAME_MAX: Final = 64
+_MAX_ID: Final = 0xFFFFFFFE
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def words(args: Args) -> tuple[str, ...]:
-    """A command line. Raises TypeError for a string, which would be taken apart into letters, and ValueError for a NUL."""
+def parse_args(args: Args) -> tuple[str, ...]:
+    """Return a command line as a tuple of strings.
+
+    Raises:
+        TypeError: ``args`` is a string, which would be split into its letters, or has an item that is not a string or path.
+        ValueError: an argument contains a NUL.
+    """
     if isinstance(args, str | bytes):
         raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
     if isinstance(args, Mapping | Set) or not isinstance(args, Iterable):
         raise TypeError(f"args is a sequence of str, not {type(args).__name__}")
-    found = tuple(args)
-    for number, word in enumerate(found):
-        if not isinstance(word, str | bytes | os.PathLike):
-            raise TypeError(f"args[{number}] is {word!r}: a str or a path is needed")
-    return tuple(without_nul(f"args[{number}]", os.fsdecode(word)) for number, word in enumerate(found))
+    items = tuple(args)
+    for number, item in enumerate(items):
+        if not isinstance(item, str | bytes | os.PathLike):
+            raise TypeError(f"args[{number}] is {item!r}: a str or a path is needed")
+    return tuple(without_nul(f"args[{number}]", os.fsdecode(item)) for number, item in enumerate(items))
 
 
 def without_nul(name: str, text: str) -> str:
-    """The text. Raises ValueError for a NUL, at which the kernel would take it to end."""
+    """Return the text. Raises ValueError for a NUL, which would end the text in the kernel."""
     if "\0" in text:
-        raise ValueError(f"{name} has a NUL in it: {text!r}")
+        raise ValueError(f"{name} contains a NUL: {text!r}")
     return text
 
 
-def seconds(timeout: float | None) -> float | None:
-    """A timeout. Raises TypeError, ValueError: it is none."""
+def parse_timeout(timeout: float | None) -> float | None:
+    """Return a timeout in seconds. Raises TypeError and ValueError for a value that is not a timeout."""
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
-        raise TypeError(f"timeout is {timeout!r}: a number of seconds is needed, or None")
+        raise TypeError(f"timeout is {timeout!r}: a number of seconds or None is needed")
     if timeout is not None and math.isnan(timeout):
         raise ValueError("timeout is not a number")
     return timeout
 
 
-def size(value: int | str) -> int:
-    """Bytes from a number or from ``"512M"``, ``"1.5GiB"``, ``"64k"``: units are powers of 1024. Raises ValueError."""
+def parse_size(value: int | str) -> int:
+    """Return the bytes of a number or of ``"512M"``, ``"1.5GiB"``, ``"64k"``. Units are powers of 1024. Raises ValueError."""
     if isinstance(value, int):
         return value
-    found = _SIZE.fullmatch(value.strip())
-    if found is None:
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
         raise ValueError(f"memory: {value!r} is not a size: write bytes, or a number with K, M, G or T")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def listed(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:
-    """Mounts as a value. Raises TypeError for a single one."""
+def parse_mounts(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:
+    """Return mounts as a tuple. Raises TypeError for a single mount."""
     if isinstance(mounts, str | Mapping) or not isinstance(mounts, Iterable | None):
         raise TypeError(f"mounts is {mounts!r}: a sequence of mounts is needed")
     return None if mounts is None else tuple(mounts)
 
 
-def mount(wanted: MountLike) -> Mount:
-    """A mount from ``source:destination[:options]``: a recursive bind mount, ``ro`` for all of it. Raises ValueError."""
+def instance_of(*kinds: type, what: str) -> Validator:
+    """Return a validator of attributes that are None or an instance of these types. A bool is not an int.
+
+    Args:
+        what: describes a valid value, for the message of the TypeError.
+    """
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise TypeError(f"{attribute.name} is {value!r}: {what} is needed")
+
+    return check
+
+
+def _check_text(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        without_nul(attribute.name, value)
+
+
+def _check_cwd(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None and not value.startswith("/"):
+        raise ValueError(f"{attribute.name} is {value!r}: an absolute path in the container is needed")
+
+
+def _check_hostname(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None and not 0 < len(os.fsencode(value)) <= _HOST_NAME_MAX:
+        raise ValueError(f"{attribute.name} is {value!r}: 1 to {_HOST_NAME_MAX} bytes are needed")
+
+
+def _check_limit(_: object, attribute: attrs.Attribute[Any], value: int | str | None) -> None:
+    if isinstance(value, int) and value < 1 and value != -1:
+        raise ValueError(f"{attribute.name} is {value}: more than 0 is needed, or -1 for no limit")
+
+
+def _check_cpus(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not _LEAST_CPUS <= value < 1 << 20:
+        raise ValueError(f"{attribute.name} is {value}: a number of CPUs from {_LEAST_CPUS} on is needed")
+
+
+def _check_network(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and value not in ("none", "host", False):
+        raise ValueError(f"{attribute.name} is {value!r}: 'none' (or False) for an empty network, 'host' for the host's")
+
+
+def _check_groups(_: object, attribute: attrs.Attribute[Any], value: Sequence[int] | None) -> None:
+    for group in value or ():
+        if type(group) is not int or not 0 <= group <= _MAX_ID:
+            raise ValueError(f"{attribute.name} contains {group!r}: ids are from 0 to {_MAX_ID}")
+
+
+def _path(value: StrPath | None) -> str | None:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+_is_bool: Final = instance_of(bool, what="True or False")
+_is_text: Final = [instance_of(str, what="a str"), _check_text]
+
+
+def parse_mount(mount: MountLike) -> Mount:
+    """Return the recursive bind mount of ``source:destination[:options]``; ``ro`` makes all of it read-only. Raises ValueError."""
     from .spec import Mount
 
-    if isinstance(wanted, Mount):
-        return wanted
-    if not isinstance(wanted, str):
-        raise TypeError(f"mounts has {wanted!r}: 'source:/destination', 'source:/destination:ro' or a Mount is needed")
-    source, colon, rest = wanted.partition(":")
+    if isinstance(mount, Mount):
+        return mount
+    if not isinstance(mount, str):
+        raise TypeError(f"mounts contains {mount!r}: 'source:/destination', 'source:/destination:ro' or a Mount is needed")
+    source, colon, rest = mount.partition(":")
     destination, _, text = rest.partition(":")
     if not (source and colon and destination.startswith("/")):
-        raise ValueError(f"{wanted!r} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
+        raise ValueError(f"{mount!r} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
     given = [option for option in text.split(",") if option]
     from .plan.mount_options import KNOWN_OPTIONS
 
     if unknown := set(given) - set(KNOWN_OPTIONS):
-        raise ValueError(f"{wanted!r}: {min(unknown)!r} is no option of a bind mount")
+        raise ValueError(f"{mount!r}: {min(unknown)!r} is not an option of a bind mount")
     options = ["rro" if option == "ro" else option for option in given]
     return Mount(destination=destination, type="bind", source=os.path.abspath(source), options=("rbind", *options))
 
 
-def environment(process: Process, env: Env) -> Process:
-    """A process with these variables set over its own. Raises ValueError for what is no ``NAME=value``."""
+def _with_env(process: Process, env: Env) -> Process:
+    """Return a process with these variables over its own. Raises ValueError for an entry that is not ``NAME=value``."""
     if isinstance(env, str | bytes):
         raise TypeError(f"env is a mapping, or a sequence of 'NAME=value', not {type(env).__name__}")
     changes: dict[str, str | None] = {}
@@ -108,88 +181,80 @@ def environment(process: Process, env: Env) -> Process:
             if not equals:
                 raise ValueError(f"env: {entry!r} is not NAME=value")
             changes[name] = value
-    for name, wanted in changes.items():
-        if not isinstance(name, str) or not isinstance(wanted, str | None):
-            raise TypeError(f"env: {name!r}: {wanted!r} is not a str with a str, or with None to remove it")
-        without_nul(f"env: {name}", f"{name}={wanted}")
+    for name, new in changes.items():
+        if not isinstance(name, str) or not isinstance(new, str | None):
+            raise TypeError(f"env: {name!r}: {new!r} is not a str with a str, or with None to remove it")
+        without_nul(f"env: {name}", f"{name}={new}")
     return process.with_env(changes)
 
 
-def user(process: Process, wanted: UserLike, rootfs: Path) -> Process:
-    """A process of another user; names and groups are looked up in ``rootfs``. Raises ValueError, BundleError."""
+def _with_user(process: Process, user: UserLike, rootfs: Path) -> Process:
+    """Return a process of another user. Names and groups are resolved in ``rootfs``. Raises ValueError, BundleError."""
     from .spec import User
 
-    if isinstance(wanted, User):
-        return process.evolve(user=wanted)
-    if isinstance(wanted, str | int) and not isinstance(wanted, bool):
+    if isinstance(user, User):
+        return process.evolve(user=user)
+    if isinstance(user, str | int) and not isinstance(user, bool):
         from .rootfs.users import resolve
 
-        if not str(wanted):
+        if not str(user):
             raise ValueError("user is empty: give a name, 'name:group', 'uid:gid' or numbers")
-        found = resolve(str(wanted), rootfs)
+        resolved = resolve(str(user), rootfs)
     else:
-        ids: Sequence[object] = () if isinstance(wanted, int | str) or not isinstance(wanted, Sequence) else wanted
+        ids: Sequence[object] = () if isinstance(user, int | str) or not isinstance(user, Sequence) else user
         uid, gid = ids if len(ids) == 2 else (None, None)
         if type(uid) is not int or type(gid) is not int:
-            raise TypeError(f"user is {wanted!r}: give a name, 'name:group', 'uid:gid', a uid or (uid, gid)")
-        if not all(0 <= number < 0xFFFFFFFF for number in (uid, gid)):
-            raise ValueError(f"{wanted!r} is no user: ids are from 0 to 4294967294")
-        found = User(uid=uid, gid=gid)
+            raise TypeError(f"user is {user!r}: give a name, 'name:group', 'uid:gid', a uid or (uid, gid)")
+        if not all(0 <= number <= _MAX_ID for number in (uid, gid)):
+            raise ValueError(f"user is {user!r}: ids are from 0 to {_MAX_ID}")
+        resolved = User(uid=uid, gid=gid)
     if process.user is not None and process.user.umask is not None:
-        found = found.evolve(umask=process.user.umask)
-    return process.evolve(user=found)
+        resolved = resolved.evolve(umask=process.user.umask)
+    return process.evolve(user=resolved)
 
 
-class Overrides(NamedTuple):
-    """What `run` changes of a config; None leaves a part as it is."""
+@attrs.frozen(kw_only=True)
+class Overrides:
+    """What a call changes of a configuration; None leaves a part as it is.
 
-    args: tuple[str, ...] = ()
-    env: Env | None = None
-    cwd: str | os.PathLike[str] | None = None
+    Raises:
+        TypeError, ValueError: a value is of the wrong type or out of range. The message begins with the argument.
+    """
+
+    args: tuple[str, ...] = attrs.field(default=(), converter=parse_args)
+    env: Env | None = attrs.field(
+        default=None, validator=instance_of(Mapping, Sequence, what="a mapping or a sequence of 'NAME=value'")
+    )
+    cwd: str | None = attrs.field(
+        default=None,
+        converter=_path,
+        validator=[instance_of(str, what="an absolute path in the container"), _check_cwd, _check_text],
+    )
     user: UserLike | None = None
-    mounts: tuple[MountLike, ...] | None = None
-    memory: int | str | None = None
-    cpus: float | None = None
-    pids: int | None = None
-    network: Literal["none", "host", False] | None = None
-    read_only: bool | None = None
-    hostname: str | None = None
-    terminal: bool | None = None
-    groups: Sequence[int] | None = None
-    no_new_privileges: bool | None = None
-    apparmor_profile: str | None = None
-    selinux_label: str | None = None
-
-    def checked(self) -> Overrides:
-        """The same, when every value is of a type and in a range that can be. Raises TypeError, ValueError, naming the argument."""
-        for name, (kinds, what) in _KINDS.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-                raise TypeError(f"{name} is {value!r}: {what} is needed")
-        if self.cwd is not None and not os.fspath(self.cwd).startswith("/"):
-            raise ValueError(f"cwd is {os.fspath(self.cwd)!r}: an absolute path in the container is needed")
-        for name in ("cwd", "hostname", "apparmor_profile", "selinux_label"):
-            without_nul(name, os.fspath(getattr(self, name) or ""))
-        if self.hostname is not None and not 0 < len(os.fsencode(self.hostname)) <= _HOST_NAME_MAX:
-            raise ValueError(f"hostname is {self.hostname!r}: 1 to {_HOST_NAME_MAX} bytes are needed")
-        for name in ("memory", "pids"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1 and value != -1:
-                raise ValueError(f"{name} is {value}: more than 0 is needed, or -1 for no limit")
-        if self.cpus is not None and not _LEAST_CPUS <= self.cpus < 1 << 20:
-            raise ValueError(f"cpus is {self.cpus}: the number of CPUs, at least {_LEAST_CPUS}")
-        for group in self.groups or ():
-            if type(group) is not int or not 0 <= group < 0xFFFFFFFF:
-                raise ValueError(f"groups has {group!r}: ids are from 0 to 4294967294")
-        return self if self.cwd is None else self._replace(cwd=os.fspath(self.cwd))
+    mounts: tuple[MountLike, ...] | None = attrs.field(default=None, converter=parse_mounts)
+    memory: int | str | None = attrs.field(
+        default=None, validator=[instance_of(int, str, what="a number of bytes or a size such as '512M'"), _check_limit]
+    )
+    cpus: float | None = attrs.field(default=None, validator=[instance_of(int, float, what="a number of CPUs"), _check_cpus])
+    pids: int | None = attrs.field(default=None, validator=[instance_of(int, what="a number of processes"), _check_limit])
+    network: Network | None = attrs.field(default=None, validator=_check_network)
+    read_only: bool | None = attrs.field(default=None, validator=_is_bool)
+    hostname: str | None = attrs.field(default=None, validator=[*_is_text, _check_hostname])
+    terminal: bool | None = attrs.field(default=None, validator=_is_bool)
+    groups: Sequence[int] | None = attrs.field(
+        default=None, validator=[instance_of(Sequence, what="a sequence of ids"), _check_groups]
+    )
+    no_new_privileges: bool | None = attrs.field(default=None, validator=_is_bool)
+    apparmor_profile: str | None = attrs.field(default=None, validator=_is_text)
+    selinux_label: str | None = attrs.field(default=None, validator=_is_text)
 
     def key(self) -> tuple[object, ...]:
-        """A value that is equal for equal changes, and hashable when they are."""
+        """Return a value that is equal for equal overrides, and hashable if the values are."""
         env = self.env
-        return self._replace(env=None), tuple(env.items() if isinstance(env, Mapping) else env or ())
+        return _members_but_env(self), tuple(env.items() if isinstance(env, Mapping) else env or ())
 
     def apply(self, spec: RuntimeSpec, rootfs: Path) -> RuntimeSpec:
-        """The config with the changes. Raises ValueError, TypeError, BundleError: one of them cannot be."""
+        """Return the configuration with the overrides. Raises ValueError, TypeError, BundleError for one that cannot be applied."""
         if self == _NOTHING:
             return spec
         changes: dict[str, Any] = {"process": self._process(spec, rootfs)}
@@ -198,8 +263,8 @@ class Overrides(NamedTuple):
         if self.read_only is not None and spec.root is not None:
             changes["root"] = spec.root.evolve(readonly=self.read_only)
         changed = spec.evolve(**changes)
-        for wanted in self.mounts or ():
-            changed = changed.with_mount(mount(wanted))
+        for mount in self.mounts or ():
+            changed = changed.with_mount(parse_mount(mount))
         return self._limits(self._network(changed))
 
     def _process(self, spec: RuntimeSpec, rootfs: Path) -> Process:
@@ -211,9 +276,9 @@ class Overrides(NamedTuple):
         if given:
             process = process.evolve(**given)
         if self.env:
-            process = environment(process, self.env)
+            process = _with_env(process, self.env)
         if self.user is not None:
-            process = user(process, self.user, rootfs)
+            process = _with_user(process, self.user, rootfs)
         if self.groups is not None:
             process = process.evolve(user=(process.user or User(uid=0, gid=0)).evolve(additional_gids=tuple(self.groups)))
         return process
@@ -223,8 +288,6 @@ class Overrides(NamedTuple):
 
         if self.network is None:
             return spec
-        if self.network not in ("none", "host", False):
-            raise ValueError(f"network is {self.network!r}: 'none' (or False) for an empty network, 'host' for the host's")
         kind = NamespaceType.NETWORK
         if self.network != "host":
             return spec.with_namespace(kind)
@@ -238,7 +301,7 @@ class Overrides(NamedTuple):
         resources = linux.resources or Resources()
         changes: dict[str, Any] = {}
         if self.memory is not None:
-            changes["memory"] = (resources.memory or Memory()).evolve(limit=size(self.memory))
+            changes["memory"] = (resources.memory or Memory()).evolve(limit=parse_size(self.memory))
         if self.cpus is not None:
             changes["cpu"] = (resources.cpu or CPU()).evolve(quota=round(self.cpus * _PERIOD), period=_PERIOD)
         if self.pids is not None:
@@ -247,23 +310,6 @@ class Overrides(NamedTuple):
 
 
 _NOTHING: Final = Overrides()
-_HOST_NAME_MAX: Final = 64
-_LEAST_CPUS: Final = 0.01
-"""The kernel's smallest quota, 1 ms, of a period of 100 ms."""
-_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
-    "env": ((Mapping, Sequence), "a mapping or a sequence of 'NAME=value'"),
-    "cwd": ((str, os.PathLike), "an absolute path in the container"),
-    "mounts": ((tuple,), "a sequence of mounts"),
-    "memory": ((int, str), "a number of bytes or a size such as '512M'"),
-    "cpus": ((int, float), "a number of CPUs"),
-    "pids": ((int,), "a number of processes"),
-    "read_only": ((bool,), "True or False"),
-    "hostname": ((str,), "a str"),
-    "terminal": ((bool,), "True or False"),
-    "groups": ((Sequence,), "a sequence of ids"),
-    "no_new_privileges": ((bool,), "True or False"),
-    "apparmor_profile": ((str,), "a str"),
-    "selinux_label": ((str,), "a str"),
-}
 _MEMBERS: Final = ("cwd", "terminal", "no_new_privileges", "apparmor_profile", "selinux_label")
-"""What goes into the process object as it is."""
+"""Overrides that are members of the process object as they are."""
+_members_but_env: Final = attrgetter(*(field.name for field in attrs.fields(Overrides) if field.name != "env"))

@@ -1,176 +1,155 @@
-"""Programs in containers: `Process`, and `Result`, after the model of `subprocess`."""
+"""Processes in containers: `Process` and `Result`, after the model of `subprocess`."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic, NamedTuple, Self
+from typing import IO, Any, AnyStr, Final, Generic, Self
+
+import attrs
 
 from .engine import cgroup, processes
 from .engine.processes import signal_number
 from .engine.usage import Usage
-from .errors import LaunchTimeout, ProcessError
+from .errors import LaunchTimeout, ProcessError, ProcessTimeout
 from .interrupts import Held
+from .lifecycle.launch import Launched
 from .pickling import Unpicklable
 from .streams import MaybeNone, Streams
-from .terminal import Terminal
-
-if TYPE_CHECKING:
-    from .engine.groups import Group
+from .terminal import Terminal, interact
 
 __all__ = ["Process", "Result", "Usage"]
 
-KILL_GRACE = 10.0
-"""Seconds for output to end after a kill: a stranger may hold the other end of a pipe."""
-
-
+KILL_GRACE: Final = 10.0
+"""Seconds for output to end after a kill: another process may have a pipe open."""
 _TAIL: Final = 2000
-"""Characters of the output in an error's message, at most."""
+"""Most characters of the output in an error's message."""
 
 
-class Result(NamedTuple, Generic[AnyStr]):
-    """How a program in a container ended."""
+@attrs.frozen
+class Result(Generic[AnyStr]):
+    """How a process in a container ended."""
 
     args: tuple[str, ...]
     returncode: int
-    """The exit code; negative for the signal that killed it."""
+    """The exit code; negative for the signal that killed the process."""
     stdout: AnyStr | MaybeNone = None
-    """What it wrote, if it was captured; never None then."""
+    """The captured output; None if it was not captured."""
     stderr: AnyStr | MaybeNone = None
-    """What it wrote to stderr, if that was captured; never None then."""
+    """The captured error output; None if it was not captured."""
     duration: float = 0.0
     """Seconds from the launch to the end."""
-    timed_out: bool = False
-    """Whether it was killed because the time was over."""
     oom_killed: bool = False
-    """Whether the kernel killed something in the container for want of memory; of an exec, the program itself."""
-    usage: Usage = Usage()
+    """Whether the kernel killed a process of the container for lack of memory; of an exec, whether it killed the exec process."""
+    usage: Usage = attrs.field(factory=Usage)
     """CPU time and memory used."""
 
     @property
     def signal(self) -> int | None:
-        """The signal that killed it."""
+        """The signal that killed the process, or None."""
         return -self.returncode if self.returncode < 0 else None
 
     def check_returncode(self) -> None:
-        """Raise ProcessError unless it ended with 0 and in time."""
-        if self.returncode == 0 and not self.timed_out:
+        """Raise ProcessError unless the exit code is 0."""
+        if self.returncode == 0:
             return
-        how = "took too long" if self.timed_out else f"ended with {self.returncode}" if self.signal is None else self._signalled()
+        how = f"ended with {self.returncode}" if self.signal is None else f"was killed by {_signal_name(self.signal)}"
         if self.oom_killed:
-            how += " for want of memory"
-        tail: bytes | str = self.stderr or self.stdout or ""
-        text = tail.decode("utf-8", "replace") if isinstance(tail, bytes) else tail
-        last = "\n".join(text.strip().splitlines()[-5:])
-        if len(last) > _TAIL:
-            last = f"...{last[-_TAIL:]}"
-        raise ProcessError(f"{' '.join(self.args)!r} {how}{': ' + last if last else ''}", self)
+            how += " for lack of memory"
+        raise ProcessError(f"{' '.join(self.args)!r} {how}{self.last_output()}", self)
 
-    def _signalled(self) -> str:
-        import signal
-
-        try:
-            return f"was killed by {signal.Signals(-self.returncode).name}"
-        except ValueError:
-            return f"was killed by signal {-self.returncode}"
+    def last_output(self) -> str:
+        """Return the last lines of stderr (or stdout) behind a colon, for a message; empty without output."""
+        output: bytes | str = self.stderr or self.stdout or ""
+        text = output.decode("utf-8", "replace") if isinstance(output, bytes) else output
+        lines = "\n".join(text.strip().splitlines()[-5:])
+        if len(lines) > _TAIL:
+            lines = f"...{lines[-_TAIL:]}"
+        return f": {lines}" if lines else ""
 
 
-class Child(Unpicklable):
-    """A program in a container that this process started, without its streams."""
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
-    _instead = "send the Container, or the Result of an exec"
 
-    def __init__(
-        self,
-        args: tuple[str, ...],
-        pid: int,
-        pidfd: int,
-        streams: Streams,
-        *,
-        first: int,
-        began: float,
-        cgroups: Sequence[str],
-        oom_kills: int = 0,
-        group: Group | None = None,
-        terminal: Terminal | None = None,
-    ) -> None:
+class LaunchedProcess:
+    """A process in a container that this process has launched, with its streams: what `Process` and its asyncio twin share."""
+
+    def __init__(self, launched: Launched, streams: Streams) -> None:
         self._owner = os.getpid()
-        self.args = args
-        self.pid = pid
-        """In our pid namespace."""
-        self.returncode: int | None = None
-        """The exit code, negative for a signal; None until `poll` or `wait` has seen the end."""
-        self.usage = Usage()
-        """What it used, with its own children; zeros until the end was seen."""
-        self.terminal = terminal
-        """The master of its terminal, when it was given one (``terminal=True``)."""
-        self.began = began
-        """When it was launched, by `time.monotonic`."""
-        self._child = processes.ChildProcess(pid, pidfd, first)
+        self._launched = launched
+        self._child = processes.ChildProcess(launched.pid, launched.pidfd, launched.init_pid)
+        self.args = launched.args
+        self.pid = launched.pid
+        self.began = launched.began
+        self.terminal = Terminal(launched.terminal) if launched.terminal >= 0 else None
         self.streams = streams
-        self.cgroups = cgroups
-        """Directories of the container's cgroups."""
-        self._oom_kills = oom_kills
-        self._group = group
+        self.returncode: int | None = None
+        self.usage = Usage()
+
+    @property
+    def command(self) -> str:
+        """The quoted command line, for messages."""
+        return repr(" ".join(self.args))
 
     @property
     def owned(self) -> bool:
-        """Whether this process started it. A forked child of the one that did leaves it alone."""
+        """Whether this process launched it, instead of the parent that this process was forked from."""
         return os.getpid() == self._owner
 
     def fileno(self) -> int:
-        """A descriptor for select and asyncio: readable when the program has ended. Raises ValueError: it is closed."""
+        """Return a file descriptor that is readable when `ended` may return True. Raises ValueError: it is closed."""
         fd = self._child.fileno()
         if fd < 0:
-            raise ValueError(f"{' '.join(self.args)!r} is closed")
+            raise ValueError(f"{self.command} is closed")
         return fd
 
     def ended(self, timeout: float | None = 0) -> bool:
-        """Whether it ends within ``timeout`` seconds; None for as long as it takes."""
+        """Return whether the process ends within ``timeout`` seconds. None waits without a limit."""
         return self.returncode is not None or self._child.ended(timeout)
 
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        if self.ended():
-            self.reap()
-        return self.returncode
-
     def reap(self) -> int:
-        """The exit code of a program that has ended. Raises ChildProcessError: somebody else got it."""
+        """Return the exit code of a process that has ended. Raises ChildProcessError: another wait got it."""
         if self.returncode is None:
             ended, self.usage = self._child.reap()
             if (code := ended.returncode) is None:
                 raise ChildProcessError(errno.ECHILD, "the exit status is lost: SIGCHLD is ignored, or another wait got it")
             self.returncode = code
-            if self._group is not None:
-                self._group.remove()
+            if self._launched.group is not None:
+                self._launched.group.remove()
         return self.returncode
 
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self.reap() if self.ended() else None
+
     def send_signal(self, signal: int | str) -> None:
-        """Send a signal, by number or name; nothing happens when it has ended, as with `subprocess.Popen`. Raises ValueError."""
+        """Send a signal, by number or name. No effect on a process that has ended. Raises ValueError."""
         number = signal_number(signal)
         if self.poll() is None:
             self._child.send(number)
 
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.send_signal("TERM")
-
-    def kill(self, *, all: bool = False) -> None:
-        """Send SIGKILL. With ``all``, also to everything that it has started, whether or not it has ended itself."""
+    def kill(self, *, all: bool = True) -> None:
+        """Send SIGKILL. With ``all``, also to every process that it has started, whether or not it has ended itself."""
         self.send_signal("KILL")
-        if all and self._group is not None:
-            self._group.kill()
+        if all and self._launched.group is not None:
+            self._launched.group.kill()
 
-    def kill_all(self) -> None:
-        """Kill the program and everything that it has started."""
-        self.kill(all=True)
+    def end(self) -> None:
+        """Kill the process and every process that it has started, and reap it."""
+        self.kill()
+        self.ended(KILL_GRACE)
+        self.poll()
 
     def discard(self) -> None:
-        """Kill the program and everything that it has started, and close what is open here; no effect in a forked child."""
+        """Kill the process and every process that it has started, and close what is open here. No effect in a forked child."""
         if not self.owned:
             return
         try:
@@ -178,66 +157,51 @@ class Child(Unpicklable):
         finally:
             self.close()
 
-    def end(self) -> None:
-        """Kill the program and everything that it has started, and reap it."""
-        self.kill_all()
-        self.ended(KILL_GRACE)
-        self.poll()
-
     def check_dead(self) -> None:
-        """Raise TimeoutError for what a kill has not ended: it hangs in the kernel."""
+        """Raise TimeoutError for a process that a kill has not ended: it hangs in the kernel."""
         if not self.ended():
-            raise TimeoutError(f"{' '.join(self.args)!r} did not die within {KILL_GRACE:.0f} s of SIGKILL")
+            raise TimeoutError(f"{self.command} did not die within {KILL_GRACE:.0f} s of SIGKILL")
 
-    def sit(self, held: Held | None = None) -> None:
-        """Connect its terminal with the one that we sit at, until it ends; a hang-up of ours is passed on. From the main thread.
+    def interact(self, held: Held | None = None) -> None:
+        """Connect its terminal with the caller's until it ends, from the main thread. A hang-up of the caller's is passed on.
 
         Args:
-            held: a block that nothing interrupts but here; then the program is killed.
+            held: the surrounding block, in which signals are handled here only. A signal that raises kills the process.
         """
-        from .terminal import interact
-
-        assert self.terminal is not None, "it was started with one"
+        if self.terminal is None:
+            raise ValueError(f"{self.command} has no terminal: start it with terminal=True")
         try:
             with nullcontext() if held is None else held.opened():
                 interact(self.terminal.fileno(), self.terminal.resize, ended=self.fileno())
         except BaseException:
             if held is not None and self.owned:
-                self.kill_all()
+                self.kill()
             raise
         self.terminal.close()
 
     def resize(self, rows: int, columns: int) -> None:
-        """Change the size of its terminal, in characters. Raises ValueError without one."""
+        """Change the size of its terminal. Raises ValueError without one."""
         if self.terminal is None:
-            raise ValueError(f"{' '.join(self.args)!r} has no terminal: start it with terminal=True")
+            raise ValueError(f"{self.command} has no terminal: start it with terminal=True")
         self.terminal.resize(rows, columns)
 
     @property
     def oom_killed(self) -> bool:
-        """Whether it was killed, and the kernel killed something in the container for want of memory since its start."""
-        return self.returncode == -9 and cgroup.oom_kills(self.cgroups) > self._oom_kills
+        """Whether it was killed, and the kernel has killed a process of the container for lack of memory since its start."""
+        return self.returncode == -9 and cgroup.oom_kills(self._launched.cgroups) > self._launched.oom_kills
 
-    def result(self, *, timed_out: bool = False) -> Result[Any]:
-        """Everything known of a program that has ended, with what was read of its output."""
-        return Result(
-            self.args,
-            self.reap(),
-            self.streams.output(1),
-            self.streams.output(2),
-            time.monotonic() - self.began,
-            timed_out,
-            self.oom_killed,
-            self.usage,
-        )
+    def result(self) -> Result[Any]:
+        """Return the result of a process that has ended, with the output that was read."""
+        code, duration = self.reap(), time.monotonic() - self.began
+        output = self.streams.output(1), self.streams.output(2)
+        return Result(self.args, code, *output, duration, self.oom_killed, self.usage)
 
     def detach(self) -> None:
-        """Leave the program to whoever gets our children when we end (PR_SET_CHILD_SUBREAPER). It is never reaped here."""
+        """Leave the process to the process that becomes its parent when this one ends. It is never reaped here."""
         self._child.detach()
-        self.close()
 
     def close(self) -> None:
-        """Close the streams, the terminal and the pidfd; what still runs goes on."""
+        """Close the streams, the terminal and the pidfd. The process goes on."""
         self.streams.close()
         if self.terminal is not None:
             self.terminal.close()
@@ -247,128 +211,227 @@ class Child(Unpicklable):
         if hasattr(self, "_child"):
             self.close()
 
+
+class BaseProcess(Unpicklable):
+    """What `Process` and its asyncio twin have in common: everything that does not wait."""
+
+    _instead = "send the Container, or the Result of an exec"
+
+    def __init__(self, process: LaunchedProcess) -> None:
+        self._process = process
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        """The command line."""
+        return self._process.args
+
+    @property
+    def pid(self) -> int:
+        """Its pid in the caller's pid namespace."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for a signal. None until `poll` or `wait` has seen the end."""
+        return self._process.returncode
+
+    @property
+    def usage(self) -> Usage:
+        """What it and its children used; zeros until `poll` or `wait` has seen the end."""
+        return self._process.usage
+
+    @property
+    def terminal(self) -> Terminal | None:
+        """The master of its terminal, if it was started with ``terminal=True``."""
+        return self._process.terminal
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether it was killed, and the kernel has killed a process of the container for lack of memory since its start."""
+        return self._process.oom_killed
+
+    def fileno(self) -> int:
+        """Return a file descriptor for `select` that is readable when the process has ended. Raises ValueError: it is closed."""
+        return self._process.fileno()
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self._process.poll()
+
+    def send_signal(self, signal: int | str) -> None:
+        """Send a signal, by number or name. No effect on a process that has ended. Raises ValueError for another signal."""
+        self._process.send_signal(signal)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.send_signal("TERM")
+
+    def kill(self, *, all: bool = False) -> None:
+        """Send SIGKILL. With ``all``, also to every process that it has started, whether or not it has ended itself."""
+        self._process.kill(all=all)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of its terminal, in characters. Raises ValueError without one."""
+        self._process.resize(rows, columns)
+
+    def detach(self) -> None:
+        """Let the process outlive this one: the subreaper (PR_SET_CHILD_SUBREAPER) or init reaps it. Closes the object."""
+        self._process.detach()
+        self.close()
+
+    def close(self) -> None:
+        """Close the streams, the terminal and the pidfd. The process goes on."""
+        self._process.close()
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {' '.join(self.args)!r}: pid {self.pid}, returncode {self.returncode}>"
+        return f"<{type(self).__name__} {self._process.command}: pid {self.pid}, returncode {self.returncode}>"
 
 
-class Process(Child, Generic[AnyStr]):
-    """A program in a container that this process started: read and write its streams, wait for it, signal it.
+class Process(BaseProcess, Generic[AnyStr]):
+    """A process in a container that this process started: read and write its streams, wait for it, signal it.
 
-    As a context manager it closes the streams and waits, as `subprocess.Popen`. If the block raises, the program and everything
-    that it has started is killed. Iterating gives the lines of stdout as they come.
+    As a context manager it closes the streams and waits, as `subprocess.Popen`. If the block raises, the process and every process
+    that it has started are killed. Iterating yields the lines of stdout as they come.
     """
 
     @property
     def stdin(self) -> IO[AnyStr] | MaybeNone:
-        """Our end of its stdin, when that is a pipe."""
-        return self.streams.file(0)
+        """The file that writes to its stdin, if that is a pipe."""
+        return self._process.streams.file(0)
 
     @property
     def stdout(self) -> IO[AnyStr] | MaybeNone:
-        """Our end of its stdout, when that is a pipe."""
-        return self.streams.file(1)
+        """The file that reads its stdout, if that is a pipe."""
+        return self._process.streams.file(1)
 
     @property
     def stderr(self) -> IO[AnyStr] | MaybeNone:
-        """Our end of its stderr, when that is a pipe."""
-        return self.streams.file(2)
+        """The file that reads its stderr, if that is a pipe."""
+        return self._process.streams.file(2)
 
     def __iter__(self) -> Iterator[AnyStr]:
         if self.stdout is None:
-            raise ValueError("stdout is not a pipe: start it with stdout=PIPE")
+            raise ValueError("stdout is not a pipe: start the process with stdout=PIPE")
         return iter(self.stdout)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; the exit code, negative for a signal. Raises TimeoutError after ``timeout`` seconds.
+        """Wait for the end and return the exit code, negative for a signal.
 
-        A program that fills a pipe which nobody reads does not end: use `communicate`, or iterate.
+        A process that fills a pipe which is not read does not end: use `communicate`, or iterate.
+
+        Raises:
+            ProcessTimeout: it still runs after ``timeout`` seconds.
         """
-        if not self.ended(timeout):
-            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-        return self.reap()
+        if not self._process.ended(timeout):
+            assert timeout is not None
+            raise ProcessTimeout(self.args, timeout)
+        return self._process.reap()
 
     def communicate(
         self, input: AnyStr | None = None, timeout: float | None = None
     ) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
-        """Write ``input``, read stdout and stderr to their ends and wait; gives what was read, None for what is no pipe.
+        """Write ``input``, read stdout and stderr to their ends and wait.
+
+        Returns:
+            The output and the error output; None for a stream that is not a pipe.
 
         Raises:
-            TimeoutError: it still runs after ``timeout`` seconds; nothing is lost, call it again without input.
+            ProcessTimeout: it still runs after ``timeout`` seconds. No data is lost: call it again without input.
         """
-        self.streams.feed(input)
-        if not self.streams.pump(self, None if timeout is None else time.monotonic() + timeout):
-            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-        self.reap()
-        out, err = self.streams.output(1), self.streams.output(2)
-        self.streams.close()
+        streams = self._process.streams
+        streams.feed(input)
+        if not streams.pump(self._process, None if timeout is None else time.monotonic() + timeout):
+            assert timeout is not None
+            raise ProcessTimeout(self.args, timeout)
+        self._process.reap()
+        out, err = streams.output(1), streams.output(2)
+        streams.close()
         return out, err
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
+        process = self._process
         try:
             with Held() as held:
-                if not self.owned:
+                if not process.owned:
                     return  # a forked child leaves the block of its parent
                 if kind is not None:
-                    self.discard()
+                    process.discard()
                     return
-                self.streams.close()
+                process.streams.close()
                 with held.opened():
                     self.wait()
-                self.close()
+                process.close()
         except BaseException:
-            self.discard()
+            process.discard()
             raise
 
 
 class Deadline:
-    """The time of a whole call, launch included. None for the limit is no limit."""
+    """The time limit of a whole call, launch included. None is no limit."""
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, timeout: float | None) -> None:
         self._began = time.monotonic()
-        self.at = None if limit is None else self._began + limit
-        """By `time.monotonic`."""
+        self._timeout = timeout
+        self.at = None if timeout is None else self._began + timeout
+        """When the time is over, by `time.monotonic`."""
 
-    def result(self, error: LaunchTimeout, args: Sequence[str], streams: Streams) -> Result[Any]:
-        """Return the result of a program that did not start in time, and was killed.
+    def expired(self, error: LaunchTimeout, args: Sequence[str], streams: Streams) -> ProcessTimeout:
+        """Return the exception for a process that did not start in time, and was killed.
 
         Raises:
             LaunchTimeout: the time of the call is not over; the launch itself took too long.
         """
         now = time.monotonic()
-        if self.at is None or now < self.at:
+        if self.at is None or self._timeout is None or now < self.at:
             raise error
         streams.launched()
-        return Result(tuple(args), -9, streams.output(1), streams.output(2), now - self._began, timed_out=True)
+        result: Result[Any] = Result(tuple(args), -9, streams.output(1), streams.output(2), now - self._began)
+        return ProcessTimeout(args, self._timeout, result)
 
 
 def finish(
-    child: Child, held: Held, timeout: float | None, kill: Callable[[], object], on_end: Callable[[], object] | None = None
+    process: LaunchedProcess,
+    held: Held,
+    timeout: float | None,
+    *,
+    kill: Callable[[], object],
+    result: Callable[[], Result[Any]],
+    on_end: Callable[[], object] | None = None,
 ) -> Result[Any]:
-    """Feed and drain a program to its end. After ``timeout`` it is killed; so it is by what interrupts us, which gets the result.
+    """Write the input and read the output of a process until it has ended.
+
+    An interruption kills the process; its exception has the result as an attribute.
 
     Args:
-        held: the block that nothing interrupts but here.
-        kill: kills the program with all that belongs to it.
+        held: the surrounding block, in which signals are handled here only.
+        timeout: seconds from the launch.
+        kill: kills the process and every process that belongs to it.
+        result: returns the result at the end.
         on_end: see `Streams.pump`.
+
+    Raises:
+        ProcessTimeout: the time was over, and the process was killed.
     """
-    streams = child.streams
+    streams = process.streams
     try:
         with held.opened():
-            timed_out = not streams.pump(child, None if timeout is None else child.began + timeout, on_end)
-        if timed_out:
+            in_time = streams.pump(process, None if timeout is None else process.began + timeout, on_end)
+        if not in_time:
             kill()
-            streams.pump(child, time.monotonic() + KILL_GRACE)
+            streams.pump(process, time.monotonic() + KILL_GRACE)
     except BaseException as error:
-        if not child.owned:
-            raise  # in a forked child: program and output are its parent's
+        if not process.owned:
+            raise  # in a forked child: process and output are its parent's
         kill()
-        streams.pump(child, time.monotonic() + 1)
-        if child.ended(KILL_GRACE):
-            error.__dict__["result"] = child.result()
+        streams.pump(process, time.monotonic() + 1)
+        if process.ended(KILL_GRACE):
+            error.__dict__["result"] = result()
         raise
-    if timed_out:
-        child.check_dead()
-    return child.result(timed_out=timed_out)
+    if not in_time:
+        process.check_dead()
+        assert timeout is not None
+        raise ProcessTimeout(process.args, timeout, result())
+    return result()

@@ -3,69 +3,49 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
-from .bundle import Bundle
+import attrs
+
+from .bundle import Bundle, fill
 from .engine import cgroup
-from .errors import ContainerNotFound, LaunchTimeout
+from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .interrupts import Held
+from .lifecycle.create import create
+from .lifecycle.delete import delete, discard
 from .lifecycle.orphans import CallerLock, clear_orphans
-from .overrides import Args, Env, MountLike, Overrides, UserLike, listed, seconds, words
-from .process import Child, Deadline, Result, Usage, finish
+from .lifecycle.prepare import EphemeralBundle
+from .lifecycle.status import out_of_memory
+from .options import RunKeywords, RunOptions
+from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
+from .process import Deadline, LaunchedProcess, Result, Usage, finish
+from .rootfs.layers import PREFIX, mount_over
 from .state import StateStore
-from .streams import Codec, Stdio, Streams
-from .temporary import Temporary
+from .streams import Stdio, Streams
 
 if TYPE_CHECKING:
     from .plan.cgroups import Manager
 
 __all__ = ["run"]
 
-Image = Bundle | str | os.PathLike[str]
-Network = Literal["none", "host", False]
-
-
-class RunOptions(TypedDict, total=False):
-    """The further keywords of `run`, beside the text mode."""
-
-    input: bytes | str | None
-    capture_output: bool
-    stdin: Stdio
-    stdout: Stdio
-    stderr: Stdio
-    timeout: float | None
-    check: bool
-    env: Env | None
-    cwd: str | os.PathLike[str] | None
-    user: UserLike | None
-    mounts: Iterable[MountLike] | None
-    memory: int | str | None
-    cpus: float | None
-    pids: int | None
-    network: Network | None
-    read_only: bool | None
-    hostname: str | None
-    container_id: str | None
-    root: str | os.PathLike[str] | None
-    die_with_parent: bool | None
-    cgroup_manager: Manager
+Image: TypeAlias = Bundle | StrPath
 
 
 @overload
-def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunOptions]) -> Result[str]: ...
+def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunKeywords]) -> Result[str]: ...
 @overload
 def run(
-    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunOptions]
+    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunKeywords]
 ) -> Result[str]: ...
 @overload
-def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunOptions]) -> Result[str]: ...
+def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunKeywords]) -> Result[str]: ...
 @overload
-def run(image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunOptions]) -> Result[bytes]: ...
+def run(image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]) -> Result[bytes]: ...
 @overload
-def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunOptions]) -> Result[Any]: ...
+def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
 
 
 def run(
@@ -83,7 +63,7 @@ def run(
     timeout: float | None = None,
     check: bool = False,
     env: Env | None = None,
-    cwd: str | os.PathLike[str] | None = None,
+    cwd: StrPath | None = None,
     user: UserLike | None = None,
     mounts: Iterable[MountLike] | None = None,
     memory: int | str | None = None,
@@ -93,87 +73,96 @@ def run(
     read_only: bool | None = None,
     hostname: str | None = None,
     container_id: str | None = None,
-    root: str | os.PathLike[str] | None = None,
+    state_root: StrPath | None = None,
     die_with_parent: bool | None = None,
     cgroup_manager: Manager = "cgroupfs",
 ) -> Result[Any]:
-    """Run a program in a new container and wait for it, as `subprocess.run` does; nothing of the container is left.
+    """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
 
     Args:
         image: a SIF file, a `Bundle`, a bundle directory, or a directory that is a root filesystem. What the program writes to the
-            root filesystem of a SIF file or of a plain directory is gone at the end.
-        args: the program and its arguments; what the config says by default.
+            root filesystem of a SIF file or of a plain directory is removed at the end.
+        args: the program and its arguments. Default: those of the configuration.
         input: bytes for stdin, or text with ``text=True``.
         capture_output: keep stdout and stderr in the result.
-        stdin, stdout, stderr: descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; our own by default.
-        text: decode the output, as ``encoding`` and ``errors`` do; by default from UTF-8, what is invalid as surrogates.
-        timeout: seconds; then everything in the container is killed, and the result has the output so far and ``timed_out``.
-        check: raise ProcessError when the program does not end with 0.
+        stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
+        text: decode the output, as ``encoding`` and ``errors`` do. Default: UTF-8, with surrogates for invalid bytes.
+        timeout: seconds until every process of the container is killed, and ProcessTimeout is raised.
+        check: raise ProcessError if the program does not exit with 0.
         env: variables over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
         cwd: the working directory in the container.
-        user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``; names as in the image's passwd and group.
-        mounts: ``"source:destination"``, with ``:ro`` behind it read-only, or `Mount` objects; in place of one at that destination.
-        memory: the most memory, in bytes or as ``"512M"``; what needs more is killed.
-        cpus: CPU time, in CPUs: 0.5 is half of one.
-        pids: the most processes and threads.
-        network: ``"none"`` or False for an empty network, ``"host"`` for the host's; by default as the config says: empty in an
-            image.
+        user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``. The image's passwd and group resolve names.
+        mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. One replaces a mount at its destination.
+        memory: memory limit in bytes or as ``"512M"``. A program that needs more is killed.
+        cpus: CPU time in CPUs: 0.5 is half of one.
+        pids: limit of processes and threads.
+        network: ``"none"`` or False for an empty network, ``"host"`` for the host's. Default: as the configuration says, which is
+            empty for an image.
         read_only: whether the root filesystem is read-only.
         hostname: the hostname in the container.
-        container_id: by default a random one.
-        root: the state directory; ``/run/ociruntime`` for root by default.
-        die_with_parent: kill the container when this process ends, however it ends; what is left of it is removed by the next call
-            of `run`, or by `prune`. By default, processes that the kernel does not kill run on until then. True refuses a config
-            where some could: one without a new pid namespace, or with a program that gains capabilities. False: the container runs
-            on.
-        cgroup_manager: who makes the cgroups, as for `Container.create`.
+        container_id: the id of the container. Default: a random one.
+        state_root: the state directory; by default ``/run/ociruntime`` for root.
+        die_with_parent: kill the container when this process ends, however it ends. What is left of it is removed by the next call
+            of `run`, or by `prune`. By default, processes that the kernel does not kill run on until then. True refuses a
+            configuration where some could: one without a new pid namespace, or with a program that gains capabilities. False: the
+            container runs on.
+        cgroup_manager: what makes the cgroups, as for `Container.create`.
 
     Raises:
         TypeError: ``args`` is a string.
         ValueError, BundleError: an argument cannot be carried out.
-        SpecError, SifError, UnsupportedError, StepError: it could not be started.
-        ProcessError: with ``check``, when the program does not end with 0.
+        SpecError, SifError, UnsupportedError, StepError: the container could not be started.
+        ProcessTimeout: the program did not end within ``timeout`` seconds.
+        ProcessError: with ``check``, the program did not exit with 0.
 
-    What interrupts the call, KeyboardInterrupt for example, kills the container too; the exception has the output so far in its
-    attribute ``result``, a `Result`.
+    An interruption, KeyboardInterrupt for example, kills the container too. The exception has the output so far in its attribute
+    ``result``, a `Result`.
     """
-    overrides = Overrides(words(args), env, cwd, user, listed(mounts), memory, cpus, pids, network, read_only, hostname).checked()
-    limit = seconds(timeout)
-    codec = Codec.of(text, encoding, errors)
-    with Held() as held, Streams.of_run(input, capture_output, stdin, stdout, stderr, codec) as streams:
-        clear_orphans(StateStore(root))
-        made_of = source(image, overrides)
-        name = new_id() if container_id is None else container_id
-        deadline = Deadline(limit)
+    options = RunOptions(
+        args=args,
+        input=input,
+        capture_output=capture_output,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        text=text,
+        encoding=encoding,
+        errors=errors,
+        timeout=timeout,
+        check=check,
+        env=env,
+        cwd=cwd,
+        user=user,
+        mounts=mounts,
+        memory=memory,
+        cpus=cpus,
+        pids=pids,
+        network=network,
+        read_only=read_only,
+        hostname=hostname,
+        container_id=container_id,
+        state_root=state_root,
+        die_with_parent=die_with_parent,
+        cgroup_manager=cgroup_manager,
+    )
+    with Held() as held, options.open_streams() as streams:
+        bundle = find_bundle(image, options.overrides)
+        deadline = Deadline(options.timeout)
         try:
-            sandbox = Sandbox(
-                name,
-                made_of,
-                streams,
-                root=root,
-                die_with_parent=die_with_parent,
-                cgroup_manager=cgroup_manager,
-                deadline=deadline.at,
-            )
+            sandbox = Sandbox(bundle, options, streams, deadline.at)
         except LaunchTimeout as error:
-            result = deadline.result(error, overrides.args or (), streams)
-        else:
-            try:
-                result = sandbox.complete(finish(sandbox.child, held, limit, sandbox.kill, sandbox.on_end))
-            finally:
-                sandbox.discard()
-    if check:
+            raise deadline.expired(error, options.overrides.args, streams) from error
+        try:
+            result = finish(sandbox.process, held, options.timeout, kill=sandbox.kill, result=sandbox.result, on_end=sandbox.on_end)
+        finally:
+            sandbox.discard()
+    if options.check:
         result.check_returncode()
     return result
 
 
-def new_id() -> str:
-    """A container id that nobody has."""
-    return f"run-{os.urandom(8).hex()}"
-
-
-def source(image: Image, overrides: Overrides) -> Bundle | Temporary:
-    """What a container is made of. Raises BundleError, SpecError."""
+def find_bundle(image: Image, overrides: Overrides) -> Bundle | EphemeralBundle:
+    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError."""
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
     if not isinstance(image, str | os.PathLike):
@@ -183,84 +172,84 @@ def source(image: Image, overrides: Overrides) -> Bundle | Temporary:
     path = Path(image)
     if (path / "config.json").exists():
         return Bundle.load(path).with_overrides(overrides)
-    return Temporary(path, overrides)
+    import tempfile
+
+    place = Path(os.path.realpath(tempfile.gettempdir()), f"{PREFIX}{os.urandom(8).hex()}")
+    return EphemeralBundle(place, partial(_make_bundle, path, place, overrides))
+
+
+def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
+    """Mount the root filesystem of an image in a new bundle directory. Raises SifError, BundleError, OSError."""
+    if image.is_dir():
+        if not overrides.args:
+            raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
+        path.mkdir(mode=0o700)
+        mount_over(Path(os.path.abspath(image)), path)
+        return Bundle.from_dir(path).with_overrides(overrides)
+    from .image.sif import SifImage
+
+    with SifImage.open(image) as sif:
+        path.mkdir(mode=0o700)
+        fill(path, sif)
+    return Bundle.load(path).with_overrides(overrides)
 
 
 class Sandbox:
-    """A container for one program, launched: whoever made it completes or kills it, and discards it in the end."""
+    """A running container for one program. The caller finishes or kills it, and discards it in the end.
 
-    def __init__(
-        self,
-        container_id: str,
-        made_of: Bundle | Temporary,
-        streams: Streams,
-        *,
-        root: str | os.PathLike[str] | None,
-        die_with_parent: bool | None,
-        cgroup_manager: Manager,
-        deadline: float | None = None,
-    ) -> None:
-        from .lifecycle.create import create
+    Orphans of earlier calls are removed first.
+    """
 
-        began = time.monotonic()
-        ephemeral = die_with_parent is not False
-        self._lock = CallerLock(StateStore(root), container_id) if ephemeral else None
+    def __init__(self, bundle: Bundle | EphemeralBundle, options: RunOptions, streams: Streams, deadline: float | None) -> None:
+        container_id = f"run-{os.urandom(8).hex()}" if options.container_id is None else options.container_id
+        store = StateStore(options.state_root)
+        clear_orphans(store)
+        ephemeral = options.die_with_parent is not False
+        self._lock = CallerLock(store, container_id) if ephemeral else None
         try:
-            self._made = made = create(
+            self._created = created = create(
                 container_id,
-                made_of,
-                root=root,
+                bundle,
+                options.create,
                 stdio=streams.child,
-                terminal=None,
-                console_socket=None,
-                pid_file=None,
-                preserve_fds=0,
-                cgroup_manager=cgroup_manager,
-                new_keyring=True,
-                die_with_parent=die_with_parent,
+                start=True,
                 ephemeral=ephemeral,
-                gate=False,
                 deadline=deadline,
             )
         except BaseException:
             self._release()
             raise
         streams.launched()
-        cgroups = made.document.get("cgroups", [])
-        pid = made.document["pid"]
-        self.child = Child(made.args, pid, made.pidfd, streams, first=pid, began=began, cgroups=cgroups)
-        # In a pid namespace of its own all else ends with the first process; otherwise it could hold the pipes open.
-        self.on_end = None if made.own_pids else self.kill
+        self.process = LaunchedProcess(created.init, streams)
+        # In a pid namespace of its own all other processes end with the first one. Otherwise they could hold the pipes open.
+        self.on_end = None if created.own_pids else self.kill
 
     def kill(self) -> None:
-        """Kill everything in it; no effect in a forked child of its maker."""
-        if not self.child.owned:
+        """Kill every process of the container. No effect in a forked child of the caller."""
+        if not self.process.owned:
             return
-        self.child.kill()
-        cgroup.kill(self.child.cgroups)
+        self.process.kill()
+        cgroup.kill(self._created.init.cgroups)
 
-    def complete(self, result: Result[Any]) -> Result[Any]:
-        """The result of the program with what the whole container used."""
-        from .lifecycle.status import out_of_memory
-
-        usage = Usage.of_cgroups(self.child.cgroups, result.usage)
-        return result._replace(oom_killed=out_of_memory(self._made.document), usage=usage)
+    def result(self) -> Result[Any]:
+        """Return the result of the program, with what the whole container used."""
+        result, created = self.process.result(), self._created
+        usage = Usage.of_cgroups(created.init.cgroups, result.usage)
+        return attrs.evolve(result, oom_killed=out_of_memory(created.document), usage=usage)
 
     def discard(self) -> None:
-        """Kill what still runs, and remove all of it, unless another process has; no effect in a forked child of its maker."""
-        if not self.child.owned:
+        """Kill the container and remove it, unless another process has removed it. No effect in a forked child of the caller."""
+        if not self.process.owned:
             return
-        from .lifecycle.delete import delete, discard
-
         try:
-            if self.child.returncode is None:
-                delete(self._made.entry, force=True)
+            if self.process.returncode is None:
+                delete(self._created.entry, force=True)
             else:
-                discard(self._made.entry, self._made.document)
+                discard(self._created.entry, self._created.document)
         except ContainerNotFound:
-            pass
+            pass  # another process has removed it
         finally:
-            self.child.close()
+            self.process.close()
             self._release()
 
     def _release(self) -> None:

@@ -180,7 +180,7 @@ def default_root() -> str:
     if os.geteuid() == 0 and not (runtime_dir and _mapped()):
         return "/run/ociruntime"
     if not runtime_dir:
-        raise StateError("XDG_RUNTIME_DIR is not set: give the state directory with --root (root=)")
+        raise StateError("XDG_RUNTIME_DIR is not set: give the state directory with --root (state_root=)")
     return os.path.join(runtime_dir, "ociruntime")
 
 
@@ -236,14 +236,16 @@ def make_directory(path: str, *, link: bool = True) -> None:
 
 
 def _unsafe(path: str, why: str) -> StateError:
-    return StateError(f"cannot keep state in {path}: {why}; give a directory that only this user can write to with --root (root=)")
+    return StateError(
+        f"cannot keep state in {path}: {why}; give a directory that only this user can write to with --root (state_root=)"
+    )
 
 
 def _cannot_store(path: str, error: OSError) -> StateError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free space on its filesystem" if full else "see that it can be written"
     reason = os.strerror(error.errno or errno.EIO).lower()
-    return StateError(f"cannot write {path}: {reason}; {remedy}, or give another state directory with --root (root=)")
+    return StateError(f"cannot write {path}: {reason}; {remedy}, or give another state directory with --root (state_root=)")
 
 
 def _unlink(path: str) -> None:

@@ -156,7 +156,7 @@ class Io:
 
 @attrs.frozen
 class HugePages:
-    """HugePages pages of one size, in bytes."""
+    """Huge pages of one size, in bytes."""
 
     usage: int = 0
     peak: int | None = None

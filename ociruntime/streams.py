@@ -20,8 +20,8 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
-class Ends(HasFileno, Protocol):
-    """A process: its descriptor is readable when `ended` has something new to tell."""
+class Waitable(HasFileno, Protocol):
+    """A process: its file descriptor is readable when `ended` may return True."""
 
     def ended(self) -> bool: ...
 
@@ -311,7 +311,7 @@ class Streams:
             raise TypeError(f"input is {input!r}: bytes are needed, or a str with text=True")
         return input
 
-    def pump(self, program: Ends, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
+    def pump(self, program: Waitable, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
         """Feed and drain the pipes until all are closed and the program has ended; False when the time was over before.
 
         It can be called again: what was read and what is still to be written are kept.

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def timed_out(call: Callable[[], object]) -> oci.Result[Any]:
+    """The result, with the output so far, of a call whose time is over."""
+    with pytest.raises(oci.ProcessTimeout) as caught:
+        call()
+    assert caught.value.result is not None
+    return caught.value.result
 
 
 @pytest.fixture(scope="session")

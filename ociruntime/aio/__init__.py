@@ -6,10 +6,10 @@ undoes it.
 """
 
 from ..process import Result
+from .attachments import Attachment
 from .containers import Container
 from .processes import Process
 from .programs import prune, run
 from .streams import Reader, Writer
-from .supervised import Attachment
 
 __all__ = ["Attachment", "Container", "Process", "Reader", "Result", "Writer", "prune", "run"]

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
 from ..engine.processes import EndWaiter
-from ..errors import LaunchTimeout
+from ..errors import LaunchTimeout, ProcessTimeout
 from ..events import Event
-from ..execs import Executes
+from ..lifecycle.logs import LOOK, Log
 from ..lifecycle.status import first_process
 from ..lifecycle.watch import Ticks, watch
-from ..options import CreateOptions, ExecOptions, PopenOptions
-from ..overrides import Args, seconds, words
-from ..process import Deadline, Result
+from ..logs import LogRecord
+from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, check_keywords
+from ..overrides import Args, StrPath
+from ..process import Deadline, LaunchedProcess, Result
 from ..state import State, Status
-from ..streams import Codec, MaybeNone, Streams
+from ..streams import MaybeNone
+from .attachments import Attachment
 from .processes import Process
-from .programs import checked, streams_of
 from .streams import Reader, Writer, connect
-from .supervised import Supervised
 from .waiting import Making, ended, finish, readable, within, work
 
 if TYPE_CHECKING:
@@ -34,11 +37,12 @@ if TYPE_CHECKING:
     from ..stats import Stats
     from ..terminal import Terminal
 
-StrPath = str | os.PathLike[str]
+_TURN = 500
+"""Entries of a log after which other tasks get their turn."""
 
 
-class Container(Supervised):
-    """A container: `ociruntime.Container` whose operations are coroutines.
+class Container:
+    """A handle to a container: `ociruntime.Container` whose operations are coroutines.
 
     ``async with Container.create(...) as container`` deletes it at the end, as ``await Container.create(...)`` does not.
     """
@@ -47,12 +51,12 @@ class Container(Supervised):
         self._sync = container
 
     @classmethod
-    def create(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateOptions]) -> Making[Self]:
+    def create(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateKeywords]) -> Making[Self]:
         """`ociruntime.Container.create`, to be awaited or entered by ``async with``."""
         return Making(partial(cls._make, _sync.Container.create, container_id, bundle, options))
 
     @classmethod
-    def run(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateOptions]) -> Making[Self]:
+    def run(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateKeywords]) -> Making[Self]:
         """`ociruntime.Container.run`, to be awaited or entered by ``async with``."""
         return Making(partial(cls._make, _sync.Container.run, container_id, bundle, options))
 
@@ -62,7 +66,7 @@ class Container(Supervised):
         make: Callable[..., _sync.Container],
         container_id: str,
         bundle: Bundle | StrPath,
-        options: CreateOptions,
+        options: CreateKeywords,
     ) -> Self:
         container = cls(await work(make, container_id, bundle, undo=lambda made: made.delete(force=True), **options))
         streams = container._sync._streams
@@ -78,43 +82,45 @@ class Container(Supervised):
         return container
 
     stdin: Writer[bytes] | MaybeNone = None
-    """Our end of the first process's stdin, if it was made with ``stdin=PIPE`` by this object."""
+    """The stream that writes to the init process's stdin, if this object made the container with ``stdin=PIPE``."""
     stdout: Reader[bytes] | MaybeNone = None
-    """Our end of the first process's stdout, if it was made with ``stdout=PIPE`` by this object."""
+    """The stream that reads the init process's stdout, if this object made the container with ``stdout=PIPE``."""
     stderr: Reader[bytes] | MaybeNone = None
-    """Our end of the first process's stderr, if it was made with ``stderr=PIPE`` by this object."""
+    """The stream that reads the init process's stderr, if this object made the container with ``stderr=PIPE``."""
 
     @classmethod
-    def load(cls, container_id: str, *, root: StrPath | None = None) -> Self:
-        """A container that exists. Raises ContainerNotFound."""
-        return cls(_sync.Container.load(container_id, root=root))
+    def load(cls, container_id: str, *, state_root: StrPath | None = None) -> Self:
+        """Return a container that exists. Raises ContainerNotFound."""
+        return cls(_sync.Container.load(container_id, state_root=state_root))
 
     @classmethod
-    def list(cls, *, root: StrPath | None = None) -> list[Self]:
-        """Every container in the state directory, by id."""
-        return [cls(container) for container in _sync.Container.list(root=root)]
+    def list(cls, *, state_root: StrPath | None = None) -> list[Self]:
+        """Return the containers of the state directory, sorted by id."""
+        return [cls(container) for container in _sync.Container.list(state_root=state_root)]
 
     @property
     def id(self) -> str:
+        """The id, unique in the state directory."""
         return self._sync.id
 
     @property
     def state(self) -> State:
-        """The state now (runtime.md, State). Raises ContainerNotFound."""
+        """The current state (runtime.md, State). Raises ContainerNotFound."""
         return self._sync.state
 
     @property
     def status(self) -> Status:
+        """The current status. Raises ContainerNotFound."""
         return self._sync.status
 
     @property
     def pid(self) -> int:
-        """The pid of the container's first process in our pid namespace; 0 when it has none."""
+        """The pid of the init process in the caller's pid namespace; 0 if there is none."""
         return self._sync.pid
 
     @property
     def spec(self) -> RuntimeSpec:
-        """The config as it was at create."""
+        """The configuration as it was at create."""
         return self._sync.spec
 
     def fileno(self) -> int:
@@ -127,7 +133,7 @@ class Container(Supervised):
         return self._sync.terminal
 
     def processes(self) -> tuple[int, ...]:
-        """The pids, in our pid namespace, of everything that runs in the container."""
+        """See `ociruntime.Container.processes`."""
         return self._sync.processes()
 
     async def start(self) -> None:
@@ -155,7 +161,7 @@ class Container(Supervised):
         return self._sync.stats()  # less work than handing it to a thread
 
     async def events(self, interval: float | None = None) -> AsyncIterator[Event]:
-        """`ociruntime.Container.events` as an asynchronous iterator: any number of tasks may look on, without a thread for each."""
+        """`ociruntime.Container.events` as an asynchronous iterator: any number of tasks may iterate, without a thread for each."""
         ticks = Ticks(interval)
         with watch(self._sync._entry, self._sync._pidfd) as watched:
             while not watched.ended:
@@ -174,33 +180,34 @@ class Container(Supervised):
                 self._close()
 
     async def wait(self, timeout: float | None = None) -> int | None:
-        """See `ociruntime.Container.wait`; any number of tasks may wait at once, without a thread for each."""
+        """See `ociruntime.Container.wait`. Any number of tasks may wait at once, without a thread for each."""
         document = self._sync._entry.read()
         pidfd = first_process(document, self._sync._pidfd)
         if pidfd is not None:
             try:
                 with EndWaiter(document["pid"], pidfd) as ending:
                     if not await within(timeout, ended(ending)):
-                        raise TimeoutError(f"container {self.id!r} still runs after {timeout} s")
+                        assert timeout is not None
+                        raise ProcessTimeout(f"container {self.id!r}", timeout)
             finally:
                 os.close(pidfd)
-        # A supervisor writes the code down a moment after the end.
+        # A supervisor records the exit code a moment after the end.
         return await work(self._sync.wait, 0) if "supervisor" in document else self._sync.wait(0)
 
     @overload
-    async def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecOptions]) -> Result[str]: ...
+    async def exec(self, args: Args = ..., *, text: Literal[True], **options: Unpack[ExecKeywords]) -> Result[str]: ...
     @overload
     async def exec(
-        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[ExecOptions]
+        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[ExecKeywords]
     ) -> Result[str]: ...
     @overload
-    async def exec(self, args: Args = ..., *, errors: str, **options: Unpack[ExecOptions]) -> Result[str]: ...
+    async def exec(self, args: Args = ..., *, errors: str, **options: Unpack[ExecKeywords]) -> Result[str]: ...
     @overload
     async def exec(
-        self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecOptions]
+        self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecKeywords]
     ) -> Result[bytes]: ...
     @overload
-    async def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecOptions]) -> Result[Any]: ...
+    async def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecKeywords]) -> Result[Any]: ...
 
     async def exec(
         self,
@@ -209,44 +216,44 @@ class Container(Supervised):
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[ExecOptions],
+        **options: Unpack[ExecKeywords],
     ) -> Result[Any]:
-        """`ociruntime.Container.exec` as a coroutine: cancelling it kills the program and everything that it has started."""
-        given = checked("exec", options, ExecOptions)
-        if given.get("terminal") and not given.get("capture_output"):
-            raise ValueError("nobody sits at a terminal in an event loop: use capture_output=True, or popen")
-        check, timeout = given.pop("check", False), seconds(given.pop("timeout", None))
-        with streams_of(given, Codec.of(text, encoding, errors)) as streams:
-            deadline = Deadline(timeout)
+        """`ociruntime.Container.exec` as a coroutine. Cancelling it kills the process and every process that it has started."""
+        check_keywords("exec", options, ExecKeywords)
+        given = ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+        if given.interactive:
+            raise ValueError("terminal=True cannot be interactive in an event loop; pass capture_output=True, or use popen")
+        with given.open_streams() as streams:
+            deadline = Deadline(given.timeout)
             try:
-                child: Process[Any] = await self._launch(args, streams, {**given, "deadline": deadline.at})
+                launched = await work(self._sync._execute, given, streams, deadline.at, undo=LaunchedProcess.discard)
             except LaunchTimeout as error:
-                result = deadline.result(error, words(args), streams)
-            else:
-                try:
-                    result = await finish(child, timeout, child.kill_all)
-                except BaseException:
-                    await child._discard()
-                    raise
-                child.close()
-        if check:
+                raise deadline.expired(error, given.overrides.args, streams) from error
+            try:
+                result = await finish(launched, given.timeout, kill=launched.kill, result=launched.result)
+            except BaseException:
+                if launched.owned:  # a forked child has no threads to work in
+                    await work(launched.discard)
+                raise
+            launched.close()
+        if given.check:
             result.check_returncode()
         return result
 
     @overload
-    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenOptions]) -> Making[Process[str]]: ...
+    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenKeywords]) -> Making[Process[str]]: ...
     @overload
     def popen(
-        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenOptions]
+        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenKeywords]
     ) -> Making[Process[str]]: ...
     @overload
-    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenOptions]) -> Making[Process[str]]: ...
+    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenKeywords]) -> Making[Process[str]]: ...
     @overload
     def popen(
-        self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenOptions]
+        self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenKeywords]
     ) -> Making[Process[bytes]]: ...
     @overload
-    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenOptions]) -> Making[Process[Any]]: ...
+    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenKeywords]) -> Making[Process[Any]]: ...
 
     def popen(
         self,
@@ -255,19 +262,14 @@ class Container(Supervised):
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[PopenOptions],
+        **options: Unpack[PopenKeywords],
     ) -> Making[Process[Any]]:
         """`ociruntime.Container.popen`, to be awaited or entered by ``async with``."""
-        given = checked("popen", options, PopenOptions)
-        codec = Codec.of(text, encoding, errors)
+        check_keywords("popen", options, PopenKeywords)
+        given = ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
 
         async def make() -> Process[Any]:
-            streams = Streams(given.get("stdin"), given.get("stdout"), given.get("stderr"), codec=codec)
-            try:
-                process = await self._launch(args, streams, given)
-            except BaseException:
-                streams.close()
-                raise
+            process: Process[Any] = Process(await work(self._sync._popen, given, undo=LaunchedProcess.discard))
             try:
                 return await process._connect()
             except BaseException:
@@ -276,9 +278,46 @@ class Container(Supervised):
 
         return Making(make)
 
-    async def _launch(self, args: Args, streams: Streams, given: dict[str, Any]) -> Process[Any]:
-        rest = {name: value for name, value in given.items() if name not in _OF_STREAMS}
-        return await work(self._sync._launch, Process, args, streams, undo=Process.discard, **rest)
+    def attach(self, *, stderr: bool = False) -> Making[Attachment]:
+        """`ociruntime.Container.attach`, to be awaited or entered by ``async with``."""
+
+        async def make() -> Attachment:
+            return await Attachment.connect(await work(self._sync.attach, stderr=stderr, undo=lambda made: made.close()))
+
+        return Making(make)
+
+    async def logs(
+        self,
+        *,
+        follow: bool = False,
+        since: datetime | int | None = None,
+        tail: int | None = None,
+        stream: Literal["stdout", "stderr"] | None = None,
+    ) -> AsyncIterator[LogRecord]:
+        """`ociruntime.Container.logs` as an asynchronous iterator, without a thread."""
+        log = Log(self._sync._entry, follow=follow, since=since, tail=tail, stream=stream)
+        writer = log.writer()
+        try:
+            last, count = writer is None, 0
+            with closing(log.items) as items:
+                for record in items:
+                    if record is not None:
+                        yield record
+                        count += 1
+                        if count % _TURN == 0:
+                            await asyncio.sleep(0)
+                    elif last:
+                        return
+                    else:
+                        assert writer is not None, "otherwise it was the last"
+                        last = await within(LOOK, readable(writer))
+        finally:
+            if writer is not None:
+                os.close(writer)
+
+    async def reopen_log(self) -> None:
+        """See `ociruntime.Container.reopen_log`."""
+        await work(self._sync.reopen_log)
 
     def _close(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -304,11 +343,8 @@ class Container(Supervised):
         return repr(self._sync)
 
 
-_OF_STREAMS = frozenset({"stdin", "stdout", "stderr", "input", "capture_output", "bufsize"})
-
-
-# For who asks for their signatures.
+# The signatures for inspect.
 Container.create.__func__.__wrapped__ = _sync.Container.create.__func__  # type: ignore[attr-defined]
 Container.run.__func__.__wrapped__ = _sync.Container.run.__func__  # type: ignore[attr-defined]
-Container.exec.__wrapped__ = Executes.exec  # type: ignore[attr-defined]
-Container.popen.__wrapped__ = Executes.popen  # type: ignore[attr-defined]
+Container.exec.__wrapped__ = _sync.Container.exec  # type: ignore[attr-defined]
+Container.popen.__wrapped__ = _sync.Container.popen  # type: ignore[attr-defined]

@@ -7,66 +7,71 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any, AnyStr, Generic, Self, cast
 
-from ..process import Child
+from ..errors import ProcessTimeout
+from ..process import BaseProcess, LaunchedProcess
 from ..streams import MaybeNone
 from .streams import Reader, Writer, connect
 from .waiting import ended, within, work
 
 
-class Process(Child, Generic[AnyStr]):
-    """A program in a container: `ociruntime.Process` with waiting in the event loop.
+class Process(BaseProcess, Generic[AnyStr]):
+    """A process in a container: `ociruntime.Process` with waiting in the event loop.
 
-    ``async with`` closes its streams and waits at the end; when the block raises or is cancelled, the program and everything
-    that it has started is killed. ``async for`` gives the lines of
-    stdout as they come.
+    ``async with`` closes its streams and waits at the end. If the block raises or is cancelled, the process and every process that
+    it has started are killed. ``async for`` yields the lines of stdout as they come.
     """
 
     stdin: Writer[AnyStr] | MaybeNone = None
-    """Its stdin, when that is a pipe or a terminal."""
+    """The stream that writes to its stdin, if that is a pipe or a terminal."""
     stdout: Reader[AnyStr] | MaybeNone = None
-    """Its stdout, when that is a pipe or a terminal."""
+    """The stream that reads its stdout, if that is a pipe or a terminal."""
     stderr: Reader[AnyStr] | MaybeNone = None
-    """Its stderr, when that is a pipe."""
+    """The stream that reads its stderr, if that is a pipe."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, process: LaunchedProcess) -> None:
+        super().__init__(process)
         self._read: tuple[list[AnyStr], list[AnyStr]] = ([], [])
 
     async def _connect(self) -> Self:
-        codec, terminal = self.streams.codec, self.terminal
+        streams, terminal = self._process.streams, self.terminal
         for number, name in enumerate(("stdin", "stdout", "stderr")):
-            fd = self.streams.take(number)
+            fd = streams.take(number)
             if fd is None and terminal is not None and number < 2:
                 fd = os.dup(terminal.fileno())
             if fd is not None:
-                setattr(self, name, await connect(fd, number, codec))
+                setattr(self, name, await connect(fd, number, streams.codec))
         return self
 
     def __aiter__(self) -> AsyncIterator[AnyStr]:
         if self.stdout is None:
-            raise ValueError("stdout is not a pipe: start it with stdout=PIPE")
+            raise ValueError("stdout is not a pipe: start the process with stdout=PIPE")
         return cast(AsyncIterator[AnyStr], self.stdout.__aiter__())
 
     async def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; the exit code, negative for a signal. Raises TimeoutError after ``timeout`` seconds."""
-        if self.returncode is None and not await within(timeout, ended(self)):
-            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-        return self.reap()
+        """Wait for the end and return the exit code, negative for a signal. Raises ProcessTimeout after ``timeout`` seconds."""
+        if self.returncode is None and not await within(timeout, ended(self._process)):
+            assert timeout is not None
+            raise ProcessTimeout(self.args, timeout)
+        return self._process.reap()
 
     async def communicate(
         self, input: AnyStr | None = None, timeout: float | None = None
     ) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
-        """Write ``input``, read stdout and stderr to their ends and wait; gives what was read, None for what is no pipe.
+        """Write ``input``, read stdout and stderr to their ends and wait.
+
+        Returns:
+            The output and the error output; None for a stream that is not a pipe.
 
         Raises:
-            TimeoutError: it still runs after ``timeout`` seconds; nothing is lost, call it again without input.
+            ProcessTimeout: it still runs after ``timeout`` seconds. No data is lost: call it again without input.
         """
         if input is not None and self.stdin is None:
             raise ValueError("input needs stdin=PIPE")
         if not await within(timeout, self._communicate(input)):
-            raise TimeoutError(f"{' '.join(self.args)!r} still runs after {timeout} s")
-        self.reap()
-        nothing: Any = b"" if self.streams.codec is None else ""
+            assert timeout is not None
+            raise ProcessTimeout(self.args, timeout)
+        self._process.reap()
+        nothing: Any = b"" if self._process.streams.codec is None else ""
         read, self._read = self._read, ([], [])
         out, err = (nothing.join(parts) for parts in read)
         return None if self.stdout is None else out, None if self.stderr is None else err
@@ -82,18 +87,18 @@ class Process(Child, Generic[AnyStr]):
                 self.stdin.close()
                 await self.stdin.wait_closed()
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the program does not want it
+                pass  # the process does not read it
 
         async def read(stream: Reader[AnyStr] | None, parts: list[AnyStr]) -> None:
             while stream is not None and (part := await stream.read(1 << 16)):
                 parts.append(part)
 
-        await asyncio.gather(feed(), read(self.stdout, self._read[0]), read(self.stderr, self._read[1]), ended(self))
+        await asyncio.gather(feed(), read(self.stdout, self._read[0]), read(self.stderr, self._read[1]), ended(self._process))
 
     def close(self) -> None:
-        """Close the streams, the terminal and the pidfd; what still runs goes on."""
+        """Close the streams, the terminal and the pidfd. The process goes on."""
         self._close_streams()
-        super().close()
+        self._process.close()
 
     def _close_streams(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -104,7 +109,7 @@ class Process(Child, Generic[AnyStr]):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if not self.owned:
+        if not self._process.owned:
             return  # a forked child leaves the block of its parent
         self._close_streams()
         try:
@@ -119,10 +124,10 @@ class Process(Child, Generic[AnyStr]):
             await self._discard()
 
     async def _discard(self) -> None:
-        """As `discard`, whose `close` is for the loop's own thread."""
-        if not self.owned:
+        """Kill the process and every process that it has started, and close what is open here. No effect in a forked child."""
+        if not self._process.owned:
             return
         try:
-            await work(self.end)
+            await work(self._process.end)
         finally:
             self.close()

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..engine.processes import POLL_INTERVAL
+from ..errors import ProcessTimeout
 from ..pickling import Unpicklable
-from ..process import KILL_GRACE, Child, Result
+from ..process import KILL_GRACE, LaunchedProcess, Result
 from ..streams import Streams
 
 if TYPE_CHECKING:
-    from ..streams import Ends
+    from ..streams import Waitable
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def ended(program: Ends) -> None:
+async def ended(program: Waitable) -> None:
     """Wait for the end of a process."""
     while not program.ended():
         await within(POLL_INTERVAL, readable(program.fileno()))
@@ -96,7 +97,7 @@ async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
     return True
 
 
-async def pump(streams: Streams, program: Ends, on_end: Callable[[], object] | None = None) -> None:
+async def pump(streams: Streams, program: Waitable, on_end: Callable[[], object] | None = None) -> None:
     """`Streams.pump` in the loop; it may be cancelled and begun again."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -141,16 +142,22 @@ async def pump(streams: Streams, program: Ends, on_end: Callable[[], object] | N
 
 
 async def finish(
-    child: Child, timeout: float | None, kill: Callable[[], object], on_end: Callable[[], object] | None = None
+    process: LaunchedProcess,
+    timeout: float | None,
+    *,
+    kill: Callable[[], object],
+    result: Callable[[], Result[Any]],
+    on_end: Callable[[], object] | None = None,
 ) -> Result[Any]:
     """`ociruntime.process.finish` in the loop."""
-    left = None if timeout is None else timeout - (time.monotonic() - child.began)
-    timed_out = not await within(left, pump(child.streams, child, on_end))
-    if timed_out:
-        await work(kill)
-        await within(KILL_GRACE, pump(child.streams, child))
-        child.check_dead()
-    return child.result(timed_out=timed_out)
+    left = None if timeout is None else timeout - (time.monotonic() - process.began)
+    if await within(left, pump(process.streams, process, on_end)):
+        return result()
+    await work(kill)
+    await within(KILL_GRACE, pump(process.streams, process))
+    process.check_dead()
+    assert timeout is not None
+    raise ProcessTimeout(process.args, timeout, result())
 
 
 class Making(Unpicklable, Generic[T]):

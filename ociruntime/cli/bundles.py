@@ -18,7 +18,7 @@ def mount(options: Namespace) -> None:
 
 def umount(options: Namespace) -> None:
     bundle = oci.Bundle(options.bundle, config=None)  # its config.json may be absent or invalid
-    bundle.umount(force=options.force, root=options.root)
+    bundle.umount(force=options.force, state_root=options.root)
 
 
 def sif(options: Namespace) -> None:

@@ -17,7 +17,7 @@ def _create_options(options: Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `Container.create` that the options of create and run stand for."""
     supervised = options.supervise or options.container_log_format or options.log_path or options.sync_socket
     return {
-        "root": options.root,
+        "state_root": options.root,
         "pid_file": options.pid_file,
         "console_socket": options.console_socket,
         "preserve_fds": options.preserve_fds,
@@ -137,11 +137,11 @@ def _read_while_starting(container: oci.Container, read: Callable[[], int]) -> i
 
 
 def start(options: Namespace) -> None:
-    oci.Container.load(options.id, root=options.root).start()
+    oci.Container.load(options.id, state_root=options.root).start()
 
 
 def state(options: Namespace) -> None:
-    document = oci.Container.load(options.id, root=options.root).state.to_json()
+    document = oci.Container.load(options.id, state_root=options.root).state.to_json()
     if options.sync_socket is None:
         print(document)
         return
@@ -154,7 +154,7 @@ def state(options: Namespace) -> None:
 
 def kill(options: Namespace) -> None:
     signal = "KILL" if options.force else options.signal_option or options.signal or "TERM"
-    container = oci.Container.load(options.id, root=options.root)
+    container = oci.Container.load(options.id, state_root=options.root)
     container.kill(signal, all=options.all)
     if options.timeout is None:
         return
@@ -166,7 +166,7 @@ def kill(options: Namespace) -> None:
 
 def delete(options: Namespace) -> None:
     try:
-        oci.Container.load(options.id, root=options.root).delete(force=options.force)
+        oci.Container.load(options.id, state_root=options.root).delete(force=options.force)
     except ContainerNotFound:
         if not options.force:
             raise
@@ -174,7 +174,7 @@ def delete(options: Namespace) -> None:
 
 def list_containers(options: Namespace) -> None:
     states = []
-    for container in oci.Container.list(root=options.root):
+    for container in oci.Container.list(state_root=options.root):
         try:
             states.append(container.state)
         except ContainerNotFound:
@@ -194,5 +194,5 @@ def list_containers(options: Namespace) -> None:
 
 
 def prune(options: Namespace) -> None:
-    for name in oci.prune(root=options.root):
+    for name in oci.prune(state_root=options.root):
         print(name)

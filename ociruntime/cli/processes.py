@@ -31,7 +31,7 @@ def execute(options: Namespace) -> int:
     if terminal and options.detach and not options.console_socket:
         raise UnsupportedError("--detach with a terminal: nothing reads the terminal; pass --console-socket SOCKET")
     with SignalForwarding() as signals:
-        child = oci.Container.load(options.id, root=options.root).popen(
+        child = oci.Container.load(options.id, state_root=options.root).popen(
             args,
             env=options.env,
             cwd=options.cwd,
@@ -55,12 +55,13 @@ def execute(options: Namespace) -> int:
         try:
             signals.forward_to(child.fileno())
             if child.terminal is not None:
-                child.sit()
+                interact(child.terminal.fileno(), child.terminal.resize, ended=child.fileno())
+                child.terminal.close()  # a hang-up of the command's terminal is one of the program's
             return shell_status(child.wait())
         except Interrupted:
             signals.stop()
-            child.discard()
-            raise
+            with child:  # an exception in the block kills the program
+                raise
 
 
 def _without_separator(words: list[str]) -> list[str]:
@@ -87,7 +88,7 @@ def parse_cgroups(values: Sequence[str]) -> str | dict[str, str] | None:
 
 
 def ps(options: Namespace) -> None:
-    container = oci.Container.load(options.id, root=options.root)
+    container = oci.Container.load(options.id, state_root=options.root)
     if not container.state.status.can_kill:
         raise WrongStatus(options.id, "list the processes of", container.status, "running")
     pids = container.processes()
@@ -134,7 +135,7 @@ def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
 
 def attach(options: Namespace) -> int:
     keys = DetachKeys(options.detach_keys)
-    container = oci.Container.load(options.id, root=options.root)
+    container = oci.Container.load(options.id, state_root=options.root)
     with container.attach(stderr=True) as attachment:
         # A hang-up ends the command, not the container, which outlives the terminals of its clients.
         with SignalForwarding(ending={signal.SIGHUP}) as signals:
@@ -164,11 +165,11 @@ def follow(attachment: oci.Attachment, keys: DetachKeys, signals: SignalForwardi
         detach=keys if attachment.terminal else None,
     )
     codes = {"detached": 0, "hung up": 128 + signal.SIGHUP}
-    return codes[end] if end in codes else shell_status(attachment.returncode())
+    return codes[end] if end in codes else shell_status(attachment.returncode)
 
 
 def logs(options: Namespace) -> None:
-    container = oci.Container.load(options.id, root=options.root)
+    container = oci.Container.load(options.id, state_root=options.root)
     if options.reopen:
         container.reopen_log()
         return

@@ -14,7 +14,7 @@ from ..events import Event
 
 
 def update(options: Namespace) -> None:
-    container = oci.Container.load(options.id, root=options.root)
+    container = oci.Container.load(options.id, state_root=options.root)
     limits = {name: value for name in options.limits if (value := getattr(options, name)) is not None}
     if options.resources is None:
         container.update(**limits)
@@ -28,15 +28,15 @@ def update(options: Namespace) -> None:
 
 
 def pause(options: Namespace) -> None:
-    oci.Container.load(options.id, root=options.root).pause()
+    oci.Container.load(options.id, state_root=options.root).pause()
 
 
 def resume(options: Namespace) -> None:
-    oci.Container.load(options.id, root=options.root).resume()
+    oci.Container.load(options.id, state_root=options.root).resume()
 
 
 def events(options: Namespace) -> None:
-    container = oci.Container.load(options.id, root=options.root)
+    container = oci.Container.load(options.id, state_root=options.root)
     if options.stats:
         if not container.state.status.can_kill:
             raise WrongStatus(options.id, "measure", container.status, "running")

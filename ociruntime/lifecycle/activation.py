@@ -1,7 +1,7 @@
-"""What systemd gives a service, for a container's process: sockets (sd_listen_fds(3)), and to say that it is ready (sd_notify(3)).
+"""Socket activation (sd_listen_fds(3)) and the readiness notification (sd_notify(3)) of a container's process.
 
-Imported only where one of them is asked for. The process gets a socket of its own to say it: in a directory of the state, which is
-mounted in the container, so that whoever starts the container can be the one who listens there.
+The process gets a notification socket of its own. It is in a directory of the state directory that is mounted in the container, so
+that the process which starts the container can receive the notification, and pass it on to the host's socket.
 """
 
 from __future__ import annotations
@@ -23,46 +23,47 @@ if TYPE_CHECKING:
     from ..state import Entry, StateDocument
 
 _ABSTRACT: Final = "/run/notify"
-"""Where the container sees its socket when the host's has no path."""
+"""Path of the socket in the container when the host's socket is abstract."""
 
 
-def activated(bundle: Bundle, entry: Entry, sockets: int | Sequence[str], told: str) -> Bundle:
-    """A bundle whose process is given what is asked for. Further processes are not: the container's config stays without it."""
-    if sockets:
-        bundle = _with_sockets(bundle, sockets)
-    return _with_notify(bundle, entry, told) if told else bundle
+def activate(bundle: Bundle, entry: Entry, listen_fds: int | Sequence[str], notify_socket: str | None) -> Bundle:
+    """Return the bundle with the environment and mount for socket activation and the readiness notification.
+
+    Args:
+        entry: the container's state directory.
+        listen_fds: the number of sockets, or their names.
+        notify_socket: the host's socket.
+    """
+    if listen_fds:
+        bundle = _with_sockets(bundle, listen_fds)
+    return _with_notify_socket(bundle, entry, notify_socket) if notify_socket else bundle
 
 
-def _with_sockets(bundle: Bundle, sockets: int | Sequence[str]) -> Bundle:
-    """A bundle whose process is told of the sockets that it inherits from descriptor 3 on: how many, or their names."""
+def _with_sockets(bundle: Bundle, listen_fds: int | Sequence[str]) -> Bundle:
     linux = bundle.spec.linux
     if not any(space.type == "pid" and not space.path for space in (linux.namespaces if linux else None) or ()):
         warn(["LISTEN_PID is 1, which the process is in a pid namespace of its own only: without one it may not take its sockets"])
-    count, names = (sockets, None) if isinstance(sockets, int) else (len(sockets), ":".join(sockets))
+    count, names = (listen_fds, None) if isinstance(listen_fds, int) else (len(listen_fds), ":".join(listen_fds))
     return bundle.with_overrides(Overrides(env={"LISTEN_FDS": str(count), "LISTEN_PID": "1", "LISTEN_FDNAMES": names}))
 
 
-def _with_notify(bundle: Bundle, entry: Entry, told: str) -> Bundle:
-    """A bundle whose process has a NOTIFY_SOCKET.
-
-    Args:
-        told: the host's socket, whose path is that of the directory in the container.
-    """
+def _with_notify_socket(bundle: Bundle, entry: Entry, notify_socket: str) -> Bundle:
     from ..spec import Mount
 
-    directory, place = entry.path / NOTIFY, told if told.startswith("/") else _ABSTRACT
+    directory, destination = entry.path / NOTIFY, notify_socket if notify_socket.startswith("/") else _ABSTRACT
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)  # whatever the umask
-    mount = Mount(destination=place, type="bind", source=str(directory), options=("bind", "ro", "nosuid", "nodev", "noexec"))
-    return bundle.with_overrides(Overrides(env={"NOTIFY_SOCKET": f"{place}/{NOTIFY}"}, mounts=(mount,)))
+    options = ("bind", "ro", "nosuid", "nodev", "noexec")
+    mount = Mount(destination=destination, type="bind", source=str(directory), options=options)
+    return bundle.with_overrides(Overrides(env={"NOTIFY_SOCKET": f"{destination}/{NOTIFY}"}, mounts=(mount,)))
 
 
 class Ready:
-    """Listens for a container's process, from before it runs until it says that it is ready; then the host hears of it, once."""
+    """Receives the readiness notification of a container's process, and passes it on to the host's socket."""
 
     def __init__(self, entry: Entry, document: StateDocument) -> None:
-        """Raises OSError: the socket cannot be made."""
-        self._told = document["notify"]
+        """Make the socket, before the process runs. Raises OSError."""
+        self._notify_socket = document["notify"]
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         directory = os.open(entry.path / NOTIFY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -80,22 +81,23 @@ class Ready:
             os.close(directory)
 
     def wait(self, document: StateDocument, own: int = -1, *, main: bool = True) -> None:
-        """Wait until the process is ready, or gone, and close.
+        """Wait until the process is ready or has ended, and close.
 
         Args:
-            main: whether the host is to take it for the service's main process.
+            own: the pidfd of the init process, if the caller is its parent.
+            main: whether to report the process as the main process of the service.
         """
         pidfd = first_process(document, own)
         try:
-            if self._says_so(pidfd):
-                self._tell(document["pid"] if main else 0)
+            if self._receive(pidfd):
+                self._notify(document["pid"] if main else 0)
         finally:
             self.close()
             if pidfd is not None:
                 os.close(pidfd)
 
     def wait_aside(self, document: StateDocument, own: int) -> None:
-        """As `wait`, in a thread: this process goes on, and is the service's main process."""
+        """Wait in a thread. The caller goes on as the main process of the service."""
         pidfd = os.dup(own)
 
         def wait() -> None:
@@ -109,7 +111,8 @@ class Ready:
     def close(self) -> None:
         self._listener.close()
 
-    def _says_so(self, pidfd: int | None) -> bool:
+    def _receive(self, pidfd: int | None) -> bool:
+        """Return whether the process says that it is ready before it ends."""
         if pidfd is None:
             return False
         poller = select.poll()
@@ -122,13 +125,14 @@ class Ready:
                 if b"READY=1" in self._listener.recv(4096).split(b"\n"):
                     return True
             elif pidfd in readable:
-                return False  # it said no more before it ended
+                return False
 
-    def _tell(self, pid: int) -> None:
+    def _notify(self, pid: int) -> None:
         message = "READY=1" + (f"\nMAINPID={pid}" if pid else "")
-        address = "\0" + self._told[1:] if self._told.startswith("@") else self._told
+        path = self._notify_socket
+        address = "\0" + path[1:] if path.startswith("@") else path
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
             try:
                 peer.sendto(message.encode(), address)
             except OSError as error:
-                warn([f"nobody at {self._told} hears that the container is ready: {error.strerror}"])
+                warn([f"notify_socket {path}: the readiness notification cannot be sent: {error.strerror}"])

@@ -4,269 +4,292 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
-from ..bundle import Bundle
+import attrs
+
 from ..engine import undo
 from ..engine.clone import clone
-from ..engine.launch import inherited
-from ..engine.perform import Performance
+from ..engine.execution import Execution
+from ..engine.launch import Preserved, inherited
 from ..engine.protocol import listen_start
-from ..errors import UnsupportedError
 from ..files import replace_file
-from ..host import Host
-from ..interrupts import whole
+from ..interrupts import waiting, whole
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..state import Entry, StateDocument, StateStore, Status, state_of
-from ..temporary import Temporary
+from .activation import Ready
 from .delete import after_delete, delete
 from .handover import send_fd, send_listener
-from .home import has_home, home_of
+from .launch import CleanUps, Launched
+from .prepare import EphemeralBundle, Prepared, prepare
 from .start import after_start
 from .supervise import supervise
 from .warn import warn
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..engine.hooks import HookRunner
     from ..engine.launch import Init
+    from ..options import CreateOptions
     from ..plan import Plan
-    from ..plan.cgroups import Manager
     from ..spec import RuntimeSpec
-    from ..supervisor.client import Supervision, Supervisor
-    from .activation import Ready
+    from ..supervisor.client import Supervisor
 
-StrPath = str | os.PathLike[str]
+OWN_STREAMS: Final = (0, 1, 2)
+"""The file descriptors of the caller's own stdin, stdout and stderr."""
 
 
-class Created(NamedTuple):
-    """A container that has been made."""
+@attrs.frozen(kw_only=True)
+class Created:
+    """A container that has been created."""
 
     entry: Entry
     document: StateDocument
-    pidfd: int
-    """Of its first process."""
-    args: tuple[str, ...]
+    init: Launched
+    """Its init process."""
     own_pids: bool
     """Whether it has a pid namespace of its own."""
-    terminal: int
-    """The master of its terminal, or -1."""
+
+    def discard(self) -> None:
+        """Delete the container by force, and close what is open here."""
+        try:
+            delete(self.entry, self.init.pidfd, force=True)
+        finally:
+            os.close(self.init.pidfd)
+            if self.init.terminal >= 0:
+                os.close(self.init.terminal)
 
 
-def _delete(made: Created) -> None:
-    try:
-        delete(made.entry, made.pidfd, force=True)
-    finally:
-        os.close(made.pidfd)
-        if made.terminal >= 0:
-            os.close(made.terminal)
-
-
-@whole(undo=_delete)
+@whole(undo=Created.discard)
 def create(
     container_id: str,
-    bundle: Bundle | Temporary | StrPath,
+    bundle: Bundle | EphemeralBundle,
+    options: CreateOptions,
     *,
-    root: StrPath | None,
-    stdio: Sequence[int],
-    terminal: bool | None,
-    console_socket: StrPath | None,
-    pid_file: StrPath | None,
-    preserve_fds: int,
-    listen_fds: int | Sequence[str] = 0,
-    notify_socket: StrPath | None = None,
-    cgroup_manager: Manager,
-    new_keyring: bool,
-    die_with_parent: bool | None,
+    stdio: Sequence[int] = OWN_STREAMS,
+    start: bool = False,
     ephemeral: bool = False,
-    supervision: Supervision | None = None,
-    empty_process: bool = False,
-    gate: bool,
     deadline: float | None = None,
 ) -> Created:
-    """Create a container, or without ``gate`` run it at once. Arguments and errors are those of `Container.create`."""
-    if supervision is not None and (console_socket is not None or tuple(stdio) != (0, 1, 2)):
-        raise ValueError("the supervisor owns the streams: there can be no stdin, stdout, stderr or console socket beside it")
-    if supervision is not None and die_with_parent:
-        raise ValueError("a supervised container outlives who made it: it cannot die with its parent")
-    told = os.fspath(notify_socket) if notify_socket is not None else ""
-    if told and not told.startswith(("/", "@")):
-        raise ValueError(f"notify_socket is {told!r}: an absolute path, or @ and the name of an abstract socket")
-    preserve = inherited(preserve_fds + (listen_fds if isinstance(listen_fds, int) else len(listen_fds)))
-    store = StateStore(root)
-    opened = Bundle.load(bundle) if isinstance(bundle, str | os.PathLike) else bundle
-    performance: Performance | None = None
-    listener = -1
-    supervisor: Supervisor | None = None
-    ready: Ready | None = None
-    masters: list[int] = []
-    console: Callable[[int], None] = to_socket(console_socket) if console_socket is not None else masters.append
-    document = StateDocument(id=container_id, bundle=str(opened.path), status=Status.CREATING, created_at=time.time_ns())
-    if ephemeral:
-        document["ephemeral"] = True
-    with _hooks_of(document) as hooks, store.making(container_id) as entry:
-        try:
-            if isinstance(opened, Temporary):
-                document["undo"] = [opened.undo]
-                entry.record(document)
-                opened = opened.make()
-            if terminal is not None:
-                opened = opened.with_process(terminal=terminal)
-            host = Host.probe()
-            if not new_keyring:
-                host = host._replace(keyrings=False)
-            running = opened
-            if (listen_fds or told) and opened.spec.process is not None:
-                from .activation import activated
+    """Create a container. Errors are those of `Container.create`; after each, nothing of the container is left.
 
-                running = activated(opened, entry, listen_fds, told)
-            plan = _homely(running).plan(
-                host=host,
-                container_id=container_id,
-                gate=gate,
-                cgroup_manager=cgroup_manager,
-                die_with_parent=die_with_parent,
-                empty_process=empty_process,
-            )
-            if plan.terminal and console_socket is None and not terminal and supervision is None:
-                raise UnsupportedError(
-                    "$.process.terminal: nobody takes the terminal: give a console socket, a supervisor, or terminal=True"
-                )
-            if console_socket is not None and not plan.terminal:
-                raise UnsupportedError("a console socket is given, but $.process.terminal is not true")
-            warn(plan.warnings)
-            parents = undo.parents(plan)
-            document["annotations"] = dict(opened.spec.annotations or {})
-            document["cgroups"] = list(plan.cgroups)
-            document["undo"] = [*document.get("undo", []), *parents, *undo.of_plan(plan)]
-            document["namespaces"], document["new_keyring"] = plan.namespaces, new_keyring
-            if told and opened.spec.process is not None:
-                document["notify"] = told
-            document["rootfs"], document["total"] = str(opened.rootfs), len(plan.steps)
-            document["process"], document["hooks"] = empty_process or opened.spec.process is not None, dict(plan.hooks)
-            entry.record(document)  # from here on a crash leaves something that delete --force can clean up
-            entry.save("config.json", opened.config_bytes)
-            if gate:
-                with entry.storing("start.sock"):
-                    listener = listen_start(entry.directory)
-                names = [step.op for step in plan.steps]
-                after = names.index("gate") + 1
-                document["listener"] = listener_of(opened.spec)
-                document["steps"] = [[n, s.op, s.text] for n, s in enumerate(plan.steps[after:], after + 1)]
-            if supervision is not None:
-                supervisor = supervise(entry, document, opened.spec, supervision, terminal=plan.terminal, preserve=preserve)
-                console = supervisor.terminal
-            performance = Performance(
-                plan,
-                stdio=stdio,
-                gate=listener,
-                preserve=preserve,
-                parents=parents,
-                cache=store.root / ".seccomp",
-                parent=supervisor.clone if supervisor is not None else clone,
-                receivers=receivers(opened.spec, document, console),
-                hooks=hooks(plan),
-                deadline=deadline,
-            )
-            init = performance.begin()
-            if supervisor is not None:
-                supervisor.adopt(init.pid, init.pidfd)
-            document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
-            document["status"] = Status.CREATED if gate else Status.RUNNING
-            if not gate:
-                document["started_at"] = time.time_ns()
-            entry.record(document)
-            if pid_file is not None:
-                write_pid_file(Path(pid_file), init.pid)
-            if "notify" in document and not gate:
-                from .activation import Ready
+    Args:
+        stdio: file descriptors for its stdin, stdout and stderr.
+        start: whether its process runs at once, instead of waiting for `start`.
+        ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`).
+        deadline: when to give the launch up, by `time.monotonic`.
+    """
+    preserve = inherited(options.preserve_fds + options.listen_count)
+    with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
+        if ephemeral:
+            creation.document["ephemeral"] = True
+        prepared = prepare(creation.open(bundle), options, creation.entry)
+        plan = prepared.compile(container_id, start=start)
+        warn(plan.warnings)
+        creation.record(plan, prepared)
+        execution = creation.launch(plan, prepared, stdio, preserve, deadline)
+        created = creation.commit(execution, prepared)
+    return creation.follow_up(created)
 
-                ready = Ready(entry, document)
-            performance.finish()
-        except BaseException:
-            if ready is not None:
-                ready.close()
-            try:
-                if performance is not None:
-                    performance.abort()
-            finally:
-                for fd in masters:
-                    os.close(fd)
-                if supervisor is not None:
-                    supervisor.abort()
-                if isinstance(bundle, Temporary):
-                    undo.undo_all([bundle.undo])
-            entry.remove()  # not when something could not be undone: delete --force shall find what
-            raise
-        finally:
-            if listener >= 0:
-                os.close(listener)
-    if supervisor is not None:
-        supervisor.release()
-    if not gate and (failure := after_start(document)) is not None:
-        if ready is not None:
-            ready.close()
-        delete(entry, init.pidfd, force=True)
-        init.close()
-        for fd in masters:
+
+class Creation:
+    """A container that is being created, in a block that holds its lock. An exception in the block removes all of it.
+
+    The state is written before each change that it describes, so that ``delete --force`` can undo what a crash leaves.
+    """
+
+    def __init__(self, store: StateStore, container_id: str, bundle: Path, options: CreateOptions, *, start: bool) -> None:
+        self.document = StateDocument(id=container_id, bundle=str(bundle), status=Status.CREATING, created_at=time.time_ns())
+        self._store = store
+        self._options = options
+        self._start = start
+        self._began = time.monotonic()
+        self._clean_ups = CleanUps()
+        self._failure: BaseException | None = None
+        self._hooks: HookRunner | None = None
+        self._supervisor: Supervisor | None = None
+        self._ready: Ready | None = None
+        self._parents: undo.Record = ()
+        self._terminals: list[int] = []
+
+    def __enter__(self) -> Self:
+        self._clean_ups.on_failure(self._run_poststop_hooks)
+        self.entry = self._clean_ups.enter_context(self._store.making(self.document["id"]))
+        self._clean_ups.push(self._remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._failure = error
+        return self._clean_ups.__exit__(kind, error, traceback)
+
+    def _remove(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Remove the state directory after a failure, but not if a clean-up failed: ``delete --force`` needs the record then."""
+        if error is not None and error is self._failure:
+            self.entry.remove()
+
+    def _run_poststop_hooks(self) -> None:
+        if self._hooks is not None and self._hooks.begun:
+            after_delete(self.document)
+
+    def _close_terminals(self) -> None:
+        for fd in self._terminals:
             os.close(fd)
-        raise failure
-    if ready is not None:
-        (ready.wait if supervisor is not None else ready.wait_aside)(document, init.pidfd)
-    process = opened.spec.process
-    args = tuple((process.args if process else None) or ())
-    return Created(entry, document, init.release(), args, bool(plan.clone_flags & CLONE_NEW["pid"]), masters[0] if masters else -1)
 
+    def open(self, bundle: Bundle | EphemeralBundle) -> Bundle:
+        """Return the bundle. An ephemeral one is made, after its undo action is recorded. Raises SifError, BundleError, OSError."""
+        if not isinstance(bundle, EphemeralBundle):
+            return bundle
+        self.document["undo"] = [bundle.undo]
+        self.entry.record(self.document)
+        self._clean_ups.on_failure(undo.undo_all, [bundle.undo])
+        return bundle.make()
 
-@contextmanager
-def _hooks_of(document: StateDocument) -> Iterator[Callable[[Plan], HookRunner | None]]:
-    """Makes the hooks that run until the process does, where a plan has some; after a failure behind one poststop hooks run."""
-    made: list[HookRunner] = []
+    def record(self, plan: Plan, prepared: Prepared) -> None:
+        """Record what undoes the plan, and what later operations need to know of the container."""
+        spec, document, options = prepared.bundle.spec, self.document, self._options
+        self._parents = undo.parents(plan)
+        document["annotations"] = dict(spec.annotations or {})
+        document["cgroups"] = list(plan.cgroups)
+        document["undo"] = [*document.get("undo", []), *self._parents, *undo.of_plan(plan)]
+        document["namespaces"], document["new_keyring"] = plan.namespaces, options.new_keyring
+        if options.notify_socket and spec.process is not None:
+            document["notify"] = options.notify_socket
+        document["rootfs"], document["total"] = str(prepared.bundle.rootfs), len(plan.steps)
+        document["process"], document["hooks"] = options.empty_process or spec.process is not None, dict(plan.hooks)
+        if not self._start:
+            gate = [step.op for step in plan.steps].index("gate") + 1
+            document["listener"] = listener_of(spec)
+            document["steps"] = [[number, step.op, step.text] for number, step in enumerate(plan.steps[gate:], gate + 1)]
+        self.entry.record(document)
+        self.entry.save("config.json", prepared.bundle.config_bytes)
 
-    def make(plan: Plan) -> HookRunner | None:
+    def launch(
+        self, plan: Plan, prepared: Prepared, stdio: Sequence[int], preserve: Preserved, deadline: float | None
+    ) -> Execution:
+        """Execute the plan to the point where the container is created. Raises StepError, HookError."""
+        spec, supervisor = prepared.bundle.spec, None
+        gate = -1 if self._start else self._listen()
+        if self._options.supervised:
+            supervisor = self._supervisor = supervise(
+                self.entry, self.document, spec, self._options, terminal=plan.terminal, preserve=preserve
+            )
+            self._clean_ups.on_failure(supervisor.abort)
+        self._clean_ups.on_failure(self._close_terminals)
+        execution = Execution(
+            plan,
+            stdio=stdio,
+            gate=gate,
+            preserve=preserve,
+            parents=self._parents,
+            cache=self._store.root / ".seccomp",
+            parent=clone if supervisor is None else supervisor.clone,
+            receivers=receivers(spec, self.document, self._console()),
+            hooks=self._hooks_of(plan),
+            deadline=deadline,
+        )
+        self._clean_ups.on_failure(execution.abort)
+        init = execution.begin()
+        if supervisor is not None:
+            supervisor.adopt(init.pid, init.pidfd)
+        return execution
+
+    def _listen(self) -> int:
+        with self.entry.storing("start.sock"):
+            listener = listen_start(self.entry.directory)
+        self._clean_ups.callback(os.close, listener)
+        return listener
+
+    def _console(self) -> Callable[[int], None]:
+        if self._options.console_socket is not None:
+            return to_socket(self._options.console_socket)
+        return self._terminals.append if self._supervisor is None else self._supervisor.terminal
+
+    def _hooks_of(self, plan: Plan) -> HookRunner | None:
         if not any(step.op in ("hook", "hook_state") for step in plan.steps):
             return None
         from ..engine.hooks import HookRunner
 
-        # To them the container is created: what comes before hooks is done (runtime.md, Lifecycle, 2 and 3).
-        made.append(HookRunner(lambda: state_of(document)._replace(status=Status.CREATED)))
-        return made[0]
+        # For hooks the container is created: what comes before them is done (runtime.md, Lifecycle, 2 and 3).
+        self._hooks = HookRunner(lambda: state_of(self.document)._replace(status=Status.CREATED))
+        self._clean_ups.callback(self._hooks.close)
+        return self._hooks
 
-    try:
-        yield make
-    except BaseException:
-        if any(hooks.begun for hooks in made):
-            after_delete(document)
-        raise
-    finally:
-        for hooks in made:
-            hooks.close()
+    def commit(self, execution: Execution, prepared: Prepared) -> Created:
+        """Record the container as created, and let its init process go on. Raises StepError, HookError."""
+        init, document = execution.init, self.document
+        document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
+        document["status"] = Status.RUNNING if self._start else Status.CREATED
+        if self._start:
+            document["started_at"] = time.time_ns()
+        self.entry.record(document)
+        if self._options.pid_file is not None:
+            write_pid_file(Path(self._options.pid_file), init.pid)
+        if self._start and "notify" in document:
+            self._ready = Ready(self.entry, document)
+            self._clean_ups.on_failure(self._ready.close)
+        execution.finish()
+        process = prepared.bundle.spec.process
+        launched = Launched(
+            args=tuple((process.args if process else None) or ()),
+            pid=init.pid,
+            pidfd=init.release(),
+            init_pid=init.pid,
+            began=self._began,
+            cgroups=document["cgroups"],
+            terminal=self._terminals[0] if self._terminals else -1,
+        )
+        own_pids = bool(execution.plan.clone_flags & CLONE_NEW["pid"])
+        return Created(entry=self.entry, document=document, init=launched, own_pids=own_pids)
 
+    def follow_up(self, created: Created) -> Created:
+        """Do what comes after the block, without the container's lock: hooks may use the container.
 
-def _homely(bundle: Bundle) -> Bundle:
-    """A bundle whose process has a HOME. config.json stays without it: further processes may be of another user."""
-    process = bundle.spec.process
-    if process is None or has_home(process):
-        return bundle
-    return bundle.with_process(env=(*(process.env or ()), home_of(process, bundle.rootfs)))
+        Raises:
+            HookError: a poststart hook failed, and the container is deleted (runtime.md, Lifecycle, 9).
+        """
+        if self._supervisor is not None:
+            self._supervisor.release()
+        if not self._start:
+            return created
+        try:
+            if (failure := after_start(self.document)) is not None:
+                raise failure
+            if self._ready is not None and self._supervisor is None:
+                self._ready.wait_aside(self.document, created.init.pidfd)
+            elif self._ready is not None:
+                with waiting():
+                    self._ready.wait(self.document, created.init.pidfd)
+        except BaseException:
+            if self._ready is not None:
+                self._ready.close()
+            created.discard()
+            raise
+        return created
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:
-    """The seccomp agent's socket and the metadata for it, both empty where there is none."""
+    """Return the seccomp agent's socket and its metadata; both are empty without an agent."""
     seccomp = spec.linux.seccomp if spec.linux else None
     return [seccomp.listener_path or "", seccomp.listener_metadata or ""] if seccomp else ["", ""]
 
 
-def to_socket(path: StrPath) -> Callable[[int], None]:
-    """What sends a terminal's master to whoever listens there."""
+def to_socket(path: str | os.PathLike[str]) -> Callable[[int], None]:
+    """Return a function that sends the master of a terminal to a console socket."""
     return lambda fd: send_fd(fd, path)
 
 
 def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int], None]) -> dict[str, Callable[[Init, int], None]]:
-    """Who gets the descriptors that the init hands out."""
+    """Return the functions that take the file descriptors of the init, by its operation.
+
+    Args:
+        console: takes the master of a terminal.
+    """
 
     def to_agent(init: Init, fd: int) -> None:
         path, metadata = listener_of(spec)
@@ -277,5 +300,5 @@ def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int
 
 
 def write_pid_file(path: Path, pid: int) -> None:
-    """Write a pid file, atomically. Raises OSError."""
+    """Write a pid file atomically. Raises OSError."""
     replace_file(path, str(pid).encode(), mode=0o666)

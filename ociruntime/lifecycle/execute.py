@@ -1,190 +1,233 @@
-"""Running a further process in a container (the peers' ``exec``; runtime.md has none)."""
+"""Executing a further process in a running container: ``exec`` of the command lines of runc and crun."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import attrs
 
 from ..engine import groups, undo
 from ..engine.cgroup import joinable, oom_kills
+from ..engine.execution import Execution
 from ..engine.launch import inherited
-from ..engine.perform import Performance
 from ..engine.processes import ended_within
 from ..errors import ContainerNotFound, WrongStatus
 from ..host import Host
-from ..overrides import Overrides
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
 from ..state import Entry, StateDocument, Status
-from ..terminal import Terminal
-from .create import StrPath, receivers, to_socket, write_pid_file
+from .create import receivers, to_socket, write_pid_file
 from .home import with_home
+from .launch import CleanUps, Launched
 from .status import current, first_process
 from .warn import warn
 
 if TYPE_CHECKING:
+    from ..options import ExecOptions
+    from ..plan import Plan
     from ..spec import Process, RuntimeSpec
 
 _OF_AN_END: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL, errno.ECONNRESET})
-"""What joining a container says that is about to end: without namespaces, or with a pid namespace that takes nobody."""
+"""Errors from joining a container that is about to end: its namespaces are gone, or its pid namespace takes no more processes."""
 _END: Final = 0.5
-"""Seconds from there to its end."""
+"""Seconds from such an error to the end of the container."""
 
 
-class Started(NamedTuple):
-    """A further process in a container, on its way."""
+@attrs.frozen(kw_only=True)
+class PreparedExec:
+    """An exec process whose process object and cgroups are complete."""
 
-    args: tuple[str, ...]
-    pid: int
-    pidfd: int
-    first: int
-    """The pid of the container's first process."""
-    cgroups: Sequence[str]
-    oom_kills: int
-    """In the container, before."""
+    process: Process
+    cgroups: tuple[str, ...]
+    """The directories of the cgroups to join."""
     group: groups.Group | None
-    """What it starts, if that is to be known."""
-    terminal: Terminal | None
+    """The group of all processes that it starts."""
+    siblings: Sequence[str]
+    """Cgroups of other exec processes, which may have ended."""
+    host: Host
 
-
-def _foreign(document: StateDocument) -> int:
-    """The CLONE_NEW* bits to join: nobody may enter the user namespace that he is in already."""
-    bits = document.get("namespaces", 0)
-    try:
-        ours = os.path.samefile(f"/proc/{document.get('pid', 0)}/ns/user", "/proc/self/ns/user")
-    except FileNotFoundError:
-        return bits  # it ended meanwhile, as the launch will tell
-    return bits & ~CLONE_NEW["user"] if ours else bits
+    def compile(self, entry: Entry, document: StateDocument, spec: RuntimeSpec) -> Plan:
+        """Compile the plan that executes the process. Raises SpecError, UnsupportedError."""
+        keyrings = self.host.keyrings and document.get("new_keyring", True)
+        return compile_exec(
+            self.process,
+            spec,
+            self.host._replace(keyrings=keyrings),
+            namespaces=_foreign_namespaces(document),
+            cgroups=self.cgroups,
+            unit=undo.unit(document.get("undo", [])),
+            container_id=entry.id,
+            pid=document["pid"],
+        )
 
 
 def execute(
-    entry: Entry,
-    spec: RuntimeSpec,
-    overrides: Overrides,
-    *,
-    process: Process | Mapping[str, Any] | None,
-    capabilities: Sequence[str],
-    stdio: Sequence[int],
-    console_socket: StrPath | None,
-    pid_file: StrPath | None,
-    preserve_fds: int,
-    cgroup: str | Mapping[str, str] | None,
-    own_cgroup: bool,
-    deadline: float | None = None,
-) -> Started:
-    """Start a process in a running container. Arguments and errors are those of `Container.popen`."""
-    preserve = inherited(preserve_fds)
-    with entry.locked(shared=True):  # so that nobody pauses the container meanwhile: a frozen init never answers
-        document = entry.read()
-        status = current(document).status
-        if not status.can_exec:
-            raise WrongStatus(entry.id, "exec in", status, "running")
-        pidfd, cgroups = first_process(document), document.get("cgroups", [])
-        if pidfd is None:
-            raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
-        masters: list[int] = []
-        group: groups.Group | None = None
-        others: list[str] = []
-        try:
-            rootfs = Path(f"/proc/{document['pid']}/root")
-            wanted = with_home(_wanted(spec, overrides, process, capabilities, rootfs), rootfs)
-            host = Host.probe()
-            joined = _joined(cgroups, document["pid"], cgroup, host)
-            if own_cgroup and (made := groups.make_cgroup_group(existing_placement(joined, host).places, cgroups)) is not None:
-                group, others = made
-                joined = tuple(made[0].path if os.path.dirname(made[0].path) == path else path for path in joined)
-            elif own_cgroup:
-                group, wanted = _marked(wanted)
-            plan = compile_exec(
-                wanted,
-                spec,
-                host._replace(keyrings=host.keyrings and document.get("new_keyring", True)),
-                namespaces=_foreign(document),
-                cgroups=joined,
-                unit=undo.unit(document.get("undo", [])),
-                container_id=entry.id,
-                pid=document["pid"],
-            )
-            warn(plan.warnings)
-            performance = Performance(
-                plan,
-                stdio=stdio,
-                pidfd=pidfd,
-                preserve=preserve,
-                cache=entry.path.parent / ".seccomp",
-                receivers=receivers(spec, document, to_socket(console_socket) if console_socket is not None else masters.append),
-                deadline=deadline,
-            )
-            kills = oom_kills(cgroups)
-            init = performance.begin()
-            try:
-                if pid_file is not None:
-                    write_pid_file(Path(pid_file), init.pid)
-            except BaseException:
-                performance.abort()
-                raise
-            performance.finish()
-        except BaseException as error:
-            for fd in masters:
-                os.close(fd)
-            if group is not None:
-                group.kill()  # the program may have run for a moment when the interrupt or the failure came
-            if isinstance(error, OSError) and error.errno in _OF_AN_END and ended_within(pidfd, _END):
-                raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
-            raise
-        finally:
-            os.close(pidfd)
-    if others:
-        _sweep(entry, others)
-    return Started(
-        tuple(wanted.args or ()),
-        init.pid,
-        init.release(),
-        document["pid"],
-        cgroups,
-        kills,
-        group,
-        Terminal(masters[0]) if masters else None,
+    entry: Entry, spec: RuntimeSpec, options: ExecOptions, *, stdio: Sequence[int], deadline: float | None = None
+) -> Launched:
+    """Execute a process in a running container. Errors are those of `Container.popen`; after each, nothing of the process is left.
+
+    Args:
+        spec: the container's configuration.
+        stdio: file descriptors for its stdin, stdout and stderr.
+        deadline: when to give the launch up, by `time.monotonic`.
+    """
+    began = time.monotonic()
+    preserve = inherited(options.preserve_fds)
+    terminals: list[int] = []
+    # The lock keeps the container from being paused: a frozen init process never answers.
+    with entry.locked(shared=True), CleanUps() as clean_ups:
+        document, pidfd = _open_running(entry)
+        clean_ups.callback(os.close, pidfd)
+        clean_ups.enter_context(_end_of_container(entry, pidfd))
+        prepared = prepare_exec(document, spec, options)
+        if prepared.group is not None:
+            clean_ups.on_failure(prepared.group.kill)  # the process may have run before the failure or interruption
+        plan = prepared.compile(entry, document, spec)
+        warn(plan.warnings)
+        clean_ups.on_failure(_close, terminals)
+        console = terminals.append if options.console_socket is None else to_socket(options.console_socket)
+        execution = Execution(
+            plan,
+            stdio=stdio,
+            pidfd=pidfd,
+            preserve=preserve,
+            cache=entry.path.parent / ".seccomp",
+            receivers=receivers(spec, document, console),
+            deadline=deadline,
+        )
+        clean_ups.on_failure(execution.abort)
+        cgroups = document.get("cgroups", [])
+        kills = oom_kills(cgroups)
+        init = execution.begin()
+        if options.pid_file is not None:
+            write_pid_file(Path(options.pid_file), init.pid)
+        execution.finish()
+    if prepared.siblings:
+        _sweep(entry, prepared.siblings)
+    return Launched(
+        args=tuple(prepared.process.args or ()),
+        pid=init.pid,
+        pidfd=init.release(),
+        init_pid=document["pid"],
+        began=began,
+        cgroups=cgroups,
+        oom_kills=kills,
+        group=prepared.group,
+        terminal=terminals[0] if terminals else -1,
     )
 
 
-def _sweep(entry: Entry, paths: Sequence[str]) -> None:
-    """Remove the cgroups of exec processes that have ended without their caller: it was killed, or has detached them."""
+def prepare_exec(document: StateDocument, spec: RuntimeSpec, options: ExecOptions) -> PreparedExec:
+    """Resolve the process object and the cgroups of an exec process, and make a cgroup for it.
+
+    Raises:
+        ValueError, FileNotFoundError: the cgroup that the options name does not exist in the container.
+        BundleError: the container does not know the user.
+    """
+    pid, cgroups, host = document["pid"], document.get("cgroups", []), Host.probe()
+    rootfs = Path(f"/proc/{pid}/root")
+    process = with_home(_process_of(spec, options, rootfs), rootfs)
+    joined = _joined_cgroups(cgroups, pid, options.cgroup, host)
+    group: groups.Group | None = None
+    siblings: list[str] = []
+    if options.own_cgroup:
+        in_cgroup = groups.make_cgroup_group(existing_placement(joined, host).places, cgroups)
+        if in_cgroup is None:
+            group, process = _mark(process)
+        else:
+            group, siblings = in_cgroup
+            own, parent = in_cgroup[0].path, os.path.dirname(in_cgroup[0].path)
+            joined = tuple(own if path == parent else path for path in joined)
+    return PreparedExec(process=process, cgroups=joined, group=group, siblings=siblings, host=host)
+
+
+def _open_running(entry: Entry) -> tuple[StateDocument, int]:
+    """Return the state of a running container and a pidfd of its init process. Raises WrongStatus, ContainerNotFound."""
+    document = entry.read()
+    status = current(document).status
+    if not status.can_exec:
+        raise WrongStatus(entry.id, "exec in", status, "running")
+    pidfd = first_process(document)
+    if pidfd is None:
+        raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running")
+    return document, pidfd
+
+
+@contextmanager
+def _end_of_container(entry: Entry, pidfd: int) -> Iterator[None]:
+    """Raise WrongStatus for an error in the block whose cause is the end of the container."""
     try:
-        with entry.locked(wait=False):  # an empty one may be that of an exec on its way, which holds the lock
+        yield
+    except OSError as error:
+        if error.errno in _OF_AN_END and ended_within(pidfd, _END):
+            raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
+        raise
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _foreign_namespaces(document: StateDocument) -> int:
+    """Return the CLONE_NEW* bits to join, without the user namespace if the caller is in it: setns(2) refuses that."""
+    bits = document.get("namespaces", 0)
+    try:
+        same = os.path.samefile(f"/proc/{document.get('pid', 0)}/ns/user", "/proc/self/ns/user")
+    except FileNotFoundError:
+        return bits  # the container has ended, as the launch will tell
+    return bits & ~CLONE_NEW["user"] if same else bits
+
+
+def _sweep(entry: Entry, paths: Sequence[str]) -> None:
+    """Remove the cgroups of exec processes whose caller was killed, or has detached them."""
+    try:
+        with entry.locked(wait=False):  # an empty one may belong to an exec that is launching, which holds the lock
             groups.remove_empty(paths)
     except (OSError, ContainerNotFound):
-        return  # they are left to the next exec, or gone with the container
+        return  # the next exec removes them, or the end of the container
 
 
-def _marked(process: Process) -> tuple[groups.MarkedGroup, Process]:
-    """A group for a process that has no cgroup of its own, and the process with the limit that marks it."""
+def _mark(process: Process) -> tuple[groups.MarkedGroup, Process]:
+    """Return a group for a process without a cgroup of its own, and the process with the resource limit that marks it."""
     import resource
 
     from ..spec import Rlimit
     from ..spec.process import UNLIMITED, RlimitType
 
-    set_ = next((limit.hard for limit in process.rlimits or () if limit.type == RlimitType.RSS), None)
-    hard = resource.getrlimit(resource.RLIMIT_RSS)[1] & UNLIMITED if set_ is None else set_
+    limits = process.rlimits or ()
+    configured = next((limit.hard for limit in limits if limit.type == RlimitType.RSS), None)
+    hard = resource.getrlimit(resource.RLIMIT_RSS)[1] & UNLIMITED if configured is None else configured
     group = groups.MarkedGroup(hard)
     if group.mark is None:
         return group, process
-    others = tuple(limit for limit in process.rlimits or () if limit.type != RlimitType.RSS)
+    others = tuple(limit for limit in limits if limit.type != RlimitType.RSS)
     return group, process.evolve(rlimits=(*others, Rlimit(type=RlimitType.RSS, soft=group.mark, hard=hard)))
 
 
-def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | None, host: Host) -> tuple[str, ...]:
-    """The cgroups for a further process. Raises ValueError and FileNotFoundError for the one that is asked for."""
-    if not wanted:
+def _joined_cgroups(cgroups: Sequence[str], pid: int, cgroup: str | Mapping[str, str] | None, host: Host) -> tuple[str, ...]:
+    """Return the cgroups to join.
+
+    Args:
+        cgroups: those of the container.
+        cgroup: the one that the options name.
+
+    Raises:
+        ValueError, FileNotFoundError: the container does not have the cgroup that the options name.
+    """
+    if not cgroup:
         return tuple(joinable(cgroups, pid))
     placement = existing_placement(cgroups, host)
     if not placement.places:
-        raise ValueError(f"cgroup={wanted!r}: the container has no cgroups of its own")
-    chosen = inner_cgroups(placement, wanted)
+        raise ValueError(f"cgroup={cgroup!r}: the container has no cgroups of its own")
+    chosen = inner_cgroups(placement, cgroup)
     missing = next((path for path in chosen.values() if not os.path.isdir(path)), None)
     if missing is not None:
         raise FileNotFoundError(errno.ENOENT, "the container has no such cgroup", missing)
@@ -192,21 +235,14 @@ def _joined(cgroups: Sequence[str], pid: int, wanted: str | Mapping[str, str] | 
     return (*chosen.values(), *others)
 
 
-def _wanted(
-    spec: RuntimeSpec,
-    overrides: Overrides,
-    process: Process | Mapping[str, Any] | None,
-    capabilities: Sequence[str],
-    rootfs: Path,
-) -> Process:
-    """The process object: the container's own without its terminal, or a given one; with what was asked for changed."""
-    from ..spec import Capabilities
-    from ..spec import Process as ProcessSpec
+def _process_of(spec: RuntimeSpec, options: ExecOptions, rootfs: Path) -> Process:
+    """Return the process object of the options, or the container's own without its terminal, with the overrides."""
+    from ..spec import Capabilities, Process
 
-    if isinstance(process, Mapping):
-        process = ProcessSpec.load(process)
-    base = process or (spec.process or ProcessSpec(cwd="/")).evolve(terminal=None, console_size=None)
-    wanted = overrides.apply(spec.evolve(process=base), rootfs).process
-    assert wanted is not None, "there is one now"
+    base = options.process or (spec.process or Process(cwd="/")).evolve(terminal=None, console_size=None)
+    process = options.overrides.apply(spec.evolve(process=base), rootfs).process
+    assert process is not None, "the process was given"
+    if not options.capabilities:
+        return process
     # Never to the inheritable or ambient sets: a program of another user, or without them on its file, must not get them.
-    return wanted.evolve(capabilities=(wanted.capabilities or Capabilities()).add(*capabilities)) if capabilities else wanted
+    return process.evolve(capabilities=(process.capabilities or Capabilities()).add(*options.capabilities))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 from ..errors import BundleError, ContainerNotFound
+from ..overrides import StrPath
 from ..rootfs.bundles import prune_records
 from ..state import StateStore, Status
 from .delete import after_delete, read, sweep
 from .orphans import has_caller, remove_orphans
 
 _OVER = (Status.STOPPED, Status.CREATING)
-"""``creating`` with nobody who holds the lock: its maker has died."""
+"""``creating`` while no process has the lock: the process that was creating it has died."""
 
 
-def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
     """Remove all containers that nothing uses any more, and what crashes have left.
 
     These are containers that are stopped or damaged, those whose making was interrupted, and orphans: containers of `run` whose
@@ -22,7 +21,7 @@ def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     go too.
 
     Args:
-        root: the state directory; ``/run/ociruntime`` for root by default.
+        state_root: the state directory; by default ``/run/ociruntime`` for root.
 
     Returns:
         The ids of the containers that were removed.
@@ -30,7 +29,7 @@ def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     Raises:
         StateError, BundleError, OSError: something cannot be removed; the rest is removed all the same.
     """
-    store = StateStore(root)
+    store = StateStore(state_root)
     removed, failures = remove_orphans(store)
     failure = next(iter(failures.values()), None)
     for entry in store.entries():
@@ -43,7 +42,7 @@ def prune(*, root: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
             removed.append(entry.id)
             after_delete(document)
         except (BlockingIOError, ContainerNotFound):
-            continue  # somebody is at work on it, or was faster
+            continue  # another process is at work on it, or has removed it
         except Exception as error:
             failure = failure or error
     try:

@@ -7,7 +7,7 @@ import os
 import time
 
 from ..engine.processes import open_process, wait_init
-from ..errors import StateError, WrongStatus
+from ..errors import ProcessTimeout, StateError, WrongStatus
 from ..state import Status
 from .status import current, first_process
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from typing import Final
 
     from ..engine.launch import Preserved
+    from ..options import CreateOptions
     from ..spec import RuntimeSpec
     from ..state import Entry, StateDocument
-    from ..supervisor.client import Supervision, Supervisor
+    from ..supervisor.client import Supervisor
 
 _LAST_WRITES: Final = 6.0
 """Seconds for a supervisor to end by itself: it lets slow clients read for five."""
@@ -31,19 +32,25 @@ _CAP_CHOWN: Final = 1 << 0
 
 
 def supervise(
-    entry: Entry, document: StateDocument, spec: RuntimeSpec, wanted: Supervision, *, terminal: bool, preserve: Preserved
+    entry: Entry, document: StateDocument, spec: RuntimeSpec, options: CreateOptions, *, terminal: bool, preserve: Preserved
 ) -> Supervisor:
-    """Make the supervisor of a container that is being created, and note it in its state. Raises OSError, UnsupportedError."""
-    from ..supervisor.client import Supervisor
+    """Start the supervisor of a container that is being created, and record it in the state.
 
-    made = Supervisor.spawn(entry.path, wanted, terminal=terminal, owner=_host_uid(spec), preserve=preserve)
-    document["supervisor"] = list(made.identity)
+    Raises:
+        OSError: the log, a socket or a preserved file descriptor cannot be opened.
+        UnsupportedError: this Python does not know its interpreter.
+    """
+    from ..supervisor.client import Supervision, Supervisor
+
+    supervision = Supervision(options.log_path, options.log_format, options.sync_socket)
+    supervisor = Supervisor.spawn(entry.path, supervision, terminal=terminal, owner=_host_uid(spec), preserve=preserve)
+    document["supervisor"] = list(supervisor.identity)
     document["sockets"] = [str(entry.path / "attach.sock"), str(entry.path / "control.sock")]
     document["terminal"] = terminal
-    document["sync"] = wanted.sync_socket is not None
-    document["log"] = [wanted.log_path or str(entry.path / "log"), wanted.log_format]
+    document["sync"] = options.sync_socket is not None
+    document["log"] = [options.log_path or str(entry.path / "log"), options.log_format]
     entry.record(document)
-    return made
+    return supervisor
 
 
 def _host_uid(spec: RuntimeSpec) -> int:
@@ -140,7 +147,7 @@ def recorded(entry: Entry, timeout: float = _LAST_WRITES) -> StateDocument:
 
 
 def wait_recorded(entry: Entry, document: StateDocument, own: int, timeout: float | None) -> int | None:
-    """Wait for the end of a supervised container; gives its exit code. Raises TimeoutError."""
+    """Wait for the end of a supervised container; gives its exit code. Raises ProcessTimeout."""
     pidfd = first_process(document, own)
     if pidfd is not None:
         try:
@@ -148,7 +155,8 @@ def wait_recorded(entry: Entry, document: StateDocument, own: int, timeout: floa
         finally:
             os.close(pidfd)
         if ended is None:
-            raise TimeoutError(f"container {entry.id!r} still runs after {timeout} s")
+            assert timeout is not None
+            raise ProcessTimeout(f"container {entry.id!r}", timeout)
         return recorded(entry).get("exit_code", ended.returncode)
     return recorded(entry).get("exit_code")
 

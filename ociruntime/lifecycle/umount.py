@@ -23,7 +23,7 @@ _NAMED = 5
 
 
 @whole()
-def umount(path: str | os.PathLike[str], *, force: bool, root: str | os.PathLike[str] | None) -> None:
+def umount(path: str | os.PathLike[str], *, force: bool, state_root: str | os.PathLike[str] | None) -> None:
     """Unmount a bundle and remove it. Arguments and errors are those of `Bundle.umount`."""
     with locked(path) as directory:
         if directory.record() is None:
@@ -31,13 +31,13 @@ def umount(path: str | os.PathLike[str], *, force: bool, root: str | os.PathLike
         if foreign := directory.foreign_mount():
             raise BundleError(f"{directory.path} cannot be unmounted: {foreign} does not belong to the image; unmount it first")
         if force:
-            for entry in containers_of(directory, root):
+            for entry in containers_of(directory, state_root):
                 _stop(entry)
         try:
             if force:
                 directory.unmount(detach=True)
             else:
-                _unmount_unused(directory, root)
+                _unmount_unused(directory, state_root)
         except OSError as error:
             users = list(_processes_in(directory.rootfs))
             raise BundleError(
@@ -47,21 +47,21 @@ def umount(path: str | os.PathLike[str], *, force: bool, root: str | os.PathLike
         directory.remove()
 
 
-def _unmount_unused(directory: BundleDirectory, root: str | os.PathLike[str] | None) -> None:
+def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> None:
     """Unmount a bundle that nothing uses. Raises BundleError, OSError: everything is mounted as it was."""
     mounts = directory.mounts()
-    _refuse_containers(directory, root)
+    _refuse_containers(directory, state_root)
     _refuse(directory, _lasting_users(directory, mounts))
     with directory.top_unmounted():  # whoever came since the first look has its files already, and keeps them
-        _refuse_containers(directory, root)
+        _refuse_containers(directory, state_root)
         _refuse(directory, _lasting_users(directory, mounts, unmounted=True))
     directory.unmount()
 
 
-def containers_of(directory: BundleDirectory, root: str | os.PathLike[str] | None) -> list[Entry]:
+def containers_of(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> list[Entry]:
     """The containers in a state directory that are being made of a bundle or live."""
     own = os.fstat(directory.fd)
-    return [entry for entry in StateStore(root).entries() if _uses(entry, own)]
+    return [entry for entry in StateStore(state_root).entries() if _uses(entry, own)]
 
 
 def _uses(entry: Entry, bundle: os.stat_result) -> bool:
@@ -90,8 +90,8 @@ def _stop(entry: Entry) -> None:
         return  # it was deleted meanwhile
 
 
-def _refuse_containers(directory: BundleDirectory, root: str | os.PathLike[str] | None) -> None:
-    _refuse(directory, [f"container {entry.id!r}" for entry in containers_of(directory, root)])
+def _refuse_containers(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> None:
+    _refuse(directory, [f"container {entry.id!r}" for entry in containers_of(directory, state_root)])
 
 
 def _refuse(directory: BundleDirectory, users: list[str]) -> None:

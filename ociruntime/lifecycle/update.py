@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..engine import undo
 from ..engine.cgroup.rollback import Rollback
+from ..engine.execution import step_error
 from ..engine.host_steps import execute_step
-from ..engine.perform import step_error
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
 from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
@@ -37,7 +37,7 @@ class Limits(TypedDict, total=False):
 
     memory: int | None
     memory_swap: int | None
-    """Rollback and swap together."""
+    """Memory and swap together."""
     memory_reservation: int | None
     cpus: float | None
     """CPU time in CPUs, as 1.5; sets quota and period."""

@@ -65,7 +65,7 @@ class Limited:
         self.made += 1
         spec = config(args or ["sleep", "100"], resources, **(linux or {}))
         make = oci.Container.run if start else oci.Container.create
-        with make(f"{self.prefix}-{self.made}", self.make_bundle(spec), root=self.root, **more) as container:
+        with make(f"{self.prefix}-{self.made}", self.make_bundle(spec), state_root=self.root, **more) as container:
             yield container
 
 

@@ -109,7 +109,7 @@ def session(state_root: Path) -> Iterator[Callable[..., Session]]:
     failed = any(entry.process.poll() is None for entry in made)
     for entry in made:
         entry.close()
-    for container in oci.Container.list(root=state_root) if failed else ():
+    for container in oci.Container.list(state_root=state_root) if failed else ():
         container.delete(force=True)
 
 

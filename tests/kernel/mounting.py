@@ -73,7 +73,7 @@ class Runner:
         self._count += 1
         name = f"{self.name}-{self._count}"
         args = ["sh", "-c", script]
-        result = oci.run(bundle, args, capture_output=True, text=True, root=self._root, container_id=name)
+        result = oci.run(bundle, args, capture_output=True, text=True, state_root=self._root, container_id=name)
         assert isinstance(result.stdout, str)
         assert result.returncode == 0, (result.stdout, result.stderr)
         return result.stdout
@@ -84,7 +84,7 @@ class Runner:
     def refused(self, *mounts: dict[str, Any], change: Change | None = None, bundle: oci.Bundle | None = None) -> oci.StepError:
         with pytest.raises(oci.StepError) as caught:
             self("true", *mounts, change=change, bundle=bundle)
-        assert oci.Container.list(root=self._root) == []
+        assert oci.Container.list(state_root=self._root) == []
         return caught.value
 
     @contextmanager

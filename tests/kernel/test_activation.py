@@ -56,8 +56,8 @@ def test_start_returns_when_the_process_is_ready(
     make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, until: Callable[..., None]
 ) -> None:
     bundle = bundle_of(make_bundle, "sleep", "100")
-    with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(host)) as container:
-        starting = threading.Thread(target=oci.Container.load(prefix, root=state_root).start)
+    with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=address(host)) as container:
+        starting = threading.Thread(target=oci.Container.load(prefix, state_root=state_root).start)
         starting.start()
         until(lambda: container.status is oci.Status.RUNNING, "the start", 120)
         place = environment(container.pid)["NOTIFY_SOCKET"]
@@ -92,13 +92,15 @@ def test_the_process_may_be_anybody(
         for path in (bundle.rootfs, *bundle.rootfs.rglob("*")):
             if path.is_dir():
                 os.chown(path, 100000, 100000)
-    with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(host)) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=address(host)) as container:
         container.start()
         assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
 
 
 def test_a_process_that_ends_without_a_word(make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket) -> None:
-    with oci.Container.create(prefix, bundle_of(make_bundle, "true"), root=state_root, notify_socket=address(host)) as container:
+    with oci.Container.create(
+        prefix, bundle_of(make_bundle, "true"), state_root=state_root, notify_socket=address(host)
+    ) as container:
         container.start()
         assert heard(host) == []
         container.wait(20)
@@ -109,16 +111,16 @@ def test_an_abstract_socket_and_nobody_there(make_bundle: MakeBundle, state_root
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{prefix}")
         listener.setblocking(False)
-        with oci.Container.create(prefix, bundle, root=state_root, notify_socket=address(listener)) as container:
+        with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=address(listener)) as container:
             container.start()
             assert heard(listener) == [f"READY=1\nMAINPID={container.pid}"]
-    with oci.Container.create(prefix, bundle, root=state_root, notify_socket=f"@{prefix}") as container:
-        with pytest.warns(oci.OCIRuntimeWarning, match="nobody at .* hears that the container is ready"):
+    with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=f"@{prefix}") as container:
+        with pytest.warns(oci.OCIRuntimeWarning, match="notify_socket .*: the readiness notification cannot be sent"):
             container.start()
         assert container.status is oci.Status.RUNNING
     with pytest.raises(ValueError, match="notify_socket"):
-        oci.Container.create(prefix, bundle, root=state_root, notify_socket="vsock:2:1")
-    assert oci.Container.list(root=state_root) == []
+        oci.Container.create(prefix, bundle, state_root=state_root, notify_socket="vsock:2:1")
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_run_goes_on_and_a_supervised_one_waits(
@@ -127,10 +129,10 @@ def test_run_goes_on_and_a_supervised_one_waits(
     bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
     host.setblocking(True)
     host.settimeout(20)
-    with oci.Container.run(prefix, bundle, root=state_root, notify_socket=address(host)):
+    with oci.Container.run(prefix, bundle, state_root=state_root, notify_socket=address(host)):
         assert host.recv(100) == b"READY=1"  # we are the main process of the service
     host.setblocking(False)
-    with oci.Container.run(prefix, bundle, root=state_root, notify_socket=address(host), supervise=True) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root, notify_socket=address(host), supervise=True) as container:
         assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
 
 
@@ -141,7 +143,7 @@ def test_the_command_line_takes_it_from_its_environment(
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
     for words in (("create", "-b", bundle.path, prefix), ("start", prefix)):
         subprocess.run(command(*words), env=env, check=True, stdout=subprocess.DEVNULL, timeout=300)
-    container = oci.Container.load(prefix, root=state_root)
+    container = oci.Container.load(prefix, state_root=state_root)
     assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
     container.delete(force=True)
     done = subprocess.run(command("run", "-b", bundle_of(make_bundle, "sh", "-c", SAY).path, prefix), env=env, timeout=300)
@@ -207,13 +209,13 @@ def test_sockets_that_we_were_activated_with_are_the_containers(
 
 def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     bundle = bundle_of(make_bundle, "sleep", "100")
-    with oci.Container.run(prefix, bundle, root=state_root, listen_fds=("a", "b")) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root, listen_fds=("a", "b")) as container:
         seen = environment(container.pid)
         assert (seen["LISTEN_FDS"], seen["LISTEN_PID"], seen["LISTEN_FDNAMES"]) == ("2", "1", "a:b")
         assert "LISTEN_PID" not in str(container.exec(["env"], capture_output=True, text=True).stdout)
     bundle = bundle_of(make_bundle, "sleep", "100", spec=RuntimeSpec.default().without_namespace("pid"))
     with pytest.warns(oci.OCIRuntimeWarning, match="LISTEN_PID is 1"):
-        with oci.Container.run(prefix, bundle, root=state_root, listen_fds=1) as container:
+        with oci.Container.run(prefix, bundle, state_root=state_root, listen_fds=1) as container:
             assert "LISTEN_FDNAMES" not in environment(container.pid)
 
 

@@ -19,7 +19,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
-from ..conftest import SLOWER
+from ..conftest import SLOWER, timed_out
 
 pytestmark = pytest.mark.root
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
@@ -48,33 +48,35 @@ def comm(pid: int) -> str:
 def test_run(bundle: oci.Bundle, state_root: Path, prefix: str, busybox_rootfs: Path) -> None:
     async def main() -> None:
         script = ["sh", "-c", "cat; echo err >&2; exit 3"]
-        result = await aio.run(bundle, script, input="in", capture_output=True, text=True, root=state_root, container_id=prefix)
-        assert result[:4] == (tuple(script), 3, "in", "err\n")
+        result = await aio.run(
+            bundle, script, input="in", capture_output=True, text=True, state_root=state_root, container_id=prefix
+        )
+        assert (result.args, result.returncode, result.stdout, result.stderr) == (tuple(script), 3, "in", "err\n")
         assert result.usage.total > 0
-        raw = await aio.run(bundle, ["sh", "-c", "echo $X"], stdout=PIPE, env={"X": "y"}, root=state_root)
+        raw = await aio.run(bundle, ["sh", "-c", "echo $X"], stdout=PIPE, env={"X": "y"}, state_root=state_root)
         assert (raw.stdout, raw.stderr) == (b"y\n", None)
         big = "0123456789abcde\n" * 100_000
-        assert (await aio.run(bundle, ["cat"], input=big, capture_output=True, text=True, root=state_root)).stdout == big
-        assert (await aio.run(busybox_rootfs, ["true"], root=state_root)).returncode == 0
+        assert (await aio.run(bundle, ["cat"], input=big, capture_output=True, text=True, state_root=state_root)).stdout == big
+        assert (await aio.run(busybox_rootfs, ["true"], state_root=state_root)).returncode == 0
         with pytest.raises(oci.ProcessError, match="ended with 1"):
-            await aio.run(bundle, ["false"], check=True, root=state_root)
+            await aio.run(bundle, ["false"], check=True, state_root=state_root)
         with pytest.raises(oci.StepError, match="not found"):
-            await aio.run(bundle, ["no-such-program"], root=state_root)
+            await aio.run(bundle, ["no-such-program"], state_root=state_root)
         with pytest.raises(TypeError, match="shlex"):
-            await aio.run(bundle, "true", root=state_root)
+            await aio.run(bundle, "true", state_root=state_root)
         with pytest.raises(TypeError, match="memroy"):
             await aio.run(bundle, ["true"], memroy="1M")  # type: ignore[call-overload]
 
     go(main())
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     assert set(inspect.signature(aio.run).parameters) == set(inspect.signature(oci.run).parameters)
 
 
 def test_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     script = ["sh", "-c", "echo early; sleep 1000 & sleep 1000"]
-    result = go(aio.run(bundle, script, capture_output=True, timeout=0.5, root=state_root))
-    assert (result.timed_out, result.returncode, result.stdout) == (True, -9, b"early\n")
-    assert oci.Container.list(root=state_root) == []
+    result = timed_out(lambda: go(aio.run(bundle, script, capture_output=True, timeout=0.5, state_root=state_root)))
+    assert (result.returncode, result.stdout) == (-9, b"early\n")
+    assert oci.Container.list(state_root=state_root) == []
 
 
 @pytest.mark.parametrize("after", [0.0, 0.001, 0.003, 0.01, 0.03, 0.2])
@@ -82,7 +84,9 @@ def test_cancelling_at_any_time_leaves_nothing(bundle: oci.Bundle, state_root: P
     async def main() -> None:
         for turn in range(4):
             name = f"{prefix}-{turn}"
-            task = asyncio.create_task(aio.run(bundle, ["sleep", "1000"], capture_output=True, root=state_root, container_id=name))
+            task = asyncio.create_task(
+                aio.run(bundle, ["sleep", "1000"], capture_output=True, state_root=state_root, container_id=name)
+            )
             await asyncio.sleep(after)
             task.cancel()
             if turn % 2:
@@ -90,7 +94,7 @@ def test_cancelling_at_any_time_leaves_nothing(bundle: oci.Bundle, state_root: P
                 task.cancel()  # while it cleans up
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert oci.Container.list(root=state_root) == []
+            assert oci.Container.list(state_root=state_root) == []
 
     go(main())
 
@@ -128,11 +132,11 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
 
     async def outside() -> None:
         if what == "run":
-            result = await aio.run(bundle, script, input=b"x", capture_output=True, timeout=60, root=state_root)
+            result = await aio.run(bundle, script, input=b"x", capture_output=True, timeout=60, state_root=state_root)
             assert result.stdout == b"x"
             return
         made = aio.Container.create(
-            f"{prefix}-made", bundle.with_args(script), root=state_root, stdin=PIPE, stdout=PIPE, stderr=PIPE
+            f"{prefix}-made", bundle.with_args(script), state_root=state_root, stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
         async with made as container:
             container.stdin.write(b"x")
@@ -158,7 +162,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
                     assert await process.stdout.readline() == b"x"
 
     async def main() -> None:
-        kept = None if what in ("run", "create") else await aio.Container.run(f"{prefix}-kept", bundle, root=state_root)
+        kept = None if what in ("run", "create") else await aio.Container.run(f"{prefix}-kept", bundle, state_root=state_root)
         expected = [] if kept is None else [kept.id]
         fds = 0
         for step in range(1, 80):
@@ -169,7 +173,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
                 assert isinstance(outcome, asyncio.CancelledError), (step, outcome)
             else:
                 assert outcome is None or (what == "wait" and isinstance(outcome, TimeoutError)), outcome
-            assert [c.id for c in oci.Container.list(root=state_root)] == expected, step
+            assert [c.id for c in oci.Container.list(state_root=state_root)] == expected, step
             if kept is not None:
                 await until(lambda: kept.processes() == (kept.pid,))
             await asyncio.sleep(0.01)  # transports close in the loop
@@ -191,7 +195,7 @@ def test_what_waits_for_a_thread_is_not_begun_when_it_is_cancelled(bundle: oci.B
     async def main() -> None:
         loop, gate = asyncio.get_running_loop(), threading.Event()
         busy = [loop.run_in_executor(None, gate.wait) for _ in range(40)]
-        tasks = [asyncio.create_task(aio.run(bundle, ["true"], root=state_root)) for _ in range(5)]
+        tasks = [asyncio.create_task(aio.run(bundle, ["true"], state_root=state_root)) for _ in range(5)]
         await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
@@ -206,7 +210,7 @@ def test_what_waits_for_a_thread_is_not_begun_when_it_is_cancelled(bundle: oci.B
 
 def test_communicate_again_after_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             text = "in\n" + "rest\n" * 50_000
             script = ["sh", "-c", "read x; echo first $x; sleep 0.7; cat"]
             async with container.popen(script, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
@@ -219,7 +223,7 @@ def test_communicate_again_after_a_timeout(bundle: oci.Bundle, state_root: Path,
 
 def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             script = r"printf 'a\r\nb\rc\n'; printf '\303'; sleep 0.2; printf '\244\377'"
             wanted = ["a\n", "b\n", "c\n", "\u00e4\udcff"]
             async with container.popen(["sh", "-c", script], stdout=PIPE, text=True) as process:
@@ -236,19 +240,19 @@ def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path
 
 
 def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    made = oci.Container.run(prefix, bundle.with_args(["true"]), root=state_root)
+    made = oci.Container.run(prefix, bundle.with_args(["true"]), state_root=state_root)
     made.wait(20)
-    assert go(aio.prune(root=state_root)) == (prefix,)
+    assert go(aio.prune(state_root=state_root)) == (prefix,)
     made._close()
 
 
 def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        async with aio.Container.create(prefix, bundle, root=state_root) as container:
+        async with aio.Container.create(prefix, bundle, state_root=state_root) as container:
             assert (container.id, container.status) == (prefix, oci.Status.CREATED)
             await container.start()
             assert container.status is oci.Status.RUNNING
-            assert aio.Container.load(prefix, root=state_root).pid == container.pid
+            assert aio.Container.load(prefix, state_root=state_root).pid == container.pid
             result = await container.exec(["sh", "-c", "echo $X; exit 4"], env=["X=y"], capture_output=True, text=True)
             assert (result.returncode, result.stdout) == (4, "y\n")
             await container.pause()
@@ -261,8 +265,8 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
             await container.kill("KILL")
             assert await asyncio.gather(*waits) == [-9] * 5
             assert container.status is oci.Status.STOPPED
-        assert aio.Container.list(root=state_root) == []
-        made = await aio.Container.run(prefix, bundle, root=state_root)
+        assert aio.Container.list(state_root=state_root) == []
+        made = await aio.Container.run(prefix, bundle, state_root=state_root)
         await made.delete(force=True)
 
     go(main())
@@ -272,7 +276,7 @@ def test_lines_come_live(bundle: oci.Bundle, state_root: Path, prefix: str) -> N
     script = "for i in 1 2 3; do echo line $i; read answer; done; printf 'got %s' \"$answer\"; yes | head -c 300000 | tr -d '\\n'"
 
     async def main() -> None:
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             for text in (True, False):
                 lines: list[Any] = []
                 process: aio.Process[Any]
@@ -291,7 +295,7 @@ def test_lines_come_live(bundle: oci.Bundle, state_root: Path, prefix: str) -> N
 
 def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             process = await container.popen(
                 ["sh", "-c", "trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done"], stdout=PIPE
             )
@@ -318,15 +322,16 @@ def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             await until(lambda: container.processes() == (container.pid,))
-            result = await container.exec(["sh", "-c", "echo early; sleep 1000 & sleep 1000"], capture_output=True, timeout=0.3)
-            assert (result.timed_out, result.stdout) == (True, b"early\n")
+            with pytest.raises(oci.ProcessTimeout) as caught:
+                await container.exec(["sh", "-c", "echo early; sleep 1000 & sleep 1000"], capture_output=True, timeout=0.3)
+            assert caught.value.stdout == b"early\n"
 
     go(main())
 
 
 def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        made = aio.Container.create(prefix, bundle.with_args(["cat"]), root=state_root, stdin=PIPE, stdout=PIPE)
+        made = aio.Container.create(prefix, bundle.with_args(["cat"]), state_root=state_root, stdin=PIPE, stdout=PIPE)
         async with made as container:
             await container.start()
             container.stdin.write(b"hello\n")
@@ -342,7 +347,7 @@ def test_the_loop_goes_on_meanwhile(bundle: oci.Bundle, state_root: Path, prefix
 
     async def main() -> None:
         before = threading.active_count()
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             waits: list[Awaitable[Any]] = [asyncio.create_task(container.wait()) for _ in range(50)]
             execs = [asyncio.create_task(container.exec(["sleep", "1000"])) for _ in range(10)]
             await until(lambda: sum(comm(pid) == "sleep" for pid in container.processes()) == 11)
@@ -369,7 +374,7 @@ def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) 
     async def one(number: int) -> oci.Result[str]:
         return await aio.run(
             bundle, ["sh", "-c", f"cat; sleep 1; exit {number % 256}"], input=f"{number}\n" * 50, capture_output=True, text=True,
-            root=state_root, container_id=f"{prefix}-{number}", timeout=300 * SLOWER,
+            state_root=state_root, container_id=f"{prefix}-{number}", timeout=300 * SLOWER,
         )  # fmt: skip
 
     async def main() -> None:
@@ -377,8 +382,8 @@ def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) 
         results = await asyncio.gather(*tasks)
         assert [result.returncode for result in results] == [number % 256 for number in range(200)]
         assert [result.stdout for result in results] == [f"{number}\n" * 50 for number in range(200)]
-        cancelled = [asyncio.create_task(aio.run(bundle, ["sleep", "1000"], root=state_root)) for _ in range(40)]
-        await until(lambda: len(oci.Container.list(root=state_root)) > 5)
+        cancelled = [asyncio.create_task(aio.run(bundle, ["sleep", "1000"], state_root=state_root)) for _ in range(40)]
+        await until(lambda: len(oci.Container.list(state_root=state_root)) > 5)
         for task in cancelled:
             task.cancel()
         assert {type(e) for e in await asyncio.gather(*cancelled, return_exceptions=True)} == {asyncio.CancelledError}
@@ -389,4 +394,4 @@ def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) 
     assert time.monotonic() - began < 400 * SLOWER
     gc.collect()
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []

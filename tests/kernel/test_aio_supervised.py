@@ -30,7 +30,7 @@ def go(main: Coroutine[Any, Any, None]) -> None:
 
 
 def create(name: str, bundle: oci.Bundle, root: Path, script: str, **more: Any) -> Any:
-    return aio.Container.create(name, bundle.with_args(["sh", "-c", script]), root=root, supervise=True, **more)
+    return aio.Container.create(name, bundle.with_args(["sh", "-c", script]), state_root=root, supervise=True, **more)
 
 
 def test_the_same_names() -> None:
@@ -53,7 +53,7 @@ def test_attaching(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
                 await two.drain()
                 assert await two.readline() == b"got 1\n"
                 with pytest.raises(oci.StateError, match="goes on without us"):
-                    two.returncode()
+                    _ = two.returncode
                 with pytest.raises(oci.StateError, match="no terminal"):
                     await two.resize(3, 4)
                 async with await container.attach() as third:
@@ -64,7 +64,7 @@ def test_attaching(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
                     assert merged.replace(b"err\n", b"") == b"got 2\n" * 10_000
                 assert await two.read() == b"got 2\n" * 10_000
                 assert await two.stderr.read() == b"err\n"
-                assert two.returncode() == 3
+                assert two.returncode == 3
                 assert [line async for line in one if line != b"err\n"][:3] == [b"out\n", b"got 1\n", b"got 2\n"]
             assert await container.wait() == 3
             with pytest.raises(oci.WrongStatus):
@@ -87,7 +87,7 @@ def test_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
             assert await attachment.readline() == b"21 43\r\n"
             await container.kill("KILL")
             assert await attachment.read() == b""
-            assert attachment.returncode() == await container.wait() == -signal.SIGKILL
+            assert attachment.returncode == await container.wait() == -signal.SIGKILL
 
     go(main())
 
@@ -114,7 +114,7 @@ def test_cancelling_leaves_the_container_alone(bundle: oci.Bundle, state_root: P
             async with container.attach() as attachment:
                 attachment.write(b"7\n")
                 await attachment.read()
-                assert attachment.returncode() == 7
+                assert attachment.returncode == 7
 
     fds = len(os.listdir("/proc/self/fd"))
     go(main())
@@ -141,7 +141,7 @@ def test_logs(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path)
                 attachment.end_input()
                 assert [record async for record in follower] == []
             assert [record async for record in container.logs(since=time.time_ns())] == []
-        async with aio.Container.create(f"{prefix}-b", bundle, root=state_root) as other:
+        async with aio.Container.create(f"{prefix}-b", bundle, state_root=state_root) as other:
             with pytest.raises(oci.StateError, match="has no log"):
                 await anext(other.logs())
 
@@ -157,7 +157,7 @@ def test_many_at_once_without_threads(bundle: oci.Bundle, state_root: Path, pref
                 async with container.attach(stderr=True) as attachment:
                     out, err = await asyncio.gather(attachment.read(), attachment.stderr.read())
                     assert (len(out.splitlines()), err) == (500, b"end\n")
-                    return int(attachment.returncode())
+                    return int(attachment.returncode)
 
             async def followed() -> int:
                 return len([record async for record in container.logs(follow=True)])
@@ -200,7 +200,7 @@ def test_the_loop_goes_on_while_a_long_log_is_read(bundle: oci.Bundle, state_roo
 
 def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             result = await container.exec(["sh", "-c", "cat; exit 3"], terminal=True, capture_output=True, input=b"in")
             assert (result.returncode, result.stdout, result.stderr) == (3, b"inin", b"")  # with its echo
             with pytest.raises(ValueError, match="event loop"):

@@ -29,7 +29,7 @@ def read_until(attachment: oci.Attachment, end: bytes) -> bytes:
 
 def create(name: str, bundle: oci.Bundle, root: Path, script: str, **more: object) -> oci.Container:
     args = ["sh", "-c", script]
-    return oci.Container.create(name, bundle.with_args(args), root=root, supervise=True, **more)  # type: ignore[arg-type]
+    return oci.Container.create(name, bundle.with_args(args), state_root=root, supervise=True, **more)  # type: ignore[arg-type]
 
 
 # ---- in Python ----
@@ -37,7 +37,7 @@ def create(name: str, bundle: oci.Bundle, root: Path, script: str, **more: objec
 
 def test_several_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with create(prefix, bundle, state_root, "while read line; do echo got $line; done; exit 3") as container:
-        with container.attach() as one, oci.Container.load(prefix, root=state_root).attach() as two:
+        with container.attach() as one, oci.Container.load(prefix, state_root=state_root).attach() as two:
             assert not one.terminal
             container.start()
             one.write(b"a\n")
@@ -46,10 +46,10 @@ def test_several_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> N
             two.write(b"b\n")
             assert read_until(two, b"got b\n") == b"got b\n"
             with pytest.raises(oci.StateError, match="goes on without us"):
-                two.returncode()
+                _ = two.returncode
             two.end_input()
             assert two.read(100) == b""
-            assert two.returncode() == 3
+            assert two.returncode == 3
         with pytest.raises(oci.WrongStatus, match=r"attach to.*stopped"):
             container.attach()
 
@@ -59,7 +59,7 @@ def test_the_exit_code_is_known_when_the_container_is_deleted_already(bundle: oc
     with container.attach() as attachment:
         container.delete(force=True)
         assert attachment.read(100) == b""
-        assert attachment.returncode() == -signal.SIGKILL
+        assert attachment.returncode == -signal.SIGKILL
 
 
 def test_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -74,7 +74,7 @@ def test_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
 
 
 def test_what_cannot_be_attached_to(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         with pytest.raises(oci.StateError, match="no supervisor"):
             container.attach()
     with create(f"{prefix}-b", bundle, state_root, "sleep 100") as container:
@@ -82,7 +82,7 @@ def test_what_cannot_be_attached_to(bundle: oci.Bundle, state_root: Path, prefix
             os.kill(container._entry.read()["supervisor"][0], signal.SIGKILL)
             assert attachment.read(100) == b""
             with pytest.raises(oci.StateError, match="its supervisor is gone"):
-                attachment.returncode()
+                _ = attachment.returncode
         with pytest.raises(oci.StateError, match="its supervisor is gone"):
             container.attach()
 
@@ -157,7 +157,7 @@ def test_a_shell_is_left_and_found_again(
     tty.type("\x10\x11")
     assert tty.wait() == 0
     assert tty.restored
-    assert oci.Container.load(prefix, root=state_root).status is oci.Status.RUNNING
+    assert oci.Container.load(prefix, state_root=state_root).status is oci.Status.RUNNING
     again = session(*command("attach", "--detach-keys", "ctrl-a,d", prefix), size=(20, 70))
     again.expect("$ ")  # the current line
     until(lambda: not again.restored, "raw mode")
@@ -168,7 +168,7 @@ def test_a_shell_is_left_and_found_again(
     again.type("exit 6\r")
     assert again.wait() == 6
     assert again.restored
-    oci.Container.load(prefix, root=state_root).delete()
+    oci.Container.load(prefix, state_root=state_root).delete()
 
 
 def test_signals_pass_through(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
@@ -198,7 +198,7 @@ def test_a_killed_client_takes_nothing_with_it(
             assert read_until(attachment, b"still\n") == b"still\n"
             attachment.end_input()
             assert attachment.read(1) == b""
-            assert attachment.returncode() == 5
+            assert attachment.returncode == 5
 
 
 @pytest.mark.parametrize("flag", ["--log-path={}", "--log-format=json", "--supervise"])
@@ -209,7 +209,7 @@ def test_a_supervised_run_in_the_foreground(
     words = command("run", flag.format(tmp_path / "log"), "-b", bundle.path, prefix)
     done = subprocess.run(words, input="in\n", capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (8, "in\n" + "".join(f"{n}\n" for n in range(1, 1001)), "")
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     assert (tmp_path / "log").exists() == ("path" in flag)
 
 
@@ -220,7 +220,7 @@ def test_a_supervised_run_on_a_terminal(shell: oci.Bundle, state_root: Path, pre
     tty.expect("/dev/pts/0\r\n22 66\r\n")
     assert tty.wait() == 4
     assert tty.restored
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_stderr_comes_separately_where_it_is_asked_for(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
@@ -236,7 +236,7 @@ def test_stderr_comes_separately_where_it_is_asked_for(bundle: oci.Bundle, state
                 assert client.returncode == 3
             assert (two.readall(), two.stderr.readall()) == (b"out\n", b"err\nin\n")
             assert sorted((one.readall() or b"").splitlines()) == [b"err", b"in", b"out"]
-            assert two.returncode() == 3
+            assert two.returncode == 3
         assert two.stderr.closed
 
 
@@ -279,7 +279,7 @@ def test_a_hang_up_leaves_the_container_alone(
     again.type("echo $X; exit 5\r")
     again.expect("kept\r\n")
     assert again.wait() == 5
-    oci.Container.load(prefix, root=state_root).delete()
+    oci.Container.load(prefix, state_root=state_root).delete()
 
 
 def test_keys_that_begin_like_those_to_detach_are_passed_on_at_the_end(

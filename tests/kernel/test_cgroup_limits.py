@@ -193,12 +193,12 @@ def test_device_rules(limited: Limited, late: bool) -> None:
     (bundle.path / "rootfs/tmp").chmod(0o1777)
     if late:
         bundle.spec = bundle.spec.evolve(process=bundle.spec.process.evolve(args=("sleep", "100")))  # type: ignore[union-attr]
-        with oci.Container.run(limited.prefix, bundle, root=limited.root) as container:
+        with oci.Container.run(limited.prefix, bundle, state_root=limited.root) as container:
             out = container.exec(
                 ["sh", "-c", PROBE], capture_output=True, text=True, process=oci.RuntimeSpec.load(document).process
             )
     else:
-        out = oci.run(bundle, root=limited.root, container_id=limited.prefix, capture_output=True, text=True)
+        out = oci.run(bundle, state_root=limited.root, container_id=limited.prefix, capture_output=True, text=True)
     assert out.returncode == 0, out
     assert out.stdout.split() == ["null-w", "kmsg-r", "fuse-rw"], out.stderr
 

@@ -56,7 +56,7 @@ def test_the_user_of_the_container_rules_below_it(
     make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, user: int, until: Callable[..., None]
 ) -> None:
     bundle = given(make_bundle(delegated(user={"uid": user, "gid": user})))
-    with oci.Container.run(prefix, bundle, root=state_root, stdout=subprocess.PIPE) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE) as container:
         own = directory(container, "")
         listed = set(Path("/sys/kernel/cgroup/delegate").read_text().split())
         theirs = {entry.name for entry in os.scandir(own) if entry.is_file() and entry.stat().st_uid == FIRST + user}
@@ -74,7 +74,7 @@ def test_the_user_of_the_container_rules_below_it(
 
 @pure_v2
 def test_one_that_is_seen_read_only_stays_ours(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
-    with oci.Container.create(prefix, given(make_bundle(delegated("ro"))), root=state_root) as container:
+    with oci.Container.create(prefix, given(make_bundle(delegated("ro"))), state_root=state_root) as container:
         assert directory(container, "").stat().st_uid == os.geteuid()
 
 
@@ -104,11 +104,11 @@ import ociruntime as oci
 warnings.simplefilter("error")
 name, bundle, root = sys.argv[1:]
 try:
-    oci.Container.create(name, bundle, root=root)
+    oci.Container.create(name, bundle, state_root=root)
 except oci.OCIRuntimeWarning as warning:
     print(warning)
 warnings.simplefilter("ignore")
-with oci.Container.run(name, bundle, root=root) as container:
+with oci.Container.run(name, bundle, state_root=root) as container:
     assert container._entry.read()["cgroups"]
     try:
         container.update({"devices": [{"allow": False, "access": "w"}]})

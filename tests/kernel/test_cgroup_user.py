@@ -26,7 +26,7 @@ def make(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) 
         document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True).to_dict()
         document["process"]["args"] = ["sh", "-c", "sleep 100 & exec sleep 100"]
         document["linux"].update(resources=resources, **({"cgroupsPath": path} if path else {}))
-        return oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), root=state_root, **more)
+        return oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), state_root=state_root, **more)
 
     return run
 

@@ -24,7 +24,7 @@ def test_it_reaps_and_stops(
     bundle: oci.Bundle, state_root: Path, prefix: str, until: Until, make: Callable[..., oci.Container], supervise: bool
 ) -> None:
     with make(
-        prefix, bundle.with_args(["nothing-of-the-kind"]), root=state_root, supervise=supervise, empty_process=True
+        prefix, bundle.with_args(["nothing-of-the-kind"]), state_root=state_root, supervise=supervise, empty_process=True
     ) as container:
         if container.status is oci.Status.CREATED:
             container.start()
@@ -40,14 +40,14 @@ def test_it_reaps_and_stops(
         container.kill("TERM")
         assert container.wait(10) == 0
         container.delete()
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_it_needs_no_process_in_the_config(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
     bundle = make_bundle(oci.RuntimeSpec.default().evolve(process=None))
     with pytest.raises(oci.SpecError, match="needed to start"):
-        oci.Container.run(prefix, bundle, root=state_root)
-    with oci.Container.run(prefix, bundle, root=state_root, empty_process=True) as container:
+        oci.Container.run(prefix, bundle, state_root=state_root)
+    with oci.Container.run(prefix, bundle, state_root=state_root, empty_process=True) as container:
         assert container.exec(["/bin/echo", "hi"], capture_output=True).stdout == b"hi\n"
         container.kill("INT")
         assert container.wait(10) == 0
@@ -56,4 +56,4 @@ def test_it_needs_no_process_in_the_config(make_bundle: Callable[..., oci.Bundle
 def test_it_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Callable[..., list[str]]) -> None:
     for words in (("create", "--empty-process", "-b", bundle.path, prefix), ("start", prefix), ("exec", prefix, "true")):
         subprocess.run(command(*words), timeout=60, check=True, stdin=subprocess.DEVNULL)
-    oci.Container.load(prefix, root=state_root).delete(force=True)
+    oci.Container.load(prefix, state_root=state_root).delete(force=True)

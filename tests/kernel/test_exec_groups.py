@@ -21,7 +21,7 @@ from ociruntime.cli import main
 from ociruntime.engine import groups
 from ociruntime.plan.cgroups import Place
 
-from ..conftest import SLOWER
+from ..conftest import SLOWER, timed_out
 from .cgroups import V2, directory
 from .conftest import REPO
 
@@ -38,7 +38,7 @@ WITHOUT_CGROUPS = """
 import os, resource, sys, time
 import ociruntime as oci, ociruntime.host
 warm, path, root, prefix, uid, soft = sys.argv[1:]
-oci.run(oci.Bundle.load(warm), ["true"], root=root + "-warm", container_id=prefix + "-warm", check=True)  # all imports happen as root
+oci.run(oci.Bundle.load(warm), ["true"], state_root=root + "-warm", container_id=prefix + "-warm", check=True)  # all imports happen as root
 from ociruntime.engine import groups
 from ociruntime.plan.cgroups import Place
 import ociruntime.lifecycle.execute
@@ -49,12 +49,16 @@ os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
 import ctypes
 assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
 ociruntime.host._probe.cache_clear()
-with oci.Container.run(prefix, oci.Bundle.load(path), root=root) as container:
+with oci.Container.run(prefix, oci.Bundle.load(path), state_root=root) as container:
     assert not container._entry.read().get("cgroups")
     with container.popen(["sleep", "1009"]) as other:
         began = time.monotonic()
-        result = container.exec(["sh", "-c", "setsid sleep 1007 & sleep 1007"], timeout=0.3, capture_output=True)
-        assert result.timed_out and result.returncode == -9, result
+        try:
+            container.exec(["sh", "-c", "setsid sleep 1007 & sleep 1007"], timeout=0.3, capture_output=True)
+        except oci.ProcessTimeout as error:
+            assert error.result.returncode == -9, error
+        else:
+            raise AssertionError("not timed out")
         took = time.monotonic() - began
         left = [open(f"/proc/{pid}/cmdline").read() for pid in container.processes()]
         assert not [line for line in left if "1007" in line] and other.poll() is None, left
@@ -76,7 +80,7 @@ def container(
     assert spec.linux is not None
     if request.param == "disabled":
         spec = spec.evolve(linux=spec.linux.evolve(resources=None))
-    with oci.Container.run(prefix, make_bundle(spec), root=state_root, cgroup_manager=request.param) as running:
+    with oci.Container.run(prefix, make_bundle(spec), state_root=state_root, cgroup_manager=request.param) as running:
         yield running
 
 
@@ -103,9 +107,9 @@ def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str,
     with container.popen(["sh", "-c", "setsid sleep 1009 & sleep 1009"]) as other:
         until(lambda: len(sleepers(container, 1009)) == 2, "the other's start")
         began = time.monotonic()
-        result = container.exec(["sh", "-c", ESCAPES[way].format(1007)], timeout=0.5 * SLOWER, capture_output=True)
+        script = ["sh", "-c", ESCAPES[way].format(1007)]
+        result = timed_out(lambda: container.exec(script, timeout=0.5 * SLOWER, capture_output=True))
         assert time.monotonic() - began < 5 * SLOWER
-        assert result.timed_out
         assert result.returncode == (0 if way == "ends first" else -9)
         assert sleepers(container, 1007) == []
         assert len(sleepers(container, 1009)) == 2
@@ -188,7 +192,7 @@ def test_a_pause_freezes_what_exec_has_started(container: oci.Container, until: 
 def test_what_a_killed_caller_leaves_goes_with_the_next_exec(
     container: oci.Container, state_root: Path, until: Callable[..., None]
 ) -> None:
-    text = "import sys, time, ociruntime as oci\nc = oci.Container.load(sys.argv[1], root=sys.argv[2])\nc.popen(['sleep', '1007']); print(1, flush=True); time.sleep(1000)"
+    text = "import sys, time, ociruntime as oci\nc = oci.Container.load(sys.argv[1], state_root=sys.argv[2])\nc.popen(['sleep', '1007']); print(1, flush=True); time.sleep(1000)"
     caller = subprocess.Popen([sys.executable, "-P", "-c", text, container.id, state_root], cwd=REPO, stdout=PIPE)
     assert caller.stdout is not None
     assert caller.stdout.readline() == b"1\n"
@@ -212,10 +216,12 @@ def test_in_an_event_loop(container: oci.Container, state_root: Path, until: Cal
             raise ZeroDivisionError
 
     async def go() -> None:
-        same = aio.Container.load(container.id, root=state_root)
+        same = aio.Container.load(container.id, state_root=state_root)
         script = ["sh", "-c", "setsid sleep 1007 & sleep 1007"]
-        result = await same.exec(script, timeout=0.5 * SLOWER, capture_output=True)
-        assert (result.timed_out, result.returncode) == (True, -9)
+        with pytest.raises(oci.ProcessTimeout) as caught:
+            await same.exec(script, timeout=0.5 * SLOWER, capture_output=True)
+        assert caught.value.result is not None
+        assert caught.value.result.returncode == -9
         assert sleepers(container, 1007) == []
         task = asyncio.ensure_future(same.exec(["sh", "-c", "setsid sleep 1007 & exit 0"], capture_output=True))
         while not sleepers(container, 1007):
@@ -263,7 +269,7 @@ def test_in_a_chosen_cgroup(container: oci.Container, state_root: Path) -> None:
             for file in ("cpuset.cpus", "cpuset.mems"):
                 Path(path, "inner", file).write_text(Path(path, file).read_text())
     script = "setsid sleep 1007 & sleep 1007"
-    assert container.exec(["sh", "-c", script], cgroup="inner", timeout=0.5 * SLOWER, capture_output=True).timed_out
+    timed_out(lambda: container.exec(["sh", "-c", script], cgroup="inner", timeout=0.5 * SLOWER, capture_output=True))
     assert sleepers(container, 1007) == []
     assert left(container) == ["inner"] * len(cgroups)
     assert main(["--root", str(state_root), "exec", "--cgroup", "inner", container.id, "true"]) == 0
@@ -284,10 +290,8 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
     own = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout.splitlines()
     assert [line.split(":")[1] for line in own if "ociruntime@exec-" in line] == [kind]
     births = "while :; do setsid sleep 1007 & done"
-    result = container.exec(
-        ["sh", "-c", f"ulimit -u 50; (setsid sh -c '{births}' &); sleep 1007"], timeout=0.5, capture_output=True
-    )
-    assert result.timed_out
+    script = ["sh", "-c", f"ulimit -u 50; (setsid sh -c '{births}' &); sleep 1007"]
+    timed_out(lambda: container.exec(script, timeout=0.5, capture_output=True))
     assert sleepers(container, 1007) == []
     assert left(container) == []
 
@@ -306,8 +310,7 @@ def test_where_no_cgroup_can_be_made(container: oci.Container, monkeypatch: pyte
         (own / "inner").mkdir()
         (own / "inner/cgroup.type").write_text("threaded")
     script = f"cat /proc/self/cgroup; {ESCAPES['setsid'].format(1007)}"
-    result = container.exec(["sh", "-c", script], timeout=0.5 * SLOWER, capture_output=True, text=True)
-    assert result.timed_out
+    result = timed_out(lambda: container.exec(["sh", "-c", script], timeout=0.5 * SLOWER, capture_output=True, text=True))
     assert "@exec-" not in result.stdout
     assert sleepers(container, 1007) == []
 

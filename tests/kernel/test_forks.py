@@ -50,17 +50,17 @@ def outlived(block: Callable[[], None]) -> None:
 
 def test_a_forked_child_leaves_the_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     def block() -> None:
-        with oci.Container.run(prefix, bundle, root=state_root) as container:
+        with oci.Container.run(prefix, bundle, state_root=state_root) as container:
             fork_within()
             assert container.status is oci.Status.RUNNING
             assert container.exec(["true"]).returncode == 0
-        assert oci.Container.list(root=state_root) == []
+        assert oci.Container.list(state_root=state_root) == []
 
     outlived(block)
 
 
 def test_a_block_that_the_child_enters_itself_is_its_own(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    container = oci.Container.run(prefix, bundle, root=state_root)
+    container = oci.Container.run(prefix, bundle, state_root=state_root)
     pid = os.fork()
     if pid == 0:
         try:
@@ -70,14 +70,14 @@ def test_a_block_that_the_child_enters_itself_is_its_own(bundle: oci.Bundle, sta
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     container._close()
 
 
 def test_a_forked_child_leaves_the_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     def block() -> None:
         with (
-            oci.Container.run(prefix, bundle, root=state_root) as container,
+            oci.Container.run(prefix, bundle, state_root=state_root) as container,
             container.popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
         ):
             fork_within()
@@ -113,9 +113,9 @@ def test_a_handler_that_forks_during_a_call(bundle: oci.Bundle, state_root: Path
         try:
             if call == "run":
                 signal.setitimer(signal.ITIMER_REAL, 0.7)
-                result = oci.run(bundle, args, capture_output=True, root=state_root, container_id=prefix)
+                result = oci.run(bundle, args, capture_output=True, state_root=state_root, container_id=prefix)
             else:
-                with oci.Container.run(prefix, bundle, root=state_root) as container:
+                with oci.Container.run(prefix, bundle, state_root=state_root) as container:
                     signal.setitimer(signal.ITIMER_REAL, 0.7)
                     result = container.exec(args, capture_output=True)
             assert (result.returncode, result.stdout) == (0, b"one\ntwo\n")
@@ -131,7 +131,7 @@ def test_a_handler_that_forks_during_a_call(bundle: oci.Bundle, state_root: Path
 @pytest.mark.parametrize("what", ["container", "process"])
 def test_a_forked_child_leaves_a_block_of_the_event_loop(bundle: oci.Bundle, state_root: Path, prefix: str, what: str) -> None:
     async def block() -> None:
-        async with aio.Container.run(prefix, bundle, root=state_root) as container:
+        async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             if what == "container":
                 fork_within()
             else:
@@ -148,16 +148,16 @@ def test_a_forked_child_leaves_a_block_of_the_event_loop(bundle: oci.Bundle, sta
             os._exit(0)  # a child cannot go on with the loop of its parent
 
     asyncio.run(main())
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_a_forked_child_leaves_a_run_of_the_event_loop(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     """The coroutine is left by an exception, in the child, without the loop."""
 
     async def main() -> None:
-        running = aio.run(bundle, ["sleep", "1000"], root=state_root, container_id=prefix)
+        running = aio.run(bundle, ["sleep", "1000"], state_root=state_root, container_id=prefix)
         task = asyncio.ensure_future(running)
-        while not any(container.status is oci.Status.RUNNING for container in oci.Container.list(root=state_root)):
+        while not any(container.status is oci.Status.RUNNING for container in oci.Container.list(state_root=state_root)):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         pid = os.fork()
@@ -169,24 +169,24 @@ def test_a_forked_child_leaves_a_run_of_the_event_loop(bundle: oci.Bundle, state
             finally:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        (container,) = oci.Container.list(root=state_root)
+        (container,) = oci.Container.list(state_root=state_root)
         assert container.status is oci.Status.RUNNING
         task.cancel()  # the child has changed what the loop of its parent waits for: they share it
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(main())
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_a_container_in_a_pool(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     """What a worker of a pool gets is a handle to the same container; what it returns comes back as it is."""
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         with multiprocessing.get_context("fork").Pool(1) as pool:
             result = pool.apply_async(container.exec, [["echo", "hello"]], {"capture_output": True}).get(60)
             assert result.stdout == b"hello\n"
             changed = bundle.with_args(["echo", "from a worker"])
-            options = {"capture_output": True, "root": state_root, "container_id": f"{prefix}-worker"}
+            options = {"capture_output": True, "state_root": state_root, "container_id": f"{prefix}-worker"}
             assert pool.apply_async(oci.run, [changed], options).get(60).stdout == b"from a worker\n"
         assert container.status is oci.Status.RUNNING
         with container.popen(["true"]) as process, pytest.raises(TypeError, match="cannot pickle or copy 'Process' object"):
@@ -195,7 +195,7 @@ def test_a_container_in_a_pool(bundle: oci.Bundle, state_root: Path, prefix: str
 
 def test_a_container_in_another_interpreter(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     text = "import pickle, sys\ncontainer = pickle.loads(bytes.fromhex(sys.argv[1]))\nprint(container.pid)\ncontainer.kill('KILL')"
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         pid = container.pid
         assert script(text, pickle.dumps(container).hex()).stdout.split() == [str(pid)]
         assert container.wait(20) == -9

@@ -71,8 +71,8 @@ def test_the_old_document_holds(small: Path) -> None:
 def test_nothing_is_created(small: Path, make_bundle: MakeBundle, prefix: str) -> None:
     annotated = make_bundle(oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example": "x" * 12000}))
     with pytest.raises(oci.StateError, match=NO_SPACE):
-        oci.Container.create(prefix, annotated, root=small)
-    assert oci.Container.list(root=small) == []
+        oci.Container.create(prefix, annotated, state_root=small)
+    assert oci.Container.list(state_root=small) == []
     assert [name for name in os.listdir(small) if not name.startswith(".")] == []
     no_cgroups(prefix)
 
@@ -82,7 +82,7 @@ def test_no_lock_can_be_made(tmp_path: Path, bundle: oci.Bundle, prefix: str) ->
     subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs", tmp_path / "state"], check=True)
     try:
         with pytest.raises(oci.StateError, match=NO_SPACE):
-            oci.run(bundle, ["true"], root=tmp_path / "state/root", container_id=prefix)
+            oci.run(bundle, ["true"], state_root=tmp_path / "state/root", container_id=prefix)
         assert os.listdir(tmp_path / "state") == ["root"]
         assert os.listdir(tmp_path / "state/root") == []
     finally:
@@ -98,7 +98,7 @@ def test_each_file_in_turn(large: Path, bundle: oci.Bundle, prefix: str) -> None
     for size in range(filler.stat().st_size, -1, -4096):
         os.truncate(filler, size)
         try:
-            with oci.Container.create(prefix, bundle, root=large) as container:
+            with oci.Container.create(prefix, bundle, state_root=large) as container:
                 container.start()
             outcomes.append("done")
         except oci.StateError as error:
@@ -112,7 +112,7 @@ def test_each_file_in_turn(large: Path, bundle: oci.Bundle, prefix: str) -> None
 
 def test_a_start_needs_its_space_before_the_process_runs(large: Path, make_bundle: MakeBundle, prefix: str) -> None:
     bundle = make_bundle(oci.RuntimeSpec.default().with_args("sleep", "100"))
-    with oci.Container.create(prefix, bundle, root=large) as container:
+    with oci.Container.create(prefix, bundle, state_root=large) as container:
         filler = fill(large)
         with pytest.raises(oci.StateError, match=NO_SPACE):
             container.start()
@@ -121,12 +121,12 @@ def test_a_start_needs_its_space_before_the_process_runs(large: Path, make_bundl
         filler.unlink()
         container.start()
         assert container.status is oci.Status.RUNNING
-    assert oci.Container.list(root=large) == []
+    assert oci.Container.list(state_root=large) == []
     no_cgroups(prefix)
 
 
 def test_an_update_keeps_what_holds(large: Path, bundle: oci.Bundle, prefix: str) -> None:
-    with oci.Container.create(prefix, bundle, root=large) as container:
+    with oci.Container.create(prefix, bundle, state_root=large) as container:
         before = (large / prefix / "config.json").read_bytes()
         fill(large)
         with pytest.raises(oci.StateError, match=NO_SPACE):

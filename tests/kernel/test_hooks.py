@@ -79,12 +79,12 @@ def test_each_at_its_moment_in_its_place(
     bundle = hooked(given, ("sh", "-c", f"echo process >> {log}/order; exec sleep 100"), user=user, annotations={"a.b": "c"})
     created = [f"{kind}-{n}" for kind in ORDER[:3] for n in range(2)]
     if gate:
-        container = oci.Container.create(prefix, bundle, root=state_root)
+        container = oci.Container.create(prefix, bundle, state_root=state_root)
         assert (log / "order").read_text().split() == created
         pid = container.pid
         container.start()
     else:
-        container = oci.Container.run(prefix, bundle, root=state_root)
+        container = oci.Container.run(prefix, bundle, state_root=state_root)
         pid = container.pid
     mine, theirs = (tuple(os.readlink(f"/proc/{p}/ns/{n}") for n in ("mnt", "pid")) for p in ("self", pid))
     container.kill("KILL")
@@ -137,7 +137,7 @@ def test_what_create_hooks_find_and_what_they_change_stays(
         for name in ("create_runtime", "create_container")
     }
     bundle.spec = spec.evolve(hooks=spec.hooks.evolve(**with_root))
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         shown = container.exec(
             ["sh", "-c", "cat /mnt/file; ls -d /dev/made /dev/null"], capture_output=True, text=True, check=True
         ).stdout
@@ -158,7 +158,7 @@ def test_exactly_its_own_arguments_environment_and_descriptors(
     fd = os.open("/etc/hostname", os.O_RDONLY)
     os.set_inheritable(fd, True)
     try:
-        with oci.Container.run(prefix, bundle, root=state_root):
+        with oci.Container.run(prefix, bundle, state_root=state_root):
             pass
     finally:
         os.close(fd)
@@ -184,7 +184,7 @@ BROKEN = {
 
 def begin(make: Callable[..., oci.Container], name: str, bundle: oci.Bundle, root: Path) -> None:
     """Create and start, or run."""
-    container = make(name, bundle, root=root)
+    container = make(name, bundle, state_root=root)
     assert make == oci.Container.create, "run would have failed"
     container.start()
 
@@ -212,7 +212,7 @@ def test_one_that_fails(hooked: Callable[..., oci.Bundle], log: Path, state_root
     later = {kind: [hook, note(log, "later")]} | ({} if kind == "poststop" else {"poststop": [note(log, "after")]})
     bundle = hooked(hooks(**later), ("sh", "-c", f"touch {log}/ran; exec sleep 100"))
     if kind == "poststop":
-        container = oci.Container.run(prefix, bundle, root=state_root)
+        container = oci.Container.run(prefix, bundle, state_root=state_root)
         with pytest.warns(oci.OCIRuntimeWarning, match=words):
             container.delete(force=True)
         assert state_in(log, "later")["status"] == "stopped"
@@ -226,7 +226,7 @@ def test_one_that_fails(hooked: Callable[..., oci.Bundle], log: Path, state_root
             assert not (log / "later.state").exists()
             assert state_in(log, "after")["status"] == "stopped"
             assert kind == "poststart" or not (log / "ran").exists()
-            assert oci.Container.list(root=state_root) == []
+            assert oci.Container.list(state_root=state_root) == []
     assert sleepers(prefix) == []
 
 
@@ -235,10 +235,10 @@ def test_a_step_that_fails_behind_hooks_runs_poststop(
 ) -> None:
     given = hooks(createRuntime=[note(log, "before")], poststop=[note(log, "after")])
     with pytest.raises(oci.StepError):
-        oci.Container.create(prefix, hooked(given, ("no-such-program",)), root=state_root)
+        oci.Container.create(prefix, hooked(given, ("no-such-program",)), state_root=state_root)
     assert (log / "order").read_text().split() == ["before", "after"]
     with pytest.raises(oci.StepError):  # and one before them does not: there is nothing to clean up after
-        oci.Container.create(prefix, hooked(given, root=oci.spec.Root(path="nowhere")), root=state_root)
+        oci.Container.create(prefix, hooked(given, root=oci.spec.Root(path="nowhere")), state_root=state_root)
     assert (log / "order").read_text().split() == ["before", "after"]
 
 
@@ -247,11 +247,11 @@ def test_start_and_delete_by_others_without_the_bundle(
 ) -> None:
     bundle = hooked(hooks(startContainer=[note(log, "one")], poststart=[note(log, "two")], poststop=[note(log, "three")]))
     text = "import sys, ociruntime as oci\ncontainer = oci.Container.{}\n"
-    script(text.format("create(sys.argv[1], sys.argv[3], root=sys.argv[2])"), prefix, state_root, bundle.path)
+    script(text.format("create(sys.argv[1], sys.argv[3], state_root=sys.argv[2])"), prefix, state_root, bundle.path)
     bundle.spec = bundle.spec.evolve(hooks=None)
     (bundle.path / "config.json").unlink()
-    script(text.format("load(sys.argv[1], root=sys.argv[2]).start()"), prefix, state_root)
-    script(text.format("load(sys.argv[1], root=sys.argv[2]).delete(force=True)"), prefix, state_root)
+    script(text.format("load(sys.argv[1], state_root=sys.argv[2]).start()"), prefix, state_root)
+    script(text.format("load(sys.argv[1], state_root=sys.argv[2]).delete(force=True)"), prefix, state_root)
     assert (log / "order").read_text().split() == ["one", "two", "three"]
 
 
@@ -263,7 +263,7 @@ def test_a_start_hook_has_no_more_rights_than_the_process(
     bundle = hooked(given, ("sh", "-c", f"grep -E '^(Uid|Cap|NoNew|Seccomp:)' /proc/self/status > {log}/process"))
     assert bundle.spec.process is not None
     bundle.spec = bundle.spec.evolve(process=bundle.spec.process.evolve(user=oci.spec.User(uid=7, gid=7)))
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         container.start()
         container.wait(10)
     assert (log / "hook").read_text() == (log / "process").read_text() != ""
@@ -277,7 +277,7 @@ def test_files_of_a_hook_have_the_mode_that_the_umask_says(
     bundle.spec = bundle.spec.at.process.user.set(oci.spec.User(uid=0, gid=0, umask=0o77))
     before = os.umask(0o27)
     try:
-        with oci.Container.create(prefix, bundle, root=state_root) as container:
+        with oci.Container.create(prefix, bundle, state_root=state_root) as container:
             container.start()
     finally:
         os.umask(before)
@@ -293,7 +293,7 @@ def test_of_a_long_output_the_end_is_told_and_kept(
     ours = "/proc/self/fd/1"
     script = f"yes | head -c 30000000; sleep 0.5; stat -Lc 'size %s blocks %b' {ours}; yes | head -c 3000; echo the end; exit 1"
     with pytest.raises(oci.HookError) as caught:
-        with oci.Container.create(prefix, hooked(hooks(**{kind: [sh(script)]})), root=state_root) as container:
+        with oci.Container.create(prefix, hooked(hooks(**{kind: [sh(script)]})), state_root=state_root) as container:
             container.start()
     assert caught.value.output.endswith("y\nthe end")
     assert len(caught.value.output) <= 2000
@@ -315,5 +315,5 @@ def test_hooks_on_the_command_line(
 def test_no_warning_without_failure(hooked: Callable[..., oci.Bundle], log: Path, state_root: Path, prefix: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        oci.Container.run(prefix, hooked(hooks(poststop=[note(log, "after")])), root=state_root).delete(force=True)
+        oci.Container.run(prefix, hooked(hooks(poststop=[note(log, "after")])), state_root=state_root).delete(force=True)
     assert state_in(log, "after")["id"] == prefix

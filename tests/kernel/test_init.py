@@ -25,8 +25,8 @@ for number in range(1, 65):
 signal.pthread_sigmask(signal.SIG_BLOCK, range(34, 65))
 bundle = oci.Bundle.load(sys.argv[1])
 args = ["grep", "-E", "^Sig(Blk|Ign|Cgt|Pnd)", "/proc/self/status"]
-print(oci.run(bundle, args, capture_output=True, text=True, root=sys.argv[2], container_id=sys.argv[3]).stdout)
-with oci.Container.run(sys.argv[3], bundle, root=sys.argv[2]) as container:
+print(oci.run(bundle, args, capture_output=True, text=True, state_root=sys.argv[2], container_id=sys.argv[3]).stdout)
+with oci.Container.run(sys.argv[3], bundle, state_root=sys.argv[2]) as container:
     print(container.exec(args, capture_output=True, text=True).stdout)
 """
 
@@ -44,9 +44,11 @@ def test_no_descriptor_is_inherited(bundle: oci.Bundle, state_root: Path, prefix
         for fd in fds:
             os.set_inheritable(fd, True)
         # 3 is the directory that ls reads
-        result = oci.run(bundle, ["ls", "/proc/self/fd"], capture_output=True, text=True, root=state_root, container_id=prefix)
+        result = oci.run(
+            bundle, ["ls", "/proc/self/fd"], capture_output=True, text=True, state_root=state_root, container_id=prefix
+        )
         assert result.stdout.split() == ["0", "1", "2", "3"]
-        with oci.Container.run(prefix, bundle, root=state_root) as container:
+        with oci.Container.run(prefix, bundle, state_root=state_root) as container:
             assert sorted(os.listdir(f"/proc/{container.pid}/fd")) == ["0", "1", "2"]
             assert container.exec(["ls", "/proc/self/fd"], capture_output=True, text=True).stdout.split() == ["0", "1", "2", "3"]
     finally:
@@ -57,19 +59,19 @@ def test_no_descriptor_is_inherited(bundle: oci.Bundle, state_root: Path, prefix
 def test_twenty_threads(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     def one(number: int) -> str:
         args = ["echo", str(number)]
-        result = oci.run(bundle, args, capture_output=True, text=True, root=state_root, container_id=f"{prefix}-{number}")
+        result = oci.run(bundle, args, capture_output=True, text=True, state_root=state_root, container_id=f"{prefix}-{number}")
         assert isinstance(result.stdout, str)
         return result.stdout
 
     with ThreadPoolExecutor(20) as pool:
         assert list(pool.map(one, range(40))) == [f"{n}\n" for n in range(40)]
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_many_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    containers = [oci.Container.create(f"{prefix}-{n:02}", bundle, root=state_root) for n in range(25)]
+    containers = [oci.Container.create(f"{prefix}-{n:02}", bundle, state_root=state_root) for n in range(25)]
     try:
-        assert {c.status for c in oci.Container.list(root=state_root)} == {oci.Status.CREATED}
+        assert {c.status for c in oci.Container.list(state_root=state_root)} == {oci.Status.CREATED}
         for container in containers:
             container.start()
         assert len({container.pid for container in containers}) == 25
@@ -79,7 +81,7 @@ def test_many_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None
 
 
 def test_a_waiting_init_holds_no_interpreter(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         rollup = Path(f"/proc/{container.pid}/smaps_rollup").read_text()
         pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         assert 0 < pss < 1024, rollup  # a Python would have several times as much
@@ -92,13 +94,13 @@ rng = random.Random(int(seed))
 bundle = oci.Bundle.load(path)
 for _ in range(2):  # the first time everything is imported
     began = time.monotonic()
-    oci.Container.create(f"{prefix}-w", bundle, root=root).delete(force=True)
+    oci.Container.create(f"{prefix}-w", bundle, state_root=root).delete(force=True)
     took = time.monotonic() - began
 ends = []
 for n in range(25):
     pid = os.fork()
     if pid == 0:
-        oci.Container.create(f"{prefix}-{n}", bundle, root=root)
+        oci.Container.create(f"{prefix}-{n}", bundle, state_root=root)
         os._exit(0)
     time.sleep(rng.uniform(0, took * 1.2))
     os.kill(pid, signal.SIGKILL)
@@ -125,7 +127,7 @@ def test_a_killed_creator_leaves_what_delete_removes(
     bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, seed: int
 ) -> None:
     script(KILLED, prefix, state_root, bundle.path, seed)
-    for container in oci.Container.list(root=state_root):
+    for container in oci.Container.list(state_root=state_root):
         container.delete(force=True)
     assert [name for name in os.listdir(state_root) if not name.startswith(".")] == []
     assert _members(prefix) == []

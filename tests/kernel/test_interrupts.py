@@ -35,14 +35,17 @@ SYSTEM = {"posix", "fcntl", "_socket", "select", "_host", "_ociruntime", "_signa
 SCRIPT = ["sh", "-c", "echo early; sleep 1000 & sleep 0.05"]
 
 def run():
-    oci.run(image, SCRIPT, capture_output=True, root=root, container_id=prefix + "-run")
+    oci.run(image, SCRIPT, capture_output=True, state_root=root, container_id=prefix + "-run")
 
 def create():
-    with oci.Container.create(prefix + "-run", image, root=root) as made:
+    with oci.Container.create(prefix + "-run", image, state_root=root) as made:
         pass
 
 def execute():
-    container.exec(SCRIPT, capture_output=True, timeout=0.02)
+    try:
+        container.exec(SCRIPT, capture_output=True, timeout=0.02)
+    except oci.ProcessTimeout:
+        pass
 
 def popen():
     with container.popen(["sleep", "1000"], stdout=-1) as process:
@@ -112,7 +115,7 @@ def books():
     return fds, sorted(children), threading.active_count(), [n for n in range(1, 32) if callable(signal.getsignal(n))]
 
 def check(where):
-    assert [c.id for c in oci.Container.list(root=root)] == kept, (where, oci.Container.list(root=root))
+    assert [c.id for c in oci.Container.list(state_root=root)] == kept, (where, oci.Container.list(state_root=root))
     cgroups = [n for h in oci.Host.probe().hierarchies for n in os.listdir(h.mountpoint) if prefix + "-run" in n]
     known = [bundles._read(f"{default_root()}/.bundles/{name}") for name in os.listdir(default_root() + "/.bundles")]
     records = [record for record in known if record and scratch in record[1]]
@@ -139,7 +142,7 @@ work = {
 kept, mounted = [], []
 os.makedirs(default_root() + "/.bundles", mode=0o700, exist_ok=True)
 if what in ("exec", "popen"):
-    container = oci.Container.run(prefix + "-kept", image, root=root)
+    container = oci.Container.run(prefix + "-kept", image, state_root=root)
     kept = [container.id]
 prepare()
 work()
@@ -315,7 +318,7 @@ def test_a_block_that_is_interrupted_at_its_begin(
     if kind == "bundle":
         made, directory = oci.Bundle.from_sif(busybox_sif, tmp_path / "b"), tmp_path / "b"
     else:
-        made, directory = oci.Container.create(prefix, bundle, root=state_root), state_root / prefix
+        made, directory = oci.Container.create(prefix, bundle, state_root=state_root), state_root / prefix
     own, getpid = [os.getpid()], os.getpid
 
     def interrupted() -> int:

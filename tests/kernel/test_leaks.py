@@ -35,14 +35,14 @@ SYSTEM = {"posix", "fcntl", "_socket", "select", "_host", "_ociruntime"}
 count = 0
 
 def live_supervised():
-    with oci.Container.create(prefix, image, root=root, supervise=True) as container:
+    with oci.Container.create(prefix, image, state_root=root, supervise=True) as container:
         with container.attach() as attachment:
             container.start()
             attachment.end_input()
             container.kill("KILL")
             assert attachment.read() == b""
         assert container.wait() == -9
-    oci.Container.run(prefix, image, root=root, supervise=True).delete(force=True)
+    oci.Container.run(prefix, image, state_root=root, supervise=True).delete(force=True)
 
 def supervisors():
     found = []
@@ -57,9 +57,9 @@ def live():
     if kind == "supervised":
         live_supervised()
         return
-    result = oci.run(image, ["sh", "-c", "echo $X"], capture_output=True, env={"X": "y"}, root=root, container_id=prefix)
+    result = oci.run(image, ["sh", "-c", "echo $X"], capture_output=True, env={"X": "y"}, state_root=root, container_id=prefix)
     assert result.stdout == b"y\\n", result
-    with oci.Container.create(prefix, oci.Bundle.load(source), root=root) if kind == "bundle" else open("/dev/null") as container:
+    with oci.Container.create(prefix, oci.Bundle.load(source), state_root=root) if kind == "bundle" else open("/dev/null") as container:
         if kind == "bundle":
             container.start()
             container.exec(["true"])
@@ -92,13 +92,13 @@ def child(work):
 
 def check(where):
     for _ in range(6000):
-        oci.prune(root=root)
-        if not any(container.status in (oci.Status.CREATING, oci.Status.STOPPED) for container in oci.Container.list(root=root)):
+        oci.prune(state_root=root)
+        if not any(container.status in (oci.Status.CREATING, oci.Status.STOPPED) for container in oci.Container.list(state_root=root)):
             break
         time.sleep(0.01)  # an init that was just cloned still has our lock, until it is executed, and one that is left ends by itself
     else:
-        raise AssertionError((where, oci.Container.list(root=root)))
-    for container in oci.Container.list(root=root):
+        raise AssertionError((where, oci.Container.list(state_root=root)))
+    for container in oci.Container.list(state_root=root):
         # Stopped it may be by now: what waits for a creator that was killed ends by itself, at this moment too.
         assert container.status is not oci.Status.CREATING, (where, container)
         container.delete(force=True)
@@ -174,12 +174,12 @@ bundle, root, prefix, gate = sys.argv[1:]
 
 def make():
     if gate == "created":
-        oci.Container.create(prefix, bundle, root=root, die_with_parent=True)
+        oci.Container.create(prefix, bundle, state_root=root, die_with_parent=True)
     elif gate == "started":
-        oci.Container.create(prefix, bundle, root=root, die_with_parent=True).start()
+        oci.Container.create(prefix, bundle, state_root=root, die_with_parent=True).start()
     else:
-        oci.Container.run(prefix, bundle, root=root, die_with_parent=True)
-    print(oci.Container.load(prefix, root=root).pid, flush=True)
+        oci.Container.run(prefix, bundle, state_root=root, die_with_parent=True)
+    print(oci.Container.load(prefix, state_root=root).pid, flush=True)
 
 thread = threading.Thread(target=make)
 thread.start()
@@ -196,7 +196,7 @@ bundle, root, prefix, thread = sys.argv[1:]
 def work():
     print(flush=True)
     for turn in range(1000):
-        oci.run(bundle, ["sh", "-c", "sleep 1000 & sleep 0.02"], root=root, container_id=f"{prefix}-{turn}", die_with_parent=True)
+        oci.run(bundle, ["sh", "-c", "sleep 1000 & sleep 0.02"], state_root=root, container_id=f"{prefix}-{turn}", die_with_parent=True)
 
 if thread == "thread":
     threading.Thread(target=work).start()
@@ -217,8 +217,8 @@ def test_nothing_outlives_a_parent_killed_at_any_time(
         return sorted(pids)
 
     def pruned() -> bool:
-        oci.prune(root=state_root)
-        return oci.Container.list(root=state_root) == []
+        oci.prune(state_root=state_root)
+        return oci.Container.list(state_root=state_root) == []
 
     command = [sys.executable, "-P", "-c", DYING, str(bundle.path), str(state_root), prefix, thread]
     for turn in range(15):
@@ -241,16 +241,16 @@ def test_die_with_parent(bundle: oci.Bundle, state_root: Path, prefix: str, how:
     pid = int(parent.stdout.readline())
     pidfd = os.pidfd_open(pid)
     try:
-        container = oci.Container.load(prefix, root=state_root)
+        container = oci.Container.load(prefix, state_root=state_root)
         # The thread that launched it is gone, and it lives.
         assert container.status is (oci.Status.CREATED if how == "created" else oci.Status.RUNNING)
-        assert oci.prune(root=state_root) == ()
+        assert oci.prune(state_root=state_root) == ()
         parent.kill()
         parent.wait()
         assert container.wait(20) in (-9, None)
         assert container.status is oci.Status.STOPPED
-        assert oci.prune(root=state_root) == (prefix,)
-        assert oci.Container.list(root=state_root) == []
+        assert oci.prune(state_root=state_root) == (prefix,)
+        assert oci.Container.list(state_root=state_root) == []
     finally:
         parent.stdout.close()
         os.close(pidfd)
@@ -270,32 +270,32 @@ def test_die_with_parent_where_it_cannot_be(make_bundle: Callable[..., oci.Bundl
     )
     for bundle, hint in ((shared, "pid namespace"), (gains, "capabilities")):
         with pytest.raises(oci.UnsupportedError, match=hint):
-            oci.run(bundle, root=state_root, container_id=prefix, die_with_parent=True)
-    assert oci.Container.list(root=state_root) == []
+            oci.run(bundle, state_root=state_root, container_id=prefix, die_with_parent=True)
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     with (
-        oci.Container.create(f"{prefix}-created", bundle, root=state_root) as created,
-        oci.Container.run(f"{prefix}-running", bundle, root=state_root) as running,
+        oci.Container.create(f"{prefix}-created", bundle, state_root=state_root) as created,
+        oci.Container.run(f"{prefix}-running", bundle, state_root=state_root) as running,
     ):
-        oci.Container.run(f"{prefix}-stopped", bundle.with_args(["true"]), root=state_root).wait(20)
+        oci.Container.run(f"{prefix}-stopped", bundle.with_args(["true"]), state_root=state_root).wait(20)
         (state_root / f"{prefix}-empty").mkdir()
         (state_root / f"{prefix}-damaged").mkdir()
         (state_root / f"{prefix}-damaged/state.json").write_text("{")
         text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"
         done = script(text, "--root", state_root, "prune")
         assert done.stdout.split() == [f"{prefix}-damaged", f"{prefix}-empty", f"{prefix}-stopped"]
-        assert oci.prune(root=state_root) == ()
+        assert oci.prune(state_root=state_root) == ()
         assert [created.status, running.status] == [oci.Status.CREATED, oci.Status.RUNNING]
         entry = running._entry
         with entry.locked():
             running.kill("KILL")
             assert running.fileno()
             os.waitid(os.P_PIDFD, running.fileno(), os.WEXITED | os.WNOWAIT)
-            assert oci.prune(root=state_root) == ()  # somebody is at work on it
-        assert oci.prune(root=state_root) == (running.id,)
-    assert oci.prune(root=state_root / "nowhere") == ()
+            assert oci.prune(state_root=state_root) == ()  # somebody is at work on it
+        assert oci.prune(state_root=state_root) == (running.id,)
+    assert oci.prune(state_root=state_root / "nowhere") == ()
 
 
 def test_prune_meets_create(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -306,7 +306,7 @@ def test_prune_meets_create(bundle: oci.Bundle, state_root: Path, prefix: str) -
     def work() -> None:
         try:
             while not stop.is_set():
-                oci.prune(root=state_root)
+                oci.prune(state_root=state_root)
         except BaseException as error:
             failures.append(error)
 
@@ -314,7 +314,7 @@ def test_prune_meets_create(bundle: oci.Bundle, state_root: Path, prefix: str) -
     thread.start()
     try:
         for turn in range(40):
-            container = oci.Container.create(f"{prefix}-{turn}", bundle, root=state_root)
+            container = oci.Container.create(f"{prefix}-{turn}", bundle, state_root=state_root)
             assert container.status is oci.Status.CREATED
             delete(container._entry, force=True)
             container._close()
@@ -336,14 +336,14 @@ def test_thousands_of_runs_leave_nothing(bundle: oci.Bundle, state_root: Path, p
 
     def runs(count: int) -> None:
         for _ in range(count):
-            assert oci.run(bundle, ["true"], root=state_root).returncode == 0
+            assert oci.run(bundle, ["true"], state_root=state_root).returncode == 0
 
     runs(250)
     before, memory = books(), resident()
     threads = [threading.Thread(target=runs, args=(250,)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         for turn in range(300):
             if turn % 3:
                 assert container.exec(["true"], capture_output=True).returncode == 0
@@ -353,10 +353,10 @@ def test_thousands_of_runs_leave_nothing(bundle: oci.Bundle, state_root: Path, p
         thread.join()
     deadline = time.monotonic() + 20
     while books() != before and time.monotonic() < deadline:
-        oci.run(bundle, ["true"], root=state_root)  # what was abandoned is reaped with a launch
+        oci.run(bundle, ["true"], state_root=state_root)  # what was abandoned is reaped with a launch
     assert books() == before
     assert resident() - memory < 16 << 20  # four threads have arenas of their own
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     assert set(os.listdir(state_root)) <= {".runs", ".seccomp"}
     assert os.listdir(state_root / ".runs") == []
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL

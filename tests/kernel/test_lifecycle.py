@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ociruntime as oci
+
+from ..conftest import timed_out
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MakeBundle = Callable[..., oci.Bundle]
@@ -23,18 +26,18 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @contextmanager
 def running(name: str, bundle: oci.Bundle, root: Path) -> Iterator[oci.Container]:
-    with oci.Container.run(name, bundle, root=root) as container:
+    with oci.Container.run(name, bundle, state_root=root) as container:
         yield container
 
 
 def nothing_left(root: Path, prefix: str) -> None:
-    assert oci.Container.list(root=root) == []
+    assert oci.Container.list(state_root=root) == []
     for entry in oci.Host.probe().hierarchies:
         assert [name for name in os.listdir(entry.mountpoint) if prefix in name] == []
 
 
 def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    container = oci.Container.create(prefix, bundle, root=state_root)
+    container = oci.Container.create(prefix, bundle, state_root=state_root)
     state = container.state
     assert (state.id, state.status, state.bundle) == (prefix, oci.Status.CREATED, str(bundle.path))
     assert Path(f"/proc/{state.pid}/comm").read_text() == "oci-init\n"
@@ -57,18 +60,18 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
     container.delete()
     nothing_left(state_root, prefix)
     with pytest.raises(oci.ContainerNotFound):
-        oci.Container.load(prefix, root=state_root)
+        oci.Container.load(prefix, state_root=state_root)
     with pytest.raises(oci.ContainerNotFound):
         _ = container.state
 
 
 def test_two_instances_of_one_bundle(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with running(f"{prefix}-a", bundle, state_root) as one, running(f"{prefix}-b", bundle, state_root) as two:
-        assert [c.id for c in oci.Container.list(root=state_root)] == [f"{prefix}-a", f"{prefix}-b"]
+        assert [c.id for c in oci.Container.list(state_root=state_root)] == [f"{prefix}-a", f"{prefix}-b"]
         assert one.pid != two.pid
         assert os.readlink(f"/proc/{one.pid}/ns/mnt") != os.readlink(f"/proc/{two.pid}/ns/mnt")
         with pytest.raises(oci.ContainerExists):
-            oci.Container.create(f"{prefix}-a", bundle, root=state_root)
+            oci.Container.create(f"{prefix}-a", bundle, state_root=state_root)
         one.delete(force=True)
         assert two.status is oci.Status.RUNNING
         assert two.exec(["true"]).returncode == 0
@@ -77,7 +80,7 @@ def test_two_instances_of_one_bundle(bundle: oci.Bundle, state_root: Path, prefi
 
 @pytest.mark.parametrize("code", [0, 1, 126, 255])
 def test_run_gives_the_exit_code(bundle: oci.Bundle, state_root: Path, prefix: str, code: int) -> None:
-    assert oci.run(bundle, ["sh", "-c", f"exit {code}"], root=state_root, container_id=prefix).returncode == code
+    assert oci.run(bundle, ["sh", "-c", f"exit {code}"], state_root=state_root, container_id=prefix).returncode == code
     nothing_left(state_root, prefix)
 
 
@@ -91,8 +94,9 @@ def test_a_signal_is_a_negative_code(bundle: oci.Bundle, state_root: Path, prefi
 
 def test_run_with_a_timeout_kills_everything(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     args = ["sh", "-c", "echo early; sleep 100 & sleep 100"]
-    result = oci.run(bundle, args, capture_output=True, text=True, timeout=0.5, root=state_root, container_id=prefix)
-    assert (result.timed_out, result.returncode, result.stdout) == (True, -9, "early\n")
+    options: dict[str, Any] = {"timeout": 0.5, "state_root": state_root, "container_id": prefix}
+    result = timed_out(lambda: oci.run(bundle, args, capture_output=True, text=True, **options))
+    assert (result.returncode, result.stdout) == (-9, "early\n")
     nothing_left(state_root, prefix)
 
 
@@ -103,7 +107,7 @@ def test_run_with_a_timeout_kills_everything(bundle: oci.Bundle, state_root: Pat
 def test_a_program_that_is_not_there(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, code: int) -> None:
     for make in (oci.Container.create, oci.Container.run):
         with pytest.raises(oci.StepError) as caught:
-            make(prefix, bundle.with_args([name]), root=state_root)
+            make(prefix, bundle.with_args([name]), state_root=state_root)
         assert (caught.value.op, caught.value.errno) == ("lookup", code)
         assert caught.value.step <= caught.value.total
         nothing_left(state_root, prefix)
@@ -117,7 +121,7 @@ def test_an_exec_that_fails_behind_the_gate(bundle: oci.Bundle, state_root: Path
     (bundle.path / "rootfs/bin/garbage").write_bytes(b"\x01\x02\x03 no program")
     (bundle.path / "rootfs/bin/garbage").chmod(0o755)
     broken = bundle.with_args(["garbage"])
-    with oci.Container.create(prefix, broken, root=state_root) as container:
+    with oci.Container.create(prefix, broken, state_root=state_root) as container:
         with pytest.raises(oci.StepError) as caught:
             container.start()
         assert (caught.value.op, caught.value.errno) == ("exec", errno.ENOEXEC)
@@ -125,12 +129,12 @@ def test_an_exec_that_fails_behind_the_gate(bundle: oci.Bundle, state_root: Path
         assert container.status is oci.Status.STOPPED
         container.delete()
     with pytest.raises(oci.StepError, match="ENOEXEC"):
-        oci.run(broken, root=state_root, container_id=prefix)
+        oci.run(broken, state_root=state_root, container_id=prefix)
     nothing_left(state_root, prefix)
 
 
 def test_what_a_status_forbids(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         with pytest.raises(oci.WrongStatus, match=r"delete.*created.*stopped"):
             container.delete()  # runtime.md, Delete: it has no effect on what is not stopped
         forbidden: list[tuple[str, Callable[[], object]]] = [
@@ -164,17 +168,17 @@ def test_wait_times_out(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
 
 
 def test_start_from_another_process(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
-    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", "exit 5"]), root=state_root) as container:
-        script("import sys, ociruntime as oci\noci.Container.load(sys.argv[1], root=sys.argv[2]).start()", prefix, state_root)
+    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", "exit 5"]), state_root=state_root) as container:
+        script("import sys, ociruntime as oci\noci.Container.load(sys.argv[1], state_root=sys.argv[2]).start()", prefix, state_root)
         assert container.wait(10) == 5
 
 
 def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     script(
-        "import sys, ociruntime as oci\noci.Container.create(sys.argv[1], sys.argv[3], root=sys.argv[2])",
+        "import sys, ociruntime as oci\noci.Container.create(sys.argv[1], sys.argv[3], state_root=sys.argv[2])",
         prefix, state_root, bundle.path,
     )  # fmt: skip
-    container = oci.Container.load(prefix, root=state_root)
+    container = oci.Container.load(prefix, state_root=state_root)
     assert container.status is oci.Status.CREATED
     container.start()
     assert container.exec(["true"]).returncode == 0
@@ -184,7 +188,7 @@ def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root
 
 @pytest.mark.parametrize("status", ["created", "running", "paused", "stopped", "damaged"])
 def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, status: str) -> None:
-    container = oci.Container.create(prefix, bundle, root=state_root)
+    container = oci.Container.create(prefix, bundle, state_root=state_root)
     if status not in ("created", "damaged"):
         container.start()
     if status == "paused":
@@ -196,7 +200,7 @@ def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, stat
         container.delete(force=True)
         (state_root / prefix).mkdir()
         (state_root / prefix / "state.json").write_text("{")
-        container = oci.Container.load(prefix, root=state_root)
+        container = oci.Container.load(prefix, state_root=state_root)
         with pytest.raises(oci.StateError, match="damaged"):
             container.delete()
     container.delete(force=True)
@@ -206,7 +210,7 @@ def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, stat
 def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """It can be created and not started (runtime.md, Start); and what start refuses, it leaves as it was."""
     bundle = make_bundle(oci.RuntimeSpec.default().evolve(process=None))
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         for _ in range(2):
             with pytest.raises(oci.SpecError, match=r"\$\.process"):
                 container.start()
@@ -215,7 +219,7 @@ def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, p
         container.wait(10)
         container.delete()
     with pytest.raises(oci.SpecError, match=r"\$\.process"):
-        oci.Container.run(prefix, bundle, root=state_root)
+        oci.Container.run(prefix, bundle, state_root=state_root)
     nothing_left(state_root, prefix)
 
 
@@ -223,17 +227,17 @@ def test_annotations_are_in_the_state(make_bundle: MakeBundle, state_root: Path,
     bundle = make_bundle(
         oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example.b": "", "com.example.a": "x"})
     )
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         assert container.state.to_dict()["annotations"] == {"com.example.a": "x", "com.example.b": ""}
 
 
 def test_the_pid_file(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root, pid_file=tmp_path / "pid") as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root, pid_file=tmp_path / "pid") as container:
         assert int((tmp_path / "pid").read_text()) == container.pid
 
 
 def test_the_config_is_the_one_of_create(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         before = container.spec
         bundle.spec = bundle.spec.evolve(hostname="changed")
         assert container.spec == before
@@ -267,7 +271,7 @@ def test_a_create_that_fails_leaves_nothing(make_bundle: MakeBundle, state_root:
     broken = make_bundle(oci.RuntimeSpec.load(document))
     for make in (oci.Container.create, oci.Container.run):
         with pytest.raises(oci.StepError) as caught:
-            make(prefix, broken, root=state_root)
+            make(prefix, broken, state_root=state_root)
         assert (caught.value.op, caught.value.errno) == (op, code), str(caught.value)
         assert broken.plan(container_id=prefix, gate=make == oci.Container.create).steps[caught.value.step - 1].op == op
         nothing_left(state_root, prefix)
@@ -277,7 +281,7 @@ def test_a_pid_file_that_cannot_be_written_leaves_nothing(
     bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError):
-        oci.Container.create(prefix, bundle, root=state_root, pid_file=tmp_path / "no/such/pid")
+        oci.Container.create(prefix, bundle, state_root=state_root, pid_file=tmp_path / "no/such/pid")
     nothing_left(state_root, prefix)
 
 
@@ -288,9 +292,9 @@ def test_a_cgroup_in_use_is_refused_and_left_alone(make_bundle: MakeBundle, stat
     bundle = make_bundle(oci.RuntimeSpec.load(document))
     with running(f"{prefix}-a", bundle, state_root) as container:
         with pytest.raises(FileExistsError):
-            oci.Container.create(f"{prefix}-b", bundle, root=state_root)
+            oci.Container.create(f"{prefix}-b", bundle, state_root=state_root)
         assert container.exec(["true"]).returncode == 0
-        assert [c.id for c in oci.Container.list(root=state_root)] == [f"{prefix}-a"]
+        assert [c.id for c in oci.Container.list(state_root=state_root)] == [f"{prefix}-a"]
 
 
 def test_another_config_than_the_bundles(bundle: oci.Bundle, tmp_path: Path, state_root: Path, prefix: str) -> None:
@@ -309,7 +313,7 @@ def test_a_log_that_cannot_be_written_is_said_first(bundle: oci.Bundle, tmp_path
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "no/such.log" in done.stderr
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_who_is_root_by_a_user_namespace_keeps_his_containers_where_a_user_does(tmp_path: Path) -> None:
@@ -330,7 +334,7 @@ def test_the_end_of_the_interpreter_says_nothing(
     text = """
 import sys
 import ociruntime as oci
-container = oci.Container.create(sys.argv[1], sys.argv[2], root=sys.argv[3])
+container = oci.Container.create(sys.argv[1], sys.argv[2], state_root=sys.argv[3])
 """
     assert script(text, prefix, bundle.path, state_root).stderr == ""
-    oci.Container.load(prefix, root=state_root).delete(force=True)
+    oci.Container.load(prefix, state_root=state_root).delete(force=True)

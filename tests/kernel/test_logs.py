@@ -26,7 +26,7 @@ STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
 
 def ended(name: str, bundle: oci.Bundle, root: Path, script: str, **more: object) -> oci.Container:
     """A supervised container that has run a script to its end."""
-    container = oci.Container.create(name, bundle.with_args(["sh", "-c", script]), root=root, supervise=True, **more)  # type: ignore[arg-type]
+    container = oci.Container.create(name, bundle.with_args(["sh", "-c", script]), state_root=root, supervise=True, **more)  # type: ignore[arg-type]
     container.start()
     container.wait(30)
     return container
@@ -89,7 +89,7 @@ def test_long_lines(bundle: oci.Bundle, state_root: Path, prefix: str, style: st
 
 def test_a_prompt_does_not_wait_for_its_newline(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(
-        prefix, bundle.with_args(["sh", "-c", "printf prompt; read x; echo; sleep 100"]), root=state_root, supervise=True
+        prefix, bundle.with_args(["sh", "-c", "printf prompt; read x; echo; sleep 100"]), state_root=state_root, supervise=True
     ) as container:
         container.start()
         records = container.logs(follow=True)
@@ -104,7 +104,7 @@ def test_a_prompt_does_not_wait_for_its_newline(bundle: oci.Bundle, state_root: 
 
 def test_following(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     script = "while read line; do echo got $line; done"
-    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", script]), root=state_root, supervise=True) as container:
+    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", script]), state_root=state_root, supervise=True) as container:
         with container.attach() as attachment:
             container.start()
             for number in range(5):
@@ -123,7 +123,7 @@ def test_following(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
 def test_following_through_a_rotation(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command) -> None:
     log = tmp_path / "log"
     script = "while read line; do echo got $line; done"
-    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", script]), root=state_root, log_path=log) as container:
+    with oci.Container.create(prefix, bundle.with_args(["sh", "-c", script]), state_root=state_root, log_path=log) as container:
         container.start()
         records = container.logs(follow=True)
         with container.attach() as attachment:
@@ -218,7 +218,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_disk: Path, style: str, command: Command) -> None:
     script = "seq 5000; echo asleep >&2; read x; echo last; exit 3"
     with oci.Container.create(
-        prefix, bundle.with_args(["sh", "-c", script]), root=state_root, log_path=small_disk / "log", log_format=style  # type: ignore[arg-type]
+        prefix, bundle.with_args(["sh", "-c", script]), state_root=state_root, log_path=small_disk / "log", log_format=style  # type: ignore[arg-type]
     ) as container:  # fmt: skip
         with container.attach() as attachment:
             container.start()
@@ -252,14 +252,14 @@ def test_entries_stay_whole_on_a_full_disk(bundle: oci.Bundle, state_root: Path,
 
 
 def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         with pytest.raises(oci.StateError, match="has no log"):
             container.logs()
         with pytest.raises(oci.StateError, match="no supervisor"):
             container.reopen_log()
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="fifo"):  # nobody reads it
-        oci.Container.create(prefix, bundle, root=state_root, log_path=tmp_path / "fifo")
+        oci.Container.create(prefix, bundle, state_root=state_root, log_path=tmp_path / "fifo")
     with ended(f"{prefix}-b", bundle, state_root, "seq 100000", log_path=os.devnull) as container:
         for follow in (False, True):
             with pytest.raises(oci.StateError, match="no regular file"):
@@ -295,7 +295,7 @@ def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: 
 
 def test_following_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     with oci.Container.create(
-        prefix, bundle.with_args(["sh", "-c", "read x; echo got $x"]), root=state_root, supervise=True
+        prefix, bundle.with_args(["sh", "-c", "read x; echo got $x"]), state_root=state_root, supervise=True
     ) as container:
         with (
             subprocess.Popen(command("logs", "-f", prefix), stdout=subprocess.PIPE, text=True) as follower,
@@ -312,7 +312,7 @@ def test_following_what_has_not_begun_and_what_has_ended(
     bundle: oci.Bundle, state_root: Path, prefix: str, command: Command
 ) -> None:
     words = bundle.with_args(["sh", "-c", "seq 3"])
-    with oci.Container.create(prefix, words, root=state_root, supervise=True) as container:
+    with oci.Container.create(prefix, words, state_root=state_root, supervise=True) as container:
         assert list(container.logs()) == []
         with subprocess.Popen(command("logs", "-f", "--tail", "2", prefix), stdout=subprocess.PIPE, text=True) as follower:
             container.start()
@@ -321,7 +321,7 @@ def test_following_what_has_not_begun_and_what_has_ended(
         for flags in ([], ["-f"], ["--since", "1h", "--tail", "9", "--stream", "stdout"]):
             done = subprocess.run(command("logs", *flags, prefix), capture_output=True, text=True, timeout=30, check=True)
             assert done.stdout == "1\n2\n3\n"
-    with oci.Container.create(f"{prefix}-b", words, root=state_root):
+    with oci.Container.create(f"{prefix}-b", words, state_root=state_root):
         for flags in ([], ["-f"], ["--reopen"]):
             done = subprocess.run(command("logs", *flags, f"{prefix}-b"), capture_output=True, text=True, timeout=30, check=False)
             assert done.returncode == 1
@@ -329,7 +329,9 @@ def test_following_what_has_not_begun_and_what_has_ended(
 
 
 def test_a_follower_outlives_the_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    container = oci.Container.create(prefix, bundle.with_args(["sh", "-c", "seq 1000; sleep 100"]), root=state_root, supervise=True)
+    container = oci.Container.create(
+        prefix, bundle.with_args(["sh", "-c", "seq 1000; sleep 100"]), state_root=state_root, supervise=True
+    )
     container.start()
     records = container.logs(follow=True)
     assert next(records).text == "1"
@@ -358,7 +360,7 @@ def test_a_reader_that_has_seen_enough(bundle: oci.Bundle, state_root: Path, pre
 def test_reopening_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command) -> None:
     log = tmp_path / "log"
     with oci.Container.create(
-        prefix, bundle.with_args(["sh", "-c", "while read x; do echo got $x; done"]), root=state_root, log_path=log
+        prefix, bundle.with_args(["sh", "-c", "while read x; do echo got $x; done"]), state_root=state_root, log_path=log
     ) as container:
         container.start()
         with container.attach() as attachment:

@@ -18,12 +18,12 @@ import pyseccomp
 import ociruntime as oci
 name, root, path, container_id = sys.argv[1:]
 bundle = oci.Bundle.load(path)
-assert oci.run(bundle, ["echo", "it works"], capture_output=True, text=True, root=root, container_id=container_id).stdout == "it works\\n"
+assert oci.run(bundle, ["echo", "it works"], capture_output=True, text=True, state_root=root, container_id=container_id).stdout == "it works\\n"
 blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
 blocked.add_rule(pyseccomp.ERRNO(errno.ENOSYS), name)
 blocked.load()
 try:
-    oci.run(bundle, ["true"], root=root, container_id=container_id)
+    oci.run(bundle, ["true"], state_root=root, container_id=container_id)
 except oci.UnsupportedError as error:
     print(error)
 """
@@ -51,4 +51,4 @@ def test_a_call_that_is_missing(
     assert "(step " in said[0]
     if name not in ("close_range", "openat2"):
         assert f" {name}, ENOSYS)" in said[0]
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []

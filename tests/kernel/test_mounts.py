@@ -375,7 +375,7 @@ def test_propagation_of_binds(
             d["linux"]["rootfsPropagation"] = root
 
     bundle = run.bundle(bind(shared, "/s", *options), change=change)
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         subprocess.run(["mount", "-t", "tmpfs", "none", shared / "in"], check=True)
         (shared / "in/seen").touch()
         assert (container.exec(["test", "-e", "/s/in/seen"]).returncode == 0) is comes_in

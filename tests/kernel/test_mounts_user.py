@@ -80,7 +80,7 @@ def test_propagation_through_a_user_namespace(user: Runner, state_root: Path, pr
         bundle = user.bundle(
             bind(shared, "/slave", "rbind", "rslave"), bind(shared, "/private", "rbind", "rprivate"), change=change
         )
-        with oci.Container.run(prefix, bundle, root=state_root) as container:
+        with oci.Container.run(prefix, bundle, state_root=state_root) as container:
             subprocess.run(["mount", "-t", "tmpfs", "none", shared / "in"], check=True)
             (shared / "in/seen").touch()
             shown = container.exec(["sh", "-c", "ls /slave/in /private/in | grep -v :"], capture_output=True, text=True)
@@ -98,7 +98,7 @@ def test_the_ids_of_the_user_namespace_on_a_mount(user: Runner, tree: Path) -> N
 
 def test_the_ids_of_a_user_namespace_that_is_joined_on_a_mount(user: Runner, tree: Path, state_root: Path, prefix: str) -> None:
     os.chown(tree / "file", 7, 8)
-    with oci.Container.create(f"{prefix}-pod", user.bundle().with_args(["sleep", "100"]), root=state_root) as pod:
+    with oci.Container.create(f"{prefix}-pod", user.bundle().with_args(["sleep", "100"]), state_root=state_root) as pod:
         pod.start()
 
         def join(d: dict[str, Any]) -> None:
@@ -178,7 +178,9 @@ def test_devices_have_the_mode_and_owner_of_the_config(user: Runner) -> None:
 def test_devices_where_nobody_may_make_them(user: Runner, state_root: Path, prefix: str) -> None:
     """In a user namespace that exists already: the host's, after a proof that they are what the config says, with a warning."""
     fuse = {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}
-    with oci.Container.create(f"{prefix}-pod", user.bundle().with_args(["sleep", "100"]), root=state_root.with_name("pods")) as pod:
+    with oci.Container.create(
+        f"{prefix}-pod", user.bundle().with_args(["sleep", "100"]), state_root=state_root.with_name("pods")
+    ) as pod:
         pod.start()
 
         def join(*devices: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
@@ -209,10 +211,10 @@ assert (host.privileged, host.may_mknod, host.may_setgroups) == (True, False, Fa
 args = ["sh", "-c", "stat -c '%t:%T %F' /dev/null /dev/fuse; cat /proc/self/uid_map; grep ^Groups /proc/self/status"]
 for spec in (bundle.spec, bundle.spec.evolve(linux=bundle.spec.linux.evolve(namespaces=(*bundle.spec.linux.namespaces, oci.spec.Namespace(type="user"))))):
     bundle.spec = spec
-    print(oci.run(bundle, args, capture_output=True, text=True, root=root, container_id=prefix, cgroup_manager="disabled", check=True).stdout)
+    print(oci.run(bundle, args, capture_output=True, text=True, state_root=root, container_id=prefix, cgroup_manager="disabled", check=True).stdout)
 bundle.spec = spec.evolve(process=spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0,))))
 try:
-    oci.run(bundle, root=root, container_id=prefix, cgroup_manager="disabled")
+    oci.run(bundle, state_root=root, container_id=prefix, cgroup_manager="disabled")
 except oci.UnsupportedError as error:
     assert "additionalGids" in str(error), error
 else:
@@ -241,7 +243,7 @@ import ctypes, os, sys
 import ociruntime as oci, ociruntime.host
 warm, path, root, prefix, uid = *sys.argv[1:5], int(sys.argv[5])
 script = "cat /proc/self/mountinfo"
-run = lambda bundle, root: oci.run(bundle, ["sh", "-c", script], capture_output=True, text=True, root=root, container_id=prefix, check=True).stdout
+run = lambda bundle, root: oci.run(bundle, ["sh", "-c", script], capture_output=True, text=True, state_root=root, container_id=prefix, check=True).stdout
 run(oci.Bundle.load(warm), root + "-warm")   # everything is imported as root
 os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
 assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0

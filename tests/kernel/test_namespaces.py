@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine.perform import Performance
+from ociruntime.engine.execution import Execution
 from ociruntime.lifecycle.status import first_process
 from ociruntime.plan import compile_exec
 from ociruntime.spec import IDMapping, Namespace, TimeOffset
@@ -65,7 +65,7 @@ def say(container: oci.Container, *args: str, **more: object) -> str:
 
 def test_a_namespace_of_every_type(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     bundle = give(make_bundle(with_namespaces({"user": None, "cgroup": None, "time": None})), 100000)
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         container.start()
         ours, theirs = inodes(os.getpid()), inodes(container.pid)
         assert {kind for kind in FILES if ours[kind] == theirs[kind]} == set()
@@ -84,7 +84,7 @@ def test_what_is_not_listed_is_the_callers(make_bundle: MakeBundle, state_root: 
         spec = spec.without_namespace(oci.spec.NamespaceType(kind))
     mounts = tuple(m for m in spec.mounts or () if m.type not in ("sysfs", "proc"))
     bundle = make_bundle(spec.evolve(mounts=mounts, linux=spec.linux.evolve(masked_paths=None, readonly_paths=None)))  # type: ignore[union-attr]
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         ours, theirs = inodes(os.getpid()), inodes(container.pid)
         assert {kind for kind in FILES if ours[kind] != theirs[kind]} == {"mount"}
 
@@ -116,7 +116,7 @@ def test_a_mount_namespace_that_is_not_its_own(
             spec = spec.with_namespace(oci.spec.NamespaceType.MOUNT, f"/proc/{other}/ns/mnt")
         bundle = make_bundle(spec)
         before = Path(f"/proc/{other}/mounts").read_text()
-        with oci.Container.create(prefix, bundle, root=state_root) as container:
+        with oci.Container.create(prefix, bundle, state_root=state_root) as container:
             container.start()
             assert inodes(container.pid)["mount"] == inodes(other)["mount"]
             script = "cat /bound/file; touch /bound/x 2>&1; ls -d /dev/null /proc/1; cat /proc/1/comm; cat /proc/keys 2>&1 | wc -c; pwd; ls /"
@@ -158,7 +158,7 @@ def test_any_mapping(make_bundle: MakeBundle, state_root: Path, prefix: str, ids
         mounts=tuple(m.evolve(options=tuple(o for o in m.options or () if o != "gid=5")) for m in spec.mounts or ()),
     )
     owner = next((host for inside, host, _ in ids if inside == 0), outside)
-    with oci.Container.create(prefix, give(make_bundle(spec), owner), root=state_root) as container:
+    with oci.Container.create(prefix, give(make_bundle(spec), owner), state_root=state_root) as container:
         container.start()
         assert [tuple(map(int, line.split())) for line in say(container, "cat", "/proc/self/uid_map").splitlines()] == list(ids)
         assert say(container, "id", "-u") == f"{user}\n"
@@ -176,7 +176,7 @@ def test_maps_that_the_config_leaves_to_us(make_bundle: MakeBundle, state_root: 
     )
     if oci.Host.probe().subuids:
         pytest.skip("root has further ids on this host")
-    with oci.Container.create(prefix, make_bundle(spec), root=state_root) as container:
+    with oci.Container.create(prefix, make_bundle(spec), state_root=state_root) as container:
         container.start()
         ids = say(container, "sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c %u /bin").split()
         assert ids == [*[str(user), "0", "1"] * 2, str(user), str(user)]
@@ -186,7 +186,7 @@ def test_maps_that_the_config_leaves_to_us(make_bundle: MakeBundle, state_root: 
 def test_clocks(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     offsets = {"boottime": TimeOffset(secs=1_000_000, nanosecs=5), "monotonic": TimeOffset(secs=-3)}
     bundle = make_bundle(with_namespaces({"time": None}, time_offsets=offsets))
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         assert float(say(container, "cat", "/proc/uptime").split()[0]) > 1_000_000
         expected = [["monotonic", "-3", "0"], ["boottime", "1000000", "5"]]
         assert [line.split() for line in say(container, "cat", "/proc/self/timens_offsets").splitlines()] == expected
@@ -218,14 +218,14 @@ def test_joining_what_another_container_has(
     gate: bool,
 ) -> None:
     first = give(make_bundle(with_namespaces(dict(pod))), 100000 if "user" in pod else 0)
-    with oci.Container.run(f"{prefix}-pod", first, root=state_root) as holder:
+    with oci.Container.run(f"{prefix}-pod", first, state_root=state_root) as holder:
         paths = {kind: f"/proc/{holder.pid}/ns/{FILES[kind]}" for kind in joined.split()}
         spec = with_namespaces({**fresh, **paths})
         if "user" in fresh:  # their owner is not this user namespace: no sysfs, no mqueue
             spec = spec.without_mount("/sys").without_mount("/dev/mqueue")
         second = give(make_bundle(spec), 100000 if "user" in paths or "user" in fresh else 0)
         make = oci.Container.create if gate else oci.Container.run
-        with make(prefix, second, root=state_root) as container:
+        with make(prefix, second, state_root=state_root) as container:
             if gate:
                 container.start()
             theirs, pods, ours = inodes(container.pid), inodes(holder.pid), inodes(os.getpid())
@@ -240,7 +240,7 @@ def test_joining_what_another_container_has(
 
 def test_the_user_namespace_that_we_are_in(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     bundle = make_bundle(with_namespaces({"user": "/proc/self/ns/user"}))
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         assert inodes(container.pid)["user"] == inodes(os.getpid())["user"]
         assert say(container, "id", "-u") == "0\n"
 
@@ -273,9 +273,9 @@ def test_a_path_that_is_not_that_namespace(
     bundle = make_bundle(with_namespaces({kind: given}))
     index = [str(n.type) for n in bundle.spec.linux.namespaces or ()].index(kind)  # type: ignore[union-attr]
     with pytest.raises(oci.SpecError, match=message) as caught:
-        oci.Container.create(prefix, bundle, root=state_root)
+        oci.Container.create(prefix, bundle, state_root=state_root)
     assert caught.value.problems[0].path == f"$.linux.namespaces[{index}].path"
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,8 @@ def test_the_callers_own_namespace_is_not_changed(
 ) -> None:
     spec = with_namespaces({kind: f"/proc/{os.getpid()}/ns/{FILES[kind]}"})
     with pytest.raises(oci.SpecError, match="is the namespace that we are in"):
-        oci.Container.create(prefix, make_bundle(change(spec)), root=state_root)
-    with oci.Container.run(prefix, make_bundle(spec.evolve(hostname=None)), root=state_root) as container:  # joined it may be
+        oci.Container.create(prefix, make_bundle(change(spec)), state_root=state_root)
+    with oci.Container.run(prefix, make_bundle(spec.evolve(hostname=None)), state_root=state_root) as container:  # joined it may be
         assert inodes(container.pid)[kind] == inodes(os.getpid())[kind]
 
 
@@ -310,14 +310,14 @@ def test_maps_that_do_not_fit(
     make_bundle: MakeBundle, state_root: Path, prefix: str, change: dict[str, tuple[IDMapping, ...]], words: str
 ) -> None:
     with pytest.raises(oci.SpecError, match=words):
-        oci.Container.run(prefix, make_bundle(with_namespaces({"user": None}, **change)), root=state_root)  # type: ignore[arg-type]
-    assert oci.Container.list(root=state_root) == []
+        oci.Container.run(prefix, make_bundle(with_namespaces({"user": None}, **change)), state_root=state_root)  # type: ignore[arg-type]
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_nobody_looks_into_an_init_that_joins(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """Even the container's root, with CAP_SYS_PTRACE, cannot read a process that has joined and is not the program yet."""
     spec = with_namespaces({"user": None}).with_caps("CAP_SYS_PTRACE")
-    with oci.Container.run(prefix, give(make_bundle(spec), 100000), root=state_root) as container:
+    with oci.Container.run(prefix, give(make_bundle(spec), 100000), state_root=state_root) as container:
         document = container._entry.read()
         assert spec.process is not None
         plan = compile_exec(
@@ -325,7 +325,7 @@ def test_nobody_looks_into_an_init_that_joins(make_bundle: MakeBundle, state_roo
         )
         pidfd = first_process(document)
         assert pidfd is not None
-        waiting = Performance(plan, stdio=[0, 1, 2], pidfd=pidfd)
+        waiting = Execution(plan, stdio=[0, 1, 2], pidfd=pidfd)
         waiting.begin()
         try:
             script = "for p in /proc/[0-9]*; do echo $(cat $p/comm) $(ls $p/fd 2>/dev/null | wc -l) $(head -c1 $p/mem 2>&1); done"
@@ -350,7 +350,7 @@ other.stdout.read(1)
 bundle = oci.Bundle.load(path)
 namespaces = (*bundle.spec.linux.namespaces, oci.spec.Namespace(type="user", path=f"/proc/{other.pid}/ns/user"))
 bundle.spec = bundle.spec.evolve(linux=bundle.spec.linux.evolve(namespaces=namespaces))
-with oci.Container.create(prefix, bundle, root=root) as container:
+with oci.Container.create(prefix, bundle, state_root=root) as container:
     container.start()
     print(container.exec(["grep", "Groups", "/proc/1/status", "/proc/self/status"], capture_output=True, text=True, check=True).stdout)
 other.kill()
@@ -375,8 +375,8 @@ path, uid, root, prefix, subids, layer = sys.argv[1], int(sys.argv[2]), *sys.arg
 def life(bundle, root, prefix):
     shown = {}
     args = ["sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; grep Groups /proc/self/status; touch /tmp/x; cat /proc/self/oom_score_adj"]
-    shown["run"] = oci.run(bundle, args, capture_output=True, text=True, root=root, container_id=prefix, check=True).stdout
-    container = oci.Container.create(prefix, bundle.with_args(["sleep", "100"]), root=root)
+    shown["run"] = oci.run(bundle, args, capture_output=True, text=True, state_root=root, container_id=prefix, check=True).stdout
+    container = oci.Container.create(prefix, bundle.with_args(["sleep", "100"]), state_root=root)
     container.start()
     shown["exec"] = container.exec(args, capture_output=True, text=True, check=True).stdout
     container.kill("KILL", all=True)
@@ -406,13 +406,13 @@ bundle.spec = given.evolve(linux=given.linux.evolve(uid_mappings=None, gid_mappi
 assert life(bundle, root, prefix) == shown   # the maps are the same when the config leaves them to us
 clock = given.with_namespace("time").at.linux.time_offsets.set({"monotonic": oci.spec.TimeOffset(secs=100000)})
 bundle.spec = given
-pod = oci.Container.create(prefix + "-pod", bundle.with_args(["sleep", "100"]), root=root + "-pods")
+pod = oci.Container.create(prefix + "-pod", bundle.with_args(["sleep", "100"]), state_root=root + "-pods")
 pod.start()
 for joined in ((), ("user",), ("user", "pid", "ipc")):
     namespaces = [n.evolve(path=f"/proc/{pod.pid}/ns/{n.type}") if n.type in joined else n for n in clock.linux.namespaces]
     maps = {"uid_mappings": None, "gid_mappings": None} if joined else {}
     bundle.spec = clock.evolve(linux=clock.linux.evolve(namespaces=tuple(namespaces), **maps))
-    shown = oci.run(bundle, ["cat", "/proc/self/timens_offsets"], capture_output=True, text=True, root=root, container_id=prefix, check=True)
+    shown = oci.run(bundle, ["cat", "/proc/self/timens_offsets"], capture_output=True, text=True, state_root=root, container_id=prefix, check=True)
     assert shown.stdout.split()[:2] == ["monotonic", "100000"], (joined, shown)
 pod.delete(force=True)
 bundle.spec = given
@@ -429,7 +429,7 @@ for change, kind, place in (
     if subids and place == "additionalGids": continue   # newgidmap allows them
     bundle.spec = change
     try:
-        oci.Container.create(prefix, bundle, root=root)
+        oci.Container.create(prefix, bundle, state_root=root)
     except kind as error:
         assert place in str(error), error
     else:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import ociruntime as oci
@@ -20,6 +21,8 @@ from .cgroups import on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 REPO = Path(oci.__file__).resolve().parents[1]
+PACKAGES = Path(attrs.__file__).resolve().parents[1]
+"""Where the dependencies are installed."""
 INNER = """
 import json, os, sys
 import ociruntime as oci
@@ -30,14 +33,14 @@ OWN = "/sys/fs/cgroup"
 if os.path.exists(OWN + "/cgroup.procs"):
     # Of v2: we are in the way of limits below us, as the error says, until we go aside.
     try:
-        oci.Container.run(name, bundle, root=root)
+        oci.Container.run(name, bundle, state_root=root)
     except oci.StepError as error:
         told["refused"] = str(error)
-    assert not oci.Container.list(root=root)
+    assert not oci.Container.list(state_root=root)
     os.mkdir(OWN + "/runtime")
     for pid in open(OWN + "/cgroup.procs").read().split():
         open(OWN + "/runtime/cgroup.procs", "w").write(pid)
-with oci.Container.run(name, bundle, root=root) as container:
+with oci.Container.run(name, bundle, state_root=root) as container:
     told["cgroups"] = container._entry.read()["cgroups"]
     told["exec"] = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True).stdout
     assert container.stats().pids.limit == 20
@@ -62,7 +65,7 @@ def outer(namespaced: bool, args: list[object], rootfs: Path, *paths: Path) -> o
     caps = list(CAPABILITIES)
     document["process"] |= {
         "args": [str(word) for word in args],
-        "env": ["PATH=/usr/bin:/bin", f"PYTHONPATH={REPO}", "PYTHONDONTWRITEBYTECODE=1"],
+        "env": ["PATH=/usr/bin:/bin", f"PYTHONPATH={REPO}:{PACKAGES}", "PYTHONDONTWRITEBYTECODE=1"],
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), caps),
         "noNewPrivileges": False,
     }
@@ -72,7 +75,7 @@ def outer(namespaced: bool, args: list[object], rootfs: Path, *paths: Path) -> o
         {"destination": "/run", "type": "tmpfs", "source": "tmpfs"},
         *(
             {"destination": str(place), "type": "bind", "source": str(place), "options": ["rbind"]}
-            for place in sorted({*places, REPO, *paths})
+            for place in sorted({*places, REPO, PACKAGES, *paths})
             if place.exists()
         ),
     ]
@@ -95,7 +98,7 @@ def test_the_whole_life(
     args = [sys.executable, tmp_path / "inner.py", f"{prefix}-inner", inner.path, "/run/inner"]
     bundle = make_bundle(outer(namespaced, args, tmp_path / "empty", tmp_path))
     before = Path("/proc/self/cgroup").read_text()
-    with oci.Container.run(prefix, bundle, root=state_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as container:
         own = container._entry.read()["cgroups"]
         assert container.stdout is not None
         assert container.stderr is not None

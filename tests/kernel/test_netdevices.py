@@ -60,7 +60,7 @@ def apart(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str)
 
 RUNS = """
 bundle.spec = spec
-with oci.Container.run(name, bundle, root=root) as container:
+with oci.Container.run(name, bundle, state_root=root) as container:
     assert "v0" not in links(), links()
     pid = str(container.pid)
     def within(*args):
@@ -82,11 +82,11 @@ def test_a_device_moves_with_its_addresses(apart: Callable[[str, str], str], new
 FAILS = """
 before = addresses("v0"), links()
 bundle.spec = spec.at.process.args.set(("no-such-program",))
-try: oci.Container.create(name, bundle, root=root)
+try: oci.Container.create(name, bundle, state_root=root)
 except oci.StepError as error: assert error.op == "lookup", error
 else: raise SystemExit("it was created")
 assert (addresses("v0"), links()) == before, (addresses("v0"), links(), before)
-assert oci.Container.list(root=root) == []
+assert oci.Container.list(state_root=root) == []
 """
 
 
@@ -97,11 +97,11 @@ def test_a_failure_brings_it_back(apart: Callable[[str, str], str]) -> None:
 REFUSED = """
 bundle.spec = spec
 before = addresses("v0"), links()
-try: oci.Container.create(name, bundle, root=root)
+try: oci.Container.create(name, bundle, state_root=root)
 except oci.StepError as error: print(error)
 else: raise SystemExit("it was created")
 assert (addresses("v0"), links()) == before
-assert oci.Container.list(root=root) == []
+assert oci.Container.list(state_root=root) == []
 """
 
 

@@ -38,7 +38,7 @@ import ociruntime as oci
 from ociruntime import aio
 image, root, prefix, how = sys.argv[1:]
 args = ["sh", "-c", "setsid sleep 1000 & echo up; wait"]
-options = {"root": root, "container_id": prefix}
+options = {"state_root": root, "container_id": prefix}
 if how == "aio":
     asyncio.run(aio.run(image, args, **options))
 elif how in ("thread", "fork"):
@@ -52,7 +52,7 @@ elif how in ("thread", "fork"):
 elif how == "outlives":
     oci.run(image, args, die_with_parent=False, **options)
 elif how == "container":
-    oci.Container.run(prefix, oci.Bundle.load(image).with_args(args), root=root)
+    oci.Container.run(prefix, oci.Bundle.load(image).with_args(args), state_root=root)
     time.sleep(1000)
 else:
     oci.run(image, args, **options)
@@ -102,14 +102,14 @@ def test_the_caller_is_killed(
 ) -> None:
     with caller(image, state_root, prefix, how) as (process, stdout):
         assert stdout.readline() == "up\n"
-        assert oci.run(bundle, ["true"], root=state_root, container_id=f"{prefix}-beside").returncode == 0
-        assert oci.prune(root=state_root) == ()  # its caller lives
-        assert oci.Container.load(prefix, root=state_root).status is oci.Status.RUNNING
+        assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-beside").returncode == 0
+        assert oci.prune(state_root=state_root) == ()  # its caller lives
+        assert oci.Container.load(prefix, state_root=state_root).status is oci.Status.RUNNING
         process.send_signal(number)
         process.wait()
         until(lambda: processes(prefix) == [], "the end of all processes")  # without a call of ours
-        assert oci.run(bundle, ["true"], root=state_root, container_id=f"{prefix}-next").returncode == 0
-    assert oci.Container.list(root=state_root) == []
+        assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
+    assert oci.Container.list(state_root=state_root) == []
     assert locks(state_root) == os.listdir(tmp_path / "scratch") == []
 
 
@@ -118,12 +118,12 @@ def test_what_the_kernel_does_not_kill(make_bundle: Callable[..., oci.Bundle], s
     bundle = make_bundle(oci.RuntimeSpec.default().without_namespace(NamespaceType.PID))
     with caller(bundle.path, state_root, prefix, "main") as (process, stdout):
         assert stdout.readline() == "up\n"
-        container = oci.Container.load(prefix, root=state_root)
+        container = oci.Container.load(prefix, state_root=state_root)
         process.kill()
         until(lambda: container.status is oci.Status.STOPPED, "the end of the first process")
         assert len(processes(prefix)) == 1
-        assert oci.run(bundle, ["true"], root=state_root, container_id=f"{prefix}-next").returncode == 0
-    assert processes(prefix) == oci.Container.list(root=state_root) == locks(state_root) == []
+        assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
+    assert processes(prefix) == oci.Container.list(state_root=state_root) == locks(state_root) == []
 
 
 @pytest.fixture
@@ -172,8 +172,8 @@ def test_a_user(
             until(lambda: of_user() == [], "the end of all processes")
         text = (
             "import sys, ociruntime as oci\nbundle, root, name = sys.argv[1:]\n"
-            "assert oci.run(bundle, ['true'], root=root, container_id=name).returncode == 0\n"
-            "assert oci.Container.list(root=root) == []"
+            "assert oci.run(bundle, ['true'], state_root=root, container_id=name).returncode == 0\n"
+            "assert oci.Container.list(state_root=root) == []"
         )
         command = [user_python, "-P", "-c", text, str(bundle.path), str(state_root), f"{prefix}-next"]
         assert subprocess.run(command, check=False, **user).returncode == 0  # type: ignore[call-overload]
@@ -189,9 +189,9 @@ def test_what_outlives_its_caller(bundle: oci.Bundle, state_root: Path, prefix: 
             assert stdout.readline() == "up\n"
             process.kill()
             process.wait()
-            assert oci.run(bundle, ["true"], root=state_root, container_id=f"{prefix}-next").returncode == 0
-            assert oci.prune(root=state_root) == ()
-            with oci.Container.load(prefix, root=state_root) as container:
+            assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
+            assert oci.prune(state_root=state_root) == ()
+            with oci.Container.load(prefix, state_root=state_root) as container:
                 assert container.status is oci.Status.RUNNING
                 container.delete(force=True)
 
@@ -211,10 +211,10 @@ def test_prune(
             text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"
             assert script(text, "--root", state_root, "prune").stdout.split() == [prefix]
         elif how == "python":
-            assert oci.prune(root=state_root) == (prefix,)
+            assert oci.prune(state_root=state_root) == (prefix,)
         else:
-            assert asyncio.run(aio.prune(root=state_root)) == (prefix,)
-    assert processes(prefix) == oci.Container.list(root=state_root) == locks(state_root) == []
+            assert asyncio.run(aio.prune(state_root=state_root)) == (prefix,)
+    assert processes(prefix) == oci.Container.list(state_root=state_root) == locks(state_root) == []
 
 
 def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
@@ -226,7 +226,7 @@ def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, pref
         try:
             process.kill()
             process.wait()
-            until(lambda: oci.prune(root=state_root) == (prefix,), "the removal of the orphan")
+            until(lambda: oci.prune(state_root=state_root) == (prefix,), "the removal of the orphan")
             assert Path(f"/proc/{child}/cmdline").read_bytes()
         finally:
             os.kill(child, signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_a_cancelled_task(bundle: oci.Bundle, state_root: Path, prefix: str) -> 
         for turn in range(12):
             name = f"{prefix}-{turn}"
             task = asyncio.ensure_future(
-                aio.run(bundle, ["sh", "-c", "setsid sleep 1000 & wait"], root=state_root, container_id=name)
+                aio.run(bundle, ["sh", "-c", "setsid sleep 1000 & wait"], state_root=state_root, container_id=name)
             )
             await asyncio.sleep(0.004 * turn)
             task.cancel()
@@ -259,7 +259,7 @@ def test_the_thread_that_launched_it_ends(bundle: oci.Bundle, state_root: Path, 
         script = "echo up; read line; echo $line"
         read, write = os.pipe()
         task = asyncio.ensure_future(
-            aio.run(bundle, ["sh", "-c", script], stdin=read, capture_output=True, root=state_root, container_id=prefix)
+            aio.run(bundle, ["sh", "-c", script], stdin=read, capture_output=True, state_root=state_root, container_id=prefix)
         )
         while not (state_root / prefix / "state.json").exists() or not processes(prefix):
             await asyncio.sleep(0.005)
@@ -286,7 +286,7 @@ turn = 0
 while time.monotonic() < end or turn < 5:
     name = f"{prefix}-{turn}"
     result = oci.run(bundle, ["sh", "-c", "sleep 0.01; echo $HOSTNAME ok"], hostname=name, env={"HOSTNAME": name}, capture_output=True, text=True,
-                     root=root, container_id=name, timeout=60)
+                     state_root=root, container_id=name, timeout=60)
     assert (result.returncode, result.stdout) == (0, name + " ok\\n"), result
     assert result.usage.peak_memory > 0, result
     turn += 1
@@ -302,7 +302,7 @@ def test_live_callers_meet_pruning(bundle: oci.Bundle, state_root: Path, prefix:
     def prune() -> None:
         try:
             while not stop.is_set():
-                pruned.extend(oci.prune(root=state_root))
+                pruned.extend(oci.prune(state_root=state_root))
         except BaseException as error:
             failures.append(error)
 
@@ -331,21 +331,21 @@ def test_live_callers_meet_pruning(bundle: oci.Bundle, state_root: Path, prefix:
         for thread in threads:
             thread.join()
     assert failures == []
-    pruned.extend(oci.prune(root=state_root))
+    pruned.extend(oci.prune(state_root=state_root))
     assert [name for name in pruned if "-dies-" not in name] == []
-    assert oci.Container.list(root=state_root) == locks(state_root) == processes(prefix) == []
+    assert oci.Container.list(state_root=state_root) == locks(state_root) == processes(prefix) == []
 
 
 def test_a_lock_without_a_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     """A caller that was killed between the two, and one whose id another kind of container has got meanwhile."""
     (state_root / ".runs").mkdir(parents=True)
     (state_root / f".runs/{prefix}").touch()
-    with oci.Container.run(f"{prefix}-other", bundle, root=state_root) as container:
+    with oci.Container.run(f"{prefix}-other", bundle, state_root=state_root) as container:
         (state_root / f".runs/{prefix}-other").touch()
-        assert oci.run(bundle, ["true"], root=state_root, container_id=prefix).returncode == 0
+        assert oci.run(bundle, ["true"], state_root=state_root, container_id=prefix).returncode == 0
         with pytest.raises(oci.ContainerExists):
-            oci.run(bundle, ["true"], root=state_root, container_id=container.id)
-        assert oci.prune(root=state_root) == ()
+            oci.run(bundle, ["true"], state_root=state_root, container_id=container.id)
+        assert oci.prune(state_root=state_root) == ()
         assert container.status is oci.Status.RUNNING
         container.delete(force=True)
     assert locks(state_root) == []
@@ -359,13 +359,13 @@ def test_an_orphan_that_cannot_be_removed(bundle: oci.Bundle, state_root: Path, 
     document = {"id": prefix, "bundle": "/", "status": "running", "ephemeral": True, "undo": [["cgroup", "/proc/sys"]]}
     (state_root / prefix / "state.json").write_text(json.dumps(document))
     with pytest.warns(oci.OCIRuntimeWarning, match=rf"cannot remove container '{prefix}', whose caller has ended: .*/proc/sys"):
-        assert oci.run(bundle, ["true"], root=state_root, container_id=f"{prefix}-1").returncode == 0
+        assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-1").returncode == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert oci.run(bundle, ["true"], root=state_root, container_id=f"{prefix}-2").returncode == 0
+        assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-2").returncode == 0
     with pytest.raises(oci.StateError, match="/proc/sys"):
-        oci.prune(root=state_root)
+        oci.prune(state_root=state_root)
     document["undo"] = []
     (state_root / prefix / "state.json").write_text(json.dumps(document))
-    assert oci.prune(root=state_root) == (prefix,)
+    assert oci.prune(state_root=state_root) == (prefix,)
     assert locks(state_root) == []

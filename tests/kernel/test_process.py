@@ -28,7 +28,7 @@ def inside(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Inside:
         document["process"] |= {"args": ["sh", "-c", command], **(process or {})}  # type: ignore[operator]
         document["linux"] |= linux or {}  # type: ignore[operator]
         bundle = make_bundle(oci.RuntimeSpec.load(document))
-        result = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix, check=True)
+        result = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix, check=True)
         assert isinstance(result.stdout, str)
         return result.stdout.strip()
 
@@ -89,7 +89,7 @@ def test_no_new_privileges(inside: Inside, new_privileges: bool) -> None:
 def test_a_filter_gives_no_capability(make_bundle: MakeBundle, state_root: Path, prefix: str, no_new_privileges: bool) -> None:
     spec = oci.RuntimeSpec.default().at.process.no_new_privileges.set(no_new_privileges)
     bundle = make_bundle(spec).with_args(["cat", "/proc/self/status"])
-    seen = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix, check=True).stdout
+    seen = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix, check=True).stdout
     assert isinstance(seen, str)
     values = dict(line.split(":\t", 1) for line in seen.splitlines() if ":\t" in line)
     assert values["Seccomp"] == "2"
@@ -118,7 +118,7 @@ def test_a_lower_oom_score_is_for_the_privileged(inside: Inside) -> None:
 
 
 def test_a_further_process_is_held_to_the_same_rules(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         process = container.spec.process
         assert process is not None
         for bad, place in (
@@ -189,7 +189,7 @@ def test_the_session_keyring(make_bundle: MakeBundle, state_root: Path, prefix: 
 
     spec = oci.RuntimeSpec.default().at.linux.masked_paths.set(()).at.process.args.set(("sleep", "100"))
     before = keyrings(Path("/proc/keys").read_text())
-    with oci.Container.run(prefix, make_bundle(spec), root=state_root, new_keyring=new) as container:
+    with oci.Container.run(prefix, make_bundle(spec), state_root=state_root, new_keyring=new) as container:
         # As another user, who sees no session keyring of root's but the one that it possesses.
         done = container.exec(["cat", "/proc/keys"], user=(31337, 31337), capture_output=True, text=True, check=True)
         assert len(keyrings(str(done.stdout)) - before) == int(new)
@@ -205,7 +205,7 @@ def test_cwd_is_made_and_checked(inside: Inside) -> None:
 def test_a_missing_cwd_of_a_read_only_root(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     spec = oci.RuntimeSpec.default().at.root.readonly.set(True).at.process.cwd.set("/a/b")
     bundle = make_bundle(spec).with_args(["sh", "-c", "pwd; ! touch here 2>/dev/null"])
-    done = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix, check=True)
+    done = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix, check=True)
     assert done.stdout == "/a/b\n"
 
 
@@ -213,7 +213,7 @@ def test_affinity_of_a_further_process(bundle: oci.Bundle, state_root: Path, pre
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one CPU only")
     first = min(os.sched_getaffinity(0))
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         spec = container.spec.process
         assert spec is not None
         command = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]

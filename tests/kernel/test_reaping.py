@@ -37,7 +37,7 @@ def a_zombie(container: oci.Container) -> oci.Process[bytes]:
 HOLDER = """
 import sys, time
 import ociruntime as oci
-process = oci.Container.load(sys.argv[1], root=sys.argv[2]).popen(["true"])
+process = oci.Container.load(sys.argv[1], state_root=sys.argv[2]).popen(["true"])
 print(process.pid, flush=True)
 time.sleep(1000)
 """
@@ -59,7 +59,7 @@ def held_by_another(container_id: str, root: Path) -> Iterator[None]:
 
 
 def test_a_child_of_ours(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         process = a_zombie(container)
         container.kill("KILL")
         assert container.wait(20) == -9
@@ -71,7 +71,7 @@ def test_a_child_of_ours(bundle: oci.Bundle, state_root: Path, prefix: str) -> N
 @pytest.mark.parametrize("how", ["wait", "events", "aio wait", "aio events", "delete", "prune"])
 def test_however_one_waits(bundle: oci.Bundle, state_root: Path, prefix: str, how: str) -> None:
     script = bundle.with_args(["sh", "-c", "read x; exit 7"])
-    with oci.Container.run(prefix, script, root=state_root, stdin=PIPE) as container:
+    with oci.Container.run(prefix, script, state_root=state_root, stdin=PIPE) as container:
         process = a_zombie(container)
         running = container.popen(["sleep", "1000"])  # of which we hear only after the wait has begun
         threading.Timer(0.1, container.stdin.close).start()
@@ -91,14 +91,14 @@ def test_however_one_waits(bundle: oci.Bundle, state_root: Path, prefix: str, ho
             container.delete(force=True)
         else:
             container.wait(20)
-            assert oci.prune(root=state_root) == (prefix,)
+            assert oci.prune(state_root=state_root) == (prefix,)
         assert (process.poll(), running.wait(20)) == (5, -9)
         process.close()
         running.close()
 
 
 def test_children_that_nobody_has_any_more(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         pids = [container.popen(["sleep", "1000"]).pid for _ in range(3)]
         container.popen(["sleep", "1000"]).close()
         container.kill("KILL")
@@ -112,7 +112,7 @@ def test_a_child_of_another_process(
     """It cannot be reaped from here; the container is stopped all the same, and can be removed."""
     for turn, how in enumerate(("wait", "delete", "prune", "command")):
         name = f"{prefix}-{turn}"
-        container = oci.Container.run(name, bundle, root=state_root)
+        container = oci.Container.run(name, bundle, state_root=state_root)
         with held_by_another(name, state_root):
             began = time.monotonic()
             if how in ("wait", "prune"):
@@ -121,14 +121,14 @@ def test_a_child_of_another_process(
             if how == "wait":
                 assert container.wait(20) == -9
             elif how == "prune":
-                assert oci.prune(root=state_root) == (name,)
+                assert oci.prune(state_root=state_root) == (name,)
             elif how == "command":
                 subprocess.run(command("delete", "--force", name), check=True)
             if how in ("wait", "delete"):
                 container.delete(force=True)
             assert time.monotonic() - began < 60 * SLOWER  # nobody waits for the end of the other process
         container._close()
-        assert oci.Container.list(root=state_root) == []
+        assert oci.Container.list(state_root=state_root) == []
     reap_with_a_launch(bundle, state_root, until)
 
 
@@ -141,18 +141,18 @@ def test_a_run_with_a_child_of_another_process(
 
     def work() -> None:
         args = ["sh", "-c", script]
-        results.append(oci.run(bundle, args, stdin=ours, stdout=PIPE, timeout=timeout, root=state_root, container_id=prefix))
+        results.append(oci.run(bundle, args, stdin=ours, stdout=PIPE, timeout=timeout, state_root=state_root, container_id=prefix))
 
     runner = threading.Thread(target=work)
     runner.start()
-    until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(root=state_root)), "the run")
+    until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)), "the run")
     with held_by_another(prefix, state_root):
         os.close(theirs)
         runner.join(30)
         assert not runner.is_alive()
     os.close(ours)
     assert results[0].returncode == code
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     reap_with_a_launch(bundle, state_root, until)
 
 
@@ -160,7 +160,7 @@ def reap_with_a_launch(bundle: oci.Bundle, state_root: Path, until: Callable[...
     """What was held back is reaped with one of the launches behind its end."""
 
     def reaped() -> bool:
-        oci.run(bundle, ["true"], root=state_root)
+        oci.run(bundle, ["true"], state_root=state_root)
         return processes._abandoned == []
 
     until(reaped, "the reaping")

@@ -45,7 +45,7 @@ def damage(request: pytest.FixtureRequest) -> Callable[[Path], object]:
 def test_delete_by_force(
     bundle: oci.Bundle, state_root: Path, prefix: str, status: str, damage: Callable[[Path], object], script: Script
 ) -> None:
-    container = oci.Container.create(prefix, bundle, root=state_root)
+    container = oci.Container.create(prefix, bundle, state_root=state_root)
     pid = container.pid
     if status != "created":
         container.start()
@@ -56,7 +56,7 @@ def test_delete_by_force(
         container.wait(20)
     damage(state_root / prefix / "state.json")
     with pytest.raises(oci.StateError, match=r"state\.json is damaged: .*; 'delete --force' removes the container"):
-        oci.Container.load(prefix, root=state_root).delete()
+        oci.Container.load(prefix, state_root=state_root).delete()
     text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"
     script(text, "--root", state_root, "delete", "--force", prefix)
     assert not alive(pid)
@@ -64,11 +64,11 @@ def test_delete_by_force(
 
 
 def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root, supervise=True) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root, supervise=True) as container:
         container.start()
         pid, supervisor = container.pid, container._entry.read()["supervisor"][0]
         (state_root / prefix / "state.json").write_text("{")
-        assert oci.prune(root=state_root) == ()
+        assert oci.prune(state_root=state_root) == ()
         assert alive(pid)
         container.delete(force=True)
         assert not alive(pid)
@@ -84,7 +84,7 @@ def test_the_bundle_of_an_image(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     text = f"""import sys, ociruntime as oci
-oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], root=sys.argv[3], die_with_parent={dies})"""
+oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys.argv[3], die_with_parent={dies})"""
     creator = subprocess.Popen(
         [sys.executable, "-c", text, busybox_sif, prefix, state_root],
         env={**os.environ, "TMPDIR": str(scratch)},
@@ -99,10 +99,10 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], root=sys.argv[
     assert any(str(scratch) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
     state.write_text("{")
     if dies:
-        assert oci.prune(root=state_root) == (prefix,)
+        assert oci.prune(state_root=state_root) == (prefix,)
     else:
-        assert oci.prune(root=state_root) == ()
-        oci.Container.load(prefix, root=state_root).delete(force=True)
+        assert oci.prune(state_root=state_root) == ()
+        oci.Container.load(prefix, state_root=state_root).delete(force=True)
     assert os.listdir(scratch) == []
     assert str(scratch) not in Path("/proc/self/mountinfo").read_text()
     nothing_left(state_root, prefix)
@@ -111,7 +111,7 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], root=sys.argv[
 def test_poststop_hooks_run(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     spec = oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example": "x"})
     bundle = make_bundle(spec.evolve(hooks=hooks(poststop=[sh(f"cat >{tmp_path}/after")])))
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         container.start()
         (state_root / prefix / "state.json").write_text("{")
         container.delete(force=True)
@@ -121,25 +121,25 @@ def test_poststop_hooks_run(make_bundle: MakeBundle, state_root: Path, prefix: s
 
 
 def test_prune_leaves_one_that_runs(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         (state_root / prefix / "state.json").write_text("{")
-        assert oci.prune(root=state_root) == ()
+        assert oci.prune(state_root=state_root) == ()
         pidfd = container.fileno()
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
-        assert oci.prune(root=state_root) == (prefix,)
+        assert oci.prune(state_root=state_root) == (prefix,)
     nothing_left(state_root, prefix)
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0" * 100, b'{"pid": 1', b"[]\n", b"{\n"])
 def test_both_records_are_damaged(bundle: oci.Bundle, state_root: Path, prefix: str, rest: bytes) -> None:
     """Nothing is abandoned: the container stays, and the error says so."""
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         paths = (state_root / prefix / "state.json", state_root / prefix / NAME)
         before = [path.read_bytes() for path in paths]
         paths[0].write_text("{")
         paths[1].write_bytes(rest)
-        for call in (lambda: container.delete(force=True), lambda: oci.prune(root=state_root)):
+        for call in (lambda: container.delete(force=True), lambda: oci.prune(state_root=state_root)):
             with pytest.raises(
                 oci.StateError, match=f"{paths[1]} is damaged, and so is state.json: .*; end the container's processes"
             ):

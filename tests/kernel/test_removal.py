@@ -144,7 +144,7 @@ def test_a_container_that_nests_directories(bundle: oci.Bundle, busybox_sif: Pat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     deep = f"i=0; while [ $i -lt {DEPTH} ]; do mkdir a; cd -P a 2>/dev/null || cd a; i=$((i+1)); done; echo $i"
     for image in (busybox_sif, busybox_rootfs):
-        result = oci.run(image, ["sh", "-c", deep], root=state_root, container_id=prefix, capture_output=True, text=True)
+        result = oci.run(image, ["sh", "-c", deep], state_root=state_root, container_id=prefix, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
     assert [name for name in os.listdir(tmp_path) if name.startswith("ociruntime-")] == []
     with oci.Bundle.from_sif(busybox_sif, tmp_path / "mounted") as mounted:
@@ -161,9 +161,9 @@ def test_volumes_of_many_levels(busybox_rootfs: Path, state_root: Path, prefix: 
     oci.build_sif(tmp_path / "x.sif", busybox_rootfs, oci_config={"Volumes": {volume: {}}, "Cmd": ["true"]})
     before = sorted(os.listdir(tmp_path))
     if 2 * depth < 4096:
-        assert oci.run(tmp_path / "x.sif", root=state_root, container_id=prefix).returncode == 0
+        assert oci.run(tmp_path / "x.sif", state_root=state_root, container_id=prefix).returncode == 0
     else:
         with pytest.raises(oci.OCIRuntimeError, match="too long"):
-            oci.run(tmp_path / "x.sif", root=state_root, container_id=prefix)
+            oci.run(tmp_path / "x.sif", state_root=state_root, container_id=prefix)
     assert sorted(set(os.listdir(tmp_path)) - {"state"}) == before
     assert [name for name in os.listdir(state_root) if name not in (".runs", ".seccomp")] == []

@@ -26,5 +26,5 @@ def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, 
     result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, names, str(page), str(page), 0))
     assert result.attempted > least
     assert result.failed == 0
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     assert set(os.listdir(state_root)) <= {".runs", ".seccomp"}

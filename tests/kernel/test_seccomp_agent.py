@@ -121,13 +121,13 @@ def checked(state: dict[str, Any], container_id: str, status: set[str]) -> int:
 
 def test_run_start_and_exec(agent: Agent, notifying: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
     bundle = notifying(agent.path, "mkdir", "/new")
-    result = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix)
+    result = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
     assert result.returncode == 1
     assert "Invalid cross-device link" in str(result.stderr)
     state = agent.states.get(timeout=20)
     assert checked(state, prefix, {"creating", "running"}) == state["state"]["pid"]
 
-    with oci.Container.create(prefix, notifying(agent.path, "sleep", "100"), root=state_root) as container:
+    with oci.Container.create(prefix, notifying(agent.path, "sleep", "100"), state_root=state_root) as container:
         assert agent.states.empty()
         container.start()
         state = agent.states.get(timeout=20)
@@ -144,18 +144,18 @@ def test_without_an_agent_nothing_runs(
 ) -> None:
     bundle = notifying(tmp_path / "nobody.sock", "touch", "/it-ran")
     if gate:
-        with oci.Container.create(prefix, bundle, root=state_root) as container:
+        with oci.Container.create(prefix, bundle, state_root=state_root) as container:
             with pytest.raises(oci.UnsupportedError, match=r"\$\.linux\.seccomp\.listenerPath"):
                 container.start()
             assert container.status is oci.Status.STOPPED
     else:
         with pytest.raises(oci.UnsupportedError, match=r"\$\.linux\.seccomp\.listenerPath"):
-            oci.run(bundle, root=state_root, container_id=prefix)
-    assert oci.Container.list(root=state_root) == []
+            oci.run(bundle, state_root=state_root, container_id=prefix)
+    assert oci.Container.list(state_root=state_root) == []
     assert not (bundle.rootfs / "it-ran").exists()
 
 
 def test_a_listener_path_without_notifications_is_ignored(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     spec = bundle.spec.at.linux.seccomp.listener_path.set("/nowhere/agent.sock")
     bundle.spec = spec
-    assert oci.run(bundle, ["true"], root=state_root, container_id=prefix).returncode == 0
+    assert oci.run(bundle, ["true"], state_root=state_root, container_id=prefix).returncode == 0

@@ -97,7 +97,7 @@ def test_the_process_and_the_mounts_have_their_labels(
     spec = VARIANTS[variant](RuntimeSpec.default()).with_mount(Mount(destination="/t", type="tmpfs", options=("mode=1777",)))
     spec = spec.at.process.selinux_label.set(BOX).at.linux.mount_label.set(files)
     bundle = make_bundle(spec.with_args("sh", "-c", f"{LABEL}; touch /t/file && echo x > /t/file && echo written"))
-    done = oci.run(bundle, capture_output=True, text=True, root=state_root, container_id=prefix)
+    done = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
     label, *said = str(done.stdout).replace("\0", "").split()
     assert label == BOX
     assert said == (["written"] if writes else []), done.stderr
@@ -106,7 +106,7 @@ def test_the_process_and_the_mounts_have_their_labels(
 
 def test_every_mount_that_can_have_the_label_has_it(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     spec = RuntimeSpec.default().at.linux.mount_label.set(FILES).with_args("sleep", "100")
-    with oci.Container.run(prefix, make_bundle(spec), root=state_root) as container:
+    with oci.Container.run(prefix, make_bundle(spec), state_root=state_root) as container:
         for path in ("dev", "dev/shm", "dev/mqueue", "dev/pts/ptmx"):
             assert os.getxattr(f"/proc/{container.pid}/root/{path}", "security.selinux") == FILES.encode() + b"\0", path
         assert b"host_t" in os.getxattr(f"/proc/{container.pid}/root/bin", "security.selinux")
@@ -116,7 +116,7 @@ def test_further_processes_have_the_label_of_the_config_or_their_own(
     make_bundle: MakeBundle, state_root: Path, prefix: str
 ) -> None:
     spec = RuntimeSpec.default().at.process.selinux_label.set(BOX).with_args("sleep", "100")
-    with oci.Container.create(prefix, make_bundle(spec), root=state_root) as container:
+    with oci.Container.create(prefix, make_bundle(spec), state_root=state_root) as container:
         container.start()
         assert Path(f"/proc/{container.pid}/attr/current").read_text().rstrip("\0") == BOX
         words = ["sh", "-c", LABEL]
@@ -142,9 +142,9 @@ def test_a_label_that_the_policy_does_not_know_is_an_error_of_create(
 ) -> None:
     spec = RuntimeSpec.default().at.process.selinux_label.set(process).at.linux.mount_label.set(mounts).with_args("true")
     with pytest.raises(oci.StepError, match="no:such:label") as caught:
-        make(prefix, make_bundle(spec), root=state_root)
+        make(prefix, make_bundle(spec), state_root=state_root)
     assert caught.value.op == op
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_a_transition_that_the_policy_forbids_is_an_error_of_the_program(
@@ -152,5 +152,5 @@ def test_a_transition_that_the_policy_forbids_is_an_error_of_the_program(
 ) -> None:
     bundle = make_bundle(RuntimeSpec.default().at.process.selinux_label.set(SECRET))
     with pytest.raises(oci.StepError):
-        oci.run(bundle, ["true"], root=state_root, container_id=prefix)
-    assert oci.Container.list(root=state_root) == []
+        oci.run(bundle, ["true"], state_root=state_root, container_id=prefix)
+    assert oci.Container.list(state_root=state_root) == []

@@ -24,7 +24,7 @@ def table():
         return {fields[0]: fields[4].encode().decode("unicode_escape") for fields in (line.split(" ") for line in mounts)}
 
 before = table()
-done = oci.run(sys.argv[1], root=sys.argv[2], container_id=sys.argv[3])
+done = oci.run(sys.argv[1], state_root=sys.argv[2], container_id=sys.argv[3])
 after = table()
 # No mount comes from outside this mount namespace; one goes without us when another program removes its mount point.
 added = {number: point for number, point in after.items() if number not in before}

@@ -84,7 +84,12 @@ def test_a_bundle_that_another_process_mounted(busybox_sif: Path, tmp_path: Path
 
 def test_run_from_the_image(busybox_sif: Path, state_root: Path, prefix: str) -> None:
     result = oci.run(
-        busybox_sif, ["sh", "-c", "echo x > /new && cat /new"], capture_output=True, text=True, root=state_root, container_id=prefix
+        busybox_sif,
+        ["sh", "-c", "echo x > /new && cat /new"],
+        capture_output=True,
+        text=True,
+        state_root=state_root,
+        container_id=prefix,
     )
     assert (result.returncode, result.stdout) == (0, "x\n"), result.stderr
 
@@ -121,7 +126,7 @@ def test_in_use_it_cannot_be_unmounted(busybox_sif: Path, tmp_path: Path, state_
                 bundle.umount()
         finally:
             os.close(here)
-        with oci.Container.run(prefix, bundle.with_args(["sleep", "100"]), root=state_root) as container:
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "100"]), state_root=state_root) as container:
             assert container.exec(["ls", "/bin/busybox"], capture_output=True).returncode == 0
 
 
@@ -222,7 +227,7 @@ def test_the_record_does_not_fit_a_directory_that_took_the_inode(
     else:
         assert not is_mounted(path)
         shutil.rmtree(path)
-        oci.prune(root=state_root)
+        oci.prune(state_root=state_root)
         assert not any(os.readlink(record).endswith(f" {path}") for record in RECORDS.iterdir()), "the record went with the bundle"
 
 
@@ -259,7 +264,7 @@ def test_a_mount_of_others_in_the_bundle_is_refused(busybox_sif: Path, tmp_path:
 def test_a_container_keeps_its_bundle(busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, status: str) -> None:
     bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
     try:
-        with oci.Container.create(prefix, bundle.with_args(["sleep", "1000"]), root=state_root) as container:
+        with oci.Container.create(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root) as container:
             if status != "created":
                 container.start()
                 container.exec(["sh", "-c", "echo x > /written"])
@@ -267,7 +272,7 @@ def test_a_container_keeps_its_bundle(busybox_sif: Path, tmp_path: Path, state_r
                 container.pause()
             before = contents(bundle.path / "overlay")
             with pytest.raises(oci.BundleError, match=f"container '{prefix}' still uses it"):
-                oci.Bundle.load(bundle.path).umount(root=state_root)
+                oci.Bundle.load(bundle.path).umount(state_root=state_root)
             with pytest.raises(
                 oci.BundleError, match=rf"process {container.pid} \(\w+.*\) still uses it"
             ):  # of another state directory
@@ -278,7 +283,7 @@ def test_a_container_keeps_its_bundle(busybox_sif: Path, tmp_path: Path, state_r
             assert contents(bundle.path / "overlay") == before
             assert container.status == status
     finally:
-        bundle.umount(root=state_root)
+        bundle.umount(state_root=state_root)
     assert not bundle.path.exists()
 
 
@@ -286,15 +291,15 @@ def test_a_container_keeps_its_bundle(busybox_sif: Path, tmp_path: Path, state_r
 def test_force_stops_containers(busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, by_command: bool) -> None:
     bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
     with (
-        oci.Container.run(f"{prefix}-1", bundle.with_args(["sleep", "1000"]), root=state_root) as one,
-        oci.Container.run(f"{prefix}-2", bundle.with_args(["sleep", "1000"]), root=state_root) as two,
+        oci.Container.run(f"{prefix}-1", bundle.with_args(["sleep", "1000"]), state_root=state_root) as one,
+        oci.Container.run(f"{prefix}-2", bundle.with_args(["sleep", "1000"]), state_root=state_root) as two,
     ):
         two.pause()
         if by_command:
             done = command(state_root, "umount", "--force", bundle.path)
             assert done.returncode == 0, done.stderr
         else:
-            bundle.umount(force=True, root=state_root)
+            bundle.umount(force=True, state_root=state_root)
         assert not bundle.path.exists()
         assert (one.status, two.status) == (oci.Status.STOPPED, oci.Status.STOPPED)
 
@@ -304,7 +309,7 @@ def test_force_ends_an_operation_that_keeps_a_container_locked(
 ) -> None:
     monkeypatch.setattr("ociruntime.lifecycle.delete._PATIENCE", 0.1)
     bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
-    with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), root=state_root) as container:
+    with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root) as container:
         locked_now, ended = threading.Event(), []
 
         def operate() -> None:
@@ -315,7 +320,7 @@ def test_force_ends_an_operation_that_keeps_a_container_locked(
         operation = threading.Thread(target=operate)
         operation.start()
         assert locked_now.wait(20)
-        bundle.umount(force=True, root=state_root)
+        bundle.umount(force=True, state_root=state_root)
         operation.join()
         assert ended
         assert not bundle.path.exists()
@@ -334,7 +339,9 @@ def test_layers_are_nosuid_and_nodev(busybox_sif: Path, tmp_path: Path, writable
 @pytest.mark.parametrize("source", ["busybox_sif", "busybox_rootfs"])
 def test_temporary_layers_are_nosuid_and_nodev(request: pytest.FixtureRequest, source: str, state_root: Path, prefix: str) -> None:
     image: Path = request.getfixturevalue(source)
-    result = oci.run(image, ["cat", "/proc/self/mountinfo"], capture_output=True, text=True, root=state_root, container_id=prefix)
+    result = oci.run(
+        image, ["cat", "/proc/self/mountinfo"], capture_output=True, text=True, state_root=state_root, container_id=prefix
+    )
     (options,) = [fields[5] for fields in map(str.split, result.stdout.splitlines()) if fields[4] == "/"]
     assert {"nosuid", "nodev"} <= set(options.split(",")), options
 
@@ -372,10 +379,10 @@ def test_any_name(busybox_sif: Path, tmp_path: Path, name: str, state_root: Path
     path = tmp_path / name
     with oci.Bundle.from_sif(busybox_sif, path) as bundle:
         assert mounted(path / "rootfs") == ["squashfs", "overlay"]
-        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), root=state_root) as container:
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root) as container:
             assert container.exec(["sh", "-c", "echo x > /written"]).returncode == 0
             with pytest.raises(oci.BundleError, match="still uses it"):
-                bundle.umount(root=state_root)
+                bundle.umount(state_root=state_root)
         assert (path / "overlay/upper/written").read_text() == "x\n"
     assert not path.exists()
 
@@ -400,9 +407,9 @@ def test_a_symbolic_link_while_a_container_runs(busybox_sif: Path, tmp_path: Pat
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with oci.Bundle.from_sif(busybox_sif, tmp_path / "link/b") as bundle:
-        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), root=state_root):
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root):
             with pytest.raises(oci.BundleError, match=f"container '{prefix}'"):
-                oci.Bundle.load(tmp_path / "real/b").umount(root=state_root)
+                oci.Bundle.load(tmp_path / "real/b").umount(state_root=state_root)
         assert mounted(tmp_path / "real/b/rootfs") == ["squashfs", "overlay"]
 
 
@@ -420,12 +427,12 @@ def test_any_temporary_directory(
         ["sh", "-c", "echo x > /new && cat /new"],
         capture_output=True,
         text=True,
-        root=tmp_path / "link/state",
+        state_root=tmp_path / "link/state",
         container_id=prefix,
     )
     assert (result.returncode, result.stdout) == (0, "x\n"), result.stderr
     assert os.listdir(tmp_path / "real" / name) == []
-    assert oci.Container.list(root=tmp_path / "link/state") == []
+    assert oci.Container.list(state_root=tmp_path / "link/state") == []
 
 
 def test_a_temporary_bundle_that_cannot_be_unmounted_keeps_its_files(
@@ -442,12 +449,12 @@ def test_a_temporary_bundle_that_cannot_be_unmounted_keeps_its_files(
 
     monkeypatch.setattr("ociruntime.lifecycle.create.warn", hold)
     with pytest.raises(oci.BundleError, match="cannot be unmounted"):
-        oci.run(busybox_sif, ["sh", "-c", "echo x > /new"], capture_output=True, root=state_root, container_id=prefix)
+        oci.run(busybox_sif, ["sh", "-c", "echo x > /new"], capture_output=True, state_root=state_root, container_id=prefix)
     (made,) = (tmp_path / "real").iterdir()
     assert (made / "overlay/upper/new").read_text() == "x\n"
     assert (made / "config.json").is_file()
     os.close(held.pop())
-    oci.Container.load(prefix, root=state_root).delete(force=True)
+    oci.Container.load(prefix, state_root=state_root).delete(force=True)
     assert os.listdir(tmp_path / "real") == []
 
 
@@ -500,7 +507,7 @@ def test_killed_at_any_system_call(
             break
         assert done.returncode == -9, done.stderr
         while partial_records(path):  # those of other tests prune too, and hold what they remove
-            oci.prune(root=state_root)
+            oci.prune(state_root=state_root)
         if is_mounted(path):
             oci.Bundle(path, config=None).umount()
         elif path.exists():
@@ -518,11 +525,11 @@ def test_prune_leaves_a_bundle_that_is_being_made(busybox_sif: Path, tmp_path: P
         record = directory.record()
         assert record is not None
         os.rename(record, f"{record}.partial")
-        oci.prune(root=state_root)
+        oci.prune(state_root=state_root)
         assert mounted(bundle.path / "rootfs") == ["squashfs", "overlay"]
         with pytest.raises(oci.BundleError, match="by another process"):
             bundle.umount()
-    oci.prune(root=state_root)
+    oci.prune(state_root=state_root)
     assert not bundle.path.exists()
 
 
@@ -533,7 +540,7 @@ def test_prune_beside_the_unmounting_of_a_renamed_bundle(
     (tmp_path / "b").rename(tmp_path / "c")
 
     def remove(path: str, *, parent: int) -> None:
-        oci.prune(root=state_root)
+        oci.prune(state_root=state_root)
         remove_tree(path, parent=parent)
         assert is_mounted(tmp_path / "c"), "the record goes last"
 

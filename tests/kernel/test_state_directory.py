@@ -28,18 +28,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 def _calls(root: Path, bundle: oci.Bundle, name: str) -> dict[str, Callable[[], object]]:
     return {
-        "create": lambda: oci.Container.create(f"{name}-new", bundle, root=root),
-        "load": lambda: oci.Container.load(name, root=root),
-        "list": lambda: oci.Container.list(root=root),
-        "prune": lambda: oci.prune(root=root),
-        "run": lambda: oci.run(bundle, ["true"], root=root),
+        "create": lambda: oci.Container.create(f"{name}-new", bundle, state_root=root),
+        "load": lambda: oci.Container.load(name, state_root=root),
+        "list": lambda: oci.Container.list(state_root=root),
+        "prune": lambda: oci.prune(state_root=root),
+        "run": lambda: oci.run(bundle, ["true"], state_root=root),
     }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_state_root_that_another_user_can_change(bundle: oci.Bundle, state_root: Path, prefix: str, damage: str) -> None:
     change, why = DAMAGE[damage]
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         before = state_root.stat()
         change(state_root)
         try:
@@ -64,7 +64,7 @@ def test_a_directory_of_a_container_that_another_user_can_change(
     bundle: oci.Bundle, state_root: Path, prefix: str, damage: str
 ) -> None:
     change, why = DAMAGE[damage]
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         change(state_root / prefix)
         try:
             for call in (container.start, lambda: container.state, lambda: container.delete(force=True)):
@@ -80,23 +80,23 @@ def test_symbolic_links(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_p
     state_root.mkdir(mode=0o700, exist_ok=True)
     link = tmp_path / "link"
     link.symlink_to(state_root)
-    with oci.Container.create(prefix, bundle, root=link) as container:
-        assert oci.Container.load(prefix, root=state_root).pid == container.pid
+    with oci.Container.create(prefix, bundle, state_root=link) as container:
+        assert oci.Container.load(prefix, state_root=state_root).pid == container.pid
         os.lchown(link, STRANGER, STRANGER)
         with pytest.raises(oci.StateError, match=f"symbolic link of uid {STRANGER}"):
-            oci.Container.load(prefix, root=link)
+            oci.Container.load(prefix, state_root=link)
         os.lchown(link, 0, 0)
         state_root.chmod(0o777)
         with pytest.raises(oci.StateError, match="its mode 0777"):
-            oci.Container.load(prefix, root=link)
+            oci.Container.load(prefix, state_root=link)
         state_root.chmod(0o700)
         (state_root / "other").symlink_to(prefix)
         with pytest.raises(oci.StateError, match=f"cannot keep state in {state_root / 'other'}: it is not a directory"):
-            oci.Container.load("other", root=state_root)
+            oci.Container.load("other", state_root=state_root)
         (state_root / "other").unlink()
     (tmp_path / "file").touch()
     with pytest.raises(oci.StateError, match="it is not a directory"):
-        oci.Container.create(prefix, bundle, root=tmp_path / "file")
+        oci.Container.create(prefix, bundle, state_root=tmp_path / "file")
 
 
 def test_locks_of_callers(bundle: oci.Bundle, state_root: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_locks_of_callers(bundle: oci.Bundle, state_root: Path, tmp_path: Path) 
     (tmp_path / "precious/file").touch()
     state_root.mkdir(mode=0o700)
     (state_root / ".runs").symlink_to(tmp_path / "precious")
-    for call in (lambda: oci.run(bundle, ["true"], root=state_root), lambda: oci.prune(root=state_root)):
+    for call in (lambda: oci.run(bundle, ["true"], state_root=state_root), lambda: oci.prune(state_root=state_root)):
         with pytest.raises(oci.StateError, match=f"cannot keep state in {state_root}/.runs: it is not a directory"):
             call()
     assert os.listdir(tmp_path / "precious") == ["file"]
@@ -120,7 +120,7 @@ def test_a_record_of_another_user_is_not_followed(tmp_path: Path, prefix: str) -
     for path in (root, root / prefix, root / prefix / "state.json"):
         _foreign(path)
     with pytest.raises(oci.StateError, match=f"it belongs to uid {STRANGER}"):
-        oci.Container.load(prefix, root=root).delete(force=True)
+        oci.Container.load(prefix, state_root=root).delete(force=True)
     with pytest.raises(oci.StateError, match=f"it belongs to uid {STRANGER}"):
-        oci.prune(root=root)
+        oci.prune(state_root=root)
     assert precious.is_dir()

@@ -61,7 +61,7 @@ def ask(container: oci.Container, **wanted: object) -> str:
 
 @contextmanager
 def supervised(name: str, bundle: oci.Bundle, root: Path, script: str, **more: object) -> Iterator[oci.Container]:
-    with oci.Container.create(name, bundle.with_args(["sh", "-c", script]), root=root, supervise=True, **more) as container:  # type: ignore[arg-type]
+    with oci.Container.create(name, bundle.with_args(["sh", "-c", script]), state_root=root, supervise=True, **more) as container:  # type: ignore[arg-type]
         yield container
 
 
@@ -94,10 +94,10 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
 
 
 def test_an_exit_code_is_known_to_everybody(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
-    text = "import sys, ociruntime as oci\noci.Container.create(sys.argv[1], sys.argv[3], root=sys.argv[2], supervise=True)"
+    text = "import sys, ociruntime as oci\noci.Container.create(sys.argv[1], sys.argv[3], state_root=sys.argv[2], supervise=True)"
     (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "kill -TERM $$; exit 7"]).spec.to_json())
     script(text, prefix, state_root, bundle.path)
-    container = oci.Container.load(prefix, root=state_root)
+    container = oci.Container.load(prefix, state_root=state_root)
     container.start()
     assert container.wait(10) == 7  # the first process of a pid namespace does not hear TERM
     container.delete()
@@ -136,7 +136,7 @@ def test_it_survives_its_parent_and_control_c(
     words = " ".join(command("create", "--supervise", "-b", bundle.path, prefix))
     tty = session("sh", "-c", f"trap 'exit 1' INT; {words} && echo created; while :; do sleep 0.1; done")
     tty.expect("created")
-    container = oci.Container.load(prefix, root=state_root)
+    container = oci.Container.load(prefix, state_root=state_root)
     pid = supervisor(container)
     tty.type("\x03")
     tty.wait()
@@ -154,27 +154,27 @@ def test_it_survives_its_parent_and_control_c(
 
 def test_a_killed_creator_leaves_what_can_be_deleted(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     text = """import os, signal, sys, ociruntime as oci
-from ociruntime.engine.perform import Performance
+from ociruntime.engine.execution import Execution
 def die(self): os.kill(os.getpid(), signal.SIGKILL)
-Performance.finish = die
-oci.Container.create(sys.argv[1], sys.argv[3], root=sys.argv[2], supervise=True)"""
+Execution.finish = die
+oci.Container.create(sys.argv[1], sys.argv[3], state_root=sys.argv[2], supervise=True)"""
     assert script(text, prefix, state_root, bundle.path, check=False).returncode == -signal.SIGKILL
-    container = oci.Container.load(prefix, root=state_root)
+    container = oci.Container.load(prefix, state_root=state_root)
     container.delete(force=True)
     assert not alive(supervisor(container)) if (state_root / prefix).exists() else True
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_a_create_that_fails_leaves_nothing(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     with pytest.raises(oci.StepError):
-        oci.Container.create(prefix, bundle.with_args(["nothing-of-the-kind"]), root=state_root, supervise=True)
+        oci.Container.create(prefix, bundle.with_args(["nothing-of-the-kind"]), state_root=state_root, supervise=True)
     with pytest.raises(FileNotFoundError, match="no/such/log"):
-        oci.Container.create(prefix, bundle, root=state_root, log_path=tmp_path / "no/such/log")
+        oci.Container.create(prefix, bundle, state_root=state_root, log_path=tmp_path / "no/such/log")
     with pytest.raises(ValueError, match="yaml"):
-        oci.Container.create(prefix, bundle, root=state_root, log_format="yaml")  # type: ignore[arg-type]
+        oci.Container.create(prefix, bundle, state_root=state_root, log_format="yaml")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="owns the streams"):
-        oci.Container.create(prefix, bundle, root=state_root, supervise=True, stdout=subprocess.DEVNULL)
-    assert oci.Container.list(root=state_root) == []
+        oci.Container.create(prefix, bundle, state_root=state_root, supervise=True, stdout=subprocess.DEVNULL)
+    assert oci.Container.list(state_root=state_root) == []
     assert running(f"{state_root}/{prefix}") == []
 
 
@@ -228,7 +228,7 @@ def test_out_of_memory(bundle: oci.Bundle, state_root: Path, prefix: str, comman
 
 def test_a_pid_namespace_that_is_joined(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
     """The process that counts is forked by the one that the supervisor launched."""
-    with oci.Container.run(f"{prefix}-first", make_bundle(), root=state_root) as first:
+    with oci.Container.run(f"{prefix}-first", make_bundle(), state_root=state_root) as first:
         document = oci.RuntimeSpec.default().to_dict()
         for namespace in document["linux"]["namespaces"]:  # type: ignore[index, call-overload]
             if namespace["type"] == "pid":  # type: ignore[index, call-overload]

@@ -18,7 +18,7 @@ OPTIONS = [option for option in oci.features().mount_options or () if option not
 
 
 def ends_well(bundle: oci.Bundle, name: str, root: Path) -> None:
-    with oci.Container.run(name, bundle, root=root) as container:
+    with oci.Container.run(name, bundle, state_root=root) as container:
         assert container.wait(30) == 0
 
 

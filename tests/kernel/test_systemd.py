@@ -233,11 +233,11 @@ def test_a_kill_for_want_of_memory_is_known_when_the_scope_is_gone(
 def test_annotations_are_properties(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
     plain = config(["sleep", "100"], {})
     spec = plain.evolve(annotations={"org.systemd.property.TimeoutStopSec": "17.5"})
-    with oci.Container.create(prefix, make_bundle(spec), root=state_root, cgroup_manager="systemd"):
+    with oci.Container.create(prefix, make_bundle(spec), state_root=state_root, cgroup_manager="systemd"):
         assert show(f"ociruntime-{prefix}.scope", "TimeoutStopUSec") == {"TimeoutStopUSec": "17.500000s"}
     unknown = plain.evolve(annotations={"org.systemd.property.NothingOfTheKind": "true"})
     with pytest.raises(oci.UnsupportedError, match="NothingOfTheKind"):
-        oci.Container.create(prefix, make_bundle(unknown), root=state_root, cgroup_manager="systemd")
+        oci.Container.create(prefix, make_bundle(unknown), state_root=state_root, cgroup_manager="systemd")
 
 
 @root
@@ -339,14 +339,16 @@ document["mounts"] = [mount for mount in document["mounts"] if mount["type"] not
 for mount in document["mounts"]:
     mount["options"] = [option for option in mount.get("options", []) if not option.startswith("gid=")]
 made = oci.Bundle.from_dir(bundle, oci.RuntimeSpec.load(document))
-with oci.Container.create(name, made, root=state, cgroup_manager="systemd") as container:
+with oci.Container.create(name, made, state_root=state, cgroup_manager="systemd") as container:
     with open(f"/proc/{container.pid}/cgroup") as own:
         path = own.read().strip().removeprefix("0::")
     assert path.endswith(f"/user@{os.getuid()}.service/user.slice/ociruntime-{name}.scope"), path
     container.start()
     script = "cat /proc/self/cgroup; setsid sleep 1007 & sleep 1007"
-    result = container.exec(["sh", "-c", script], timeout=5, capture_output=True, text=True)
-    assert result.timed_out and result.stdout.startswith("0::/ociruntime@exec-"), result
+    try:
+        raise SystemExit(f"not timed out: {container.exec(['sh', '-c', script], timeout=5, capture_output=True, text=True)}")
+    except oci.ProcessTimeout as error:
+        assert error.stdout.startswith("0::/ociruntime@exec-"), error
     assert len(container.processes()) == 1, container.processes()
     assert container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, own_cgroup=False).stdout == "0::/\\n"
     container.update(pids=30)

@@ -18,6 +18,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..conftest import timed_out
 from .conftest import in_foreground
 
 pytestmark = pytest.mark.root
@@ -34,7 +35,7 @@ def read_all(terminal: oci.Terminal) -> str:
 
 
 def nothing_left(root: Path, until: Until) -> None:
-    until(lambda: oci.Container.list(root=root) == [], "the end of the container")
+    until(lambda: oci.Container.list(state_root=root) == [], "the end of the container")
 
 
 # ---- in Python ----
@@ -42,7 +43,7 @@ def nothing_left(root: Path, until: Until) -> None:
 
 def test_the_terminal_is_a_file(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     args = ["sh", "-c", "tty; stat -c %t:%u /dev/console; read x; stty size; echo got $x; exit 3"]
-    with oci.Container.create(prefix, bundle.with_args(args), root=state_root, terminal=True) as container:
+    with oci.Container.create(prefix, bundle.with_args(args), state_root=state_root, terminal=True) as container:
         terminal = container.terminal
         assert terminal is not None
         terminal.resize(33, 101)
@@ -61,7 +62,7 @@ def test_the_size_of_the_config_and_its_change(make_bundle: MakeBundle, state_ro
     document = oci.RuntimeSpec.default().to_dict()
     script = "trap 'stty size; exit 7' WINCH; stty size; while :; do sleep 0.05; done"
     document["process"].update(args=["sh", "-c", script], terminal=True, consoleSize={"height": 11, "width": 22})  # type: ignore[index, attr-defined]
-    with oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), root=state_root, terminal=True) as container:
+    with oci.Container.run(prefix, make_bundle(oci.RuntimeSpec.load(document)), state_root=state_root, terminal=True) as container:
         assert container.terminal is not None
         assert container.terminal.readline() == b"11 22\r\n"
         container.terminal.resize(12, 34)
@@ -70,7 +71,7 @@ def test_the_size_of_the_config_and_its_change(make_bundle: MakeBundle, state_ro
 
 
 def test_exec_with_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         with container.popen(["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && tty"], terminal=True) as child:
             assert child.terminal is not None
             assert read_all(child.terminal) == "/dev/pts/0\r\n"
@@ -80,7 +81,7 @@ def test_exec_with_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str)
 
 
 def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         script = ["sh", "-c", "stty -echo; tty; cat; tty -s 0>&2 && echo err >&2; exit 3"]
         for typed in ("", "line\n", "no end"):
             result = container.exec(script, terminal=True, capture_output=True, input=typed, text=True)
@@ -91,8 +92,9 @@ def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, pre
             container.exec(["tty"], process={"args": [], "cwd": "/", "terminal": True}, capture_output=True).stdout
             == b"/dev/pts/0\r\n"
         )
-        late = container.exec(["sh", "-c", "echo early; sleep 100"], terminal=True, capture_output=True, timeout=0.5)
-        assert (late.timed_out, late.stdout) == (True, b"early\r\n")
+        script = ["sh", "-c", "echo early; sleep 100"]
+        late = timed_out(lambda: container.exec(script, terminal=True, capture_output=True, timeout=0.5))
+        assert late.stdout == b"early\r\n"
         big = container.exec(["seq", "20000"], terminal=True, capture_output=True, text=True)
         assert big.stdout.split() == [str(n) for n in range(1, 20001)]
         for wrong in (
@@ -107,9 +109,9 @@ def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, pre
 
 def test_exec_from_python_on_our_terminal(bundle: oci.Bundle, state_root: Path, prefix: str, session) -> None:
     text = """import sys, ociruntime as oci
-container = oci.Container.load(sys.argv[1], root=sys.argv[2])
+container = oci.Container.load(sys.argv[1], state_root=sys.argv[2])
 print("code", container.exec(["sh"], terminal=True, env={"PS1": "$ "}).returncode)"""
-    with oci.Container.run(prefix, bundle, root=state_root):
+    with oci.Container.run(prefix, bundle, state_root=state_root):
         tty = session(sys.executable, "-P", "-c", text, prefix, state_root, size=(21, 66))
         tty.expect("$ ")
         assert not tty.restored
@@ -122,12 +124,12 @@ print("code", container.exec(["sh"], terminal=True, env={"PS1": "$ "}).returncod
 
 def test_a_terminal_that_nobody_takes_is_refused(shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     with pytest.raises(oci.UnsupportedError, match=r"\$\.process\.terminal.*console socket"):
-        oci.Container.create(prefix, shell, root=state_root)
+        oci.Container.create(prefix, shell, state_root=state_root)
     with pytest.raises(oci.UnsupportedError, match="console socket is given"):
-        oci.Container.create(prefix, shell, root=state_root, terminal=False, console_socket=tmp_path / "no")
+        oci.Container.create(prefix, shell, state_root=state_root, terminal=False, console_socket=tmp_path / "no")
     with pytest.raises(FileNotFoundError):
-        oci.Container.create(prefix, shell, root=state_root, console_socket=tmp_path / "no")
-    assert oci.Container.list(root=state_root) == []
+        oci.Container.create(prefix, shell, state_root=state_root, console_socket=tmp_path / "no")
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def _console(path: Path, kind: str) -> None:
@@ -175,12 +177,12 @@ def test_what_the_image_has_as_dev_console(make_bundle: MakeBundle, state_root: 
         os.chown(bundle.path / "rootfs/dev", 100000, 100000)
     passwd = (bundle.path / "rootfs/etc/passwd").read_text()
     if kind in ("none", "file"):
-        with oci.Container.run(prefix, bundle, root=state_root, terminal=True) as container:
+        with oci.Container.run(prefix, bundle, state_root=state_root, terminal=True) as container:
             assert container.terminal is not None
             assert read_all(container.terminal) == "con\r\n"
     else:
         with pytest.raises(oci.StepError, match="/dev/console") as caught:
-            oci.Container.run(prefix, bundle, root=state_root, terminal=True)
+            oci.Container.run(prefix, bundle, state_root=state_root, terminal=True)
         assert caught.value.op == "console"
     assert (bundle.path / "rootfs/etc/passwd").read_text() == passwd
     assert not (bundle.path / "rootfs/etc/made").exists()
@@ -193,8 +195,8 @@ def test_dev_pts_must_be_a_devpts(make_bundle: MakeBundle, state_root: Path, pre
         if mount["destination"] == "/dev/pts":
             mount.update(type="tmpfs", source="tmpfs", options=[])
     with pytest.raises(oci.StepError, match="console"):
-        oci.Container.run(prefix, bundle_of(make_bundle, document), root=state_root, terminal=True)
-    assert oci.Container.list(root=state_root) == []
+        oci.Container.run(prefix, bundle_of(make_bundle, document), state_root=state_root, terminal=True)
+    assert oci.Container.list(state_root=state_root) == []
 
 
 @pytest.mark.parametrize("supervise", [False, True])
@@ -207,7 +209,7 @@ def test_whose_the_terminal_is(make_bundle: MakeBundle, state_root: Path, prefix
     bundle = bundle_of(make_bundle, with_terminal(user=user, script=script, uid=1234))
     own = "1234 88\r\n1234 88\r\n/dev/console\r\n/dev/tty\r\n/dev/pts/0\r\n/dev/stdout\r\n"
     options = {"supervise": True} if supervise else {"terminal": True}
-    with oci.Container.create(prefix, bundle, root=state_root, **options) as container, ExitStack() as stack:  # type: ignore[arg-type]
+    with oci.Container.create(prefix, bundle, state_root=state_root, **options) as container, ExitStack() as stack:  # type: ignore[arg-type]
         stream = stack.enter_context(container.attach()) if supervise else container.terminal
         assert stream is not None
         container.start()
@@ -262,7 +264,7 @@ def test_job_control_in_the_shell(
     tty = session(*command("run", "-it", "-b", shell.path, prefix))
     tty.expect("$ ")
     assert "can't access tty" not in tty.seen.decode()
-    container = oci.Container.load(prefix, root=state_root)
+    container = oci.Container.load(prefix, state_root=state_root)
     tty.type("sleep 100\r")
     until(lambda: in_foreground(container), "a job in the foreground")
     tty.type("\x1a")
@@ -314,7 +316,7 @@ def test_a_container_killed_by_a_signal(
 ) -> None:
     tty = session(*command("run", "-b", shell.path, prefix))
     tty.expect("$ ")
-    oci.Container.load(prefix, root=state_root).kill("KILL")
+    oci.Container.load(prefix, state_root=state_root).kill("KILL")
     assert tty.wait() == 128 + 9
     assert tty.restored
     nothing_left(state_root, until)
@@ -334,7 +336,7 @@ def test_control_keys_of_a_run_without_terminal(
 
 
 def test_exec_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root):
+    with oci.Container.run(prefix, bundle, state_root=state_root):
         tty = session(*command("exec", "-t", "-e", "PS1=$ ", prefix, "sh"), size=(20, 70))
         tty.expect("$ ")
         assert not tty.restored
@@ -346,7 +348,7 @@ def test_exec_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: 
 
 
 def test_much_output_comes_whole(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root):
+    with oci.Container.run(prefix, bundle, state_root=state_root):
         tty = session(*command("exec", "-t", prefix, "sh", "-c", "seq 20000; echo done"))
         printed = tty.expect("done\r\n", timeout=60)
         assert printed.split() == [str(n) for n in range(1, 20001)]
@@ -356,7 +358,7 @@ def test_much_output_comes_whole(bundle: oci.Bundle, state_root: Path, prefix: s
 def test_a_program_that_does_not_read_is_heard_all_the_same(
     bundle: oci.Bundle, state_root: Path, prefix: str, command: Command
 ) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root):
+    with oci.Container.run(prefix, bundle, state_root=state_root):
         done = subprocess.run(
             command("exec", "-t", prefix, "sh", "-c", "stty raw -echo; seq 5000"),
             input=b"x" * 100_000, capture_output=True, timeout=30, check=True,
@@ -372,7 +374,7 @@ def test_the_terminal_is_restored_after_an_error(
     assert tty.wait() == 127
     assert tty.restored
     assert termios.tcgetattr(tty.slave)[3] & termios.ECHO
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 @pytest.mark.parametrize("verb", ["run", "exec"])
@@ -385,12 +387,12 @@ def test_a_hang_up_is_passed_on(
         bundle.with_args(["sh", "-c", "sleep 100" if verb == "exec" else script]).spec.to_json()
     )
     if verb == "exec":
-        with oci.Container.run(prefix, oci.Bundle.load(bundle.path), root=state_root):
+        with oci.Container.run(prefix, oci.Bundle.load(bundle.path), state_root=state_root):
             tty = session(*command("exec", "-it", prefix, "sh", "-c", script))
             tty.expect("# ")
             tty.hang_up()
             tty.process.wait(20)
-            until(lambda: len(oci.Container.load(prefix, root=state_root).processes()) == 1, "the end of the shell")
+            until(lambda: len(oci.Container.load(prefix, state_root=state_root).processes()) == 1, "the end of the shell")
     else:
         tty = session(*command("run", "-it", "-b", bundle.path, prefix))
         tty.expect("# ")
@@ -416,7 +418,7 @@ def test_stopping_and_going_on(shell: oci.Bundle, state_root: Path, prefix: str,
 
 @pytest.mark.parametrize("typed", ["", "line\n", "no newline"])
 def test_input_that_ends_anywhere(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command, typed: str) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root):
+    with oci.Container.run(prefix, bundle, state_root=state_root):
         words = command("exec", "-t", prefix, "sh", "-c", "stty -echo; cat; exit 6")
         done = subprocess.run(words, input=typed, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 6
@@ -431,13 +433,13 @@ def test_what_survives_on_the_terminal_is_not_waited_for(
     words = command("run", "-t", "-b", bundle.path, prefix)
     done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30, check=False)
     assert done.returncode == 3
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_a_container_that_is_killed_under_a_further_shell(
     bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command
 ) -> None:
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         tty = session(*command("exec", "-it", "-e", "PS1=$ ", prefix, "sh"))
         tty.expect("$ ")
         container.kill("KILL")

@@ -51,7 +51,7 @@ def replace(path: Path, kind: str) -> None:
 def test_users_of_a_container(bundle: oci.Bundle, state_root: Path, prefix: str, kind: str) -> None:
     passwd = bundle.path / "rootfs/etc/passwd"
     replace(bundle.path / "rootfs/etc/group", kind)
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         replace(passwd, kind)
         with opens(passwd) as passwd_seen, opens(bundle.path / "rootfs/etc/group") as group_seen:
             script = ["sh", "-c", "echo $HOME; grep -o ^Uid:.[0-9]* /proc/self/status"]
@@ -62,7 +62,9 @@ def test_users_of_a_container(bundle: oci.Bundle, state_root: Path, prefix: str,
             with pytest.raises(oci.BundleError, match=f"/etc/group: a {kind}, not a regular file"):
                 container.exec(script, user="5:root")
             assert container.exec(script, user=7, capture_output=True, text=True).stdout == "/\nUid:\t7\n"
-            ran = oci.run(bundle, script, user="7:7", capture_output=True, text=True, root=state_root, container_id=f"{prefix}-2")
+            ran = oci.run(
+                bundle, script, user="7:7", capture_output=True, text=True, state_root=state_root, container_id=f"{prefix}-2"
+            )
             assert ran.stdout == "/\nUid:\t7\n"
             assert not passwd_seen()
             assert not group_seen()
@@ -74,11 +76,11 @@ def test_a_directory_as_passwd(busybox_rootfs: Path, bundle: oci.Bundle, state_r
     passwd.unlink()
     passwd.mkdir()
     for image in (bundle, bundle.path / "rootfs"):
-        result = oci.run(image, ["sh", "-c", "echo $HOME"], capture_output=True, text=True, root=state_root)
+        result = oci.run(image, ["sh", "-c", "echo $HOME"], capture_output=True, text=True, state_root=state_root)
         assert result.stdout == "/\n"
     with pytest.raises(oci.BundleError, match="/etc/passwd: a directory, not a regular file"):
-        oci.run(bundle.path / "rootfs", ["true"], user="root", root=state_root)
-    assert oci.Container.list(root=state_root) == []
+        oci.run(bundle.path / "rootfs", ["true"], user="root", state_root=state_root)
+    assert oci.Container.list(state_root=state_root) == []
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "character device"])
@@ -102,7 +104,7 @@ def test_images_and_logs(tmp_path: Path, kind: str) -> None:
 def test_a_log_is_replaced(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, kind: str) -> None:
     """A log in a directory that the container can write to: what the container puts there is not opened."""
     log = tmp_path / "log"
-    with oci.Container.create(prefix, bundle, root=state_root, log_path=log) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root, log_path=log) as container:
         replace(log, kind)
         with opens(log) as seen:
             with pytest.raises(oci.StateError, match=f"a {kind}, not a regular file"):

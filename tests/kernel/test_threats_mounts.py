@@ -313,7 +313,9 @@ def test_stdio_that_is_no_pipe_keeps_its_owner(either: Runner, tmp_path: Path, p
     null.touch()
     with open(null, "r+b") as file, open("/dev/null", "r+b") as real:
         before = os.fstat(file.fileno())[:6], os.stat("/dev/null")[:6]
-        with oci.Container.run(either.name, bundle, root=tmp_path / "state", stdin=real, stdout=writer, stderr=file) as container:
+        with oci.Container.run(
+            either.name, bundle, state_root=tmp_path / "state", stdin=real, stdout=writer, stderr=file
+        ) as container:
             assert os.read(reader, 10) == (b"x\n")
             container.wait(10)
         assert (os.fstat(file.fileno())[:6], os.stat("/dev/null")[:6]) == before

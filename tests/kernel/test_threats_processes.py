@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine.execution import Execution
 from ociruntime.engine.launch import own_child
-from ociruntime.engine.perform import Performance
 from ociruntime.lifecycle.status import first_process
 from ociruntime.plan import compile_exec
 from ociruntime.plan.ops import Report
@@ -104,7 +104,7 @@ def joinable(make_bundle: MakeBundle, **process: object) -> oci.Bundle:
 def test_nothing_is_to_be_taken_from_a_joining_process(
     make_bundle: MakeBundle, state_root: Path, prefix: str, process: dict[str, object], options: dict[str, Any]
 ) -> None:
-    with oci.Container.run(prefix, joinable(make_bundle, **process), root=state_root) as container:
+    with oci.Container.run(prefix, joinable(make_bundle, **process), state_root=state_root) as container:
         # What the program has.
         status = container.exec(["cat", "/proc/self/status"], capture_output=True, text=True, check=True, **options).stdout
         program = dict(line.split(":\t", 1) for line in status.replace("\r", "").splitlines() if ":\t" in line)
@@ -143,7 +143,7 @@ def test_a_report_of_another_process_is_not_believed(
     bundle: oci.Bundle, state_root: Path, prefix: str, kind: int, step: int
 ) -> None:
     """What came over the socket behind the fork would otherwise be a pidfd to follow, an exit code, or a step that is none."""
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         document = container._entry.read()
         spec = bundle.spec
         assert spec.process is not None
@@ -152,7 +152,7 @@ def test_a_report_of_another_process_is_not_believed(
         )
         pidfd = first_process(document)
         assert pidfd is not None
-        joining = Performance(plan, stdio=[0, 1, 2], pidfd=pidfd)
+        joining = Execution(plan, stdio=[0, 1, 2], pidfd=pidfd)
         init = joining.begin()
         try:
             with socket.socket(fileno=descriptor_of(init.pidfd, 3)) as stolen:
@@ -188,7 +188,7 @@ def test_only_a_child_is_killed_for_an_init() -> None:
 def test_the_limit_of_processes_does_not_count_the_init(make_bundle: MakeBundle, state_root: Path, prefix: str, hard: int) -> None:
     limits = (Rlimit(type="RLIMIT_NPROC", soft=1, hard=hard),)
     user = 3_000_000_000 + os.getpid()  # with no other process
-    with oci.Container.run(prefix, joinable(make_bundle, rlimits=limits), root=state_root) as container:
+    with oci.Container.run(prefix, joinable(make_bundle, rlimits=limits), state_root=state_root) as container:
         result = container.exec(["grep", "processes", "/proc/self/limits"], user=(user, 1), capture_output=True, text=True)
         assert result.stdout.split()[2:4] == ["1", str(hard)]
         held = [container.popen(["sleep", "1000"], user=(user, 1)) for _ in range(2)]  # the kernel looks before it counts
@@ -216,5 +216,5 @@ def test_a_filter_that_denies_what_comes_behind_it(make_bundle: MakeBundle, stat
     )
     seccomp = spec.linux.seccomp.evolve(syscalls=(*others, *without, denied))
     bundle = make_bundle(spec.evolve(linux=spec.linux.evolve(seccomp=seccomp)))
-    with oci.Container.run(prefix, bundle, root=state_root) as container:
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         assert container.exec(["cat", "/proc/self/comm"], capture_output=True, text=True, check=True).stdout == "cat\n"

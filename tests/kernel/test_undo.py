@@ -60,10 +60,10 @@ def test_records_of_what_is_not_part_of_a_container(tmp_path: Path) -> None:
 def test_a_container_with_such_a_record_can_be_deleted_when_it_is_corrected(
     bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path
 ) -> None:
-    with oci.Container.create(prefix, bundle, root=state_root) as container:
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         right = container._entry.read()["undo"]
         container._entry.update(undo=[*right, ["bundle", str(tmp_path)]])
         with pytest.raises(oci.StateError, match=f"cannot remove {tmp_path}"):
             container.delete(force=True)
         container._entry.update(undo=right)
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []

@@ -33,7 +33,7 @@ def run(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -
         if link:
             (bundle.rootfs / "link").symlink_to(link)
         args = ["sh", "-c", script]
-        done = oci.run(bundle, args, capture_output=True, text=True, root=state_root, container_id=prefix, check=True)
+        done = oci.run(bundle, args, capture_output=True, text=True, state_root=state_root, container_id=prefix, check=True)
         assert isinstance(done.stdout, str)
         return done.stdout
 
@@ -107,7 +107,7 @@ def test_a_supervised_container(run: Run, make_bundle: Callable[..., oci.Bundle]
     document["linux"]["resources"] = {}
     document["process"].update(user={"uid": 5, "gid": 5}, args=["sh", "-c", "id -u; echo err >/proc/self/fd/2"])
     bundle = make_bundle(oci.RuntimeSpec.load(document))
-    container = oci.Container.create(prefix, bundle, root=state_root, supervise=True)
+    container = oci.Container.create(prefix, bundle, state_root=state_root, supervise=True)
     container.start()
     assert container.wait(60) == 0
     assert sorted(record.text for record in container.logs()) == ["5", "err"]

@@ -178,7 +178,7 @@ def test_the_state_knows_without_a_wait(limited: Limited, pipe: tuple[int, int])
     with limited(SMALL, ["sh", "-c", "read x; exec tail /dev/zero"], start=True, stdin=pipe[0]) as container:
         os.write(pipe[1], b"\n")
         assert Follower(container.events()).end()[-1] == "exit"
-        assert oci.Container.load(container.id, root=limited.root).state.oom_killed
+        assert oci.Container.load(container.id, state_root=limited.root).state.oom_killed
         assert container.wait(20) == -9
 
 
@@ -241,7 +241,7 @@ def test_without_a_thread(limited: Limited) -> None:
         return [event.kind async for event in container.events(**options)]
 
     async def work(name: str) -> tuple[list[str], list[str]]:
-        container = aio.Container.load(name, root=limited.root)
+        container = aio.Container.load(name, state_root=limited.root)
         assert (await container.stats()).pids
         threads = threading.active_count()
         tasks = [asyncio.create_task(look(container)), asyncio.create_task(look(container, interval=0.02))]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
+import subprocess
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.errors import Problem
 
-RESULT: oci.Result[bytes] = oci.Result(("x",), 3, b"out", b"err", 0.5, False, False, oci.Usage(1.0, 2.0, 3.0, 4))
+RESULT: oci.Result[bytes] = oci.Result(("x",), 3, b"out", b"err", 0.5, False, oci.Usage(1.0, 2.0, 3.0, 4))
 
 
 def test_a_result_is_a_value() -> None:
@@ -36,6 +38,8 @@ def test_a_result_is_a_value() -> None:
         oci.StepError(2, step=1, total=2, op="mkdir", text="/x", cause="why", remedy="help", detail="words"),
         oci.HookError("failed", kind="prestart", path="/hook", returncode=3, output="text"),
         oci.ProcessError("ended with 3", RESULT),
+        oci.ProcessTimeout(("x", "y"), 1.5, RESULT),
+        oci.ProcessTimeout("container 'x'", 2),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -53,8 +57,8 @@ def test_errors(error: oci.OCIRuntimeError) -> None:
         ({"returncode": 4, "stdout": "out", "stderr": ""}, "'x' ended with 4: out"),
         ({"returncode": -15}, "'x' was killed by SIGTERM"),
         ({"returncode": -40}, "'x' was killed by signal 40"),
-        ({"returncode": -9, "oom_killed": True}, "'x' was killed by SIGKILL for want of memory"),
-        ({"returncode": -9, "timed_out": True, "stdout": b"a\nb\nc\nd\ne\nf"}, "'x' took too long: b\nc\nd\ne\nf"),
+        ({"returncode": -9, "oom_killed": True}, "'x' was killed by SIGKILL for lack of memory"),
+        ({"returncode": -9, "stdout": b"a\nb\nc\nd\ne\nf"}, "'x' was killed by SIGKILL: b\nc\nd\ne\nf"),
         ({"returncode": 1, "stderr": "y" * 100_000}, "'x' ended with 1: ..." + "y" * 2000),
     ],
 )
@@ -64,3 +68,15 @@ def test_what_a_check_says(fields: dict[str, Any], words: str) -> None:
         result.check_returncode()
     assert str(caught.value) == words
     assert caught.value.result is result
+    assert isinstance(caught.value, subprocess.CalledProcessError)
+    assert (caught.value.returncode, caught.value.cmd) == (result.returncode, result.args)
+    assert (caught.value.stdout, caught.value.stderr) == (result.stdout, result.stderr)
+
+
+def test_what_a_timeout_says() -> None:
+    error = oci.ProcessTimeout(("x", "y"), 1.5, oci.Result(("x", "y"), -9, b"out\n", b""))
+    assert isinstance(error, TimeoutError)
+    assert isinstance(error, subprocess.TimeoutExpired)
+    assert (error.errno, error.timeout, error.cmd, error.stdout, error.stderr) == (errno.ETIMEDOUT, 1.5, ("x", "y"), b"out\n", b"")
+    assert str(error) == "'x y' took longer than 1.5 s and was killed: out"
+    assert str(oci.ProcessTimeout("container 'c'", 2)) == "container 'c' still runs after 2 s"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-HEAVY = {"attr", "attrs", "cattr", "cattrs", "jsonschema", "cffi", "_cffi_backend", "seccomp", "pyseccomp", "subprocess", "inspect"}
+HEAVY = {"attr", "attrs", "cattr", "cattrs", "jsonschema", "cffi", "_cffi_backend", "seccomp", "pyseccomp", "inspect"}
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

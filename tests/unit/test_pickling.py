@@ -167,7 +167,7 @@ def test_a_container_is_its_id_and_state_directory(
 ) -> None:
     (tmp_path / "state/some").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    container = cls.load("some", root="state")
+    container = cls.load("some", state_root="state")
     monkeypatch.chdir("/")
     other = copied(container)
     assert type(other) is cls

@@ -7,12 +7,12 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 import ociruntime as oci
 from ociruntime import aio
-from ociruntime.options import CreateOptions, ExecOptions, PopenOptions
-from ociruntime.sandbox import RunOptions
+from ociruntime.options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions
 
 TEXT = {"text", "encoding", "errors"}
 PAIRS = [(oci.Container, aio.Container), (oci.Process, aio.Process), (oci.Attachment, aio.Attachment)]
@@ -25,18 +25,28 @@ def keywords(function: Callable[..., Any]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("functions", "options"),
+    ("function", "declared", "options"),
     [
-        ((oci.run,), RunOptions),
-        ((oci.Container.create, oci.Container.run), CreateOptions),
-        ((oci.Container.exec,), ExecOptions),
-        ((oci.Container.popen,), PopenOptions),
+        (oci.run, RunKeywords, RunOptions),
+        (oci.Container.create, CreateKeywords, CreateOptions),
+        (oci.Container.exec, ExecKeywords, ExecOptions),
+        (oci.Container.popen, PopenKeywords, ExecOptions),
     ],
 )
-def test_options_are_the_keywords(functions: tuple[Callable[..., Any], ...], options: Any) -> None:
-    declared = {name: getattr(kind, "__forward_arg__", kind) for name, kind in options.__annotations__.items()}
-    for function in functions:
-        assert keywords(function) == declared
+def test_options_are_the_keywords(function: Callable[..., Any], declared: Any, options: type) -> None:
+    """A signature, its typed dictionary and its value have the same keywords, with the same types and defaults."""
+    types = {name: getattr(kind, "__forward_arg__", kind) for name, kind in declared.__annotations__.items()}
+    assert keywords(function) == types
+    parameters = inspect.signature(function).parameters
+    fields = {field.name: field.default for field in attrs.fields(options) if field.init}
+    assert {name: parameters[name].default for name in keywords(function)} == {name: fields[name] for name in keywords(function)}
+
+
+def test_functions_that_hand_their_keywords_on_have_a_signature() -> None:
+    for function in (oci.Container.run, aio.Container.run, aio.Container.create):
+        assert keywords(oci.Container.create) == {
+            p.name: p.annotation for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
 
 
 def public(cls: type) -> dict[str, Any]:

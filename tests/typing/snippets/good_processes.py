@@ -30,7 +30,7 @@ result = oci.run(
 )
 print(result.stdout.splitlines()[0].upper(), result.returncode + 1, result.usage.total / 2)
 assert_type(result.signal, int | None)
-assert_type(result.timed_out, bool)
+assert_type(result.oom_killed, bool)
 assert_type(result.usage.peak_memory, int)
 
 # containers

@@ -1,24 +1,14 @@
-"""`attach` and `logs` in the event loop; a part of `Container`."""
+"""`Attachment` in the event loop."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import closing
-from datetime import datetime
-from typing import Literal, Self
+from typing import Self
 
 from .. import attach as _sync
-from .. import container as _container
-from ..lifecycle.logs import LOOK, Log
-from ..logs import LogRecord
 from .streams import Reader, Writer, over
-from .waiting import Making, readable, within, work
-
-_TURN = 500
-"""Entries of a log behind which others get their turn."""
+from .waiting import work
 
 
 class Attachment(Reader[bytes]):
@@ -74,9 +64,10 @@ class Attachment(Reader[bytes]):
         """See `ociruntime.Attachment.resize`."""
         await work(self._sync.resize, rows, columns)
 
+    @property
     def returncode(self) -> int:
         """See `ociruntime.Attachment.returncode`."""
-        return self._sync.returncode()
+        return self._sync.returncode
 
     def close(self) -> None:
         self._input.close()
@@ -91,50 +82,3 @@ class Attachment(Reader[bytes]):
 
     async def __aexit__(self, *exc: object) -> None:
         self.close()
-
-
-class Supervised:
-    """The operations that need the supervisor of a container, or its log."""
-
-    _sync: _container.Container
-
-    def attach(self, *, stderr: bool = False) -> Making[Attachment]:
-        """`ociruntime.Container.attach`, to be awaited or entered by ``async with``."""
-
-        async def make() -> Attachment:
-            return await Attachment.connect(await work(self._sync.attach, stderr=stderr, undo=lambda made: made.close()))
-
-        return Making(make)
-
-    async def logs(
-        self,
-        *,
-        follow: bool = False,
-        since: datetime | int | None = None,
-        tail: int | None = None,
-        stream: Literal["stdout", "stderr"] | None = None,
-    ) -> AsyncIterator[LogRecord]:
-        """`ociruntime.Container.logs` as an asynchronous iterator, without a thread."""
-        log = Log(self._sync._entry, follow=follow, since=since, tail=tail, stream=stream)
-        writer = log.writer()
-        try:
-            last, count = writer is None, 0
-            with closing(log.items) as items:
-                for record in items:
-                    if record is not None:
-                        yield record
-                        count += 1
-                        if count % _TURN == 0:
-                            await asyncio.sleep(0)
-                    elif last:
-                        return
-                    else:
-                        assert writer is not None, "somebody to wait for"
-                        last = await within(LOOK, readable(writer))
-        finally:
-            if writer is not None:
-                os.close(writer)
-
-    async def reopen_log(self) -> None:
-        """See `ociruntime.Container.reopen_log`."""
-        await work(self._sync.reopen_log)

@@ -1,4 +1,4 @@
-"""Carrying a plan out: the host's steps here, the init's by sending them to it."""
+"""Executing a plan: the steps of the host in this process, those of the init by sending them to it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,23 @@ _NAMESPACES: Final = "config-linux.md#namespaces"
 _FILES: Final = {CLONE_NEW[kind]: file for kind, file in NAMESPACE_FILES.items()}
 
 
-class Performance:
-    """One plan on its way: `begin` brings it to the point where the state must be written, `finish` to its end.
+class Execution:
+    """Executes one plan. `begin` stops when the container is created and its state can be recorded; `finish` does the rest.
 
-    When either raises, everything that this performance made is gone again. A descriptor that the init hands out goes to the
-    receiver of its operation, who owns it from then on; without one it stays with the init.
+    When either raises, nothing that this execution made is left. A file descriptor that the init hands out goes to the receiver of
+    its operation, which owns it then. Without a receiver it stays with the init.
+
+    Args:
+        stdio: file descriptors for stdin, stdout and stderr.
+        gate: the listening start socket, or -1.
+        pidfd: of the init process of the container to join, or -1.
+        preserve: the file descriptors that the process inherits.
+        cache: the directory of compiled filters.
+        parents: the undo actions for the parents of cgroups.
+        parent: launches the init, and is its parent.
+        receivers: take file descriptors of the init, by its operations.
+        hooks: the hooks of the plan.
+        deadline: when to give up, by `time.monotonic`.
     """
 
     def __init__(
@@ -74,13 +86,19 @@ class Performance:
         self._made = list(parents)
         self._backs: list[Callable[[], None]] = []
         self._at = 0
-        self.init: Init | None = None
+        self._init: Init | None = None
+
+    @property
+    def init(self) -> Init:
+        """The init process, from `begin` to `abort`."""
+        assert self._init is not None, "begin() comes first"
+        return self._init
 
     def begin(self) -> Init:
-        """Carry out everything up to the point where the container is created. Raises StepError."""
+        """Execute the plan up to the point where the container is created, and return the init. Raises StepError, HookError."""
         try:
             self._host_steps()
-            init = self.init = self._launch()
+            init = self._init = self._launch()
             while (message := self._receive(init)) is not None:
                 if message.kind is Report.SYNC and message.value == Sync.CREATED:
                     self._at = message.step
@@ -97,9 +115,8 @@ class Performance:
         return init
 
     def finish(self) -> None:
-        """Let the init go on, to its gate or until it is the process. Raises StepError."""
+        """Let the init go on until it waits for a start or is the process. Raises StepError, HookError."""
         init = self.init
-        assert init is not None, "begin() comes first"
         try:
             self._host_steps()
             self._go(init)
@@ -111,12 +128,12 @@ class Performance:
             raise
 
     def abort(self) -> None:
-        """Kill the init, when there is one, and undo the host's steps so far. A second time there is nothing to do."""
+        """Kill the init, if there is one, and undo the host's steps so far. A second call has no effect."""
         while self._backs:
             self._backs.pop()()
-        if self.init is not None:
-            self.init.kill()
-            self.init = None
+        if self._init is not None:
+            self._init.kill()
+            self._init = None
         made, self._made = self._made, []
         undo.undo_all(made)
 
@@ -236,7 +253,7 @@ class Performance:
         steps = tuple(step for step in self.plan.steps if not _limits_memory(step))
         if any(step.op in _ONCE for step in steps):
             return None
-        again = Performance(
+        again = Execution(
             self.plan._replace(steps=steps),
             stdio=self._stdio,
             gate=self._given["gate"],
@@ -285,9 +302,8 @@ class Performance:
 
     def _carry_out(self, step: Step) -> Callable[[], None] | None:
         if step.op not in ("hook", "hook_state"):
-            return execute_step(step, self.init)
+            return execute_step(step, self._init)
         assert self._hooks is not None, "a plan with hooks"
-        assert self.init is not None, "a step behind the clone"
         self._hooks.execute_step(step, self.init, self._deadline)
         if self._is_late():
             raise self._late(self._at + 1, _OVER)
