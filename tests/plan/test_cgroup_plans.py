@@ -1,4 +1,4 @@
-"""What plans do with cgroups, beside the golden ones: to whom they are given, and who may set device rules."""
+"""Plans for cgroups, besides the golden ones: delegation and device rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, join
 
 
 def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    """With a writable cgroup filesystem in a cgroup namespace, for user 7 of the host."""
+    """Return a config with a writable cgroup filesystem in a cgroup namespace, for user 7 of the host."""
 
     def change(d: dict) -> None:  # type: ignore[type-arg]
         d["linux"]["namespaces"].append({"type": "cgroup"})
@@ -43,7 +43,7 @@ def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type
         (HYBRID, delegated(), None),
     ],
 )
-def test_whose_the_cgroup_is(host: Host, change: Callable[[dict], None], owner: int | None) -> None:  # type: ignore[type-arg]
+def test_owner_of_the_cgroup(host: Host, change: Callable[[dict], None], owner: int | None) -> None:  # type: ignore[type-arg]
     steps = [step for step in compiled(config(both(change, linux(resources={}))), host).steps if step.op == "cgroup_delegate"]
     assert [step.values for step in steps] == ([] if owner is None else [(f"{FS}/ociruntime-c1", owner)])
 
@@ -63,8 +63,8 @@ def test_whose_the_cgroup_is(host: Host, change: Callable[[dict], None], owner: 
         ({"hierarchies": ()}, None, False),
     ],
 )
-def test_who_may_set_device_rules(change: dict[str, Any], rules: str | None, update: bool) -> None:
-    """Where nobody may, containers go on with a warning, and a change is refused."""
+def test_device_rules_without_privileges(change: dict[str, Any], rules: str | None, update: bool) -> None:
+    """Without the privilege a container starts with a warning, and an update is refused."""
     host, denied = PURE_V2._replace(**change), {"devices": [{"allow": False, "access": "rwm"}]}
     plan = compiled(config(limit(**denied)), host)
     assert {step.op for step in plan.steps if step.op in ("cgroup_devices", "cgroup_write_lines")} == ({rules} if rules else set())

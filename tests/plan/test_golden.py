@@ -1,4 +1,4 @@
-"""Plans as text against golden files, purity, and the errors of configs that cannot be carried out.
+"""Plans as text against golden files, purity, and the errors of configs that are not supported.
 
 OCIRUNTIME_UPDATE_GOLDEN=1 rewrites the golden files.
 """
@@ -51,7 +51,7 @@ def compiled(spec: RuntimeSpec, host: Host = HYBRID, **more: Any) -> Plan:
 
 
 def changed(host: Host, **more: Any) -> Plan:
-    """A change of some limits of a container that has others too."""
+    """Return the plan of an update of some limits of a container that has others too."""
     change = Resources.load(
         {"memory": {"limit": 8 << 20}, "cpu": {"period": 50000}, "devices": [{"allow": False, "access": "rwm"}]}
     )
@@ -109,7 +109,7 @@ ONE, WIDE = [(0, 1000, 1)], [(0, 1000, 1), (1, 100000, 65536)]
 
 
 def mapped(uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]], path: str | None = None) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    """With a user namespace."""
+    """Return a change that adds a user namespace."""
 
     def change(d: dict) -> None:  # type: ignore[type-arg]
         d["linux"]["namespaces"].append({"type": "user"} | ({"path": path} if path else {}))
@@ -271,7 +271,7 @@ def test_a_plan_is_a_value(name: str) -> None:
 @pytest.mark.parametrize("host", [HYBRID, PURE_V2, NONE])
 @pytest.mark.parametrize("path", [None, "a/b", "/x/idX/c1"])
 @pytest.mark.parametrize("gate", [True, False])
-def test_a_template_gives_the_plans_that_compiling_gives(host: Host, path: str | None, gate: bool) -> None:
+def test_a_template_gives_compiled_plans(host: Host, path: str | None, gate: bool) -> None:
     def change(d: dict) -> None:  # type: ignore[type-arg]
         d["linux"] |= {"cgroupsPath": path} if path else {}
         d["linux"]["resources"] = LIMITS if host is not NONE else {}
@@ -412,14 +412,14 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_config_is_a_spec_error_with_its_place(name: str) -> None:
+def test_spec_errors_have_a_json_path(name: str) -> None:
     change, place = BAD[name]
     with pytest.raises(SpecError, match=place):
         compiled(config(change), gate=False)
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_cannot_be_done_is_said(name: str) -> None:
+def test_unsupported_configs(name: str) -> None:
     change, place = UNSUPPORTED[name]
     with pytest.raises(UnsupportedError, match=place):
         compiled(config(change))
@@ -447,7 +447,7 @@ def test_what_cannot_be_done_is_said(name: str) -> None:
         (PURE_V2, limit(memory={"swappiness": 5}), UnsupportedError, r"memory\.swappiness"),
     ],
 )
-def test_limits_that_would_not_hold(
+def test_unsupported_limits(
     host: Host,
     change: Callable[[dict], None] | None,
     error: type[Exception],
@@ -457,7 +457,7 @@ def test_limits_that_would_not_hold(
         compiled(config(change), host)
 
 
-def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
+def test_a_user_without_cgroups_and_limits() -> None:
     assert compiled(config(linux(cgroupsPath="/x/y")), USER_V2).cgroups == ()
     assert compiled(config(), NOWHERE).cgroups == ()
     assert compiled(config(), USER_V2).cgroups == (f"{FS}/user.slice/u/ociruntime-c1",)
@@ -479,7 +479,7 @@ def test_where_a_user_may_make_no_cgroups_and_asks_for_none() -> None:
         ),
     ],
 )
-def test_what_a_user_may_not_map(host: Host, change: Callable[[dict], None], place: str) -> None:  # type: ignore[type-arg]
+def test_unsupported_user_namespaces(host: Host, change: Callable[[dict], None], place: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UnsupportedError, match=place):
         compiled(config(change), host)
 
@@ -493,12 +493,12 @@ def test_what_a_user_may_not_map(host: Host, change: Callable[[dict], None], pla
         (PURE_V2, "no systemd that user 0 may use is running; use --cgroup-manager cgroupfs"),
     ],
 )
-def test_where_systemd_cannot_be_asked(host: Host, words: str) -> None:
+def test_hosts_without_a_usable_systemd(host: Host, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         compiled(config(), host, manager="systemd")
 
 
-def test_the_order_of_the_story() -> None:
+def test_order_of_the_steps() -> None:
     plan = compiled(config())
     assert [step.op for step in plan.steps].count("pivot_root") == 1
     order = [step.op for step in plan.steps]
@@ -507,7 +507,7 @@ def test_the_order_of_the_story() -> None:
 
 
 @pytest.mark.parametrize("member", ["apparmorProfile", "selinuxLabel"])
-def test_a_label_comes_with_a_program(member: str) -> None:
+def test_a_label_needs_a_program(member: str) -> None:
     spec = config(process(**{member: "x"}))
     assert "label" in [step.op for step in compiled(spec, LABELS).steps]
     with pytest.raises(UnsupportedError, match=rf"\$\.process\.{member}: needs a program"):

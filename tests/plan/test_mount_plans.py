@@ -1,4 +1,4 @@
-"""Plans of mounts, devices and the root, against golden files, and what of them is refused before anything runs."""
+"""Plans of mounts, devices and the root against golden files, and the errors of configs that are not supported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RBIND = {"destination": "/x", "source": "/y", "options": ["rbind"]}
 
 
 def compiled(*mounts: dict[str, Any], host: Host = NONE, own: str = "", **linux: Any) -> Plan:
-    """A plan of little but mounts."""
+    """Return a plan with few steps besides the mounts."""
     document = {
         "ociVersion": "1.3.0",
         "root": {"path": "rootfs", "readonly": True},
@@ -136,20 +136,20 @@ UNSUPPORTED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_config_is_a_spec_error_with_its_place(name: str) -> None:
+def test_spec_errors_have_a_json_path(name: str) -> None:
     mounts, more, place = BAD[name]
     with pytest.raises(SpecError, match=place):
         compiled(*mounts, **more)
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_cannot_be_done_is_said(name: str) -> None:
+def test_unsupported_configs(name: str) -> None:
     mounts, more, place = UNSUPPORTED[name]
     with pytest.raises(UnsupportedError, match=place):
         compiled(*mounts, **more)
 
 
-def test_what_has_no_effect_is_said() -> None:
+def test_warnings() -> None:
     plan = compiled(bind("rbind", "ro", "sync", "nosync", "size=1m"), bind("bind", "rw", "async"), mountLabel="a:b:c:s0")
     assert plan.warnings == (
         "$.linux.mountLabel: has no effect: SELinux is not active on this host",
@@ -175,5 +175,5 @@ def test_what_has_no_effect_is_said() -> None:
         (["sync", "async", "lazytime"], {"superblock": ("async", "lazytime")}),
     ],
 )
-def test_parsing(given: list[str], expected: dict[str, Any]) -> None:
+def test_parse_options(given: list[str], expected: dict[str, Any]) -> None:
     assert parse_options(given) == MountOptions(**expected)

@@ -1,4 +1,4 @@
-"""Validation and compiling agree: what the rules of the runtime spec refuse is not compiled, and what they let through is.
+"""Validation and compilation agree: a config compiles if and only if the rules of the runtime spec accept it.
 
 One config that has every member of the process, of the hooks and of the process-like parts of ``linux``; one member after the other gets
 values that are nasty for its type.
@@ -33,7 +33,7 @@ TEXTS: Final = (
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "read", "CAP_X", "RLIMIT_X", "%d", "info",
 )  # fmt: skip
 UNSUPPORTED: Final = ((("scheduler", "policy"), "SCHED_ISO"),)
-"""What the spec allows and no Linux can do."""
+"""Configs that the spec allows, but Linux does not support."""
 
 
 def ids(first: int) -> list[dict[str, int]]:
@@ -134,7 +134,7 @@ def put(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str
 
 
 def excused(path: tuple[Any, ...], nasty: Any, why: str) -> bool:
-    """Where the two may differ."""
+    """Return whether the two may differ."""
     return (
         (path[-1] == "fileMode" and isinstance(nasty, int) and nasty > 0o777)  # others write the bits of the type there, too
         or (path[-1] == "rootfsPropagation" and nasty == "")  # a program in Go writes that for none
@@ -144,7 +144,7 @@ def excused(path: tuple[Any, ...], nasty: Any, why: str) -> bool:
 
 
 def carried_out(document: dict[str, Any]) -> str:
-    """Why it is not, or nothing; what is compiled can be sent to the init."""
+    """Return why a config does not compile, or an empty string; a compiled plan can be encoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OCIRuntimeWarning)
@@ -165,7 +165,7 @@ PARTS: Final = [("process",), ("hooks",), ("mounts",), ("root",), *(("linux", na
 
 
 @pytest.mark.parametrize("part", PARTS, ids=".".join)
-def test_what_validation_refuses_is_refused_and_nothing_else(part: tuple[str, ...]) -> None:
+def test_rules_and_compilers_agree(part: tuple[str, ...]) -> None:
     document = everything()
     assert carried_out(document) == ""
     differ = []
@@ -210,7 +210,7 @@ def test_what_validation_refuses_is_refused_and_nothing_else(part: tuple[str, ..
         ({"personality": {"domain": "LINUX32"}}, {"machine": "riscv64"}, r"personality\.domain: riscv64 has no"),
     ],
 )
-def test_what_a_host_cannot_do_is_said_before_anything_happens(linux: dict[str, Any], host: dict[str, Any], words: str) -> None:
+def test_unsupported_hosts(linux: dict[str, Any], host: dict[str, Any], words: str) -> None:
     document: dict[str, Any] = RuntimeSpec.default(seccomp=False).to_dict()  # type: ignore[assignment]
     document["linux"] |= linux
     spec = RuntimeSpec.load(document)

@@ -165,7 +165,7 @@ def test_files_of_both_versions(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ONLY_V1)
-def test_what_v2_has_no_equal_of(name: str) -> None:
+def test_members_that_v2_does_not_support(name: str) -> None:
     members, v1, place = ONLY_V1[name]
     assert shown(v1_writes(resources(**members))) == v1
     with pytest.raises(UnsupportedError, match=rf"\$\.linux\.resources\.{place}"):
@@ -173,7 +173,7 @@ def test_what_v2_has_no_equal_of(name: str) -> None:
     refuse_unsupported(resources(**members), {"memory", "cpu", "blkio"})
 
 
-def test_network_is_v1_alone() -> None:
+def test_network_needs_v1() -> None:
     given = resources(network={"classID": 0x100001, "priorities": [{"name": "eth0", "priority": 5}]})
     assert shown(v1_writes(given)) == ["net_cls.classid=1048577", "net_prio.ifpriomap=eth0 5"]
     assert v2_writes(given) == ()
@@ -187,6 +187,6 @@ def test_unified() -> None:
 @pytest.mark.parametrize(
     "key", ["a/b.c", "../x.y", "cgroup.procs", "cgroup.kill", "cgroup.subtree_control", "memory", ".max", "memory."]
 )
-def test_keys_that_are_no_limits(key: str) -> None:
+def test_unified_keys_that_are_not_limits(key: str) -> None:
     with pytest.raises(SpecError, match="unified"):
         unified_writes(resources(unified={key: "1"}))

@@ -1,4 +1,4 @@
-"""Device rules: what they mean, and that the BPF program and the v1 files say the same."""
+"""Device rules: their meaning, and that the BPF program and the v1 files follow it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DENY_ALL = Rule(False, "a", None, None, ALL)
 
 
 def allowed(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) -> bool:
-    """The meaning: for each kind of access the last rule that matches decides; what no rule speaks of is allowed."""
+    """Return whether access is allowed: the last rule that matches decides for each kind of it; access without a rule is allowed."""
     for bit in (READ, WRITE, MKNOD):
         if access & bit:
             for rule in reversed(rules):
@@ -40,7 +40,7 @@ def allowed(rules: Sequence[Rule], kind: str, major: int, minor: int, access: in
 
 
 def run(code: bytes, kind: str, major: int, minor: int, access: int) -> int:
-    """As much of a BPF machine as the program needs; every jump must stay within it."""
+    """Interpret the instructions that the program uses; every jump must stay within it."""
     memory = struct.pack("=III", access << 16 | {"b": 1, "c": 2}[kind], major, minor)
     registers, at = [0] * 11, 0
     while True:
@@ -74,12 +74,12 @@ rules_ = st.builds(Rule, st.booleans(), st.sampled_from("abc"), numbers, numbers
 
 
 @given(st.lists(rules_, max_size=8), st.sampled_from("bc"), st.integers(0, 3), st.integers(0, 3), st.integers(1, 7))
-def test_the_program_means_what_the_rules_mean(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
+def test_the_program_follows_the_rules(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
     assert run(compile_program(rules), kind, major, minor, access) == allowed(rules, kind, major, minor, access)
 
 
 def v1(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) -> bool:
-    """What the v1 kernel makes of the lines (security/device_cgroup.c): a default and its exceptions, by exact device."""
+    """Return what a v1 kernel allows (security/device_cgroup.c): a default and its exceptions, by exact device."""
     default, exceptions = True, {}
     for rule in rules:
         if rule.type == "a":
@@ -96,7 +96,7 @@ def v1(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) ->
 @given(
     st.lists(rules_, max_size=6), st.sampled_from("bc"), st.integers(0, 3), st.integers(0, 3), st.sampled_from((READ, WRITE, MKNOD))
 )
-def test_v1_holds_what_it_takes(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
+def test_the_v1_lines_follow_the_rules(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
     try:
         lines = v1_rules(rules)
     except UnsupportedError:
@@ -104,14 +104,14 @@ def test_v1_holds_what_it_takes(rules: list[Rule], kind: str, major: int, minor:
     assert v1(lines, kind, major, minor, access) == allowed(rules, kind, major, minor, access)
 
 
-def test_v1_refuses_a_hole() -> None:
+def test_v1_refuses_an_exception_in_an_exception() -> None:
     with pytest.raises(UnsupportedError, match=r"devices\[1\].*cannot exclude 'c 1:3 w' from 'c \*:\* rwm'"):
         v1_rules([DENY_ALL, Rule(True, "c", None, None, ALL), Rule(False, "c", 1, 3, WRITE)])
     assert v1_rules([DENY_ALL, Rule(True, "c", 1, 3, ALL), Rule(False, "c", 1, 3, WRITE)])
     assert [str(rule) for rule in v1_rules([DENY_ALL, Rule(True, "a", 8, None, READ)])] == ["a *:* rwm", "b 8:* r", "c 8:* r"]
 
 
-def test_the_defaults_come_last() -> None:
+def test_default_rules_come_last() -> None:
     assert rules_of([]) == ()
     rules = rules_of([DeviceCgroup(allow=False), DeviceCgroup(allow=True, type="c", major=10, minor=-1, access="rw")])
     assert rules[:2] == (DENY_ALL, Rule(True, "c", 10, None, READ | WRITE))
@@ -122,5 +122,5 @@ def test_the_defaults_come_last() -> None:
     assert run(compile_program(rules), "c", 10, 229, READ | WRITE)
 
 
-def test_numbers_that_no_device_has() -> None:
+def test_numbers_above_31_bits() -> None:
     assert run(compile_program([DENY_ALL, Rule(True, "c", 1 << 40, None, ALL)]), "c", 0, 0, READ) == 0

@@ -1,4 +1,4 @@
-"""Values in GVariant's text format: every form that is read, and what is refused."""
+"""GVariant's text format: every supported form, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the init forks into a container's pid namespace: as the last thing, unless something would not outlive that."""
+"""The order in which the init forks into a container's pid namespace: last, unless a step must come after the fork."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def profile(default: str, *rules: dict[str, object]) -> Seccomp:
         ),
     ],
 )
-def test_what_a_filter_permits(filter_: Seccomp, permitted: bool) -> None:
+def test_permits(filter_: Seccomp, permitted: bool) -> None:
     assert permits(filter_, {"clone": (0x108000, 0, None, 0, 0)}) is permitted
 
 
-def test_what_does_not_outlive_a_fork() -> None:
+def test_attributes_that_a_fork_resets() -> None:
     spec = RuntimeSpec.default()
     assert spec.linux is not None
     process, default = Process(cwd="/"), spec.linux.seccomp

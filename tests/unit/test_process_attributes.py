@@ -25,12 +25,12 @@ def test_a_list_is_a_mask(text: str, numbers: set[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-1", "1,,2", "0-65536", "٣", "1-2-3", "+1"])
-def test_what_is_no_list(text: str) -> None:
+def test_invalid_lists(text: str) -> None:
     with pytest.raises(ValueError, match="is not a list such as"):
         list_mask(text)
 
 
-def test_every_capability_that_can_be_granted_is() -> None:
+def test_all_capabilities_are_granted() -> None:
     names = ("CAP_KILL", "CAP_CHOWN")
     caps = grant(Capabilities(bounding=names, effective=names, permitted=names, inheritable=names, ambient=names), 40, KILL | CHOWN)
     assert set(caps[:5]) == {KILL | CHOWN}
@@ -54,7 +54,7 @@ def test_every_capability_that_can_be_granted_is() -> None:
         ),
     ],
 )
-def test_what_cannot_be_granted_is_a_warning(
+def test_a_warning_for_each_capability_that_is_not_granted(
     sets: dict[str, tuple[str, ...]], held: int, index: int, left: int, warning: str
 ) -> None:
     import re

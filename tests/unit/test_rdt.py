@@ -1,4 +1,4 @@
-"""resctrl: what the plan says, and the functions that do it, on a directory that behaves like the filesystem where it matters."""
+"""resctrl: the steps of plans, and their execution on a directory that stands in for the filesystem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def steps(host: Host = HOST, **members: Any) -> list[tuple[str, tuple[object, ..
     return [(step.op, step.values) for step in plan.steps if step.op.startswith("rdt")]
 
 
-def test_without_a_class_the_group_is_the_containers() -> None:
+def test_a_group_of_its_own_without_closid() -> None:
     group = "/sys/fs/resctrl/c1"
     assert steps(memBwSchema="MB:0=20", l3CacheSchema="L3:0=f", schemata=["L2:0=1"], enableMonitoring=True) == [
         ("rdt_make", (group,)),
@@ -37,7 +37,7 @@ def test_without_a_class_the_group_is_the_containers() -> None:
     assert [op for op, _ in steps()] == ["rdt_make", "rdt_join"]
 
 
-def test_a_class_is_shared() -> None:
+def test_a_class_of_service_is_shared() -> None:
     assert steps(closID="gold", l3CacheSchema="L3:0=f") == [
         ("rdt_class", ("/sys/fs/resctrl/gold", ("L3:0=f",))),
         ("rdt_join", ("/sys/fs/resctrl/gold",)),
@@ -58,12 +58,12 @@ def test_a_class_is_shared() -> None:
         ({"schemata": ["a", "b\n"]}, r"schemata\[1\]"),
     ],
 )
-def test_what_is_refused(members: dict[str, Any], place: str) -> None:
+def test_invalid_members(members: dict[str, Any], place: str) -> None:
     with pytest.raises(SpecError, match=rf"\$\.linux\.intelRdt\.{place}"):
         steps(**members)
 
 
-def test_a_host_without_it() -> None:
+def test_a_host_without_resctrl() -> None:
     with pytest.raises(UnsupportedError, match=r"\$\.linux\.intelRdt.*resctrl"):
         steps(HOST._replace(resctrl=""))
 
@@ -81,7 +81,7 @@ def test_a_class_that_exists_must_match(tmp_path: Path) -> None:
             rdt.ensure_class(None, str(group), (other,))
 
 
-def test_a_class_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
+def test_a_class_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
     group = tmp_path / "gold"
     with pytest.raises(FileNotFoundError):  # an ordinary directory gets no schemata file by itself
         rdt.ensure_class(None, str(group), ("L3:0=f",))
@@ -102,7 +102,7 @@ def test_a_group_is_removed_once(tmp_path: Path) -> None:
     ("schemas", "lines"),
     [((), None), (("mem_bw_schema",), ("MB:0=20",)), (("mem_bw_schema", "l3_cache_schema"), ("L3:0=f", "MB:0=20"))],
 )
-def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | None) -> None:
+def test_changed_schemas(schemas: tuple[str, ...], lines: tuple[str, ...] | None) -> None:
     linux = Linux(intel_rdt=IntelRdt(l3_cache_schema="L3:0=f", mem_bw_schema="MB:0=20", schemata=("L2:0=1",)))
     plan = compile_update(linux, frozenset(), existing_placement((), HOST), HOST, "c1", schemas=schemas)
     assert [step.values for step in plan.steps] == ([] if lines is None else [("/sys/fs/resctrl/c1", lines)])
@@ -111,7 +111,7 @@ def test_schemas_that_change(schemas: tuple[str, ...], lines: tuple[str, ...] | 
             compile_update(linux, frozenset(), existing_placement((), HOST), HOST._replace(resctrl=""), "c1", schemas=schemas)
 
 
-def test_a_change_of_schemas_that_is_taken_back(tmp_path: Path) -> None:
+def test_changed_schemas_are_rolled_back(tmp_path: Path) -> None:
     (tmp_path / "schemata").write_text("    MB:0= 70;1=100\n    L3:0=ff;1=ff\n")
     rollback = Rollback()
     rollback.record(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))

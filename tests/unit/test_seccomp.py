@@ -1,4 +1,4 @@
-"""Compiling and keeping seccomp filters: errors, flags, keys, the cache in the process and on disk."""
+"""Compilation and caching of seccomp filters: errors, flags, keys, the cache in the process and on disk."""
 
 from __future__ import annotations
 
@@ -84,20 +84,20 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (profile(call("NOTIFY", "read"), listener_path="/s"), "syscalls[0].names", "cannot be used for read"),
     ],
 )
-def test_a_profile_that_means_nothing_is_refused_with_its_place(bad: Seccomp, path: str, words: str) -> None:
+def test_invalid_profiles(bad: Seccomp, path: str, words: str) -> None:
     with pytest.raises(SpecError) as caught:
         compile_profile(bad)
     assert [problem.path for problem in caught.value.problems] == [f"$.linux.seccomp.{path}"]
     assert words in caught.value.problems[0].message
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         compile_profile(profile(call("MAYBE", "", args=(arg(9), arg(7)))))
     assert len(caught.value.problems) == 4
 
 
-def test_a_missing_libseccomp_says_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_libseccomp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyseccomp", None)
     with pytest.raises(UnsupportedError, match=r"libseccomp >= 2\.5.*install"):
         compile_profile(profile(call("ALLOW", "read")))
@@ -124,7 +124,7 @@ def test_a_program_too_long_for_the_kernel_is_refused() -> None:
 # --- what comes out -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_filter_says_its_size_and_flags() -> None:
+def test_size_and_flags_of_a_filter() -> None:
     flags = ("SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW")
     made = compile_profile(profile(call("ALLOW", "read"), flags=flags))
     assert made.flags == 7
@@ -142,7 +142,7 @@ def test_a_notification_needs_a_listener() -> None:
     assert compile_profile(profile(call("ALLOW", "mkdir"), flags=flags)).flags == 1
 
 
-def test_names_nobody_knows_are_listed_and_do_nothing() -> None:
+def test_unknown_names() -> None:
     spec = profile(call("ALLOW", "read", "raed", "mseal", "uretprobe"))
     assert unknown_syscalls(spec) == ("raed",)
     assert compile_profile(spec).program == compile_profile(profile(call("ALLOW", "read", "mseal", "uretprobe"))).program
@@ -202,7 +202,7 @@ def test_equal_content_is_compiled_once(compilations: list[str]) -> None:
     assert len(compilations) == 1
 
 
-def test_the_key_tells_everything_that_matters() -> None:
+def test_the_key_depends_on_the_program() -> None:
     base = profile(call("ALLOW", "read", args=(arg(),)))
     others = [
         profile(call("ALLOW", "read", args=(arg(),)), default="KILL"),
@@ -224,7 +224,7 @@ def test_the_key_tells_everything_that_matters() -> None:
     assert all(len(key) == 64 and int(key, 16) >= 0 for key in keys)
 
 
-def test_a_key_given_is_used(compilations: list[str]) -> None:
+def test_the_key_of_the_caller_is_used(compilations: list[str]) -> None:
     spec = profile(call("ALLOW", "read"))
     assert compile_profile(spec, key=profile_key(spec)) is compile_profile(spec)
     assert len(compilations) == 1
@@ -320,7 +320,7 @@ def test_a_link_or_a_fifo_or_an_open_file_is_replaced(tmp_path: Path, compilatio
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("what", ["file", "directory"])
-def test_what_another_user_owns_is_not_believed(tmp_path: Path, compilations: list[str], what: str) -> None:
+def test_files_of_other_users_are_ignored(tmp_path: Path, compilations: list[str], what: str) -> None:
     spec = profile(call("ALLOW", "read"))
     directory = tmp_path / "cache"
     compile_profile(spec, cache_dir=directory)
@@ -334,7 +334,7 @@ def test_what_another_user_owns_is_not_believed(tmp_path: Path, compilations: li
 
 
 @pytest.mark.parametrize("what", ["symlink", "writable", "file", "absent parent is a file"])
-def test_an_unsafe_directory_is_left_alone(tmp_path: Path, compilations: list[str], what: str) -> None:
+def test_an_unsafe_directory_is_ignored(tmp_path: Path, compilations: list[str], what: str) -> None:
     directory = tmp_path / "cache"
     if what == "symlink":
         (tmp_path / "real").mkdir(0o700)
@@ -351,7 +351,7 @@ def test_an_unsafe_directory_is_left_alone(tmp_path: Path, compilations: list[st
     assert list(tmp_path.rglob("*.bpf")) == []
 
 
-def test_a_full_disk_costs_only_the_compilation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -378,7 +378,7 @@ def test_a_hit_on_disk_imports_no_pyseccomp(tmp_path: Path) -> None:
     assert first[2] == second[2]
 
 
-def test_a_hit_is_quick() -> None:
+def test_a_cache_hit_is_fast() -> None:
     spec = default_profile()
     compile_profile(spec)
     best = min(_timed(spec) for _ in range(20))

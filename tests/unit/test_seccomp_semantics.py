@@ -1,4 +1,4 @@
-"""The compiled programs against the plain meaning of a profile, through an interpreter of classic BPF: no kernel is asked."""
+"""The compiled programs follow the profile, as an interpreter of classic BPF shows, without the kernel."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def profiles(draw: st.DrawFn) -> Seccomp:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(profiles(), st.data())
-def test_every_profile_means_what_it_says(profile: Seccomp, data: st.DataObject) -> None:
+def test_the_program_follows_the_profile(profile: Seccomp, data: st.DataObject) -> None:
     program = compile_profile(profile, machine="x86_64").program
     abis = {"SCMP_ARCH_X86_64", *(profile.architectures or ())} & set(ABIS)
     names = {name for rule in profile.syscalls or () for name in rule.names} | {"close"}
@@ -215,7 +215,7 @@ def test_every_profile_means_what_it_says(profile: Seccomp, data: st.DataObject)
 
 
 def test_a_condition_does_not_hide_another_rule() -> None:
-    """What libseccomp makes of these two rules lets read(2, 0) through."""
+    """libseccomp's program for these two rules allows read(2, 0)."""
     first = SyscallArg(index=0, value=0, op=SeccompOperator.NE)
     second = (SyscallArg(index=0, value=1, op=SeccompOperator.NE), SyscallArg(index=1, value=0, op=SeccompOperator.NE))
     calls = tuple(Syscall(names=("read",), action=SeccompAction.KILL_PROCESS, args=args) for args in ((first,), second))
@@ -326,7 +326,7 @@ def test_a_refusal_with_a_condition_covers_socketcall_whole() -> None:
     assert evaluate(program, Call("SCMP_ARCH_X86", SOCKETCALL, (2,))) == ALLOW
 
 
-def test_who_allows_socketcall_itself_gets_it() -> None:
+def test_socketcall_can_be_allowed_itself() -> None:
     program = compile_profile(simple(allow("socket", index=0, value=1), allow("socketcall")), machine="x86_64").program
     assert evaluate(program, Call("SCMP_ARCH_X86", SOCKETCALL, (1,))) == ALLOW
 
@@ -376,7 +376,7 @@ def test_the_default_profile_refuses_and_allows(machine: str) -> None:
 
 @pytest.mark.parametrize("abi", ABIS)
 def test_the_default_profile_by_every_number_and_abi(abi: str) -> None:
-    """Not only the calls somebody thought of: each number means on each ABI what the profile says."""
+    """Check every number on every ABI, not only the known system calls."""
     profile, program = default("x86_64")
     base = X32 if abi == "SCMP_ARCH_X32" else 0
     multiplexers = {number_of(abi, name) for name in ("socketcall", "ipc")}

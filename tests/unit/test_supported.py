@@ -1,4 +1,4 @@
-"""The features document says what the code does."""
+"""The features document describes what the code supports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, Se
 from ociruntime.spec.mounts import MOUNT_OPTIONS
 
 
-def test_the_document_is_one() -> None:
+def test_the_document_is_valid() -> None:
     made = oci.features()
     assert made.validate() == ()
     assert Features.check(made.to_json().encode()) == ()
@@ -25,7 +25,7 @@ def test_the_document_is_one() -> None:
         assert oci.RuntimeSpec.default().evolve(oci_version=version).validate() == ()
 
 
-def test_it_claims_nothing_that_the_model_does_not_know() -> None:
+def test_every_value_is_in_the_model() -> None:
     made = oci.features()
     assert made.linux is not None
     assert made.linux.seccomp is not None
@@ -36,12 +36,12 @@ def test_it_claims_nothing_that_the_model_does_not_know() -> None:
         assert all(value.known for value in values)
 
 
-def test_the_options_that_are_carried_out_are_those_of_the_table() -> None:
+def test_mount_options_are_those_of_the_table() -> None:
     assert set(oci.features().mount_options or ()) == set(KNOWN_OPTIONS)
 
 
-def test_the_tables_of_seccomp_are_the_model_s() -> None:
-    """What the model knows, the compiler of filters knows: a name that one of them lacks would be refused or not be offered."""
+def test_seccomp_tables_match_the_model() -> None:
+    """A name that is missing in one of them would be refused, or missing in the document."""
     assert set(seccomp.ACTIONS) == {member.value for member in SeccompAction}
     assert set(seccomp.OPERATORS) == {member.value for member in SeccompOperator}
     assert set(seccomp.FLAGS) == {member.value for member in SeccompFlag}
@@ -49,7 +49,7 @@ def test_the_tables_of_seccomp_are_the_model_s() -> None:
 
 
 def test_it_follows_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the compiler refuses is not claimed, and whatever it takes is."""
+    """A feature is supported if and only if the compiler accepts it."""
     compiled = []
 
     def refuse(spec: oci.RuntimeSpec, *args: object, **more: object) -> object:
@@ -79,11 +79,11 @@ def test_it_follows_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("option", ["ro", "rbind", "rnoatime", "rslave", "tmpcopyup"])
-def test_an_option_that_is_carried_out_is_claimed(option: str) -> None:
+def test_a_supported_option(option: str) -> None:
     assert option in (oci.features().mount_options or ())
 
 
-def test_an_option_of_a_filesystem_is_not() -> None:
+def test_an_option_of_a_filesystem() -> None:
     assert "acl" not in (oci.features().mount_options or ())
 
 

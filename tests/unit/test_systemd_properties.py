@@ -1,4 +1,4 @@
-"""What systemd is asked for: names, places and properties, from a config."""
+"""Scopes of containers for systemd: names, places and properties from a config."""
 
 from __future__ import annotations
 
@@ -103,18 +103,18 @@ def test_limits(name: str) -> None:
     assert [str(entry) for entry in limit_properties((*v2_writes(wanted), *unified_writes(wanted)))] == expected
 
 
-def test_masks_are_bytes_the_lowest_first() -> None:
+def test_masks_start_with_the_lowest_byte() -> None:
     assert limit_properties(v2_writes(resources({"cpu": {"cpus": "0,9"}}))) == (Property("AllowedCPUs", "ay", (1, 2)),)
 
 
-def test_infinity_is_all_ones() -> None:
+def test_unlimited_is_infinity() -> None:
     assert limit_properties(v2_writes(resources({"pids": {"limit": -1}}))) == (Property("TasksMax", "t", INFINITY),)
 
 
 @pytest.mark.parametrize(
     "unified", [{"memory.max": "much"}, {"cpu.max": "a b"}, {"cpuset.cpus": "3-1"}, {"cpu.max": "1 0"}, {"memory.max": "-1"}]
 )
-def test_a_bad_value_is_named(unified: dict[str, str]) -> None:
+def test_bad_values(unified: dict[str, str]) -> None:
     [key] = unified
     with pytest.raises(oci.SpecError, match=rf"\$\.linux\.resources\.unified\['{key}'\]"):
         limit_properties(unified_writes(resources({"unified": unified})))
@@ -190,7 +190,7 @@ def test_bad_annotations(name: str, text: str) -> None:
         annotation_properties({f"org.systemd.property.{name}": text})
 
 
-def test_all_together() -> None:
+def test_all_properties() -> None:
     wanted = resources({"pids": {"limit": 5}})
     note = {"org.systemd.property.TasksMax": "uint64 9", "org.systemd.property.Description": "'mine'"}
     made = scope_properties(scope_of("a.slice:b:c", "c1", user=False), limit_properties(v2_writes(wanted)), note, container_id="c1")

@@ -1,4 +1,4 @@
-"""The wire format, read back by a decoder of its own."""
+"""The wire format, decoded by an independent decoder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def example(rng: random.Random, kind: str) -> object:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_operation_comes_back(seed: int) -> None:
+def test_every_operation_round_trips(seed: int) -> None:
     rng = random.Random(seed)
     steps = [
         (number, op.name, tuple(example(rng, kind) for _, kind in op.fields))
@@ -71,11 +71,11 @@ def test_every_operation_comes_back(seed: int) -> None:
     assert decode(encode(steps, seed)) == (steps, seed)
 
 
-def test_codes_are_dense_and_no_operation_is_empty_of_a_name() -> None:
+def test_codes_and_names() -> None:
     assert sorted(BY_CODE) == list(range(1, len(OPS) + 1))
 
 
-def test_a_negative_number_travels_as_twos_complement() -> None:
+def test_a_negative_number_is_encoded_in_twos_complement() -> None:
     steps, _ = decode(encode([(1, "prctl", (1, -1, -(2**63)))], 0))
     assert steps[0][2] == (1, 2**64 - 1, 2**63)
 
