@@ -116,7 +116,7 @@ class Host(NamedTuple):
 
 
 def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
-    found: dict[str, Hierarchy] = {}
+    hierarchies: dict[str, Hierarchy] = {}
     mounts = [mount for mount in read_mounts() if mount.fstype in ("cgroup", "cgroup2")]
     with open("/proc/cgroups", encoding="ascii") as table:
         v1 = {line.split()[0] for line in table if not line.startswith("#")}
@@ -125,15 +125,15 @@ def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
         if fstype == "cgroup":
             names = frozenset(o for o in options.split(",") if o in v1 or o.startswith("name="))
             key = ",".join(sorted(names))
-            mine = next((path for listed, path in inside.items() if frozenset(listed.split(",")) == names), "/")
-            found.setdefault(key, Hierarchy(mountpoint, 1, names, _base(mountpoint, [_below(mine, root)])))
+            own_path = next((path for listed, path in inside.items() if frozenset(listed.split(",")) == names), "/")
+            hierarchies.setdefault(key, Hierarchy(mountpoint, 1, names, _base(mountpoint, [_below(own_path, root)])))
         else:
-            mine = _below(inside.get("", "/"), root)
+            own_path = _below(inside.get("", "/"), root)
             # Next to the caller first: a cgroup with processes, as the caller's own, cannot enable controllers for its children.
-            base = _base(mountpoint, [os.path.dirname(mine), mine])
+            base = _base(mountpoint, [os.path.dirname(own_path), own_path])
             controllers = frozenset(Path(mountpoint + (base or "/"), "cgroup.controllers").read_text().split())
-            found.setdefault("2", Hierarchy(mountpoint, 2, controllers, base))
-    return tuple(sorted(found.values(), key=lambda h: h.version))
+            hierarchies.setdefault("2", Hierarchy(mountpoint, 2, controllers, base))
+    return tuple(sorted(hierarchies.values(), key=lambda h: h.version))
 
 
 def _below(path: str, root: str) -> str:

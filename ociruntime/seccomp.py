@@ -153,21 +153,21 @@ def compile_profile(
     """
     machine = machine or os.uname().machine
     key = key or profile_key(profile, machine)
-    found = _cache.get(key)
-    if found is not None:
-        return found
+    compiled = _cache.get(key)
+    if compiled is not None:
+        return compiled
     with _lock:  # libseccomp keeps global state
-        if (found := _cache.get(key)) is None:
+        if (compiled := _cache.get(key)) is None:
             program = _read_cache(cache_dir, key) if cache_dir is not None else None
             if program is None:
                 program = _compile(profile, machine)
                 if cache_dir is not None:
                     _write_cache(cache_dir, key, program)
-            found = Filter(program, *_flags(profile))
+            compiled = Filter(program, *_flags(profile))
             while len(_cache) >= MAX_CACHED:
                 del _cache[next(iter(_cache))]
-            _cache[key] = found
-    return found
+            _cache[key] = compiled
+    return compiled
 
 
 def profile_key(profile: Seccomp, machine: str | None = None) -> str:
@@ -305,28 +305,28 @@ def _export(lib: ModuleType, abis: tuple[str, ...], rules: list[_Rule], default:
     """Return libseccomp's program for the rules without conditions whose system call it knows."""
     operation = f"the default action {default:#x}"
     try:
-        made = lib.SyscallFilter(default)
+        syscall_filter = lib.SyscallFilter(default)
         operation = "an action for foreign ABIs (libseccomp >= 2.4)"
-        made.set_attr(lib.Attr.ACT_BADARCH, _KILL_PROCESS)
+        syscall_filter.set_attr(lib.Attr.ACT_BADARCH, _KILL_PROCESS)
         operation = "to leave no_new_privs unchanged"
-        made.set_attr(lib.Attr.CTL_NNP, 0)
+        syscall_filter.set_attr(lib.Attr.CTL_NNP, 0)
         native = lib.system_arch()
         if native not in {ARCHITECTURES[abi] for abi in abis}:  # a filter for another machine
-            made.remove_arch(native)
+            syscall_filter.remove_arch(native)
         for abi in abis:
             if ARCHITECTURES[abi] != native:
                 operation = abi
-                made.add_arch(ARCHITECTURES[abi])
+                syscall_filter.add_arch(ARCHITECTURES[abi])
         known = [(rule, number) for rule in rules if not rule.conditions and (number := lib.resolve_syscall(0, rule.name)) != -1]
         if all(any(lib.resolve_syscall(ARCHITECTURES[abi], rule.name) >= 0 for rule, _ in known) for abi in abis):
             operation = "the binary tree (libseccomp >= 2.5)"
-            made.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # libseccomp 2.5 builds a wrong tree for an architecture without rules
+            syscall_filter.set_attr(lib.Attr.CTL_OPTIMIZE, 2)  # 2.5 builds a wrong tree for an ABI without rules
         for rule, number in known:
             operation = f"{rule.path}: the rule for {rule.name}"
-            made.add_rule(rule.action, number)
+            syscall_filter.add_rule(rule.action, number)
         operation = "to export the program"
         with os.fdopen(os.memfd_create("seccomp", os.MFD_CLOEXEC), "rb") as file:
-            made.export_bpf(file)
+            syscall_filter.export_bpf(file)
             file.seek(0)
             return file.read()
     except OSError as error:
@@ -348,11 +348,11 @@ def _number(lib: ModuleType, abi: str, name: str) -> int:
 @functools.cache
 def _direct(abi: str) -> dict[str, int]:
     """Return the numbers of the multiplexed calls; if there is a multiplexer too, libseccomp resolves numbers to names only."""
-    lib, found = _libseccomp(), {}
+    lib, numbers = _libseccomp(), {}
     for number in range(512):
         with contextlib.suppress(ValueError):
-            found[lib.resolve_syscall(ARCHITECTURES[abi], number).decode()] = number
-    return {name: found[name] for calls in _MULTIPLEXED.values() for name in calls if name in found}
+            numbers[lib.resolve_syscall(ARCHITECTURES[abi], number).decode()] = number
+    return {name: numbers[name] for calls in _MULTIPLEXED.values() for name in calls if name in numbers}
 
 
 class _Assembler:
@@ -529,9 +529,9 @@ def _read_cache(path: Path, key: str) -> bytes | None:
     finally:
         os.close(directory)
     try:
-        found = os.fstat(fd)
+        info = os.fstat(fd)
         limit = len(_MAGIC) + 8 + 8 * MAX_INSTRUCTIONS
-        if not stat.S_ISREG(found.st_mode) or other_writers(found) or found.st_size > limit:
+        if not stat.S_ISREG(info.st_mode) or other_writers(info) or info.st_size > limit:
             return None
         content = os.read(fd, limit)
     except OSError:

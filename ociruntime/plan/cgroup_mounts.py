@@ -89,7 +89,7 @@ class CgroupMounts:
         def attach(root: int) -> int:
             attach_top(root)
             for name, (hierarchy, slot) in slots.items():
-                target = self._mounts.open_target(top, f"/{name}", Target(0), slot, shown=f"{destination}/{name}")
+                target = self._mounts.open_target(top, f"/{name}", Target(0), slot, description=f"{destination}/{name}")
                 builder.add("move_mount", slot, target, text=f"cgroup -> {destination}/{name}")
                 if hierarchy.version == 1:
                     for controller in sorted(hierarchy.controllers - {name}):

@@ -160,10 +160,10 @@ def compile_credentials(
     # ambient ones alone, so the program does not get it.
     extra = CAP_SYS_ADMIN if seccomp is not None and not process.no_new_privileges else 0
     counts = (caps.effective.bit_count(), caps.permitted.bit_count(), caps.inheritable.bit_count())
-    shown = "{} effective, {} permitted and {} inheritable capabilities".format(*counts)
+    description = "{} effective, {} permitted and {} inheritable capabilities".format(*counts)
     builder.add(
         "capset", caps.effective | extra, caps.permitted | extra, caps.inheritable,
-        text=shown + ("; CAP_SYS_ADMIN until execve, for the filter" if extra else ""),
+        text=description + ("; CAP_SYS_ADMIN until execve, for the filter" if extra else ""),
     )  # fmt: skip
     builder.add("ambient", caps.ambient, text=f"{caps.ambient.bit_count()} ambient capabilities")
     if process.no_new_privileges:
@@ -173,7 +173,7 @@ def compile_credentials(
         if visible and listener != NO_SLOT:
             builder.add("close", listener, text="listener of the seccomp filter, which is for the agent alone")
         if visible and extra & ~caps.permitted:
-            builder.add("capset", caps.effective, caps.permitted, caps.inheritable, text=f"{shown}; without CAP_SYS_ADMIN")
+            builder.add("capset", caps.effective, caps.permitted, caps.inheritable, text=f"{description}; without CAP_SYS_ADMIN")
 
 
 def compile_parent_death(builder: PlanBuilder, parent: int) -> None:
@@ -189,10 +189,10 @@ def _set_groups(builder: PlanBuilder, groups: tuple[int, ...], setgroups: Setgro
         return
     optional = setgroups is Setgroups.UNKNOWN and not groups
     more = f" and {len(groups) - _MAX_SHOWN} more" if len(groups) > _MAX_SHOWN else ""
-    shown = f"supplementary groups {', '.join(map(str, groups[:_MAX_SHOWN]))}{more}" if groups else "no supplementary groups"
+    description = f"supplementary groups {', '.join(map(str, groups[:_MAX_SHOWN]))}{more}" if groups else "no supplementary groups"
     packed = struct.pack(f"={len(groups)}I", *groups)
     builder.add(
-        "setgroups", packed, int(optional), text=shown + (", unless the user namespace denies setgroups" if optional else "")
+        "setgroups", packed, int(optional), text=description + (", unless the user namespace denies setgroups" if optional else "")
     )
 
 

@@ -178,15 +178,15 @@ class DetachedMounts:
             self._target = self.builder.new_slot()
         return self._target
 
-    def open_target(self, root: int, path: str, kind: Target, like: int, *, shown: str = "") -> int:
+    def open_target(self, root: int, path: str, kind: Target, like: int, *, description: str = "") -> int:
         """Open a mount point below a root, or create it, and return its slot, which the next mount point reuses.
 
         Args:
             like: the slot of the mount that decides whether the mount point is a file or a directory, or NO_SLOT.
-            shown: the path in the container, if it differs from ``path``.
+            description: the path in the container, if it differs from ``path``.
         """
         slot = self.scratch()
-        self.builder.add("target", root, path, kind, 0o755, like, slot, text=f"mount point {shown or path}")
+        self.builder.add("target", root, path, kind, 0o755, like, slot, text=f"mount point {description or path}")
         return slot
 
     def open_destination(self, root: int, slot: int, destination: str, fstype: str, like: int, *, on_link: bool = False) -> int:
@@ -202,12 +202,12 @@ class DetachedMounts:
             kind |= Target.NO_LINK
         return self.open_target(root, destination, kind, like)
 
-    def attacher(self, slot: int, destination: str, fstype: str, *, shown: str = "", on_link: bool = False) -> Attach:
+    def attacher(self, slot: int, destination: str, fstype: str, *, description: str = "", on_link: bool = False) -> Attach:
         """Return what attaches a mount to its destination; with ``on_link`` over a symbolic link instead of its target."""
 
         def attach(root: int) -> int:
             target = self.open_destination(root, slot, destination, fstype, slot, on_link=on_link)
-            self.builder.add("move_mount", slot, target, text=f"{shown or fstype} -> {destination}")
+            self.builder.add("move_mount", slot, target, text=f"{description or fstype} -> {destination}")
             return slot
 
         return attach

@@ -88,8 +88,8 @@ def _configured_nodes(devices: Sequence[Device], uids: Mappings, gids: Mappings)
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o777
         uid = device.uid or (root_id(uids) if uids else 0)
         gid = device.gid or (root_id(gids) if gids else 0)
-        shown = str(device.type) if kind == kernel.S_IFIFO else f"{device.type} {major}:{minor}"
-        text = f"device {path} {shown} {mode:04o}"
+        description = str(device.type) if kind == kernel.S_IFIFO else f"{device.type} {major}:{minor}"
+        text = f"device {path} {description} {mode:04o}"
         has_owner_or_mode = any(value is not None for value in (device.file_mode, device.uid, device.gid))
         nodes.append(_Node(path, kind, kernel.makedev(major, minor), mode, uid, gid, text, location, has_owner_or_mode))
     return nodes
@@ -188,7 +188,9 @@ class Devices:
                 builder.add("target", root, node.directory, Target(0), 0o755, NO_SLOT, slot, text=text)
             directory = directories[node.directory]
             if node in self._slots:
-                target = self._mounts.open_target(directory, node.name, Target.FILE | Target.NO_LINK, NO_SLOT, shown=node.path)
+                target = self._mounts.open_target(
+                    directory, node.name, Target.FILE | Target.NO_LINK, NO_SLOT, description=node.path
+                )
                 source = f"the host's {node.path}" if node in self._borrowed else "device"
                 builder.add("move_mount", self._slots[node], target, text=f"{source} -> {node.path}")
             else:

@@ -103,12 +103,12 @@ def compile_id_mappings(builder: PlanBuilder, linux: Linux, host: Host, *, confi
                 helper = _helper(kind, mappings, host, ((own, 1), *ranges))
             elif kind == "gid":
                 builder.add_host("proc_write", "setgroups", "deny", text="deny > /proc/PID/setgroups, for an unprivileged gid map")
-        shown = ", ".join(text.splitlines())
-        shown = f"{helper} PID {shown}" if helper else f"{shown} > /proc/PID/{kind}_map"
+        description = ", ".join(text.splitlines())
+        description = f"{helper} PID {description}" if helper else f"{description} > /proc/PID/{kind}_map"
         if not mappings_of(configured, kind):
             subordinate = f" and the ids of /etc/sub{kind}" if len(mappings) > 1 else ""
-            shown += f" (default without {kind}Mappings: the caller's own id{subordinate})"
-        builder.add_host("idmap", f"{kind}_map", text, helper, text=shown)
+            description += f" (default without {kind}Mappings: the caller's own id{subordinate})"
+        builder.add_host("idmap", f"{kind}_map", text, helper, text=description)
 
 
 def _helper(kind: str, mappings: Mappings, host: Host, ranges: Sequence[tuple[int, int]]) -> str:

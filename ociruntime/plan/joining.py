@@ -78,10 +78,10 @@ def _permits(profile: Seccomp, name: str, arguments: Sequence[int | None]) -> bo
         return all(rule.action in _ALLOWED for rule in unconditional)
     for rule in rules:
         conditions = rule.args or ()
-        found = [_holds(condition, arguments) for condition in conditions]
-        any_holds = len({condition.index for condition in conditions}) < len(found)  # if an argument occurs twice, as in runc
-        decisive = any_holds in found
-        if None in found and not decisive:
+        outcomes = [_holds(condition, arguments) for condition in conditions]
+        any_holds = len({condition.index for condition in conditions}) < len(outcomes)  # if an argument occurs twice, as in runc
+        decisive = any_holds in outcomes
+        if None in outcomes and not decisive:
             return False
         if decisive is any_holds:
             return rule.action in _ALLOWED

@@ -122,7 +122,7 @@ class Mounts:
     def _bind_attacher(self, slot: int, source: str, destination: str, options: MountOptions) -> Attach:
         if "copy-symlink" not in options.links or is_below(destination, "/proc"):
             on_link = "dest-nofollow" in options.links
-            return self.detached.attacher(slot, destination, "bind", shown=source, on_link=on_link)
+            return self.detached.attacher(slot, destination, "bind", description=source, on_link=on_link)
 
         def attach(root: int) -> int:
             parent, name = posixpath.split(destination)
@@ -156,7 +156,7 @@ class Mounts:
             recursive_set=attributes & ~kernel.MOUNT_ATTR_ATIME, bind=True, recursive_bind=True, propagation=options.propagation
         )
         slot = self.detached.clone("/sys", destination, bound)
-        attach = self.detached.attacher(slot, destination, "sysfs", shown="the host's /sys")
+        attach = self.detached.attacher(slot, destination, "sysfs", description="the host's /sys")
         cgroups = posixpath.join(destination, "fs/cgroup")
 
         def attach_and_mask(root: int) -> int:

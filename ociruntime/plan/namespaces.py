@@ -192,8 +192,8 @@ def _unshare_time(builder: PlanBuilder, linux: Linux | None, host: Host, proc: i
     slot = builder.new_slot()
     with dumpable(builder, host, "for /proc/self/timens_offsets"):
         builder.add("open", proc, "self/timens_offsets", kernel.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
-    shown = ", ".join(line.rstrip("\n") for line in lines)
-    builder.add("write", slot, "", "".join(lines).encode(), text=f"{shown} > /proc/self/timens_offsets")
+    description = ", ".join(line.rstrip("\n") for line in lines)
+    builder.add("write", slot, "", "".join(lines).encode(), text=f"{description} > /proc/self/timens_offsets")
 
 
 @contextmanager

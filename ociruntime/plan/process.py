@@ -82,8 +82,9 @@ def compile_oom_score(builder: PlanBuilder, process: Process, host: Host, *, ear
 def compile_execve(builder: PlanBuilder, process: Process) -> None:
     """Add the last step: the init executes the program."""
     args = tuple(process.args or ())
-    shown = " ".join(args)
-    builder.add("exec", candidates(process), args, environment(process), text=shown if len(shown) <= 80 else shown[:77] + "...")
+    command = " ".join(args)
+    text = command if len(command) <= 80 else command[:77] + "..."
+    builder.add("exec", candidates(process), args, environment(process), text=text)
 
 
 _PROCESS: Final = "config.md#linux-process"
@@ -155,10 +156,10 @@ def compile_scheduling(builder: PlanBuilder, process: Process) -> None:
         nice, priority = scheduler.nice or 0, scheduler.priority or 0
         times = (scheduler.runtime or 0, scheduler.deadline or 0, scheduler.period or 0)
         attr = _SCHED_ATTR.pack(_SCHED_ATTR.size, policy, flags, nice, priority, *times, 0, 0)
-        shown = [f"nice {nice}", f"priority {priority}", *(scheduler.flags or ())]
+        description = [f"nice {nice}", f"priority {priority}", *(scheduler.flags or ())]
         if any(times):
-            shown.append("runtime {} deadline {} period {} ns".format(*times))
-        builder.add("scheduler", attr, text=f"scheduler {scheduler.policy}, {', '.join(shown)}")
+            description.append("runtime {} deadline {} period {} ns".format(*times))
+        builder.add("scheduler", attr, text=f"scheduler {scheduler.policy}, {', '.join(description)}")
     if process.io_priority is not None:
         io_class, level = process.io_priority.class_, process.io_priority.priority or 0
         number = _number(IO_CLASSES, io_class, "$.process.ioPriority.class", "an I/O priority class")
@@ -182,8 +183,8 @@ def compile_memory_policy(builder: PlanBuilder, linux: Linux | None) -> None:
     for index, flag in enumerate(policy.flags or ()):
         mode |= _number(MEMORY_FLAGS, flag, f"{location}.flags[{index}]", "a memory policy flag")
     nodes = list_mask(policy.nodes) if policy.nodes and policy.nodes.strip() else b""
-    shown = " ".join(filter(None, (policy.mode, policy.nodes, *(policy.flags or ()))))
-    builder.add("mempolicy", mode, nodes, text=f"memory policy {shown}")
+    description = " ".join(filter(None, (policy.mode, policy.nodes, *(policy.flags or ()))))
+    builder.add("mempolicy", mode, nodes, text=f"memory policy {description}")
 
 
 def compile_personality(builder: PlanBuilder, linux: Linux | None) -> None:

@@ -53,10 +53,10 @@ def compile_rdt(builder: PlanBuilder, linux: Linux | None, host: Host, container
         if lines:
             builder.add_host("rdt_schemata", group, lines, text=f"{', '.join(lines)} > {group}/schemata")
     else:
-        shown = f"resctrl group {group}" + (
+        description = f"resctrl group {group}" + (
             f", created with {', '.join(lines)} if it does not exist" if lines else ", which must exist"
         )
-        builder.add_host("rdt_class", group, lines, text=shown)
+        builder.add_host("rdt_class", group, lines, text=description)
     if not rdt.enable_monitoring:
         return (group,)
     monitor = posixpath.join(group, "mon_groups", container_id)

@@ -96,13 +96,13 @@ def compile_scope(builder: PlanBuilder, setup: CgroupSetup, spec: RuntimeSpec, c
     linux, (user, hierarchy) = spec.linux, host.systemd
     resources = linux.resources if linux else None
     target = scope_of(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
-    found = scope_properties(
+    properties = scope_properties(
         target, resource_properties(resources, host, user=user), spec.annotations or {}, container_id=container_id
     )
     owner = "user's" if user else "system's"
     builder.add("sync", Sync.HOST, text=f"wait until the {owner} systemd has created the scope")
-    values = (target.unit, tuple(map(tuple, found)), target.path, setup.placement.directories[::-1], user)
-    builder.add_host("systemd_scope", *values, text=describe_scope(target, found))
+    values = (target.unit, tuple(map(tuple, properties)), target.path, setup.placement.directories[::-1], user)
+    builder.add_host("systemd_scope", *values, text=describe_scope(target, properties))
     *others, _ = setup.placement.places
     compile_places(builder, [place for place in others if not CONTROLLERS & place.hierarchy.controllers])
     setup.late.extend(compile_limits(builder, resources, setup.placement, host))
@@ -166,8 +166,9 @@ def compile_update(
     builder.phase = "On the host"
     resources = linux.resources or Resources()
     compile_limits(builder, resources, placement, host, only=changed)
-    if unit is not None and (found := resource_properties(resources, host, user=unit[1], only=changed)):
-        builder.add_host("systemd_set", unit[0], tuple(map(tuple, found)), unit[1], text=f"{unit[0]}: {', '.join(map(str, found))}")
+    if unit is not None and (properties := resource_properties(resources, host, user=unit[1], only=changed)):
+        text = f"{unit[0]}: {', '.join(map(str, properties))}"
+        builder.add_host("systemd_set", unit[0], tuple(map(tuple, properties)), unit[1], text=text)
         compile_limits(builder, resources, placement, host, only=changed - {"devices"})  # again, as systemd rounds what it writes
     compile_rdt_change(builder, linux, host, container_id, schemas)
     return builder.build(f"update {container_id}", clone_flags=0, cgroups=placement.directories)

@@ -95,7 +95,7 @@ def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 def _without(exceptions: list[tuple[int, Rule]], rule: Rule) -> list[tuple[int, Rule]]:
     """Return the exceptions after a rule that restores the default for some devices."""
-    left = []
+    remaining = []
     for number, exception in exceptions:
         if rule.access & exception.access and rule.overlaps(exception) and rule[1:4] != exception[1:4]:
             raise UnsupportedError(
@@ -103,8 +103,8 @@ def _without(exceptions: list[tuple[int, Rule]], rule: Rule) -> list[tuple[int, 
                 "deny all devices first and allow the others, or use cgroup v2"
             )
         kept = exception.access & ~rule.access if rule[1:4] == exception[1:4] else exception.access
-        left.append((number, exception._replace(access=kept)))
-    return [(number, exception) for number, exception in left if exception.access]
+        remaining.append((number, exception._replace(access=kept)))
+    return [(number, exception) for number, exception in remaining if exception.access]
 
 
 # ---- the BPF program ----

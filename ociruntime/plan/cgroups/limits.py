@@ -60,8 +60,8 @@ def compile_writes(builder: PlanBuilder, writes: Iterable[tuple[Place, Write]]) 
         members = [write for _, write in entries]
         if group and len(members) > 1:
             choices = tuple((write.file, write.value, write.optional, write.members[0]) for write in members)
-            shown = ", ".join(f"{write.value} > {write.file}" for write in members)
-            text = f"{shown} in {place.directory}, in the order that the kernel accepts"
+            description = ", ".join(f"{write.value} > {write.file}" for write in members)
+            text = f"{description} in {place.directory}, in the order that the kernel accepts"
             builder.add_host("cgroup_write_set", place.directory, choices, text=text)
             continue
         for write in members:
@@ -69,26 +69,26 @@ def compile_writes(builder: PlanBuilder, writes: Iterable[tuple[Place, Write]]) 
 
 
 def _write(builder: PlanBuilder, place: Place, write: Write) -> None:
-    shown = f"{write.value} > {place.directory}/{write.file}"
+    description = f"{write.value} > {place.directory}/{write.file}"
     if write.other is None and not write.optional:
-        builder.add_host("cgroup_write", place.directory, write.file, write.value, write.members[0], text=shown)
+        builder.add_host("cgroup_write", place.directory, write.file, write.value, write.members[0], text=description)
         return
     choices = ((write.file, write.value), *([write.other] if write.other else []))
     if write.other:
-        shown += f", or {write.other[1]} > {write.other[0]}"
-    shown += ", if it exists" if write.optional else ""
-    builder.add_host("cgroup_write_first", place.directory, choices, write.optional, write.members[0], text=shown)
+        description += f", or {write.other[1]} > {write.other[0]}"
+    description += ", if it exists" if write.optional else ""
+    builder.add_host("cgroup_write_first", place.directory, choices, write.optional, write.members[0], text=description)
 
 
 def _placed(resources: Resources, placement: Placement, only: Collection[str] | None) -> list[tuple[Place, Write]]:
     """Return every write with its cgroup; a v1 hierarchy with the controller comes first."""
-    found = []
+    assigned = []
     writes = [write for write in v1_writes(resources) if is_selected(write, only)]
     for write in writes:
         place = placement.of(write.controller)
         if place and place.hierarchy.version == 1:
-            found.append((place, write))
-    rest = [write for write in writes if not any(write is taken for _, taken in found)]
+            assigned.append((place, write))
+    rest = [write for write in writes if not any(write is taken for _, taken in assigned)]
     unified = placement.unified
     served = {name for place in placement.places if place.hierarchy.version == 1 for name in place.hierarchy.controllers}
     if rest and unified:
@@ -100,7 +100,7 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
     ]
     for write in v2:
         if unified and write.controller in unified.hierarchy.controllers:
-            found.append((unified, write))
+            assigned.append((unified, write))
         else:
             raise _missing(write, placement)
     for write in rest:
@@ -111,8 +111,8 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
             continue
         if not unified or write.controller not in unified.hierarchy.controllers | {"cgroup"}:
             raise _missing(write, placement, " of version 2")
-        found.append((unified, write))
-    return found
+        assigned.append((unified, write))
+    return assigned
 
 
 def is_selected(write: Write, only: Collection[str] | None) -> bool:
@@ -142,8 +142,8 @@ def _check_update(builder: PlanBuilder, resources: Resources, placement: Placeme
     place = placement.of("cpu")
     if cpu and cpu.realtime_runtime and cpu.realtime_runtime > 0 and place and place.hierarchy.version == 1:
         time = (cpu.realtime_runtime, cpu.realtime_period or 1_000_000)
-        shown = f"realtime of {time[0]} in {time[1]} microseconds for the parents of {place.directory}"
-        builder.add_host("cgroup_realtime", place.directory, place.hierarchy.mountpoint, *time, text=shown)
+        description = f"realtime of {time[0]} in {time[1]} microseconds for the parents of {place.directory}"
+        builder.add_host("cgroup_realtime", place.directory, place.hierarchy.mountpoint, *time, text=description)
 
 
 def _devices(builder: PlanBuilder, resources: Resources, placement: Placement, host: Host, *, required: bool) -> None:
@@ -171,5 +171,5 @@ def _devices(builder: PlanBuilder, resources: Resources, placement: Placement, h
             )
     else:
         code = compile_program(rules)
-        shown = f"{describe_rules(rules)}: {len(code) // 8} BPF instructions for {cgroup.directory}"
-        builder.add_host("cgroup_devices", cgroup.directory, code, text=shown)
+        description = f"{describe_rules(rules)}: {len(code) // 8} BPF instructions for {cgroup.directory}"
+        builder.add_host("cgroup_devices", cgroup.directory, code, text=description)

@@ -129,15 +129,15 @@ def inner_cgroups(placement: Placement, paths: str | Mapping[str, str]) -> dict[
     """
     if isinstance(paths, str):
         return {place.directory: _under(place.directory, paths) for place in placement.places}
-    found: dict[str, str] = {}
+    directories: dict[str, str] = {}
     for controller, path in paths.items():
         place = placement.of(controller)
         if place is None:
             raise ValueError(f"cgroup {controller}:{path}: the container has no cgroup with the controller {controller!r}")
         chosen = _under(place.directory, path)
-        if found.setdefault(place.directory, chosen) != chosen:
-            raise ValueError(f"cgroup {controller}:{path}: the same hierarchy already has the path {found[place.directory]}")
-    return found
+        if directories.setdefault(place.directory, chosen) != chosen:
+            raise ValueError(f"cgroup {controller}:{path}: the same hierarchy already has the path {directories[place.directory]}")
+    return directories
 
 
 def _under(directory: str, path: str) -> str:
@@ -197,8 +197,8 @@ def compile_owner(builder: PlanBuilder, placement: Placement, spec: RuntimeSpec,
     uid = _host_uid(spec, namespaces)
     if uid is None or uid == host.euid or not host.capabilities & _CAP_CHOWN:
         return
-    shown = f"{unified.directory} and its files in /sys/kernel/cgroup/delegate, for the host's user {uid}"
-    builder.add_host("cgroup_delegate", unified.directory, uid, text=shown)
+    description = f"{unified.directory} and its files in /sys/kernel/cgroup/delegate, for the host's user {uid}"
+    builder.add_host("cgroup_delegate", unified.directory, uid, text=description)
 
 
 def _writable(spec: RuntimeSpec) -> bool:

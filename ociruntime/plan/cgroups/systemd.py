@@ -47,14 +47,14 @@ class Property(NamedTuple):
     value: Value
 
     def __str__(self) -> str:
-        shown = "infinity" if self.value == INFINITY else self.value
+        description = "infinity" if self.value == INFINITY else self.value
         if self.signature == "ay" and isinstance(self.value, tuple):
-            shown = _ranges(self.value)
+            description = _ranges(self.value)
         elif isinstance(self.value, bool):
-            shown = "yes" if self.value else "no"
+            description = "yes" if self.value else "no"
         elif self.name == "DeviceAllow" and isinstance(self.value, tuple):
-            shown = f"({len(self.value)} rules)"
-        return f"{self.name}={shown}"
+            description = f"({len(self.value)} rules)"
+        return f"{self.name}={description}"
 
 
 class Scope(NamedTuple):
@@ -133,7 +133,7 @@ def scope_properties(
     Raises:
         SpecError: an annotation is not a valid property.
     """
-    found = [
+    properties = [
         Property("Description", "s", f"Container {container_id} (ociruntime)"),
         Property("Slice", "s", scope.slice),
         Property("Delegate", "b", True),
@@ -143,13 +143,13 @@ def scope_properties(
     ]
     requested = annotation_properties(annotations)
     replaced = {entry.name for entry in requested}
-    return (*(entry for entry in found if entry.name not in replaced), *requested)
+    return (*(entry for entry in properties if entry.name not in replaced), *requested)
 
 
-def describe_scope(scope: Scope, found: Sequence[Property]) -> str:
+def describe_scope(scope: Scope, properties: Sequence[Property]) -> str:
     """Return a scope as text, with the properties that not every scope has."""
     usual = ("Description", "Slice", "Delegate", "DefaultDependencies")
-    more = [str(entry) for entry in found if entry.name not in usual and not entry.name.endswith("Accounting")]
+    more = [str(entry) for entry in properties if entry.name not in usual and not entry.name.endswith("Accounting")]
     return f"{scope.unit} in {scope.slice}" + (f", with {', '.join(more)}" if more else "")
 
 
@@ -179,31 +179,31 @@ def resource_properties(
         writes = (*v1_writes(resources), *quota.all)
     else:
         writes = (*v2_writes(resources), *unified_writes(resources))
-    found = limit_properties([write for write in writes if is_selected(write, only)], version)
+    properties = limit_properties([write for write in writes if is_selected(write, only)], version)
     if user or (only is not None and "devices" not in only):
-        return found
+        return properties
     rules = rules_of(resources.devices or ())
     allowed = device_properties(v1_rules(rules) if version == 1 else rules)
     if only is None:
-        return (*found, *allowed)
+        return (*properties, *allowed)
     # systemd adds to a list unless it is cleared first.
-    return (*found, Property("DeviceAllow", "a(ss)", ()), *(allowed or (Property("DevicePolicy", "s", "auto"),)))
+    return (*properties, Property("DeviceAllow", "a(ss)", ()), *(allowed or (Property("DevicePolicy", "s", "auto"),)))
 
 
 def limit_properties(writes: Iterable[Write], version: int = 2) -> tuple[Property, ...]:
     """Return the properties for the values of a cgroup version's files. Raises SpecError: a value is not valid."""
-    found: dict[str, Property] = {}
+    properties: dict[str, Property] = {}
     for write in writes:
         for file, value in ((write.file, write.value), *((write.other,) if write.other else ())):
             convert = _FILES[version].get(file)
             if convert is None:
                 continue
             try:
-                found |= {entry.name: entry for entry in convert(value)}
+                properties |= {entry.name: entry for entry in convert(value)}
             except ValueError:
                 location = f"$.linux.resources.{write.members[0]}"
                 raise SpecError([Problem(location, f"{value!r} is not a value for {file}", "config-linux.md#unified")]) from None
-    return tuple(found.values())
+    return tuple(properties.values())
 
 
 def _number(text: str) -> int:
@@ -307,8 +307,8 @@ def device_properties(rules: Sequence[Rule]) -> tuple[Property, ...]:
             key = (kind, rule.major, rule.minor)
             before = allowed.get(key, 0)
             allowed[key] = before | rule.access if rule.allow else before & ~rule.access
-    found = {(_node(*key), _letters(access)): None for key, access in allowed.items() if access}
-    return (Property("DevicePolicy", "s", "strict"), Property("DeviceAllow", "a(ss)", tuple(found)))
+    entries = {(_node(*key), _letters(access)): None for key, access in allowed.items() if access}
+    return (Property("DevicePolicy", "s", "strict"), Property("DeviceAllow", "a(ss)", tuple(entries)))
 
 
 def _letters(access: int) -> str:
@@ -333,7 +333,7 @@ def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...
     Raises:
         SpecError: a name or a value is not valid.
     """
-    found = []
+    properties = []
     for key, text in annotations.items():
         if not key.startswith(ANNOTATION):
             continue
@@ -349,8 +349,8 @@ def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...
                 name, typed = f"{name.removesuffix('Sec')}USec", _microseconds(typed)
         except ValueError as error:
             raise SpecError([Problem(location, f"{error}; use GVariant's text format", "config.md#annotations")]) from None
-        found.append(Property(name, *typed))
-    return tuple(found)
+        properties.append(Property(name, *typed))
+    return tuple(properties)
 
 
 def _microseconds(seconds: gvariant.Typed) -> gvariant.Typed:
