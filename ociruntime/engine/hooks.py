@@ -14,18 +14,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from .._native import check, lib
 from ..errors import HookError
 from ..interrupts import waiting
+from ..plan.model import HookProgram
 from .clone import F_ADD_SEALS, SEALS, sealed_memfd
+from .protocol import Message
 
 if TYPE_CHECKING:
     from ..plan.model import Step
     from ..state import State
     from .launch import Init
-from .protocol import Message
 
 _TAIL: Final = 2000
 """Bytes of a hook's output in an error."""
@@ -34,15 +35,6 @@ _KEPT: Final = 1 << 16
 _POLL_INTERVAL: Final = 100
 """Milliseconds between two checks of how much a hook has written."""
 _TIMED_OUT: Final = 1 << 16
-
-
-class HookProgram(NamedTuple):
-    """The program of a hook, as `ociruntime.plan.hooks.Program` and state.json have it."""
-
-    path: str
-    args: Sequence[str]
-    env: Sequence[str]
-    timeout: int
 
 
 def run(kind: str, hook: HookProgram, state: State, deadline: float | None = None) -> None:

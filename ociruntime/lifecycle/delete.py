@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from ..engine import cgroup, undo
 from ..engine.processes import KILL_TIMEOUT, describe_state, not_dead, pid_of, wait_init
 from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
+from ..plan.model import HookProgram
 from ..state import Entry, StateDocument, Status, state_of
 from .status import current, first_process
 from .supervise import end_supervisor
@@ -140,7 +141,7 @@ def after_delete(document: StateDocument) -> None:
     hooks = document.get("hooks", {}).get("poststop")
     if not hooks:
         return
-    from ..engine.hooks import HookProgram, run
+    from ..engine.hooks import run
     from .warn import warn
 
     state = state_of(document)._replace(status=Status.STOPPED, pid=0)

@@ -9,6 +9,7 @@ import time
 
 from ..engine.protocol import STALL, StallDetector, connect_start, read_progress, receive
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
+from ..plan.model import HookProgram
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
 from .status import allowed, first_process
@@ -74,7 +75,7 @@ def after_start(document: StateDocument) -> HookError | None:
     hooks = document.get("hooks", {}).get("poststart")
     if not hooks:
         return None
-    from ..engine.hooks import HookProgram, run
+    from ..engine.hooks import run
 
     # That its process runs is what they are told, even when it has ended already.
     state = state_of(document)._replace(status=Status.RUNNING, pid=document["pid"])
@@ -135,7 +136,6 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         if page >= 0:
             os.close(page)
     if message.kind is Report.HOOK:
-        from ..engine.hooks import HookProgram
         from ..engine.hooks import failure as hook_failure
 
         numbers = [number for number, op, _ in document["steps"] if op == "hook"]
