@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import BundleError
-from .interrupts import Held, complete
+from .interrupts import DeferredSignals, complete
 
 if TYPE_CHECKING:
     from .host import Host
@@ -81,10 +81,10 @@ class Bundle:
             raise BundleError(f"{path} has no rootfs directory")
         if (path / "config.json").exists():
             raise BundleError(f"{path} has a config.json already: use Bundle.load()")
-        with Held() as held:
+        with DeferredSignals() as signals:
             (spec or RuntimeSpec.default()).save(path / "config.json")
             bundle = cls.load(path)
-            held.undo = (path / "config.json").unlink
+            signals.undo = (path / "config.json").unlink
         return bundle
 
     @classmethod
@@ -109,7 +109,7 @@ class Bundle:
         from .rootfs.bundles import locked
 
         path = Path(os.path.abspath(path))
-        with Held() as held, SifImage.open(image) as sif:
+        with DeferredSignals() as signals, SifImage.open(image) as sif:
             made = _make(path)
             with locked(path) as directory:
                 if os.listdir(directory.fd):
@@ -124,7 +124,7 @@ class Bundle:
                 except BaseException:
                     directory.take_back(mode)
                     raise
-            held.undo = lambda: _take_back(path, mode)
+            signals.undo = lambda: _take_back(path, mode)
         return bundle
 
     # ---- using ----

@@ -159,11 +159,11 @@ class Container:
     @classmethod
     def _create(cls, container_id: str, bundle: Bundle | StrPath, options: CreateOptions, *, start: bool) -> Self:
         from .bundle import Bundle
-        from .interrupts import Held
+        from .interrupts import DeferredSignals
         from .lifecycle.create import create
         from .streams import Streams
 
-        with Held() as held:
+        with DeferredSignals() as signals:
             opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
             streams = Streams(options.stdin, options.stdout, options.stderr)
             try:
@@ -178,7 +178,7 @@ class Container:
                 from .terminal import Terminal
 
                 container.terminal = Terminal(created.init.terminal)
-            held.undo = container._discard
+            signals.undo = container._discard
         return container
 
     def _discard(self) -> None:
@@ -485,7 +485,7 @@ class Container:
             ProcessTimeout: the process did not end within ``timeout`` seconds.
             ProcessError: with ``check``, the process did not exit with 0.
         """
-        from .interrupts import Held
+        from .interrupts import DeferredSignals
         from .options import ExecOptions
         from .process import Deadline, finish
 
@@ -517,7 +517,7 @@ class Container:
         )
         if options.interactive and options.timeout is not None:
             raise ValueError("timeout cannot be used with an interactive terminal; pass capture_output=True")
-        with Held() as held, options.open_streams() as streams:
+        with DeferredSignals() as signals, options.open_streams() as streams:
             deadline = Deadline(options.timeout)
             try:
                 launched = self._execute(options, streams, deadline.at)
@@ -525,8 +525,8 @@ class Container:
                 raise deadline.expired(error, options.overrides.args, streams) from error
             with closing(launched):
                 if options.interactive:
-                    launched.interact(held)
-                result = finish(launched, held, options.timeout, kill=launched.kill, result=launched.result)
+                    launched.interact(signals)
+                result = finish(launched, signals, options.timeout, kill=launched.kill, result=launched.result)
         if options.check:
             result.check_returncode()
         return result
@@ -581,7 +581,7 @@ class Container:
             console_socket: a listening Unix socket that gets the master of a terminal of the process instead.
             pid_file: a file that gets the pid of the process.
         """
-        from .interrupts import Held
+        from .interrupts import DeferredSignals
         from .options import ExecOptions
         from .process import Process
 
@@ -610,9 +610,9 @@ class Container:
             cgroup=cgroup,
             own_cgroup=own_cgroup,
         )
-        with Held() as held:
+        with DeferredSignals() as signals:
             launched = self._popen(options)
-            held.undo = launched.discard
+            signals.undo = launched.discard
         return Process(launched)
 
     def _popen(self, options: ExecOptions) -> LaunchedProcess:

@@ -1,4 +1,4 @@
-"""Signals whose handlers in Python may raise, as KeyboardInterrupt: held back where that would leave something behind."""
+"""Deferring signals whose Python handlers may raise, as KeyboardInterrupt, where that would leave something behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_HELD: Final = (
+_DEFERRED: Final = (
     signal.SIGHUP,
     signal.SIGINT,
     signal.SIGQUIT,
@@ -25,57 +25,57 @@ _HELD: Final = (
 )
 
 
-class Held:
-    """A block that handlers do not interrupt: what comes meanwhile is handled at its end. A second signal of a kind does not wait.
+class DeferredSignals:
+    """A block that signal handlers do not interrupt: they run at its end. A second signal of a kind is handled at once.
 
-    Python runs handlers in the main thread only; in another one, and in a block within a block, this does nothing.
+    Python runs handlers in the main thread only. In another thread, and in a block within a block, this has no effect.
     """
 
     undo: Callable[[], object] | None = None
-    """Called at the end, before the exception goes on, when a handler raises there and the block itself did not."""
+    """Called if a handler raises at the end of a block that did not raise itself, before the exception goes on."""
 
-    _active: Held | None = None
-    """The block that holds signals back at this moment; only the main thread changes it."""
+    _active: DeferredSignals | None = None
+    """The block that defers signals at this moment. Only the main thread changes it."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._arrived: dict[int, FrameType | None] = {}
         self._waiting = False
-        self._outer: Held | None = None
+        self._outer: DeferredSignals | None = None
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> DeferredSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in _HELD:
+            for number in _DEFERRED:
                 handler = signal.getsignal(number)
-                if callable(handler) and not isinstance(getattr(handler, "__self__", None), Held):
+                if callable(handler) and not isinstance(getattr(handler, "__self__", None), DeferredSignals):
                     self._handlers[number] = handler
             self._hold()
             if self._handlers:
-                self._outer, Held._active = Held._active, self
+                self._outer, DeferredSignals._active = DeferredSignals._active, self
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
         try:
-            if Held._active is self:
-                Held._active = self._outer
+            if DeferredSignals._active is self:
+                DeferredSignals._active = self._outer
             self._restore()
         except BaseException as interruption:
             if kind is None and self.undo is not None and os.getpid() == self._owner:  # not what a handler has forked
-                self._take_back(self.undo, interruption)
+                self._undo(self.undo, interruption)
             raise
 
     @staticmethod
-    def _take_back(undo: Callable[[], object], interruption: BaseException) -> None:
-        """Undo the block's work. An error is a note of the interruption, which arrives as what it is."""
+    def _undo(undo: Callable[[], object], interruption: BaseException) -> None:
+        """Undo the work of the block. An error is added to the interruption as a note."""
         try:
             undo()
         except Exception as error:
             interruption.add_note(f"what the interrupted call had made could not be removed: {error}")
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Handlers run, and may raise, in this part of the block; those of signals that came before run at its begin."""
+    def delivered(self) -> Iterator[None]:
+        """Run handlers, which may raise, in this part of the block; those of signals that came before run at its begin."""
         try:
             self._restore()
             yield
@@ -91,7 +91,7 @@ class Held:
             raise
 
     def _restore(self) -> None:
-        if (failure := self._set_back()) is not None:  # the handler of one that was back already
+        if (failure := self._set_back()) is not None:  # by the handler of a signal that was restored already
             self._set_back()
             raise failure
         self._deliver()
@@ -130,38 +130,38 @@ class Held:
 
 
 def waiting() -> AbstractContextManager[None]:
-    """A wait for another process in a block that holds signals back: handlers run in it, and may raise.
+    """Return a context in which handlers run, and may raise, during a wait in a block that defers signals.
 
-    The caller undoes its work when they do. It costs less than `Held.opened`, and works wherever the block began.
+    If they raise, the caller undoes its work. It costs less than `DeferredSignals.delivered`, and works wherever the block began.
     """
-    held = Held._active
-    if held is None or held._waiting or threading.current_thread() is not threading.main_thread():
+    signals = DeferredSignals._active
+    if signals is None or signals._waiting or threading.current_thread() is not threading.main_thread():
         return nullcontext()
-    return held._open()
+    return signals._open()
 
 
 @overload
-def whole() -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def uninterruptible() -> Callable[[Callable[P, T]], Callable[P, T]]: ...
 
 
 @overload
-def whole(undo: Callable[[T], object]) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def uninterruptible(undo: Callable[[T], object]) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
 
 
-def whole(undo: Callable[[T], object] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def uninterruptible(undo: Callable[[T], object] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a function that is not interrupted: the exception of a handler is raised at its end.
 
     Args:
-        undo: takes back what the function has made, its result, when it is interrupted. Default: what it did stays done.
+        undo: undoes the function when it is interrupted; it gets the function's result. Default: nothing is undone.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
         def run(*args: P.args, **options: P.kwargs) -> T:
-            with Held() as held:
-                made = function(*args, **options)
-                held.undo = partial(undo, made) if undo is not None else None
-            return made
+            with DeferredSignals() as signals:
+                result = function(*args, **options)
+                signals.undo = partial(undo, result) if undo is not None else None
+            return result
 
         return run
 
@@ -169,15 +169,15 @@ def whole(undo: Callable[[T], object] | None = None) -> Callable[[Callable[P, T]
 
 
 def complete(function: Callable[[], object]) -> None:
-    """Call a function that an interruption does not keep from its end; the exception of a handler is raised after it.
+    """Call a function to its end, also when it is interrupted; the exception of a handler is raised after it.
 
-    It is for the end of a block and of a life, as `__exit__` and `close`, where nothing comes after to do the work.
+    It is for `__exit__` and `close`, after which nothing else would do the work.
     """
     begun = False
     try:
-        with Held():
+        with DeferredSignals():
             begun = True
             function()
     finally:
-        if not begun:  # interrupted before the block held signals back
+        if not begun:  # interrupted before the block deferred signals
             function()

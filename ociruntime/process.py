@@ -16,7 +16,7 @@ from .engine import cgroup, processes
 from .engine.processes import signal_number
 from .engine.usage import Usage
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
-from .interrupts import Held
+from .interrupts import DeferredSignals
 from .lifecycle.launch import Launched
 from .pickling import Unpicklable
 from .streams import MaybeNone, Streams
@@ -162,19 +162,19 @@ class LaunchedProcess:
         if not self.ended():
             raise TimeoutError(f"{self.command} did not die within {KILL_GRACE:.0f} s of SIGKILL")
 
-    def interact(self, held: Held | None = None) -> None:
+    def interact(self, signals: DeferredSignals | None = None) -> None:
         """Connect its terminal with the caller's until it ends, from the main thread. A hang-up of the caller's is passed on.
 
         Args:
-            held: the surrounding block, in which signals are handled here only. A signal that raises kills the process.
+            signals: the surrounding block, in which signals are handled here only. A signal that raises kills the process.
         """
         if self.terminal is None:
             raise ValueError(f"{self.command} has no terminal: start it with terminal=True")
         try:
-            with nullcontext() if held is None else held.opened():
+            with nullcontext() if signals is None else signals.delivered():
                 interact(self.terminal.fileno(), self.terminal.resize, ended=self.fileno())
         except BaseException:
-            if held is not None and self.owned:
+            if signals is not None and self.owned:
                 self.kill()
             raise
         self.terminal.close()
@@ -354,14 +354,14 @@ class Process(BaseProcess, Generic[AnyStr]):
     def __exit__(self, kind: object, *rest: object) -> None:
         process = self._process
         try:
-            with Held() as held:
+            with DeferredSignals() as signals:
                 if not process.owned:
                     return  # a forked child leaves the block of its parent
                 if kind is not None:
                     process.discard()
                     return
                 process.streams.close()
-                with held.opened():
+                with signals.delivered():
                     self.wait()
                 process.close()
         except BaseException:
@@ -394,7 +394,7 @@ class Deadline:
 
 def finish(
     process: LaunchedProcess,
-    held: Held,
+    signals: DeferredSignals,
     timeout: float | None,
     *,
     kill: Callable[[], object],
@@ -406,7 +406,7 @@ def finish(
     An interruption kills the process; its exception has the result as an attribute.
 
     Args:
-        held: the surrounding block, in which signals are handled here only.
+        signals: the surrounding block, in which signals are handled here only.
         timeout: seconds from the launch.
         kill: kills the process and every process that belongs to it.
         result: returns the result at the end.
@@ -417,7 +417,7 @@ def finish(
     """
     streams = process.streams
     try:
-        with held.opened():
+        with signals.delivered():
             in_time = streams.pump(process, None if timeout is None else process.began + timeout, on_end)
         if not in_time:
             kill()

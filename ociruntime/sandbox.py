@@ -13,7 +13,7 @@ import attrs
 from .bundle import Bundle, fill
 from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
-from .interrupts import Held
+from .interrupts import DeferredSignals
 from .lifecycle.create import create
 from .lifecycle.delete import delete, discard
 from .lifecycle.orphans import CallerLock, clear_orphans
@@ -145,7 +145,7 @@ def run(
         die_with_parent=die_with_parent,
         cgroup_manager=cgroup_manager,
     )
-    with Held() as held, options.open_streams() as streams:
+    with DeferredSignals() as signals, options.open_streams() as streams:
         bundle = find_bundle(image, options.overrides)
         deadline = Deadline(options.timeout)
         try:
@@ -153,7 +153,9 @@ def run(
         except LaunchTimeout as error:
             raise deadline.expired(error, options.overrides.args, streams) from error
         try:
-            result = finish(sandbox.process, held, options.timeout, kill=sandbox.kill, result=sandbox.result, on_end=sandbox.on_end)
+            result = finish(
+                sandbox.process, signals, options.timeout, kill=sandbox.kill, result=sandbox.result, on_end=sandbox.on_end
+            )
         finally:
             sandbox.discard()
     if options.check:

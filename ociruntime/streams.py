@@ -411,9 +411,9 @@ class Streams:
         return self.codec.decode(b"".join(chunks)) if self.codec else b"".join(chunks)
 
     def _shut(self, number: int) -> None:
-        from .interrupts import Held
+        from .interrupts import DeferredSignals
 
-        with Held():  # so that it is closed once, and no other one of the same number later
+        with DeferredSignals():  # so that it is closed once, and no other one of the same number later
             fd = self._ours.pop(number, -1)
             if number in self._files:
                 try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
 from ociruntime.image import layout
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder
-from ociruntime.interrupts import waiting, whole
+from ociruntime.interrupts import uninterruptible, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ __all__ = ["Compression", "build_sif"]
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 
 
-@whole()
+@uninterruptible()
 def build_sif(
     path: str | os.PathLike[str],
     rootfs_dir: str | os.PathLike[str],

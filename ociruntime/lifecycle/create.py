@@ -17,7 +17,7 @@ from ..engine.execution import Execution
 from ..engine.launch import Preserved, inherited
 from ..engine.protocol import listen_start
 from ..files import replace_file
-from ..interrupts import waiting, whole
+from ..interrupts import uninterruptible, waiting
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..state import Entry, StateDocument, StateStore, Status, state_of
@@ -64,7 +64,7 @@ class Created:
                 os.close(self.init.terminal)
 
 
-@whole(undo=Created.discard)
+@uninterruptible(undo=Created.discard)
 def create(
     container_id: str,
     bundle: Bundle | EphemeralBundle,

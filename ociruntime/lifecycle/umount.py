@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from ..errors import BundleError, ContainerNotFound
-from ..interrupts import whole
+from ..interrupts import uninterruptible
 from ..procfs import MountEntry, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
 from ..state import Entry, StateStore, Status
@@ -22,7 +22,7 @@ _NAMED = 5
 """How many of those who use a bundle a message names."""
 
 
-@whole()
+@uninterruptible()
 def umount(path: str | os.PathLike[str], *, force: bool, state_root: str | os.PathLike[str] | None) -> None:
     """Unmount a bundle and remove it. Arguments and errors are those of `Bundle.umount`."""
     with locked(path) as directory:

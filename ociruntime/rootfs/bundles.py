@@ -17,7 +17,7 @@ from typing import Final
 from .._native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
-from ..interrupts import Held
+from ..interrupts import DeferredSignals
 from ..locks import LockFile
 from ..procfs import MountEntry, read_mounts
 from ..state import check_directory, default_root, make_directory
@@ -224,7 +224,7 @@ def prune_records() -> None:
     for name in os.listdir(directory) if _check_records() else ():
         record = f"{directory}/{name}"
         try:
-            with Held():
+            with DeferredSignals():
                 (_remove_partial if name.endswith(_PARTIAL) else _forget_removed)(record)
         except (BundleError, OSError) as error:
             failure = failure or error

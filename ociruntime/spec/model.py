@@ -109,10 +109,10 @@ class Model(Record, Generic[A_co]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document to a file, atomically, with mode 0644 less the umask. Raises OSError."""
-        from ..interrupts import Held
+        from ..interrupts import DeferredSignals
         from .codec import save
 
-        with Held():
+        with DeferredSignals():
             save(self, path)
 
     @classmethod

@@ -15,7 +15,7 @@ import pytest
 
 import ociruntime as oci
 from ociruntime.image.sif import SifBuilder
-from ociruntime.interrupts import Held, whole
+from ociruntime.interrupts import DeferredSignals, uninterruptible
 
 pytestmark = pytest.mark.root
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -334,7 +334,7 @@ def test_a_block_that_is_interrupted_at_its_begin(
 
 
 def test_an_undo_that_fails_does_not_replace_the_interruption() -> None:
-    @whole(undo=lambda made: os.rmdir(f"/proc/{made}"))
+    @uninterruptible(undo=lambda made: os.rmdir(f"/proc/{made}"))
     def make() -> str:
         os.kill(os.getpid(), signal.SIGINT)
         return "self"
@@ -356,19 +356,19 @@ def test_handlers_wait_for_the_end_of_a_block() -> None:
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        with Held() as held:
+        with DeferredSignals() as signals:
             os.kill(os.getpid(), signal.SIGUSR2)
-            with Held():
+            with DeferredSignals():
                 pass  # a block in a block is a part of it
             assert seen == []
-            with held.opened():
+            with signals.delivered():
                 assert seen == ["SIGUSR2"]
                 with pytest.raises(ZeroDivisionError):
                     os.kill(os.getpid(), signal.SIGUSR1)
             assert seen == ["SIGUSR2", "SIGUSR1"]
         undone: list[int] = []
 
-        @whole(undo=undone.append)
+        @uninterruptible(undo=undone.append)
         def make() -> int:
             os.kill(os.getpid(), signal.SIGUSR1)
             assert len(seen) == 2
@@ -378,7 +378,7 @@ def test_handlers_wait_for_the_end_of_a_block() -> None:
             make()
         assert undone == [7]
 
-        @whole(undo=undone.append)
+        @uninterruptible(undo=undone.append)
         def twice() -> int:
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGUSR1)  # the second one does not wait
@@ -392,7 +392,7 @@ def test_handlers_wait_for_the_end_of_a_block() -> None:
         thread = threading.Thread(target=lambda: in_a_thread.append(make_in_thread()))
 
         def make_in_thread() -> bool:
-            with Held():
+            with DeferredSignals():
                 return signal.getsignal(signal.SIGUSR1) is handler
 
         thread.start()

@@ -13,7 +13,7 @@ from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.enums import Architecture, DataType, PartitionKind
 from ociruntime.image.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
 from ociruntime.image.sif.source import FdSource, Identity, Openable, Source, open_source
-from ociruntime.interrupts import whole
+from ociruntime.interrupts import uninterruptible
 from ociruntime.pickling import Unpicklable
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class SifImage:
         self._source.close()
 
     @classmethod
-    @whole(undo=close)
+    @uninterruptible(undo=close)
     def open(cls, target: Openable) -> SifImage:
         """Open a path, a file descriptor (which is duplicated) or a binary file object.
 
@@ -152,7 +152,7 @@ class SifImage:
         return type(self)._reopen, (self._source.path, self._source.identity)
 
     @classmethod
-    @whole(undo=close)
+    @uninterruptible(undo=close)
     def _reopen(cls, path: str, identity: Identity) -> SifImage:
         """Open the file of a pickled image. Raises SifError if the path is now another file or has other content."""
         source = FdSource.from_path(path)

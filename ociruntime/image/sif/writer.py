@@ -23,7 +23,7 @@ from ociruntime.image.sif.enums import (
 from ociruntime.image.sif.model import NO_TIME, CryptoMessage, JsonValue, Metadata, OciObject, Partition, Sbom, Signature
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
 from ociruntime.image.sif.source import FdSource, ReadableFile
-from ociruntime.interrupts import waiting, whole
+from ociruntime.interrupts import uninterruptible, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -232,7 +232,7 @@ class SifBuilder:
         """Add a blob of an OCI-SIF image; ``digest`` is not compared with the data."""
         return self.add(DataType.OCI_BLOB, data, group=group, metadata=OciObject(digest))
 
-    @whole()
+    @uninterruptible()
     def write(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
         """Write the image to ``path``. An existing file is replaced when the new one is complete and has been read back.
 
