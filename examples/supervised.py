@@ -16,10 +16,8 @@ def main() -> None:
     with place() as (rootfs, state):
         name = f"supervised-{os.getpid()}"
         bundle = oci.Bundle.from_dir(rootfs.parent).with_args(["sh", "-c", SCRIPT])
-        oci.Container.create(
-            name, bundle, state_root=state, supervise=True
-        )  # what is known of it is in the state directory, not here
-        container = oci.Container.load(name, state_root=state)
+        oci.Container.create(name, bundle, state_root=state, supervise=True)
+        container = oci.Container.load(name, state_root=state)  # any process can load it
         with container, container.attach(stderr=True) as attachment:  # deleted at the end
             container.start()
             for word in ("one", "two"):

@@ -16,6 +16,8 @@ def main() -> None:
         except oci.ProcessTimeout as error:
             print(f"too slow: {error}; {error.stdout=}")
             expect(error.stdout, "begun\n")
+        else:
+            expect("no error", "a ProcessTimeout")
 
         big = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]
         result = oci.run(rootfs, big, capture_output=True, text=True, memory="32M", state_root=state)

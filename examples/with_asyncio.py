@@ -47,7 +47,7 @@ async def cancelled(bundle: oci.Bundle, state: Path) -> None:
     await asyncio.sleep(0.3)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    print("cancelled, and nothing is left:", oci.Container.list(state_root=state))
+    print("containers after cancelling:", oci.Container.list(state_root=state))
     expect(oci.Container.list(state_root=state), [])
 
 
