@@ -83,8 +83,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """Random programs for the init, built with the address and undefined behaviour sanitizers; as root. An argument is the time in
-    seconds (default: 120)."""
+    """Fuzz the init process, built with the address and undefined behaviour sanitizers. Needs root.
+
+    The first argument is the time in seconds (default: 120).
+    """
     session.install(".", "cffi")
     build = "import build; build.build_init(build.Path(sys.argv[1], 'init'), build.Path(sys.argv[1]), build.SANITIZED_FLAGS)"
     with tempfile.TemporaryDirectory() as temporary:
