@@ -1,4 +1,4 @@
-"""The streams between us and a program: opened by `subprocess`'s rules, pumped without deadlock, closed."""
+"""The standard streams of a program: opened by the rules of `subprocess`, and read and written without deadlock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pickling import Unpicklable
 
 
 class HasFileno(Protocol):
-    """A file, a socket: whatever has a descriptor."""
+    """An object with a file descriptor, such as a file or socket."""
 
     def fileno(self) -> int: ...
 
@@ -32,15 +32,19 @@ PIPE: Final = -1
 STDOUT: Final = -2
 DEVNULL: Final = -3
 _CHUNK: Final = 1 << 16
-_LOOK: Final = 1.0
-"""Seconds between two looks at a program whose descriptor does not tell of everything (see `engine.processes.EndWaiter`)."""
+_CHECK_INTERVAL: Final = 1.0
+"""Seconds between two checks of a program whose file descriptor may stay silent (see `ociruntime.engine.processes.EndWaiter`)."""
 
 
-BESIDE_A_TERMINAL: Final = "the terminal is the program's stdin, stdout and stderr: give none of them beside it"
+BESIDE_A_TERMINAL: Final = "stdin, stdout and stderr conflict with a terminal, which is all three of them"
 
 
 def end_of_file(typed: bytes) -> bytes:
-    """What a terminal in its usual mode takes for the end of its input (VEOF); the first key only sends a line that has begun."""
+    """Return the keys that end the input of a terminal in its usual mode (VEOF). Within a line the first key only sends the line.
+
+    Args:
+        typed: what was typed before.
+    """
     return b"\x04" if typed[-1:] in (b"", b"\n") else b"\x04\x04"
 
 
@@ -70,21 +74,21 @@ class EndOfInput:
 
 
 Stdio: TypeAlias = "int | HasFileno | None"
-"""A descriptor, something that has one, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; None for this process's own."""
+"""A file descriptor, an object that has one, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; None for the caller's own stream."""
 
 MaybeNone: TypeAlias = "Any"
-"""None where it was not asked for, which a type checker cannot know and need not be told."""
+"""A value that is None if it was not asked for. A type checker cannot know that, so it does not ask for a check."""
 
 
 class Codec(NamedTuple):
-    """How bytes become text: invalid ones survive as surrogates by default, so that no output is ever lost to an error."""
+    """An encoding for text. By default invalid bytes become surrogates, so that no output is lost to an error."""
 
     encoding: str
     errors: str
 
     @classmethod
     def of(cls, text: bool | None, encoding: str | None, errors: str | None) -> Codec | None:
-        """The codec that ``text``, ``encoding`` or ``errors`` ask for, as in `subprocess`; None for bytes. Raises LookupError."""
+        """Return the codec for the arguments of `subprocess` with these names; None for bytes. Raises LookupError."""
         if not (text or encoding or errors):
             return None
         found = cls(encoding or "utf-8", errors or "surrogateescape")
@@ -100,7 +104,7 @@ class Codec(NamedTuple):
 
 
 class _Raw(Unpicklable, io.RawIOBase):
-    """Our end of a pipe or terminal. What `Streams.pump` has read already can be put back, so that a reader gets all of it."""
+    """The caller's end of a pipe or terminal. It returns what `Streams.pump` has read already before it reads more."""
 
     _instead = "send what was read from it"
 
@@ -136,7 +140,7 @@ class _Raw(Unpicklable, io.RawIOBase):
             return None
         except OSError as error:
             if error.errno == errno.EIO:
-                return 0  # the last one on the other side of a terminal has gone
+                return 0  # the last writer has closed the terminal
             raise
 
     def write(self, data: Any) -> int | None:
@@ -152,12 +156,12 @@ class _Raw(Unpicklable, io.RawIOBase):
 
 
 class Streams:
-    """stdin, stdout and stderr of one program: its ends until it is launched, and ours.
+    """stdin, stdout and stderr of one program: the child's ends until it is launched, and the caller's ends of pipes.
 
     Args:
         stdin, stdout, stderr: as in `subprocess`.
-        codec: for text; None for bytes.
-        bufsize: of the files, as in `subprocess.Popen`.
+        codec: the codec for text; None for bytes.
+        bufsize: buffer size of the files, as in `subprocess.Popen`.
     """
 
     def __init__(
@@ -166,9 +170,9 @@ class Streams:
         self.codec = codec
         self._bufsize = bufsize
         self.child: list[int] = []
-        """What the program gets."""
-        self._theirs: list[int] = []
-        self._ours: dict[int, int] = {}
+        """The file descriptors that the program gets."""
+        self._child_ends: list[int] = []
+        self._own_ends: dict[int, int] = {}
         self._files: dict[int, IO[Any]] = {}
         self._input = memoryview(b"")
         self._output: dict[int, list[bytes]] = {}
@@ -176,19 +180,19 @@ class Streams:
         self._typed: bytes | None = None
         self._end: EndOfInput | None = None
         try:
-            for number, wanted in enumerate((stdin, stdout, stderr)):
-                self.child.append(self._open(number, wanted))
+            for number, stream in enumerate((stdin, stdout, stderr)):
+                self.child.append(self._open(number, stream))
         except BaseException:
             self.close()
             raise
 
-    def _open(self, number: int, wanted: Stdio) -> int:
-        if wanted is None:
+    def _open(self, number: int, stream: Stdio) -> int:
+        if stream is None:
             return number
         name = ("stdin", "stdout", "stderr")[number]
-        if isinstance(wanted, bool) or not (isinstance(wanted, int) or hasattr(wanted, "fileno")):
-            raise TypeError(f"{name} is {wanted!r}: a descriptor, an open file, PIPE, DEVNULL, STDOUT or None is needed")
-        fd = wanted if isinstance(wanted, int) else wanted.fileno()
+        if isinstance(stream, bool) or not (isinstance(stream, int) or hasattr(stream, "fileno")):
+            raise TypeError(f"{name} is {stream!r}: a file descriptor, an open file, PIPE, DEVNULL, STDOUT or None is needed")
+        fd = stream if isinstance(stream, int) else stream.fileno()
         if fd >= 0:
             try:
                 os.fstat(fd)
@@ -196,19 +200,19 @@ class Streams:
                 raise OSError(error.errno, f"{name} is descriptor {fd}, which is not open") from error
             return fd
         if fd == DEVNULL:
-            self._theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-            return self._theirs[-1]
+            self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            return self._child_ends[-1]
         if fd == STDOUT and number == 2:
             return self.child[1]
         if fd != PIPE:
-            raise ValueError(f"{fd} is no descriptor for {name}")
+            raise ValueError(f"{name} is {fd}, which is not a file descriptor")
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        ours, theirs = (writer, reader) if number == 0 else (reader, writer)
-        self._theirs.append(theirs)
-        self._ours[number] = ours
+        own_end, child_end = (writer, reader) if number == 0 else (reader, writer)
+        self._child_ends.append(child_end)
+        self._own_ends[number] = own_end
         if number:
             self._output[number] = []
-        return theirs
+        return child_end
 
     @classmethod
     def of_run(
@@ -221,22 +225,22 @@ class Streams:
         codec: Codec | None,
         terminal: bool = False,
     ) -> Streams:
-        """The streams of a program that is run to its end, by the rules of `subprocess.run`. Raises ValueError, TypeError."""
+        """Return the streams of a program that runs to its end, by the rules of `subprocess.run`. Raises ValueError, TypeError."""
         if terminal:
             if (stdin, stdout, stderr) != (None, None, None):
                 raise ValueError(BESIDE_A_TERMINAL)
             if input is not None and not capture_output:
-                raise ValueError("input for a terminal comes back with the output: capture it, with capture_output=True")
+                raise ValueError("input for a terminal needs capture_output=True: the terminal echoes it to the output")
             streams = cls(codec=codec)
             streams._captures, streams._typed = capture_output, None if input is None else bytes(streams._encoded(input))
             return streams
         if input is not None:
             if stdin is not None:
-                raise ValueError("stdin and input exclude each other")
+                raise ValueError("stdin and input cannot be used together")
             stdin = PIPE
         if capture_output:
             if stdout is not None or stderr is not None:
-                raise ValueError("stdout and stderr are not for capture_output=True: it captures both")
+                raise ValueError("stdout and stderr cannot be used with capture_output=True, which captures both")
             stdout = stderr = PIPE
         streams = cls(stdin, stdout, stderr, codec=codec)
         try:
@@ -247,33 +251,33 @@ class Streams:
         return streams
 
     def use_terminal(self, master: int) -> None:
-        """Type the input into the program's terminal and keep what it prints, where that was asked for."""
+        """Type the input into the program's terminal and capture its output, if the output is captured."""
         if not self._captures:
             return
-        self._ours[1] = os.dup(master)
+        self._own_ends[1] = os.dup(master)
         self._output.update({1: [], 2: []})
         if self._typed is not None:
-            self._ours[0] = os.dup(master)
+            self._own_ends[0] = os.dup(master)
             self._input = memoryview(self._typed + end_of_file(self._typed))
             self._end = EndOfInput()
 
     def launched(self) -> None:
-        """Close the program's ends: it has them now."""
-        for fd in self._theirs:
+        """Close the child's ends, which the program has inherited."""
+        for fd in self._child_ends:
             os.close(fd)
-        self._theirs.clear()
+        self._child_ends.clear()
 
     def take(self, number: int) -> int | None:
-        """Our end as a descriptor, which belongs to the caller from then on; None when it is no pipe of ours."""
-        return self._ours.pop(number, None)
+        """Return the caller's end as a file descriptor, and give up its ownership; None without a pipe."""
+        return self._own_ends.pop(number, None)
 
     # ---- as files ----
 
     def file(self, number: int) -> IO[Any] | None:
-        """Our end as a file, binary or text; None when it is no pipe of ours."""
-        if number in self._files or number not in self._ours:
+        """Return the caller's end as a file, binary or text; None without a pipe."""
+        if number in self._files or number not in self._own_ends:
             return self._files.get(number)
-        raw = _Raw(self._ours[number], writable=number == 0, pushed=self._output.setdefault(number, []))
+        raw = _Raw(self._own_ends[number], writable=number == 0, pushed=self._output.setdefault(number, []))
         file: IO[Any]
         if self._bufsize == 0 and self.codec is None:
             file = raw  # type: ignore[assignment]
@@ -288,37 +292,40 @@ class Streams:
     # ---- as a whole ----
 
     def feed(self, input: bytes | str | None) -> None:
-        """What `pump` shall write to stdin, which is closed behind it."""
+        """Set what `pump` writes to stdin, which it closes afterwards."""
         if 0 in self._files:
             try:
                 self._files[0].flush()
             except BrokenPipeError:
-                pass  # the program does not want it
+                pass  # the program has closed its stdin
         if input is not None:
             input = self._encoded(input)
-            if 0 not in self._ours:
+            if 0 not in self._own_ends:
                 raise ValueError("input needs stdin=PIPE")
             self._input = memoryview(input).cast("B")
-        if 0 in self._ours and not self._input:
+        if 0 in self._own_ends and not self._input:
             self._shut(0)
 
     def _encoded(self, input: bytes | str) -> bytes:
         if isinstance(input, str):
             if self.codec is None:
-                raise TypeError("input is a str: give bytes, or text=True")
+                raise TypeError("input is a str: bytes or text=True is needed")
             return self.codec.encode(input)
         if not isinstance(input, bytes | bytearray | memoryview):
-            raise TypeError(f"input is {input!r}: bytes are needed, or a str with text=True")
+            raise TypeError(f"input is {input!r}: bytes, or a str with text=True, is needed")
         return input
 
     def pump(self, program: Waitable, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:
-        """Feed and drain the pipes until all are closed and the program has ended; False when the time was over before.
+        """Write and read the pipes until all are closed and the program has ended.
 
-        It can be called again: what was read and what is still to be written are kept.
+        It can be called again: it keeps what it has read, and the input that is left.
 
         Args:
-            deadline: of `time.monotonic`.
-            on_end: called when the program has ended: for those who hold its pipes and should not.
+            deadline: when to give up, by `time.monotonic`.
+            on_end: called when the program has ended, to end other processes that keep its pipes open.
+
+        Returns:
+            False if the deadline has passed before that.
         """
         poller, watched = select.poll(), program.fileno()
         poller.register(watched, select.POLLIN)
@@ -327,7 +334,7 @@ class Streams:
             poller.register(fd, select.POLLIN if number else select.POLLOUT)
         running = True
         while running or numbers:
-            left = _LOOK if deadline is None else min(_LOOK, max(0.0, deadline - time.monotonic()))
+            left = _CHECK_INTERVAL if deadline is None else min(_CHECK_INTERVAL, max(0.0, deadline - time.monotonic()))
             again = self.end_again()
             ready = poller.poll((left if again is None else min(left, again)) * 1000)
             for fd, _ in ready or ([(watched, 0)] if running else []):
@@ -347,13 +354,13 @@ class Streams:
         return True
 
     def ends(self) -> dict[int, int]:
-        """The number of each open end of ours by its descriptor, for who moves what comes; they do not block from then on."""
-        for fd in self._ours.values():
+        """Return the numbers of the open ends by their file descriptors, and make them non-blocking, for `move`."""
+        for fd in self._own_ends.values():
             os.set_blocking(fd, False)
-        return {fd: number for number, fd in self._ours.items()}
+        return {fd: number for number, fd in self._own_ends.items()}
 
     def move(self, fd: int, number: int) -> bool:
-        """Move what is ready; False at the end of a stream."""
+        """Read or write what is ready at one end. Return False at the end of the stream."""
         try:
             if number:
                 chunk = os.read(fd, _CHUNK)
@@ -365,10 +372,10 @@ class Streams:
         except BlockingIOError:
             return True
         except BrokenPipeError:
-            return False  # the program does not want it
+            return False  # the program has closed its stdin
         except OSError as error:
             if error.errno == errno.EIO:
-                return False  # the other side of a terminal is closed
+                return False  # the last writer has closed the terminal
             raise
 
     @property
@@ -378,14 +385,14 @@ class Streams:
 
     def end_again(self) -> float | None:
         """Type the end of file again when it is time; return the seconds until the next time, or None for no terminal."""
-        if self._end is None or 0 in self._ours or 1 not in self._ours:
+        if self._end is None or 0 in self._own_ends or 1 not in self._own_ends:
             return None
         left = self._end.left()
         if left == 0:
             try:
-                os.write(self._ours[1], end_of_file(b""))
+                os.write(self._own_ends[1], end_of_file(b""))
             except OSError as error:
-                # The program has not read what was typed before, or the last one has closed the terminal.
+                # The program has not read what was typed before, or the last writer has closed the terminal.
                 if error.errno not in (errno.EAGAIN, errno.EIO):
                     raise
             left = None
@@ -394,14 +401,14 @@ class Streams:
         return self._end.left()
 
     def finish(self, number: int) -> None:
-        """Close our end of a stream that has come to its end."""
+        """Close the end of a stream that is over."""
         if number in self._files and number:
-            del self._ours[number]  # what it has not given yet is read through the file
+            del self._own_ends[number]  # the file still returns what was read
         else:
             self._shut(number)
 
     def output(self, number: int) -> Any:
-        """What was read of stdout (1) or stderr (2), as text where that was asked for; None when it is no pipe of ours."""
+        """Return what was read from stdout (1) or stderr (2), as bytes or text; None without a pipe."""
         if number in self._files:
             file = self._files[number]
             return None if file.closed else file.read()
@@ -413,20 +420,20 @@ class Streams:
     def _shut(self, number: int) -> None:
         from .interrupts import DeferredSignals
 
-        with DeferredSignals():  # so that it is closed once, and no other one of the same number later
-            fd = self._ours.pop(number, -1)
+        with DeferredSignals():  # an interrupt must not let it be closed twice: its number may be in use again by then
+            fd = self._own_ends.pop(number, -1)
             if number in self._files:
                 try:
                     self._files[number].close()
                 except BrokenPipeError:
-                    pass  # what was still to be flushed
+                    pass  # the buffer could not be flushed
             elif fd >= 0:
                 os.close(fd)
 
     def close(self) -> None:
-        """Close everything that is ours."""
+        """Close all ends."""
         self.launched()
-        for number in {*self._ours, *self._files}:
+        for number in {*self._own_ends, *self._files}:
             self._shut(number)
 
     def __enter__(self) -> Streams:

@@ -1,4 +1,4 @@
-"""Terminals: the master's side of a container's, and what connects it with the terminal that we sit at."""
+"""Terminals: the master of a container's terminal, and the connection between it and the user's terminal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["DetachKeys", "Terminal", "interact"]
 
 _CHUNK: Final = 1 << 16
-_LAST_WORDS: Final = 1.0
-"""Seconds to wait for output behind the end of the process: the kernel hands it over a moment later."""
-_LAST_BYTES: Final = 1 << 20
-"""Bytes to read behind the end of the process, more than a terminal holds: what survives it may write for ever."""
+_DRAIN_TIME: Final = 1.0
+"""Seconds to wait for output after the end of the process: the kernel delivers it a moment later."""
+_DRAIN_SIZE: Final = 1 << 20
+"""Bytes to read after the end of the process, more than a terminal holds: a process that survives it may print for ever."""
 
 
 class Terminal(Unpicklable, io.RawIOBase):
-    """The master of a container's terminal, a raw file: what is written is typed in, what is read was printed.
+    """The master of a container's terminal, as a raw file: it writes what is typed, and reads what is printed.
 
-    Reading gives ``b""`` when nobody has the terminal open any more. Closing it hangs the container's terminal up.
+    Reading returns ``b""`` after the last process has closed the terminal. Closing the master hangs up the container's terminal.
     """
 
     _instead = "send its descriptor over a Unix socket (socket.send_fds)"
@@ -61,7 +61,7 @@ class Terminal(Unpicklable, io.RawIOBase):
             return None
         except OSError as error:
             if error.errno == errno.EIO:
-                return 0  # nobody has the other side open: the kernel's way to say end of file
+                return 0  # the last process has closed the terminal
             raise
 
     def write(self, data: bytes) -> int | None:  # type: ignore[override]
@@ -71,14 +71,14 @@ class Terminal(Unpicklable, io.RawIOBase):
             return None
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size in characters; who runs in the terminal gets SIGWINCH when it changes."""
+        """Set the size in characters. If it changes, the foreground processes of the terminal get SIGWINCH."""
         import termios
 
         termios.tcsetwinsize(self.fileno(), (rows, columns))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The size in characters: rows and columns."""
         columns, rows = os.get_terminal_size(self.fileno())
         return rows, columns
 
@@ -90,33 +90,35 @@ class Terminal(Unpicklable, io.RawIOBase):
 
 
 class DetachKeys:
-    """Finds the keys that detach in what is typed. What may be their beginning is held back until it is clear."""
+    """Finds the key sequence that detaches in the input. Input that may be its beginning is held back.
+
+    Args:
+        keys: single characters, and ``ctrl-`` with a letter or one of ``@[\\]^_``, separated by commas; empty for no sequence.
+
+    Raises:
+        ValueError: ``keys`` is not valid.
+    """
 
     def __init__(self, keys: str = "ctrl-p,ctrl-q") -> None:
-        """``keys``: single characters and ``ctrl-`` with a letter or one of ``@[\\]^_``, separated by commas; none when empty.
-
-        Raises:
-            ValueError: it is none of these.
-        """
         self._keys = bytes(map(_key, keys.split(","))) if keys else b""
-        self._held = b""
+        self._held_back = b""
 
     def feed(self, typed: bytes) -> tuple[bytes, bool]:
-        """What of the input is to be passed on, and whether the keys have been typed."""
+        """Return the input to pass on, and whether the sequence is complete."""
         if not self._keys:
             return typed, False
-        data = self._held + typed
+        data = self._held_back + typed
         at = data.find(self._keys)
         if at >= 0:
             return data[:at], True
         keep = next(n for n in range(min(len(self._keys) - 1, len(data)), -1, -1) if data.endswith(self._keys[:n]))
-        self._held = data[len(data) - keep :]
+        self._held_back = data[len(data) - keep :]
         return data[: len(data) - keep], False
 
     def flush(self) -> bytes:
-        """What is held back, when nothing comes behind it."""
-        held, self._held = self._held, b""
-        return held
+        """Return what is held back, at the end of the input."""
+        data, self._held_back = self._held_back, b""
+        return data
 
 
 def _key(name: str) -> int:
@@ -125,12 +127,12 @@ def _key(name: str) -> int:
     control = name.removeprefix("ctrl-").upper()
     if name.startswith("ctrl-") and len(control) == 1 and "@" <= control <= "_":
         return ord(control) & 0x1F
-    raise ValueError(f"{name!r} is no key: use a character, or ctrl- with a letter or one of @[\\]^_")
+    raise ValueError(f"{name!r} is not a valid key: use a character, or ctrl- with a letter or one of @[\\]^_")
 
 
 @contextmanager
 def raw_mode(fd: int) -> Iterator[None]:
-    """Pass on every key as it is typed, while the block runs and we are not stopped. Nothing happens for what is no terminal."""
+    """Put a terminal into raw mode for the block, and back while this process is stopped. No effect if it is not a terminal."""
     if not os.isatty(fd):
         yield
         return
@@ -143,11 +145,11 @@ def raw_mode(fd: int) -> Iterator[None]:
         try:
             how()
         except termios.error as error:
-            if error.args[0] != errno.EIO:  # hung up: there is nothing to change any more
+            if error.args[0] != errno.EIO:  # a terminal that was hung up cannot be changed
                 raise
 
     def restore() -> None:
-        change(lambda: termios.tcsetattr(fd, termios.TCSANOW, before))  # without waiting for who reads the terminal
+        change(lambda: termios.tcsetattr(fd, termios.TCSANOW, before))  # does not wait for the output
 
     def stop(number: int, frame: FrameType | None) -> None:
         restore()
@@ -158,7 +160,7 @@ def raw_mode(fd: int) -> Iterator[None]:
 
     handlers = {signal.SIGTSTP: signal.signal(signal.SIGTSTP, stop), signal.SIGCONT: signal.signal(signal.SIGCONT, go_on)}
     try:
-        tty.setraw(fd, termios.TCSANOW)  # without a flush: what has been typed already counts
+        tty.setraw(fd, termios.TCSANOW)  # keeps the input that was typed before
         yield
     finally:
         for number, handler in handlers.items():
@@ -168,7 +170,7 @@ def raw_mode(fd: int) -> Iterator[None]:
 
 @contextmanager
 def following_size(fd: int, resize: Callable[[int, int], None]) -> Iterator[None]:
-    """Give a terminal the size of the one at ``fd``, now and whenever that changes. Nothing happens for what has none."""
+    """Call ``resize`` with the size of a terminal, now and after each change. No effect if it is not a terminal."""
     if not os.isatty(fd):
         yield
         return
@@ -177,7 +179,7 @@ def following_size(fd: int, resize: Callable[[int, int], None]) -> Iterator[None
         try:
             columns, rows = os.get_terminal_size(fd)
         except OSError:
-            return  # hung up, as who reads it learns
+            return  # it was hung up, as the next read reports
         if rows and columns:
             resize(rows, columns)
 
@@ -190,7 +192,7 @@ def following_size(fd: int, resize: Callable[[int, int], None]) -> Iterator[None
 
 
 End = Literal["ended", "detached", "hung up"]
-"""Why `interact` is over: the container's side has ended, the keys to detach were typed, or our own terminal is gone."""
+"""Why `interact` returned: the container's side has ended, the detach keys were typed, or the user's terminal was hung up."""
 
 
 def interact(
@@ -205,17 +207,17 @@ def interact(
     end_input: Callable[[], None] | None = None,
     detach: DetachKeys | None = None,
 ) -> End:
-    """Connect our terminal, or what we have in its place, with a container until that one ends.
+    """Connect the user's terminal, or the files in its place, with a container until the container ends.
 
-    From the main thread, as it follows SIGWINCH. Our terminal is raw meanwhile and restored on every way out.
+    It must run in the main thread, because it handles SIGWINCH. The user's terminal is in raw mode meanwhile, and always restored.
 
     Args:
         stream: the master of a terminal, or the socket of an attachment.
-        resize: gets rows and columns when our terminal's size changes; None when there is no terminal on the other side.
-        errors: a descriptor from which the container's stderr comes.
-        ended: a pidfd; behind the end of its process only what was written before is waited for.
-        stdin, stdout, stderr: descriptors of ours; without a stdin, -1, nothing is typed.
-        end_input: called when our input ends; by default the key for the end of file is typed.
+        resize: takes rows and columns when the size of the user's terminal changes; None if the container has no terminal.
+        errors: a file descriptor for the container's stderr; -1 if it is part of ``stream``.
+        ended: a pidfd. After the end of its process, only output that was written before is waited for.
+        stdin, stdout, stderr: the caller's file descriptors; -1 as stdin for no input.
+        end_input: called at the end of the input. By default the key for the end of file is typed.
         detach: the keys that end this call.
     """
     with ExitStack() as stack:
@@ -224,17 +226,17 @@ def interact(
                 stack.enter_context(raw_mode(stdin))
             stack.enter_context(following_size(stdin if stdin >= 0 and os.isatty(stdin) else stdout, resize))
         stack.callback(os.set_blocking, stream, os.get_blocking(stream))
-        os.set_blocking(stream, False)  # a program that does not read must not keep us from showing what it prints
+        os.set_blocking(stream, False)  # the output of a program that does not read its input is still shown
         sources = {stream: stdout, **({errors: stderr} if errors >= 0 else {})}
         return _Relay(stream, sources, ended, _Keyboard(stdin, end_input, detach)).run()
 
 
 class _Keyboard:
-    """What is typed, until the container takes it."""
+    """The input from the user, until the container takes it."""
 
     def __init__(self, stdin: int, end_input: Callable[[], None] | None, detach: DetachKeys | None) -> None:
         self.stdin = stdin
-        """-1 when nothing comes from there any more."""
+        """-1 after the end of the input."""
         self._terminal = stdin >= 0 and os.isatty(stdin)
         self._end_input = end_input
         self._detach = detach or DetachKeys("")
@@ -258,13 +260,13 @@ class _Keyboard:
         if data is None:
             return None
         if hung_up and self._terminal:
-            return "hung up"  # which is no end of file: nobody meant to end the program's input
+            return "hung up"  # this is not an end of file: it does not end the program's input
         self.stdin = -1
         self._typed, self._ending = self._detach.flush(), True
         return None
 
     def write(self, stream: int) -> None:
-        """Type as much as the container takes."""
+        """Write as much input as the container takes."""
         if self._typed:
             taken = _write(stream, self._typed)
             if taken:
@@ -280,7 +282,7 @@ class _Keyboard:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end of file is to be typed again; None when it is not."""
+        """The seconds until the end of file is to be typed again; None if it is not."""
         return None if self.waiting else self._end.left()
 
     def end_again(self) -> None:
@@ -291,7 +293,7 @@ class _Keyboard:
 
 
 class _Relay:
-    """Passes on what comes from each source to a descriptor of ours, and to the container what is typed."""
+    """Copies the container's output to the caller's file descriptors, and the user's input to the container."""
 
     def __init__(self, stream: int, sources: dict[int, int], ended: int, keyboard: _Keyboard) -> None:
         self._stream = stream
@@ -301,22 +303,22 @@ class _Relay:
         self._keyboard = keyboard
 
     def run(self) -> End:
-        patience, left = None, _LAST_BYTES
+        time_left, size_left = None, _DRAIN_SIZE
         while self._sources:
             began = time.monotonic()
-            events = self._poll(patience)
-            if patience is not None:
-                patience -= time.monotonic() - began
+            events = self._poll(time_left)
+            if time_left is not None:
+                time_left -= time.monotonic() - began
             if self._ended in events:
-                self._ended, patience = -1, _LAST_WORDS
+                self._ended, time_left = -1, _DRAIN_TIME
             for source in [source for source in self._sources if events.get(source, 0) & ~select.POLLOUT]:
                 data = _read(source)
                 if data == b"":
                     del self._sources[source]
                 elif data and not self._show(data, self._sources[source]):
                     return "hung up"
-                left -= len(data or b"") if patience is not None else 0
-            if patience is not None and (patience <= 0 or left <= 0):
+                size_left -= len(data or b"") if time_left is not None else 0
+            if time_left is not None and (time_left <= 0 or size_left <= 0):
                 break
             self._keyboard.end_again()
             if events.get(self._stream, 0) & select.POLLOUT:
@@ -327,7 +329,7 @@ class _Relay:
                     return end
         return "ended"
 
-    def _poll(self, patience: float | None) -> dict[int, int]:
+    def _poll(self, time_left: float | None) -> dict[int, int]:
         keyboard, poller = self._keyboard, select.poll()
         for source in self._sources:
             poller.register(source, select.POLLIN | (select.POLLOUT if source == self._stream and keyboard.waiting else 0))
@@ -335,22 +337,22 @@ class _Relay:
             poller.register(keyboard.stdin, select.POLLIN)
         if self._ended >= 0:
             poller.register(self._ended, select.POLLIN)
-        limits = [max(0.0, limit) for limit in (patience, keyboard.left) if limit is not None]
+        limits = [max(0.0, limit) for limit in (time_left, keyboard.left) if limit is not None]
         return dict(poller.poll(min(limits) * 1000 + 1 if limits else None))
 
-    def _show(self, data: bytes, where: int) -> bool:
-        """Whether it could be shown, and our terminal is not gone. Raises OSError when something else is wrong with our side."""
+    def _show(self, data: bytes, fd: int) -> bool:
+        """Write output. Return False if the user's terminal was hung up. Raises OSError for every other error."""
         try:
-            _write_all(where, data)
+            _write_all(fd, data)
         except OSError as error:
-            if error.errno != errno.EIO or where not in self._terminals:
+            if error.errno != errno.EIO or fd not in self._terminals:
                 raise
             return False
         return True
 
 
 def _read(fd: int) -> bytes | None:
-    """What there is; empty at the end, None when there is nothing yet."""
+    """Return the available data; empty at the end, None if there is none yet."""
     try:
         return os.read(fd, _CHUNK)
     except BlockingIOError:
@@ -367,7 +369,7 @@ def _write(fd: int, data: bytes) -> int:
     except BlockingIOError:
         return 0
     except (BrokenPipeError, ConnectionResetError):
-        return len(data)  # nobody listens any more; the end comes with the next read
+        return len(data)  # the other side is closed, as the next read reports
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -375,7 +377,7 @@ def _write_all(fd: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BlockingIOError:  # our own output was made non-blocking by whoever shares it
+        except BlockingIOError:  # another process that shares the file has made it non-blocking
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
             poller.poll()

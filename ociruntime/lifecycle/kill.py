@@ -1,9 +1,10 @@
-"""Signals to a container (runtime.md, Kill), and which processes it has."""
+"""Sending signals to a container (runtime.md, Kill), and listing its processes."""
 
 from __future__ import annotations
 
 import os
 import signal
+from typing import Final
 
 from ..engine import cgroup
 from ..engine.processes import pid_namespace_members
@@ -11,15 +12,19 @@ from ..errors import UnsupportedError, WrongStatus
 from ..state import Entry, StateDocument, Status
 from .status import current, first_process
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
 _CLONE_NEWPID: Final = 0x20000000
 
 
 def kill(entry: Entry, number: int, *, all: bool) -> None:
-    """Send a signal to the first process, or to every one. Raises WrongStatus, UnsupportedError."""
+    """Send a signal to the init process of a container.
+
+    Args:
+        all: send it to every process of the container.
+
+    Raises:
+        WrongStatus: the container has ended.
+        UnsupportedError: the processes of the container are not known.
+    """
     document = entry.read()
     if all:
         _kill_all(document, number)
@@ -42,7 +47,7 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
 
 
 def processes(document: StateDocument) -> set[int]:
-    """Every process of a container, by its cgroups, or by its pid namespace where it has none.
+    """Return the pids of a container, found by its cgroups, or by its pid namespace if it has no cgroups.
 
     Raises:
         UnsupportedError: it has neither.
@@ -55,7 +60,7 @@ def processes(document: StateDocument) -> set[int]:
         return set()
     os.close(pidfd)
     if not document.get("namespaces", 0) & _CLONE_NEWPID:
-        raise UnsupportedError("a container with neither cgroups nor a pid namespace of its own: its processes are not known")
+        raise UnsupportedError("the processes of a container that has neither cgroups nor a pid namespace of its own are not known")
     return pid_namespace_members(document["pid"])
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import time
+from typing import TYPE_CHECKING
 
 from ..engine.protocol import STALL, StallDetector, connect_start, read_progress, receive
 from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
@@ -14,20 +15,26 @@ from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
 from .status import allowed, first_process
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..engine.protocol import Progress
     from ..spec import Seccomp
     from .activation import Ready
 
-_LAST_BREATH = 5.0
-"""Seconds for an init to be gone after it reported a failure."""
+_END_TIMEOUT = 5.0
+"""Seconds for the init process to end after it has reported a failure."""
 
 
 def start(entry: Entry, own: int = -1) -> None:
-    """Open the gate, and wait until the process is ready where the host wants to hear of it.
+    """Start the process of a created container, and wait for its readiness notification if the host has asked for it.
 
-    Raises WrongStatus, SpecError, StepError, HookError: then the container is deleted.
+    Args:
+        own: the pidfd of the init process in the process that created it; -1 in others.
+
+    Raises:
+        WrongStatus: the container is not ``created``.
+        SpecError: the configuration has no process.
+        StepError: a step after the start failed. The container is stopped.
+        HookError: a startContainer or poststart hook failed. The container is deleted.
     """
     with allowed(entry, "start", Status.CREATED) as document:
         if not document.get("process", True):
@@ -35,7 +42,7 @@ def start(entry: Entry, own: int = -1) -> None:
         ready = _expect_ready(entry, document)
         running: StateDocument = {**document, "status": Status.RUNNING, "started_at": time.time_ns()}
         try:
-            # What is written before the gate opens takes no space when the process runs.
+            # The new state is written before the start, so that a full disk cannot prevent it afterwards.
             with entry.staged("state.json", json.dumps(running).encode()) as state:
                 failure = _open_gate(entry, document)
                 if failure is None:
@@ -47,7 +54,7 @@ def start(entry: Entry, own: int = -1) -> None:
             raise
         if failure is not None:
             _wait_gone(document, own)
-    # A hook may use the container, so it is not locked any more.
+    # Without the lock, because a hook may use the container.
     failure = failure or after_start(document)
     if isinstance(failure, HookError):
         from .delete import delete
@@ -62,7 +69,7 @@ def start(entry: Entry, own: int = -1) -> None:
 
 
 def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
-    """What listens for the process, when the host wants to hear that it is ready."""
+    """Return the receiver of the readiness notification; None if the host has not asked for it."""
     if "notify" not in document:
         return None
     from .activation import Ready
@@ -71,13 +78,13 @@ def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
 
 
 def after_start(document: StateDocument) -> HookError | None:
-    """Run the poststart hooks until one fails; gives its error, upon which the container must go (runtime.md, Lifecycle, 9)."""
+    """Run the poststart hooks until one fails, and return its error: the container is to be deleted (runtime.md, Lifecycle, 9)."""
     hooks = document.get("hooks", {}).get("poststart")
     if not hooks:
         return None
     from ..engine.hooks import run
 
-    # That its process runs is what they are told, even when it has ended already.
+    # Hooks get the status "running", even if the process has ended already.
     state = state_of(document)._replace(status=Status.RUNNING, pid=document["pid"])
     for hook in hooks:
         try:
@@ -93,13 +100,13 @@ def _wait_gone(document: StateDocument, own: int) -> None:
         from ..engine.processes import wait_init
 
         try:
-            wait_init(document["pid"], pidfd, _LAST_BREATH)
+            wait_init(document["pid"], pidfd, _END_TIMEOUT)
         finally:
             os.close(pidfd)
 
 
 def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
-    """Open the gate and follow the init until it is the process; gives the step that failed, if one did."""
+    """Let the init process go on until it has executed the program, and return the error if a step failed."""
     try:
         peer = connect_start(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
@@ -125,7 +132,7 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
                 state = state_of(document)
                 send_listener(message.fd, path, metadata, state, state.pid)
             except UnsupportedError as error:
-                return error  # and the end of the connection ends the init
+                return error  # the init process ends with the connection
             os.write(peer, b"\0")
         if message is None:
             return _end_of_connection(entry, document, read_progress(page) if page >= 0 else None)
@@ -147,7 +154,7 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
 
 
 def _step_of(document: StateDocument, number: int) -> tuple[str, str]:
-    """The operation of a step and its text."""
+    """Return the operation and the text of a step."""
     return next(((str(op), str(text)) for n, op, text in document["steps"] if n == number), ("gate", "wait for start"))
 
 
@@ -161,7 +168,7 @@ def _step_error(entry: Entry, document: StateDocument, number: int, code: int, w
 
 
 def _filter(entry: Entry) -> Seccomp | None:
-    """The container's seccomp profile."""
+    """Return the container's seccomp profile."""
     from ..spec import RuntimeSpec
 
     spec = RuntimeSpec.load(f"{entry.directory}/config.json")
@@ -169,10 +176,10 @@ def _filter(entry: Entry) -> Seccomp | None:
 
 
 def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress | None) -> Exception | None:
-    """What the end of the connection means: None when the init has become the process, else the error.
+    """Return the error that the end of the connection stands for; None if the init process has executed the program.
 
     Args:
-        reached: how far the init has come; None when it ended as soon as the gate was opened.
+        reached: the last step of the init process; None if it ended at once.
     """
     last = next(number for number, op, _ in document["steps"] if op in ("exec", "reap") and isinstance(number, int))
     if reached is not None and reached.error:

@@ -1,4 +1,4 @@
-"""Changing the limits of a container that exists (the peers' ``update``; runtime.md has none)."""
+"""Changing the limits of a container (``update`` of runc; runtime.md has no such operation)."""
 
 from __future__ import annotations
 
@@ -25,41 +25,39 @@ if TYPE_CHECKING:
 
 
 _PERIOD: Final = 100_000
-"""Microseconds: the kernel's own."""
-
-
-_MANY: Final = 1 << 20
-"""CPUs: more than any machine has."""
+"""Default period of a CPU quota in microseconds, as in the kernel."""
+_MAX_CPUS: Final = 1 << 20
+"""More CPUs than any machine has."""
 
 
 class Limits(TypedDict, total=False):
-    """The arguments of `Container.update`: memory in bytes, times in microseconds, -1 for no limit."""
+    """The keywords of `Container.update`: memory in bytes, times in microseconds, -1 for no limit."""
 
     memory: int | None
     memory_swap: int | None
     """Memory and swap together."""
     memory_reservation: int | None
     cpus: float | None
-    """CPU time in CPUs, as 1.5; sets quota and period."""
+    """Number of CPUs, such as 1.5. It sets the quota and the period."""
     cpu_shares: int | None
     cpu_quota: int | None
     cpu_period: int | None
     cpu_burst: int | None
     cpu_idle: int | None
-    """1 for no more than what others leave."""
+    """1 to run only when other cgroups leave CPU time (SCHED_IDLE)."""
     cpu_realtime_runtime: int | None
     cpu_realtime_period: int | None
     cpuset_cpus: str | None
-    """As ``0-3,7``."""
+    """A list such as ``0-3,7``."""
     cpuset_mems: str | None
     pids: int | None
     """Number of tasks."""
     blkio_weight: int | None
     """10 to 1000."""
     l3_cache_schema: str | None
-    """A line ``L3:0=f`` for the container's resctrl group (config-linux.md#intelrdt)."""
+    """A line such as ``L3:0=f`` for the container's resctrl group (config-linux.md#intelrdt)."""
     mem_bw_schema: str | None
-    """A line ``MB:0=20`` for it."""
+    """A line such as ``MB:0=20`` for the same group."""
 
 
 _SCHEMAS: Final = ("l3_cache_schema", "mem_bw_schema")
@@ -99,14 +97,14 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         placement = existing_placement(document.get("cgroups", []), host)
         unit = undo.unit(document.get("undo", []))
         plan = compile_update(linux, member_names(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
-        # What is written before the change takes no space after it.
+        # The new config.json is written before the change, so that a full disk cannot prevent it afterwards.
         with entry.staged("config.json", spec.evolve(linux=linux).to_json().encode()) as config:
             _perform(plan)
             config.commit()
 
 
 def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Limits) -> Resources:
-    """The arguments that are of linux.resources as one object. Raises ValueError, TypeError, SpecError."""
+    """Return ``resources`` with the limits that are members of linux.resources. Raises ValueError, TypeError, SpecError."""
     if unknown := sorted(set(limits) - set(Limits.__annotations__)):
         raise TypeError(
             f"update() got an unexpected keyword argument {unknown[0]!r}: use one of {', '.join(Limits.__annotations__)}"
@@ -117,8 +115,8 @@ def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Li
         if value is not None and part:
             made.setdefault(part, {})[member] = value  # type: ignore[assignment]
     if (cpus := limits.get("cpus")) is not None:
-        if not 0 < cpus < _MANY or limits.get("cpu_quota") is not None:
-            raise ValueError(f"cpus is {cpus}: more than 0 is needed, a number of CPUs, and no cpu_quota beside it")
+        if not 0 < cpus < _MAX_CPUS or limits.get("cpu_quota") is not None:
+            raise ValueError(f"cpus is {cpus}: a number greater than 0 is needed, without cpu_quota")
         period = limits.get("cpu_period") or _PERIOD
         made.setdefault("cpu", {}).update(period=period, quota=round(cpus * period))
     base = resources if isinstance(resources, Resources) else Resources.load(resources or {})
@@ -132,7 +130,7 @@ def _schemas(limits: Limits) -> dict[str, str]:
 
 def _with_schemas(rdt: IntelRdt | None, schemas: Mapping[str, str]) -> IntelRdt | None:
     if schemas and rdt is None:
-        raise UnsupportedError("$.linux.intelRdt: the container has no resctrl group, and gets none later: create it with one")
+        raise UnsupportedError("$.linux.intelRdt: the container has no resctrl group: create it with one")
     if rdt is None or not schemas:
         return rdt
     l3, bandwidth = (schemas.get(name, old) for name, old in zip(_SCHEMAS, (rdt.l3_cache_schema, rdt.mem_bw_schema), strict=True))
@@ -150,7 +148,7 @@ def _perform(plan: Plan) -> None:
                 raise step_error(plan, number, error.errno or 0, str(error.strerror or "")) from error
     except BaseException as error:
         for failure in rollback.restore():
-            error.add_note(f"and it could not be taken back: {failure}")
+            error.add_note(f"and it could not be undone: {failure}")
         raise
     finally:
         rollback.close()

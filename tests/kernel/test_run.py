@@ -108,7 +108,7 @@ def test_invalid_text_is_not_lost(sh: Sh) -> None:
     [
         ({"args": "echo hi"}, TypeError, "shlex.split"),
         ({"args": b"echo"}, TypeError, "shlex.split"),
-        ({"input": b"", "stdin": PIPE}, ValueError, "exclude"),
+        ({"input": b"", "stdin": PIPE}, ValueError, "cannot be used together"),
         ({"input": "text"}, TypeError, "text=True"),
         ({"capture_output": True, "stdout": PIPE}, ValueError, "capture_output"),
         ({"stdin": STDOUT}, ValueError, "stdin"),

@@ -102,7 +102,7 @@ def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, pre
         ):  # fmt: skip
             with pytest.raises((ValueError, TypeError)):
                 container.exec(["true"], terminal=True, **wrong)  # type: ignore[call-overload]
-        with pytest.raises(ValueError, match="none of them beside it"):
+        with pytest.raises(ValueError, match="conflict with a terminal"):
             container.popen(["true"], terminal=True, stdout=subprocess.PIPE)
         assert len(container.processes()) == 1
 
