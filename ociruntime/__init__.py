@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from . import errors as errors
     from . import image as image
     from . import spec as spec
-    from .attach import Attachment as Attachment
     from .bundle import Bundle as Bundle
     from .container import Container as Container
     from .errors import BundleError as BundleError
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from .image import SifImage as SifImage
     from .image import build_sif as build_sif
     from .lifecycle.prune import prune as prune
-    from .logs import LogRecord as LogRecord
     from .plan import Plan as Plan
     from .plan import Step as Step
     from .process import Process as Process
@@ -52,6 +50,8 @@ if TYPE_CHECKING:
     from .state import State as State
     from .state import Status as Status
     from .stats import Stats as Stats
+    from .supervisor.attach import Attachment as Attachment
+    from .supervisor.logs import LogRecord as LogRecord
     from .supported import features as features
     from .terminal import Terminal as Terminal
 
@@ -60,14 +60,12 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "attach": "Attachment",
         "bundle": "Bundle",
         "container": "Container",
         "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
         "ProcessTimeout LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
         "events": "Event",
         "host": "Host",
-        "logs": "LogRecord",
         "plan": "Plan Step",
         "process": "Process Result Usage",
         "lifecycle.prune": "prune",
@@ -76,6 +74,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "spec": "RuntimeSpec",
         "state": "State Status",
         "stats": "Stats",
+        "supervisor.attach": "Attachment",
+        "supervisor.logs": "LogRecord",
         "supported": "features",
         "terminal": "Terminal",
     },

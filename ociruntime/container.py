@@ -17,12 +17,11 @@ from .state import Entry, State, StateStore, Status, check_id
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .attach import Attachment
     from .bundle import Bundle
     from .engine.processes import Exit
     from .events import Event
+    from .lifecycle.create import Supervise
     from .lifecycle.update import Limits
-    from .logs import LogRecord
     from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, PopenKeywords
     from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from .spec.base import Json
     from .stats import Stats
     from .streams import MaybeNone, Stdio, Streams
+    from .supervisor.attach import Attachment
+    from .supervisor.logs import LogRecord
     from .terminal import Terminal
 
 __all__ = ["Container"]
@@ -163,11 +164,16 @@ class Container:
         from .lifecycle.create import create
         from .streams import Streams
 
+        supervise: Supervise | None = None
+        if options.supervised:
+            from .supervisor import client
+
+            supervise = client.supervise
         with DeferredSignals() as signals:
             opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
             streams = Streams(options.stdin, options.stdout, options.stderr)
             try:
-                created = create(container_id, opened, options, stdio=streams.child, start=start)
+                created = create(container_id, opened, options, stdio=streams.child, start=start, supervise=supervise)
             except BaseException:
                 streams.close()
                 raise
@@ -333,9 +339,9 @@ class Container:
         if "exit_code" in document:
             return document["exit_code"]
         if "supervisor" in document:
-            from .lifecycle.supervise import wait_recorded
+            from .lifecycle.status import wait_supervised
 
-            return wait_recorded(self._entry, document, self._pidfd, timeout)
+            return wait_supervised(self._entry, document, self._pidfd, timeout)
         pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
@@ -646,7 +652,7 @@ class Container:
             WrongStatus: the container has ended, or is still being created.
             StateError: it has no supervisor, or the supervisor has ended or has too many clients.
         """
-        from .lifecycle.attach import attach
+        from .supervisor.attach import attach
 
         return attach(self._entry, stderr=stderr)
 
@@ -670,7 +676,7 @@ class Container:
             StateError: the container has no log, or it cannot be read.
             ValueError: ``tail`` or ``stream`` is not valid.
         """
-        from .lifecycle.logs import logs
+        from .supervisor.logs import logs
 
         return logs(self._entry, follow=follow, since=since, tail=tail, stream=stream)
 
@@ -681,9 +687,9 @@ class Container:
             WrongStatus: the container has ended.
             StateError: it has no supervisor, or the supervisor has ended or cannot open the log.
         """
-        from .lifecycle.logs import reopen
+        from .supervisor.logs import reopen_log
 
-        reopen(self._entry)
+        reopen_log(self._entry)
 
     # ---- the handle ----
 

@@ -28,6 +28,8 @@ from __future__ import annotations
 import errno as _errno
 import os
 import subprocess
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -70,6 +72,16 @@ def _rebuild(cls: type[OCIRuntimeError], args: tuple[object, ...], fields: dict[
 
 class OCIRuntimeWarning(UserWarning):
     """Something that the runtime spec wants logged as a warning while the operation goes on (runtime.md, Warnings)."""
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Issue an `OCIRuntimeWarning` for each text, at the line that called the package."""
+    package = __name__.partition(".")[0]
+    for text in texts:
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            level, frame = level + 1, frame.f_back
+        warnings.warn(text, OCIRuntimeWarning, stacklevel=level)
 
 
 class Problem(NamedTuple):

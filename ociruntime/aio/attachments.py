@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Self
 
-from .. import attach as _sync
+from ..supervisor import attach as _sync
 from .streams import Reader, Writer, over
 from .waiting import work
 

@@ -15,15 +15,14 @@ from .. import container as _sync
 from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout, ProcessTimeout
 from ..events import Event
-from ..lifecycle.logs import LOOK, Log
 from ..lifecycle.status import first_process
-from ..lifecycle.watch import Ticks, watch
-from ..logs import LogRecord
+from ..lifecycle.watch import StatsTimer, watch
 from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
 from ..state import State, Status
 from ..streams import MaybeNone
+from ..supervisor.logs import POLL_INTERVAL, LogReader, LogRecord
 from .attachments import Attachment
 from .processes import Process
 from .streams import Reader, Writer, connect
@@ -162,13 +161,13 @@ class Container:
 
     async def events(self, interval: float | None = None) -> AsyncIterator[Event]:
         """`ociruntime.Container.events` as an asynchronous iterator: any number of tasks may iterate, without a thread for each."""
-        ticks = Ticks(interval)
+        timer = StatsTimer(interval)
         with watch(self._sync._entry, self._sync._pidfd) as watched:
             while not watched.ended:
-                await within(ticks.left(), readable(watched.fileno()))
+                await within(timer.left(), readable(watched.fileno()))
                 for event in watched.read():
                     yield event
-                if ticks.over() and not watched.ended:
+                if timer.expired() and not watched.ended:
                     yield Event("stats", time.time_ns(), stats=self._sync.stats())
 
     async def delete(self, *, force: bool = False) -> None:
@@ -295,22 +294,22 @@ class Container:
         stream: Literal["stdout", "stderr"] | None = None,
     ) -> AsyncIterator[LogRecord]:
         """`ociruntime.Container.logs` as an asynchronous iterator, without a thread."""
-        log = Log(self._sync._entry, follow=follow, since=since, tail=tail, stream=stream)
-        writer = log.writer()
+        reader = LogReader(self._sync._entry, follow=follow, since=since, tail=tail, stream=stream)
+        writer = reader.open_writer()
         try:
-            last, count = writer is None, 0
-            with closing(log.items) as items:
+            has_ended, count = writer is None, 0
+            with closing(reader.items) as items:
                 for record in items:
                     if record is not None:
                         yield record
                         count += 1
                         if count % _TURN == 0:
                             await asyncio.sleep(0)
-                    elif last:
+                    elif has_ended:
                         return
                     else:
-                        assert writer is not None, "otherwise it was the last"
-                        last = await within(LOOK, readable(writer))
+                        assert writer is not None, "there is a writer that has not ended"
+                        has_ended = await within(POLL_INTERVAL, readable(writer))
         finally:
             if writer is not None:
                 os.close(writer)

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from ..errors import warn
 from ..overrides import Overrides
 from ..state import NOTIFY
 from .status import first_process
-from .warn import warn
 
 if TYPE_CHECKING:
     from ..bundle import Bundle

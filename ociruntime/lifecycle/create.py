@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
@@ -16,6 +16,7 @@ from ..engine.clone import clone
 from ..engine.execution import Execution
 from ..engine.launch import Preserved, inherited
 from ..engine.protocol import listen_start
+from ..errors import warn
 from ..files import replace_file
 from ..interrupts import uninterruptible, waiting
 from ..plan.kernel import CLONE_NEW
@@ -27,8 +28,6 @@ from .handover import send_fd, send_listener
 from .launch import CleanUps, Launched
 from .prepare import EphemeralBundle, Prepared, prepare
 from .start import after_start
-from .supervise import supervise
-from .warn import warn
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -41,6 +40,22 @@ if TYPE_CHECKING:
 
 OWN_STREAMS: Final = (0, 1, 2)
 """The file descriptors of the caller's own stdin, stdout and stderr."""
+
+
+class Supervise(Protocol):
+    """Starts the supervisor of a container: `ociruntime.supervisor.client.supervise`."""
+
+    def __call__(
+        self,
+        entry: Entry,
+        document: StateDocument,
+        spec: RuntimeSpec,
+        options: CreateOptions,
+        /,
+        *,
+        terminal: bool,
+        preserve: Preserved,
+    ) -> Supervisor: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +87,7 @@ def create(
     *,
     stdio: Sequence[int] = OWN_STREAMS,
     start: bool = False,
+    supervise: Supervise | None = None,
     ephemeral: bool = False,
     deadline: float | None = None,
 ) -> Created:
@@ -80,6 +96,7 @@ def create(
     Args:
         stdio: file descriptors for its stdin, stdout and stderr.
         start: whether its process runs at once, instead of waiting for `start`.
+        supervise: starts its supervisor, if it gets one.
         ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`).
         deadline: when to give the launch up, by `time.monotonic`.
     """
@@ -91,7 +108,7 @@ def create(
         plan = prepared.compile(container_id, start=start)
         warn(plan.warnings)
         creation.record(plan, prepared)
-        execution = creation.launch(plan, prepared, stdio, preserve, deadline)
+        execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline)
         created = creation.commit(execution, prepared)
     return creation.follow_up(created)
 
@@ -170,12 +187,18 @@ class Creation:
         self.entry.save("config.json", prepared.bundle.config_bytes)
 
     def launch(
-        self, plan: Plan, prepared: Prepared, stdio: Sequence[int], preserve: Preserved, deadline: float | None
+        self,
+        plan: Plan,
+        prepared: Prepared,
+        stdio: Sequence[int],
+        preserve: Preserved,
+        supervise: Supervise | None,
+        deadline: float | None,
     ) -> Execution:
         """Execute the plan to the point where the container is created. Raises StepError, HookError."""
         spec, supervisor = prepared.bundle.spec, None
         gate = -1 if self._start else self._listen()
-        if self._options.supervised:
+        if supervise is not None:
             supervisor = self._supervisor = supervise(
                 self.entry, self.document, spec, self._options, terminal=plan.terminal, preserve=preserve
             )
@@ -208,7 +231,7 @@ class Creation:
     def _console(self) -> Callable[[int], None]:
         if self._options.console_socket is not None:
             return to_socket(self._options.console_socket)
-        return self._terminals.append if self._supervisor is None else self._supervisor.terminal
+        return self._terminals.append if self._supervisor is None else self._supervisor.send_terminal
 
     def _hooks_of(self, plan: Plan) -> HookRunner | None:
         if not any(step.op in ("hook", "hook_state") for step in plan.steps):

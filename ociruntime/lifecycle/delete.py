@@ -1,4 +1,4 @@
-"""Removing what create made (runtime.md, Delete)."""
+"""Deleting a container: removing what create made (runtime.md, Delete)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import errno
 import os
 import signal
 from contextlib import ExitStack
+from typing import Final
 
 from ..engine import cgroup, undo
-from ..engine.processes import KILL_TIMEOUT, describe_state, not_dead, pid_of, wait_init
-from ..errors import ContainerNotFound, HookError, StateError, WrongStatus
+from ..engine.processes import KILL_TIMEOUT, describe_state, ended_within, not_dead, pid_of, wait_init, wait_killed
+from ..errors import ContainerNotFound, HookError, StateError, WrongStatus, warn
 from ..plan.model import HookProgram
 from ..state import Entry, StateDocument, Status, state_of
-from .status import current, first_process
-from .supervise import end_supervisor
+from .status import SUPERVISOR_END, current, first_process, supervisor_of
 
-_PATIENCE = 10.0
-"""Seconds for another operation on a container, before a deletion by force ends it."""
+_LOCK_TIMEOUT: Final = 10.0
+"""Seconds for another operation on the container to end, before a deletion by force ends it."""
 
 
 def _discard(bundle: str) -> None:
@@ -29,10 +29,15 @@ undo.register("bundle", _discard)
 
 
 def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
-    """Delete a container; ``force`` kills it first and does not mind a damaged state.
+    """Delete a container.
+
+    Args:
+        own: the pidfd of the init process in the process that created it; -1 in others.
+        force: kill the container first, and delete it even if its state is damaged.
 
     Raises:
-        WrongStatus, StateError: its status does not allow it.
+        WrongStatus: the container is not stopped.
+        StateError: its state is damaged.
         TimeoutError: a process does not die of SIGKILL, or keeps the container locked.
     """
     with ExitStack() as stack:
@@ -47,15 +52,18 @@ def delete(entry: Entry, own: int = -1, *, force: bool) -> None:
 
 
 def lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
-    """Hold the container's lock until the stack is left; False when the container went while another operation had the lock.
+    """Hold the container's lock until the stack is closed.
 
-    With ``force`` the container is killed when that operation keeps the lock, which ends the operation.
+    With ``force`` the container is killed if another operation keeps the lock, because that ends the operation.
+
+    Returns:
+        False if the container was deleted while another operation had the lock.
     """
     if not force:
         stack.enter_context(entry.locked())
         return True
     try:
-        stack.enter_context(entry.locked(wait=_PATIENCE))
+        stack.enter_context(entry.locked(wait=_LOCK_TIMEOUT))
         return True
     except BlockingIOError:
         _kill_recorded(entry)
@@ -70,7 +78,7 @@ def lock(stack: ExitStack, entry: Entry, *, force: bool) -> bool:
 
 
 def _kill_recorded(entry: Entry) -> None:
-    """Kill what the state says that the container has, without its lock."""
+    """Kill the processes that the state records, without the container's lock."""
     try:
         document, _ = read(entry, force=True)
     except ContainerNotFound:
@@ -78,9 +86,7 @@ def _kill_recorded(entry: Entry) -> None:
     pidfd = first_process(document)
     if pidfd is not None:
         try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself
+            _kill(pidfd)
         finally:
             os.close(pidfd)
     paths = [path for path in document.get("cgroups", []) if os.path.isdir(path)]
@@ -89,34 +95,34 @@ def _kill_recorded(entry: Entry) -> None:
 
 
 def _holder(entry: Entry) -> str:
-    """Name the process that holds the container's lock (proc_locks(5))."""
+    """Return the name of the process that holds the container's lock (proc_locks(5))."""
     info = os.stat(f"{entry.directory}/lock")
-    wanted = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    inode = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
     with open("/proc/locks", encoding="ascii") as table:
         for line in table:
             fields = line.split()
-            if wanted in fields and "->" not in fields:
-                pid = int(fields[fields.index(wanted) - 1])
+            if inode in fields and "->" not in fields:
+                pid = int(fields[fields.index(inode) - 1])
                 return f"process {pid}, which is {describe_state(pid)}"
     return "another process"
 
 
 def discard(entry: Entry, document: StateDocument) -> None:
-    """Delete a container whose first process its maker has seen the end of. Raises ContainerNotFound: somebody else has."""
+    """Delete a container whose init process has ended. Raises ContainerNotFound: another process has deleted it."""
     with entry.locked():
         sweep(entry, document)
     after_delete(document)
 
 
 def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
-    """Return the recorded state and the status now.
+    """Return the recorded state and the current status.
 
     Args:
         force: use the recovery record when the state is damaged.
 
     Raises:
-        ContainerNotFound: there is no such container.
-        StateError: what is recorded is damaged.
+        ContainerNotFound: the container does not exist.
+        StateError: the record is damaged.
     """
     try:
         document = entry.read()
@@ -130,19 +136,38 @@ def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
 
 
 def sweep(entry: Entry, document: StateDocument) -> None:
-    """Remove everything of a container whose first process is gone; the lock is held."""
-    end_supervisor(document)
+    """Remove everything of a container whose init process has ended. The caller holds the lock."""
+    _end_supervisor(entry, document)
     undo.undo_all(document.get("undo", []))
     entry.remove()
 
 
+def _end_supervisor(entry: Entry, document: StateDocument) -> None:
+    """Wait for the end of the supervisor of a container that has ended, and kill it if that takes too long. Raises TimeoutError."""
+    pidfd = supervisor_of(document)
+    if pidfd is None:
+        return
+    try:
+        if not ended_within(pidfd, SUPERVISOR_END):
+            _kill(pidfd)
+            wait_killed(document["supervisor"][0], pidfd, f"the supervisor of container {entry.id!r}")
+    finally:
+        os.close(pidfd)
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended
+
+
 def after_delete(document: StateDocument) -> None:
-    """Run the poststop hooks: a failure is a warning, and the others still run (runtime.md, Lifecycle, 13)."""
+    """Run the poststop hooks. A failure is a warning, and the other hooks still run (runtime.md, Lifecycle, 13)."""
     hooks = document.get("hooks", {}).get("poststop")
     if not hooks:
         return
     from ..engine.hooks import run
-    from .warn import warn
 
     state = state_of(document)._replace(status=Status.STOPPED, pid=0)
     for hook in hooks:
@@ -153,19 +178,16 @@ def after_delete(document: StateDocument) -> None:
 
 
 def end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:
-    """Kill the first process of a container and wait for its end; the lock is held. Raises TimeoutError."""
+    """Kill the init process of a container and wait for its end. The caller holds the lock. Raises TimeoutError."""
     pidfd = first_process(document, own)
     if pidfd is None:
         return
     try:
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself
+        _kill(pidfd)
         if status is Status.PAUSED:
             cgroup.thaw_killed(document.get("cgroups", []))
         pid = pid_of(pidfd)
         if wait_init(pid, pidfd, KILL_TIMEOUT) is None:
-            raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, f"the first process of container {entry.id!r}"))
+            raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, f"the init process of container {entry.id!r}"))
     finally:
         os.close(pidfd)

@@ -17,7 +17,7 @@ from ..engine.cgroup import joinable, oom_kills
 from ..engine.execution import Execution
 from ..engine.launch import inherited
 from ..engine.processes import ended_within
-from ..errors import ContainerNotFound, WrongStatus
+from ..errors import ContainerNotFound, WrongStatus, warn
 from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
@@ -27,7 +27,6 @@ from .create import receivers, to_socket, write_pid_file
 from .home import with_home
 from .launch import CleanUps, Launched
 from .status import current, first_process
-from .warn import warn
 
 if TYPE_CHECKING:
     from ..options import ExecOptions

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import ContainerExists, ContainerNotFound
+from ..errors import ContainerExists, ContainerNotFound, warn
 from ..locks import LockFile
 from ..state import Entry, StateStore, Status, check_directory, check_id
 from .delete import after_delete, end, read, sweep
-from .warn import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

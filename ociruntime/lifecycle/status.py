@@ -1,18 +1,24 @@
-"""What a container is at this moment, and which operation that allows."""
+"""The current status of a container, the operations that it allows, and what the supervisor knows of it."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from ..engine import cgroup
-from ..errors import WrongStatus
+from ..errors import ProcessTimeout, WrongStatus
 from ..state import Entry, State, StateDocument, Status, state_of
+
+SUPERVISOR_END: Final = 6.0
+"""Seconds for a supervisor to end by itself: it lets slow clients read for five."""
+_NOTIFY_TIMEOUT: Final = 1.0
 
 
 def current(document: StateDocument) -> State:
-    """The state now: what is recorded, corrected by what the processes and the freezer say."""
+    """Return the current state: the recorded one, corrected by what the processes and the freezer say."""
     cgroups = document.get("cgroups", [])
     state = state_of(document, frozen=document["status"] == Status.RUNNING and cgroup.frozen(cgroups))
     if state.status is Status.STOPPED and not state.oom_killed and out_of_memory(document):
@@ -21,10 +27,10 @@ def current(document: StateDocument) -> State:
 
 
 def out_of_memory(document: StateDocument) -> bool:
-    """Whether the kernel has killed something in a container for want of memory."""
+    """Return whether there was an OOM kill in a container."""
     if cgroup.oom_kills(document.get("cgroups", [])):
         return True
-    # systemd removes a scope's cgroup with its last process, and the count with it.
+    # systemd removes a scope's cgroup, and its count, with the last process.
     scope = next((entry[3] for entry in document.get("undo", []) if entry[0] == "systemd_scope"), "")
     if not scope or os.path.exists(scope):
         return False
@@ -43,18 +49,82 @@ def allowed(entry: Entry, operation: str, *statuses: Status) -> Iterator[StateDo
             raise WrongStatus(entry.id, operation, status, " or ".join(statuses))
         yield document
     if document.get("sync"):
-        from .supervise import tell_changed
-
-        tell_changed(entry)
+        _notify_supervisor(entry)
 
 
 def first_process(document: StateDocument, own: int = -1) -> int | None:
-    """A pidfd of the first process, or None when it is gone; ``own`` is the one of its maker, who must reap it."""
+    """Return a pidfd of the init process; None if it has ended.
+
+    Args:
+        own: the pidfd of the process that created the container, and must reap it. It is duplicated.
+    """
     if own >= 0:
         return os.dup(own)
-    pid = document.get("pid", 0)
+    return _open_process(document.get("pid", 0), document.get("pid_start", 0))
+
+
+def _open_process(pid: int, start_time: int) -> int | None:
     if not pid:
         return None
     from ..engine.processes import open_process
 
-    return open_process(pid, document.get("pid_start", 0))
+    return open_process(pid, start_time)
+
+
+# ---- the supervisor ----
+
+
+def supervisor_of(document: StateDocument) -> int | None:
+    """Return a pidfd of the container's supervisor; None if it has none, or the supervisor has ended."""
+    return _open_process(*document.get("supervisor", (0, 0)))
+
+
+def _notify_supervisor(entry: Entry) -> None:
+    """Tell the supervisor that the status has changed."""
+    from ..supervisor.protocol import CONTROL_SOCKET, connect
+
+    try:
+        with connect(entry.directory, CONTROL_SOCKET) as peer:
+            peer.settimeout(_NOTIFY_TIMEOUT)
+            peer.sendall(b'{"stateChanged": true}')
+    except (FileNotFoundError, ConnectionError, TimeoutError):
+        pass  # the supervisor has ended with its container, and has sent that state itself
+
+
+def wait_supervised(entry: Entry, document: StateDocument, own: int, timeout: float | None) -> int | None:
+    """Wait for the end of a supervised container and return its exit code.
+
+    Returns:
+        None if the exit code is not known, because the supervisor was killed.
+
+    Raises:
+        ProcessTimeout: it still runs after ``timeout`` seconds.
+    """
+    from ..engine.processes import wait_init
+
+    returncode = None
+    pidfd = first_process(document, own)
+    if pidfd is not None:
+        try:
+            exit = wait_init(document["pid"], pidfd, timeout)
+        finally:
+            os.close(pidfd)
+        if exit is None:
+            assert timeout is not None
+            raise ProcessTimeout(f"container {entry.id!r}", timeout)
+        returncode = exit.returncode
+    return _read_after_end(entry).get("exit_code", returncode)
+
+
+def _read_after_end(entry: Entry) -> StateDocument:
+    """Return the state of a supervised container that has ended, once the supervisor has recorded the exit code or has ended."""
+    deadline = time.monotonic() + SUPERVISOR_END
+    while True:
+        document = entry.read()
+        if "exit_code" in document or time.monotonic() > deadline:
+            return document
+        pidfd = supervisor_of(document)
+        if pidfd is None:
+            return entry.read()  # it may have recorded the exit code after the first read
+        os.close(pidfd)
+        time.sleep(0.002)

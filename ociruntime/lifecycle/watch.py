@@ -1,4 +1,4 @@
-"""Looking on: what a container uses, and what happens to it (the peers' ``events``; runtime.md has neither)."""
+"""Statistics and events of a container (``events`` of runc; runtime.md has neither)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLONE_NEWNET: Final = 0x40000000
 
 
 def stats(entry: Entry) -> Stats:
-    """What a container uses. Raises as `Container.stats`."""
+    """Return what a container uses. Errors are those of `Container.stats`."""
     document = entry.read()
     state = current(document)
     own_network = document.get("namespaces", 0) & _CLONE_NEWNET
@@ -28,7 +28,7 @@ def stats(entry: Entry) -> Stats:
 
 
 def watch(entry: Entry, own: int = -1) -> EventWatch:
-    """Begin to watch a container that has not stopped. Raises WrongStatus."""
+    """Start watching a container. Raises WrongStatus: it is stopped."""
     from ..engine.cgroup.watch import EventWatch
 
     document = entry.read()
@@ -39,21 +39,25 @@ def watch(entry: Entry, own: int = -1) -> EventWatch:
 
 
 def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:
-    """Events up to the exit. Arguments and errors are those of `Container.events`."""
-    ticks = Ticks(interval)
-    return _follow(entry, watch(entry, own), ticks)
+    """Yield events until the exit. Arguments and errors are those of `Container.events`."""
+    timer = StatsTimer(interval)
+    return _follow(entry, watch(entry, own), timer)
 
 
-def _follow(entry: Entry, watched: EventWatch, ticks: Ticks) -> Iterator[Event]:
-    with watched:
-        while not watched.ended:
-            yield from watched.read(ticks.left())
-            if ticks.over() and not watched.ended:
+def _follow(entry: Entry, watcher: EventWatch, timer: StatsTimer) -> Iterator[Event]:
+    with watcher:
+        while not watcher.ended:
+            yield from watcher.read(timer.left())
+            if timer.expired() and not watcher.ended:
                 yield Event("stats", time.time_ns(), stats=stats(entry))
 
 
-class Ticks:
-    """The times at which statistics are due."""
+class StatsTimer:
+    """Expires once per interval, for events with statistics.
+
+    Args:
+        interval: seconds; None to expire never. Raises ValueError: it is not positive.
+    """
 
     def __init__(self, interval: float | None) -> None:
         if interval is not None and interval <= 0:
@@ -62,11 +66,11 @@ class Ticks:
         self._next = time.monotonic() + (interval or 0)
 
     def left(self) -> float | None:
-        """Seconds up to the next one; None when there is none."""
+        """Return the seconds until it expires; None for never."""
         return None if self._interval is None else max(0.0, self._next - time.monotonic())
 
-    def over(self) -> bool:
-        """Whether one is due; then the next one is an interval later."""
+    def expired(self) -> bool:
+        """Return whether it has expired. If so, the next interval begins."""
         if self._interval is None or time.monotonic() < self._next:
             return False
         self._next = max(self._next + self._interval, time.monotonic())

@@ -1,40 +1,42 @@
-"""The side of the process that creates a container: it starts the supervisor, and hands the launch and the terminal over to it."""
+"""The processes that create and use a supervised container: starting the supervisor, launching through it, and requests to it."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import select
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from ..engine.launch import Preserved
-from ..errors import StateError, UnsupportedError
+from ..engine.processes import ended_within, wait_killed
+from ..errors import StateError, UnsupportedError, WrongStatus
+from ..host import Host
+from ..lifecycle.status import current
+from ..plan.id_mappings import host_id, with_default_mappings
 from ..procfs import start_time
-from .protocol import ERROR_LOG, LOG, MAX_FDS, receive_message, send_message
+from ..state import Entry, Status
+from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, ERROR_LOG, LOG, MAX_FDS, connect, receive_message, send_message
+
+if TYPE_CHECKING:
+    from ..engine.launch import Preserved
+    from ..options import CreateOptions
+    from ..spec import RuntimeSpec
+    from ..state import StateDocument
 
 _LOG_LIMIT: Final = 8 << 20
 """Size in bytes after which a log in the state directory, which may be in memory, is renamed to ``.1``."""
 _ANSWER_TIMEOUT: Final = 60.0
 """Seconds for a new supervisor to answer."""
-_DEATH_TIMEOUT: Final = 10.0
-"""Seconds for a supervisor to die of SIGKILL."""
+_REQUEST_TIMEOUT: Final = 10.0
+"""Seconds for a supervisor to answer a request."""
+_CAP_CHOWN: Final = 1 << 0
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 """Variables that the supervisor gets. It outlives the caller, whose environment may hold secrets."""
-
-
-class Supervision(NamedTuple):
-    """Options of a supervised container."""
-
-    log_path: str | None
-    """None for a log of limited size in the state directory."""
-    log_format: str
-    sync_socket: str | None
-    """A listening Unix socket that gets the state at every change of the status."""
 
 
 class Supervisor:
@@ -49,11 +51,12 @@ class Supervisor:
         """Pid of the process that the supervisor has launched."""
 
     @classmethod
-    def spawn(cls, directory: Path, supervision: Supervision, *, terminal: bool, owner: int, preserve: Preserved) -> Self:
+    def spawn(cls, directory: Path, options: CreateOptions, *, terminal: bool, owner: int, preserve: Preserved) -> Self:
         """Start the supervisor of a container.
 
         Args:
             directory: the container's state directory.
+            options: the log and the sync socket.
             terminal: whether the container has a terminal instead of pipes.
             owner: the uid, in the caller's user namespace, that owns the pipes.
             preserve: the caller's file descriptors that the container's process inherits.
@@ -82,10 +85,10 @@ class Supervisor:
                 directory=str(directory),
                 terminal=terminal,
                 owner=owner,
-                log_path=supervision.log_path or str(directory / LOG),
-                log_format=supervision.log_format,
-                log_limit=0 if supervision.log_path else _LOG_LIMIT,
-                sync_socket=supervision.sync_socket,
+                log_path=options.log_path or str(directory / LOG),
+                log_format=options.log_format,
+                log_limit=0 if options.log_path else _LOG_LIMIT,
+                sync_socket=options.sync_socket,
                 sys_path=[os.path.abspath(path) for path in sys.path],
             )
             _receive(channel, directory)
@@ -115,7 +118,7 @@ class Supervisor:
         self._launched = int(str(answer["pid"]))
         return self._launched, received[0]
 
-    def terminal(self, master: int) -> None:
+    def send_terminal(self, master: int) -> None:
         """Hand the master of the container's terminal over, and close it here."""
         try:
             send_message(self._channel, [master], do="terminal")
@@ -133,26 +136,88 @@ class Supervisor:
         os.close(self._pidfd)
 
     def abort(self) -> None:
-        """Kill the supervisor, and wait until it is gone. Raises TimeoutError."""
-        end(self._pidfd)
+        """Kill the supervisor, and wait for its end. Raises TimeoutError."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        wait_killed(self.pid, self._pidfd, "a supervisor")
         self.release()
 
 
-def end(pidfd: int) -> None:
-    """Kill a supervisor, and wait until it is gone. Raises TimeoutError."""
+def supervise(
+    entry: Entry, document: StateDocument, spec: RuntimeSpec, options: CreateOptions, *, terminal: bool, preserve: Preserved
+) -> Supervisor:
+    """Start the supervisor of a container that is being created, and record it in the state.
+
+    Errors are those of `Supervisor.spawn`.
+    """
+    supervisor = Supervisor.spawn(entry.path, options, terminal=terminal, owner=_owner_of_pipes(spec), preserve=preserve)
+    document["supervisor"] = list(supervisor.identity)
+    document["sockets"] = [str(entry.path / ATTACH_SOCKET), str(entry.path / CONTROL_SOCKET)]
+    document["terminal"] = terminal
+    document["sync"] = options.sync_socket is not None
+    document["log"] = [options.log_path or str(entry.path / LOG), options.log_format]
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
+        entry.record(document)
+    except BaseException:
+        supervisor.abort()
+        raise
+    return supervisor
+
+
+def _owner_of_pipes(spec: RuntimeSpec) -> int:
+    """Return the host's uid of the container's process; the caller's uid if the caller cannot change the owner of files."""
+    host = Host.probe()
+    if not host.capabilities & _CAP_CHOWN:
+        return host.euid
+    spec = with_default_mappings(spec, host)
+    user = spec.process.user if spec.process else None
+    uid = (user.uid or 0) if user else 0
+    mappings = (spec.linux.uid_mappings if spec.linux else None) or ()
+    mapped = host_id(mappings, uid) if mappings else uid
+    return mapped if mapped is not None else host.euid
+
+
+def request(entry: Entry, operation: str, sockets: Sequence[socket.socket] = (), **members: object) -> None:
+    """Send a request to a container's supervisor over control.sock, and wait for the answer.
+
+    Args:
+        operation: what the request does, for error messages: ``cannot OPERATION container ...``.
+        sockets: sockets to send with the request.
+        members: the members of the request.
+
+    Raises:
+        WrongStatus: the container has ended.
+        StateError: the supervisor refuses the request, does not answer, or has ended.
+    """
+    error = _request(entry.directory, sockets, members)
+    if not error:
         return
-    if not gone(pidfd, _DEATH_TIMEOUT):
-        raise TimeoutError(f"a supervisor did not die within {_DEATH_TIMEOUT:.0f} s of SIGKILL")
+    status = current(entry.read()).status
+    if status is Status.STOPPED:
+        raise WrongStatus(entry.id, operation, status, "created or running")
+    raise StateError(f"cannot {operation} container {entry.id!r}: {error}")
 
 
-def gone(pidfd: int, timeout: float | None) -> bool:
-    """Return whether a process ends within ``timeout`` seconds."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(None if timeout is None else timeout * 1000))
+def _request(directory: str, sockets: Sequence[socket.socket], members: dict[str, object]) -> str:
+    """Send a request, and return the reason why it was refused; empty if it was not."""
+    answer, is_gone = b"", "its supervisor is gone"
+    try:
+        with connect(directory, CONTROL_SOCKET) as peer:
+            peer.settimeout(_REQUEST_TIMEOUT)
+            try:
+                socket.send_fds(peer, [json.dumps(members).encode()], [sock.fileno() for sock in sockets])
+            except BrokenPipeError:  # the supervisor refused the request before it read it
+                answer = peer.recv(4096)
+                if not answer:
+                    return is_gone
+            while data := peer.recv(4096):
+                answer += data
+    except TimeoutError:
+        return f"its supervisor did not answer within {_REQUEST_TIMEOUT:.0f} s"
+    except (FileNotFoundError, ConnectionError):
+        if not answer:
+            return is_gone
+    return str(json.loads(answer)["error"]) if answer else ""
 
 
 def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
@@ -183,8 +248,8 @@ def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
     except ProcessLookupError:
         return  # SIGCHLD is ignored: the kernel has reaped it
     try:
-        if not gone(pidfd, _ANSWER_TIMEOUT):
-            end(pidfd)
+        if not ended_within(pidfd, _ANSWER_TIMEOUT):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # a zombie takes it too
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
         pass  # as above

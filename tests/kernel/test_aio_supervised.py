@@ -52,7 +52,7 @@ def test_attaching(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
                 two.write(b"1\n")
                 await two.drain()
                 assert await two.readline() == b"got 1\n"
-                with pytest.raises(oci.StateError, match="goes on without us"):
+                with pytest.raises(oci.StateError, match="did not read fast enough"):
                     _ = two.returncode
                 with pytest.raises(oci.StateError, match="no terminal"):
                     await two.resize(3, 4)

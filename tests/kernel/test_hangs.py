@@ -317,7 +317,7 @@ def test_deleting_by_force_during_a_launch(
     make_bundle: MakeBundle, state_root: Path, prefix: str, until: Until, monkeypatch: pytest.MonkeyPatch, stop: bool
 ) -> None:
     """The operation that has the lock ends when its container is killed; one that does not is named."""
-    monkeypatch.setattr("ociruntime.lifecycle.delete._PATIENCE", 0.2)
+    monkeypatch.setattr("ociruntime.lifecycle.delete._LOCK_TIMEOUT", 0.2)
     if stop:
         monkeypatch.setattr("ociruntime.lifecycle.delete.DEATH", 2)
     bundle = slow(make_bundle, "createContainer")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.logs import LogRecord, read
+from ociruntime.supervisor.logs import LogRecord, read_log
 
 pytestmark = pytest.mark.root
 Command = Callable[..., list[str]]
@@ -156,9 +156,9 @@ def test_following_whoever_rotates_and_however_often(tmp_path: Path) -> None:
     given = {"since": None, "tail": None, "stream": None}
     write(3)
     for rotated in (False, True):
-        with closing(read(str(log), "kubernetes", rotated=rotated, **given)) as items:  # type: ignore[arg-type]
+        with closing(read_log(str(log), "kubernetes", rotated=rotated, **given)) as items:  # type: ignore[arg-type]
             assert len(some(items)) == 3
-    items = read(str(log), "kubernetes", rotated=True, **given)  # type: ignore[arg-type]
+    items = read_log(str(log), "kubernetes", rotated=True, **given)  # type: ignore[arg-type]
     assert some(items) == [0, 1, 2]
     assert some(items) == []
     log.rename(tmp_path / "log.1")
@@ -180,7 +180,7 @@ def test_following_whoever_rotates_and_however_often(tmp_path: Path) -> None:
     assert some(items) == [10, 11]
     items.close()
     given["tail"] = 3  # type: ignore[assignment]
-    with closing(read(str(log), "kubernetes", rotated=True, **given)) as items:  # type: ignore[arg-type]
+    with closing(read_log(str(log), "kubernetes", rotated=True, **given)) as items:  # type: ignore[arg-type]
         assert some(items) == [9, 10, 11]
         write(1)
         assert some(items) == [12]
@@ -262,11 +262,11 @@ def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, 
         oci.Container.create(prefix, bundle, state_root=state_root, log_path=tmp_path / "fifo")
     with ended(f"{prefix}-b", bundle, state_root, "seq 100000", log_path=os.devnull) as container:
         for follow in (False, True):
-            with pytest.raises(oci.StateError, match="no regular file"):
+            with pytest.raises(oci.StateError, match="not a regular file"):
                 container.logs(follow=follow)
         assert container.state.log_lost == (0, 0)
     with ended(f"{prefix}-c", bundle, state_root, "seq 10", log_path=tmp_path / "log") as container:
-        with pytest.raises(ValueError, match="no stream"):
+        with pytest.raises(ValueError, match="stdout or stderr is needed"):
             container.logs(stream="stdin")  # type: ignore[arg-type]
         (tmp_path / "log").unlink()
         with pytest.raises(oci.StateError, match="not there any more"):

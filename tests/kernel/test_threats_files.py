@@ -13,7 +13,7 @@ import pytest
 import ociruntime as oci
 from ociruntime._native import check, lib
 from ociruntime.files import open_regular
-from ociruntime.logs import read
+from ociruntime.supervisor.logs import read_log
 
 pytestmark = pytest.mark.root
 IN_OPEN = 0x20
@@ -91,7 +91,7 @@ def test_images_and_logs(tmp_path: Path, kind: str) -> None:
         with pytest.raises(oci.SifError, match=f"a {kind}, not a regular file"):
             oci.SifImage.open(path)
         with pytest.raises(oci.StateError, match=f"file: a {kind}, not a regular file"):
-            next(read(str(path), "json", rotated=False, since=None, tail=None, stream=None))
+            next(read_log(str(path), "json", rotated=False, since=None, tail=None, stream=None))
         assert not seen()
     path.unlink()
     path.write_text("content")
@@ -109,7 +109,7 @@ def test_a_log_is_replaced(bundle: oci.Bundle, state_root: Path, prefix: str, tm
         with opens(log) as seen:
             with pytest.raises(oci.StateError, match=f"a {kind}, not a regular file"):
                 container.reopen_log()
-            with pytest.raises(oci.StateError, match="no regular file"):
+            with pytest.raises(oci.StateError, match="not a regular file"):
                 container.logs()
             assert not seen()
         log.unlink()

@@ -18,6 +18,7 @@ import ociruntime as oci
 import ociruntime.aio as aio
 import ociruntime.image.sif as sif
 from ociruntime.pickling import Unpicklable
+from ociruntime.state import Entry
 
 COPIES: list[Callable[[Any], Any]] = [
     copy.copy,
@@ -204,9 +205,8 @@ def bound() -> Iterator[list[object]]:
     pair, master = socket.socketpair(), os.openpty()
     with tempfile.TemporaryFile() as file:
         terminal = oci.Terminal(master[0])
-        attachment = oci.Attachment(
-            "some", pair[0], record=os.dup(file.fileno()), pidfd=os.pidfd_open(os.getpid()), terminal=False, resize=print
-        )
+        entry, pidfd = Entry("/nowhere", "some"), os.pidfd_open(os.getpid())
+        attachment = oci.Attachment(entry, pair[0], record=os.dup(file.fileno()), pidfd=pidfd, terminal=False)
         yield [terminal, attachment]
         attachment.close()
         terminal.close()

@@ -1,22 +1,32 @@
-"""Reading a container's log, in all three formats that a supervisor writes."""
+"""Reading the log of a supervised container, in each format that the log driver writes, during its life and afterwards."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
 
 import attrs
 
-from .errors import StateError
-from .files import NotRegularError, open_regular
+from ..engine.processes import ended_within
+from ..errors import StateError
+from ..files import NotRegularError, open_regular
+from ..lifecycle.status import supervisor_of
+from ..state import Entry
+from .client import request
+from .protocol import LOG
 
-__all__ = ["LogRecord", "parse", "read"]
+__all__ = ["LogReader", "LogRecord", "logs", "read_log", "reopen_log"]
+
+POLL_INTERVAL: Final = 0.1
+"""Seconds between two looks at a log that is followed."""
 
 
 @attrs.frozen
@@ -43,34 +53,38 @@ class LogRecord:
         return f"{self.datetime:%Y-%m-%dT%H:%M:%S}.{self.time % 10**9:09}Z"
 
 
-def _time(text: str) -> int:
+def _parse_time(text: str) -> int:
     whole, _, fraction = text.removesuffix("Z").partition(".")
     seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
     return seconds * 10**9 + int(fraction.ljust(9, "0")[:9])
 
 
-def _kubernetes(line: str) -> LogRecord:
+def _parse_kubernetes(line: str) -> LogRecord:
     when, stream, kind, text = line.split(" ", 3)
-    return LogRecord(_time(when), stream, text, kind == "P")
+    return LogRecord(_parse_time(when), stream, text, kind == "P")
 
 
-def _basic(line: str) -> LogRecord:
+def _parse_basic(line: str) -> LogRecord:
     when, stream, text = line.split(" ", 2)
-    return LogRecord(_time(when), stream, text)
+    return LogRecord(_parse_time(when), stream, text)
 
 
-def _json(line: str) -> LogRecord:
+def _parse_json(line: str) -> LogRecord:
     entry = json.loads(line)
-    return LogRecord(_time(entry["time"]), entry["stream"], entry["log"], entry.get("partial", False))
+    return LogRecord(_parse_time(entry["time"]), entry["stream"], entry["log"], entry.get("partial", False))
 
 
-_PARSERS: Final[dict[str, Callable[[str], LogRecord]]] = {"kubernetes": _kubernetes, "basic": _basic, "json": _json}
+_PARSERS: Final[dict[str, Callable[[str], LogRecord]]] = {
+    "kubernetes": _parse_kubernetes,
+    "basic": _parse_basic,
+    "json": _parse_json,
+}
 
 
-def parse(line: bytes, style: str) -> LogRecord | None:
+def _parse(line: bytes, log_format: str) -> LogRecord | None:
     """Return the record of a line, or None for a torn one: on a full disk the writer counts the entry as lost."""
     try:
-        return _PARSERS[style](line.decode("utf-8", "surrogateescape"))
+        return _PARSERS[log_format](line.decode("utf-8", "surrogateescape"))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -157,37 +171,105 @@ def _open(path: str) -> io.FileIO | None:
         raise StateError(f"the log {path}: {error.strerror}") from error
 
 
-def read(
-    path: str, style: str, *, rotated: bool, since: int | None, tail: int | None, stream: str | None
+def read_log(
+    path: str, log_format: str, *, rotated: bool, since: int | None, tail: int | None, stream: str | None
 ) -> Generator[LogRecord | None]:
     """Yield the records of a log, and None whenever all of it has been read; the next step looks again."""
     lines = _Lines(path, rotated=rotated)
-    items = (None if line is None else parse(line, style) or _TORN for line in lines)
-    wanted = (item for item in items if item is None or _wanted(item, since, stream))
+    items = (None if line is None else _parse(line, log_format) or _TORN for line in lines)
+    selected = (item for item in items if item is None or _is_selected(item, since, stream))
     if tail is not None:
-        yield from _last_lines(wanted, tail)
+        yield from _last_lines(selected, tail)
         yield None
-    yield from wanted
+    yield from selected
 
 
 _TORN: Final = LogRecord(0, "", "")
 """Stands for a line that is not a record."""
 
 
-def _wanted(record: LogRecord, since: int | None, stream: str | None) -> bool:
+def _is_selected(record: LogRecord, since: int | None, stream: str | None) -> bool:
     return record is not _TORN and (since is None or record.time >= since) and (stream is None or record.stream == stream)
 
 
 def _last_lines(items: Iterator[LogRecord | None], count: int) -> Iterator[LogRecord]:
     """Return the records of the last lines that exist now, each with all its parts."""
     lines: deque[list[LogRecord]] = deque(maxlen=count)
-    open_: dict[str, list[LogRecord]] = {}
+    incomplete: dict[str, list[LogRecord]] = {}
     while (record := next(items)) is not None:
-        parts = open_.pop(record.stream, None)
+        parts = incomplete.pop(record.stream, None)
         if parts is None:
             parts = []
             lines.append(parts)
         parts.append(record)
         if record.partial:
-            open_[record.stream] = parts
+            incomplete[record.stream] = parts
     return chain.from_iterable(lines)
+
+
+class LogReader:
+    """Reads a container's log. Arguments and errors are those of `Container.logs`."""
+
+    def __init__(self, entry: Entry, *, follow: bool, since: datetime | int | None, tail: int | None, stream: str | None) -> None:
+        document = self._document = entry.read()
+        if "log" not in document:
+            raise StateError(
+                f"container {entry.id!r} has no log: it was created without a supervisor (supervise=True, --supervise)"
+            )
+        if tail is not None and tail < 0:
+            raise ValueError(f"tail is {tail}, not a count")
+        if stream not in (None, "stdout", "stderr"):
+            raise ValueError(f"stream is {stream!r}: stdout or stderr is needed")
+        path, log_format = document["log"]
+        _check(entry, path, follow=follow)
+        if isinstance(since, datetime):
+            since = round(since.timestamp() * 1e6) * 1000
+        rotated = path == f"{entry.directory}/{LOG}"
+        self.items = read_log(path, log_format, rotated=rotated, since=since, tail=tail, stream=stream)
+        """The records, and None whenever all of the log has been read."""
+        self._follow = follow
+
+    def open_writer(self) -> int | None:
+        """Return a pidfd of the process that writes the log; None if it has ended, or the log is not followed."""
+        return supervisor_of(self._document) if self._follow else None
+
+
+def _check(entry: Entry, path: str, *, follow: bool) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if follow:
+            return  # it may be rotated just now
+        raise StateError(f"the log of container {entry.id!r}: {path} is not there any more") from None
+    if not stat.S_ISREG(mode):
+        raise StateError(f"the log of container {entry.id!r}: {path} is not a regular file and cannot be read again")
+
+
+def logs(entry: Entry, *, follow: bool, since: datetime | int | None, tail: int | None, stream: str | None) -> Iterator[LogRecord]:
+    """Yield the records of a container's log. Arguments and errors are those of `Container.logs`."""
+    return _follow(LogReader(entry, follow=follow, since=since, tail=tail, stream=stream))
+
+
+def _follow(reader: LogReader) -> Iterator[LogRecord]:
+    writer = reader.open_writer()
+    try:
+        has_ended = writer is None
+        with closing(reader.items) as items:
+            for record in items:
+                if record is not None:
+                    yield record
+                elif has_ended:
+                    return
+                else:
+                    assert writer is not None, "there is a writer that has not ended"
+                    has_ended = ended_within(writer, POLL_INTERVAL)
+    finally:
+        if writer is not None:
+            os.close(writer)
+
+
+def reopen_log(entry: Entry) -> None:
+    """Let the supervisor open the log again. Errors are those of `Container.reopen_log`."""
+    if "supervisor" not in entry.read():
+        raise StateError(f"cannot reopen the log of container {entry.id!r}: it has no supervisor")
+    request(entry, "reopen the log of", reopenLog=True)
