@@ -319,7 +319,7 @@ def test_deleting_by_force_during_a_launch(
     """The operation that has the lock ends when its container is killed; one that does not is named."""
     monkeypatch.setattr("ociruntime.lifecycle.delete._LOCK_TIMEOUT", 0.2)
     if stop:
-        monkeypatch.setattr("ociruntime.lifecycle.delete.DEATH", 2)
+        monkeypatch.setattr("ociruntime.lifecycle.delete.KILL_TIMEOUT", 2)
     bundle = slow(make_bundle, "createContainer")
     creator = subprocess.Popen([sys.executable, "-P", "-c", HELD, prefix, bundle.path, state_root])
     try:

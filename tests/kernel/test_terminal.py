@@ -123,9 +123,9 @@ print("code", container.exec(["sh"], terminal=True, env={"PS1": "$ "}).returncod
 
 
 def test_a_terminal_that_nobody_takes_is_refused(shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
-    with pytest.raises(oci.UnsupportedError, match=r"\$\.process\.terminal.*console socket"):
+    with pytest.raises(oci.UnsupportedError, match=r"\$\.process\.terminal.*console_socket"):
         oci.Container.create(prefix, shell, state_root=state_root)
-    with pytest.raises(oci.UnsupportedError, match="console socket is given"):
+    with pytest.raises(oci.UnsupportedError, match="console_socket is given"):
         oci.Container.create(prefix, shell, state_root=state_root, terminal=False, console_socket=tmp_path / "no")
     with pytest.raises(FileNotFoundError):
         oci.Container.create(prefix, shell, state_root=state_root, console_socket=tmp_path / "no")

@@ -177,10 +177,10 @@ def test_whichever_step_fails_nothing_has_changed(limited: Limited, monkeypatch:
             assert refused(oci.StateError)
         number = 0
         with monkeypatch.context() as patch:
-            patch.setattr(update, "carry_out", Failing(number, errno.EINVAL))
+            patch.setattr(update, "execute_step", Failing(number, errno.EINVAL))
             while refused(oci.StepError):
                 number += 1
-                patch.setattr(update, "carry_out", Failing(number, errno.EINVAL))
+                patch.setattr(update, "execute_step", Failing(number, errno.EINVAL))
         assert number > 6
         assert look() != before
         assert container.spec.linux.resources.pids.limit == 70  # type: ignore[union-attr]
