@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from .errors import StepError as StepError
     from .errors import UnsupportedError as UnsupportedError
     from .errors import WrongStatus as WrongStatus
-    from .events import Event as Event
     from .host import Host as Host
     from .image import SifImage as SifImage
     from .image import build_sif as build_sif
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
     from .state import Status as Status
+    from .stats import Event as Event
     from .stats import Stats as Stats
     from .supervisor.attach import Attachment as Attachment
     from .supervisor.logs import LogRecord as LogRecord
@@ -64,7 +64,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "container": "Container",
         "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
         "ProcessTimeout LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
-        "events": "Event",
         "host": "Host",
         "plan": "Plan Step",
         "process": "Process Result Usage",
@@ -73,7 +72,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "image": "SifImage build_sif",
         "spec": "RuntimeSpec",
         "state": "State Status",
-        "stats": "Stats",
+        "stats": "Event Stats",
         "supervisor.attach": "Attachment",
         "supervisor.logs": "LogRecord",
         "supported": "features",

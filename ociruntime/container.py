@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from .bundle import Bundle
     from .engine.processes import Exit
-    from .events import Event
     from .lifecycle.create import Supervise
     from .lifecycle.update import Limits
     from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, PopenKeywords
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from .spec import Process as ProcessSpec
     from .spec import Resources, RuntimeSpec
     from .spec.base import Json
-    from .stats import Stats
+    from .stats import Event, Stats
     from .streams import MaybeNone, Stdio, Streams
     from .supervisor.attach import Attachment
     from .supervisor.logs import LogRecord

@@ -1,9 +1,9 @@
-"""`Stats`: what a container uses, as one value and as the JSON document of ``runc events --stats``."""
+"""`Stats`: what a container uses, and `Event`: what happens to it. Both as values and as the JSON of ``runc events``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -11,6 +11,8 @@ __all__ = [
     "Cpu",
     "CpuTime",
     "Cpuset",
+    "Event",
+    "EventKind",
     "HugePages",
     "Interface",
     "Io",
@@ -240,6 +242,33 @@ class Stats:
             "intel_rdt": {},
             "network_interfaces": [_interface(interface) for interface in self.interfaces] or None,
         }
+
+
+EventKind = Literal["exit", "oom", "pressure", "paused", "resumed", "stats"]
+
+
+@attrs.frozen
+class Event:
+    """An event of a container."""
+
+    kind: EventKind
+    """``exit``: the init process has ended, and no event follows; ``oom``: the container ran out of memory; ``pressure``: its
+    tasks wait for memory; ``paused`` and ``resumed``; ``stats``: an interval has passed."""
+    time: int
+    """Unix nanoseconds."""
+    kills: int = 0
+    """oom: the number of processes that have been killed so far because memory ran out."""
+    stats: Stats | None = None
+    """stats: what the container uses now."""
+
+    def to_dict(self, container_id: str) -> dict[str, object]:
+        """Return the event as ``runc events`` prints it: type, id and data."""
+        document: dict[str, object] = {"type": self.kind, "id": container_id}
+        if self.stats is not None:
+            document["data"] = self.stats.to_dict()
+        elif self.kind == "oom":
+            document["data"] = {"kills": self.kills}
+        return document
 
 
 def _filled(members: Mapping[str, object]) -> dict[str, object]:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from .. import container as _sync
 from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout, ProcessTimeout
-from ..events import Event
 from ..lifecycle.status import first_process
 from ..lifecycle.watch import StatsTimer, watch
 from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
 from ..state import State, Status
+from ..stats import Event
 from ..streams import MaybeNone
 from ..supervisor.logs import POLL_INTERVAL, LogReader, LogRecord
 from .attachments import Attachment

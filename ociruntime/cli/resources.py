@@ -10,7 +10,7 @@ from pathlib import Path
 import ociruntime as oci
 
 from ..errors import WrongStatus
-from ..events import Event
+from ..stats import Event
 
 
 def update(options: Namespace) -> None:

@@ -24,8 +24,7 @@ from ..procfs import start_time
 from ..state import Entry, StateDocument, StateStore, Status, state_of
 from .activation import Ready
 from .delete import after_delete, delete
-from .handover import send_fd, send_listener
-from .launch import CleanUps, Launched
+from .launch import CleanUps, Launched, send_fd, send_listener
 from .prepare import EphemeralBundle, Prepared, prepare
 from .start import after_start
 

@@ -22,9 +22,9 @@ from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
+from ..rootfs.users import with_home
 from ..state import Entry, StateDocument, Status
 from .create import receivers, to_socket, write_pid_file
-from .home import with_home
 from .launch import CleanUps, Launched
 from .status import current, first_process
 

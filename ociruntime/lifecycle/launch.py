@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from ..errors import UnsupportedError
+from ..state import OCI_VERSION, State
+
 if TYPE_CHECKING:
     from ..engine.groups import Group
+
+_SEND_TIMEOUT: Final = 10.0
+"""Seconds for the peer to accept the connection and the message."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,3 +54,39 @@ class CleanUps(ExitStack):
                 function(*args)
 
         self.push(clean_up)
+
+
+def send_fd(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -> None:
+    """Send a file descriptor with a message to the process that listens on a Unix socket, and close it here. Raises OSError.
+
+    The default message is the one that console sockets get from runc.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
+            peer.settimeout(_SEND_TIMEOUT)
+            peer.connect(os.fspath(path))
+            sent = socket.send_fds(peer, [message], [fd])
+            if sent < len(message):  # sendall() of nothing would fail if the peer has closed the connection
+                peer.sendall(message[sent:])
+    finally:
+        os.close(fd)
+
+
+def send_listener(fd: int, path: str, metadata: str, state: State, pid: int) -> None:
+    """Send the listener of a seccomp filter to its agent, and close it here (config-linux.md#the-container-process-state).
+
+    Args:
+        path: the agent's socket, ``listenerPath``.
+        pid: the process of the filter: the init process or an exec process.
+
+    Raises:
+        UnsupportedError: no agent takes the listener.
+    """
+    document: dict[str, object] = {"ociVersion": OCI_VERSION, "fds": ["seccompFd"], "pid": pid}
+    if metadata:
+        document["metadata"] = metadata
+    document["state"] = state.to_oci()
+    try:
+        send_fd(fd, path, json.dumps(document).encode())
+    except OSError as error:
+        raise UnsupportedError(f"$.linux.seccomp.listenerPath: no seccomp agent takes the listener at {path}: {error}") from error

@@ -10,8 +10,8 @@ import attrs
 
 from ..errors import UnsupportedError
 from ..host import Host
+from ..rootfs.users import with_home
 from .activation import activate
-from .home import with_home
 
 if TYPE_CHECKING:
     from ..bundle import Bundle

@@ -125,7 +125,7 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
             if page < 0:
                 page = message.fd
                 continue
-            from .handover import send_listener
+            from .launch import send_listener
 
             path, metadata = document["listener"]
             try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..engine.cgroup.stats import stats as read_stats
 from ..errors import WrongStatus
-from ..events import Event
 from ..state import Entry, Status
+from ..stats import Event
 from .status import current, first_process
 
 if TYPE_CHECKING:

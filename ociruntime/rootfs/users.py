@@ -14,7 +14,7 @@ from ..errors import BundleError
 from ..files import open_regular
 
 if TYPE_CHECKING:
-    from ..spec import User
+    from ..spec import Process, User
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a file that is read."""
@@ -62,6 +62,15 @@ def _group(name: str, rootfs: Path) -> int:
     if line is None:
         raise BundleError(f"the image's group {name!r:.80} is neither a number nor in its /etc/group")
     return line.ids[0]
+
+
+def with_home(process: Process, rootfs: Path) -> Process:
+    """Return a process with HOME in its environment: by default the home directory of its user, as runtimes set it."""
+    env = process.env or ()
+    if any(entry.startswith("HOME=") for entry in env):
+        return process
+    uid = (process.user.uid or 0) if process.user else 0
+    return process.evolve(env=(*env, f"HOME={home(uid, rootfs)}"))
 
 
 def home(uid: int, rootfs: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from ..._native import check, ffi, lib
-from ...events import Event, EventKind
+from ...stats import Event, EventKind
 from ..processes import EndWaiter
 from .account import oom_kills
 from .tasks import frozen
