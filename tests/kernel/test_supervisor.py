@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.state import Entry, StateDocument
 
 pytestmark = pytest.mark.root
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -176,6 +177,25 @@ def test_a_create_that_fails_leaves_nothing(bundle: oci.Bundle, state_root: Path
         oci.Container.create(prefix, bundle, state_root=state_root, supervise=True, stdout=subprocess.DEVNULL)
     assert oci.Container.list(state_root=state_root) == []
     assert running(f"{state_root}/{prefix}") == []
+
+
+def test_a_supervisor_that_cannot_be_recorded_is_killed(
+    bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, pids = Entry.record, list[int]()
+
+    def fail(entry: Entry, document: StateDocument) -> None:
+        if "supervisor" in document:
+            pids.append(document["supervisor"][0])
+            raise oci.StateError("no space left")
+        record(entry, document)
+
+    monkeypatch.setattr(Entry, "record", fail)
+    with pytest.raises(oci.StateError, match="no space left") as raised:
+        oci.Container.create(prefix, bundle, state_root=state_root, supervise=True)
+    assert not alive(pids[0])
+    assert raised.tb is not None  # it keeps the connection to the supervisor, which would end it too
+    assert not (state_root / prefix).exists()
 
 
 def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
