@@ -286,7 +286,7 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
     def only(place: Place) -> bool:
         return kind in place.hierarchy.controllers if kind else place.hierarchy.version == 2
 
-    monkeypatch.setattr(groups, "_suits", only)
+    monkeypatch.setattr(groups, "_is_suitable", only)
     own = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout.splitlines()
     assert [line.split(":")[1] for line in own if "ociruntime@exec-" in line] == [kind]
     births = "while :; do setsid sleep 1007 & done"
@@ -302,7 +302,7 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
 def test_where_no_cgroup_can_be_made(container: oci.Container, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     if not container._entry.read().get("cgroups"):
         pytest.skip("no cgroups")
-    monkeypatch.setattr(groups, "_suits", lambda place: place.hierarchy.version == 2)
+    monkeypatch.setattr(groups, "_is_suitable", lambda place: place.hierarchy.version == 2)
     own = directory(container, "")
     if why == "descendants":
         (own / "cgroup.max.descendants").write_text("0")

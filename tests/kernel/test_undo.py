@@ -38,7 +38,7 @@ def test_records_of_what_is_not_part_of_a_container(tmp_path: Path) -> None:
             (["rdt", str(plain)], "it is not on a filesystem of type resctrl"),
             (["systemd_scope", "ssh.service", "system", str(cgroup / "x")], "it is not a scope of systemd"),
             (["systemd_scope", "x.scope", "system", str(plain)], "it is not on a filesystem of type cgroup"),
-            (["bundle", str(plain)], "the name of a temporary bundle begins with"),
+            (["bundle", str(plain)], "the name of an ephemeral bundle begins with"),
             (["bundle", str(temporary)], f"it belongs to uid {STRANGER}"),
             (["bundle", str(linked)], "it is not a directory"),
             (["format", "/dev/sda"], "'format' is not an action of this version"),
