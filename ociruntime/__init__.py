@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from .plan import Step as Step
     from .process import Process as Process
     from .process import Result as Result
-    from .process import Usage as Usage
     from .sandbox import run as run
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
     from .state import Status as Status
     from .stats import Event as Event
     from .stats import Stats as Stats
+    from .stats import Usage as Usage
     from .supervisor.attach import Attachment as Attachment
     from .supervisor.logs import LogRecord as LogRecord
     from .supported import features as features
@@ -66,13 +66,13 @@ __getattr__, __dir__, __all__ = lazy_names(
         "ProcessTimeout LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
-        "process": "Process Result Usage",
+        "process": "Process Result",
         "lifecycle.prune": "prune",
         "sandbox": "run",
         "image": "SifImage build_sif",
         "spec": "RuntimeSpec",
         "state": "State Status",
-        "stats": "Event Stats",
+        "stats": "Event Stats Usage",
         "supervisor.attach": "Attachment",
         "supervisor.logs": "LogRecord",
         "supported": "features",

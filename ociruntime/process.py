@@ -14,15 +14,15 @@ import attrs
 
 from .engine import cgroup, processes
 from .engine.processes import signal_number
-from .engine.usage import Usage
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
 from .interrupts import DeferredSignals
 from .lifecycle.launch import Launched
 from .pickling import Unpicklable
+from .stats import Usage
 from .streams import MaybeNone, Streams
 from .terminal import Terminal, interact
 
-__all__ = ["Process", "Result", "Usage"]
+__all__ = ["Process", "Result"]
 
 KILL_GRACE: Final = 10.0
 """Seconds for output to end after a kill: another process may have a pipe open."""

@@ -21,7 +21,7 @@ from .lifecycle.prepare import EphemeralBundle
 from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
-from .process import Deadline, LaunchedProcess, Result, Usage, finish
+from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import PREFIX, mount_over
 from .state import StateStore
 from .streams import Stdio, Streams
@@ -236,7 +236,7 @@ class Sandbox:
     def result(self) -> Result[Any]:
         """Return the result of the program, with what the whole container used."""
         result, created = self.process.result(), self._created
-        usage = Usage.of_cgroups(created.init.cgroups, result.usage)
+        usage = cgroup.container_usage(created.init.cgroups, result.usage)
         return attrs.evolve(result, oom_killed=out_of_memory(created.document), usage=usage)
 
     def discard(self) -> None:

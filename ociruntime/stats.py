@@ -1,4 +1,4 @@
-"""`Stats`: what a container uses, and `Event`: what happens to it. Both as values and as the JSON of ``runc events``."""
+"""`Stats` and `Usage`: what a container uses and has used; `Event`: what happens to it. With the JSON of ``runc events``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = [
     "Rdma",
     "Stall",
     "Stats",
+    "Usage",
 ]
 
 _NO_LIMIT: Final = (1 << 64) - 1
@@ -269,6 +270,24 @@ class Event:
         elif self.kind == "oom":
             document["data"] = {"kills": self.kills}
         return document
+
+
+@attrs.frozen
+class Usage:
+    """Resources that were used: of `run`, by the whole container; of `exec`, by the program and the children that it waited for.
+
+    Without cgroups that count them, those of `run` are of the init process and the children that it waited for. All are 0 if the
+    kernel did not report them, as when SIGCHLD is ignored.
+    """
+
+    user: float = 0.0
+    """Seconds of CPU time in user space."""
+    system: float = 0.0
+    """Seconds of CPU time in the kernel."""
+    total: float = 0.0
+    """Seconds of CPU time."""
+    peak_memory: int = 0
+    """The maximum of memory in use, in bytes; of a single program, the maximum of its resident set."""
 
 
 def _filled(members: Mapping[str, object]) -> dict[str, object]:

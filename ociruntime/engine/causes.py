@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 from ..errors import StepError, UnsupportedError
@@ -177,8 +178,6 @@ def denied_by_filter(profile: Seccomp, op: str, code: int) -> str:
 
 def how_it_died(killed_by: int | None) -> str:
     """Return how an init ended without a report; ``killed_by`` is the signal that killed it, if it is known."""
-    import signal
-
     if killed_by is None:
         return "the init process was killed or ended"
     name = signal.Signals(killed_by).name if killed_by in set(signal.Signals) else f"signal {killed_by}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from ..procfs import is_over, read_stat, start_time
 
 if TYPE_CHECKING:
-    from .usage import Usage
+    from ..stats import Usage
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B
 _PIDFD_INFO_EXIT: Final = 1 << 3
@@ -117,7 +117,7 @@ def exit_of(pid: int, pidfd: int) -> Exit:
 
 def reap(pid: int, pidfd: int) -> tuple[Exit, Usage]:
     """Reap a child that has exited. Return how it ended, and what it and the children that it waited for have used."""
-    from .usage import Usage
+    from ..stats import Usage
 
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)  # the pid still belongs to it

@@ -7,6 +7,7 @@ or a mount point, and up through ``..``, which must be the directory that it cam
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -159,8 +160,6 @@ def _open_directory(parent: int, name: str) -> int:
 
 def _flags(parent: int, name: str) -> int:
     """The inode flags of a file (ioctl_iflags(2)); 0 where they cannot be read. Only files and directories are opened."""
-    import fcntl
-
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         mode = os.fstat(fd).st_mode

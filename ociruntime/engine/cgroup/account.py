@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .tree import parse_flat, read_if_exists, sort_likely, walk
+
+if TYPE_CHECKING:
+    from ...stats import Usage
 
 _V1_CPU: Final = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")
 _SLACK: Final = 60.0
@@ -62,6 +65,22 @@ def usage(paths: Sequence[str]) -> CgroupUsage:
             break
     cpu, user, system = times or (None, None, None)
     return CgroupUsage(cpu, peak, user, system)
+
+
+def container_usage(paths: Sequence[str], first: Usage) -> Usage:
+    """Return the usage of a container.
+
+    Args:
+        paths: its cgroups.
+        first: the usage of its init process, which stands in for what no cgroup counts.
+    """
+    from ...stats import Usage  # a short command asks for OOM kills only, and does without attrs
+
+    used = usage(paths)
+    peak = first.peak_memory if used.peak is None else used.peak
+    if used.cpu is None:
+        return Usage(first.user, first.system, first.total, peak)
+    return Usage(used.user or 0.0, used.system or 0.0, used.cpu, peak)
 
 
 # ---- the kernel log ----
