@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 _PF_EXITING: Final = 4
 
 
-class MountEntry(NamedTuple):
+class MountInfo(NamedTuple):
     """One line of a mount table."""
 
     device: str
@@ -23,14 +23,14 @@ class MountEntry(NamedTuple):
     """Options of the filesystem itself."""
 
 
-def read_mounts(pid: int | str = "self") -> Iterator[MountEntry]:
+def read_mounts(pid: int | str = "self") -> Iterator[MountInfo]:
     """Yield the mounts that a process sees. Of several on one mount point, the topmost comes last. Raises OSError."""
     with open(f"/proc/{pid}/mountinfo", "rb") as table:
         lines = table.read().split(b"\n")
     for line in filter(None, lines):
         fields = line.split(b" ")
         fstype, _, options = fields[fields.index(b"-", 6) + 1 :][:3]
-        yield MountEntry(fields[2].decode(), _unescape(fields[3]), _unescape(fields[4]), fstype.decode(), _unescape(options))
+        yield MountInfo(fields[2].decode(), _unescape(fields[3]), _unescape(fields[4]), fstype.decode(), _unescape(options))
 
 
 def _unescape(field: bytes) -> str:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from ..errors import BundleError, ContainerNotFound
 from ..interrupts import uninterruptible
-from ..procfs import MountEntry, read_mounts
+from ..procfs import MountInfo, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
 from ..state import Entry, StateStore, Status
 from .delete import end, lock, read
@@ -104,7 +104,7 @@ def _named(users: list[str]) -> str:
     return ", ".join(users[:_NAMED]) + more
 
 
-def _lasting_users(directory: BundleDirectory, mounts: list[MountEntry], *, unmounted: bool = False) -> list[str]:
+def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> list[str]:
     """Return the processes that `_elsewhere` finds, as soon as there are none or after a grace period.
 
     While another container is created, it has the host's mounts, those of the bundle among them, at another place.
@@ -115,7 +115,7 @@ def _lasting_users(directory: BundleDirectory, mounts: list[MountEntry], *, unmo
     return users
 
 
-def _elsewhere(directory: BundleDirectory, mounts: list[MountEntry], *, unmounted: bool = False) -> Iterator[str]:
+def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> Iterator[str]:
     """The processes with the bundle's filesystems as their root or, in part, somewhere else.
 
     A mount namespace that was copied has the mounts of the bundle too, in their place: that is no use. Where propagation takes
@@ -131,7 +131,7 @@ def _elsewhere(directory: BundleDirectory, mounts: list[MountEntry], *, unmounte
             yield f"process {pid} ({_command(pid)})"
 
 
-def _namespaces() -> Iterator[tuple[int, list[MountEntry]]]:
+def _namespaces() -> Iterator[tuple[int, list[MountInfo]]]:
     """One process of each mount namespace and root directory that can be seen, and what is mounted there."""
     seen: set[tuple[str, str]] = set()
     for pid in _pids():

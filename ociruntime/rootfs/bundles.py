@@ -19,7 +19,7 @@ from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
 from ..interrupts import DeferredSignals
 from ..locks import LockFile
-from ..procfs import MountEntry, read_mounts
+from ..procfs import MountInfo, read_mounts
 from ..state import check_directory, default_root, make_directory
 from .mount import attach, clone_mount, mounts_below, mounts_on, unmount
 
@@ -94,7 +94,7 @@ class BundleDirectory:
 
     # ---- mounts ----
 
-    def mounts(self) -> list[MountEntry]:
+    def mounts(self) -> list[MountInfo]:
         """Return the mounts on the root filesystem, the topmost last."""
         return mounts_on(self.rootfs)
 

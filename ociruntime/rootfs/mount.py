@@ -12,7 +12,7 @@ from typing import Final
 
 from .._native import check, ffi, lib
 from ..errors import UnsupportedError
-from ..procfs import MountEntry, read_mounts
+from ..procfs import MountInfo, read_mounts
 
 NOSUID: Final = 2
 NODEV: Final = 4
@@ -92,12 +92,12 @@ def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
     check(lib.oci_umount(os.fsencode(target), _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0)), os.fspath(target))
 
 
-def mounts_on(target: str) -> list[MountEntry]:
+def mounts_on(target: str) -> list[MountInfo]:
     """Return the mounts on a path that the kernel has resolved, the topmost last."""
     return [mount for mount in read_mounts() if mount.point == target]
 
 
-def mounts_below(path: str) -> list[MountEntry]:
+def mounts_below(path: str) -> list[MountInfo]:
     """Return the mounts below a directory that the kernel has resolved, in the order of mounting."""
     return [mount for mount in read_mounts() if mount.point.startswith(path.rstrip("/") + "/")]
 
