@@ -22,7 +22,7 @@ from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
-from ..rootfs.users import with_home
+from ..rootfs.users import env_with_home
 from ..state import Entry, StateDocument, Status
 from .create import receivers, to_socket, write_pid_file
 from .launch import CleanUps, Launched
@@ -132,7 +132,9 @@ def prepare_exec(document: StateDocument, spec: RuntimeSpec, options: ExecOption
     """
     pid, cgroups, host = document["pid"], document.get("cgroups", []), Host.probe()
     rootfs = Path(f"/proc/{pid}/root")
-    process = with_home(_process_of(spec, options, rootfs), rootfs)
+    process = _process_of(spec, options, rootfs)
+    if (env := env_with_home(process, rootfs)) is not process.env:
+        process = process.evolve(env=env)
     joined = _joined_cgroups(cgroups, pid, options.cgroup, host)
     group: groups.Group | None = None
     siblings: list[str] = []

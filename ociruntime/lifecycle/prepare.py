@@ -10,7 +10,7 @@ import attrs
 
 from ..errors import UnsupportedError
 from ..host import Host
-from ..rootfs.users import with_home
+from ..rootfs.users import env_with_home
 from .activation import activate
 
 if TYPE_CHECKING:
@@ -90,6 +90,6 @@ def prepare(bundle: Bundle, options: CreateOptions, entry: Entry) -> Prepared:
         if options.listen_fds or options.notify_socket:
             launched = activate(launched, entry, options.listen_fds, options.notify_socket)
         process = launched.spec.process
-        if process is not None and (home := with_home(process, launched.rootfs)) is not process:
-            launched = launched.with_process(env=home.env)
+        if process is not None and (env := env_with_home(process, launched.rootfs)) is not process.env:
+            launched = launched.with_process(env=env)
     return Prepared(bundle=bundle, launched=launched, options=options)

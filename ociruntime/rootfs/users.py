@@ -64,13 +64,13 @@ def _group(name: str, rootfs: Path) -> int:
     return line.ids[0]
 
 
-def with_home(process: Process, rootfs: Path) -> Process:
-    """Return a process with HOME in its environment: by default the home directory of its user, as runtimes set it."""
+def env_with_home(process: Process, rootfs: Path) -> tuple[str, ...] | None:
+    """Return the environment of a process with HOME: by default the home directory of its user, as runtimes set it."""
     env = process.env or ()
     if any(entry.startswith("HOME=") for entry in env):
-        return process
+        return process.env
     uid = (process.user.uid or 0) if process.user else 0
-    return process.evolve(env=(*env, f"HOME={home(uid, rootfs)}"))
+    return (*env, f"HOME={home(uid, rootfs)}")
 
 
 def home(uid: int, rootfs: Path) -> str:
