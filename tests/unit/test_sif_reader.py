@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import gzip
-import importlib.util
 import io
 import json
 import os
@@ -16,7 +15,6 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,14 +40,8 @@ from ociruntime.image.sif import (
 )
 from ociruntime.image.sif.format import MAX_DESCRIPTORS
 
-if TYPE_CHECKING:
-    from tests.fuzz import fuzz_sif as vectors
-else:
-    _spec = importlib.util.spec_from_file_location("sif_vectors", Path(__file__).parents[1] / "fuzz" / "fuzz_sif.py")
-    vectors = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(vectors)
+from ..fuzz import fuzz_sif as vectors
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "sif-samples"
 GOOD = vectors.full_image()
 
 
@@ -701,32 +693,6 @@ def test_damaged_fields(entry: int, fields: list[tuple[int, int]]) -> None:
 def test_fuzzer_runs() -> None:
     tried, accepted = vectors.fuzz(1.0, seed=1)
     assert tried > accepted > 0
-
-
-# --- files of other software
-
-
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no samples of other software beside the project")
-def test_samples() -> None:
-    found = {path.name: path for path in SAMPLES.glob("*.sif")}
-    assert found
-    for path in found.values():
-        assert vectors.exercise(path.read_bytes()), path
-    with SifImage.open(found["one-group-signed-pgp.sif"]) as image:
-        signature = image.by_id(3)
-        assert signature.linked_group == 1
-        assert isinstance(signature.metadata, Signature)
-        assert signature.metadata.fingerprint == bytes.fromhex("12045c8c0b1004d058de4beda20c27ee7ff7ba84")
-        assert image.primary_partition is image.by_id(2)
-        assert image.header.created is None
-        assert image.header.uuid is None
-    with SifImage.open(found["one-object-sbom.sif"]) as image:
-        assert image.by_id(1).metadata == Sbom(SbomFormat.CYCLONEDX_JSON)
-    with SifImage.open(found["one-object-oci-blob.sif"]) as image:
-        import hashlib
-
-        blob = image.by_id(1)
-        assert blob.metadata == OciObject("sha256:" + hashlib.sha256(image.read(blob)).hexdigest())
 
 
 # --- the package
