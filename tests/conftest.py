@@ -11,19 +11,22 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ociruntime as oci
-from ociruntime.procfs import read_mounts
+
+from .support.leftovers import cgroups_of, loops_below, mounts_below, remove_leftovers
+from .support.processes import child_processes
+from .support.waiting import SLOWER, wait_until
 
 REPO = Path(__file__).resolve().parent.parent
-SLOWER = 10 if "VMTEST" in os.environ else 1
-"""How much longer things may take: in the emulated machine of tests/vm."""
+FAILED = pytest.StashKey[bool]()
+"""Set for a test that failed."""
 
 
 def pytest_configure() -> None:
@@ -174,40 +177,6 @@ def user_script(user_python: str) -> Callable[..., subprocess.CompletedProcess[s
     return _scripts(user_python, Path("/"))
 
 
-def _mounts(below: Path) -> list[str]:
-    return sorted(mount.point for mount in read_mounts() if mount.point.startswith(f"{below}/"))
-
-
-def _loops(below: Path) -> list[str]:
-    found = []
-    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            name = path.read_text().strip()
-        except OSError:
-            continue  # detached while we looked
-        if name.startswith(f"{below}/"):
-            found.append(f"{path.parts[3]}: {name}")
-    return sorted(found)
-
-
-def _cgroups(prefix: str) -> list[str]:
-    roots = [entry.mountpoint for entry in oci.Host.probe().hierarchies]
-    return sorted(f"{root}/{name}" for root in roots for name in os.listdir(root) if prefix in name)
-
-
-def _children() -> set[int]:
-    found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[1]) == os.getpid():
-                found.add(int(name))
-    return found
-
-
 def _fds() -> dict[str, str]:
     """Number -> what it is; the descriptor of the listing itself is gone when it is looked at."""
     found = {}
@@ -219,9 +188,20 @@ def _fds() -> dict[str, str]:
     return found
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture(autouse=True)
 def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A kernel test leaves no mount, loop device, cgroup, descriptor or child process of its own."""
+    """Assert that a kernel test leaves no mount, loop device, cgroup, file descriptor or child process behind.
+
+    What a test leaves behind is removed, so that it does not disturb other tests.
+    """
     if "kernel" not in request.path.parts or os.geteuid() != 0:
         yield
         return
@@ -229,18 +209,26 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
     init_memfd()  # kept for the life of the process on purpose
     base: Path = request.getfixturevalue("tmp_path_factory").getbasetemp().resolve()
+    directory: Path = request.getfixturevalue("tmp_path")
     prefix: str = request.getfixturevalue("prefix")
     gc.collect()
-    before = (_mounts(base), _loops(base), _children(), _fds())
+    before = (mounts_below(base), loops_below(base), child_processes(), _fds())
     yield
     gc.collect()
     mounts, loops, children, fds = before
-    deadline = time.monotonic() + 20 * SLOWER  # the kernel detaches a loop device after its last unmount
-    while _loops(base) != loops and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert _mounts(base) == mounts
-    assert _loops(base) == loops
-    assert _cgroups(prefix) == []
-    assert _children() <= children
-    now = _fds()
-    assert len(now) <= len(fds), {n: what for n, what in now.items() if fds.get(n) != what}
+    try:
+        if FAILED not in request.node.stash:
+            with suppress(AssertionError):  # the kernel detaches a loop device after its last unmount
+                wait_until(lambda: loops_below(base) == loops, "the end of the loop devices")
+            assert mounts_below(base) == mounts
+            assert loops_below(base) == loops
+            assert cgroups_of(prefix) == []
+            assert child_processes() <= children
+            now = _fds()
+            assert len(now) <= len(fds), {n: what for n, what in now.items() if fds.get(n) != what}
+            return
+    except AssertionError:
+        remove_leftovers(directory, prefix)
+        raise
+    remove_leftovers(directory, prefix)
+    assert (mounts_below(base), loops_below(base), cgroups_of(prefix)) == (mounts, loops, [])

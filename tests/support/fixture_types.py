@@ -1,0 +1,26 @@
+"""Types of the fixtures that are functions; the fixtures are in the conftest.py of tests and of tests/kernel."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Protocol
+
+import ociruntime as oci
+
+
+class MakeBundle(Protocol):
+    """Makes a bundle of busybox in a new directory of the test; the default process is ``sleep 1000``."""
+
+    def __call__(self, spec: oci.RuntimeSpec | None = None, name: str = "") -> oci.Bundle: ...
+
+
+class Script(Protocol):
+    """Runs Python code in a new interpreter; ``args`` are its ``sys.argv[1:]``."""
+
+    def __call__(self, text: str, *args: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]: ...
+
+
+class Command(Protocol):
+    """Returns the arguments that run an ``ociruntime`` command on the test's state directory."""
+
+    def __call__(self, *args: object) -> list[str]: ...

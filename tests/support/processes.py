@@ -1,0 +1,41 @@
+"""Finding processes of the host."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """Return whether the process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def find_processes(text: str, file: str = "cmdline") -> list[int]:
+    """Return the running processes with a text in a file of /proc/PID: ``cmdline``, ``environ`` or ``cgroup``."""
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            if text.encode() in Path(f"/proc/{pid}/{file}").read_bytes() and is_running(pid):
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended
+        except PermissionError:
+            continue  # a process of another user
+    return sorted(found)
+
+
+def child_processes() -> set[int]:
+    """Return the children of this process, zombies included."""
+    found = set()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended
+        if int(parent) == os.getpid():
+            found.add(pid)
+    return found

@@ -1,0 +1,39 @@
+"""Time limits and polling. Every limit is for an idle machine and is multiplied by `SLOWER`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SLOWER = 10 if "VMTEST" in os.environ else 1
+"""Factor of all time limits: 10 in the emulated machine of tests/vm."""
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
+    """Poll until the condition is true. Raises AssertionError when the time is over."""
+    deadline = time.monotonic() + timeout * SLOWER
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout * SLOWER} s")
+        time.sleep(0.01)
+
+
+async def wait_until_async(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
+    """As `wait_until`, for coroutines."""
+    deadline = time.monotonic() + timeout * SLOWER
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout * SLOWER} s")
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def within(timeout: float) -> Iterator[None]:
+    """Assert that the body takes less than this time."""
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < timeout * SLOWER, f"took {took:.1f} s of at most {timeout * SLOWER} s"
