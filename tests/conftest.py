@@ -80,6 +80,16 @@ def busybox_sif(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy directories, and link everything in them: symbolic links too, because `shutil.copytree` is eight times slower."""
+    target.mkdir()
+    for entry in os.scandir(source):
+        if entry.is_dir(follow_symlinks=False):
+            _link_tree(Path(entry), target / entry.name)
+        else:
+            os.link(entry, f"{target}/{entry.name}", follow_symlinks=False)
+
+
 @pytest.fixture
 def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> Callable[..., oci.Bundle]:
     """Makes a bundle in a fresh directory; its root filesystem is hard links, so a test may add files and not change any."""
@@ -87,7 +97,7 @@ def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> Callable[..., oci.Bundl
     def make(spec: oci.RuntimeSpec | None = None, name: str = "") -> oci.Bundle:
         path = tmp_path / (name or f"bundle-{secrets.token_hex(4)}")
         path.mkdir()
-        shutil.copytree(busybox_rootfs, path / "rootfs", symlinks=True, copy_function=os.link)
+        _link_tree(busybox_rootfs, path / "rootfs")
         if spec is None:
             spec = oci.RuntimeSpec.default()
             assert spec.process is not None
