@@ -20,6 +20,7 @@ import pytest
 
 import ociruntime as oci
 
+from .support.fixture_types import MakeBundle, Script
 from .support.leftovers import cgroups_of, loops_below, mounts_below, remove_leftovers
 from .support.processes import child_processes
 from .support.waiting import SLOWER, wait_until
@@ -91,7 +92,7 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> Callable[..., oci.Bundle]:
+def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> MakeBundle:
     """Makes a bundle in a fresh directory; its root filesystem is hard links, so a test may add files and not change any."""
 
     def make(spec: oci.RuntimeSpec | None = None, name: str = "") -> oci.Bundle:
@@ -108,7 +109,7 @@ def make_bundle(busybox_rootfs: Path, tmp_path: Path) -> Callable[..., oci.Bundl
 
 
 @pytest.fixture
-def bundle(make_bundle: Callable[..., oci.Bundle]) -> oci.Bundle:
+def bundle(make_bundle: MakeBundle) -> oci.Bundle:
     return make_bundle(name="bundle")
 
 
@@ -123,7 +124,7 @@ def prefix() -> str:
     return f"t{secrets.token_hex(5)}"
 
 
-def _scripts(python: str, cwd: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def _scripts(python: str, cwd: Path) -> Script:
     def run(text: str, *args: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         # Files and no pipes: a container that outlives the script would hold a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -142,7 +143,7 @@ def _scripts(python: str, cwd: Path) -> Callable[..., subprocess.CompletedProces
 
 
 @pytest.fixture
-def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+def script() -> Script:
     """Runs Python text in an interpreter of its own, with the package importable; ``sys.argv[1:]`` are the further arguments."""
     return _scripts(sys.executable, REPO)
 
@@ -182,7 +183,7 @@ def user_python() -> Iterator[str]:
 
 
 @pytest.fixture
-def user_script(user_python: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+def user_script(user_python: str) -> Script:
     """As `script`, in an interpreter that goes on when the text becomes a user."""
     return _scripts(user_python, Path("/"))
 

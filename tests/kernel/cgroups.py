@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ociruntime as oci
+
+from ..support.fixture_types import MakeBundle
 
 V2 = next((h for h in oci.Host.probe().hierarchies if h.version == 2), None)
 
@@ -49,7 +51,7 @@ def config(args: list[str], resources: dict[str, Any], **linux: Any) -> oci.Runt
 class Limited:
     """Makes containers with limits in one test's state directory."""
 
-    def __init__(self, make_bundle: Callable[..., oci.Bundle], root: Path, prefix: str) -> None:
+    def __init__(self, make_bundle: MakeBundle, root: Path, prefix: str) -> None:
         self.make_bundle, self.root, self.prefix, self.made = make_bundle, root, prefix, 0
 
     @contextlib.contextmanager

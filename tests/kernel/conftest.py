@@ -17,7 +17,8 @@ import pytest
 
 import ociruntime as oci
 
-from ..conftest import SLOWER
+from ..support.fixture_types import Command, MakeBundle
+from ..support.waiting import SLOWER
 from .mounting import either, mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
 
 REPO = Path(__file__).resolve().parents[2]
@@ -114,23 +115,9 @@ def session(state_root: Path) -> Iterator[Callable[..., Session]]:
 
 
 @pytest.fixture
-def command(state_root: Path) -> Callable[..., list[str]]:
-    """The words of an ``ociruntime`` command on this test's state directory."""
+def command(state_root: Path) -> Command:
+    """Returns the arguments of an ``ociruntime`` command on this test's state directory."""
     return lambda *words: [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), *map(str, words)]
-
-
-def await_true(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout * SLOWER
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not happen within {timeout} s")
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def until() -> Callable[..., None]:
-    """Waits for a condition, asked again and again."""
-    return await_true
 
 
 def in_foreground(container: oci.Container) -> bool:
@@ -140,7 +127,7 @@ def in_foreground(container: oci.Container) -> bool:
 
 
 @pytest.fixture
-def shell(make_bundle: Callable[..., oci.Bundle]) -> oci.Bundle:
+def shell(make_bundle: MakeBundle) -> oci.Bundle:
     """A bundle whose process is an interactive shell with a plain prompt."""
     spec = oci.RuntimeSpec.default()
     assert spec.process is not None

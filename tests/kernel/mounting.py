@@ -13,7 +13,8 @@ import pytest
 
 import ociruntime as oci
 
-MakeBundle = Callable[..., oci.Bundle]
+from ..support.fixture_types import MakeBundle
+
 FIRST_ID = 100000
 Change = Callable[[dict[str, Any]], None]
 

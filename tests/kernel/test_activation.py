@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import IDMapping, RuntimeSpec, User
 
+from ..support.fixture_types import Command, MakeBundle
+from ..support.waiting import wait_until
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 # busybox has no systemd-notify, but speaks to syslog's socket, and what it says there has two lines.
 SAY = 'ln -s "$NOTIFY_SOCKET" /dev/log && logger "$(printf "%s\\nREADY=1\\n." STATUS=soon)"'
 
@@ -53,13 +55,13 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def test_start_returns_when_the_process_is_ready(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, until: Callable[..., None]
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket
 ) -> None:
     bundle = bundle_of(make_bundle, "sleep", "100")
     with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=address(host)) as container:
         starting = threading.Thread(target=oci.Container.load(prefix, state_root=state_root).start)
         starting.start()
-        until(lambda: container.status is oci.Status.RUNNING, "the start", 120)
+        wait_until(lambda: container.status is oci.Status.RUNNING, "the start", 120)
         place = environment(container.pid)["NOTIFY_SOCKET"]
         assert place == f"{address(host)}/notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as process:
@@ -137,7 +139,7 @@ def test_run_goes_on_and_a_supervised_one_waits(
 
 
 def test_the_command_line_takes_it_from_its_environment(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Callable[..., list[str]]
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Command
 ) -> None:
     bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
@@ -151,7 +153,7 @@ def test_the_command_line_takes_it_from_its_environment(
 
 
 def test_what_is_printed_before_it_is_ready_is_read(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Callable[..., list[str]]
+    make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Command
 ) -> None:
     """With a supervisor, which does not wait for who does not read."""
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
@@ -219,6 +221,6 @@ def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, s
             assert "LISTEN_FDNAMES" not in environment(container.pid)
 
 
-def test_the_version_names_systemd_in_a_line_that_programs_look_for(command: Callable[..., list[str]]) -> None:
+def test_the_version_names_systemd_in_a_line_that_programs_look_for(command: Command) -> None:
     said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=300).stdout
     assert [line.split()[0] for line in said.splitlines()] == ["ociruntime", "spec:", "+SYSTEMD"]

@@ -19,7 +19,8 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
-from ..conftest import SLOWER, timed_out
+from ..conftest import timed_out
+from ..support.waiting import SLOWER
 
 pytestmark = pytest.mark.root
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL

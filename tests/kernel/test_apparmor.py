@@ -13,9 +13,10 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import IDMapping, RuntimeSpec
 
+from ..support.fixture_types import MakeBundle
+
 ACTIVE = "apparmor" in oci.Host.probe().lsms
 pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.skipif(not ACTIVE, reason="AppArmor is not active here")]
-MakeBundle = Callable[..., oci.Bundle]
 LABEL = "cat /proc/self/attr/apparmor/current"
 
 

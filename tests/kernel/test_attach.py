@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ import pytest
 import ociruntime as oci
 from ociruntime.terminal import DetachKeys
 
+from ..support.fixture_types import Command
+from ..support.waiting import wait_until
+
 pytestmark = pytest.mark.root
-Command = Callable[..., list[str]]
-Until = Callable[..., None]
 
 
 def read_until(attachment: oci.Attachment, end: bytes) -> bytes:
@@ -73,7 +73,7 @@ def test_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
         assert read_until(attachment, b"\r\n") == b"21 43\r\n"
 
 
-def test_what_cannot_be_attached_to(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+def test_what_cannot_be_attached_to(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         with pytest.raises(oci.StateError, match="no supervisor"):
             container.attach()
@@ -143,9 +143,7 @@ def test_attach_errors(bundle: oci.Bundle, state_root: Path, prefix: str, comman
         assert "is not a valid key" in said(prefix, "--detach-keys", "shift-x")[1]
 
 
-def test_a_shell_is_left_and_found_again(
-    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
-) -> None:
+def test_a_shell_is_left_and_found_again(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
     assert subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=30, check=True).returncode == 0
     tty = session(*command("attach", prefix), size=(30, 90))
     tty.type("\r")
@@ -160,7 +158,7 @@ def test_a_shell_is_left_and_found_again(
     assert oci.Container.load(prefix, state_root=state_root).status is oci.Status.RUNNING
     again = session(*command("attach", "--detach-keys", "ctrl-a,d", prefix), size=(20, 70))
     again.expect("$ ")  # the current line
-    until(lambda: not again.restored, "raw mode")
+    wait_until(lambda: not again.restored, "raw mode")
     again.resize(25, 75)
     again.type("echo $X; stty size\r")
     again.expect("kept\r\n")
@@ -259,7 +257,7 @@ def test_piped_input_ends(bundle: oci.Bundle, state_root: Path, prefix: str, com
 
 @pytest.mark.parametrize("how", ["signal", "terminal"])
 def test_a_hang_up_leaves_the_container_alone(
-    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until, how: str
+    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, how: str
 ) -> None:
     subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=30, check=True)
     tty = session(*command("attach", prefix))
@@ -294,12 +292,12 @@ def test_keys_that_begin_like_those_to_detach_are_passed_on_at_the_end(
 
 
 def test_what_is_typed_before_the_keys_to_detach_counts(
-    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
+    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command
 ) -> None:
     with create(prefix, bundle, state_root, "read x; exit $x", terminal=True) as container:
         container.start()
         tty = session(*command("attach", prefix))
-        until(lambda: not tty.restored, "raw mode")
+        wait_until(lambda: not tty.restored, "raw mode")
         tty.type("7\r\x10\x11")
         assert tty.wait() in (0, 7)
         assert container.wait(20) == 7

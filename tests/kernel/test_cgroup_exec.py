@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import main
 
+from ..support.fixture_types import MakeBundle
 from .cgroups import Limited, directory, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -22,7 +23,7 @@ OWN = ["cat", "/proc/self/cgroup"]
 
 
 @pytest.fixture
-def container(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Iterator[oci.Container]:
+def container(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterator[oci.Container]:
     with Limited(make_bundle, state_root, prefix)({}, start=True) as container:
         yield container
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.engine import cgroup
 
+from ..support.fixture_types import MakeBundle, Script
 from .cgroups import V2, Limited, block_device, directory, has, needs, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -21,7 +20,7 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Limited:
+def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
     return Limited(make_bundle, state_root, prefix)
 
 
@@ -236,7 +235,7 @@ def test_a_value_that_the_kernel_refuses(limited: Limited, resources: dict[str, 
     assert caught.value.op.startswith("cgroup_write")
 
 
-def test_disabled(limited: Limited, script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_disabled(limited: Limited, script: Script) -> None:
     with limited({"devices": DEVICES}, cgroup_manager="disabled", start=True) as container:
         assert container._entry.read()["cgroups"] == []
         assert Path(f"/proc/{container.pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()

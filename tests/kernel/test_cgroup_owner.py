@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 import ociruntime as oci
 from ociruntime.engine import cgroup
 
+from ..support.fixture_types import MakeBundle
+from ..support.waiting import wait_until
 from .cgroups import directory, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -52,9 +53,7 @@ def given(bundle: oci.Bundle) -> oci.Bundle:
 
 @pure_v2
 @pytest.mark.parametrize("user", [0, USER])
-def test_the_user_of_the_container_rules_below_it(
-    make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, user: int, until: Callable[..., None]
-) -> None:
+def test_the_user_of_the_container_rules_below_it(make_bundle: MakeBundle, state_root: Path, prefix: str, user: int) -> None:
     bundle = given(make_bundle(delegated(user={"uid": user, "gid": user})))
     with oci.Container.run(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE) as container:
         own = directory(container, "")
@@ -63,7 +62,7 @@ def test_the_user_of_the_container_rules_below_it(
         assert theirs == listed & set(os.listdir(own))
         assert {"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"} <= theirs
         assert own.stat().st_uid == FIRST + user
-        until(lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n", "its own script to end")
+        wait_until(lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n", "its own script to end")
         assert (own / "inner/pids.max").read_text() == "7\n"
         assert (own / "pids.max").read_text() == "50\n"
         assert container.exec(["true"]).returncode == 0
@@ -73,7 +72,7 @@ def test_the_user_of_the_container_rules_below_it(
 
 
 @pure_v2
-def test_one_that_is_seen_read_only_stays_ours(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+def test_one_that_is_seen_read_only_stays_ours(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(prefix, given(make_bundle(delegated("ro"))), state_root=state_root) as container:
         assert directory(container, "").stat().st_uid == os.geteuid()
 
@@ -120,7 +119,7 @@ with oci.Container.run(name, bundle, state_root=root) as container:
 
 
 def test_root_of_a_user_namespace_has_no_device_rules_and_is_told_so(
-    make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, tmp_path: Path
+    make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path
 ) -> None:
     spec = oci.RuntimeSpec.default(rootless=True, uid=0, gid=0)
     linux = {"resources": {"devices": [{"allow": False, "access": "rwm"}], "pids": {"limit": 8}}, "cgroupsPath": f"/{prefix}"}

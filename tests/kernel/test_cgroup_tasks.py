@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from ociruntime.cli import main
 from ociruntime.engine import cgroup
 from ociruntime.procfs import start_time
 
+from ..support.fixture_types import MakeBundle
 from .cgroups import Limited, directory
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -25,7 +25,7 @@ NO_PID = [{"type": kind} for kind in ("mount", "uts", "ipc", "network")]
 
 
 @pytest.fixture
-def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Limited:
+def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
     return Limited(make_bundle, state_root, prefix)
 
 

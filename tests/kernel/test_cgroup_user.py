@@ -11,6 +11,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import MakeBundle
 from .cgroups import V2
 
 pytestmark = [
@@ -21,7 +22,7 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def make(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Callable[..., oci.Container]:
+def make(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Callable[..., oci.Container]:
     def run(resources: dict[str, Any], path: str | None = None, **more: Any) -> oci.Container:
         document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True).to_dict()
         document["process"]["args"] = ["sh", "-c", "sleep 100 & exec sleep 100"]

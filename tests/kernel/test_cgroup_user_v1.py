@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ociruntime as oci
+
+from ..support.fixture_types import MakeBundle, Script
 
 pytestmark = [
     pytest.mark.root,
@@ -88,10 +89,10 @@ def given(prefix: str) -> Iterator[tuple[int, list[Path]]]:
 
 
 def test_the_whole_life(
-    make_bundle: Callable[..., oci.Bundle],
+    make_bundle: MakeBundle,
     prefix: str,
     given: tuple[int, list[Path]],
-    user_script: Callable[..., subprocess.CompletedProcess[str]],
+    user_script: Script,
 ) -> None:
     uid, directories = given
     document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid).to_dict()

@@ -10,8 +10,10 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import Command, MakeBundle
+from ..support.waiting import wait_until
+
 pytestmark = pytest.mark.root
-Until = Callable[..., None]
 
 
 def children(container: oci.Container) -> list[str]:
@@ -21,7 +23,7 @@ def children(container: oci.Container) -> list[str]:
 @pytest.mark.parametrize("make", [oci.Container.create, oci.Container.run])
 @pytest.mark.parametrize("supervise", [False, True])
 def test_it_reaps_and_stops(
-    bundle: oci.Bundle, state_root: Path, prefix: str, until: Until, make: Callable[..., oci.Container], supervise: bool
+    bundle: oci.Bundle, state_root: Path, prefix: str, make: Callable[..., oci.Container], supervise: bool
 ) -> None:
     with make(
         prefix, bundle.with_args(["nothing-of-the-kind"]), state_root=state_root, supervise=supervise, empty_process=True
@@ -32,7 +34,7 @@ def test_it_reaps_and_stops(
         assert container.exec(["ls", "/proc/1/fd"], capture_output=True).stdout.split() == [b"0", b"1", b"2"]
         for _ in range(20):
             assert container.exec(["sh", "-c", "sleep 0.01 & exit 0"]).returncode == 0
-        until(lambda: not children(container), "the end of the orphans")
+        wait_until(lambda: not children(container), "the end of the orphans")
         assert container.status is oci.Status.RUNNING
         container.kill("USR1")
         container.pause()
@@ -43,7 +45,7 @@ def test_it_reaps_and_stops(
     assert oci.Container.list(state_root=state_root) == []
 
 
-def test_it_needs_no_process_in_the_config(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+def test_it_needs_no_process_in_the_config(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     bundle = make_bundle(oci.RuntimeSpec.default().evolve(process=None))
     with pytest.raises(oci.SpecError, match="needed to start"):
         oci.Container.run(prefix, bundle, state_root=state_root)
@@ -53,7 +55,7 @@ def test_it_needs_no_process_in_the_config(make_bundle: Callable[..., oci.Bundle
         assert container.wait(10) == 0
 
 
-def test_it_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Callable[..., list[str]]) -> None:
+def test_it_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     for words in (("create", "--empty-process", "-b", bundle.path, prefix), ("start", prefix), ("exec", prefix, "true")):
         subprocess.run(command(*words), timeout=60, check=True, stdin=subprocess.DEVNULL)
     oci.Container.load(prefix, state_root=state_root).delete(force=True)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import Capabilities
 
-from ..conftest import SLOWER, timed_out
+from ..conftest import timed_out
+from ..support.fixture_types import Command, Script
+from ..support.waiting import SLOWER, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
 
 
@@ -161,13 +162,13 @@ def test_a_hundred_process_objects_at_once(container: oci.Container) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_it_times_out_with_all_that_it_started(container: oci.Container, until: Callable[..., None]) -> None:
+def test_it_times_out_with_all_that_it_started(container: oci.Container) -> None:
     began = time.monotonic()
     script = ["sh", "-c", "echo early; sleep 1000 & sleep 1000"]
     result = timed_out(lambda: container.exec(script, capture_output=True, timeout=0.5))
     assert (result.returncode, result.stdout) == (-9, b"early\n")
     assert time.monotonic() - began < 60 * SLOWER  # no process holds the pipe open for 1000 s
-    until(lambda: container.processes() == (container.pid,), "the end of the others")
+    wait_until(lambda: container.processes() == (container.pid,), "the end of the others")
     assert container.status is oci.Status.RUNNING
 
 
@@ -427,7 +428,7 @@ def test_the_command_line(container: oci.Container, state_root: Path, script: Sc
 
 
 def test_the_end_of_a_detached_program_is_for_whoever_gets_it(
-    container: oci.Container, command: Callable[..., list[str]], script: Script, tmp_path: Path
+    container: oci.Container, command: Command, script: Script, tmp_path: Path
 ) -> None:
     """As containerd's shims take it: they are subreapers, and wait for the pid in the file."""
     text = """

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,9 @@ from ociruntime.cli import main
 from ociruntime.engine import groups
 from ociruntime.plan.cgroups import Place
 
-from ..conftest import SLOWER, timed_out
+from ..conftest import timed_out
+from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import SLOWER, wait_until
 from .cgroups import V2, directory
 from .conftest import REPO
 
@@ -68,9 +70,7 @@ print(took)
 
 
 @pytest.fixture(params=["cgroupfs", "disabled"])
-def container(
-    request: pytest.FixtureRequest, make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str
-) -> Iterator[oci.Container]:
+def container(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterator[oci.Container]:
     """A container of either kind: with cgroups as this user has them, and with none."""
     rootless = os.geteuid() != 0
     spec = oci.RuntimeSpec.default(rootless=rootless)
@@ -103,9 +103,9 @@ def left(container: oci.Container) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ESCAPES)
-def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str, until: Callable[..., None]) -> None:
+def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str) -> None:
     with container.popen(["sh", "-c", "setsid sleep 1009 & sleep 1009"]) as other:
-        until(lambda: len(sleepers(container, 1009)) == 2, "the other's start")
+        wait_until(lambda: len(sleepers(container, 1009)) == 2, "the other's start")
         began = time.monotonic()
         script = ["sh", "-c", ESCAPES[way].format(1007)]
         result = timed_out(lambda: container.exec(script, timeout=0.5 * SLOWER, capture_output=True))
@@ -120,23 +120,23 @@ def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str,
     assert left(container) == []
 
 
-def test_kill_takes_one_or_all(container: oci.Container, until: Callable[..., None]) -> None:
+def test_kill_takes_one_or_all(container: oci.Container) -> None:
     process = container.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"])
-    until(lambda: len(sleepers(container, 1007)) == 2, "the start")
+    wait_until(lambda: len(sleepers(container, 1007)) == 2, "the start")
     process.kill()
     assert process.wait(20) == -9
-    until(lambda: len(sleepers(container, 1007)) >= 1, "what goes on")
+    wait_until(lambda: len(sleepers(container, 1007)) >= 1, "what goes on")
     process.kill(all=True)
-    until(lambda: not sleepers(container, 1007), "the end of the others")
+    wait_until(lambda: not sleepers(container, 1007), "the end of the others")
     process.close()
     assert left(container) == []
 
 
-def test_a_block_that_raises_ends_all(container: oci.Container, until: Callable[..., None]) -> None:
+def test_a_block_that_raises_ends_all(container: oci.Container) -> None:
     def fail() -> None:
         with container.popen(["sh", "-c", "setsid sleep 1007 & exit 0"]) as process:
             process.wait(20)
-            until(lambda: len(sleepers(container, 1007)) == 1, "the start")
+            wait_until(lambda: len(sleepers(container, 1007)) == 1, "the start")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -145,14 +145,14 @@ def test_a_block_that_raises_ends_all(container: oci.Container, until: Callable[
     assert left(container) == []
 
 
-def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_root: Path, until: Callable[..., None]) -> None:
+def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_root: Path) -> None:
     script = "setsid sleep 1007 >/dev/null 2>&1 </dev/null & exit 0"
     assert container.exec(["sh", "-c", script], check=True).returncode == 0
     with container.popen(["sh", "-c", script]) as process:
         assert process.wait(20) == 0
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "exec", container.id, "sh", "-c", script]
     assert subprocess.run(command, cwd=REPO, check=False).returncode == 0
-    until(lambda: len(sleepers(container, 1007)) == 3, "three daemons")
+    wait_until(lambda: len(sleepers(container, 1007)) == 3, "three daemons")
     cgroups = container._entry.read().get("cgroups", [])
     assert len(left(container)) == (2 if cgroups else 0)  # the command makes none
     if cgroups:
@@ -170,13 +170,13 @@ def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_r
         assert sleepers(container, 1007) == []
 
 
-def test_a_pause_freezes_what_exec_has_started(container: oci.Container, until: Callable[..., None]) -> None:
+def test_a_pause_freezes_what_exec_has_started(container: oci.Container) -> None:
     if not container._entry.read().get("cgroups"):
         pytest.skip("no cgroups")
     count = "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done"
     with container.popen(["sh", "-c", f"setsid sh -c '{count}' & sleep 1007"]) as process:
         file = Path(f"/proc/{container.pid}/root/tmp/count")
-        until(file.exists, "the count")
+        wait_until(file.exists, "the count")
         try:
             container.pause()
         except oci.UnsupportedError:
@@ -189,9 +189,7 @@ def test_a_pause_freezes_what_exec_has_started(container: oci.Container, until: 
     assert left(container) == []
 
 
-def test_what_a_killed_caller_leaves_goes_with_the_next_exec(
-    container: oci.Container, state_root: Path, until: Callable[..., None]
-) -> None:
+def test_what_a_killed_caller_leaves_goes_with_the_next_exec(container: oci.Container, state_root: Path) -> None:
     text = "import sys, time, ociruntime as oci\nc = oci.Container.load(sys.argv[1], state_root=sys.argv[2])\nc.popen(['sleep', '1007']); print(1, flush=True); time.sleep(1000)"
     caller = subprocess.Popen([sys.executable, "-P", "-c", text, container.id, state_root], cwd=REPO, stdout=PIPE)
     assert caller.stdout is not None
@@ -203,12 +201,12 @@ def test_what_a_killed_caller_leaves_goes_with_the_next_exec(
     container.exec(["true"], check=True)
     assert sleepers(container, 1007) == [sleeper]  # it has not been asked to end
     os.kill(sleeper, signal.SIGKILL)
-    until(lambda: not sleepers(container, 1007), "its end")
+    wait_until(lambda: not sleepers(container, 1007), "its end")
     container.exec(["true"], check=True)
-    until(lambda: container.exec(["true"]).returncode == 0 and left(container) == [], "the removal")
+    wait_until(lambda: container.exec(["true"]).returncode == 0 and left(container) == [], "the removal")
 
 
-def test_in_an_event_loop(container: oci.Container, state_root: Path, until: Callable[..., None]) -> None:
+def test_in_an_event_loop(container: oci.Container, state_root: Path) -> None:
     async def fail(same: aio.Container) -> None:
         async with same.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"]):
             while len(sleepers(container, 1007)) < 2:
@@ -241,11 +239,11 @@ def test_in_an_event_loop(container: oci.Container, state_root: Path, until: Cal
     asyncio.run(go())
 
 
-def test_without_a_cgroup_of_its_own(container: oci.Container, until: Callable[..., None]) -> None:
+def test_without_a_cgroup_of_its_own(container: oci.Container) -> None:
     own = Path(f"/proc/{container.pid}/cgroup").read_text()
     rlimit = next(line for line in Path(f"/proc/{container.pid}/limits").read_text().splitlines() if "resident" in line)
     with container.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"], own_cgroup=False) as process:
-        until(lambda: len(sleepers(container, 1007)) == 2, "the start")
+        wait_until(lambda: len(sleepers(container, 1007)) == 2, "the start")
         assert Path(f"/proc/{process.pid}/cgroup").read_text() == own
         assert rlimit in Path(f"/proc/{process.pid}/limits").read_text().splitlines()
         process.kill(all=True)
@@ -328,9 +326,7 @@ def test_a_mark_stays_below_the_hard_limit() -> None:
 @needs_root
 @pytest.mark.skipif("VMTEST" in os.environ, reason="the user there has cgroups")
 @pytest.mark.parametrize("hard", [0, 4 << 30])
-def test_a_user_without_cgroups(
-    make_bundle: Callable[..., oci.Bundle], prefix: str, user_script: Callable[..., subprocess.CompletedProcess[str]], hard: int
-) -> None:
+def test_a_user_without_cgroups(make_bundle: MakeBundle, prefix: str, user_script: Script, hard: int) -> None:
     uid = 40000 + os.getpid() % 20000
     spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
     assert spec.process is not None

@@ -16,8 +16,9 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
+from ..support.fixture_types import Script
+
 pytestmark = pytest.mark.root
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class Left(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import ociruntime as oci
 from ociruntime import recovery
 from ociruntime.state import StateDocument, StateStore
 
+from ..support.fixture_types import MakeBundle
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 NO_SPACE = r"cannot write .*: no space left on device; free space on its filesystem, or give another state directory with --root"
 
 

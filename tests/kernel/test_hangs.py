@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ import ociruntime.aio
 from ociruntime.engine.processes import reap_abandoned
 from ociruntime.spec import Hooks, Seccomp
 
-from ..conftest import SLOWER, timed_out
+from ..conftest import timed_out
+from ..support.fixture_types import Command, MakeBundle
+from ..support.waiting import SLOWER, wait_until
 from .cgroups import has
 
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
-Until = Callable[[Callable[[], object], str], None]
 LATE_RAW = ("sh", "-c", "sleep 0.3; exec sh -i")
 """A shell that changes the terminal's mode after its input has ended, which discards the key for the end of file."""
 SOON = 20 * SLOWER
@@ -121,9 +120,7 @@ def with_terminal(make_bundle: MakeBundle, *args: str) -> oci.Bundle:
     return make_bundle(spec.evolve(process=spec.process.evolve(args=args, terminal=True)))
 
 
-def test_the_end_of_input_reaches_a_shell_that_changes_the_terminal(
-    make_bundle: MakeBundle, prefix: str, command: Callable[..., list[str]]
-) -> None:
+def test_the_end_of_input_reaches_a_shell_that_changes_the_terminal(make_bundle: MakeBundle, prefix: str, command: Command) -> None:
     bundle = with_terminal(make_bundle, *LATE_RAW)
     done = subprocess.run(
         command("run", "--bundle", bundle.path, prefix), stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False
@@ -132,7 +129,7 @@ def test_the_end_of_input_reaches_a_shell_that_changes_the_terminal(
 
 
 @pytest.mark.slow
-def test_fifty_shells_without_input(make_bundle: MakeBundle, prefix: str, command: Callable[..., list[str]]) -> None:
+def test_fifty_shells_without_input(make_bundle: MakeBundle, prefix: str, command: Command) -> None:
     bundle = with_terminal(make_bundle, "sh")
     for number in range(50):
         words = command("run", "--bundle", bundle.path, f"{prefix}-{number}")
@@ -161,7 +158,7 @@ STUBBORN = ("sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 0.1; do
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("how", ["run", "terminal", "supervise", "exec"])
 def test_the_second_signal_ends_the_command(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, command: Callable[..., list[str]], until: Until, number: int, how: str
+    make_bundle: MakeBundle, state_root: Path, prefix: str, command: Command, number: int, how: str
 ) -> None:
     bundle = with_terminal(make_bundle, *STUBBORN) if how == "terminal" else make_bundle().with_args(STUBBORN)
     words = ["run", "--bundle", write(bundle), *(["--supervise"] if how == "supervise" else []), prefix]
@@ -181,7 +178,7 @@ def test_the_second_signal_ends_the_command(
         process.stdout.close()
         if how == "exec":
             container = oci.Container.load(prefix, state_root=state_root)
-            until(lambda: container.processes() == (container.pid,), "the end of the exec process")
+            wait_until(lambda: container.processes() == (container.pid,), "the end of the exec process")
             container.delete(force=True)
         assert oci.Container.list(state_root=state_root) == []
     finally:
@@ -193,7 +190,7 @@ def test_the_second_signal_ends_the_command(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_a_launch(
-    make_bundle: MakeBundle, state_root: Path, tmp_path: Path, prefix: str, command: Callable[..., list[str]], number: int
+    make_bundle: MakeBundle, state_root: Path, tmp_path: Path, prefix: str, command: Command, number: int
 ) -> None:
     """A hook of the container that never ends keeps the init process from going on."""
     mark = tmp_path / "mark"
@@ -314,7 +311,7 @@ oci.Container.create(sys.argv[1], sys.argv[2], state_root=sys.argv[3])
 
 @pytest.mark.parametrize("stop", [False, True])
 def test_deleting_by_force_during_a_launch(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, until: Until, monkeypatch: pytest.MonkeyPatch, stop: bool
+    make_bundle: MakeBundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch, stop: bool
 ) -> None:
     """The operation that has the lock ends when its container is killed; one that does not is named."""
     monkeypatch.setattr("ociruntime.lifecycle.delete._LOCK_TIMEOUT", 0.2)
@@ -323,9 +320,9 @@ def test_deleting_by_force_during_a_launch(
     bundle = slow(make_bundle, "createContainer")
     creator = subprocess.Popen([sys.executable, "-P", "-c", HELD, prefix, bundle.path, state_root])
     try:
-        until(lambda: (state_root / prefix / "state.json").exists(), "the container")
+        wait_until(lambda: (state_root / prefix / "state.json").exists(), "the container")
         container = oci.Container.load(prefix, state_root=state_root)
-        until(lambda: container._entry.read().get("cgroups") and container.processes(), "the init process")
+        wait_until(lambda: container._entry.read().get("cgroups") and container.processes(), "the init process")
         if stop:
             os.kill(creator.pid, signal.SIGSTOP)
             with pytest.raises(TimeoutError, match=rf"is locked by process {creator.pid}, which is stopped: end that process"):

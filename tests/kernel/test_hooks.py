@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import Hook, Hooks, IDMapping, Mount, NamespaceType
 
+from ..support.fixture_types import MakeBundle, Script
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 ORDER = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 SH = "/bin/busybox"
 

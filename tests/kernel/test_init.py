@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pytest
 
 import ociruntime as oci
 
-from ..conftest import SLOWER
+from ..support.fixture_types import Script
+from ..support.waiting import SLOWER
 
 pytestmark = pytest.mark.root
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SIGNALS = """
 import signal, sys, ociruntime as oci

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +16,9 @@ import ociruntime as oci
 from ociruntime.image.sif import SifBuilder
 from ociruntime.interrupts import DeferredSignals, uninterruptible
 
+from ..support.fixture_types import Script
+
 pytestmark = pytest.mark.root
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SWEEP = """
 import os, signal, sys, tempfile, threading, time

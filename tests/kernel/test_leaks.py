@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,10 @@ import ociruntime as oci
 from ociruntime.engine import cgroup
 from ociruntime.lifecycle.delete import delete
 
+from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import wait_until
+
 pytestmark = pytest.mark.root
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SWEEP = """
 import os, signal, sys, tempfile, time
@@ -207,9 +208,7 @@ else:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("thread", ["main", "thread"])
-def test_nothing_outlives_a_parent_killed_at_any_time(
-    bundle: oci.Bundle, state_root: Path, prefix: str, thread: str, until: Callable[..., None]
-) -> None:
+def test_nothing_outlives_a_parent_killed_at_any_time(bundle: oci.Bundle, state_root: Path, prefix: str, thread: str) -> None:
     def processes() -> list[int]:
         pids = cgroup.processes(
             f"{h.mountpoint}/{n}" for h in oci.Host.probe().hierarchies for n in os.listdir(h.mountpoint) if prefix in n
@@ -227,8 +226,8 @@ def test_nothing_outlives_a_parent_killed_at_any_time(
             parent.stdout.readline()
             time.sleep(0.08 * random.random() + (0.02 if turn % 2 else 0))
             parent.kill()
-        until(lambda: processes() == [], "the end of all processes")
-        until(pruned, "the end of all containers")
+        wait_until(lambda: processes() == [], "the end of all processes")
+        wait_until(pruned, "the end of all containers")
 
 
 @pytest.mark.parametrize("how", ["created", "started", "run", "another user"])
@@ -256,7 +255,7 @@ def test_die_with_parent(bundle: oci.Bundle, state_root: Path, prefix: str, how:
         os.close(pidfd)
 
 
-def test_die_with_parent_where_it_cannot_be(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+def test_die_with_parent_where_it_cannot_be(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     spec = oci.RuntimeSpec.default().with_args("true")
     shared = make_bundle(spec.without_namespace(oci.spec.NamespaceType.PID))
     assert spec.process is not None

@@ -18,10 +18,9 @@ import pytest
 import ociruntime as oci
 
 from ..conftest import timed_out
+from ..support.fixture_types import MakeBundle, Script
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-MakeBundle = Callable[..., oci.Bundle]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @contextmanager
@@ -328,9 +327,7 @@ def test_who_is_root_by_a_user_namespace_keeps_his_containers_where_a_user_does(
         assert shown == f"{where}/ociruntime\n"
 
 
-def test_the_end_of_the_interpreter_says_nothing(
-    bundle: oci.Bundle, state_root: Path, prefix: str, script: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_the_end_of_the_interpreter_says_nothing(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     text = """
 import sys
 import ociruntime as oci

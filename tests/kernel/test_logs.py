@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ import pytest
 import ociruntime as oci
 from ociruntime.supervisor.logs import LogRecord, read_log
 
+from ..support.fixture_types import Command
+
 pytestmark = pytest.mark.root
-Command = Callable[..., list[str]]
-Until = Callable[..., None]
 FORMATS = ("kubernetes", "json", "basic")
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
 

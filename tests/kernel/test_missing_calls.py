@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
+
+from ..support.fixture_types import Script
 
 pytestmark = pytest.mark.root
 
@@ -42,9 +42,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_is_missing(
-    bundle: oci.Bundle, state_root: Path, prefix: str, script: Callable[..., subprocess.CompletedProcess[str]], name: str
-) -> None:
+def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, name: str) -> None:
     said = script(SCRIPT, name, state_root, bundle.path, prefix).stdout.splitlines()
     assert len(said) == 1
     assert "Linux 5.14 or later is needed" in said[0]

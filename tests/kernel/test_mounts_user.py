@@ -14,11 +14,11 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import Script
 from .mounting import Runner, bind, parse, tmpfs
 
 pytestmark = pytest.mark.root
 REPO = Path(__file__).resolve().parents[2]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from ociruntime.lifecycle.status import first_process
 from ociruntime.plan import compile_exec
 from ociruntime.spec import IDMapping, Namespace, TimeOffset
 
+from ..support.fixture_types import MakeBundle, Script
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 FILES = {
     "pid": "pid",
     "network": "net",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import ociruntime as oci
 from ociruntime.plan.credentials import CAPABILITIES
 from ociruntime.spec import Resources
 
+from ..support.fixture_types import MakeBundle
 from .cgroups import on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -86,9 +86,7 @@ def outer(namespaced: bool, args: list[object], rootfs: Path, *paths: Path) -> o
 
 @pytest.mark.filterwarnings("ignore:.*cannot be granted")
 @pytest.mark.parametrize("namespaced", [True, False])
-def test_the_whole_life(
-    make_bundle: Callable[..., oci.Bundle], tmp_path: Path, state_root: Path, prefix: str, namespaced: bool
-) -> None:
+def test_the_whole_life(make_bundle: MakeBundle, tmp_path: Path, state_root: Path, prefix: str, namespaced: bool) -> None:
     spec = oci.RuntimeSpec.default(seccomp=False).with_args("sleep", "100")
     assert spec.linux is not None
     limits = Resources.load({"pids": {"limit": 20}, "memory": {"limit": 64 << 20}})

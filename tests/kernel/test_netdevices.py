@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import ociruntime as oci
+from ..support.fixture_types import MakeBundle
 
 pytestmark = [
     pytest.mark.root,
@@ -39,7 +39,7 @@ spec = bundle.spec.at.linux.net_devices.set({old: oci.spec.NetDevice(name=new) f
 
 
 @pytest.fixture
-def apart(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Callable[[str, str], str]:
+def apart(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Callable[[str, str], str]:
     """Runs Python text in a network namespace of its own, where v0 and v1 are a pair; ``devices`` are the config's netDevices."""
     try:
         subprocess.run(

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +27,10 @@ from ociruntime import aio
 from ociruntime.engine import cgroup
 from ociruntime.spec import NamespaceType
 
+from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import wait_until
+
 pytestmark = pytest.mark.root
-Until = Callable[..., None]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 REPO = Path(__file__).parents[2]
 
 CALLER = """
@@ -98,7 +99,7 @@ def image(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("how", ["main", "thread", "aio"])
 def test_the_caller_is_killed(
-    image: Path, state_root: Path, prefix: str, bundle: oci.Bundle, until: Until, how: str, number: int, tmp_path: Path
+    image: Path, state_root: Path, prefix: str, bundle: oci.Bundle, how: str, number: int, tmp_path: Path
 ) -> None:
     with caller(image, state_root, prefix, how) as (process, stdout):
         assert stdout.readline() == "up\n"
@@ -107,20 +108,20 @@ def test_the_caller_is_killed(
         assert oci.Container.load(prefix, state_root=state_root).status is oci.Status.RUNNING
         process.send_signal(number)
         process.wait()
-        until(lambda: processes(prefix) == [], "the end of all processes")  # without a call of ours
+        wait_until(lambda: processes(prefix) == [], "the end of all processes")  # without a call of ours
         assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
     assert oci.Container.list(state_root=state_root) == []
     assert locks(state_root) == os.listdir(tmp_path / "scratch") == []
 
 
-def test_what_the_kernel_does_not_kill(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, until: Until) -> None:
+def test_what_the_kernel_does_not_kill(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """Without a pid namespace the first process alone dies with the caller; the next call kills the others."""
     bundle = make_bundle(oci.RuntimeSpec.default().without_namespace(NamespaceType.PID))
     with caller(bundle.path, state_root, prefix, "main") as (process, stdout):
         assert stdout.readline() == "up\n"
         container = oci.Container.load(prefix, state_root=state_root)
         process.kill()
-        until(lambda: container.status is oci.Status.STOPPED, "the end of the first process")
+        wait_until(lambda: container.status is oci.Status.STOPPED, "the end of the first process")
         assert len(processes(prefix)) == 1
         assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
     assert processes(prefix) == oci.Container.list(state_root=state_root) == locks(state_root) == []
@@ -136,9 +137,7 @@ def home() -> Iterator[Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("pid_namespace", [True, False])
-def test_a_user(
-    home: Path, busybox_rootfs: Path, prefix: str, until: Until, user_python: str, number: int, pid_namespace: bool
-) -> None:
+def test_a_user(home: Path, busybox_rootfs: Path, prefix: str, user_python: str, number: int, pid_namespace: bool) -> None:
     uid = 20000 + os.getpid() % 20000
     spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
     if not pid_namespace:  # the mount of proc needs one
@@ -169,7 +168,7 @@ def test_a_user(
         process.send_signal(number)
         process.wait()
         if pid_namespace:
-            until(lambda: of_user() == [], "the end of all processes")
+            wait_until(lambda: of_user() == [], "the end of all processes")
         text = (
             "import sys, ociruntime as oci\nbundle, root, name = sys.argv[1:]\n"
             "assert oci.run(bundle, ['true'], state_root=root, container_id=name).returncode == 0\n"
@@ -198,9 +197,7 @@ def test_what_outlives_its_caller(bundle: oci.Bundle, state_root: Path, prefix: 
 
 @pytest.mark.parametrize("namespace", [True, False])
 @pytest.mark.parametrize("how", ["command", "python", "aio"])
-def test_prune(
-    make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, script: Script, how: str, namespace: bool
-) -> None:
+def test_prune(make_bundle: MakeBundle, state_root: Path, prefix: str, script: Script, how: str, namespace: bool) -> None:
     spec = oci.RuntimeSpec.default()
     bundle = make_bundle(spec if namespace else spec.without_namespace(NamespaceType.PID))
     with caller(bundle.path, state_root, prefix, "main") as (process, stdout):
@@ -217,7 +214,7 @@ def test_prune(
     assert processes(prefix) == oci.Container.list(state_root=state_root) == locks(state_root) == []
 
 
-def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     child = 0
     with caller(bundle.path, state_root, prefix, "fork") as (process, stdout):
         lines = sorted(stdout.readline().split() for _ in range(2))
@@ -226,7 +223,7 @@ def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, pref
         try:
             process.kill()
             process.wait()
-            until(lambda: oci.prune(state_root=state_root) == (prefix,), "the removal of the orphan")
+            wait_until(lambda: oci.prune(state_root=state_root) == (prefix,), "the removal of the orphan")
             assert Path(f"/proc/{child}/cmdline").read_bytes()
         finally:
             os.kill(child, signal.SIGKILL)

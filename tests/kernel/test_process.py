@@ -14,8 +14,9 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import ExecCPUAffinity
 
+from ..support.fixture_types import MakeBundle
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 Inside = Callable[..., str]
 
 

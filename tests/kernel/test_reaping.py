@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from ociruntime import aio
 from ociruntime.engine import processes
 from ociruntime.procfs import start_time
 
-from ..conftest import SLOWER
+from ..support.fixture_types import Command
+from ..support.waiting import SLOWER, wait_until
 
 pytestmark = pytest.mark.root
 PIPE = subprocess.PIPE
@@ -106,9 +107,7 @@ def test_children_that_nobody_has_any_more(bundle: oci.Bundle, state_root: Path,
         assert [start_time(pid) for pid in pids] == [0, 0, 0]
 
 
-def test_a_child_of_another_process(
-    bundle: oci.Bundle, state_root: Path, prefix: str, command: Callable[..., list[str]], until: Callable[..., None]
-) -> None:
+def test_a_child_of_another_process(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     """It cannot be reaped from here; the container is stopped all the same, and can be removed."""
     for turn, how in enumerate(("wait", "delete", "prune", "command")):
         name = f"{prefix}-{turn}"
@@ -117,7 +116,7 @@ def test_a_child_of_another_process(
             began = time.monotonic()
             if how in ("wait", "prune"):
                 container.kill("KILL")
-                until(lambda container=container: container.status is oci.Status.STOPPED, "the end")
+                wait_until(lambda container=container: container.status is oci.Status.STOPPED, "the end")
             if how == "wait":
                 assert container.wait(20) == -9
             elif how == "prune":
@@ -129,12 +128,12 @@ def test_a_child_of_another_process(
             assert time.monotonic() - began < 60 * SLOWER  # nobody waits for the end of the other process
         container._close()
         assert oci.Container.list(state_root=state_root) == []
-    reap_with_a_launch(bundle, state_root, until)
+    reap_with_a_launch(bundle, state_root)
 
 
 @pytest.mark.parametrize(("script", "timeout", "code"), [("read x; exit 7", None, 7), ("sleep 1000", 5, -9)])
 def test_a_run_with_a_child_of_another_process(
-    bundle: oci.Bundle, state_root: Path, prefix: str, until: Callable[..., None], script: str, timeout: float | None, code: int
+    bundle: oci.Bundle, state_root: Path, prefix: str, script: str, timeout: float | None, code: int
 ) -> None:
     results: list[oci.Result[bytes]] = []
     ours, theirs = os.pipe()
@@ -145,7 +144,7 @@ def test_a_run_with_a_child_of_another_process(
 
     runner = threading.Thread(target=work)
     runner.start()
-    until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)), "the run")
+    wait_until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)), "the run")
     with held_by_another(prefix, state_root):
         os.close(theirs)
         runner.join(30)
@@ -153,17 +152,17 @@ def test_a_run_with_a_child_of_another_process(
     os.close(ours)
     assert results[0].returncode == code
     assert oci.Container.list(state_root=state_root) == []
-    reap_with_a_launch(bundle, state_root, until)
+    reap_with_a_launch(bundle, state_root)
 
 
-def reap_with_a_launch(bundle: oci.Bundle, state_root: Path, until: Callable[..., None]) -> None:
+def reap_with_a_launch(bundle: oci.Bundle, state_root: Path) -> None:
     """What was held back is reaped with one of the launches behind its end."""
 
     def reaped() -> bool:
         oci.run(bundle, ["true"], state_root=state_root)
         return processes._abandoned == []
 
-    until(reaped, "the reaping")
+    wait_until(reaped, "the reaping")
 
 
 THREADS = """

@@ -16,13 +16,12 @@ import ociruntime as oci
 from ociruntime.procfs import start_time
 from ociruntime.recovery import NAME, Recovery, read
 
+from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import wait_until
 from .test_hooks import hooks, sh
 from .test_lifecycle import nothing_left
 
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
-Until = Callable[..., None]
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "garbage": lambda path: path.write_bytes(b"\0\xff{"),
     "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
@@ -77,9 +76,7 @@ def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> 
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_the_bundle_of_an_image(
-    busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Path, until: Until, *, dies: bool
-) -> None:
+def test_the_bundle_of_an_image(busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Path, *, dies: bool) -> None:
     """Its creator was killed; its bundle was mounted for it. If it should die with its creator, `prune` removes it."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -92,7 +89,7 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys
     )
     try:
         state = state_root / prefix / "state.json"
-        until(lambda: state.exists() and json.loads(state.read_bytes())["status"] == "running", "the start")
+        wait_until(lambda: state.exists() and json.loads(state.read_bytes())["status"] == "running", "the start")
     finally:
         creator.kill()
         creator.wait()

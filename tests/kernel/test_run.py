@@ -18,9 +18,9 @@ import ociruntime as oci
 from ociruntime.spec import Mount, NamespaceType
 
 from ..conftest import timed_out
+from ..support.fixture_types import MakeBundle
 
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import ociruntime as oci
 
-from ..conftest import SLOWER
+from ..support.waiting import SLOWER
 
 pytestmark = pytest.mark.root
 

@@ -18,6 +18,8 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import MakeBundle
+
 pytestmark = pytest.mark.root
 RECEIVE, SEND = 0xC0502100, 0xC0182101
 EXDEV = 18
@@ -88,7 +90,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 
 @pytest.fixture
-def notifying(make_bundle: Callable[..., oci.Bundle]) -> Callable[..., oci.Bundle]:
+def notifying(make_bundle: MakeBundle) -> Callable[..., oci.Bundle]:
     """A bundle whose mkdir(2) is for the agent at a path."""
 
     def make(path: Path, *args: str) -> oci.Bundle:

@@ -15,13 +15,14 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import IDMapping, Mount, RuntimeSpec
 
+from ..support.fixture_types import MakeBundle
+
 ACTIVE = "selinux" in oci.Host.probe().lsms and "VMTEST" in os.environ
 pytestmark = [
     pytest.mark.root,
     pytest.mark.vm,
     pytest.mark.skipif(not ACTIVE, reason="for the machine of tests/vm when it boots with security=selinux"),
 ]
-MakeBundle = Callable[..., oci.Bundle]
 BOX, FILES, SECRET = "system_u:system_r:box_t:s0:c1", "system_u:object_r:box_file_t:s0:c0,c1", "system_u:object_r:secret_t:s0"
 LABEL = "cat /proc/self/attr/current; echo"
 

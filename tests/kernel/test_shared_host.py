@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
 
-from ..conftest import SLOWER
+from ..support.fixture_types import MakeBundle
+from ..support.waiting import SLOWER
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -36,7 +36,7 @@ sys.exit(done.returncode)
 
 @pytest.mark.parametrize("name", [None, "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"])
 def test_the_mounts_of_the_host_stay(
-    make_bundle: Callable[..., oci.Bundle],
+    make_bundle: MakeBundle,
     state_root: Path,
     prefix: str,
     name: str | None,

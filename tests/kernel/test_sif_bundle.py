@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
 from ociruntime.state import StateStore, default_root
 
 from ..conftest import REPO
+from ..support.fixture_types import Script
 
 RECORDS = Path(default_root(), ".bundles")
 
@@ -496,9 +496,7 @@ def partial_records(path: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["mount", "umount"])
-def test_killed_at_any_system_call(
-    busybox_sif: Path, tmp_path: Path, state_root: Path, what: str, script: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_killed_at_any_system_call(busybox_sif: Path, tmp_path: Path, state_root: Path, what: str, script: Script) -> None:
     """What a crash leaves goes with `prune`; a bundle that is whole goes with `umount`."""
     path, number, killed = tmp_path / "b", 1, 0
     while True:

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import IDMapping, Mount, NamespaceType, Seccomp, User
 
+from ..support.fixture_types import MakeBundle
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 UNIFIED = Path("/sys/fs/cgroup/unified")
 
 BASE = oci.RuntimeSpec.default(seccomp=False).evolve(oci_version="1.0.2").with_args("/bin/true")  # crun 1.8 refuses 1.3.0

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -18,10 +18,10 @@ import pytest
 import ociruntime as oci
 from ociruntime.state import Entry, StateDocument
 
+from ..support.fixture_types import Command, MakeBundle, Script
+from ..support.waiting import wait_until
+
 pytestmark = pytest.mark.root
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
-Until = Callable[..., None]
-Command = Callable[..., list[str]]
 
 
 def supervisor(container: oci.Container) -> int:
@@ -130,9 +130,7 @@ def test_the_supervisor_is_small_and_on_its_own(bundle: oci.Bundle, state_root: 
         assert f"{container.pid}" in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def test_it_survives_its_parent_and_control_c(
-    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
-) -> None:
+def test_it_survives_its_parent_and_control_c(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
     (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "cat; exit 4"]).spec.to_json())
     words = " ".join(command("create", "--supervise", "-b", bundle.path, prefix))
     tty = session("sh", "-c", f"trap 'exit 1' INT; {words} && echo created; while :; do sleep 0.1; done")
@@ -198,15 +196,15 @@ def test_a_supervisor_that_cannot_be_recorded_is_killed(
     assert not (state_root / prefix).exists()
 
 
-def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     """What is known without it is told, what is not is said."""
     with supervised(prefix, bundle, state_root, "echo printed; read x; sleep 100", sync_socket=state_root / "none") as container:
         container.start()
-        until(lambda: list(container.logs()), "output")
+        wait_until(lambda: list(container.logs()), "output")
         pid = supervisor(container)
         with container.attach() as attachment:
             os.kill(pid, signal.SIGKILL)
-            until(lambda: not alive(pid), "the death of the supervisor")
+            wait_until(lambda: not alive(pid), "the death of the supervisor")
             assert attachment.read(100) in (b"", b"printed\n")
         for operation in (container.attach, container.reopen_log):
             with pytest.raises(oci.StateError, match="its supervisor is gone"):
@@ -246,7 +244,7 @@ def test_out_of_memory(bundle: oci.Bundle, state_root: Path, prefix: str, comman
             assert shown["createdAt"] < shown["startedAt"] < shown["finishedAt"]
 
 
-def test_a_pid_namespace_that_is_joined(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+def test_a_pid_namespace_that_is_joined(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """The process that counts is forked by the one that the supervisor launched."""
     with oci.Container.run(f"{prefix}-first", make_bundle(), state_root=state_root) as first:
         document = oci.RuntimeSpec.default().to_dict()
@@ -264,9 +262,7 @@ def test_a_pid_namespace_that_is_joined(make_bundle: Callable[..., oci.Bundle], 
                 assert [record.text for record in container.logs()] == ["0"]
 
 
-def test_what_survives_the_first_process_is_not_waited_for(
-    make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str, until: Until
-) -> None:
+def test_what_survives_the_first_process_is_not_waited_for(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     spec = oci.RuntimeSpec.default().without_namespace(oci.spec.NamespaceType.PID)
     bundle = make_bundle(spec)
     for terminal in (False, True):
@@ -275,7 +271,7 @@ def test_what_survives_the_first_process_is_not_waited_for(
         ) as container:
             container.start()
             assert container.wait(20) == 3
-            until(lambda: not alive(supervisor(container)), "the end of the supervisor")
+            wait_until(lambda: not alive(supervisor(container)), "the end of the supervisor")
 
 
 # ---- clients ----
@@ -327,7 +323,7 @@ def test_hundreds_of_clients(bundle: oci.Bundle, state_root: Path, prefix: str) 
         assert container.wait(20) == -9
 
 
-def test_a_supervisor_without_descriptors(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+def test_a_supervisor_without_descriptors(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     def cpu() -> int:
         return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
@@ -348,7 +344,7 @@ def test_a_supervisor_without_descriptors(bundle: oci.Bundle, state_root: Path, 
         assert cpu() - before < 10  # it does not look at its door all the time
         for peer in peers:
             peer.close()
-        until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= fds, "the end of the clients")
+        wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= fds, "the end of the clients")
         container.start()
         with container.attach() as attachment:
             attachment.write(b"5\n")
@@ -367,7 +363,7 @@ def test_what_was_typed_before_leaving_arrives(bundle: oci.Bundle, state_root: P
             assert attachment.readall().lstrip(b"\0").strip() == b"200005"  # type: ignore[union-attr]
 
 
-def test_a_container_that_does_not_read(bundle: oci.Bundle, state_root: Path, prefix: str, until: Until) -> None:
+def test_a_container_that_does_not_read(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with supervised(prefix, bundle, state_root, "sleep 0.3; echo awake; wc -c") as container:
         with connect(container.state.attach_socket) as peer:
             container.start()

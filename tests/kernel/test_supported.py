@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ import ociruntime as oci
 from ociruntime.plan.mount_options import LINKS
 from ociruntime.spec import Mount, NamespaceType
 
+from ..support.fixture_types import MakeBundle
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 BASE = oci.RuntimeSpec.default(seccomp=False).with_args("true")
 OPTIONS = [option for option in oci.features().mount_options or () if option not in ("remount", "idmap", "ridmap")]
 

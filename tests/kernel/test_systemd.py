@@ -19,6 +19,8 @@ import ociruntime as oci
 from ociruntime.engine import systemd
 from ociruntime.plan.cgroups.systemd import Property
 
+from ..support.fixture_types import MakeBundle
+from ..support.waiting import wait_until
 from .cgroups import Limited, config, directory, value
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(oci.Host.probe().systemd is None, reason="no systemd to ask")]
@@ -46,7 +48,7 @@ def no_unit_is_left(prefix: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Callable[..., Any]:
+def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Callable[..., Any]:
     made = Limited(make_bundle, state_root, prefix)
     return lambda *args, **more: made(*args, cgroup_manager="systemd", **more)
 
@@ -146,7 +148,7 @@ def test_the_limits_on_v1(limited: Callable[..., Any], prefix: str) -> None:
 
 @root
 @on_v1
-def test_a_users_own_systemd_is_for_v2(make_bundle: Callable[..., oci.Bundle]) -> None:
+def test_a_users_own_systemd_is_for_v2(make_bundle: MakeBundle) -> None:
     host = oci.Host.probe()
     assert host.systemd is not None
     with pytest.raises(oci.UnsupportedError, match=f"on cgroup v2 only, and this host uses {MODE}"):
@@ -185,7 +187,7 @@ def test_an_update_tells_systemd_too(limited: Callable[..., Any], prefix: str) -
 
 
 @root
-def test_a_whole_life_by_the_command(make_bundle: Callable[..., oci.Bundle], prefix: str, state_root: Path) -> None:
+def test_a_whole_life_by_the_command(make_bundle: MakeBundle, prefix: str, state_root: Path) -> None:
     def cli(*args: str) -> str:
         command = [sys.executable, "-m", "ociruntime", "--root", state_root, "--systemd-cgroup", *args]
         # A file and no pipe: the container keeps it open.
@@ -215,22 +217,20 @@ def test_a_process_that_ends_takes_the_scope_along(limited: Callable[..., Any]) 
 
 
 @root
-def test_a_kill_for_want_of_memory_is_known_when_the_scope_is_gone(
-    limited: Callable[..., Any], prefix: str, until: Callable[..., None]
-) -> None:
+def test_a_kill_for_want_of_memory_is_known_when_the_scope_is_gone(limited: Callable[..., Any], prefix: str) -> None:
     """Nobody waits, and the cgroup's count is gone with it. One after it of the same name has nothing to do with it."""
     linux = {"cgroupsPath": f"system.slice:pre:{prefix}"}
     for text, killed in (("x=aaaaaaaa; while :; do x=$x$x; done", True), ("exit 3", False)):
         with limited({"memory": {"limit": 16 * MiB}}, ["sh", "-c", text], linux=linux) as container:
             scope = next(entry[3] for entry in container._entry.read()["undo"] if entry[0] == "systemd_scope")
             container.start()
-            until(lambda scope=scope: not os.path.exists(scope), "the end of the scope")
+            wait_until(lambda scope=scope: not os.path.exists(scope), "the end of the scope")
             assert container.status == "stopped"
             assert container.state.oom_killed is killed
 
 
 @root
-def test_annotations_are_properties(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+def test_annotations_are_properties(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     plain = config(["sleep", "100"], {})
     spec = plain.evolve(annotations={"org.systemd.property.TimeoutStopSec": "17.5"})
     with oci.Container.create(prefix, make_bundle(spec), state_root=state_root, cgroup_manager="systemd"):

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ import pytest
 import ociruntime as oci
 
 from ..conftest import timed_out
+from ..support.fixture_types import Command, MakeBundle
+from ..support.waiting import wait_until
 from .conftest import in_foreground
 
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
-Command = Callable[..., list[str]]
-Until = Callable[..., None]
 
 
 def read_all(terminal: oci.Terminal) -> str:
@@ -34,8 +32,8 @@ def read_all(terminal: oci.Terminal) -> str:
     return out.decode()
 
 
-def nothing_left(root: Path, until: Until) -> None:
-    until(lambda: oci.Container.list(state_root=root) == [], "the end of the container")
+def nothing_left(root: Path) -> None:
+    wait_until(lambda: oci.Container.list(state_root=root) == [], "the end of the container")
 
 
 # ---- in Python ----
@@ -246,7 +244,7 @@ def test_the_console_socket_gets_the_master(
 # ---- on the command line ----
 
 
-def test_an_interactive_run(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until) -> None:
+def test_an_interactive_run(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
     tty = session(*command("run", "-it", "-b", shell.path, prefix), size=(31, 97))
     tty.expect("$ ")
     assert not tty.restored
@@ -255,18 +253,16 @@ def test_an_interactive_run(shell: oci.Bundle, state_root: Path, prefix: str, se
     tty.type("exit 5\r")
     assert tty.wait() == 5
     assert tty.restored
-    nothing_left(state_root, until)
+    nothing_left(state_root)
 
 
-def test_job_control_in_the_shell(
-    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
-) -> None:
+def test_job_control_in_the_shell(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
     tty = session(*command("run", "-it", "-b", shell.path, prefix))
     tty.expect("$ ")
     assert "can't access tty" not in tty.seen.decode()
     container = oci.Container.load(prefix, state_root=state_root)
     tty.type("sleep 100\r")
-    until(lambda: in_foreground(container), "a job in the foreground")
+    wait_until(lambda: in_foreground(container), "a job in the foreground")
     tty.type("\x1a")
     tty.expect("Stopped")
     tty.expect("$ ")
@@ -274,7 +270,7 @@ def test_job_control_in_the_shell(
     tty.expect("Stopped")
     tty.expect("sleep 100\r\n$ ")
     tty.type("fg\r")
-    until(lambda: in_foreground(container), "a job in the foreground")
+    wait_until(lambda: in_foreground(container), "a job in the foreground")
     tty.type("\x03")
     tty.expect("$ ")
     tty.type("echo code $?\r")
@@ -297,9 +293,7 @@ def test_the_size_follows(shell: oci.Bundle, state_root: Path, prefix: str, sess
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGRTMIN + 3])
-def test_signals_are_forwarded(
-    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until, number: int
-) -> None:
+def test_signals_are_forwarded(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, number: int) -> None:
     script = f"trap 'echo caught; exit 9' {int(number)}; echo ready; while :; do sleep 0.05; done"
     (shell.path / "config.json").write_text(shell.with_args(["sh", "-c", script]).spec.to_json())
     tty = session(*command("run", "-b", shell.path, prefix))
@@ -308,22 +302,20 @@ def test_signals_are_forwarded(
     tty.expect("caught")
     assert tty.wait() == 9
     assert tty.restored
-    nothing_left(state_root, until)
+    nothing_left(state_root)
 
 
-def test_a_container_killed_by_a_signal(
-    shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until
-) -> None:
+def test_a_container_killed_by_a_signal(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
     tty = session(*command("run", "-b", shell.path, prefix))
     tty.expect("$ ")
     oci.Container.load(prefix, state_root=state_root).kill("KILL")
     assert tty.wait() == 128 + 9
     assert tty.restored
-    nothing_left(state_root, until)
+    nothing_left(state_root)
 
 
 def test_control_keys_of_a_run_without_terminal(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, session, command: Command, until: Until
+    make_bundle: MakeBundle, state_root: Path, prefix: str, session, command: Command
 ) -> None:
     bundle = make_bundle().with_args(["sh", "-c", "trap 'echo caught; exit 6' INT; echo ready; while :; do sleep 0.05; done"])
     (bundle.path / "config.json").write_text(bundle.spec.to_json())
@@ -332,7 +324,7 @@ def test_control_keys_of_a_run_without_terminal(
     tty.type("\x03")
     tty.expect("caught")
     assert tty.wait() == 6
-    nothing_left(state_root, until)
+    nothing_left(state_root)
 
 
 def test_exec_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
@@ -378,9 +370,7 @@ def test_the_terminal_is_restored_after_an_error(
 
 
 @pytest.mark.parametrize("verb", ["run", "exec"])
-def test_a_hang_up_is_passed_on(
-    bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until, verb: str
-) -> None:
+def test_a_hang_up_is_passed_on(bundle: oci.Bundle, state_root: Path, prefix: str, session, command: Command, verb: str) -> None:
     """Closing the window ends the shell inside, as it would outside."""
     script = "sh -i; echo the shell has ended > /ended"
     (bundle.path / "config.json").write_text(
@@ -392,25 +382,25 @@ def test_a_hang_up_is_passed_on(
             tty.expect("# ")
             tty.hang_up()
             tty.process.wait(20)
-            until(lambda: len(oci.Container.load(prefix, state_root=state_root).processes()) == 1, "the end of the shell")
+            wait_until(lambda: len(oci.Container.load(prefix, state_root=state_root).processes()) == 1, "the end of the shell")
     else:
         tty = session(*command("run", "-it", "-b", bundle.path, prefix))
         tty.expect("# ")
         tty.hang_up()
         tty.process.wait(20)
-        nothing_left(state_root, until)
+        nothing_left(state_root)
 
 
-def test_stopping_and_going_on(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, until: Until) -> None:
+def test_stopping_and_going_on(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
     """A command that is stopped gives the terminal back as it was, and takes it again."""
     tty = session(*command("run", "-it", "-b", shell.path, prefix), size=(31, 97))
     tty.expect("$ ")
     stat = Path(f"/proc/{tty.process.pid}/stat")
     tty.process.send_signal(signal.SIGTSTP)
-    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the stop")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the stop")
     assert tty.restored
     tty.process.send_signal(signal.SIGCONT)
-    until(lambda: not tty.restored, "raw mode")
+    wait_until(lambda: not tty.restored, "raw mode")
     tty.type("exit 5\r")
     assert tty.wait() == 5
     assert tty.restored

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from ociruntime.plan import compile_exec
 from ociruntime.plan.ops import Report
 from ociruntime.spec import Rlimit, Syscall
 
+from ..support.fixture_types import MakeBundle
+
 pytestmark = pytest.mark.root
-MakeBundle = Callable[..., oci.Bundle]
 
 SCANNER = """
 import ctypes, json, os, select, sys

@@ -11,6 +11,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import MakeBundle
 from .mounting import parse, tmpfs
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() == 0, reason="for a user without privileges")]
@@ -18,7 +19,7 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Run:
+def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Run:
     """Runs a shell script in a container of the default config with a user namespace, whose maps are left to us."""
 
     def run(
@@ -100,7 +101,7 @@ def test_clocks(run: Run) -> None:
     assert float(run("cat /proc/uptime", change=change).split()[0]) > 1000000
 
 
-def test_a_supervised_container(run: Run, make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> None:
+def test_a_supervised_container(run: Run, make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """The supervisor may not give its pipes to a user of the container, who writes to them all the same."""
     document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
     document["linux"]["namespaces"].append({"type": "user"})

@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ociruntime.engine.host_steps import execute_step
 from ociruntime.files import StagedFile
 from ociruntime.lifecycle import update
 
+from ..support.fixture_types import MakeBundle
 from .cgroups import Limited, block_device, directory, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -26,7 +26,7 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Limited:
+def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
     return Limited(make_bundle, state_root, prefix)
 
 

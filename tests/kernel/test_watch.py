@@ -9,7 +9,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from ociruntime import aio
 from ociruntime.cli import main
 from ociruntime.stats import Pids
 
-from ..conftest import SLOWER
+from ..support.fixture_types import MakeBundle
+from ..support.waiting import SLOWER
 from .cgroups import Limited, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -30,7 +31,7 @@ SMALL = {"memory": {"limit": 20 * MiB, "swap": 20 * MiB}}
 
 
 @pytest.fixture
-def limited(make_bundle: Callable[..., oci.Bundle], state_root: Path, prefix: str) -> Limited:
+def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
     return Limited(make_bundle, state_root, prefix)
 
 

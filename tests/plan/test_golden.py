@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +20,10 @@ from ociruntime.plan.cgroups import changed_members, compile_update, existing_pl
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, is_usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
+
+if TYPE_CHECKING:  # a test imports this module alone
+    from ..support.fixture_types import Script
+
 
 GOLDEN = Path(__file__).parent / "golden"
 V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
@@ -304,11 +307,11 @@ assert names == ["open"], seen   # our own, which shows that the hook hears
 """
 
 
-def test_compiling_does_nothing(script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_compiling_does_nothing(script: Script) -> None:
     script(PURE)
 
 
-def test_compiling_needs_no_root(script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_compiling_needs_no_root(script: Script) -> None:
     script("import os\nimport sys\nsys.path.insert(0, 'tests/plan')\nimport test_golden\n"
            "for m in test_golden.CASES.values(): m()\n"
            "if os.geteuid() == 0: os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"

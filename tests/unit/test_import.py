@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
-
 import pytest
 
+from ..support.fixture_types import Script
+
 HEAVY = {"attr", "attrs", "cattr", "cattrs", "jsonschema", "cffi", "_cffi_backend", "seccomp", "pyseccomp", "inspect"}
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def loaded(script: Script, text: str) -> set[str]:
