@@ -236,9 +236,6 @@ def _remove_partial(record: str) -> None:
     known = _read(record)
     if known is None:
         return
-    if not os.path.isdir(known[1]):
-        _forget(record)
-        return
     try:
         with locked(known[1]) as directory:
             if directory.record() == record:
@@ -246,6 +243,10 @@ def _remove_partial(record: str) -> None:
                 directory.remove()
     except BundleBusy:
         return
+    except BundleError:
+        if os.path.isdir(known[1]):
+            raise
+        _forget(record)  # the directory was removed, before or meanwhile
 
 
 def _forget_removed(record: str) -> None:

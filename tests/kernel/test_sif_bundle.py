@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -545,3 +546,26 @@ def test_prune_beside_the_unmounting_of_a_renamed_bundle(
     monkeypatch.setattr("ociruntime.rootfs.bundles.remove_tree", remove)
     oci.Bundle.load(tmp_path / "c").umount()
     assert os.listdir(tmp_path) == []
+
+
+def test_prune_beside_the_removal_of_a_partial_bundle(
+    busybox_sif: Path, tmp_path: Path, state_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process unmounts the bundle and removes its directory when `prune` has read its record."""
+    bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
+    with locked(bundle.path) as directory:
+        record = directory.record()
+    assert record is not None
+
+    def remove_first(path: str) -> AbstractContextManager[BundleDirectory]:
+        if path == str(bundle.path) and bundle.path.exists():
+            os.rename(f"{record}.partial", record)
+            bundle.umount()
+            os.symlink(content, f"{record}.partial")
+        return locked(path)
+
+    content = os.readlink(record)
+    os.rename(record, f"{record}.partial")
+    monkeypatch.setattr("ociruntime.rootfs.bundles.locked", remove_first)
+    oci.prune(root=state_root)
+    assert partial_records(bundle.path) == os.listdir(tmp_path) == []
