@@ -9,8 +9,7 @@ import os
 import resource
 import subprocess
 import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,10 @@ import ociruntime as oci
 from ociruntime import aio
 
 from ..conftest import timed_out
-from ..support.waiting import SLOWER
+from ..support.waiting import SLOWER, run_async, wait_until_async
 
 pytestmark = pytest.mark.root
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
-
-
-def go(main: Coroutine[Any, Any, Any], timeout: float = 120) -> Any:
-    async def limited() -> Any:
-        async with asyncio.timeout(timeout * SLOWER):
-            return await main
-
-    return asyncio.run(limited())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.005)
 
 
 def comm(pid: int) -> str:
@@ -68,14 +54,14 @@ def test_run(bundle: oci.Bundle, state_root: Path, prefix: str, busybox_rootfs: 
         with pytest.raises(TypeError, match="memroy"):
             await aio.run(bundle, ["true"], memroy="1M")  # type: ignore[call-overload]
 
-    go(main())
+    run_async(main())
     assert oci.Container.list(state_root=state_root) == []
     assert set(inspect.signature(aio.run).parameters) == set(inspect.signature(oci.run).parameters)
 
 
 def test_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     script = ["sh", "-c", "echo early; sleep 1000 & sleep 1000"]
-    result = timed_out(lambda: go(aio.run(bundle, script, capture_output=True, timeout=0.5, state_root=state_root)))
+    result = timed_out(lambda: run_async(aio.run(bundle, script, capture_output=True, timeout=0.5, state_root=state_root)))
     assert (result.returncode, result.stdout) == (-9, b"early\n")
     assert oci.Container.list(state_root=state_root) == []
 
@@ -97,7 +83,7 @@ def test_cancelling_at_any_time_leaves_nothing(bundle: oci.Bundle, state_root: P
                 await task
             assert oci.Container.list(state_root=state_root) == []
 
-    go(main())
+    run_async(main())
 
 
 def cancelled_at(step: int, inner: Coroutine[Any, Any, Any], seen: list[int]) -> Coroutine[Any, Any, Any]:
@@ -176,7 +162,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
                 assert outcome is None or (what == "wait" and isinstance(outcome, TimeoutError)), outcome
             assert [c.id for c in oci.Container.list(state_root=state_root)] == expected, step
             if kept is not None:
-                await until(lambda: kept.processes() == (kept.pid,))
+                await wait_until_async(lambda: kept.processes() == (kept.pid,), "the end of the others")
             await asyncio.sleep(0.01)  # transports close in the loop
             gc.collect()
             now = len(os.listdir("/proc/self/fd"))
@@ -189,7 +175,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
         if kept is not None:
             await kept.delete(force=True)
 
-    go(main())
+    run_async(main())
 
 
 def test_what_waits_for_a_thread_is_not_begun_when_it_is_cancelled(bundle: oci.Bundle, state_root: Path) -> None:
@@ -206,7 +192,7 @@ def test_what_waits_for_a_thread_is_not_begun_when_it_is_cancelled(bundle: oci.B
         assert not state_root.exists()
         await asyncio.gather(*busy)
 
-    go(main())
+    run_async(main())
 
 
 def test_communicate_again_after_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -219,7 +205,7 @@ def test_communicate_again_after_a_timeout(bundle: oci.Bundle, state_root: Path,
                     await process.communicate(text, timeout=0.2)
                 assert await process.communicate(timeout=60) == ("first " + text, "")
 
-    go(main())
+    run_async(main())
 
 
 def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -237,13 +223,13 @@ def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path
             with container._sync.popen(["sh", "-c", script], stdout=PIPE, text=True) as same:
                 assert list(same) == wanted
 
-    go(main())
+    run_async(main())
 
 
 def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     made = oci.Container.run(prefix, bundle.with_args(["true"]), state_root=state_root)
     made.wait(20)
-    assert go(aio.prune(state_root=state_root)) == (prefix,)
+    assert run_async(aio.prune(state_root=state_root)) == (prefix,)
     made._close()
 
 
@@ -270,7 +256,7 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
         made = await aio.Container.run(prefix, bundle, state_root=state_root)
         await made.delete(force=True)
 
-    go(main())
+    run_async(main())
 
 
 def test_lines_come_live(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -291,7 +277,7 @@ def test_lines_come_live(bundle: oci.Bundle, state_root: Path, prefix: str) -> N
                 expected = ["line 1\n", "line 2\n", "line 3\n", "got answer" + "y" * 150_000]
                 assert [line if text else line.decode() for line in lines] == expected
 
-    go(main())
+    run_async(main())
 
 
 def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -318,16 +304,16 @@ def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
                 said = await shell.stdout.read()
             assert b"/dev/pts/" in said
             task = asyncio.create_task(container.exec(["sh", "-c", "sleep 1000 & sleep 1000"], capture_output=True))
-            await until(lambda: len(container.processes()) > 2)
+            await wait_until_async(lambda: len(container.processes()) > 2, "the start")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(lambda: container.processes() == (container.pid,))
+            await wait_until_async(lambda: container.processes() == (container.pid,), "the end of the others")
             with pytest.raises(oci.ProcessTimeout) as caught:
                 await container.exec(["sh", "-c", "echo early; sleep 1000 & sleep 1000"], capture_output=True, timeout=0.3)
             assert caught.value.stdout == b"early\n"
 
-    go(main())
+    run_async(main())
 
 
 def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -340,7 +326,7 @@ def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, pr
             assert await container.stdout.read() == b"hello\n"
             assert await container.wait(20) == 0
 
-    go(main())
+    run_async(main())
 
 
 def test_the_loop_goes_on_meanwhile(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -351,14 +337,14 @@ def test_the_loop_goes_on_meanwhile(bundle: oci.Bundle, state_root: Path, prefix
         async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             waits: list[Awaitable[Any]] = [asyncio.create_task(container.wait()) for _ in range(50)]
             execs = [asyncio.create_task(container.exec(["sleep", "1000"])) for _ in range(10)]
-            await until(lambda: sum(comm(pid) == "sleep" for pid in container.processes()) == 11)
+            await wait_until_async(lambda: sum(comm(pid) == "sleep" for pid in container.processes()) == 11, "eleven processes")
             limit = min(32, (os.cpu_count() or 1) + 4)
             assert threading.active_count() <= before + limit
             await container.kill("KILL")
             assert {result.returncode for result in await asyncio.gather(*execs)} == {-9}
             assert set(await asyncio.gather(*waits)) == {-9}
 
-    go(main())
+    run_async(main())
 
 
 @pytest.fixture
@@ -384,15 +370,13 @@ def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) 
         assert [result.returncode for result in results] == [number % 256 for number in range(200)]
         assert [result.stdout for result in results] == [f"{number}\n" * 50 for number in range(200)]
         cancelled = [asyncio.create_task(aio.run(bundle, ["sleep", "1000"], state_root=state_root)) for _ in range(40)]
-        await until(lambda: len(oci.Container.list(state_root=state_root)) > 5)
+        await wait_until_async(lambda: len(oci.Container.list(state_root=state_root)) > 5, "the start of six containers")
         for task in cancelled:
             task.cancel()
         assert {type(e) for e in await asyncio.gather(*cancelled, return_exceptions=True)} == {asyncio.CancelledError}
 
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
-    began = time.monotonic()
-    go(main(), timeout=500)
-    assert time.monotonic() - began < 400 * SLOWER
+    run_async(main(), timeout=400)
     gc.collect()
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
     assert oci.Container.list(state_root=state_root) == []

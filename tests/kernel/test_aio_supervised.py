@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,9 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
+from ..support.waiting import run_async, wait_until_async
+
 pytestmark = pytest.mark.root
-
-
-def go(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(120):
-            await main
-
-    asyncio.run(limited())
 
 
 def create(name: str, bundle: oci.Bundle, root: Path, script: str, **more: Any) -> Any:
@@ -71,7 +64,7 @@ def test_attaching(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
                 await container.attach()
 
     fds = len(os.listdir("/proc/self/fd"))
-    go(main())
+    run_async(main())
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == fds
 
@@ -89,7 +82,7 @@ def test_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
             assert await attachment.read() == b""
             assert attachment.returncode == await container.wait() == -signal.SIGKILL
 
-    go(main())
+    run_async(main())
 
 
 def test_cancelling_leaves_the_container_alone(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -117,7 +110,7 @@ def test_cancelling_leaves_the_container_alone(bundle: oci.Bundle, state_root: P
                 assert attachment.returncode == 7
 
     fds = len(os.listdir("/proc/self/fd"))
-    go(main())
+    run_async(main())
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == fds
 
@@ -145,7 +138,7 @@ def test_logs(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path)
             with pytest.raises(oci.StateError, match="has no log"):
                 await anext(other.logs())
 
-    go(main())
+    run_async(main())
 
 
 def test_many_at_once_without_threads(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -164,8 +157,8 @@ def test_many_at_once_without_threads(bundle: oci.Bundle, state_root: Path, pref
 
             attaching = [asyncio.create_task(attached()) for _ in range(100)]
             following = [asyncio.create_task(followed()) for _ in range(100)]
-            while len(os.listdir(f"/proc/{container._sync._entry.read()['supervisor'][0]}/fd")) < 200:
-                await asyncio.sleep(0.01)
+            descriptors = f"/proc/{container._sync._entry.read()['supervisor'][0]}/fd"
+            await wait_until_async(lambda: len(os.listdir(descriptors)) >= 200, "200 connections")
             threads = threading.active_count()
             async with container.attach() as attachment:
                 attachment.write(b"\n")
@@ -174,7 +167,7 @@ def test_many_at_once_without_threads(bundle: oci.Bundle, state_root: Path, pref
             assert set(await asyncio.gather(*attaching)) == {4}
             assert set(await asyncio.gather(*following)) == {501}
 
-    go(main())
+    run_async(main())
 
 
 def test_the_loop_goes_on_while_a_long_log_is_read(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -195,7 +188,7 @@ def test_the_loop_goes_on_while_a_long_log_is_read(bundle: oci.Bundle, state_roo
             task.cancel()
             assert turns >= 50
 
-    go(main())
+    run_async(main())
 
 
 def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -206,4 +199,4 @@ def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, pre
             with pytest.raises(ValueError, match="event loop"):
                 await container.exec(["true"], terminal=True)
 
-    go(main())
+    run_async(main())

@@ -17,6 +17,7 @@ from ociruntime.engine import cgroup
 from ociruntime.procfs import start_time
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import wait_until
 from .cgroups import Limited, directory
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -35,11 +36,8 @@ def gone(pids: list[int]) -> bool:
 
 def family(container: oci.Container, count: int) -> list[int]:
     """The container's processes, once there are as many."""
-    for _ in range(2000):
-        if len(pids := container.processes()) >= count:
-            return list(pids)
-        select.select([], [], [], 0.005)
-    raise AssertionError(f"{count} processes do not come up: {container.processes()}")
+    wait_until(lambda: len(container.processes()) >= count, f"the start of {count} processes")
+    return list(container.processes())
 
 
 def below(container: oci.Container, name: str) -> Path:

@@ -17,6 +17,7 @@ import ociruntime as oci
 from ociruntime import aio
 
 from ..support.fixture_types import Script
+from ..support.waiting import run_async, wait_until_async
 
 pytestmark = pytest.mark.root
 
@@ -148,7 +149,7 @@ def test_a_forked_child_leaves_a_block_of_the_event_loop(bundle: oci.Bundle, sta
         except Left:
             os._exit(0)  # a child cannot go on with the loop of its parent
 
-    asyncio.run(main())
+    run_async(main())
     assert oci.Container.list(state_root=state_root) == []
 
 
@@ -158,8 +159,10 @@ def test_a_forked_child_leaves_a_run_of_the_event_loop(bundle: oci.Bundle, state
     async def main() -> None:
         running = aio.run(bundle, ["sleep", "1000"], state_root=state_root, container_id=prefix)
         task = asyncio.ensure_future(running)
-        while not any(container.status is oci.Status.RUNNING for container in oci.Container.list(state_root=state_root)):
-            await asyncio.sleep(0.01)
+        await wait_until_async(
+            lambda: any(container.status is oci.Status.RUNNING for container in oci.Container.list(state_root=state_root)),
+            "the start",
+        )
         await asyncio.sleep(0.2)
         pid = os.fork()
         if pid == 0:
@@ -176,7 +179,7 @@ def test_a_forked_child_leaves_a_run_of_the_event_loop(bundle: oci.Bundle, state
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(main())
+    run_async(main())
     assert oci.Container.list(state_root=state_root) == []
 
 

@@ -198,10 +198,7 @@ def test_the_second_signal_ends_a_launch(
     bundle = make_bundle(oci.RuntimeSpec.default().evolve(hooks=hooks))
     process = subprocess.Popen(command("run", "--bundle", bundle.path, prefix))
     try:
-        deadline = time.monotonic() + SOON
-        while not mark.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(mark.exists, "the start of the hook")
         process.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)

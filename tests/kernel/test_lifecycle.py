@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import ociruntime as oci
 
 from ..conftest import timed_out
 from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -43,12 +43,8 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
     container.start()
     assert container.status is oci.Status.RUNNING
     assert container.pid == state.pid
-    for _ in range(200):
-        if Path(f"/proc/{state.pid}/cmdline").read_bytes() == b"sleep\x001000\x00":
-            break
-        time.sleep(0.01)
-    else:
-        pytest.fail("the process is not the one that the config names")
+    cmdline = Path(f"/proc/{state.pid}/cmdline")
+    wait_until(lambda: cmdline.read_bytes() == b"sleep\x001000\x00", "the start of the program that the config names")
     result = container.exec(["sh", "-c", "cat; echo $X >&2; exit 7"], input="in", capture_output=True, text=True, env=["X=y"])
     assert (result.returncode, result.stdout, result.stderr) == (7, "in", "y\n")
     container.kill("KILL")

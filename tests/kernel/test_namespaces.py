@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ociruntime.plan import compile_exec
 from ociruntime.spec import IDMapping, Namespace, TimeOffset
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 FILES = {
@@ -109,10 +109,8 @@ def test_a_mount_namespace_that_is_not_its_own(
             command = ["unshare", "--mount", "--kill-child", "--fork", "sleep", "1000"]
             holder = stack.enter_context(subprocess.Popen(command))
             stack.callback(holder.kill)
-            deadline = time.monotonic() + 20
-            while (other := _child_in_new(holder.pid, "mount")) == 0:
-                assert time.monotonic() < deadline, "unshare did not start"
-                time.sleep(0.01)
+            wait_until(lambda: _child_in_new(holder.pid, "mount"), "the start of unshare")
+            other = _child_in_new(holder.pid, "mount")
             spec = spec.with_namespace(oci.spec.NamespaceType.MOUNT, f"/proc/{other}/ns/mnt")
         bundle = make_bundle(spec)
         before = Path(f"/proc/{other}/mounts").read_text()

@@ -20,6 +20,7 @@ from ociruntime.engine import processes
 from ociruntime.procfs import start_time
 
 from ..support.fixture_types import Command
+from ..support.processes import is_running
 from ..support.waiting import SLOWER, wait_until
 
 pytestmark = pytest.mark.root
@@ -30,8 +31,7 @@ REPO = Path(__file__).resolve().parents[2]
 def a_zombie(container: oci.Container) -> oci.Process[bytes]:
     """A program in the container that has ended, and that nobody has waited for."""
     process = container.popen(["sh", "-c", "exit 5"])
-    while start_time(process.pid):
-        time.sleep(0.002)
+    wait_until(lambda: not start_time(process.pid), "its end")
     return process
 
 
@@ -52,8 +52,7 @@ def held_by_another(container_id: str, root: Path) -> Iterator[None]:
         try:
             assert holder.stdout is not None
             pid = int(holder.stdout.readline())
-            while start_time(pid):
-                time.sleep(0.002)
+            wait_until(lambda: not start_time(pid), "its end")
             yield
         finally:
             holder.kill()
@@ -178,8 +177,7 @@ def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            while not Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].startswith(" Z"):
-                time.sleep(0.005)
+            wait_until(lambda: not is_running(process.pid), "the end of the first thread")
             assert start_time(process.pid) > 0
         finally:
             process.kill()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SLOWER = 10 if "VMTEST" in os.environ else 1
 """Factor of all time limits: 10 in the emulated machine of tests/vm."""
@@ -28,6 +31,16 @@ async def wait_until_async(condition: Callable[[], object], what: str, timeout: 
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {timeout * SLOWER} s")
         await asyncio.sleep(0.005)
+
+
+def run_async(main: Coroutine[Any, Any, T], timeout: float = 120) -> T:
+    """Run a coroutine in a new event loop. Raises TimeoutError when the time is over."""
+
+    async def limited() -> T:
+        async with asyncio.timeout(timeout * SLOWER):
+            return await main
+
+    return asyncio.run(limited())
 
 
 @contextmanager
