@@ -188,7 +188,7 @@ def test_who_does_not_freeze_is_thawed(tmp_path: Path) -> None:
     (tmp_path / "cgroup.freeze").write_text("0")
     (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
     with pytest.raises(TimeoutError, match="did not freeze"):
-        cgroup.freeze([str(tmp_path)], True, patience=0.05)
+        cgroup.freeze([str(tmp_path)], True, timeout=0.05)
     assert (tmp_path / "cgroup.freeze").read_text() == "0"
 
 
