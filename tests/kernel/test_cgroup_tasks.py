@@ -14,9 +14,9 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.engine import cgroup
-from ociruntime.procfs import start_time
 
 from ..support.fixture_types import MakeBundle
+from ..support.processes import is_running
 from ..support.waiting import wait_until
 from .cgroups import Limited, directory
 
@@ -28,10 +28,6 @@ NO_PID = [{"type": kind} for kind in ("mount", "uts", "ipc", "network")]
 @pytest.fixture
 def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
     return Limited(make_bundle, state_root, prefix)
-
-
-def gone(pids: list[int]) -> bool:
-    return all(start_time(pid) == 0 for pid in pids)
 
 
 def family(container: oci.Container, count: int) -> list[int]:
@@ -69,12 +65,12 @@ def test_everything_dies(limited: Limited, way: str, nested: bool) -> None:
         if way == "delete":
             container.kill("KILL")
             container.wait(20)
-            assert not gone(pids)
+            assert any(map(is_running, pids))
             container.delete()
         else:
             container.kill("KILL", all=True)
             assert container.wait(20) == -9
-        assert gone(pids)
+        assert not any(map(is_running, pids))
 
 
 def test_processes_that_are_born_as_fast_as_they_die(limited: Limited) -> None:

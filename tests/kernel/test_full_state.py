@@ -16,6 +16,7 @@ from ociruntime import recovery
 from ociruntime.state import StateDocument, StateStore
 
 from ..support.fixture_types import MakeBundle
+from ..support.leftovers import cgroups_of
 
 pytestmark = pytest.mark.root
 NO_SPACE = r"cannot write .*: no space left on device; free space on its filesystem, or give another state directory with --root"
@@ -54,11 +55,6 @@ def fill(root: Path) -> Path:
     return path
 
 
-def no_cgroups(prefix: str) -> None:
-    for entry in oci.Host.probe().hierarchies:
-        assert [name for name in os.listdir(entry.mountpoint) if prefix in name] == []
-
-
 def test_the_old_document_holds(small: Path) -> None:
     entry = StateStore(small).create("c")
     old = StateDocument(id="c", bundle="/b", status="stopped")
@@ -75,7 +71,7 @@ def test_nothing_is_created(small: Path, make_bundle: MakeBundle, prefix: str) -
         oci.Container.create(prefix, annotated, state_root=small)
     assert oci.Container.list(state_root=small) == []
     assert [name for name in os.listdir(small) if not name.startswith(".")] == []
-    no_cgroups(prefix)
+    assert cgroups_of(prefix) == []
 
 
 def test_no_lock_can_be_made(tmp_path: Path, bundle: oci.Bundle, prefix: str) -> None:
@@ -88,7 +84,7 @@ def test_no_lock_can_be_made(tmp_path: Path, bundle: oci.Bundle, prefix: str) ->
         assert os.listdir(tmp_path / "state/root") == []
     finally:
         subprocess.run(["umount", "-l", tmp_path / "state"], check=True)
-    no_cgroups(prefix)
+    assert cgroups_of(prefix) == []
 
 
 def test_each_file_in_turn(large: Path, bundle: oci.Bundle, prefix: str) -> None:
@@ -108,7 +104,7 @@ def test_each_file_in_turn(large: Path, bundle: oci.Bundle, prefix: str) -> None
     refused = outcomes.index("done")
     assert refused >= 3
     assert outcomes == ["no space left on device"] * refused + ["done"] * (len(outcomes) - refused)
-    no_cgroups(prefix)
+    assert cgroups_of(prefix) == []
 
 
 def test_a_start_needs_its_space_before_the_process_runs(large: Path, make_bundle: MakeBundle, prefix: str) -> None:
@@ -123,7 +119,7 @@ def test_a_start_needs_its_space_before_the_process_runs(large: Path, make_bundl
         container.start()
         assert container.status is oci.Status.RUNNING
     assert oci.Container.list(state_root=large) == []
-    no_cgroups(prefix)
+    assert cgroups_of(prefix) == []
 
 
 def test_an_update_keeps_what_holds(large: Path, bundle: oci.Bundle, prefix: str) -> None:

@@ -14,6 +14,7 @@ import ociruntime as oci
 from ociruntime.spec import Hook, Hooks, IDMapping, Mount, NamespaceType
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.processes import find_processes
 
 pytestmark = pytest.mark.root
 ORDER = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -188,18 +189,6 @@ def begin(make: Callable[..., oci.Container], name: str, bundle: oci.Bundle, roo
     container.start()
 
 
-def sleepers(prefix: str) -> list[int]:
-    """Processes that carry the test's mark in their environment."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if f"MARK={prefix}".encode() in Path(f"/proc/{name}/environ").read_bytes():
-                found.append(int(name))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # not ours: those we may read
-    return found
-
-
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("kind", ORDER)
 def test_one_that_fails(hooked: Callable[..., oci.Bundle], log: Path, state_root: Path, prefix: str, kind: str, how: str) -> None:
@@ -226,7 +215,7 @@ def test_one_that_fails(hooked: Callable[..., oci.Bundle], log: Path, state_root
             assert state_in(log, "after")["status"] == "stopped"
             assert kind == "poststart" or not (log / "ran").exists()
             assert oci.Container.list(state_root=state_root) == []
-    assert sleepers(prefix) == []
+    assert find_processes(f"MARK={prefix}", "environ") == []
 
 
 def test_a_step_that_fails_behind_hooks_runs_poststop(

@@ -13,6 +13,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import Script
+from ..support.processes import find_processes, proportional_set_size
 from ..support.waiting import SLOWER
 
 pytestmark = pytest.mark.root
@@ -81,9 +82,7 @@ def test_many_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) -> None
 
 def test_a_waiting_init_holds_no_interpreter(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
-        rollup = Path(f"/proc/{container.pid}/smaps_rollup").read_text()
-        pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        assert 0 < pss < 1024, rollup  # a Python would have several times as much
+        assert 0 < proportional_set_size(container.pid) < 1024  # an interpreter would have several times as much
 
 
 KILLED = """
@@ -108,19 +107,6 @@ assert any(ends), "nobody was killed in time"
 """
 
 
-def _members(prefix: str) -> list[int]:
-    """Processes in a cgroup of this test, in any hierarchy."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            state = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()[0]
-            if state not in (b"Z", b"X") and prefix in Path("/proc", name, "cgroup").read_text():
-                found.append(int(name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_killed_creator_leaves_what_delete_removes(
     bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, seed: int
@@ -129,7 +115,7 @@ def test_a_killed_creator_leaves_what_delete_removes(
     for container in oci.Container.list(state_root=state_root):
         container.delete(force=True)
     assert [name for name in os.listdir(state_root) if not name.startswith(".")] == []
-    assert _members(prefix) == []
+    assert find_processes(prefix, "cgroup") == []
     for entry in oci.Host.probe().hierarchies:
         assert [name for name in os.listdir(entry.mountpoint) if prefix in name] == []
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine import cgroup
 from ociruntime.lifecycle.delete import delete
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.processes import find_processes
 from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -210,12 +210,6 @@ else:
 @pytest.mark.slow
 @pytest.mark.parametrize("thread", ["main", "thread"])
 def test_nothing_outlives_a_parent_killed_at_any_time(bundle: oci.Bundle, state_root: Path, prefix: str, thread: str) -> None:
-    def processes() -> list[int]:
-        pids = cgroup.processes(
-            f"{h.mountpoint}/{n}" for h in oci.Host.probe().hierarchies for n in os.listdir(h.mountpoint) if prefix in n
-        )
-        return sorted(pids)
-
     def pruned() -> bool:
         oci.prune(state_root=state_root)
         return oci.Container.list(state_root=state_root) == []
@@ -227,7 +221,7 @@ def test_nothing_outlives_a_parent_killed_at_any_time(bundle: oci.Bundle, state_
             parent.stdout.readline()
             time.sleep(0.08 * random.random() + (0.02 if turn % 2 else 0))
             parent.kill()
-        wait_until(lambda: processes() == [], "the end of all processes")
+        wait_until(lambda: find_processes(prefix, "cgroup") == [], "the end of all processes")
         wait_until(pruned, "the end of all containers")
 
 

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.root
 
 def test_leftovers_are_removed(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     for supervise in (False, True):
-        oci.Container.run(f"{prefix}-{supervise}", bundle, root=state_root, supervise=supervise)
-    oci.Container.create(f"{prefix}-created", bundle, root=state_root)
+        oci.Container.run(f"{prefix}-{supervise}", bundle, state_root=state_root, supervise=supervise)
+    oci.Container.create(f"{prefix}-created", bundle, state_root=state_root)
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", prefix])
     disk, mounted = tmp_path / "disk", tmp_path / "mounted"
     mounted.mkdir()
@@ -32,7 +32,7 @@ def test_leftovers_are_removed(bundle: oci.Bundle, state_root: Path, prefix: str
     for _ in range(2):
         subprocess.run(["mount", "-t", "tmpfs", "none", mounted], check=True)
     remove_leftovers(tmp_path, prefix)
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     assert cgroups_of(prefix) == mounts_below(tmp_path) == loops_below(tmp_path) == []
     assert find_processes(prefix) == find_processes(prefix, "cgroup") == []
 
@@ -41,7 +41,7 @@ def test_cgroups_without_a_container_are_removed(
     bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, script: Script
 ) -> None:
     script(
-        "import sys, ociruntime as oci; oci.Container.run(sys.argv[1], sys.argv[2], root=sys.argv[3])",
+        "import sys, ociruntime as oci; oci.Container.run(sys.argv[1], sys.argv[2], state_root=sys.argv[3])",
         *(prefix, bundle.path, state_root),
     )
     assert len(find_processes(prefix, "cgroup")) == 1
@@ -57,7 +57,7 @@ import ociruntime as oci
 
 def test_that_fails(bundle, state_root, prefix, tmp_path):
     (tmp_path.parents[1] / "prefix").write_text(prefix)
-    oci.Container.run(prefix, bundle, root=state_root)
+    oci.Container.run(prefix, bundle, state_root=state_root)
     subprocess.run(["mount", "-t", "tmpfs", "none", bundle.rootfs / "tmp"], check=True)
     raise ValueError("on purpose")
 """

@@ -18,6 +18,7 @@ import ociruntime as oci
 
 from ..conftest import timed_out
 from ..support.fixture_types import MakeBundle, Script
+from ..support.leftovers import assert_nothing_left
 from ..support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -27,12 +28,6 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 def running(name: str, bundle: oci.Bundle, root: Path) -> Iterator[oci.Container]:
     with oci.Container.run(name, bundle, state_root=root) as container:
         yield container
-
-
-def nothing_left(root: Path, prefix: str) -> None:
-    assert oci.Container.list(state_root=root) == []
-    for entry in oci.Host.probe().hierarchies:
-        assert [name for name in os.listdir(entry.mountpoint) if prefix in name] == []
 
 
 def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -53,7 +48,7 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
     state = container.state
     assert (state.status, state.pid, state.exit_code) == (oci.Status.STOPPED, 0, -9)
     container.delete()
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
     with pytest.raises(oci.ContainerNotFound):
         oci.Container.load(prefix, state_root=state_root)
     with pytest.raises(oci.ContainerNotFound):
@@ -70,13 +65,13 @@ def test_two_instances_of_one_bundle(bundle: oci.Bundle, state_root: Path, prefi
         one.delete(force=True)
         assert two.status is oci.Status.RUNNING
         assert two.exec(["true"]).returncode == 0
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 @pytest.mark.parametrize("code", [0, 1, 126, 255])
 def test_run_gives_the_exit_code(bundle: oci.Bundle, state_root: Path, prefix: str, code: int) -> None:
     assert oci.run(bundle, ["sh", "-c", f"exit {code}"], state_root=state_root, container_id=prefix).returncode == code
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_a_signal_is_a_negative_code(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -92,7 +87,7 @@ def test_run_with_a_timeout_kills_everything(bundle: oci.Bundle, state_root: Pat
     options: dict[str, Any] = {"timeout": 0.5, "state_root": state_root, "container_id": prefix}
     result = timed_out(lambda: oci.run(bundle, args, capture_output=True, text=True, **options))
     assert (result.returncode, result.stdout) == (-9, "early\n")
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +100,7 @@ def test_a_program_that_is_not_there(bundle: oci.Bundle, state_root: Path, prefi
             make(prefix, bundle.with_args([name]), state_root=state_root)
         assert (caught.value.op, caught.value.errno) == ("lookup", code)
         assert caught.value.step <= caught.value.total
-        nothing_left(state_root, prefix)
+        assert_nothing_left(state_root, prefix)
     with running(prefix, bundle, state_root) as container:
         with pytest.raises(oci.StepError) as caught:
             container.exec([name])
@@ -125,7 +120,7 @@ def test_an_exec_that_fails_behind_the_gate(bundle: oci.Bundle, state_root: Path
         container.delete()
     with pytest.raises(oci.StepError, match="ENOEXEC"):
         oci.run(broken, state_root=state_root, container_id=prefix)
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_what_a_status_forbids(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -178,7 +173,7 @@ def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root
     container.start()
     assert container.exec(["true"]).returncode == 0
     container.delete(force=True)
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 @pytest.mark.parametrize("status", ["created", "running", "paused", "stopped", "damaged"])
@@ -199,7 +194,7 @@ def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, stat
         with pytest.raises(oci.StateError, match="damaged"):
             container.delete()
     container.delete(force=True)
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
@@ -215,7 +210,7 @@ def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, p
         container.delete()
     with pytest.raises(oci.SpecError, match=r"\$\.process"):
         oci.Container.run(prefix, bundle, state_root=state_root)
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_annotations_are_in_the_state(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
@@ -269,7 +264,7 @@ def test_a_create_that_fails_leaves_nothing(make_bundle: MakeBundle, state_root:
             make(prefix, broken, state_root=state_root)
         assert (caught.value.op, caught.value.errno) == (op, code), str(caught.value)
         assert broken.plan(container_id=prefix, gate=make == oci.Container.create).steps[caught.value.step - 1].op == op
-        nothing_left(state_root, prefix)
+        assert_nothing_left(state_root, prefix)
 
 
 def test_a_pid_file_that_cannot_be_written_leaves_nothing(
@@ -277,7 +272,7 @@ def test_a_pid_file_that_cannot_be_written_leaves_nothing(
 ) -> None:
     with pytest.raises(FileNotFoundError):
         oci.Container.create(prefix, bundle, state_root=state_root, pid_file=tmp_path / "no/such/pid")
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_a_cgroup_in_use_is_refused_and_left_alone(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:

@@ -24,10 +24,10 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import aio
-from ociruntime.engine import cgroup
 from ociruntime.spec import NamespaceType
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.processes import find_processes
 from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -73,12 +73,6 @@ def caller(*args: object, python: str = sys.executable, **options: object) -> It
         process.stdout.close()
 
 
-def processes(prefix: str) -> list[int]:
-    """The processes in the cgroups of a test's containers."""
-    roots = [hierarchy.mountpoint for hierarchy in oci.Host.probe().hierarchies]
-    return sorted(cgroup.processes(f"{root}/{name}" for root in roots for name in os.listdir(root) if prefix in name))
-
-
 def locks(state_root: Path) -> list[str]:
     return os.listdir(state_root / ".runs")
 
@@ -108,7 +102,7 @@ def test_the_caller_is_killed(
         assert oci.Container.load(prefix, state_root=state_root).status is oci.Status.RUNNING
         process.send_signal(number)
         process.wait()
-        wait_until(lambda: processes(prefix) == [], "the end of all processes")  # without a call of ours
+        wait_until(lambda: find_processes(prefix, "cgroup") == [], "the end of all processes")  # without a call of ours
         assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
     assert oci.Container.list(state_root=state_root) == []
     assert locks(state_root) == os.listdir(tmp_path / "scratch") == []
@@ -122,9 +116,9 @@ def test_what_the_kernel_does_not_kill(make_bundle: MakeBundle, state_root: Path
         container = oci.Container.load(prefix, state_root=state_root)
         process.kill()
         wait_until(lambda: container.status is oci.Status.STOPPED, "the end of the first process")
-        assert len(processes(prefix)) == 1
+        assert len(find_processes(prefix, "cgroup")) == 1
         assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
-    assert processes(prefix) == oci.Container.list(state_root=state_root) == locks(state_root) == []
+    assert find_processes(prefix, "cgroup") == oci.Container.list(state_root=state_root) == locks(state_root) == []
 
 
 @pytest.fixture
@@ -211,7 +205,7 @@ def test_prune(make_bundle: MakeBundle, state_root: Path, prefix: str, script: S
             assert oci.prune(state_root=state_root) == (prefix,)
         else:
             assert asyncio.run(aio.prune(state_root=state_root)) == (prefix,)
-    assert processes(prefix) == oci.Container.list(state_root=state_root) == locks(state_root) == []
+    assert find_processes(prefix, "cgroup") == oci.Container.list(state_root=state_root) == locks(state_root) == []
 
 
 def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -241,7 +235,7 @@ def test_a_cancelled_task(bundle: oci.Bundle, state_root: Path, prefix: str) -> 
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert processes(prefix) == []
+            assert find_processes(prefix, "cgroup") == []
             assert not (state_root / name).exists()
             assert not (state_root / ".runs" / name).exists()
 
@@ -258,7 +252,7 @@ def test_the_thread_that_launched_it_ends(bundle: oci.Bundle, state_root: Path, 
         task = asyncio.ensure_future(
             aio.run(bundle, ["sh", "-c", script], stdin=read, capture_output=True, state_root=state_root, container_id=prefix)
         )
-        while not (state_root / prefix / "state.json").exists() or not processes(prefix):
+        while not (state_root / prefix / "state.json").exists() or not find_processes(prefix, "cgroup"):
             await asyncio.sleep(0.005)
         second = ThreadPoolExecutor(1)
         loop.set_default_executor(second)
@@ -330,7 +324,7 @@ def test_live_callers_meet_pruning(bundle: oci.Bundle, state_root: Path, prefix:
     assert failures == []
     pruned.extend(oci.prune(state_root=state_root))
     assert [name for name in pruned if "-dies-" not in name] == []
-    assert oci.Container.list(state_root=state_root) == locks(state_root) == processes(prefix) == []
+    assert oci.Container.list(state_root=state_root) == locks(state_root) == find_processes(prefix, "cgroup") == []
 
 
 def test_a_lock_without_a_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:

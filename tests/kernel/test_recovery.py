@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.procfs import start_time
 from ociruntime.recovery import NAME, Recovery, read
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.leftovers import assert_nothing_left
+from ..support.processes import is_running
 from ..support.waiting import wait_until
 from .test_hooks import hooks, sh
-from .test_lifecycle import nothing_left
 
 pytestmark = pytest.mark.root
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -29,10 +29,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "of another": lambda path: path.write_text(json.dumps({"id": "another", "status": "running"})),
     "missing": lambda path: path.unlink(),
 }
-
-
-def alive(pid: int) -> bool:
-    return start_time(pid) != 0
 
 
 @pytest.fixture(params=DAMAGE)
@@ -58,8 +54,8 @@ def test_delete_by_force(
         oci.Container.load(prefix, state_root=state_root).delete()
     text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"
     script(text, "--root", state_root, "delete", "--force", prefix)
-    assert not alive(pid)
-    nothing_left(state_root, prefix)
+    assert not is_running(pid)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -68,11 +64,11 @@ def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> 
         pid, supervisor = container.pid, container._entry.read()["supervisor"][0]
         (state_root / prefix / "state.json").write_text("{")
         assert oci.prune(state_root=state_root) == ()
-        assert alive(pid)
+        assert is_running(pid)
         container.delete(force=True)
-        assert not alive(pid)
-        assert not alive(supervisor)
-    nothing_left(state_root, prefix)
+        assert not is_running(pid)
+        assert not is_running(supervisor)
+    assert_nothing_left(state_root, prefix)
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -102,7 +98,7 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys
         oci.Container.load(prefix, state_root=state_root).delete(force=True)
     assert os.listdir(scratch) == []
     assert str(scratch) not in Path("/proc/self/mountinfo").read_text()
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_poststop_hooks_run(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
@@ -125,7 +121,7 @@ def test_prune_leaves_one_that_runs(bundle: oci.Bundle, state_root: Path, prefix
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
         assert oci.prune(state_root=state_root) == (prefix,)
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0" * 100, b'{"pid": 1', b"[]\n", b"{\n"])
@@ -144,7 +140,7 @@ def test_both_records_are_damaged(bundle: oci.Bundle, state_root: Path, prefix: 
         for path, content in zip(paths, before, strict=True):
             path.write_bytes(content)
         assert container.status is oci.Status.CREATED
-    nothing_left(state_root, prefix)
+    assert_nothing_left(state_root, prefix)
 
 
 def test_a_line_counts_when_it_is_complete(tmp_path: Path) -> None:

@@ -567,5 +567,5 @@ def test_prune_beside_the_removal_of_a_partial_bundle(
     content = os.readlink(record)
     os.rename(record, f"{record}.partial")
     monkeypatch.setattr("ociruntime.rootfs.bundles.locked", remove_first)
-    oci.prune(root=state_root)
+    oci.prune(state_root=state_root)
     assert partial_records(bundle.path) == os.listdir(tmp_path) == []

@@ -19,6 +19,7 @@ import ociruntime as oci
 from ociruntime.state import Entry, StateDocument
 
 from ..support.fixture_types import Command, MakeBundle, Script
+from ..support.processes import find_processes, is_running, proportional_set_size
 from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -27,23 +28,6 @@ pytestmark = pytest.mark.root
 def supervisor(container: oci.Container) -> int:
     """The pid of the container's supervisor."""
     return int(json.loads((container._entry.path / "state.json").read_text())["supervisor"][0])
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def running(text: str) -> list[int]:
-    """The processes with a text in their command lines."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if text.encode() in path.read_bytes():
-                found.append(int(path.parts[2]))
-    return found
 
 
 def connect(path: str | Path) -> socket.socket:
@@ -90,7 +74,7 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
         assert [line.split(" ", 1)[1] for line in sorted(Path(state.log_path).read_text().splitlines(), key=lambda x: x.split()[1:])] == [
             "stderr F err", "stdout F out", "stdout F typed",
         ]  # fmt: skip
-    assert not alive(pid)
+    assert not is_running(pid)
     assert not (state_root / prefix).exists()
 
 
@@ -121,8 +105,7 @@ def test_the_supervisor_is_small_and_on_its_own(bundle: oci.Bundle, state_root: 
             seen = b""
             while not seen.endswith(b"100000\n"):
                 seen += peer.recv(65536)
-        pss = next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
-        assert int(pss.split()[1]) <= 8 << 10
+        assert proportional_set_size(pid) <= 8 << 10
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         assert int(fields[1]) != os.getpid()
         assert int(fields[3]) != os.getsid(0)
@@ -139,7 +122,7 @@ def test_it_survives_its_parent_and_control_c(bundle: oci.Bundle, state_root: Pa
     pid = supervisor(container)
     tty.type("\x03")
     tty.wait()
-    assert alive(pid)
+    assert is_running(pid)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         os.kill(pid, number)
     with connect(container.state.attach_socket) as peer:
@@ -160,7 +143,7 @@ oci.Container.create(sys.argv[1], sys.argv[3], state_root=sys.argv[2], supervise
     assert script(text, prefix, state_root, bundle.path, check=False).returncode == -signal.SIGKILL
     container = oci.Container.load(prefix, state_root=state_root)
     container.delete(force=True)
-    assert not alive(supervisor(container)) if (state_root / prefix).exists() else True
+    assert not is_running(supervisor(container)) if (state_root / prefix).exists() else True
     assert oci.Container.list(state_root=state_root) == []
 
 
@@ -174,7 +157,7 @@ def test_a_create_that_fails_leaves_nothing(bundle: oci.Bundle, state_root: Path
     with pytest.raises(ValueError, match="owns the streams"):
         oci.Container.create(prefix, bundle, state_root=state_root, supervise=True, stdout=subprocess.DEVNULL)
     assert oci.Container.list(state_root=state_root) == []
-    assert running(f"{state_root}/{prefix}") == []
+    assert find_processes(f"{state_root}/{prefix}") == []
 
 
 def test_a_supervisor_that_cannot_be_recorded_is_killed(
@@ -191,7 +174,7 @@ def test_a_supervisor_that_cannot_be_recorded_is_killed(
     monkeypatch.setattr(Entry, "record", fail)
     with pytest.raises(oci.StateError, match="no space left") as raised:
         oci.Container.create(prefix, bundle, state_root=state_root, supervise=True)
-    assert not alive(pids[0])
+    assert not is_running(pids[0])
     assert raised.tb is not None  # it keeps the connection to the supervisor, which would end it too
     assert not (state_root / prefix).exists()
 
@@ -204,7 +187,7 @@ def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str) 
         pid = supervisor(container)
         with container.attach() as attachment:
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not alive(pid), "the death of the supervisor")
+            wait_until(lambda: not is_running(pid), "the death of the supervisor")
             assert attachment.read(100) in (b"", b"printed\n")
         for operation in (container.attach, container.reopen_log):
             with pytest.raises(oci.StateError, match="its supervisor is gone"):
@@ -258,7 +241,7 @@ def test_a_pid_namespace_that_is_joined(make_bundle: MakeBundle, state_root: Pat
                 with container.attach() as attachment:
                     attachment.write(b"7\n")
                     assert container.wait(10) == 7
-                assert alive(supervisor(container)) or container.state.exit_code == 7
+                assert is_running(supervisor(container)) or container.state.exit_code == 7
                 assert [record.text for record in container.logs()] == ["0"]
 
 
@@ -271,7 +254,7 @@ def test_what_survives_the_first_process_is_not_waited_for(make_bundle: MakeBund
         ) as container:
             container.start()
             assert container.wait(20) == 3
-            wait_until(lambda: not alive(supervisor(container)), "the end of the supervisor")
+            wait_until(lambda: not is_running(supervisor(container)), "the end of the supervisor")
 
 
 # ---- clients ----
@@ -317,8 +300,7 @@ def test_hundreds_of_clients(bundle: oci.Bundle, state_root: Path, prefix: str) 
         for client in clients:
             assert client.read(2) == b"1\n"
         # What they leave unread is kept once for all, and not for long.
-        pss = next(line for line in Path(f"/proc/{supervisor(container)}/smaps_rollup").read_text().splitlines() if "Pss:" in line)
-        assert int(pss.split()[1]) <= 10 << 10
+        assert proportional_set_size(supervisor(container)) <= 10 << 10
         container.kill("KILL")
         assert container.wait(20) == -9
 
@@ -447,7 +429,7 @@ def test_nonsense_over_the_control_socket(bundle: oci.Bundle, state_root: Path, 
                 except ConnectionResetError:
                     answer = "error"  # it did not read all of it
                 assert ("error" in answer) == bool(request), (request[:60], answer)
-        assert alive(supervisor(container))
+        assert is_running(supervisor(container))
         assert container.status is oci.Status.CREATED
         container.start()
         assert container.wait(10) == 2

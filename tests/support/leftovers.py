@@ -44,7 +44,7 @@ def cgroups_of(prefix: str) -> list[str]:
 
 def assert_nothing_left(state_root: Path, prefix: str) -> None:
     """Assert that no container of the test exists, and no cgroup."""
-    assert oci.Container.list(root=state_root) == []
+    assert oci.Container.list(state_root=state_root) == []
     assert cgroups_of(prefix) == []
 
 
@@ -56,8 +56,8 @@ def remove_leftovers(directory: Path, prefix: str) -> None:
         stack.callback(_remove_cgroups, prefix)
         stack.callback(_kill_processes, prefix)
         for state_root in {path.parent.parent for path in directory.glob("*/*/state.json")}:
-            stack.callback(oci.prune, root=state_root)
-            for container in oci.Container.list(root=state_root):
+            stack.callback(oci.prune, state_root=state_root)
+            for container in oci.Container.list(state_root=state_root):
                 stack.callback(container.delete, force=True)
 
 

@@ -39,3 +39,9 @@ def child_processes() -> set[int]:
         if int(parent) == os.getpid():
             found.add(pid)
     return found
+
+
+def proportional_set_size(pid: int) -> int:
+    """Return the memory of a process in KiB; shared pages count in part."""
+    fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return int(fields["Pss"].split()[0])
