@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,12 +135,17 @@ def test_a_child_of_another_process(bundle: oci.Bundle, state_root: Path, prefix
 def test_a_run_with_a_child_of_another_process(
     bundle: oci.Bundle, state_root: Path, prefix: str, script: str, timeout: float | None, code: int
 ) -> None:
-    results: list[oci.Result[bytes]] = []
+    results: list[oci.Result[Any] | None] = []
     ours, theirs = os.pipe()
 
     def work() -> None:
         args = ["sh", "-c", script]
-        results.append(oci.run(bundle, args, stdin=ours, stdout=PIPE, timeout=timeout, state_root=state_root, container_id=prefix))
+        try:
+            results.append(
+                oci.run(bundle, args, stdin=ours, stdout=PIPE, timeout=timeout, state_root=state_root, container_id=prefix)
+            )
+        except oci.ProcessTimeout as error:
+            results.append(error.result)
 
     runner = threading.Thread(target=work)
     runner.start()
@@ -149,7 +155,7 @@ def test_a_run_with_a_child_of_another_process(
         runner.join(30)
         assert not runner.is_alive()
     os.close(ours)
-    assert results[0].returncode == code
+    assert [result and result.returncode for result in results] == [code]
     assert oci.Container.list(state_root=state_root) == []
     reap_with_a_launch(bundle, state_root)
 
