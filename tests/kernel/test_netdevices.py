@@ -108,7 +108,7 @@ assert oci.Container.list(state_root=root) == []
 @pytest.mark.parametrize(
     ("devices", "error"),
     [
-        ('{"v0": "a", "nothing": "b"}', "network device nothing as b: there is no such network device"),
+        ('{"v0": "a", "nothing": "b"}', "network device nothing as b: no such network device"),
         ('{"v0": "lo"}', "network device v0 as lo: the container has a network device of this name"),
         ('{"v0": "a", "lo": "b"}', "network device lo as b: this network device cannot be moved"),
     ],

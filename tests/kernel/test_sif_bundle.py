@@ -308,7 +308,7 @@ def test_force_stops_containers(busybox_sif: Path, tmp_path: Path, state_root: P
 def test_force_ends_an_operation_that_keeps_a_container_locked(
     busybox_sif: Path, tmp_path: Path, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ociruntime.lifecycle.delete._PATIENCE", 0.1)
+    monkeypatch.setattr("ociruntime.lifecycle.delete._LOCK_TIMEOUT", 0.1)
     bundle = oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
     with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root) as container:
         locked_now, ended = threading.Event(), []
