@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .stats import Event as Event
     from .stats import Stats as Stats
     from .stats import Usage as Usage
-    from .supervisor.attach import Attachment as Attachment
+    from .supervisor.client import Attachment as Attachment
     from .supervisor.logs import LogRecord as LogRecord
     from .supported import features as features
     from .terminal import Terminal as Terminal
@@ -73,7 +73,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "spec": "RuntimeSpec",
         "state": "State Status",
         "stats": "Event Stats Usage",
-        "supervisor.attach": "Attachment",
+        "supervisor.client": "Attachment",
         "supervisor.logs": "LogRecord",
         "supported": "features",
         "terminal": "Terminal",

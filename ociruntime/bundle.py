@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import BundleError
+from .host import Host
 from .interrupts import DeferredSignals, complete
+from .lifecycle.umount import umount
+from .options import check_choice
+from .overrides import Overrides
+from .plan.cgroups import MANAGERS
+from .plan.compile import compile_create
+from .plan.template import Template, is_usable
+from .rootfs.bundles import is_mounted, locked
+from .rootfs.mount import mount_image
+from .rootfs.users import resolve
+from .spec import RuntimeSpec
 
 if TYPE_CHECKING:
-    from .host import Host
     from .image import SifImage
-    from .overrides import Overrides
     from .plan import Plan
     from .plan.cgroups import Manager
-    from .plan.template import Template
-    from .spec import RuntimeSpec
 
 __all__ = ["Bundle"]
 
@@ -52,7 +59,7 @@ class Bundle:
         """An existing bundle directory, with another file in the place of its config.json when ``config`` names one.
 
         Raises:
-            BundleError: there is no config.
+            BundleError: config.json does not exist.
             SpecError: it is a bad one; only when it is looked at.
         """
         path = Path(os.path.abspath(path))
@@ -72,9 +79,8 @@ class Bundle:
         """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json, the default config by default.
 
         Raises:
-            BundleError: there is no rootfs, or a config.json exists already.
+            BundleError: rootfs does not exist, or config.json exists already.
         """
-        from .spec import RuntimeSpec
 
         path = Path(os.path.abspath(path))
         if not (path / "rootfs").is_dir():
@@ -101,12 +107,11 @@ class Bundle:
             spec: the config; by default the default config with what the image's ``oci-config.json`` says.
 
         Raises:
-            SifError: the file is no good SIF image.
+            SifError: the file is not a valid SIF image.
             BundleError: the directory cannot be used.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
         from .image.sif import SifImage
-        from .rootfs.bundles import locked
 
         path = Path(os.path.abspath(path))
         with DeferredSignals() as signals, SifImage.open(image) as sif:
@@ -145,7 +150,6 @@ class Bundle:
     @property
     def spec(self) -> RuntimeSpec:
         """The config. Setting it writes config.json. Raises SpecError."""
-        from .spec import RuntimeSpec
 
         if self._spec is None:
             self._spec = RuntimeSpec.load(self.config_bytes)
@@ -160,7 +164,6 @@ class Bundle:
 
     def with_args(self, args: Sequence[str]) -> Bundle:
         """This bundle with another program; config.json stays as it is."""
-        from .overrides import Overrides
 
         return self.with_overrides(Overrides(args=args))
 
@@ -216,11 +219,6 @@ class Bundle:
         Raises:
             SpecError, UnsupportedError: the config cannot be carried out (on this host).
         """
-        from .host import Host
-        from .options import check_choice
-        from .plan.cgroups import MANAGERS
-        from .plan.compile import compile_create
-        from .plan.template import Template, is_usable
 
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
         where = host or Host.probe()
@@ -258,7 +256,6 @@ class Bundle:
         Raises:
             BundleError: this is not a mounted SIF image, or it is in use, and ``force`` was not given; the message names by whom.
         """
-        from .lifecycle.umount import umount
 
         umount(self.path, force=force, state_root=state_root)
 
@@ -284,8 +281,6 @@ class Bundle:
         complete(self._umount_own)
 
     def _umount_own(self) -> None:
-        from .rootfs.bundles import is_mounted
-
         if os.getpid() == self._owner and is_mounted(self.path):
             self.umount()
 
@@ -306,7 +301,6 @@ def _make(path: Path) -> bool:
 
 def _take_back(path: Path, mode: int | None) -> None:
     """Undo `Bundle.from_sif`. See `BundleDirectory.take_back`."""
-    from .rootfs.bundles import locked
 
     with locked(path) as directory:
         directory.take_back(mode)
@@ -314,7 +308,6 @@ def _take_back(path: Path, mode: int | None) -> None:
 
 def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> None:
     """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove."""
-    from .rootfs.layers import mount_image
 
     rootfs = path / "rootfs"
     rootfs.mkdir()
@@ -334,8 +327,6 @@ def _overlay(path: Path) -> Path:
 
 def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
     """Return the default configuration with that of the image, whose volumes become directories of the bundle."""
-    from .rootfs.users import resolve
-    from .spec import RuntimeSpec
 
     config = sif.oci_config_json
     if sif.oci_config() is None or config is None:  # oci_config() raises for a wrong one, and names the object of the file

@@ -10,8 +10,11 @@ from contextlib import closing
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .engine import cgroup
+from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError
-from .lifecycle.status import allowed, current, first_process, out_of_memory
+from .interrupts import DeferredSignals, complete
+from .lifecycle.delete import delete, kill, processes
+from .lifecycle.status import allowed, current, events, first_process, out_of_memory, stats, wait_supervised
 from .state import Entry, State, StateStore, Status, check_id
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from .spec.base import Json
     from .stats import Event, Stats
     from .streams import MaybeNone, Stdio, Streams
-    from .supervisor.attach import Attachment
+    from .supervisor.client import Attachment
     from .supervisor.logs import LogRecord
     from .terminal import Terminal
 
@@ -159,7 +162,6 @@ class Container:
     @classmethod
     def _create(cls, container_id: str, bundle: Bundle | StrPath, options: CreateOptions, *, start: bool) -> Self:
         from .bundle import Bundle
-        from .interrupts import DeferredSignals
         from .lifecycle.create import create
         from .streams import Streams
 
@@ -270,8 +272,6 @@ class Container:
             ValueError: ``signal`` is not a signal.
             WrongStatus: the container is neither created nor running.
         """
-        from .engine.processes import signal_number
-        from .lifecycle.kill import kill
 
         kill(self._entry, signal_number(signal), all=all)
 
@@ -308,7 +308,6 @@ class Container:
         Raises:
             ContainerNotFound: the container was deleted.
         """
-        from .lifecycle.watch import stats
 
         return stats(self._entry)
 
@@ -321,7 +320,6 @@ class Container:
         Raises:
             WrongStatus: the container has stopped.
         """
-        from .lifecycle.watch import events
 
         return events(self._entry, self._pidfd, interval)
 
@@ -338,13 +336,10 @@ class Container:
         if "exit_code" in document:
             return document["exit_code"]
         if "supervisor" in document:
-            from .lifecycle.status import wait_supervised
-
             return wait_supervised(self._entry, document, self._pidfd, timeout)
         pidfd = first_process(document, self._pidfd)
         if pidfd is None:
             return None
-        from .engine.processes import wait_init
 
         try:
             ended = wait_init(document["pid"], pidfd, timeout)
@@ -371,7 +366,6 @@ class Container:
         Raises:
             WrongStatus: the container is not stopped, and ``force`` was not given.
         """
-        from .lifecycle.delete import delete
 
         delete(self._entry, self._pidfd, force=force)
         self._close()
@@ -408,7 +402,6 @@ class Container:
         Raises:
             UnsupportedError: the container has neither cgroups nor a pid namespace of its own.
         """
-        from .lifecycle.kill import processes
 
         return tuple(sorted(processes(self._entry.read())))
 
@@ -490,7 +483,6 @@ class Container:
             ProcessTimeout: the process did not end within ``timeout`` seconds.
             ProcessError: with ``check``, the process did not exit with 0.
         """
-        from .interrupts import DeferredSignals
         from .options import ExecOptions
         from .process import Deadline, finish
 
@@ -586,7 +578,6 @@ class Container:
             console_socket: a listening Unix socket that gets the master of a terminal of the process instead.
             pid_file: a file that gets the pid of the process.
         """
-        from .interrupts import DeferredSignals
         from .options import ExecOptions
         from .process import Process
 
@@ -651,7 +642,7 @@ class Container:
             WrongStatus: the container has ended, or is still being created.
             StateError: it has no supervisor, or the supervisor has ended or has too many clients.
         """
-        from .supervisor.attach import attach
+        from .supervisor.client import attach
 
         return attach(self._entry, stderr=stderr)
 
@@ -712,8 +703,6 @@ class Container:
         self._end()
 
     def _end(self) -> None:
-        from .interrupts import complete
-
         complete(self._delete_what_is)
 
     def _delete_what_is(self) -> None:
@@ -729,8 +718,6 @@ class Container:
             self.terminal.close()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
-            from .engine.processes import abandon
-
             abandon(pidfd)
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""Opening files that a container, an image or another user can replace, and replacing files at once.
+"""Opening files that a container, an image or another user can replace, and replacing and locking files.
 
 Opening a special file acts on what is behind it: a driver is loaded or a device is claimed, a FIFO blocks, and a device node works
 for the runtime even where the container's device rules deny it. So the type is checked first, through a descriptor of ``O_PATH``,
@@ -8,9 +8,12 @@ which calls no driver, and the file is reopened through that descriptor.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
-from typing import Final, Self
+import time
+from _thread import RLock  # `threading` itself costs more than a short command does with it
+from typing import ClassVar, Final, NoReturn, Self, SupportsIndex
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -179,3 +182,101 @@ def _open_in_root(root: StrOrBytesPath, path: StrOrBytesPath) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result), os.fsdecode(path))
     return result
+
+
+class Unpicklable:
+    """Base class of objects that hold file descriptors of this process: pickling or copying one raises TypeError.
+
+    A pickled descriptor is a bare number. In another process it names some other file, or none.
+    """
+
+    __slots__ = ()
+
+    _instead: ClassVar[str]
+    """What to send instead, for the message."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        name = type(self).__qualname__
+        raise TypeError(f"cannot pickle or copy {name!r} object: it holds file descriptors of this process; {self._instead}")
+
+
+_forking: Final = RLock()
+"""Held while a file is opened or closed, and during a fork, which a signal handler of the same thread may do."""
+_open: Final[set[LockFile]] = set()
+
+
+class LockFile:
+    """An open file or directory for a lock. Closing it, and the end of the process, release the lock.
+
+    Args:
+        path: the file.
+        flags: flags of open(2); close-on-exec is added.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str, flags: int) -> None:
+        with _forking:
+            self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            _open.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def acquire(self, *, shared: bool = False, wait: bool | float = True) -> None:
+        """Take the lock.
+
+        Args:
+            shared: allow other shared locks beside it.
+            wait: whether to wait for the lock, or the seconds to wait.
+
+        Raises:
+            BlockingIOError: the lock is held by another process, and the wait is over.
+        """
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        if wait is True:
+            fcntl.flock(self.fd, kind)
+            return
+        deadline, pause = time.monotonic() + wait, 0.001
+        while True:
+            try:
+                fcntl.flock(self.fd, kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, here or by the fork that made this process."""
+        return self.fd < 0
+
+    @property
+    def removed(self) -> bool:
+        """Whether the file has no name any more, so that its lock means nothing."""
+        return os.fstat(self.fd).st_nlink == 0
+
+    def close(self) -> None:
+        """Close the file, once."""
+        with _forking:
+            _open.discard(self)
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+
+def _after_fork() -> None:
+    for lock in _open:
+        os.close(lock.fd)
+        lock.fd = -1
+    _open.clear()
+    _forking.release()
+
+
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_after_fork)

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
+from .plan.mount_options import KNOWN_OPTIONS
+from .rootfs.users import resolve
+from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, Process, Resources, User
+
 if TYPE_CHECKING:
-    from .spec import Mount, Process, RuntimeSpec, User
+    from .spec import RuntimeSpec
 
 __all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike", "parse_args", "parse_timeout"]
 
@@ -149,7 +153,6 @@ _is_text: Final = [instance_of(str, what="a str"), _check_text]
 
 def parse_mount(mount: MountLike) -> Mount:
     """Return the recursive bind mount of ``source:destination[:options]``; ``ro`` makes all of it read-only. Raises ValueError."""
-    from .spec import Mount
 
     if isinstance(mount, Mount):
         return mount
@@ -160,7 +163,6 @@ def parse_mount(mount: MountLike) -> Mount:
     if not (source and colon and destination.startswith("/")):
         raise ValueError(f"{mount!r} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
     given = [option for option in text.split(",") if option]
-    from .plan.mount_options import KNOWN_OPTIONS
 
     if unknown := set(given) - set(KNOWN_OPTIONS):
         raise ValueError(f"{mount!r}: {min(unknown)!r} is not an option of a bind mount")
@@ -190,13 +192,10 @@ def _with_env(process: Process, env: Env) -> Process:
 
 def _with_user(process: Process, user: UserLike, rootfs: Path) -> Process:
     """Return a process of another user. Names and groups are resolved in ``rootfs``. Raises ValueError, BundleError."""
-    from .spec import User
 
     if isinstance(user, User):
         return process.evolve(user=user)
     if isinstance(user, str | int) and not isinstance(user, bool):
-        from .rootfs.users import resolve
-
         if not str(user):
             raise ValueError("user is empty: give a name, 'name:group', 'uid:gid' or numbers")
         resolved = resolve(str(user), rootfs)
@@ -268,8 +267,6 @@ class Overrides:
         return self._limits(self._network(changed))
 
     def _process(self, spec: RuntimeSpec, rootfs: Path) -> Process:
-        from .spec import Process, User
-
         process = spec.process or Process(cwd="/")
         changes: dict[str, Any] = {"args": self.args or None, **{name: getattr(self, name) for name in _MEMBERS}}
         given = {name: value for name, value in changes.items() if value is not None}
@@ -284,8 +281,6 @@ class Overrides:
         return process
 
     def _network(self, spec: RuntimeSpec) -> RuntimeSpec:
-        from .spec import NamespaceType
-
         if self.network is None:
             return spec
         kind = NamespaceType.NETWORK
@@ -295,8 +290,6 @@ class Overrides:
         return spec.without_namespace(kind) if any(namespace.type == kind for namespace in own) else spec
 
     def _limits(self, spec: RuntimeSpec) -> RuntimeSpec:
-        from .spec import CPU, Linux, Memory, Pids, Resources
-
         linux = spec.linux or Linux()
         resources = linux.resources or Resources()
         changes: dict[str, Any] = {}

@@ -15,9 +15,9 @@ import attrs
 from .engine import cgroup, processes
 from .engine.processes import signal_number
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
+from .files import Unpicklable
 from .interrupts import DeferredSignals
-from .lifecycle.launch import Launched
-from .pickling import Unpicklable
+from .lifecycle.prepare import Launched
 from .stats import Usage
 from .streams import MaybeNone, Streams
 from .terminal import Terminal, interact
@@ -370,7 +370,7 @@ class Process(BaseProcess, Generic[AnyStr]):
 
 
 class Deadline:
-    """The time limit of a whole call, launch included. None is no limit."""
+    """The time limit of a whole call, launch included. None means without limit."""
 
     def __init__(self, timeout: float | None) -> None:
         self._began = time.monotonic()

@@ -51,7 +51,7 @@ class Recovery:
 
 
 def read(directory: str) -> dict[str, object] | None:
-    """Return the record of a container: empty while it has no complete line, None when there is no file.
+    """Return the record of a container: empty while it has no complete line, None without a file.
 
     Raises:
         ValueError: the record is damaged.

@@ -16,13 +16,13 @@ from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .interrupts import DeferredSignals
 from .lifecycle.create import create
 from .lifecycle.delete import delete, discard
-from .lifecycle.orphans import CallerLock, clear_orphans
 from .lifecycle.prepare import EphemeralBundle
+from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
-from .rootfs.layers import PREFIX, mount_over
+from .rootfs.mount import PREFIX, mount_over
 from .state import StateStore
 from .streams import Stdio, Streams
 

@@ -29,7 +29,7 @@ from .errors import SpecError, UnsupportedError
 from .files import other_writers, replace_file
 from .spec.default_seccomp import architectures_of
 from .spec.rules.findings import Findings
-from .spec.rules.seccomp import check_seccomp
+from .spec.rules.linux import check_seccomp
 from .spec.seccomp import SeccompOperator, SyscallArg
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Required, TypedDict
 
+from . import recovery
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import StagedFile, other_writers
-from .locks import LockFile
+from .files import LockFile, StagedFile, other_writers
 from .procfs import start_time
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class StateDocument(TypedDict, total=False):
     log_lost: list[int]
     log_error: str
     ephemeral: bool
-    """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`)."""
+    """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`)."""
     notify: str
     """The host's socket for the readiness notification; absent without one."""
 
@@ -327,8 +327,6 @@ class Entry:
         return self._recovered(facts or {})  # without a file nothing was made
 
     def _recovery_facts(self) -> dict[str, object] | None:
-        from . import recovery
-
         try:
             return recovery.read(self.directory)
         except ValueError as error:
@@ -348,7 +346,6 @@ class Entry:
 
     def record(self, document: StateDocument) -> None:
         """Write the state of a container that is being created, and before it the recovery record. Raises StateError."""
-        from . import recovery
 
         if self._recovery is None:
             self._recovery = recovery.Recovery(self.directory)
@@ -396,7 +393,7 @@ class Entry:
             wait: whether to wait for the lock, or the seconds to wait.
 
         Raises:
-            ContainerNotFound: there is no such container, or no longer.
+            ContainerNotFound: the container does not exist, or was deleted meanwhile.
             StateError: the lock cannot be made, or another user can change the directory.
             BlockingIOError: the lock is held by another process, and the wait is over.
         """

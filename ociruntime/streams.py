@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
-from .pickling import Unpicklable
+from .files import Unpicklable
+from .interrupts import DeferredSignals
 
 
 class HasFileno(Protocol):
@@ -418,8 +419,6 @@ class Streams:
         return self.codec.decode(b"".join(chunks)) if self.codec else b"".join(chunks)
 
     def _shut(self, number: int) -> None:
-        from .interrupts import DeferredSignals
-
         with DeferredSignals():  # an interrupt must not let it be closed twice: its number may be in use again by then
             fd = self._own_ends.pop(number, -1)
             if number in self._files:

@@ -14,8 +14,8 @@ from . import __version__, seccomp
 from .errors import SpecError, UnsupportedError
 from .host import Hierarchy, Host, Systemd
 from .plan.compile import compile_create
-from .plan.credentials import CAPABILITIES
 from .plan.mount_options import LINKS
+from .plan.process import CAPABILITIES
 from .spec import (
     CgroupFeatures,
     EnabledFeature,

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Literal
 
-from .pickling import Unpicklable
+from .files import Unpicklable
 from .streams import EndOfInput, end_of_file
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ void use_own_page(void)
         progress = &own;
 }
 
-/* Wait for a connection, which gets the reports from then on. The listener is closed, so that there is no second one. */
+/* Wait for a connection, which gets the reports from then on. The listener is closed, so that a second one cannot come. */
 long wait_for_start(uint32_t step, int listener)
 {
     long peer;

@@ -6,10 +6,7 @@ undoes it.
 """
 
 from ..process import Result
-from .attachments import Attachment
-from .containers import Container
-from .processes import Process
-from .programs import prune, run
-from .streams import Reader, Writer
+from .containers import Container, prune, run
+from .processes import Attachment, Process, Reader, Writer
 
 __all__ = ["Attachment", "Container", "Process", "Reader", "Result", "Writer", "prune", "run"]

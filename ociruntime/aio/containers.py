@@ -1,4 +1,4 @@
-"""`Container` in the event loop."""
+"""`Container`, `run` and `prune` in the event loop."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
+from .. import sandbox as _sandbox
 from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout, ProcessTimeout
-from ..lifecycle.status import first_process
-from ..lifecycle.watch import StatsTimer, watch
-from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, check_keywords
+from ..lifecycle.prune import prune as _prune
+from ..lifecycle.status import StatsTimer, first_process, watch
+from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
+from ..sandbox import Image, Sandbox, find_bundle
 from ..state import State, Status
 from ..stats import Event
 from ..streams import MaybeNone
 from ..supervisor.logs import POLL_INTERVAL, LogReader, LogRecord
-from .attachments import Attachment
-from .processes import Process
-from .streams import Reader, Writer, connect
+from .processes import Attachment, Process, Reader, Writer, connect
 from .waiting import Making, ended, finish, readable, within, work
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..spec.base import Json
     from ..stats import Stats
     from ..terminal import Terminal
+
 
 _TURN = 500
 """Entries of a log after which other tasks get their turn."""
@@ -347,3 +348,59 @@ Container.create.__func__.__wrapped__ = _sync.Container.create.__func__  # type:
 Container.run.__func__.__wrapped__ = _sync.Container.run.__func__  # type: ignore[attr-defined]
 Container.exec.__wrapped__ = _sync.Container.exec  # type: ignore[attr-defined]
 Container.popen.__wrapped__ = _sync.Container.popen  # type: ignore[attr-defined]
+
+
+@overload
+async def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunKeywords]) -> Result[str]: ...
+@overload
+async def run(
+    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunKeywords]
+) -> Result[str]: ...
+@overload
+async def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunKeywords]) -> Result[str]: ...
+@overload
+async def run(
+    image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]
+) -> Result[bytes]: ...
+@overload
+async def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
+
+
+async def run(
+    image: Image,
+    args: Args = (),
+    *,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    **options: Unpack[RunKeywords],
+) -> Result[Any]:
+    """`ociruntime.run` as a coroutine. Cancelling it kills every process of the container, and nothing is left.
+
+    Arguments and errors are those of `ociruntime.run`.
+    """
+    check_keywords("run", options, RunKeywords)
+    given = RunOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+    with given.open_streams() as streams:
+        bundle = find_bundle(image, given.overrides)
+        deadline = Deadline(given.timeout)
+        try:
+            sandbox = await work(Sandbox, bundle, given, streams, deadline.at, undo=Sandbox.discard)
+        except LaunchTimeout as error:
+            raise deadline.expired(error, given.overrides.args, streams) from error
+        try:
+            result = await finish(sandbox.process, given.timeout, kill=sandbox.kill, result=sandbox.result, on_end=sandbox.on_end)
+        finally:
+            if sandbox.process.owned:  # a forked child has no threads to work in
+                await work(sandbox.discard)
+    if given.check:
+        result.check_returncode()
+    return result
+
+
+async def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
+    """`ociruntime.prune` as a coroutine."""
+    return await work(_prune, state_root=state_root)
+
+
+run.__wrapped__ = _sandbox.run  # type: ignore[attr-defined]  # the signature for inspect

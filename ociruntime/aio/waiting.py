@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..engine.processes import POLL_INTERVAL
 from ..errors import ProcessTimeout
-from ..pickling import Unpicklable
+from ..files import Unpicklable
 from ..process import KILL_GRACE, LaunchedProcess, Result
 from ..streams import Streams
 

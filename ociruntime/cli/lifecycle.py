@@ -1,16 +1,20 @@
-"""The life of a container: create, start, run, state, kill, delete, list, prune."""
+"""The life of a container: create, start, run, state, kill, delete, list, prune, and the control of its resources."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ociruntime as oci
 
-from ..errors import ContainerNotFound
-from .common import format_time, print_table, shell_status
+from ..errors import ContainerNotFound, WrongStatus
+from ..stats import Event
+from .common import SignalForwarding, format_time, print_table, shell_status
 
 
 def _create_options(options: Namespace) -> dict[str, Any]:
@@ -63,7 +67,6 @@ def run(options: Namespace) -> int:
         return _run_supervised(options, bundle, keywords)
     if bundle.spec.process and bundle.spec.process.terminal and not options.console_socket:
         keywords["terminal"] = True
-    from .forwarding import SignalForwarding
 
     with SignalForwarding() as signals:
         container = oci.Container.run(options.id, bundle, **keywords)
@@ -87,7 +90,6 @@ def run(options: Namespace) -> int:
 def _run_supervised(options: Namespace, bundle: oci.Bundle, keywords: dict[str, Any]) -> int:
     """Create, attach and start, in this order, so that no output is missed; return the exit status."""
     from ..terminal import DetachKeys
-    from .forwarding import SignalForwarding
     from .processes import follow
 
     with SignalForwarding() as signals:
@@ -196,3 +198,36 @@ def list_containers(options: Namespace) -> None:
 def prune(options: Namespace) -> None:
     for name in oci.prune(state_root=options.root):
         print(name)
+
+
+def update(options: Namespace) -> None:
+    container = oci.Container.load(options.id, state_root=options.root)
+    limits = {name: value for name in options.limits if (value := getattr(options, name)) is not None}
+    if options.resources is None:
+        container.update(**limits)
+        return
+    if limits:
+        raise ValueError("--resources and single limits exclude each other")
+    from ..spec import Resources
+
+    text = sys.stdin.buffer.read() if options.resources == "-" else Path(options.resources).read_bytes()
+    container.update(Resources.loads(text))
+
+
+def pause(options: Namespace) -> None:
+    oci.Container.load(options.id, state_root=options.root).pause()
+
+
+def resume(options: Namespace) -> None:
+    oci.Container.load(options.id, state_root=options.root).resume()
+
+
+def events(options: Namespace) -> None:
+    container = oci.Container.load(options.id, state_root=options.root)
+    if options.stats:
+        if not container.state.status.can_kill:
+            raise WrongStatus(options.id, "measure", container.status, "running")
+        print(json.dumps(Event("stats", 0, stats=container.stats()).to_dict(options.id)))
+        return
+    for event in container.events(options.interval):
+        print(json.dumps(event.to_dict(options.id)), flush=True)

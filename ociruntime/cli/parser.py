@@ -396,7 +396,7 @@ def _logs(add: AddCommand) -> None:
 
 
 def _update(add: AddCommand) -> None:
-    update = add("resources.update", "change the resource limits of a container")
+    update = add("lifecycle.update", "change the resource limits of a container")
     _add_id(update)
     for option in ("--resources", "--from-file"):
         update.add_argument(option[1:3], option, dest="resources", metavar="FILE", help="linux.resources as JSON; - for stdin")
@@ -423,16 +423,16 @@ def _update(add: AddCommand) -> None:
 
 
 def _pause(add: AddCommand) -> None:
-    _add_id(add("resources.pause", "freeze every process of a container"))
+    _add_id(add("lifecycle.pause", "freeze every process of a container"))
 
 
 def _resume(add: AddCommand) -> None:
-    _add_id(add("resources.resume", "thaw every process of a container"))
+    _add_id(add("lifecycle.resume", "thaw every process of a container"))
 
 
 def _events(add: AddCommand) -> None:
     events = add(
-        "resources.events",
+        "lifecycle.events",
         "print events and statistics of a container as JSON lines",
         "Ends with the container.",
     )

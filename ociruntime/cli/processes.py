@@ -13,8 +13,7 @@ import ociruntime as oci
 
 from ..errors import UnsupportedError, WrongStatus
 from ..terminal import DetachKeys, interact
-from .common import Interrupted, print_table, shell_status
-from .forwarding import SignalForwarding
+from .common import Interrupted, SignalForwarding, print_table, shell_status
 
 
 def execute(options: Namespace) -> int:

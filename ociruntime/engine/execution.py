@@ -15,14 +15,13 @@ from .._native import check, lib
 from ..errors import LaunchTimeout, OCIRuntimeError, Problem, SpecError, StepError, UnsupportedError
 from ..interrupts import waiting
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
+from ..plan.model import UncompiledFilter, encode
 from ..plan.ops import REPORTING, WAITING, Report, Sync
-from ..plan.wire import encode
 from . import cgroup, undo
 from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone
 from .host_steps import execute_step
-from .launch import NONE_PRESERVED, Init, Preserved, own_child
-from .protocol import STALL, Message, StallDetector
+from .launch import NONE_PRESERVED, STALL, Init, Message, Preserved, StallDetector, own_child
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
@@ -358,7 +357,6 @@ class Execution:
 
     def _filter(self, step: Step) -> tuple[object, ...]:
         """The values of a step whose filter is compiled."""
-        from ..plan.model import UncompiledFilter
 
         flags, wanted, out = step.values
         assert isinstance(wanted, UncompiledFilter)
@@ -453,7 +451,6 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
 
 def _profile(plan: Plan, number: int) -> Seccomp | None:
     """The profile of the filter that is loaded when a step begins."""
-    from ..plan.model import UncompiledFilter
 
     for step in plan.steps[: number - 1]:
         if step.op == "seccomp":

@@ -114,7 +114,7 @@ def make_cgroup_group(places: Iterable[Place], own: Sequence[str]) -> tuple[Cgro
     for place in sorted(filter(_is_suitable, places), key=_cost):
         directory = place.directory
         top = next((top for top in own if f"{directory}/".startswith(f"{top}/")), None)
-        # Below a v2 cgroup that is threaded or enables controllers, there are no ordinary cgroups without controllers.
+        # Below a v2 cgroup that is threaded or enables controllers, ordinary cgroups without controllers cannot exist.
         if top is None or (
             place.hierarchy.version == 2
             and (

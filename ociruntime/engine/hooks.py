@@ -21,7 +21,7 @@ from ..errors import HookError
 from ..interrupts import waiting
 from ..plan.model import HookProgram
 from .clone import F_ADD_SEALS, SEALS, sealed_memfd
-from .protocol import Message
+from .launch import Message
 
 if TYPE_CHECKING:
     from ..plan.model import Step

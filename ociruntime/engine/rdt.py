@@ -41,7 +41,7 @@ def ensure_class(init: Init | None, group: str, lines: Sequence[str]) -> None:
         lines: the schemata of a new class; an existing one must have them.
 
     Raises:
-        FileNotFoundError: it does not exist, and there are no lines to create it with.
+        FileNotFoundError: it does not exist, and lines to create it with are missing.
         FileExistsError: it has other schemata.
         OSError: the kernel refuses it.
     """

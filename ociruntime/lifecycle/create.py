@@ -14,23 +14,20 @@ import attrs
 from ..engine import undo
 from ..engine.clone import clone
 from ..engine.execution import Execution
-from ..engine.launch import Preserved, inherited
-from ..engine.protocol import listen_start
+from ..engine.hooks import HookRunner
+from ..engine.launch import Preserved, inherited, listen_start
 from ..errors import warn
 from ..files import replace_file
 from ..interrupts import uninterruptible, waiting
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..state import Entry, StateDocument, StateStore, Status, state_of
-from .activation import Ready
 from .delete import after_delete, delete
-from .launch import CleanUps, Launched, send_fd, send_listener
-from .prepare import EphemeralBundle, Prepared, prepare
+from .prepare import CleanUps, EphemeralBundle, Launched, Prepared, Ready, prepare, send_fd, send_listener
 from .start import after_start
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..engine.hooks import HookRunner
     from ..engine.launch import Init
     from ..options import CreateOptions
     from ..plan import Plan
@@ -96,7 +93,7 @@ def create(
         stdio: file descriptors for its stdin, stdout and stderr.
         start: whether its process runs at once, instead of waiting for `start`.
         supervise: starts its supervisor, if it gets one.
-        ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.orphans`).
+        ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`).
         deadline: when to give the launch up, by `time.monotonic`.
     """
     preserve = inherited(options.preserve_fds + options.listen_count)
@@ -235,7 +232,6 @@ class Creation:
     def _hooks_of(self, plan: Plan) -> HookRunner | None:
         if not any(step.op in ("hook", "hook_state") for step in plan.steps):
             return None
-        from ..engine.hooks import HookRunner
 
         # For hooks the container is created: what comes before them is done (runtime.md, Lifecycle, 2 and 3).
         self._hooks = HookRunner(lambda: state_of(self.document)._replace(status=Status.CREATED))

@@ -1,4 +1,4 @@
-"""Deleting a container: removing what create made (runtime.md, Delete)."""
+"""Sending signals to a container (runtime.md, Kill), and deleting what create made (runtime.md, Delete)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ from contextlib import ExitStack
 from typing import Final
 
 from ..engine import cgroup, undo
-from ..engine.processes import KILL_TIMEOUT, describe_state, ended_within, not_dead, pid_of, wait_init, wait_killed
-from ..errors import ContainerNotFound, HookError, StateError, WrongStatus, warn
+from ..engine.hooks import run
+from ..engine.processes import (
+    KILL_TIMEOUT,
+    describe_state,
+    ended_within,
+    not_dead,
+    pid_namespace_members,
+    pid_of,
+    wait_init,
+    wait_killed,
+)
+from ..errors import ContainerNotFound, HookError, StateError, UnsupportedError, WrongStatus, warn
 from ..plan.model import HookProgram
+from ..rootfs.mount import remove_ephemeral
 from ..state import Entry, StateDocument, Status, state_of
 from .status import SUPERVISOR_END, current, first_process, supervisor_of
 
@@ -20,8 +31,6 @@ _LOCK_TIMEOUT: Final = 10.0
 
 
 def _discard(bundle: str) -> None:
-    from ..rootfs.layers import remove_ephemeral
-
     remove_ephemeral(bundle)
 
 
@@ -167,7 +176,6 @@ def after_delete(document: StateDocument) -> None:
     hooks = document.get("hooks", {}).get("poststop")
     if not hooks:
         return
-    from ..engine.hooks import run
 
     state = state_of(document)._replace(status=Status.STOPPED, pid=0)
     for hook in hooks:
@@ -191,3 +199,69 @@ def end(entry: Entry, document: StateDocument, status: Status, own: int) -> None
             raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, f"the init process of container {entry.id!r}"))
     finally:
         os.close(pidfd)
+
+
+_CLONE_NEWPID: Final = 0x20000000
+
+
+def kill(entry: Entry, number: int, *, all: bool) -> None:
+    """Send a signal to the init process of a container.
+
+    Args:
+        all: send it to every process of the container.
+
+    Raises:
+        WrongStatus: the container has ended.
+        UnsupportedError: the processes of the container are not known.
+    """
+    document = entry.read()
+    if all:
+        _kill_all(document, number)
+        return
+    status = current(document).status
+    if not status.can_kill:
+        raise WrongStatus(entry.id, "kill", status, "created or running")
+    pidfd = first_process(document)
+    try:
+        if pidfd is None:
+            raise WrongStatus(entry.id, "kill", Status.STOPPED, "created or running")
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        raise WrongStatus(entry.id, "kill", Status.STOPPED, "created or running") from None
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    if status is Status.PAUSED and number == signal.SIGKILL:
+        cgroup.thaw_killed(document.get("cgroups", []))
+
+
+def processes(document: StateDocument) -> set[int]:
+    """Return the pids of a container, found by its cgroups, or by its pid namespace if it has no cgroups.
+
+    Raises:
+        UnsupportedError: it has neither.
+    """
+    paths = document.get("cgroups", [])
+    if paths:
+        return cgroup.processes(paths)
+    pidfd = first_process(document)
+    if pidfd is None:
+        return set()
+    os.close(pidfd)
+    if not document.get("namespaces", 0) & _CLONE_NEWPID:
+        raise UnsupportedError("the processes of a container that has neither cgroups nor a pid namespace of its own are not known")
+    return pid_namespace_members(document["pid"])
+
+
+def _kill_all(document: StateDocument, number: int) -> None:
+    paths = document.get("cgroups", [])
+    if not paths:
+        for pid in processes(document):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+    elif number == signal.SIGKILL:
+        cgroup.kill(paths)
+    else:
+        cgroup.signal_all(paths, number)

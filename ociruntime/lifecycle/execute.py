@@ -23,15 +23,17 @@ from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
 from ..rootfs.users import env_with_home
+from ..spec import Capabilities, Process, Rlimit
+from ..spec.process import UNLIMITED, RlimitType
 from ..state import Entry, StateDocument, Status
 from .create import receivers, to_socket, write_pid_file
-from .launch import CleanUps, Launched
+from .prepare import CleanUps, Launched
 from .status import current, first_process
 
 if TYPE_CHECKING:
     from ..options import ExecOptions
     from ..plan import Plan
-    from ..spec import Process, RuntimeSpec
+    from ..spec import RuntimeSpec
 
 _OF_AN_END: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL, errno.ECONNRESET})
 """Errors from joining a container that is about to end: its namespaces are gone, or its pid namespace takes no more processes."""
@@ -200,9 +202,6 @@ def _mark(process: Process) -> tuple[groups.MarkedGroup, Process]:
     """Return a group for a process without a cgroup of its own, and the process with the resource limit that marks it."""
     import resource
 
-    from ..spec import Rlimit
-    from ..spec.process import UNLIMITED, RlimitType
-
     limits = process.rlimits or ()
     configured = next((limit.hard for limit in limits if limit.type == RlimitType.RSS), None)
     hard = resource.getrlimit(resource.RLIMIT_RSS)[1] & UNLIMITED if configured is None else configured
@@ -238,7 +237,6 @@ def _joined_cgroups(cgroups: Sequence[str], pid: int, cgroup: str | Mapping[str,
 
 def _process_of(spec: RuntimeSpec, options: ExecOptions, rootfs: Path) -> Process:
     """Return the process object of the options, or the container's own without its terminal, with the overrides."""
-    from ..spec import Capabilities, Process
 
     base = options.process or (spec.process or Process(cwd="/")).evolve(terminal=None, console_size=None)
     process = options.overrides.apply(spec.evolve(process=base), rootfs).process

@@ -8,17 +8,22 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..engine.protocol import STALL, StallDetector, connect_start, read_progress, receive
-from ..errors import HookError, Problem, SpecError, UnsupportedError, WrongStatus
+from ..engine.causes import denied_by_filter, how_it_died, make_error
+from ..engine.hooks import failure as hook_failure
+from ..engine.hooks import run
+from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive
+from ..engine.processes import wait_init
+from ..errors import HookError, LaunchTimeout, Problem, SpecError, StepError, UnsupportedError, WrongStatus
 from ..plan.model import HookProgram
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
+from .delete import delete
+from .prepare import Ready, send_listener
 from .status import allowed, first_process
 
 if TYPE_CHECKING:
-    from ..engine.protocol import Progress
+    from ..engine.launch import Progress
     from ..spec import Seccomp
-    from .activation import Ready
 
 _END_TIMEOUT = 5.0
 """Seconds for the init process to end after it has reported a failure."""
@@ -57,8 +62,6 @@ def start(entry: Entry, own: int = -1) -> None:
     # Without the lock, because a hook may use the container.
     failure = failure or after_start(document)
     if isinstance(failure, HookError):
-        from .delete import delete
-
         delete(entry, own, force=True)
     if failure is not None:
         if ready is not None:
@@ -72,7 +75,6 @@ def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
     """Return the receiver of the readiness notification; None if the host has not asked for it."""
     if "notify" not in document:
         return None
-    from .activation import Ready
 
     return Ready(entry, document)
 
@@ -82,7 +84,6 @@ def after_start(document: StateDocument) -> HookError | None:
     hooks = document.get("hooks", {}).get("poststart")
     if not hooks:
         return None
-    from ..engine.hooks import run
 
     # Hooks get the status "running", even if the process has ended already.
     state = state_of(document)._replace(status=Status.RUNNING, pid=document["pid"])
@@ -97,8 +98,6 @@ def after_start(document: StateDocument) -> HookError | None:
 def _wait_gone(document: StateDocument, own: int) -> None:
     pidfd = first_process(document, own)
     if pidfd is not None:
-        from ..engine.processes import wait_init
-
         try:
             wait_init(document["pid"], pidfd, _END_TIMEOUT)
         finally:
@@ -125,7 +124,6 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
             if page < 0:
                 page = message.fd
                 continue
-            from .launch import send_listener
 
             path, metadata = document["listener"]
             try:
@@ -143,8 +141,6 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
         if page >= 0:
             os.close(page)
     if message.kind is Report.HOOK:
-        from ..engine.hooks import failure as hook_failure
-
         numbers = [number for number, op, _ in document["steps"] if op == "hook"]
         hook = HookProgram(*document["hooks"]["startContainer"][numbers.index(message.step)])
         return hook_failure(message, "startContainer", hook)
@@ -159,8 +155,6 @@ def _step_of(document: StateDocument, number: int) -> tuple[str, str]:
 
 
 def _step_error(entry: Entry, document: StateDocument, number: int, code: int, words: str = "") -> Exception:
-    from ..engine.causes import denied_by_filter, make_error
-
     op, text = _step_of(document, number)
     seccomp = _filter(entry)
     cause = denied_by_filter(seccomp, op, code) if seccomp is not None else ""
@@ -186,8 +180,6 @@ def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress 
         return _step_error(entry, document, reached.step, reached.error)
     if reached is not None and reached.step >= last:
         return None
-    from ..engine.causes import how_it_died
-    from ..errors import StepError
 
     number = reached.step if reached is not None else last
     op, text = _step_of(document, number)
@@ -196,8 +188,6 @@ def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress 
 
 
 def _late(entry: Entry, document: StateDocument, number: int) -> Exception:
-    from ..errors import LaunchTimeout
-
     op, text = _step_of(document, number)
     why = f"the init process did not go on for {STALL:.0f} s"
     return LaunchTimeout(errno.ETIMEDOUT, step=number, total=document.get("total", 0), op=op, text=text, cause=why)

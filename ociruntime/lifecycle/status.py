@@ -1,4 +1,4 @@
-"""The current status of a container, the operations that it allows, and what the supervisor knows of it."""
+"""The current status of a container, the operations that it allows, what the supervisor knows of it, and its events."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..engine import cgroup
+from ..engine.cgroup.stats import logged_oom_kill
+from ..engine.cgroup.stats import stats as read_stats
+from ..engine.cgroup.tasks import EventWatch
+from ..engine.processes import open_process, wait_init
 from ..errors import ProcessTimeout, WrongStatus
 from ..state import Entry, State, StateDocument, Status, state_of
+from ..stats import Event
+
+if TYPE_CHECKING:
+    from ..stats import Stats
+
 
 SUPERVISOR_END: Final = 6.0
 """Seconds for a supervisor to end by itself: it lets slow clients read for five."""
@@ -34,7 +43,6 @@ def out_of_memory(document: StateDocument) -> bool:
     scope = next((entry[3] for entry in document.get("undo", []) if entry[0] == "systemd_scope"), "")
     if not scope or os.path.exists(scope):
         return False
-    from ..engine.cgroup.account import logged_oom_kill
 
     return logged_oom_kill(scope, document.get("pid", 0), document.get("pid_start", 0))
 
@@ -66,7 +74,6 @@ def first_process(document: StateDocument, own: int = -1) -> int | None:
 def _open_process(pid: int, start_time: int) -> int | None:
     if not pid:
         return None
-    from ..engine.processes import open_process
 
     return open_process(pid, start_time)
 
@@ -100,7 +107,6 @@ def wait_supervised(entry: Entry, document: StateDocument, own: int, timeout: fl
     Raises:
         ProcessTimeout: it still runs after ``timeout`` seconds.
     """
-    from ..engine.processes import wait_init
 
     returncode = None
     pidfd = first_process(document, own)
@@ -128,3 +134,63 @@ def _read_after_end(entry: Entry) -> StateDocument:
             return entry.read()  # it may have recorded the exit code after the first read
         os.close(pidfd)
         time.sleep(0.002)
+
+
+_CLONE_NEWNET: Final = 0x40000000
+
+
+def stats(entry: Entry) -> Stats:
+    """Return what a container uses. Errors are those of `Container.stats`."""
+    document = entry.read()
+    state = current(document)
+    own_network = document.get("namespaces", 0) & _CLONE_NEWNET
+    return read_stats(document.get("cgroups", []), state.pid if own_network else 0)
+
+
+def watch(entry: Entry, own: int = -1) -> EventWatch:
+    """Start watching a container. Raises WrongStatus: it is stopped."""
+
+    document = entry.read()
+    pidfd = first_process(document, own) if current(document).status.can_kill else None
+    if pidfd is None:
+        raise WrongStatus(entry.id, "watch", Status.STOPPED, "created or running")
+    return EventWatch(document.get("cgroups", []), document["pid"], pidfd)
+
+
+def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:
+    """Yield events until the exit. Arguments and errors are those of `Container.events`."""
+    timer = StatsTimer(interval)
+    return _follow(entry, watch(entry, own), timer)
+
+
+def _follow(entry: Entry, watcher: EventWatch, timer: StatsTimer) -> Iterator[Event]:
+    with watcher:
+        while not watcher.ended:
+            yield from watcher.read(timer.left())
+            if timer.expired() and not watcher.ended:
+                yield Event("stats", time.time_ns(), stats=stats(entry))
+
+
+class StatsTimer:
+    """Expires once per interval, for events with statistics.
+
+    Args:
+        interval: seconds; None to expire never. Raises ValueError: it is not positive.
+    """
+
+    def __init__(self, interval: float | None) -> None:
+        if interval is not None and interval <= 0:
+            raise ValueError(f"interval is {interval}: more than 0 seconds is needed")
+        self._interval = interval
+        self._next = time.monotonic() + (interval or 0)
+
+    def left(self) -> float | None:
+        """Return the seconds until it expires; None for never."""
+        return None if self._interval is None else max(0.0, self._next - time.monotonic())
+
+    def expired(self) -> bool:
+        """Return whether it has expired. If so, the next interval begins."""
+        if self._interval is None or time.monotonic() < self._next:
+            return False
+        self._next = max(self._next + self._interval, time.monotonic())
+        return True

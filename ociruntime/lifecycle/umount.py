@@ -52,7 +52,7 @@ def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[st
     mounts = directory.mounts()
     _refuse_containers(directory, state_root)
     _refuse(directory, _lasting_users(directory, mounts))
-    with directory.top_unmounted():  # whoever came since the first look has its files already, and keeps them
+    with directory.top_unmounted():  # a user that came since the first look keeps its open files
         _refuse_containers(directory, state_root)
         _refuse(directory, _lasting_users(directory, mounts, unmounted=True))
     directory.unmount()
@@ -72,7 +72,7 @@ def _uses(entry: Entry, bundle: os.stat_result) -> bool:
         if status is not Status.CREATING:
             return True
         with entry.locked(wait=False):
-            return False  # whoever made it has died
+            return False  # its creator has died
     except BlockingIOError:
         return True
     except (ContainerNotFound, FileNotFoundError, NotADirectoryError):
@@ -118,8 +118,8 @@ def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmou
 def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> Iterator[str]:
     """The processes with the bundle's filesystems as their root or, in part, somewhere else.
 
-    A mount namespace that was copied has the mounts of the bundle too, in their place: that is no use. Where propagation takes
-    them to other places it takes them away again, so those count when they have outlived the unmount.
+    A copy of the mount namespace has the mounts of the bundle too, in their place: that does not count as use. Where propagation
+    takes them to other places it also takes them away again, so mounts elsewhere count only if they outlive the unmount.
     """
     own, place = {mount.device for mount in mounts}, directory.rootfs
     for pid, table in _namespaces():

@@ -14,8 +14,7 @@ from ..host import Host
 from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules.findings import Findings
-from ..spec.rules.linux import check_intel_rdt
-from ..spec.rules.resources import check_resources
+from ..spec.rules.linux import check_intel_rdt, check_resources
 from ..state import Entry, Status
 from .status import allowed
 

@@ -21,10 +21,8 @@ from .cgroups import (
     compile_scope,
     existing_placement,
 )
-from .credentials import ALL_CAPABILITIES, compile_credentials, compile_labels, compile_parent_death
 from .devices import Devices
 from .hooks import compile_create_hooks, compile_hook_state, compile_hooks, compile_start_hooks
-from .id_mappings import compile_stream_owner, with_default_mappings
 from .joining import allow_fork, close_unneeded, compile_last_fork, forks_last, hide_progress
 from .model import NO_SLOT, Plan, PlanBuilder
 from .mounts import Mounts
@@ -39,21 +37,27 @@ from .namespaces import (
     compile_names,
     compile_net_devices,
     compile_procfs,
+    compile_stream_owner,
     compile_sysctl,
     drop_groups,
     namespaces_of,
     open_procfs,
     setgroups_in,
+    with_default_mappings,
 )
 from .ops import Sync
 from .process import (
+    ALL_CAPABILITIES,
     candidates,
     compile_affinity,
+    compile_credentials,
     compile_execve,
     compile_keyring,
+    compile_labels,
     compile_limits,
     compile_memory_policy,
     compile_oom_score,
+    compile_parent_death,
     compile_personality,
     compile_scheduling,
     compile_terminal,

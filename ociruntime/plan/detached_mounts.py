@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import UnsupportedError
-from ..spec.syntax import is_below
+from ..spec.base import is_below
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import (

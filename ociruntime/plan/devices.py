@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import Problem, SpecError
-from ..spec.syntax import destination_in_root, is_below
+from ..spec.base import destination_in_root, is_below
 from . import kernel
 from .detached_mounts import IN_ROOT
-from .id_mappings import Mappings, host_id, root_id
 from .model import NO_SLOT, PlanBuilder
-from .namespaces import DETACHED_TREES
+from .namespaces import DETACHED_TREES, Mappings, host_id, root_id
 from .ops import Target
 
 if TYPE_CHECKING:

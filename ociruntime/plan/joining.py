@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..spec.process import UNLIMITED
 from . import kernel
-from .credentials import CAP_SYS_RESOURCE
-from .process import compile_oom_score
+from .process import CAP_SYS_RESOURCE, compile_oom_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

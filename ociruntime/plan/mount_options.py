@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
-from ..spec.syntax import destination_in_root, split_option
+from ..spec.base import destination_in_root, split_option
 from . import kernel
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The operations that the init can execute: one table, from which the C header is generated and the wire format follows.
 
 Each operation is one kernel operation, or one closed question that only the running container can answer (whether a path exists, or
-is a directory). There are no branches, loops or variables: every decision is made when the plan is compiled.
+is a directory). It has neither branches nor loops nor variables: every decision is made when the plan is compiled.
 
 The kinds of fields on the wire (each a multiple of 8 bytes, so that no structure has padding):
 

@@ -6,7 +6,7 @@ import posixpath
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Problem, SpecError
-from ..spec.syntax import destination_in_root
+from ..spec.base import destination_in_root
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import PROPAGATION, parse_options

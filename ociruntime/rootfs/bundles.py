@@ -17,8 +17,8 @@ from typing import Final
 from .._native import check, lib
 from ..engine.removal import remove_tree
 from ..errors import BundleError, StateError
+from ..files import LockFile
 from ..interrupts import DeferredSignals
-from ..locks import LockFile
 from ..procfs import MountInfo, read_mounts
 from ..state import check_directory, default_root, make_directory
 from .mount import attach, clone_mount, mounts_below, mounts_on, unmount

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .edit import diff as diff
     from .edit import merge as merge
     from .features import CgroupFeatures as CgroupFeatures
+    from .features import ContainerProcessState as ContainerProcessState
+    from .features import ContainerStatus as ContainerStatus
     from .features import EnabledFeature as EnabledFeature
     from .features import Features as Features
     from .features import IntelRdtFeatures as IntelRdtFeatures
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .features import MemoryPolicyFeatures as MemoryPolicyFeatures
     from .features import MountExtensions as MountExtensions
     from .features import SeccompFeatures as SeccompFeatures
+    from .features import StateDocument as StateDocument
     from .linux import Device as Device
     from .linux import DeviceType as DeviceType
     from .linux import IDMapping as IDMapping
@@ -113,17 +116,14 @@ if TYPE_CHECKING:
     from .seccomp import SeccompOperator as SeccompOperator
     from .seccomp import Syscall as Syscall
     from .seccomp import SyscallArg as SyscallArg
-    from .state import ContainerProcessState as ContainerProcessState
-    from .state import ContainerStatus as ContainerStatus
-    from .state import StateDocument as StateDocument
 
 _MODULES = {
     "base": "FrozenJson FrozenMap Json OpenEnum",
     "codec": "converter",
     "config": "Hook Hooks RuntimeSpec",
     "edit": "Change diff merge",
-    "features": "CgroupFeatures EnabledFeature Features IntelRdtFeatures LinuxFeatures MemoryPolicyFeatures "
-    "MountExtensions SeccompFeatures",
+    "features": "CgroupFeatures ContainerProcessState ContainerStatus EnabledFeature Features "
+    "IntelRdtFeatures LinuxFeatures MemoryPolicyFeatures MountExtensions SeccompFeatures StateDocument",
     "linux": "Device DeviceType IDMapping IntelRdt Linux MemoryPolicy MemoryPolicyFlag MemoryPolicyMode Namespace "
     "NamespaceType NetDevice Personality PersonalityDomain RootfsPropagation TimeOffset",
     "model": "Model",
@@ -138,7 +138,6 @@ _MODULES = {
     "resources": "BlockIO CPU DeviceCgroup HugepageLimit InterfacePriority Memory Network Pids Rdma Resources "
     "ThrottleDevice WeightDevice",
     "seccomp": "Seccomp SeccompAction SeccompArch SeccompFlag SeccompOperator Syscall SyscallArg",
-    "state": "ContainerProcessState ContainerStatus StateDocument",
 }
 __getattr__: Callable[[str], object]
 __dir__: Callable[[], list[str]]

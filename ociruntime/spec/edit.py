@@ -21,7 +21,7 @@ class At(Generic[R, T]):
     which raises TypeError if they have required members. Type checkers know each place from ``places.pyi``.
 
     Raises:
-        AttributeError: there is no such member.
+        AttributeError: the member does not exist.
         IndexError: the array is shorter.
     """
 

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from .base import split_option
 from .linux import IDMapping
 from .model import Model
-from .syntax import split_option
 
 if TYPE_CHECKING:
     from . import places as places

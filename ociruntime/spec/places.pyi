@@ -13,8 +13,8 @@ from .config import (
     Hook, Hooks, RuntimeSpec,
 )
 from .features import (
-    CgroupFeatures, EnabledFeature, Features, IntelRdtFeatures, LinuxFeatures, MemoryPolicyFeatures, MountExtensions,
-    SeccompFeatures,
+    CgroupFeatures, ContainerProcessState, ContainerStatus, EnabledFeature, Features, IntelRdtFeatures, LinuxFeatures,
+    MemoryPolicyFeatures, MountExtensions, SeccompFeatures, StateDocument,
 )
 from .linux import (
     Device, DeviceType, IDMapping, IntelRdt, Linux, MemoryPolicy, MemoryPolicyFlag, MemoryPolicyMode, Namespace, NamespaceType,
@@ -39,9 +39,6 @@ from .resources import (
 )
 from .seccomp import (
     Seccomp, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator, Syscall, SyscallArg,
-)
-from .state import (
-    ContainerProcessState, ContainerStatus, StateDocument,
 )
 RootT = TypeVar("RootT", bound=Record)
 ValueT = TypeVar("ValueT")

@@ -90,7 +90,7 @@ def _parse(line: bytes, log_format: str) -> LogRecord | None:
 
 
 class _Lines:
-    """The lines of a log, and None whenever there are no more for now; the next step looks again, through truncation and rotation.
+    """The lines of a log, and None whenever more are not there yet; the next step looks again, through truncation and rotation.
 
     Args:
         rotated: whether the writer renames a file that has become too long to ``.1``.

@@ -16,12 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..engine.clone import clone
-from .clients import Clients
-from .control import Control
-from .log_driver import LogDriver
-from .loop import IN, Loop
+from .control import Clients, Control
 from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, RECORD, RECORD_SIZE, receive_message, send_message
-from .streams import ContainerStreams
+from .streams import IN, ContainerStreams, LogDriver, Loop
 
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE)
 LINGER = 5.0

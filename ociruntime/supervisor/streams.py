@@ -1,16 +1,97 @@
-"""The streams of a supervised container: pipes, or the master of its terminal."""
+"""The streams of a supervised container: pipes, or the master of its terminal; their log, and the event loop that serves them."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import select
+import socket
+import stat
 import struct
 import sys
 import termios
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
-from .loop import ERR, HUP, IN, OUT, Loop
+from ..files import open_regular
+
+IN, OUT, HUP, RDHUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLRDHUP, select.EPOLLERR
+
+
+class Loop:
+    """Calls a handler for the events of each watched file descriptor. The events always include HUP and ERR."""
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._masks: dict[int, int] = {}
+
+    def watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        """Watch a file descriptor for the events of ``mask``. A second call replaces the mask and the handler."""
+        self._handlers[fd] = handler
+        before = self._masks.get(fd)
+        if before is None:
+            self._poll.register(fd, mask)
+        elif before != mask:
+            self._poll.modify(fd, mask)
+        self._masks[fd] = mask
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching a file descriptor. No effect if it is not watched."""
+        if self._handlers.pop(fd, None) is not None:
+            del self._masks[fd]
+            self._poll.unregister(fd)
+
+    def run_once(self, timeout: float | None) -> None:
+        """Wait for events, at most ``timeout`` seconds, and handle them."""
+        for fd, events in self._poll.poll(timeout):
+            handler = self._handlers.get(fd)  # an earlier handler may have unwatched it
+            if handler is not None:
+                handler(events)
+
+
+class Listener:
+    """A listening socket in the loop.
+
+    Args:
+        accept: takes each connection.
+        refuse: takes a connection for which no file descriptor is left. The connection is closed when it returns.
+    """
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, accept: Callable[[socket.socket], None], refuse: Callable[[socket.socket], None]
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._accept = accept
+        self._refuse = refuse
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        sock.setblocking(False)
+        loop.watch(sock.fileno(), IN, self._ready)
+
+    def _ready(self, events: int) -> None:
+        try:
+            self._accept(self._socket.accept()[0])
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._refuse_one()  # a connection that stays in the queue would keep the loop busy
+
+    def _refuse_one(self) -> None:
+        os.close(self._spare)
+        try:
+            with self._socket.accept()[0] as peer:
+                self._refuse(peer)
+        except OSError:
+            pass  # the peer has closed the connection
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+
 
 _CHUNK = 16384
 _LINE = 4096
@@ -200,3 +281,191 @@ class ContainerStreams:
         for fd in tuple(self._sources):
             self._close_source(fd)
         self._close_stdin()
+
+
+MAX_LINE = 16384
+"""Bytes of a line in one entry. Further entries hold the rest."""
+PARTIAL_AFTER = 0.25
+"""Seconds that the beginning of a line waits for its end before it is written as a partial entry."""
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def format_time(now: int) -> bytes:
+    """Return Unix nanoseconds in the format of RFC 3339, in UTC."""
+    seconds, nanoseconds = divmod(now, 10**9)
+    return b"%s.%09dZ" % (time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode(), nanoseconds)
+
+
+def encode_kubernetes(when: bytes, stream: bytes, text: bytes, partial: bool) -> bytes:
+    return b"%s %s %s %s\n" % (when, stream, b"P" if partial else b"F", text)
+
+
+def encode_basic(when: bytes, stream: bytes, text: bytes, partial: bool) -> bytes:
+    return b"%s %s %s\n" % (when, stream, text)
+
+
+def encode_json(when: bytes, stream: bytes, text: bytes, partial: bool) -> bytes:
+    # Bytes that are not UTF-8 become lone surrogates, which a reader decodes with "surrogateescape".
+    entry = {"time": when.decode(), "stream": stream.decode(), "log": text.decode("utf-8", "surrogateescape")}
+    return json.dumps({**entry, "partial": True} if partial else entry).encode() + b"\n"
+
+
+ENCODERS: dict[str, Callable[[bytes, bytes, bytes, bool], bytes]] = {
+    "kubernetes": encode_kubernetes,
+    "json": encode_json,
+    "basic": encode_basic,
+}
+"""Entry encoders, one for each of `ociruntime.supervisor.protocol.LOG_FORMATS`."""
+
+
+class LineSplitter:
+    """Splits one stream into lines and parts of lines."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.waiting_since = 0.0
+        """When the incomplete line began to wait, by the monotonic clock; 0 without one."""
+        self._continued = False
+        """Whether a part of the incomplete line was returned."""
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Yield lines and parts of lines, and whether each is a part that another one follows."""
+        complete, newline, rest = data.rpartition(b"\n")
+        lines = (self._rest + complete).split(b"\n") if newline else []
+        self._rest = rest if newline else self._rest + rest
+        if self._rest and (newline or not self.waiting_since):
+            self.waiting_since = time.monotonic()
+        for line in lines:
+            yield from self._split_long(line)
+            yield line[self._split_at :], False
+            self._continued = False
+        if len(self._rest) > MAX_LINE:
+            line = self._rest
+            yield from self._split_long(line)
+            self._rest = line[self._split_at :]
+        if not self._rest:
+            self.waiting_since = 0.0
+
+    def _split_long(self, line: bytes) -> Iterator[tuple[bytes, bool]]:
+        self._split_at = 0
+        while len(line) - self._split_at > MAX_LINE:
+            end = self._split_at + MAX_LINE
+            for back in range(4):  # not in the middle of a UTF-8 sequence
+                if line[end - back] & 0xC0 != 0x80:
+                    end -= back
+                    break
+            self._continued = True
+            yield line[self._split_at : end], True
+            self._split_at = end
+
+    def flush(self, *, last: bool) -> Iterator[tuple[bytes, bool]]:
+        """Yield the incomplete line as a part, or with ``last``, at the end of the stream, as the end of its line."""
+        rest, self._rest, self.waiting_since = self._rest, b"", 0.0
+        if rest or (last and self._continued):
+            self._continued = not last
+            yield rest, not last
+
+
+class LogDriver:
+    """Writes one log file. Raises OSError if the file cannot be opened.
+
+    Args:
+        log_format: one of `ociruntime.supervisor.protocol.LOG_FORMATS`.
+        limit: size in bytes after which the file is renamed to ``.1`` and a new one begins; 0 for no limit.
+    """
+
+    def __init__(self, path: str, log_format: str, limit: int = 0) -> None:
+        self.path = path
+        self._encode = ENCODERS[log_format]
+        self._has_partial = log_format != "basic"  # a basic entry cannot say that its line goes on
+        self._limit = limit
+        self._splitters: dict[bytes, LineSplitter] = {}
+        self.lost_entries = self.lost_bytes = 0
+        self.error = ""
+        """Reason of the last loss."""
+        self._torn = False
+        """Whether the file ends in the middle of an entry."""
+        # Non-blocking, because it may be a FIFO: its reader must not delay the container.
+        self._fd = self._use(os.open(self.path, _FLAGS | os.O_CREAT, 0o640))
+
+    def _use(self, fd: int) -> int:
+        info = os.fstat(fd)
+        self._regular = stat.S_ISREG(info.st_mode)
+        self._size = info.st_size
+        return fd
+
+    def reopen(self) -> None:
+        """Continue in a new file of the same name, after this one was renamed. Raises OSError: the old file stays in use."""
+        fd = self._use(self._open_again())
+        os.close(self._fd)
+        self._fd = fd
+
+    def _open_again(self) -> int:
+        # The caller chose the first file. A container that can write to its directory must not choose the next one.
+        if not self._regular:
+            return os.open(self.path, _FLAGS)
+        try:
+            return os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o640)
+        except FileExistsError:
+            return open_regular(self.path, _FLAGS)
+
+    def feed(self, stream: bytes, data: bytes) -> None:
+        """Log what was read from a stream."""
+        splitter = self._splitters.get(stream)
+        if splitter is None:
+            splitter = self._splitters[stream] = LineSplitter()
+        self._write_lines(stream, splitter.feed(data))
+
+    def _write_lines(self, stream: bytes, lines: Iterator[tuple[bytes, bool]]) -> None:
+        when = format_time(time.time_ns())
+        self._write(b"".join([self._encode(when, stream, text, partial) for text, partial in lines]))
+
+    def due(self) -> float | None:
+        """Return the seconds until `flush` has something to write; None if no line is incomplete."""
+        waiting = [splitter.waiting_since for splitter in self._splitters.values() if splitter.waiting_since]
+        return max(0.0, min(waiting) + PARTIAL_AFTER - time.monotonic()) if waiting and self._has_partial else None
+
+    def flush(self, *, last: bool = False) -> None:
+        """Write incomplete lines that have waited long enough; with ``last`` all of them."""
+        for stream, splitter in self._splitters.items():
+            since = splitter.waiting_since
+            if last or (since and self._has_partial and time.monotonic() >= since + PARTIAL_AFTER):
+                self._write_lines(stream, splitter.flush(last=last))
+
+    def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._limit and self._size + len(data) > self._limit and self._size:
+            self._rotate()
+        view = memoryview(b"\n" + data if self._torn else data)
+        written = 0
+        try:
+            while written < len(view):
+                written += os.write(self._fd, view[written:])
+        except OSError as error:
+            self._count_loss(bytes(view), written, error)
+        else:
+            self._torn = False
+            self._size += written
+
+    def _count_loss(self, data: bytes, written: int, error: OSError) -> None:
+        """Count the entries that were not written, and remove the beginning of an incomplete one from the file."""
+        kept = data.rfind(b"\n", 0, written) + 1
+        self.lost_entries += data.count(b"\n", kept)
+        self.lost_bytes += len(data) - kept
+        self.error = os.strerror(error.errno or 0)
+        self._size += kept
+        self._torn = written > kept
+        if self._torn and self._regular:
+            try:
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - (written - kept))
+                self._torn = False
+            except OSError:
+                pass  # the next entry then begins on a new line
+
+    def _rotate(self) -> None:
+        try:
+            os.rename(self.path, self.path + ".1")
+            self.reopen()
+        except OSError as error:
+            self.error = os.strerror(error.errno or 0)  # the file grows beyond the limit

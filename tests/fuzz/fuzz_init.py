@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from ociruntime.engine import clone
 from ociruntime.engine.launch import Init, own_child
+from ociruntime.plan.model import encode
 from ociruntime.plan.ops import NO_SLOT, OPS, Report
-from ociruntime.plan.wire import encode
 
 ENDS = (0, 255)
 """The exit statuses of an init that ends by itself."""

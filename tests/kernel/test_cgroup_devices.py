@@ -11,7 +11,7 @@ import pytest
 from ociruntime.engine.cgroup import devices
 from ociruntime.engine.cgroup.rollback import Rollback
 from ociruntime.plan import Side, Step
-from ociruntime.plan.cgroups.devices import MKNOD, READ, WRITE, Rule, compile_program
+from ociruntime.plan.cgroups.limits import MKNOD, READ, WRITE, Rule, compile_program
 
 from .cgroups import V2
 

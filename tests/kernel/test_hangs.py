@@ -250,7 +250,7 @@ def test_the_timeout_of_exec_covers_the_launch(make_bundle: MakeBundle, state_ro
 
 def test_a_step_that_does_not_end(make_bundle: MakeBundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a time limit of the call, an init process that does not go on is given up, in create and in start."""
-    monkeypatch.setattr("ociruntime.engine.protocol.STALL", 0.3)
+    monkeypatch.setattr("ociruntime.engine.launch.STALL", 0.3)
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_NOTIFY"}]}
     with socket.socket(socket.AF_UNIX) as agent:
         agent.bind(str(state_root.parent / "agent"))

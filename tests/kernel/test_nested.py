@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import ociruntime as oci
-from ociruntime.plan.credentials import CAPABILITIES
+from ociruntime.plan.process import CAPABILITIES
 from ociruntime.spec import Resources
 
 from ..support.fixture_types import MakeBundle

@@ -313,7 +313,7 @@ def test_a_scope_of_either_systemd(sleeper: int, prefix: str) -> None:
 def test_by_the_bus_where_there_is_no_private_socket(sleeper: int, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     user = os.geteuid() != 0
     bus = f"/run/user/{os.geteuid()}/bus" if user else "/run/dbus/system_bus_socket"
-    monkeypatch.setattr("ociruntime.engine.dbus._addresses", lambda user: [(bus, False)])
+    monkeypatch.setattr("ociruntime.engine.systemd._addresses", lambda user: [(bus, False)])
     host = oci.Host.probe()
     assert host.systemd is not None
     path = f"{(host.systemd.hierarchy.base or '').rstrip('/')}/{prefix}.slice/{prefix}.scope"

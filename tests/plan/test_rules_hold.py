@@ -16,7 +16,7 @@ import pytest
 from ociruntime.errors import OCIRuntimeWarning, SpecError, UnsupportedError
 from ociruntime.host import Hierarchy, Host
 from ociruntime.plan import compile_create
-from ociruntime.plan.wire import encode
+from ociruntime.plan.model import encode
 from ociruntime.seccomp import compile_profile
 from ociruntime.spec import RuntimeSpec
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ociruntime.plan.credentials import CAPABILITIES, from_mask, to_mask
+from ociruntime.plan.process import CAPABILITIES, from_mask, to_mask
 
 HEADER = Path("/usr/include/linux/capability.h")
 

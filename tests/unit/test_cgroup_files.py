@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from ociruntime.errors import SpecError, UnsupportedError
-from ociruntime.plan.cgroups import v2
-from ociruntime.plan.cgroups.v1 import v1_writes
-from ociruntime.plan.cgroups.v2 import refuse_unsupported, unified_writes, v2_writes
+from ociruntime.plan.cgroups import writes
+from ociruntime.plan.cgroups.writes import refuse_unsupported, unified_writes, v1_writes, v2_writes
 from ociruntime.spec import Resources
 from ociruntime.spec.codec import structure
 
@@ -35,18 +34,18 @@ def resources(**members: Any) -> Resources:
     ],
 )
 def test_shares_to_weight(shares: int, weight: int) -> None:
-    assert v2.shares_to_weight(shares) == weight
+    assert writes.shares_to_weight(shares) == weight
 
 
 def test_more_shares_are_never_less_weight() -> None:
-    weights = [v2.shares_to_weight(shares) for shares in range(2, 262145, 7)]
+    weights = [writes.shares_to_weight(shares) for shares in range(2, 262145, 7)]
     assert weights == sorted(weights)
     assert set(weights) <= set(range(1, 10001))
 
 
 @pytest.mark.parametrize(("blkio", "io"), [(10, 1), (11, 11), (100, 910), (500, 4950), (1000, 10000)])
 def test_blkio_to_io_weight(blkio: int, io: int) -> None:
-    assert v2.blkio_to_io_weight(blkio) == io
+    assert writes.blkio_to_io_weight(blkio) == io
 
 
 @pytest.mark.parametrize(
@@ -57,13 +56,13 @@ def test_blkio_to_io_weight(blkio: int, io: int) -> None:
     ],
 )  # fmt: skip
 def test_swap_limit(memory: int | None, swap: int | None, limit: str | None) -> None:
-    assert v2.swap_limit(memory, swap) == limit
+    assert writes.swap_limit(memory, swap) == limit
 
 
 @pytest.mark.parametrize(("memory", "swap"), [(None, 5), (0, 5), (9, 5)])
 def test_swap_limits_that_contradict_the_memory_limit(memory: int | None, swap: int) -> None:
     with pytest.raises(SpecError, match=r"\$\.linux\.resources\.memory\.swap"):
-        v2.swap_limit(memory, swap)
+        writes.swap_limit(memory, swap)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_swap_limits_that_contradict_the_memory_limit(memory: int | None, swap: 
      (-1, 50000, "max 50000"), (20000, 50000, "20000 50000")],
 )  # fmt: skip
 def test_cpu_max(quota: int | None, period: int | None, value: str | None) -> None:
-    assert v2.cpu_max(quota, period) == value
+    assert writes.cpu_max(quota, period) == value
 
 
 CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ociruntime.errors import UnsupportedError
-from ociruntime.plan.cgroups.devices import (
+from ociruntime.plan.cgroups.limits import (
     DEFAULT_RULES,
     MKNOD,
     READ,

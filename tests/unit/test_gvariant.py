@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ociruntime.plan.cgroups.gvariant import parse
+from ociruntime.plan.cgroups.systemd import parse
 
 GOOD = {
     "true": ("b", True),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ociruntime.locks import LockFile
+from ociruntime.files import LockFile
 
 FLAGS = os.O_RDWR | os.O_CREAT
 

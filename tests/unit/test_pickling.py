@@ -17,7 +17,7 @@ import pytest
 import ociruntime as oci
 import ociruntime.aio as aio
 import ociruntime.image.sif as sif
-from ociruntime.pickling import Unpicklable
+from ociruntime.files import Unpicklable
 from ociruntime.state import Entry
 
 COPIES: list[Callable[[Any], Any]] = [
@@ -225,7 +225,7 @@ def test_what_is_bound_to_its_process_says_so(bound: list[object], copied: Calla
 @copies
 def test_streams_of_the_event_loop_say_so(copied: Callable[[Any], Any]) -> None:
     async def main() -> None:
-        from ociruntime.aio.streams import over
+        from ociruntime.aio.processes import over
 
         pair = socket.socketpair()
         reader, writer = await over(pair[0])

@@ -6,8 +6,7 @@ import struct
 
 import pytest
 
-from ociruntime.plan.credentials import CAPABILITIES, grant
-from ociruntime.plan.process import list_mask
+from ociruntime.plan.process import CAPABILITIES, grant, list_mask
 from ociruntime.spec import Capabilities
 
 KILL, CHOWN, ADMIN = (1 << CAPABILITIES[f"CAP_{name}"] for name in ("KILL", "CHOWN", "SYS_ADMIN"))

@@ -15,7 +15,7 @@ import pytest
 
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
 from ociruntime.image import build_sif
-from ociruntime.image.layout import LayoutEntry, missing_entries, singularity_layout
+from ociruntime.image.build import LayoutEntry, layout_entries, missing_entries
 from ociruntime.image.sif import (
     NO_TIME,
     Architecture,
@@ -427,7 +427,7 @@ def test_build_with_the_layout(tmp_path: Path, rootfs: Path) -> None:
     assert content(path, ".singularity.d/runscript") == "#!/bin/sh\necho the image's own\n"
     assert content(path, ".singularity.d/labels.json") == '{\n  "x": "y"\n}\n'
     assert content(path, ".singularity.d/Singularity") == "From: x\n"
-    run = next(entry for entry in singularity_layout() if entry.path.endswith("/run"))
+    run = next(entry for entry in layout_entries() if entry.path.endswith("/run"))
     assert content(path, run.path).encode() == run.content
 
 
@@ -549,7 +549,7 @@ def act(shell: list[str], root: Path, action: str, *args: str, **env: str) -> su
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 def test_actions(shell: list[str], tmp_path: Path) -> None:
-    install(singularity_layout(), tmp_path)
+    install(layout_entries(), tmp_path)
     assert act(shell, tmp_path, "run", "echo", "a b", "*").stdout == "a b *\n"
     assert act(shell, tmp_path, "run").stdout == "from a shell\n"
     assert act(shell, tmp_path, "exec", "echo", "a  b").stdout == "a  b\n"
@@ -568,7 +568,7 @@ def test_the_oci_config_in_the_layout(shell: list[str], tmp_path: Path) -> None:
         "Cmd": ["default", hostile],
         "Env": [f"TOLD={hostile}", "KEPT=image", "EMPTY=", f"PATH=/image/bin:{os.environ['PATH']}", "not a name=x", "a;b=x"],
     }
-    install(singularity_layout(config), tmp_path)  # type: ignore[arg-type]
+    install(layout_entries(config), tmp_path)  # type: ignore[arg-type]
     assert act(shell, tmp_path, "run").stdout == f"<default><{hostile}>"
     assert act(shell, tmp_path, "run", "other").stdout == "<other>"
     shown = act(shell, tmp_path, "exec", "sh", "-c", 'printf "%s|%s|%s|%s" "$TOLD" "$KEPT" "${EMPTY-unset}" "$PATH"', KEPT="caller")
@@ -577,18 +577,18 @@ def test_the_oci_config_in_the_layout(shell: list[str], tmp_path: Path) -> None:
 
 
 def test_only_an_entrypoint(tmp_path: Path) -> None:
-    install(singularity_layout({"Entrypoint": ["printf", "%s.", "-"]}), tmp_path)
+    install(layout_entries({"Entrypoint": ["printf", "%s.", "-"]}), tmp_path)
     assert act(["/bin/sh"], tmp_path, "run", "a").stdout == "-.a."
     assert act(["/bin/sh"], tmp_path, "run").stdout == "-."
     with pytest.raises(SifError, match="Entrypoint"):
-        singularity_layout({"Entrypoint": "sh"})
+        layout_entries({"Entrypoint": "sh"})
 
 
 def test_what_the_root_has_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".singularity.d" / "env").mkdir(parents=True)
     (tmp_path / ".singularity.d" / "runscript").write_text("own")
     (tmp_path / "tmp").symlink_to("/nowhere")
-    added = {entry.path for entry in missing_entries(str(tmp_path), singularity_layout())}
+    added = {entry.path for entry in missing_entries(str(tmp_path), layout_entries())}
     assert not added & {".singularity.d", ".singularity.d/env", ".singularity.d/runscript", "tmp"}
     assert added >= {".singularity.d/actions", ".singularity.d/actions/run", "proc"}
 
@@ -596,7 +596,7 @@ def test_what_the_root_has_is_kept(tmp_path: Path) -> None:
 def test_a_root_where_the_layout_cannot_go(tmp_path: Path) -> None:
     (tmp_path / ".singularity.d").symlink_to("/etc")
     with pytest.raises(SifError, match=r"/\.singularity\.d in the root filesystem is not a directory"):
-        missing_entries(str(tmp_path), singularity_layout())
+        missing_entries(str(tmp_path), layout_entries())
 
 
 def test_signature_metadata_is_padded_on_reading(tmp_path: Path) -> None:

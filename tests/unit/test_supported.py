@@ -10,8 +10,8 @@ import pytest
 import ociruntime as oci
 from ociruntime import cli, seccomp, supported
 from ociruntime.errors import UnsupportedError
-from ociruntime.plan.credentials import CAPABILITIES
 from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
+from ociruntime.plan.process import CAPABILITIES
 from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
 from ociruntime.spec.mounts import MOUNT_OPTIONS
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
-from ociruntime.plan.cgroups.devices import rules_of
+from ociruntime.plan.cgroups.limits import rules_of
 from ociruntime.plan.cgroups.systemd import (
     INFINITY,
     Property,
@@ -17,7 +17,7 @@ from ociruntime.plan.cgroups.systemd import (
     scope_of,
     scope_properties,
 )
-from ociruntime.plan.cgroups.v2 import unified_writes, v2_writes
+from ociruntime.plan.cgroups.writes import unified_writes, v2_writes
 from ociruntime.spec.codec import structure
 from ociruntime.spec.resources import Resources
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from ociruntime.plan.model import encode
 from ociruntime.plan.ops import MAGIC, MAX_SLOTS, NO_SLOT, OPS
-from ociruntime.plan.wire import encode
 
 BY_CODE = {op.code: op for op in OPS.values()}
 Step = tuple[int, str, tuple[object, ...]]

@@ -9,22 +9,22 @@ from ociruntime._lazy import lazy_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .enums import Architecture as Architecture
-    from .enums import DataType as DataType
-    from .enums import Filesystem as Filesystem
-    from .enums import HashKind as HashKind
-    from .enums import MessageFormat as MessageFormat
-    from .enums import MessageKind as MessageKind
-    from .enums import PartitionKind as PartitionKind
-    from .enums import SbomFormat as SbomFormat
     from .model import NO_TIME as NO_TIME
+    from .model import Architecture as Architecture
     from .model import CryptoMessage as CryptoMessage
+    from .model import DataType as DataType
     from .model import Descriptor as Descriptor
+    from .model import Filesystem as Filesystem
+    from .model import HashKind as HashKind
     from .model import Header as Header
+    from .model import MessageFormat as MessageFormat
+    from .model import MessageKind as MessageKind
     from .model import Metadata as Metadata
     from .model import OciObject as OciObject
     from .model import Partition as Partition
+    from .model import PartitionKind as PartitionKind
     from .model import Sbom as Sbom
+    from .model import SbomFormat as SbomFormat
     from .model import Signature as Signature
     from .reader import ObjectReader as ObjectReader
     from .reader import SifImage as SifImage
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "enums": "Architecture DataType Filesystem HashKind MessageFormat MessageKind PartitionKind SbomFormat",
-        "model": "NO_TIME CryptoMessage Descriptor Header Metadata OciObject Partition Sbom Signature",
+        "model": "Architecture CryptoMessage DataType Descriptor Filesystem HashKind Header MessageFormat "
+        "MessageKind Metadata NO_TIME OciObject Partition PartitionKind Sbom SbomFormat Signature",
         "reader": "ObjectReader SifImage",
         "writer": "SifBuilder",
     },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
-from ociruntime.image.sif.enums import label
 from ociruntime.image.sif.model import (
     CryptoMessage,
     Descriptor,
@@ -17,6 +16,7 @@ from ociruntime.image.sif.model import (
     Partition,
     Sbom,
     Signature,
+    label,
     to_datetime,
 )
 

@@ -9,18 +9,26 @@ import struct
 from typing import NoReturn
 
 from ociruntime.errors import SifError
-from ociruntime.image.sif.enums import (
+from ociruntime.image.sif.model import (
+    NO_TIME,
     Architecture,
+    CryptoMessage,
     DataType,
+    Descriptor,
     Filesystem,
     HashKind,
+    Header,
     MessageFormat,
     MessageKind,
+    Metadata,
+    OciObject,
+    Partition,
     PartitionKind,
+    Sbom,
     SbomFormat,
+    Signature,
     parse_enum,
 )
-from ociruntime.image.sif.model import NO_TIME, CryptoMessage, Descriptor, Header, Metadata, OciObject, Partition, Sbom, Signature
 
 HEADER = struct.Struct("<32s10s3s3s16s8q")
 DESCRIPTOR = struct.Struct("<i?IIIqqqqqqq128s384s")

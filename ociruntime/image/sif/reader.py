@@ -7,14 +7,13 @@ import warnings
 from typing import TYPE_CHECKING, Self
 
 from ociruntime.errors import SifError
+from ociruntime.files import Unpicklable
 from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, parse_env, parse_json_object, string_map
 from ociruntime.image.sif import display
 from ociruntime.image.sif import format as fmt
-from ociruntime.image.sif.enums import Architecture, DataType, PartitionKind
-from ociruntime.image.sif.model import Descriptor, Header, JsonObject, OciObject, Partition
+from ociruntime.image.sif.model import Architecture, DataType, Descriptor, Header, JsonObject, OciObject, Partition, PartitionKind
 from ociruntime.image.sif.source import FdSource, Identity, Openable, Source, open_source
 from ociruntime.interrupts import uninterruptible
-from ociruntime.pickling import Unpicklable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

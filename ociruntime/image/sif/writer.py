@@ -10,17 +10,24 @@ import attrs
 from ociruntime.files import StagedFile
 from ociruntime.image.config import Location, check_oci_config
 from ociruntime.image.sif import format as fmt
-from ociruntime.image.sif.enums import (
+from ociruntime.image.sif.model import (
+    NO_TIME,
     Architecture,
+    CryptoMessage,
     DataType,
     Filesystem,
     HashKind,
+    JsonValue,
     MessageFormat,
     MessageKind,
+    Metadata,
+    OciObject,
+    Partition,
     PartitionKind,
+    Sbom,
     SbomFormat,
+    Signature,
 )
-from ociruntime.image.sif.model import NO_TIME, CryptoMessage, JsonValue, Metadata, OciObject, Partition, Sbom, Signature
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
 from ociruntime.image.sif.source import FdSource, ReadableFile
 from ociruntime.interrupts import uninterruptible, waiting

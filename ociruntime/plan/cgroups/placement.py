@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from ...errors import Problem, SpecError
-from ..id_mappings import host_id, mappings_of
+from ..namespaces import host_id, mappings_of
 
 if TYPE_CHECKING:
     from ...host import Hierarchy, Host

@@ -11,19 +11,155 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import Problem, SpecError
-from . import gvariant
-from .devices import MKNOD, READ, WRITE, rules_of, v1_rules
-from .gvariant import Value
-from .limits import is_selected
-from .v1 import v1_writes
-from .v2 import cpu_max, unified_writes, v2_writes
-from .writes import Writes
+from .limits import MKNOD, READ, WRITE, is_selected, rules_of, v1_rules
+from .writes import Writes, cpu_max, unified_writes, v1_writes, v2_writes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...host import Host
     from ...spec import Resources
-    from .devices import Rule
+    from .limits import Rule
     from .writes import Write
+
+    _Convert = Callable[[str], list["Property"]]
+
+
+Scalar = bool | int | float | str
+Value = Scalar | tuple["Value", ...]
+
+
+class Typed(NamedTuple):
+    """A value with its D-Bus type."""
+
+    signature: str
+    value: Value
+
+
+_TOKEN: Final = re.compile(
+    r"""\s*(?:
+        (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+      | (?P<number>[-+]?(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?))
+      | (?P<type>@a*[a-z])
+      | (?P<word>[a-z][a-z0-9]*)
+      | (?P<mark>[][(),])
+    )""",
+    re.VERBOSE,
+)
+_INTEGERS: Final = {
+    "byte": ("y", 0, 8),
+    "int16": ("n", 1, 16),
+    "uint16": ("q", 0, 16),
+    "int32": ("i", 1, 32),
+    "uint32": ("u", 0, 32),
+    "int64": ("x", 1, 64),
+    "uint64": ("t", 0, 64),
+}
+_STRINGS: Final = {"string": "s", "objectpath": "o", "signature": "g"}
+_ESCAPES: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_SIMPLE: Final = frozenset("bynqiuxtdsog")
+
+
+def parse(text: str) -> Typed:
+    """Read one value. Raises ValueError with the reason."""
+    reader = _Reader(text)
+    value = reader.value()
+    if reader.peek() is not None:
+        raise ValueError(f"{text!r}: text after the value")
+    return value
+
+
+class _Reader:
+    """Reads one value from its tokens."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.strip()
+        self.tokens: list[tuple[str, str]] = []
+        at = 0
+        while at < len(self.text):
+            match = _TOKEN.match(self.text, at)
+            if match is None or match.lastgroup is None:
+                raise ValueError(f"{self.text[at:]!r} is not a value")
+            self.tokens.append((match.lastgroup, match[match.lastgroup]))
+            at = match.end()
+
+    def peek(self) -> str | None:
+        return self.tokens[0][1] if self.tokens else None
+
+    def take(self) -> tuple[str, str]:
+        if not self.tokens:
+            raise ValueError(f"{self.text!r} is incomplete")
+        return self.tokens.pop(0)
+
+    def value(self) -> Typed:
+        kind, token = self.take()
+        if kind == "string":
+            return Typed("s", _unquote(token))
+        if kind == "number":
+            return Typed("d", float(token)) if _is_float(token) else _integer(token, "int32")
+        if token in ("true", "false"):
+            return Typed("b", token == "true")
+        if token in _INTEGERS or token in _STRINGS or token == "double":
+            return self.prefixed(token)
+        if kind == "type":
+            signature = token[1:]
+            if signature[0] != "a" or signature[-1] not in _SIMPLE or (self.take(), self.take()) != (("mark", "["), ("mark", "]")):
+                raise ValueError(f"{token}: only an empty array, as in '@as []', may have its type before it")
+            return Typed(signature, ())
+        if token in "[(" and kind == "mark":
+            return self.sequence("]" if token == "[" else ")")
+        raise ValueError(f"{token!r} is not a value")
+
+    def prefixed(self, name: str) -> Typed:
+        kind, token = self.take()
+        if name in _STRINGS and kind == "string":
+            return Typed(_STRINGS[name], _unquote(token))
+        if name == "double" and kind == "number":
+            return Typed("d", float(token))
+        if name in _INTEGERS and kind == "number" and not _is_float(token):
+            return _integer(token, name)
+        raise ValueError(f"{token} is not a valid {name}")
+
+    def sequence(self, end: str) -> Typed:
+        items: list[Typed] = []
+        while self.peek() != end:
+            items.append(self.value())
+            if self.peek() != end and self.take() != ("mark", ","):
+                raise ValueError(f"{self.text!r}: a comma or {end} is missing")
+        self.take()
+        values = tuple(item.value for item in items)
+        if end == ")":
+            if not items:
+                raise ValueError("() is empty")
+            return Typed(f"({''.join(item.signature for item in items)})", values)
+        kinds = {item.signature for item in items}
+        if not items:
+            raise ValueError("[] has no type; write one before it, as in '@as []'")
+        if len(kinds) != 1:
+            raise ValueError(f"{self.text!r} mixes types")
+        return Typed("a" + kinds.pop(), values)
+
+
+def _is_float(token: str) -> bool:
+    return not token.lower().lstrip("+-").startswith("0x") and any(letter in token for letter in ".eE")
+
+
+def _integer(token: str, name: str) -> Typed:
+    signature, signed, bits = _INTEGERS[name]
+    hexadecimal = token.lower().lstrip("+-").startswith("0x")
+    value = int(token, 16 if hexadecimal else 10)
+    if not -signed << bits - 1 <= value < 1 << bits - signed:
+        raise ValueError(f"{token} is not a valid {name}")
+    return Typed(signature, value)
+
+
+def _unquote(token: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        letter = match[1]
+        return _ESCAPES.get(letter, letter)
+
+    return re.sub(r"\\(.)", character, token[1:-1], flags=re.DOTALL)
+
 
 SECTION: Final = "config-linux.md#cgroups-path"
 ANNOTATION: Final = "org.systemd.property."
@@ -153,9 +289,6 @@ def describe_scope(scope: Scope, properties: Sequence[Property]) -> str:
     return f"{scope.unit} in {scope.slice}" + (f", with {', '.join(more)}" if more else "")
 
 
-# ---- limits ----
-
-
 def resource_properties(
     resources: Resources | None, host: Host, *, user: bool, only: Collection[str] | None = None
 ) -> tuple[Property, ...]:
@@ -265,11 +398,6 @@ def _ranges(mask: tuple[Value, ...]) -> str:
     return ",".join(str(bit) for bit in range(number.bit_length()) if number >> bit & 1)
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Convert = Callable[[str], list[Property]]
-
 _FILES: Final[dict[int, dict[str, _Convert]]] = {
     1: {
         "blkio.weight": _limit("BlockIOWeight"),
@@ -344,7 +472,7 @@ def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...
         if name in _RESERVED:
             raise SpecError([Problem(location, f"{name} is set by the runtime", "config.md#annotations")])
         try:
-            typed = gvariant.parse(text)
+            typed = parse(text)
             if name.endswith("Sec") and not name.endswith("USec"):
                 name, typed = f"{name.removesuffix('Sec')}USec", _microseconds(typed)
         except ValueError as error:
@@ -353,7 +481,7 @@ def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...
     return tuple(properties)
 
 
-def _microseconds(seconds: gvariant.Typed) -> gvariant.Typed:
+def _microseconds(seconds: Typed) -> Typed:
     if seconds.signature not in tuple("ynqiuxtd") or isinstance(seconds.value, str | tuple) or seconds.value < 0:
         raise ValueError(f"{seconds.value!r} is not a number of seconds")
-    return gvariant.Typed("t", round(seconds.value * 1_000_000))
+    return Typed("t", round(seconds.value * 1_000_000))
