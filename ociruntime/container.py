@@ -13,7 +13,6 @@ from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError
 from .interrupts import DeferredSignals, complete
-from .lifecycle.delete import delete, kill, processes
 from .lifecycle.status import allowed, current, events, first_process, out_of_memory, stats, wait_supervised
 from .state import Entry, State, StateStore, Status, check_id
 
@@ -273,6 +272,8 @@ class Container:
             WrongStatus: the container is neither created nor running.
         """
 
+        from .lifecycle.delete import kill
+
         kill(self._entry, signal_number(signal), all=all)
 
     def pause(self) -> None:
@@ -367,6 +368,8 @@ class Container:
             WrongStatus: the container is not stopped, and ``force`` was not given.
         """
 
+        from .lifecycle.delete import delete
+
         delete(self._entry, self._pidfd, force=force)
         self._close()
 
@@ -402,6 +405,8 @@ class Container:
         Raises:
             UnsupportedError: the container has neither cgroups nor a pid namespace of its own.
         """
+
+        from .lifecycle.delete import processes
 
         return tuple(sorted(processes(self._entry.read())))
 

@@ -7,13 +7,11 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ociruntime as oci
 
 from ..errors import ContainerNotFound, WrongStatus
-from ..stats import Event
 from .common import SignalForwarding, format_time, print_table, shell_status
 
 
@@ -210,8 +208,7 @@ def update(options: Namespace) -> None:
         raise ValueError("--resources and single limits exclude each other")
     from ..spec import Resources
 
-    text = sys.stdin.buffer.read() if options.resources == "-" else Path(options.resources).read_bytes()
-    container.update(Resources.loads(text))
+    container.update(Resources.load(sys.stdin.buffer.read() if options.resources == "-" else options.resources))
 
 
 def pause(options: Namespace) -> None:
@@ -223,6 +220,8 @@ def resume(options: Namespace) -> None:
 
 
 def events(options: Namespace) -> None:
+    from ..stats import Event
+
     container = oci.Container.load(options.id, state_root=options.root)
     if options.stats:
         if not container.state.status.can_kill:

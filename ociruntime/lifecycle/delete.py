@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import Final
 
 from ..engine import cgroup, undo
-from ..engine.hooks import run
 from ..engine.processes import (
     KILL_TIMEOUT,
     describe_state,
@@ -22,7 +21,6 @@ from ..engine.processes import (
 )
 from ..errors import ContainerNotFound, HookError, StateError, UnsupportedError, WrongStatus, warn
 from ..plan.model import HookProgram
-from ..rootfs.mount import remove_ephemeral
 from ..state import Entry, StateDocument, Status, state_of
 from .status import SUPERVISOR_END, current, first_process, supervisor_of
 
@@ -31,6 +29,8 @@ _LOCK_TIMEOUT: Final = 10.0
 
 
 def _discard(bundle: str) -> None:
+    from ..rootfs.mount import remove_ephemeral
+
     remove_ephemeral(bundle)
 
 
@@ -173,6 +173,9 @@ def _kill(pidfd: int) -> None:
 
 def after_delete(document: StateDocument) -> None:
     """Run the poststop hooks. A failure is a warning, and the other hooks still run (runtime.md, Lifecycle, 13)."""
+
+    from ..engine.hooks import run
+
     hooks = document.get("hooks", {}).get("poststop")
     if not hooks:
         return

@@ -8,9 +8,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..engine.causes import denied_by_filter, how_it_died, make_error
-from ..engine.hooks import failure as hook_failure
-from ..engine.hooks import run
 from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive
 from ..engine.processes import wait_init
 from ..errors import HookError, LaunchTimeout, Problem, SpecError, StepError, UnsupportedError, WrongStatus
@@ -18,12 +15,12 @@ from ..plan.model import HookProgram
 from ..plan.ops import Report
 from ..state import Entry, StateDocument, Status, state_of
 from .delete import delete
-from .prepare import Ready, send_listener
 from .status import allowed, first_process
 
 if TYPE_CHECKING:
     from ..engine.launch import Progress
     from ..spec import Seccomp
+    from .prepare import Ready
 
 _END_TIMEOUT = 5.0
 """Seconds for the init process to end after it has reported a failure."""
@@ -73,6 +70,9 @@ def start(entry: Entry, own: int = -1) -> None:
 
 def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
     """Return the receiver of the readiness notification; None if the host has not asked for it."""
+
+    from .prepare import Ready
+
     if "notify" not in document:
         return None
 
@@ -81,6 +81,9 @@ def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
 
 def after_start(document: StateDocument) -> HookError | None:
     """Run the poststart hooks until one fails, and return its error: the container is to be deleted (runtime.md, Lifecycle, 9)."""
+
+    from ..engine.hooks import run
+
     hooks = document.get("hooks", {}).get("poststart")
     if not hooks:
         return None
@@ -106,6 +109,10 @@ def _wait_gone(document: StateDocument, own: int) -> None:
 
 def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
     """Let the init process go on until it has executed the program, and return the error if a step failed."""
+
+    from ..engine.hooks import failure as hook_failure
+    from .prepare import send_listener
+
     try:
         peer = connect_start(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
@@ -155,6 +162,8 @@ def _step_of(document: StateDocument, number: int) -> tuple[str, str]:
 
 
 def _step_error(entry: Entry, document: StateDocument, number: int, code: int, words: str = "") -> Exception:
+    from ..engine.causes import denied_by_filter, make_error
+
     op, text = _step_of(document, number)
     seccomp = _filter(entry)
     cause = denied_by_filter(seccomp, op, code) if seccomp is not None else ""
@@ -175,6 +184,9 @@ def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress 
     Args:
         reached: the last step of the init process; None if it ended at once.
     """
+
+    from ..engine.causes import how_it_died
+
     last = next(number for number, op, _ in document["steps"] if op in ("exec", "reap") and isinstance(number, int))
     if reached is not None and reached.error:
         return _step_error(entry, document, reached.step, reached.error)

@@ -9,16 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ..engine import cgroup
-from ..engine.cgroup.stats import logged_oom_kill
-from ..engine.cgroup.stats import stats as read_stats
-from ..engine.cgroup.tasks import EventWatch
 from ..engine.processes import open_process, wait_init
 from ..errors import ProcessTimeout, WrongStatus
 from ..state import Entry, State, StateDocument, Status, state_of
-from ..stats import Event
 
 if TYPE_CHECKING:
-    from ..stats import Stats
+    from ..engine.cgroup.tasks import EventWatch
+    from ..stats import Event, Stats
 
 
 SUPERVISOR_END: Final = 6.0
@@ -37,6 +34,9 @@ def current(document: StateDocument) -> State:
 
 def out_of_memory(document: StateDocument) -> bool:
     """Return whether there was an OOM kill in a container."""
+
+    from ..engine.cgroup.account import logged_oom_kill
+
     if cgroup.oom_kills(document.get("cgroups", [])):
         return True
     # systemd removes a scope's cgroup, and its count, with the last process.
@@ -141,6 +141,9 @@ _CLONE_NEWNET: Final = 0x40000000
 
 def stats(entry: Entry) -> Stats:
     """Return what a container uses. Errors are those of `Container.stats`."""
+
+    from ..engine.cgroup.stats import stats as read_stats
+
     document = entry.read()
     state = current(document)
     own_network = document.get("namespaces", 0) & _CLONE_NEWNET
@@ -149,6 +152,8 @@ def stats(entry: Entry) -> Stats:
 
 def watch(entry: Entry, own: int = -1) -> EventWatch:
     """Start watching a container. Raises WrongStatus: it is stopped."""
+
+    from ..engine.cgroup.tasks import EventWatch
 
     document = entry.read()
     pidfd = first_process(document, own) if current(document).status.can_kill else None
@@ -164,6 +169,8 @@ def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:
 
 
 def _follow(entry: Entry, watcher: EventWatch, timer: StatsTimer) -> Iterator[Event]:
+    from ..stats import Event
+
     with watcher:
         while not watcher.ended:
             yield from watcher.read(timer.left())

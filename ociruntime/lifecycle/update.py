@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..engine import undo
-from ..engine.cgroup.rollback import Rollback
+from ..engine.cgroup.devices import Rollback
 from ..engine.execution import step_error
 from ..engine.host_steps import execute_step
 from ..errors import SpecError, UnsupportedError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ociruntime.engine.cgroup import devices
-from ociruntime.engine.cgroup.rollback import Rollback
+from ociruntime.engine.cgroup.devices import Rollback
 from ociruntime.plan import Side, Step
 from ociruntime.plan.cgroups.limits import MKNOD, READ, WRITE, Rule, compile_program
 

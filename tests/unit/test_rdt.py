@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ociruntime.engine import rdt
-from ociruntime.engine.cgroup.rollback import Rollback
+from ociruntime.engine.cgroup.devices import Rollback
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
 from ociruntime.plan import Side, Step, compile_create

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from ..._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .stats import CgroupUsage as CgroupUsage
-    from .stats import container_usage as container_usage
-    from .stats import oom_kills as oom_kills
-    from .stats import usage as usage
+    from .account import CgroupUsage as CgroupUsage
+    from .account import container_usage as container_usage
+    from .account import oom_kills as oom_kills
+    from .account import usage as usage
     from .tasks import freeze as freeze
     from .tasks import frozen as frozen
     from .tasks import kill as kill
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .tree import write_set as write_set
 
 _MODULES = {
-    "stats": "CgroupUsage container_usage oom_kills usage",
+    "account": "CgroupUsage container_usage oom_kills usage",
     "tasks": "freeze frozen kill processes remove signal_all thaw_killed",
     "tree": "check_memory delegate enable joinable give_realtime make remove_parents missing_parents write write_first write_set",
 }

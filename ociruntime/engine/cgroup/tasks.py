@@ -9,14 +9,16 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from ..._native import check, ffi, lib
 from ...errors import UnsupportedError
-from ...stats import Event, EventKind
 from ..processes import EndWaiter
-from .stats import oom_kills
+from .account import oom_kills
 from .tree import GONE, read, read_if_exists, sort_likely, walk, write
+
+if TYPE_CHECKING:
+    from ...stats import Event, EventKind
 
 _KILL_TIMEOUT: Final = 10.0
 """Seconds for processes to die of SIGKILL."""
@@ -286,6 +288,8 @@ class EventWatch:
 
     def read(self, timeout: float | None = 0) -> list[Event]:
         """Return what has happened. Waits up to ``timeout`` seconds for an event; None means no limit."""
+        from ...stats import Event
+
         kinds: list[EventKind] = []
         ready = [fd for fd, _ in self._epoll.poll(-1 if timeout is None else max(0.0, timeout))]
         for fd in ready:
