@@ -1,4 +1,8 @@
-"""Preparing a container: everything that changes its configuration is resolved here, and nowhere later."""
+"""Preparing a container: everything that changes its configuration is resolved here, and nowhere later.
+
+Socket activation and the readiness notification, ephemeral bundles, and what creating a container and executing a process in one
+share are here too.
+"""
 
 from __future__ import annotations
 

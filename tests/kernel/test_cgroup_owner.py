@@ -67,7 +67,8 @@ def test_the_user_of_the_container_rules_below_it(make_bundle: MakeBundle, state
         assert (own / "pids.max").read_text() == "50\n"
         assert container.exec(["true"]).returncode == 0
         container.update(pids=60)
-        assert container.stats().pids == (1, 60)
+        pids = container.stats().pids
+        assert (pids.current, pids.limit) == (1, 60)
     assert not own.exists()
 
 

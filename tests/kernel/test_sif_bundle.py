@@ -513,7 +513,8 @@ def test_killed_at_any_system_call(busybox_sif: Path, tmp_path: Path, state_root
             assert contents(path) == []
             path.rmdir()
         assert mounted(path / "rootfs") == []
-        killed, number = killed + 1, number + 3
+        # umount makes system calls for each process of the machine, so the steps grow on a machine with many.
+        killed, number = killed + 1, number + 3 + number // 40
     assert killed >= 10
     assert not path.exists()
 
