@@ -79,7 +79,7 @@ def test_the_bundle_of_an_image(busybox_sif: Path, state_root: Path, prefix: str
     text = f"""import sys, ociruntime as oci
 oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys.argv[3], die_with_parent={dies})"""
     creator = subprocess.Popen(
-        [sys.executable, "-c", text, busybox_sif, prefix, state_root],
+        [sys.executable, "-P", "-c", text, busybox_sif, prefix, state_root],
         env={**os.environ, "TMPDIR": str(scratch)},
         cwd=Path(__file__).parents[2],
     )
