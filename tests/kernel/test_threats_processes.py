@@ -121,8 +121,8 @@ def test_nothing_is_to_be_taken_from_a_joining_process(
         for found in seen:
             for name in ("CapBnd", "Seccomp", "NoNewPrivs", "Uid"):
                 assert found[name] == program[name].split()[0], (name, found)
-            # The config grants these. execve takes them from a user other than root.
-            assert {found["CapPrm"], found["CapEff"]} == {program["CapBnd"]}, found
+            # The config grants these. execve takes them from a user other than root, and may be under way.
+            assert {found["CapPrm"], found["CapEff"]} <= {program["CapBnd"], program["CapPrm"]}, found
             strange = [
                 link
                 for link in found["links"]
