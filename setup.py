@@ -1,4 +1,4 @@
-"""Builds the native parts; everything else about the package is in pyproject.toml."""
+"""Build the native parts. All other settings of the package are in pyproject.toml."""
 
 import sys
 from pathlib import Path
@@ -9,14 +9,14 @@ from setuptools.command.build_ext import build_ext
 
 NATIVE = Path(__file__).parent / "ociruntime" / "_native"
 sys.path.insert(0, str(NATIVE))
-import build  # noqa: E402 (a script beside the C sources, which is not part of the package)
+import build  # noqa: E402 (the script beside the C sources)
 
 
 class BuildNative(build_ext):
-    """Builds the cffi extension and, beside it, the static init. What is generated goes to the build's temporary directory."""
+    """Builds the cffi extension and the static init. Generated files go to the temporary directory of the build."""
 
     def pre_run(self, extension: Extension, ffi: FFI) -> None:
-        """Generate the header of the extension; cffi calls this just before it generates the C file."""
+        """Generate the header of the extension. cffi calls this before it generates the C file."""
         header = build.write_header(Path(self.build_temp))
         extension.include_dirs.append(str(header.parent))
         extension.depends.append(str(header))

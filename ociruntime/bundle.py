@@ -1,4 +1,4 @@
-"""`Bundle`: a directory with config.json and a root filesystem (bundle.md), from a SIF image or as it is."""
+"""`Bundle`: a directory with config.json and a root filesystem (bundle.md), made by the user or mounted from a SIF image."""
 
 from __future__ import annotations
 
@@ -31,36 +31,40 @@ if TYPE_CHECKING:
 __all__ = ["Bundle"]
 
 StrPath = str | os.PathLike[str]
-_REMEMBERED = 8
-"""How many changed configs of one bundle are kept."""
+_MAX_VARIANTS = 8
+"""How many variants of one bundle, with changed configurations, are kept."""
 
 
 class Bundle:
-    """A bundle directory. As a context manager one that was mounted by `from_sif` is unmounted and removed at the end.
+    """A bundle directory. As a context manager, a bundle that `from_sif` mounted is unmounted and removed at the end.
 
-    Whether it was mounted is recorded by the runtime, not in the bundle; any other directory is left alone, and so is the mount
-    when a forked child leaves the block. Pickled or copied it is the path, and the config where that is not the one in
-    config.json: a bundle of `with_args`, or one loaded with ``config=``.
+    Any other directory is left alone: whether a bundle was mounted is recorded by the runtime, not in the bundle. A forked child
+    that leaves the block unmounts nothing.
+
+    A pickled or copied bundle is its path. It includes the configuration if that is not the one in config.json: in a bundle of
+    `with_args`, or one loaded with ``config=``.
     """
 
     def __init__(self, path: StrPath, *, config: bytes | None) -> None:
         self.path = Path(os.path.abspath(path))
-        self._config = config  # None: not made yet of a spec
+        self._config = config  # None: not yet encoded from the spec
         self._saved = False  # whether the config is the one in config.json
         self._spec: RuntimeSpec | None = None
         self._template: tuple[tuple[object, ...], Template] | None = None
-        self._changed: dict[object, Bundle] = {}
+        self._variants: dict[object, Bundle] = {}
         self._owner = os.getpid()
 
-    # ---- making ----
+    # ---- making a bundle ----
 
     @classmethod
     def load(cls, path: StrPath, *, config: StrPath | None = None) -> Self:
-        """An existing bundle directory, with another file in the place of its config.json when ``config`` names one.
+        """Return the bundle in an existing directory. Its configuration is not checked before it is used.
+
+        Args:
+            config: a file to use instead of the directory's config.json.
 
         Raises:
-            BundleError: config.json does not exist.
-            SpecError: it is a bad one; only when it is looked at.
+            BundleError: the directory or the file does not exist.
         """
         path = Path(os.path.abspath(path))
         file = Path(config) if config is not None else path / "config.json"
@@ -76,7 +80,7 @@ class Bundle:
 
     @classmethod
     def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:
-        """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json, the default config by default.
+        """Make a bundle of a directory with a ``rootfs`` in it: write its config.json, by default the default configuration.
 
         Raises:
             BundleError: rootfs does not exist, or config.json exists already.
@@ -97,14 +101,14 @@ class Bundle:
     def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
         """Mount a SIF image as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory of mode 0700.
 
-        The layers are mounted ``nosuid`` and ``nodev``. What interrupts the call, KeyboardInterrupt for example, leaves nothing
-        behind.
+        The layers are mounted ``nosuid`` and ``nodev``. A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
 
         Args:
             image: the SIF file.
             path: the bundle directory; it must not exist, or be empty.
-            writable: put an overlay over the image's squashfs; what is written lies in ``overlay/upper`` and goes with the bundle.
-            spec: the config; by default the default config with what the image's ``oci-config.json`` says.
+            writable: mount a writable overlay over the image's squashfs. Changes are in ``overlay/upper`` and are removed with the
+                bundle.
+            spec: the configuration; by default the default one with the settings of the image's ``oci-config.json``.
 
         Raises:
             SifError: the file is not a valid SIF image.
@@ -132,24 +136,24 @@ class Bundle:
             signals.undo = lambda: _take_back(path, mode)
         return bundle
 
-    # ---- using ----
+    # ---- using a bundle ----
 
     @property
     def rootfs(self) -> Path:
-        """The root filesystem's directory. Raises SpecError for a bad config."""
+        """The directory of the root filesystem. Raises SpecError: the configuration is not valid."""
         root = self.spec.root
         return Path(os.path.normpath(self.path / (root.path if root else "rootfs")))
 
     @property
     def config_bytes(self) -> bytes:
-        """config.json as it was read, or as it would be written."""
+        """The bytes of config.json, as read or as `spec` is encoded."""
         if self._config is None:
             self._config = self.spec.to_json().encode()
         return self._config
 
     @property
     def spec(self) -> RuntimeSpec:
-        """The config. Setting it writes config.json. Raises SpecError."""
+        """The configuration. Setting it writes config.json. Raises SpecError: it is not valid."""
 
         if self._spec is None:
             self._spec = RuntimeSpec.load(self.config_bytes)
@@ -160,26 +164,26 @@ class Bundle:
         spec.save(self.path / "config.json")
         self._config = (self.path / "config.json").read_bytes()
         self._spec, self._saved = spec, True
-        self._changed.clear()
+        self._variants.clear()
 
     def with_args(self, args: Sequence[str]) -> Bundle:
-        """This bundle with another program; config.json stays as it is."""
+        """Return this bundle with another command line. config.json is not changed."""
 
         return self.with_overrides(Overrides(args=args))
 
     def with_process(self, **changes: Any) -> Bundle:
-        """This bundle with members of its process changed; config.json stays as it is."""
+        """Return this bundle with members of its process changed. config.json is not changed."""
         return self._memoized(("process", *changes.items()), lambda: self._with_process(**changes))
 
     def _with_process(self, **changes: Any) -> Bundle:
         if self.spec.process is None:
-            raise BundleError(f"{self.path}: the config has no process to change")
+            raise BundleError(f"{self.path}: config.json has no process to change")
         return self._with_spec(self.spec.evolve(process=self.spec.process.evolve(**changes)))
 
     def with_overrides(self, overrides: Overrides) -> Bundle:
-        """This bundle with a config that is changed for one container; config.json stays as it is. Raises as `Overrides.apply`."""
+        """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
         if isinstance(overrides.user, str | int):
-            return self._with_overrides(overrides)  # by the files of the root filesystem, which may change
+            return self._with_overrides(overrides)  # resolved in files of the root filesystem, which may change
         return self._memoized((overrides.key(), os.getcwd()), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
@@ -187,16 +191,19 @@ class Bundle:
         return self if changed is self.spec else self._with_spec(changed)
 
     def _memoized(self, key: object, make: Callable[[], Bundle]) -> Bundle:
-        """The same bundle for the same change, with all that was found out about it: who runs many containers pays once."""
+        """Return the bundle that was made for an equal change, or make it.
+
+        It keeps its compiled plan, so that a caller that runs many containers compiles once.
+        """
         try:
-            found = self._changed.get(key)
+            found = self._variants.get(key)
         except TypeError:
             return make()  # not hashable
         if found is None:
             found = make()
-            while len(self._changed) >= _REMEMBERED:
-                self._changed.pop(next(iter(self._changed)), None)
-            self._changed[key] = found
+            while len(self._variants) >= _MAX_VARIANTS:
+                self._variants.pop(next(iter(self._variants)), None)
+            self._variants[key] = found
         return found
 
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
@@ -214,18 +221,19 @@ class Bundle:
         die_with_parent: bool | None = False,
         empty_process: bool = False,
     ) -> Plan:
-        """Every kernel operation that a container of this bundle takes, before anything runs.
+        """Return the plan of a container of this bundle: every kernel operation. Nothing is executed.
 
         Raises:
-            SpecError, UnsupportedError: the config cannot be carried out (on this host).
+            SpecError: the configuration is not valid.
+            UnsupportedError: this host cannot carry it out.
         """
 
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
-        where = host or Host.probe()
+        host = host or Host.probe()
         if empty_process or not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
-                where,
+                host,
                 bundle=str(self.path),
                 container_id=container_id,
                 gate=gate,
@@ -233,28 +241,28 @@ class Bundle:
                 die_with_parent=die_with_parent,
                 empty=empty_process,
             )
-        key = (self.spec, where, gate, cgroup_manager, die_with_parent)
+        key = (self.spec, host, gate, cgroup_manager, die_with_parent)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
             template = Template(
-                self.spec, where, bundle=str(self.path), gate=gate, manager=cgroup_manager, die_with_parent=die_with_parent
+                self.spec, host, bundle=str(self.path), gate=gate, manager=cgroup_manager, die_with_parent=die_with_parent
             )
             self._template = key, template
         return self._template[1].plan(container_id)
 
     def umount(self, *, force: bool = False, state_root: StrPath | None = None) -> None:
-        """Undo `from_sif`: unmount the root filesystem and remove the directory, with all that was written there.
+        """Undo `from_sif`: unmount the root filesystem and remove the directory, with all changes in its overlay.
 
-        Files that `from_sif` did not make keep the directory. First everything is unmounted, then removed: when the unmount
-        fails, nothing has been removed.
+        Files that `from_sif` did not make stay, and so does the directory if it has any. Nothing is removed before everything is
+        unmounted, so a failed unmount has removed nothing.
 
         Args:
-            force: kill the containers that use the bundle, which stay as stopped ones, and unmount it under any other process that
-                does: such a process keeps the files that it has open, but what it writes is lost.
+            force: kill the containers that use the bundle, and unmount it even if other processes use it. The containers stay, as
+                stopped ones. Other processes keep their open files, but what they write is lost.
             state_root: the state directory of the containers to look for; by default ``/run/ociruntime`` for root. Containers
                 elsewhere are noticed as processes.
 
         Raises:
-            BundleError: this is not a mounted SIF image, or it is in use, and ``force`` was not given; the message names by whom.
+            BundleError: this is not a mounted SIF image; or it is in use, without ``force``. The message names the users.
         """
 
         umount(self.path, force=force, state_root=state_root)
@@ -262,11 +270,11 @@ class Bundle:
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:
         if self._saved:
             return type(self).load, (self.path,)
-        return type(self)._changed_of, (self.path, self.config_bytes)
+        return type(self)._variant, (self.path, self.config_bytes)
 
     @classmethod
-    def _changed_of(cls, path: Path, config: bytes) -> Self:
-        """A bundle whose config is not the one in config.json."""
+    def _variant(cls, path: Path, config: bytes) -> Self:
+        """Return a bundle whose configuration is not the one in config.json."""
         return cls(path, config=config)
 
     def __enter__(self) -> Self:
@@ -289,13 +297,13 @@ class Bundle:
 
 
 def _make(path: Path) -> bool:
-    """Make a directory; whether it was not there. Raises BundleError."""
+    """Make a directory, and return whether it is new. Raises BundleError."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         return False
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{path} cannot be made: {error.strerror}") from error
+        raise BundleError(f"cannot make the bundle {path}: {(error.strerror or '').lower()}") from error
     return True
 
 
@@ -307,7 +315,7 @@ def _take_back(path: Path, mode: int | None) -> None:
 
 
 def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> None:
-    """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove."""
+    """Make the content of a bundle in an empty directory. After an error, the caller removes what is there."""
 
     rootfs = path / "rootfs"
     rootfs.mkdir()
@@ -326,10 +334,10 @@ def _overlay(path: Path) -> Path:
 
 
 def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
-    """Return the default configuration with that of the image, whose volumes become directories of the bundle."""
+    """Return the default configuration with the settings of the image. Its volumes become directories of the bundle."""
 
     config = sif.oci_config_json
-    if sif.oci_config() is None or config is None:  # oci_config() raises for a wrong one, and names the object of the file
+    if sif.oci_config() is None or config is None:  # oci_config() raises SifError for an invalid one
         return RuntimeSpec.default()
     numbers = itertools.count()
 

@@ -24,9 +24,9 @@ __all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserL
 StrPath: TypeAlias = str | os.PathLike[str]
 Args: TypeAlias = Sequence[StrPath]
 Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
-"""``NAME: value``, the value None to remove one, or ``NAME=value`` strings."""
+"""A mapping of names to values, where None removes a variable; or ``NAME=value`` strings."""
 UserLike: TypeAlias = "str | int | tuple[int, int] | User"
-"""``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. The container's files resolve names."""
+"""``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. Names are looked up in the container."""
 MountLike: TypeAlias = "str | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, or a `Mount`."""
 Network: TypeAlias = Literal["none", "host", False]
@@ -36,7 +36,7 @@ _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _PERIOD: Final = 100_000
 """Period of the CPU quota in microseconds: the kernel's default."""
 _LEAST_CPUS: Final = 0.01
-"""The kernel's smallest quota, 1 ms, of a period of 100 ms."""
+"""The kernel's smallest quota, 1 ms in a period of 100 ms."""
 _HOST_NAME_MAX: Final = 64
 _MAX_ID: Final = 0xFFFFFFFE
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -46,7 +46,7 @@ def parse_args(args: Args) -> tuple[str, ...]:
     """Return a command line as a tuple of strings.
 
     Raises:
-        TypeError: ``args`` is a string, which would be split into its letters, or has an item that is not a string or path.
+        TypeError: ``args`` is a string, which would be split into its letters; or an item is neither a string nor a path.
         ValueError: an argument contains a NUL.
     """
     if isinstance(args, str | bytes):
@@ -72,17 +72,17 @@ def parse_timeout(timeout: float | None) -> float | None:
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
         raise TypeError(f"timeout is {timeout!r}: a number of seconds or None is needed")
     if timeout is not None and math.isnan(timeout):
-        raise ValueError("timeout is not a number")
+        raise ValueError("timeout is NaN: a number of seconds or None is needed")
     return timeout
 
 
 def parse_size(value: int | str) -> int:
-    """Return the bytes of a number or of ``"512M"``, ``"1.5GiB"``, ``"64k"``. Units are powers of 1024. Raises ValueError."""
+    """Return a number of bytes. Texts are as ``"512M"``, ``"1.5GiB"``, ``"64k"``; units are powers of 1024. Raises ValueError."""
     if isinstance(value, int):
         return value
     match = _SIZE.fullmatch(value.strip())
     if match is None:
-        raise ValueError(f"memory: {value!r} is not a size: write bytes, or a number with K, M, G or T")
+        raise ValueError(f"memory is {value!r}: a number of bytes, or a number with K, M, G or T is needed")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
@@ -94,7 +94,7 @@ def parse_mounts(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | 
 
 
 def instance_of(*kinds: type, what: str) -> Validator:
-    """Return a validator of attributes that are None or an instance of these types. A bool is not an int.
+    """Return a validator for an attribute that is None or an instance of one of these types. A bool does not count as an int.
 
     Args:
         what: describes a valid value, for the message of the TypeError.
@@ -134,7 +134,7 @@ def _check_cpus(_: object, attribute: attrs.Attribute[Any], value: float | None)
 
 def _check_network(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and value not in ("none", "host", False):
-        raise ValueError(f"{attribute.name} is {value!r}: 'none' (or False) for an empty network, 'host' for the host's")
+        raise ValueError(f"{attribute.name} is {value!r}: 'none' or False (an empty network), or 'host' is needed")
 
 
 def _check_groups(_: object, attribute: attrs.Attribute[Any], value: Sequence[int] | None) -> None:
@@ -152,7 +152,7 @@ _is_text: Final = [instance_of(str, what="a str"), _check_text]
 
 
 def parse_mount(mount: MountLike) -> Mount:
-    """Return the recursive bind mount of ``source:destination[:options]``; ``ro`` makes all of it read-only. Raises ValueError."""
+    """Return the recursive bind mount for ``source:destination[:options]``. ``ro`` includes submounts. Raises ValueError."""
 
     if isinstance(mount, Mount):
         return mount
@@ -171,7 +171,7 @@ def parse_mount(mount: MountLike) -> Mount:
 
 
 def _with_env(process: Process, env: Env) -> Process:
-    """Return a process with these variables over its own. Raises ValueError for an entry that is not ``NAME=value``."""
+    """Return a process with these variables added to its own, or replacing them. Raises TypeError, ValueError."""
     if isinstance(env, str | bytes):
         raise TypeError(f"env is a mapping, or a sequence of 'NAME=value', not {type(env).__name__}")
     changes: dict[str, str | None] = {}
@@ -185,13 +185,13 @@ def _with_env(process: Process, env: Env) -> Process:
             changes[name] = value
     for name, new in changes.items():
         if not isinstance(name, str) or not isinstance(new, str | None):
-            raise TypeError(f"env: {name!r}: {new!r} is not a str with a str, or with None to remove it")
+            raise TypeError(f"env: {name!r}: {new!r} is not a variable: a name and a value, or None to remove it, are needed")
         without_nul(f"env: {name}", f"{name}={new}")
     return process.with_env(changes)
 
 
 def _with_user(process: Process, user: UserLike, rootfs: Path) -> Process:
-    """Return a process of another user. Names and groups are resolved in ``rootfs``. Raises ValueError, BundleError."""
+    """Return a process with another user. Names and groups are looked up in ``rootfs``. Raises ValueError, BundleError."""
 
     if isinstance(user, User):
         return process.evolve(user=user)
@@ -214,7 +214,7 @@ def _with_user(process: Process, user: UserLike, rootfs: Path) -> Process:
 
 @attrs.frozen(kw_only=True)
 class Overrides:
-    """What a call changes of a configuration; None leaves a part as it is.
+    """Changes that a call makes to a configuration. None changes nothing.
 
     Raises:
         TypeError, ValueError: a value is of the wrong type or out of range. The message begins with the argument.
@@ -248,12 +248,12 @@ class Overrides:
     selinux_label: str | None = attrs.field(default=None, validator=_is_text)
 
     def key(self) -> tuple[object, ...]:
-        """Return a value that is equal for equal overrides, and hashable if the values are."""
+        """Return a key that is equal for equal overrides. It is hashable if the values are."""
         env = self.env
         return _members_but_env(self), tuple(env.items() if isinstance(env, Mapping) else env or ())
 
     def apply(self, spec: RuntimeSpec, rootfs: Path) -> RuntimeSpec:
-        """Return the configuration with the overrides. Raises ValueError, TypeError, BundleError for one that cannot be applied."""
+        """Return the configuration with the overrides applied. Raises ValueError, TypeError, BundleError."""
         if self == _NOTHING:
             return spec
         changes: dict[str, Any] = {"process": self._process(spec, rootfs)}
@@ -304,5 +304,5 @@ class Overrides:
 
 _NOTHING: Final = Overrides()
 _MEMBERS: Final = ("cwd", "terminal", "no_new_privileges", "apparmor_profile", "selinux_label")
-"""Overrides that are members of the process object as they are."""
+"""Overrides that are members of the process object under the same names."""
 _members_but_env: Final = attrgetter(*(field.name for field in attrs.fields(Overrides) if field.name != "env"))

@@ -1,4 +1,4 @@
-"""Executing a plan: the steps of the host in this process, those of the init by sending them to it."""
+"""Executing a plan: the host steps in this process, the init steps by an init process that it launches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .hooks import HookRunner
     from .launch import Clone
 
-_OVER: Final = "the time for the call was over"
+_TIMED_OUT: Final = "the time-out of the call has passed"
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _NS_GET_NSTYPE: Final = 0xB703
 _NAMESPACES: Final = "config-linux.md#namespaces"
@@ -40,20 +40,20 @@ _FILES: Final = {CLONE_NEW[kind]: file for kind, file in NAMESPACE_FILES.items()
 class Execution:
     """Executes one plan. `begin` stops when the container is created and its state can be recorded; `finish` does the rest.
 
-    When either raises, nothing that this execution made is left. A file descriptor that the init hands out goes to the receiver of
-    its operation, which owns it then. Without a receiver it stays with the init.
+    If one of them raises, everything that this execution made is removed. A file descriptor that the init sends goes to the
+    receiver of its operation, which owns it from then on. Without a receiver it is kept in `Init.files`.
 
     Args:
         stdio: file descriptors for stdin, stdout and stderr.
         gate: the listening start socket, or -1.
-        pidfd: of the init process of the container to join, or -1.
+        pidfd: the pidfd of the init process of the container to join, or -1.
         preserve: the file descriptors that the process inherits.
         cache: the directory of compiled filters.
         parents: the undo actions for the parents of cgroups.
-        parent: launches the init, and is its parent.
-        receivers: take file descriptors of the init, by its operations.
+        parent: the function that launches the init. The process that carries it out is the parent of the init.
+        receivers: functions that take file descriptors from the init, by operation.
         hooks: the hooks of the plan.
-        deadline: when to give up, by `time.monotonic`.
+        deadline: the end of the time-out, by `time.monotonic`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Execution:
         self._watch = StallDetector()
         self._parents = list(parents)
         self._made = list(parents)
-        self._backs: list[Callable[[], None]] = []
+        self._clean_ups: list[Callable[[], None]] = []
         self._at = 0
         self._init: Init | None = None
 
@@ -114,7 +114,7 @@ class Execution:
         return init
 
     def finish(self) -> None:
-        """Let the init go on until it waits for a start or is the process. Raises StepError, HookError."""
+        """Execute the rest of the plan: the init then waits for a start, or has become the program. Raises StepError, HookError."""
         init = self.init
         try:
             self._host_steps()
@@ -127,9 +127,9 @@ class Execution:
             raise
 
     def abort(self) -> None:
-        """Kill the init, if there is one, and undo the host's steps so far. A second call has no effect."""
-        while self._backs:
-            self._backs.pop()()
+        """Kill the init, if there is one, and undo the host steps that were executed. A second call has no effect."""
+        while self._clean_ups:
+            self._clean_ups.pop()()
         if self._init is not None:
             self._init.kill()
             self._init = None
@@ -178,20 +178,24 @@ class Execution:
             raise self._vanished(init) from None
 
     def _receive(self, init: Init) -> Message | None:
-        """Wait for the init; signals are handled meanwhile, and a launch that takes too long is given up. Raises LaunchTimeout."""
+        """Return the next message of the init, or None at its end. Signals are handled during the wait.
+
+        Raises:
+            LaunchTimeout: the deadline has passed, or the init is stuck in a step.
+        """
 
         def check() -> None:
             step = init.progress.step
             if self._is_late():
-                raise self._late(step, _OVER)
+                raise self._late(step, _TIMED_OUT)
             in_hook = step > 0 and self.plan.steps[step - 1].op == "hook"
             if self._watch.stalled(step) and not in_hook:
-                raise self._late(step, f"the init process did not go on for {STALL:.0f} s")
+                raise self._late(step, f"the init process made no progress for {STALL:.0f} s")
 
         with waiting():
             init.wait(check)
         try:
-            message = init.receive(check)  # with signals held back, or a handler that raises would lose a descriptor
+            message = init.receive(check)  # signals are deferred: a handler that raises would lose the file descriptor
         except ConnectionAbortedError:
             raise self._vanished(init) from None
         if message is not None and not self._belongs(message):
@@ -201,7 +205,7 @@ class Execution:
         return message
 
     def _belongs(self, message: Message) -> bool:
-        """Whether a report can come from the plan at this point. A container may get at the socket of an init that joins it."""
+        """Return whether the plan can report this now. A container may write to the socket of an init process that joins it."""
         if message.kind is Report.ERROR and message.step == 0:
             return self._at <= self._clone_number()
         if not self._at < message.step <= len(self.plan.steps):
@@ -215,14 +219,14 @@ class Execution:
         return LaunchTimeout(errno.ETIMEDOUT, step=number, total=len(self.plan.steps), op=step.op, text=step.text, cause=why)
 
     def _check_end(self, init: Init) -> None:
-        """Raise the error of an init that ended without a word, instead of becoming the process or waiting for `start`."""
+        """Raise an error if the init has ended before it waited for a start or became the program."""
         last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in ("gate", "exec", "reap", "fork_last"))
         step, error, _ = init.progress
         if step < last or (step == last and error):
             raise self._vanished(init)
 
     def _vanished(self, init: Init) -> StepError | UnsupportedError:
-        """The error of an init that can say nothing any more."""
+        """Return the error for an init that has ended without a report."""
         number, code, _ = init.progress
         number = number or self._clone_number()
         if code:
@@ -234,7 +238,7 @@ class Execution:
         return death(self.plan, number, ended.signal if ended is not None else None)
 
     def _too_small(self, limit: int, number: int) -> StepError:
-        """The error of a memory limit under which the init was killed, with what creating the container takes without the limit."""
+        """Return the error for an init that a memory limit killed. It says how much memory creating the container takes."""
         step = self.plan.steps[number - 1]
         self.abort()
         problem = f"memory limit of {limit} bytes is too small to start the container"
@@ -245,9 +249,10 @@ class Execution:
         )
 
     def _measure(self) -> int | None:
-        """Create the container once more, without its memory limits and hooks, and read how much memory that takes.
+        """Create the container again, without its memory limits, and return the bytes of memory that this takes.
 
-        None where the plan has steps that must not be repeated, or where nothing counts the memory.
+        Returns:
+            None if the plan has steps that must not be repeated, or if the memory is not counted.
         """
         steps = tuple(step for step in self.plan.steps if not _limits_memory(step))
         if any(step.op in _ONCE for step in steps):
@@ -267,34 +272,35 @@ class Execution:
             again.begin()
             return cgroup.usage(self.plan.cgroups).peak
         except OCIRuntimeError:
-            return None  # what went wrong the first time is the error to report
+            return None  # the error of the first attempt is reported
         finally:
             again.abort()
 
     def error(self, message: Message) -> StepError | UnsupportedError:
+        """Return the error that the init has reported."""
         return step_error(self.plan, message.step or self._clone_number(), message.value, message.text)
 
     def _clone_number(self) -> int:
         return next(number for number, step in enumerate(self.plan.steps, 1) if step.op == "clone3")
 
-    # ---- the host's steps ----
+    # ---- host steps ----
 
     def _host_steps(self) -> None:
-        """Carry out the host's steps from here to the clone or to the next step of the init."""
+        """Execute the host steps up to the clone or to the next init step."""
         while self._at < len(self.plan.steps):
             step = self.plan.steps[self._at]
             if step.side != "host" or step.op == "clone3":
                 return
             try:
-                back = self._carry_out(step)
-                if back is not None:
-                    self._backs.append(back)
+                clean_up = self._carry_out(step)
+                if clean_up is not None:
+                    self._clean_ups.append(clean_up)
             except OSError as error:
                 if isinstance(error, StepError):
                     raise
                 code = error.errno or errno.EIO
-                ours = error.strerror if error.strerror and error.strerror != os.strerror(code) else ""
-                raise step_error(self.plan, self._at + 1, code, "", cause=ours) from error
+                cause = error.strerror if error.strerror and error.strerror != os.strerror(code) else ""
+                raise step_error(self.plan, self._at + 1, code, "", cause=cause) from error
             if (entry := undo.of_step(step)) is not None:
                 self._made.append(entry)
             self._at += 1
@@ -305,13 +311,13 @@ class Execution:
         assert self._hooks is not None, "a plan with hooks"
         self._hooks.execute_step(step, self.init, self._deadline)
         if self._is_late():
-            raise self._late(self._at + 1, _OVER)
+            raise self._late(self._at + 1, _TIMED_OUT)
         return None
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    # ---- the init's steps ----
+    # ---- init steps ----
 
     def _launch(self) -> Init:
         step = self.plan.steps[self._at]
@@ -356,17 +362,17 @@ class Execution:
         return launched
 
     def _filter(self, step: Step) -> tuple[object, ...]:
-        """The values of a step whose filter is compiled."""
+        """Return the values of a seccomp step, with its profile compiled."""
 
-        flags, wanted, out = step.values
-        assert isinstance(wanted, UncompiledFilter)
+        flags, uncompiled, out = step.values
+        assert isinstance(uncompiled, UncompiledFilter)
         assert isinstance(flags, int)
-        compiled = _filter(wanted.profile, self._cache)
+        compiled = _filter(uncompiled.profile, self._cache)
         return (flags | compiled.flags, compiled.program, out)
 
 
 _ONCE: Final = frozenset({"hook", "hook_state", "netdev_move", "systemd_scope", "rdt_make", "rdt_class", "handout"})
-"""Operations that others see, so that a plan with one of them is not carried out twice."""
+"""Operations with an effect outside the container: a plan with one of them is not executed twice."""
 
 
 def _limits_memory(step: Step) -> bool:
@@ -374,7 +380,7 @@ def _limits_memory(step: Step) -> bool:
 
 
 def _memory_limit(plan: Plan) -> int | None:
-    """The memory limit of a plan, in bytes, if it has one."""
+    """Return the memory limit of a plan in bytes; None if it has none."""
     for step in plan.steps:
         if step.op == "cgroup_write_set":
             _, values = step.values
@@ -392,8 +398,8 @@ def _memory_limit(plan: Plan) -> int | None:
 
 
 _filters: list[tuple[Seccomp, Compiled]] = []
-"""The last filters by the very objects that they were asked for: comparing a profile takes longer than all the rest of a lookup."""
-_FILTERS: Final = 8
+"""The filters of the last profiles. Profiles are compared by identity: comparing their values would take most of the time."""
+_MAX_FILTERS: Final = 8
 
 
 def _filter(profile: Seccomp, cache: Path | None) -> Compiled:
@@ -404,18 +410,18 @@ def _filter(profile: Seccomp, cache: Path | None) -> Compiled:
             return compiled
     compiled = compile_profile(profile, cache_dir=cache)
     _filters.insert(0, (profile, compiled))
-    del _filters[_FILTERS:]
+    del _filters[_MAX_FILTERS:]
     return compiled
 
 
 @lru_cache(maxsize=16)
 def _program(steps: tuple[tuple[int, str, tuple[object, ...]], ...], inputs: int) -> bytes:
-    """The steps of the init as it takes them: the same ones for every container of a config."""
+    """Return the encoded init steps. They are the same for every container of a configuration."""
     return encode(steps, inputs)
 
 
 def _open(entry: Input) -> int:
-    """Open what the init inherits. Raises OSError, and SpecError for a file that is not the namespace that it should be."""
+    """Open a file that the init inherits. Raises OSError, and SpecError for a file that is not a namespace of the right kind."""
     if entry.kind == "userns":
         uids, gids = (text.encode() for text in entry.maps)
         return check(lib.oci_user_namespace(uids, gids), f"a user namespace for {entry.name}")
@@ -432,16 +438,24 @@ def _open(entry: Input) -> int:
     if kind != entry.bit:
         os.close(fd)
         names = {bit: name for name, bit in CLONE_NEW.items()}
-        what = f"a {names[kind]} namespace" if kind in names else "no namespace"
-        raise SpecError([Problem(entry.name, f"{entry.path} is {what}, not a {names[entry.bit]} namespace", _NAMESPACES)])
+        what = f"a {names[kind]} namespace" if kind in names else "not a namespace"
+        raise SpecError([Problem(entry.name, f"{entry.path} is {what}; give a {names[entry.bit]} namespace", _NAMESPACES)])
     if entry.kind == "changed" and os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{_FILES[entry.bit]}")):
         os.close(fd)
-        message = f"{entry.path} is the namespace that we are in, which $.hostname, $.domainname or $.linux.sysctl would change"
+        message = f"{entry.path} is the caller's own namespace, which $.hostname, $.domainname or $.linux.sysctl would change"
         raise SpecError([Problem(entry.name, message, _NAMESPACES)])
     return fd
 
 
 def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
+    """Return the error of a step.
+
+    Args:
+        number: the number of the step, from 1 on.
+        code: the errno.
+        words: what the init reports beside the errno, a path for example.
+        cause: the reason, if it is known; else it is looked up.
+    """
     step = plan.steps[number - 1]
     profile = _profile(plan, number)
     if profile is not None and not cause:
@@ -450,18 +464,18 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
 
 
 def _profile(plan: Plan, number: int) -> Seccomp | None:
-    """The profile of the filter that is loaded when a step begins."""
+    """Return the seccomp profile that is in force when a step begins."""
 
     for step in plan.steps[: number - 1]:
         if step.op == "seccomp":
-            wanted = step.values[1]
-            assert isinstance(wanted, UncompiledFilter)
-            return wanted.profile
+            uncompiled = step.values[1]
+            assert isinstance(uncompiled, UncompiledFilter)
+            return uncompiled.profile
     return None
 
 
 def death(plan: Plan, number: int, killed_by: int | None) -> StepError:
-    """The error of an init that was killed, or ended, in a step."""
+    """Return the error for an init that was killed, or ended, during a step."""
     step = plan.steps[number - 1]
     cause = how_it_died(killed_by)
     return StepError(errno.EINTR, step=number, total=len(plan.steps), op=step.op, text=step.text, cause=cause)

@@ -201,5 +201,5 @@ def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress 
 
 def _late(entry: Entry, document: StateDocument, number: int) -> Exception:
     op, text = _step_of(document, number)
-    why = f"the init process did not go on for {STALL:.0f} s"
+    why = f"the init process made no progress for {STALL:.0f} s"
     return LaunchTimeout(errno.ETIMEDOUT, step=number, total=document.get("total", 0), op=op, text=text, cause=why)

@@ -257,10 +257,10 @@ def test_a_step_that_does_not_end(make_bundle: MakeBundle, state_root: Path, pre
         agent.listen()
         profile["listenerPath"] = str(state_root.parent / "agent")
         bundle = filtered(make_bundle, profile, no_new_privileges=True)
-        with pytest.raises(oci.LaunchTimeout, match=r"^true: the init process did not go on.*ETIMEDOUT"):
+        with pytest.raises(oci.LaunchTimeout, match=r"^true: the init process made no progress.*ETIMEDOUT"):
             oci.Container.run(prefix, bundle, state_root=state_root)
         with oci.Container.create(prefix, bundle, state_root=state_root) as container:
-            with pytest.raises(TimeoutError, match=r"^true: the init process did not go on.*ETIMEDOUT"):
+            with pytest.raises(TimeoutError, match=r"^true: the init process made no progress.*ETIMEDOUT"):
                 container.start()
 
 

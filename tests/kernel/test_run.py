@@ -114,7 +114,7 @@ def test_invalid_text_is_not_lost(sh: Sh) -> None:
         ({"capture_output": True, "stdout": PIPE}, ValueError, "capture_output"),
         ({"stdin": STDOUT}, ValueError, "stdin"),
         ({"stdout": -7}, ValueError, "stdout"),
-        ({"memory": "lots"}, ValueError, "512M|not a size"),
+        ({"memory": "lots"}, ValueError, "512M|number with K, M, G or T"),
         ({"cpus": 0}, ValueError, "cpus"),
         ({"mounts": ["/x"]}, ValueError, "source:/destination"),
         ({"mounts": ["/x:relative"]}, ValueError, "source:/destination"),
