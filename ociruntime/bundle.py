@@ -6,6 +6,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -80,7 +81,10 @@ class Bundle:
 
     @classmethod
     def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:
-        """Make a bundle of a directory with a ``rootfs`` in it: write its config.json, by default the default configuration.
+        """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json.
+
+        Args:
+            spec: the config. Default: the default config for this caller (``RuntimeSpec.default(host=Host.probe())``).
 
         Raises:
             BundleError: rootfs does not exist, or config.json exists already.
@@ -92,7 +96,7 @@ class Bundle:
         if (path / "config.json").exists():
             raise BundleError(f"{path} has a config.json already: use Bundle.load()")
         with DeferredSignals() as signals:
-            (spec or RuntimeSpec.default()).save(path / "config.json")
+            (spec or RuntimeSpec.default(host=Host.probe())).save(path / "config.json")
             bundle = cls.load(path)
             signals.undo = (path / "config.json").unlink
         return bundle
@@ -338,7 +342,7 @@ def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
 
     config = sif.oci_config_json
     if sif.oci_config() is None or config is None:  # oci_config() raises SifError for an invalid one
-        return RuntimeSpec.default()
+        return RuntimeSpec.default(host=Host.probe())
     numbers = itertools.count()
 
     def make_volume(destination: str) -> str:
@@ -346,4 +350,5 @@ def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
         source.mkdir(mode=0o755)
         return str(source)
 
-    return RuntimeSpec.from_image_config(config, user=lambda name: resolve(name, path / "rootfs"), volumes=make_volume)
+    user = partial(resolve, rootfs=path / "rootfs")
+    return RuntimeSpec.from_image_config(config, user=user, volumes=make_volume, host=Host.probe())

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .procfs import read_mounts
+from .procfs import outer_uid, read_mounts
 
 __all__ = ["Hierarchy", "Host"]
 
@@ -141,16 +141,6 @@ def _below(path: str, root: str) -> str:
     if root == "/":
         return path
     return path[len(root) :] or "/" if (path + "/").startswith(root + "/") else "/"
-
-
-def outer_uid() -> int:
-    """Return the effective uid in the initial user namespace; it differs for root in a user's own user namespace."""
-    uid = os.geteuid()
-    with open("/proc/self/uid_map", encoding="ascii") as table:
-        for inside, outside, count in (map(int, line.split()) for line in table):
-            if inside <= uid < inside + count:
-                return outside + uid - inside
-    return uid
 
 
 def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:

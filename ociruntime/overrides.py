@@ -170,6 +170,14 @@ def parse_mount(mount: MountLike) -> Mount:
     return Mount(destination=destination, type="bind", source=os.path.abspath(source), options=("rbind", *options))
 
 
+def _without_sysfs(mount: Mount) -> Mount:
+    """Return the host's /sys for a sysfs: in a user namespace the kernel mounts one only with a network namespace of its own."""
+    if mount.type != "sysfs":
+        return mount
+    options = ("rro" if option == "ro" else option for option in mount.options or ())
+    return Mount(destination=mount.destination, type="bind", source="/sys", options=("rbind", *options))
+
+
 def _with_env(process: Process, env: Env) -> Process:
     """Return a process with these variables added to its own, or replacing them. Raises TypeError, ValueError."""
     if isinstance(env, str | bytes):
@@ -286,8 +294,12 @@ class Overrides:
         kind = NamespaceType.NETWORK
         if self.network != "host":
             return spec.with_namespace(kind)
-        own = (spec.linux.namespaces if spec.linux else None) or ()
-        return spec.without_namespace(kind) if any(namespace.type == kind for namespace in own) else spec
+        own = {namespace.type for namespace in (spec.linux.namespaces if spec.linux else None) or ()}
+        if kind not in own:
+            return spec
+        if NamespaceType.USER in own:
+            spec = spec.at.evolve(mounts=tuple(map(_without_sysfs, spec.mounts or ())))
+        return spec.without_namespace(kind)
 
     def _limits(self, spec: RuntimeSpec) -> RuntimeSpec:
         linux = spec.linux or Linux()

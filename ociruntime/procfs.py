@@ -61,3 +61,13 @@ def is_over(fields: list[bytes]) -> bool:
     if int(fields[17]) > 1:
         return False  # its first thread may have ended, but others have not
     return fields[0] in (b"Z", b"X") or (fields[0] == b"S" and bool(int(fields[6]) & _PF_EXITING))
+
+
+def outer_uid() -> int:
+    """Return the effective uid in the initial user namespace; it differs for root in a user's own user namespace."""
+    uid = os.geteuid()
+    with open("/proc/self/uid_map", encoding="ascii") as table:
+        for inside, outside, count in (map(int, line.split()) for line in table):
+            if inside <= uid < inside + count:
+                return outside + uid - inside
+    return uid

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Required, TypedDict
 from . import recovery
 from .errors import ContainerExists, ContainerNotFound, StateError
 from .files import LockFile, StagedFile, other_writers
-from .procfs import start_time
+from .procfs import outer_uid, start_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,20 +168,47 @@ class State(NamedTuple):
         return json.dumps(self.to_dict(), indent=indent)
 
 
-def default_root() -> str:
-    """Return ``/run/ociruntime`` for root, ``$XDG_RUNTIME_DIR/ociruntime`` otherwise.
+_FALLBACK: Final = "/tmp"
+"""Parent of the state directory of a user without a runtime directory."""
 
-    Root of a user namespace, as rootless engines make one, counts as a user if XDG_RUNTIME_DIR is set.
+
+def default_root() -> str:
+    """Return the state directory where the caller names none.
+
+    It is ``/run/ociruntime`` for root, and ``$XDG_RUNTIME_DIR/ociruntime`` for a user. If XDG_RUNTIME_DIR is not a directory of
+    this user, as in batch jobs and after su(1), it is ``/tmp/ociruntime-UID``, with the uid outside of user namespaces. Root of a
+    user namespace, as rootless engines make one, counts as a user if it has an XDG_RUNTIME_DIR or does not own /run.
 
     Raises:
-        StateError: XDG_RUNTIME_DIR is not set.
+        StateError: /tmp is needed, and other users could replace the directory there.
     """
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    if os.geteuid() == 0 and not (runtime_dir and _mapped()):
+    if runtime_dir and not _is_own_directory(runtime_dir):
+        runtime_dir = None
+    if os.geteuid() == 0 and not (_mapped() and (runtime_dir or not _is_own_directory("/run"))):
         return "/run/ociruntime"
-    if not runtime_dir:
-        raise StateError("XDG_RUNTIME_DIR is not set: give the state directory with --root (state_root=)")
-    return os.path.join(runtime_dir, "ociruntime")
+    if runtime_dir:
+        return os.path.join(runtime_dir, "ociruntime")
+    try:
+        mode = os.stat(_FALLBACK).st_mode
+    except OSError as error:
+        raise _no_default(f"{_FALLBACK} cannot be used: {os.strerror(error.errno or errno.EIO).lower()}") from error
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        raise _no_default(f"other users can replace files in {_FALLBACK}, which lacks the sticky bit")
+    return f"{_FALLBACK}/ociruntime-{outer_uid()}"
+
+
+def _no_default(why: str) -> StateError:
+    return StateError(f"no state directory: XDG_RUNTIME_DIR is not set, and {why}; give one with --root (state_root=)")
+
+
+def _is_own_directory(path: str) -> bool:
+    """Return whether a path is that of a directory of this user, as the XDG base directory specification requires."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
 
 
 def _is_id(text: str) -> bool:

@@ -35,7 +35,8 @@ def spec(options: Namespace) -> None:
     path = Path(options.bundle, "config.json")
     if path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    oci.RuntimeSpec.default(rootless=options.for_user).with_args("sh").save(path)
+    host = None if options.for_user else oci.Host.probe()
+    oci.RuntimeSpec.default(rootless=options.for_user, host=host).with_args("sh").save(path)
 
 
 def validate(options: Namespace) -> int:

@@ -169,7 +169,7 @@ def _build_global_parser() -> tuple[Parser, Any]:
     parser.add_argument(
         "--root",
         metavar="DIR",
-        help="state directory (default: /run/ociruntime, for users $XDG_RUNTIME_DIR/ociruntime)",
+        help="state directory (default: /run/ociruntime, for users $XDG_RUNTIME_DIR/ociruntime or /tmp/ociruntime-UID)",
     )
     parser.add_argument("--log", metavar="FILE", help="also append errors and warnings to FILE")
     parser.add_argument(
@@ -481,7 +481,12 @@ def _plan(add: AddCommand) -> None:
 def _spec(add: AddCommand) -> None:
     spec = add("bundles.spec", "write a default config.json")
     _add_bundle(spec)
-    spec.add_argument("--rootless", action="store_true", dest="for_user", help="for a container of a user without privileges")
+    spec.add_argument(
+        "--rootless",
+        action="store_true",
+        dest="for_user",
+        help="map this user's own id to root and no other id (default for users: every id that the user may map)",
+    )
 
 
 def _validate(add: AddCommand) -> None:

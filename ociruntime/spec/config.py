@@ -96,7 +96,15 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
     # ---- making ----
 
     @classmethod
-    def default(cls, *, rootless: bool = False, seccomp: bool = True, uid: int | None = None, gid: int | None = None) -> Self:
+    def default(
+        cls,
+        *,
+        rootless: bool = False,
+        seccomp: bool = True,
+        uid: int | None = None,
+        gid: int | None = None,
+        host: "HostLike | None" = None,
+    ) -> Self:
         """Return the default config (see `ociruntime.spec.defaults`).
 
         Args:
@@ -104,10 +112,13 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
             seccomp: whether it has the default profile.
             uid: the user on the host, with ``rootless``. Default: the effective one.
             gid: the group on the host, with ``rootless``. Default: the effective one.
+            host: return the config that this caller can run on a host. Without privileges it has a user namespace, as with
+                ``rootless``, whose id mappings are chosen when a container is created: the subordinate ids of the caller where they
+                can be mapped, otherwise the caller's own id alone.
         """
         from .defaults import default_spec
 
-        return default_spec(cls, rootless=rootless, seccomp=seccomp, uid=uid, gid=gid)
+        return default_spec(cls, rootless=rootless, seccomp=seccomp, uid=uid, gid=gid, host=host)
 
     @classmethod
     def from_image_config(
@@ -117,6 +128,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
         *,
         user: "User | Callable[[str], User] | None" = None,
         volumes: "Mapping[str, str] | Callable[[str], str] | None" = None,
+        host: "HostLike | None" = None,
     ) -> Self:
         """Return the config that runs an image, from its OCI image config (image-spec, Conversion to OCI Runtime Configuration).
 
@@ -126,6 +138,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
                 whose env does not.
             user: the user, or a function that returns it for the image's ``User``. Default: a numeric ``User``.
             volumes: the bind source of each volume of the image, by its path. Default: volumes are not mounted.
+            host: the host of the default config, as for `default`. Not used with ``base``.
 
         Raises:
             SpecError: a member of the image config is of the wrong type, or its user is a name and ``user`` is not given.
@@ -133,7 +146,8 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
         """
         from .image import apply_image_config
 
-        return apply_image_config(source, base or cls.default(), keep_env=base is not None, user=user, volumes=volumes)
+        keep_env = base is not None
+        return apply_image_config(source, base or cls.default(host=host), keep_env=keep_env, user=user, volumes=volumes)
 
     # ---- checking ----
 

@@ -12,6 +12,7 @@ from .resources import DeviceCgroup, Resources
 
 if TYPE_CHECKING:
     from .config import RuntimeSpec
+    from .rules.host import HostLike
 
 S = TypeVar("S", bound="RuntimeSpec")
 
@@ -84,11 +85,19 @@ def default_devices() -> tuple[DeviceCgroup, ...]:
 
 
 def default_spec(
-    cls: type[S], *, rootless: bool = False, seccomp: bool = True, uid: int | None = None, gid: int | None = None
+    cls: type[S],
+    *,
+    rootless: bool = False,
+    seccomp: bool = True,
+    uid: int | None = None,
+    gid: int | None = None,
+    host: HostLike | None = None,
 ) -> S:
     """See `RuntimeSpec.default`."""
     if not rootless and (uid is not None or gid is not None):
         raise TypeError("uid and gid require rootless=True")
+    if rootless and host is not None:
+        raise TypeError("rootless=True contradicts host, which decides that")
     profile = None
     if seccomp:
         from .default_seccomp import default_profile
@@ -117,20 +126,28 @@ def default_spec(
             readonly_paths=READONLY_PATHS,
         ),
     )
-    return _rootless(spec, uid, gid) if rootless else spec
+    if host is not None and not host.privileged:
+        return _in_user_namespace(spec)
+    if host is not None and not host.initial:
+        return _for_user_namespace(spec)
+    if not rootless:
+        return spec
+    uids = (IDMapping(container_id=0, host_id=os.geteuid() if uid is None else uid, size=1),)
+    gids = (IDMapping(container_id=0, host_id=os.getegid() if gid is None else gid, size=1),)
+    spec = _in_user_namespace(spec)
+    assert spec.linux is not None
+    return spec.at.evolve(linux=spec.linux.evolve(uid_mappings=uids, gid_mappings=gids))
 
 
-def _rootless(spec: S, uid: int | None, gid: int | None) -> S:
-    # A user can map only the own user and group id without helpers, so the mapping lacks gid=5 of pseudo-terminals. The devices
+def _in_user_namespace(spec: S) -> S:
+    return _for_user_namespace(spec.with_namespace(NamespaceType.USER))
+
+
+def _for_user_namespace(spec: S) -> S:
+    # A user can map only the own user and group id without helpers, so the mapping may lack gid=5 of pseudo-terminals. The devices
     # controller is not delegated to users.
     assert spec.linux is not None
     mounts = tuple(
         mount.evolve(options=tuple(o for o in mount.options or () if not o.startswith("gid="))) for mount in spec.mounts or ()
     )
-    linux = spec.linux.evolve(
-        namespaces=(*(spec.linux.namespaces or ()), Namespace(type=NamespaceType.USER)),
-        uid_mappings=(IDMapping(container_id=0, host_id=os.geteuid() if uid is None else uid, size=1),),
-        gid_mappings=(IDMapping(container_id=0, host_id=os.getegid() if gid is None else gid, size=1),),
-        resources=None,
-    )
-    return spec.at.evolve(mounts=mounts, linux=linux)
+    return spec.at.evolve(mounts=mounts, linux=spec.linux.evolve(resources=None))
