@@ -256,7 +256,8 @@ long load_filter(const struct op_seccomp *o)
     return keep(o->out, fd);
 }
 
-/* Look for the program, to report a missing one before the container is created. */
+/* Look for the program, to report a missing one before the container is created. The program's user may reach what the init cannot
+ * (EACCES), and execve follows the links of a procfs (ELOOP): only execve can tell whether these exist. */
 long lookup(int root, struct list candidates)
 {
     const char *at = text(candidates.text);
@@ -264,10 +265,12 @@ long lookup(int root, struct list candidates)
     for (uint64_t i = 0; i < candidates.count; i++, at += length(at) + 1) {
         struct statx st;
         long mode, fd = in_root(root, at, O_PATH);
-        if (fd == -EACCES)
-            worst = fd;
-        if (fd < 0)
+        if (fd == -EACCES || fd == -ELOOP)
+            return 0;
+        if (fd == -ENOENT || fd == -ENOTDIR)
             continue;
+        if (fd < 0)
+            return fd;
         mode = mode_of((int)fd, &st);
         sys(__NR_close, fd);
         if (mode >= 0 && (mode & S_IFMT) == S_IFREG && mode & 0111)

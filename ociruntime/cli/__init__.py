@@ -16,8 +16,18 @@ from .parser import build_parser, parse_args
 
 __all__ = ["build_parser", "main", "script"]
 
-NOT_FOUND = 127
+FAILED = 1
+EXEC_FAILED = 255
 NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+_OF_THE_PROGRAM = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.E2BIG, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+        *(errno.EISDIR, errno.EINVAL, errno.ELIBBAD, errno.ETXTBSY),
+    }
+)
+"""Errors of execve(2) that are about the program, not about the host."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except (OCIRuntimeError, OSError, ValueError, TypeError) as error:
         report(options, "error", str(error) or type(error).__name__)
-        return status_of(error)
+        return status_of(error, options.command)
     return status
 
 
@@ -73,11 +83,18 @@ def _open_standard_streams() -> None:
     os.close(fd)
 
 
-def status_of(error: Exception) -> int:
-    """Return 126 or 127 for a program that cannot be run, as shells do, and 1 for all other errors."""
+def status_of(error: Exception, command: str) -> int:
+    """Return the exit status of a command that fails.
+
+    A program that cannot be run gives 126 or 127, as in shells. Another error gives 1, or of ``exec`` 255, as runc does: 1 is
+    often the exit code of the program.
+    """
     if isinstance(error, StepError) and error.op in ("lookup", "exec"):
-        return {errno.ENOENT: NOT_FOUND, errno.EACCES: NOT_EXECUTABLE}.get(error.errno or 0, 1)
-    return 1
+        if error.errno == errno.ENOENT:
+            return NOT_FOUND
+        if error.errno in _OF_THE_PROGRAM:
+            return NOT_EXECUTABLE
+    return EXEC_FAILED if command == "exec" else FAILED
 
 
 def _check_log(options: Namespace) -> None:

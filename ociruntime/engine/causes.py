@@ -12,6 +12,8 @@ from ..errors import StepError, UnsupportedError
 if TYPE_CHECKING:
     from ..spec import Seccomp
 
+_INTERPRETER: Final = "that its interpreter exists, which the first line of a script or the header of an ELF file names"
+
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("netdev_move", errno.ENODEV): ("no such network device", "check the names in linux.netDevices with ip link"),
     ("netdev_move", errno.EEXIST): (
@@ -87,12 +89,22 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("rlimit", errno.EPERM): ("raising a hard limit needs CAP_SYS_RESOURCE", "use a limit that is not above the runtime's"),
     ("lookup", errno.ENOENT): ("executable file not found in $PATH", "check process.args[0] and PATH in process.env"),
     ("lookup", errno.EACCES): ("permission denied: not an executable file", "check its mode"),
+    ("lookup", errno.ENAMETOOLONG): ("file name too long", "check process.args[0]"),
     ("exec", errno.ENOENT): (
         "executable file not found in $PATH",
-        "check process.args[0], PATH in process.env, and the interpreter of a script",
+        f"check process.args[0], PATH in process.env, and {_INTERPRETER}",
     ),
-    ("exec", errno.EACCES): ("permission denied", "check the file's mode, and that its mount is not noexec"),
+    ("exec", errno.EACCES): (
+        "permission denied",
+        "check the modes of the file, of its interpreter and of their directories, and that no mount of them is noexec",
+    ),
     ("exec", errno.ENOEXEC): ("exec format error: not a program for this machine, or a script without #!", ""),
+    ("exec", errno.E2BIG): ("the arguments and the environment are too long", "shorten process.args or process.env"),
+    ("exec", errno.ELOOP): (
+        "too many symbolic links, or interpreters that are scripts",
+        "check the file, and the first line of a script",
+    ),
+    ("exec", errno.ETXTBSY): ("text file busy: the file is open for writing", "run it when no process writes to it"),
     ("bounding", errno.EPERM): ("needs CAP_SETPCAP", ""),
     ("seccomp", errno.EINVAL): ("this kernel does not accept the filter", ""),
     ("chdir", errno.EACCES): ("permission denied", ""),
@@ -189,12 +201,15 @@ def explain_errno(op: str, code: int) -> tuple[str, str]:
     return _KNOWN.get((op, code), ("", ""))
 
 
-def make_error(number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
+def make_error(
+    number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "", *, looked_up: bool = False
+) -> StepError | UnsupportedError:
     """Return the error of a step, or UnsupportedError if the kernel does not have the system call.
 
     Args:
         words: the kernel's own message, or an empty string.
         cause: a cause that is known better than by the errno.
+        looked_up: whether a step before this one has found the program.
     """
     if code == errno.ENOSYS and not cause:
         return UnsupportedError(
@@ -204,7 +219,9 @@ def make_error(number: int, total: int, op: str, text: str, code: int, words: st
     cause, remedy = (cause, "") if cause else explain_errno(op, code)
     problem = ""
     if op in ("lookup", "exec"):
-        if code == errno.ENOENT and "/" in text.partition(" ")[0]:
+        if code == errno.ENOENT and looked_up:
+            cause, remedy = "no such file or directory", f"check {_INTERPRETER}"
+        elif code == errno.ENOENT and "/" in (text if op == "lookup" else text.partition(" ")[0]):
             cause = "no such file or directory"
         problem = f"cannot run {text}: {cause or os.strerror(code)}"
     return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words, problem=problem)

@@ -460,7 +460,8 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
     profile = _profile(plan, number)
     if profile is not None and not cause:
         cause = denied_by_filter(profile, step.op, code)
-    return make_error(number, len(plan.steps), step.op, step.text, code, words, cause)
+    looked_up = any(earlier.op == "lookup" for earlier in plan.steps[: number - 1])
+    return make_error(number, len(plan.steps), step.op, step.text, code, words, cause, looked_up=looked_up)
 
 
 def _profile(plan: Plan, number: int) -> Seccomp | None:

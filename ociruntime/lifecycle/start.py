@@ -167,7 +167,7 @@ def _step_error(entry: Entry, document: StateDocument, number: int, code: int, w
     op, text = _step_of(document, number)
     seccomp = _filter(entry)
     cause = denied_by_filter(seccomp, op, code) if seccomp is not None else ""
-    return make_error(number, document.get("total", 0), op, text, code, words, cause)
+    return make_error(number, document.get("total", 0), op, text, code, words, cause, looked_up=True)
 
 
 def _filter(entry: Entry) -> Seccomp | None:
