@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import ContainerExists as ContainerExists
     from .errors import ContainerNotFound as ContainerNotFound
     from .errors import HookError as HookError
+    from .errors import ImageError as ImageError
     from .errors import LaunchTimeout as LaunchTimeout
     from .errors import OCIRuntimeError as OCIRuntimeError
     from .errors import OCIRuntimeWarning as OCIRuntimeWarning
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .errors import UnsupportedError as UnsupportedError
     from .errors import WrongStatus as WrongStatus
     from .host import Host as Host
+    from .image import Image as Image
     from .image import SifImage as SifImage
     from .image import build_sif as build_sif
     from .lifecycle.prune import prune as prune
@@ -62,14 +64,15 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "bundle": "Bundle",
         "container": "Container",
-        "errors": "BundleError ContainerExists ContainerNotFound HookError OCIRuntimeError OCIRuntimeWarning Problem ProcessError "
-        "ProcessTimeout LaunchTimeout SifError SpecError StateError StepError UnsupportedError WrongStatus",
+        "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError LaunchTimeout OCIRuntimeError "
+        "OCIRuntimeWarning Problem ProcessError ProcessTimeout SifError SpecError StateError StepError UnsupportedError "
+        "WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
         "process": "Process Result",
         "lifecycle.prune": "prune",
         "sandbox": "run",
-        "image": "SifImage build_sif",
+        "image": "Image SifImage build_sif",
         "spec": "RuntimeSpec",
         "state": "State Status",
         "stats": "Event Stats Usage",

@@ -4,7 +4,8 @@
 
     OCIRuntimeError
     +-- SpecError          config.json, features or state that is not what the runtime spec says
-    +-- SifError           a SIF file that is not what the format says            (also ValueError)
+    +-- ImageError         an image that is damaged or of an unknown kind         (also ValueError)
+    |   +-- SifError       a SIF file that is not what the format says
     +-- BundleError        a bundle directory that cannot be made or used
     +-- UnsupportedError   something asked for that this host or build cannot do
     +-- StateError         what the state store knows forbids the operation
@@ -41,6 +42,7 @@ __all__ = [
     "ContainerExists",
     "ContainerNotFound",
     "HookError",
+    "ImageError",
     "LaunchTimeout",
     "OCIRuntimeError",
     "OCIRuntimeWarning",
@@ -118,7 +120,11 @@ class SpecError(OCIRuntimeError, ValueError):
         return f"{where}{len(self.problems)} problems:{lines}"
 
 
-class SifError(OCIRuntimeError, ValueError):
+class ImageError(OCIRuntimeError, ValueError):
+    """An image file or directory is damaged, unsafe or of an unknown kind, or does not hold what was asked for."""
+
+
+class SifError(ImageError):
     """A SIF file breaks the format: ``field`` names the place, ``descriptor`` the 0-based table entry where there is one."""
 
     def __init__(self, message: str, *, field: str = "", descriptor: int | None = None, path: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Images: what a container is made of. Reading and writing SIF files, and what their OCI configuration says.
+"""Images: what a container is made of. Recognising and reading images of every kind, and writing SIF files.
 
 Nothing here mounts or runs anything, except that `build_sif` runs ``mksquashfs``.
 """
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from .build import Compression as Compression
     from .build import build_sif as build_sif
     from .config import OciImageConfig as OciImageConfig
+    from .model import Image as Image
+    from .model import ImageKind as ImageKind
+    from .model import Layer as Layer
+    from .model import LayerRole as LayerRole
+    from .recognise import LayerFormat as LayerFormat
     from .sif.reader import SifImage as SifImage
     from .sif.writer import SifBuilder as SifBuilder
 
@@ -21,6 +26,8 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
     {
         "build": "Compression build_sif",
         "config": "OciImageConfig",
+        "model": "Image ImageKind Layer LayerRole",
+        "recognise": "LayerFormat",
         "sif.reader": "SifImage",
         "sif.writer": "SifBuilder",
     },

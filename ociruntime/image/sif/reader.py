@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from typing import TYPE_CHECKING, Self
 
+from typing_extensions import override
+
 from ociruntime.errors import SifError
-from ociruntime.files import Unpicklable
 from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, parse_env, parse_json_object, string_map
 from ociruntime.image.sif import display
 from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.model import Architecture, DataType, Descriptor, Header, JsonObject, OciObject, Partition, PartitionKind
-from ociruntime.image.sif.source import FdSource, Identity, Openable, Source, open_source
+from ociruntime.image.sif.source import FdSource, Identity, Openable, Section, SectionReader, Source, open_source, read_at
 from ociruntime.interrupts import uninterruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
-
-    from _typeshed import WriteableBuffer
 
 __all__ = ["OCI_CONFIG_NAME", "ObjectReader", "SifImage"]
 
@@ -29,71 +27,23 @@ INSPECT_METADATA_NAME = "inspect-metadata.json"
 _BATCH = 64  # descriptors read at a time
 
 
-class ObjectReader(Unpicklable, io.RawIOBase):
-    """The data of one object, as a read-only seekable binary file.
-
-    It reads from the descriptor of the image without moving its offset, so readers do not disturb each other. It is unbuffered:
-    wrap it in `io.BufferedReader` for many small reads. Reading raises `SifError` if the file has become too short, and
-    `ValueError` if the image is closed.
-    """
+class ObjectReader(SectionReader):
+    """The data of one object, as a read-only seekable binary file. See `SectionReader`; errors are `SifError`."""
 
     _instead = "send the SifImage and the descriptor of the object"
 
     def __init__(self, source: Source, descriptor: Descriptor) -> None:
-        super().__init__()
+        super().__init__(source, descriptor.offset, descriptor.size)
         self.descriptor = descriptor
-        self._source = source
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        self._check_open()
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._check_open()
-        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.descriptor.size}
-        if whence not in bases:
-            raise ValueError(f"whence {whence!r} is not SEEK_SET, SEEK_CUR or SEEK_END")
-        position = bases[whence] + offset
-        if position < 0:
-            raise ValueError(f"seek to the negative position {position}")
-        self._position = position
-        return position
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        self._check_open()
-        view = memoryview(buffer).cast("B")[: max(0, self.descriptor.size - self._position)]
-        got = self._source.readinto(view, self.descriptor.offset + self._position)
-        if got < len(view):
-            raise SifError(
-                f"the file became shorter while it was open: object {self.descriptor.id} ends after {self._position + got} bytes",
-                field="size",
-                descriptor=self.descriptor.index,
-                path=self._source.name,
-            )
-        self._position += got
-        return got
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to ``size`` bytes, or all the rest. No more memory is allocated than the object has bytes."""
-        self._check_open()
-        rest = max(0, self.descriptor.size - self._position)
-        buffer = bytearray(rest if size is None or size < 0 else min(size, rest))
-        self.readinto(buffer)
-        return bytes(buffer)
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on closed reader")
+    @override
+    def _shortened(self, end: int) -> SifError:
+        return SifError(
+            f"the file became shorter while it was open: object {self.descriptor.id} ends after {end} bytes",
+            field="size",
+            descriptor=self.descriptor.index,
+            path=self._source.name,
+        )
 
 
 class SifImage:
@@ -116,7 +66,7 @@ class SifImage:
         self._source = source
         self.name = source.name
         try:
-            self.header = fmt.parse_header(self._read_at(0, fmt.HEADER.size), source.size, self.name)
+            self.header = fmt.parse_header(read_at(self._source, 0, fmt.HEADER.size), source.size, self.name)
             self.descriptors = tuple(self._read_descriptors())
             self._by_id = check_image(self.header, self.descriptors, self.name)
         except BaseException:
@@ -159,6 +109,11 @@ class SifImage:
             source.close()
             raise SifError("the file was replaced or changed since the image was pickled; open it again", field="file", path=path)
         return cls(source)
+
+    @property
+    def source(self) -> Source:
+        """The open file."""
+        return self._source
 
     @property
     def closed(self) -> bool:
@@ -249,6 +204,11 @@ class SifImage:
         """Return the data of an object as a read-only seekable file, which takes bounded memory."""
         self._check_mine(item)
         return ObjectReader(self._source, item)
+
+    def section(self, item: Descriptor) -> Section:
+        """Return where the data of an object lie in the open file."""
+        self._check_mine(item)
+        return Section(self._source, item.offset, item.size)
 
     def chunks(self, item: Descriptor, size: int = 1 << 20) -> Iterator[bytes]:
         """Yield the data of an object in pieces of ``size`` bytes. The last one may be shorter."""
@@ -344,15 +304,11 @@ class SifImage:
 
     # --- reading the structures
 
-    def _read_at(self, offset: int, size: int) -> bytes:
-        buffer = bytearray(size)
-        return bytes(buffer[: self._source.readinto(memoryview(buffer), offset)])
-
     def _read_descriptors(self) -> Iterator[Descriptor]:
         header, width = self.header, fmt.DESCRIPTOR.size
         for first in range(0, header.descriptors_total, _BATCH):
             count = min(_BATCH, header.descriptors_total - first)
-            raw = self._read_at(header.descriptors_offset + first * width, count * width)
+            raw = read_at(self._source, header.descriptors_offset + first * width, count * width)
             if len(raw) < count * width:
                 raise SifError("the file became shorter while it was read", field="descriptors_size", path=self.name)
             for number in range(count):

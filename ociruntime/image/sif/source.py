@@ -6,13 +6,30 @@ import fcntl
 import io
 import os
 import threading
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from ociruntime.errors import SifError
-from ociruntime.files import NotRegularError, check_regular, open_regular
+import attrs
+
+from ociruntime.errors import ImageError, SifError
+from ociruntime.files import NotRegularError, Unpicklable, check_regular, open_regular
 from ociruntime.interrupts import complete, waiting
 
-__all__ = ["FdSource", "Identity", "Openable", "ReadableFile", "SeekableFile", "Source", "StreamSource", "open_source"]
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = [
+    "FdSource",
+    "Identity",
+    "Openable",
+    "ReadableFile",
+    "Section",
+    "SectionReader",
+    "SeekableFile",
+    "Source",
+    "StreamSource",
+    "open_source",
+    "read_at",
+]
 
 
 class ReadableFile(Protocol):
@@ -129,6 +146,95 @@ class StreamSource:
 
 
 Source: TypeAlias = FdSource | StreamSource
+
+
+class SectionReader(Unpicklable, io.RawIOBase):
+    """A part of a source, as a read-only seekable binary file.
+
+    It reads from the descriptor of the image without moving its offset, so readers do not disturb each other. It is unbuffered:
+    wrap it in `io.BufferedReader` for many small reads. Reading raises `ImageError` if the file has become too short, and
+    `ValueError` if the image is closed.
+    """
+
+    _instead = "send the image and what names the part"
+
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self._source = source
+        self._offset = offset
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._check_open()
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}
+        if whence not in bases:
+            raise ValueError(f"whence {whence!r} is not SEEK_SET, SEEK_CUR or SEEK_END")
+        position = bases[whence] + offset
+        if position < 0:
+            raise ValueError(f"seek to the negative position {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        self._check_open()
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]
+        got = self._source.readinto(view, self._offset + self._position)
+        if got < len(view):
+            raise self._shortened(self._position + got)
+        self._position += got
+        return got
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to ``size`` bytes, or all the rest. No more memory is allocated than the part has bytes."""
+        self._check_open()
+        rest = max(0, self.size - self._position)
+        buffer = bytearray(rest if size is None or size < 0 else min(size, rest))
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def _shortened(self, end: int) -> ImageError:
+        return ImageError(f"{self._source.name}: the file became shorter while it was open: {end} of {self.size} bytes are there")
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed reader")
+
+
+def read_at(source: Source, offset: int, size: int) -> bytes:
+    """Return the bytes at an offset; fewer at the end of the source."""
+    buffer = bytearray(size)
+    return bytes(buffer[: source.readinto(memoryview(buffer), offset)])
+
+
+@attrs.frozen
+class Section:
+    """A part of an open file."""
+
+    source: Source
+    offset: int
+    size: int
+
+    def reader(self) -> SectionReader:
+        """Return the bytes as a read-only seekable file."""
+        return SectionReader(self.source, self.offset, self.size)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the bytes at an offset in the part; fewer at its end."""
+        return read_at(self.source, self.offset + offset, max(0, min(size, self.size - offset)))
 
 
 def open_source(target: Openable) -> Source:

@@ -1,0 +1,515 @@
+"""`Image`: an open image of any kind, as one typed value."""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+import attrs
+
+from ociruntime.errors import BundleError, ImageError
+from ociruntime.files import NotRegularError, open_regular
+from ociruntime.image import oci
+from ociruntime.image.blobs import ArchiveBlobs, LayoutBlobs, SifBlobs, open_archive, read_document
+from ociruntime.image.config import Location, OciImageConfig
+from ociruntime.image.recognise import HEAD, LayerFormat, checked_filesystem, describe, launch_script_size
+from ociruntime.image.sif.display import printable, size_text
+from ociruntime.image.sif.format import MAGIC
+from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label
+from ociruntime.image.sif.reader import SifImage
+from ociruntime.image.sif.source import FdSource, Identity, Section, SectionReader
+from ociruntime.interrupts import uninterruptible
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ociruntime.image.sif.model import Descriptor, JsonObject
+
+__all__ = ["Image", "ImageKind", "Layer", "LayerRole"]
+
+StrPath = str | os.PathLike[str]
+
+
+class ImageKind(enum.StrEnum):
+    """What an image file or directory is."""
+
+    SIF = "sif"
+    OCI_SIF = "oci-sif"
+    """A SIF file with an OCI index and its blobs, as SingularityCE 4 writes it."""
+    OCI_LAYOUT = "oci-layout"
+    """A directory with ``oci-layout`` and ``index.json``."""
+    OCI_ARCHIVE = "oci-archive"
+    """An OCI image layout in a tar archive."""
+    DOCKER_ARCHIVE = "docker-archive"
+    """A tar archive as ``docker save`` writes it."""
+    FILESYSTEM = "filesystem"
+    """A file with a squashfs, ext2, ext3, ext4 or erofs."""
+    DIRECTORY = "directory"
+    """A directory that is the root filesystem."""
+
+
+class LayerRole(enum.StrEnum):
+    """The purpose of a layer."""
+
+    ROOT = "root"
+    """A part of the root filesystem."""
+    OVERLAY = "overlay"
+    """A writable upper layer inside the image."""
+    DATA = "data"
+    """Data that is not a part of the root filesystem."""
+
+
+@attrs.frozen(kw_only=True)
+class Layer:
+    """One part of an image: a filesystem, a tar archive or a directory. It can be read while its image is open."""
+
+    format: LayerFormat
+    role: LayerRole = LayerRole.ROOT
+    path: str
+    """Absolute path of the file or directory that holds the layer; empty if the image was opened from a descriptor."""
+    offset: int = 0
+    """Where the layer begins in the file, in bytes."""
+    size: int
+    """Size in bytes; 0 for a directory."""
+    digest: str = ""
+    """``sha256:<64 hexadecimal digits>`` of an OCI layer; empty where the image does not name one."""
+    diff_id: str = ""
+    """Digest of the uncompressed tar archive, as the image's configuration names it."""
+    media_type: str = ""
+    """Media type of an OCI layer."""
+    filesystem: str = ""
+    """``squashfs``, ``ext3`` ... as the superblock says; empty for an archive or a directory."""
+    object_id: int | None = None
+    """Id of the SIF object."""
+    _section: Section | None = attrs.field(default=None, alias="section", eq=False, repr=False)
+
+    def __str__(self) -> str:
+        parts = [self.filesystem or str(self.format), "" if self.format is LayerFormat.DIRECTORY else size_text(self.size)]
+        return " ".join(filter(None, [*parts, self.digest[:19], "" if self.role is LayerRole.ROOT else f"({self.role})"]))
+
+
+class Image:
+    """An open image: a SIF or OCI-SIF file, an OCI image layout or archive, a docker archive, a filesystem, or a directory.
+
+    Opening recognises the kind by the content and checks the structure and every document, but reads no layer. All access is
+    through descriptors that were opened then: what was checked is what is read and mounted. A ``with`` block closes the image.
+
+    An image that was opened by its path can be pickled and copied. The copy opens the same image again.
+    """
+
+    name: str
+    """The path that was opened, for messages."""
+    path: str
+    """The absolute path."""
+    kind: ImageKind
+    layers: tuple[Layer, ...]
+    """What the root filesystem is made of, lowest layer first."""
+    overlays: tuple[Layer, ...]
+    """Writable upper layers inside the image: overlay partitions of a SIF file, the ext3 layer of an OCI-SIF file."""
+    data: tuple[Layer, ...]
+    """Other partitions and layers."""
+    architecture: str
+    """The architecture in OCI's words: ``amd64``, ``arm64`` ...; empty if the image does not say it."""
+    references: tuple[str, ...]
+    """The names of the image in a layout or archive: ``latest``, ``docker.io/library/busybox:1`` ..."""
+    digest: str
+    """Digest of the manifest of an OCI image; empty for another kind."""
+    config_json: JsonObject | None
+    """The image configuration as JSON (image-spec, config.md), or only its ``config`` object in a SIF file; None without one."""
+
+    def __init__(self, opened: _Opened, *, reference: str | None = None, platform: str | None = None) -> None:
+        """Take ownership of what was opened. Use `Image.open` instead."""
+        self.name, self.path, self.kind = opened.name, opened.path, opened.kind
+        self.layers, self.overlays, self.data = (
+            tuple(layer for layer in opened.layers if layer.role is role)
+            for role in (LayerRole.ROOT, LayerRole.OVERLAY, LayerRole.DATA)
+        )
+        self.architecture = opened.architecture
+        self.references, self.digest = opened.references, opened.digest
+        self.config_json = opened.config_json
+        self.sif = opened.sif
+        self._opened: _Opened | None = opened
+        self._arguments = (reference, platform)
+
+    sif: SifImage | None
+    """The open SIF file of a SIF or OCI-SIF image, which closes with this image."""
+
+    def close(self) -> None:
+        """Close all files. Closing twice is allowed."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    @classmethod
+    @uninterruptible(undo=close)
+    def open(cls, path: StrPath, *, reference: str | None = None, platform: str | None = None) -> Image:
+        """Open an image and recognise its kind by the content.
+
+        Args:
+            path: the file or directory.
+            reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
+            platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
+
+        Raises:
+            ImageError: the file is damaged, or not an image; the message says what it seems to be. Or there is no such image in it.
+            BundleError: the directory is a bundle, which needs no image.
+            ValueError: ``platform`` is not a platform.
+            OSError: it cannot be opened or read.
+        """
+        wanted = None if platform is None else oci.parse_platform(platform)
+        return cls(_open(os.fspath(path), reference, wanted), reference=reference, platform=platform)
+
+    def __reduce__(self) -> tuple[Callable[..., Image], tuple[object, ...]]:
+        if self._opened is None:
+            raise TypeError(f"cannot pickle or copy image {self.name!r}: it is closed; open it again")
+        return type(self)._reopen, (self.path, *self._arguments, self._opened.identity)
+
+    @classmethod
+    def _reopen(cls, path: str, reference: str | None, platform: str | None, identity: Identity) -> Image:
+        image = cls.open(path, reference=reference, platform=platform)
+        if image._opened is not None and image._opened.identity != identity:
+            image.close()
+            raise ImageError(f"{path}: the image was replaced or changed since it was pickled; open it again")
+        return image
+
+    @property
+    def closed(self) -> bool:
+        return self._opened is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_opened", None) is not None:
+            warnings.warn(f"unclosed image {self.name!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    # ---- what it says ----
+
+    def config(self) -> OciImageConfig | None:
+        """Return the defaults for a container: entrypoint, environment, user ...; None without a configuration.
+
+        Raises:
+            ImageError: a value has the wrong type; the message names its key.
+        """
+        if self.sif is not None and self.kind is ImageKind.SIF:
+            return self.sif.oci_config()
+        if self.config_json is None:
+            return None
+        return OciImageConfig.from_json(self.config_json, Location("config", None, self.name))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels: those of the configuration, and over them those of a SIF file's labels object."""
+        config = self.config()
+        own = self.sif.labels if self.sif is not None else None
+        return {**(config.labels if config is not None else {}), **(own or {})}
+
+    @property
+    def definition(self) -> str | None:
+        """The definition file from which a SIF image was built; None without one."""
+        return self.sif.definition if self.sif is not None else None
+
+    @property
+    def signatures(self) -> tuple[Descriptor, ...]:
+        """The signatures in a SIF file. They are not verified here."""
+        return self.sif.find(DataType.SIGNATURE) if self.sif is not None else ()
+
+    # ---- data ----
+
+    def reader(self, layer: Layer) -> SectionReader:
+        """Return the bytes of a layer as a read-only seekable file.
+
+        Raises:
+            ValueError: the image is closed, or the layer is a directory.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed image")
+        if layer._section is None:
+            raise ValueError(f"layer {layer}: a {layer.format} has no bytes of its own")
+        return layer._section.reader()
+
+    def __repr__(self) -> str:
+        parts = [str(self.kind), self.architecture, *self._layer_texts()]
+        if self.closed:
+            parts.append("closed")
+        return f"<Image {printable(self.name)}: {', '.join(filter(None, parts))}>"
+
+    def _layer_texts(self) -> list[str]:
+        if len(self.layers) == 1:
+            return [str(self.layers[0])]
+        return (
+            [f"{len(self.layers)} layers of {size_text(sum(layer.size for layer in self.layers))}"]
+            if self.layers
+            else ["no layers"]
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        facts = [
+            ("kind", str(self.kind)),
+            ("architecture", self.architecture),
+            ("names", ", ".join(self.references)),
+            ("digest", self.digest),
+            ("signatures", str(len(self.signatures)) if self.signatures else ""),
+        ]
+        known = ", ".join(f"{name} {escape(printable(value))}" for name, value in facts if value)
+        columns = ("role", "format", "size", "digest")
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        body = "".join(
+            f"<tr><td>{layer.role}</td><td>{escape(layer.filesystem or layer.format)}</td><td>{size_text(layer.size)}</td>"
+            f"<td>{escape(layer.digest)}</td></tr>"
+            for layer in (*self.layers, *self.overlays, *self.data)
+        )
+        caption = f"<caption>image {escape(printable(self.name))}: {known}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+# ---- opening ----
+
+
+@attrs.define(kw_only=True)
+class _Opened:
+    """An image that was recognised, with what must be closed."""
+
+    name: str
+    path: str
+    kind: ImageKind
+    identity: Identity
+    layers: tuple[Layer, ...]
+    architecture: str = ""
+    references: tuple[str, ...] = ()
+    digest: str = ""
+    config_json: JsonObject | None = None
+    sif: SifImage | None = None
+    owned: tuple[Callable[[], object], ...] = ()
+
+    def close(self) -> None:
+        for close in self.owned:
+            close()
+
+
+def _open(name: str, reference: str | None, platform: oci.Platform | None) -> _Opened:
+    path = os.path.abspath(name)
+    if stat.S_ISDIR(os.stat(name).st_mode):
+        opened = _open_directory(name, path, reference, platform)
+    else:
+        try:
+            fd = open_regular(name)
+        except NotRegularError as error:
+            raise ImageError(f"{name}: {error.strerror}") from error
+        os.set_blocking(fd, True)  # the loop driver inherits the flags of its backing file
+        opened = _open_file(FdSource(fd, name, path), reference, platform)
+    if reference is not None and opened.kind in (ImageKind.SIF, ImageKind.FILESYSTEM, ImageKind.DIRECTORY):
+        opened.close()
+        raise ImageError(f"{name}: reference={reference!r} chooses from several images, but a {opened.kind} holds one")
+    return opened
+
+
+def _open_file(source: FdSource, reference: str | None, platform: oci.Platform | None) -> _Opened:
+    """Take ownership of the source."""
+    whole = Section(source, 0, source.size)
+    try:
+        head = whole.read_at(0, HEAD)
+        if head[32 : 32 + len(MAGIC)] == MAGIC:
+            return _open_sif(SifImage(source), reference, platform)
+        if (found := _open_filesystem(source, whole)) is not None:
+            return found
+        archive = open_archive(source, head)
+        if archive is None:
+            _refuse(source.name, describe(head, whole.read_at))
+        return _open_archive(archive, source, reference, platform)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _refuse(name: str, what: str) -> NoReturn:
+    raise ImageError(f"{name}: not an image: it seems to be {what}")
+
+
+def _open_filesystem(source: FdSource, whole: Section) -> _Opened | None:
+    start = launch_script_size(whole.read_at)
+    size = source.size - start
+    found = checked_filesystem(whole.read_at, start, size, source.name)
+    if found is None:
+        return None
+    layer = Layer(
+        format=found.format, path=source.path, offset=start, size=size, filesystem=found.name, section=Section(source, start, size)
+    )
+    return _Opened(
+        name=source.name,
+        path=source.path,
+        kind=ImageKind.FILESYSTEM,
+        identity=source.identity,
+        layers=(layer,),
+        owned=(source.close,),
+    )
+
+
+def _open_archive(archive: ArchiveBlobs, source: FdSource, reference: str | None, platform: oci.Platform | None) -> _Opened:
+    if archive.file("oci-layout") is not None and (index := archive.file("index.json")) is not None:
+        kind = ImageKind.OCI_ARCHIVE
+        document = read_document(index, f"{archive.name}: index.json")
+        contents = oci.read_index(archive, document, archive.name, reference=reference, platform=platform)
+    else:
+        kind = ImageKind.DOCKER_ARCHIVE
+        found = oci.read_docker(archive, reference=reference, platform=platform)
+        if found is None:
+            _refuse(archive.name, "a tar archive without an OCI layout or docker manifest")
+        contents = found
+    return _of_contents(contents, archive.name, source.path, kind, source.identity, (source.close,))
+
+
+def _of_contents(
+    contents: oci.Contents,
+    name: str,
+    path: str,
+    kind: ImageKind,
+    identity: Identity,
+    owned: tuple[Callable[[], object], ...],
+    sif: SifImage | None = None,
+) -> _Opened:
+    return _Opened(
+        name=name,
+        path=path,
+        kind=kind,
+        identity=identity,
+        layers=tuple(_oci_layer(layer, contents) for layer in contents.layers),
+        architecture=contents.platform.architecture if contents.platform is not None else "",
+        references=contents.references,
+        digest=contents.digest,
+        config_json=contents.configuration,
+        sif=sif,
+        owned=owned,
+    )
+
+
+def _oci_layer(layer: oci.LayerContent, contents: oci.Contents) -> Layer:
+    section, role, filesystem = layer.section, LayerRole.ROOT, ""
+    if contents.configuration is None or layer.format is LayerFormat.OTHER:
+        role = LayerRole.DATA
+    elif layer.format is LayerFormat.EXT:
+        if layer is not contents.layers[-1]:
+            raise ImageError(f"{layer.name}: an ext3 layer that is not the last one; it cannot be a writable overlay")
+        role = LayerRole.OVERLAY
+    if layer.format.is_filesystem:
+        filesystem = _declared(layer.format, section, layer.name)
+    return Layer(
+        format=layer.format,
+        role=role,
+        path=section.source.path if isinstance(section.source, FdSource) else "",
+        offset=section.offset,
+        size=section.size,
+        digest=layer.digest,
+        diff_id=layer.diff_id,
+        media_type=layer.media_type,
+        filesystem=filesystem,
+        section=section,
+    )
+
+
+def _declared(declared: LayerFormat, section: Section, where: str) -> str:
+    """Return the name of the filesystem in a part that declares its format. Raises ImageError if it has another one."""
+    found = checked_filesystem(section.read_at, 0, section.size, where)
+    if found is None or found.format is not declared:
+        raise ImageError(f"{where}: the image calls it {declared}, but it is {found.name if found else 'not a known filesystem'}")
+    return found.name
+
+
+def _open_sif(sif: SifImage, reference: str | None, platform: oci.Platform | None) -> _Opened:
+    source = sif.source
+    path = source.path if isinstance(source, FdSource) else ""
+    identity = source.identity if isinstance(source, FdSource) else (0, 0, source.size, 0)
+    root = sif.root_index
+    if root is not None:
+        document = read_document(sif.section(root), f"{sif.name}: OCI root index")
+        contents = oci.read_index(SifBlobs(sif), document, sif.name, reference=reference, platform=platform)
+        return _of_contents(contents, sif.name, path, ImageKind.OCI_SIF, identity, (sif.close,), sif)
+    return _Opened(
+        name=sif.name,
+        path=path,
+        kind=ImageKind.SIF,
+        identity=identity,
+        layers=tuple(_partition(sif, item, path) for item in sif.find(DataType.PARTITION)),
+        architecture=_architecture(sif.header.architecture),
+        config_json=sif.oci_config_json,
+        sif=sif,
+        owned=(sif.close,),
+    )
+
+
+def _architecture(code: Architecture | str) -> str:
+    return "" if code is Architecture.UNKNOWN else label(code)
+
+
+_ROLES: Final = {PartitionKind.PRIMARY_SYSTEM: LayerRole.ROOT, PartitionKind.OVERLAY: LayerRole.OVERLAY}
+_ENCRYPTED: Final = (Filesystem.ENCRYPTED_SQUASHFS, Filesystem.GOCRYPTFS_SQUASHFS)
+
+
+def _partition(sif: SifImage, item: Descriptor, path: str) -> Layer:
+    section, metadata = sif.section(item), item.metadata
+    assert isinstance(metadata, Partition)  # the parser gives each partition its metadata
+    where = f"{sif.name}: partition {item.id}"
+    filesystem = ""
+    match metadata.filesystem:
+        case Filesystem.SQUASHFS:
+            kind = LayerFormat.SQUASHFS
+        case Filesystem.EXT3:
+            kind = LayerFormat.EXT
+        case Filesystem.RAW:  # "raw" leaves the filesystem open
+            found = checked_filesystem(section.read_at, 0, section.size, where)
+            kind, filesystem = (found.format, found.name) if found is not None else (LayerFormat.OTHER, "")
+        case Filesystem.ARCHIVE:
+            kind = LayerFormat.TAR
+        case other:
+            kind = LayerFormat.ENCRYPTED if other in _ENCRYPTED else LayerFormat.OTHER
+    if kind.is_filesystem and not filesystem:
+        filesystem = _declared(kind, section, where)
+    return Layer(
+        format=kind,
+        role=_ROLES.get(metadata.kind, LayerRole.DATA) if isinstance(metadata.kind, PartitionKind) else LayerRole.DATA,
+        path=path,
+        offset=item.offset,
+        size=item.size,
+        filesystem=filesystem,
+        object_id=item.id,
+        section=section,
+    )
+
+
+def _open_directory(name: str, path: str, reference: str | None, platform: oci.Platform | None) -> _Opened:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        identity: Identity = (info.st_dev, info.st_ino, 0, 0)
+        names = set(os.listdir(fd))
+        if "config.json" in names and "rootfs" in names:
+            raise BundleError(f"{name} is a bundle, not an image: use it as it is, or its rootfs directory")
+        if not {"oci-layout", "index.json"} <= names:
+            layer = Layer(format=LayerFormat.DIRECTORY, path=path, size=0)
+            return _Opened(
+                name=name, path=path, kind=ImageKind.DIRECTORY, identity=identity, layers=(layer,), owned=(lambda: os.close(fd),)
+            )
+        store = LayoutBlobs(fd, name)
+        try:
+            index = store.file("index.json")
+            if index is None:
+                raise ImageError(f"{name}: index.json was removed while the layout was read")
+            document = read_document(index, f"{name}/index.json")
+            contents = oci.read_index(store, document, name, reference=reference, platform=platform)
+            return _of_contents(contents, name, path, ImageKind.OCI_LAYOUT, identity, (store.close, lambda: os.close(fd)))
+        except BaseException:
+            store.close()
+            raise
+    except BaseException:
+        os.close(fd)
+        raise

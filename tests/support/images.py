@@ -1,0 +1,108 @@
+"""Images of every kind, made without other programs than those that make a filesystem."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ociruntime.image.sif import SifBuilder
+
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+TAR_TYPE = "application/vnd.oci.image.layer.v1.tar"
+SQUASHFS_TYPE = "application/vnd.sylabs.image.layer.v1.squashfs"
+EXT3_TYPE = "application/vnd.sylabs.image.layer.v1.ext3"
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar archive of regular files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+class OciImage:
+    """The blobs of an OCI image, which grows with each `add`, and the files that hold them."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: list[dict[str, Any]] = []
+
+    def blob(self, content: bytes, media_type: str, **members: Any) -> dict[str, Any]:
+        """Add a blob; return its descriptor."""
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.blobs[digest] = content
+        return {"mediaType": media_type, "digest": digest, "size": len(content), **members}
+
+    def document(self, document: object, media_type: str, **members: Any) -> dict[str, Any]:
+        return self.blob(json.dumps(document).encode(), media_type, **members)
+
+    def add(
+        self,
+        layers: list[tuple[bytes, str]],
+        *,
+        name: str | None = None,
+        architecture: str = "amd64",
+        config: Mapping[str, Any] | None = None,
+        platform: bool = True,
+    ) -> dict[str, Any]:
+        """Add an image of layers, each its content and media type; return the descriptor of its manifest."""
+        configuration = {
+            "architecture": architecture,
+            "os": "linux",
+            "config": config or {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer, _ in layers]},
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": self.document(configuration, CONFIG_TYPE),
+            "layers": [self.blob(*layer) for layer in layers],
+        }
+        members: dict[str, Any] = {}
+        if platform:
+            members["platform"] = {"architecture": architecture, "os": "linux"}
+        if name is not None:
+            members["annotations"] = {"org.opencontainers.image.ref.name": name}
+        item = self.document(manifest, MANIFEST_TYPE, **members)
+        self.manifests.append(item)
+        return item
+
+    @property
+    def index(self) -> bytes:
+        return json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": self.manifests}).encode()
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files of an OCI image layout."""
+        blobs = {f"blobs/{digest.replace(':', '/')}": content for digest, content in self.blobs.items()}
+        return {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": self.index, **blobs}
+
+    def write_layout(self, path: Path) -> Path:
+        for name, content in self.files().items():
+            file = path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return path
+
+    def write_archive(self, path: Path) -> Path:
+        path.write_bytes(tar_of(self.files()))
+        return path
+
+    def write_sif(self, path: Path) -> Path:
+        """Write an OCI-SIF file."""
+        builder = SifBuilder()
+        for digest, content in self.blobs.items():
+            builder.add_oci_blob(content, digest=digest)
+        builder.add_oci_root_index(self.index, digest=f"sha256:{hashlib.sha256(self.index).hexdigest()}")
+        builder.write(path)
+        return path
