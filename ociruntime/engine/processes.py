@@ -43,10 +43,15 @@ def open_process(pid: int, started: int) -> int | None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if start_time(pid) != started:
+    try:
+        same = start_time(pid) == started
+    except BaseException:
         os.close(pidfd)
-        return None
-    return pidfd
+        raise
+    if same:
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
 def pid_namespace_members(pid: int) -> set[int]:

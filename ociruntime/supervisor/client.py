@@ -248,9 +248,11 @@ def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
     backend = sys.modules["_cffi_backend"].__file__  # its directory depends on the installer
     path = [str(package.parent), os.path.dirname(str(backend))]
     code = f"import sys; sys.path[:0] = {path!r}; from {__package__}.process import main; main({3 + preserve.numbers})"
-    high = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 4 + preserve.numbers)
-    errors = os.open(directory / ERROR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
+    with ExitStack() as opened:
+        high = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, 4 + preserve.numbers)
+        opened.callback(os.close, high)
+        errors = os.open(directory / ERROR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        opened.callback(os.close, errors)
         keep = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in preserve.fds]
         moved = [(os.POSIX_SPAWN_DUP2, high, 3 + preserve.numbers), (os.POSIX_SPAWN_DUP2, errors, 2)]
         stdio = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1)]
@@ -262,9 +264,6 @@ def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
             setsid=True,
             setsigmask=(),
         )
-    finally:
-        os.close(high)
-        os.close(errors)
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -178,7 +178,13 @@ class SupervisorProcess:
     # ---- requests of the creator ----
 
     def _creator_ready(self, events: int) -> None:
-        message, fds = receive_message(self._creator)
+        try:
+            message, fds = receive_message(self._creator)
+        except OSError as error:
+            if self._pidfd >= 0:
+                raise  # the creator expects no answer any more
+            send_message(self._creator, [], errno=error.errno)
+            return
         if message is None:
             # The container is created. Or the creator has died: the init's control socket is closed then, and the init ends too.
             self._loop.unwatch(self._creator.fileno())
@@ -196,12 +202,13 @@ class SupervisorProcess:
     def _launch(self, message: dict[str, object]) -> None:
         fds, self._received_fds = self._received_fds, []
         init, cgroup, *rest = fds if message["cgroup"] else (fds[0], -1, *fds[1:])
-        if self._setup["terminal"]:
-            stdio = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]  # until the init has its terminal
-        else:
-            stdio = self._streams.open_pipes(int(str(self._setup["owner"])))
         kept: Sequence[int] = message["kept"]  # type: ignore[assignment]
+        stdio: list[int] = []
         try:
+            if self._setup["terminal"]:
+                stdio += (os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(3))  # until the init has its terminal
+            else:
+                stdio += self._streams.open_pipes(int(str(self._setup["owner"])))
             pid, self._pidfd = clone(
                 flags=int(str(message["flags"])),
                 cgroup=cgroup,

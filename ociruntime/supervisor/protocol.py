@@ -5,6 +5,7 @@ The supervisor imports this module, so it stays on the standard library.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -50,11 +51,19 @@ def send_message(channel: socket.socket, fds: list[int], **members: object) -> N
 
 
 def receive_message(channel: socket.socket) -> tuple[dict[str, object] | None, list[int]]:
-    """Return the next JSON object and its file descriptors; None at the end of the connection. Raises OSError."""
+    """Return the next JSON object and its file descriptors; None at the end of the connection.
+
+    Raises:
+        OSError: EMFILE when a descriptor was lost, because this process has as many as it may have.
+    """
     try:
-        data, fds, _, _ = socket.recv_fds(channel, _MESSAGE_SIZE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        data, fds, flags, _ = socket.recv_fds(channel, _MESSAGE_SIZE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return None, []  # the peer ended without reading the last message
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return json.loads(data) if data else None, fds
 
 

@@ -1,8 +1,11 @@
-"""Finding processes of the host."""
+"""Processes of the host, and the descriptors of this one."""
 
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -45,3 +48,17 @@ def proportional_set_size(pid: int) -> int:
     """Return the memory of a process in KiB; shared pages count in part."""
     fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return int(fields["Pss"].split()[0])
+
+
+@contextmanager
+def few_descriptors(free: int) -> Iterator[None]:
+    """Allow this process to open only some more file descriptors."""
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(free + 1)]  # these are the lowest free numbers
+    for fd in fds:
+        os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fds[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
