@@ -87,7 +87,7 @@ class Host(NamedTuple):
     @staticmethod
     def probe() -> Host:
         """Probe this host, once for each cgroup that this process is in. Raises OSError: /proc is not mounted."""
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as own:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as own:
             return _probe(own.read())
 
     @property
@@ -120,7 +120,7 @@ def _hierarchies(own: str) -> tuple[Hierarchy, ...]:
     mounts = [mount for mount in read_mounts() if mount.fstype in ("cgroup", "cgroup2")]
     with open("/proc/cgroups", encoding="ascii") as table:
         v1 = {line.split()[0] for line in table if not line.startswith("#")}
-    inside = {names: path for _, names, path in (line.split(":", 2) for line in own.splitlines())}
+    inside = {names: path for _, names, path in (line.split(":", 2) for line in own.split("\n") if line)}
     for _, root, mountpoint, fstype, options in mounts:
         if fstype == "cgroup":
             names = frozenset(o for o in options.split(",") if o in v1 or o.startswith("name="))
@@ -158,13 +158,8 @@ def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:
 
 
 def _permitted() -> int:
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace", newline="\n") as status:
         return next(int(line.split()[1], 16) for line in status if line.startswith("CapPrm:"))
-
-
-def _mounted(fstype: str) -> str:
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
-        return next((fields[1] for line in mounts if (fields := line.split())[2] == fstype), "")
 
 
 def _base(mountpoint: str, candidates: list[str]) -> str | None:
@@ -233,7 +228,7 @@ def _probe(own: str) -> Host:
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         capabilities=capabilities,
         keyrings=Path("/proc/sys/kernel/keys").is_dir(),
-        resctrl=_mounted("resctrl"),
+        resctrl=next((mount.point for mount in read_mounts() if mount.fstype == "resctrl"), ""),
         egid=os.getegid(),
         subuids=_mapped(_subids("/etc/subuid", os.geteuid()), "/proc/self/uid_map"),
         subgids=_mapped(_subids("/etc/subgid", os.geteuid()), "/proc/self/gid_map"),

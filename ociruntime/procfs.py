@@ -49,7 +49,7 @@ def read_stat(pid: int) -> list[bytes] | None:
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(fd, 4096).rpartition(b")")[2].split()
+            return os.read(fd, 4096).rpartition(b")")[2].split() or None
         finally:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError):

@@ -102,13 +102,13 @@ def ps(options: Namespace) -> None:
 def _process_row(pid: int) -> tuple[str, str, str, str] | None:
     """Return the row of a process, or None if it has ended."""
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as text:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as text:
             status = dict(line.split(":", 1) for line in text)
         args = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode("utf-8", "replace").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return None
     command = " ".join(args) if args != [""] else f"[{status['Name'].strip()}]"
-    return status["Uid"].split()[0], str(pid), status["PPid"].strip(), command.replace("\n", " ")
+    return status["Uid"].split()[0], str(pid), status["PPid"].strip(), "".join(c if c.isprintable() else "?" for c in command)
 
 
 def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
@@ -117,7 +117,7 @@ def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
 
     command = f"ps {' '.join(arguments)}"
     try:
-        completed = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=True)
+        completed = subprocess.run(["ps", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True)
     except FileNotFoundError:
         raise UnsupportedError(
             f"{command}: options are passed to the host's ps, which is not in $PATH; install it (Debian: procps), "
@@ -125,11 +125,12 @@ def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
         ) from None
     except subprocess.CalledProcessError as error:
         raise ValueError(f"{command}: {error.stderr.strip()}") from None
-    titles, *lines = completed.stdout.splitlines()
+    titles, *lines = completed.stdout.rstrip("\n").split("\n")
     if "PID" not in titles.split():
         raise ValueError(f"{command} prints no PID; use other options, such as -ef")
     column = titles.split().index("PID")
-    print("\n".join([titles, *(line for line in lines if int(line.split()[column]) in pids)]))
+    listed = {str(pid) for pid in pids}
+    print("\n".join([titles, *(line for line in lines if listed.intersection(line.split()[column : column + 1]))]))
 
 
 def attach(options: Namespace) -> int:

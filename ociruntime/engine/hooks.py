@@ -170,5 +170,5 @@ class HookRunner:
 
 def _pid_inside(pid: int) -> int:
     """Return the pid of a process in its own pid namespace (proc_pid_status(5), NSpid)."""
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as status:
         return next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))

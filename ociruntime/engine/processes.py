@@ -174,12 +174,19 @@ def _exit_of_zombie(pid: int, pidfd: int) -> Exit:
 
 
 def pid_of(pidfd: int) -> int:
-    """Return the pid of the process of a pidfd in the caller's pid namespace (proc(5), fdinfo); -1 if it was reaped."""
+    """Return the pid of the process of a pidfd in the caller's pid namespace (proc(5), fdinfo); -1 if it was reaped.
+
+    Raises:
+        OSError: EBADF when it is not a pidfd.
+    """
     fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return int(os.read(fd, 4096).partition(b"Pid:")[2].split()[0])
+        _, found, rest = os.read(fd, 4096).partition(b"\nPid:")
     finally:
         os.close(fd)
+    if not found:
+        raise OSError(errno.EBADF, "not a pidfd", str(pidfd))
+    return int(rest.split(None, 1)[0])
 
 
 def signal_number(value: int | str) -> int:
@@ -294,7 +301,8 @@ def abandon(pidfd: int) -> None:
 def reap_abandoned() -> None:
     """Reap the children that were closed while they ran and have ended since."""
     for child in _abandoned[:]:
-        if ended_within(child._pidfd, 0):
+        pidfd = child._pidfd  # -1 when another thread has just closed it
+        if pidfd >= 0 and ended_within(pidfd, 0):
             try:
                 _abandoned.remove(child)
             except ValueError:

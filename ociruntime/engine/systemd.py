@@ -335,6 +335,6 @@ def _to_jeepney(value: object, signature: str) -> object:
 
 def _cgroups_of(pid: int) -> list[str]:
     """Return the cgroups of a process that systemd manages: on v2, or in the v1 hierarchy of systemd."""
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as own:
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as own:
         rows = [line.rstrip("\n").split(":", 2) for line in own]
     return [path for _, name, path in rows if name in ("", "name=systemd")]

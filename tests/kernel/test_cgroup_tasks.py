@@ -179,6 +179,24 @@ def test_ps(limited: Limited, capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert main([*command, container.id]) == 1
 
 
+def test_ps_of_processes_with_odd_names(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    """A container chooses the names and arguments of its processes: they are one line each, without control characters."""
+    script = r"""printf 'a\rNSpid: 9' >/proc/$$/comm; exec 9<>/tmp/pipe; read -r x <&9"""
+    arguments = ["sh", "-c", f"mkfifo /tmp/pipe; {script}", "a\u2028b", "c\rd\x0be\x1b[2Jf\ng"]
+    with limited({}, arguments, start=True) as container:
+        wait_until(lambda: "NSpid" in Path(f"/proc/{container.pid}/comm").read_text(), "the new name")
+        command = ["--root", str(limited.root), "ps", container.id]
+        for options in ([], ["-ef"], ["-eo", "pid,args"], ["-eo", "args,pid"], ["-eo", "pid,comm"]):
+            assert main([*command, *options]) == 0
+            title, *lines = capsys.readouterr().out.removesuffix("\n").split("\n")
+            assert "PID" in title
+            if options != ["-eo", "args,pid"]:  # there the arguments stand before the number
+                assert len(lines) == 1, (options, lines)
+                assert str(container.pid) in lines[0].split()
+        assert main(command) == 0
+        assert capsys.readouterr().out.endswith("a?b c?d?e?[2Jf?g\n")
+
+
 def test_who_does_not_freeze_is_thawed(tmp_path: Path) -> None:
     """Files as of a v2 cgroup in which something never freezes."""
     (tmp_path / "cgroup.freeze").write_text("0")

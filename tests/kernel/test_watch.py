@@ -6,7 +6,9 @@ import asyncio
 import gc
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -68,6 +70,17 @@ def test_what_it_uses(limited: Limited, pipe: tuple[int, int]) -> None:
         assert stats.cpu.periods > 0
         assert [interface.name for interface in stats.interfaces] == ["lo"]
         assert container.stats().cpu.usage >= stats.cpu.usage
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("ip", "nsenter"))), reason="needs ip and nsenter (Debian: iproute2, util-linux)")
+def test_an_interface_with_a_name_of_other_letters(limited: Limited) -> None:
+    """The kernel takes almost any bytes; those that are not UTF-8 are kept as in names of files."""
+    with limited({}, start=True) as container:
+        for name in ("lö", os.fsdecode(b"l\xff")):
+            [old] = container.stats().interfaces
+            command = ["nsenter", "-n", "-t", str(container.pid), "ip", "link", "set", old.name, "name", name]
+            subprocess.run(command, check=True)
+            assert [interface.name for interface in container.stats().interfaces] == [name]
 
 
 def test_it_is_quick(limited: Limited, pipe: tuple[int, int]) -> None:

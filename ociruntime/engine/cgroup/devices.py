@@ -194,15 +194,15 @@ class Rollback:
 
 def current_lines(path: str, file: str, value: str) -> list[str]:
     """Return the lines that restore the present content of a file after ``value`` has been written to it."""
-    text = read(path, file)
+    lines = list(filter(str.strip, read(path, file).splitlines()))
     if file == "memory.oom_control":
-        return [next(line.split()[1] for line in text.splitlines() if line.startswith("oom_kill_disable"))]
+        return [line.split()[1] for line in lines if line.startswith("oom_kill_disable ")]
     key, _, rest = value.partition(" ")
     if file not in _BY_KEY:
-        return [line for line in text.splitlines() if line] or ["\n"]
+        return lines or ["\n"]
     if not rest:
-        return [next(line.split()[-1] for line in text.splitlines() if line.startswith("default") or " " not in line)]
-    line = next((line for line in text.splitlines() if line.startswith(key + " ")), None)
+        return [line.split()[-1] for line in lines if line.startswith("default ") or " " not in line][:1]
+    line = next((line for line in lines if line.startswith(key + " ")), None)
     return [line or f"{key} {_BY_KEY[file]}"]
 
 

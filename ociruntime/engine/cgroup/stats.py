@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -109,8 +110,7 @@ def _stall(path: str, name: str) -> Stall | None:
     except OSError:
         return None  # the kernel does not measure it (psi=0)
     parts = {}
-    for line in (text or "").splitlines():
-        kind, *members = line.split()
+    for kind, *members in map(str.split, filter(str.strip, (text or "").splitlines())):
         avg10, avg60, avg300, total = (member.partition("=")[2] for member in members)
         parts[kind] = Pressure(float(avg10), float(avg60), float(avg300), int(total))
     return Stall(parts["some"], parts.get("full")) if "some" in parts else None
@@ -219,14 +219,15 @@ def _memory_v1(path: str) -> Memory:
 def _io_v2(path: str) -> Io:
     kinds = {"rbytes": (0, "Read"), "wbytes": (0, "Write"), "rios": (1, "Read"), "wios": (1, "Write")}
     found: tuple[list[IoEntry], list[IoEntry]] = ([], [])
-    for line in (read_if_exists(path, "io.stat") or "").splitlines():
-        device, *members = line.split()
-        major, _, minor = device.partition(":")
-        for member in members:
-            name, _, value = member.partition("=")
-            if name in kinds and minor:
-                table, op = kinds[name]
-                found[table].append(IoEntry(int(major), int(minor), op, int(value)))
+    major = minor = ""
+    # Some kernels print devices without statistics, and no newline after them.
+    for word in (read_if_exists(path, "io.stat") or "").split():
+        name, is_value, value = word.partition("=")
+        if not is_value:
+            major, _, minor = word.partition(":")
+        elif name in kinds and minor:
+            table, op = kinds[name]
+            found[table].append(IoEntry(int(major), int(minor), op, int(value)))
     return Io(tuple(found[0]), tuple(found[1]))
 
 
@@ -263,8 +264,7 @@ def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePages]:
 
 def _rdma(path: str) -> dict[str, Rdma]:
     found = {}
-    for line in (read_if_exists(path, "rdma.current") or "").splitlines():
-        device, *members = line.split()
+    for device, *members in map(str.split, filter(str.strip, (read_if_exists(path, "rdma.current") or "").splitlines())):
         values = dict(member.split("=") for member in members)
         found[device] = Rdma(int(values.get("hca_handle", 0)), int(values.get("hca_object", 0)))
     return found
@@ -272,12 +272,14 @@ def _rdma(path: str) -> dict[str, Rdma]:
 
 def _interfaces(pid: int) -> tuple[Interface, ...]:
     try:
-        with open(f"/proc/{pid}/net/dev", encoding="ascii") as table:
+        with open(f"/proc/{pid}/net/dev", encoding="utf-8", errors="surrogateescape") as table:
             rows = [line.partition(":") for line in table][2:]
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ()  # it has ended, or belongs to another user
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.ENXIO, errno.EACCES, errno.EPERM):
+            raise
+        return ()  # it or its namespace has ended, or it belongs to another user
     found = []
     for name, _, numbers in rows:
         values = [int(number) for number in numbers.split()]
-        found.append(Interface(name.strip(), *values[:4], *values[8:12]))
+        found.append(Interface(name.strip(" "), *values[:4], *values[8:12]))
     return tuple(found)

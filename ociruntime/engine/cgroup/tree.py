@@ -330,7 +330,7 @@ def _accepts_processes(path: str) -> bool:
 def _cgroup_of(path: str, pid: int) -> str:
     """Return the v2 cgroup of a process, given another one of the same hierarchy; that one if the process has ended."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as text:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as text:
             relative = next((line.rstrip("\n")[3:] for line in text if line.startswith("0::")), "/")
     except (FileNotFoundError, ProcessLookupError):
         return path

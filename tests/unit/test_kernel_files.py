@@ -1,0 +1,134 @@
+"""Files of the kernel that are empty, end early, or hold names that a container chooses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from ociruntime import host, procfs
+from ociruntime.engine import processes
+from ociruntime.engine.cgroup.devices import current_lines
+from ociruntime.engine.cgroup.stats import stats
+from ociruntime.stats import IoEntry
+from ociruntime.supervisor.protocol import receive_message, send_message
+
+from ..support.processes import few_descriptors
+
+# ---- processes ----
+
+
+def test_pid_of_something_else_than_a_process() -> None:
+    pidfd, fd = os.pidfd_open(os.getpid()), os.open("/dev/null", os.O_RDONLY)
+    try:
+        assert processes.pid_of(pidfd) == os.getpid()
+        with pytest.raises(OSError, match="not a pidfd") as caught:
+            processes.pid_of(fd)
+        assert caught.value.errno == errno.EBADF
+    finally:
+        os.close(pidfd)
+        os.close(fd)
+
+
+def test_an_empty_status_is_that_of_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "read", lambda fd, size: b"")
+    assert procfs.read_stat(os.getpid()) is None
+    assert procfs.start_time(os.getpid()) == 0
+    assert processes.describe_state(os.getpid()) == "gone"
+
+
+def test_a_process_whose_status_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(processes, "start_time", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        processes.open_process(os.getpid(), 1)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_child_that_another_thread_has_just_closed() -> None:
+    child = processes.ChildProcess(1, -1)
+    processes._abandoned.append(child)
+    try:
+        processes.reap_abandoned()
+    finally:
+        processes._abandoned.remove(child)
+
+
+def test_a_cgroup_whose_name_has_line_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "/a\rb\x0bc\u2028d"
+    asked = []
+    monkeypatch.setattr(host, "_base", lambda mountpoint, candidates: asked.append(candidates))
+    host._hierarchies(f"1:name=systemd:{name}\n0::{name}\n")
+    assert any(name in candidates for candidates in asked)
+
+
+# ---- messages ----
+
+
+def test_a_message_whose_descriptors_do_not_fit() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        before = os.listdir("/proc/self/fd")
+        for free in (0, 1):
+            send_message(ours, [0, 1], pid=1)
+            with few_descriptors(free), pytest.raises(OSError, match="Too many open files") as caught:
+                receive_message(theirs)
+            assert caught.value.errno == errno.EMFILE
+            assert os.listdir("/proc/self/fd") == before
+        send_message(ours, [0, 1], pid=1)
+        message, fds = receive_message(theirs)
+        assert message == {"pid": 1}
+        assert len(fds) == 2
+        for fd in fds:
+            assert stat.S_IFMT(os.fstat(fd).st_mode)
+            os.close(fd)
+
+
+# ---- cgroups ----
+
+
+def test_devices_without_statistics(tmp_path: Path) -> None:
+    """Some kernels print them without a newline, others print an empty line."""
+    (tmp_path / "cgroup.controllers").touch()
+    (tmp_path / "io.stat").write_text("8:0 8:16 rbytes=5 wbytes=6 rios=1 wios=2 dbytes=0 dios=0\n\n7:0 \n")
+    found = stats([str(tmp_path)])
+    assert found.io is not None
+    assert found.io.bytes == (IoEntry(8, 16, "Read", 5), IoEntry(8, 16, "Write", 6))
+    assert found.io.operations == (IoEntry(8, 16, "Read", 1), IoEntry(8, 16, "Write", 2))
+
+
+def test_files_that_are_empty(tmp_path: Path) -> None:
+    names = [
+        "cgroup.controllers", "cpu.stat", "cpu.pressure", "memory.pressure", "memory.current", "memory.stat", "memory.events", "io.stat",
+        "io.pressure", "pids.current", "pids.max", "rdma.current", "hugetlb.2MB.rsvd.current", "hugetlb.2MB.events",
+    ]  # fmt: skip
+    for name in names:
+        (tmp_path / name).write_text("")
+    empty = stats([str(tmp_path)])
+    assert (empty.cpu.usage, empty.cpu.pressure, empty.rdma) == (0, None, {})
+    for name in names:
+        (tmp_path / name).write_text("\n")
+    assert stats([str(tmp_path)]).cpu == empty.cpu
+
+
+@pytest.mark.parametrize(("file", "value"), [("memory.oom_control", "1"), ("io.weight", "100"), ("blkio.bfq.weight_device", "100")])
+def test_a_file_with_nothing_to_restore(tmp_path: Path, file: str, value: str) -> None:
+    for content in ("", "\n"):
+        (tmp_path / file).write_text(content)
+        assert current_lines(str(tmp_path), file, value) == []
+
+
+def test_the_line_to_restore(tmp_path: Path) -> None:
+    (tmp_path / "io.weight").write_text("default 100\n8:0 50\n")
+    assert current_lines(str(tmp_path), "io.weight", "300") == ["100"]
+    assert current_lines(str(tmp_path), "io.weight", "8:0 300") == ["8:0 50"]
+    assert current_lines(str(tmp_path), "io.weight", "8:16 300") == ["8:16 default"]
+    (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    assert current_lines(str(tmp_path), "memory.oom_control", "1") == ["0"]
