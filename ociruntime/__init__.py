@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .errors import LaunchTimeout as LaunchTimeout
     from .errors import OCIRuntimeError as OCIRuntimeError
     from .errors import OCIRuntimeWarning as OCIRuntimeWarning
-    from .errors import Problem as Problem
     from .errors import ProcessError as ProcessError
     from .errors import ProcessTimeout as ProcessTimeout
     from .errors import SifError as SifError
@@ -46,12 +45,13 @@ if TYPE_CHECKING:
     from .process import Process as Process
     from .process import Result as Result
     from .sandbox import run as run
+    from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
-    from .state import Status as Status
     from .stats import Event as Event
     from .stats import Stats as Stats
     from .stats import Usage as Usage
+    from .store import Status as Status
     from .supervisor.client import Attachment as Attachment
     from .supervisor.logs import LogRecord as LogRecord
     from .supported import features as features
@@ -65,7 +65,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "bundle": "Bundle",
         "container": "Container",
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError LaunchTimeout OCIRuntimeError "
-        "OCIRuntimeWarning Problem ProcessError ProcessTimeout SifError SpecError StateError StepError UnsupportedError "
+        "OCIRuntimeWarning ProcessError ProcessTimeout SifError SpecError StateError StepError UnsupportedError "
         "WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
@@ -73,9 +73,10 @@ __getattr__, __dir__, __all__ = lazy_names(
         "lifecycle.prune": "prune",
         "sandbox": "run",
         "image": "Image SifImage build_sif",
-        "spec": "RuntimeSpec",
-        "state": "State Status",
+        "spec": "Problem RuntimeSpec",
+        "state": "State",
         "stats": "Event Stats Usage",
+        "store": "Status",
         "supervisor.client": "Attachment",
         "supervisor.logs": "LogRecord",
         "supported": "features",

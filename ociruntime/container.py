@@ -13,8 +13,8 @@ from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError
 from .interrupts import DeferredSignals, complete
-from .lifecycle.status import allowed, current, events, first_process, out_of_memory, stats, wait_supervised
-from .state import Entry, State, StateStore, Status, check_id
+from .lifecycle.status import allowed, current, events, first_process, out_of_memory, stats, status_of, wait_supervised
+from .store import Entry, StateStore, Status, check_id, state_document
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .spec import Process as ProcessSpec
     from .spec import Resources, RuntimeSpec
     from .spec.base import Json
+    from .state import State
     from .stats import Event, Stats
     from .streams import MaybeNone, Stdio, Streams
     from .supervisor.client import Attachment
@@ -213,24 +214,31 @@ class Container:
     @property
     def state(self) -> State:
         """The current state (runtime.md, State). Raises ContainerNotFound."""
-        return current(self._entry.read())
+        from .state import state_of
+
+        return state_of(current(self._entry.read()))
+
+    def state_document(self) -> dict[str, object]:
+        """Return the current state as ``ociruntime state`` prints it, ready for `json.dumps`. Raises ContainerNotFound."""
+        return state_document(current(self._entry.read()))
 
     @property
     def status(self) -> Status:
         """The current status. Raises ContainerNotFound."""
-        return self.state.status
+        return status_of(self._entry.read())
 
     @property
     def pid(self) -> int:
-        """The pid of the init process in the caller's pid namespace; 0 if there is none."""
-        return self.state.pid
+        """The pid of the init process in the caller's pid namespace; 0 if there is none. Raises ContainerNotFound."""
+        return current(self._entry.read()).get("pid", 0)
 
     def __repr__(self) -> str:
         try:
-            state = self.state
+            state = current(self._entry.read())
         except StateError:
             return f"<Container {self.id!r}: deleted>"
-        return f"<Container {self.id!r}: {state.status}{f', pid {state.pid}' if state.pid else ''}>"
+        pid = state.get("pid")
+        return f"<Container {self.id!r}: {state['status']}{f', pid {pid}' if pid else ''}>"
 
     # ---- the streams ----
 

@@ -32,10 +32,11 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .process import Result
+    from .spec.base import Problem
 
 __all__ = [
     "BundleError",
@@ -46,7 +47,6 @@ __all__ = [
     "LaunchTimeout",
     "OCIRuntimeError",
     "OCIRuntimeWarning",
-    "Problem",
     "ProcessError",
     "ProcessTimeout",
     "SifError",
@@ -84,22 +84,6 @@ def warn(texts: Iterable[str]) -> None:
         while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
             level, frame = level + 1, frame.f_back
         warnings.warn(text, OCIRuntimeWarning, stacklevel=level)
-
-
-class Problem(NamedTuple):
-    """One thing wrong with a document."""
-
-    path: str
-    """Where, as a JSON path: ``$.linux.namespaces[2].type``."""
-    message: str
-    """What is wrong there, and what would be right."""
-    section: str = ""
-    """The section of the runtime spec that says so, e.g. ``config-linux.md#namespaces``."""
-    severity: Literal["error", "warning"] = "error"
-
-    def __str__(self) -> str:
-        rule = f" ({self.section})" if self.section else ""
-        return f"{self.path}: {self.message}{rule}"
 
 
 class SpecError(OCIRuntimeError, ValueError):

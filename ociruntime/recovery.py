@@ -16,7 +16,7 @@ from .files import write_all
 
 NAME: Final = "recovery"
 MEMBERS: Final = ("bundle", "rootfs", "annotations", "hooks", "cgroups", "undo", "supervisor", "ephemeral", "pid", "pid_start")
-"""Members of `StateDocument` that are recorded."""
+"""Members of `StateRecord` that are recorded."""
 _RESERVE: Final = 128
 """Bytes that are kept free for the line with the pid, so that no lack of space can prevent it."""
 

@@ -23,7 +23,7 @@ from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.mount import PREFIX, mount_over
-from .state import StateStore
+from .store import StateStore
 from .streams import Stdio, Streams
 
 if TYPE_CHECKING:

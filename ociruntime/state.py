@@ -1,123 +1,32 @@
-"""The state store: one directory for each container, crash-safe and locked (runtime.md, State).
-
-A directory holds ``state.json`` (replaced atomically), ``recovery`` (for the case that state.json is damaged), ``config.json``
-(the config as it was at create), ``start.sock`` (the gate) and ``lock``. What a crash would leave behind is recorded before it
-is made, so that ``delete --force`` can undo it.
-"""
+"""`State`: the state of a container at one moment."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, Required, TypedDict
+from typing import Any, Final, cast
 
-from . import recovery
-from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import LockFile, StagedFile, other_writers
-from .procfs import outer_uid, start_time
+import attrs
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .recovery import Recovery
-
-__all__ = ["OCI_VERSION", "State", "StateStore", "Status", "default_root"]
-
-OCI_VERSION: Final = "1.3.0"
-MAX_ID: Final = 1024
-NOTIFY: Final = "notify"
-"""The directory of the socket by which a process says that it is ready, and the socket's name in it."""
-_ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
+from .spec.base import FrozenMap
+from .store import OCI_VERSION, StateRecord, Status, describe_exit, oci_state, state_document
 
 
-class Status(StrEnum):
-    """Status of a container (runtime.md, State; ``paused`` is common among runtimes)."""
-
-    CREATING = "creating"
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-
-    @property
-    def can_start(self) -> bool:
-        return self is Status.CREATED
-
-    @property
-    def can_kill(self) -> bool:
-        return self in (Status.CREATED, Status.RUNNING, Status.PAUSED)
-
-    @property
-    def can_exec(self) -> bool:
-        return self is Status.RUNNING
-
-    @property
-    def can_delete(self) -> bool:
-        return self is Status.STOPPED
-
-
-class StateDocument(TypedDict, total=False):
-    """Members of state.json."""
-
-    id: Required[str]
-    bundle: Required[str]
-    status: Required[str]
-    pid: int
-    pid_start: int
-    created_at: int
-    started_at: int
-    finished_at: int
-    exit_code: int
-    oom_killed: bool
-    oci_version: str
-    annotations: dict[str, str]
-    cgroups: list[str]
-    undo: list[list[str]]
-    listener: list[str]
-    namespaces: int
-    new_keyring: bool
-    steps: list[list[object]]
-    total: int
-    rootfs: str
-    process: bool
-    """Whether the config has a process."""
-    hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
-    """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
-    supervisor: list[int]
-    """Its pid and start time."""
-    sockets: list[str]
-    sync: bool
-    """Whether the supervisor reports every change of the status to its sync socket."""
-    terminal: bool
-    log: list[str]
-    """Its path and format."""
-    log_lost: list[int]
-    log_error: str
-    ephemeral: bool
-    """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`)."""
-    notify: str
-    """The host's socket for the readiness notification; absent without one."""
-
-
-class State(NamedTuple):
-    """The state of a container at one moment (runtime.md#state); times are Unix nanoseconds, 0 when not known."""
+@attrs.frozen(kw_only=True)
+class State:
+    """The state of a container at one moment (runtime.md, State). Times are Unix nanoseconds, 0 if not known."""
 
     id: str
     status: Status
-    pid: int
+    pid: int = 0
+    """The pid of the init process in the caller's pid namespace; 0 if there is none."""
     bundle: str
     oci_version: str = OCI_VERSION
-    annotations: tuple[tuple[str, str], ...] = ()
+    annotations: FrozenMap[str] = attrs.field(default=FrozenMap(), converter=FrozenMap[str])
     created_at: int = 0
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
-    """Exit code of the init process; the negative signal number if a signal killed it, as in `subprocess`."""
+    """Exit code of the init process; the negative signal number if a signal killed it, as in `subprocess`. None: not known."""
     oom_killed: bool = False
     """Whether an OOM kill ended one of its processes."""
     rootfs: str = ""
@@ -130,433 +39,30 @@ class State(NamedTuple):
 
     @property
     def exit_desc(self) -> str:
-        """Sentence that says how the container ended; empty as long as that is not known."""
-        if self.exit_code is None:
-            return ""
-        how = f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exited with code {self.exit_code}"
-        return how + (", out of memory" if self.oom_killed else "")
+        """How the container ended, as a phrase; empty if that is not known."""
+        return "" if self.exit_code is None else describe_exit(self.exit_code, self.oom_killed)
 
     def to_oci(self) -> dict[str, object]:
-        """Return the state document with the runtime spec's members alone, as hooks and seccomp agents get it."""
-        document: dict[str, object] = {"ociVersion": self.oci_version, "id": self.id, "status": str(self.status)}
-        if self.pid:
-            document["pid"] = self.pid
-        document["bundle"] = self.bundle
-        if self.annotations:
-            document["annotations"] = dict(self.annotations)
-        return document
+        """Return the state document as hooks and seccomp agents get it: with the members of runtime.md, State, only."""
+        return oci_state(self._record())
 
     def to_dict(self) -> dict[str, object]:
-        """Return the state document: the spec's members, and what this runtime adds, such as createdAt, exitCode and rootfs."""
-        document = self.to_oci()
-        if self.rootfs:
-            document["rootfs"] = self.rootfs
-        times = (("createdAt", self.created_at), ("startedAt", self.started_at), ("finishedAt", self.finished_at))
-        document.update({name: value for name, value in times if value})
-        if self.exit_code is not None:
-            document["exitCode"] = self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
-            document["exitDesc"] = self.exit_desc
-        if self.oom_killed:
-            document["oomKilled"] = True
-        texts = (("attachSocket", self.attach_socket), ("controlSocket", self.control_socket), ("logPath", self.log_path))
-        document.update({name: value for name, value in texts if value})
-        if any(self.log_lost):
-            document["logLost"] = {"entries": self.log_lost[0], "bytes": self.log_lost[1], "error": self.log_error}
-        return document
+        """Return the state document as ``ociruntime state`` prints it, with members such as createdAt, exitCode and rootfs."""
+        return state_document(self._record())
 
     def to_json(self, indent: int | None = 2) -> str:
+        """Return the document of `to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
 
+    def _record(self) -> StateRecord:
+        return cast("StateRecord", attrs.asdict(self, recurse=False))
 
-_FALLBACK: Final = "/tmp"
-"""Parent of the state directory of a user without a runtime directory."""
 
+_MEMBERS: Final = frozenset(field.name for field in attrs.fields(State))
 
-def default_root() -> str:
-    """Return the state directory where the caller names none.
 
-    It is ``/run/ociruntime`` for root, and ``$XDG_RUNTIME_DIR/ociruntime`` for a user. If XDG_RUNTIME_DIR is not a directory of
-    this user, as in batch jobs and after su(1), it is ``/tmp/ociruntime-UID``, with the uid outside of user namespaces. Root of a
-    user namespace, as rootless engines make one, counts as a user if it has an XDG_RUNTIME_DIR or does not own /run.
-
-    Raises:
-        StateError: /tmp is needed, and other users could replace the directory there.
-    """
-    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime_dir and not _is_own_directory(runtime_dir):
-        runtime_dir = None
-    if os.geteuid() == 0 and not (_mapped() and (runtime_dir or not _is_own_directory("/run"))):
-        return "/run/ociruntime"
-    if runtime_dir:
-        return os.path.join(runtime_dir, "ociruntime")
-    try:
-        mode = os.stat(_FALLBACK).st_mode
-    except OSError as error:
-        raise _no_default(f"{_FALLBACK} cannot be used: {os.strerror(error.errno or errno.EIO).lower()}") from error
-    if mode & 0o022 and not mode & stat.S_ISVTX:
-        raise _no_default(f"other users can replace files in {_FALLBACK}, which lacks the sticky bit")
-    return f"{_FALLBACK}/ociruntime-{outer_uid()}"
-
-
-def _no_default(why: str) -> StateError:
-    return StateError(f"no state directory: XDG_RUNTIME_DIR is not set, and {why}; give one with --root (state_root=)")
-
-
-def _is_own_directory(path: str) -> bool:
-    """Return whether a path is that of a directory of this user, as the XDG base directory specification requires."""
-    try:
-        info = os.stat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
-
-
-def _is_id(text: str) -> bool:
-    return 0 < len(text) <= MAX_ID and text[0] != "." and _ID_LETTERS.issuperset(text)
-
-
-def _mapped() -> bool:
-    """Return whether this process is in another user namespace than the initial one."""
-    with open("/proc/self/uid_map", encoding="ascii") as table:
-        return [line.split() for line in table] != [["0", "0", "4294967295"]]
-
-
-def check_id(container_id: str) -> str:
-    """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most 1024 bytes."""
-    if not isinstance(container_id, str):
-        raise TypeError(f"a container id is a str, not {type(container_id).__name__}")
-    if not _is_id(container_id):
-        raise StateError(
-            f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
-        )
-    return container_id
-
-
-def check_directory(path: str, *, link: bool = True) -> None:
-    """Check that no other user can change what is recorded in a directory. Its parent directories are the caller's choice.
-
-    Args:
-        link: accept a symbolic link of this user or of root to such a directory.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-        StateError: it is not a directory, or another user can write to it.
-    """
-    info = os.lstat(path)
-    if link and stat.S_ISLNK(info.st_mode):
-        if info.st_uid not in (0, os.geteuid()):
-            raise _unsafe(path, f"it is a symbolic link of uid {info.st_uid}")
-        info = os.stat(path)
-    if not stat.S_ISDIR(info.st_mode):
-        raise _unsafe(path, "it is not a directory")
-    if why := other_writers(info):
-        raise _unsafe(path, why)
-
-
-def make_directory(path: str, *, link: bool = True) -> None:
-    """Check a directory as `check_directory` does, and make it first if need be. Raises StateError, OSError."""
-    try:
-        check_directory(path, link=link)
-    except FileNotFoundError:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        check_directory(path, link=link)
-
-
-def _unsafe(path: str, why: str) -> StateError:
-    return StateError(
-        f"cannot keep state in {path}: {why}; give a directory that only this user can write to with --root (state_root=)"
-    )
-
-
-def _cannot_store(path: str, error: OSError) -> StateError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free space on its filesystem" if full else "see that it can be written"
-    reason = os.strerror(error.errno or errno.EIO).lower()
-    return StateError(f"cannot write {path}: {reason}; {remedy}, or give another state directory with --root (state_root=)")
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-
-
-class Entry:
-    """Directory of one container."""
-
-    def __init__(self, root: str, container_id: str) -> None:
-        self.root = root
-        self.directory = os.path.join(root, container_id)
-        self.id = container_id
-        self._recovery: Recovery | None = None
-
-    @property
-    def path(self) -> Path:
-        """The directory. Made on demand, so that short commands do not import `pathlib`."""
-        from pathlib import Path
-
-        return Path(self.directory)
-
-    def _not_found(self) -> ContainerNotFound:
-        return ContainerNotFound(self.id, self.root)
-
-    def check(self) -> None:
-        """Check that no other user can have changed what is recorded. Raises ContainerNotFound, StateError."""
-        try:
-            check_directory(self.root)
-            check_directory(self.directory, link=False)
-        except FileNotFoundError:
-            raise self._not_found() from None
-
-    def read(self) -> StateDocument:
-        """Return the recorded state. Raises ContainerNotFound; StateError: it is damaged, or another user can change it."""
-        self.check()
-        try:
-            with open(f"{self.directory}/state.json", "rb") as file:
-                raw = file.read()
-        except FileNotFoundError:
-            if not os.path.isdir(self.directory):
-                raise self._not_found() from None
-            facts = self._recovery_facts() or {}
-            if "pid" not in facts:
-                return self._recovered(facts)  # the creator has not written state.json yet, or died before it did
-            if os.path.exists(f"{self.directory}/state.json"):
-                return self.read()  # the creator wrote both meanwhile
-            raise self._damaged("it is missing") from None
-        try:
-            document: StateDocument = json.loads(raw)
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
-        if not isinstance(document, dict) or document.get("id") != self.id or document.get("status") not in set(Status):
-            raise self._damaged("it does not hold this container's id and a status")
-        if "supervisor" in document:
-            from .supervisor.protocol import read_record
-
-            try:
-                document.update(read_record(self.directory))  # type: ignore[typeddict-item]
-            except ValueError as error:
-                raise self._damaged(str(error)) from error
-        return document
-
-    def _damaged(self, why: str) -> StateError:
-        return StateError(f"{self.directory}/state.json is damaged: {why}; 'delete --force' removes the container")
-
-    def recovered(self) -> StateDocument:
-        """Return what the recovery record holds for a container whose state.json is damaged.
-
-        Raises:
-            StateError: the recovery record is damaged as well.
-        """
-        facts = self._recovery_facts()
-        if facts == {}:
-            raise self._lost("no line of it is complete")
-        return self._recovered(facts or {})  # without a file nothing was made
-
-    def _recovery_facts(self) -> dict[str, object] | None:
-        try:
-            return recovery.read(self.directory)
-        except ValueError as error:
-            raise self._lost(str(error)) from error
-
-    def _recovered(self, facts: dict[str, object]) -> StateDocument:
-        status = Status.RUNNING if "pid" in facts else Status.CREATING
-        document: StateDocument = {"id": self.id, "bundle": "", "status": status}
-        document.update(facts)  # type: ignore[typeddict-item]
-        return document
-
-    def _lost(self, why: str) -> StateError:
-        return StateError(
-            f"{self.directory}/recovery is damaged, and so is state.json: {why}; end the container's processes, then remove its "
-            "cgroups, its mounts and this directory"
-        )
-
-    def record(self, document: StateDocument) -> None:
-        """Write the state of a container that is being created, and before it the recovery record. Raises StateError."""
-
-        if self._recovery is None:
-            self._recovery = recovery.Recovery(self.directory)
-        with self.storing(recovery.NAME):
-            self._recovery.add(document)
-        self.write(document)
-
-    def write(self, document: StateDocument) -> None:
-        """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""
-        self.save("state.json", json.dumps(document).encode())
-
-    def save(self, name: str, content: bytes) -> None:
-        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one stays."""
-        with self.staged(name, content) as file:
-            file.commit()
-
-    @contextmanager
-    def staged(self, name: str, content: bytes) -> Iterator[StagedFile]:
-        """Write a new version of a file of the directory, which takes effect with `StagedFile.commit`. Raises as `save`."""
-        with self.storing(name):
-            file = StagedFile(f"{self.directory}/{name}")
-        with file:
-            with self.storing(name):
-                file.write(content)
-            yield file
-
-    @contextmanager
-    def storing(self, name: str) -> Iterator[None]:
-        """Raise StateError, with a remedy, for an OSError in the block, which makes a file of the directory."""
-        try:
-            yield
-        except OSError as error:
-            raise _cannot_store(f"{self.directory}/{name}", error) from error
-
-    def update(self, **changes: object) -> StateDocument:
-        document: StateDocument = {**self.read(), **changes}  # type: ignore[typeddict-item]
-        self.write(document)
-        return document
-
-    @contextmanager
-    def locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[None]:
-        """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes.
-
-        Args:
-            wait: whether to wait for the lock, or the seconds to wait.
-
-        Raises:
-            ContainerNotFound: the container does not exist, or was deleted meanwhile.
-            StateError: the lock cannot be made, or another user can change the directory.
-            BlockingIOError: the lock is held by another process, and the wait is over.
-        """
-        self.check()
-        try:
-            lock = LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            raise self._not_found() from None
-        except OSError as error:
-            raise _cannot_store(f"{self.directory}/lock", error) from error
-        with lock:
-            lock.acquire(shared=shared, wait=wait)
-            if lock.removed:  # the container was deleted during the wait
-                raise self._not_found()
-            yield
-
-    def remove(self) -> None:
-        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""
-        while True:
-            try:
-                names = os.listdir(self.directory)
-                for name in sorted(names, key=lambda name: (name == "lock", name == "state.json", name)):
-                    path = f"{self.directory}/{name}"
-                    if name == NOTIFY:
-                        _unlink(f"{path}/{NOTIFY}")
-                        os.rmdir(path)
-                    else:
-                        _unlink(path)
-                os.rmdir(self.directory)
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if error.errno == errno.ENOTEMPTY:
-                    continue  # another process has just made the lock again
-                raise
-            return
-
-
-class StateStore:
-    """All containers below one root directory."""
-
-    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        self.directory = os.path.abspath(root) if root is not None else default_root()
-
-    @property
-    def root(self) -> Path:
-        """The directory. Made on demand, as `Entry.path`."""
-        from pathlib import Path
-
-        return Path(self.directory)
-
-    def open_lock(self, directory: str, name: str) -> LockFile:
-        """Open a file for a lock in a directory beside those of the containers. Both are made if need be. Raises StateError."""
-        path = f"{self.directory}/{directory}"
-        try:
-            make_directory(self.directory)
-            make_directory(path, link=False)
-            return LockFile(f"{path}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        except OSError as error:
-            raise _cannot_store(f"{path}/{name}", error) from error
-
-    def create(self, container_id: str) -> Entry:
-        """Make the directory of a new container. Of several callers exactly one succeeds.
-
-        Raises:
-            ContainerExists: the id is taken.
-            StateError: the id or the root directory is not usable.
-        """
-        entry = Entry(self.directory, check_id(container_id))
-        try:
-            make_directory(self.directory)
-            os.mkdir(entry.directory, mode=0o700)
-        except FileExistsError:
-            raise ContainerExists(container_id, self.directory) from None
-        except OSError as error:
-            raise _cannot_store(entry.directory, error) from error
-        return entry
-
-    @contextmanager
-    def making(self, container_id: str) -> Iterator[Entry]:
-        """Make the directory of a new container and hold its lock. Raises as `create`."""
-        with ExitStack() as stack:
-            while True:
-                entry = self.create(container_id)
-                try:
-                    stack.enter_context(entry.locked())
-                    break
-                except ContainerNotFound:
-                    continue  # another process took it for the remains of a crash
-                except BaseException:
-                    entry.remove()
-                    raise
-            yield entry
-
-    def entry(self, container_id: str) -> Entry:
-        """Return the directory of a container that exists. Raises ContainerNotFound, StateError."""
-        entry = Entry(self.directory, check_id(container_id))
-        entry.check()
-        return entry
-
-    def entries(self) -> list[Entry]:
-        """Return the directories of all containers. Raises StateError: another user can change the root directory."""
-        try:
-            check_directory(self.directory)
-            names = sorted(os.listdir(self.directory))
-        except FileNotFoundError:
-            return []
-        return [Entry(self.directory, name) for name in names if _is_id(name) and os.path.isdir(f"{self.directory}/{name}")]
-
-
-def state_of(document: StateDocument, *, frozen: bool = False) -> State:
-    """Return the current state: what is recorded, and whether the init process still lives."""
-    status = Status(document["status"])
-    pid, began = document.get("pid", 0), document.get("pid_start", 0)
-    if pid and (began == 0 or start_time(pid) != began):
-        status = Status.STOPPED
-    if status is Status.RUNNING and frozen:
-        status = Status.PAUSED
-    sockets = ["", ""] if status is Status.STOPPED else document.get("sockets", ["", ""])
-    lost = document.get("log_lost", [0, 0])
-    return State(
-        id=document["id"],
-        status=status,
-        pid=0 if status is Status.STOPPED else pid,
-        bundle=document.get("bundle", ""),
-        oci_version=document.get("oci_version", OCI_VERSION),
-        annotations=tuple(sorted(document.get("annotations", {}).items())),
-        created_at=document.get("created_at", 0),
-        started_at=document.get("started_at", 0),
-        finished_at=document.get("finished_at", 0),
-        exit_code=document.get("exit_code"),
-        oom_killed=document.get("oom_killed", False),
-        rootfs=document.get("rootfs", ""),
-        attach_socket=sockets[0],
-        control_socket=sockets[1],
-        log_path=document.get("log", [""])[0],
-        log_lost=(lost[0], lost[1]),
-        log_error=document.get("log_error", ""),
-    )
+def state_of(record: StateRecord) -> State:
+    """Return the state that a record describes."""
+    members: dict[str, Any] = {name: value for name, value in record.items() if name in _MEMBERS}
+    entries, size = record.get("log_lost", (0, 0))
+    return State(**{**members, "log_lost": (entries, size)})

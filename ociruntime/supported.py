@@ -43,7 +43,7 @@ from .spec import (
     SeccompOperator,
 )
 from .spec.base import members_of
-from .spec.mounts import MOUNT_OPTIONS
+from .spec.linux import MOUNT_OPTIONS
 from .spec.rules.host import host_problems
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, 
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
 from ..sandbox import Image, Sandbox, find_bundle
-from ..state import State, Status
 from ..stats import Event
+from ..store import Status
 from ..streams import MaybeNone
 from ..supervisor.logs import POLL_INTERVAL, LogReader, LogRecord
 from .processes import Attachment, Process, Reader, Writer, connect
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..lifecycle.update import Limits
     from ..spec import Resources, RuntimeSpec
     from ..spec.base import Json
+    from ..state import State
     from ..stats import Stats
     from ..terminal import Terminal
 
@@ -107,6 +108,10 @@ class Container:
     def state(self) -> State:
         """The current state (runtime.md, State). Raises ContainerNotFound."""
         return self._sync.state
+
+    def state_document(self) -> dict[str, object]:
+        """Return the current state as ``ociruntime state`` prints it, ready for `json.dumps`. Raises ContainerNotFound."""
+        return self._sync.state_document()
 
     @property
     def status(self) -> Status:

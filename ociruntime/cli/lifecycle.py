@@ -141,7 +141,8 @@ def start(options: Namespace) -> None:
 
 
 def state(options: Namespace) -> None:
-    document = oci.Container.load(options.id, state_root=options.root).state.to_json()
+    container = oci.Container.load(options.id, state_root=options.root)
+    document = json.dumps(container.state_document(), indent=2)
     if options.sync_socket is None:
         print(document)
         return
@@ -183,8 +184,6 @@ def list_containers(options: Namespace) -> None:
         for entry in states:
             print(entry.id)
     elif options.format == "json":
-        import json
-
         documents = [{**entry.to_dict(), "pid": entry.pid, "created": format_time(entry.created_at)} for entry in states]
         print(json.dumps(documents))
     else:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from .._native import check, lib
-from ..errors import LaunchTimeout, OCIRuntimeError, Problem, SpecError, StepError, UnsupportedError
+from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError
 from ..interrupts import waiting
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.model import UncompiledFilter, encode
 from ..plan.ops import REPORTING, WAITING, Report, Sync
+from ..spec.base import Problem
 from . import cgroup, undo
 from .causes import denied_by_filter, how_it_died, make_error
 from .clone import clone

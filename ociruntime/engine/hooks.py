@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from .._native import check, lib
@@ -25,7 +25,6 @@ from .launch import Message
 
 if TYPE_CHECKING:
     from ..plan.model import Step
-    from ..state import State
     from .launch import Init
 
 _TAIL: Final = 2000
@@ -37,16 +36,21 @@ _POLL_INTERVAL: Final = 100
 _TIMED_OUT: Final = 1 << 16
 
 
-def run(kind: str, hook: HookProgram, state: State, deadline: float | None = None) -> None:
-    """Run a hook in the runtime namespace. It is killed at the deadline, which the caller checks. Raises HookError."""
-    document, output = sealed_memfd("oci-state", _encode(state)), os.memfd_create("oci-output", os.MFD_CLOEXEC)
+def run(kind: str, hook: HookProgram, state: Mapping[str, object], deadline: float | None = None) -> None:
+    """Run a hook in the runtime namespace. It is killed at the deadline, which the caller checks. Raises HookError.
+
+    Args:
+        state: the state document of the container (runtime.md, State).
+    """
+    bundle = str(state["bundle"])
+    document, output = sealed_memfd("oci-state", json.dumps(state).encode()), os.memfd_create("oci-output", os.MFD_CLOEXEC)
     try:
         try:
             child = subprocess.Popen(
                 hook.args,
                 executable=hook.path,
                 env={name: value for name, _, value in (entry.partition("=") for entry in hook.env)},
-                cwd=state.bundle if os.path.isdir(state.bundle) else "/",
+                cwd=bundle if os.path.isdir(bundle) else "/",
                 stdin=document,
                 stdout=output,
                 stderr=output,
@@ -95,10 +99,6 @@ def _release_output(output: int, begin: int) -> int:
     return end - _KEPT
 
 
-def _encode(state: State) -> bytes:
-    return json.dumps(state.to_oci()).encode()
-
-
 def _describe(returncode: int) -> str:
     return f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
@@ -126,9 +126,9 @@ def failure(message: Message, kind: str, hook: HookProgram) -> HookError:
 class HookRunner:
     """Runs the hooks of one launch: those in the runtime namespace, and what the init process needs for the others."""
 
-    def __init__(self, describe: Callable[[], State]) -> None:
-        """``describe`` returns the state of the container when a hook runs; the pid is taken from the init process."""
-        self._describe = describe
+    def __init__(self, state_with: Callable[[int], Mapping[str, object]]) -> None:
+        """``state_with`` returns the current state document of the container, with a pid of its init process."""
+        self._state_with = state_with
         self._document = -1
         self.begun = False
         """Whether a hook has run. Then the poststop hooks must run, even if the launch fails."""
@@ -148,11 +148,11 @@ class HookRunner:
             run(
                 cast("str", kind),
                 HookProgram(*cast("tuple[str, list[str], list[str], int]", program)),
-                self._describe()._replace(pid=init.pid),
+                self._state_with(init.pid),
                 deadline,
             )
             return
-        os.write(self._document, _encode(self._describe()._replace(pid=_pid_inside(init.pid))))
+        os.write(self._document, json.dumps(self._state_with(_pid_inside(init.pid))).encode())
         fcntl.fcntl(self._document, F_ADD_SEALS, SEALS)
 
     def failure(self, step: Step, message: Message) -> HookError:

@@ -21,7 +21,7 @@ from ..files import replace_file
 from ..interrupts import uninterruptible, waiting
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
-from ..state import Entry, StateDocument, StateStore, Status, state_of
+from ..store import Entry, StateRecord, StateStore, Status, oci_state
 from .delete import after_delete, delete
 from .prepare import CleanUps, EphemeralBundle, Launched, Prepared, Ready, prepare, send_fd, send_listener
 from .start import after_start
@@ -44,7 +44,7 @@ class Supervise(Protocol):
     def __call__(
         self,
         entry: Entry,
-        document: StateDocument,
+        document: StateRecord,
         spec: RuntimeSpec,
         options: CreateOptions,
         /,
@@ -59,7 +59,7 @@ class Created:
     """A container that has been created."""
 
     entry: Entry
-    document: StateDocument
+    document: StateRecord
     init: Launched
     """Its init process."""
     own_pids: bool
@@ -116,7 +116,7 @@ class Creation:
     """
 
     def __init__(self, store: StateStore, container_id: str, bundle: Path, options: CreateOptions, *, start: bool) -> None:
-        self.document = StateDocument(id=container_id, bundle=str(bundle), status=Status.CREATING, created_at=time.time_ns())
+        self.document = StateRecord(id=container_id, bundle=str(bundle), status=Status.CREATING, created_at=time.time_ns())
         self._store = store
         self._options = options
         self._start = start
@@ -234,7 +234,7 @@ class Creation:
             return None
 
         # For hooks the container is created: what comes before them is done (runtime.md, Lifecycle, 2 and 3).
-        self._hooks = HookRunner(lambda: state_of(self.document)._replace(status=Status.CREATED))
+        self._hooks = HookRunner(lambda pid: oci_state({**self.document, "status": Status.CREATED, "pid": pid}))
         self._clean_ups.callback(self._hooks.close)
         return self._hooks
 
@@ -302,7 +302,7 @@ def to_socket(path: str | os.PathLike[str]) -> Callable[[int], None]:
     return lambda fd: send_fd(fd, path)
 
 
-def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int], None]) -> dict[str, Callable[[Init, int], None]]:
+def receivers(spec: RuntimeSpec, document: StateRecord, console: Callable[[int], None]) -> dict[str, Callable[[Init, int], None]]:
     """Return the functions that take the file descriptors of the init, by its operation.
 
     Args:
@@ -311,8 +311,7 @@ def receivers(spec: RuntimeSpec, document: StateDocument, console: Callable[[int
 
     def to_agent(init: Init, fd: int) -> None:
         path, metadata = listener_of(spec)
-        state = state_of(document)
-        send_listener(fd, path, metadata, state._replace(pid=state.pid or init.pid), init.pid)
+        send_listener(fd, path, metadata, oci_state({**document, "pid": document.get("pid", init.pid)}), init.pid)
 
     return {"handout": to_agent, "console": lambda init, fd: console(fd)}
 

@@ -21,8 +21,8 @@ from ..engine.processes import (
 )
 from ..errors import ContainerNotFound, HookError, StateError, UnsupportedError, WrongStatus, warn
 from ..plan.model import HookProgram
-from ..state import Entry, StateDocument, Status, state_of
-from .status import SUPERVISOR_END, current, first_process, supervisor_of
+from ..store import Entry, StateRecord, Status, oci_state
+from .status import SUPERVISOR_END, first_process, status_of, supervisor_of
 
 _LOCK_TIMEOUT: Final = 10.0
 """Seconds for another operation on the container to end, before a deletion by force ends it."""
@@ -116,14 +116,14 @@ def _holder(entry: Entry) -> str:
     return "another process"
 
 
-def discard(entry: Entry, document: StateDocument) -> None:
+def discard(entry: Entry, document: StateRecord) -> None:
     """Delete a container whose init process has ended. Raises ContainerNotFound: another process has deleted it."""
     with entry.locked():
         sweep(entry, document)
     after_delete(document)
 
 
-def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
+def read(entry: Entry, *, force: bool) -> tuple[StateRecord, Status]:
     """Return the recorded state and the current status.
 
     Args:
@@ -141,17 +141,17 @@ def read(entry: Entry, *, force: bool) -> tuple[StateDocument, Status]:
         if not force:
             raise
         document = entry.recovered()
-    return document, current(document).status
+    return document, status_of(document)
 
 
-def sweep(entry: Entry, document: StateDocument) -> None:
+def sweep(entry: Entry, document: StateRecord) -> None:
     """Remove everything of a container whose init process has ended. The caller holds the lock."""
     _end_supervisor(entry, document)
     undo.undo_all(document.get("undo", []))
     entry.remove()
 
 
-def _end_supervisor(entry: Entry, document: StateDocument) -> None:
+def _end_supervisor(entry: Entry, document: StateRecord) -> None:
     """Wait for the end of the supervisor of a container that has ended, and kill it if that takes too long. Raises TimeoutError."""
     pidfd = supervisor_of(document)
     if pidfd is None:
@@ -171,7 +171,7 @@ def _kill(pidfd: int) -> None:
         pass  # it has ended
 
 
-def after_delete(document: StateDocument) -> None:
+def after_delete(document: StateRecord) -> None:
     """Run the poststop hooks. A failure is a warning, and the other hooks still run (runtime.md, Lifecycle, 13)."""
 
     from ..engine.hooks import run
@@ -180,7 +180,7 @@ def after_delete(document: StateDocument) -> None:
     if not hooks:
         return
 
-    state = state_of(document)._replace(status=Status.STOPPED, pid=0)
+    state = oci_state({**document, "status": Status.STOPPED, "pid": 0})
     for hook in hooks:
         try:
             run("poststop", HookProgram(*hook), state)
@@ -188,7 +188,7 @@ def after_delete(document: StateDocument) -> None:
             warn([str(error)])
 
 
-def end(entry: Entry, document: StateDocument, status: Status, own: int) -> None:
+def end(entry: Entry, document: StateRecord, status: Status, own: int) -> None:
     """Kill the init process of a container and wait for its end. The caller holds the lock. Raises TimeoutError."""
     pidfd = first_process(document, own)
     if pidfd is None:
@@ -221,7 +221,7 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
     if all:
         _kill_all(document, number)
         return
-    status = current(document).status
+    status = status_of(document)
     if not status.can_kill:
         raise WrongStatus(entry.id, "kill", status, "created or running")
     pidfd = first_process(document)
@@ -238,7 +238,7 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
         cgroup.thaw_killed(document.get("cgroups", []))
 
 
-def processes(document: StateDocument) -> set[int]:
+def processes(document: StateRecord) -> set[int]:
     """Return the pids of a container, found by its cgroups, or by its pid namespace if it has no cgroups.
 
     Raises:
@@ -256,7 +256,7 @@ def processes(document: StateDocument) -> set[int]:
     return pid_namespace_members(document["pid"])
 
 
-def _kill_all(document: StateDocument, number: int) -> None:
+def _kill_all(document: StateRecord, number: int) -> None:
     paths = document.get("cgroups", [])
     if not paths:
         for pid in processes(document):

@@ -25,10 +25,10 @@ from ..plan.kernel import CLONE_NEW
 from ..rootfs.users import env_with_home
 from ..spec import Capabilities, Process, Rlimit
 from ..spec.process import UNLIMITED, RlimitType
-from ..state import Entry, StateDocument, Status
+from ..store import Entry, StateRecord, Status
 from .create import receivers, to_socket, write_pid_file
 from .prepare import CleanUps, Launched
-from .status import current, first_process
+from .status import first_process, status_of
 
 if TYPE_CHECKING:
     from ..options import ExecOptions
@@ -54,7 +54,7 @@ class PreparedExec:
     """Cgroups of other exec processes, which may have ended."""
     host: Host
 
-    def compile(self, entry: Entry, document: StateDocument, spec: RuntimeSpec) -> Plan:
+    def compile(self, entry: Entry, document: StateRecord, spec: RuntimeSpec) -> Plan:
         """Compile the plan that executes the process. Raises SpecError, UnsupportedError."""
         keyrings = self.host.keyrings and document.get("new_keyring", True)
         return compile_exec(
@@ -125,7 +125,7 @@ def execute(
     )
 
 
-def prepare_exec(document: StateDocument, spec: RuntimeSpec, options: ExecOptions) -> PreparedExec:
+def prepare_exec(document: StateRecord, spec: RuntimeSpec, options: ExecOptions) -> PreparedExec:
     """Resolve the process object and the cgroups of an exec process, and make a cgroup for it.
 
     Raises:
@@ -151,10 +151,10 @@ def prepare_exec(document: StateDocument, spec: RuntimeSpec, options: ExecOption
     return PreparedExec(process=process, cgroups=joined, group=group, siblings=siblings, host=host)
 
 
-def _open_running(entry: Entry) -> tuple[StateDocument, int]:
+def _open_running(entry: Entry) -> tuple[StateRecord, int]:
     """Return the state of a running container and a pidfd of its init process. Raises WrongStatus, ContainerNotFound."""
     document = entry.read()
-    status = current(document).status
+    status = status_of(document)
     if not status.can_exec:
         raise WrongStatus(entry.id, "exec in", status, "running")
     pidfd = first_process(document)
@@ -179,7 +179,7 @@ def _close(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def _foreign_namespaces(document: StateDocument) -> int:
+def _foreign_namespaces(document: StateRecord) -> int:
     """Return the CLONE_NEW* bits to join, without the user namespace if the caller is in it: setns(2) refuses that."""
     bits = document.get("namespaces", 0)
     try:

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from ..errors import UnsupportedError, warn
 from ..host import Host
 from ..overrides import Overrides
 from ..rootfs.users import env_with_home
-from ..state import NOTIFY, OCI_VERSION, State
+from ..store import NOTIFY, OCI_VERSION
 from .status import first_process
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..engine.groups import Group
     from ..options import CreateOptions
     from ..plan import Plan
-    from ..state import Entry, StateDocument
+    from ..store import Entry, StateRecord
 
 
 _ABSTRACT: Final = "/run/notify"
@@ -73,7 +73,7 @@ def _with_notify_socket(bundle: Bundle, entry: Entry, notify_socket: str) -> Bun
 class Ready:
     """Receives the readiness notification of a container's process, and passes it on to the host's socket."""
 
-    def __init__(self, entry: Entry, document: StateDocument) -> None:
+    def __init__(self, entry: Entry, document: StateRecord) -> None:
         """Make the socket, before the process runs. Raises OSError."""
         self._notify_socket = document["notify"]
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -92,7 +92,7 @@ class Ready:
         finally:
             os.close(directory)
 
-    def wait(self, document: StateDocument, own: int = -1, *, main: bool = True) -> None:
+    def wait(self, document: StateRecord, own: int = -1, *, main: bool = True) -> None:
         """Wait until the process is ready or has ended, and close.
 
         Args:
@@ -108,7 +108,7 @@ class Ready:
             if pidfd is not None:
                 os.close(pidfd)
 
-    def wait_aside(self, document: StateDocument, own: int) -> None:
+    def wait_aside(self, document: StateRecord, own: int) -> None:
         """Wait in a thread. The caller goes on as the main process of the service."""
         pidfd = os.dup(own)
 
@@ -279,11 +279,12 @@ def send_fd(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx"
         os.close(fd)
 
 
-def send_listener(fd: int, path: str, metadata: str, state: State, pid: int) -> None:
+def send_listener(fd: int, path: str, metadata: str, state: Mapping[str, object], pid: int) -> None:
     """Send the listener of a seccomp filter to its agent, and close it here (config-linux.md#the-container-process-state).
 
     Args:
         path: the agent's socket, ``listenerPath``.
+        state: the state document of the container (see `ociruntime.store.oci_state`).
         pid: the process of the filter: the init process or an exec process.
 
     Raises:
@@ -292,7 +293,7 @@ def send_listener(fd: int, path: str, metadata: str, state: State, pid: int) -> 
     document: dict[str, object] = {"ociVersion": OCI_VERSION, "fds": ["seccompFd"], "pid": pid}
     if metadata:
         document["metadata"] = metadata
-    document["state"] = state.to_oci()
+    document["state"] = state
     try:
         send_fd(fd, path, json.dumps(document).encode())
     except OSError as error:

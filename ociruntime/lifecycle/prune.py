@@ -10,7 +10,7 @@ from ..errors import BundleError, ContainerExists, ContainerNotFound, warn
 from ..files import LockFile
 from ..overrides import StrPath
 from ..rootfs.bundles import prune_records
-from ..state import Entry, StateStore, Status, check_directory, check_id
+from ..store import Entry, StateStore, Status, check_directory, check_id
 from .delete import after_delete, end, read, sweep
 
 if TYPE_CHECKING:

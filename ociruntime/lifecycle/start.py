@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive
 from ..engine.processes import wait_init
-from ..errors import HookError, LaunchTimeout, Problem, SpecError, StepError, UnsupportedError, WrongStatus
+from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus
 from ..plan.model import HookProgram
 from ..plan.ops import Report
-from ..state import Entry, StateDocument, Status, state_of
+from ..store import Entry, StateRecord, Status, oci_state
 from .delete import delete
 from .status import allowed, first_process
 
@@ -40,9 +40,11 @@ def start(entry: Entry, own: int = -1) -> None:
     """
     with allowed(entry, "start", Status.CREATED) as document:
         if not document.get("process", True):
+            from ..spec import Problem
+
             raise SpecError([Problem("$.process", "is needed to start a container", "runtime.md#start")])
         ready = _expect_ready(entry, document)
-        running: StateDocument = {**document, "status": Status.RUNNING, "started_at": time.time_ns()}
+        running: StateRecord = {**document, "status": Status.RUNNING, "started_at": time.time_ns()}
         try:
             # The new state is written before the start, so that a full disk cannot prevent it afterwards.
             with entry.staged("state.json", json.dumps(running).encode()) as state:
@@ -68,7 +70,7 @@ def start(entry: Entry, own: int = -1) -> None:
         ready.wait(document, own)
 
 
-def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
+def _expect_ready(entry: Entry, document: StateRecord) -> Ready | None:
     """Return the receiver of the readiness notification; None if the host has not asked for it."""
 
     from .prepare import Ready
@@ -79,7 +81,7 @@ def _expect_ready(entry: Entry, document: StateDocument) -> Ready | None:
     return Ready(entry, document)
 
 
-def after_start(document: StateDocument) -> HookError | None:
+def after_start(document: StateRecord) -> HookError | None:
     """Run the poststart hooks until one fails, and return its error: the container is to be deleted (runtime.md, Lifecycle, 9)."""
 
     from ..engine.hooks import run
@@ -89,7 +91,7 @@ def after_start(document: StateDocument) -> HookError | None:
         return None
 
     # Hooks get the status "running", even if the process has ended already.
-    state = state_of(document)._replace(status=Status.RUNNING, pid=document["pid"])
+    state = oci_state({**document, "status": Status.RUNNING})
     for hook in hooks:
         try:
             run("poststart", HookProgram(*hook), state)
@@ -98,7 +100,7 @@ def after_start(document: StateDocument) -> HookError | None:
     return None
 
 
-def _wait_gone(document: StateDocument, own: int) -> None:
+def _wait_gone(document: StateRecord, own: int) -> None:
     pidfd = first_process(document, own)
     if pidfd is not None:
         try:
@@ -107,7 +109,7 @@ def _wait_gone(document: StateDocument, own: int) -> None:
             os.close(pidfd)
 
 
-def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
+def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
     """Let the init process go on until it has executed the program, and return the error if a step failed."""
 
     from ..engine.hooks import failure as hook_failure
@@ -134,8 +136,7 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
 
             path, metadata = document["listener"]
             try:
-                state = state_of(document)
-                send_listener(message.fd, path, metadata, state, state.pid)
+                send_listener(message.fd, path, metadata, oci_state(document), document["pid"])
             except UnsupportedError as error:
                 return error  # the init process ends with the connection
             os.write(peer, b"\0")
@@ -156,12 +157,12 @@ def _open_gate(entry: Entry, document: StateDocument) -> Exception | None:
     return _step_error(entry, document, message.step, message.value, message.text)
 
 
-def _step_of(document: StateDocument, number: int) -> tuple[str, str]:
+def _step_of(document: StateRecord, number: int) -> tuple[str, str]:
     """Return the operation and the text of a step."""
     return next(((str(op), str(text)) for n, op, text in document["steps"] if n == number), ("gate", "wait for start"))
 
 
-def _step_error(entry: Entry, document: StateDocument, number: int, code: int, words: str = "") -> Exception:
+def _step_error(entry: Entry, document: StateRecord, number: int, code: int, words: str = "") -> Exception:
     from ..engine.causes import denied_by_filter, make_error
 
     op, text = _step_of(document, number)
@@ -178,7 +179,7 @@ def _filter(entry: Entry) -> Seccomp | None:
     return spec.linux.seccomp if spec.linux else None
 
 
-def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress | None) -> Exception | None:
+def _end_of_connection(entry: Entry, document: StateRecord, reached: Progress | None) -> Exception | None:
     """Return the error that the end of the connection stands for; None if the init process has executed the program.
 
     Args:
@@ -199,7 +200,7 @@ def _end_of_connection(entry: Entry, document: StateDocument, reached: Progress 
     return StepError(errno.EINTR, step=number, total=document.get("total", 0), op=op, text=text, cause=cause)
 
 
-def _late(entry: Entry, document: StateDocument, number: int) -> Exception:
+def _late(entry: Entry, document: StateRecord, number: int) -> Exception:
     op, text = _step_of(document, number)
     why = f"the init process made no progress for {STALL:.0f} s"
     return LaunchTimeout(errno.ETIMEDOUT, step=number, total=document.get("total", 0), op=op, text=text, cause=why)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from ..engine import cgroup
 from ..engine.processes import open_process, wait_init
 from ..errors import ProcessTimeout, WrongStatus
-from ..state import Entry, State, StateDocument, Status, state_of
+from ..procfs import start_time
+from ..store import Entry, StateRecord, Status
 
 if TYPE_CHECKING:
     from ..engine.cgroup.tasks import EventWatch
@@ -23,16 +24,27 @@ SUPERVISOR_END: Final = 6.0
 _NOTIFY_TIMEOUT: Final = 1.0
 
 
-def current(document: StateDocument) -> State:
-    """Return the current state: the recorded one, corrected by what the processes and the freezer say."""
-    cgroups = document.get("cgroups", [])
-    state = state_of(document, frozen=document["status"] == Status.RUNNING and cgroup.frozen(cgroups))
-    if state.status is Status.STOPPED and not state.oom_killed and out_of_memory(document):
-        return state._replace(oom_killed=True)
-    return state
+def status_of(document: StateRecord) -> Status:
+    """Return the current status: the recorded one, unless the init process has ended or the freezer has stopped it."""
+    pid, began = document.get("pid", 0), document.get("pid_start", 0)
+    if pid and (began == 0 or start_time(pid) != began):
+        return Status.STOPPED
+    status = Status(document["status"])
+    if status is Status.RUNNING and cgroup.frozen(document.get("cgroups", [])):
+        return Status.PAUSED
+    return status
 
 
-def out_of_memory(document: StateDocument) -> bool:
+def current(document: StateRecord) -> StateRecord:
+    """Return a record with the current status, and without the pid and the sockets of a container that has ended."""
+    now: StateRecord = {**document, "status": status_of(document)}
+    if now["status"] is Status.STOPPED:
+        now["pid"], now["attach_socket"], now["control_socket"] = 0, "", ""
+        now["oom_killed"] = document.get("oom_killed", False) or out_of_memory(document)
+    return now
+
+
+def out_of_memory(document: StateRecord) -> bool:
     """Return whether there was an OOM kill in a container."""
 
     from ..engine.cgroup.account import logged_oom_kill
@@ -48,11 +60,11 @@ def out_of_memory(document: StateDocument) -> bool:
 
 
 @contextmanager
-def allowed(entry: Entry, operation: str, *statuses: Status) -> Iterator[StateDocument]:
+def allowed(entry: Entry, operation: str, *statuses: Status) -> Iterator[StateRecord]:
     """Hold the container's lock for an operation that needs one of these statuses. Raises WrongStatus, ContainerNotFound."""
     with entry.locked():
         document = entry.read()
-        status = current(document).status
+        status = status_of(document)
         if status not in statuses:
             raise WrongStatus(entry.id, operation, status, " or ".join(statuses))
         yield document
@@ -60,7 +72,7 @@ def allowed(entry: Entry, operation: str, *statuses: Status) -> Iterator[StateDo
         _notify_supervisor(entry)
 
 
-def first_process(document: StateDocument, own: int = -1) -> int | None:
+def first_process(document: StateRecord, own: int = -1) -> int | None:
     """Return a pidfd of the init process; None if it has ended.
 
     Args:
@@ -81,7 +93,7 @@ def _open_process(pid: int, start_time: int) -> int | None:
 # ---- the supervisor ----
 
 
-def supervisor_of(document: StateDocument) -> int | None:
+def supervisor_of(document: StateRecord) -> int | None:
     """Return a pidfd of the container's supervisor; None if it has none, or the supervisor has ended."""
     return _open_process(*document.get("supervisor", (0, 0)))
 
@@ -98,7 +110,7 @@ def _notify_supervisor(entry: Entry) -> None:
         pass  # the supervisor has ended with its container, and has sent that state itself
 
 
-def wait_supervised(entry: Entry, document: StateDocument, own: int, timeout: float | None) -> int | None:
+def wait_supervised(entry: Entry, document: StateRecord, own: int, timeout: float | None) -> int | None:
     """Wait for the end of a supervised container and return its exit code.
 
     Returns:
@@ -122,7 +134,7 @@ def wait_supervised(entry: Entry, document: StateDocument, own: int, timeout: fl
     return _read_after_end(entry).get("exit_code", returncode)
 
 
-def _read_after_end(entry: Entry) -> StateDocument:
+def _read_after_end(entry: Entry) -> StateRecord:
     """Return the state of a supervised container that has ended, once the supervisor has recorded the exit code or has ended."""
     deadline = time.monotonic() + SUPERVISOR_END
     while True:
@@ -145,9 +157,8 @@ def stats(entry: Entry) -> Stats:
     from ..engine.cgroup.stats import stats as read_stats
 
     document = entry.read()
-    state = current(document)
-    own_network = document.get("namespaces", 0) & _CLONE_NEWNET
-    return read_stats(document.get("cgroups", []), state.pid if own_network else 0)
+    own_network = bool(document.get("namespaces", 0) & _CLONE_NEWNET)
+    return read_stats(document.get("cgroups", []), current(document).get("pid", 0) if own_network else 0)
 
 
 def watch(entry: Entry, own: int = -1) -> EventWatch:
@@ -156,7 +167,7 @@ def watch(entry: Entry, own: int = -1) -> EventWatch:
     from ..engine.cgroup.tasks import EventWatch
 
     document = entry.read()
-    pidfd = first_process(document, own) if current(document).status.can_kill else None
+    pidfd = first_process(document, own) if status_of(document).can_kill else None
     if pidfd is None:
         raise WrongStatus(entry.id, "watch", Status.STOPPED, "created or running")
     return EventWatch(document.get("cgroups", []), document["pid"], pidfd)

@@ -12,7 +12,7 @@ from ..errors import BundleError, ContainerNotFound
 from ..interrupts import uninterruptible
 from ..procfs import MountInfo, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
-from ..state import Entry, StateStore, Status
+from ..store import Entry, StateStore, Status
 from .delete import end, lock, read
 
 _GRACE = 2.0

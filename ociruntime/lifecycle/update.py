@@ -15,7 +15,7 @@ from ..plan.cgroups import changed_members, compile_update, existing_placement, 
 from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules.findings import Findings
 from ..spec.rules.linux import check_intel_rdt, check_resources
-from ..state import Entry, Status
+from ..store import Entry, Status
 from .status import allowed
 
 if TYPE_CHECKING:

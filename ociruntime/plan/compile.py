@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import SpecError, UnsupportedError
 from ..spec import Process
+from ..spec.base import Problem
 from ..spec.rules.config import config_problems, process_problems
 from ..spec.rules.host import host_problems
 from . import kernel

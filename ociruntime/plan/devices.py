@@ -6,8 +6,8 @@ import posixpath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import Problem, SpecError
-from ..spec.base import destination_in_root, is_below
+from ..errors import SpecError
+from ..spec.base import Problem, destination_in_root, is_below
 from . import kernel
 from .detached_mounts import IN_ROOT
 from .model import NO_SLOT, PlanBuilder

@@ -11,8 +11,8 @@ import posixpath
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import Problem, SpecError, UnsupportedError
-from ..spec.base import is_below
+from ..errors import SpecError, UnsupportedError
+from ..spec.base import Problem, is_below
 from . import kernel
 from .detached_mounts import IN_ROOT, Attach, DetachedMounts
 from .model import NO_SLOT, PlanBuilder

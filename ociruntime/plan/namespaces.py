@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import SpecError, UnsupportedError
 from ..spec import IDMapping
-from ..spec.base import sysctl_namespace, sysctl_path
+from ..spec.base import Problem, sysctl_namespace, sysctl_path
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
 

@@ -9,8 +9,8 @@ import posixpath
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import Problem, SpecError, UnsupportedError
-from ..spec.base import destination_in_root, parse_ranges
+from ..errors import SpecError, UnsupportedError
+from ..spec.base import Problem, destination_in_root, parse_ranges
 from . import kernel
 from .model import NO_SLOT, PlanBuilder, UncompiledFilter
 from .namespaces import Setgroups, dumpable

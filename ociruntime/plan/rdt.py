@@ -6,7 +6,8 @@ import posixpath
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError, UnsupportedError
+from ..errors import SpecError, UnsupportedError
+from ..spec.base import Problem
 from ..spec.rules.linux import RESERVED_GROUPS
 from .model import PlanBuilder
 

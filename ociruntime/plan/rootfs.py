@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING, Final
 
-from ..errors import Problem, SpecError
-from ..spec.base import destination_in_root
+from ..errors import SpecError
+from ..spec.base import Problem, destination_in_root
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import PROPAGATION, parse_options

@@ -20,7 +20,7 @@ from ..errors import BundleError, StateError
 from ..files import LockFile
 from ..interrupts import DeferredSignals
 from ..procfs import MountInfo, read_mounts
-from ..state import check_directory, default_root, make_directory
+from ..store import check_directory, default_root, make_directory
 from .mount import attach, clone_mount, mounts_below, mounts_on, unmount
 
 _LAYERS: Final = ("squashfs", "overlay")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .base import FrozenMap as FrozenMap
     from .base import Json as Json
     from .base import OpenEnum as OpenEnum
+    from .base import Problem as Problem
     from .codec import converter as converter
     from .config import Hook as Hook
     from .config import Hooks as Hooks
@@ -42,16 +43,16 @@ if TYPE_CHECKING:
     from .linux import MemoryPolicy as MemoryPolicy
     from .linux import MemoryPolicyFlag as MemoryPolicyFlag
     from .linux import MemoryPolicyMode as MemoryPolicyMode
+    from .linux import Mount as Mount
     from .linux import Namespace as Namespace
     from .linux import NamespaceType as NamespaceType
     from .linux import NetDevice as NetDevice
     from .linux import Personality as Personality
     from .linux import PersonalityDomain as PersonalityDomain
+    from .linux import Root as Root
     from .linux import RootfsPropagation as RootfsPropagation
     from .linux import TimeOffset as TimeOffset
     from .model import Model as Model
-    from .mounts import Mount as Mount
-    from .mounts import Root as Root
     from .places import At as At
     from .platforms import VM as VM
     from .platforms import ZOS as ZOS
@@ -118,16 +119,15 @@ if TYPE_CHECKING:
     from .seccomp import SyscallArg as SyscallArg
 
 _MODULES = {
-    "base": "FrozenJson FrozenMap Json OpenEnum",
+    "base": "FrozenJson FrozenMap Json OpenEnum Problem",
     "codec": "converter",
     "config": "Hook Hooks RuntimeSpec",
     "edit": "Change diff merge",
     "features": "CgroupFeatures ContainerProcessState ContainerStatus EnabledFeature Features "
     "IntelRdtFeatures LinuxFeatures MemoryPolicyFeatures MountExtensions SeccompFeatures StateDocument",
-    "linux": "Device DeviceType IDMapping IntelRdt Linux MemoryPolicy MemoryPolicyFlag MemoryPolicyMode Namespace "
-    "NamespaceType NetDevice Personality PersonalityDomain RootfsPropagation TimeOffset",
+    "linux": "Device DeviceType IDMapping IntelRdt Linux MemoryPolicy MemoryPolicyFlag MemoryPolicyMode Mount Namespace "
+    "NamespaceType NetDevice Personality PersonalityDomain Root RootfsPropagation TimeOffset",
     "model": "Model",
-    "mounts": "Mount Root",
     "places": "At",
     "platforms": "FreeBSD FreeBSDDevice FreeBSDJail FreeBSDJailAllow FreeBSDSharing FreeBSDSharingNoDisable IOMem Solaris "
     "SolarisAnet SolarisCappedCPU SolarisCappedMemory VM VMHardware VMHypervisor VMImage VMImageFormat "

@@ -1,5 +1,5 @@
-"""What the document classes share: JSON values, immutable mappings, open enumerations, number ranges, values with a syntax of
-their own, and `Record`, their base.
+"""What the document classes share: `Problem`, JSON values, immutable mappings, open enumerations, number ranges, values with a
+syntax of their own, and `Record`, their base.
 
 A record is an attrs class whose instances keep their members in ``__dict__`` in the order of the document, so that a document is
 written as it was read. Comparison, hashing and checking of members are implemented once, here: generating them for each class would
@@ -17,6 +17,26 @@ import attrs
 
 V = TypeVar("V")
 T = TypeVar("T", bound="Record")
+
+# ---- problems ----
+
+
+@attrs.frozen
+class Problem:
+    """Something wrong with a document."""
+
+    path: str
+    """Where, as a JSON path: ``$.linux.namespaces[2].type``."""
+    message: str
+    """What is wrong there, and what would be right."""
+    section: str = ""
+    """The section of the runtime spec that says so, e.g. ``config-linux.md#namespaces``."""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        rule = f" ({self.section})" if self.section else ""
+        return f"{self.path}: {self.message}{rule}"
+
 
 # ---- JSON values ----
 

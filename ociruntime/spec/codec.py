@@ -24,7 +24,7 @@ from cattrs import (
 )
 from typing_extensions import TypeIs
 
-from ..errors import Problem, SpecError
+from ..errors import SpecError
 from ..files import replace_file
 from .base import (
     EMPTY,
@@ -34,6 +34,7 @@ from .base import (
     Json,
     Member,
     OpenEnum,
+    Problem,
     Record,
     freeze,
     json_path,

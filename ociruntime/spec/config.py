@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Self, cast
 import attrs
 from typing_extensions import override
 
-from ..errors import Problem
-from .base import PositiveInt
-from .linux import Linux, Namespace, NamespaceType
+from .base import PositiveInt, Problem
+from .linux import Linux, Mount, Namespace, NamespaceType, Root
 from .model import Model, raise_errors
-from .mounts import Mount, Root
 from .process import Capabilities, Process, User
 
 if TYPE_CHECKING:

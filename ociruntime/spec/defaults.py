@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .linux import IDMapping, Linux, Namespace, NamespaceType
-from .mounts import Mount, Root
+from .linux import IDMapping, Linux, Mount, Namespace, NamespaceType, Root
 from .process import Capabilities, Process, Rlimit, RlimitType, User
 from .resources import DeviceCgroup, Resources
 

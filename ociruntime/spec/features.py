@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 import attrs
 from typing_extensions import override
 
-from ..errors import Problem
-from .base import CapabilityName, NonNegativeInt, OpenEnum
+from .base import CapabilityName, NonNegativeInt, OpenEnum, Problem
 from .linux import MemoryPolicyFlag, MemoryPolicyMode, NamespaceType
 from .model import A_co, Model
 from .seccomp import SeccompAction, SeccompArch, SeccompFlag, SeccompOperator

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..errors import Problem, SpecError
-from .base import json_path, json_text
+from ..errors import SpecError
+from .base import Problem, json_path, json_text
 from .codec import read_source
-from .mounts import Mount
+from .linux import Mount
 from .process import Process, User
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from .schema import describe, section
 if TYPE_CHECKING:
     import os
 
-    from ..errors import Problem
-    from .base import Json
+    from .base import Json, Problem
     from .rules.host import HostLike
 
 __all__ = [

@@ -17,11 +17,8 @@ from .features import (
     MemoryPolicyFeatures, MountExtensions, SeccompFeatures, StateDocument,
 )
 from .linux import (
-    Device, DeviceType, IDMapping, IntelRdt, Linux, MemoryPolicy, MemoryPolicyFlag, MemoryPolicyMode, Namespace, NamespaceType,
-    NetDevice, Personality, PersonalityDomain, RootfsPropagation, TimeOffset,
-)
-from .mounts import (
-    Mount, Root,
+    Device, DeviceType, IDMapping, IntelRdt, Linux, MemoryPolicy, MemoryPolicyFlag, MemoryPolicyMode, Mount, Namespace,
+    NamespaceType, NetDevice, Personality, PersonalityDomain, Root, RootfsPropagation, TimeOffset,
 )
 from .platforms import (
     FreeBSD, FreeBSDDevice, FreeBSDJail, FreeBSDJailAllow, FreeBSDSharing, FreeBSDSharingNoDisable, IOMem, Solaris, SolarisAnet,

@@ -15,8 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..errors import Problem
-from .base import Constraint, Json, Kind, Member, OpenEnum, Record, json_path, json_text, members_of, section_of
+from .base import Constraint, Json, Kind, Member, OpenEnum, Problem, Record, json_path, json_text, members_of, section_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

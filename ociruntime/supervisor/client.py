@@ -20,10 +20,10 @@ from ..engine.processes import ended_within, wait_killed
 from ..errors import ContainerNotFound, StateError, UnsupportedError, WrongStatus
 from ..files import Unpicklable
 from ..host import Host
-from ..lifecycle.status import current, first_process
+from ..lifecycle.status import first_process, status_of
 from ..plan.namespaces import host_id, with_default_mappings
 from ..procfs import start_time
-from ..state import Entry, Status
+from ..store import Entry, Status
 from .protocol import (
     ATTACH_SOCKET,
     CONTROL_SOCKET,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..engine.launch import Preserved
     from ..options import CreateOptions
     from ..spec import RuntimeSpec
-    from ..state import StateDocument
+    from ..store import StateRecord
 
 __all__ = [
     "Attachment",
@@ -166,7 +166,7 @@ class Supervisor:
 
 
 def supervise(
-    entry: Entry, document: StateDocument, spec: RuntimeSpec, options: CreateOptions, *, terminal: bool, preserve: Preserved
+    entry: Entry, document: StateRecord, spec: RuntimeSpec, options: CreateOptions, *, terminal: bool, preserve: Preserved
 ) -> Supervisor:
     """Start the supervisor of a container that is being created, and record it in the state.
 
@@ -174,10 +174,10 @@ def supervise(
     """
     supervisor = Supervisor.spawn(entry.path, options, terminal=terminal, owner=_owner_of_pipes(spec), preserve=preserve)
     document["supervisor"] = list(supervisor.identity)
-    document["sockets"] = [str(entry.path / ATTACH_SOCKET), str(entry.path / CONTROL_SOCKET)]
+    document["attach_socket"], document["control_socket"] = str(entry.path / ATTACH_SOCKET), str(entry.path / CONTROL_SOCKET)
     document["terminal"] = terminal
     document["sync"] = options.sync_socket is not None
-    document["log"] = [options.log_path or str(entry.path / LOG), options.log_format]
+    document["log_path"], document["log_format"] = str(options.log_path or entry.path / LOG), options.log_format
     try:
         entry.record(document)
     except BaseException:
@@ -214,7 +214,7 @@ def request(entry: Entry, operation: str, sockets: Sequence[socket.socket] = (),
     error = _request(entry.directory, sockets, members)
     if not error:
         return
-    status = current(entry.read()).status
+    status = status_of(entry.read())
     if status is Status.STOPPED:
         raise WrongStatus(entry.id, operation, status, "created or running")
     raise StateError(f"cannot {operation} container {entry.id!r}: {error}")
@@ -388,7 +388,7 @@ def attach(entry: Entry, *, stderr: bool) -> Attachment:
         raise StateError(
             f"cannot attach to container {entry.id!r}: it has no supervisor; create it with supervise=True (--supervise)"
         )
-    status, pidfd = current(document).status, first_process(document)
+    status, pidfd = status_of(document), first_process(document)
     if pidfd is None:
         raise WrongStatus(entry.id, "attach to", status, "created or running")
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ from ..engine.processes import ended_within
 from ..errors import StateError
 from ..files import NotRegularError, open_regular
 from ..lifecycle.status import supervisor_of
-from ..state import Entry
+from ..store import Entry
 from .client import request
 from .protocol import LOG
 
@@ -212,7 +212,7 @@ class LogReader:
 
     def __init__(self, entry: Entry, *, follow: bool, since: datetime | int | None, tail: int | None, stream: str | None) -> None:
         document = self._document = entry.read()
-        if "log" not in document:
+        if "log_path" not in document:
             raise StateError(
                 f"container {entry.id!r} has no log: it was created without a supervisor (supervise=True, --supervise)"
             )
@@ -220,7 +220,7 @@ class LogReader:
             raise ValueError(f"tail is {tail}, not a count")
         if stream not in (None, "stdout", "stderr"):
             raise ValueError(f"stream is {stream!r}: stdout or stderr is needed")
-        path, log_format = document["log"]
+        path, log_format = document["log_path"], document["log_format"]
         _check(entry, path, follow=follow)
         if isinstance(since, datetime):
             since = round(since.timestamp() * 1e6) * 1000

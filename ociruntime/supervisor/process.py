@@ -68,16 +68,16 @@ class StateSender:
         # Lazy for the memory of supervisors without a sync socket.
         from ..errors import ContainerNotFound
         from ..lifecycle.status import current
-        from ..state import StateStore
+        from ..store import StateStore, state_document
 
         root, container_id = os.path.split(self._directory)
         try:
             state = current(StateStore(root).entry(container_id).read())
         except ContainerNotFound:
             return  # it was deleted meanwhile
-        if str(state.status) != self._last_status:
-            self._last_status = str(state.status)
-            self._queue.append((time.monotonic() + SYNC_TIMEOUT, state.to_json(indent=None).encode()))
+        if state["status"] != self._last_status:
+            self._last_status = state["status"]
+            self._queue.append((time.monotonic() + SYNC_TIMEOUT, json.dumps(state_document(state)).encode()))
             self.send()
 
     def due(self) -> float | None:

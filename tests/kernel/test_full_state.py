@@ -13,7 +13,7 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import recovery
-from ociruntime.state import StateDocument, StateStore
+from ociruntime.store import StateRecord, StateStore
 
 from ..support.fixture_types import MakeBundle
 from ..support.leftovers import cgroups_of
@@ -57,10 +57,10 @@ def fill(root: Path) -> Path:
 
 def test_the_old_document_holds(small: Path) -> None:
     entry = StateStore(small).create("c")
-    old = StateDocument(id="c", bundle="/b", status="stopped")
+    old = StateRecord(id="c", bundle="/b", status="stopped")
     entry.write(old)
     with pytest.raises(oci.StateError, match=NO_SPACE):
-        entry.write(StateDocument(id="c", bundle="/b" * 10000, status="stopped"))
+        entry.write(StateRecord(id="c", bundle="/b" * 10000, status="stopped"))
     assert entry.read() == old
     assert os.listdir(entry.path) == ["state.json"]
 

@@ -25,7 +25,7 @@ import os, signal, sys, tempfile, threading, time
 import ociruntime as oci
 from ociruntime.lifecycle import umount as unmounting
 from ociruntime.rootfs import bundles
-from ociruntime.state import default_root
+from ociruntime.store import default_root
 
 what, source, root, scratch, prefix, step, delay = sys.argv[1:]
 tempfile.tempdir = scratch

@@ -308,7 +308,7 @@ def test_a_log_that_cannot_be_written_is_said_first(bundle: oci.Bundle, tmp_path
 
 def test_who_is_root_by_a_user_namespace_keeps_his_containers_where_a_user_does(tmp_path: Path) -> None:
     """As engines of users call it."""
-    ask = [sys.executable, "-P", "-c", "import ociruntime.state as s; print(s.default_root())"]
+    ask = [sys.executable, "-P", "-c", "import ociruntime.store as s; print(s.default_root())"]
     mapped = ["unshare", "--user", "--map-root-user", *ask]
     theirs = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     nobodys = {key: value for key, value in theirs.items() if key != "XDG_RUNTIME_DIR"}

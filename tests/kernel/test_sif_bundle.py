@@ -20,7 +20,7 @@ from ociruntime._native import lib
 from ociruntime.engine.removal import remove_tree
 from ociruntime.procfs import read_mounts
 from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
-from ociruntime.state import StateStore, default_root
+from ociruntime.store import StateStore, default_root
 
 from ..conftest import REPO
 from ..support.fixture_types import Script

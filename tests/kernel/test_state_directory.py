@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.state import StateDocument, StateStore
+from ociruntime.store import StateRecord, StateStore
 
 pytestmark = pytest.mark.root
 STRANGER = 4_000_001
@@ -116,7 +116,7 @@ def test_a_record_of_another_user_is_not_followed(tmp_path: Path, prefix: str) -
     root, precious = tmp_path / "state", tmp_path / "ociruntime-precious"
     precious.mkdir()
     entry = StateStore(root).create(prefix)
-    entry.write(StateDocument(id=prefix, bundle="", status="stopped", undo=[["bundle", str(precious)]]))
+    entry.write(StateRecord(id=prefix, bundle="", status="stopped", undo=[["bundle", str(precious)]]))
     for path in (root, root / prefix, root / prefix / "state.json"):
         _foreign(path)
     with pytest.raises(oci.StateError, match=f"it belongs to uid {STRANGER}"):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.state import Entry, StateDocument
+from ociruntime.store import Entry, StateRecord
 
 from ..support.fixture_types import Command, MakeBundle, Script
 from ..support.processes import find_processes, is_running, proportional_set_size
@@ -165,7 +165,7 @@ def test_a_supervisor_that_cannot_be_recorded_is_killed(
 ) -> None:
     record, pids = Entry.record, list[int]()
 
-    def fail(entry: Entry, document: StateDocument) -> None:
+    def fail(entry: Entry, document: StateRecord) -> None:
         if "supervisor" in document:
             pids.append(document["supervisor"][0])
             raise oci.StateError("no space left")

@@ -142,7 +142,7 @@ def test_a_runtime_directory_is_used_only_if_it_belongs_to_the_user(user: User, 
     own = user.home / "run"
     own.mkdir()
     os.chown(own, UID, UID)
-    text = "from ociruntime.state import default_root; print(default_root())"
+    text = "from ociruntime.store import default_root; print(default_root())"
     for given, expected in (
         (str(own), f"{own}/ociruntime"),
         (str(own / "missing"), STATE),  # as sbatch(1) passes it on
@@ -204,7 +204,7 @@ def test_what_another_user_has_put_there(user: User, prefix: str, hostile: Calla
 
 
 def test_a_shared_directory_without_the_sticky_bit(user: User) -> None:
-    text = "import ociruntime.state as s; s._FALLBACK = 'open'; s.StateStore()"
+    text = "import ociruntime.store as s; s._FALLBACK = 'open'; s.StateStore()"
     shared = user.home / "open"
     shared.mkdir()
     shared.chmod(0o777)

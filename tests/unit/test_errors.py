@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
-from ociruntime.errors import Problem
+from ociruntime.spec import Problem
 
 RESULT: oci.Result[bytes] = oci.Result(("x",), 3, b"out", b"err", 0.5, False, oci.Usage(1.0, 2.0, 3.0, 4))
 

@@ -14,7 +14,7 @@ from ociruntime.files import StagedFile, replace_file
 from ociruntime.image.sif import DataType, SifBuilder
 from ociruntime.lifecycle.create import write_pid_file
 from ociruntime.spec import RuntimeSpec
-from ociruntime.state import StateDocument, StateStore
+from ociruntime.store import StateRecord, StateStore
 
 CONTENT = bytes(range(256)) * 20
 Replace = Callable[[Path], object]
@@ -22,7 +22,7 @@ Replace = Callable[[Path], object]
 
 def replace_state(path: Path) -> None:
     entry = StateStore(path.parent.parent).create("c")
-    entry.write(StateDocument(id="c", bundle="/b" * 5000, status="stopped"))
+    entry.write(StateRecord(id="c", bundle="/b" * 5000, status="stopped"))
     os.rename(entry.path / "state.json", path)
 
 

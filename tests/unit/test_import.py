@@ -13,7 +13,7 @@ def loaded(script: Script, text: str) -> set[str]:
     return set(script(f"import sys\nbefore = set(sys.modules)\n{text}\nprint(*(set(sys.modules) - before))").stdout.split())
 
 
-@pytest.mark.parametrize("module", ["ociruntime", "ociruntime.errors", "ociruntime.state", "ociruntime.host", "ociruntime.plan"])
+@pytest.mark.parametrize("module", ["ociruntime", "ociruntime.errors", "ociruntime.store", "ociruntime.host", "ociruntime.plan"])
 def test_nothing_heavy_is_loaded(script: Script, module: str) -> None:
     names = loaded(script, f"import {module}")
     assert module in names

@@ -18,7 +18,7 @@ import ociruntime as oci
 import ociruntime.aio as aio
 import ociruntime.image.sif as sif
 from ociruntime.files import Unpicklable
-from ociruntime.state import Entry
+from ociruntime.store import Entry
 
 COPIES: list[Callable[[Any], Any]] = [
     copy.copy,

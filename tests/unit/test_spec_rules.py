@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ociruntime.errors import Problem, SpecError
+from ociruntime.errors import SpecError
 from ociruntime.host import Hierarchy, Host
-from ociruntime.spec import ContainerProcessState, Features, Model, RuntimeSpec, StateDocument
+from ociruntime.spec import ContainerProcessState, Features, Model, Problem, RuntimeSpec, StateDocument
 from ociruntime.spec.rules.findings import Findings
 
 RULES_PACKAGE = Path(sys.modules[Findings.__module__].__file__ or "").parent

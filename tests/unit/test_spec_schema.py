@@ -18,8 +18,8 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
 from ociruntime import spec
-from ociruntime.errors import Problem, SpecError
-from ociruntime.spec import Features, Model, OpenEnum, RuntimeSpec, StateDocument
+from ociruntime.errors import SpecError
+from ociruntime.spec import Features, Model, OpenEnum, Problem, RuntimeSpec, StateDocument
 from ociruntime.spec.base import Record, members_of
 from ociruntime.spec.generate import files, models
 from ociruntime.spec.schema import describe, generate, section

@@ -13,7 +13,7 @@ from ociruntime.errors import UnsupportedError
 from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
 from ociruntime.plan.process import CAPABILITIES
 from ociruntime.spec import Capability, Features, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
-from ociruntime.spec.mounts import MOUNT_OPTIONS
+from ociruntime.spec.linux import MOUNT_OPTIONS
 
 
 def test_the_document_is_valid() -> None:

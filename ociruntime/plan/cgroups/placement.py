@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
-from ...errors import Problem, SpecError
+from ...errors import SpecError
+from ...spec.base import Problem
 from ..namespaces import host_id, mappings_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ...errors import Problem, SpecError
+from ...errors import SpecError
+from ...spec.base import Problem
 from .limits import MKNOD, READ, WRITE, is_selected, rules_of, v1_rules
 from .writes import Writes, cpu_max, unified_writes, v1_writes, v2_writes
 

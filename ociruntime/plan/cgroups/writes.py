@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ...errors import Problem, SpecError, UnsupportedError
+from ...errors import SpecError, UnsupportedError
+from ...spec.base import Problem
 
 if TYPE_CHECKING:
     from ...spec import CPU, BlockIO, Memory, Resources, ThrottleDevice

@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Final
 
-from ...errors import Problem
-from ..base import json_path
+from ..base import Problem, json_path
 from ..process import Capability
 from .findings import Findings, version_numbers
 from .linux import check_linux, check_mount
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..config import Hook, RuntimeSpec
     from ..features import Features, StateDocument
-    from ..mounts import Mount
+    from ..linux import Mount
     from ..platforms import VM, ZOS, FreeBSD, Windows
     from ..process import Capabilities, Process, Scheduler, User
 

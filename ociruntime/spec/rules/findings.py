@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...errors import Problem
-from ..base import parse_ranges
+from ..base import Problem, parse_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ...errors import Problem
+from ..base import Problem
 from ..process import Capability
 from .findings import Findings
 

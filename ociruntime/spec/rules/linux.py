@@ -10,8 +10,7 @@ from .findings import Findings
 
 if TYPE_CHECKING:
     from ..config import RuntimeSpec
-    from ..linux import IDMapping, IntelRdt, Linux, MemoryPolicy
-    from ..mounts import Mount
+    from ..linux import IDMapping, IntelRdt, Linux, MemoryPolicy, Mount
     from ..process import User
     from ..resources import CPU, BlockIO, DeviceCgroup, Memory, Resources
     from ..seccomp import Seccomp, SeccompAction, Syscall, SyscallArg

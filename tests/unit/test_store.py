@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from ociruntime.errors import ContainerExists, ContainerNotFound, StateError
+from ociruntime.lifecycle.status import current, status_of
 from ociruntime.procfs import start_time
-from ociruntime.state import MAX_ID, StateDocument, StateStore, Status, state_of
+from ociruntime.state import State, state_of
+from ociruntime.store import MAX_ID, StateRecord, StateStore, Status, oci_state, state_document
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def store(tmp_path: Path) -> StateStore:
     return StateStore(tmp_path / "state")
 
 
-def document(**more: object) -> StateDocument:
+def document(**more: object) -> StateRecord:
     return {"id": "c", "bundle": "/b", "status": "running", **more}  # type: ignore[typeddict-item]
 
 
@@ -101,7 +105,7 @@ def test_a_reader_never_sees_half_a_document(store: StateStore) -> None:
 
 RACE = """
 import sys
-from ociruntime.state import StateStore, ContainerExists
+from ociruntime.store import StateStore, ContainerExists
 store = StateStore(sys.argv[1])
 sys.stdin.readline()
 won = []
@@ -137,7 +141,7 @@ def test_of_several_processes_exactly_one_gets_an_id(store: StateStore, monkeypa
 
 COUNT = """
 import sys
-from ociruntime.state import StateStore
+from ociruntime.store import StateStore
 entry = StateStore(sys.argv[1]).entry("c")
 sys.stdin.readline()
 for _ in range(60):
@@ -161,26 +165,28 @@ def test_the_lock_of_a_container_that_went_away(store: StateStore) -> None:
         raise AssertionError("locked nothing")
 
 
-def test_a_living_process(store: StateStore) -> None:
-    state = state_of(document(pid=os.getpid(), pid_start=start_time(os.getpid())))
+def test_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = document(pid=os.getpid(), pid_start=start_time(os.getpid()))
+    state = state_of(current(recorded))
     assert (state.status, state.pid) == (Status.RUNNING, os.getpid())
-    assert state_of(document(pid=os.getpid(), pid_start=start_time(os.getpid())), frozen=True).status is Status.PAUSED
+    monkeypatch.setattr("ociruntime.engine.cgroup.frozen", lambda cgroups: True)
+    assert status_of(recorded) is Status.PAUSED
 
 
 def test_a_pid_that_another_process_has_now() -> None:
-    state = state_of(document(pid=os.getpid(), pid_start=start_time(os.getpid()) + 1))
-    assert (state.status, state.pid) == (Status.STOPPED, 0)
+    state = state_of(current(document(pid=os.getpid(), pid_start=start_time(os.getpid()) + 1, attach_socket="/a")))
+    assert (state.status, state.pid, state.attach_socket) == (Status.STOPPED, 0, "")
 
 
 def test_a_zombie_and_a_dead_process_are_stopped() -> None:
     process = subprocess.Popen(["sleep", "100"])
     recorded = document(pid=process.pid, pid_start=start_time(process.pid))
-    assert state_of(recorded).status is Status.RUNNING
+    assert status_of(recorded) is Status.RUNNING
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert state_of(recorded).status is Status.STOPPED
+    assert status_of(recorded) is Status.STOPPED
     process.wait()
-    assert state_of(recorded).status is Status.STOPPED
+    assert status_of(recorded) is Status.STOPPED
 
 
 def _missing(key: str) -> str:
@@ -194,7 +200,7 @@ def test_damage_is_a_state_error(store: StateStore, text: str) -> None:
     entry = store.create("c")
     (entry.path / "state.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(StateError, match="damaged"):
-        state_of(entry.read())
+        entry.read()
 
 
 def test_the_document_of_a_state() -> None:
@@ -205,6 +211,33 @@ def test_the_document_of_a_state() -> None:
         "id": "c", "status": "stopped", "bundle": "/b", "annotations": {"a": "1", "b": "2"}, "exitCode": 0,
     }  # fmt: skip
     assert "pid" not in shown
+    assert state.to_oci() == {name: shown[name] for name in ("ociVersion", "id", "status", "bundle", "annotations")}
+
+
+RECORD = document(
+    status="stopped", exit_code=-9, oom_killed=True, rootfs="/r", created_at=1, started_at=2, finished_at=3, annotations={"a": "1"},
+    attach_socket="/a", control_socket="/c", log_path="/l", log_format="json", log_lost=[1, 20], log_error="full", undo=[["x"]],
+)  # fmt: skip
+
+
+def test_the_document_of_a_record_is_that_of_its_state() -> None:
+    assert state_of(RECORD).to_dict() == state_document(RECORD)
+    assert state_of(RECORD).to_oci() == oci_state(RECORD)
+    shown = state_document(RECORD)
+    assert (shown["exitCode"], shown["exitDesc"]) == (137, "killed by signal 9, out of memory")
+    assert shown["logLost"] == {"entries": 1, "bytes": 20, "error": "full"}
+    assert not {"undo", "logFormat"} & shown.keys()
+
+
+def test_a_state_is_an_immutable_value() -> None:
+    state = state_of(RECORD)
+    assert state == state_of(RECORD)
+    assert {state: 1}[pickle.loads(pickle.dumps(state))] == 1
+    assert attrs.evolve(state, exit_code=0, oom_killed=False).exit_desc == "exited with code 0"
+    assert State(**attrs.asdict(state)) == state
+    assert not isinstance(state, tuple)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        state.pid = 1  # type: ignore[misc]
 
 
 def test_remove_takes_the_lock_last_and_the_state_before_it(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:

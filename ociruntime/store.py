@@ -1,0 +1,518 @@
+"""The state store: one directory for each container, crash-safe and locked (runtime.md, State).
+
+A directory holds ``state.json`` (replaced atomically), ``recovery`` (for the case that state.json is damaged), ``config.json``
+(the config as it was at create), ``start.sock`` (the gate) and ``lock``. What a crash would leave behind is recorded before it
+is made, so that ``delete --force`` can undo it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Required, TypedDict
+
+from . import recovery
+from .errors import ContainerExists, ContainerNotFound, StateError
+from .files import LockFile, StagedFile, other_writers
+from .procfs import outer_uid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .recovery import Recovery
+
+__all__ = ["OCI_VERSION", "StateRecord", "StateStore", "Status", "default_root"]
+
+OCI_VERSION: Final = "1.3.0"
+MAX_ID: Final = 1024
+NOTIFY: Final = "notify"
+"""The directory of the socket by which a process says that it is ready, and the socket's name in it."""
+_ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
+
+
+class Status(StrEnum):
+    """Status of a container (runtime.md, State; ``paused`` is common among runtimes)."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+    @property
+    def can_start(self) -> bool:
+        return self is Status.CREATED
+
+    @property
+    def can_kill(self) -> bool:
+        return self in (Status.CREATED, Status.RUNNING, Status.PAUSED)
+
+    @property
+    def can_exec(self) -> bool:
+        return self is Status.RUNNING
+
+    @property
+    def can_delete(self) -> bool:
+        return self is Status.STOPPED
+
+
+class StateRecord(TypedDict, total=False):
+    """Members of state.json. Times are Unix nanoseconds."""
+
+    id: Required[str]
+    bundle: Required[str]
+    status: Required[str]
+    pid: int
+    pid_start: int
+    created_at: int
+    started_at: int
+    finished_at: int
+    exit_code: int | None
+    """Exit code of the init process; the negative signal number if a signal killed it. Absent or None: not known."""
+    oom_killed: bool
+    oci_version: str
+    annotations: Mapping[str, str]
+    cgroups: list[str]
+    undo: list[list[str]]
+    listener: list[str]
+    namespaces: int
+    new_keyring: bool
+    steps: list[list[object]]
+    total: int
+    rootfs: str
+    process: bool
+    """Whether the config has a process."""
+    hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
+    """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
+    supervisor: list[int]
+    """Its pid and start time."""
+    attach_socket: str
+    control_socket: str
+    sync: bool
+    """Whether the supervisor reports every change of the status to its sync socket."""
+    terminal: bool
+    log_path: str
+    log_format: str
+    log_lost: Sequence[int]
+    """Entries of the log, and their bytes, that could not be written."""
+    log_error: str
+    ephemeral: bool
+    """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`)."""
+    notify: str
+    """The host's socket for the readiness notification; absent without one."""
+
+
+_FALLBACK: Final = "/tmp"
+"""Parent of the state directory of a user without a runtime directory."""
+
+
+def default_root() -> str:
+    """Return the state directory where the caller names none.
+
+    It is ``/run/ociruntime`` for root, and ``$XDG_RUNTIME_DIR/ociruntime`` for a user. If XDG_RUNTIME_DIR is not a directory of
+    this user, as in batch jobs and after su(1), it is ``/tmp/ociruntime-UID``, with the uid outside of user namespaces. Root of a
+    user namespace, as rootless engines make one, counts as a user if it has an XDG_RUNTIME_DIR or does not own /run.
+
+    Raises:
+        StateError: /tmp is needed, and other users could replace the directory there.
+    """
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime_dir and not _is_own_directory(runtime_dir):
+        runtime_dir = None
+    if os.geteuid() == 0 and not (_mapped() and (runtime_dir or not _is_own_directory("/run"))):
+        return "/run/ociruntime"
+    if runtime_dir:
+        return os.path.join(runtime_dir, "ociruntime")
+    try:
+        mode = os.stat(_FALLBACK).st_mode
+    except OSError as error:
+        raise _no_default(f"{_FALLBACK} cannot be used: {os.strerror(error.errno or errno.EIO).lower()}") from error
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        raise _no_default(f"other users can replace files in {_FALLBACK}, which lacks the sticky bit")
+    return f"{_FALLBACK}/ociruntime-{outer_uid()}"
+
+
+def _no_default(why: str) -> StateError:
+    return StateError(f"no state directory: XDG_RUNTIME_DIR is not set, and {why}; give one with --root (state_root=)")
+
+
+def _is_own_directory(path: str) -> bool:
+    """Return whether a path is that of a directory of this user, as the XDG base directory specification requires."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= MAX_ID and text[0] != "." and _ID_LETTERS.issuperset(text)
+
+
+def _mapped() -> bool:
+    """Return whether this process is in another user namespace than the initial one."""
+    with open("/proc/self/uid_map", encoding="ascii") as table:
+        return [line.split() for line in table] != [["0", "0", "4294967295"]]
+
+
+def check_id(container_id: str) -> str:
+    """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most 1024 bytes."""
+    if not isinstance(container_id, str):
+        raise TypeError(f"a container id is a str, not {type(container_id).__name__}")
+    if not _is_id(container_id):
+        raise StateError(
+            f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
+        )
+    return container_id
+
+
+def check_directory(path: str, *, link: bool = True) -> None:
+    """Check that no other user can change what is recorded in a directory. Its parent directories are the caller's choice.
+
+    Args:
+        link: accept a symbolic link of this user or of root to such a directory.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        StateError: it is not a directory, or another user can write to it.
+    """
+    info = os.lstat(path)
+    if link and stat.S_ISLNK(info.st_mode):
+        if info.st_uid not in (0, os.geteuid()):
+            raise _unsafe(path, f"it is a symbolic link of uid {info.st_uid}")
+        info = os.stat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        raise _unsafe(path, "it is not a directory")
+    if why := other_writers(info):
+        raise _unsafe(path, why)
+
+
+def make_directory(path: str, *, link: bool = True) -> None:
+    """Check a directory as `check_directory` does, and make it first if need be. Raises StateError, OSError."""
+    try:
+        check_directory(path, link=link)
+    except FileNotFoundError:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        check_directory(path, link=link)
+
+
+def _unsafe(path: str, why: str) -> StateError:
+    return StateError(
+        f"cannot keep state in {path}: {why}; give a directory that only this user can write to with --root (state_root=)"
+    )
+
+
+def _cannot_store(path: str, error: OSError) -> StateError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free space on its filesystem" if full else "see that it can be written"
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    return StateError(f"cannot write {path}: {reason}; {remedy}, or give another state directory with --root (state_root=)")
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+class Entry:
+    """Directory of one container."""
+
+    def __init__(self, root: str, container_id: str) -> None:
+        self.root = root
+        self.directory = os.path.join(root, container_id)
+        self.id = container_id
+        self._recovery: Recovery | None = None
+
+    @property
+    def path(self) -> Path:
+        """The directory. Made on demand, so that short commands do not import `pathlib`."""
+        from pathlib import Path
+
+        return Path(self.directory)
+
+    def _not_found(self) -> ContainerNotFound:
+        return ContainerNotFound(self.id, self.root)
+
+    def check(self) -> None:
+        """Check that no other user can have changed what is recorded. Raises ContainerNotFound, StateError."""
+        try:
+            check_directory(self.root)
+            check_directory(self.directory, link=False)
+        except FileNotFoundError:
+            raise self._not_found() from None
+
+    def read(self) -> StateRecord:
+        """Return the recorded state. Raises ContainerNotFound; StateError: it is damaged, or another user can change it."""
+        self.check()
+        try:
+            with open(f"{self.directory}/state.json", "rb") as file:
+                raw = file.read()
+        except FileNotFoundError:
+            if not os.path.isdir(self.directory):
+                raise self._not_found() from None
+            facts = self._recovery_facts() or {}
+            if "pid" not in facts:
+                return self._recovered(facts)  # the creator has not written state.json yet, or died before it did
+            if os.path.exists(f"{self.directory}/state.json"):
+                return self.read()  # the creator wrote both meanwhile
+            raise self._damaged("it is missing") from None
+        try:
+            document: StateRecord = json.loads(raw)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        if not isinstance(document, dict) or document.get("id") != self.id or document.get("status") not in set(Status):
+            raise self._damaged("it does not hold this container's id and a status")
+        if "supervisor" in document:
+            from .supervisor.protocol import read_record
+
+            try:
+                document.update(read_record(self.directory))  # type: ignore[typeddict-item]
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
+        return document
+
+    def _damaged(self, why: str) -> StateError:
+        return StateError(f"{self.directory}/state.json is damaged: {why}; 'delete --force' removes the container")
+
+    def recovered(self) -> StateRecord:
+        """Return what the recovery record holds for a container whose state.json is damaged.
+
+        Raises:
+            StateError: the recovery record is damaged as well.
+        """
+        facts = self._recovery_facts()
+        if facts == {}:
+            raise self._lost("no line of it is complete")
+        return self._recovered(facts or {})  # without a file nothing was made
+
+    def _recovery_facts(self) -> dict[str, object] | None:
+        try:
+            return recovery.read(self.directory)
+        except ValueError as error:
+            raise self._lost(str(error)) from error
+
+    def _recovered(self, facts: dict[str, object]) -> StateRecord:
+        status = Status.RUNNING if "pid" in facts else Status.CREATING
+        document: StateRecord = {"id": self.id, "bundle": "", "status": status}
+        document.update(facts)  # type: ignore[typeddict-item]
+        return document
+
+    def _lost(self, why: str) -> StateError:
+        return StateError(
+            f"{self.directory}/recovery is damaged, and so is state.json: {why}; end the container's processes, then remove its "
+            "cgroups, its mounts and this directory"
+        )
+
+    def record(self, document: StateRecord) -> None:
+        """Write the state of a container that is being created, and before it the recovery record. Raises StateError."""
+
+        if self._recovery is None:
+            self._recovery = recovery.Recovery(self.directory)
+        with self.storing(recovery.NAME):
+            self._recovery.add(document)
+        self.write(document)
+
+    def write(self, document: StateRecord) -> None:
+        """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""
+        self.save("state.json", json.dumps(document).encode())
+
+    def save(self, name: str, content: bytes) -> None:
+        """Replace a file of the directory. Raises StateError: it cannot be written, and the old one stays."""
+        with self.staged(name, content) as file:
+            file.commit()
+
+    @contextmanager
+    def staged(self, name: str, content: bytes) -> Iterator[StagedFile]:
+        """Write a new version of a file of the directory, which takes effect with `StagedFile.commit`. Raises as `save`."""
+        with self.storing(name):
+            file = StagedFile(f"{self.directory}/{name}")
+        with file:
+            with self.storing(name):
+                file.write(content)
+            yield file
+
+    @contextmanager
+    def storing(self, name: str) -> Iterator[None]:
+        """Raise StateError, with a remedy, for an OSError in the block, which makes a file of the directory."""
+        try:
+            yield
+        except OSError as error:
+            raise _cannot_store(f"{self.directory}/{name}", error) from error
+
+    def update(self, **changes: object) -> StateRecord:
+        document: StateRecord = {**self.read(), **changes}  # type: ignore[typeddict-item]
+        self.write(document)
+        return document
+
+    @contextmanager
+    def locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[None]:
+        """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes.
+
+        Args:
+            wait: whether to wait for the lock, or the seconds to wait.
+
+        Raises:
+            ContainerNotFound: the container does not exist, or was deleted meanwhile.
+            StateError: the lock cannot be made, or another user can change the directory.
+            BlockingIOError: the lock is held by another process, and the wait is over.
+        """
+        self.check()
+        try:
+            lock = LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise self._not_found() from None
+        except OSError as error:
+            raise _cannot_store(f"{self.directory}/lock", error) from error
+        with lock:
+            lock.acquire(shared=shared, wait=wait)
+            if lock.removed:  # the container was deleted during the wait
+                raise self._not_found()
+            yield
+
+    def remove(self) -> None:
+        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""
+        while True:
+            try:
+                names = os.listdir(self.directory)
+                for name in sorted(names, key=lambda name: (name == "lock", name == "state.json", name)):
+                    path = f"{self.directory}/{name}"
+                    if name == NOTIFY:
+                        _unlink(f"{path}/{NOTIFY}")
+                        os.rmdir(path)
+                    else:
+                        _unlink(path)
+                os.rmdir(self.directory)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY:
+                    continue  # another process has just made the lock again
+                raise
+            return
+
+
+class StateStore:
+    """All containers below one root directory."""
+
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.directory = os.path.abspath(root) if root is not None else default_root()
+
+    @property
+    def root(self) -> Path:
+        """The directory. Made on demand, as `Entry.path`."""
+        from pathlib import Path
+
+        return Path(self.directory)
+
+    def open_lock(self, directory: str, name: str) -> LockFile:
+        """Open a file for a lock in a directory beside those of the containers. Both are made if need be. Raises StateError."""
+        path = f"{self.directory}/{directory}"
+        try:
+            make_directory(self.directory)
+            make_directory(path, link=False)
+            return LockFile(f"{path}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        except OSError as error:
+            raise _cannot_store(f"{path}/{name}", error) from error
+
+    def create(self, container_id: str) -> Entry:
+        """Make the directory of a new container. Of several callers exactly one succeeds.
+
+        Raises:
+            ContainerExists: the id is taken.
+            StateError: the id or the root directory is not usable.
+        """
+        entry = Entry(self.directory, check_id(container_id))
+        try:
+            make_directory(self.directory)
+            os.mkdir(entry.directory, mode=0o700)
+        except FileExistsError:
+            raise ContainerExists(container_id, self.directory) from None
+        except OSError as error:
+            raise _cannot_store(entry.directory, error) from error
+        return entry
+
+    @contextmanager
+    def making(self, container_id: str) -> Iterator[Entry]:
+        """Make the directory of a new container and hold its lock. Raises as `create`."""
+        with ExitStack() as stack:
+            while True:
+                entry = self.create(container_id)
+                try:
+                    stack.enter_context(entry.locked())
+                    break
+                except ContainerNotFound:
+                    continue  # another process took it for the remains of a crash
+                except BaseException:
+                    entry.remove()
+                    raise
+            yield entry
+
+    def entry(self, container_id: str) -> Entry:
+        """Return the directory of a container that exists. Raises ContainerNotFound, StateError."""
+        entry = Entry(self.directory, check_id(container_id))
+        entry.check()
+        return entry
+
+    def entries(self) -> list[Entry]:
+        """Return the directories of all containers. Raises StateError: another user can change the root directory."""
+        try:
+            check_directory(self.directory)
+            names = sorted(os.listdir(self.directory))
+        except FileNotFoundError:
+            return []
+        return [Entry(self.directory, name) for name in names if _is_id(name) and os.path.isdir(f"{self.directory}/{name}")]
+
+
+def oci_state(record: StateRecord) -> dict[str, object]:
+    """Return the state as hooks and seccomp agents get it: with the members of runtime.md, State, only."""
+    document: dict[str, object] = {
+        "ociVersion": record.get("oci_version", OCI_VERSION),
+        "id": record["id"],
+        "status": str(record["status"]),
+    }
+    if record.get("pid"):
+        document["pid"] = record["pid"]
+    document["bundle"] = record.get("bundle", "")
+    if record.get("annotations"):
+        document["annotations"] = dict(sorted(record["annotations"].items()))
+    return document
+
+
+def state_document(record: StateRecord) -> dict[str, object]:
+    """Return the state as ``ociruntime state`` prints it: `oci_state` with what this runtime adds, such as createdAt and rootfs."""
+    document = oci_state(record)
+    members = {
+        "rootfs": record.get("rootfs"),
+        "createdAt": record.get("created_at"),
+        "startedAt": record.get("started_at"),
+        "finishedAt": record.get("finished_at"),
+    }
+    exit_code, oom_killed = record.get("exit_code"), record.get("oom_killed", False)
+    document.update({name: value for name, value in members.items() if value})
+    if exit_code is not None:
+        document["exitCode"] = exit_code if exit_code >= 0 else 128 - exit_code
+        document["exitDesc"] = describe_exit(exit_code, oom_killed)
+    members = {
+        "oomKilled": oom_killed,
+        "attachSocket": record.get("attach_socket"),
+        "controlSocket": record.get("control_socket"),
+        "logPath": record.get("log_path"),
+    }
+    document.update({name: value for name, value in members.items() if value})
+    entries, size = record.get("log_lost", (0, 0))
+    if entries or size:
+        document["logLost"] = {"entries": entries, "bytes": size, "error": record.get("log_error", "")}
+    return document
+
+
+def describe_exit(exit_code: int, oom_killed: bool) -> str:
+    """Return how a container ended, as a phrase."""
+    how = f"killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}"
+    return how + (", out of memory" if oom_killed else "")
