@@ -214,7 +214,7 @@ def _with_user(process: Process, user: UserLike, rootfs: Path) -> Process:
             raise TypeError(f"user is {user!r}: give a name, 'name:group', 'uid:gid', a uid or (uid, gid)")
         if not all(0 <= number <= _MAX_ID for number in (uid, gid)):
             raise ValueError(f"user is {user!r}: ids are from 0 to {_MAX_ID}")
-        resolved = User(uid=uid, gid=gid)
+        resolved = User(uid=uid, gid=gid).in_primary_group()
     if process.user is not None and process.user.umask is not None:
         resolved = resolved.evolve(umask=process.user.umask)
     return process.evolve(user=resolved)
@@ -285,7 +285,8 @@ class Overrides:
         if self.user is not None:
             process = _with_user(process, self.user, rootfs)
         if self.groups is not None:
-            process = process.evolve(user=(process.user or User(uid=0, gid=0)).evolve(additional_gids=tuple(self.groups)))
+            user = (process.user or User(uid=0, gid=0)).evolve(additional_gids=tuple(self.groups))
+            process = process.evolve(user=user.in_primary_group())
         return process
 
     def _network(self, spec: RuntimeSpec) -> RuntimeSpec:

@@ -356,7 +356,7 @@ def compile_credentials(
         builder.add("own_stdio", uid, text=f"standard streams that are pipes, for user {uid}")
     builder.add("bounding", caps.bounding, host.last_cap, text=f"{caps.bounding.bit_count()} capabilities in the bounding set")
     builder.add("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
-    _set_groups(builder, groups, setgroups)
+    _set_groups(builder, groups, gid, setgroups)
     builder.add("setresgid", gid, text=f"group {gid}")
     builder.add("setresuid", uid, text=f"user {uid}")
     if parent != NO_SLOT:  # after the change of user, which resets it, and before the filter, which may forbid it
@@ -389,13 +389,15 @@ def compile_parent_death(builder: PlanBuilder, parent: int) -> None:
     builder.add("die_with", parent, text="killed when the caller ends")
 
 
-def _set_groups(builder: PlanBuilder, groups: tuple[int, ...], setgroups: Setgroups) -> None:
+def _set_groups(builder: PlanBuilder, groups: tuple[int, ...], primary: int, setgroups: Setgroups) -> None:
+    """Set the supplementary groups. The primary group alone is set where setgroups(2) is allowed, and not needed elsewhere."""
+    needed = any(group != primary for group in groups)
     if setgroups is Setgroups.DENIED:
-        if groups:
+        if needed:
             message = "the user namespace of an unprivileged user denies setgroups; map the groups with newgidmap, or remove them"
             raise UnsupportedError(f"$.process.user.additionalGids: {message}")
         return
-    optional = setgroups is Setgroups.UNKNOWN and not groups
+    optional = setgroups is Setgroups.UNKNOWN and not needed
     more = f" and {len(groups) - _MAX_SHOWN} more" if len(groups) > _MAX_SHOWN else ""
     description = f"supplementary groups {', '.join(map(str, groups[:_MAX_SHOWN]))}{more}" if groups else "no supplementary groups"
     packed = struct.pack(f"={len(groups)}I", *groups)

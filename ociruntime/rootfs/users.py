@@ -34,7 +34,8 @@ class _Line(NamedTuple):
 def resolve(text: str, rootfs: Path) -> User:
     """Return the user that ``user[:group]`` stands for; each part is a name or a number.
 
-    A number needs no file: where none can be read, a user given by number has group 0 and no supplementary groups.
+    A number needs no file: where none can be read, a user given by number is in group 0 and no other. The primary group is one of
+    the supplementary groups.
 
     Raises:
         BundleError: the root filesystem does not know the name, or the file that would know it cannot be read.
@@ -48,10 +49,10 @@ def resolve(text: str, rootfs: Path) -> User:
             raise BundleError(f"the image's user {name!r:.80} is neither a number nor in its /etc/passwd")
         uid = line.ids[0]
     if group:
-        return User(uid=uid, gid=_group(group, rootfs))
+        return User(uid=uid, gid=_group(group, rootfs)).in_primary_group()
     gid = line.ids[1] if line else 0
     members = _groups_of(rootfs, line.fields[0] if line else name, needed=_number(name) is None)
-    return User(uid=uid, gid=gid, additional_gids=tuple(sorted(members - {gid})) or None)
+    return User(uid=uid, gid=gid, additional_gids=tuple(sorted(members))).in_primary_group()
 
 
 def _group(name: str, rootfs: Path) -> int:

@@ -134,7 +134,7 @@ def _env(base: tuple[str, ...], image: tuple[str, ...], *, keep: bool) -> tuple[
 def _numeric(text: str, found: list[Problem]) -> User | None:
     uid, colon, gid = text.partition(":")
     if all(part.isascii() and part.isdigit() and int(part) <= MAX_ID for part in ((uid, gid) if colon else (uid,))):
-        return User(uid=int(uid), gid=int(gid or 0))
+        return User(uid=int(uid), gid=int(gid or 0)).in_primary_group()
     message = f"{text!r} is not numeric, and names are in the image's files: pass user="
     found.append(Problem("$.config.User", message, "config.md#user"))
     return None

@@ -112,6 +112,14 @@ class User(Model["places.UserAt"]):
     username: str | None = None
     """Name of the user, on Windows. Default: the platform's."""
 
+    def in_primary_group(self) -> "User":
+        """Return a copy with the primary group among the supplementary groups, as a login has it.
+
+        Without it, a set-group-id program lets its user leave the primary group, and so get at what is denied to that group.
+        """
+        gid, groups = self.gid or 0, self.additional_gids or ()
+        return self if gid in groups else self.evolve(additional_gids=(gid, *groups))
+
 
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class Capabilities(Model["places.CapabilitiesAt"]):

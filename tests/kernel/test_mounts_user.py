@@ -212,7 +212,7 @@ args = ["sh", "-c", "stat -c '%t:%T %F' /dev/null /dev/fuse; cat /proc/self/uid_
 for spec in (bundle.spec, bundle.spec.evolve(linux=bundle.spec.linux.evolve(namespaces=(*bundle.spec.linux.namespaces, oci.spec.Namespace(type="user"))))):
     bundle.spec = spec
     print(oci.run(bundle, args, capture_output=True, text=True, state_root=root, container_id=prefix, cgroup_manager="disabled", check=True).stdout)
-bundle.spec = spec.evolve(process=spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0,))))
+bundle.spec = spec.evolve(process=spec.process.evolve(user=oci.spec.User(uid=0, gid=0, additional_gids=(0, 7))))
 try:
     oci.run(bundle, state_root=root, container_id=prefix, cgroup_manager="disabled")
 except oci.UnsupportedError as error:

@@ -476,8 +476,8 @@ def test_a_user_without_cgroups_and_limits() -> None:
         (USER, mapped(WIDE, [(0, 1000, 1), (1, 100001, 65536)]), r"gidMappings\[1\]: .*host ids 100001-165536"),
         (USER._replace(idmap_helpers=None), mapped(WIDE, ONE), r"newuidmap \(Debian: uidmap\)"),
         (
-            USER,
-            both(mapped(ONE, ONE), lambda d: d["process"]["user"].update(additionalGids=[0])),
+            USER._replace(may_setgroups=False),
+            both(mapped(WIDE, WIDE), lambda d: d["process"]["user"].update(additionalGids=[0, 5])),
             r"\$\.process\.user\.additionalGids",
         ),
     ],

@@ -416,7 +416,7 @@ def test_an_image_s_config() -> None:
     assert spec.process.args == ("/init", "-x")
     assert spec.process.cwd == "/srv"
     assert spec.process.env == ("PATH=/bin", "TERM=xterm", "LANG=C")
-    assert spec.process.user == User(uid=1000, gid=100)
+    assert spec.process.user == User(uid=1000, gid=100, additional_gids=(100,))
     assert spec.mount("/data") == Mount(
         destination="/data", type="bind", source="/host/data", options=("rbind", "rw", "nosuid", "nodev")
     )

@@ -28,15 +28,15 @@ def rootfs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "user"),
     [
-        ("app", User(uid=1000, gid=1000, additional_gids=(10, 44))),
-        ("1000", User(uid=1000, gid=1000, additional_gids=(10, 44))),
-        ("01000", User(uid=1000, gid=1000, additional_gids=(10, 44))),
-        ("app:video", User(uid=1000, gid=44)),
-        ("app:7", User(uid=1000, gid=7)),
-        ("0", User(uid=0, gid=0, additional_gids=(10,))),
-        ("5:6", User(uid=5, gid=6)),
-        ("5", User(uid=5, gid=0)),
-        ("4294967294", User(uid=4294967294, gid=0)),
+        ("app", User(uid=1000, gid=1000, additional_gids=(1000, 10, 44))),
+        ("1000", User(uid=1000, gid=1000, additional_gids=(1000, 10, 44))),
+        ("01000", User(uid=1000, gid=1000, additional_gids=(1000, 10, 44))),
+        ("app:video", User(uid=1000, gid=44, additional_gids=(44,))),
+        ("app:7", User(uid=1000, gid=7, additional_gids=(7,))),
+        ("0", User(uid=0, gid=0, additional_gids=(0, 10))),
+        ("5:6", User(uid=5, gid=6, additional_gids=(6,))),
+        ("5", User(uid=5, gid=0, additional_gids=(0,))),
+        ("4294967294", User(uid=4294967294, gid=0, additional_gids=(0,))),
     ],
 )
 def test_users(rootfs: Path, text: str, user: User) -> None:
@@ -62,8 +62,8 @@ def test_a_line_ends_at_a_newline_only(rootfs: Path, separator: str) -> None:
         resolve("adm", rootfs)
     with pytest.raises(oci.BundleError, match="'adm' is neither"):
         resolve("5:adm", rootfs)
-    assert resolve("0", rootfs) == User(uid=0, gid=0)
-    assert resolve("app", rootfs) == User(uid=1000, gid=1000)
+    assert resolve("0", rootfs) == User(uid=0, gid=0, additional_gids=(0,))
+    assert resolve("app", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
 
 
 @pytest.mark.parametrize(
@@ -71,19 +71,19 @@ def test_a_line_ends_at_a_newline_only(rootfs: Path, separator: str) -> None:
 )
 def test_a_line_without_ids_is_skipped(rootfs: Path, row: str) -> None:
     (rootfs / "etc/passwd").write_text(row)
-    assert resolve("1000:1000", rootfs) == User(uid=1000, gid=1000)
-    assert resolve("1000", rootfs) == User(uid=1000, gid=0)
+    assert resolve("1000:1000", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("1000", rootfs) == User(uid=1000, gid=0, additional_gids=(0,))
     assert home(1000, rootfs) == "/"
     with pytest.raises(oci.BundleError, match="'app' is neither"):
         resolve("app", rootfs)
     (rootfs / "etc/passwd").write_text(f"{row}\napp:x:7:8::/home/app:\n")
-    assert resolve("app", rootfs) == User(uid=7, gid=8, additional_gids=(10, 44))
+    assert resolve("app", rootfs) == User(uid=7, gid=8, additional_gids=(8, 10, 44))
 
 
 @pytest.mark.parametrize("row", ["wheel", "wheel:x", "wheel:x:", "wheel:x:4294967295:app", "wheel:x:" + "9" * 5000 + ":app"])
 def test_a_group_without_an_id_is_skipped(rootfs: Path, row: str) -> None:
     (rootfs / "etc/group").write_text(row)
-    assert resolve("app", rootfs) == User(uid=1000, gid=1000)
+    assert resolve("app", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
     with pytest.raises(oci.BundleError, match="'wheel' is neither"):
         resolve("app:wheel", rootfs)
 
@@ -135,8 +135,8 @@ def test_a_file_that_cannot_be_read(rootfs: Path, kind: str) -> None:
     for text, file in (("app", "passwd"), ("app:7", "passwd"), ("5:app", "group")):
         with pytest.raises(oci.BundleError, match=f"/etc/{file}: {why}"):
             resolve(text, rootfs)
-    assert resolve("1000:1000", rootfs) == User(uid=1000, gid=1000)
-    assert resolve("1000", rootfs) == User(uid=1000, gid=0)
+    assert resolve("1000:1000", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("1000", rootfs) == User(uid=1000, gid=0, additional_gids=(0,))
     assert home(1000, rootfs) == "/"
     assert os.listdir("/proc/self/fd") == before
 
@@ -147,14 +147,14 @@ def test_groups_that_cannot_be_read(rootfs: Path) -> None:
     (rootfs / "etc/group").mkdir()
     with pytest.raises(oci.BundleError, match="/etc/group: a directory"):
         resolve("app", rootfs)
-    assert resolve("1000", rootfs) == User(uid=1000, gid=1000)
-    assert resolve("app:5", rootfs) == User(uid=1000, gid=5)
+    assert resolve("1000", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("app:5", rootfs) == User(uid=1000, gid=5, additional_gids=(5,))
 
 
 def test_links_stay_in_the_root(rootfs: Path) -> None:
     (rootfs / "etc/passwd").rename(rootfs / "users")
     (rootfs / "etc/passwd").symlink_to("../../../users")
-    assert resolve("app:0", rootfs) == User(uid=1000, gid=0)
+    assert resolve("app:0", rootfs) == User(uid=1000, gid=0, additional_gids=(0,))
     (rootfs / "etc/passwd").unlink()
     (rootfs / "etc/passwd").symlink_to("/etc/passwd")  # itself, in the root
     with pytest.raises(oci.BundleError, match="/etc/passwd: Too many levels"):
