@@ -21,7 +21,7 @@ from .plan.compile import compile_create
 from .plan.template import Template, is_usable
 from .rootfs.bundles import is_mounted, locked
 from .rootfs.mount import mount_image
-from .rootfs.users import resolve
+from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Bundle:
         self._config = config  # None: not yet encoded from the spec
         self._saved = False  # whether the config is the one in config.json
         self._spec: RuntimeSpec | None = None
+        self._root_view: ContainerRoot | None = None
         self._template: tuple[tuple[object, ...], Template] | None = None
         self._variants: dict[object, Bundle] = {}
         self._owner = os.getpid()
@@ -167,7 +168,7 @@ class Bundle:
     def spec(self, spec: RuntimeSpec) -> None:
         spec.save(self.path / "config.json")
         self._config = (self.path / "config.json").read_bytes()
-        self._spec, self._saved = spec, True
+        self._spec, self._saved, self._root_view = spec, True, None
         self._variants.clear()
 
     def with_args(self, args: Sequence[str]) -> Bundle:
@@ -191,8 +192,14 @@ class Bundle:
         return self._memoized((overrides.key(), os.getcwd()), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
-        changed = overrides.apply(self.spec, self.rootfs)
+        changed = overrides.apply(self.spec, lambda spec: self._with_spec(spec).root_view())
         return self if changed is self.spec else self._with_spec(changed)
+
+    def root_view(self) -> ContainerRoot:
+        """Return the files that a container of the bundle will have."""
+        if self._root_view is None:
+            self._root_view = ContainerRoot(self.rootfs, self.spec.mounts or (), bundle=self.path)
+        return self._root_view
 
     def _memoized(self, key: object, make: Callable[[], Bundle]) -> Bundle:
         """Return the bundle that was made for an equal change, or make it.
@@ -350,5 +357,5 @@ def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
         source.mkdir(mode=0o755)
         return str(source)
 
-    user = partial(resolve, rootfs=path / "rootfs")
+    user = partial(resolve, root=ContainerRoot(path / "rootfs"))
     return RuntimeSpec.from_image_config(config, user=user, volumes=make_volume, host=Host.probe())

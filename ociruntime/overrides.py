@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
@@ -17,6 +16,7 @@ from .rootfs.users import resolve
 from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, Process, Resources, User
 
 if TYPE_CHECKING:
+    from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
 __all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike", "parse_args", "parse_timeout"]
@@ -198,15 +198,15 @@ def _with_env(process: Process, env: Env) -> Process:
     return process.with_env(changes)
 
 
-def _with_user(process: Process, user: UserLike, rootfs: Path) -> Process:
-    """Return a process with another user. Names and groups are looked up in ``rootfs``. Raises ValueError, BundleError."""
+def _with_user(process: Process, user: UserLike, root: ContainerRoot) -> Process:
+    """Return a process with another user. Names and groups are looked up in ``root``. Raises ValueError, BundleError."""
 
     if isinstance(user, User):
         return process.evolve(user=user)
     if isinstance(user, str | int) and not isinstance(user, bool):
         if not str(user):
             raise ValueError("user is empty: give a name, 'name:group', 'uid:gid' or numbers")
-        resolved = resolve(str(user), rootfs)
+        resolved = resolve(str(user), root)
     else:
         ids: Sequence[object] = () if isinstance(user, int | str) or not isinstance(user, Sequence) else user
         uid, gid = ids if len(ids) == 2 else (None, None)
@@ -260,21 +260,30 @@ class Overrides:
         env = self.env
         return _members_but_env(self), tuple(env.items() if isinstance(env, Mapping) else env or ())
 
-    def apply(self, spec: RuntimeSpec, rootfs: Path) -> RuntimeSpec:
-        """Return the configuration with the overrides applied. Raises ValueError, TypeError, BundleError."""
+    def apply(self, spec: RuntimeSpec, root: Callable[[RuntimeSpec], ContainerRoot]) -> RuntimeSpec:
+        """Return the configuration with the overrides applied.
+
+        Args:
+            spec: the configuration.
+            root: returns the files of the container with a configuration: the overrides can mount others over them.
+
+        Raises:
+            ValueError, TypeError, BundleError: an override cannot be applied.
+        """
         if self == _NOTHING:
             return spec
-        changes: dict[str, Any] = {"process": self._process(spec, rootfs)}
+        changes: dict[str, Any] = {}
         if self.hostname is not None:
             changes["hostname"] = self.hostname
         if self.read_only is not None and spec.root is not None:
             changes["root"] = spec.root.evolve(readonly=self.read_only)
-        changed = spec.evolve(**changes)
+        changed = spec.evolve(**changes) if changes else spec
         for mount in self.mounts or ():
             changed = changed.with_mount(parse_mount(mount))
+        changed = changed.evolve(process=self._process(changed, root))
         return self._limits(self._network(changed))
 
-    def _process(self, spec: RuntimeSpec, rootfs: Path) -> Process:
+    def _process(self, spec: RuntimeSpec, root: Callable[[RuntimeSpec], ContainerRoot]) -> Process:
         process = spec.process or Process(cwd="/")
         changes: dict[str, Any] = {"args": self.args or None, **{name: getattr(self, name) for name in _MEMBERS}}
         given = {name: value for name, value in changes.items() if value is not None}
@@ -283,7 +292,7 @@ class Overrides:
         if self.env:
             process = _with_env(process, self.env)
         if self.user is not None:
-            process = _with_user(process, self.user, rootfs)
+            process = _with_user(process, self.user, root(spec))
         if self.groups is not None:
             user = (process.user or User(uid=0, gid=0)).evolve(additional_gids=tuple(self.groups))
             process = process.evolve(user=user.in_primary_group())

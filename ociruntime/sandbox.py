@@ -193,6 +193,9 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
     with SifImage.open(image) as sif:
         path.mkdir(mode=0o700)
         fill(path, sif)
+        config = sif.oci_config()
+    if config is not None and config.user and overrides.user is None and overrides.mounts:
+        overrides = attrs.evolve(overrides, user=config.user)  # the mounts may have other users
     return Bundle.load(path).with_overrides(overrides)
 
 

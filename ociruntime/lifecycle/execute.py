@@ -22,7 +22,7 @@ from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
-from ..rootfs.users import env_with_home
+from ..rootfs.users import ContainerRoot, env_with_home
 from ..spec import Capabilities, Process, Rlimit
 from ..spec.process import UNLIMITED, RlimitType
 from ..store import Entry, StateRecord, Status
@@ -133,9 +133,9 @@ def prepare_exec(document: StateRecord, spec: RuntimeSpec, options: ExecOptions)
         BundleError: the container does not know the user.
     """
     pid, cgroups, host = document["pid"], document.get("cgroups", []), Host.probe()
-    rootfs = Path(f"/proc/{pid}/root")
-    process = _process_of(spec, options, rootfs)
-    if (env := env_with_home(process, rootfs)) is not process.env:
+    root = ContainerRoot(f"/proc/{pid}/root")
+    process = _process_of(spec, options, root)
+    if (env := env_with_home(process, root)) is not process.env:
         process = process.evolve(env=env)
     joined = _joined_cgroups(cgroups, pid, options.cgroup, host)
     group: groups.Group | None = None
@@ -235,11 +235,11 @@ def _joined_cgroups(cgroups: Sequence[str], pid: int, cgroup: str | Mapping[str,
     return (*chosen.values(), *others)
 
 
-def _process_of(spec: RuntimeSpec, options: ExecOptions, rootfs: Path) -> Process:
+def _process_of(spec: RuntimeSpec, options: ExecOptions, root: ContainerRoot) -> Process:
     """Return the process object of the options, or the container's own without its terminal, with the overrides."""
 
     base = options.process or (spec.process or Process(cwd="/")).evolve(terminal=None, console_size=None)
-    process = options.overrides.apply(spec.evolve(process=base), rootfs).process
+    process = options.overrides.apply(spec.evolve(process=base), lambda _: root).process
     assert process is not None, "the process was given"
     if not options.capabilities:
         return process

@@ -1,20 +1,28 @@
-"""Users and groups of a root filesystem, by its ``/etc/passwd`` and ``/etc/group``.
+"""Users and groups of a container, by its ``/etc/passwd`` and ``/etc/group``, and which files those are.
 
 The image, or the container, writes these files. They are read with a bound, never through a link out of the root, and only if they
 are regular files. A line ends at a newline and nowhere else; a line without the ids that it should have is skipped.
+
+Users are looked up before the container exists, so `ContainerRoot` follows its mounts as the kernel will: in their order, with
+symbolic links that do not leave the root, and with what a later mount hides. Only a bind mount has files at that time. Any other
+filesystem is new: it hides what it covers, and has nothing itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import errno
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import BundleError
 from ..files import open_regular
+from ..plan.mount_options import parse_entry
+from ..spec.base import is_below
 
 if TYPE_CHECKING:
-    from ..spec import Process, User
+    from ..spec import Mount, Process, User
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a file that is read."""
@@ -22,6 +30,8 @@ MAX_ID: Final = (1 << 32) - 2
 _PASSWD: Final = ("etc/passwd", (2, 3))
 _GROUP: Final = ("etc/group", (2,))
 """A file, and the columns that hold ids."""
+_MAX_LINKS: Final = 40
+"""Symbolic links in one path, as in the kernel."""
 
 
 class _Line(NamedTuple):
@@ -31,52 +41,52 @@ class _Line(NamedTuple):
     ids: tuple[int, ...]
 
 
-def resolve(text: str, rootfs: Path) -> User:
+def resolve(text: str, root: ContainerRoot) -> User:
     """Return the user that ``user[:group]`` stands for; each part is a name or a number.
 
     A number needs no file: where none can be read, a user given by number is in group 0 and no other. The primary group is one of
     the supplementary groups.
 
     Raises:
-        BundleError: the root filesystem does not know the name, or the file that would know it cannot be read.
+        BundleError: the container does not know the name, or the file that would know it cannot be read.
     """
     from ..spec import User
 
     name, _, group = text.partition(":")
-    uid, line = _number(name), _find(rootfs, _PASSWD, name)
+    uid, line = _number(name), _find(root, _PASSWD, name)
     if uid is None:
         if line is None:
-            raise BundleError(f"the image's user {name!r:.80} is neither a number nor in its /etc/passwd")
+            raise BundleError(f"user {name!r:.80} is neither a number nor in the container's /etc/passwd")
         uid = line.ids[0]
     if group:
-        return User(uid=uid, gid=_group(group, rootfs)).in_primary_group()
+        return User(uid=uid, gid=_group(group, root)).in_primary_group()
     gid = line.ids[1] if line else 0
-    members = _groups_of(rootfs, line.fields[0] if line else name, needed=_number(name) is None)
+    members = _groups_of(root, line.fields[0] if line else name, needed=_number(name) is None)
     return User(uid=uid, gid=gid, additional_gids=tuple(sorted(members))).in_primary_group()
 
 
-def _group(name: str, rootfs: Path) -> int:
+def _group(name: str, root: ContainerRoot) -> int:
     gid = _number(name)
     if gid is not None:
         return gid
-    line = _find(rootfs, _GROUP, name)
+    line = _find(root, _GROUP, name)
     if line is None:
-        raise BundleError(f"the image's group {name!r:.80} is neither a number nor in its /etc/group")
+        raise BundleError(f"group {name!r:.80} is neither a number nor in the container's /etc/group")
     return line.ids[0]
 
 
-def env_with_home(process: Process, rootfs: Path) -> tuple[str, ...] | None:
+def env_with_home(process: Process, root: ContainerRoot) -> tuple[str, ...] | None:
     """Return the environment of a process with HOME: by default the home directory of its user, as runtimes set it."""
     env = process.env or ()
     if any(entry.startswith("HOME=") for entry in env):
         return process.env
     uid = (process.user.uid or 0) if process.user else 0
-    return (*env, f"HOME={home(uid, rootfs)}")
+    return (*env, f"HOME={home(uid, root)}")
 
 
-def home(uid: int, rootfs: Path) -> str:
-    """Return the home directory of a user; ``/`` where the root filesystem does not tell, or not in a way that can be read."""
-    line = _find(rootfs, _PASSWD, str(uid))
+def home(uid: int, root: ContainerRoot) -> str:
+    """Return the home directory of a user; ``/`` where the container does not tell, or not in a way that can be read."""
+    line = _find(root, _PASSWD, str(uid))
     path = line.fields[5] if line and len(line.fields) > 5 else ""
     return path if path.startswith("/") and "\0" not in path else "/"
 
@@ -87,19 +97,19 @@ def _number(text: str) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 10 and int(digits) <= MAX_ID else None
 
 
-def _find(rootfs: Path, file: tuple[str, tuple[int, ...]], name: str) -> _Line | None:
+def _find(root: ContainerRoot, file: tuple[str, tuple[int, ...]], name: str) -> _Line | None:
     """Return the first line for a name, or for an id. Raises BundleError as `_lines` does, but not for an id."""
     number = _number(name)
-    lines = _lines(rootfs, file, needed=number is None)
+    lines = _lines(root, file, needed=number is None)
     return next((line for line in lines if (line.fields[0] == name if number is None else line.ids[0] == number)), None)
 
 
-def _groups_of(rootfs: Path, user: str, *, needed: bool) -> set[int]:
-    lines = _lines(rootfs, _GROUP, needed=needed)
+def _groups_of(root: ContainerRoot, user: str, *, needed: bool) -> set[int]:
+    lines = _lines(root, _GROUP, needed=needed)
     return {line.ids[0] for line in lines if len(line.fields) > 3 and user in line.fields[3].split(",")}
 
 
-def _lines(rootfs: Path, file: tuple[str, tuple[int, ...]], *, needed: bool) -> Iterator[_Line]:
+def _lines(root: ContainerRoot, file: tuple[str, tuple[int, ...]], *, needed: bool) -> Iterator[_Line]:
     """Yield the valid lines of a file; none where it does not exist.
 
     Args:
@@ -110,7 +120,7 @@ def _lines(rootfs: Path, file: tuple[str, tuple[int, ...]], *, needed: bool) -> 
     """
     path, columns = file
     try:
-        content = _read(rootfs, path)
+        content = _read(root, path)
     except BundleError:
         if needed:
             raise
@@ -123,17 +133,140 @@ def _lines(rootfs: Path, file: tuple[str, tuple[int, ...]], *, needed: bool) -> 
             yield _Line(fields, known)
 
 
-def _read(rootfs: Path, path: str) -> str:
+def _read(root: ContainerRoot, path: str) -> str:
     try:
-        with open(open_regular(path, root=rootfs), "rb") as content:
+        with open(root.open_regular(path), "rb") as content:
             raw = content.read(MAX_FILE + 1)
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise BundleError(f"the image's /{path}: {error.strerror}") from error
+        raise BundleError(f"the container's /{path}: {error.strerror}") from error
     if len(raw) > MAX_FILE:
-        raise BundleError(f"the image's /{path}: larger than {MAX_FILE} bytes")
+        raise BundleError(f"the container's /{path}: larger than {MAX_FILE} bytes")
     return raw.decode("utf-8", "surrogateescape")
 
 
-__all__ = ["home", "resolve"]
+# ---- the files of a container ----
+
+
+class _Source(NamedTuple):
+    """A file or directory of the host."""
+
+    base: str
+    """A path of the host, whose symbolic links are followed there."""
+    inner: str
+    """The path below it, without symbolic links; empty for the base itself."""
+
+
+class _Mounted(NamedTuple):
+    """A mount of the configuration that hides or brings files."""
+
+    destination: str
+    source: str | None
+    """The path of the host that is bound; None for a new filesystem."""
+    recursive: bool
+
+
+_Table = dict[str, _Source | None]
+"""What is mounted where, by paths without symbolic links; the root is the empty path. None is a new filesystem."""
+
+
+class ContainerRoot:
+    """The files of a container's root. Each call looks at the files as they are then."""
+
+    def __init__(
+        self, rootfs: str | os.PathLike[str], mounts: Iterable[Mount] = (), *, bundle: str | os.PathLike[str] = "/"
+    ) -> None:
+        """Describe a root.
+
+        Args:
+            rootfs: the directory of the root filesystem.
+            mounts: those of the configuration; none for a container that exists, whose root has them.
+            bundle: the directory that relative sources of mounts count from.
+        """
+        self._rootfs = os.fspath(rootfs)
+        self._mounts = tuple(_mounted(mounts, os.fspath(bundle)))
+
+    def open_regular(self, path: str) -> int:
+        """Open a regular file for reading, and return its descriptor.
+
+        Raises:
+            NotRegularError: it is of another type; it was not opened.
+            FileNotFoundError: it does not exist, or not before the container does.
+            OSError: it cannot be opened.
+        """
+        table: _Table = {"": _Source(self._rootfs, "")}
+        for mount in self._mounts:
+            self._attach(table, mount)
+        source = _source(table, _resolve(table, path))
+        if source is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return open_regular(source.inner.lstrip("/"), root=source.base) if source.inner else open_regular(source.base)
+
+    def _attach(self, table: _Table, mount: _Mounted) -> None:
+        place = _resolve(table, mount.destination)
+        found: _Table = {place: None if mount.source is None else _Source(mount.source, "")}
+        if mount.source is not None and is_below(mount.source, self._rootfs):
+            inside = _resolve(table, mount.source[len(self._rootfs) :])
+            found[place] = _source(table, inside)
+            if mount.recursive:
+                found |= {place + other[len(inside) :]: table[other] for other in table if other.startswith(f"{inside}/")}
+        for hidden in [other for other in table if other.startswith(f"{place}/")]:
+            del table[hidden]
+        table.update(found)
+
+
+def _mounted(mounts: Iterable[Mount], bundle: str) -> Iterator[_Mounted]:
+    """Yield the mounts that change which files there are."""
+    new: list[str] = []  # filesystems in which nothing has been bound: another one changes nothing there
+    for index, mount in enumerate(mounts):
+        entry = parse_entry(mount, f"$.mounts[{index}]")
+        if entry.is_bind:
+            source = posixpath.normpath(posixpath.join(bundle, mount.source or ""))
+            yield _Mounted(entry.destination, source, entry.options.recursive_bind)
+            new.clear()
+        elif not (entry.is_change or entry.options.copy_up or any(is_below(entry.destination, other) for other in new)):
+            yield _Mounted(entry.destination, None, recursive=False)
+            new.append(entry.destination)
+
+
+def _source(table: _Table, path: str) -> _Source | None:
+    """Return what a resolved path names; None where a new filesystem is mounted."""
+    place = path
+    while place not in table:
+        place = place.rpartition("/")[0]
+    mounted = table[place]
+    return None if mounted is None else _Source(mounted.base, mounted.inner + path[len(place) :])
+
+
+def _resolve(table: _Table, path: str) -> str:
+    """Return a path without symbolic links and dots, and without the slash at its end. Raises OSError: too many links."""
+    done, links, rest = "", 0, path.split("/")[::-1]
+    while rest:
+        name = rest.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            done = done.rpartition("/")[0]
+            continue
+        candidate = f"{done}/{name}"
+        target = None if candidate in table else _link(_source(table, candidate))
+        if target is None:
+            done = candidate
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        done = "" if target.startswith("/") else done
+        rest += target.split("/")[::-1]
+    return done
+
+
+def _link(source: _Source | None) -> str | None:
+    """Return the target of a symbolic link; None for anything else, and for what does not exist or cannot be read."""
+    if source is None:
+        return None
+    try:
+        return os.readlink(source.base + source.inner)
+    except OSError:
+        return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.rootfs.users import MAX_FILE, home, resolve
+from ociruntime.rootfs.users import MAX_FILE, ContainerRoot, home, resolve
 from ociruntime.spec import User
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
@@ -40,16 +40,16 @@ def rootfs(tmp_path: Path) -> Path:
     ],
 )
 def test_users(rootfs: Path, text: str, user: User) -> None:
-    assert resolve(text, rootfs) == user
+    assert resolve(text, ContainerRoot(rootfs)) == user
 
 
 @pytest.mark.parametrize("text", ["4294967295", "-1", "+5", " 5", "٣", "9" * 5000, "nobody", "", ":"])
 def test_users_that_do_not_exist(rootfs: Path, text: str) -> None:
-    with pytest.raises(oci.BundleError, match="neither a number nor in its /etc/passwd") as caught:
-        resolve(text, rootfs)
+    with pytest.raises(oci.BundleError, match="neither a number nor in the container's /etc/passwd") as caught:
+        resolve(text, ContainerRoot(rootfs))
     assert len(str(caught.value)) < 200
-    with pytest.raises(oci.BundleError, match="neither a number nor in its /etc/group"):
-        resolve(f"app:{text or 'nobody'}", rootfs)
+    with pytest.raises(oci.BundleError, match="neither a number nor in the container's /etc/group"):
+        resolve(f"app:{text or 'nobody'}", ContainerRoot(rootfs))
 
 
 @pytest.mark.parametrize("separator", ["\f", "\v", "\r", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
@@ -59,11 +59,11 @@ def test_a_line_ends_at_a_newline_only(rootfs: Path, separator: str) -> None:
     (rootfs / "etc/passwd").write_text(line, newline="")
     (rootfs / "etc/group").write_text(f"app:x:1000:x{separator}adm:x:0:\n", newline="")
     with pytest.raises(oci.BundleError, match="'adm' is neither"):
-        resolve("adm", rootfs)
+        resolve("adm", ContainerRoot(rootfs))
     with pytest.raises(oci.BundleError, match="'adm' is neither"):
-        resolve("5:adm", rootfs)
-    assert resolve("0", rootfs) == User(uid=0, gid=0, additional_gids=(0,))
-    assert resolve("app", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
+        resolve("5:adm", ContainerRoot(rootfs))
+    assert resolve("0", ContainerRoot(rootfs)) == User(uid=0, gid=0, additional_gids=(0,))
+    assert resolve("app", ContainerRoot(rootfs)) == User(uid=1000, gid=1000, additional_gids=(1000,))
 
 
 @pytest.mark.parametrize(
@@ -71,27 +71,27 @@ def test_a_line_ends_at_a_newline_only(rootfs: Path, separator: str) -> None:
 )
 def test_a_line_without_ids_is_skipped(rootfs: Path, row: str) -> None:
     (rootfs / "etc/passwd").write_text(row)
-    assert resolve("1000:1000", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
-    assert resolve("1000", rootfs) == User(uid=1000, gid=0, additional_gids=(0,))
-    assert home(1000, rootfs) == "/"
+    assert resolve("1000:1000", ContainerRoot(rootfs)) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("1000", ContainerRoot(rootfs)) == User(uid=1000, gid=0, additional_gids=(0,))
+    assert home(1000, ContainerRoot(rootfs)) == "/"
     with pytest.raises(oci.BundleError, match="'app' is neither"):
-        resolve("app", rootfs)
+        resolve("app", ContainerRoot(rootfs))
     (rootfs / "etc/passwd").write_text(f"{row}\napp:x:7:8::/home/app:\n")
-    assert resolve("app", rootfs) == User(uid=7, gid=8, additional_gids=(8, 10, 44))
+    assert resolve("app", ContainerRoot(rootfs)) == User(uid=7, gid=8, additional_gids=(8, 10, 44))
 
 
 @pytest.mark.parametrize("row", ["wheel", "wheel:x", "wheel:x:", "wheel:x:4294967295:app", "wheel:x:" + "9" * 5000 + ":app"])
 def test_a_group_without_an_id_is_skipped(rootfs: Path, row: str) -> None:
     (rootfs / "etc/group").write_text(row)
-    assert resolve("app", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("app", ContainerRoot(rootfs)) == User(uid=1000, gid=1000, additional_gids=(1000,))
     with pytest.raises(oci.BundleError, match="'wheel' is neither"):
-        resolve("app:wheel", rootfs)
+        resolve("app:wheel", ContainerRoot(rootfs))
 
 
 def test_home(rootfs: Path) -> None:
     (rootfs / "etc/passwd").write_bytes(b"a:x:1:1::/h\xff:\nb:x:2:2::relative:\nc:x:3:3::/x\0y:\nd:x:4:4\n")
-    assert os.fsencode(home(1, rootfs)) == b"/h\xff"
-    assert [home(uid, rootfs) for uid in (2, 3, 4, 5)] == ["/"] * 4
+    assert os.fsencode(home(1, ContainerRoot(rootfs))) == b"/h\xff"
+    assert [home(uid, ContainerRoot(rootfs)) for uid in (2, 3, 4, 5)] == ["/"] * 4
 
 
 def _large(path: Path) -> None:
@@ -134,10 +134,10 @@ def test_a_file_that_cannot_be_read(rootfs: Path, kind: str) -> None:
     before = os.listdir("/proc/self/fd")
     for text, file in (("app", "passwd"), ("app:7", "passwd"), ("5:app", "group")):
         with pytest.raises(oci.BundleError, match=f"/etc/{file}: {why}"):
-            resolve(text, rootfs)
-    assert resolve("1000:1000", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
-    assert resolve("1000", rootfs) == User(uid=1000, gid=0, additional_gids=(0,))
-    assert home(1000, rootfs) == "/"
+            resolve(text, ContainerRoot(rootfs))
+    assert resolve("1000:1000", ContainerRoot(rootfs)) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("1000", ContainerRoot(rootfs)) == User(uid=1000, gid=0, additional_gids=(0,))
+    assert home(1000, ContainerRoot(rootfs)) == "/"
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -146,16 +146,16 @@ def test_groups_that_cannot_be_read(rootfs: Path) -> None:
     (rootfs / "etc/group").unlink()
     (rootfs / "etc/group").mkdir()
     with pytest.raises(oci.BundleError, match="/etc/group: a directory"):
-        resolve("app", rootfs)
-    assert resolve("1000", rootfs) == User(uid=1000, gid=1000, additional_gids=(1000,))
-    assert resolve("app:5", rootfs) == User(uid=1000, gid=5, additional_gids=(5,))
+        resolve("app", ContainerRoot(rootfs))
+    assert resolve("1000", ContainerRoot(rootfs)) == User(uid=1000, gid=1000, additional_gids=(1000,))
+    assert resolve("app:5", ContainerRoot(rootfs)) == User(uid=1000, gid=5, additional_gids=(5,))
 
 
 def test_links_stay_in_the_root(rootfs: Path) -> None:
     (rootfs / "etc/passwd").rename(rootfs / "users")
     (rootfs / "etc/passwd").symlink_to("../../../users")
-    assert resolve("app:0", rootfs) == User(uid=1000, gid=0, additional_gids=(0,))
+    assert resolve("app:0", ContainerRoot(rootfs)) == User(uid=1000, gid=0, additional_gids=(0,))
     (rootfs / "etc/passwd").unlink()
     (rootfs / "etc/passwd").symlink_to("/etc/passwd")  # itself, in the root
     with pytest.raises(oci.BundleError, match="/etc/passwd: Too many levels"):
-        resolve("root", rootfs)
+        resolve("root", ContainerRoot(rootfs))
