@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
     from .process import LaunchedProcess, Process, Result
-    from .spec import Process as ProcessSpec
-    from .spec import Resources, RuntimeSpec
+    from .spec import ProcessSpec, Resources, RuntimeSpec
     from .spec.base import Json
     from .state import State
     from .stats import Event, Stats

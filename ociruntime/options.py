@@ -17,7 +17,7 @@ from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 
 if TYPE_CHECKING:
     from .plan.cgroups import Manager
-    from .spec import Process as ProcessSpec
+    from .spec import ProcessSpec
 
 __all__ = [
     "CreateKeywords",
@@ -166,9 +166,9 @@ def _load_process(process: ProcessSpec | Mapping[str, Any] | None) -> ProcessSpe
     """Return a process object. Raises SpecError for JSON that is not one."""
     if not isinstance(process, Mapping):
         return process
-    from .spec import Process
+    from .spec import ProcessSpec
 
-    return Process.load(process)
+    return ProcessSpec.load(process)
 
 
 _is_bool = instance_of(bool, what="True or False")

@@ -13,7 +13,7 @@ import attrs
 
 from .plan.mount_options import KNOWN_OPTIONS
 from .rootfs.users import resolve
-from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, Process, Resources, User
+from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
 
 if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
@@ -178,7 +178,7 @@ def _without_sysfs(mount: Mount) -> Mount:
     return Mount(destination=mount.destination, type="bind", source="/sys", options=("rbind", *options))
 
 
-def _with_env(process: Process, env: Env) -> Process:
+def _with_env(process: ProcessSpec, env: Env) -> ProcessSpec:
     """Return a process with these variables added to its own, or replacing them. Raises TypeError, ValueError."""
     if isinstance(env, str | bytes):
         raise TypeError(f"env is a mapping, or a sequence of 'NAME=value', not {type(env).__name__}")
@@ -198,7 +198,7 @@ def _with_env(process: Process, env: Env) -> Process:
     return process.with_env(changes)
 
 
-def _with_user(process: Process, user: UserLike, root: ContainerRoot) -> Process:
+def _with_user(process: ProcessSpec, user: UserLike, root: ContainerRoot) -> ProcessSpec:
     """Return a process with another user. Names and groups are looked up in ``root``. Raises ValueError, BundleError."""
 
     if isinstance(user, User):
@@ -283,8 +283,8 @@ class Overrides:
         changed = changed.evolve(process=self._process(changed, root))
         return self._limits(self._network(changed))
 
-    def _process(self, spec: RuntimeSpec, root: Callable[[RuntimeSpec], ContainerRoot]) -> Process:
-        process = spec.process or Process(cwd="/")
+    def _process(self, spec: RuntimeSpec, root: Callable[[RuntimeSpec], ContainerRoot]) -> ProcessSpec:
+        process = spec.process or ProcessSpec(cwd="/")
         changes: dict[str, Any] = {"args": self.args or None, **{name: getattr(self, name) for name in _MEMBERS}}
         given = {name: value for name, value in changes.items() if value is not None}
         if given:

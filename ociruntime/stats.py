@@ -8,20 +8,20 @@ from typing import Final, Literal
 import attrs
 
 __all__ = [
-    "Cpu",
+    "CpuStats",
     "CpuTime",
     "Cpuset",
     "Event",
     "EventKind",
-    "HugePages",
-    "Interface",
-    "Io",
+    "HugePageStats",
+    "InterfaceStats",
     "IoEntry",
-    "Memory",
+    "IoStats",
+    "MemoryStats",
     "MemoryUse",
-    "Pids",
+    "PidsStats",
     "Pressure",
-    "Rdma",
+    "RdmaStats",
     "Stall",
     "Stats",
     "Usage",
@@ -82,7 +82,7 @@ class Cpuset:
 
 
 @attrs.frozen
-class Cpu:
+class CpuStats:
     """CPU time, in nanoseconds."""
 
     usage: int = 0
@@ -113,7 +113,7 @@ class MemoryUse:
 
 
 @attrs.frozen
-class Memory(MemoryUse):
+class MemoryStats(MemoryUse):
     """Memory, in bytes, without swap; and its further kinds."""
 
     swap: MemoryUse | None = None
@@ -130,7 +130,7 @@ class Memory(MemoryUse):
 
 
 @attrs.frozen
-class Pids:
+class PidsStats:
     """Tasks."""
 
     current: int = 0
@@ -149,7 +149,7 @@ class IoEntry:
 
 
 @attrs.frozen
-class Io:
+class IoStats:
     """Block devices."""
 
     bytes: tuple[IoEntry, ...] = ()
@@ -158,7 +158,7 @@ class Io:
 
 
 @attrs.frozen
-class HugePages:
+class HugePageStats:
     """Huge pages of one size, in bytes."""
 
     usage: int = 0
@@ -167,7 +167,7 @@ class HugePages:
 
 
 @attrs.frozen
-class Rdma:
+class RdmaStats:
     """One RDMA device."""
 
     hca_handles: int = 0
@@ -175,7 +175,7 @@ class Rdma:
 
 
 @attrs.frozen
-class Interface:
+class InterfaceStats:
     """A network interface in the container's network namespace."""
 
     name: str
@@ -195,20 +195,20 @@ class Stats:
 
     time: int
     """Unix nanoseconds."""
-    cpu: Cpu = Cpu()
-    memory: Memory | None = None
-    pids: Pids | None = None
-    io: Io | None = None
-    hugetlb: Mapping[str, HugePages] = attrs.field(factory=dict)
+    cpu: CpuStats = CpuStats()
+    memory: MemoryStats | None = None
+    pids: PidsStats | None = None
+    io: IoStats | None = None
+    hugetlb: Mapping[str, HugePageStats] = attrs.field(factory=dict)
     """By page size, as ``2MB``."""
-    rdma: Mapping[str, Rdma] = attrs.field(factory=dict)
-    interfaces: tuple[Interface, ...] = ()
+    rdma: Mapping[str, RdmaStats] = attrs.field(factory=dict)
+    interfaces: tuple[InterfaceStats, ...] = ()
     cpuset: Cpuset | None = None
     """None on v2."""
 
     def to_dict(self) -> dict[str, object]:
         """Return the ``data`` member of ``runc events --stats``."""
-        cpu, memory, io = self.cpu, self.memory or Memory(), self.io or Io()
+        cpu, memory, io = self.cpu, self.memory or MemoryStats(), self.io or IoStats()
         usage: dict[str, object] = {"total": cpu.usage}
         kinds = {"usage": memory, "swap": memory.swap, "kernel": memory.kernel, "kernelTCP": memory.kernel_tcp}
         if cpu.per_cpu:
@@ -314,5 +314,5 @@ def _psi(stall: Stall | None) -> dict[str, object]:
     return {"psi": {name: attrs.asdict(part) for name, part in (("some", stall.some), ("full", stall.full)) if part is not None}}
 
 
-def _interface(interface: Interface) -> dict[str, object]:
+def _interface(interface: InterfaceStats) -> dict[str, object]:
     return {"".join(part.title() for part in name.split("_")): value for name, value in attrs.asdict(interface).items()}

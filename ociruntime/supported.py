@@ -32,7 +32,7 @@ from .spec import (
     Mount,
     MountExtensions,
     NamespaceType,
-    Process,
+    ProcessSpec,
     Root,
     RuntimeSpec,
     Seccomp,
@@ -164,7 +164,7 @@ def _base(members: Mapping[str, Mapping[str, Json]] | None = None) -> RuntimeSpe
     """Return a small config merged with parts of a JSON document."""
     spec = RuntimeSpec(
         oci_version=NEWEST,
-        process=Process(cwd="/", args=("sh",)),
+        process=ProcessSpec(cwd="/", args=("sh",)),
         root=Root(path="rootfs"),
         mounts=(Mount(destination="/proc", type="proc", source="proc"),),
     )

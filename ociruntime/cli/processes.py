@@ -20,10 +20,10 @@ def execute(options: Namespace) -> int:
     args = _without_separator(options.args)
     process = None
     if options.process:
-        from ..spec import Process
+        from ..spec import ProcessSpec
         from ..spec.codec import parse, structure
 
-        process = structure(Process, parse(Path(options.process).read_bytes(), options.process), options.process)
+        process = structure(ProcessSpec, parse(Path(options.process).read_bytes(), options.process), options.process)
     elif not args:
         raise ValueError("exec: no command is given; add one, or --process FILE")
     terminal = options.tty or bool(process and process.terminal)

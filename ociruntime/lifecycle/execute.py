@@ -23,7 +23,7 @@ from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
 from ..plan.kernel import CLONE_NEW
 from ..rootfs.users import ContainerRoot, env_with_home
-from ..spec import Capabilities, Process, Rlimit
+from ..spec import Capabilities, ProcessSpec, Rlimit
 from ..spec.process import UNLIMITED, RlimitType
 from ..store import Entry, StateRecord, Status
 from .create import receivers, to_socket, write_pid_file
@@ -45,7 +45,7 @@ _END: Final = 0.5
 class PreparedExec:
     """An exec process whose process object and cgroups are complete."""
 
-    process: Process
+    process: ProcessSpec
     cgroups: tuple[str, ...]
     """The directories of the cgroups to join."""
     group: groups.Group | None
@@ -198,7 +198,7 @@ def _sweep(entry: Entry, paths: Sequence[str]) -> None:
         return  # the next exec removes them, or the end of the container
 
 
-def _mark(process: Process) -> tuple[groups.MarkedGroup, Process]:
+def _mark(process: ProcessSpec) -> tuple[groups.MarkedGroup, ProcessSpec]:
     """Return a group for a process without a cgroup of its own, and the process with the resource limit that marks it."""
     import resource
 
@@ -235,10 +235,10 @@ def _joined_cgroups(cgroups: Sequence[str], pid: int, cgroup: str | Mapping[str,
     return (*chosen.values(), *others)
 
 
-def _process_of(spec: RuntimeSpec, options: ExecOptions, root: ContainerRoot) -> Process:
+def _process_of(spec: RuntimeSpec, options: ExecOptions, root: ContainerRoot) -> ProcessSpec:
     """Return the process object of the options, or the container's own without its terminal, with the overrides."""
 
-    base = options.process or (spec.process or Process(cwd="/")).evolve(terminal=None, console_size=None)
+    base = options.process or (spec.process or ProcessSpec(cwd="/")).evolve(terminal=None, console_size=None)
     process = options.overrides.apply(spec.evolve(process=base), lambda _: root).process
     assert process is not None, "the process was given"
     if not options.capabilities:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..errors import SpecError, UnsupportedError
-from ..spec import Process
+from ..spec import ProcessSpec
 from ..spec.base import Problem
 from ..spec.rules.config import config_problems, process_problems
 from ..spec.rules.host import host_problems
@@ -155,7 +155,7 @@ class _Create:
         self.die_with_parent = die_with_parent
         self.empty = empty
         # Without a process the container waits at the gate, which never opens.
-        self.process = spec.process or Process(cwd="/")
+        self.process = spec.process or ProcessSpec(cwd="/")
         self.rootfs = rootfs_path(spec, bundle)
         self.namespaces = namespaces_of(spec.linux)
         if die_with_parent and "pid" not in self.namespaces.new:
@@ -317,7 +317,7 @@ _IN_ROOT: Final = "In the container's root"
 _PROCESS: Final = "The process"
 
 
-def _compile_attributes(builder: PlanBuilder, process: Process, spec: RuntimeSpec, host: Host, *, without: str = "") -> None:
+def _compile_attributes(builder: PlanBuilder, process: ProcessSpec, spec: RuntimeSpec, host: Host, *, without: str = "") -> None:
     """Set what any process of the container gets while the init still has the privileges for it.
 
     Args:
@@ -331,7 +331,7 @@ def _compile_attributes(builder: PlanBuilder, process: Process, spec: RuntimeSpe
 
 
 def compile_exec(
-    process: Process,
+    process: ProcessSpec,
     spec: RuntimeSpec,
     host: Host,
     *,
@@ -366,7 +366,9 @@ def compile_exec(
 class _Exec:
     """The state that the phases of `compile_exec` share; each method adds the steps of one phase."""
 
-    def __init__(self, process: Process, spec: RuntimeSpec, host: Host, namespaces: int, placement: Placement, pid: int) -> None:
+    def __init__(
+        self, process: ProcessSpec, spec: RuntimeSpec, host: Host, namespaces: int, placement: Placement, pid: int
+    ) -> None:
         self.process, self.spec, self.host = process, spec, host
         self.joined, self.placement, self.pid = namespaces, placement, pid
         self.seccomp = spec.linux.seccomp if spec.linux else None
@@ -477,7 +479,7 @@ def check(spec: RuntimeSpec, host: Host) -> None:
             raise UnsupportedError(f"{problem.path}: {problem.message}")
 
 
-def check_process(spec: RuntimeSpec, process: Process) -> None:
+def check_process(spec: RuntimeSpec, process: ProcessSpec) -> None:
     """Check an exec process of a config's container. Raises SpecError with every error."""
     _raise_errors(process_problems(spec, process))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..host import Host
-    from ..spec import Process, Rlimit, Seccomp, SyscallArg
+    from ..spec import ProcessSpec, Rlimit, Seccomp, SyscallArg
     from .model import PlanBuilder
 
 _ALLOWED: Final = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"})
@@ -26,7 +26,7 @@ _ROOM: Final = 2
 """The processes of the user when the init forks: itself and its child. The change of user is allowed up to the limit."""
 
 
-def forks_last(process: Process, profile: Seccomp | None, host: Host, *, user: bool) -> bool:
+def forks_last(process: ProcessSpec, profile: Seccomp | None, host: Host, *, user: bool) -> bool:
     """Return whether the init can fork after all other steps.
 
     It cannot if a scheduling attribute does not survive the fork, if the filter denies a later step, or if the limit of processes
@@ -104,12 +104,12 @@ def _holds(condition: SyscallArg, arguments: Sequence[int | None]) -> bool | Non
     }.get(condition.op)
 
 
-def _process_limit(process: Process) -> Rlimit | None:
+def _process_limit(process: ProcessSpec) -> Rlimit | None:
     """Return the limit of the user's processes, if there is one."""
     return next((limit for limit in process.rlimits or () if limit.type == _NPROC and limit.soft != UNLIMITED), None)
 
 
-def allow_fork(builder: PlanBuilder, process: Process) -> None:
+def allow_fork(builder: PlanBuilder, process: ProcessSpec) -> None:
     """Set the limit of the user's processes, with room for the fork."""
     limit = _process_limit(process)
     if limit is not None:
@@ -128,7 +128,7 @@ def hide_progress(builder: PlanBuilder) -> None:
     builder.add("keep_page", text="progress page, kept out of the child process")
 
 
-def compile_last_fork(builder: PlanBuilder, process: Process, host: Host) -> None:
+def compile_last_fork(builder: PlanBuilder, process: ProcessSpec, host: Host) -> None:
     """Fork into the pid namespace, and set what only the child can set."""
     builder.add("fork_last", text="child process in the pid namespace that was joined")
     compile_oom_score(builder, process, host)

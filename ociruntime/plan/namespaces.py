@@ -21,7 +21,7 @@ from .model import NO_SLOT, PlanBuilder
 
 if TYPE_CHECKING:
     from ..host import Host
-    from ..spec import Linux, Mount, Process, RuntimeSpec
+    from ..spec import Linux, Mount, ProcessSpec, RuntimeSpec
     from .mount_options import MountOptions
 
 
@@ -136,7 +136,7 @@ def _helper(kind: str, mappings: Mappings, host: Host, ranges: Sequence[tuple[in
     return host.idmap_helpers[0 if kind == "uid" else 1]
 
 
-def compile_stream_owner(builder: PlanBuilder, process: Process, linux: Linux | None) -> None:
+def compile_stream_owner(builder: PlanBuilder, process: ProcessSpec, linux: Linux | None) -> None:
     """Give pipes among the standard streams to the process's user while the init is still outside of the user namespace."""
     uid = process.user.uid or 0 if process.user else 0
     owner = host_id(mappings_of(linux, "uid"), uid)
@@ -470,7 +470,7 @@ def open_procfs(builder: PlanBuilder) -> int:
     return slot
 
 
-def compile_procfs(builder: PlanBuilder, linux: Linux | None, process: Process, own: Collection[str]) -> int:
+def compile_procfs(builder: PlanBuilder, linux: Linux | None, process: ProcessSpec, own: Collection[str]) -> int:
     """Mount a procfs for what the init itself writes, out of reach of the container's mounts; return its slot, or NO_SLOT.
 
     In a user namespace without a pid namespace of its own a procfs cannot be mounted, so the host's is used.

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..host import Host
-    from ..spec import Capabilities, Linux, Process, Seccomp
+    from ..spec import Capabilities, Linux, ProcessSpec, Seccomp
 
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def environment(process: Process) -> tuple[str, ...]:
+def environment(process: ProcessSpec) -> tuple[str, ...]:
     """Return the environment for execve; of entries with the same name the last one is kept."""
     last: dict[str, str] = {}
     for entry in process.env or ():
@@ -34,7 +34,7 @@ def environment(process: Process) -> tuple[str, ...]:
     return tuple(last.values())
 
 
-def candidates(process: Process) -> tuple[str, ...]:
+def candidates(process: ProcessSpec) -> tuple[str, ...]:
     """Return the paths at which args[0] is looked up, as execvpe does: in PATH unless it contains a slash."""
     args = process.args
     assert args, "the rules require one"
@@ -44,7 +44,7 @@ def candidates(process: Process) -> tuple[str, ...]:
     return tuple(posixpath.join(process.cwd, directory or ".", args[0]) for directory in path.split(":"))
 
 
-def compile_limits(builder: PlanBuilder, process: Process, *, without: str = "") -> None:
+def compile_limits(builder: PlanBuilder, process: ProcessSpec, *, without: str = "") -> None:
     """Set the resource limits, while the init has the capability to raise them.
 
     Args:
@@ -63,13 +63,13 @@ def compile_keyring(builder: PlanBuilder, host: Host) -> None:
         builder.add("keyring", "", text="new session keyring")
 
 
-def create_cwd(builder: PlanBuilder, process: Process, root: int) -> None:
+def create_cwd(builder: PlanBuilder, process: ProcessSpec, root: int) -> None:
     """Create the working directory if it does not exist, before the root becomes read-only."""
     cwd = destination_in_root(process.cwd)
     builder.add("target", root, cwd, Target(0), 0o755, NO_SLOT, NO_SLOT, text=f"working directory {cwd}")
 
 
-def compile_oom_score(builder: PlanBuilder, process: Process, host: Host, *, early: bool = False) -> None:
+def compile_oom_score(builder: PlanBuilder, process: ProcessSpec, host: Host, *, early: bool = False) -> None:
     """Let the caller write ``oomScoreAdj``: a privileged one may lower it.
 
     Args:
@@ -84,7 +84,7 @@ def compile_oom_score(builder: PlanBuilder, process: Process, host: Host, *, ear
         builder.add_host("proc_write", "oom_score_adj", value, text=f"{value} > /proc/PID/oom_score_adj")
 
 
-def compile_execve(builder: PlanBuilder, process: Process) -> None:
+def compile_execve(builder: PlanBuilder, process: ProcessSpec) -> None:
     """Add the last step: the init executes the program."""
     args = tuple(process.args or ())
     command = " ".join(args)
@@ -142,7 +142,7 @@ def _number(table: dict[str, int], name: str, location: str, meaning: str) -> in
     return number
 
 
-def compile_scheduling(builder: PlanBuilder, process: Process) -> None:
+def compile_scheduling(builder: PlanBuilder, process: ProcessSpec) -> None:
     """Set ``scheduler`` and ``ioPriority`` in the cgroup, which limits them, and while the init has the capabilities.
 
     Raises:
@@ -171,7 +171,7 @@ def compile_scheduling(builder: PlanBuilder, process: Process) -> None:
         builder.add("ioprio", number << 13 | level, text=f"I/O priority {io_class} {level}")
 
 
-def compile_affinity(builder: PlanBuilder, process: Process, member: str) -> None:
+def compile_affinity(builder: PlanBuilder, process: ProcessSpec, member: str) -> None:
     """Set ``initial`` or ``final`` of ``execCPUAffinity`` for an exec process."""
     cpus: str | None = getattr(process.exec_cpu_affinity, member, None)
     if cpus and cpus.strip():
@@ -200,7 +200,7 @@ def compile_personality(builder: PlanBuilder, linux: Linux | None) -> None:
         builder.add("personality", number, text=f"execution domain {personality.domain}")
 
 
-def compile_terminal(builder: PlanBuilder, process: Process, attached: dict[str, int], root: int) -> None:
+def compile_terminal(builder: PlanBuilder, process: ProcessSpec, attached: dict[str, int], root: int) -> None:
     """Make a terminal of the container's devpts the standard streams (config.md#process, ``terminal`` and ``consoleSize``).
 
     Args:
@@ -219,7 +219,7 @@ def compile_terminal(builder: PlanBuilder, process: Process, attached: dict[str,
     builder.add("console", devpts, dev, rows, cols, uid, int(bool(attached)), text="terminal of the container's devpts")
 
 
-def take_terminal(builder: PlanBuilder, process: Process) -> None:
+def take_terminal(builder: PlanBuilder, process: ProcessSpec) -> None:
     """Make the terminal, if there is one, the controlling terminal of the session."""
     if process.terminal:
         builder.add("take_terminal", text="controlling terminal of the session")
@@ -322,7 +322,7 @@ _MAX_SHOWN: Final = 10
 
 def compile_credentials(
     builder: PlanBuilder,
-    process: Process,
+    process: ProcessSpec,
     host: Host,
     seccomp: Seccomp | None,
     *,
@@ -406,7 +406,7 @@ def _set_groups(builder: PlanBuilder, groups: tuple[int, ...], primary: int, set
     )
 
 
-def compile_labels(builder: PlanBuilder, process: Process, host: Host, proc: int, *, empty: bool = False) -> None:
+def compile_labels(builder: PlanBuilder, process: ProcessSpec, host: Host, proc: int, *, empty: bool = False) -> None:
     """Set the AppArmor profile and the SELinux label that execve applies; an unknown name fails here.
 
     Args:

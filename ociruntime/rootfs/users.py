@@ -22,7 +22,7 @@ from ..plan.mount_options import parse_entry
 from ..spec.base import is_below
 
 if TYPE_CHECKING:
-    from ..spec import Mount, Process, User
+    from ..spec import Mount, ProcessSpec, User
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a file that is read."""
@@ -75,7 +75,7 @@ def _group(name: str, root: ContainerRoot) -> int:
     return line.ids[0]
 
 
-def env_with_home(process: Process, root: ContainerRoot) -> tuple[str, ...] | None:
+def env_with_home(process: ProcessSpec, root: ContainerRoot) -> tuple[str, ...] | None:
     """Return the environment of a process with HOME: by default the home directory of its user, as runtimes set it."""
     env = process.env or ()
     if any(entry.startswith("HOME=") for entry in env):

@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     from .process import ExecCPUAffinity as ExecCPUAffinity
     from .process import IOPriority as IOPriority
     from .process import IOPriorityClass as IOPriorityClass
-    from .process import Process as Process
+    from .process import ProcessSpec as ProcessSpec
     from .process import Rlimit as Rlimit
     from .process import RlimitType as RlimitType
     from .process import Scheduler as Scheduler
@@ -133,7 +133,7 @@ _MODULES = {
     "SolarisAnet SolarisCappedCPU SolarisCappedMemory VM VMHardware VMHypervisor VMImage VMImageFormat "
     "VMKernel Windows WindowsCPU WindowsCPUGroupAffinity WindowsDevice WindowsDeviceIDType WindowsHyperV "
     "WindowsMemory WindowsNetwork WindowsResources WindowsStorage ZOS ZOSNamespace ZOSNamespaceType",
-    "process": "UNLIMITED Capabilities Capability ConsoleSize ExecCPUAffinity IOPriority IOPriorityClass Process Rlimit "
+    "process": "UNLIMITED Capabilities Capability ConsoleSize ExecCPUAffinity IOPriority IOPriorityClass ProcessSpec Rlimit "
     "RlimitType Scheduler SchedulerFlag SchedulerPolicy User",
     "resources": "BlockIO CPU DeviceCgroup HugepageLimit InterfacePriority Memory Network Pids Rdma Resources "
     "ThrottleDevice WeightDevice",

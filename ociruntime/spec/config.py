@@ -9,7 +9,7 @@ from typing_extensions import override
 from .base import PositiveInt, Problem
 from .linux import Linux, Mount, Namespace, NamespaceType, Root
 from .model import Model, raise_errors
-from .process import Capabilities, Process, User
+from .process import Capabilities, ProcessSpec, User
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +59,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     oci_version: str
     """Version of the runtime spec that the config follows (config.md#specification-version)."""
-    process: Process | None = None
+    process: ProcessSpec | None = None
     """Init process. Required at start (config.md#process)."""
     root: Root | None = None
     """Root filesystem. Required except on Windows with Hyper-V (config.md#root)."""
@@ -242,8 +242,8 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
         merged = {**(self.annotations or {}), **changes}
         return self.at.evolve(annotations={key: value for key, value in merged.items() if value is not None})
 
-    def _with_process(self, change: "Callable[[Process], Process]") -> Self:
-        return self.at.evolve(process=change(self.process or Process(cwd="/")))
+    def _with_process(self, change: "Callable[[ProcessSpec], ProcessSpec]") -> Self:
+        return self.at.evolve(process=change(self.process or ProcessSpec(cwd="/")))
 
     def _with_capabilities(self, change: "Callable[[Capabilities], Capabilities]") -> Self:
         return self._with_process(lambda process: process.evolve(capabilities=change(process.capabilities or Capabilities())))

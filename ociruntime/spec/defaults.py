@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .linux import IDMapping, Linux, Mount, Namespace, NamespaceType, Root
-from .process import Capabilities, Process, Rlimit, RlimitType, User
+from .process import Capabilities, ProcessSpec, Rlimit, RlimitType, User
 from .resources import DeviceCgroup, Resources
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def default_spec(
     caps = DEFAULT_CAPABILITIES
     spec = cls(
         oci_version="1.3.0",
-        process=Process(
+        process=ProcessSpec(
             cwd="/",
             user=User(uid=0, gid=0),
             args=("/.singularity.d/actions/run",),

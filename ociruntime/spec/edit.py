@@ -161,8 +161,8 @@ def _by_device(item: Json) -> object:
 
 _MERGED_BY: Final[dict[tuple[str, str], Callable[[Json], object]]] = {
     ("RuntimeSpec", "mounts"): _by_member("destination"),
-    ("Process", "env"): _by_variable,
-    ("Process", "rlimits"): _by_member("type"),
+    ("ProcessSpec", "env"): _by_variable,
+    ("ProcessSpec", "rlimits"): _by_member("type"),
     ("Linux", "namespaces"): _by_member("type"),
     ("Linux", "devices"): _by_member("path"),
     ("Resources", "hugepage_limits"): _by_member("pageSize"),

@@ -9,7 +9,7 @@ from ..errors import SpecError
 from .base import Problem, json_path, json_text
 from .codec import read_source
 from .linux import Mount
-from .process import Process, User
+from .process import ProcessSpec, User
 
 if TYPE_CHECKING:
     import os
@@ -31,7 +31,7 @@ MAX_ID: Final = (1 << 32) - 2
 SECTION: Final = "config.md#annotations"
 
 
-class _Reader:
+class _Members:
     """Reads members of a JSON object by type. Absent or null members are empty, members of another type are problems."""
 
     def __init__(self, document: dict[str, Json], path: str, found: list[Problem]) -> None:
@@ -94,9 +94,9 @@ def apply_image_config(
     if not isinstance(document, dict):
         raise SpecError([Problem("$", f"an object expected, not {json_text(document)}")], name)
     found: list[Problem] = []
-    image = _Reader(document, "$", found)
-    config = _Reader(image.mapping("config"), "$.config", found) if is_whole(document) else image
-    process = base.process or Process(cwd="/")
+    image = _Members(document, "$", found)
+    config = _Members(image.mapping("config"), "$.config", found) if is_whole(document) else image
+    process = base.process or ProcessSpec(cwd="/")
 
     changes: dict[str, Any] = {"env": _env(process.env or (), config.texts("Env"), keep=keep_env)}
     entrypoint = config.texts("Entrypoint")
@@ -140,7 +140,7 @@ def _numeric(text: str, found: list[Problem]) -> User | None:
     return None
 
 
-def _annotations(image: _Reader, config: _Reader) -> dict[str, str]:
+def _annotations(image: _Members, config: _Members) -> dict[str, str]:
     found = {annotation: image.text(member) for member, annotation in _ANNOTATIONS.items()}
     found["org.opencontainers.image.os.features"] = ",".join(image.texts("os.features"))
     found["org.opencontainers.image.stopSignal"] = config.text("StopSignal")

@@ -27,8 +27,8 @@ from .platforms import (
     WindowsStorage, ZOS, ZOSNamespace, ZOSNamespaceType,
 )
 from .process import (
-    Capabilities, ConsoleSize, ExecCPUAffinity, IOPriority, IOPriorityClass, Process, Rlimit, RlimitType, Scheduler, SchedulerFlag,
-    SchedulerPolicy, User,
+    Capabilities, ConsoleSize, ExecCPUAffinity, IOPriority, IOPriorityClass, ProcessSpec, Rlimit, RlimitType, Scheduler,
+    SchedulerFlag, SchedulerPolicy, User,
 )
 from .resources import (
     BlockIO, CPU, DeviceCgroup, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources, ThrottleDevice,
@@ -521,25 +521,25 @@ class PidsAt(At[PidsRoot, Pids], Generic[PidsRoot]):
         self, *, limit: int | None = ..., extensions: Mapping[str, FrozenJson] = ...,
     ) -> PidsRoot: ...
 
-ProcessRoot = TypeVar("ProcessRoot", bound=Record, default=Process)
+ProcessSpecRoot = TypeVar("ProcessSpecRoot", bound=Record, default=ProcessSpec)
 
-class ProcessAt(At[ProcessRoot, Process], Generic[ProcessRoot]):
-    cwd: At[ProcessRoot, str]
-    terminal: At[ProcessRoot, bool]
-    console_size: ConsoleSizeAt[ProcessRoot]
-    user: UserAt[ProcessRoot]
-    args: ArrayAt[ProcessRoot, str, At[ProcessRoot, str]]
-    command_line: At[ProcessRoot, str]
-    env: ArrayAt[ProcessRoot, str, At[ProcessRoot, str]]
-    capabilities: CapabilitiesAt[ProcessRoot]
-    rlimits: ArrayAt[ProcessRoot, Rlimit, RlimitAt[ProcessRoot]]
-    no_new_privileges: At[ProcessRoot, bool]
-    apparmor_profile: At[ProcessRoot, str]
-    oom_score_adj: At[ProcessRoot, int]
-    scheduler: SchedulerAt[ProcessRoot]
-    selinux_label: At[ProcessRoot, str]
-    io_priority: IOPriorityAt[ProcessRoot]
-    exec_cpu_affinity: ExecCPUAffinityAt[ProcessRoot]
+class ProcessSpecAt(At[ProcessSpecRoot, ProcessSpec], Generic[ProcessSpecRoot]):
+    cwd: At[ProcessSpecRoot, str]
+    terminal: At[ProcessSpecRoot, bool]
+    console_size: ConsoleSizeAt[ProcessSpecRoot]
+    user: UserAt[ProcessSpecRoot]
+    args: ArrayAt[ProcessSpecRoot, str, At[ProcessSpecRoot, str]]
+    command_line: At[ProcessSpecRoot, str]
+    env: ArrayAt[ProcessSpecRoot, str, At[ProcessSpecRoot, str]]
+    capabilities: CapabilitiesAt[ProcessSpecRoot]
+    rlimits: ArrayAt[ProcessSpecRoot, Rlimit, RlimitAt[ProcessSpecRoot]]
+    no_new_privileges: At[ProcessSpecRoot, bool]
+    apparmor_profile: At[ProcessSpecRoot, str]
+    oom_score_adj: At[ProcessSpecRoot, int]
+    scheduler: SchedulerAt[ProcessSpecRoot]
+    selinux_label: At[ProcessSpecRoot, str]
+    io_priority: IOPriorityAt[ProcessSpecRoot]
+    exec_cpu_affinity: ExecCPUAffinityAt[ProcessSpecRoot]
     def evolve(
         self, *, cwd: str = ..., terminal: bool | None = ..., console_size: ConsoleSize | None = ..., user: User | None = ...,
         args: tuple[str, ...] | None = ..., command_line: str | None = ..., env: tuple[str, ...] | None = ...,
@@ -547,7 +547,7 @@ class ProcessAt(At[ProcessRoot, Process], Generic[ProcessRoot]):
         apparmor_profile: str | None = ..., oom_score_adj: int | None = ..., scheduler: Scheduler | None = ...,
         selinux_label: str | None = ..., io_priority: IOPriority | None = ..., exec_cpu_affinity: ExecCPUAffinity | None = ...,
         extensions: Mapping[str, FrozenJson] = ...,
-    ) -> ProcessRoot: ...
+    ) -> ProcessSpecRoot: ...
 
 RdmaRoot = TypeVar("RdmaRoot", bound=Record, default=Rdma)
 
@@ -600,7 +600,7 @@ RuntimeSpecRoot = TypeVar("RuntimeSpecRoot", bound=Record, default=RuntimeSpec)
 
 class RuntimeSpecAt(At[RuntimeSpecRoot, RuntimeSpec], Generic[RuntimeSpecRoot]):
     oci_version: At[RuntimeSpecRoot, str]
-    process: ProcessAt[RuntimeSpecRoot]
+    process: ProcessSpecAt[RuntimeSpecRoot]
     root: RootAt[RuntimeSpecRoot]
     hostname: At[RuntimeSpecRoot, str]
     domainname: At[RuntimeSpecRoot, str]
@@ -614,7 +614,7 @@ class RuntimeSpecAt(At[RuntimeSpecRoot, RuntimeSpec], Generic[RuntimeSpecRoot]):
     zos: ZOSAt[RuntimeSpecRoot]
     freebsd: FreeBSDAt[RuntimeSpecRoot]
     def evolve(
-        self, *, oci_version: str = ..., process: Process | None = ..., root: Root | None = ..., hostname: str | None = ...,
+        self, *, oci_version: str = ..., process: ProcessSpec | None = ..., root: Root | None = ..., hostname: str | None = ...,
         domainname: str | None = ..., mounts: tuple[Mount, ...] | None = ..., hooks: Hooks | None = ...,
         annotations: Mapping[str, str] | None = ..., linux: Linux | None = ..., solaris: Solaris | None = ...,
         windows: Windows | None = ..., vm: VM | None = ..., zos: ZOS | None = ..., freebsd: FreeBSD | None = ...,

@@ -259,7 +259,7 @@ class ExecCPUAffinity(Model["places.ExecCPUAffinityAt"]):
 
 
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
-class Process(Model["places.ProcessAt"]):
+class ProcessSpec(Model["places.ProcessSpecAt"]):
     """The init process of a container, or an exec process (config.md#process)."""
 
     cwd: str
@@ -300,7 +300,7 @@ class Process(Model["places.ProcessAt"]):
         """The environment by name. If a name appears twice, the last entry counts, as for the program."""
         return FrozenMap({name: value for name, _, value in (entry.partition("=") for entry in self.env or ())})
 
-    def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> "Process":
+    def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> "ProcessSpec":
         """Return a copy with environment variables set, in their old places or at the end. None removes one.
 
         Raises:

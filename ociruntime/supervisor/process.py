@@ -32,7 +32,7 @@ _LOSS_INTERVAL = 1.0
 """Seconds between two records of the log's losses."""
 
 
-class Record:
+class RecordWriter:
     """Writes `RECORD`, which no other process writes. Raises OSError: the file cannot be made.
 
     The file has its full size from the beginning and is written in place, so that a full disk cannot prevent the record of an exit
@@ -115,7 +115,7 @@ class SupervisorProcess:
         """Of the container's init process, or of the process that forks it."""
         self._ended = False
         """Whether the process of the pidfd has ended. As long as the creator is connected, it may have forked the init process."""
-        self._record = Record(self._directory)
+        self._record = RecordWriter(self._directory)
         self._log = LogDriver(str(setup["log_path"]), str(setup["log_format"]), int(str(setup["log_limit"])))
         self._recorded_losses, self._losses_recorded_at = 0, 0.0
         self._state_sender = StateSender(str(setup["sync_socket"]), self._directory) if setup["sync_socket"] else None

@@ -20,7 +20,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 from ociruntime.cli import main
-from ociruntime.stats import Pids
+from ociruntime.stats import PidsStats
 
 from ..support.fixture_types import MakeBundle
 from ..support.waiting import SLOWER
@@ -65,7 +65,7 @@ def test_what_it_uses(limited: Limited, pipe: tuple[int, int]) -> None:
         assert stats.memory.peak is None or stats.memory.peak >= stats.memory.usage
         assert stats.memory.oom_kills == 0
         assert stats.memory.stat
-        assert stats.pids == Pids(current=2, limit=30)
+        assert stats.pids == PidsStats(current=2, limit=30)
         assert 0 < stats.cpu.usage < 60 * 10**9
         assert stats.cpu.periods > 0
         assert [interface.name for interface in stats.interfaces] == ["lo"]

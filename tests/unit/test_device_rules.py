@@ -15,7 +15,7 @@ from ociruntime.plan.cgroups.limits import (
     MKNOD,
     READ,
     WRITE,
-    Rule,
+    DeviceRule,
     compile_program,
     describe_rules,
     rules_of,
@@ -24,10 +24,10 @@ from ociruntime.plan.cgroups.limits import (
 from ociruntime.spec import DeviceCgroup
 
 ALL = READ | WRITE | MKNOD
-DENY_ALL = Rule(False, "a", None, None, ALL)
+DENY_ALL = DeviceRule(False, "a", None, None, ALL)
 
 
-def allowed(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) -> bool:
+def allowed(rules: Sequence[DeviceRule], kind: str, major: int, minor: int, access: int) -> bool:
     """Return whether access is allowed: the last rule that matches decides for each kind of it; access without a rule is allowed."""
     for bit in (READ, WRITE, MKNOD):
         if access & bit:
@@ -70,15 +70,15 @@ def run(code: bytes, kind: str, major: int, minor: int, access: int) -> int:
 
 
 numbers = st.none() | st.integers(0, 3)
-rules_ = st.builds(Rule, st.booleans(), st.sampled_from("abc"), numbers, numbers, st.integers(0, 7))
+rules_ = st.builds(DeviceRule, st.booleans(), st.sampled_from("abc"), numbers, numbers, st.integers(0, 7))
 
 
 @given(st.lists(rules_, max_size=8), st.sampled_from("bc"), st.integers(0, 3), st.integers(0, 3), st.integers(1, 7))
-def test_the_program_follows_the_rules(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
+def test_the_program_follows_the_rules(rules: list[DeviceRule], kind: str, major: int, minor: int, access: int) -> None:
     assert run(compile_program(rules), kind, major, minor, access) == allowed(rules, kind, major, minor, access)
 
 
-def v1(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) -> bool:
+def v1(rules: Sequence[DeviceRule], kind: str, major: int, minor: int, access: int) -> bool:
     """Return what a v1 kernel allows (security/device_cgroup.c): a default and its exceptions, by exact device."""
     default, exceptions = True, {}
     for rule in rules:
@@ -96,7 +96,7 @@ def v1(rules: Sequence[Rule], kind: str, major: int, minor: int, access: int) ->
 @given(
     st.lists(rules_, max_size=6), st.sampled_from("bc"), st.integers(0, 3), st.integers(0, 3), st.sampled_from((READ, WRITE, MKNOD))
 )
-def test_the_v1_lines_follow_the_rules(rules: list[Rule], kind: str, major: int, minor: int, access: int) -> None:
+def test_the_v1_lines_follow_the_rules(rules: list[DeviceRule], kind: str, major: int, minor: int, access: int) -> None:
     try:
         lines = v1_rules(rules)
     except UnsupportedError:
@@ -106,15 +106,15 @@ def test_the_v1_lines_follow_the_rules(rules: list[Rule], kind: str, major: int,
 
 def test_v1_refuses_an_exception_in_an_exception() -> None:
     with pytest.raises(UnsupportedError, match=r"devices\[1\].*cannot exclude 'c 1:3 w' from 'c \*:\* rwm'"):
-        v1_rules([DENY_ALL, Rule(True, "c", None, None, ALL), Rule(False, "c", 1, 3, WRITE)])
-    assert v1_rules([DENY_ALL, Rule(True, "c", 1, 3, ALL), Rule(False, "c", 1, 3, WRITE)])
-    assert [str(rule) for rule in v1_rules([DENY_ALL, Rule(True, "a", 8, None, READ)])] == ["a *:* rwm", "b 8:* r", "c 8:* r"]
+        v1_rules([DENY_ALL, DeviceRule(True, "c", None, None, ALL), DeviceRule(False, "c", 1, 3, WRITE)])
+    assert v1_rules([DENY_ALL, DeviceRule(True, "c", 1, 3, ALL), DeviceRule(False, "c", 1, 3, WRITE)])
+    assert [str(rule) for rule in v1_rules([DENY_ALL, DeviceRule(True, "a", 8, None, READ)])] == ["a *:* rwm", "b 8:* r", "c 8:* r"]
 
 
 def test_default_rules_come_last() -> None:
     assert rules_of([]) == ()
     rules = rules_of([DeviceCgroup(allow=False), DeviceCgroup(allow=True, type="c", major=10, minor=-1, access="rw")])
-    assert rules[:2] == (DENY_ALL, Rule(True, "c", 10, None, READ | WRITE))
+    assert rules[:2] == (DENY_ALL, DeviceRule(True, "c", 10, None, READ | WRITE))
     assert rules[2:] == DEFAULT_RULES
     assert describe_rules(rules) == "deny a *:* rwm, allow c 10:* rw, allow the default devices"
     assert allowed(rules, "c", 1, 3, ALL)
@@ -123,4 +123,4 @@ def test_default_rules_come_last() -> None:
 
 
 def test_numbers_above_31_bits() -> None:
-    assert run(compile_program([DENY_ALL, Rule(True, "c", 1 << 40, None, ALL)]), "c", 0, 0, READ) == 0
+    assert run(compile_program([DENY_ALL, DeviceRule(True, "c", 1 << 40, None, ALL)]), "c", 0, 0, READ) == 0

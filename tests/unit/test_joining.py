@@ -6,7 +6,7 @@ import pytest
 
 from ociruntime.host import Host
 from ociruntime.plan.joining import forks_last, permits
-from ociruntime.spec import Process, Rlimit, RuntimeSpec, Scheduler, Seccomp
+from ociruntime.spec import ProcessSpec, Rlimit, RuntimeSpec, Scheduler, Seccomp
 
 HOST = Host((6, 18), "x86_64", 0, 40, ())
 USER = HOST._replace(euid=1000, initial=False, capabilities=0)
@@ -50,7 +50,7 @@ def test_permits(filter_: Seccomp, permitted: bool) -> None:
 def test_attributes_that_a_fork_resets() -> None:
     spec = RuntimeSpec.default()
     assert spec.linux is not None
-    process, default = Process(cwd="/"), spec.linux.seccomp
+    process, default = ProcessSpec(cwd="/"), spec.linux.seccomp
     assert forks_last(process, default, HOST, user=False)
     assert forks_last(process.evolve(terminal=True), default, HOST, user=False)
     assert forks_last(process, None, HOST, user=True)
@@ -66,5 +66,5 @@ def test_attributes_that_a_fork_resets() -> None:
     [(8, USER, True, True), (7, USER, True, False), (6, HOST, False, True), (6, HOST, True, False)],
 )
 def test_the_init_needs_room_among_the_users_processes(hard: int, host: Host, user: bool, last: bool) -> None:
-    process = Process(cwd="/", rlimits=(Rlimit(type="RLIMIT_NPROC", soft=6, hard=hard),))
+    process = ProcessSpec(cwd="/", rlimits=(Rlimit(type="RLIMIT_NPROC", soft=6, hard=hard),))
     assert forks_last(process, None, host, user=user) is last

@@ -25,7 +25,7 @@ from ociruntime.spec import (
     Mount,
     Namespace,
     NamespaceType,
-    Process,
+    ProcessSpec,
     Rdma,
     Resources,
     Rlimit,
@@ -79,16 +79,16 @@ def test_what_is_given_becomes_immutable() -> None:
     [
         (lambda: Memory(limit="1"), "Memory.limit takes int, not '1'"),
         (lambda: Memory(limit=True), "Memory.limit takes int, not True"),
-        (lambda: Process(), "missing 1 required keyword-only argument: 'cwd'"),
-        (lambda: Process(cwd=None), "Process needs cwd"),
-        (lambda: Process(cwd="/", args="sh"), "Process.args takes a tuple, not 'sh'"),
-        (lambda: Process(cwd="/", args=("sh", 1)), "Process.args takes str, not 1"),
+        (lambda: ProcessSpec(), "missing 1 required keyword-only argument: 'cwd'"),
+        (lambda: ProcessSpec(cwd=None), "ProcessSpec needs cwd"),
+        (lambda: ProcessSpec(cwd="/", args="sh"), "ProcessSpec.args takes a tuple, not 'sh'"),
+        (lambda: ProcessSpec(cwd="/", args=("sh", 1)), "ProcessSpec.args takes str, not 1"),
         (lambda: Mount(destinaton="/"), "no member 'destinaton'; did you mean 'destination'"),
         (lambda: Mount(uidMappings=()), "did you mean 'uid_mappings'"),
         (lambda: Linux(sysctl=()), "Linux.sysctl takes a mapping"),
         (lambda: Linux(namespaces=("pid",)), "Linux.namespaces takes Namespace"),
         (lambda: SPEC.evolve(oci_version=None), "RuntimeSpec needs oci_version"),
-        (lambda: SPEC.evolve(process={"cwd": "/"}), "RuntimeSpec.process takes Process"),
+        (lambda: SPEC.evolve(process={"cwd": "/"}), "RuntimeSpec.process takes ProcessSpec"),
     ],
 )
 def test_what_cannot_be_held_is_a_type_error(wrong: Callable[[], object], words: str) -> None:
@@ -147,14 +147,14 @@ def test_mounts() -> None:
 
 
 def test_environment() -> None:
-    process = Process(cwd="/", env=("A=1", "B=2", "A=3", "odd"))
+    process = ProcessSpec(cwd="/", env=("A=1", "B=2", "A=3", "odd"))
     assert process.environ == {"A": "3", "B": "2", "odd": ""}
     assert process.with_env({"A": "4", "C": ""}, B=None).env == ("A=4", "odd", "C=")
-    assert Process(cwd="/").with_env(X="1").env == ("X=1",)
+    assert ProcessSpec(cwd="/").with_env(X="1").env == ("X=1",)
     for name in ("", "A=B", "A\0"):
         with pytest.raises(ValueError, match="not a valid name of an environment variable"):
             process.with_env({name: "x"})
-    assert BARE.with_env(A="1").process == Process(cwd="/", env=("A=1",))
+    assert BARE.with_env(A="1").process == ProcessSpec(cwd="/", env=("A=1",))
 
 
 def test_capabilities() -> None:
@@ -202,7 +202,7 @@ def test_namespaces_and_annotations() -> None:
         (BARE.at.linux.resources.memory.limit.set(1), {"linux": Linux(resources=Resources(memory=Memory(limit=1)))}),
         (BARE.at.linux.sysctl["net.core.somaxconn"].set("1"), {"linux": Linux(sysctl={"net.core.somaxconn": "1"})}),
         (BARE.at.linux.time_offsets["boottime"].secs.set(5), {"linux": Linux(time_offsets={"boottime": TimeOffset(secs=5)})}),
-        (BARE.at.process.evolve(cwd="/"), {"process": Process(cwd="/")}),
+        (BARE.at.process.evolve(cwd="/"), {"process": ProcessSpec(cwd="/")}),
         (BARE.at.root.set(Root(path="r")), {"root": Root(path="r")}),
         (BARE.at.hooks.poststop.append(Hook(path="/a"), Hook(path="/b")), {"hooks": Hooks(poststop=(Hook(path="/a"), Hook(path="/b")))}),
         (BARE.at.mounts.append(Mount(destination="/a")).at.mounts[-1].type.set("tmpfs"), {"mounts": (Mount(destination="/a", type="tmpfs"),)}),
@@ -486,14 +486,14 @@ def test_repr_is_short_and_says_what_counts() -> None:
     assert repr(Namespace(type=NamespaceType("x"))) == "Namespace(type=NamespaceType('x'))"
     assert repr(Mount(destination="/", extensions={"a": (1,)})) == "Mount(destination='/', extensions={'a': (1,)})"
     assert repr(RuntimeSpec.default()) == (
-        "RuntimeSpec(oci_version='1.3.0', process=Process(…), root=Root(…), hostname='ociruntime', mounts=<6 items>, linux=Linux(…))"
+        "RuntimeSpec(oci_version='1.3.0', process=ProcessSpec(…), root=Root(…), hostname='ociruntime', mounts=<6 items>, linux=Linux(…))"
     )
     many = Seccomp(
         default_action=SeccompAction.ALLOW,
         syscalls=(Syscall(names=tuple("abcdefghijklmnopqrstuvwxyz"), action=SeccompAction.LOG),) * 99,
     )
     assert len(repr(many)) < 200
-    assert repr(Process(cwd="/" + "x" * 300)) == f"Process(cwd='/{'x' * 54}…')"
+    assert repr(ProcessSpec(cwd="/" + "x" * 300)) == f"ProcessSpec(cwd='/{'x' * 54}…')"
 
 
 def test_the_tree_of_a_notebook() -> None:

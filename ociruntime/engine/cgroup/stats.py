@@ -12,18 +12,18 @@ import attrs
 
 from ...stats import (
     CPUSET_FLAGS,
-    Cpu,
     Cpuset,
+    CpuStats,
     CpuTime,
-    HugePages,
-    Interface,
-    Io,
+    HugePageStats,
+    InterfaceStats,
     IoEntry,
-    Memory,
+    IoStats,
+    MemoryStats,
     MemoryUse,
-    Pids,
+    PidsStats,
     Pressure,
-    Rdma,
+    RdmaStats,
     Stall,
     Stats,
 )
@@ -44,7 +44,8 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
     Raises:
         OSError: a file that exists cannot be read.
     """
-    cpu, memory, pids, io, huge, rdma, cpuset = Cpu(), None, None, None, dict[str, HugePages](), dict[str, Rdma](), None
+    cpu, memory, pids, io, cpuset = CpuStats(), None, None, None, None
+    huge, rdma = dict[str, HugePageStats](), dict[str, RdmaStats]()
     stalls: dict[str, Stall | None] = {}
     for path in paths:
         names = _files(path)
@@ -65,7 +66,7 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
         if "memory.usage_in_bytes" in names:
             memory = _memory_v1(path)
         if "pids.current" in names:
-            pids = Pids(_number(path, "pids.current") or 0, _limit(path, "pids.max"))
+            pids = PidsStats(_number(path, "pids.current") or 0, _limit(path, "pids.max"))
         if "blkio.throttle.io_service_bytes_recursive" in names:
             io = _io_v1(path)
         huge |= _hugetlb(path, names)
@@ -119,9 +120,9 @@ def _stall(path: str, name: str) -> Stall | None:
 # ---- CPU ----
 
 
-def _cpu_v2(path: str) -> Cpu:
+def _cpu_v2(path: str) -> CpuStats:
     stat = parse_flat(read_if_exists(path, "cpu.stat"))
-    return Cpu(
+    return CpuStats(
         usage=stat.get("usage_usec", 0) * 1000,
         user=stat.get("user_usec", 0) * 1000,
         system=stat.get("system_usec", 0) * 1000,
@@ -131,7 +132,7 @@ def _cpu_v2(path: str) -> Cpu:
     )
 
 
-def _cpu_v1(path: str, cpu: Cpu) -> Cpu:
+def _cpu_v1(path: str, cpu: CpuStats) -> CpuStats:
     rows = [line.split() for line in (read_if_exists(path, "cpuacct.usage_all") or "").splitlines()[1:]]
     each = zip((read_if_exists(path, "cpuacct.usage_percpu") or "").split(), rows, strict=False)
     ticks = parse_flat(read_if_exists(path, "cpuacct.stat"))
@@ -156,7 +157,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(number for first, _, last in ranges for number in range(int(first), int(last or first) + 1))
 
 
-def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
+def _throttling_v1(path: str, cpu: CpuStats) -> CpuStats:
     stat = parse_flat(read_if_exists(path, "cpu.stat"))
     return attrs.evolve(
         cpu,
@@ -169,7 +170,7 @@ def _throttling_v1(path: str, cpu: Cpu) -> Cpu:
 # ---- memory ----
 
 
-def _memory_v2(path: str) -> Memory:
+def _memory_v2(path: str) -> MemoryStats:
     stat, events = parse_flat(read_if_exists(path, "memory.stat")), parse_flat(read_if_exists(path, "memory.events"))
     limit = _limit(path, "memory.max")
     usage = _number(path, "memory.current") or 0
@@ -178,7 +179,7 @@ def _memory_v2(path: str) -> Memory:
         more = _limit(path, "memory.swap.max")
         swap = MemoryUse(usage + swapped, None if limit is None or more is None else limit + more)
     kernel = MemoryUse(stat["kernel"]) if "kernel" in stat else None
-    return Memory(
+    return MemoryStats(
         usage,
         limit,
         _number(path, "memory.peak"),
@@ -191,7 +192,7 @@ def _memory_v2(path: str) -> Memory:
     )
 
 
-def _memory_v1(path: str) -> Memory:
+def _memory_v1(path: str) -> MemoryStats:
     def use(kind: str) -> MemoryUse | None:
         names = ("usage_in_bytes", "limit_in_bytes", "max_usage_in_bytes", "failcnt")
         usage, limit, peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
@@ -202,7 +203,7 @@ def _memory_v1(path: str) -> Memory:
     stat = parse_flat(read_if_exists(path, "memory.stat"))
     kills = sum(parse_flat(read_if_exists(each, "memory.oom_control")).get("oom_kill", 0) for each in walk(path))
     cache = stat.get("total_cache", stat.get("cache", 0))
-    return Memory(
+    return MemoryStats(
         **attrs.asdict(use("") or MemoryUse()),
         swap=use("memsw."),
         kernel=use("kmem."),
@@ -216,7 +217,7 @@ def _memory_v1(path: str) -> Memory:
 # ---- disks ----
 
 
-def _io_v2(path: str) -> Io:
+def _io_v2(path: str) -> IoStats:
     kinds = {"rbytes": (0, "Read"), "wbytes": (0, "Write"), "rios": (1, "Read"), "wios": (1, "Write")}
     found: tuple[list[IoEntry], list[IoEntry]] = ([], [])
     major = minor = ""
@@ -228,11 +229,11 @@ def _io_v2(path: str) -> Io:
         elif name in kinds and minor:
             table, op = kinds[name]
             found[table].append(IoEntry(int(major), int(minor), op, int(value)))
-    return Io(tuple(found[0]), tuple(found[1]))
+    return IoStats(tuple(found[0]), tuple(found[1]))
 
 
-def _io_v1(path: str) -> Io:
-    return Io(
+def _io_v1(path: str) -> IoStats:
+    return IoStats(
         tuple(_entries(path, "blkio.throttle.io_service_bytes_recursive")),
         tuple(_entries(path, "blkio.throttle.io_serviced_recursive")),
     )
@@ -249,7 +250,7 @@ def _entries(path: str, file: str) -> Iterator[IoEntry]:
 # ---- huge pages, RDMA, network ----
 
 
-def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePages]:
+def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePageStats]:
     found = {}
     for name in names:
         if name.startswith("hugetlb.") and name.endswith((".rsvd.current", ".rsvd.usage_in_bytes")):
@@ -258,19 +259,19 @@ def _hugetlb(path: str, names: frozenset[str]) -> dict[str, HugePages]:
             failures = _number(path, f"{stem}.rsvd.failcnt")
             if failures is None:
                 failures = parse_flat(read_if_exists(path, f"{stem}.events")).get("max", 0)
-            found[size] = HugePages(_number(path, name) or 0, _number(path, f"{stem}.rsvd.max_usage_in_bytes"), failures)
+            found[size] = HugePageStats(_number(path, name) or 0, _number(path, f"{stem}.rsvd.max_usage_in_bytes"), failures)
     return found
 
 
-def _rdma(path: str) -> dict[str, Rdma]:
+def _rdma(path: str) -> dict[str, RdmaStats]:
     found = {}
     for device, *members in map(str.split, filter(str.strip, (read_if_exists(path, "rdma.current") or "").splitlines())):
         values = dict(member.split("=") for member in members)
-        found[device] = Rdma(int(values.get("hca_handle", 0)), int(values.get("hca_object", 0)))
+        found[device] = RdmaStats(int(values.get("hca_handle", 0)), int(values.get("hca_object", 0)))
     return found
 
 
-def _interfaces(pid: int) -> tuple[Interface, ...]:
+def _interfaces(pid: int) -> tuple[InterfaceStats, ...]:
     try:
         with open(f"/proc/{pid}/net/dev", encoding="utf-8", errors="surrogateescape") as table:
             rows = [line.partition(":") for line in table][2:]
@@ -281,5 +282,5 @@ def _interfaces(pid: int) -> tuple[Interface, ...]:
     found = []
     for name, _, numbers in rows:
         values = [int(number) for number in numbers.split()]
-        found.append(Interface(name.strip(" "), *values[:4], *values[8:12]))
+        found.append(InterfaceStats(name.strip(" "), *values[:4], *values[8:12]))
     return tuple(found)

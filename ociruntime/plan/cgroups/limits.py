@@ -23,7 +23,7 @@ _BITS: Final = {"r": READ, "w": WRITE, "m": MKNOD}
 _ALL: Final = READ | WRITE | MKNOD
 
 
-class Rule(NamedTuple):
+class DeviceRule(NamedTuple):
     """One rule for one type of device; None matches all numbers."""
 
     allow: bool
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
         numbers = ":".join("*" if number is None else str(number) for number in (self.major, self.minor))
         return f"{self.type} {numbers} {''.join(letter for letter, bit in _BITS.items() if self.access & bit)}"
 
-    def overlaps(self, other: Rule) -> bool:
+    def overlaps(self, other: DeviceRule) -> bool:
         """Return whether some device matches both rules."""
         return all(
             first == second or wildcard in (first, second)
@@ -45,12 +45,12 @@ class Rule(NamedTuple):
         )
 
 
-def _default_rules() -> tuple[Rule, ...]:
+def _default_rules() -> tuple[DeviceRule, ...]:
     numbers = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)]
     return (
-        Rule(True, "c", None, None, MKNOD),
-        Rule(True, "b", None, None, MKNOD),
-        *(Rule(True, "c", major, minor, _ALL) for major, minor in numbers),
+        DeviceRule(True, "c", None, None, MKNOD),
+        DeviceRule(True, "b", None, None, MKNOD),
+        *(DeviceRule(True, "c", major, minor, _ALL) for major, minor in numbers),
     )
 
 
@@ -58,18 +58,18 @@ DEFAULT_RULES: Final = _default_rules()
 """Rules after those of the config: any node may be created, and the default devices and terminals may be used."""
 
 
-def rules_of(devices: Sequence[DeviceCgroup]) -> tuple[Rule, ...]:
+def rules_of(devices: Sequence[DeviceCgroup]) -> tuple[DeviceRule, ...]:
     """Return the config's rules and those for the default devices; without any in the config everything stays allowed."""
     rules = []
     for device in devices:
         major, minor = (None if number is None or number < 0 else number for number in (device.major, device.minor))
         access = sum(bit for letter, bit in _BITS.items() if letter in (device.access or "rwm"))
-        rules.append(Rule(device.allow, device.type or "a", major, minor, access))
+        rules.append(DeviceRule(device.allow, device.type or "a", major, minor, access))
     denied = max((index for index, rule in enumerate(rules) if not rule.allow), default=-1)
     return (*rules, *(rule for rule in DEFAULT_RULES if rule not in rules[denied + 1 :])) if rules else ()
 
 
-def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+def v1_rules(rules: Sequence[DeviceRule]) -> tuple[DeviceRule, ...]:
     """Return the rules as they are written to devices.allow and devices.deny, one after the other.
 
     The kernel keeps a default and a list of exceptions, from which only an exception for the same devices can be removed.
@@ -77,7 +77,7 @@ def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     Raises:
         UnsupportedError: v1 cannot express a rule.
     """
-    allows_all, exceptions = True, list[tuple[int, Rule]]()
+    allows_all, exceptions = True, list[tuple[int, DeviceRule]]()
     lines = []
     for number, rule in enumerate(rules):
         if rule.type == "a" and rule.major is None and rule.minor is None and rule.access == _ALL:
@@ -95,7 +95,7 @@ def v1_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(lines)
 
 
-def _without(exceptions: list[tuple[int, Rule]], rule: Rule) -> list[tuple[int, Rule]]:
+def _without(exceptions: list[tuple[int, DeviceRule]], rule: DeviceRule) -> list[tuple[int, DeviceRule]]:
     """Return the exceptions after a rule that restores the default for some devices."""
     remaining = []
     for number, exception in exceptions:
@@ -122,7 +122,7 @@ def _op(code: int, target: int = 0, source: int = 0, offset: int = 0, value: int
     return struct.pack("=BBhi", code, target | source << 4, offset, value)
 
 
-def compile_program(rules: Sequence[Rule]) -> bytes:
+def compile_program(rules: Sequence[DeviceRule]) -> bytes:
     """Return a BPF_PROG_TYPE_CGROUP_DEVICE program.
 
     It checks the rules from the last to the first, and keeps in r3 the kinds of access that no rule has allowed yet. A rule that
@@ -163,7 +163,7 @@ def _number(number: int) -> int:
     return number if number < 1 << 31 else -1
 
 
-def describe_rules(rules: Sequence[Rule]) -> str:
+def describe_rules(rules: Sequence[DeviceRule]) -> str:
     """Return the rules as text, those for the default devices as one."""
     parts = [f"{'allow' if rule.allow else 'deny'} {rule}" for rule in rules if rule not in DEFAULT_RULES]
     return ", ".join([*parts, "allow the default devices"] if set(DEFAULT_RULES) <= set(rules) else parts)

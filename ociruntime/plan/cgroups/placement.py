@@ -11,7 +11,7 @@ from ..namespaces import host_id, mappings_of
 
 if TYPE_CHECKING:
     from ...host import Hierarchy, Host
-    from ...spec import Process, RuntimeSpec
+    from ...spec import ProcessSpec, RuntimeSpec
     from ..model import PlanBuilder
     from ..namespaces import Namespaces
 
@@ -220,5 +220,5 @@ def _host_uid(spec: RuntimeSpec, namespaces: Namespaces) -> int | None:
     return host_id(mappings_of(spec.linux, "uid") if "user" in namespaces.new else (), uid)
 
 
-def _uid(process: Process | None) -> int:
+def _uid(process: ProcessSpec | None) -> int:
     return (process.user.uid or 0) if process and process.user else 0

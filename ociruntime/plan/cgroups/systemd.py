@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ...host import Host
     from ...spec import Resources
-    from .limits import Rule
+    from .limits import DeviceRule
     from .writes import Write
 
     _Convert = Callable[[str], list["Property"]]
@@ -63,14 +63,14 @@ _SIMPLE: Final = frozenset("bynqiuxtdsog")
 
 def parse(text: str) -> Typed:
     """Read one value. Raises ValueError with the reason."""
-    reader = _Reader(text)
+    reader = _ValueReader(text)
     value = reader.value()
     if reader.peek() is not None:
         raise ValueError(f"{text!r}: text after the value")
     return value
 
 
-class _Reader:
+class _ValueReader:
     """Reads one value from its tokens."""
 
     def __init__(self, text: str) -> None:
@@ -425,7 +425,7 @@ _FILES: Final[dict[int, dict[str, _Convert]]] = {
 """The conversions by cgroup version; cpu.max stands for the two files of v1. systemd has no property for other files."""
 
 
-def device_properties(rules: Sequence[Rule]) -> tuple[Property, ...]:
+def device_properties(rules: Sequence[DeviceRule]) -> tuple[Property, ...]:
     """Return DevicePolicy and DeviceAllow. On v2 the rules may allow less than these; they apply as a program too."""
     start = next((n for n, rule in reversed(list(enumerate(rules))) if rule[1:] == ("a", None, None, READ | WRITE | MKNOD)), None)
     if start is None or rules[start].allow:

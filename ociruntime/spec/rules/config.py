@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..features import Features, StateDocument
     from ..linux import Mount
     from ..platforms import VM, ZOS, FreeBSD, Windows
-    from ..process import Capabilities, Process, Scheduler, User
+    from ..process import Capabilities, ProcessSpec, Scheduler, User
 
 
 _LINUX: Final = "config.md#linux-process"
@@ -31,7 +31,7 @@ _MAX_SIZE: Final = 65535
 """Maximum of a terminal's rows and columns: struct winsize has 16 bits for each."""
 
 
-def check_process(findings: Findings, spec: RuntimeSpec, process: Process) -> None:
+def check_process(findings: Findings, spec: RuntimeSpec, process: ProcessSpec) -> None:
     """Check the process of a config, or an exec process of its container."""
     _check_program(findings, process, posix=spec.windows is None)
     _check_terminal(findings, process)
@@ -52,7 +52,7 @@ def check_process(findings: Findings, spec: RuntimeSpec, process: Process) -> No
         findings.check_ranges("$.process.execCPUAffinity.final", process.exec_cpu_affinity.final, _LINUX)
 
 
-def _check_program(findings: Findings, process: Process, *, posix: bool) -> None:
+def _check_program(findings: Findings, process: ProcessSpec, *, posix: bool) -> None:
     section = "config.md#process"
     if posix:
         findings.check_absolute("$.process.cwd", process.cwd, section)
@@ -72,7 +72,7 @@ def _check_program(findings: Findings, process: Process, *, posix: bool) -> None
     findings.check_environment("$.process.env", process.env or (), section)
 
 
-def _check_terminal(findings: Findings, process: Process) -> None:
+def _check_terminal(findings: Findings, process: ProcessSpec) -> None:
     section = "config.md#process"
     if process.console_size is not None and not process.terminal:
         findings.warn("$.process.consoleSize", "is ignored without a terminal", section)
@@ -83,7 +83,7 @@ def _check_terminal(findings: Findings, process: Process) -> None:
             findings.error(f"$.process.consoleSize.{name}", f"{size} is not 0 to {_MAX_SIZE}", section)
 
 
-def _check_rlimits(findings: Findings, process: Process, *, linux: bool) -> None:
+def _check_rlimits(findings: Findings, process: ProcessSpec, *, linux: bool) -> None:
     section = "config.md#posix-process"
     seen: set[str] = set()
     for index, limit in enumerate(process.rlimits or ()):
@@ -191,7 +191,7 @@ def config_problems(spec: RuntimeSpec) -> list[Problem]:
     return findings.problems
 
 
-def process_problems(spec: RuntimeSpec, process: Process) -> list[Problem]:
+def process_problems(spec: RuntimeSpec, process: ProcessSpec) -> list[Problem]:
     """Return every problem of an exec process of a config's container."""
     findings = Findings()
     check_process(findings, spec, process)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..config import RuntimeSpec
     from ..linux import IDMapping, Linux
-    from ..process import Capabilities, Process
+    from ..process import Capabilities, ProcessSpec
     from ..resources import Resources
 
 _NAMESPACES: Final = {"cgroup": (4, 6), "time": (5, 6)}
@@ -95,7 +95,7 @@ def _older(host: HostLike, version: tuple[int, int]) -> str:
     return f"needs Linux {version[0]}.{version[1]}, and this is {host.kernel[0]}.{host.kernel[1]}"
 
 
-def _check_process(findings: Findings, spec: RuntimeSpec, process: Process, host: HostLike) -> None:
+def _check_process(findings: Findings, spec: RuntimeSpec, process: ProcessSpec, host: HostLike) -> None:
     section = "config.md#linux-process"
     if process.apparmor_profile and "apparmor" not in host.lsms:
         findings.error("$.process.apparmorProfile", "AppArmor is not active on this host", section)

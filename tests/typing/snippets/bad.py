@@ -1,7 +1,7 @@
 # ruff: noqa: B018
 """Slips: both checkers find the one of each line that ends in ``# slip``, and nothing else."""
 
-from ociruntime.spec import Features, Linux, Memory, Mount, Namespace, Process, RuntimeSpec, User
+from ociruntime.spec import Features, Linux, Memory, Mount, Namespace, ProcessSpec, RuntimeSpec, User
 
 spec = RuntimeSpec.default()
 
@@ -11,10 +11,10 @@ spec.hostname = "x"  # slip
 spec.mounts[0]  # slip
 len(spec.domainname)  # slip
 
-Process()  # slip
-Process(cwd=3)  # slip
-Process(cwd="/", argz=("sh",))  # slip
-Process(cwd="/", args="sh")  # slip
+ProcessSpec()  # slip
+ProcessSpec(cwd=3)  # slip
+ProcessSpec(cwd="/", argz=("sh",))  # slip
+ProcessSpec(cwd="/", args="sh")  # slip
 User(uid="0")  # slip
 Namespace(type=5)  # slip
 Memory(limit="1g")  # slip

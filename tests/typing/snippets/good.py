@@ -15,7 +15,7 @@ from ociruntime.spec import (
     Mount,
     Namespace,
     NamespaceType,
-    Process,
+    ProcessSpec,
     Resources,
     RuntimeSpec,
     Scheduler,
@@ -43,7 +43,7 @@ for namespace in (spec.linux.namespaces if spec.linux else None) or ():
 assert_type(spec.extensions["x"], FrozenJson)
 
 # making
-process = Process(cwd="/", args=("sh",), user=User(uid=0, gid=0), scheduler=Scheduler(policy=SchedulerPolicy.SCHED_BATCH))
+process = ProcessSpec(cwd="/", args=("sh",), user=User(uid=0, gid=0), scheduler=Scheduler(policy=SchedulerPolicy.SCHED_BATCH))
 linux = Linux(
     namespaces=(Namespace(type=NamespaceType.PID), Namespace(type=NamespaceType("of-the-future"))),
     resources=Resources(memory=Memory(limit=1 << 30), block_io=BlockIO(weight=100)),
@@ -53,7 +53,7 @@ made = RuntimeSpec(oci_version="1.3.0", process=process, linux=linux)
 
 # changing
 assert_type(made.evolve(hostname="x", linux=None), RuntimeSpec)
-assert_type(process.evolve(args=("ls",)), Process)
+assert_type(process.evolve(args=("ls",)), ProcessSpec)
 assert_type(made.at.linux.resources.memory.limit.set(1 << 20), RuntimeSpec)
 assert_type(made.at.linux.resources.memory.limit.get(), int | None)
 assert_type(made.at.linux.resources.memory.limit.update(lambda old: (old or 0) * 2), RuntimeSpec)
