@@ -31,25 +31,27 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-Image: TypeAlias = Bundle | StrPath
+ImageLike: TypeAlias = Bundle | StrPath
 
 
 @overload
-def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunKeywords]) -> Result[str]: ...
+def run(image: ImageLike, args: Args = ..., *, text: Literal[True], **options: Unpack[RunKeywords]) -> Result[str]: ...
 @overload
 def run(
-    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunKeywords]
+    image: ImageLike, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunKeywords]
 ) -> Result[str]: ...
 @overload
-def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunKeywords]) -> Result[str]: ...
+def run(image: ImageLike, args: Args = ..., *, errors: str, **options: Unpack[RunKeywords]) -> Result[str]: ...
 @overload
-def run(image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]) -> Result[bytes]: ...
+def run(
+    image: ImageLike, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]
+) -> Result[bytes]: ...
 @overload
-def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
+def run(image: ImageLike, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
 
 
 def run(
-    image: Image,
+    image: ImageLike,
     args: Args = (),
     *,
     input: bytes | str | None = None,
@@ -149,21 +151,21 @@ def run(
         bundle = find_bundle(image, options.overrides)
         deadline = Deadline(options.timeout)
         try:
-            sandbox = Sandbox(bundle, options, streams, deadline.at)
+            container = EphemeralContainer(bundle, options, streams, deadline.at)
         except LaunchTimeout as error:
             raise deadline.expired(error, options.overrides.args, streams) from error
         try:
             result = finish(
-                sandbox.process, signals, options.timeout, kill=sandbox.kill, result=sandbox.result, on_end=sandbox.on_end
+                container.process, signals, options.timeout, kill=container.kill, result=container.result, on_end=container.on_end
             )
         finally:
-            sandbox.discard()
+            container.discard()
     if options.check:
         result.check_returncode()
     return result
 
 
-def find_bundle(image: Image, overrides: Overrides) -> Bundle | EphemeralBundle:
+def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBundle:
     """Return the bundle of an image, with the overrides. Raises BundleError, SpecError."""
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
@@ -199,8 +201,8 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
     return Bundle.load(path).with_overrides(overrides)
 
 
-class Sandbox:
-    """A running container for one program. The caller finishes or kills it, and discards it in the end.
+class EphemeralContainer:
+    """A container that runs one program, and is removed by `discard` when the program has ended or was killed.
 
     Orphans of earlier calls are removed first.
     """

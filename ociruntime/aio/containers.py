@@ -20,7 +20,7 @@ from ..lifecycle.status import StatsTimer, first_process, watch
 from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
-from ..sandbox import Image, Sandbox, find_bundle
+from ..sandbox import EphemeralContainer, ImageLike, find_bundle
 from ..stats import Event
 from ..store import Status
 from ..streams import MaybeNone
@@ -356,23 +356,23 @@ Container.popen.__wrapped__ = _sync.Container.popen  # type: ignore[attr-defined
 
 
 @overload
-async def run(image: Image, args: Args = ..., *, text: Literal[True], **options: Unpack[RunKeywords]) -> Result[str]: ...
+async def run(image: ImageLike, args: Args = ..., *, text: Literal[True], **options: Unpack[RunKeywords]) -> Result[str]: ...
 @overload
 async def run(
-    image: Image, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunKeywords]
+    image: ImageLike, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[RunKeywords]
 ) -> Result[str]: ...
 @overload
-async def run(image: Image, args: Args = ..., *, errors: str, **options: Unpack[RunKeywords]) -> Result[str]: ...
+async def run(image: ImageLike, args: Args = ..., *, errors: str, **options: Unpack[RunKeywords]) -> Result[str]: ...
 @overload
 async def run(
-    image: Image, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]
+    image: ImageLike, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]
 ) -> Result[bytes]: ...
 @overload
-async def run(image: Image, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
+async def run(image: ImageLike, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
 
 
 async def run(
-    image: Image,
+    image: ImageLike,
     args: Args = (),
     *,
     text: bool | None = None,
@@ -390,14 +390,16 @@ async def run(
         bundle = find_bundle(image, given.overrides)
         deadline = Deadline(given.timeout)
         try:
-            sandbox = await work(Sandbox, bundle, given, streams, deadline.at, undo=Sandbox.discard)
+            container = await work(EphemeralContainer, bundle, given, streams, deadline.at, undo=EphemeralContainer.discard)
         except LaunchTimeout as error:
             raise deadline.expired(error, given.overrides.args, streams) from error
         try:
-            result = await finish(sandbox.process, given.timeout, kill=sandbox.kill, result=sandbox.result, on_end=sandbox.on_end)
+            result = await finish(
+                container.process, given.timeout, kill=container.kill, result=container.result, on_end=container.on_end
+            )
         finally:
-            if sandbox.process.owned:  # a forked child has no threads to work in
-                await work(sandbox.discard)
+            if container.process.owned:  # a forked child has no threads to work in
+                await work(container.discard)
     if given.check:
         result.check_returncode()
     return result
