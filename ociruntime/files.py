@@ -13,8 +13,11 @@ import os
 import stat
 import time
 from _thread import RLock  # `threading` itself costs more than a short command does with it
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Final, NoReturn, Self, SupportsIndex
 
+StrPath = str | os.PathLike[str]
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _IN_ROOT: Final = 0x10 | 0x02
@@ -67,6 +70,16 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
         return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     finally:
         os.close(found)
+
+
+@contextmanager
+def socket_path(directory: StrPath, name: str) -> Iterator[str]:
+    """Give a path for a socket in a directory: the usual path may be too long for a socket address. Raises OSError."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 def other_writers(info: os.stat_result) -> str:

@@ -16,9 +16,7 @@
 #include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/types.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -205,56 +203,8 @@ int oci_user_namespace(const char *uid_map, const char *gid_map)
     return (int)ret;
 }
 
-/* Limit how long one receive waits, so that the caller can check its deadline; EAGAIN then. */
-static int limit_waits(int fd)
-{
-    static const struct timeval moment = { 0, 100000 };
-    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &moment, sizeof moment);
-}
-
-/* Make the two ends of a control socket; the first is the caller's. */
-int oci_pair(int ends[2])
-{
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return -errno;
-    return (int)result(limit_waits(ends[0]));
-}
-
-static int at_path(const char *path, int (*use)(int, const struct sockaddr *, socklen_t), int backlog)
-{
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    size_t length = strlen(path);
-    int fd, err;
-
-    if (length >= sizeof address.sun_path)
-        return -ENAMETOOLONG;
-    memcpy(address.sun_path, path, length + 1);
-    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    if (use(fd, (const struct sockaddr *)&address, sizeof address) == 0 && (backlog == 0 || listen(fd, backlog) == 0))
-        return fd;
-    err = -errno;
-    close(fd);
-    return err;
-}
-
-int oci_listen(const char *path)
-{
-    return at_path(path, bind, 1);
-}
-
-int oci_connect(const char *path)
-{
-    int fd = at_path(path, connect, 0);
-    if (fd < 0 || limit_waits(fd) == 0)
-        return fd;
-    int err = -errno;
-    close(fd);
-    return err;
-}
-
-/* Receive one report and return its size, 0 at the end of the connection. "passed" gets the descriptor that comes along, or -1. */
+/* Receive one report and return its size, 0 at the end of the connection. "passed" gets the descriptor that comes along, or -1. It is
+ * not a Python call, as a report is a C structure, and an interruption between two lines of Python would lose the descriptor. */
 int oci_receive(int control, struct oci_report *report, int *passed)
 {
     struct iovec part = { report, offsetof(struct oci_report, words) + sizeof report->words - 1 };

@@ -23,9 +23,6 @@ struct oci_report {   /* as the init sends it, with room for the kernel's own wo
     char words[1009];
 };
 int oci_launch(struct oci_launch *l);
-int oci_pair(int ends[2]);
-int oci_listen(const char *path);
-int oci_connect(const char *path);
 int oci_receive(int control, struct oci_report *report, int *passed);
 int oci_user_namespace(const char *uid_map, const char *gid_map);
 int oci_fsopen(const char *fstype);

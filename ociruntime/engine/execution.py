@@ -196,7 +196,7 @@ class Execution:
         with waiting():
             init.wait(check)
         try:
-            message = init.receive(check)  # signals are deferred: a handler that raises would lose the file descriptor
+            message = init.receive()  # signals are deferred: a handler that raises would lose the file descriptor
         except ConnectionAbortedError:
             raise self._vanished(init) from None
         if message is not None and not self._belongs(message):

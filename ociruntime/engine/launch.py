@@ -7,6 +7,7 @@ import os
 import queue
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._native import check, ffi, lib
+from ..files import socket_path
 from ..plan.ops import Report
 from .clone import clone, init_memfd, sealed_memfd
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 
 _KINDS: Final = frozenset(Report)
-_NOTHING_YET: Final = (-errno.EAGAIN, -errno.EINTR)
 STALL: Final = 60.0
 """Seconds for one step of the init. A hook has a time limit of its own."""
 
@@ -47,10 +48,9 @@ class Message(NamedTuple):
 
 
 def control_pair() -> tuple[int, int]:
-    """Create a control socket. Return our end and that of the init process. Raises OSError."""
-    ends = ffi.new("int[2]")
-    check(lib.oci_pair(ends))
-    return ends[0], ends[1]
+    """Create a control socket. Return the caller's end and that of the init process. Raises OSError."""
+    caller, init = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return caller.detach(), init.detach()
 
 
 def wait_readable(control: int, check: Callable[[], object]) -> None:
@@ -65,19 +65,18 @@ def wait_readable(control: int, check: Callable[[], object]) -> None:
         check()
 
 
-def receive(control: int, check_wait: Callable[[], object]) -> Message | None:
+def receive(control: int) -> Message | None:
     """Return the next message; None when the init process has closed its end: it has executed the program, or has died.
 
-    Args:
-        check_wait: called every 0.1 seconds until a message arrives. An exception ends the wait.
+    Call `wait_readable` first: the wait in this function cannot be ended.
 
     Raises:
         ConnectionAbortedError: the peer does not follow the protocol.
         OSError: the connection failed.
     """
     report, passed = ffi.new("struct oci_report *"), ffi.new("int *")
-    while (size := lib.oci_receive(control, report, passed)) in _NOTHING_YET:
-        check_wait()
+    while (size := lib.oci_receive(control, report, passed)) == -errno.EINTR:
+        pass
     if check(size) == 0:
         return None
     text: bytes = ffi.string(report.words)
@@ -129,7 +128,10 @@ START_SOCKET: Final = "start.sock"
 
 def listen_start(directory: str) -> int:
     """Create the start socket. Return its descriptor, on which the init process accepts one connection. Raises OSError."""
-    return _call_at(directory, lib.oci_listen)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, socket_path(directory, START_SOCKET) as path:
+        listener.bind(path)
+        listener.listen(1)
+        return listener.detach()
 
 
 def connect_start(directory: str) -> int:
@@ -138,16 +140,9 @@ def connect_start(directory: str) -> int:
     Raises:
         ConnectionRefusedError, FileNotFoundError: no init process waits for it.
     """
-    return _call_at(directory, lib.oci_connect)
-
-
-def _call_at(directory: str, call: Callable[[bytes], int]) -> int:
-    # By a descriptor of the directory, as the path may be too long for a socket address.
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return check(call(f"/proc/self/fd/{fd}/{START_SOCKET}".encode()), f"{directory}/{START_SOCKET}")
-    finally:
-        os.close(fd)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer, socket_path(directory, START_SOCKET) as path:
+        peer.connect(path)
+        return peer.detach()
 
 
 class Preserved(NamedTuple):
@@ -232,7 +227,7 @@ class Init:
             lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
         """
         reap_abandoned()
-        ours, theirs = control_pair()
+        control, init_end = control_pair()
         memfd = page = -1
         try:
             page = os.memfd_create("oci-progress", os.MFD_CLOEXEC)
@@ -243,29 +238,29 @@ class Init:
                 flags=flags,
                 cgroup=cgroup,
                 init=init_memfd(),
-                control=theirs,
+                control=init_end,
                 preserve=preserve.numbers,
                 kept=preserve.fds,
-                fds=[*stdio, theirs, memfd, page, *inputs],
+                fds=[*stdio, init_end, memfd, page, *inputs],
             )
             pid, pidfd = in_lasting_thread(launch) if lasting else launch()
-            return cls(pid, pidfd, ours, page)
+            return cls(pid, pidfd, control, page)
         except BaseException:
-            os.close(ours)
+            os.close(control)
             if page >= 0:
                 os.close(page)
             raise
         finally:
-            os.close(theirs)
+            os.close(init_end)
             if memfd >= 0:
                 os.close(memfd)
 
-    def receive(self, waiting: Callable[[], object] = lambda: None) -> Message | None:
+    def receive(self) -> Message | None:
         """Return the next message, as `receive` does."""
         try:
-            return receive(self.control, waiting)
+            return receive(self.control)
         except ConnectionResetError:
-            return None  # it died with an answer of ours unread
+            return None  # it ended with an answer of the caller unread
 
     def wait(self, check: Callable[[], object]) -> None:
         """Wait until `receive` has something to return. ``check`` is called meanwhile, and raises to give up."""

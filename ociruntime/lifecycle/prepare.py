@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ..errors import UnsupportedError, warn
+from ..files import socket_path
 from ..host import Host
 from ..overrides import Overrides
 from ..rootfs.users import env_with_home
@@ -76,21 +77,18 @@ class Ready:
     def __init__(self, entry: Entry, document: StateRecord) -> None:
         """Make the socket, before the process runs. Raises OSError."""
         self._notify_socket = document["notify"]
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        directory = os.open(entry.path / NOTIFY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            address = f"/proc/self/fd/{directory}/{NOTIFY}"  # the whole path may be longer than an address
-            try:
-                os.unlink(address)  # of a start that failed
-            except FileNotFoundError:
-                pass
-            self._listener.bind(address)
-            os.chmod(address, 0o777)  # the process may be any user
+            with socket_path(entry.path / NOTIFY, NOTIFY) as path:
+                try:
+                    os.unlink(path)  # of a start that failed
+                except FileNotFoundError:
+                    pass
+                self._listener.bind(path)
+                os.chmod(path, 0o777)  # the process may be any user
         except BaseException:
             self.close()
             raise
-        finally:
-            os.close(directory)
 
     def wait(self, document: StateRecord, own: int = -1, *, main: bool = True) -> None:
         """Wait until the process is ready or has ended, and close.

@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive
+from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive, wait_readable
 from ..engine.processes import wait_init
 from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus
 from ..plan.model import HookProgram
@@ -18,7 +18,7 @@ from .delete import delete
 from .status import allowed, first_process
 
 if TYPE_CHECKING:
-    from ..engine.launch import Progress
+    from ..engine.launch import Message, Progress
     from ..spec import Seccomp
     from .prepare import Ready
 
@@ -128,8 +128,12 @@ def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
         if watch.stalled(step) and op_of.get(step) != "hook":
             raise _late(entry, document, step)
 
+    def next_message() -> Message | None:
+        wait_readable(peer, check)
+        return receive(peer)
+
     try:
-        while (message := receive(peer, check)) is not None and message.kind is Report.FD:
+        while (message := next_message()) is not None and message.kind is Report.FD:
             if page < 0:
                 page = message.fd
                 continue

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..engine.clone import clone
+from ..files import socket_path
 from .control import Clients, Control
 from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, RECORD, RECORD_SIZE, receive_message, send_message
 from .streams import IN, ContainerStreams, LogDriver, Loop
@@ -126,10 +127,9 @@ class SupervisorProcess:
         self._loop.watch(creator.fileno(), IN, self._creator_ready)
 
     def _listen(self, name: str) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        os.chdir(self._directory)  # the whole path may be longer than a socket address
-        listener.bind(name)
-        os.chdir("/")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with socket_path(self._directory, name) as path:
+            listener.bind(path)
         listener.listen(128)
         return listener
 

@@ -1,6 +1,6 @@
 """What a supervisor shares with the processes that create, use and read its container: files, record and messages.
 
-The supervisor imports this module, so it stays on the standard library.
+The supervisor imports this module, so it imports little itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import errno
 import json
 import os
 import socket
+
+from ..files import socket_path
 
 RECORD = "supervisor.json"
 """File in the state directory with what only the supervisor knows: exit code, time of the exit, losses of the log."""
@@ -69,13 +71,11 @@ def receive_message(channel: socket.socket) -> tuple[dict[str, object] | None, l
 
 def connect(directory: str, name: str) -> socket.socket:
     """Connect to a supervisor's socket in the state directory. Raises OSError."""
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        peer.connect(f"/proc/self/fd/{fd}/{name}")  # the whole path may be longer than a socket address
+        with socket_path(directory, name) as path:
+            peer.connect(path)
     except BaseException:
         peer.close()
         raise
-    finally:
-        os.close(fd)
     return peer

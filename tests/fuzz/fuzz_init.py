@@ -146,7 +146,7 @@ def run(raw: bytes, stdio: Sequence[int]) -> tuple[int, bool]:
     try:
         while True:
             init.wait(check)
-            message = init.receive(check)
+            message = init.receive()
             if message is None:
                 break
             failed |= message.kind in (Report.ERROR, Report.HOOK)
