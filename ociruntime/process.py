@@ -17,7 +17,7 @@ from .engine.processes import signal_number
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
 from .files import Unpicklable
 from .interrupts import DeferredSignals
-from .lifecycle.prepare import Launched
+from .lifecycle.create import Launched
 from .stats import Usage
 from .streams import MaybeNone, Streams
 from .terminal import Terminal, interact

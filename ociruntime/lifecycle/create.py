@@ -1,10 +1,14 @@
-"""Creating a container: everything but its process (runtime.md, Create)."""
+"""Creating a container: everything but its process (runtime.md, Create).
+
+What the launch of an exec process shares with it is here too.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
@@ -23,11 +27,12 @@ from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..store import Entry, StateRecord, StateStore, Status, oci_state
 from .delete import after_delete, delete
-from .prepare import CleanUps, EphemeralBundle, Launched, Prepared, Ready, prepare, send_fd, send_listener
-from .start import after_start
+from .prepare import EphemeralBundle, Prepared, prepare
+from .start import Ready, after_start, send_fd, send_listener
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..engine.groups import Group
     from ..engine.launch import Init
     from ..options import CreateOptions
     from ..plan import Plan
@@ -52,6 +57,27 @@ class Supervise(Protocol):
         terminal: bool,
         preserve: Preserved,
     ) -> Supervisor: ...
+
+
+@attrs.frozen(kw_only=True)
+class Launched:
+    """A process in a container that has just been launched."""
+
+    args: tuple[str, ...]
+    pid: int
+    pidfd: int
+    init_pid: int
+    """The pid of the container's init process."""
+    began: float
+    """When the launch began, by `time.monotonic`."""
+    cgroups: Sequence[str] = ()
+    """Directories of the container's cgroups."""
+    oom_kills: int = 0
+    """OOM kills in the container before the launch."""
+    group: Group | None = None
+    """All processes that the process starts, if they are to be known."""
+    terminal: int = -1
+    """File descriptor of the master of its terminal, if the caller gets it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +133,19 @@ def create(
         execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline)
         created = creation.commit(execution, prepared)
     return creation.follow_up(created)
+
+
+class CleanUps(ExitStack):
+    """The clean-ups of a launch: those of `callback` always run, those of `on_failure` if an exception leaves the block."""
+
+    def on_failure(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function at the end of the block, if an exception leaves it."""
+
+        def clean_up(kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+            if error is not None:
+                function(*args)
+
+        self.push(clean_up)
 
 
 class Creation:

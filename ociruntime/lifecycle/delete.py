@@ -173,12 +173,10 @@ def _kill(pidfd: int) -> None:
 
 def after_delete(document: StateRecord) -> None:
     """Run the poststop hooks. A failure is a warning, and the other hooks still run (runtime.md, Lifecycle, 13)."""
-
-    from ..engine.hooks import run
-
     hooks = document.get("hooks", {}).get("poststop")
     if not hooks:
         return
+    from ..engine.hooks import run
 
     state = oci_state({**document, "status": Status.STOPPED, "pid": 0})
     for hook in hooks:

@@ -26,8 +26,7 @@ from ..rootfs.users import ContainerRoot, env_with_home
 from ..spec import Capabilities, ProcessSpec, Rlimit
 from ..spec.process import UNLIMITED, RlimitType
 from ..store import Entry, StateRecord, Status
-from .create import receivers, to_socket, write_pid_file
-from .prepare import CleanUps, Launched
+from .create import CleanUps, Launched, receivers, to_socket, write_pid_file
 from .status import first_process, status_of
 
 if TYPE_CHECKING:

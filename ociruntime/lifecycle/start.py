@@ -1,29 +1,38 @@
-"""Starting a created container (runtime.md, Start)."""
+"""Starting a created container (runtime.md, Start), and what a launch sends to programs of the host.
+
+Those are the readiness notification, and file descriptors for console sockets and seccomp agents.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import select
+import socket
+import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive, wait_readable
 from ..engine.processes import wait_init
-from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus
+from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus, warn
+from ..files import socket_path
 from ..plan.model import HookProgram
 from ..plan.ops import Report
-from ..store import Entry, StateRecord, Status, oci_state
+from ..store import NOTIFY, OCI_VERSION, Entry, StateRecord, Status, oci_state
 from .delete import delete
 from .status import allowed, first_process
 
 if TYPE_CHECKING:
     from ..engine.launch import Message, Progress
     from ..spec import Seccomp
-    from .prepare import Ready
 
-_END_TIMEOUT = 5.0
+_END_TIMEOUT: Final = 5.0
 """Seconds for the init process to end after it has reported a failure."""
+_SEND_TIMEOUT: Final = 10.0
+"""Seconds for the peer to accept the connection and the message."""
 
 
 def start(entry: Entry, own: int = -1) -> None:
@@ -43,7 +52,7 @@ def start(entry: Entry, own: int = -1) -> None:
             from ..spec import Problem
 
             raise SpecError([Problem("$.process", "is needed to start a container", "runtime.md#start")])
-        ready = _expect_ready(entry, document)
+        ready = Ready(entry, document) if "notify" in document else None
         running: StateRecord = {**document, "status": Status.RUNNING, "started_at": time.time_ns()}
         try:
             # The new state is written before the start, so that a full disk cannot prevent it afterwards.
@@ -70,25 +79,12 @@ def start(entry: Entry, own: int = -1) -> None:
         ready.wait(document, own)
 
 
-def _expect_ready(entry: Entry, document: StateRecord) -> Ready | None:
-    """Return the receiver of the readiness notification; None if the host has not asked for it."""
-
-    from .prepare import Ready
-
-    if "notify" not in document:
-        return None
-
-    return Ready(entry, document)
-
-
 def after_start(document: StateRecord) -> HookError | None:
     """Run the poststart hooks until one fails, and return its error: the container is to be deleted (runtime.md, Lifecycle, 9)."""
-
-    from ..engine.hooks import run
-
     hooks = document.get("hooks", {}).get("poststart")
     if not hooks:
         return None
+    from ..engine.hooks import run
 
     # Hooks get the status "running", even if the process has ended already.
     state = oci_state({**document, "status": Status.RUNNING})
@@ -111,10 +107,6 @@ def _wait_gone(document: StateRecord, own: int) -> None:
 
 def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
     """Let the init process go on until it has executed the program, and return the error if a step failed."""
-
-    from ..engine.hooks import failure as hook_failure
-    from .prepare import send_listener
-
     try:
         peer = connect_start(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
@@ -153,6 +145,8 @@ def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
         if page >= 0:
             os.close(page)
     if message.kind is Report.HOOK:
+        from ..engine.hooks import failure as hook_failure
+
         numbers = [number for number, op, _ in document["steps"] if op == "hook"]
         hook = HookProgram(*document["hooks"]["startContainer"][numbers.index(message.step)])
         return hook_failure(message, "startContainer", hook)
@@ -208,3 +202,120 @@ def _late(entry: Entry, document: StateRecord, number: int) -> Exception:
     op, text = _step_of(document, number)
     why = f"the init process made no progress for {STALL:.0f} s"
     return LaunchTimeout(errno.ETIMEDOUT, step=number, total=document.get("total", 0), op=op, text=text, cause=why)
+
+
+# ---- programs of the host ----
+
+
+class Ready:
+    """Receives the readiness notification of a container's process, and passes it on to the host's socket."""
+
+    def __init__(self, entry: Entry, document: StateRecord) -> None:
+        """Make the socket, before the process runs. Raises OSError."""
+        self._notify_socket = document["notify"]
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            with socket_path(entry.path / NOTIFY, NOTIFY) as path:
+                try:
+                    os.unlink(path)  # of a start that failed
+                except FileNotFoundError:
+                    pass
+                self._listener.bind(path)
+                os.chmod(path, 0o777)  # the process may be any user
+        except BaseException:
+            self.close()
+            raise
+
+    def wait(self, document: StateRecord, own: int = -1, *, main: bool = True) -> None:
+        """Wait until the process is ready or has ended, and close.
+
+        Args:
+            own: the pidfd of the init process, if the caller is its parent.
+            main: whether to report the process as the main process of the service.
+        """
+        pidfd = first_process(document, own)
+        try:
+            if self._receive(pidfd):
+                self._notify(document["pid"] if main else 0)
+        finally:
+            self.close()
+            if pidfd is not None:
+                os.close(pidfd)
+
+    def wait_aside(self, document: StateRecord, own: int) -> None:
+        """Wait in a thread. The caller goes on as the main process of the service."""
+        pidfd = os.dup(own)
+
+        def wait() -> None:
+            try:
+                self.wait(document, pidfd, main=False)
+            finally:
+                os.close(pidfd)
+
+        threading.Thread(target=wait, name="ociruntime-notify", daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _receive(self, pidfd: int | None) -> bool:
+        """Return whether the process says that it is ready before it ends."""
+        if pidfd is None:
+            return False
+        poller = select.poll()
+        for fd in (self._listener.fileno(), pidfd):
+            poller.register(fd, select.POLLIN)
+        while True:
+            readable = {fd for fd, _ in poller.poll()}
+            if self._listener.fileno() in readable:
+                # Without room for descriptors those that come along are closed, which is what sd_notify_barrier(3) waits for.
+                if b"READY=1" in self._listener.recv(4096).split(b"\n"):
+                    return True
+            elif pidfd in readable:
+                return False
+
+    def _notify(self, pid: int) -> None:
+        message = "READY=1" + (f"\nMAINPID={pid}" if pid else "")
+        path = self._notify_socket
+        address = "\0" + path[1:] if path.startswith("@") else path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+            try:
+                peer.sendto(message.encode(), address)
+            except OSError as error:
+                warn([f"notify_socket {path}: the readiness notification cannot be sent: {error.strerror}"])
+
+
+def send_fd(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx") -> None:
+    """Send a file descriptor with a message to the process that listens on a Unix socket, and close it here. Raises OSError.
+
+    The default message is the one that console sockets get from runc.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
+            peer.settimeout(_SEND_TIMEOUT)
+            peer.connect(os.fspath(path))
+            sent = socket.send_fds(peer, [message], [fd])
+            if sent < len(message):  # sendall() of nothing would fail if the peer has closed the connection
+                peer.sendall(message[sent:])
+    finally:
+        os.close(fd)
+
+
+def send_listener(fd: int, path: str, metadata: str, state: Mapping[str, object], pid: int) -> None:
+    """Send the listener of a seccomp filter to its agent, and close it here (config-linux.md#the-container-process-state).
+
+    Args:
+        path: the agent's socket, ``listenerPath``.
+        state: the state document of the container (see `ociruntime.store.oci_state`).
+        pid: the process of the filter: the init process or an exec process.
+
+    Raises:
+        UnsupportedError: no agent takes the listener.
+    """
+    document: dict[str, object] = {"ociVersion": OCI_VERSION, "fds": ["seccompFd"], "pid": pid}
+    if metadata:
+        document["metadata"] = metadata
+    document["state"] = state
+    try:
+        send_fd(fd, path, json.dumps(document).encode())
+    except OSError as error:
+        raise UnsupportedError(f"$.linux.seccomp.listenerPath: no seccomp agent takes the listener at {path}: {error}") from error
