@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from .._native import check, lib
 from ..errors import HookError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..plan.model import Step
     from .launch import Init
 
+StoredHook: TypeAlias = tuple[str, Sequence[str], Sequence[str], int]
+"""A `HookProgram`, or the members of one from the state."""
 _TAIL: Final = 2000
 """Bytes of a hook's output in an error."""
 _KEPT: Final = 1 << 16
@@ -36,13 +38,13 @@ _POLL_INTERVAL: Final = 100
 _TIMED_OUT: Final = 1 << 16
 
 
-def run(kind: str, hook: HookProgram, state: Mapping[str, object], deadline: float | None = None) -> None:
+def run(kind: str, hook: StoredHook, state: Mapping[str, object], deadline: float | None = None) -> None:
     """Run a hook in the runtime namespace. It is killed at the deadline, which the caller checks. Raises HookError.
 
     Args:
         state: the state document of the container (runtime.md, State).
     """
-    bundle = str(state["bundle"])
+    hook, bundle = HookProgram(*hook), str(state["bundle"])
     document, output = sealed_memfd("oci-state", json.dumps(state).encode()), os.memfd_create("oci-output", os.MFD_CLOEXEC)
     try:
         try:
@@ -110,8 +112,9 @@ def _tail(fd: int) -> str:
     return raw[-_TAIL:].decode("utf-8", "replace").strip()
 
 
-def failure(message: Message, kind: str, hook: HookProgram) -> HookError:
+def failure(message: Message, kind: str, hook: StoredHook) -> HookError:
     """Return the error of a hook that the init process ran. The descriptor of the report is closed."""
+    hook = HookProgram(*hook)
     try:
         output = _tail(message.fd)
     finally:
@@ -147,7 +150,7 @@ class HookRunner:
             kind, *program = step.values
             run(
                 cast("str", kind),
-                HookProgram(*cast("tuple[str, list[str], list[str], int]", program)),
+                cast("StoredHook", program),
                 self._state_with(init.pid),
                 deadline,
             )

@@ -20,7 +20,6 @@ from ..engine.processes import (
     wait_killed,
 )
 from ..errors import ContainerNotFound, HookError, StateError, UnsupportedError, WrongStatus, warn
-from ..plan.model import HookProgram
 from ..store import Entry, StateRecord, Status, oci_state
 from .status import SUPERVISOR_END, first_process, status_of, supervisor_of
 
@@ -181,7 +180,7 @@ def after_delete(document: StateRecord) -> None:
     state = oci_state({**document, "status": Status.STOPPED, "pid": 0})
     for hook in hooks:
         try:
-            run("poststop", HookProgram(*hook), state)
+            run("poststop", hook, state)
         except HookError as error:
             warn([str(error)])
 

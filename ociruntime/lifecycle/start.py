@@ -19,7 +19,6 @@ from ..engine.launch import STALL, StallDetector, connect_start, read_progress, 
 from ..engine.processes import wait_init
 from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus, warn
 from ..files import socket_path
-from ..plan.model import HookProgram
 from ..plan.ops import Report
 from ..store import NOTIFY, OCI_VERSION, Entry, StateRecord, Status, oci_state
 from .delete import delete
@@ -90,7 +89,7 @@ def after_start(document: StateRecord) -> HookError | None:
     state = oci_state({**document, "status": Status.RUNNING})
     for hook in hooks:
         try:
-            run("poststart", HookProgram(*hook), state)
+            run("poststart", hook, state)
         except HookError as error:
             return error
     return None
@@ -148,7 +147,7 @@ def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
         from ..engine.hooks import failure as hook_failure
 
         numbers = [number for number, op, _ in document["steps"] if op == "hook"]
-        hook = HookProgram(*document["hooks"]["startContainer"][numbers.index(message.step)])
+        hook = document["hooks"]["startContainer"][numbers.index(message.step)]
         return hook_failure(message, "startContainer", hook)
     if message.kind is not Report.ERROR:
         raise AssertionError(f"unexpected {message.kind.name} behind the gate")
