@@ -418,7 +418,7 @@ def test_the_command_line(container: oci.Container, state_root: Path, script: Sc
     assert cli(container.id, "sh", "-c", "kill -TERM $$")[0] == 143
     assert cli(container.id, "no-such-program")[0] == 127
     assert cli("--user", "nobody-here", container.id, "true") == (
-        1, "ociruntime: user 'nobody-here' is neither a number nor in the container's /etc/passwd\n",
+        255, "ociruntime: user 'nobody-here' is neither a number nor in the container's /etc/passwd\n",
     )  # fmt: skip
     (tmp_path / "process.json").write_text('{"args": ["sh", "-c", "echo $X"], "cwd": "/", "env": ["X=y", "PATH=/bin"]}')
     assert cli("--process", tmp_path / "process.json", container.id) == (0, "y\n")
