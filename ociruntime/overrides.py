@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
+from .limits import parse_count, parse_cpus, parse_limit, parse_size
 from .plan.mount_options import KNOWN_OPTIONS
 from .rootfs.users import resolve
 from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
@@ -31,12 +31,8 @@ MountLike: TypeAlias = "str | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, or a `Mount`."""
 Network: TypeAlias = Literal["none", "host", False]
 
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _PERIOD: Final = 100_000
 """Period of the CPU quota in microseconds: the kernel's default."""
-_LEAST_CPUS: Final = 0.01
-"""The kernel's smallest quota, 1 ms in a period of 100 ms."""
 _HOST_NAME_MAX: Final = 64
 _MAX_ID: Final = 0xFFFFFFFE
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -76,16 +72,6 @@ def parse_timeout(timeout: float | None) -> float | None:
     return timeout
 
 
-def parse_size(value: int | str) -> int:
-    """Return a number of bytes. Texts are as ``"512M"``, ``"1.5GiB"``, ``"64k"``; units are powers of 1024. Raises ValueError."""
-    if isinstance(value, int):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"memory is {value!r}: a number of bytes, or a number with K, M, G or T is needed")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
 def parse_mounts(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:
     """Return mounts as a tuple. Raises TypeError for a single mount."""
     if isinstance(mounts, str | Mapping) or not isinstance(mounts, Iterable | None):
@@ -122,16 +108,6 @@ def _check_hostname(_: object, attribute: attrs.Attribute[Any], value: str | Non
         raise ValueError(f"{attribute.name} is {value!r}: 1 to {_HOST_NAME_MAX} bytes are needed")
 
 
-def _check_limit(_: object, attribute: attrs.Attribute[Any], value: int | str | None) -> None:
-    if isinstance(value, int) and value < 1 and value != -1:
-        raise ValueError(f"{attribute.name} is {value}: more than 0 is needed, or -1 for no limit")
-
-
-def _check_cpus(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not _LEAST_CPUS <= value < 1 << 20:
-        raise ValueError(f"{attribute.name} is {value}: a number of CPUs from {_LEAST_CPUS} on is needed")
-
-
 def _check_network(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and value not in ("none", "host", False):
         raise ValueError(f"{attribute.name} is {value!r}: 'none' or False (an empty network), or 'host' is needed")
@@ -141,6 +117,18 @@ def _check_groups(_: object, attribute: attrs.Attribute[Any], value: Sequence[in
     for group in value or ():
         if type(group) is not int or not 0 <= group <= _MAX_ID:
             raise ValueError(f"{attribute.name} contains {group!r}: ids are from 0 to {_MAX_ID}")
+
+
+def _parse_memory(value: int | str | None) -> int | None:
+    return None if value is None else parse_limit("memory", parse_size, value)
+
+
+def _parse_cpus(value: float | None) -> float | None:
+    return None if value is None else parse_limit("cpus", parse_cpus, value)
+
+
+def _parse_pids(value: int | None) -> int | None:
+    return None if value is None else parse_limit("pids", parse_count, value)
 
 
 def _path(value: StrPath | None) -> str | None:
@@ -239,11 +227,9 @@ class Overrides:
     )
     user: UserLike | None = None
     mounts: tuple[MountLike, ...] | None = attrs.field(default=None, converter=parse_mounts)
-    memory: int | str | None = attrs.field(
-        default=None, validator=[instance_of(int, str, what="a number of bytes or a size such as '512M'"), _check_limit]
-    )
-    cpus: float | None = attrs.field(default=None, validator=[instance_of(int, float, what="a number of CPUs"), _check_cpus])
-    pids: int | None = attrs.field(default=None, validator=[instance_of(int, what="a number of processes"), _check_limit])
+    memory: int | None = attrs.field(default=None, converter=_parse_memory)
+    cpus: float | None = attrs.field(default=None, converter=_parse_cpus)
+    pids: int | None = attrs.field(default=None, converter=_parse_pids)
     network: Network | None = attrs.field(default=None, validator=_check_network)
     read_only: bool | None = attrs.field(default=None, validator=_is_bool)
     hostname: str | None = attrs.field(default=None, validator=[*_is_text, _check_hostname])
@@ -316,7 +302,7 @@ class Overrides:
         resources = linux.resources or Resources()
         changes: dict[str, Any] = {}
         if self.memory is not None:
-            changes["memory"] = (resources.memory or Memory()).evolve(limit=parse_size(self.memory))
+            changes["memory"] = (resources.memory or Memory()).evolve(limit=self.memory)
         if self.cpus is not None:
             changes["cpu"] = (resources.cpu or CPU()).evolve(quota=round(self.cpus * _PERIOD), period=_PERIOD)
         if self.pids is not None:

@@ -6,13 +6,13 @@ import re
 import signal
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZES: Final = {unit: 1024**power for power, units in enumerate(("b", "k", "m", "g", "t", "p")) for unit in units}
+T = TypeVar("T")
 
 
 class Interrupted(BaseException):
@@ -36,12 +36,25 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes of ``1048576``, ``64m`` or ``1.5g``, or -1. Raises ArgumentTypeError."""
-    found = re.fullmatch(r"(-1|\d+(?:\.\d+)?) ?([bkmgtp]?)(?:i?b)?", text.lower())
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is not a size such as 1048576, 64m or 1.5g")
-    return int(float(found[1]) * _SIZES[found[2]]) if found[2] else int(float(found[1]))
+def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Callable[[str], T]:
+    """Return the type of an argument that is a limit, as Python's calls take it.
+
+    Args:
+        parse: a function of `ociruntime.limits`.
+        read: makes the text of the argument a value for it.
+    """
+
+    def convert(text: str) -> T:
+        try:
+            value = read(text)
+        except ValueError:
+            value = text
+        try:
+            return parse(value)
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(f"the value is {error}") from None
+
+    return convert
 
 
 def parse_time(text: str) -> int:

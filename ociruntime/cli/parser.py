@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import Any, Final, NoReturn
 
 from .. import __version__
-from .common import parse_duration, parse_size, parse_time
+from ..limits import parse_count, parse_cpus, parse_size
+from .common import limit, parse_duration, parse_time
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
@@ -401,11 +402,12 @@ def _update(add: AddCommand) -> None:
     for option in ("--resources", "--from-file"):
         update.add_argument(option[1:3], option, dest="resources", metavar="FILE", help="linux.resources as JSON; - for stdin")
     limits = update.add_argument_group("limits")
-    size, integer = partial(limits.add_argument, type=parse_size, metavar="BYTES"), partial(limits.add_argument, type=int)
+    size = partial(limits.add_argument, type=limit(parse_size), metavar="BYTES")
+    integer = partial(limits.add_argument, type=int)
     size("-m", "--memory", help="memory, as 1048576 or 64m; -1 for no limit")
     size("--memory-swap", help="memory and swap together")
     size("--memory-reservation", help="soft limit of memory")
-    limits.add_argument("--cpus", type=float, metavar="N", help="CPU time in CPUs, as 1.5")
+    limits.add_argument("--cpus", type=limit(parse_cpus, float), metavar="N", help="CPU time in CPUs, as 1.5")
     integer("--cpu-share", dest="cpu_shares", metavar="N", help="weight against other cgroups; 1024 is usual")
     integer("--cpu-quota", metavar="US", help="CPU time in each period, in microseconds; -1 for no limit")
     integer("--cpu-period", metavar="US", help="length of the period in microseconds")
@@ -415,7 +417,9 @@ def _update(add: AddCommand) -> None:
     integer("--cpu-rt-period", dest="cpu_realtime_period", metavar="US", help="length of the realtime period in microseconds")
     limits.add_argument("--cpuset-cpus", metavar="LIST", help="CPUs, as 0-3,7")
     limits.add_argument("--cpuset-mems", metavar="LIST", help="memory nodes, as 0-3,7")
-    integer("--pids-limit", dest="pids", metavar="N", help="number of tasks; -1 for no limit")
+    limits.add_argument(
+        "--pids-limit", dest="pids", type=limit(parse_count, int), metavar="N", help="number of tasks; -1 for no limit"
+    )
     integer("--blkio-weight", metavar="N", help="weight of block I/O, 10 to 1000")
     limits.add_argument("--l3-cache-schema", metavar="LINE", help="L3 cache schema of the resctrl group, as L3:0=f")
     limits.add_argument("--mem-bw-schema", metavar="LINE", help="memory bandwidth schema of the resctrl group, as MB:0=20")

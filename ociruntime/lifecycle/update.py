@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
+
+import attrs
 
 from ..engine import undo
 from ..engine.cgroup.devices import Rollback
@@ -11,8 +13,9 @@ from ..engine.execution import step_error
 from ..engine.host_steps import execute_step
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
+from ..limits import parse_count, parse_cpus, parse_limit, parse_size
 from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
-from ..spec import IntelRdt, Linux, Resources, RuntimeSpec
+from ..spec import CPU, IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules.findings import Findings
 from ..spec.rules.linux import check_intel_rdt, check_resources
 from ..store import Entry, Status
@@ -20,22 +23,20 @@ from .status import allowed
 
 if TYPE_CHECKING:
     from ..plan import Plan
-    from ..spec.base import Json
+    from ..spec.base import Json, Problem
 
 
 _PERIOD: Final = 100_000
 """Default period of a CPU quota in microseconds, as in the kernel."""
-_MAX_CPUS: Final = 1 << 20
-"""More CPUs than any machine has."""
 
 
 class Limits(TypedDict, total=False):
-    """The keywords of `Container.update`: memory in bytes, times in microseconds, -1 for no limit."""
+    """The keywords of `Container.update`: memory in bytes or as ``"512M"``, times in microseconds, -1 for no limit."""
 
-    memory: int | None
-    memory_swap: int | None
+    memory: int | str | None
+    memory_swap: int | str | None
     """Memory and swap together."""
-    memory_reservation: int | None
+    memory_reservation: int | str | None
     cpus: float | None
     """Number of CPUs, such as 1.5. It sets the quota and the period."""
     cpu_shares: int | None
@@ -59,6 +60,13 @@ class Limits(TypedDict, total=False):
     """A line such as ``MB:0=20`` for the same group."""
 
 
+_PARSERS: Final[dict[str, Callable[[Any], int | float]]] = {
+    "memory": parse_size,
+    "memory_swap": parse_size,
+    "memory_reservation": parse_size,
+    "pids": parse_count,
+}
+"""Limits that are written as in `ociruntime.run`. The classes of the spec check the others."""
 _SCHEMAS: Final = ("l3_cache_schema", "mem_bw_schema")
 _MEMBERS: Final = {
     "memory": "memory.limit",
@@ -91,7 +99,7 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         if linux.intel_rdt is not None:
             check_intel_rdt(findings, linux.intel_rdt)
         if errors := [problem for problem in findings.problems if problem.severity == "error"]:
-            raise SpecError(errors)
+            raise SpecError(_named(errors, limits))
         host = Host.probe()
         placement = existing_placement(document.get("cgroups", []), host)
         unit = undo.unit(document.get("undo", []))
@@ -108,23 +116,41 @@ def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Li
         raise TypeError(
             f"update() got an unexpected keyword argument {unknown[0]!r}: use one of {', '.join(Limits.__annotations__)}"
         )
-    made: dict[str, dict[str, Json]] = {}
-    for name, value in limits.items():
-        part, _, member = _MEMBERS.get(name, "").partition(".")
-        if value is not None and part:
-            made.setdefault(part, {})[member] = value  # type: ignore[assignment]
+    parts: dict[str, dict[str, Json]] = {}
+    for name, member in _MEMBERS.items():
+        if (value := limits.get(name)) is not None:
+            part, _, key = member.partition(".")
+            parts.setdefault(part, {})[key] = parse_limit(name, _PARSERS[name], value) if name in _PARSERS else value  # type: ignore[assignment]
+    try:
+        single = Resources.load(parts)
+    except SpecError as error:
+        raise SpecError(_named(error.problems, limits)) from None
     if (cpus := limits.get("cpus")) is not None:
-        if not 0 < cpus < _MAX_CPUS or limits.get("cpu_quota") is not None:
-            raise ValueError(f"cpus is {cpus}: a number greater than 0 is needed, without cpu_quota")
-        period = limits.get("cpu_period") or _PERIOD
-        made.setdefault("cpu", {}).update(period=period, quota=round(cpus * period))
+        if limits.get("cpu_quota") is not None:
+            raise ValueError("cpus conflicts with cpu_quota: it sets the quota")
+        cpu = single.cpu or CPU()
+        period = cpu.period or _PERIOD
+        quota = round(parse_limit("cpus", parse_cpus, cpus) * period)
+        single = single.evolve(cpu=cpu.evolve(period=period, quota=quota))
     base = resources if isinstance(resources, Resources) else Resources.load(resources or {})
-    return base.merge(made)
+    return base.merge(single)
+
+
+def _named(problems: Iterable[Problem], limits: Limits) -> list[Problem]:
+    """Return problems of linux.resources with the names of the arguments that they come from."""
+    arguments = {member: name for name, member in _MEMBERS.items() if limits.get(name) is not None}
+    if limits.get("cpus") is not None:
+        arguments["cpu.quota"] = "cpus"
+    members = [(problem, problem.path.removeprefix("$.").removeprefix("linux.resources.")) for problem in problems]
+    return [attrs.evolve(problem, path=arguments.get(member, problem.path)) for problem, member in members]
 
 
 def _schemas(limits: Limits) -> dict[str, str]:
-    given = {name: limits.get(name) for name in _SCHEMAS}
-    return {name: line for name, line in given.items() if isinstance(line, str)}
+    given = {name: line for name in _SCHEMAS if (line := limits.get(name)) is not None}
+    for name, line in given.items():
+        if not isinstance(line, str):
+            raise TypeError(f"{name} is {line!r}: a line such as {'L3:0=f' if name == 'l3_cache_schema' else 'MB:0=20'} is needed")
+    return cast("dict[str, str]", given)
 
 
 def _with_schemas(rdt: IntelRdt | None, schemas: Mapping[str, str]) -> IntelRdt | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime import aio
 from ociruntime.cli import main
 from ociruntime.engine.cgroup import devices
 from ociruntime.engine.host_steps import execute_step
@@ -276,24 +278,57 @@ def test_a_limit_below_what_is_in_use(limited: Limited) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "error"),
-    [({"memroy": 1}, TypeError), ({"cpus": 0}, ValueError), ({"cpus": float("inf")}, ValueError), ({"cpus": float("nan")}, ValueError),
-     ({"cpus": 1.0, "cpu_quota": 5}, ValueError), ({"memory": "64m"}, oci.SpecError),
-     ({"cpu_quota": 5}, oci.SpecError), ({"cpuset_cpus": "x"}, oci.SpecError)],
-)  # fmt: skip
-def test_bad_arguments(limited: Limited, limit: dict[str, Any], error: type[Exception]) -> None:
+    ("limit", "error", "message"),
+    [
+        ({"memroy": 1}, TypeError, "'memroy'"),
+        ({"cpus": 0}, ValueError, "^cpus is 0: a number of CPUs from 0.01 on"),
+        ({"cpus": float("nan")}, ValueError, "^cpus is nan:"),
+        ({"cpus": "one"}, TypeError, "^cpus is 'one':"),
+        ({"cpus": 1.0, "cpu_quota": 5000}, ValueError, "^cpus conflicts with cpu_quota"),
+        ({"memory": "64x"}, ValueError, "^memory is '64x': a number of bytes"),
+        ({"memory_swap": 1.5}, TypeError, "^memory_swap is 1.5: a number of bytes"),
+        ({"memory_reservation": 0}, ValueError, "^memory_reservation is 0: a number of bytes"),
+        ({"pids": 0}, ValueError, "^pids is 0: a number of tasks from 1 on, or -1"),
+        ({"pids": "9"}, TypeError, "^pids is '9':"),
+        ({"cpu_quota": 5}, oci.SpecError, "^cpu_quota: 5 is less than"),
+        ({"cpus": 0.01, "cpu_period": 1000}, oci.SpecError, "^cpus: 10 is less than"),
+        ({"cpu_shares": "many"}, oci.SpecError, "^cpu_shares: an integer expected"),
+        ({"blkio_weight": 5}, oci.SpecError, "^blkio_weight: 5 is not 10 to 1000"),
+        ({"cpuset_cpus": "x"}, oci.SpecError, "^cpuset_cpus: 'x' is not a list"),
+        ({"l3_cache_schema": 3}, TypeError, "^l3_cache_schema is 3: a line such as L3:0=f"),
+    ],
+)
+def test_bad_arguments(limited: Limited, limit: dict[str, Any], error: type[Exception], message: str) -> None:
     with limited(FIRST) as container:
         before = limits(container)
-        with pytest.raises(error):
+        with pytest.raises(error, match=message):
             container.update(**limit)
         assert limits(container) == before
+
+
+def test_sizes_as_in_run(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    with limited(FIRST) as container:
+        container.update(memory="80M", memory_swap="0.125GiB", memory_reservation="16m")
+        now = limits(container)
+        assert (now["memory"], now["swap"], now["low"]) == (str(80 * MiB), str(128 * MiB), str(16 * MiB))
+
+        async def update() -> None:
+            await aio.Container.load(container.id, state_root=limited.root).update(memory="90M")
+
+        asyncio.run(update())
+        assert limits(container)["memory"] == str(90 * MiB)
+        assert main(["--root", str(limited.root), "update", "--memory", "100MiB", container.id]) == 0
+        assert limits(container)["memory"] == str(100 * MiB)
 
 
 def test_the_command_says_what_is_wrong(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
     with limited(FIRST) as container:
         command = ["--root", str(limited.root), "update", container.id]
         for flags, text in (
-            (["--memory", "lots"], "lots"),
+            (["--memory", "lots"], "argument -m/--memory: the value is 'lots': a number of bytes"),
+            (["--memory-swap", "0"], "argument --memory-swap: the value is '0': a number"),
+            (["--cpus", "two"], "argument --cpus: the value is 'two': a number of CPUs"),
+            (["--pids-limit", "0"], "argument --pids-limit: the value is 0: a number of tasks"),
             (["--resources", "/nowhere"], "/nowhere"),
             (["-r", "-", "--cpus", "1"], "exclude"),
         ):

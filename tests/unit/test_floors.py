@@ -21,7 +21,7 @@ FILES = {
 FLOORS = (
     ("_lazy", "_native", "errors"),
     ("interrupts",),
-    ("files", "procfs"),
+    ("files", "limits", "procfs"),
     ("spec", "streams"),
     ("host", "image", "seccomp", "stats", "terminal"),
     ("plan",),

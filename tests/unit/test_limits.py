@@ -1,0 +1,89 @@
+"""Limits as callers write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ociruntime.limits import parse_count, parse_cpus, parse_limit, parse_size
+from ociruntime.overrides import Overrides
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (1, 1),
+        (-1, -1),
+        ("-1", -1),
+        ("4096", 4096),
+        ("128M", 128 << 20),
+        (" 128 m ", 128 << 20),
+        ("64k", 64 << 10),
+        ("64KiB", 64 << 10),
+        ("64kb", 64 << 10),
+        ("1.5GiB", 3 << 29),
+        ("2t", 2 << 40),
+        ("1P", 1 << 50),
+        ("9223372036854775807", (1 << 63) - 1),
+        ("100b", 100),
+    ],
+)
+def test_sizes(value: int | str, size: int) -> None:
+    assert parse_size(value) == size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        -2,
+        1 << 63,
+        "",
+        "0",
+        "-2",
+        "x",
+        "1x",
+        "1e9",
+        "1..5M",
+        ".5M",
+        "-1M",
+        "8192P",
+        "9" * 5000,
+        "\u0663M",
+        "12 34",
+        "infM",
+        "0.1",
+    ],
+)
+def test_values_that_are_not_sizes(value: int | str) -> None:
+    with pytest.raises(ValueError, match=r": a number of bytes from 1 on, .* such as '512M', or -1 for no limit is needed"):
+        parse_size(value)
+
+
+@pytest.mark.parametrize(
+    ("parse", "value"),
+    [(parse, value) for parse in (parse_size, parse_cpus, parse_count) for value in (True, None, b"1", [1], {})]
+    + [(parse_size, 1.5), (parse_cpus, "1"), (parse_count, "1"), (parse_count, 1.0)],
+)
+def test_wrong_types(parse: Callable[[Any], object], value: object) -> None:
+    with pytest.raises(TypeError, match=r"^here is .*: a number of (bytes|CPUs|tasks) from"):
+        parse_limit("here", parse, value)
+
+
+def test_cpus_and_counts() -> None:
+    assert [parse_cpus(value) for value in (0.01, 1, 1.5)] == [0.01, 1, 1.5]
+    assert [parse_count(value) for value in (-1, 1, 1 << 40)] == [-1, 1, 1 << 40]
+    for cpus in (0, 0.009, -1, float("nan"), float("inf"), 1 << 30):
+        with pytest.raises(ValueError, match=r": a number of CPUs from 0.01 on is needed"):
+            parse_cpus(cpus)
+    for count in (0, -2, 1 << 64):
+        with pytest.raises(ValueError, match=": a number of tasks from 1 on, or -1 for no limit is needed"):
+            parse_count(count)
+
+
+@pytest.mark.parametrize(("name", "value"), [("memory", "lots"), ("memory", 0), ("cpus", 0.001), ("pids", 0), ("pids", "5")])
+def test_run_names_the_argument(name: str, value: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^{name} is {value!r}: a number of"):
+        Overrides(**{name: value})  # type: ignore[arg-type]
