@@ -17,7 +17,6 @@ from .cgroups import (
     compile_attach,
     compile_cgroups,
     compile_join,
-    compile_late,
     compile_owner,
     compile_scope,
     existing_placement,
@@ -174,8 +173,7 @@ class _Create:
         """Create cgroups and clone the init."""
         builder, host = self.builder, self.host
         builder.phase = "On the host, before the clone"
-        self.cgroups = compile_cgroups(builder, self.linux, self.container_id, host, self.manager)
-        placement = self.cgroups.placement
+        self.placement = placement = compile_cgroups(builder, self.linux, self.container_id, host, self.manager)
         if not placement.scope:
             compile_owner(builder, placement, self.spec, self.namespaces, host)
         self.resctrl_groups = compile_rdt(builder, self.linux, host, self.container_id)
@@ -190,9 +188,9 @@ class _Create:
         """Copy what needs the caller's privileges, and let systemd make the scope."""
         builder = self.builder
         builder.phase = "In the runtime namespaces" if self.copies_early else _IN_NEW_NAMESPACES
-        if self.cgroups.placement.scope:
-            compile_scope(builder, self.cgroups, self.spec, self.container_id, self.host)
-            compile_owner(builder, self.cgroups.placement, self.spec, self.namespaces, self.host)
+        if self.placement.scope:
+            compile_scope(builder, self.placement, self.spec, self.container_id, self.host)
+            compile_owner(builder, self.placement, self.spec, self.namespaces, self.host)
         if self.copies_early:
             self.root = clone_root(builder, self.spec, self.rootfs, unsettled=True)
             self.mounts.clone_sources(unsettled=True)
@@ -205,7 +203,7 @@ class _Create:
         builder, linux, host = self.builder, self.linux, self.host
         builder.phase = _IN_NEW_NAMESPACES
         compile_oom_score(builder, self.process, host, early=True)
-        compile_join(builder, self.cgroups.placement)
+        compile_join(builder, self.placement)
         compile_enter(builder, self.namespaces, linux, host, changed_namespaces(self.spec), configured=self.configured)
         compile_loopback(builder, self.namespaces)
         compile_net_devices(builder, linux, self.namespaces.own)
@@ -269,7 +267,6 @@ class _Create:
         compile_hook_state(builder, self.hooks)
         compile_oom_score(builder, process, host)
         compile_rdt_join(builder, self.resctrl_groups)
-        compile_late(builder, self.cgroups)
         self.parent = builder.add_input("parent", "the caller") if self.die_with_parent is not False else NO_SLOT
 
     def wait_for_start(self) -> None:
@@ -305,7 +302,7 @@ class _Create:
         return self.builder.build(
             self.title,
             clone_flags=self.clone_flags,
-            cgroups=self.cgroups.placement.directories,
+            cgroups=self.placement.directories,
             namespaces=self.namespaces.bits,
             terminal=bool(self.process.terminal),
             hooks=self.hooks.stored(),

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "idle": ({"cpu": {"shares": 512, "idle": 1}}, ["cpu.idle=1"], ["cpu.idle=1"]),
     "not idle any more": ({"cpu": {"shares": 512, "idle": 0}}, ["cpu.idle=0", "cpu.shares=512"], ["cpu.idle=0", "cpu.weight=59"]),
     "pids": ({"pids": {"limit": 5}}, ["pids.max=5"], ["pids.max=5"]),
-    "no process more": ({"pids": {"limit": 0}}, ["pids.max=0"], ["pids.max=0"]),
+    "no process more": ({"pids": {"limit": 0}}, ["pids.max=1"], ["pids.max=1"]),
     "pids without limit": ({"pids": {"limit": -1}}, ["pids.max=max"], ["pids.max=max"]),
     "pids unchanged": ({"pids": {}}, [], []),
     "blockIO": (

@@ -73,7 +73,7 @@ LIMITS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "sets": ({"cpu": {"cpus": "0-2,9", "mems": "0"}}, ["AllowedCPUs=0,1,2,9", "AllowedMemoryNodes=0"]),
     "pids": ({"pids": {"limit": 33}}, ["TasksMax=33"]),
     "no pids limit": ({"pids": {"limit": -1}}, ["TasksMax=infinity"]),
-    "no pids at all": ({"pids": {"limit": 0}}, []),
+    "no pids at all": ({"pids": {"limit": 0}}, ["TasksMax=1"]),
     "weight": ({"blockIO": {"weight": 1000}}, ["IOWeight=10000"]),
     "weight of one disk": ({"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}, []),
     "huge pages": ({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}, []),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from .compile import (
-    CgroupSetup,
     cgroup_to_attach,
     changed_members,
     compile_attach,
     compile_cgroups,
-    compile_late,
     compile_scope,
     compile_update,
     member_names,
@@ -17,7 +15,6 @@ from .placement import MANAGERS, Manager, Place, Placement, compile_join, compil
 
 __all__ = [
     "MANAGERS",
-    "CgroupSetup",
     "Manager",
     "Place",
     "Placement",
@@ -26,7 +23,6 @@ __all__ = [
     "compile_attach",
     "compile_cgroups",
     "compile_join",
-    "compile_late",
     "compile_owner",
     "compile_scope",
     "compile_update",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ...errors import UnsupportedError
 from ...spec import Resources
 from ..model import Plan, PlanBuilder
 from ..ops import Sync
 from ..rdt import compile_rdt_change
-from .limits import compile_limits, compile_writes
+from .limits import compile_limits
 from .placement import DISABLED, Manager, Place, Placement, compile_follow, compile_places, new_placement
 from .systemd import CONTROLLERS, describe_scope, resource_properties, scope_of, scope_properties
 
@@ -18,35 +18,23 @@ if TYPE_CHECKING:
     from ...host import Host
     from ...spec import Linux, RuntimeSpec
     from ...spec.base import Json
-    from .writes import Write
-
-
-class CgroupSetup(NamedTuple):
-    """The cgroups of a container, and the limits that are written after the init has joined them."""
-
-    placement: Placement
-    late: list[tuple[Place, Write]]
 
 
 def compile_cgroups(
     builder: PlanBuilder, linux: Linux | None, container_id: str, host: Host, manager: Manager = "cgroupfs"
-) -> CgroupSetup:
-    """Create the container's cgroups and set their limits, before the clone.
+) -> Placement:
+    """Create the container's cgroups and set their limits, before the clone. The cgroups of a systemd scope come later.
 
     Raises:
         SpecError: ``linux.cgroupsPath`` or a limit contradicts itself.
         UnsupportedError: a limit needs a controller or a manager that this host does not have.
     """
     if manager == "systemd":
-        return CgroupSetup(_in_scope(linux, container_id, host), [])
+        return _in_scope(linux, container_id, host)
     placement = DISABLED if manager == "disabled" else new_placement(linux.cgroups_path if linux else None, container_id, host)
     compile_places(builder, placement.places)
-    return CgroupSetup(placement, compile_limits(builder, linux.resources if linux else None, placement, host))
-
-
-def compile_late(builder: PlanBuilder, setup: CgroupSetup) -> None:
-    """Set the limits under which the init could not have been started: no further process."""
-    compile_writes(builder, setup.late)
+    compile_limits(builder, linux.resources if linux else None, placement, host)
+    return placement
 
 
 def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
@@ -86,7 +74,7 @@ def compile_attach(builder: PlanBuilder, attach: str) -> None:
         builder.add_host("systemd_attach", unit, slash + below, True, text=f"init process -> {attach}")
 
 
-def compile_scope(builder: PlanBuilder, setup: CgroupSetup, spec: RuntimeSpec, container_id: str, host: Host) -> None:
+def compile_scope(builder: PlanBuilder, placement: Placement, spec: RuntimeSpec, container_id: str, host: Host) -> None:
     """Let systemd create the scope of the init, and set the limits for which systemd has no property.
 
     Raises:
@@ -101,11 +89,11 @@ def compile_scope(builder: PlanBuilder, setup: CgroupSetup, spec: RuntimeSpec, c
     )
     owner = "user's" if user else "system's"
     builder.add("sync", Sync.HOST, text=f"wait until the {owner} systemd has created the scope")
-    values = (target.unit, tuple(map(tuple, properties)), target.path, setup.placement.directories[::-1], user)
+    values = (target.unit, tuple(map(tuple, properties)), target.path, placement.directories[::-1], user)
     builder.add_host("systemd_scope", *values, text=describe_scope(target, properties))
-    *others, _ = setup.placement.places
+    *others, _ = placement.places
     compile_places(builder, [place for place in others if not CONTROLLERS & place.hierarchy.controllers])
-    setup.late.extend(compile_limits(builder, resources, setup.placement, host))
+    compile_limits(builder, resources, placement, host)
     compile_follow(builder, others)
 
 

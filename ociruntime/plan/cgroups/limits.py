@@ -176,8 +176,8 @@ _V1_NAMES: Final = {"io": "blkio"}
 
 def compile_limits(
     builder: PlanBuilder, resources: Resources | None, placement: Placement, host: Host, *, only: Collection[str] | None = None
-) -> list[tuple[Place, Write]]:
-    """Write the limits, and return those that must wait until the init has joined the cgroup.
+) -> None:
+    """Write the limits.
 
     Args:
         only: the members of linux.resources, such as ``memory.limit``, whose values are written. Default: all.
@@ -196,16 +196,14 @@ def compile_limits(
             values = (unified.directory, unified.hierarchy.mountpoint, tuple(required), tuple(optional))
             text = f"controllers for {unified.directory}: {'; '.join(filter(None, parts))}"
             builder.add_host("cgroup_enable", *values, text=text)
-    late = [entry for entry in writes if only is None and (entry[1].file, entry[1].value) == ("pids.max", "0")]
     if resources is not None:
         _check_update(builder, resources, placement, only)
-    compile_writes(builder, [entry for entry in writes if entry not in late])
+    _compile_writes(builder, writes)
     if resources is not None and resources.devices and (only is None or "devices" in only):
         _devices(builder, resources, placement, host, required=only is not None)
-    return late
 
 
-def compile_writes(builder: PlanBuilder, writes: Iterable[tuple[Place, Write]]) -> None:
+def _compile_writes(builder: PlanBuilder, writes: Iterable[tuple[Place, Write]]) -> None:
     """Write values; those that depend on each other are one step."""
     for (place, group), entries in groupby(writes, key=lambda entry: (entry[0], entry[1].group)):
         members = [write for _, write in entries]

@@ -63,6 +63,11 @@ def throttles(block: BlockIO) -> tuple[tuple[str, str, tuple[ThrottleDevice, ...
     )
 
 
+def pids_max(limit: int) -> str:
+    """Return pids.max; -1 is unlimited. 0 becomes 1, as systemd cannot set 0; either way no further task can start."""
+    return "max" if limit < 0 else str(max(limit, 1))
+
+
 def rdma(writes: Writes, resources: Resources) -> None:
     """Add the limits of rdma, which has the same file on both versions."""
     for name, device in (resources.rdma or {}).items():
@@ -79,7 +84,7 @@ def v1_writes(resources: Resources) -> tuple[Write, ...]:
     if resources.cpu:
         _cpu(writes, resources.cpu)
     if resources.pids and resources.pids.limit is not None:
-        writes.put("pids", "pids.max", "max" if resources.pids.limit < 0 else resources.pids.limit, "pids.limit")
+        writes.put("pids", "pids.max", pids_max(resources.pids.limit), "pids.limit")
     if resources.block_io:
         _blkio(writes, resources.block_io)
     for index, huge in enumerate(resources.hugepage_limits or ()):
@@ -211,7 +216,7 @@ def v2_writes(resources: Resources) -> tuple[Write, ...]:
     if resources.cpu:
         _v2_cpu(writes, resources.cpu)
     if resources.pids and resources.pids.limit is not None:
-        writes.put("pids", "pids.max", limit_value(resources.pids.limit), "pids.limit")
+        writes.put("pids", "pids.max", pids_max(resources.pids.limit), "pids.limit")
     if resources.block_io:
         _io(writes, resources.block_io)
     for index, huge in enumerate(resources.hugepage_limits or ()):
