@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .launch import Init
 
 
-def _cgroup_mkdir(init: Init | None, path: str, inherit: bool) -> None:
-    cgroup.make(path, inherit)
+def _cgroup_mkdir(init: Init | None, path: str, cpuset: bool, given: Sequence[str]) -> None:
+    cgroup.make(path, cpuset, given)
 
 
 def _cgroup_write(init: Init | None, path: str, file: str, value: str, member: str) -> None:

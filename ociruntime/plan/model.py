@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
 
 HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "cgroup_mkdir": ("path", "inherit"),
+    "cgroup_mkdir": ("path", "cpuset", "given"),
     "cgroup_write": ("path", "file", "value", "member"),
     "cgroup_write_first": ("path", "choices", "optional", "member"),
     "cgroup_write_lines": ("path", "file", "lines"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,41 @@ def test_a_parent_without_cpus_gets_them(limited: Limited, prefix: str) -> None:
             assert value(container, "cpuset", "../cpuset.cpus") == (root / "cpuset.cpus").read_text().strip()
         container.start()
         assert os.sched_getaffinity(container.pid) == {0}
+
+
+@pytest.fixture
+def empty_cpuset(prefix: str) -> Iterator[Path]:
+    """A cgroup of v1 with an empty cpuset that something else has created, and one below it."""
+    hierarchy = oci.Host.probe().hierarchy("cpuset")
+    if hierarchy is None or hierarchy.version == 2:
+        pytest.skip("a cpuset of v2 is inherited")
+    inner = Path(hierarchy.mountpoint, f"{prefix}-above", "inner")
+    inner.mkdir(parents=True)
+    assert (inner / "cpuset.cpus").read_text().strip() == ""
+    yield inner
+    inner.rmdir()
+    inner.parent.rmdir()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_parents_with_an_empty_cpuset(limited: Limited, empty_cpuset: Path, exists: bool) -> None:
+    top = empty_cpuset.parents[1]
+    own = empty_cpuset if exists else empty_cpuset / "c"
+    with limited({}, start=True, linux={"cgroupsPath": f"/{own.relative_to(top)}"}) as container:
+        assert os.sched_getaffinity(container.pid) == os.sched_getaffinity(0)
+        for path in (empty_cpuset.parent, empty_cpuset, own):
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                assert (path / file).read_text() == (top / file).read_text()
+    if exists:
+        empty_cpuset.mkdir()
+
+
+def test_a_given_cpuset_is_not_copied(empty_cpuset: Path) -> None:
+    """The cpuset of the parent may overlap with an exclusive one, when the one of the config does not."""
+    cgroup.make(str(empty_cpuset), True, ("cpuset.cpus",))
+    assert (empty_cpuset.parent / "cpuset.cpus").read_text() == (empty_cpuset.parents[1] / "cpuset.cpus").read_text()
+    assert (empty_cpuset / "cpuset.cpus").read_text().strip() == ""
+    assert (empty_cpuset / "cpuset.mems").read_text() == (empty_cpuset.parents[1] / "cpuset.mems").read_text()
 
 
 def test_oom_control_of_v1(limited: Limited) -> None:

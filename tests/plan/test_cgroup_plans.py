@@ -77,3 +77,10 @@ def test_device_rules_without_privileges(change: dict[str, Any], rules: str | No
         with pytest.raises(UnsupportedError, match=r"\$\.linux\.resources\.devices: device rules need"):
             compile_update(linux_with, member_names(denied), where, host)
     assert not any("devices" in warning for warning in compiled(config(limit(**denied)), host, manager="disabled").warnings)
+
+
+def test_a_cpuset_of_the_config_is_not_copied_from_the_parent() -> None:
+    cpu = config(both(limit(cpu={"cpus": "0-1"}), drop("cgroup")))
+    steps = [step.arguments() for step in compiled(cpu, HYBRID).steps if step.op == "cgroup_mkdir"]
+    assert [(step["cpuset"], step["given"]) for step in steps if step["cpuset"]] == [(True, ("cpuset.cpus",))]
+    assert all(step["given"] == () for step in steps if not step["cpuset"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from ...errors import UnsupportedError
@@ -143,11 +143,16 @@ def walk(path: str) -> Iterator[str]:
 # ---- directories ----
 
 
-def make(path: str, inherit: bool) -> None:
+_CPUSET: Final = ("cpuset.cpus", "cpuset.mems")
+
+
+def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
     """Create a cgroup and its missing parents.
 
     Args:
-        inherit: copy the cpuset of the parent to each (v1). A cgroup with an empty cpuset accepts no process.
+        cpuset: whether it has a cpuset of v1, which accepts no process while it is empty. Then it gets that of its parent. So
+            does every parent with an empty one, whatever created it, as with runc.
+        given: the files of the cpuset whose values come from the config.
 
     Raises:
         FileExistsError: the cgroup exists and is in use.
@@ -156,21 +161,33 @@ def make(path: str, inherit: bool) -> None:
     try:
         os.mkdir(path, 0o755)
     except (FileNotFoundError, FileExistsError):
-        pass
-    else:
-        if inherit:
-            _inherit_cpuset(path, new=True)
-        return
-    missing = _missing(path)
-    if not missing and _in_use(path):
-        raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path)
-    for directory in missing:
-        try:
-            os.mkdir(directory, 0o755)
-        except FileExistsError:
-            pass  # another process created it for its own use
-        if inherit:
-            _inherit_cpuset(directory)
+        missing = _missing(path)
+        if not missing and _in_use(path):
+            raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path) from None
+        for directory in missing:
+            try:
+                os.mkdir(directory, 0o755)
+            except FileExistsError:
+                pass  # another process created it for its own use
+    if cpuset:
+        for file in _CPUSET:
+            _inherit(os.path.dirname(path) if file in given else path, file)
+
+
+def _inherit(directory: str, file: str) -> str:
+    """Return the CPUs or memory nodes of a v1 cgroup. If there are none, it gets those of its parent. Raises OSError."""
+    content = read(directory, file)
+    if content.strip():
+        return content
+    try:
+        content = _inherit(os.path.dirname(directory), file)
+    except FileNotFoundError:
+        raise OSError(errno.ENOSPC, f"{directory}/{file} is empty, and this process cannot see its parent") from None
+    try:
+        write(directory, file, content)
+    except PermissionError:
+        raise PermissionError(errno.EACCES, f"{directory}/{file} is empty, and this user may not write it") from None
+    return content
 
 
 def _missing(path: str) -> list[str]:
@@ -180,12 +197,6 @@ def _missing(path: str) -> list[str]:
         missing.append(path)
         path = os.path.dirname(path)
     return missing[::-1]
-
-
-def _inherit_cpuset(directory: str, *, new: bool = False) -> None:
-    for name in ("cpuset.cpus", "cpuset.mems"):
-        if new or not (read_if_exists(directory, name) or "").strip():
-            write(directory, name, read(os.path.dirname(directory), name))
 
 
 def missing_parents(paths: Iterable[str]) -> list[str]:

@@ -32,8 +32,9 @@ def compile_cgroups(
     if manager == "systemd":
         return _in_scope(linux, container_id, host)
     placement = DISABLED if manager == "disabled" else new_placement(linux.cgroups_path if linux else None, container_id, host)
-    compile_places(builder, placement.places)
-    compile_limits(builder, linux.resources if linux else None, placement, host)
+    resources = linux.resources if linux else None
+    compile_places(builder, placement.places, resources)
+    compile_limits(builder, resources, placement, host)
     return placement
 
 
@@ -92,7 +93,7 @@ def compile_scope(builder: PlanBuilder, placement: Placement, spec: RuntimeSpec,
     values = (target.unit, tuple(map(tuple, properties)), target.path, placement.directories[::-1], user)
     builder.add_host("systemd_scope", *values, text=describe_scope(target, properties))
     *others, _ = placement.places
-    compile_places(builder, [place for place in others if not CONTROLLERS & place.hierarchy.controllers])
+    compile_places(builder, [place for place in others if not CONTROLLERS & place.hierarchy.controllers], resources)
     compile_limits(builder, resources, placement, host)
     compile_follow(builder, others)
 

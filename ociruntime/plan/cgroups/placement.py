@@ -11,7 +11,7 @@ from ..namespaces import host_id, mappings_of
 
 if TYPE_CHECKING:
     from ...host import Hierarchy, Host
-    from ...spec import ProcessSpec, RuntimeSpec
+    from ...spec import ProcessSpec, Resources, RuntimeSpec
     from ..model import PlanBuilder
     from ..namespaces import Namespaces
 
@@ -148,12 +148,18 @@ def _under(directory: str, path: str) -> str:
     return "/".join((directory, *parts))
 
 
-def compile_places(builder: PlanBuilder, places: Iterable[Place]) -> None:
-    """Create cgroups."""
+def compile_places(builder: PlanBuilder, places: Iterable[Place], resources: Resources | None) -> None:
+    """Create cgroups.
+
+    Args:
+        resources: the limits that are written afterwards.
+    """
+    cpu = resources.cpu if resources else None
+    given = tuple(f"cpuset.{name}" for name in ("cpus", "mems") if cpu and getattr(cpu, name))
     for directory, hierarchy in places:
         label = "v2" if hierarchy.version == 2 else ",".join(sorted(hierarchy.controllers)) or "v1"
-        inherit = "cpuset" in hierarchy.controllers and hierarchy.version == 1
-        builder.add_host("cgroup_mkdir", directory, inherit, text=f"cgroup {directory} ({label})")
+        cpuset = "cpuset" in hierarchy.controllers and hierarchy.version == 1
+        builder.add_host("cgroup_mkdir", directory, cpuset, given if cpuset else (), text=f"cgroup {directory} ({label})")
 
 
 def compile_join(builder: PlanBuilder, placement: Placement, *, unified: bool = False) -> None:
