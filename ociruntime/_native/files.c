@@ -144,11 +144,15 @@ static long copy_tree(int from, int to, int depth)
     return n;
 }
 
-/* Give a directory the mode of another. */
-long mode_like(int source, int target)
+/* Give a directory the mode of what is at a path in the root, if anything is: the step that opens the path reports its errors. */
+long mode_like(int root, const char *path, int target)
 {
     struct statx st;
-    long mode = mode_of(source, &st);
+    long mode, fd = in_root(root, path, O_PATH);
+    if (fd < 0)
+        return 0;
+    mode = mode_of((int)fd, &st);
+    sys(__NR_close, fd);
     return mode < 0 ? mode : sys(__NR_fchmodat, target, ".", mode & 07777);
 }
 

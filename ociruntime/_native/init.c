@@ -351,7 +351,7 @@ static long carry_out(const struct head *h)
     }
     case OP_AFFINITY: {
         ARGS(affinity);
-        return sys(__NR_sched_setaffinity, 0, o->mask.len, prog + o->mask.off);
+        return o->mask.len ? sys(__NR_sched_setaffinity, 0, o->mask.len, prog + o->mask.off) : allow_every_cpu();
     }
     case OP_MEMPOLICY: {
         ARGS(mempolicy);
@@ -380,7 +380,7 @@ static long carry_out(const struct head *h)
     }
     case OP_MODE_LIKE: {
         ARGS(mode_like);
-        return mode_like(fd_of(o->source), fd_of(o->target));
+        return mode_like(fd_of(o->root), text(o->path), fd_of(o->target));
     }
     case OP_SETXATTR: {
         ARGS(setxattr);

@@ -59,7 +59,7 @@ long prove_proc(int fd);
 long make_device(int dir, const struct op_mknod *o);
 long make_link(int dir, const struct op_symlink *o);
 long write_file(int dir, struct ref where, struct ref data);
-long mode_like(int source, int target);
+long mode_like(int root, const char *path, int target);
 long set_xattr(int dir, const struct op_setxattr *o);
 long copy_up(int source, int target);
 
@@ -81,6 +81,7 @@ void listen_to_signals(void);
 long own_stdio(uint64_t uid);
 long die_with(int parent);
 long reap(void);
+long allow_every_cpu(void);
 long set_caps(const struct op_capset *o);
 long drop_bounding(uint64_t keep_mask, uint64_t last);
 long raise_ambient(uint64_t caps);

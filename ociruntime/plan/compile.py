@@ -62,6 +62,7 @@ from .process import (
     compile_scheduling,
     compile_terminal,
     create_cwd,
+    reset_affinity,
     take_terminal,
 )
 from .rdt import compile_rdt, compile_rdt_join
@@ -204,6 +205,8 @@ class _Create:
         builder.phase = _IN_NEW_NAMESPACES
         compile_oom_score(builder, self.process, host, early=True)
         compile_join(builder, self.placement)
+        if self.manager != "disabled":  # then the container stays in the caller's cgroups, on the caller's CPUs
+            reset_affinity(builder)
         compile_enter(builder, self.namespaces, linux, host, changed_namespaces(self.spec), configured=self.configured)
         compile_loopback(builder, self.namespaces)
         compile_net_devices(builder, linux, self.namespaces.own)
@@ -375,7 +378,11 @@ class _Exec:
         self.forks = bool(namespaces & kernel.CLONE_NEW["pid"])
         self.forks_last = self.forks and forks_last(process, self.seccomp, host, user=self.joins_user)
         # The initial CPU affinity applies before the cgroup, so the init must not be cloned into it.
-        self.joins_later = bool(process.exec_cpu_affinity and process.exec_cpu_affinity.initial)
+        affinity = process.exec_cpu_affinity
+        self.initial_cpus, self.final_cpus = (
+            (cpus or "").strip() for cpus in ((affinity.initial, affinity.final) if affinity else (None, None))
+        )
+        self.joins_later = bool(self.initial_cpus)
         self.builder = PlanBuilder()
 
     def before_clone(self, unit: tuple[str, bool, str] | None) -> None:
@@ -390,10 +397,12 @@ class _Exec:
         builder, process, host = self.builder, self.process, self.host
         builder.phase = "Into the container"
         compile_oom_score(builder, process, host, early=True)
-        compile_affinity(builder, process, "initial")
+        compile_affinity(builder, self.initial_cpus)
         compile_join(builder, self.placement, unified=self.joins_later and not self.attach)
         compile_attach(builder, self.attach)
-        compile_affinity(builder, process, "final")
+        compile_affinity(builder, self.final_cpus)
+        if not (self.initial_cpus or self.final_cpus):
+            reset_affinity(builder)
         pidfd = builder.add_input("pidfd", "the container's process")
         foreign_root = NO_SLOT
         if "mount" not in self.own.new:

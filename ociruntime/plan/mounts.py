@@ -262,7 +262,7 @@ class Mounts:
         if "user" in self._namespaces:
             self._check_user_namespace(entry)
         options = options.of_one_mount()
-        # A tmpfs gets the mode of the directory that it covers, unless the options give one.
+        # A tmpfs gets the mode of the directory that it covers, unless the options give one; without either it is 1777.
         copies_mode = fstype == "tmpfs" and all(key != "mode" for key, _ in options.data)
         late = options.set & kernel.MOUNT_ATTR_RDONLY if options.copy_up or copies_mode else 0
         early = options._replace(set=options.set & ~late)
@@ -270,11 +270,12 @@ class Mounts:
 
         def attach(root: int) -> int:
             builder = self.builder
+            if copies_mode:  # before the directory is created where it is missing
+                text = f"give the tmpfs the mode of {destination} in the image, if it exists"
+                builder.add("mode_like", root, destination, slot, text=text)
             target = self.detached.open_destination(root, slot, destination, fstype, NO_SLOT)
             if options.copy_up:
                 builder.add("copyup", target, slot, text=f"copy {destination} of the image into the tmpfs")
-            if copies_mode:
-                builder.add("mode_like", target, slot, text=f"give the tmpfs the mode of {destination} in the image")
             if late:
                 builder.add("mount_setattr", slot, 0, late, 0, 0, NO_SLOT, text=f"{attribute_names(late)} for {destination}")
             builder.add("move_mount", slot, target, text=f"{fstype} -> {destination}")

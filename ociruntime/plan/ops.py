@@ -152,7 +152,7 @@ OPS: Final = _table(
     exec: list candidates, list argv, list env
     reap:
     fspick: slot dir, str path, num flags, slot out
-    mode_like: slot source, slot target
+    mode_like: slot root, str path, slot target
     join: slot fd, num type, slot own, str name
     die_with: slot parent
     setxattr: slot dir, str name, data value

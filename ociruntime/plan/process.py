@@ -171,11 +171,15 @@ def compile_scheduling(builder: PlanBuilder, process: ProcessSpec) -> None:
         builder.add("ioprio", number << 13 | level, text=f"I/O priority {io_class} {level}")
 
 
-def compile_affinity(builder: PlanBuilder, process: ProcessSpec, member: str) -> None:
-    """Set ``initial`` or ``final`` of ``execCPUAffinity`` for an exec process."""
-    cpus: str | None = getattr(process.exec_cpu_affinity, member, None)
-    if cpus and cpus.strip():
+def compile_affinity(builder: PlanBuilder, cpus: str) -> None:
+    """Set the CPU affinity, for ``initial`` or ``final`` of ``execCPUAffinity``."""
+    if cpus:
         builder.add("affinity", list_mask(cpus), text=f"CPUs {cpus}")
+
+
+def reset_affinity(builder: PlanBuilder) -> None:
+    """Allow every CPU of the cgroup, which the init has joined, instead of the caller's CPU affinity, as runc does."""
+    builder.add("affinity", b"", text="every CPU that the cgroup allows")
 
 
 def compile_memory_policy(builder: PlanBuilder, linux: Linux | None) -> None:

@@ -20,6 +20,7 @@ import ociruntime as oci
 from ..support.fixture_types import Command, MakeBundle
 from ..support.waiting import SLOWER
 from .mounting import either, mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
+from .users import User, temporary_user
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -118,6 +119,13 @@ def session(state_root: Path) -> Iterator[Callable[..., Session]]:
 def command(state_root: Path) -> Command:
     """Returns the arguments of an ``ociruntime`` command on this test's state directory."""
     return lambda *words: [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), *map(str, words)]
+
+
+@pytest.fixture
+def user(make_bundle: MakeBundle, prefix: str, user_python: str) -> Iterator[User]:
+    """A user without privileges. For tests that root runs."""
+    with temporary_user(make_bundle, prefix, user_python) as made:
+        yield made
 
 
 def in_foreground(container: oci.Container) -> bool:

@@ -14,7 +14,8 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import ExecCPUAffinity
 
-from ..support.fixture_types import MakeBundle
+from ..support.fixture_types import MakeBundle, Script
+from .users import User
 
 pytestmark = pytest.mark.root
 Inside = Callable[..., str]
@@ -227,6 +228,47 @@ def test_affinity_of_a_further_process(bundle: oci.Bundle, state_root: Path, pre
         unset = container.exec(command, capture_output=True, text=True, check=True).stdout
         assert isinstance(unset, str)
         assert unset.split()[1] != str(first)
+
+
+PINNED = """
+import os, subprocess, sys
+import ociruntime as oci
+bundle, root, container_id = sys.argv[1:]
+every = os.sched_getaffinity(0)
+own = {min(every)}
+os.sched_setaffinity(0, own)
+show = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status | cut -f2"]
+loaded = oci.Bundle.load(bundle)
+seen = {}
+for manager in ("cgroupfs", "disabled"):
+    more = {"state_root": root, "container_id": container_id, "cgroup_manager": manager}
+    seen[manager] = oci.run(loaded, show, capture_output=True, text=True, check=True, **more).stdout
+with oci.Container.run(container_id, loaded, state_root=root) as container:
+    seen["first process"] = os.sched_getaffinity(container.pid)
+    seen["exec"] = container.exec(show, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-P", "-m", "ociruntime", "--root", root, "exec", container_id, *show]
+    seen["command"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with container.popen(show, stdout=-1, text=True) as process:
+        seen["popen"] = process.stdout.read()
+text = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in [(min(every), max(every))])
+assert os.sched_getaffinity(0) == own
+assert seen.pop("first process") == every
+assert seen.pop("disabled") == f"{min(own)}\\n"
+assert set(seen.values()) == {f"{text}\\n"}, seen
+"""
+
+
+@pytest.mark.parametrize("as_user", [False, True])
+def test_the_affinity_of_the_caller(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, script: Script, user: User, as_user: bool
+) -> None:
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2 or len(cpus) != max(cpus) - min(cpus) + 1:
+        pytest.skip("there is one CPU only, or a gap between them")
+    if as_user:
+        user.script(PINNED, user.bundle, user.state, prefix)
+    else:
+        script(PINNED, make_bundle().path, state_root, prefix)
 
 
 @pytest.mark.parametrize(("text", "code"), [("nothing-here", 127), ("/etc/passwd", 126)])

@@ -28,7 +28,7 @@ CHECKS: dict[str, tuple[tuple[object, ...], int]] = {
     "mknod": ((ROOT, "pipe", stat.S_IFIFO | 0o644, 0, os.getuid(), os.getgid()), errno.EPROTO),
     "target": ((ROOT, "/full", 0, 0o755, NO_SLOT, OUT), errno.EPROTO),
     "copyup": ((FULL, EMPTY), errno.EPROTO),
-    "mode_like": ((FULL, EMPTY), errno.EPROTO),
+    "mode_like": ((ROOT, "/full", EMPTY), errno.EPROTO),
     "join": ((NAMESPACE, CLONE_NEWUTS, NAMESPACES, "uts"), errno.EXDEV),
 }
 """Operations, their values, and their error where the status of a file is not known."""
