@@ -83,17 +83,17 @@ class Cpuset:
 
 @attrs.frozen
 class CpuStats:
-    """CPU time, in nanoseconds."""
+    """CPU time, in nanoseconds. A member is None where no controller counts it."""
 
-    usage: int = 0
-    user: int = 0
-    system: int = 0
+    usage: int | None = None
+    user: int | None = None
+    system: int | None = None
     per_cpu: tuple[CpuTime, ...] = ()
     """Of each CPU (v1)."""
-    periods: int = 0
+    periods: int | None = None
     """Periods of the quota that have passed."""
-    throttled_periods: int = 0
-    throttled_time: int = 0
+    throttled_periods: int | None = None
+    throttled_time: int | None = None
     pressure: Stall | None = None
 
 
@@ -106,8 +106,8 @@ class MemoryUse:
     """None without a limit."""
     peak: int | None = None
     """The maximum so far, or None where the kernel does not report it."""
-    failures: int = 0
-    """How often the limit was reached."""
+    failures: int | None = None
+    """How often the limit was reached, or None where the kernel does not report it."""
     unlimited: int = _NO_LIMIT
     """The value that stands for no limit in `Stats.to_dict`."""
 
@@ -195,7 +195,7 @@ class Stats:
 
     time: int
     """Unix nanoseconds."""
-    cpu: CpuStats = CpuStats()
+    cpu: CpuStats | None = None
     memory: MemoryStats | None = None
     pids: PidsStats | None = None
     io: IoStats | None = None
@@ -207,37 +207,18 @@ class Stats:
     """None on v2."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return the ``data`` member of ``runc events --stats``."""
-        cpu, memory, io = self.cpu, self.memory or MemoryStats(), self.io or IoStats()
-        usage: dict[str, object] = {"total": cpu.usage}
-        kinds = {"usage": memory, "swap": memory.swap, "kernel": memory.kernel, "kernelTCP": memory.kernel_tcp}
-        if cpu.per_cpu:
-            usage |= {
-                "percpu": [time.usage for time in cpu.per_cpu],
-                "percpu_kernel": [time.system for time in cpu.per_cpu],
-                "percpu_user": [time.user for time in cpu.per_cpu],
-            }
-        throttling = {"periods": cpu.periods, "throttledPeriods": cpu.throttled_periods, "throttledTime": cpu.throttled_time}
+        """Return the ``data`` member of ``runc events --stats``, without what is not known."""
+        parts: dict[str, dict[str, object] | None] = {
+            "cpu": _cpu(self.cpu) if self.cpu else None,
+            "cpuset": _cpuset(self.cpuset) if self.cpuset else None,
+            "memory": _memory(self.memory) if self.memory else None,
+            "pids": _filled({"current": self.pids.current, "limit": self.pids.limit}) if self.pids else None,
+            "blkio": _io(self.io) if self.io else None,
+        }
         return {
-            "cpu": {
-                "usage": {**usage, "kernel": cpu.system, "user": cpu.user},
-                "throttling": _filled(throttling),
-                **_psi(cpu.pressure),
-            },
-            "cpuset": _cpuset(self.cpuset or Cpuset()),
-            "memory": {
-                "cache": memory.cache,
-                **{name: _entry(use) for name, use in kinds.items() if use is not None},
-                "raw": dict(memory.stat),
-                **_psi(memory.pressure),
-            },
-            "pids": _filled({"current": self.pids.current, "limit": self.pids.limit or 0} if self.pids else {}),
-            "blkio": {
-                **_filled({"ioServiceBytesRecursive": _entries(io.bytes), "ioServicedRecursive": _entries(io.operations)}),
-                **_psi(io.pressure),
-            },
+            **_known(parts),
             "hugetlb": {
-                size: _filled({"usage": huge.usage, "max": huge.peak or 0}) | {"failcnt": huge.failures}
+                size: _filled({"usage": huge.usage, "max": huge.peak}) | {"failcnt": huge.failures}
                 for size, huge in self.hugetlb.items()
             },
             "intel_rdt": {},
@@ -294,9 +275,35 @@ def _filled(members: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in members.items() if value}
 
 
+def _known(members: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _cpu(cpu: CpuStats) -> dict[str, object]:
+    each: dict[str, object] = {
+        "percpu": [time.usage for time in cpu.per_cpu],
+        "percpu_kernel": [time.system for time in cpu.per_cpu],
+        "percpu_user": [time.user for time in cpu.per_cpu],
+    }
+    usage = _known({"total": cpu.usage, "kernel": cpu.system, "user": cpu.user})
+    throttling = {"periods": cpu.periods, "throttledPeriods": cpu.throttled_periods, "throttledTime": cpu.throttled_time}
+    return {"usage": usage | _filled(each), "throttling": _filled(throttling), **_psi(cpu.pressure)}
+
+
+def _memory(memory: MemoryStats) -> dict[str, object]:
+    kinds = {"usage": memory, "swap": memory.swap, "kernel": memory.kernel, "kernelTCP": memory.kernel_tcp}
+    uses = {name: _entry(use) for name, use in kinds.items() if use is not None}
+    return {"cache": memory.cache, **uses, "raw": dict(memory.stat), **_psi(memory.pressure)}
+
+
 def _entry(use: MemoryUse) -> dict[str, object]:
     limit = use.unlimited if use.limit is None else use.limit
-    return {"limit": limit, **_filled({"usage": use.usage, "max": use.peak}), "failcnt": use.failures}
+    return {"limit": limit, **_filled({"usage": use.usage, "max": use.peak}), **_known({"failcnt": use.failures})}
+
+
+def _io(io: IoStats) -> dict[str, object]:
+    entries = {"ioServiceBytesRecursive": _entries(io.bytes), "ioServicedRecursive": _entries(io.operations)}
+    return {**_filled(entries), **_psi(io.pressure)}
 
 
 def _cpuset(cpuset: Cpuset) -> dict[str, object]:

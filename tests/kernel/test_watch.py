@@ -66,10 +66,16 @@ def test_what_it_uses(limited: Limited, pipe: tuple[int, int]) -> None:
         assert stats.memory.oom_kills == 0
         assert stats.memory.stat
         assert stats.pids == PidsStats(current=2, limit=30)
+        assert stats.cpu is not None
+        assert stats.cpu.usage is not None
+        assert stats.cpu.periods is not None
         assert 0 < stats.cpu.usage < 60 * 10**9
         assert stats.cpu.periods > 0
         assert [interface.name for interface in stats.interfaces] == ["lo"]
-        assert container.stats().cpu.usage >= stats.cpu.usage
+        again = container.stats().cpu
+        assert again is not None
+        assert again.usage is not None
+        assert again.usage >= stats.cpu.usage
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("ip", "nsenter"))), reason="needs ip and nsenter (Debian: iproute2, util-linux)")
@@ -101,7 +107,7 @@ def test_statistics_as_the_peers_print_them(limited: Limited, capsys: pytest.Cap
         document = json.loads(capsys.readouterr().out)
         assert (document["type"], document["id"]) == ("stats", container.id)
         data = document["data"]
-        assert set(data) == {"cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"}
+        assert set(data) | {"cpuset"} == {"cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"}
         assert data["cpu"]["usage"]["total"] > 0
         assert {"kernel", "user"} <= set(data["cpu"]["usage"])
         assert data["memory"]["usage"]["limit"] == 64 * MiB
@@ -109,7 +115,7 @@ def test_statistics_as_the_peers_print_them(limited: Limited, capsys: pytest.Cap
         assert data["memory"]["raw"]
         assert set(data["memory"]) - {"psi", "kernelTCP"} == {"cache", "usage", "swap", "kernel", "raw"}
         assert data["memory"]["kernel"]["limit"] == ((1 << 64) - 1 if on_v2("memory") else (1 << 63) - os.sysconf("SC_PAGESIZE"))
-        assert len(data["cpuset"]) == (9 if on_v2("cpuset") else 11)
+        assert len(data.get("cpuset", ())) == (0 if on_v2("cpuset") else 11)
         if not on_v2("cpuset"):
             assert set(data["cpuset"]["cpus"]) == os.sched_getaffinity(container.pid)
             usage = data["cpu"]["usage"]

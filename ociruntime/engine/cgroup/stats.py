@@ -44,35 +44,36 @@ def stats(paths: Sequence[str], pid: int = 0) -> Stats:
     Raises:
         OSError: a file that exists cannot be read.
     """
-    cpu, memory, pids, io, cpuset = CpuStats(), None, None, None, None
+    cpu: CpuStats | None = None
+    memory, pids, io, cpuset = None, None, None, None
     huge, rdma = dict[str, HugePageStats](), dict[str, RdmaStats]()
     stalls: dict[str, Stall | None] = {}
     for path in paths:
         names = _files(path)
         if "cgroup.controllers" in names:
-            if not cpu.usage:
-                cpu = _cpu_v2(path)
+            cpu = cpu or _cpu_v2(path)
             if "memory.current" in names:
                 memory = _memory_v2(path)
             if "io.stat" in names:
                 io = _io_v2(path)
             stalls = {name: _stall(path, name) for name in ("cpu", "memory", "io") if f"{name}.pressure" in names}
         if "cpuacct.usage" in names:
-            cpu = _cpu_v1(path, cpu)
+            cpu = _cpu_v1(path, cpu or CpuStats())
         if "cpu.cfs_quota_us" in names:
-            cpu = _throttling_v1(path, cpu)
+            cpu = _throttling_v1(path, cpu or CpuStats())
         if "cpuset.sched_load_balance" in names:
             cpuset = _cpuset_v1(path)
         if "memory.usage_in_bytes" in names:
             memory = _memory_v1(path)
         if "pids.current" in names:
-            pids = PidsStats(_number(path, "pids.current") or 0, _limit(path, "pids.max"))
+            tasks = _number(path, "pids.current")
+            pids = None if tasks is None else PidsStats(tasks, _limit(path, "pids.max"))
         if "blkio.throttle.io_service_bytes_recursive" in names:
             io = _io_v1(path)
         huge |= _hugetlb(path, names)
         if "rdma.current" in names:
             rdma = _rdma(path)
-    cpu = attrs.evolve(cpu, pressure=stalls.get("cpu"))
+    cpu = attrs.evolve(cpu, pressure=stalls.get("cpu")) if cpu else None
     memory = attrs.evolve(memory, pressure=stalls.get("memory")) if memory else None
     io = attrs.evolve(io, pressure=stalls.get("io")) if io else None
     return Stats(time.time_ns(), cpu, memory, pids, io, huge, rdma, _interfaces(pid) if pid else (), cpuset)
@@ -120,16 +121,22 @@ def _stall(path: str, name: str) -> Stall | None:
 # ---- CPU ----
 
 
-def _cpu_v2(path: str) -> CpuStats:
+def _cpu_v2(path: str) -> CpuStats | None:
     stat = parse_flat(read_if_exists(path, "cpu.stat"))
+    if not stat:
+        return None
     return CpuStats(
-        usage=stat.get("usage_usec", 0) * 1000,
-        user=stat.get("user_usec", 0) * 1000,
-        system=stat.get("system_usec", 0) * 1000,
-        periods=stat.get("nr_periods", 0),
-        throttled_periods=stat.get("nr_throttled", 0),
-        throttled_time=stat.get("throttled_usec", 0) * 1000,
+        usage=_scaled(stat.get("usage_usec"), 1000),
+        user=_scaled(stat.get("user_usec"), 1000),
+        system=_scaled(stat.get("system_usec"), 1000),
+        periods=stat.get("nr_periods"),
+        throttled_periods=stat.get("nr_throttled"),
+        throttled_time=_scaled(stat.get("throttled_usec"), 1000),
     )
+
+
+def _scaled(number: int | None, factor: int) -> int | None:
+    return None if number is None else number * factor
 
 
 def _cpu_v1(path: str, cpu: CpuStats) -> CpuStats:
@@ -138,9 +145,9 @@ def _cpu_v1(path: str, cpu: CpuStats) -> CpuStats:
     ticks = parse_flat(read_if_exists(path, "cpuacct.stat"))
     return attrs.evolve(
         cpu,
-        usage=_number(path, "cpuacct.usage") or 0,
-        user=ticks.get("user", 0) * _TICK,
-        system=ticks.get("system", 0) * _TICK,
+        usage=_number(path, "cpuacct.usage"),
+        user=_scaled(ticks.get("user"), _TICK),
+        system=_scaled(ticks.get("system"), _TICK),
         per_cpu=tuple(CpuTime(int(usage), int(user), int(system)) for usage, (_, user, system) in each),
     )
 
@@ -161,29 +168,32 @@ def _throttling_v1(path: str, cpu: CpuStats) -> CpuStats:
     stat = parse_flat(read_if_exists(path, "cpu.stat"))
     return attrs.evolve(
         cpu,
-        periods=stat.get("nr_periods", 0),
-        throttled_periods=stat.get("nr_throttled", 0),
-        throttled_time=stat.get("throttled_time", 0),
+        periods=stat.get("nr_periods"),
+        throttled_periods=stat.get("nr_throttled"),
+        throttled_time=stat.get("throttled_time"),
     )
 
 
 # ---- memory ----
 
 
-def _memory_v2(path: str) -> MemoryStats:
+def _memory_v2(path: str) -> MemoryStats | None:
+    usage = _number(path, "memory.current")
+    if usage is None:
+        return None
     stat, events = parse_flat(read_if_exists(path, "memory.stat")), parse_flat(read_if_exists(path, "memory.events"))
     limit = _limit(path, "memory.max")
-    usage = _number(path, "memory.current") or 0
     swap = None
     if (swapped := _number(path, "memory.swap.current")) is not None:
         more = _limit(path, "memory.swap.max")
-        swap = MemoryUse(usage + swapped, None if limit is None or more is None else limit + more)
+        reached = parse_flat(read_if_exists(path, "memory.swap.events")).get("max")
+        swap = MemoryUse(usage + swapped, None if limit is None or more is None else limit + more, failures=reached)
     kernel = MemoryUse(stat["kernel"]) if "kernel" in stat else None
     return MemoryStats(
         usage,
         limit,
         _number(path, "memory.peak"),
-        events.get("max", 0),
+        events.get("max"),
         swap=swap,
         kernel=kernel,
         cache=stat.get("file", 0),
@@ -192,19 +202,22 @@ def _memory_v2(path: str) -> MemoryStats:
     )
 
 
-def _memory_v1(path: str) -> MemoryStats:
+def _memory_v1(path: str) -> MemoryStats | None:
     def use(kind: str) -> MemoryUse | None:
         names = ("usage_in_bytes", "limit_in_bytes", "max_usage_in_bytes", "failcnt")
         usage, limit, peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
         if usage is None:
             return None
-        return MemoryUse(usage, limit if limit and limit < _UNLIMITED else None, peak, failures or 0, limit or 0)
+        return MemoryUse(usage, limit if limit and limit < _UNLIMITED else None, peak, failures, limit or 0)
 
+    whole = use("")
+    if whole is None:
+        return None
     stat = parse_flat(read_if_exists(path, "memory.stat"))
     kills = sum(parse_flat(read_if_exists(each, "memory.oom_control")).get("oom_kill", 0) for each in walk(path))
     cache = stat.get("total_cache", stat.get("cache", 0))
     return MemoryStats(
-        **attrs.asdict(use("") or MemoryUse()),
+        **attrs.asdict(whole),
         swap=use("memsw."),
         kernel=use("kmem."),
         kernel_tcp=use("kmem.tcp."),
