@@ -128,9 +128,9 @@ def create(
             creation.document["ephemeral"] = True
         prepared = prepare(creation.open(bundle), options, creation.entry)
         plan = prepared.compile(container_id, start=start)
-        warn(plan.warnings)
         creation.record(plan, prepared)
         execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline)
+        warn(plan.warnings)  # not before: what fails has an error, which they would bury
         created = creation.commit(execution, prepared)
     return creation.follow_up(created)
 

@@ -90,7 +90,6 @@ def execute(
         if prepared.group is not None:
             clean_ups.on_failure(prepared.group.kill)  # the process may have run before the failure or interruption
         plan = prepared.compile(entry, document, spec)
-        warn(plan.warnings)
         clean_ups.on_failure(_close, terminals)
         console = terminals.append if options.console_socket is None else to_socket(options.console_socket)
         execution = Execution(
@@ -106,6 +105,7 @@ def execute(
         cgroups = document.get("cgroups", [])
         kills = oom_kills(cgroups)
         init = execution.begin()
+        warn(plan.warnings)  # not before: what fails has an error, which they would bury
         if options.pid_file is not None:
             write_pid_file(Path(options.pid_file), init.pid)
         execution.finish()

@@ -276,7 +276,7 @@ def from_mask(mask: int) -> tuple[str, ...]:
 
 
 class Granted(NamedTuple):
-    """The five capability sets as masks, with a warning for each capability that cannot be granted."""
+    """The five capability sets as masks, with a warning for each group of capabilities that cannot be granted."""
 
     bounding: int
     effective: int
@@ -297,27 +297,30 @@ def grant(requested: Capabilities | None, last_cap: int, held: int) -> Granted:
         last_cap: the kernel's highest capability.
         held: the mask of the capabilities that the runtime can grant; all of them in a new user namespace.
     """
-    warnings: list[str] = []
+    dropped: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    """The sets by the capabilities that they lack, and the reason: often the same for all of them."""
 
     def mask(kind: str, *above: tuple[int, str]) -> int:
         names: tuple[str, ...] = (getattr(requested, kind) or ()) if requested else ()
         bits, unknown = to_mask(names, last_cap)
-        location = f"$.process.capabilities.{kind}"
         if unknown:
-            warnings.append(f"{location}: {', '.join(unknown)}: unknown to this kernel")
+            dropped.setdefault((unknown, "unknown to this kernel"), []).append(kind)
         for allowed, reason in above:
             if lost := bits & ~allowed:
-                warnings.append(f"{location}: {', '.join(from_mask(lost))}: cannot be granted: {reason}")
+                dropped.setdefault((from_mask(lost), f"cannot be granted: {reason}"), []).append(kind)
             bits &= allowed
         return bits
 
-    runtime = (held, "the runtime does not have it")
+    runtime = (held, "the runtime does not have them")
     bounding = mask("bounding", runtime)
     permitted = mask("permitted", runtime)
-    effective = mask("effective", runtime, (permitted, "it is not permitted"))
-    inheritable = mask("inheritable", runtime, (bounding, "it is not in the bounding set"))
-    ambient = mask("ambient", runtime, (permitted, "it is not permitted"), (inheritable, "it is not inheritable"))
-    return Granted(bounding, effective, permitted, inheritable, ambient, tuple(warnings))
+    effective = mask("effective", runtime, (permitted, "they are not permitted"))
+    inheritable = mask("inheritable", runtime, (bounding, "they are not in the bounding set"))
+    ambient = mask("ambient", runtime, (permitted, "they are not permitted"), (inheritable, "they are not inheritable"))
+    warnings = tuple(
+        f"$.process.capabilities.{', '.join(kinds)}: {', '.join(names)}: {reason}" for (names, reason), kinds in dropped.items()
+    )
+    return Granted(bounding, effective, permitted, inheritable, ambient, warnings)
 
 
 _MAX_SHOWN: Final = 10

@@ -37,11 +37,21 @@ def test_all_capabilities_are_granted() -> None:
     assert grant(None, 40, KILL) == (0, 0, 0, 0, 0, ())
 
 
+def test_one_warning_for_the_same_capabilities_in_several_sets() -> None:
+    names = ("CAP_KILL", "CAP_SYS_ADMIN")
+    caps = grant(Capabilities(bounding=names, effective=names, permitted=("CAP_SYS_ADMIN",), inheritable=("CAP_NEW",)), 40, 0)
+    assert caps.warnings == (
+        "$.process.capabilities.bounding, effective: CAP_KILL, CAP_SYS_ADMIN: cannot be granted: the runtime does not have them",
+        "$.process.capabilities.permitted: CAP_SYS_ADMIN: cannot be granted: the runtime does not have them",
+        "$.process.capabilities.inheritable: CAP_NEW: unknown to this kernel",
+    )
+
+
 @pytest.mark.parametrize(
     ("sets", "held", "index", "left", "warning"),
     [
         ({"bounding": ("CAP_X", "CAP_KILL")}, KILL, 0, KILL, r"bounding: CAP_X: unknown to this kernel"),
-        ({"bounding": ("CAP_KILL", "CAP_SYS_ADMIN")}, KILL, 0, KILL, r"bounding: CAP_SYS_ADMIN: .*the runtime does not have it"),
+        ({"bounding": ("CAP_KILL", "CAP_SYS_ADMIN")}, KILL, 0, KILL, r"bounding: CAP_SYS_ADMIN: .*the runtime does not have them"),
         ({"effective": ("CAP_KILL",)}, KILL, 1, 0, r"effective: CAP_KILL: .*not permitted"),
         ({"inheritable": ("CAP_KILL",)}, KILL, 3, 0, r"inheritable: CAP_KILL: .*not in the bounding set"),
         (
