@@ -294,3 +294,9 @@ int64_t oci_birth(int fd)
         return -errno;
     return found.stx_mask & STATX_BTIME ? found.stx_btime.tv_sec * INT64_C(1000000000) + found.stx_btime.tv_nsec : 0;
 }
+
+/* Whether this process has openat2(2): a kernel before 5.6 does not, and a seccomp filter can hide it. */
+int oci_has_openat2(void)
+{
+    return syscall(__NR_openat2, -1, NULL, NULL, 0) >= 0 || errno != ENOSYS;
+}

@@ -37,5 +37,6 @@ int oci_forget(int fd, uint64_t begin, uint64_t size);
 int oci_bpf(int cmd, void *attr, unsigned size);
 int oci_inotify(const char *path, unsigned mask);
 int64_t oci_birth(int fd);
+int oci_has_openat2(void);
 /* cdef ends */
 #endif

@@ -7,12 +7,16 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
+from .._native import lib
 from ..errors import StepError, UnsupportedError
 
 if TYPE_CHECKING:
     from ..spec import Seccomp
 
 _INTERPRETER: Final = "that its interpreter exists, which the first line of a script or the header of an ELF file names"
+
+_DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
+_BIND: Final = "let root mount it on the host, and bind it"
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("netdev_move", errno.ENODEV): ("no such network device", "check the names in linux.netDevices with ip link"),
@@ -40,7 +44,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("label", errno.EACCES): ("the policy does not allow this label", ""),
     ("ambient", errno.EPERM): ("an ambient capability must be permitted and inheritable", ""),
     ("mempolicy", errno.EINVAL): ("the nodes do not exist, or the cgroup does not have them", "check memoryPolicy.nodes"),
-    ("proc_write", errno.EACCES): ("only a privileged user may lower it", ""),
+    ("proc_write", errno.EACCES): ("only a privileged user may lower it", "use a value that is not below the caller's"),
+    ("rdt_make", errno.EACCES): ("only root may use resctrl", "remove linux.intelRdt, or run as root"),
+    ("rdt_class", errno.EACCES): ("only root may use resctrl", "remove linux.intelRdt, or run as root"),
+    ("rdt_schemata", errno.EACCES): ("only root may use resctrl", "run as root"),
     ("clone3", errno.EPERM): ("this user may not create these namespaces", "run as root, or add a user namespace"),
     ("clone3", errno.ENOSPC): ("the limit of namespaces is reached", "raise the limits in /proc/sys/user"),
     ("fork", errno.EPERM): (
@@ -134,16 +141,13 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "switch the host to another root",
     ),
     ("cgroup_mkdir", errno.EEXIST): ("the cgroup exists and is in use", "use another linux.cgroupsPath"),
-    ("cgroup_mkdir", errno.EACCES): ("this user may not create cgroups there", "delegate the cgroup to the user (docs/cgroups.md)"),
+    ("cgroup_mkdir", errno.EACCES): ("this user may not create cgroups there", _DELEGATE),
     ("cgroup_enable", errno.EBUSY): (
         "a parent cgroup has processes of its own, which forbids limits below it",
         "use another linux.cgroupsPath, or move the processes into a cgroup below it",
     ),
     ("cgroup_enable", errno.ENOENT): ("a parent cgroup does not have the controller", "enable it in the parents"),
-    ("cgroup_enable", errno.EACCES): (
-        "the controller is not delegated to this user",
-        "delegate it, with Delegate=cpu cpuset io memory pids for example",
-    ),
+    ("cgroup_enable", errno.EACCES): ("the controller is not delegated to this user", _DELEGATE),
     ("cgroup_enable", errno.EOPNOTSUPP): ("a parent cgroup is threaded", "use another linux.cgroupsPath"),
     ("cgroup_write", errno.EBUSY): ("the current usage is above the limit", "use a higher limit"),
     ("cgroup_write_set", errno.EBUSY): ("the current usage is above the limit", "use a higher limit"),
@@ -158,6 +162,35 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ),
     ("cgroup_mkdir", errno.EROFS): ("the cgroup filesystem is read-only", ""),
 }
+
+
+_UNPRIVILEGED: Final[dict[tuple[str, int], tuple[str, str]]] = {
+    ("scheduler", errno.EPERM): (
+        "needs CAP_SYS_NICE on the host",
+        "use a nice value that is not below the caller's and no real-time policy, or run as root",
+    ),
+    ("fsopen", errno.EPERM): ("the filesystem cannot be mounted in a user namespace", _BIND),
+    ("fsconfig", errno.EPERM): ("not allowed for this user", _BIND),
+    ("fsmount", errno.EPERM): ("only the owner of its namespace may mount this filesystem", _BIND),
+    ("fork", errno.ENOSPC): ("the limit of namespaces is reached", "let root raise the limits in /proc/sys/user"),
+}
+"""What differs for a user without privileges."""
+_NO_USER_NAMESPACES: Final = {
+    "/proc/sys/user/max_user_namespaces": "0",
+    "/proc/sys/kernel/unprivileged_userns_clone": "0",
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
+}
+"""Settings, some of them of distributions, and the values that keep users from making user namespaces."""
+_IN_FILESYSTEM: Final = {
+    "target": "add the mount point to the image",
+    "mknod": "mount a tmpfs on /dev",
+    "symlink": "mount a tmpfs on /dev",
+    "copy_link": "add the link to the image",
+    "chdir": "add the working directory to the image",
+    "console": "mount a tmpfs on /dev",
+    **dict.fromkeys(("open", "write", "copyup", "mode_like", "setxattr", "mask", "readonly"), "use another filesystem"),
+}
+"""The operations that a filesystem carries out, and what helps where it does not."""
 
 
 _CALLS: Final[dict[str, tuple[str, ...]]] = {
@@ -198,7 +231,33 @@ def how_it_died(killed_by: int | None) -> str:
 
 def explain_errno(op: str, code: int) -> tuple[str, str]:
     """Return cause and remedy; empty strings if the text of the errno is enough."""
-    return _KNOWN.get((op, code), ("", ""))
+    known = _UNPRIVILEGED.get((op, code)) if os.geteuid() else None
+    return known or _KNOWN.get((op, code), ("", ""))
+
+
+def explain_clone(code: int, user_namespace: bool) -> str:
+    """Return why a user may not make namespaces, with a user namespace among them or without, by the errno of clone3(2)."""
+    blocked = _user_namespaces_blocked()
+    if user_namespace and blocked:
+        return f"{blocked}; run as root, or let root change it"
+    if code == errno.ENOSPC:
+        return "the limit of namespaces is reached; let root raise the limits in /proc/sys/user"
+    if not user_namespace:
+        return f"this user may not create these namespaces; run as root{'' if blocked else ', or add a user namespace'}"
+    return "this user may not create user namespaces here, as in a chroot or under a filter; run as root"
+
+
+def _user_namespaces_blocked() -> str:
+    """Return the setting that keeps users from making user namespaces, or an empty string."""
+    for path, value in _NO_USER_NAMESPACES.items():
+        try:
+            with open(path, encoding="ascii") as setting:
+                if setting.read().strip() == value:
+                    name = path.removeprefix("/proc/sys/").replace("/", ".")
+                    return f"user namespaces are not allowed: {name} is {value}"
+        except FileNotFoundError:
+            continue
+    return ""
 
 
 def make_error(
@@ -211,12 +270,16 @@ def make_error(
         cause: a cause that is known better than by the errno.
         looked_up: whether a step before this one has found the program.
     """
+    remedy = ""
+    if code == errno.ENOSYS and not cause and op in _IN_FILESYSTEM and lib.oci_has_openat2():
+        cause, remedy = "its filesystem does not support this, as some FUSE filesystems do not", _IN_FILESYSTEM[op]
     if code == errno.ENOSYS and not cause:
         return UnsupportedError(
             f"{text}: this kernel does not have the system call, or a seccomp filter around the runtime hides it; "
             f"Linux 5.14 or later is needed (step {number}/{total} {op}, ENOSYS)"
         )
-    cause, remedy = (cause, "") if cause else explain_errno(op, code)
+    if not cause:
+        cause, remedy = explain_errno(op, code)
     problem = ""
     if op in ("lookup", "exec"):
         if code == errno.ENOENT and looked_up:

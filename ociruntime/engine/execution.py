@@ -19,7 +19,7 @@ from ..plan.model import UncompiledFilter, encode
 from ..plan.ops import REPORTING, WAITING, Report, Sync
 from ..spec.base import Problem
 from . import cgroup, undo
-from .causes import denied_by_filter, how_it_died, make_error
+from .causes import denied_by_filter, explain_clone, how_it_died, make_error
 from .clone import clone
 from .host_steps import execute_step
 from .launch import NONE_PRESERVED, STALL, Init, Message, Preserved, StallDetector, own_child
@@ -461,6 +461,8 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
     profile = _profile(plan, number)
     if profile is not None and not cause:
         cause = denied_by_filter(profile, step.op, code)
+    if step.op == "clone3" and code in (errno.EPERM, errno.ENOSPC) and os.geteuid():
+        cause = explain_clone(code, bool(plan.clone_flags & CLONE_NEW["user"]))
     looked_up = any(earlier.op == "lookup" for earlier in plan.steps[: number - 1])
     return make_error(number, len(plan.steps), step.op, step.text, code, words, cause, looked_up=looked_up)
 
