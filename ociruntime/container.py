@@ -285,8 +285,9 @@ class Container:
 
     def pause(self) -> None:
         """Freeze every process. Raises WrongStatus, or UnsupportedError without a freezer."""
-        with allowed(self._entry, "pause", Status.RUNNING) as document:
-            cgroup.freeze(document.get("cgroups", []), True)
+        from .lifecycle.update import pause
+
+        pause(self._entry)
 
     def resume(self) -> None:
         """Thaw the processes of a paused container. Raises WrongStatus."""

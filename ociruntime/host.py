@@ -23,6 +23,9 @@ _INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
 # PROC_USER_INIT_INO, the inode of the initial user namespace.
 
 
+_BOOTED: Final = "/run/systemd/system"
+
+
 class Hierarchy(NamedTuple):
     """One mounted cgroup hierarchy."""
 
@@ -77,6 +80,8 @@ class Host(NamedTuple):
     subgids: tuple[tuple[int, int], ...] = ()
     systemd: Systemd | None = None
     """None if no systemd is running, or this user has none."""
+    booted: bool = False
+    """Whether the host was booted with systemd (sd_booted(3))."""
     may_mknod: bool = True
     """Whether this process may create device nodes: with CAP_MKNOD, and in the initial user namespace."""
     may_setgroups: bool = True
@@ -89,6 +94,11 @@ class Host(NamedTuple):
         """Probe this host, once for each cgroup that this process is in. Raises OSError: /proc is not mounted."""
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as own:
             return _probe(own.read())
+
+    @property
+    def may_create_cgroups(self) -> bool:
+        """Whether this user may create cgroups in a hierarchy."""
+        return any(hierarchy.base is not None for hierarchy in self.hierarchies)
 
     @property
     def privileged(self) -> bool:
@@ -145,7 +155,7 @@ def _below(path: str, root: str) -> str:
 
 def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:
     hierarchy = next((h for h in reversed(hierarchies) if h.version == 2 or "name=systemd" in h.controllers), None)
-    if hierarchy is None or not os.path.isdir("/run/systemd/system"):
+    if hierarchy is None or not os.path.isdir(_BOOTED):
         return None
     uid = outer_uid()
     base = f"/user.slice/user-{uid}.slice/user@{uid}.service" if uid else "/"
@@ -233,6 +243,7 @@ def _probe(own: str) -> Host:
         subuids=_mapped(_subids("/etc/subuid", os.geteuid()), "/proc/self/uid_map"),
         subgids=_mapped(_subids("/etc/subgid", os.geteuid()), "/proc/self/gid_map"),
         systemd=_systemd(hierarchies),
+        booted=os.path.isdir(_BOOTED),
         may_mknod=initial and bool(capabilities & _CAP_MKNOD),
         may_setgroups=initial or Path("/proc/self/setgroups").read_text() != "deny\n",
         initial=initial,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _INTERPRETER: Final = "that its interpreter exists, which the first line of a script or the header of an ELF file names"
 
 _DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
+_MAP: Final = "use one that is mapped, or map it in linux.{0}Mappings to an id that root has given you in /etc/sub{0}"
 _BIND: Final = "let root mount it on the host, and bind it"
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
@@ -169,6 +170,9 @@ _UNPRIVILEGED: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "needs CAP_SYS_NICE on the host",
         "use a nice value that is not below the caller's and no real-time policy, or run as root",
     ),
+    ("setresuid", errno.EINVAL): ("the user is not mapped in the user namespace", _MAP.format("uid")),
+    ("setresgid", errno.EINVAL): ("the group is not mapped in the user namespace", _MAP.format("gid")),
+    ("setgroups", errno.EINVAL): ("a group is not mapped in the user namespace", _MAP.format("gid")),
     ("fsopen", errno.EPERM): ("the filesystem cannot be mounted in a user namespace", _BIND),
     ("fsconfig", errno.EPERM): ("not allowed for this user", _BIND),
     ("fsmount", errno.EPERM): ("only the owner of its namespace may mount this filesystem", _BIND),

@@ -48,9 +48,7 @@ class SystemdConnection:
         try:
             import jeepney
         except ModuleNotFoundError:
-            raise UnsupportedError(
-                "the systemd cgroup manager needs jeepney: pip install 'ociruntime[systemd]', or use --cgroup-manager cgroupfs"
-            ) from None
+            raise UnsupportedError("the systemd cgroup manager needs jeepney: pip install 'ociruntime[systemd]'") from None
         self._jeepney = jeepney
         self._parser = jeepney.Parser()
         self._deadline = deadline
@@ -174,11 +172,10 @@ def _connect(user: bool, deadline: float) -> tuple[socket.socket, bool]:
             return connection, private
     if failure is not None:
         raise failure
+    problem, remedy = "systemd is not running", "use --cgroup-manager cgroupfs"
     if user:
-        problem, remedy = f"no systemd of uid {outer_uid()} is running", "log in, use 'loginctl enable-linger', or "
-    else:
-        problem, remedy = "systemd is not running", ""
-    raise UnsupportedError(f"cannot use the systemd cgroup manager: {problem}; {remedy}use --cgroup-manager cgroupfs")
+        problem, remedy = f"the systemd of uid {outer_uid()} has no socket in $XDG_RUNTIME_DIR", "set it as a login does"
+    raise UnsupportedError(f"cannot use the systemd cgroup manager: {problem}; {remedy}")
 
 
 T = TypeVar("T")

@@ -249,7 +249,9 @@ def processes(document: StateRecord) -> set[int]:
         return set()
     os.close(pidfd)
     if not document.get("namespaces", 0) & _CLONE_NEWPID:
-        raise UnsupportedError("the processes of a container that has neither cgroups nor a pid namespace of its own are not known")
+        raise UnsupportedError(
+            "the processes of the container are not known: it has neither cgroups nor a pid namespace; create it with one of them"
+        )
     return pid_namespace_members(document["pid"])
 
 

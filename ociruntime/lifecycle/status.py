@@ -46,9 +46,6 @@ def current(document: StateRecord) -> StateRecord:
 
 def out_of_memory(document: StateRecord) -> bool:
     """Return whether there was an OOM kill in a container."""
-
-    from ..engine.cgroup.account import logged_oom_kill
-
     if cgroup.oom_kills(document.get("cgroups", [])):
         return True
     # systemd removes a scope's cgroup, and its count, with the last process.
@@ -56,7 +53,7 @@ def out_of_memory(document: StateRecord) -> bool:
     if not scope or os.path.exists(scope):
         return False
 
-    return logged_oom_kill(scope, document.get("pid", 0), document.get("pid_start", 0))
+    return cgroup.logged_oom_kill(scope, document.get("pid", 0), document.get("pid_start", 0))
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""Changing the limits of a container (``update`` of runc; runtime.md has no such operation)."""
+"""Changing the limits of a container, and pausing it (``update`` and ``pause`` of runc; runtime.md has no such operations)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 import attrs
 
-from ..engine import undo
+from ..engine import cgroup, undo
 from ..engine.cgroup.devices import Rollback
 from ..engine.execution import step_error
 from ..engine.host_steps import execute_step
@@ -103,11 +104,26 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         host = Host.probe()
         placement = existing_placement(document.get("cgroups", []), host)
         unit = undo.unit(document.get("undo", []))
-        plan = compile_update(linux, member_names(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
+        try:
+            plan = compile_update(linux, member_names(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
+        except UnsupportedError as error:
+            path, _, reason = str(error).partition(": ")
+            raise UnsupportedError(f"{_name_of(path, limits)}: {reason}") from None
         # The new config.json is written before the change, so that a full disk cannot prevent it afterwards.
         with entry.staged("config.json", spec.evolve(linux=linux).to_json().encode()) as config:
             _perform(plan)
             config.commit()
+
+
+def pause(entry: Entry) -> None:
+    """Freeze every process of a container. Raises WrongStatus, or UnsupportedError without a freezer."""
+    with allowed(entry, "pause", Status.RUNNING) as document:
+        paths = document.get("cgroups", [])
+        if not paths:
+            raise UnsupportedError(
+                f"cannot pause container {entry.id!r}: it needs a cgroup: {existing_placement(paths, Host.probe()).lack}"
+            )
+        cgroup.freeze(paths, True)
 
 
 def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Limits) -> Resources:
@@ -138,11 +154,15 @@ def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Li
 
 def _named(problems: Iterable[Problem], limits: Limits) -> list[Problem]:
     """Return problems of linux.resources with the names of the arguments that they come from."""
+    return [attrs.evolve(problem, path=_name_of(problem.path, limits)) for problem in problems]
+
+
+def _name_of(path: str, limits: Limits) -> str:
+    """Return the argument that a member of linux.resources comes from; the path itself if there is none."""
     arguments = {member: name for name, member in _MEMBERS.items() if limits.get(name) is not None}
     if limits.get("cpus") is not None:
-        arguments["cpu.quota"] = "cpus"
-    members = [(problem, problem.path.removeprefix("$.").removeprefix("linux.resources.")) for problem in problems]
-    return [attrs.evolve(problem, path=arguments.get(member, problem.path)) for problem, member in members]
+        arguments |= {"cpu.quota": "cpus", "cpu.period": "cpus"}
+    return arguments.get(path.removeprefix("$.").removeprefix("linux.resources."), path)
 
 
 def _schemas(limits: Limits) -> dict[str, str]:
@@ -155,7 +175,8 @@ def _schemas(limits: Limits) -> dict[str, str]:
 
 def _with_schemas(rdt: IntelRdt | None, schemas: Mapping[str, str]) -> IntelRdt | None:
     if schemas and rdt is None:
-        raise UnsupportedError("$.linux.intelRdt: the container has no resctrl group: create it with one")
+        remedy = "; create it with linux.intelRdt" if Host.probe().resctrl and not os.geteuid() else ""
+        raise UnsupportedError(f"$.linux.intelRdt: the container has no resctrl group{remedy}")
     if rdt is None or not schemas:
         return rdt
     l3, bandwidth = (schemas.get(name, old) for name, old in zip(_SCHEMAS, (rdt.l3_cache_schema, rdt.mem_bw_schema), strict=True))

@@ -129,7 +129,7 @@ def _helper(kind: str, mappings: Mappings, host: Host, ranges: Sequence[tuple[in
         if not any(first <= entry.host_id and last < first + count for first, count in ranges):
             raise UnsupportedError(
                 f"{location}[{index}]: user {host.euid} may not map the host ids {entry.host_id}-{last}; "
-                f"add them to /etc/sub{kind}, or map {kind} {host.euid if kind == 'uid' else host.egid} alone"
+                f"let root add them to /etc/sub{kind}, or map {kind} {host.euid if kind == 'uid' else host.egid} alone"
             )
     if not host.idmap_helpers:
         raise UnsupportedError(f"{location}: mapping more than the own id needs new{kind}map (Debian: uidmap) or root")

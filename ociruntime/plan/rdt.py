@@ -29,7 +29,7 @@ def _group(rdt: IntelRdt, host: Host, container_id: str) -> str:
     if not host.resctrl:
         raise UnsupportedError(
             "$.linux.intelRdt: no resctrl filesystem is mounted; if the processor has resource control, "
-            "run mount -t resctrl resctrl /sys/fs/resctrl"
+            f"{'let root run' if host.euid else 'run'} mount -t resctrl resctrl /sys/fs/resctrl"
         )
     name = container_id if rdt.clos_id is None else rdt.clos_id
     if name in RESERVED_GROUPS:

@@ -444,9 +444,9 @@ def test_unsupported_configs(name: str) -> None:
             "below .*/user.slice/u only",
         ),
         (USER_V2, lambda d: (limit(pids={"limit": 5})(d), linux(cgroupsPath="/user.slice/ux")(d)), UnsupportedError, "below"),
-        (NOWHERE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*systemd-run"),
-        (HYBRID, limit(unified={"memory.high": "5"}), UnsupportedError, r"unified\['memory.high'\].*version 2"),
-        (PURE_V2, limit(network={"classID": 5}), UnsupportedError, r"network\.classID.*cgroup v1 only"),
+        (NOWHERE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*let root delegate"),
+        (HYBRID, limit(unified={"memory.high": "5"}), UnsupportedError, r"unified\['memory.high'\]: no cgroup v2 hierarchy"),
+        (PURE_V2, limit(network={"classID": 5}), UnsupportedError, r"network\.classID.*which cgroup v1 alone has"),
         (PURE_V2, limit(memory={"swappiness": 5}), UnsupportedError, r"memory\.swappiness"),
     ],
 )
@@ -491,14 +491,46 @@ def test_unsupported_user_namespaces(host: Host, change: Callable[[dict], None],
     ("host", "words"),
     [
         (HYBRID._replace(systemd=Systemd(True, HYBRID.hierarchies[-1])), "on cgroup v2 only, and this host uses hybrid"),
-        (HYBRID, "no systemd that user 0 may use"),
-        (NONE, "no systemd that user 0 may use"),
-        (PURE_V2, "no systemd that user 0 may use is running; use --cgroup-manager cgroupfs"),
+        (HYBRID, "systemd is not running; use --cgroup-manager cgroupfs$"),
+        (NONE, "systemd is not running; use --cgroup-manager cgroupfs$"),  # without cgroups and limits
+        (PURE_V2, "systemd is not running; use --cgroup-manager cgroupfs$"),
+        (USER_V2._replace(booted=True), "user 1000 has no systemd of its own; let root run .*, or use --cgroup-manager cgroupfs$"),
+        (NOWHERE._replace(booted=True), "let root run 'loginctl enable-linger 1000', or use --cgroup-manager cgroupfs$"),
     ],
 )
 def test_hosts_without_a_usable_systemd(host: Host, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         compiled(config(), host, manager="systemd")
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (NONE, "this host has no cgroup filesystem mounted; mount it$"),
+        (NONE._replace(euid=1000), "this host has no cgroup filesystem mounted; mount it as root$"),
+        (NOWHERE._replace(euid=0), "no cgroup filesystem is writable; mount it with the option rw$"),
+        (NOWHERE, "user 1000 may not create cgroups; run as root, or let root delegate cgroups to user 1000 "),
+        (NOWHERE._replace(booted=True), "user 1000 may not create cgroups; let root run 'loginctl enable-linger 1000', and use --cgroup-manager systemd$"),
+        (NOWHERE._replace(booted=True, systemd=Systemd(True, PURE_V2.hierarchies[0])), "user 1000 may not create cgroups; use --cgroup-manager systemd, or run in 'systemd-run"),
+        (
+            HYBRID._replace(
+                euid=1000, booted=True, systemd=Systemd(True, HYBRID.hierarchies[-1]),
+                hierarchies=tuple(h._replace(base=None) for h in HYBRID.hierarchies),
+            ),
+            "user 1000 may not create cgroups; run as root, or let root delegate cgroups to user 1000 ",
+        ),
+    ],
+)  # fmt: skip
+def test_only_remedies_that_work_on_the_host(host: Host, words: str) -> None:
+    given = config(limit(pids={"limit": 9}))
+    with pytest.raises(UnsupportedError, match=rf"^\$\.linux\.resources\.pids\.limit: needs a cgroup: {words}"):
+        compiled(given, host)
+    with pytest.raises(UnsupportedError, match=r"needs a cgroup: the cgroup manager is disabled, and "):
+        compiled(given, host, manager="disabled")
+    if host.systemd is None and host.euid:
+        with pytest.raises(UnsupportedError, match=r"^systemd cgroup manager: ") as caught:
+            compiled(given, host, manager="systemd")
+        assert "cgroupfs" not in str(caught.value)  # which cannot set the limit either
 
 
 def test_order_of_the_steps() -> None:

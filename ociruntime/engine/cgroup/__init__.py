@@ -12,6 +12,7 @@ from ..._lazy import lazy_names
 if TYPE_CHECKING:
     from .account import CgroupUsage as CgroupUsage
     from .account import container_usage as container_usage
+    from .account import logged_oom_kill as logged_oom_kill
     from .account import oom_kills as oom_kills
     from .account import usage as usage
     from .tasks import freeze as freeze
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .tree import write_set as write_set
 
 _MODULES = {
-    "account": "CgroupUsage container_usage oom_kills usage",
+    "account": "CgroupUsage container_usage logged_oom_kill oom_kills usage",
     "tasks": "freeze frozen kill processes remove signal_all thaw_killed",
     "tree": "check_memory delegate enable joinable give_realtime make remove_parents missing_parents write write_first write_set",
 }

@@ -59,11 +59,13 @@ def write(path: str, file: str, *values: str, member: str = "") -> None:
 
     Raises:
         UnsupportedError: this kernel has no such file.
-        OSError: the kernel refuses the value.
+        OSError: the kernel refuses the value, or the cgroup was removed.
     """
     try:
         fd = os.open(f"{path}/{file}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
+        if not os.path.isdir(path):
+            raise
         raise UnsupportedError(f"$.linux.resources.{member}: this kernel has no {file} ({path})") from None
     try:
         for value in values:

@@ -11,7 +11,7 @@ from ..model import Plan, PlanBuilder
 from ..ops import Sync
 from ..rdt import compile_rdt_change
 from .limits import compile_limits
-from .placement import DISABLED, Manager, Place, Placement, compile_follow, compile_places, new_placement
+from .placement import DISABLED, Manager, Place, Placement, compile_follow, compile_places, new_placement, privileged_remedy
 from .systemd import CONTROLLERS, describe_scope, resource_properties, scope_of, scope_properties
 
 if TYPE_CHECKING:
@@ -40,20 +40,28 @@ def compile_cgroups(
 
 def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
     if host.systemd is None:
-        raise UnsupportedError(
-            f"systemd cgroup manager: no systemd that user {host.euid} may use is running; use --cgroup-manager cgroupfs, "
-            "or start the user's systemd by a login or 'loginctl enable-linger'"
-        )
+        reason, remedy = "systemd is not running", _without_systemd(linux, host)
+        if host.booted:
+            reason = f"user {host.euid} has no systemd of its own"
+            remedy = f"let root run 'loginctl enable-linger {host.euid}', or {remedy}"
+        raise UnsupportedError(f"systemd cgroup manager: {reason}; {remedy}")
     user, hierarchy = host.systemd
     if user and host.cgroup_mode != "v2":
-        raise UnsupportedError(
-            "systemd cgroup manager: the user's systemd has controllers on cgroup v2 only, and this host uses "
-            f"{host.cgroup_mode}; use --cgroup-manager cgroupfs, or boot with systemd.unified_cgroup_hierarchy=1"
-        )
+        reason = f"the user's systemd has controllers on cgroup v2 only, and this host uses {host.cgroup_mode}"
+        remedy = f"{_without_systemd(linux, host)}, or boot with systemd.unified_cgroup_hierarchy=1"
+        raise UnsupportedError(f"systemd cgroup manager: {reason}; {remedy}")
     target = scope_of(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
     # The same path in every v1 hierarchy; systemd itself creates it in some of them.
     others = [h for h in host.hierarchies if h.mountpoint != hierarchy.mountpoint and h.base is not None]
     return Placement(tuple(Place(h.mountpoint + target.path, h) for h in (*others, hierarchy)), scope=target.unit)
+
+
+def _without_systemd(linux: Linux | None, host: Host) -> str:
+    """Return what helps where there is no systemd for a container: the other manager, if its limits can be set by that."""
+    limited = changed_members(linux.resources).keys() - {"devices"} if linux and linux.resources else None
+    if host.may_create_cgroups or not limited:
+        return "use --cgroup-manager cgroupfs"
+    return privileged_remedy(host)
 
 
 def cgroup_to_attach(unit: tuple[str, bool, str] | None, placement: Placement, host: Host) -> str:
@@ -154,10 +162,12 @@ def compile_update(
     builder = PlanBuilder()
     builder.phase = "On the host"
     resources = linux.resources or Resources()
-    compile_limits(builder, resources, placement, host, only=changed)
+    compile_limits(builder, resources, placement, host, only=changed, enable=unit is None)
     if unit is not None and (properties := resource_properties(resources, host, user=unit[1], only=changed)):
         text = f"{unit[0]}: {', '.join(map(str, properties))}"
         builder.add_host("systemd_set", unit[0], tuple(map(tuple, properties)), unit[1], text=text)
-        compile_limits(builder, resources, placement, host, only=changed - {"devices"})  # again, as systemd rounds what it writes
+        compile_limits(
+            builder, resources, placement, host, only=changed - {"devices"}, enable=False
+        )  # again, as systemd rounds what it writes
     compile_rdt_change(builder, linux, host, container_id, schemas)
     return builder.build(f"update {container_id}", clone_flags=0, cgroups=placement.directories)

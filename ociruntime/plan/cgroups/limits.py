@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import UnsupportedError
-from .placement import DISABLED, Place, Placement
+from .placement import DISABLED, Place, Placement, no_cgroups
 from .writes import ROOT, Write, refuse_unsupported, unified_writes, v1_writes, v2_writes
 
 if TYPE_CHECKING:
@@ -175,22 +175,30 @@ _V1_NAMES: Final = {"io": "blkio"}
 
 
 def compile_limits(
-    builder: PlanBuilder, resources: Resources | None, placement: Placement, host: Host, *, only: Collection[str] | None = None
+    builder: PlanBuilder,
+    resources: Resources | None,
+    placement: Placement,
+    host: Host,
+    *,
+    only: Collection[str] | None = None,
+    enable: bool = True,
 ) -> None:
     """Write the limits.
 
     Args:
         only: the members of linux.resources, such as ``memory.limit``, whose values are written. Default: all.
+        enable: whether to enable the controllers that the values need. systemd does it for its own units.
 
     Raises:
         SpecError: values contradict each other.
         UnsupportedError: this host cannot apply a limit.
     """
     unified = placement.unified
-    writes = [] if resources is None else _placed(resources, placement, only)
+    writes = [] if resources is None else _placed(resources, placement, host, only)
     required = sorted({write.controller for place, write in writes if place is unified and write.controller != "cgroup"})
-    if unified and only is None:
-        optional = [name for name in _COUNTING if name in unified.hierarchy.controllers and name not in required]
+    if enable and unified and (only is None or required):
+        counting = _COUNTING if only is None else ()
+        optional = [name for name in counting if name in unified.hierarchy.controllers and name not in required]
         if required or optional:
             parts = (", ".join(required), f"if possible {', '.join(optional)}" if optional else "")
             values = (unified.directory, unified.hierarchy.mountpoint, tuple(required), tuple(optional))
@@ -229,7 +237,7 @@ def _write(builder: PlanBuilder, place: Place, write: Write) -> None:
     builder.add_host("cgroup_write_first", place.directory, choices, write.optional, write.members[0], text=description)
 
 
-def _placed(resources: Resources, placement: Placement, only: Collection[str] | None) -> list[tuple[Place, Write]]:
+def _placed(resources: Resources, placement: Placement, host: Host, only: Collection[str] | None) -> list[tuple[Place, Write]]:
     """Return every write with its cgroup; a v1 hierarchy with the controller comes first."""
     assigned = []
     writes = [write for write in v1_writes(resources) if is_selected(write, only)]
@@ -251,15 +259,15 @@ def _placed(resources: Resources, placement: Placement, only: Collection[str] | 
         if unified and write.controller in unified.hierarchy.controllers:
             assigned.append((unified, write))
         else:
-            raise _missing(write, placement)
+            raise _missing(write, placement, host)
     for write in rest:
         if write.controller in ("net_cls", "net_prio") or not unified:
-            raise _missing(write, placement)
+            raise _missing(write, placement, host)
     for write in unified_writes(resources):
         if not is_selected(write, only):
             continue
         if not unified or write.controller not in unified.hierarchy.controllers | {"cgroup"}:
-            raise _missing(write, placement, " of version 2")
+            raise _missing(write, placement, host, " v2")
         assigned.append((unified, write))
     return assigned
 
@@ -269,14 +277,19 @@ def is_selected(write: Write, only: Collection[str] | None) -> bool:
     return only is None or any(member.partition("[")[0] in only or member in only for member in write.members)
 
 
-def _missing(write: Write, placement: Placement, version: str = "") -> UnsupportedError:
+def _missing(write: Write, placement: Placement, host: Host, version: str = "") -> UnsupportedError:
     location = f"{ROOT}.{write.members[0]}"
+    if placement is DISABLED:
+        more = "; use --cgroup-manager cgroupfs" if host.may_create_cgroups else f", and {no_cgroups(host)}"
+        return UnsupportedError(f"{location}: needs a cgroup: {placement.lack}{more}")
     if not placement.places:
         return UnsupportedError(f"{location}: needs a cgroup: {placement.lack}")
-    note = " (cgroup v1 only)" if write.controller in ("net_cls", "net_prio") else ""
-    return UnsupportedError(
-        f"{location}: no cgroup hierarchy{version} that this user may use has the controller {write.controller}{note}"
-    )
+    if write.controller in ("net_cls", "net_prio"):
+        return UnsupportedError(f"{location}: this host does not have the controller {write.controller}, which cgroup v1 alone has")
+    if host.euid:
+        problem = f"no cgroup{version} of user {host.euid} has the controller {write.controller}"
+        return UnsupportedError(f"{location}: {problem}; if the kernel has it, let root delegate it (docs/cgroups.md)")
+    return UnsupportedError(f"{location}: no cgroup{version} hierarchy of this host has the controller {write.controller}")
 
 
 def _check_update(builder: PlanBuilder, resources: Resources, placement: Placement, only: Collection[str] | None) -> None:
@@ -301,11 +314,14 @@ def _devices(builder: PlanBuilder, resources: Resources, placement: Placement, h
     cgroup = place or placement.unified
     if placement is DISABLED:
         return
-    if cgroup is None or not host.rules_devices(cgroup.hierarchy.version):
+    versions = (1, 2) if cgroup is None else (cgroup.hierarchy.version,)
+    if cgroup is None or not host.rules_devices(versions[0]):
         # Other runtimes omit the rules, and engines write them into configs of unprivileged users too.
         reason = "CAP_SYS_ADMIN in the initial user namespace"
-        if cgroup is None:
+        if any(host.rules_devices(version) for version in versions):
             reason = f"a cgroup: {placement.lack or 'the container has none with the devices controller'}"
+        elif required:
+            reason += "; run as root of the host"
         message = f"{ROOT}.devices: device rules need {reason}"
         if required:
             raise UnsupportedError(message)

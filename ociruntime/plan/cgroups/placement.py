@@ -94,15 +94,34 @@ def new_placement(cgroups_path: str | None, container_id: str, host: Host) -> Pl
             places.append(Place(hierarchy.mountpoint + full, hierarchy))
     if places:
         return Placement(tuple(places))
-    if not host.hierarchies:
-        return Placement((), "this host has no cgroup filesystem mounted")
     bases = sorted({h.mountpoint + h.base for h in host.hierarchies if h.base})
     if bases and absolute:
         return Placement((), f"this user may create cgroups below {', '.join(bases)} only; correct linux.cgroupsPath")
-    return Placement(
-        (),
-        "this user may not create cgroups; use --cgroup-manager systemd, or run in 'systemd-run --user --scope -p Delegate=yes'",
-    )
+    return Placement((), no_cgroups(host))
+
+
+def no_cgroups(host: Host) -> str:
+    """Return why this user may not create cgroups, and what helps on this host."""
+    if not host.hierarchies:
+        return "this host has no cgroup filesystem mounted; mount it" + (" as root" if host.euid else "")
+    if not host.euid:
+        return "no cgroup filesystem is writable; mount it with the option rw"
+    return f"user {host.euid} may not create cgroups; {privileged_remedy(host, may_use_systemd=True)}"
+
+
+def privileged_remedy(host: Host, *, may_use_systemd: bool = False) -> str:
+    """Return how this user gets cgroups.
+
+    Args:
+        may_use_systemd: whether to name the systemd cgroup manager, which is not what failed.
+    """
+    delegate = f"run as root, or let root delegate cgroups to user {host.euid} (docs/cgroups.md)"
+    if may_use_systemd and host.cgroup_mode == "v2":
+        if host.systemd is not None:
+            return "use --cgroup-manager systemd, or run in 'systemd-run --user --scope -p Delegate=yes'"
+        if host.booted:
+            return f"let root run 'loginctl enable-linger {host.euid}', and use --cgroup-manager systemd"
+    return delegate
 
 
 DISABLED: Final = Placement((), "the cgroup manager is disabled")
@@ -111,12 +130,21 @@ DISABLED: Final = Placement((), "the cgroup manager is disabled")
 
 def existing_placement(directories: Sequence[str], host: Host) -> Placement:
     """Return the placement of an existing container, from the directories in its state."""
+    if not directories:
+        return Placement((), f"the container was created without one; {recreate(host)}")
     places = []
     for directory in directories:
         above = [h for h in host.hierarchies if directory.startswith(h.mountpoint + "/")]
         if above:
             places.append(Place(directory, max(above, key=lambda h: len(h.mountpoint))))
     return Placement(tuple(places))
+
+
+def recreate(host: Host) -> str:
+    """Return how a container gets cgroups that was created without."""
+    if host.may_create_cgroups:
+        return "create it again with --cgroup-manager cgroupfs"
+    return no_cgroups(host)
 
 
 def inner_cgroups(placement: Placement, paths: str | Mapping[str, str]) -> dict[str, str]:
