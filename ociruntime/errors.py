@@ -1,14 +1,14 @@
-"""Every exception the package raises on purpose.
+"""The exceptions that the package raises on purpose.
 
 ::
 
     OCIRuntimeError
-    +-- SpecError          config.json, features or state that is not what the runtime spec says
+    +-- SpecError          a document does not conform to the runtime spec
     +-- ImageError         an image that is damaged or of an unknown kind         (also ValueError)
     |   +-- SifError       a SIF file that is not what the format says
     +-- BundleError        a bundle directory that cannot be made or used
-    +-- UnsupportedError   something asked for that this host or build cannot do
-    +-- StateError         what the state store knows forbids the operation
+    +-- UnsupportedError   this host or build cannot do what was asked for
+    +-- StateError         the state of the container does not allow the operation
     |   +-- ContainerNotFound                                                     (also LookupError)
     |   +-- ContainerExists
     |   +-- WrongStatus
@@ -18,10 +18,10 @@
     +-- ProcessError       a process did not exit with 0, and ``check=True``      (also subprocess.CalledProcessError)
     +-- ProcessTimeout     a process did not end within ``timeout`` seconds       (also TimeoutError, subprocess.TimeoutExpired)
 
-    OCIRuntimeWarning      what the runtime spec wants logged as a warning while the operation goes on (a UserWarning)
+    OCIRuntimeWarning      a problem that does not end the operation              (a UserWarning)
 
-A wrong *type* in a call is a ``TypeError`` as everywhere in Python, and a mount or a file that the operating system refuses outside
-of a plan stays an ``OSError``.
+An argument of a wrong type raises ``TypeError``, as everywhere in Python. A system call that fails outside of a plan raises
+``OSError``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _rebuild(cls: type[OCIRuntimeError], args: tuple[object, ...], fields: dict[
 
 
 class OCIRuntimeWarning(UserWarning):
-    """Something that the runtime spec wants logged as a warning while the operation goes on (runtime.md, Warnings)."""
+    """A problem that does not end the operation, as the runtime spec requires (runtime.md, Warnings)."""
 
 
 def warn(texts: Iterable[str]) -> None:
@@ -87,7 +87,7 @@ def warn(texts: Iterable[str]) -> None:
 
 
 class SpecError(OCIRuntimeError, ValueError):
-    """A document is not what the runtime spec says; ``problems`` holds everything wrong with it, not only the first."""
+    """A document does not conform to the runtime spec. ``problems`` holds all of its problems."""
 
     problems: tuple[Problem, ...]
 
@@ -125,11 +125,11 @@ class BundleError(OCIRuntimeError):
 
 
 class UnsupportedError(OCIRuntimeError):
-    """The host, or this build, lacks what was asked for; the message names it and what would help."""
+    """This host or build cannot do what was asked for. The message says why, and what would help."""
 
 
 class StateError(OCIRuntimeError):
-    """What the state store knows about a container forbids the operation."""
+    """The state of the container, or its state directory, does not allow the operation."""
 
 
 class ContainerNotFound(StateError, LookupError):
@@ -162,7 +162,7 @@ class WrongStatus(StateError):
 
 
 class StepError(OCIRuntimeError, OSError):
-    """One step of a plan failed: which, on what, and why.
+    """A step of a plan failed.
 
     ``errno`` and ``strerror`` are those of any `OSError`; ``step`` counts from 1 as `Plan.explain()` prints it.
     """
@@ -189,7 +189,7 @@ class StepError(OCIRuntimeError, OSError):
         self.remedy = remedy
         self.detail = detail
         self.problem = problem
-        """What is wrong with the user's configuration, where that is known; the message begins with it."""
+        """What is wrong with the configuration, if that is known. The message begins with it."""
         self.code = _errno.errorcode.get(errno, str(errno))
 
     def __str__(self) -> str:
@@ -203,7 +203,7 @@ class StepError(OCIRuntimeError, OSError):
 
 
 class LaunchTimeout(StepError, TimeoutError):
-    """A container, or a process in one, took too long to start; it was killed. The step is the one that it was in."""
+    """A container, or a process in one, took too long to start; it was killed. ``step`` is the step that did not end."""
 
 
 def _rebuild_step_error(cls: type[StepError], errno: int, fields: dict[str, object]) -> StepError:

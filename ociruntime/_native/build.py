@@ -1,4 +1,4 @@
-"""Builds the two native parts: the cffi module ``_host`` (API mode, abi3) and the freestanding program ``init``.
+"""Build the two native parts: the cffi module ``_host`` (API mode, abi3) and the freestanding program ``init``.
 
 Used by ``setup.py``; never imported by the package.
 """
@@ -25,11 +25,11 @@ INIT_FLAGS = [
 SANITIZED_FLAGS = [
     *["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 ]
-"""Those of an ordinary program with the sanitizers, to test the init with."""
+"""Flags for an ordinary program with sanitizers, which tests use as the init."""
 
 
 def _ops() -> ModuleType:
-    """The op table, loaded by path: the package itself need not be importable while it is built."""
+    """Load the op table by its path, because the package cannot be imported before it is built."""
     spec = importlib.util.spec_from_file_location("_ociruntime_ops", HERE.parent / "plan" / "ops.py")
     assert spec is not None
     assert spec.loader is not None

@@ -34,10 +34,10 @@ class Reader(Unpicklable, Generic[AnyStr]):
             self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         self._text = ""
         self._begun: list[bytes] = []
-        """Of a line whose end has not come yet, so that a reader that is cancelled loses nothing."""
+        """The parts of a line whose end has not arrived, so that a reader that is cancelled loses nothing."""
 
     async def read(self, size: int = -1) -> AnyStr:
-        """What there is, at most ``size`` bytes of it; without a size everything up to the end. Empty at the end."""
+        """Return up to ``size`` bytes, as soon as there are some; without a size everything up to the end. Empty at the end."""
         while True:
             raw = await self._stream.read(size)
             whole: Any = b"".join(self._begun) + raw
@@ -48,7 +48,7 @@ class Reader(Unpicklable, Generic[AnyStr]):
                 return whole  # type: ignore[no-any-return]
 
     async def readline(self) -> AnyStr:
-        """The next line with its end; empty at the end of the stream."""
+        """Return the next line with its line end; empty at the end of the stream."""
         if self._decoder is None:
             whole: Any = await self._raw_line()
             return whole  # type: ignore[no-any-return]
@@ -269,10 +269,10 @@ class Process(BaseProcess, Generic[AnyStr]):
 
 
 class Attachment(Reader[bytes]):
-    """`ociruntime.Attachment` in the event loop: read what the container prints, `write` what it is to read.
+    """`ociruntime.Attachment` in the event loop: read the container's output, and write its input.
 
-    ``b""`` is the end: the container has ended, or we have been cut off because we did not read. As a context manager it detaches
-    at the end; the container goes on.
+    Reading returns ``b""`` when the container has ended, or when the supervisor has dropped this client because it did not read.
+    As a context manager it detaches at the end, and the container runs on.
     """
 
     _instead = "send the Container and attach there"
@@ -288,7 +288,7 @@ class Attachment(Reader[bytes]):
         self._input = both[1]
         self._errors = errors  # with its writer, whose end would be the socket's
         self.stderr = None if errors is None else errors[0]
-        """What the container prints to stderr, where that was asked for; read it as well, or we are cut off."""
+        """The container's stderr, with ``stderr=True``. Read it too: the supervisor drops a client that does not read."""
 
     @classmethod
     async def connect(cls, attachment: SupervisorAttachment) -> Self:

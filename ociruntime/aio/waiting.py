@@ -85,7 +85,7 @@ async def ended(program: Waitable) -> None:
 
 
 async def within(timeout: float | None, wait: Awaitable[object]) -> bool:
-    """Whether something comes to its end in time."""
+    """Return whether something ends in time."""
     limit = asyncio.timeout(timeout)
     try:
         async with limit:

@@ -1,4 +1,4 @@
-"""Launching the init: one system call, then messages over its control socket."""
+"""Launching the init process: one native call, then messages over its control socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Protocol, Self
 
     class Clone(Protocol):
-        """`ociruntime.engine.clone.clone`, or what does it elsewhere."""
+        """A function that starts an init process: `ociruntime.engine.clone.clone`, or one that calls it in another process."""
 
         def __call__(
             self, *, flags: int, cgroup: int, init: int, control: int, preserve: int, kept: Sequence[int], fds: Sequence[int]
@@ -146,20 +146,22 @@ def connect_start(directory: str) -> int:
 
 
 class Preserved(NamedTuple):
-    """The descriptors from 3 on that a process inherits."""
+    """The file descriptors from 3 on that a process inherits."""
 
     numbers: int
-    """How many numbers are theirs, whether they are open or not."""
+    """Count of descriptors that are reserved for them, open or not."""
     fds: list[int]
 
 
-_END: Final = 1.0
+_END_TIMEOUT: Final = 1.0
 """Seconds from the end of an init's connection to the end of its process."""
 NONE_PRESERVED: Final = Preserved(0, [])
 
 
 def inherited(count: int) -> Preserved:
-    """Of the first ``count`` descriptors from 3 on those that are open and inheritable now: what we open ourselves never is.
+    """Return those of ``count`` file descriptors from 3 on that are open and inheritable.
+
+    Call this before the launch opens files. Those are never inheritable.
 
     Raises:
         ValueError: ``count`` is negative.
@@ -176,7 +178,7 @@ def _is_inheritable(fd: int) -> bool:
     try:
         return os.get_inheritable(fd)
     except OSError:
-        return False  # that of the listing itself
+        return False  # the descriptor of the listing itself
 
 
 def own_child(pid: int) -> int:
@@ -191,7 +193,7 @@ def own_child(pid: int) -> int:
 
 
 class Init:
-    """A running init: its process, the socket that it reports to, and the page that tells how far it is."""
+    """A running init process, with its control socket and its progress page."""
 
     def __init__(self, pid: int, pidfd: int, control: int, page: int) -> None:
         self.pid = pid
@@ -200,7 +202,7 @@ class Init:
         self._page = page
         self._followed = False
         self.files: dict[str, int] = {}
-        """Descriptors that it handed out, by the operation that did; closed with it."""
+        """File descriptors that it has sent, by operation. `close` closes them."""
 
     @classmethod
     def launch(
@@ -215,16 +217,17 @@ class Init:
         lasting: bool = False,
         parent: Clone = clone,
     ) -> Self:
-        """Start the init with a program. Raises OSError when clone3 is refused.
+        """Start the init process with an encoded plan. Raises OSError: clone3(2) failed.
 
         Args:
             flags: CLONE_NEW* bits.
-            stdio: descriptors for stdin, stdout and stderr.
-            inputs: descriptors for the first slots.
+            stdio: file descriptors for stdin, stdout and stderr.
+            inputs: file descriptors for the first slots.
             cgroup: the directory of a v2 cgroup to start in, or -1.
-            preserve: the descriptors that the process inherits.
-            parent: makes the process; by default we are its parent.
-            lasting: launch from a thread that lasts as long as this process: the kernel takes the end of a thread for a parent's.
+            preserve: the file descriptors that the process inherits.
+            lasting: launch from a thread that lasts as long as this process. For the kernel a parent has died when the thread that
+                created the child has ended (PR_SET_PDEATHSIG).
+            parent: starts the process. Default: this process, which is then its parent.
         """
         reap_abandoned()
         control, init_end = control_pair()
@@ -263,12 +266,12 @@ class Init:
             return None  # it ended with an answer of the caller unread
 
     def wait(self, check: Callable[[], object]) -> None:
-        """Wait until `receive` has something to return. ``check`` is called meanwhile, and raises to give up."""
+        """Wait until `receive` has something to return, as `wait_readable` does."""
         wait_readable(self.control, check)
 
     @property
     def progress(self) -> Progress:
-        """How far it has come."""
+        """Its progress page."""
         return read_progress(self._page)
 
     def go(self) -> None:
@@ -276,14 +279,14 @@ class Init:
         os.write(self.control, b"\0")
 
     def follow(self, pidfd: int) -> None:
-        """Go on with the process that the init forked; the first one ends by itself and is reaped by its parent."""
+        """Continue with the process that the init has forked. The first one ends by itself, and is reaped here."""
         self._followed = True
         self._reap()
         os.close(self.pidfd)
         self.pidfd, self.pid = pidfd, pid_of(pidfd)
 
     def kill(self) -> None:
-        """Kill and reap it, and close what belongs to it. Raises TimeoutError: it did not die."""
+        """Kill and reap it, and close its file descriptors. Raises TimeoutError: it did not die."""
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -316,11 +319,11 @@ class Init:
         exit_of(self.pid, self.pidfd)
 
     def ended(self) -> Exit | None:
-        """How it ended; None while it runs. A child is reaped."""
-        return exit_of(self.pid, self.pidfd) if ended_within(self.pidfd, _END) else None
+        """Return how it ended, and reap it if it is a child; None if it still runs."""
+        return exit_of(self.pid, self.pidfd) if ended_within(self.pidfd, _END_TIMEOUT) else None
 
     def release(self) -> int:
-        """Close what belongs to it, but for the pidfd, which the caller gets."""
+        """Close its file descriptors except the pidfd, and return that. The caller owns it from then on."""
         pidfd, self.pidfd = self.pidfd, -1
         self.close()
         return pidfd
@@ -343,11 +346,11 @@ Answer = queue.SimpleQueue[tuple[int, int] | Exception]
 
 _lock = threading.Lock()
 _lasting: dict[int, queue.SimpleQueue[tuple[Work, Answer]]] = {}
-"""The work of this process's lasting thread, by pid: a fork has none of its parent's threads."""
+"""The queue of work of the lasting thread, by pid of the process: a forked child has none of its parent's threads."""
 
 
 def in_lasting_thread(work: Work) -> tuple[int, int]:
-    """Clone in a thread that ends with the process: the main one, or one that is kept for this. Raises what the work raises."""
+    """Do the work in a thread that ends with the process: the main thread, or one that is kept for this. Raises what it raises."""
     if threading.current_thread() is threading.main_thread():
         return work()
     with _lock:

@@ -159,7 +159,7 @@ def _open_directory(parent: int, name: str) -> int:
 
 
 def _flags(parent: int, name: str) -> int:
-    """The inode flags of a file (ioctl_iflags(2)); 0 where they cannot be read. Only files and directories are opened."""
+    """Return the inode flags of a file (ioctl_iflags(2)); 0 if they cannot be read. Only files and directories are opened."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         mode = os.fstat(fd).st_mode

@@ -1,4 +1,4 @@
-"""Executing a further process in a running container: ``exec`` of the command lines of runc and crun."""
+"""Executing a further process in a running container, as ``exec`` of runc and crun does."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..spec import RuntimeSpec
 
-_OF_AN_END: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL, errno.ECONNRESET})
+_ENDING_ERRNOS: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL, errno.ECONNRESET})
 """Errors from joining a container that is about to end: its namespaces are gone, or its pid namespace takes no more processes."""
-_END: Final = 0.5
-"""Seconds from such an error to the end of the container."""
+_END_TIMEOUT: Final = 0.5
+"""Seconds for the container to end after such an error."""
 
 
 @attrs.frozen(kw_only=True)
@@ -168,7 +168,7 @@ def _end_of_container(entry: Entry, pidfd: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _OF_AN_END and ended_within(pidfd, _END):
+        if error.errno in _ENDING_ERRNOS and ended_within(pidfd, _END_TIMEOUT):
             raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
         raise
 

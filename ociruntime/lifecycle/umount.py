@@ -1,4 +1,4 @@
-"""Unmounting a bundle: who uses it, and how it is taken apart."""
+"""Unmounting a bundle, and finding the containers and processes that use it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..store import Entry, StateStore, Status
 from .delete import end, lock, read
 
 _GRACE = 2.0
-"""Seconds that a process outside of the containers may still have the mounts of a bundle."""
+"""Seconds for a process outside of the containers to lose the mounts of a bundle."""
 _POLL = 0.02
-_NAMED = 5
-"""How many of those who use a bundle a message names."""
+_MAX_NAMED = 5
+"""Users of a bundle that a message names."""
 
 
 @uninterruptible()
@@ -27,7 +27,9 @@ def umount(path: str | os.PathLike[str], *, force: bool, state_root: str | os.Pa
     """Unmount a bundle and remove it. Arguments and errors are those of `Bundle.umount`."""
     with locked(path) as directory:
         if directory.record() is None:
-            raise BundleError(f"{directory.path} is not a mounted image: nothing that 'mount' made is known there")
+            raise BundleError(
+                f"{directory.path} is not a mounted image: 'mount' has not created it; give the path of a mounted bundle"
+            )
         if foreign := directory.foreign_mount():
             raise BundleError(f"{directory.path} cannot be unmounted: {foreign} does not belong to the image; unmount it first")
         if force:
@@ -41,8 +43,8 @@ def umount(path: str | os.PathLike[str], *, force: bool, state_root: str | os.Pa
         except OSError as error:
             users = list(_processes_in(directory.rootfs))
             raise BundleError(
-                f"{directory.path} cannot be unmounted: {error.strerror}: {_named(users) or 'a process'} has files there open or "
-                "works there; nothing has been removed: end it, or force"
+                f"{directory.path} cannot be unmounted: {error.strerror}: {_named(users) or 'a process'} has open files or its "
+                "working directory there; end it, or use force (nothing has been removed)"
             ) from error
         directory.remove()
 
@@ -59,7 +61,7 @@ def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[st
 
 
 def containers_of(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> list[Entry]:
-    """The containers in a state directory that are being made of a bundle or live."""
+    """Return the containers in a state directory that use a bundle: those that are being created and those that run."""
     own = os.fstat(directory.fd)
     return [entry for entry in StateStore(state_root).entries() if _uses(entry, own)]
 
@@ -72,7 +74,7 @@ def _uses(entry: Entry, bundle: os.stat_result) -> bool:
         if status is not Status.CREATING:
             return True
         with entry.locked(wait=False):
-            return False  # its creator has died
+            return False  # its creator has ended
     except BlockingIOError:
         return True
     except (ContainerNotFound, FileNotFoundError, NotADirectoryError):
@@ -80,7 +82,7 @@ def _uses(entry: Entry, bundle: os.stat_result) -> bool:
 
 
 def _stop(entry: Entry) -> None:
-    """Kill a container; it stays, stopped, for who deletes it."""
+    """Kill a container. It stays as a stopped one."""
     try:
         with ExitStack() as stack:
             if lock(stack, entry, force=True):
@@ -96,18 +98,18 @@ def _refuse_containers(directory: BundleDirectory, state_root: str | os.PathLike
 
 def _refuse(directory: BundleDirectory, users: list[str]) -> None:
     if users:
-        raise BundleError(f"{directory.path} cannot be unmounted: {_named(users)} still uses it; end it first, or force")
+        raise BundleError(f"{directory.path} cannot be unmounted: {_named(users)} still uses it; end it first, or use force")
 
 
 def _named(users: list[str]) -> str:
-    more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
-    return ", ".join(users[:_NAMED]) + more
+    more = f" and {len(users) - _MAX_NAMED} more" if len(users) > _MAX_NAMED else ""
+    return ", ".join(users[:_MAX_NAMED]) + more
 
 
 def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> list[str]:
     """Return the processes that `_elsewhere` finds, as soon as there are none or after a grace period.
 
-    While another container is created, it has the host's mounts, those of the bundle among them, at another place.
+    A container that is being created has the host's mounts, those of the bundle included, at another place for a moment.
     """
     deadline = time.monotonic() + _GRACE
     while (users := list(_elsewhere(directory, mounts, unmounted=unmounted))) and time.monotonic() < deadline:
@@ -116,10 +118,13 @@ def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmou
 
 
 def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> Iterator[str]:
-    """The processes with the bundle's filesystems as their root or, in part, somewhere else.
+    """Yield the processes that have a filesystem of the bundle as their root, or a part of it mounted.
 
-    A copy of the mount namespace has the mounts of the bundle too, in their place: that does not count as use. Where propagation
-    takes them to other places it also takes them away again, so mounts elsewhere count only if they outlive the unmount.
+    A copy of the mount namespace has the mounts of the bundle at their usual place, which does not count as use. Mounts that
+    propagation has made at other places are removed by propagation too, so they count only if they outlive the unmount.
+
+    Args:
+        unmounted: whether the bundle is unmounted at its usual place.
     """
     own, place = {mount.device for mount in mounts}, directory.rootfs
     for pid, table in _namespaces():
@@ -132,7 +137,7 @@ def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted
 
 
 def _namespaces() -> Iterator[tuple[int, list[MountInfo]]]:
-    """One process of each mount namespace and root directory that can be seen, and what is mounted there."""
+    """Yield a process of each mount namespace and root directory that can be seen, and its mount table."""
     seen: set[tuple[str, str]] = set()
     for pid in _pids():
         try:
@@ -143,11 +148,11 @@ def _namespaces() -> Iterator[tuple[int, list[MountInfo]]]:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM):
                 raise
-            continue  # it has ended, or is not ours to look at
+            continue  # it has ended, or the caller may not inspect it
 
 
 def _processes_in(place: str) -> Iterator[str]:
-    """The processes that work in a directory, or have files below it open."""
+    """Yield the processes that have their root, working directory or open files in a directory."""
     for pid in _pids():
         try:
             links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root", *(f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))]

@@ -135,7 +135,7 @@ class _Lines:
         """Return whether there is more: in this file, if its writer has left it, or in the next one."""
         if self._file is None or (after := self._next(self._file)) is None:
             return False
-        if data := self._file.read(1 << 16):  # written between our last look and the rename
+        if data := self._file.read(1 << 16):  # written between the last read and the rename
             self._file.seek(-len(data), os.SEEK_CUR)
             after.close()
             return True

@@ -259,7 +259,7 @@ class SupervisorProcess:
             self._finish()
 
     def _losses_due(self) -> bool:
-        """Whether losses of the log are to be recorded: the first one at once, then at most once per interval."""
+        """Return whether losses of the log must be recorded: the first one at once, then at most once per interval."""
         due = time.monotonic() > self._losses_recorded_at + _LOSS_INTERVAL
         return self._log.lost_entries != self._recorded_losses and due
 
@@ -310,7 +310,7 @@ class SupervisorProcess:
             self._record.update(**members)
 
     def _has_work(self) -> bool:
-        """Whether a client, a request or the sync socket waits for something."""
+        """Return whether a client, a request or the sync socket waits for something."""
         return bool(self._clients.behind or self._control.connections or (self._state_sender and self._state_sender.due()))
 
     def _oom_kills(self) -> int:

@@ -69,7 +69,7 @@ def attached(directory: int) -> list[int]:
 
 @contextmanager
 def _open_current(directory: int) -> Iterator[int]:
-    """Open the program of ours on a cgroup, for the block; -1 if there is none. Raises OSError."""
+    """Open the program of this runtime on a cgroup, for the block; -1 if there is none. Raises OSError."""
     found = -1
     try:
         for number in attached(directory):
@@ -91,7 +91,7 @@ def _name(fd: int) -> bytes:
 
 
 def attach(path: str, program: bytes) -> None:
-    """Attach a program to a cgroup. It replaces an earlier one of ours atomically, so that no device is accessible meanwhile.
+    """Attach a program to a cgroup. It replaces an earlier one of this runtime atomically: no device is accessible in between.
 
     Raises:
         OSError: EPERM without CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN.
@@ -105,7 +105,7 @@ def attach(path: str, program: bytes) -> None:
 
 
 def current(path: str) -> int | None:
-    """Return a descriptor of our program on a cgroup, which the caller closes; None if there is none. Raises OSError."""
+    """Return a descriptor of this runtime's program on a cgroup, for the caller to close; None without one. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with _open_current(directory) as fd:
@@ -115,7 +115,7 @@ def current(path: str) -> int | None:
 
 
 def detach(path: str) -> None:
-    """Detach our program from a cgroup. No effect if there is none. Raises OSError."""
+    """Detach this runtime's program from a cgroup. No effect if there is none. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with _open_current(directory) as fd:

@@ -347,8 +347,8 @@ def _cgroup_of(path: str, pid: int) -> str:
             relative = next((line.rstrip("\n")[3:] for line in text if line.startswith("0::")), "/")
     except (FileNotFoundError, ProcessLookupError):
         return path
-    # The path is relative to the root of our cgroup namespace, and `path` begins with a mount point: look for the process below
-    # each parent directory.
+    # The path is relative to the root of the caller's cgroup namespace, and `path` begins with a mount point. So look for the
+    # process below each parent directory.
     parent = path
     while (parent := os.path.dirname(parent)) != "/":
         if _has_process(parent + relative, pid):
