@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+import attrs
+
 from .._native import check, lib
 from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError
 from ..interrupts import waiting
@@ -259,7 +261,7 @@ class Execution:
         if any(step.op in _ONCE for step in steps):
             return None
         again = Execution(
-            self.plan._replace(steps=steps),
+            attrs.evolve(self.plan, steps=steps),
             stdio=self._stdio,
             gate=self._given["gate"],
             pidfd=self._given["pidfd"],

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from .._native import check, lib
 from ..errors import HookError
 from ..interrupts import waiting
-from ..plan.model import HookProgram
+from ..plan.hooks import HookProgram
 from .clone import F_ADD_SEALS, SEALS, sealed_memfd
 from .launch import Message
 

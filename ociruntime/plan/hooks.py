@@ -6,14 +6,14 @@ Hooks of the runtime namespace are steps of the host; the init runs those of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .model import HookProgram, PlanBuilder
 from .ops import Sync
 
 if TYPE_CHECKING:
     from ..spec import Hook, Hooks, RuntimeSpec
+    from .model import PlanBuilder
 
 _ATTRIBUTES: Final = {
     "prestart": "prestart",
@@ -25,6 +25,22 @@ _ATTRIBUTES: Final = {
 }
 _AT_CREATE: Final = ("prestart", "createRuntime", "createContainer")
 _IN_CONTAINER: Final = ("createContainer", "startContainer")
+
+
+class HookProgram(NamedTuple):
+    """A hook as it is executed. state.json has a list of the same values."""
+
+    path: str
+    args: Sequence[str]
+    env: Sequence[str]
+    timeout: int
+    """Unit: seconds. 0 means no timeout."""
+
+    def describe(self, kind: str) -> str:
+        """Return the hook in one line, its kind first."""
+        command = " ".join((self.path, *self.args[1:]))
+        limit = f" ({self.timeout} s)" if self.timeout else ""
+        return f"{kind} {command if len(command) <= 80 else command[:77] + '...'}{limit}"
 
 
 class CompiledHooks(NamedTuple):

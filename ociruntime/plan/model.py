@@ -8,16 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import attrs
+
 from ..errors import UnsupportedError
 from .ops import MAGIC, MAX_SLOTS, NO_SLOT, OPS
 
 if TYPE_CHECKING:
     from ..spec import Seccomp
+    from .hooks import HookProgram
 
 __all__ = [
     "HOST_OPS",
     "NO_SLOT",
-    "HookProgram",
     "Input",
     "Plan",
     "PlanBuilder",
@@ -36,7 +38,8 @@ class Side(StrEnum):
     """The init process."""
 
 
-class Step(NamedTuple):
+@attrs.frozen
+class Step:
     """One kernel operation."""
 
     side: Side
@@ -95,23 +98,8 @@ class Input(NamedTuple):
     maps: tuple[str, str] = ("", "")
 
 
-class HookProgram(NamedTuple):
-    """A hook as it is executed. state.json has a list of the same values."""
-
-    path: str
-    args: Sequence[str]
-    env: Sequence[str]
-    timeout: int
-    """Unit: seconds. 0 means no timeout."""
-
-    def describe(self, kind: str) -> str:
-        """Return the hook in one line, its kind first."""
-        command = " ".join((self.path, *self.args[1:]))
-        limit = f" ({self.timeout} s)" if self.timeout else ""
-        return f"{kind} {command if len(command) <= 80 else command[:77] + '...'}{limit}"
-
-
-class Plan(NamedTuple):
+@attrs.frozen(repr=False)
+class Plan:
     """Every kernel operation of a launch, in order, before any of them runs. Immutable and comparable."""
 
     title: str
@@ -123,7 +111,7 @@ class Plan(NamedTuple):
     namespaces: int = 0
     """The CLONE_NEW* bits of the namespaces that are not the caller's."""
     terminal: bool = False
-    hooks: Mapping[str, Sequence[HookProgram]] = {}
+    hooks: Mapping[str, Sequence[HookProgram]] = attrs.field(factory=dict)
     """The hooks that run after create, by their kinds."""
     warnings: tuple[str, ...] = ()
     """What cannot be granted, where the runtime spec asks for a warning instead of an error."""

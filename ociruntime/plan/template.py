@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from .compile import compile_create
 from .model import Input, Step
 
@@ -36,13 +38,13 @@ class Template:
         """Return the plan of one container."""
         steps, inputs = list(self._plan.steps), list(self._plan.inputs)
         for index, in_values in self._steps:
-            location, op, values, text, phase = steps[index]
-            if in_values:
-                values = tuple([_value(value, container_id) for value in values])
-            steps[index] = Step(location, op, values, text.replace(_ID, container_id), phase)
+            step = steps[index]
+            values = tuple([_value(value, container_id) for value in step.values]) if in_values else step.values
+            steps[index] = Step(step.side, step.op, values, step.text.replace(_ID, container_id), step.phase)
         for index in self._inputs:
             inputs[index] = _input(inputs[index], container_id)
-        return self._plan._replace(
+        return attrs.evolve(
+            self._plan,
             title=self._plan.title.replace(_ID, container_id),
             steps=tuple(steps),
             inputs=tuple(inputs),

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeVar, cast
+
+import attrs
 
 from .base import FrozenMap, Json, Kind, Member, Record, evolved, json_path, members_of
 from .codec import plain, structure, to_dict
@@ -237,7 +239,8 @@ def _merge_array(item_key: Callable[[Json], object], base: Json, over: Json) -> 
 # ---- differences ----
 
 
-class Change(NamedTuple):
+@attrs.frozen
+class Change:
     """One difference between two documents."""
 
     kind: Literal["added", "removed", "changed"]

@@ -13,11 +13,18 @@ def loaded(script: Script, text: str) -> set[str]:
     return set(script(f"import sys\nbefore = set(sys.modules)\n{text}\nprint(*(set(sys.modules) - before))").stdout.split())
 
 
-@pytest.mark.parametrize("module", ["ociruntime", "ociruntime.errors", "ociruntime.store", "ociruntime.host", "ociruntime.plan"])
+LIGHT = "ociruntime ociruntime.errors ociruntime.store ociruntime.host ociruntime.plan ociruntime.cli ociruntime.lifecycle.delete"
+
+
+@pytest.mark.parametrize("module", LIGHT.split())
 def test_nothing_heavy_is_loaded(script: Script, module: str) -> None:
     names = loaded(script, f"import {module}")
     assert module in names
     assert not names & HEAVY
+
+
+def test_a_start_loads_no_document(script: Script) -> None:
+    assert not loaded(script, "import ociruntime.lifecycle.start") & (HEAVY - {"_cffi_backend"})
 
 
 def test_every_public_name_is_there(script: Script) -> None:
