@@ -76,6 +76,9 @@ def rdma(writes: Writes, resources: Resources) -> None:
         writes.put("rdma", "rdma.max", f"{name} {text}", f"rdma[{name!r}]")
 
 
+# ---- cgroup v1 ----
+
+
 def v1_writes(resources: Resources) -> tuple[Write, ...]:
     """Return everything except device rules, in an order that the kernel accepts if it does not depend on the current values."""
     writes = Writes()
@@ -145,7 +148,93 @@ def _blkio(writes: Writes, block: BlockIO) -> None:
             put(f"blkio.throttle.{name}_device", f"{rate.major}:{rate.minor} {rate.rate}", f"{member}[{index}]")
 
 
-MAX_SHARES = 262144
+# ---- cgroup v2 ----
+
+
+def v2_writes(resources: Resources) -> tuple[Write, ...]:
+    """Return everything except device rules, in the order of writing. `refuse_unsupported` refuses what v2 cannot express.
+
+    Raises:
+        SpecError: values contradict each other.
+    """
+    writes = Writes()
+    if resources.memory:
+        _v2_memory(writes, resources.memory)
+    if resources.cpu:
+        _v2_cpu(writes, resources.cpu)
+    if resources.pids and resources.pids.limit is not None:
+        writes.put("pids", "pids.max", pids_max(resources.pids.limit), "pids.limit")
+    if resources.block_io:
+        _io(writes, resources.block_io)
+    for index, huge in enumerate(resources.hugepage_limits or ()):
+        for kind in ("", ".rsvd"):
+            writes.put("hugetlb", f"hugetlb.{huge.page_size}{kind}.max", huge.limit, f"hugepageLimits[{index}]")
+    rdma(writes, resources)
+    return tuple(writes.all)
+
+
+def refuse_unsupported(resources: Resources, served: Collection[str]) -> None:
+    """Refuse what v2 cannot express, unless a v1 hierarchy has the controller. Raises UnsupportedError."""
+    memory, cpu, block = resources.memory, resources.cpu, resources.block_io
+    unsupported = {
+        "memory.kernel": memory and memory.kernel is not None and memory.kernel > 0,
+        "memory.kernelTCP": memory and memory.kernel_tcp is not None and memory.kernel_tcp > 0,
+        "memory.swappiness": memory and memory.swappiness is not None,
+        "memory.disableOOMKiller": memory and memory.disable_oom_killer,
+        "memory.useHierarchy": memory and memory.use_hierarchy is False,
+        "cpu.realtimeRuntime": cpu and cpu.realtime_runtime,
+        "cpu.realtimePeriod": cpu and cpu.realtime_period,
+        "blockIO.leafWeight": block and block.leaf_weight,
+    }
+    for index, device in enumerate((block.weight_device if block else None) or ()):
+        unsupported[f"blockIO.weightDevice[{index}].leafWeight"] = bool(device.leaf_weight)
+    for member, is_set in unsupported.items():
+        if is_set and member.partition(".")[0].replace("blockIO", "blkio") not in served:
+            raise UnsupportedError(f"{ROOT}.{member}: not supported by cgroup v2 ({SECTION})")
+
+
+_RATE_KEYS: Final = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
+"""The rates of v1 in io.max."""
+
+
+def _v2_memory(writes: Writes, memory: Memory) -> None:
+    limit = nonzero(memory.limit)
+    swap = swap_limit(limit, memory.swap)
+    # A kernel without swap accounting has no file; 0 and unlimited need none.
+    writes.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
+    writes.put("memory", "memory.max", None if limit is None else limit_value(limit), "memory.limit")
+    low = nonzero(memory.reservation)
+    writes.put("memory", "memory.low", None if low is None else limit_value(low), "memory.reservation")
+
+
+def _v2_cpu(writes: Writes, cpu: CPU) -> None:
+    writes.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
+    if cpu.shares and cpu.idle != 1:  # an idle cgroup has no weight
+        writes.put("cpu", "cpu.weight", shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
+    writes.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
+    writes.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
+    writes.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
+    writes.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
+
+
+def _io(writes: Writes, block: BlockIO) -> None:
+    def put(weight: int, device: str, member: str) -> None:
+        # BFQ's own file comes first: where that scheduler runs, io.weight has no effect.
+        other = ("io.weight", f"{device}{blkio_to_io_weight(weight)}")
+        writes.put("io", "io.bfq.weight", f"{device}{weight}", f"blockIO.{member}", other=other)
+
+    if block.weight:
+        put(block.weight, "", "weight")
+    for index, device in enumerate(block.weight_device or ()):
+        if device.weight:
+            put(device.weight, f"{device.major}:{device.minor} ", f"weightDevice[{index}]")
+    for name, member, rates in throttles(block):
+        for index, rate in enumerate(rates):
+            value = f"{rate.major}:{rate.minor} {_RATE_KEYS[name]}={rate.rate or 'max'}"
+            writes.put("io", "io.max", value, f"blockIO.{member}[{index}]")
+
+
+MAX_SHARES: Final = 262144
 
 
 def shares_to_weight(shares: int) -> int:
@@ -199,68 +288,10 @@ def cpu_max(quota: int | None, period: int | None) -> str | None:
     return f"{quota if quota and quota > 0 else 'max'} {period or 100000}"
 
 
-_MAX: Final = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
+# ---- unified ----
+
 _CORE: Final = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"})
 """Files without a controller that set a limit; the other ones move, kill and delegate."""
-
-
-def v2_writes(resources: Resources) -> tuple[Write, ...]:
-    """Return everything except device rules, in the order of writing. `refuse_unsupported` refuses what v2 cannot express.
-
-    Raises:
-        SpecError: values contradict each other.
-    """
-    writes = Writes()
-    if resources.memory:
-        _v2_memory(writes, resources.memory)
-    if resources.cpu:
-        _v2_cpu(writes, resources.cpu)
-    if resources.pids and resources.pids.limit is not None:
-        writes.put("pids", "pids.max", pids_max(resources.pids.limit), "pids.limit")
-    if resources.block_io:
-        _io(writes, resources.block_io)
-    for index, huge in enumerate(resources.hugepage_limits or ()):
-        for kind in ("", ".rsvd"):
-            writes.put("hugetlb", f"hugetlb.{huge.page_size}{kind}.max", huge.limit, f"hugepageLimits[{index}]")
-    rdma(writes, resources)
-    return tuple(writes.all)
-
-
-def _v2_memory(writes: Writes, memory: Memory) -> None:
-    limit = nonzero(memory.limit)
-    swap = swap_limit(limit, memory.swap)
-    # A kernel without swap accounting has no file; 0 and unlimited need none.
-    writes.put("memory", "memory.swap.max", swap, "memory.swap", "memory.limit", optional=swap in ("0", "max"))
-    writes.put("memory", "memory.max", None if limit is None else limit_value(limit), "memory.limit")
-    low = nonzero(memory.reservation)
-    writes.put("memory", "memory.low", None if low is None else limit_value(low), "memory.reservation")
-
-
-def _v2_cpu(writes: Writes, cpu: CPU) -> None:
-    writes.put("cpu", "cpu.idle", cpu.idle, "cpu.idle")
-    if cpu.shares and cpu.idle != 1:  # an idle cgroup has no weight
-        writes.put("cpu", "cpu.weight", shares_to_weight(cpu.shares), "cpu.shares", "cpu.idle")
-    writes.put("cpu", "cpu.max", cpu_max(cpu.quota, cpu.period), "cpu.quota", "cpu.period", group="cpu.max")
-    writes.put("cpu", "cpu.max.burst", cpu.burst, "cpu.burst", group="cpu.max")
-    writes.put("cpuset", "cpuset.cpus", cpu.cpus or None, "cpu.cpus")
-    writes.put("cpuset", "cpuset.mems", cpu.mems or None, "cpu.mems")
-
-
-def _io(writes: Writes, block: BlockIO) -> None:
-    def put(weight: int, device: str, member: str) -> None:
-        # BFQ's own file comes first: where that scheduler runs, io.weight has no effect.
-        other = ("io.weight", f"{device}{blkio_to_io_weight(weight)}")
-        writes.put("io", "io.bfq.weight", f"{device}{weight}", f"blockIO.{member}", other=other)
-
-    if block.weight:
-        put(block.weight, "", "weight")
-    for index, device in enumerate(block.weight_device or ()):
-        if device.weight:
-            put(device.weight, f"{device.major}:{device.minor} ", f"weightDevice[{index}]")
-    for name, member, rates in throttles(block):
-        for index, rate in enumerate(rates):
-            value = f"{rate.major}:{rate.minor} {_MAX[name]}={rate.rate or 'max'}"
-            writes.put("io", "io.max", value, f"blockIO.{member}[{index}]")
 
 
 def unified_writes(resources: Resources) -> tuple[Write, ...]:
@@ -280,23 +311,3 @@ def unified_writes(resources: Resources) -> tuple[Write, ...]:
         for line in lines:
             writes.put(controller, file, line or None, location)
     return tuple(writes.all)
-
-
-def refuse_unsupported(resources: Resources, served: Collection[str]) -> None:
-    """Refuse what v2 cannot express, unless a v1 hierarchy has the controller. Raises UnsupportedError."""
-    memory, cpu, block = resources.memory, resources.cpu, resources.block_io
-    unsupported = {
-        "memory.kernel": memory and memory.kernel is not None and memory.kernel > 0,
-        "memory.kernelTCP": memory and memory.kernel_tcp is not None and memory.kernel_tcp > 0,
-        "memory.swappiness": memory and memory.swappiness is not None,
-        "memory.disableOOMKiller": memory and memory.disable_oom_killer,
-        "memory.useHierarchy": memory and memory.use_hierarchy is False,
-        "cpu.realtimeRuntime": cpu and cpu.realtime_runtime,
-        "cpu.realtimePeriod": cpu and cpu.realtime_period,
-        "blockIO.leafWeight": block and block.leaf_weight,
-    }
-    for index, device in enumerate((block.weight_device if block else None) or ()):
-        unsupported[f"blockIO.weightDevice[{index}].leafWeight"] = bool(device.leaf_weight)
-    for member, is_set in unsupported.items():
-        if is_set and member.partition(".")[0].replace("blockIO", "blkio") not in served:
-            raise UnsupportedError(f"{ROOT}.{member}: not supported by cgroup v2 ({SECTION})")

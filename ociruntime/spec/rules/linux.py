@@ -1,4 +1,7 @@
-"""Rules about ``linux`` of config.json, its resources and seccomp included, and about ``mounts`` (config-linux.md)."""
+"""Rules about ``linux`` of config.json and about ``mounts`` (config-linux.md).
+
+First the parts that are checked on their own too, then the whole: `check_linux`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from ..resources import CPU, BlockIO, DeviceCgroup, Memory, Resources
     from ..seccomp import Seccomp, SeccompAction, Syscall, SyscallArg
 
+
+# ---- seccomp ----
 
 _SECCOMP: Final = "$.linux.seccomp"
 _SECTION: Final = "config-linux.md#seccomp"
@@ -89,6 +94,8 @@ def _check_action(findings: Findings, place: str, errno_place: str, action: Secc
         elif not 0 <= errno <= limit:
             findings.error(errno_place, f"{errno} is not 0 to {limit}", _SECTION)
 
+
+# ---- resources ----
 
 _PATH: Final = "$.linux.resources"
 
@@ -199,6 +206,8 @@ def _check_block_io(findings: Findings, block_io: BlockIO) -> None:
             findings.error(where, f"{weight} is not 10 to 1000", section)
 
 
+# ---- mounts and id mappings ----
+
 MAX_MAPPINGS: Final = 340
 _MOUNTS: Final = "config.md#mounts"
 _POSIX: Final = "config.md#posix-platform-mounts"
@@ -289,6 +298,8 @@ def check_mappings(findings: Findings, path: str, ranges: Sequence[IDMapping] | 
 def _overlap(a: int, b: int, a_size: int, b_size: int) -> bool:
     return a < b + b_size and b < a + a_size
 
+
+# ---- linux ----
 
 _MAX_INTERFACE: Final = 15
 _OF_NODES: Final = frozenset({"MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"})
