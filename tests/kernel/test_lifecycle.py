@@ -219,6 +219,7 @@ def test_annotations_are_in_the_state(make_bundle: MakeBundle, state_root: Path,
     )
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         assert container.state.to_dict()["annotations"] == {"com.example.a": "x", "com.example.b": ""}
+        assert container.state_document() == container.state.to_dict()
 
 
 def test_the_pid_file(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
