@@ -145,19 +145,28 @@ class StagedFile:
             error.filename = self.path
             raise
 
-    def commit(self, *, durable: bool = False) -> None:
+    def commit(self, *, durable: bool = False, replace: bool = True) -> None:
         """Put the file in the place of its target. This takes no space on the filesystem.
 
         Args:
             durable: see that it survives a crash of the machine. What belongs to running containers does not need that.
+            replace: whether a target that exists is replaced.
 
         Raises:
+            FileExistsError: the target exists, and ``replace`` is false.
             OSError: it cannot be replaced, or a network filesystem has no room for what was written.
         """
         if durable:
             os.fsync(self.fd)
         self._close()
-        os.replace(self._temporary, self.path, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        if not replace:  # takes the name; a hard link would too, which not every filesystem has
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._directory))
+        try:
+            os.replace(self._temporary, self.path, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except OSError:
+            if not replace:
+                os.unlink(self.path, dir_fd=self._directory)
+            raise
         self._temporary = ""
         if durable:
             folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)

@@ -16,7 +16,7 @@ import attrs
 
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
 from ociruntime.image.config import OciImageConfig
-from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder
+from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
 from ociruntime.interrupts import uninterruptible, waiting
 
 if TYPE_CHECKING:
@@ -182,10 +182,11 @@ def build_sif(
     deterministic: bool = False,
     timestamp: int | None = None,
     mode: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Build a SIF file whose primary system partition is a squashfs filesystem with the content of ``rootfs_dir``.
 
-    The directory is only read. ``path`` is replaced when the new file is complete; after an error nothing is left behind.
+    The directory is only read. After an error nothing is left behind.
     An interruption, KeyboardInterrupt for example, ends ``mksquashfs`` and leaves nothing behind either, or arrives when the new
     file is in place.
 
@@ -210,8 +211,10 @@ def build_sif(
             sets both arguments; an explicit ``timestamp`` takes precedence.
         timestamp: Unix seconds.
         mode: Permissions of the file. Default: executable, as far as the umask allows.
+        overwrite: Replace an existing file when the new one is complete.
 
     Raises:
+        FileExistsError: ``path`` exists, and ``overwrite`` is false.
         SifError: an argument cannot be stored.
         ValueError: the architecture is unknown.
         UnsupportedError: ``mksquashfs`` is not installed.
@@ -226,6 +229,7 @@ def build_sif(
     folder = os.path.realpath(os.path.dirname(target))
     if os.path.commonpath([folder, root]) == root:
         raise SifError(f"the image cannot be written into {root}, the directory that it contains", field="path", path=target)
+    check_target(target, overwrite=overwrite)
     epoch = _source_date_epoch()
     if epoch is not None:
         deterministic, timestamp = True, epoch if timestamp is None else timestamp
@@ -262,7 +266,7 @@ def build_sif(
         if patterns:
             command += ["-wildcards", "-e", *patterns]  # -e takes all following arguments
         _run(command, work, timestamp if timestamp is not None or not deterministic else 0)
-        builder.write(target, mode=mode)
+        builder.write(target, mode=mode, overwrite=overwrite)
 
 
 def _source_date_epoch() -> int | None:

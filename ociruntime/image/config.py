@@ -149,7 +149,8 @@ def check_oci_config(document: JsonObject, location: Location) -> None:
     """Check a ``config`` object that is about to be stored.
 
     Raises:
-        SifError: a value has the wrong type, a key is a known one in another case, or this is a whole image configuration.
+        SifError: a value has the wrong type or cannot be used, a key is a known one in another case, or this is a whole image
+            configuration.
     """
     from ociruntime.spec.image import is_whole
 
@@ -160,7 +161,13 @@ def check_oci_config(document: JsonObject, location: Location) -> None:
             location.refuse(key, f"unknown key; the key of image configurations is {right!r}")
     if document and is_whole(document):
         location.refuse("", "a whole image configuration; pass the object under its key 'config'")
-    OciImageConfig.from_json(document, location)
+    config = OciImageConfig.from_json(document, location)
+    for key, texts in (("Entrypoint", config.entrypoint), ("Cmd", config.cmd), ("Env", config.env)):
+        for number, text in enumerate(texts):
+            if "\0" in text:
+                location.refuse(f"{key}[{number}]", f"{text!r:.80} has a NUL character")
+            if key == "Env" and text.find("=") < 1:
+                location.refuse(f"{key}[{number}]", f"{text!r:.80} is not NAME=value")
 
 
 def parse_env(text: str, location: Location) -> dict[str, str]:

@@ -29,7 +29,7 @@ def replace_state(path: Path) -> None:
 def replace_sif(path: Path) -> None:
     builder = SifBuilder(timestamp=0)
     builder.add(DataType.GENERIC, CONTENT)
-    builder.write(path)
+    builder.write(path, overwrite=True)
 
 
 WRITERS: dict[str, Replace] = {

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -280,17 +281,17 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
     missing = SifBuilder()
     missing.add_generic(tmp_path / "absent", name="x")
     with pytest.raises(FileNotFoundError):
-        missing.write(path)
+        missing.write(path, overwrite=True)
 
     interrupted = SifBuilder()
     interrupted.add_generic(Breaking(), name="x")
     with pytest.raises(KeyboardInterrupt):
-        interrupted.write(path)
+        interrupted.write(path, overwrite=True)
 
     dangling = SifBuilder()
     dangling.add_signature(b"", linked_object=9)
     with pytest.raises(SifError, match=r"a\.sif.*linked_id: there is no object 9"):
-        dangling.write(path)
+        dangling.write(path, overwrite=True)
 
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -308,10 +309,38 @@ def test_the_file_is_replaced_not_rewritten(tmp_path: Path) -> None:
     with SifImage.open(path) as before:
         changed = SifBuilder()
         changed.add_generic(b"x", name="x")
-        changed.write(path)
+        with pytest.raises(FileExistsError, match=r"overwrite=True.*a\.sif"):
+            changed.write(path)
+        changed.write(path, overwrite=True)
         assert len(before) == 0
         assert os.fstat(before.fileno()).st_ino != path.stat().st_ino
     assert leftovers(tmp_path) == ["a.sif"]
+
+
+def test_nothing_is_replaced_by_default(tmp_path: Path) -> None:
+    """Neither what is there at the beginning, nor what another process makes meanwhile."""
+    path, link, fifo = tmp_path / "a.sif", tmp_path / "link.sif", tmp_path / "fifo"
+    link.symlink_to("nowhere")
+    os.mkfifo(fifo)
+    for taken in (link, fifo):
+        with pytest.raises(FileExistsError, match=taken.name):
+            SifBuilder().write(taken)
+    with pytest.raises(FileExistsError, match="special file"):
+        SifBuilder().write(fifo, overwrite=True)
+
+    class Racing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            path.write_bytes(b"of another process")
+            return super().read(size)
+
+    builder = SifBuilder()
+    builder.add_generic(Racing(b"x"), name="x")
+    with pytest.raises(FileExistsError, match=r"a\.sif"):
+        builder.write(path)
+    assert path.read_bytes() == b"of another process"
+    assert leftovers(tmp_path) == ["a.sif", "fifo", "link.sif"]
+    SifBuilder().write(link, overwrite=True)
+    assert not link.is_symlink()
 
 
 def test_permissions(tmp_path: Path) -> None:
@@ -468,11 +497,11 @@ def test_a_failing_mksquashfs(tmp_path: Path, rootfs: Path) -> None:
     path = tmp_path / "a.sif"
     path.write_bytes(b"before")
     with pytest.raises(ProcessError, match="status 3") as caught:
-        build_sif(path, rootfs, mksquashfs=tool, exclude=["-odd"])
+        build_sif(path, rootfs, mksquashfs=tool, exclude=["-odd"], overwrite=True)
     assert "no space left" in str(caught.value)
     assert "-wildcards -e -odd" in str(caught.value)
     with pytest.raises(UnsupportedError, match="squashfs-tools"):
-        build_sif(path, rootfs, mksquashfs=tmp_path / "absent-mksquashfs")
+        build_sif(path, rootfs, mksquashfs=tmp_path / "absent-mksquashfs", overwrite=True)
     assert path.read_bytes() == b"before"
     assert leftovers(tmp_path) == ["a.sif", "broken-mksquashfs", rootfs.name]
 
@@ -483,6 +512,12 @@ def test_a_failing_mksquashfs(tmp_path: Path, rootfs: Path) -> None:
         ({"Cmd": "id"}, "Cmd: 'id' is not a list"),
         ({"cmd": ["id"]}, "cmd: unknown key; the key of image configurations is 'Cmd'"),
         ({"ENV": []}, "ENV: unknown key; the key of image configurations is 'Env'"),
+        ({"Env": ["A=b", "=c"]}, "Env[1]: '=c' is not NAME=value"),
+        ({"Env": ["A"]}, "Env[0]: 'A' is not NAME=value"),
+        ({"Cmd": ["a\0"]}, "Cmd[0]: 'a\\x00' has a NUL character"),
+        ({"User": 0}, "User: 0 is not a string"),
+        ({"Volumes": ["/a"]}, "Volumes: ['/a'] is not an object"),
+        ({"Labels": {"a": 1}}, "Labels.a: 1 is not a string"),
         ({"architecture": "amd64", "config": {"Cmd": ["id"]}}, "pass the object under its key 'config'"),
     ],
     ids=str,
@@ -493,8 +528,32 @@ def test_a_wrong_oci_config_is_not_stored(config: dict[str, JsonValue], message:
     assert message in str(caught.value)
 
 
+def test_labels_that_cannot_be_read_are_not_stored() -> None:
+    labels: Any = {"a": 1}
+    with pytest.raises(SifError, match="labels: a: 1 is not a string"):
+        SifBuilder().add_labels(labels)
+
+
 def test_a_key_that_is_not_known_is_stored() -> None:
     SifBuilder().add_oci_config({"Cmd": ["id"], "org.example": 1})
+
+
+def test_an_existing_image_is_refused_before_the_work(tmp_path: Path, rootfs: Path) -> None:
+    path = tmp_path / "a.sif"
+    path.write_bytes(b"before")
+    with pytest.raises(FileExistsError, match=r"pass overwrite=True to replace it.*a\.sif"):
+        build_sif(path, rootfs, mksquashfs=tmp_path / "absent-mksquashfs")
+    assert path.read_bytes() == b"before"
+
+
+@needs_mksquashfs
+def test_overwriting(tmp_path: Path, rootfs: Path) -> None:
+    path = tmp_path / "a.sif"
+    path.write_bytes(b"before")
+    build_sif(path, rootfs, processors=1, overwrite=True)
+    with SifImage.open(path) as image:
+        assert image.primary_partition is not None
+    assert leftovers(tmp_path) == ["a.sif", rootfs.name]
 
 
 def test_bad_build_arguments(tmp_path: Path, rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
 from ociruntime.files import StagedFile
-from ociruntime.image.config import Location, check_oci_config
+from ociruntime.image.config import Location, check_oci_config, string_map
 from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.model import (
     NO_TIME,
@@ -171,8 +173,9 @@ class SifBuilder:
         return self.add(DataType.ENVIRONMENT, text.encode(), name=name, group=group)
 
     def add_labels(self, labels: Mapping[str, str], *, name: str = "", group: int | None = 1) -> int:
-        """Add labels, as JSON."""
-        return self.add(DataType.LABELS, _json(dict(labels)), name=name, group=group)
+        """Add labels, as JSON. Raises SifError for a value that is not a string."""
+        texts = string_map(dict(labels), "", Location("labels", None, ""))
+        return self.add(DataType.LABELS, _json({**texts}), name=name, group=group)
 
     def add_oci_config(self, config: Mapping[str, JsonValue], *, group: int | None = 1) -> int:
         """Add the ``config`` object of an OCI image configuration (Entrypoint, Cmd, Env ...) as ``oci-config.json``.
@@ -240,26 +243,29 @@ class SifBuilder:
         return self.add(DataType.OCI_BLOB, data, group=group, metadata=OciObject(digest))
 
     @uninterruptible()
-    def write(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
-        """Write the image to ``path``. An existing file is replaced when the new one is complete and has been read back.
+    def write(self, path: str | os.PathLike[str], *, mode: int | None = None, overwrite: bool = False) -> None:
+        """Write the image to ``path``.
 
         An interruption, KeyboardInterrupt for example, leaves nothing behind, or arrives when the new file is in place.
 
         Args:
             path: The file to write.
             mode: Permissions of the file. Default: executable, as far as the umask allows.
+            overwrite: Replace an existing file, or a symbolic link, when the new file is complete and has been read back.
 
         Raises:
+            FileExistsError: ``path`` exists, and ``overwrite`` is false.
             OSError: the file cannot be written; nothing is left behind.
             SifError: the objects contradict each other.
         """
+        check_target(path, overwrite=overwrite)
         with StagedFile(path, mode=0o777 if mode is None else mode & 0o700) as file:
             with waiting():  # large objects take long
                 self._write_to(file.fd)
             SifImage(FdSource(os.dup(file.fd), file.path)).close()  # never put a file in place that the reader refuses
             if mode is not None:
                 os.fchmod(file.fd, mode)
-            file.commit(durable=True)
+            file.commit(durable=True, replace=overwrite)
 
     def _write_to(self, fd: int) -> None:
         capacity = max(self._capacity, len(self._planned))
@@ -324,6 +330,25 @@ class SifBuilder:
         import uuid
 
         return uuid.uuid4().bytes
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Check that an image can be written to a path.
+
+    Raises:
+        FileExistsError: it exists, and ``overwrite`` is false.
+        OSError: it is a directory or a special file, which is never replaced.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not overwrite:
+        raise FileExistsError(errno.EEXIST, "file exists; pass overwrite=True to replace it", os.fspath(path))
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise FileExistsError(errno.EEXIST, "a special file, which is not replaced", os.fspath(path))
 
 
 def _text(field: str, text: str, room: int, refuse: fmt.Refusal) -> bytes:
