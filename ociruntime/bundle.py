@@ -20,7 +20,7 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import compile_create
 from .plan.template import Template, is_usable
 from .rootfs.bundles import is_mounted, locked
-from .rootfs.mount import mount_image
+from .rootfs.mount import mount_image, open_image
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 
@@ -116,14 +116,15 @@ class Bundle:
             spec: the configuration; by default the default one with the settings of the image's ``oci-config.json``.
 
         Raises:
-            SifError: the file is not a valid SIF image.
+            ImageError: the file is damaged, or not an image.
+            UnsupportedError: it cannot be mounted yet, or this machine does not run its programs.
             BundleError: the directory cannot be used.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
-        from .image.sif import SifImage
-
         path = Path(os.path.abspath(path))
-        with DeferredSignals() as signals, SifImage.open(image) as sif:
+        with DeferredSignals() as signals, open_image(image) as opened:
+            if opened.sif is None:
+                raise BundleError(f"{opened.name} is a directory, not a SIF file: use Bundle.from_dir(), or run() as it is")
             made = _make(path)
             with locked(path) as directory:
                 if os.listdir(directory.fd):
@@ -132,7 +133,7 @@ class Bundle:
                 try:
                     directory.begin()
                     os.fchmod(directory.fd, 0o700)
-                    fill(Path(directory.real), sif, writable=writable, spec=spec)
+                    fill(Path(directory.real), opened.sif, writable=writable, spec=spec)
                     directory.commit()
                     bundle = cls.load(path)
                 except BaseException:

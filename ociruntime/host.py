@@ -1,17 +1,18 @@
-"""`Host`: a frozen probe of the kernel and its configuration, for which plans are compiled."""
+"""`Host`: a frozen probe of the kernel and its configuration, for which plans are compiled. And whose programs the kernel runs."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import stat
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from .procfs import outer_uid, read_mounts
 
-__all__ = ["Hierarchy", "Host"]
+__all__ = ["Hierarchy", "Host", "runs_programs_of"]
 
 
 _PRIVILEGES: Final = 1 << 6 | 1 << 7 | 1 << 21
@@ -249,3 +250,74 @@ def _probe(own: str) -> Host:
         initial=initial,
     )
     return host if host.privileged else host._replace(idmap_helpers=_helpers())
+
+
+# ---- programs of other architectures ----
+
+_BINFMT: Final = "/proc/sys/fs/binfmt_misc"
+_LITTLE: Final = "<"
+_BIG: Final = ">"
+_ELF: Final = {
+    # architecture: class (1 for 32 bits, 2 for 64), byte order, e_machine of elf(5)
+    "386": (1, _LITTLE, 3),
+    "amd64": (2, _LITTLE, 62),
+    "arm": (1, _LITTLE, 40),
+    "arm64": (2, _LITTLE, 183),
+    "ppc64": (2, _BIG, 21),
+    "ppc64le": (2, _LITTLE, 21),
+    "mips": (1, _BIG, 8),
+    "mipsle": (1, _LITTLE, 8),
+    "mips64": (2, _BIG, 8),
+    "mips64le": (2, _LITTLE, 8),
+    "s390x": (2, _BIG, 22),
+    "riscv64": (2, _LITTLE, 243),
+    "loong64": (2, _LITTLE, 258),
+}
+_COMPATIBLE: Final = {("amd64", "386"), ("arm64", "arm"), ("mips64", "mips"), ("mips64le", "mipsle")}
+"""Machines, and the 32-bit architectures whose programs their kernels run."""
+
+
+def runs_programs_of(architecture: str, machine: str) -> bool:
+    """Return whether a machine of one architecture runs programs of another, natively or by an emulator in binfmt_misc.
+
+    Args:
+        architecture, machine: the names that OCI images use, such as ``arm64``.
+    """
+    if architecture == machine or (machine, architecture) in _COMPATIBLE:
+        return True
+    return architecture in _ELF and _is_registered(_header(*_ELF[architecture]))
+
+
+def _header(bits: int, order: str, machine: int) -> bytes:
+    """Return the beginning of an ELF program, up to the machine."""
+    executable = 2
+    return struct.pack(f"{order}4s3B9x2H", b"\x7fELF", bits, 1 if order == _LITTLE else 2, 1, executable, machine)
+
+
+def _is_registered(header: bytes) -> bool:
+    """Return whether an enabled entry of binfmt_misc takes a program that begins with a header."""
+    if not _read_binfmt("status").startswith("enabled"):
+        return False  # disabled as a whole, or not mounted
+    names = set(os.listdir(_BINFMT)) - {"register", "status"}
+    return any(_takes(_read_binfmt(name), header) for name in names)
+
+
+def _takes(entry: str, header: bytes) -> bool:
+    """Return whether an entry (Documentation/admin-guide/binfmt-misc.rst of the kernel) is enabled and takes a program."""
+    lines = entry.splitlines()
+    fields = {name: value for name, _, value in (line.partition(" ") for line in lines[1:])}
+    if lines[:1] != ["enabled"] or "magic" not in fields:
+        return False
+    offset, magic = int(fields["offset"]), bytes.fromhex(fields["magic"])
+    mask = bytes.fromhex(fields["mask"]) if "mask" in fields else b"\xff" * len(magic)
+    part = header[offset : offset + len(magic)]
+    differing = int.from_bytes(part) ^ int.from_bytes(magic)
+    return len(part) == len(magic) and not differing & int.from_bytes(mask)
+
+
+def _read_binfmt(name: str) -> str:
+    try:
+        with open(f"{_BINFMT}/{name}", encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""  # it was removed meanwhile, or is not mounted

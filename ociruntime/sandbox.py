@@ -22,7 +22,7 @@ from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
-from .rootfs.mount import PREFIX, mount_over
+from .rootfs.mount import PREFIX, mount_over, open_image
 from .store import StateStore
 from .streams import Stdio, Streams
 
@@ -183,22 +183,20 @@ def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBun
 
 
 def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
-    """Mount the root filesystem of an image in a new bundle directory. Raises SifError, BundleError, OSError."""
-    if image.is_dir():
+    """Mount the root filesystem of an image in a new bundle directory. Raises as `open_image`, and OSError."""
+    with open_image(image) as opened:
+        if opened.sif is not None:
+            path.mkdir(mode=0o700)
+            fill(path, opened.sif)
+            config = opened.config()
+            if config is not None and config.user and overrides.user is None and overrides.mounts:
+                overrides = attrs.evolve(overrides, user=config.user)  # the mounts may have other users
+            return Bundle.load(path).with_overrides(overrides)
         if not overrides.args:
             raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
         path.mkdir(mode=0o700)
         mount_over(Path(os.path.abspath(image)), path)
         return Bundle.from_dir(path).with_overrides(overrides)
-    from .image.sif import SifImage
-
-    with SifImage.open(image) as sif:
-        path.mkdir(mode=0o700)
-        fill(path, sif)
-        config = sif.oci_config()
-    if config is not None and config.user and overrides.user is None and overrides.mounts:
-        overrides = attrs.evolve(overrides, user=config.user)  # the mounts may have other users
-    return Bundle.load(path).with_overrides(overrides)
 
 
 class EphemeralContainer:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
-from ociruntime.errors import ProcessError, SifError, UnsupportedError
+from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
 from ociruntime.image.config import OciImageConfig
+from ociruntime.image.model import Image, ImageKind
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
 from ociruntime.interrupts import uninterruptible, waiting
 
@@ -217,15 +218,15 @@ def build_sif(
         FileExistsError: ``path`` exists, and ``overwrite`` is false.
         SifError: an argument cannot be stored.
         ValueError: the architecture is unknown.
-        UnsupportedError: ``mksquashfs`` is not installed.
+        BundleError, UnsupportedError: ``rootfs_dir`` is a bundle or an image, not a root filesystem; or ``mksquashfs`` is not
+            installed.
         ProcessError: ``mksquashfs`` failed; the message has its output.
         OSError: a file cannot be read or written.
     """
     import tempfile
 
     target, root = os.path.abspath(os.fspath(path)), os.path.realpath(rootfs_dir, strict=True)
-    if not os.path.isdir(root):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(rootfs_dir))
+    _check_root_filesystem(os.fspath(rootfs_dir))
     folder = os.path.realpath(os.path.dirname(target))
     if os.path.commonpath([folder, root]) == root:
         raise SifError(f"the image cannot be written into {root}, the directory that it contains", field="path", path=target)
@@ -267,6 +268,20 @@ def build_sif(
             command += ["-wildcards", "-e", *patterns]  # -e takes all following arguments
         _run(command, work, timestamp if timestamp is not None or not deterministic else 0)
         builder.write(target, mode=mode, overwrite=overwrite)
+
+
+def _check_root_filesystem(path: str) -> None:
+    """Check that a directory is not an image or a bundle. Raises NotADirectoryError, BundleError, UnsupportedError, ImageError."""
+    try:
+        with Image.open(path) as image:
+            if image.kind is ImageKind.DIRECTORY:
+                return
+            remedy = image.unpacking() or "use it as it is"
+            raise UnsupportedError(f"{path} is an image of the kind {image.kind}, not a root filesystem: {remedy}")
+    except ImageError as error:
+        if os.path.isdir(path):
+            raise
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
 
 
 def _source_date_epoch() -> int | None:

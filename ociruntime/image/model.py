@@ -236,6 +236,21 @@ class Image:
             raise ValueError(f"layer {layer}: a {layer.format} has no bytes of its own")
         return layer._section.reader()
 
+    def unpacking(self) -> str:
+        """Return how to unpack or convert an image of a kind that is not run as it is, for messages."""
+        unpack = "umoci unpack --image {}:TAG BUNDLE', which makes the bundle BUNDLE with its root filesystem BUNDLE/rootfs"
+        match self.kind:
+            case ImageKind.OCI_LAYOUT:
+                return f"unpack it with '{unpack.format(self.name)}"
+            case ImageKind.OCI_ARCHIVE | ImageKind.DOCKER_ARCHIVE:
+                return f"unpack it with 'skopeo copy {self.kind}:{self.name} oci:LAYOUT:TAG && {unpack.format('LAYOUT')}"
+            case ImageKind.OCI_SIF:
+                return "build or pull it without --oci"
+            case ImageKind.FILESYSTEM:
+                return "mount it, or unpack a squashfs with unsquashfs, and use the directory"
+            case ImageKind.SIF | ImageKind.DIRECTORY:
+                return ""
+
     def __repr__(self) -> str:
         parts = [str(self.kind), self.architecture, *self._layer_texts()]
         if self.closed:

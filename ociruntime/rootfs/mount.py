@@ -18,11 +18,12 @@ from ..engine.removal import remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, SifError, UnsupportedError
 from ..files import other_writers
-from ..image.sif import Filesystem, Partition
+from ..host import runs_programs_of
+from ..image.sif import Architecture
 from ..procfs import MountInfo, read_mounts
 
 if TYPE_CHECKING:
-    from ..image.sif import SifImage
+    from ..image import Image, SifImage
 
 
 NOSUID: Final = 2
@@ -238,6 +239,53 @@ def overlay_options(lower: Path, overlay: Path) -> list[tuple[str, str | None]]:
     return [(key, str(path).translate(_OVERLAY_ESCAPES)) for key, path in layers]
 
 
+def open_image(path: str | os.PathLike[str]) -> Image:
+    """Open a SIF file that can be mounted, or the directory of a root filesystem.
+
+    Raises:
+        ImageError: it is damaged, or not an image.
+        BundleError: it is a bundle.
+        UnsupportedError: it cannot be mounted yet, or this machine does not run its programs.
+    """
+    from ..image import Image, ImageKind, LayerFormat  # the models of OCI images take time, and a bundle does not need them
+
+    image = Image.open(path)
+    try:
+        if image.kind not in (ImageKind.SIF, ImageKind.DIRECTORY):
+            raise UnsupportedError(f"{image.name}: images of the kind {image.kind} are not supported yet: {image.unpacking()}")
+        for layer in image.layers:
+            if layer.format not in (LayerFormat.SQUASHFS, LayerFormat.DIRECTORY):
+                name = layer.filesystem or layer.format
+                raise UnsupportedError(f"{image.name}: the root filesystem is {name}: only squashfs is supported yet")
+        _check_overlays(image)
+        _check_architecture(image)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def _check_overlays(image: Image) -> None:
+    if image.overlays:
+        ids = " and ".join(str(layer.object_id) for layer in image.overlays)
+        raise UnsupportedError(
+            f"{image.name}: the overlay partition (object {ids}) is not supported yet: delete it from a copy of the image, as with "
+            f"'apptainer sif del {image.overlays[0].object_id} COPY'"
+        )
+
+
+def _check_architecture(image: Image) -> None:
+    try:
+        machine = Architecture.host().oci_name
+    except ValueError:
+        machine = os.uname().machine
+    if image.architecture and not runs_programs_of(image.architecture, machine):
+        raise UnsupportedError(
+            f"{image.name} is an image for {image.architecture}, and this machine is {machine}: use an image for {machine}, "
+            f"or register an emulator of {image.architecture} in binfmt_misc (Debian: qemu-user-static)"
+        )
+
+
 def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     """Mount the primary system partition of an image.
 
@@ -247,16 +295,11 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
 
     Raises:
         SifError: the image has no primary partition.
-        UnsupportedError: its filesystem is not squashfs.
         OSError: the kernel refuses it; nothing stays mounted.
     """
     descriptor = image.primary_partition
     if descriptor is None:
-        raise SifError("has no primary system partition", field="descriptors", path=str(getattr(image, "path", "")))
-    metadata = descriptor.metadata
-    assert isinstance(metadata, Partition)
-    if metadata.filesystem != Filesystem.SQUASHFS:
-        raise UnsupportedError(f"the image's root filesystem is {metadata.filesystem!r}: only squashfs is mounted so far")
+        raise SifError("has no primary system partition", field="descriptors", path=image.name)
     with loop_device(image.fileno(), descriptor.offset, descriptor.size) as device:
         mount("squashfs", device, rootfs, [("ro", None)], RDONLY | NOSUID | NODEV)
     if overlay is None:

@@ -285,7 +285,7 @@ def test_an_image(busybox_sif: Path, sh: Sh) -> None:
     with pytest.raises(oci.StepError, match="not found"):
         oci.run(busybox_sif, ["no-such-program"])
     (busybox_sif.parent / "not-a.sif").write_bytes(b"x" * 5000)
-    with pytest.raises(oci.SifError):
+    with pytest.raises(oci.ImageError, match="not an image"):
         oci.run(busybox_sif.parent / "not-a.sif", ["true"])
 
 
