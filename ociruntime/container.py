@@ -479,8 +479,8 @@ class Container:
             no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).
             process: a complete process object (config.md, Process) or its JSON, instead of the container's. ``args``, if not empty,
                 replace its own.
-            terminal: give the process a terminal. It is connected with the caller's, from the main thread; or with
-                ``capture_output`` its output is the result's stdout, and ``input`` is typed in.
+            terminal: give the process a terminal. It is connected with the caller's, from the main thread, and not in a Jupyter
+                kernel; or with ``capture_output`` its output is the result's stdout, and ``input`` is typed in.
             preserve_fds: the number of file descriptors from 3 on that the process inherits.
             cgroup: a cgroup below the container's own, for the process to run in: a path from there, or a path for each of some
                 controllers (on v1, where every controller may have others). It must exist.
@@ -491,6 +491,7 @@ class Container:
             TypeError: ``args`` is a string.
             ValueError: ``cgroup`` leads out of the container's cgroup, or names a controller that it does not have.
             FileNotFoundError: ``cgroup`` does not exist.
+            UnsupportedError: ``terminal`` would connect the process with the terminal of a Jupyter server.
             WrongStatus: the container is not running: it is created, paused, about to end or stopped.
             StepError: a step failed; with errno ENOENT the program does not exist.
             ProcessTimeout: the process did not end within ``timeout`` seconds.
@@ -525,8 +526,7 @@ class Container:
             cgroup=cgroup,
             own_cgroup=own_cgroup,
         )
-        if options.interactive and options.timeout is not None:
-            raise ValueError("timeout cannot be used with an interactive terminal; pass capture_output=True")
+        options.check_interactive()
         with DeferredSignals() as signals, options.open_streams() as streams:
             deadline = Deadline(options.timeout)
             try:

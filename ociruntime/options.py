@@ -14,12 +14,14 @@ import attrs
 
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, instance_of, parse_timeout
 from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
+from .terminal import check_user_terminal
 
 if TYPE_CHECKING:
     from .plan.cgroups import Manager
     from .spec import ProcessSpec
 
 __all__ = [
+    "AsyncPopenKeywords",
     "CreateKeywords",
     "CreateOptions",
     "ExecKeywords",
@@ -86,12 +88,17 @@ class ExecKeywords(_ProgramKeywords, total=False):
     check: bool
 
 
-class PopenKeywords(_ProgramKeywords, total=False):
+class AsyncPopenKeywords(_ProgramKeywords, total=False):
+    """The keywords of `Container.popen` in `ociruntime.aio`, except those of the text mode. Its streams are not files."""
+
+    console_socket: StrPath | None
+    pid_file: StrPath | None
+
+
+class PopenKeywords(AsyncPopenKeywords, total=False):
     """The keywords of `Container.popen`, except those of the text mode."""
 
     bufsize: int
-    console_socket: StrPath | None
-    pid_file: StrPath | None
 
 
 class RunKeywords(TypedDict, total=False):
@@ -315,6 +322,14 @@ class ExecOptions(_StreamOptions):
     def interactive(self) -> bool:
         """Whether `Container.exec` connects the terminal with the caller's."""
         return self.has_terminal and not self.capture_output
+
+    def check_interactive(self) -> None:
+        """Check that the terminal can be connected with the caller's, if it will be. Raises ValueError, UnsupportedError."""
+        if not self.interactive:
+            return
+        if self.timeout is not None:
+            raise ValueError("timeout cannot be used with an interactive terminal; pass capture_output=True")
+        check_user_terminal()
 
     def open_pipes(self) -> Streams:
         """Open the streams of a program that is left running. Raises ValueError, TypeError, OSError as `subprocess.Popen`."""

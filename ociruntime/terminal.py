@@ -7,19 +7,22 @@ import io
 import os
 import select
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Literal
 
+from .errors import UnsupportedError
 from .files import Unpicklable
 from .streams import EndOfInput, end_of_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["DetachKeys", "Terminal", "interact"]
+__all__ = ["DetachKeys", "Terminal", "check_user_terminal", "interact"]
 
 _CHUNK: Final = 1 << 16
 _DRAIN_TIME: Final = 1.0
@@ -191,6 +194,26 @@ def following_size(fd: int, resize: Callable[[int, int], None]) -> Iterator[None
         signal.signal(signal.SIGWINCH, before)
 
 
+def check_user_terminal() -> None:
+    """Check that the standard streams can be those of a user at a terminal.
+
+    Raises:
+        UnsupportedError: this process is a Jupyter kernel, whose standard streams are those of the server.
+        ValueError: this is not the main thread, the only one in which Python handles signals of a terminal.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is not None:
+        raise UnsupportedError(
+            "an interactive terminal is not available in a Jupyter kernel, whose standard streams are those of the server: "
+            "pass capture_output=True, or use popen(terminal=True)"
+        )
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError(
+            "an interactive terminal needs the main thread, which receives its signals: "
+            "pass capture_output=True, or use popen(terminal=True)"
+        )
+
+
 End = Literal["ended", "detached", "hung up"]
 """Why `interact` returned: the container's side has ended, the detach keys were typed, or the user's terminal was hung up."""
 
@@ -219,7 +242,11 @@ def interact(
         stdin, stdout, stderr: the caller's file descriptors; -1 as stdin for no input.
         end_input: called at the end of the input. By default the key for the end of file is typed.
         detach: the keys that end this call.
+
+    Raises:
+        UnsupportedError, ValueError: as `check_user_terminal`.
     """
+    check_user_terminal()
     with ExitStack() as stack:
         if resize is not None:
             if stdin >= 0:

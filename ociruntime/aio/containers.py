@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,7 +18,7 @@ from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout, ProcessTimeout
 from ..lifecycle.prune import prune as _prune
 from ..lifecycle.status import StatsTimer, first_process, watch
-from ..options import CreateKeywords, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions, check_keywords
+from ..options import AsyncPopenKeywords, CreateKeywords, ExecKeywords, ExecOptions, RunKeywords, RunOptions, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
 from ..sandbox import EphemeralContainer, ImageLike, find_bundle
@@ -246,19 +247,19 @@ class Container:
         return result
 
     @overload
-    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[PopenKeywords]) -> Making[Process[str]]: ...
+    def popen(self, args: Args = ..., *, text: Literal[True], **options: Unpack[AsyncPopenKeywords]) -> Making[Process[str]]: ...
     @overload
     def popen(
-        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[PopenKeywords]
+        self, args: Args = ..., *, encoding: str, errors: str | None = ..., **options: Unpack[AsyncPopenKeywords]
     ) -> Making[Process[str]]: ...
     @overload
-    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[PopenKeywords]) -> Making[Process[str]]: ...
+    def popen(self, args: Args = ..., *, errors: str, **options: Unpack[AsyncPopenKeywords]) -> Making[Process[str]]: ...
     @overload
     def popen(
-        self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenKeywords]
+        self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[AsyncPopenKeywords]
     ) -> Making[Process[bytes]]: ...
     @overload
-    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenKeywords]) -> Making[Process[Any]]: ...
+    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[AsyncPopenKeywords]) -> Making[Process[Any]]: ...
 
     def popen(
         self,
@@ -267,10 +268,10 @@ class Container:
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[PopenKeywords],
+        **options: Unpack[AsyncPopenKeywords],
     ) -> Making[Process[Any]]:
-        """`ociruntime.Container.popen`, to be awaited or entered by ``async with``."""
-        check_keywords("popen", options, PopenKeywords)
+        """`ociruntime.Container.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
+        check_keywords("popen", options, AsyncPopenKeywords)
         given = ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
 
         async def make() -> Process[Any]:
@@ -352,7 +353,10 @@ class Container:
 Container.create.__func__.__wrapped__ = _sync.Container.create.__func__  # type: ignore[attr-defined]
 Container.run.__func__.__wrapped__ = _sync.Container.run.__func__  # type: ignore[attr-defined]
 Container.exec.__wrapped__ = _sync.Container.exec  # type: ignore[attr-defined]
-Container.popen.__wrapped__ = _sync.Container.popen  # type: ignore[attr-defined]
+_popen = inspect.signature(_sync.Container.popen)
+Container.popen.__signature__ = _popen.replace(  # type: ignore[attr-defined]
+    parameters=[parameter for name, parameter in _popen.parameters.items() if name != "bufsize"]
+)
 
 
 @overload

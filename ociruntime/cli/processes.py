@@ -12,7 +12,7 @@ from pathlib import Path
 import ociruntime as oci
 
 from ..errors import UnsupportedError, WrongStatus
-from ..terminal import DetachKeys, interact
+from ..terminal import DetachKeys, check_user_terminal, interact
 from .common import Interrupted, SignalForwarding, print_table, shell_status
 
 
@@ -29,6 +29,8 @@ def execute(options: Namespace) -> int:
     terminal = options.tty or bool(process and process.terminal)
     if terminal and options.detach and not options.console_socket:
         raise UnsupportedError("--detach with a terminal: nothing reads the terminal; pass --console-socket SOCKET")
+    if terminal and not options.console_socket:
+        check_user_terminal()
     with SignalForwarding() as signals:
         child = oci.Container.load(options.id, state_root=options.root).popen(
             args,

@@ -18,7 +18,7 @@ import pytest
 import ociruntime as oci
 
 from ..conftest import timed_out
-from ..support.fixture_types import Command, MakeBundle
+from ..support.fixture_types import Command, MakeBundle, Script
 from ..support.waiting import wait_until
 from .conftest import in_foreground
 
@@ -435,3 +435,74 @@ def test_a_container_that_is_killed_under_a_further_shell(
         container.kill("KILL")
         assert tty.wait() == 128 + 9
         assert tty.restored
+
+
+IN_A_KERNEL = """
+import sys, threading, types
+import ociruntime as oci
+from ociruntime.cli import main
+
+state, identity, bundle = sys.argv[1:]
+container = oci.Container.load(identity, state_root=state)
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+for shell in (None, types.SimpleNamespace()):  # a program that imports IPython, and IPython in a terminal
+    assert container.exec(["sh", "-c", "exit 3"], terminal=True).returncode == 3
+shell = types.SimpleNamespace(kernel=object())
+try:
+    container.exec(["sh"], terminal=True)
+except oci.UnsupportedError as error:
+    assert "Jupyter kernel" in str(error) and "popen(terminal=True)" in str(error), error
+else:
+    raise AssertionError("it was executed")
+assert container.exec(["tty"], terminal=True, capture_output=True, text=True).stdout.startswith("/dev/pts/")
+with container.popen(["tty"], terminal=True) as process:
+    assert process.terminal.read(4) == b"/dev"
+assert main(["--root", state, "exec", "-t", identity, "sh"]) == 255
+assert main(["--root", state, "run", "-t", "-b", bundle, identity + "-2"]) == 1
+assert len(container.processes()) == 1
+assert len(oci.Container.list(state_root=state)) == 1
+
+del sys.modules["IPython"]
+errors = []
+
+
+def execute():
+    try:
+        container.exec(["sh"], terminal=True)
+    except ValueError as error:
+        errors.append(str(error))
+
+
+thread = threading.Thread(target=execute)
+thread.start()
+thread.join()
+assert errors and "needs the main thread" in errors[0], errors
+assert len(container.processes()) == 1
+"""
+
+
+def test_in_a_jupyter_kernel_and_in_a_thread(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
+    """There the standard streams are the server's, whose terminal would be taken over, and no signals come."""
+    with oci.Container.run(prefix, bundle, state_root=state_root):
+        script(IN_A_KERNEL, state_root, prefix, bundle.path)
+
+
+def test_a_real_jupyter_kernel(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    pytest.importorskip("ipykernel")
+    manager = pytest.importorskip("jupyter_client.manager").KernelManager()
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=120)
+        with oci.Container.run(prefix, bundle, state_root=state_root):
+            code = (
+                "import ociruntime as oci\n"
+                f"oci.Container.load({prefix!r}, state_root={str(state_root)!r}).exec(['sh'], terminal=True)"
+            )
+            reply = client.execute_interactive(code, timeout=120, output_hook=lambda message: None)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert reply["content"]["ename"] == "UnsupportedError"
+    assert "Jupyter kernel" in reply["content"]["evalue"]

@@ -32,6 +32,11 @@ def test_every_public_name_is_there(script: Script) -> None:
            "assert set(oci.__all__) <= set(dir(oci))")  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["spec.Mount", "aio.Container", "image.SifImage", "image.sif.Descriptor", "errors.StepError"])
+def test_submodules_need_no_import_of_their_own(script: Script, name: str) -> None:
+    script(f"import ociruntime as oci\noci.{name}")
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     import ociruntime
 

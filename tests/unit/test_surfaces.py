@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import io
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +13,10 @@ import attrs
 import pytest
 
 import ociruntime as oci
-from ociruntime import aio
+from ociruntime import aio, sandbox
+from ociruntime.aio import containers
 from ociruntime.options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions
+from ociruntime.store import Entry
 
 TEXT = {"text", "encoding", "errors"}
 PAIRS = [(oci.Container, aio.Container), (oci.Process, aio.Process), (oci.Attachment, aio.Attachment)]
@@ -42,6 +46,10 @@ def test_options_are_the_keywords(function: Callable[..., Any], declared: Any, o
     assert {name: parameters[name].default for name in keywords(function)} == {name: fields[name] for name in keywords(function)}
 
 
+DROPPED = {"popen": {"bufsize"}}
+"""Keywords that make no sense in an event loop, where streams are not files. The asyncio twin refuses them."""
+
+
 def test_functions_that_hand_their_keywords_on_have_a_signature() -> None:
     for function in (oci.Container.run, aio.Container.run, aio.Container.create):
         assert keywords(oci.Container.create) == {
@@ -62,7 +70,8 @@ def test_the_twin_has_the_same_names_and_arguments(sync: type, twin: type) -> No
         one, other = (getattr(m, "__func__", m) for m in (ours.get(name), member))
         if not callable(one) or not callable(other) or name in dir(io.RawIOBase):
             continue
-        assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
+        parameters = {key: value for key, value in inspect.signature(one).parameters.items() if key not in DROPPED.get(name, ())}
+        assert parameters == inspect.signature(other).parameters, name
         wanted = {str(inspect.signature(one).return_annotation)}
         if not inspect.iscoroutinefunction(other):
             wanted |= {f"Making[{kind}]" for kind in wanted} | {f"Async{kind}" for kind in wanted}
@@ -74,3 +83,101 @@ def test_the_modules_have_the_same_functions() -> None:
     assert twins >= {"Container", "Process", "Attachment", "Result", "run", "prune"}
     for name in ("run", "prune"):
         assert inspect.signature(getattr(aio, name)) == inspect.signature(getattr(oci, name)), name
+
+
+def values(declared: Any) -> dict[str, Any]:
+    """Return a value that is not the default for each keyword."""
+    special: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {"A": "b"}, "cwd": "/tmp",
+        "user": 7, "groups": [8], "capabilities": ["CAP_KILL"], "process": {"cwd": "/", "args": ["id"]}, "preserve_fds": 2, "cgroup": "x",
+        "bufsize": 0, "timeout": 5, "input": b"x", "memory": "1M", "cpus": 2.0, "pids": 3, "network": "none", "hostname": "h",
+        "container_id": "c", "state_root": "/s", "mounts": ["/a:/b"], "cgroup_manager": "disabled", "own_cgroup": False,
+        "console_socket": "/c", "pid_file": "/p", "apparmor_profile": "a", "selinux_label": "l", "die_with_parent": False,
+        "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
+        "text": True, "encoding": "latin-1", "errors": "replace",
+    }  # fmt: skip
+    return {name: special.get(name, True) for name in [*declared.__optional_keys__, *TEXT]}
+
+
+class Reached(Exception):
+    """The call has come to what both twins share."""
+
+
+def record(calls: list[object]) -> Callable[..., Any]:
+    def reached(*args: object, **options: object) -> None:
+        calls.append((args, options))
+        raise Reached
+
+    return reached
+
+
+@pytest.mark.parametrize("keyword", sorted(values(ExecKeywords)))
+def test_exec_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {keyword: values(ExecKeywords)[keyword]} | (
+        {"capture_output": True} if keyword in ("terminal", "input") else {}
+    )
+    calls: list[Any] = []
+    monkeypatch.setattr(oci.Container, "_execute", record(calls))
+    container = oci.Container(Entry("/nowhere", "c"))
+    with pytest.raises(Reached):
+        container.exec(["true"], **options)
+    with pytest.raises(Reached):
+        asyncio.run(aio.Container(container).exec(["true"], **options))
+    (one, _), (other, _) = calls
+    assert one[0] == other[0] != ExecOptions(args=["true"])
+    assert [type(item) for item in one] == [type(item) for item in other]
+
+
+@pytest.mark.parametrize("keyword", sorted(values(PopenKeywords)))
+def test_popen_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {keyword: values(PopenKeywords)[keyword]}
+    calls: list[Any] = []
+    monkeypatch.setattr(oci.Container, "_popen", record(calls))
+    container = oci.Container(Entry("/nowhere", "c"))
+
+    async def popen() -> None:
+        await aio.Container(container).popen(["true"], **options)
+
+    with pytest.raises(Reached):
+        container.popen(["true"], **options)
+    if keyword in DROPPED["popen"]:
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{keyword}'"):
+            asyncio.run(popen())
+        return
+    with pytest.raises(Reached):
+        asyncio.run(popen())
+    assert calls[0] == calls[1]
+    assert calls[0][0][0] != ExecOptions(args=["true"])
+
+
+@pytest.mark.parametrize("keyword", sorted(values(RunKeywords)))
+def test_run_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {keyword: values(RunKeywords)[keyword]} | ({"capture_output": True} if keyword == "input" else {})
+    calls: list[Any] = []
+    monkeypatch.setattr(sandbox, "find_bundle", lambda image, overrides: (image, overrides))
+    monkeypatch.setattr(containers, "find_bundle", lambda image, overrides: (image, overrides))
+    monkeypatch.setattr(sandbox, "EphemeralContainer", record(calls))
+    reached = record(calls)
+    reached.discard = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(containers, "EphemeralContainer", reached)
+    with pytest.raises(Reached):
+        oci.run("/image", ["true"], **options)
+    with pytest.raises(Reached):
+        asyncio.run(aio.run("/image", ["true"], **options))
+    (one, _), (other, _) = calls
+    assert one[:2] == other[:2]
+    assert one[1] != RunOptions(args=["true"])
+
+
+@pytest.mark.parametrize("name", ["create", "run"])
+def test_create_hands_on_every_keyword(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {name: value for name, value in values(CreateKeywords).items() if name not in TEXT}
+    calls: list[Any] = []
+    monkeypatch.setattr(oci.Container, name, record(calls))
+
+    async def make() -> None:
+        await getattr(aio.Container, name)("c", "/bundle", **options)
+
+    with pytest.raises(Reached):
+        asyncio.run(make())
+    assert calls == [(("c", "/bundle"), options)]
