@@ -331,18 +331,9 @@ def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec 
 
     rootfs = path / "rootfs"
     rootfs.mkdir()
-    overlay = _overlay(path) if writable else None
     (path / "volumes").mkdir(mode=0o700)
-    mount_image(sif, rootfs, overlay)
+    mount_image(sif, rootfs, path / "overlay" if writable else None)
     (spec or _spec_of(sif, path)).save(path / "config.json")
-
-
-def _overlay(path: Path) -> Path:
-    overlay = path / "overlay"
-    overlay.mkdir(mode=0o700)
-    (overlay / "upper").mkdir(mode=0o755)
-    (overlay / "work").mkdir(mode=0o700)
-    return overlay
 
 
 def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:

@@ -74,8 +74,11 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
 
 @contextmanager
 def socket_path(directory: StrPath, name: str) -> Iterator[str]:
-    """Give a path for a socket in a directory: the usual path may be too long for a socket address. Raises OSError."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Give a path for a socket in a directory: the usual path may be too long for a socket address. Raises OSError.
+
+    An empty directory is the current one, so that a path can be given as ``*os.path.split(path)``.
+    """
+    fd = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{name}"
     finally:

@@ -227,9 +227,9 @@ int oci_fsopen(const char *fstype)
     return (int)result(syscall(__NR_fsopen, fstype, FSOPEN_CLOEXEC));
 }
 
-int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value)
+int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value, int aux)
 {
-    return (int)result(syscall(__NR_fsconfig, fs, cmd, key, value, 0));
+    return (int)result(syscall(__NR_fsconfig, fs, cmd, key, value, aux));
 }
 
 int oci_fsmount(int fs, unsigned attrs)

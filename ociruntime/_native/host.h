@@ -26,7 +26,7 @@ int oci_launch(struct oci_launch *l);
 int oci_receive(int control, struct oci_report *report, int *passed);
 int oci_user_namespace(const char *uid_map, const char *gid_map);
 int oci_fsopen(const char *fstype);
-int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value);
+int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value, int aux);
 int oci_fsmount(int fs, unsigned attrs);
 int oci_open_tree(int dir, const char *path, unsigned flags);
 int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags);

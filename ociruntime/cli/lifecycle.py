@@ -12,6 +12,7 @@ from typing import Any
 import ociruntime as oci
 
 from ..errors import ContainerNotFound, WrongStatus
+from ..files import socket_path
 from .common import SignalForwarding, format_time, print_table, shell_status
 
 
@@ -149,7 +150,8 @@ def state(options: Namespace) -> None:
     import socket
 
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(options.sync_socket)
+        with socket_path(*os.path.split(options.sync_socket)) as path:
+            peer.connect(path)
         peer.sendall(document.encode())
 
 

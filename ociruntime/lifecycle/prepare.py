@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -99,7 +100,9 @@ class Prepared:
 # ---- socket activation and the readiness notification ----
 
 _ABSTRACT: Final = "/run/notify"
-"""Path of the socket in the container when the host's socket is abstract."""
+"""Path of the socket in the container when the host's socket is abstract, or has a long path."""
+_LONGEST_ADDRESS: Final = 107
+"""Bytes of the path in the address of a Unix socket (unix(7))."""
 
 
 def activate(bundle: Bundle, entry: Entry, listen_fds: int | Sequence[str], notify_socket: str | None) -> Bundle:
@@ -126,7 +129,9 @@ def _with_sockets(bundle: Bundle, listen_fds: int | Sequence[str]) -> Bundle:
 def _with_notify_socket(bundle: Bundle, entry: Entry, notify_socket: str) -> Bundle:
     from ..spec import Mount
 
-    directory, destination = entry.path / NOTIFY, notify_socket if notify_socket.startswith("/") else _ABSTRACT
+    # The program in the container needs a path that fits an address.
+    fits = notify_socket.startswith("/") and len(os.fsencode(f"{notify_socket}/{NOTIFY}")) <= _LONGEST_ADDRESS
+    directory, destination = entry.path / NOTIFY, notify_socket if fits else _ABSTRACT
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)  # whatever the umask
     options = ("bind", "ro", "nosuid", "nodev", "noexec")

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive, wait_readable
@@ -275,10 +276,10 @@ class Ready:
     def _notify(self, pid: int) -> None:
         message = "READY=1" + (f"\nMAINPID={pid}" if pid else "")
         path = self._notify_socket
-        address = "\0" + path[1:] if path.startswith("@") else path
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
             try:
-                peer.sendto(message.encode(), address)
+                with nullcontext("\0" + path[1:]) if path.startswith("@") else socket_path(*os.path.split(path)) as address:
+                    peer.sendto(message.encode(), address)
             except OSError as error:
                 warn([f"notify_socket {path}: the readiness notification cannot be sent: {error.strerror}"])
 
@@ -291,7 +292,8 @@ def send_fd(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
             peer.settimeout(_SEND_TIMEOUT)
-            peer.connect(os.fspath(path))
+            with socket_path(*os.path.split(path)) as address:
+                peer.connect(address)
             sent = socket.send_fds(peer, [message], [fd])
             if sent < len(message):  # sendall() of nothing would fail if the peer has closed the connection
                 peer.sendall(message[sent:])

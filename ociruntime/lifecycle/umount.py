@@ -141,7 +141,7 @@ def _namespaces() -> Iterator[tuple[int, list[MountInfo]]]:
     seen: set[tuple[str, str]] = set()
     for pid in _pids():
         try:
-            key = os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root")
+            key = os.readlink(f"/proc/{pid}/ns/mnt"), _target(f"/proc/{pid}/root")
             if key not in seen:
                 seen.add(key)
                 yield pid, list(read_mounts(pid))
@@ -163,9 +163,12 @@ def _processes_in(place: str) -> Iterator[str]:
 
 
 def _target(link: str) -> str:
+    """Return the target of a link in procfs; empty where it is gone, or too long to be read. Raises OSError."""
     try:
         return os.readlink(link)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise
         return ""
 
 

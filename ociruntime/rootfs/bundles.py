@@ -9,6 +9,7 @@ record is a symbolic link, which is created atomically. Its target is the time o
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,12 @@ class BundleDirectory:
         _make_directory()
         _, partial = self._records()
         _forget(partial)  # of a directory that had the same inode
-        os.symlink(f"{self._birth()} {self.real}", partial)  # atomic
+        try:
+            os.symlink(f"{self._birth()} {self.real}", partial)  # atomic
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise BundleError(f"{self.path}: the path is too long; choose a shorter one") from error
 
     def commit(self) -> None:
         """Make the record complete. Raises OSError."""

@@ -9,7 +9,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from ..engine.removal import remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, SifError, UnsupportedError
 from ..files import other_writers
-from ..host import runs_programs_of
+from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
 from ..procfs import MountInfo, read_mounts
 
@@ -31,6 +31,7 @@ NODEV: Final = 4
 RDONLY: Final = 1
 _SET_FLAG: Final = 0
 _SET_STRING: Final = 1
+_SET_FD: Final = 5
 _CREATE: Final = 6
 _F_EMPTY_PATH: Final = 4
 _OPEN_TREE_CLONE: Final = 1
@@ -39,14 +40,16 @@ _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 
 
-def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Iterable[tuple[str, str | None]], attrs: int) -> None:
+def mount(
+    fstype: str, source: str, target: str | os.PathLike[str], options: Iterable[tuple[str, str | int | None]], attrs: int
+) -> None:
     """Mount a filesystem.
 
     Args:
         fstype: its type.
         source: the device, for example.
         target: the mount point.
-        options: options with their values; None for a flag.
+        options: options with their values: at most 255 bytes, a file descriptor, or None for a flag.
         attrs: mount attributes, such as `NOSUID`.
 
     Raises:
@@ -55,9 +58,10 @@ def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Ite
     fs = check(lib.oci_fsopen(fstype.encode()), fstype)
     try:
         for key, value in (("source", source), *options):
-            command = _SET_FLAG if value is None else _SET_STRING
-            _check_fs(fs, lib.oci_fsconfig(fs, command, key.encode(), ffi.NULL if value is None else os.fsencode(value)), target)
-        _check_fs(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL), target)
+            command = _SET_FLAG if value is None else _SET_FD if isinstance(value, int) else _SET_STRING
+            text, fd = (os.fsencode(value), 0) if isinstance(value, str) else (ffi.NULL, value or 0)
+            _check_fs(fs, lib.oci_fsconfig(fs, command, key.encode(), text, fd), target)
+        _check_fs(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL, 0), target)
         detached = _check_fs(fs, lib.oci_fsmount(fs, attrs), target)
         try:
             attach(detached, target)
@@ -187,12 +191,10 @@ def mount_over(lower: Path, path: Path) -> Path:
         UnsupportedError: this user may not mount.
         OSError: the kernel refuses it.
     """
-    rootfs, overlay = path / "rootfs", path / "overlay"
-    for directory in (rootfs, overlay, overlay / "upper", overlay / "work"):
-        directory.mkdir(mode=0o700)
-    (overlay / "upper").chmod(lower.stat().st_mode & 0o7777)
+    rootfs = path / "rootfs"
+    rootfs.mkdir(mode=0o700)
     try:
-        mount("overlay", "overlay", rootfs, overlay_options(lower, overlay), NOSUID | NODEV)
+        _mount_overlay(lower, rootfs, path / "overlay")
     except PermissionError as error:
         raise UnsupportedError(
             f"cannot mount an overlay over {lower}: this user may not mount; run as root, or make a bundle with "
@@ -230,13 +232,35 @@ def remove_ephemeral(path: str) -> None:
     remove_tree(real)
 
 
-_OVERLAY_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
+_LAYERS_BY_FD: Final = (6, 13)
+"""The first kernel whose overlays take descriptors of layers. Before, and for paths of any length, they take paths of procfs."""
 
 
-def overlay_options(lower: Path, overlay: Path) -> list[tuple[str, str | None]]:
-    """Return the options of an overlay over a directory, with ``upper`` and ``work`` in another directory."""
-    layers = (("lowerdir", lower), ("upperdir", overlay / "upper"), ("workdir", overlay / "work"))
-    return [(key, str(path).translate(_OVERLAY_ESCAPES)) for key, path in layers]
+def _mount_overlay(lower: Path, rootfs: Path, overlay: Path) -> None:
+    """Mount an overlay over a directory.
+
+    Args:
+        lower: the directory. The root of the overlay has its permissions.
+        rootfs: the mount point.
+        overlay: a directory that is made for what is written.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    upper, work = overlay / "upper", overlay / "work"
+    for directory in (overlay, upper, work):
+        directory.mkdir(mode=0o700)
+    upper.chmod(lower.stat().st_mode & 0o7777)
+    with ExitStack() as stack:
+        layers: list[tuple[str, str | int]] = []
+        for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work)):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            if Host.probe().kernel >= _LAYERS_BY_FD:
+                layers.append(("lowerdir+" if key == "lowerdir" else key, fd))
+            else:
+                layers.append((key, f"/proc/self/fd/{fd}"))
+        mount("overlay", "overlay", rootfs, layers, NOSUID | NODEV)
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
@@ -291,7 +315,7 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
 
     Args:
         rootfs: the mount point.
-        overlay: directory with ``upper`` and ``work`` for a writable layer; None for a read-only root filesystem.
+        overlay: a directory that is made for a writable layer; None for a read-only root filesystem.
 
     Raises:
         SifError: the image has no primary partition.
@@ -305,7 +329,7 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     if overlay is None:
         return
     try:
-        mount("overlay", "overlay", rootfs, overlay_options(rootfs, overlay), NOSUID | NODEV)
+        _mount_overlay(rootfs, rootfs, overlay)
     except BaseException:
         unmount(rootfs)
         raise

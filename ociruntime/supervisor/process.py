@@ -91,7 +91,8 @@ class StateSender:
             deadline, document = self._queue[0]
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as peer:
                 try:
-                    peer.connect(self._path)
+                    with socket_path(*os.path.split(self._path)) as path:
+                        peer.connect(path)
                     peer.send(document)
                 except OSError as error:
                     if error.errno == errno.EAGAIN and time.monotonic() < deadline:
