@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..procfs import start_time
 from .cgroup.tasks import kill_v2, open_pidfds, processes, send, signal_all, wait
-from .cgroup.tree import read_if_exists, walk
+from .cgroup.tree import make_one, read_if_exists, walk
 
 if TYPE_CHECKING:
     from ..plan.cgroups import Place
@@ -126,7 +126,7 @@ def make_cgroup_group(places: Iterable[Place], own: Sequence[str]) -> tuple[Cgro
         others = [path for path in walk(top) if os.path.basename(path).startswith(_PREFIX)]
         path = f"{directory}/{_PREFIX}{os.urandom(6).hex()}"
         try:
-            os.mkdir(path, 0o755)
+            make_one(path)
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from .._native import check, lib
-from ..engine.removal import remove_tree
+from ..engine.trees import remove_tree
 from ..errors import BundleError, StateError
 from ..files import LockFile
 from ..interrupts import DeferredSignals

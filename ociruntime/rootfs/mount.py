@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._native import check, ffi, lib
-from ..engine.removal import remove_tree
+from ..engine.trees import copy_attributes, remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, SifError, UnsupportedError
 from ..files import other_writers
@@ -240,7 +240,7 @@ def _mount_overlay(lower: Path, rootfs: Path, overlay: Path) -> None:
     """Mount an overlay over a directory.
 
     Args:
-        lower: the directory. The root of the overlay has its permissions.
+        lower: the directory. The root of the overlay has its owner, permissions, extended attributes and times.
         rootfs: the mount point.
         overlay: a directory that is made for what is written.
 
@@ -250,7 +250,7 @@ def _mount_overlay(lower: Path, rootfs: Path, overlay: Path) -> None:
     upper, work = overlay / "upper", overlay / "work"
     for directory in (overlay, upper, work):
         directory.mkdir(mode=0o700)
-    upper.chmod(lower.stat().st_mode & 0o7777)
+    copy_attributes(f"{lower}/.", str(upper))
     with ExitStack() as stack:
         layers: list[tuple[str, str | int]] = []
         for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine.removal import remove_tree
+from ociruntime.engine.trees import remove_tree
 from ociruntime.errors import BundleError
 
 pytestmark = pytest.mark.root
@@ -48,7 +48,7 @@ def test_any_depth_with_few_descriptors(tmp_path: Path, depth: int) -> None:
 
 
 def test_more_directories_than_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ociruntime.engine.removal._BATCH", 3)
+    monkeypatch.setattr("ociruntime.engine.trees._BATCH", 3)
     for number in range(20):
         (tmp_path / f"tree/{number}/below/again").mkdir(parents=True)
         (tmp_path / f"tree/{number}/below/file").touch()
@@ -123,7 +123,7 @@ def test_files_that_may_not_change_are_named(tmp_path: Path, kind: str, option: 
 
 UNREADABLE = """
 import os, sys
-from ociruntime.engine.removal import remove_tree
+from ociruntime.engine.trees import remove_tree
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
 remove_tree(sys.argv[1] + "/a")
 """

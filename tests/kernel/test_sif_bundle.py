@@ -17,7 +17,7 @@ import pytest
 
 import ociruntime as oci
 from ociruntime._native import lib
-from ociruntime.engine.removal import remove_tree
+from ociruntime.engine.trees import remove_tree
 from ociruntime.image.sif import Architecture, Filesystem, PartitionKind, SifBuilder
 from ociruntime.procfs import read_mounts
 from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked

@@ -161,14 +161,14 @@ def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
         OSError: the kernel refuses it.
     """
     try:
-        os.mkdir(path, 0o755)
+        make_one(path)
     except (FileNotFoundError, FileExistsError):
         missing = _missing(path)
         if not missing and _in_use(path):
             raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path) from None
         for directory in missing:
             try:
-                os.mkdir(directory, 0o755)
+                make_one(directory)
             except FileExistsError:
                 pass  # another process created it for its own use
     if cpuset:
@@ -190,6 +190,12 @@ def _inherit(directory: str, file: str) -> str:
     except PermissionError:
         raise PermissionError(errno.EACCES, f"{directory}/{file} is empty, and this user may not write it") from None
     return content
+
+
+def make_one(path: str) -> None:
+    """Create a cgroup whose files every user of the container can read, whatever the umask. Raises OSError."""
+    os.mkdir(path, 0o755)
+    os.chmod(path, 0o755)
 
 
 def _missing(path: str) -> list[str]:

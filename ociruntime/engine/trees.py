@@ -1,7 +1,7 @@
-"""Removal of directory trees whose content is not trusted: what a container wrote is of any depth, name and mode.
+"""Removal of directory trees whose content is not trusted: images and containers write any depth, name and mode.
 
-The walk is iterative and holds one descriptor of the tree at a time. It goes down by descriptor and never through a symbolic link
-or a mount point, and up through ``..``, which must be the directory that it came from.
+The walk of a removal is iterative and holds one descriptor of the tree at a time. It goes down by descriptor and never through a
+symbolic link or a mount point, and up through ``..``, which must be the directory that it came from.
 """
 
 from __future__ import annotations
@@ -177,3 +177,43 @@ def _flags(parent: int, name: str) -> int:
             os.close(readable)
     finally:
         os.close(fd)
+
+
+# ---- attributes ----
+
+_OF_OVERLAYS: Final = ("trusted.overlay.", "user.overlay.")
+_ACL: Final = "system.posix_acl_"
+_REQUIRED: Final = ("security.", _ACL)
+"""Prefixes of extended attributes that must be copied even where the filesystem does not support them, as in overlayfs."""
+
+
+def copy_attributes(source: str, target: str) -> None:
+    """Give a file the owner, extended attributes, permissions and times of another, as overlayfs does when it copies one up.
+
+    Neither path is followed if its last component is a symbolic link. Raises OSError.
+    """
+    info = os.lstat(source)
+    os.lchown(target, info.st_uid, info.st_gid)
+    names = _xattrs(source)
+    for name in _xattrs(target):
+        if name.startswith(_ACL) and name not in names:  # inherited from the directory that the target is in
+            os.removexattr(target, name, follow_symlinks=False)
+    for name in names:
+        if not name.startswith(_OF_OVERLAYS):
+            try:
+                os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False), follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.ENOTSUP or name.startswith(_REQUIRED):
+                    raise
+    if not stat.S_ISLNK(info.st_mode):
+        os.chmod(target, stat.S_IMODE(info.st_mode))  # after the owner, whose change resets set-user-ID bits
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
+
+
+def _xattrs(path: str) -> list[str]:
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return []  # the filesystem has none
