@@ -20,7 +20,7 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import compile_create
 from .plan.template import Template, is_usable
 from .rootfs.bundles import is_mounted, locked
-from .rootfs.mount import mount_image, open_image
+from .rootfs.mount import make_volume, mount_image, open_image
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 
@@ -106,7 +106,8 @@ class Bundle:
     def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
         """Mount a SIF image as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory of mode 0700.
 
-        The layers are mounted ``nosuid`` and ``nodev``. A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
+        The layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in ``volumes``, with a copy of what
+        the image has at its path. A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
 
         Args:
             image: the SIF file.
@@ -118,7 +119,7 @@ class Bundle:
         Raises:
             ImageError: the file is damaged, or not an image.
             UnsupportedError: it cannot be mounted yet, or this machine does not run its programs.
-            BundleError: the directory cannot be used.
+            BundleError: the directory cannot be used, or a volume cannot be copied.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
         path = Path(os.path.abspath(path))
@@ -344,10 +345,10 @@ def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
         return RuntimeSpec.default(host=Host.probe())
     numbers = itertools.count()
 
-    def make_volume(destination: str) -> str:
+    def volume(destination: str) -> str:
         source = path / "volumes" / str(next(numbers))
-        source.mkdir(mode=0o755)
+        make_volume(path / "rootfs", destination, source)
         return str(source)
 
     user = partial(resolve, root=ContainerRoot(path / "rootfs"))
-    return RuntimeSpec.from_image_config(config, user=user, volumes=make_volume, host=Host.probe())
+    return RuntimeSpec.from_image_config(config, user=user, volumes=volume, host=Host.probe())

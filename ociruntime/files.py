@@ -64,7 +64,7 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
         NotRegularError: it is a device, a FIFO, a socket or a directory; it was not opened.
         OSError: it cannot be opened.
     """
-    found = os.open(path, os.O_PATH | os.O_CLOEXEC) if root is None else _open_in_root(root, path)
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC) if root is None else open_in_root(root, path, os.O_PATH)
     try:
         check_regular(found, path)
         return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -191,15 +191,15 @@ def replace_file(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o
         staged.commit()
 
 
-def _open_in_root(root: StrOrBytesPath, path: StrOrBytesPath) -> int:
-    """Resolve a path in a root directory; return an ``O_PATH`` descriptor. Raises OSError."""
+def open_in_root(root: StrOrBytesPath, path: StrOrBytesPath, flags: int) -> int:
+    """Open a path in a root directory, which neither the path nor a link in it can leave; return its descriptor. Raises OSError."""
     from ._native._host import lib
 
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         result: int = -errno.EAGAIN
         for _ in range(_TRIES):
-            result = lib.oci_openat2(directory, os.fsencode(path), os.O_PATH | os.O_CLOEXEC, _IN_ROOT)
+            result = lib.oci_openat2(directory, os.fsencode(path), flags | os.O_CLOEXEC, _IN_ROOT)
             if result != -errno.EAGAIN:
                 break
     finally:

@@ -1,7 +1,7 @@
-"""Removal of directory trees whose content is not trusted: images and containers write any depth, name and mode.
+"""Removal and copies of directory trees whose content is not trusted: images and containers write any depth, name and mode.
 
 The walk of a removal is iterative and holds one descriptor of the tree at a time. It goes down by descriptor and never through a
-symbolic link or a mount point, and up through ``..``, which must be the directory that it came from.
+symbolic link or a mount point, and up through ``..``, which must be the directory that it came from. A copy is bounded.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import fcntl
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from .._native import check, ffi, lib
 from ..errors import BundleError
+from ..files import write_all
+from ..interrupts import waiting
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE_NO_XDEV: Final = 1
@@ -179,8 +183,15 @@ def _flags(parent: int, name: str) -> int:
         os.close(fd)
 
 
-# ---- attributes ----
+# ---- copies ----
 
+_DEEPEST: Final = 128
+"""Directories in one another that are copied. Two descriptors are open for each."""
+_MOST_ENTRIES: Final = 1 << 20
+_MOST_BYTES: Final = 1 << 38
+"""Bytes of all files of a copy, with their holes: sparse files need no space, but time. A crafted image has them in any number."""
+_BLOCK: Final = 1 << 17
+_HOLE: Final = bytes(_BLOCK)
 _OF_OVERLAYS: Final = ("trusted.overlay.", "user.overlay.")
 _ACL: Final = "system.posix_acl_"
 _REQUIRED: Final = ("security.", _ACL)
@@ -217,3 +228,137 @@ def _xattrs(path: str) -> list[str]:
         if error.errno != errno.ENOTSUP:
             raise
         return []  # the filesystem has none
+
+
+def copy_tree(source: int, target: str, name: str) -> None:
+    """Copy a directory with everything in it, and with hard links, holes, devices and all attributes.
+
+    Signal handlers that raise can interrupt it. The caller removes what there is of the copy then, and after an error.
+
+    Args:
+        source: a descriptor of the directory. Only the caller may change what is in it.
+        target: the path of the copy, which must not exist. ``.links`` is appended for a second directory that does not stay.
+        name: describes the directory in errors.
+
+    Raises:
+        BundleError: it has too many entries, bytes or levels.
+        OSError: something cannot be copied, for example for want of space.
+    """
+    links = f"{target}.links"
+    for directory in (links, target):
+        os.mkdir(directory, 0o700)
+    with _opened(links) as linked, _opened(target) as top:
+        copy = _Copy(name, linked)
+        copy.fill(source, top)
+        copy.end()
+    os.rmdir(links)
+    copy_attributes(f"/proc/self/fd/{source}/.", target)
+
+
+class _Copy:
+    """One copy of a tree: how much was copied, and which files had more than one name."""
+
+    def __init__(self, name: str, links: int) -> None:
+        self._name = name
+        self._links = links
+        """Descriptor of a directory with a link to each copied file that has further names in the source."""
+        self._names_left: dict[str, int] = {}
+        """Name of such a link -> how many names of the file are still to come."""
+        self._entries = self._bytes = 0
+
+    def fill(self, source: int, target: int, depth: int = 1) -> None:
+        """Copy the content of a directory into an empty one."""
+        if depth > _DEEPEST:
+            self._refuse(f"more than {_DEEPEST} directories in one another")
+        with os.scandir(source) as entries:
+            for entry in entries:
+                with waiting():
+                    pass  # signal handlers run here
+                self._entries += 1
+                if self._entries > _MOST_ENTRIES:
+                    self._refuse(f"more than {_MOST_ENTRIES} files")
+                self._copy_entry(source, target, entry.name, depth)
+
+    def _copy_entry(self, source: int, target: int, name: str, depth: int) -> None:
+        info = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if stat.S_ISDIR(info.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            with _opened(name, source) as inner_source, _opened(name, target) as inner_target:
+                self.fill(inner_source, inner_target, depth + 1)
+        elif info.st_nlink > 1 and self._link(target, name, info):
+            return
+        elif stat.S_ISREG(info.st_mode):
+            self._copy_file(source, target, name, info)
+        elif stat.S_ISLNK(info.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        else:
+            os.mknod(name, stat.S_IFMT(info.st_mode) | 0o600, info.st_rdev, dir_fd=target)
+        copy_attributes(f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}")
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            self._remember(target, name, info)
+
+    def end(self) -> None:
+        """Remove the links to files that have further names outside of the tree."""
+        for link in list(self._names_left):
+            self._forget(link)
+
+    def _link(self, target: int, name: str, info: os.stat_result) -> bool:
+        """Link to the copy of the file under another name. Return whether there is one, and it takes a further link."""
+        link = f"{info.st_dev:x}-{info.st_ino:x}"
+        if link not in self._names_left:
+            return False
+        try:
+            os.link(link, name, src_dir_fd=self._links, dst_dir_fd=target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+            self._forget(link)
+            return False
+        self._names_left[link] -= 1
+        if not self._names_left[link]:
+            self._forget(link)
+        return True
+
+    def _remember(self, target: int, name: str, info: os.stat_result) -> None:
+        link = f"{info.st_dev:x}-{info.st_ino:x}"
+        os.link(name, link, src_dir_fd=target, dst_dir_fd=self._links, follow_symlinks=False)
+        self._names_left[link] = info.st_nlink - 1
+
+    def _forget(self, link: str) -> None:
+        os.unlink(link, dir_fd=self._links)
+        del self._names_left[link]
+
+    def _copy_file(self, source: int, target: int, name: str, info: os.stat_result) -> None:
+        self._bytes += info.st_size
+        if self._bytes > _MOST_BYTES:
+            self._refuse(f"more than {_MOST_BYTES >> 30} GiB")
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        with (
+            _opened(name, source, os.O_RDONLY | flags) as old,
+            _opened(name, target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags) as new,
+        ):
+            at = 0
+            while at < info.st_size:
+                with waiting():
+                    pass  # as above
+                block = os.pread(old, _BLOCK, at)
+                if not block:
+                    break
+                if block != _HOLE[: len(block)]:
+                    os.lseek(new, at, os.SEEK_SET)
+                    write_all(new, block)
+                at += len(block)
+            os.ftruncate(new, at)
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise BundleError(f"{self._name} cannot be copied: it has {why}")
+
+
+@contextmanager
+def _opened(path: str, parent: int | None = None, flags: int = os.O_RDONLY | _DIRECTORY) -> Iterator[int]:
+    """Open a file for the block. Raises OSError."""
+    fd = os.open(path, flags, 0o600, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._native import check, ffi, lib
-from ..engine.trees import copy_attributes, remove_tree
+from ..engine.trees import copy_attributes, copy_tree, remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, SifError, UnsupportedError
-from ..files import other_writers
+from ..files import open_in_root, other_writers
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
 from ..procfs import MountInfo, read_mounts
+from ..spec.base import destination_in_root
 
 if TYPE_CHECKING:
     from ..image import Image, SifImage
@@ -333,3 +334,33 @@ def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
     except BaseException:
         unmount(rootfs)
         raise
+
+
+def make_volume(rootfs: Path, destination: str, path: Path) -> None:
+    """Make the directory of an image's volume, with what the image has at its destination, as engines do.
+
+    Args:
+        rootfs: the root filesystem, which symbolic links do not leave.
+        destination: the path in the container. If the image has nothing there, the volume is empty and belongs to root.
+        path: the directory to make.
+
+    Raises:
+        BundleError: the destination cannot be a volume, or what is there cannot be copied.
+    """
+    inside, name = destination_in_root(destination), f"the image's volume {destination!r:.200}"
+    if inside == "/":
+        raise BundleError(f"{name}: a volume cannot cover the whole root filesystem")
+    try:
+        source = open_in_root(rootfs, inside, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        path.mkdir()
+        path.chmod(0o755)
+        return
+    except OSError as error:
+        raise BundleError(f"{name} cannot be made: what the image has there: {error.strerror}") from error
+    try:
+        copy_tree(source, str(path), name)
+    except OSError as error:
+        raise BundleError(f"{name} cannot be copied: {error.strerror}") from error
+    finally:
+        os.close(source)

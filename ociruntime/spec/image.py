@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import SpecError
-from .base import Problem, json_path, json_text
+from .base import Problem, destination_in_root, json_path, json_text
 from .codec import read_source
 from .linux import Mount
 from .process import ProcessSpec, User
@@ -112,7 +112,7 @@ def apply_image_config(
     elif wanted:
         changes["user"] = user(wanted) if user is not None else _numeric(wanted, found)
     annotations = {**_annotations(image, config), **config.labels("Labels"), **(base.annotations or {})}
-    paths = tuple(config.mapping("Volumes"))
+    paths = sorted(config.mapping("Volumes"), key=lambda path: destination_in_root(path).count("/"))  # outer ones first
     if found:
         raise SpecError(found, name)
     spec = base.at.evolve(process=process.evolve(**changes), annotations=annotations or base.annotations)

@@ -1,9 +1,10 @@
-"""The root of images: whose it is, and what the caller's umask has to do with it."""
+"""The root and the volumes of images: whose they are, what they contain, and what the caller's umask has to do with it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine import trees
+from ociruntime.engine.trees import copy_tree
 from ociruntime.host import Host
 
 from ..conftest import REPO
@@ -161,3 +164,196 @@ def test_layers_by_path_and_by_descriptor(
     host = Host.probe()
     monkeypatch.setattr("ociruntime.rootfs.mount.Host.probe", lambda: host._replace(kernel=min(kernel, host.kernel)))
     assert show(make_image(_odd_root), "stat -c '%a %u:%g' /; echo x > /x; cat /x") == ["1777 7:8", "x"]
+
+
+# ---- volumes ----
+
+
+def _fill(data: Path) -> None:
+    """Make a file of every kind."""
+    data.mkdir()
+    os.chown(data, 1000, 1001)
+    data.chmod(0o2750)
+    (data / "sub/empty").mkdir(parents=True)
+    (data / "sub").chmod(0o1733)
+    (data / "file").write_text("content\n")
+    os.chown(data / "file", 3, 4)
+    (data / "file").chmod(0o4751)
+    os.setxattr(data / "file", "user.kept", b"x")
+    os.utime(data / "file", ns=(10**18, 1234567890 * 10**9))
+    os.link(data / "file", data / "sub/same")
+    os.link(data / "file", data.parent / "outside")
+    (data / "absolute").symlink_to("/etc/passwd")
+    (data / "up").symlink_to("../../../../../../etc/passwd")
+    os.lchown(data / "up", 5, 6)
+    os.link(data / "up", data / "up too", follow_symlinks=False)
+    os.mkfifo(data / "fifo", 0o620)
+    os.mknod(data / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(data / "socket", stat.S_IFSOCK | 0o600)
+    os.mkfifo(os.fsencode(data) + b"/\xff\n")
+    with (data / "sparse").open("wb") as file:
+        file.write(b"begin")
+        file.truncate(1 << 26)
+        file.seek((1 << 25) + 5)
+        file.write(b"middle")
+
+
+def listing(top: Path) -> dict[bytes, tuple[object, ...]]:
+    """Everything in a directory: path -> its attributes and content, with hard links as the first of their names."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    inodes: dict[int, bytes] = {}
+    for folder, directories, files in os.walk(os.fsencode(top)):
+        for path in (folder, *(os.path.join(folder, name) for name in (*directories, *files))):
+            info, name = os.lstat(path), os.path.relpath(path, os.fsencode(top))
+            xattrs = {x: os.getxattr(path, x, follow_symlinks=False) for x in os.listxattr(path, follow_symlinks=False)}
+            content: object = os.readlink(path) if stat.S_ISLNK(info.st_mode) else b""
+            if stat.S_ISREG(info.st_mode):
+                content = info.st_size, Path(os.fsdecode(path)).read_bytes() if info.st_size < 1 << 20 else b""
+            found[name] = (info.st_mode, info.st_uid, info.st_gid, info.st_rdev, int(info.st_mtime), xattrs, content)
+            if not stat.S_ISDIR(info.st_mode):
+                found[name] += (min(inodes.setdefault(info.st_ino, name), name),)
+    return found
+
+
+def test_a_volume_has_what_the_image_has_there(make_image: MakeImage, show: Callable[..., list[str]], tmp_path: Path) -> None:
+    image = make_image(lambda rootfs: _fill(rootfs / "data"), Volumes={"/data": {}, "/etc": {}}, User="1000:1001")
+    with oci.Bundle.from_sif(image, tmp_path / "b") as bundle:
+        volume = bundle.path / "volumes/0"
+        assert listing(volume) == listing(bundle.rootfs / "data") == listing(tmp_path / "image/rootfs/data")
+        assert (volume / "sparse").stat().st_blocks * 512 <= 1 << 20
+        with (volume / "sparse").open("rb") as file:
+            file.seek(1 << 25)
+            assert file.read(16) == b"\0" * 5 + b"middle" + b"\0" * 5
+        assert (volume / "file").stat().st_nlink == 2, "the third name is outside"
+        assert sorted(os.listdir(bundle.path / "volumes")) == ["0", "1"]
+        script = "id -u; cat /data/file 2>/dev/null || echo denied; echo new > /data/new && cat /data/new; stat -c %a:%u:%g /data; head -c 4 /etc/passwd; echo"
+        assert show(bundle, script) == ["1000", "denied", "new", "2750:1000:1001", "root"]
+        assert (volume / "new").stat().st_uid == 1000
+        assert not (bundle.rootfs / "data/new").exists(), "it is in the volume, and not in the root filesystem"
+        assert not (tmp_path / "image/rootfs/data/new").exists()
+    assert not (tmp_path / "b").exists()
+    assert show(image, "touch /data/new && ls /data/new; head -c 4 /etc/passwd") == ["/data/new", "root"]
+
+
+def test_where_a_volume_can_be(make_image: MakeImage, show: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Links stay in the image, inner volumes are mounted in outer ones, and a volume that the image does not have is empty."""
+
+    def change(rootfs: Path) -> None:
+        _fill(rootfs / "data")
+        (rootfs / "link").symlink_to("../../../../../../data")
+        (rootfs / "dangling").symlink_to("/to/be/made")
+        (rootfs / "outer/inner").mkdir(parents=True)
+        (rootfs / "outer/inner/file").write_text("inner\n")
+
+    volumes = {
+        "/outer/inner": {},
+        "/link": {},
+        "/outer/": {},
+        "/dangling": {},
+        "relative": {},
+        "/no/where": {},
+        "/a/../data/sub": {},
+    }
+    image = make_image(change, Volumes=volumes)
+    script = "cat /outer/inner/file /data/file; stat -c '%a %u' /to/be/made /relative /no/where /data/sub; grep -c /volumes/ /proc/self/mountinfo"
+    assert show(image, script) == ["inner", "content", "755 0", "755 0", "755 0", "1733 0", "7"]
+
+
+def _nested(rootfs: Path) -> None:
+    path = rootfs / "data"
+    for _ in range(200):
+        path /= "d"
+    path.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "volume", "why"),
+    [
+        (lambda rootfs: None, "/", "cannot cover the whole root"),
+        (lambda rootfs: None, "/bin/..", "cannot cover the whole root"),
+        (lambda rootfs: None, "/etc/passwd", "Not a directory"),
+        (lambda rootfs: None, "/etc/passwd/below", "Not a directory"),
+        (lambda rootfs: (rootfs / "data").symlink_to("data"), "/data", "symbolic links"),
+        (_nested, "/data", "more than 128 directories"),
+        (lambda rootfs: _fill(rootfs / "data"), "/data", "more than 5 files"),
+    ],
+)
+def test_a_volume_that_cannot_be_made(
+    make_image: MakeImage, tmp_path: Path, state_root: Path, monkeypatch: pytest.MonkeyPatch, change: Any, volume: str, why: str
+) -> None:
+    image = make_image(change, Volumes={volume: {}})
+    if "files" in why:
+        monkeypatch.setattr(trees, "_MOST_ENTRIES", 5)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for make in (
+        lambda: oci.Bundle.from_sif(image, tmp_path / "b"),
+        lambda: oci.run(image, ["true"], state_root=state_root),
+    ):
+        with pytest.raises(oci.BundleError, match=f"the image's volume '{volume}'.*{why}"):
+            make()
+    assert not (tmp_path / "b").exists()
+    assert os.listdir(tmp_path / "temporary") == []
+
+
+def test_too_many_bytes(make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "_MOST_BYTES", 1 << 20)
+    image = make_image(lambda rootfs: _fill(rootfs / "data"), Volumes={"/data": {}})
+    with pytest.raises(oci.BundleError, match="volume '/data' cannot be copied: it has more than"):
+        oci.Bundle.from_sif(image, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_full_filesystem(make_image: MakeImage, tmp_path: Path) -> None:
+    image = make_image(
+        lambda rootfs: ((rootfs / "data").mkdir(), (rootfs / "data/file").write_bytes(os.urandom(1 << 22))), Volumes={"/data": {}}
+    )
+    (tmp_path / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "small", tmp_path / "small"], check=True)
+    try:
+        with pytest.raises(oci.BundleError, match="volume '/data' cannot be copied: No space left on device"):
+            oci.Bundle.from_sif(image, tmp_path / "small/b")
+        assert os.listdir(tmp_path / "small") == []
+    finally:
+        subprocess.run(["umount", tmp_path / "small"], check=True)
+
+
+def test_an_interrupt_while_a_volume_is_copied(make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(lambda rootfs: _fill(rootfs / "data"), Volumes={"/data": {}})
+    copy, calls = os.pread, []
+
+    def pread(*arguments: int) -> bytes:
+        calls.append(arguments)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return copy(*arguments)
+
+    monkeypatch.setattr("os.pread", pread)
+    with pytest.raises(KeyboardInterrupt):
+        oci.Bundle.from_sif(image, tmp_path / "b")
+    assert len(calls) == 3, "it ends at once"
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_file_with_more_links_than_the_filesystem_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/0").write_text("x")
+    for number in range(1, 6):
+        os.link(tmp_path / "source/0", tmp_path / f"source/{number}")
+    link, made = os.link, []
+
+    def limited(*arguments: Any, **options: Any) -> None:
+        made.append(arguments)
+        if len(made) == 3:
+            raise OSError(31, "Too many links")
+        link(*arguments, **options)
+
+    monkeypatch.setattr("os.link", limited)
+    fd = os.open(tmp_path / "source", os.O_RDONLY)
+    try:
+        copy_tree(fd, str(tmp_path / "target"), "a test")
+    finally:
+        os.close(fd)
+    assert [(tmp_path / f"target/{number}").read_text() for number in range(6)] == ["x"] * 6
+    assert len({(tmp_path / f"target/{number}").stat().st_ino for number in range(6)}) == 2
+    assert sorted(os.listdir(tmp_path)) == ["source", "target"]
