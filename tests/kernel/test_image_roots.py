@@ -108,6 +108,31 @@ def test_no_mode_in_a_container_depends_on_the_umask(
         subprocess.run([*command, "umount", tmp_path / "m"], cwd=REPO, check=True, umask=umask)
 
 
+USER_UNDER_A_UMASK = """
+import os, sys
+import ociruntime as oci
+path, root, uid = *sys.argv[1:3], int(sys.argv[3])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+os.umask(0o077)
+script = "stat -c '%a %n' / /dev /proc /new /new/mount /file; umask"
+mounts = [f"{path}/rootfs/etc:/new/mount", f"{path}/rootfs/etc/passwd:/file"]
+print(oci.run(path, ["sh", "-c", script], mounts=mounts, capture_output=True, text=True, state_root=root, check=True).stdout)
+"""
+
+
+def test_the_umask_of_a_user(make_bundle: MakeBundle, tmp_path: Path, user_script: Script) -> None:
+    uid = 47124
+    bundle = make_bundle(oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid))
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    for directory in (state, *(name for name, _, _ in os.walk(bundle.path))):
+        os.chown(directory, uid, uid)
+    for parent in (tmp_path, *tmp_path.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o111)
+    modes = user_script(USER_UNDER_A_UMASK, bundle.path, state, uid).stdout.split()
+    assert modes == ["755", "/", "755", "/dev", "555", "/proc", "755", "/new", "755", "/new/mount", "644", "/file", "0077"]
+
+
 # ---- the root ----
 
 
