@@ -108,6 +108,8 @@ class Bundle:
 
         The layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in ``volumes``, with a copy of what
         the image has at its path. A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
+        If a signal handler raises after the call has returned and before a ``with`` block has begun, the bundle stays mounted, as
+        it does without a block; `umount` removes it.
 
         Args:
             image: the SIF file.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
-from ociruntime.image.sif import SifBuilder
+from ociruntime.image.sif import SifBuilder, SifImage
 from ociruntime.interrupts import DeferredSignals, uninterruptible
+from ociruntime.spec import Hook, Hooks
 
-from ..support.fixture_types import Script
-from ..support.waiting import within
+from ..support.fixture_types import Command, MakeBundle, Script
+from ..support.leftovers import assert_nothing_left
+from ..support.processes import find_processes
+from ..support.waiting import SLOWER, interrupted_when, wait_until, within
 
 pytestmark = pytest.mark.root
 
@@ -250,22 +256,12 @@ def test_at_any_time(
     assert int(done.stdout) >= 3
 
 
-@pytest.fixture
-def alarm() -> Iterator[Callable[[float], None]]:
-    """Sends SIGALRM in some seconds, which raises KeyboardInterrupt as SIGINT does, and again after a minute, which nothing defers."""
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds, 60) and None
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def test_a_build_does_not_wait_for_mksquashfs(busybox_rootfs: Path, tmp_path: Path, alarm: Callable[[float], None]) -> None:
+def test_a_build_does_not_wait_for_mksquashfs(busybox_rootfs: Path, tmp_path: Path) -> None:
     tool, pid = tmp_path / "mksquashfs", tmp_path / "pid"
-    tool.write_text(f"#!/bin/sh\ntrap '' INT TERM\necho $$ > {pid}\nexec sleep 1000\n")
+    tool.write_text(f"#!/bin/sh\ntrap '' INT TERM\necho $$ > {pid}.new\nmv {pid}.new {pid}\nexec sleep 1000\n")
     tool.chmod(0o755)
     (tmp_path / "out").mkdir()
-    alarm(1)
-    with within(50), pytest.raises(KeyboardInterrupt):
+    with within(50), interrupted_when(pid.exists, "the start of mksquashfs"):
         oci.build_sif(tmp_path / "out/x.sif", busybox_rootfs, mksquashfs=tool)
     assert os.listdir(tmp_path / "out") == []
     assert not Path("/proc", pid.read_text().strip()).exists()
@@ -329,6 +325,60 @@ def test_a_block_that_is_interrupted_at_its_begin(
     with pytest.raises(KeyboardInterrupt), made:
         raise AssertionError("the block has begun")
     assert not directory.exists()
+
+
+@pytest.mark.parametrize("how", ["run", "container", "start", "command"])
+def test_a_poststart_hook_that_is_interrupted(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path, command: Command, how: str
+) -> None:
+    """The hook and what it has started are killed. `run` leaves no container, and `start` leaves it running."""
+    script = f"sleep 1000 & touch {tmp_path}/begun; sleep 1000"
+    hook = Hook(path="/bin/busybox", args=("sh", "-c", script), env=(f"MARK={prefix}", "PATH=/bin"))
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args("sleep", "1000").evolve(hooks=Hooks(poststart=(hook,))))
+    begun = (tmp_path / "begun").exists
+    with ExitStack() as stack:
+        if how in ("start", "command"):
+            container = stack.enter_context(oci.Container.create(prefix, bundle, state_root=state_root))
+        if how == "command":
+            process = subprocess.Popen(command("start", prefix))
+            wait_until(begun, "the start of the hook")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20 * SLOWER) == 130
+        else:
+            with within(50), interrupted_when(begun, "the start of the hook"):
+                if how == "run":
+                    oci.run(bundle, state_root=state_root, container_id=prefix)
+                elif how == "container":
+                    oci.Container.run(prefix, bundle, state_root=state_root)
+                else:
+                    container.start()
+        wait_until(lambda: not find_processes(f"MARK={prefix}", "environ"), "the end of the hook")
+        if how in ("start", "command"):
+            assert container.status is oci.Status.RUNNING
+            assert container.exec(["true"]).returncode == 0
+    assert_nothing_left(state_root, prefix)
+
+
+def test_an_interruption_between_a_mount_and_its_block(
+    busybox_sif: Path, state_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal arrives when `from_sif` has returned, and is handled where `__enter__` begins. The bundle is mounted as a whole."""
+    interrupt = ctypes.pythonapi.PyErr_SetInterrupt  # called from C: no bytecode follows that would handle the signal at once
+    interrupt.argtypes, interrupt.restype = [ctypes.py_object], None
+    original, references = SifImage.open, list[object]()
+
+    def opened(path: Path) -> SifImage:
+        image = original(path)
+        references.append(weakref.ref(image, interrupt))  # the image goes with the frame of from_sif
+        return image
+
+    monkeypatch.setattr(SifImage, "open", opened)
+    with pytest.raises(KeyboardInterrupt), oci.Bundle.from_sif(busybox_sif, tmp_path / "b"):
+        raise AssertionError("the block has begun")
+    oci.prune(state_root=state_root)  # which cannot know that it is not wanted
+    assert (tmp_path / "b/rootfs/bin/sh").exists()
+    oci.Bundle.load(tmp_path / "b").umount()
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_undo_that_fails_does_not_replace_the_interruption() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -50,3 +54,33 @@ def within(timeout: float) -> Iterator[None]:
     yield
     took = time.monotonic() - began
     assert took < timeout * SLOWER, f"took {took:.1f} s of at most {timeout * SLOWER} s"
+
+
+@contextmanager
+def interrupted_when(condition: Callable[[], object], what: str) -> Iterator[None]:
+    """Send SIGINT to this process as soon as the condition is true, and expect KeyboardInterrupt from the body.
+
+    It is sent again every minute until the body ends: a second signal is not deferred.
+    """
+    ended, failures = threading.Event(), list[AssertionError]()
+
+    def send() -> None:
+        try:
+            wait_until(lambda: ended.is_set() or condition(), what)
+        except AssertionError as error:
+            failures.append(error)
+        while not ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            ended.wait(60 * SLOWER)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        ended.set()
+        sender.join()
+        signal.signal(signal.SIGINT, before)
+    assert failures == []
