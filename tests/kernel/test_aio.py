@@ -19,6 +19,7 @@ import ociruntime as oci
 from ociruntime import aio
 
 from ..conftest import timed_out
+from ..support.processes import start_lasting_thread
 from ..support.waiting import SLOWER, run_async, wait_until_async
 
 pytestmark = pytest.mark.root
@@ -375,6 +376,7 @@ def test_two_hundred_at_once(bundle: oci.Bundle, state_root: Path, prefix: str) 
             task.cancel()
         assert {type(e) for e in await asyncio.gather(*cancelled, return_exceptions=True)} == {asyncio.CancelledError}
 
+    start_lasting_thread(lambda: oci.run(bundle, ["true"], state_root=state_root, container_id=prefix))
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     run_async(main(), timeout=400)
     gc.collect()

@@ -20,7 +20,7 @@ import ociruntime as oci
 from ociruntime.lifecycle.delete import delete
 
 from ..support.fixture_types import MakeBundle, Script
-from ..support.processes import find_processes
+from ..support.processes import find_processes, start_lasting_thread
 from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -337,9 +337,7 @@ def test_thousands_of_runs_leave_nothing(bundle: oci.Bundle, state_root: Path, p
         return books() == before
 
     runs(250)
-    first = threading.Thread(target=runs, args=(1,))  # the first launch outside the main thread starts a thread that stays
-    first.start()
-    first.join()
+    start_lasting_thread(lambda: runs(1))
     before, memory = books(), resident()
     threads = [threading.Thread(target=runs, args=(250,)) for _ in range(4)]
     for thread in threads:

@@ -1,10 +1,11 @@
-"""Processes of the host, and the descriptors of this one."""
+"""Processes of the host, and the descriptors and threads of this one."""
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,3 +63,9 @@ def few_descriptors(free: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def start_lasting_thread(launch: Callable[[], object]) -> None:
+    """Launch a container from another thread than the main one: the first such launch starts a thread that lasts."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(launch).result()
