@@ -11,10 +11,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -43,14 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
-
-
-def timed_out(call: Callable[[], object]) -> oci.Result[Any]:
-    """The result, with the output so far, of a call whose time is over."""
-    with pytest.raises(oci.ProcessTimeout) as caught:
-        call()
-    assert caught.value.result is not None
-    return caught.value.result
 
 
 @pytest.fixture(scope="session")

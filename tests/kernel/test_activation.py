@@ -16,7 +16,7 @@ import ociruntime as oci
 from ociruntime.spec import IDMapping, RuntimeSpec, User
 
 from ..support.fixture_types import Command, MakeBundle
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 # busybox has no systemd-notify, but speaks to syslog's socket, and what it says there has two lines.
@@ -70,7 +70,7 @@ def test_start_returns_when_the_process_is_ready(
                 assert starting.is_alive()
             assert heard(host) == []
             process.sendto(b"STATUS=fine\nREADY=1\n", f"/proc/{container.pid}/root{place}")
-        starting.join(120)
+        starting.join(TIME_LIMIT)
         assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
         assert "NOTIFY_SOCKET" not in str(container.exec(["env"], capture_output=True, text=True).stdout)
         inside = container.exec(["touch", f"{Path(place).parent}/file"], capture_output=True, text=True)
@@ -105,7 +105,7 @@ def test_a_process_that_ends_without_a_word(make_bundle: MakeBundle, state_root:
     ) as container:
         container.start()
         assert heard(host) == []
-        container.wait(20)
+        container.wait(TIME_LIMIT)
 
 
 def test_an_abstract_socket_and_nobody_there(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
@@ -130,7 +130,7 @@ def test_run_goes_on_and_a_supervised_one_waits(
 ) -> None:
     bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
     host.setblocking(True)
-    host.settimeout(20)
+    host.settimeout(TIME_LIMIT)
     with oci.Container.run(prefix, bundle, state_root=state_root, notify_socket=address(host)):
         assert host.recv(100) == b"READY=1"  # we are the main process of the service
     host.setblocking(False)
@@ -144,11 +144,11 @@ def test_the_command_line_takes_it_from_its_environment(
     bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100")
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
     for words in (("create", "-b", bundle.path, prefix), ("start", prefix)):
-        subprocess.run(command(*words), env=env, check=True, stdout=subprocess.DEVNULL, timeout=300)
+        subprocess.run(command(*words), env=env, check=True, stdout=subprocess.DEVNULL, timeout=TIME_LIMIT)
     container = oci.Container.load(prefix, state_root=state_root)
     assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]
     container.delete(force=True)
-    done = subprocess.run(command("run", "-b", bundle_of(make_bundle, "sh", "-c", SAY).path, prefix), env=env, timeout=300)
+    done = subprocess.run(command("run", "-b", bundle_of(make_bundle, "sh", "-c", SAY).path, prefix), env=env, timeout=TIME_LIMIT)
     assert done.returncode == 0
 
 
@@ -159,14 +159,14 @@ def test_what_is_printed_before_it_is_ready_is_read(
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
     for script, code, size in ((f"yes | head -c 3000000; {SAY}; exit 3", 3, 3000000), ("exit 4", 4, 0)):
         words = command("run", "--supervise", "-b", bundle_of(make_bundle, "sh", "-c", script).path, prefix)
-        done = subprocess.run(words, env=env, capture_output=True, timeout=300)
+        done = subprocess.run(words, env=env, capture_output=True, timeout=TIME_LIMIT)
         assert (done.returncode, len(done.stdout)) == (code, size), done.stderr
         assert [message.split("\n")[0] for message in heard(host)] == ["READY=1"] * (code == 3)
     bundle = bundle_of(
         make_bundle, "sleep", "1", spec=RuntimeSpec.default().evolve(hooks=oci.spec.Hooks(poststart=(oci.spec.Hook(path="/none"),)))
     )
     done = subprocess.run(
-        command("run", "--supervise", "-b", bundle.path, prefix), env=env, capture_output=True, text=True, timeout=300
+        command("run", "--supervise", "-b", bundle.path, prefix), env=env, capture_output=True, text=True, timeout=TIME_LIMIT
     )
     assert done.returncode == 1
     assert "poststart hook /none: cannot be run" in done.stderr
@@ -203,7 +203,7 @@ def test_sockets_that_we_were_activated_with_are_the_containers(
         f"os.environ |= {{'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'web', 'LISTEN_PID': str(os.getpid() + {int(not mine)})}}\n"
         "os.execv(sys.argv[1], sys.argv[1:])\n"
     )
-    done = subprocess.run([sys.executable, "-c", launcher, *words], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", launcher, *words], capture_output=True, text=True, timeout=TIME_LIMIT, check=True)
     first, second, *seen = done.stdout.split()
     # What is preserved begins behind the sockets; who was not activated has none of them.
     assert seen == ([first, second, "1-1-web"] if mine else [first, "--"]), done.stderr
@@ -222,5 +222,5 @@ def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, s
 
 
 def test_the_version_names_systemd_in_a_line_that_programs_look_for(command: Command) -> None:
-    said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=300).stdout
+    said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=TIME_LIMIT).stdout
     assert [line.split()[0] for line in said.splitlines()] == ["ociruntime", "spec:", "+SYSTEMD"]

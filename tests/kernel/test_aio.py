@@ -18,9 +18,8 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
-from ..conftest import timed_out
 from ..support.processes import start_lasting_thread
-from ..support.waiting import SLOWER, run_async, wait_until_async
+from ..support.waiting import SLOWER, TIME_LIMIT, run_async, timed_out_with_output, wait_until_async
 
 pytestmark = pytest.mark.root
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
@@ -62,7 +61,8 @@ def test_run(bundle: oci.Bundle, state_root: Path, prefix: str, busybox_rootfs: 
 
 def test_a_timeout(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     script = ["sh", "-c", "echo early; sleep 1000 & sleep 1000"]
-    result = timed_out(lambda: run_async(aio.run(bundle, script, capture_output=True, timeout=0.5, state_root=state_root)))
+    options: dict[str, Any] = {"capture_output": True, "state_root": state_root}
+    result = timed_out_with_output(lambda limit: run_async(aio.run(bundle, script, timeout=limit, **options)))
     assert (result.returncode, result.stdout) == (-9, b"early\n")
     assert oci.Container.list(state_root=state_root) == []
 
@@ -120,7 +120,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
 
     async def outside() -> None:
         if what == "run":
-            result = await aio.run(bundle, script, input=b"x", capture_output=True, timeout=60, state_root=state_root)
+            result = await aio.run(bundle, script, input=b"x", capture_output=True, timeout=TIME_LIMIT, state_root=state_root)
             assert result.stdout == b"x"
             return
         made = aio.Container.create(
@@ -134,7 +134,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
 
     async def inside(container: aio.Container) -> None:
         if what == "exec":
-            assert (await container.exec(script, input="x", capture_output=True, text=True, timeout=60)).stdout == "x"
+            assert (await container.exec(script, input="x", capture_output=True, text=True, timeout=TIME_LIMIT)).stdout == "x"
         elif what == "wait":
             await container.wait(0.05)
         elif what == "events":
@@ -143,7 +143,7 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
         else:
             async with container.popen(script, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
                 if what == "communicate":
-                    assert await process.communicate(b"x", timeout=60) == (b"x", b"")
+                    assert await process.communicate(b"x", timeout=TIME_LIMIT) == (b"x", b"")
                 else:
                     process.stdin.write(b"x")
                     process.stdin.close()
@@ -200,11 +200,12 @@ def test_communicate_again_after_a_timeout(bundle: oci.Bundle, state_root: Path,
     async def main() -> None:
         async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             text = "in\n" + "rest\n" * 50_000
-            script = ["sh", "-c", "read x; echo first $x; sleep 0.7; cat"]
+            script = ["sh", "-c", "mkfifo /tmp/go; read x; echo first $x; read y </tmp/go; cat"]
             async with container.popen(script, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
                 with pytest.raises(TimeoutError):
                     await process.communicate(text, timeout=0.2)
-                assert await process.communicate(timeout=60) == ("first " + text, "")
+                await container.exec(["sh", "-c", "echo >/tmp/go"])
+                assert await process.communicate(timeout=TIME_LIMIT) == ("first " + text, "")
 
     run_async(main())
 
@@ -229,7 +230,7 @@ def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path
 
 def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     made = oci.Container.run(prefix, bundle.with_args(["true"]), state_root=state_root)
-    made.wait(20)
+    made.wait(TIME_LIMIT)
     assert run_async(aio.prune(state_root=state_root)) == (prefix,)
     made._close()
 
@@ -310,8 +311,9 @@ def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             await wait_until_async(lambda: container.processes() == (container.pid,), "the end of the others")
+            script = ["sh", "-c", "echo early; sleep 1000 & sleep 1000"]
             with pytest.raises(oci.ProcessTimeout) as caught:
-                await container.exec(["sh", "-c", "echo early; sleep 1000 & sleep 1000"], capture_output=True, timeout=0.3)
+                await container.exec(script, capture_output=True, timeout=2 * SLOWER)
             assert caught.value.stdout == b"early\n"
 
     run_async(main())
@@ -325,7 +327,7 @@ def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, pr
             container.stdin.write(b"hello\n")
             container.stdin.close()
             assert await container.stdout.read() == b"hello\n"
-            assert await container.wait(20) == 0
+            assert await container.wait(TIME_LIMIT) == 0
 
     run_async(main())
 

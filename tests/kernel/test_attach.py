@@ -13,7 +13,7 @@ import ociruntime as oci
 from ociruntime.terminal import DetachKeys
 
 from ..support.fixture_types import Command
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -127,24 +127,24 @@ def test_attach_waits_for_the_start(bundle: oci.Bundle, state_root: Path, prefix
             container.start()
             assert client.stdout.readline() + client.stdout.readline() == b"hello early\nlines\n"
             client.stdin.close()
-            assert client.wait(20) == 9
+            assert client.wait(TIME_LIMIT) == 9
 
 
 def test_attach_errors(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     def said(name: str, *words: str) -> tuple[int, str]:
-        done = subprocess.run(command("attach", *words, name), capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command("attach", *words, name), capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
         return done.returncode, done.stderr
 
     assert said(prefix)[0] == 1
     with create(prefix, bundle, state_root, "exit 1") as container:
         container.start()
-        container.wait(10)
+        container.wait(TIME_LIMIT)
         assert said(prefix) == (1, f"ociruntime: cannot attach to container {prefix!r}: it is stopped, not created or running\n")
         assert "is not a valid key" in said(prefix, "--detach-keys", "shift-x")[1]
 
 
 def test_a_shell_is_left_and_found_again(shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command) -> None:
-    assert subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=30, check=True).returncode == 0
+    assert subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=TIME_LIMIT, check=True).returncode == 0
     tty = session(*command("attach", prefix), size=(30, 90))
     tty.type("\r")
     tty.expect("$ ")
@@ -205,7 +205,7 @@ def test_a_supervised_run_in_the_foreground(
 ) -> None:
     (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "cat; seq 1000; exit 8"]).spec.to_json())
     words = command("run", flag.format(tmp_path / "log"), "-b", bundle.path, prefix)
-    done = subprocess.run(words, input="in\n", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, input="in\n", capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (8, "in\n" + "".join(f"{n}\n" for n in range(1, 1001)), "")
     assert oci.Container.list(state_root=state_root) == []
     assert (tmp_path / "log").exists() == ("path" in flag)
@@ -230,7 +230,7 @@ def test_stderr_comes_separately_where_it_is_asked_for(bundle: oci.Bundle, state
                 command("attach", prefix), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as client:
                 container.start()
-                assert client.communicate(b"in\n", timeout=30)[0] in (b"out\n", b"")  # it may have come late
+                assert client.communicate(b"in\n", timeout=TIME_LIMIT)[0] in (b"out\n", b"")  # it may have come late
                 assert client.returncode == 3
             assert (two.readall(), two.stderr.readall()) == (b"out\n", b"err\nin\n")
             assert sorted((one.readall() or b"").splitlines()) == [b"err", b"in", b"out"]
@@ -240,7 +240,9 @@ def test_stderr_comes_separately_where_it_is_asked_for(bundle: oci.Bundle, state
 
 def test_a_supervised_run_keeps_the_streams_apart(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "seq 3000; seq 5 >&2; seq 3"]).spec.to_json())
-    done = subprocess.run(command("run", "--supervise", "-b", bundle.path, prefix), capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        command("run", "--supervise", "-b", bundle.path, prefix), capture_output=True, timeout=TIME_LIMIT, check=True
+    )
     assert len(done.stdout.splitlines()) == 3003
     assert done.stderr == b"1\n2\n3\n4\n5\n"
 
@@ -250,7 +252,9 @@ def test_a_supervised_run_keeps_the_streams_apart(bundle: oci.Bundle, state_root
 def test_piped_input_ends(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command, terminal: bool, typed: str) -> None:
     with create(prefix, bundle, state_root, "test -t 0 && stty -echo; cat; exit 6", terminal=terminal) as container:
         container.start()
-        done = subprocess.run(command("attach", prefix), input=typed, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            command("attach", prefix), input=typed, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+        )
         assert done.returncode == 6
         assert typed.strip() in done.stdout
 
@@ -259,7 +263,7 @@ def test_piped_input_ends(bundle: oci.Bundle, state_root: Path, prefix: str, com
 def test_a_hang_up_leaves_the_container_alone(
     shell: oci.Bundle, state_root: Path, prefix: str, session, command: Command, how: str
 ) -> None:
-    subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=30, check=True)
+    subprocess.run(command("run", "-dt", "-b", shell.path, prefix), timeout=TIME_LIMIT, check=True)
     tty = session(*command("attach", prefix))
     tty.expect("$ ")  # before, what is typed is echoed here
     tty.type("X=kept\r")
@@ -271,7 +275,7 @@ def test_a_hang_up_leaves_the_container_alone(
         assert tty.restored
     else:
         tty.hang_up()
-        assert tty.process.wait(20) == 128 + signal.SIGHUP
+        assert tty.process.wait(TIME_LIMIT) == 128 + signal.SIGHUP
     again = session(*command("attach", prefix))
     again.expect("$ ")
     again.type("echo $X; exit 5\r")
@@ -287,7 +291,7 @@ def test_keys_that_begin_like_those_to_detach_are_passed_on_at_the_end(
     with create(prefix, bundle, state_root, script, terminal=True) as container:
         container.start()
         with subprocess.Popen(command("attach", prefix), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
-            assert b"61 10 04" in client.communicate(b"a\x10", timeout=30)[0]  # then the key for the end of file
+            assert b"61 10 04" in client.communicate(b"a\x10", timeout=TIME_LIMIT)[0]  # then the key for the end of file
             assert client.returncode == 4
 
 
@@ -300,7 +304,7 @@ def test_what_is_typed_before_the_keys_to_detach_counts(
         wait_until(lambda: not tty.restored, "raw mode")
         tty.type("7\r\x10\x11")
         assert tty.wait() in (0, 7)
-        assert container.wait(20) == 7
+        assert container.wait(TIME_LIMIT) == 7
 
 
 def test_a_container_that_ends_while_somebody_attaches(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
@@ -309,7 +313,7 @@ def test_a_container_that_ends_while_somebody_attaches(bundle: oci.Bundle, state
         with create(prefix, bundle, state_root, f"sleep 0.{turn}; exit 6", terminal=True) as container:
             with subprocess.Popen(command("attach", prefix), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as client:
                 container.start()
-                _, said = client.communicate(timeout=30)
+                _, said = client.communicate(timeout=TIME_LIMIT)
                 assert client.returncode == 6 or "it is stopped, not created or running" in said, said
 
 
@@ -324,5 +328,5 @@ def test_a_command_without_standard_streams(bundle: oci.Bundle, state_root: Path
         for closed in ("<&-", "<&- >&-", "<&- >&- 2>&-"):
             if verb != "attach" or closed == "<&-":
                 line = f'exec "$@" {closed}'
-                done = subprocess.run(["sh", "-c", line, "sh", *command(verb, *words)], timeout=30, check=False)
+                done = subprocess.run(["sh", "-c", line, "sh", *command(verb, *words)], timeout=TIME_LIMIT, check=False)
                 assert done.returncode == (0 if verb == "logs" else 5)

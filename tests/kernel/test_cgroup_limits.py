@@ -14,6 +14,7 @@ import ociruntime as oci
 from ociruntime.engine import cgroup
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import TIME_LIMIT
 from .cgroups import V2, Limited, block_device, directory, has, needs, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -161,14 +162,14 @@ def test_no_process_more(limited: Limited) -> None:
     """0 is a limit (config-linux.md#pids), written as 1."""
     with limited({"pids": {"limit": 0}}, ["sh", "-c", "sleep 100 & echo unreached; exec sleep 100"], start=True) as container:
         assert value(container, "pids", "pids.max") == "1"
-        assert container.wait(20) != 0  # the shell cannot fork
+        assert container.wait(TIME_LIMIT) != 0  # the shell cannot fork
 
 
 @needs["pids"]
 def test_the_limit_of_processes_holds(limited: Limited) -> None:
     text = "i=0; while [ $i -lt 20 ]; do sleep 50 & i=$((i+1)); done"
     with limited({"pids": {"limit": 5}}, ["sh", "-c", text], start=True) as container:
-        assert container.wait(20) != 0
+        assert container.wait(TIME_LIMIT) != 0
         assert value(container, "pids", "pids.events").split()[1] != "0"
 
 

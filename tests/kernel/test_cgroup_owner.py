@@ -14,7 +14,7 @@ import ociruntime as oci
 from ociruntime.engine import cgroup
 
 from ..support.fixture_types import MakeBundle
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 from .cgroups import directory, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -136,7 +136,7 @@ def test_root_of_a_user_namespace_has_no_device_rules_and_is_told_so(
         assert inside.stdout.readline() == "\n"
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{inside.pid}/{name}").write_text("0 0 4294967295")
-        told, errors = inside.communicate("\n", timeout=120)
+        told, errors = inside.communicate("\n", timeout=TIME_LIMIT)
     assert inside.returncode == 0, errors
     assert len(told.splitlines()) == 2
     for line in told.splitlines():

@@ -17,7 +17,7 @@ from ociruntime.engine import cgroup
 
 from ..support.fixture_types import MakeBundle
 from ..support.processes import is_running
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 from .cgroups import Limited, directory
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -64,12 +64,12 @@ def test_everything_dies(limited: Limited, way: str, nested: bool) -> None:
             container.pause()
         if way == "delete":
             container.kill("KILL")
-            container.wait(20)
+            container.wait(TIME_LIMIT)
             assert any(map(is_running, pids))
             container.delete()
         else:
             container.kill("KILL", all=True)
-            assert container.wait(20) == -9
+            assert container.wait(TIME_LIMIT) == -9
         assert not any(map(is_running, pids))
 
 
@@ -77,7 +77,7 @@ def test_processes_that_are_born_as_fast_as_they_die(limited: Limited) -> None:
     with limited({"pids": {"limit": 2000}}, ["sh", "-c", RABBITS], start=True, linux={"namespaces": NO_PID}) as container:
         family(container, 3)
         container.kill("KILL", all=True)
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
         assert container.processes() == ()
 
 
@@ -96,19 +96,19 @@ def test_a_signal_for_all(limited: Limited, paused: bool) -> None:
         if paused:
             assert container.status is oci.Status.PAUSED
             container.resume()
-        assert container.wait(20) == 3
+        assert container.wait(TIME_LIMIT) == 3
 
 
 def test_kill_of_a_paused_container(limited: Limited) -> None:
     with limited({}, start=True) as container:
         container.pause()
         container.kill("KILL")
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
 
 
 def test_kill_all_of_a_stopped_container(limited: Limited) -> None:
     with limited({}, ["true"], start=True) as container:
-        container.wait(20)
+        container.wait(TIME_LIMIT)
         container.kill("KILL", all=True)
         container.kill("TERM", all=True)
 
@@ -117,7 +117,7 @@ def test_without_cgroups(limited: Limited) -> None:
     with limited({}, ["sh", "-c", "sleep 100 & exec sleep 100"], start=True, cgroup_manager="disabled") as container:
         assert len(family(container, 2)) == 2
         container.kill("KILL", all=True)
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
         with pytest.raises(oci.WrongStatus):
             container.pause()
     with limited({}, start=True, cgroup_manager="disabled", linux={"namespaces": NO_PID}) as container:
@@ -126,7 +126,7 @@ def test_without_cgroups(limited: Limited) -> None:
         with pytest.raises(oci.UnsupportedError, match="needs a cgroup: the container was created without one; create it again"):
             container.pause()
         container.kill("KILL")
-        container.wait(20)
+        container.wait(TIME_LIMIT)
 
 
 def test_pause_stops_time(limited: Limited) -> None:
@@ -142,9 +142,9 @@ def test_pause_stops_time(limited: Limited) -> None:
             pass
         assert select.select([pipe[0]], [], [], 0.2)[0] == []
         container.resume()
-        assert select.select([pipe[0]], [], [], 20)[0] == [pipe[0]]
+        assert select.select([pipe[0]], [], [], TIME_LIMIT)[0] == [pipe[0]]
         container.kill("KILL")
-        container.wait(20)
+        container.wait(TIME_LIMIT)
     os.close(pipe[0])
 
 
@@ -175,7 +175,7 @@ def test_ps(limited: Limited, capsys: pytest.CaptureFixture[str], monkeypatch: p
                 capsys.readouterr().err
             )
         container.kill("KILL")
-        container.wait(20)
+        container.wait(TIME_LIMIT)
         assert main([*command, container.id]) == 1
 
 
@@ -224,7 +224,7 @@ def test_kill_while_it_is_being_frozen(limited: Limited) -> None:
         try:
             os.kill(container.pid, 0)
             container.kill(signal.SIGKILL, all=True)
-            assert container.wait(20) == -9
+            assert container.wait(TIME_LIMIT) == -9
         finally:
             stop.set()
             thread.join()

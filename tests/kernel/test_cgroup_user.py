@@ -12,6 +12,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 from .cgroups import V2
 
 pytestmark = [
@@ -48,7 +49,7 @@ def test_the_whole_life_in_a_delegated_cgroup(make: Callable[..., oci.Container]
         container.resume()
         assert container.exec(["true"]).returncode == 0
         container.kill("KILL", all=True)
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
     assert not own.exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import Command, MakeBundle
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -40,7 +40,7 @@ def test_it_reaps_and_stops(
         container.pause()
         container.resume()
         container.kill("TERM")
-        assert container.wait(10) == 0
+        assert container.wait(TIME_LIMIT) == 0
         container.delete()
     assert oci.Container.list(state_root=state_root) == []
 
@@ -52,10 +52,10 @@ def test_it_needs_no_process_in_the_config(make_bundle: MakeBundle, state_root: 
     with oci.Container.run(prefix, bundle, state_root=state_root, empty_process=True) as container:
         assert container.exec(["/bin/echo", "hi"], capture_output=True).stdout == b"hi\n"
         container.kill("INT")
-        assert container.wait(10) == 0
+        assert container.wait(TIME_LIMIT) == 0
 
 
 def test_it_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     for words in (("create", "--empty-process", "-b", bundle.path, prefix), ("start", prefix), ("exec", prefix, "true")):
-        subprocess.run(command(*words), timeout=60, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command(*words), timeout=TIME_LIMIT, check=True, stdin=subprocess.DEVNULL)
     oci.Container.load(prefix, state_root=state_root).delete(force=True)

@@ -17,7 +17,7 @@ import ociruntime as oci
 from ociruntime import aio
 
 from ..support.fixture_types import Script
-from ..support.waiting import run_async, wait_until_async
+from ..support.waiting import TIME_LIMIT, run_async, wait_until_async
 
 pytestmark = pytest.mark.root
 
@@ -187,11 +187,11 @@ def test_a_container_in_a_pool(bundle: oci.Bundle, state_root: Path, prefix: str
     """What a worker of a pool gets is a handle to the same container; what it returns comes back as it is."""
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         with multiprocessing.get_context("fork").Pool(1) as pool:
-            result = pool.apply_async(container.exec, [["echo", "hello"]], {"capture_output": True}).get(60)
+            result = pool.apply_async(container.exec, [["echo", "hello"]], {"capture_output": True}).get(TIME_LIMIT)
             assert result.stdout == b"hello\n"
             changed = bundle.with_args(["echo", "from a worker"])
             options = {"capture_output": True, "state_root": state_root, "container_id": f"{prefix}-worker"}
-            assert pool.apply_async(oci.run, [changed], options).get(60).stdout == b"from a worker\n"
+            assert pool.apply_async(oci.run, [changed], options).get(TIME_LIMIT).stdout == b"from a worker\n"
         assert container.status is oci.Status.RUNNING
         with container.popen(["true"]) as process, pytest.raises(TypeError, match="cannot pickle or copy 'Process' object"):
             pickle.dumps(process)
@@ -202,4 +202,4 @@ def test_a_container_in_another_interpreter(bundle: oci.Bundle, state_root: Path
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         pid = container.pid
         assert script(text, pickle.dumps(container).hex()).stdout.split() == [str(pid)]
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9

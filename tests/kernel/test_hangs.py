@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,13 @@ import ociruntime.aio
 from ociruntime.engine.processes import reap_abandoned
 from ociruntime.spec import Hooks, Seccomp
 
-from ..conftest import timed_out
 from ..support.fixture_types import Command, MakeBundle
-from ..support.waiting import SLOWER, wait_until
+from ..support.waiting import SLOWER, TIME_LIMIT, timed_out, wait_until, within
 from .cgroups import has
 
 pytestmark = pytest.mark.root
 LATE_RAW = ("sh", "-c", "sleep 0.3; exec sh -i")
 """A shell that changes the terminal's mode after its input has ended, which discards the key for the end of file."""
-SOON = 20 * SLOWER
-"""Seconds that no call here may take, on a busy machine either."""
 
 
 def filtered(
@@ -54,21 +50,21 @@ DENY_ALL = [
 def test_a_filter_that_denies_everything(
     make_bundle: MakeBundle, state_root: Path, prefix: str, profile: dict[str, Any], no_new_privileges: bool
 ) -> None:
-    bundle, began = filtered(make_bundle, profile, no_new_privileges=no_new_privileges), time.monotonic()
-    with pytest.raises(oci.StepError, match="the seccomp filter denies execve"):
-        oci.run(bundle, state_root=state_root, container_id=prefix)
-    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
+    bundle = filtered(make_bundle, profile, no_new_privileges=no_new_privileges)
+    with within(20):
         with pytest.raises(oci.StepError, match="the seccomp filter denies execve"):
-            container.start()
-        assert container.status is oci.Status.STOPPED
-    assert time.monotonic() - began < SOON
+            oci.run(bundle, state_root=state_root, container_id=prefix)
+        with oci.Container.create(prefix, bundle, state_root=state_root) as container:
+            with pytest.raises(oci.StepError, match="the seccomp filter denies execve"):
+                container.start()
+            assert container.status is oci.Status.STOPPED
 
 
 @pytest.mark.parametrize("action", ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"])
 def test_a_filter_that_kills(make_bundle: MakeBundle, state_root: Path, prefix: str, action: str) -> None:
-    bundle, began = filtered(make_bundle, {"defaultAction": action}, no_new_privileges=True), time.monotonic()
-    assert oci.run(bundle, state_root=state_root, container_id=prefix).returncode == -31
-    assert time.monotonic() - began < SOON
+    bundle = filtered(make_bundle, {"defaultAction": action}, no_new_privileges=True)
+    with within(20):
+        assert oci.run(bundle, state_root=state_root, container_id=prefix).returncode == -31
 
 
 @pytest.mark.parametrize(
@@ -77,14 +73,14 @@ def test_a_filter_that_kills(make_bundle: MakeBundle, state_root: Path, prefix: 
 def test_an_init_that_cannot_exit(make_bundle: MakeBundle, state_root: Path, prefix: str, denied: list[str]) -> None:
     """The exec fails, and the init process has to end by itself although the filter denies it."""
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [*denied, "execve"], "action": "SCMP_ACT_ERRNO"}]}
-    bundle, began = filtered(make_bundle, profile, no_new_privileges=True), time.monotonic()
-    with pytest.raises(oci.StepError, match="the seccomp filter denies execve") as caught:
-        oci.run(bundle, state_root=state_root, container_id=prefix)
-    assert caught.value.op == "exec"
-    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
-        with pytest.raises(oci.StepError, match="the seccomp filter denies execve"):
-            container.start()
-    assert time.monotonic() - began < SOON
+    bundle = filtered(make_bundle, profile, no_new_privileges=True)
+    with within(20):
+        with pytest.raises(oci.StepError, match="the seccomp filter denies execve") as caught:
+            oci.run(bundle, state_root=state_root, container_id=prefix)
+        assert caught.value.op == "exec"
+        with oci.Container.create(prefix, bundle, state_root=state_root) as container:
+            with pytest.raises(oci.StepError, match="the seccomp filter denies execve"):
+                container.start()
 
 
 def test_an_init_that_is_killed(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
@@ -103,7 +99,7 @@ def test_a_pod_whose_filter_denies_the_wait(
 ) -> None:
     bundle = filtered(make_bundle, profile, no_new_privileges=True)
     with oci.Container.run(prefix, bundle, state_root=state_root, empty_process=True) as container:
-        assert container.wait(SOON) is not None
+        assert container.wait(TIME_LIMIT) is not None
 
 
 # ---- terminals ----
@@ -123,7 +119,11 @@ def with_terminal(make_bundle: MakeBundle, *args: str) -> oci.Bundle:
 def test_the_end_of_input_reaches_a_shell_that_changes_the_terminal(make_bundle: MakeBundle, prefix: str, command: Command) -> None:
     bundle = with_terminal(make_bundle, *LATE_RAW)
     done = subprocess.run(
-        command("run", "--bundle", bundle.path, prefix), stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False
+        command("run", "--bundle", bundle.path, prefix),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIME_LIMIT,
+        check=False,
     )
     assert done.returncode == 0, done
 
@@ -133,18 +133,18 @@ def test_fifty_shells_without_input(make_bundle: MakeBundle, prefix: str, comman
     bundle = with_terminal(make_bundle, "sh")
     for number in range(50):
         words = command("run", "--bundle", bundle.path, f"{prefix}-{number}")
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT, check=False)
         assert done.returncode == 0, done
 
 
 def test_the_end_of_typed_input(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
-        result = container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=SOON)
+        result = container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=TIME_LIMIT)
         assert result.returncode == 0
 
     async def twin() -> oci.Result[bytes]:
         async with oci.aio.Container.run(prefix, bundle, state_root=state_root) as container:
-            return await container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=SOON)
+            return await container.exec(LATE_RAW, terminal=True, capture_output=True, input=b"", timeout=TIME_LIMIT)
 
     result = asyncio.run(twin())
     assert result.returncode == 0
@@ -174,7 +174,7 @@ def test_the_second_signal_ends_the_command(
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(number)
-        assert process.wait(SOON) == 128 + number
+        assert process.wait(TIME_LIMIT) == 128 + number
         process.stdout.close()
         if how == "exec":
             container = oci.Container.load(prefix, state_root=state_root)
@@ -203,7 +203,7 @@ def test_the_second_signal_ends_a_launch(
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(number)
-        assert process.wait(SOON) == 128 + number
+        assert process.wait(TIME_LIMIT) == 128 + number
     finally:
         process.kill()
         process.wait()
@@ -223,14 +223,14 @@ def slow(make_bundle: MakeBundle, kind: str) -> oci.Bundle:
 
 @pytest.mark.parametrize("kind", SLOW_HOOKS)
 def test_the_timeout_of_run_covers_the_launch(make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str) -> None:
-    bundle, began = slow(make_bundle, kind), time.monotonic()
-    options: dict[str, Any] = {"timeout": 0.3, "state_root": state_root, "container_id": prefix}
-    result = timed_out(lambda: oci.run(bundle, ["true"], capture_output=True, text=True, **options))
-    assert (result.args, result.returncode, result.stdout) == (("true",), -9, "")
-    assert timed_out(lambda: asyncio.run(oci.aio.run(bundle, ["true"], **options))).returncode == -9
-    with pytest.raises(oci.ProcessTimeout, match=r"'true' took longer than 0.3 s and was killed"):
-        oci.run(bundle, ["true"], check=True, **options)
-    assert time.monotonic() - began < SOON
+    bundle = slow(make_bundle, kind)
+    with within(20):
+        options: dict[str, Any] = {"timeout": 0.3, "state_root": state_root, "container_id": prefix}
+        result = timed_out(lambda: oci.run(bundle, ["true"], capture_output=True, text=True, **options))
+        assert (result.args, result.returncode, result.stdout) == (("true",), -9, "")
+        assert timed_out(lambda: asyncio.run(oci.aio.run(bundle, ["true"], **options))).returncode == -9
+        with pytest.raises(oci.ProcessTimeout, match=r"'true' took longer than 0.3 s and was killed"):
+            oci.run(bundle, ["true"], check=True, **options)
 
 
 def test_the_timeout_of_exec_covers_the_launch(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
@@ -242,15 +242,14 @@ def test_the_timeout_of_exec_covers_the_launch(make_bundle: MakeBundle, state_ro
         profile["listenerPath"] = str(state_root.parent / "agent")
         bundle = filtered(make_bundle, profile, no_new_privileges=True)
         with oci.Container.run(prefix, bundle, state_root=state_root, empty_process=True) as container:
-            began = time.monotonic()
-            result = timed_out(lambda: container.exec(["true"], timeout=0.3))
-            assert (result.args, result.returncode) == (("true",), -9)
-            assert time.monotonic() - began < SOON
+            with within(20):
+                result = timed_out(lambda: container.exec(["true"], timeout=0.3))
+                assert (result.args, result.returncode) == (("true",), -9)
 
 
 def test_a_step_that_does_not_end(make_bundle: MakeBundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a time limit of the call, an init process that does not go on is given up, in create and in start."""
-    monkeypatch.setattr("ociruntime.engine.launch.STALL", 0.3)
+    monkeypatch.setattr("ociruntime.engine.launch.STALL", 1.0 * SLOWER)
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_NOTIFY"}]}
     with socket.socket(socket.AF_UNIX) as agent:
         agent.bind(str(state_root.parent / "agent"))
@@ -280,9 +279,8 @@ def test_deleting_what_is_stopped_or_traced(bundle: oci.Bundle, state_root: Path
                 tracer.stdout.close()
             else:
                 os.kill(container.pid, signal.SIGSTOP)
-            began = time.monotonic()
-            container.delete(force=True)
-            assert time.monotonic() - began < SOON
+            with within(20):
+                container.delete(force=True)
         finally:
             if tracer is not None:
                 tracer.kill()
@@ -311,9 +309,9 @@ def test_deleting_by_force_during_a_launch(
     make_bundle: MakeBundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch, stop: bool
 ) -> None:
     """The operation that has the lock ends when its container is killed; one that does not is named."""
-    monkeypatch.setattr("ociruntime.lifecycle.delete._LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("ociruntime.lifecycle.delete._LOCK_TIMEOUT", 0.2 * SLOWER)
     if stop:
-        monkeypatch.setattr("ociruntime.lifecycle.delete.KILL_TIMEOUT", 2)
+        monkeypatch.setattr("ociruntime.lifecycle.delete.KILL_TIMEOUT", 2 * SLOWER)
     bundle = slow(make_bundle, "createContainer")
     creator = subprocess.Popen([sys.executable, "-P", "-c", HELD, prefix, bundle.path, state_root])
     try:
@@ -326,7 +324,7 @@ def test_deleting_by_force_during_a_launch(
                 container.delete(force=True)
             os.kill(creator.pid, signal.SIGKILL)
         container.delete(force=True)
-        assert creator.wait(SOON) != 0
+        assert creator.wait(TIME_LIMIT) != 0
     finally:
         creator.kill()
         creator.wait()
@@ -339,17 +337,16 @@ def test_deleting_by_force_during_a_launch(
 @pytest.mark.skipif(not has("memory"), reason="no memory controller")
 @pytest.mark.parametrize("limit", [1000, 4096])
 def test_a_memory_limit_that_is_too_small(busybox_rootfs: Path, state_root: Path, prefix: str, limit: int) -> None:
-    began = time.monotonic()
-    with pytest.raises(
-        oci.StepError, match=f"^memory limit of {limit} bytes is too small to start the container; it needs more"
-    ) as caught:
-        oci.run(busybox_rootfs, ["true"], memory=limit, state_root=state_root, container_id=prefix)
-    needed = int(str(caught.value).partition("more than ")[2].split()[0])
-    assert limit < needed < 64 << 20
-    assert oci.run(busybox_rootfs, ["true"], memory=8 * needed, state_root=state_root, container_id=prefix).returncode == 0
-    assert time.monotonic() - began < SOON
+    with within(20):
+        with pytest.raises(
+            oci.StepError, match=f"^memory limit of {limit} bytes is too small to start the container; it needs more"
+        ) as caught:
+            oci.run(busybox_rootfs, ["true"], memory=limit, state_root=state_root, container_id=prefix)
+        needed = int(str(caught.value).partition("more than ")[2].split()[0])
+        assert limit < needed < 64 << 20
+        assert oci.run(busybox_rootfs, ["true"], memory=8 * needed, state_root=state_root, container_id=prefix).returncode == 0
 
 
 @pytest.mark.skipif(not has("memory"), reason="no memory controller")
 def test_a_small_memory_limit_does_not_thrash(busybox_sif: Path, state_root: Path, prefix: str) -> None:
-    oci.run(busybox_sif, ["true"], memory="1M", timeout=SOON, state_root=state_root, container_id=prefix)
+    oci.run(busybox_sif, ["true"], memory="1M", timeout=TIME_LIMIT, state_root=state_root, container_id=prefix)

@@ -15,6 +15,7 @@ from ociruntime.spec import Hook, Hooks, IDMapping, Mount, NamespaceType
 
 from ..support.fixture_types import MakeBundle, Script
 from ..support.processes import find_processes
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 ORDER = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -88,7 +89,7 @@ def test_each_at_its_moment_in_its_place(
         pid = container.pid
     mine, theirs = (tuple(os.readlink(f"/proc/{p}/ns/{n}") for n in ("mnt", "pid")) for p in ("self", pid))
     container.kill("KILL")
-    container.wait(10)
+    container.wait(TIME_LIMIT)
     assert not (log / "poststop-0.state").exists()
     container.delete()
     # Whether the process or poststart writes first nobody can say.
@@ -253,7 +254,7 @@ def test_a_start_hook_has_no_more_rights_than_the_process(
     bundle.spec = bundle.spec.evolve(process=bundle.spec.process.evolve(user=oci.spec.User(uid=7, gid=7)))
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         container.start()
-        container.wait(10)
+        container.wait(TIME_LIMIT)
     assert (log / "hook").read_text() == (log / "process").read_text() != ""
 
 

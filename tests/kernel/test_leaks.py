@@ -21,7 +21,7 @@ from ociruntime.lifecycle.delete import delete
 
 from ..support.fixture_types import MakeBundle, Script
 from ..support.processes import find_processes, start_lasting_thread
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -241,7 +241,7 @@ def test_die_with_parent(bundle: oci.Bundle, state_root: Path, prefix: str, how:
         assert oci.prune(state_root=state_root) == ()
         parent.kill()
         parent.wait()
-        assert container.wait(20) in (-9, None)
+        assert container.wait(TIME_LIMIT) in (-9, None)
         assert container.status is oci.Status.STOPPED
         assert oci.prune(state_root=state_root) == (prefix,)
         assert oci.Container.list(state_root=state_root) == []
@@ -273,7 +273,7 @@ def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script
         oci.Container.create(f"{prefix}-created", bundle, state_root=state_root) as created,
         oci.Container.run(f"{prefix}-running", bundle, state_root=state_root) as running,
     ):
-        oci.Container.run(f"{prefix}-stopped", bundle.with_args(["true"]), state_root=state_root).wait(20)
+        oci.Container.run(f"{prefix}-stopped", bundle.with_args(["true"]), state_root=state_root).wait(TIME_LIMIT)
         (state_root / f"{prefix}-empty").mkdir()
         (state_root / f"{prefix}-damaged").mkdir()
         (state_root / f"{prefix}-damaged/state.json").write_text("{")

@@ -16,10 +16,9 @@ import pytest
 
 import ociruntime as oci
 
-from ..conftest import timed_out
 from ..support.fixture_types import MakeBundle, Script
 from ..support.leftovers import assert_nothing_left
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, timed_out_with_output, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
@@ -43,8 +42,8 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
     result = container.exec(["sh", "-c", "cat; echo $X >&2; exit 7"], input="in", capture_output=True, text=True, env=["X=y"])
     assert (result.returncode, result.stdout, result.stderr) == (7, "in", "y\n")
     container.kill("KILL")
-    assert container.wait(10) == -signal.SIGKILL
-    assert container.wait(10) == -signal.SIGKILL
+    assert container.wait(TIME_LIMIT) == -signal.SIGKILL
+    assert container.wait(TIME_LIMIT) == -signal.SIGKILL
     state = container.state
     assert (state.status, state.pid, state.exit_code) == (oci.Status.STOPPED, 0, -9)
     container.delete()
@@ -84,8 +83,8 @@ def test_a_signal_is_a_negative_code(bundle: oci.Bundle, state_root: Path, prefi
 
 def test_run_with_a_timeout_kills_everything(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     args = ["sh", "-c", "echo early; sleep 100 & sleep 100"]
-    options: dict[str, Any] = {"timeout": 0.5, "state_root": state_root, "container_id": prefix}
-    result = timed_out(lambda: oci.run(bundle, args, capture_output=True, text=True, **options))
+    options: dict[str, Any] = {"capture_output": True, "text": True, "state_root": state_root, "container_id": prefix}
+    result = timed_out_with_output(lambda limit: oci.run(bundle, args, timeout=limit, **options))
     assert (result.returncode, result.stdout) == (-9, "early\n")
     assert_nothing_left(state_root, prefix)
 
@@ -144,7 +143,7 @@ def test_what_a_status_forbids(bundle: oci.Bundle, state_root: Path, prefix: str
                 call()
         container.resume()
         container.kill(9)
-        container.wait(10)
+        container.wait(TIME_LIMIT)
         for name, call in (*forbidden, ("start", container.start), ("kill", container.kill)):
             with pytest.raises(oci.WrongStatus, match=f"{name}.*stopped"):
                 call()
@@ -160,7 +159,7 @@ def test_wait_times_out(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
 def test_start_from_another_process(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     with oci.Container.create(prefix, bundle.with_args(["sh", "-c", "exit 5"]), state_root=state_root) as container:
         script("import sys, ociruntime as oci\noci.Container.load(sys.argv[1], state_root=sys.argv[2]).start()", prefix, state_root)
-        assert container.wait(10) == 5
+        assert container.wait(TIME_LIMIT) == 5
 
 
 def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
@@ -185,7 +184,7 @@ def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, stat
         container.pause()
     elif status == "stopped":
         container.kill(9)
-        container.wait(10)
+        container.wait(TIME_LIMIT)
     elif status == "damaged":
         container.delete(force=True)
         (state_root / prefix).mkdir()
@@ -206,7 +205,7 @@ def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, p
                 container.start()
             assert container.status is oci.Status.CREATED
         container.kill("KILL")
-        container.wait(10)
+        container.wait(TIME_LIMIT)
         container.delete()
     with pytest.raises(oci.SpecError, match=r"\$\.process"):
         oci.Container.run(prefix, bundle, state_root=state_root)
@@ -292,15 +291,17 @@ def test_another_config_than_the_bundles(bundle: oci.Bundle, tmp_path: Path, sta
     other = tmp_path / "other.json"
     bundle.spec.with_args("sh", "-c", "exit 3").save(other)
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "run", "-b", str(bundle.path)]
-    assert subprocess.run([*command, "--config", str(other), prefix], timeout=60).returncode == 3
-    done = subprocess.run([*command, "--config", str(tmp_path / "none"), prefix], timeout=60, capture_output=True, text=True)
+    assert subprocess.run([*command, "--config", str(other), prefix], timeout=TIME_LIMIT).returncode == 3
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "none"), prefix], timeout=TIME_LIMIT, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "none does not exist" in done.stderr
 
 
 def test_a_log_that_cannot_be_written_is_said_first(bundle: oci.Bundle, tmp_path: Path, state_root: Path, prefix: str) -> None:
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "--log", str(tmp_path / "no/such.log")]
-    done = subprocess.run([*command, "create", "-b", str(bundle.path), prefix], timeout=60, capture_output=True, text=True)
+    done = subprocess.run([*command, "create", "-b", str(bundle.path), prefix], timeout=TIME_LIMIT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "no/such.log" in done.stderr

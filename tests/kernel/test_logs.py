@@ -18,6 +18,7 @@ import ociruntime as oci
 from ociruntime.supervisor.logs import LogRecord, read_log
 
 from ..support.fixture_types import Command
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 FORMATS = ("kubernetes", "json", "basic")
@@ -28,7 +29,7 @@ def ended(name: str, bundle: oci.Bundle, root: Path, script: str, **more: object
     """A supervised container that has run a script to its end."""
     container = oci.Container.create(name, bundle.with_args(["sh", "-c", script]), state_root=root, supervise=True, **more)  # type: ignore[arg-type]
     container.start()
-    container.wait(30)
+    container.wait(TIME_LIMIT)
     return container
 
 
@@ -231,7 +232,7 @@ def test_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_di
             attachment.write(b"\n")
             assert attachment.read(100) == b"last\n"
             assert attachment.read(100) == b""
-        assert container.wait(10) == 3
+        assert container.wait(TIME_LIMIT) == 3
         state = container.state
         assert 0 < state.log_lost[0] <= 5001
         assert state.log_lost[1] > 0
@@ -239,7 +240,7 @@ def test_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_di
             "entries": state.log_lost[0], "bytes": state.log_lost[1], "error": "No space left on device",
         }  # fmt: skip
         assert [record.text for record in container.logs()][-1] == "last"
-        done = subprocess.run(command("logs", prefix), capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(command("logs", prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=True)
         assert done.stdout.endswith("last\n")
         assert "No space left on device" in done.stderr
 
@@ -279,7 +280,7 @@ def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, 
 
 def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     def said(*words: str) -> tuple[str, str]:
-        done = subprocess.run(command("logs", *words, prefix), capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(command("logs", *words, prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=True)
         return done.stdout, done.stderr
 
     with ended(prefix, bundle, state_root, "seq 5; echo err >&2; printf end"):
@@ -288,7 +289,9 @@ def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: 
         assert said("--since", "10m")[0] == said("-f")[0] == said()[0]
         assert said("--since", datetime.now(UTC).isoformat()) == ("", "")
         assert re.match(f"{STAMP} 1\n", said("--timestamps")[0])
-        bad = subprocess.run(command("logs", "--since", "soon", prefix), capture_output=True, text=True, timeout=30, check=False)
+        bad = subprocess.run(
+            command("logs", "--since", "soon", prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+        )
         assert bad.returncode == 2
         assert "is not a time" in bad.stderr
 
@@ -305,7 +308,7 @@ def test_following_on_the_command_line(bundle: oci.Bundle, state_root: Path, pre
             me.write(b"it\n")
             assert follower.stdout
             assert follower.stdout.readline() == "got it\n"
-            assert follower.wait(20) == 0
+            assert follower.wait(TIME_LIMIT) == 0
 
 
 def test_following_what_has_not_begun_and_what_has_ended(
@@ -316,14 +319,16 @@ def test_following_what_has_not_begun_and_what_has_ended(
         assert list(container.logs()) == []
         with subprocess.Popen(command("logs", "-f", "--tail", "2", prefix), stdout=subprocess.PIPE, text=True) as follower:
             container.start()
-            out, _ = follower.communicate(timeout=30)
+            out, _ = follower.communicate(timeout=TIME_LIMIT)
             assert (out, follower.returncode) in (("1\n2\n3\n", 0), ("2\n3\n", 0))  # by what was there when it came
         for flags in ([], ["-f"], ["--since", "1h", "--tail", "9", "--stream", "stdout"]):
-            done = subprocess.run(command("logs", *flags, prefix), capture_output=True, text=True, timeout=30, check=True)
+            done = subprocess.run(command("logs", *flags, prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=True)
             assert done.stdout == "1\n2\n3\n"
     with oci.Container.create(f"{prefix}-b", words, state_root=state_root):
         for flags in ([], ["-f"], ["--reopen"]):
-            done = subprocess.run(command("logs", *flags, f"{prefix}-b"), capture_output=True, text=True, timeout=30, check=False)
+            done = subprocess.run(
+                command("logs", *flags, f"{prefix}-b"), capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+            )
             assert done.returncode == 1
             assert "supervisor" in done.stderr
 
@@ -342,7 +347,9 @@ def test_a_follower_outlives_the_container(bundle: oci.Bundle, state_root: Path,
 def test_the_order_of_both_streams_is_kept(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     script = "for i in 1 2 3 4 5; do echo out $i; sleep 0.02; echo err $i >&2; sleep 0.02; done"
     with ended(prefix, bundle, state_root, script):
-        done = subprocess.run(command("logs", prefix), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=True)
+        done = subprocess.run(
+            command("logs", prefix), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIME_LIMIT, check=True
+        )
         assert done.stdout.decode().split("\n")[:-1] == [f"{name} {i}" for i in range(1, 6) for name in ("out", "err")]
 
 
@@ -354,7 +361,7 @@ def test_a_reader_that_has_seen_enough(bundle: oci.Bundle, state_root: Path, pre
             assert process.stdout.readline() == b"1\n"
             process.stdout.close()
             assert process.stderr.read() == b""
-            assert process.wait(20) == 141
+            assert process.wait(TIME_LIMIT) == 141
 
 
 def test_reopening_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path, command: Command) -> None:
@@ -368,10 +375,10 @@ def test_reopening_on_the_command_line(bundle: oci.Bundle, state_root: Path, pre
                 attachment.write(b"%d\n" % number)
                 assert attachment.read(100) == b"got %d\n" % number
                 log.rename(tmp_path / f"log.{number}")
-                subprocess.run(command("logs", "--reopen", prefix), timeout=30, check=True)
+                subprocess.run(command("logs", "--reopen", prefix), timeout=TIME_LIMIT, check=True)
         log.unlink()
         tmp_path.joinpath("log").mkdir()
-        done = subprocess.run(command("logs", "--reopen", prefix), capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command("logs", "--reopen", prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
         assert done.returncode == 1
         assert "a directory, not a regular file" in done.stderr
     assert [(tmp_path / f"log.{n}").read_text().split()[-1] for n in range(2)] == ["0", "1"]

@@ -17,6 +17,7 @@ from ociruntime.plan.process import CAPABILITIES
 from ociruntime.spec import Resources
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 from .cgroups import on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -100,7 +101,7 @@ def test_the_whole_life(make_bundle: MakeBundle, tmp_path: Path, state_root: Pat
         own = container._entry.read()["cgroups"]
         assert container.stdout is not None
         assert container.stderr is not None
-        assert container.wait(300) == 0, container.stderr.read().decode()
+        assert container.wait(TIME_LIMIT) == 0, container.stderr.read().decode()
         told = json.loads(container.stdout.read())
         assert told["exit"] == -9
         assert told["processes"] == 1

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = [
     pytest.mark.root,
@@ -51,7 +52,9 @@ def apart(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Callable[[s
     def run(devices: str, text: str) -> str:
         arguments = [str(make_bundle().path), str(state_root), prefix, devices]
         command = ["unshare", "-n", sys.executable, "-P", "-c", START + text, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONWARNINGS": "error"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIME_LIMIT, env=os.environ | {"PYTHONWARNINGS": "error"}
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -277,7 +277,7 @@ turn = 0
 while time.monotonic() < end or turn < 5:
     name = f"{prefix}-{turn}"
     result = oci.run(bundle, ["sh", "-c", "sleep 0.01; echo $HOSTNAME ok"], hostname=name, env={"HOSTNAME": name}, capture_output=True, text=True,
-                     state_root=root, container_id=name, timeout=60)
+                     state_root=root, container_id=name, timeout=600)
     assert (result.returncode, result.stdout) == (0, name + " ok\\n"), result
     assert result.usage.peak_memory > 0, result
     turn += 1

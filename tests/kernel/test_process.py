@@ -15,6 +15,7 @@ import ociruntime as oci
 from ociruntime.spec import ExecCPUAffinity
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.waiting import TIME_LIMIT
 from .users import User
 
 pytestmark = pytest.mark.root
@@ -278,7 +279,7 @@ def test_a_program_that_cannot_run(make_bundle: MakeBundle, state_root: Path, pr
     bundle = make_bundle().with_args([text])
     bundle.spec = bundle.spec
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "run", "-b", str(bundle.path), prefix]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT)
     assert done.returncode == code, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -17,6 +17,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import Command, MakeBundle, Script
+from ..support.waiting import TIME_LIMIT
 
 PODMAN_NOT_FOUND = re.compile("(?i)executable file not found in|no such file or directory")
 PODMAN_NOT_PERMITTED = re.compile("(?i)permission denied|operation not permitted")
@@ -119,7 +120,7 @@ def test_the_command_exec(running: oci.Container, programs: oci.Bundle, command:
     for case in CASES.values():
         document = running.spec.to_dict()["process"]
         process.write_text(json.dumps({**document, "args": case.args, "terminal": False}))
-        done = subprocess.run(command("exec", "--process", process, running.id), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command("exec", "--process", process, running.id), capture_output=True, text=True, timeout=TIME_LIMIT)
         assert (done.returncode, case.message in done.stderr.lower()) == (case.status, True), (case.args[0], done)
         assert len(done.stderr.splitlines()) == 1
         assert bool(PODMAN_NOT_FOUND.search(done.stderr)) == (case.status == 127)
@@ -128,7 +129,7 @@ def test_the_command_exec(running: oci.Container, programs: oci.Bundle, command:
 
 def status_of(words: list[str]) -> int:
     null = subprocess.DEVNULL  # a container of `create` would keep pipes open
-    return subprocess.run(words, stdin=null, stdout=null, stderr=null, timeout=60, check=False).returncode
+    return subprocess.run(words, stdin=null, stdout=null, stderr=null, timeout=TIME_LIMIT, check=False).returncode
 
 
 WITHOUT_FILES = [name for name in CASES if name != "noexec"]
@@ -156,7 +157,7 @@ def test_the_command_run(programs: oci.Bundle, command: Command, prefix: str, op
     for case in map(CASES.__getitem__, WITHOUT_FILES):
         set_args(programs, case.args)
         words = command("run", *options, "-b", programs.path, prefix)
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIME_LIMIT)
         assert (done.returncode, case.message in done.stderr.lower()) == (case.status, True), (case.args[0], done)
         assert oci.Container.list(state_root=state_root) == []
 

@@ -22,7 +22,7 @@ from ociruntime.procfs import start_time
 
 from ..support.fixture_types import Command
 from ..support.processes import is_running
-from ..support.waiting import SLOWER, wait_until
+from ..support.waiting import SLOWER, TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 PIPE = subprocess.PIPE
@@ -63,9 +63,9 @@ def test_a_child_of_ours(bundle: oci.Bundle, state_root: Path, prefix: str) -> N
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         process = a_zombie(container)
         container.kill("KILL")
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
         assert container.status is oci.Status.STOPPED
-        assert (process.returncode, process.wait(20), process.poll()) == (None, 5, 5)
+        assert (process.returncode, process.wait(TIME_LIMIT), process.poll()) == (None, 5, 5)
         process.close()
 
 
@@ -81,19 +81,19 @@ def test_however_one_waits(bundle: oci.Bundle, state_root: Path, prefix: str, ho
             return [event.kind async for event in aio.Container(container).events()]
 
         if how == "wait":
-            assert container.wait(20) == 7
+            assert container.wait(TIME_LIMIT) == 7
         elif how == "events":
             assert [event.kind for event in container.events()] == ["exit"]
         elif how == "aio wait":
-            assert asyncio.run(aio.Container(container).wait(20)) == 7
+            assert asyncio.run(aio.Container(container).wait(TIME_LIMIT)) == 7
         elif how == "aio events":
             assert asyncio.run(events()) == ["exit"]
         elif how == "delete":
             container.delete(force=True)
         else:
-            container.wait(20)
+            container.wait(TIME_LIMIT)
             assert oci.prune(state_root=state_root) == (prefix,)
-        assert (process.poll(), running.wait(20)) == (5, -9)
+        assert (process.poll(), running.wait(TIME_LIMIT)) == (5, -9)
         process.close()
         running.close()
 
@@ -103,7 +103,7 @@ def test_children_that_nobody_has_any_more(bundle: oci.Bundle, state_root: Path,
         pids = [container.popen(["sleep", "1000"]).pid for _ in range(3)]
         container.popen(["sleep", "1000"]).close()
         container.kill("KILL")
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
         assert [start_time(pid) for pid in pids] == [0, 0, 0]
 
 
@@ -118,7 +118,7 @@ def test_a_child_of_another_process(bundle: oci.Bundle, state_root: Path, prefix
                 container.kill("KILL")
                 wait_until(lambda container=container: container.status is oci.Status.STOPPED, "the end")
             if how == "wait":
-                assert container.wait(20) == -9
+                assert container.wait(TIME_LIMIT) == -9
             elif how == "prune":
                 assert oci.prune(state_root=state_root) == (name,)
             elif how == "command":
@@ -131,7 +131,7 @@ def test_a_child_of_another_process(bundle: oci.Bundle, state_root: Path, prefix
     reap_with_a_launch(bundle, state_root)
 
 
-@pytest.mark.parametrize(("script", "timeout", "code"), [("read x; exit 7", None, 7), ("sleep 1000", 5, -9)])
+@pytest.mark.parametrize(("script", "timeout", "code"), [("read x; exit 7", None, 7), ("sleep 1000", 5 * SLOWER, -9)])
 def test_a_run_with_a_child_of_another_process(
     bundle: oci.Bundle, state_root: Path, prefix: str, script: str, timeout: float | None, code: int
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_run_with_a_child_of_another_process(
     wait_until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)), "the run")
     with held_by_another(prefix, state_root):
         os.close(theirs)
-        runner.join(30)
+        runner.join(TIME_LIMIT)
         assert not runner.is_alive()
     os.close(ours)
     assert [result and result.returncode for result in results] == [code]

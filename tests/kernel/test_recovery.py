@@ -18,7 +18,7 @@ from ociruntime.recovery import NAME, Recovery, read
 from ..support.fixture_types import MakeBundle, Script
 from ..support.leftovers import assert_nothing_left
 from ..support.processes import is_running
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 from .test_hooks import hooks, sh
 
 pytestmark = pytest.mark.root
@@ -48,7 +48,7 @@ def test_delete_by_force(
         container.pause()
     elif status == "stopped":
         container.kill("KILL")
-        container.wait(20)
+        container.wait(TIME_LIMIT)
     damage(state_root / prefix / "state.json")
     with pytest.raises(oci.StateError, match=r"state\.json is damaged: .*; 'delete --force' removes the container"):
         oci.Container.load(prefix, state_root=state_root).delete()

@@ -7,9 +7,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import Mount, NamespaceType
 
-from ..conftest import timed_out
 from ..support.fixture_types import MakeBundle
-from ..support.waiting import within
+from ..support.waiting import SLOWER, TIME_LIMIT, interrupted_when, timed_out, timed_out_with_output, wait_until, within
 
 pytestmark = pytest.mark.root
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
@@ -44,7 +41,7 @@ Sh = Callable[..., "oci.Result[str]"]
 
 
 def test_a_result(sh: Sh) -> None:
-    result = sh("echo out; echo err >&2; exit 3", timeout=30)
+    result = sh("echo out; echo err >&2; exit 3", timeout=TIME_LIMIT)
     assert (result.args, result.returncode, result.stdout, result.stderr) == (
         ("sh", "-c", "echo out; echo err >&2; exit 3"), 3, "out\n", "err\n",
     )  # fmt: skip
@@ -95,7 +92,7 @@ def test_output_into_files_and_input_from_them(bundle: oci.Bundle, state_root: P
 
 def test_much_input_and_output_at_once(sh: Sh) -> None:
     text = "0123456789abcde\n" * 200_000
-    result = sh("tee /dev/stderr", input=text, timeout=60)
+    result = sh("tee /dev/stderr", input=text, timeout=TIME_LIMIT)
     assert (result.stdout, result.stderr) == (text, text)
     assert sh("exec <&-; exec sleep 0.1", input=text).returncode == 0  # nobody reads it
 
@@ -214,7 +211,7 @@ def test_limits(sh: Sh) -> None:
     result = sh("for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait", pids=4)
     assert result.returncode == 2
     assert "fork" in result.stderr
-    result = timed_out(lambda: sh("while :; do :; done", cpus=0.2, timeout=1))
+    result = timed_out(lambda: sh("while :; do :; done", cpus=0.2, timeout=SLOWER))
     assert result.usage.total < 0.8 * result.duration
 
 
@@ -237,31 +234,32 @@ def test_check(sh: Sh) -> None:
 
 def test_a_timeout_kills_what_ignores_signals_and_keeps_the_output(sh: Sh) -> None:
     script = "trap '' TERM INT; echo early; sleep 1000 & sleep 1000"
-    result = timed_out(lambda: sh(script, timeout=0.5))
+    result = timed_out_with_output(lambda limit: sh(script, timeout=limit))
     assert (result.returncode, result.stdout) == (-9, "early\n")
-    with pytest.raises(subprocess.TimeoutExpired, match=r"took longer than 0\.5 s and was killed: early") as caught:
-        sh(script, timeout=0.5, check=True)
+    limit = 2 * SLOWER
+    with pytest.raises(subprocess.TimeoutExpired, match=rf"took longer than {limit} s and was killed: early") as caught:
+        sh(script, timeout=limit, check=True)
     error = caught.value
     assert isinstance(error, TimeoutError)
     assert isinstance(error, oci.OCIRuntimeError)
-    assert (error.cmd, error.timeout, error.output, error.stderr) == (("sh", "-c", script), 0.5, "early\n", "")
+    assert (error.cmd, error.timeout, error.output, error.stderr) == (("sh", "-c", script), limit, "early\n", "")
 
 
 def test_a_timeout_with_the_hosts_pid_namespace(make_bundle: MakeBundle, sh: Sh) -> None:
     spec = oci.RuntimeSpec.default().without_namespace(NamespaceType.PID).with_args("true")
     image = make_bundle(spec)
-    result = timed_out(lambda: sh("echo early; sleep 1000 & sleep 1000", timeout=0.5, image=image))
+    result = timed_out_with_output(lambda limit: sh("echo early; sleep 1000 & sleep 1000", timeout=limit, image=image))
     assert (result.returncode, result.stdout) == (-9, "early\n")
     with within(60):
         assert sh("sleep 1000 & echo done", image=image).stdout == "done\n"  # what holds the pipe is killed at the end
 
 
-def test_an_interrupt_kills_and_keeps_the_output(sh: Sh) -> None:
-    threading.Timer(0.5, partial(os.kill, os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt) as caught:
-        sh("echo early; sleep 1000 & sleep 1000")
+def test_an_interrupt_kills_and_keeps_the_output(bundle: oci.Bundle, sh: Sh) -> None:
+    more = 200_000  # than a pipe holds: the call reads when the file appears
+    with interrupted_when((bundle.rootfs / "tmp/begun").exists, "the output") as caught:
+        sh(f"echo early; head -c {more} /dev/zero; touch /tmp/begun; sleep 1000 & sleep 1000")
     result: oci.Result[str] = caught.value.result  # type: ignore[attr-defined]
-    assert (result.returncode, result.stdout) == (-9, "early\n")
+    assert (result.returncode, result.stdout) == (-9, "early\n" + "\0" * more)
 
 
 def test_a_plain_root_filesystem_stays_as_it_is(busybox_rootfs: Path, sh: Sh) -> None:
@@ -309,8 +307,7 @@ def test_what_is_remembered_of_a_bundle_follows_its_config(bundle: oci.Bundle, s
 
 def test_somebody_else_deletes_it_meanwhile(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     def delete() -> None:
-        while not any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)):
-            time.sleep(0.01)
+        wait_until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)), "the start")
         oci.Container.load(prefix, state_root=state_root).delete(force=True)
 
     thread = threading.Thread(target=delete)

@@ -19,6 +19,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 RECEIVE, SEND = 0xC0502100, 0xC0182101
@@ -126,17 +127,17 @@ def test_run_start_and_exec(agent: Agent, notifying: Callable[..., oci.Bundle], 
     result = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
     assert result.returncode == 1
     assert "Invalid cross-device link" in str(result.stderr)
-    state = agent.states.get(timeout=20)
+    state = agent.states.get(timeout=TIME_LIMIT)
     assert checked(state, prefix, {"creating", "running"}) == state["state"]["pid"]
 
     with oci.Container.create(prefix, notifying(agent.path, "sleep", "100"), state_root=state_root) as container:
         assert agent.states.empty()
         container.start()
-        state = agent.states.get(timeout=20)
+        state = agent.states.get(timeout=TIME_LIMIT)
         assert checked(state, prefix, {"created"}) == container.pid == state["state"]["pid"]
         child = container.exec(["mkdir", "/new"], capture_output=True, text=True)
         assert "Invalid cross-device link" in str(child.stderr)
-        state = agent.states.get(timeout=20)
+        state = agent.states.get(timeout=TIME_LIMIT)
         assert checked(state, prefix, {"running"}) != container.pid == state["state"]["pid"]
 
 

@@ -24,6 +24,8 @@ from ociruntime.seccomp import Filter, compile_profile
 from ociruntime.spec.default_seccomp import default_profile
 from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompOperator, Syscall, SyscallArg
 
+from ..support.waiting import TIME_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -207,7 +209,7 @@ def test_programs_run_under_the_default_profile() -> None:
         import sys
 
         code = "import threading; t = threading.Thread(target=print, args=('ok',)); t.start(); t.join()"
-        return subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, timeout=60).returncode
+        return subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, timeout=TIME_LIMIT).returncode
 
     assert in_child(compile_profile(default_profile()), work) == (0, 0)
 

@@ -26,6 +26,7 @@ from ociruntime.store import StateStore, default_root
 from ..conftest import REPO
 from ..support.fixture_types import Script
 from ..support.images import SQUASHFS_TYPE, OciImage
+from ..support.waiting import TIME_LIMIT
 
 RECORDS = Path(default_root(), ".bundles")
 
@@ -398,11 +399,11 @@ def test_force_ends_an_operation_that_keeps_a_container_locked(
         def operate() -> None:
             with StateStore(state_root).entry(prefix).locked():
                 locked_now.set()
-                ended.extend(select.select([container.fileno()], [], [], 30)[0])  # readable when the process has ended
+                ended.extend(select.select([container.fileno()], [], [], TIME_LIMIT)[0])  # readable when the process has ended
 
         operation = threading.Thread(target=operate)
         operation.start()
-        assert locked_now.wait(20)
+        assert locked_now.wait(TIME_LIMIT)
         bundle.umount(force=True, state_root=state_root)
         operation.join()
         assert ended

@@ -15,6 +15,7 @@ import ociruntime as oci
 from ociruntime.spec import IDMapping, Mount, NamespaceType, Seccomp, User
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 UNIFIED = Path("/sys/fs/cgroup/unified")
@@ -109,5 +110,5 @@ def test_a_peer_runs_what_is_valid(runtime: str, name: str, make_bundle: MakeBun
     if runtime == "crun" and UNIFIED.is_mount():  # crun does without the hybrid mode
         command = ["unshare", "-m", "sh", "-c", f'umount {UNIFIED} && exec "$@"', "-", *command]
     # A pipe and not /dev/null: crun gives its standard streams to the root of the user namespace, the host's null device included.
-    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=TIME_LIMIT)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from ociruntime.plan.mount_options import LINKS
 from ociruntime.spec import Mount, NamespaceType
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 BASE = oci.RuntimeSpec.default(seccomp=False).with_args("true")
@@ -19,7 +20,7 @@ OPTIONS = [option for option in oci.features().mount_options or () if option not
 
 def ends_well(bundle: oci.Bundle, name: str, root: Path) -> None:
     with oci.Container.run(name, bundle, state_root=root) as container:
-        assert container.wait(30) == 0
+        assert container.wait(TIME_LIMIT) == 0
 
 
 @pytest.mark.parametrize("part", range(4))

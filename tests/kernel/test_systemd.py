@@ -20,7 +20,7 @@ from ociruntime.engine import systemd
 from ociruntime.plan.cgroups.systemd import Property
 
 from ..support.fixture_types import MakeBundle
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 from .cgroups import Limited, config, directory, value
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(oci.Host.probe().systemd is None, reason="no systemd to ask")]
@@ -213,7 +213,7 @@ def test_a_whole_life_by_the_command(make_bundle: MakeBundle, prefix: str, state
 @root
 def test_a_process_that_ends_takes_the_scope_along(limited: Callable[..., Any]) -> None:
     with limited({}, ["true"], start=True) as container:
-        assert container.wait(60) == 0
+        assert container.wait(TIME_LIMIT) == 0
 
 
 @root

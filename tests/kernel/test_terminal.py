@@ -17,9 +17,8 @@ import pytest
 
 import ociruntime as oci
 
-from ..conftest import timed_out
 from ..support.fixture_types import Command, MakeBundle, Script
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, timed_out_with_output, wait_until
 from .conftest import in_foreground
 
 pytestmark = pytest.mark.root
@@ -50,7 +49,7 @@ def test_the_terminal_is_a_file(bundle: oci.Bundle, state_root: Path, prefix: st
         assert (terminal.readline(), terminal.readline()) == (b"/dev/pts/0\r\n", b"88:0\r\n")
         terminal.write(b"words\n")
         assert read_all(terminal) == "words\r\n33 101\r\ngot words\r\n"
-        assert container.wait(10) == 3
+        assert container.wait(TIME_LIMIT) == 3
     assert terminal.closed
     with pytest.raises(ValueError, match="closed"):
         terminal.fileno()
@@ -65,7 +64,7 @@ def test_the_size_of_the_config_and_its_change(make_bundle: MakeBundle, state_ro
         assert container.terminal.readline() == b"11 22\r\n"
         container.terminal.resize(12, 34)
         assert read_all(container.terminal) == "12 34\r\n"
-        assert container.wait(10) == 7
+        assert container.wait(TIME_LIMIT) == 7
 
 
 def test_exec_with_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -73,7 +72,7 @@ def test_exec_with_a_terminal(bundle: oci.Bundle, state_root: Path, prefix: str)
         with container.popen(["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && tty"], terminal=True) as child:
             assert child.terminal is not None
             assert read_all(child.terminal) == "/dev/pts/0\r\n"
-            assert child.wait(10) == 0
+            assert child.wait(TIME_LIMIT) == 0
         with container.popen(["true"]) as child:
             assert child.terminal is None
 
@@ -91,7 +90,7 @@ def test_exec_that_captures_a_terminal(bundle: oci.Bundle, state_root: Path, pre
             == b"/dev/pts/0\r\n"
         )
         script = ["sh", "-c", "echo early; sleep 100"]
-        late = timed_out(lambda: container.exec(script, terminal=True, capture_output=True, timeout=0.5))
+        late = timed_out_with_output(lambda limit: container.exec(script, terminal=True, capture_output=True, timeout=limit))
         assert late.stdout == b"early\r\n"
         big = container.exec(["seq", "20000"], terminal=True, capture_output=True, text=True)
         assert big.stdout.split() == [str(n) for n in range(1, 20001)]
@@ -231,14 +230,14 @@ def test_the_console_socket_gets_the_master(
         listener.bind(str(tmp_path / "console"))
         listener.listen()
         with subprocess.Popen(command("run", "-b", shell.path, "--console-socket", tmp_path / "console", prefix)) as process:
-            listener.settimeout(20)
+            listener.settimeout(TIME_LIMIT)
             peer, _ = listener.accept()
             with peer:
                 data, ancillary, _, _ = peer.recvmsg(100, socket.CMSG_SPACE(4))
             with oci.Terminal(array.array("i", ancillary[0][2])[0]) as terminal:
                 assert data
                 assert read_all(terminal) == "/dev/pts/0\r\n"
-            assert process.wait(20) == 4
+            assert process.wait(TIME_LIMIT) == 4
 
 
 # ---- on the command line ----
@@ -353,7 +352,7 @@ def test_a_program_that_does_not_read_is_heard_all_the_same(
     with oci.Container.run(prefix, bundle, state_root=state_root):
         done = subprocess.run(
             command("exec", "-t", prefix, "sh", "-c", "stty raw -echo; seq 5000"),
-            input=b"x" * 100_000, capture_output=True, timeout=30, check=True,
+            input=b"x" * 100_000, capture_output=True, timeout=TIME_LIMIT, check=True,
         )  # fmt: skip
         assert done.stdout.count(b"\n") == 5000
 
@@ -381,13 +380,13 @@ def test_a_hang_up_is_passed_on(bundle: oci.Bundle, state_root: Path, prefix: st
             tty = session(*command("exec", "-it", prefix, "sh", "-c", script))
             tty.expect("# ")
             tty.hang_up()
-            tty.process.wait(20)
+            tty.process.wait(TIME_LIMIT)
             wait_until(lambda: len(oci.Container.load(prefix, state_root=state_root).processes()) == 1, "the end of the shell")
     else:
         tty = session(*command("run", "-it", "-b", bundle.path, prefix))
         tty.expect("# ")
         tty.hang_up()
-        tty.process.wait(20)
+        tty.process.wait(TIME_LIMIT)
         nothing_left(state_root)
 
 
@@ -410,7 +409,7 @@ def test_stopping_and_going_on(shell: oci.Bundle, state_root: Path, prefix: str,
 def test_input_that_ends_anywhere(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command, typed: str) -> None:
     with oci.Container.run(prefix, bundle, state_root=state_root):
         words = command("exec", "-t", prefix, "sh", "-c", "stty -echo; cat; exit 6")
-        done = subprocess.run(words, input=typed, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, input=typed, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
         assert done.returncode == 6
         assert typed.strip() in done.stdout
 
@@ -421,7 +420,7 @@ def test_what_survives_on_the_terminal_is_not_waited_for(
     spec = oci.RuntimeSpec.default().without_namespace(oci.spec.NamespaceType.PID)
     bundle = make_bundle(spec.with_args("sh", "-c", "trap '' HUP; yes & exit 3"))
     words = command("run", "-t", "-b", bundle.path, prefix)
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30, check=False)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=TIME_LIMIT, check=False)
     assert done.returncode == 3
     assert oci.Container.list(state_root=state_root) == []
 

@@ -21,6 +21,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.waiting import TIME_LIMIT
 from .mounting import Change, Runner, bind, parse, tmpfs
 
 pytestmark = pytest.mark.root
@@ -317,7 +318,7 @@ def test_stdio_that_is_no_pipe_keeps_its_owner(either: Runner, tmp_path: Path, p
             either.name, bundle, state_root=tmp_path / "state", stdin=real, stdout=writer, stderr=file
         ) as container:
             assert os.read(reader, 10) == (b"x\n")
-            container.wait(10)
+            container.wait(TIME_LIMIT)
         assert (os.fstat(file.fileno())[:6], os.stat("/dev/null")[:6]) == before
 
 

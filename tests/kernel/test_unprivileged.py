@@ -12,6 +12,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 from .mounting import parse, tmpfs
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() == 0, reason="for a user without privileges")]
@@ -110,6 +111,6 @@ def test_a_supervised_container(run: Run, make_bundle: MakeBundle, state_root: P
     bundle = make_bundle(oci.RuntimeSpec.load(document))
     container = oci.Container.create(prefix, bundle, state_root=state_root, supervise=True)
     container.start()
-    assert container.wait(60) == 0
+    assert container.wait(TIME_LIMIT) == 0
     assert sorted(record.text for record in container.logs()) == ["5", "err"]
     container.delete()

@@ -21,6 +21,7 @@ from ociruntime.files import StagedFile
 from ociruntime.lifecycle import update
 
 from ..support.fixture_types import MakeBundle
+from ..support.waiting import TIME_LIMIT
 from .cgroups import Limited, block_device, directory, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -343,6 +344,6 @@ def test_the_command_says_what_is_wrong(limited: Limited, capsys: pytest.Capture
 def test_a_stopped_container(limited: Limited) -> None:
     with limited(FIRST, start=True) as container:
         container.kill("KILL")
-        container.wait(20)
+        container.wait(TIME_LIMIT)
         with pytest.raises(oci.WrongStatus):
             container.update(pids=3)

@@ -15,6 +15,8 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.waiting import TIME_LIMIT
+
 pytestmark = pytest.mark.root
 UID = 30_000_000 + os.getpid()
 FIRST, COUNT = 40_000_000, 65536
@@ -48,7 +50,15 @@ class User:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # a container would hold a pipe open
             environment = {"PATH": os.environ["PATH"], **env}
             done = subprocess.run(
-                command, cwd=self.home, env=environment, stdout=out, stderr=err, input=stdin, text=True, timeout=120, check=False
+                command,
+                cwd=self.home,
+                env=environment,
+                stdout=out,
+                stderr=err,
+                input=stdin,
+                text=True,
+                timeout=TIME_LIMIT,
+                check=False,
             )
             out.seek(0)
             err.seek(0)

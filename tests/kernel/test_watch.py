@@ -23,7 +23,7 @@ from ociruntime.cli import main
 from ociruntime.stats import PidsStats
 
 from ..support.fixture_types import MakeBundle
-from ..support.waiting import SLOWER
+from ..support.waiting import SLOWER, TIME_LIMIT
 from .cgroups import Limited, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -126,7 +126,7 @@ def test_statistics_as_the_peers_print_them(limited: Limited, capsys: pytest.Cap
         assert set(data["network_interfaces"][0]) == {
             f"{way}{what}" for way in ("Rx", "Tx") for what in ("Bytes", "Packets", "Errors", "Dropped")} | {"Name"}  # fmt: skip
         container.kill("KILL")
-        container.wait(20)
+        container.wait(TIME_LIMIT)
         assert main(command) == 1
 
 
@@ -152,7 +152,7 @@ class Follower:
             assert self._changed.wait_for(lambda: kind in self.kinds, 20), self.kinds
 
     def end(self) -> list[str]:
-        self._thread.join(20)
+        self._thread.join(TIME_LIMIT)
         assert not self._thread.is_alive(), self.kinds
         return self.kinds
 
@@ -166,7 +166,7 @@ def test_paused_resumed_exit(limited: Limited) -> None:
         follower.wait_for("resumed")
         container.kill("KILL")
         assert follower.end() == ["paused", "resumed", "exit"]
-        container.wait(20)
+        container.wait(TIME_LIMIT)
         with pytest.raises(oci.WrongStatus):
             container.events()
 
@@ -187,7 +187,7 @@ def test_out_of_memory(limited: Limited, pipe: tuple[int, int], nested: bool) ->
         assert kinds[-1] == "exit"
         assert "oom" in kinds
         assert [event.kills for event in follower.seen if event.kind == "oom"][-1] == 1
-        assert container.wait(20) == 0
+        assert container.wait(TIME_LIMIT) == 0
         state = container.state
         assert state.oom_killed
         assert state.to_dict()["oomKilled"] is True
@@ -199,7 +199,7 @@ def test_the_state_knows_without_a_wait(limited: Limited, pipe: tuple[int, int])
         os.write(pipe[1], b"\n")
         assert Follower(container.events()).end()[-1] == "exit"
         assert oci.Container.load(container.id, state_root=limited.root).state.oom_killed
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
 
 
 @pytest.mark.skipif(not on_v2("memory"), reason="needs cgroup v2")
@@ -208,7 +208,7 @@ def test_a_container_that_dies_as_a_whole(limited: Limited, pipe: tuple[int, int
     resources = {**SMALL, "unified": {"memory.oom.group": "1"}}
     with limited(resources, ["sh", "-c", "read x; (tail /dev/zero); sleep 100"], start=True, stdin=pipe[0]) as container:
         os.write(pipe[1], b"\n")
-        assert container.wait(60) == -9
+        assert container.wait(TIME_LIMIT) == -9
         assert container.state.oom_killed
         assert container.stats().memory.oom_kills >= 2  # type: ignore[union-attr]
 
@@ -216,7 +216,7 @@ def test_a_container_that_dies_as_a_whole(limited: Limited, pipe: tuple[int, int
 def test_who_has_memory_enough_is_not_told_to_have_run_out(limited: Limited) -> None:
     with limited(SMALL, start=True) as container:
         container.kill("KILL")
-        assert container.wait(20) == -9
+        assert container.wait(TIME_LIMIT) == -9
         assert not container.state.oom_killed
         assert "oomKilled" not in container.state.to_dict()
 
@@ -241,7 +241,7 @@ def test_intervals(limited: Limited) -> None:
         kinds = follower.end()
         assert set(kinds) == {"stats", "exit"}
         assert all((event.stats is not None) == (event.kind == "stats") for event in follower.seen)
-        container.wait(20)
+        container.wait(TIME_LIMIT)
     with limited({}, start=True) as container, pytest.raises(ValueError, match="interval"):
         container.events(0)
 
@@ -279,7 +279,7 @@ def test_without_a_thread(limited: Limited) -> None:
         assert first == ["paused", "resumed", "exit"]
         assert [kind for kind in second if kind != "stats"] == first
         assert "stats" in second
-        container.wait(20)
+        container.wait(TIME_LIMIT)
 
 
 def test_the_command(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,13 +292,13 @@ def test_the_command(limited: Limited, capsys: pytest.CaptureFixture[str]) -> No
         while not lines:
             lines = capsys.readouterr().out.splitlines()
         container.kill("KILL")
-        thread.join(20)
+        thread.join(TIME_LIMIT)
         lines += capsys.readouterr().out.splitlines()
         assert done == [0]
         documents = [json.loads(line) for line in lines]
         assert {document["type"] for document in documents} == {"stats", "exit"}
         assert documents[-1] == {"type": "exit", "id": container.id}
-        container.wait(20)
+        container.wait(TIME_LIMIT)
 
 
 @pytest.mark.parametrize("text", ["", "x", "5x", "-1s", "0"])

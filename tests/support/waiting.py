@@ -9,14 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
+
+import ociruntime as oci
 
 T = TypeVar("T")
 
 SLOWER = 10 if "VMTEST" in os.environ else 1
 """Factor of all time limits: 10 in the emulated machine of tests/vm."""
+TIME_LIMIT = 60 * SLOWER
+"""Seconds after which a test gives up waiting for something that happens at once on an idle machine."""
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
@@ -47,6 +52,22 @@ def run_async(main: Coroutine[Any, Any, T], timeout: float = 120) -> T:
     return asyncio.run(limited())
 
 
+def timed_out(call: Callable[[], object]) -> oci.Result[Any]:
+    """Return the result, with the output so far, of a call whose time limit is too short."""
+    with pytest.raises(oci.ProcessTimeout) as caught:
+        call()
+    assert caught.value.result is not None
+    return caught.value.result
+
+
+def timed_out_with_output(call: Callable[[float], object]) -> oci.Result[Any]:
+    """As `timed_out`, for a call that takes the time limit. It is longer each time until the program has printed something."""
+    limit = 0.3
+    while not (result := timed_out(partial(call, limit))).stdout and limit < TIME_LIMIT:
+        limit *= 3
+    return result
+
+
 @contextmanager
 def within(timeout: float) -> Iterator[None]:
     """Assert that the body takes less than this time."""
@@ -57,7 +78,7 @@ def within(timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def interrupted_when(condition: Callable[[], object], what: str) -> Iterator[None]:
+def interrupted_when(condition: Callable[[], object], what: str) -> Iterator[pytest.ExceptionInfo[KeyboardInterrupt]]:
     """Send SIGINT to this process as soon as the condition is true, and expect KeyboardInterrupt from the body.
 
     It is sent again every minute until the body ends: a second signal is not deferred.
@@ -77,8 +98,8 @@ def interrupted_when(condition: Callable[[], object], what: str) -> Iterator[Non
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        with pytest.raises(KeyboardInterrupt) as caught:
+            yield caught
     finally:
         ended.set()
         sender.join()

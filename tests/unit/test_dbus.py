@@ -16,6 +16,8 @@ import pytest
 from ociruntime.engine import systemd
 from ociruntime.errors import UnsupportedError
 
+from ..support.waiting import TIME_LIMIT
+
 UNIT = "x.scope"
 ERROR = "org.freedesktop.DBus.Error."
 SYSTEMD = "org.freedesktop.systemd1."
@@ -108,7 +110,7 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     for entry in made:
         entry.listener.shutdown(socket.SHUT_RDWR)
         entry.listener.close()
-        entry.join(10)
+        entry.join(TIME_LIMIT)
         assert entry.script == []
 
 

@@ -21,6 +21,8 @@ from ociruntime.procfs import start_time
 from ociruntime.state import State, state_of
 from ociruntime.store import MAX_ID, StateRecord, StateStore, Status, oci_state, state_document
 
+from ..support.waiting import TIME_LIMIT
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> StateStore:
@@ -128,7 +130,7 @@ def together(text: str, root: Path, count: int) -> list[str]:
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=60)[0] for process in started]
+    outputs = [process.communicate(timeout=TIME_LIMIT)[0] for process in started]
     assert [process.returncode for process in started] == [0] * count
     return outputs
 
