@@ -21,10 +21,11 @@ import ociruntime as oci
 
 from .support.fixture_types import MakeBundle, Script
 from .support.leftovers import cgroups_of, loops_below, mounts_below, remove_leftovers
+from .support.places import REPO
 from .support.processes import child_processes
+from .support.users import BECOME
 from .support.waiting import SLOWER, wait_until
 
-REPO = Path(__file__).resolve().parent.parent
 FAILED = pytest.StashKey[bool]()
 """Set for a test that failed."""
 
@@ -175,8 +176,9 @@ def user_python() -> Iterator[str]:
 
 @pytest.fixture
 def user_script(user_python: str) -> Script:
-    """As `script`, in an interpreter that goes on when the text becomes a user."""
-    return _scripts(user_python, Path("/"))
+    """As `script`, for text that becomes a user by ``become(uid)``, in an interpreter that users can run."""
+    run = _scripts(user_python, Path("/"))
+    return lambda text, *args, timeout=60, check=True: run(BECOME + text, *args, timeout=timeout, check=check)
 
 
 def _fds() -> dict[str, str]:

@@ -1,15 +1,12 @@
-"""The command line on a real terminal."""
+"""Fixtures of tests that start containers."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
-import signal
+import shutil
 import subprocess
 import sys
-import termios
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,85 +14,11 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import Command, MakeBundle
-from ..support.waiting import SLOWER
-from .mounting import either, mounted_tmpfs, run, tree  # noqa: F401 (fixtures)
-from .users import User, temporary_user
-
-REPO = Path(__file__).resolve().parents[2]
-
-
-def _log_in() -> None:
-    """Be what a login shell starts: with the terminal in control, and no signal ignored that whoever runs the tests ignores."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
-class Session:
-    """A command on a terminal of its own, which controls it, as a login shell has it; we are the person who types and reads."""
-
-    def __init__(self, *words: object, size: tuple[int, int] = (24, 80)) -> None:
-        self.master, slave = os.openpty()
-        termios.tcsetwinsize(self.master, size)
-        self.before = termios.tcgetattr(slave)
-        self.seen = b""
-        self.process = subprocess.Popen(
-            list(map(str, words)),
-            cwd=REPO,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=_log_in,
-        )
-        self.slave = slave
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def expect(self, text: str, timeout: float = 20) -> str:
-        """Read until the text has been printed; gives what came before it. It counts once: the next call looks behind it."""
-        wanted, deadline = text.encode(), time.monotonic() + timeout * SLOWER
-        while wanted not in self.seen:
-            if not select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise AssertionError(f"{text!r} did not come, but {self.seen!r}")
-            self.seen += os.read(self.master, 65536)
-        before, _, self.seen = self.seen.partition(wanted)
-        return before.decode()
-
-    def resize(self, rows: int, columns: int) -> None:
-        termios.tcsetwinsize(self.master, (rows, columns))
-
-    @property
-    def restored(self) -> bool:
-        """Whether the terminal's settings are those of the beginning."""
-        return termios.tcgetattr(self.slave) == self.before
-
-    def wait(self, timeout: float = 20) -> int:
-        """The exit code; what is printed meanwhile is read, so that nobody waits for us."""
-        deadline = time.monotonic() + timeout * SLOWER
-        while (code := self.process.poll()) is None:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"it still runs after {timeout} s; it printed {self.seen!r}")
-            if select.select([self.master], [], [], 0.02)[0]:
-                self.seen += os.read(self.master, 65536)
-        while select.select([self.master], [], [], 0)[0]:
-            self.seen += os.read(self.master, 65536)
-        return code
-
-    def hang_up(self) -> None:
-        """Close the terminal's window."""
-        os.close(self.slave)
-        os.close(self.master)
-        self.master = self.slave = -1
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-        if self.master >= 0:
-            self.hang_up()
+from ..support.cgroups import Limited
+from ..support.fixture_types import Command, MakeBundle, UserBundle
+from ..support.mounts import Runner
+from ..support.terminals import Session
+from ..support.users import UID, User, give, temporary_user
 
 
 @pytest.fixture
@@ -128,12 +51,6 @@ def user(make_bundle: MakeBundle, prefix: str, user_python: str) -> Iterator[Use
         yield made
 
 
-def in_foreground(container: oci.Container) -> bool:
-    """Whether the container's shell has given its terminal to a job (proc(5), fields pgrp and tpgid)."""
-    fields = Path(f"/proc/{container.pid}/stat").read_text().rpartition(")")[2].split()
-    return fields[2] != fields[5]
-
-
 @pytest.fixture
 def shell(make_bundle: MakeBundle) -> oci.Bundle:
     """A bundle whose process is an interactive shell with a plain prompt."""
@@ -141,3 +58,54 @@ def shell(make_bundle: MakeBundle) -> oci.Bundle:
     assert spec.process is not None
     process = spec.process.evolve(args=("sh",), terminal=True).with_env(PS1="$ ", ENV=None)
     return make_bundle(spec.evolve(process=process))
+
+
+@pytest.fixture
+def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
+    """Makes containers with limits."""
+    return Limited(make_bundle, state_root, prefix)
+
+
+@pytest.fixture
+def user_bundle(make_bundle: MakeBundle, prefix: str) -> Iterator[UserBundle]:
+    """Makes a bundle of a user. It is not in tmp_path: each session of pytest bars other users from the directories above that."""
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as place:
+        os.chown(place, UID, UID)
+
+        def make(spec: oci.RuntimeSpec) -> tuple[Path, Path]:
+            path = shutil.move(make_bundle(spec).path, place)
+            return give(oci.Bundle.load(path), UID).path, Path(place, "state")
+
+        yield make
+
+
+@pytest.fixture
+def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Runner:
+    return Runner(make_bundle, state_root, prefix)
+
+
+@pytest.fixture(params=[False, True], ids=["root", "user"])
+def either(run: Runner, request: pytest.FixtureRequest) -> Runner:
+    """With and without a user namespace."""
+    run.user = request.param
+    return run
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory of the host with a file, a directory and a symbolic link to it."""
+    tree = tmp_path / "tree"
+    (tree / "dir").mkdir(parents=True)
+    (tree / "file").write_text("host\n")
+    (tree / "dir/inner").write_text("inner\n")
+    (tree / "link").symlink_to("dir")
+    return tree
+
+
+@pytest.fixture
+def mounted_tmpfs(tree: Path) -> Iterator[Path]:
+    """The same with a tmpfs on its directory."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", tree / "dir"], check=True)
+    (tree / "dir/below").write_text("below\n")
+    yield tree
+    subprocess.run(["umount", "-l", tree / "dir"], check=True)

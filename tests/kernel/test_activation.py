@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.spec import IDMapping, RuntimeSpec, User
+from ociruntime.spec import RuntimeSpec, User
 
 from ..support.fixture_types import Command, MakeBundle
+from ..support.users import FIRST_ID, give, with_user_namespace
 from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
@@ -84,16 +85,12 @@ def test_the_process_may_be_anybody(
 ) -> None:
     spec = RuntimeSpec.default().at.process.user.set(User(uid=user, gid=user))
     if namespace:
-        maps = (IDMapping(container_id=0, host_id=100000, size=70000),)
-        spec = spec.with_namespace("user").at.linux.uid_mappings.set(maps).at.linux.gid_mappings.set(maps)
-        spec = spec.at.linux.resources.set(None)
+        spec = with_user_namespace(spec).at.linux.resources.set(None)
     dev = next(mount for mount in spec.mounts or () if mount.destination == "/dev")
     open_to_all = tuple("mode=777" if option.startswith("mode=") else option for option in dev.options or ())
     bundle = bundle_of(make_bundle, "sh", "-c", f"{SAY}; exec sleep 100", spec=spec.with_mount(dev.evolve(options=open_to_all)))
     if namespace:
-        for path in (bundle.rootfs, *bundle.rootfs.rglob("*")):
-            if path.is_dir():
-                os.chown(path, 100000, 100000)
+        give(bundle, FIRST_ID)
     with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=address(host)) as container:
         container.start()
         assert heard(host) == [f"READY=1\nMAINPID={container.pid}"]

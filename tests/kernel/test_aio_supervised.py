@@ -17,6 +17,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
+from ..support.processes import parent_process
 from ..support.waiting import run_async, wait_until_async
 
 pytestmark = pytest.mark.root
@@ -157,7 +158,7 @@ def test_many_at_once_without_threads(bundle: oci.Bundle, state_root: Path, pref
 
             attaching = [asyncio.create_task(attached()) for _ in range(100)]
             following = [asyncio.create_task(followed()) for _ in range(100)]
-            descriptors = f"/proc/{container._sync._entry.read()['supervisor'][0]}/fd"
+            descriptors = f"/proc/{parent_process(container.pid)}/fd"
             await wait_until_async(lambda: len(os.listdir(descriptors)) >= 200, "200 connections")
             threads = threading.active_count()
             async with container.attach() as attachment:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.spec import IDMapping, RuntimeSpec
+from ociruntime.spec import RuntimeSpec
 
 from ..support.fixture_types import MakeBundle
+from ..support.users import VARIANTS
 
 ACTIVE = "apparmor" in oci.Host.probe().lsms
 pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.skipif(not ACTIVE, reason="AppArmor is not active here")]
@@ -30,20 +31,6 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(["apparmor_parser", "--skip-cache", "--add", path], check=True)
     yield name
     subprocess.run(["apparmor_parser", "--remove", path], check=True)
-
-
-def in_user_namespace(spec: RuntimeSpec) -> RuntimeSpec:
-    maps = (IDMapping(container_id=0, host_id=0, size=70000),)
-    return spec.with_namespace("user").at.linux.uid_mappings.set(maps).at.linux.gid_mappings.set(maps)
-
-
-VARIANTS: dict[str, Callable[[RuntimeSpec], RuntimeSpec]] = {
-    "plain": lambda spec: spec,
-    "no new privileges": lambda spec: spec.at.process.no_new_privileges.set(True),
-    "new privileges": lambda spec: spec.at.process.no_new_privileges.set(False),
-    "user namespace": in_user_namespace,
-    "another user": lambda spec: spec.at.process.user.set(oci.spec.User(uid=7, gid=7)),
-}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

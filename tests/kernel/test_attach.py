@@ -13,6 +13,7 @@ import ociruntime as oci
 from ociruntime.terminal import DetachKeys
 
 from ..support.fixture_types import Command
+from ..support.processes import parent_process
 from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
@@ -79,7 +80,7 @@ def test_what_cannot_be_attached_to(bundle: oci.Bundle, state_root: Path, prefix
             container.attach()
     with create(f"{prefix}-b", bundle, state_root, "sleep 100") as container:
         with container.attach() as attachment:
-            os.kill(container._entry.read()["supervisor"][0], signal.SIGKILL)
+            os.kill(parent_process(container.pid), signal.SIGKILL)
             assert attachment.read(100) == b""
             with pytest.raises(oci.StateError, match="its supervisor is gone"):
                 _ = attachment.returncode

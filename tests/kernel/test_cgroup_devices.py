@@ -13,7 +13,7 @@ from ociruntime.engine.cgroup.devices import Rollback
 from ociruntime.plan import Side, Step
 from ociruntime.plan.cgroups.limits import MKNOD, READ, WRITE, Rule, compile_program
 
-from .cgroups import V2
+from ..support.cgroups import V2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.skipif(V2 is None, reason="no v2 hierarchy")]
 ALL = READ | WRITE | MKNOD

@@ -14,11 +14,10 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import main
 
+from ..support.cgroups import Limited, directory, on_v2, own_cgroups, pure_v2
 from ..support.fixture_types import MakeBundle
-from .cgroups import Limited, directory, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-pure_v2 = pytest.mark.skipif(not on_v2("pids"), reason="needs cgroup v2")
 OWN = ["cat", "/proc/self/cgroup"]
 
 
@@ -28,7 +27,7 @@ def container(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterato
         yield container
 
 
-def own_cgroups(container: oci.Container, **more: Any) -> dict[str, str]:
+def cgroups_of_exec(container: oci.Container, **more: Any) -> dict[str, str]:
     """The cgroups of a further process, by the hierarchy's controllers; ``""`` is that of v2.
 
     The one that the runtime makes below them, to know what the process starts, is left out.
@@ -38,21 +37,21 @@ def own_cgroups(container: oci.Container, **more: Any) -> dict[str, str]:
 
 
 def make_everywhere(container: oci.Container, name: str) -> None:
-    for path in container._entry.read()["cgroups"]:
-        Path(path, name).mkdir()
-        if (cpus := Path(path, "cpuset.cpus")).exists() and on_v2("cpuset") is False:
+    for path in own_cgroups(container):
+        (path / name).mkdir()
+        if (cpus := path / "cpuset.cpus").exists() and on_v2("cpuset") is False:
             for file in ("cpuset.cpus", "cpuset.mems"):
-                Path(path, name, file).write_text((cpus.parent / file).read_text())
+                (path / name / file).write_text((cpus.parent / file).read_text())
 
 
 def test_one_path_for_all(container: oci.Container, state_root: Path) -> None:
     make_everywhere(container, "inner")
-    top = own_cgroups(container)
+    top = cgroups_of_exec(container)
     for way in ("inner", "/inner", "./inner/", "//inner"):
-        assert own_cgroups(container, cgroup=way) == {
+        assert cgroups_of_exec(container, cgroup=way) == {
             names: f"{path}/inner" if path != "/" else path for names, path in top.items()
         }, way
-    assert own_cgroups(container, cgroup="/") == top
+    assert cgroups_of_exec(container, cgroup="/") == top
     assert len(container.processes()) == 1
     command = [
         "--root",
@@ -71,7 +70,7 @@ def test_one_path_for_all(container: oci.Container, state_root: Path) -> None:
 def test_paths_by_controller(container: oci.Container) -> None:
     pids = directory(container, "pids")
     (pids / "some").mkdir()
-    found, top = own_cgroups(container, cgroup={"pids": "some"}), own_cgroups(container)
+    found, top = cgroups_of_exec(container, cgroup={"pids": "some"}), cgroups_of_exec(container)
     changed = {names for names in found if found[names] != top[names]}
     assert [found[names] for names in changed] == [f"{top[names]}/some" for names in changed]
     assert changed == {next(names for names in found if names.split(",") == ["pids"] or (on_v2("pids") and names == ""))}
@@ -110,7 +109,7 @@ def test_what_the_command_refuses(
     container: oci.Container, state_root: Path, words: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [word for each in words for word in ("--cgroup", each)]
-    assert main(["--root", str(state_root), "exec", *options, container.id, "true"]) == 1
+    assert main(["--root", str(state_root), "exec", *options, container.id, "true"]) == 255
     assert text in capsys.readouterr().err
 
 
@@ -138,12 +137,12 @@ def test_where_the_container_hands_controllers_on(container: oci.Container) -> N
     (own / "init").mkdir()
     (own / "init/cgroup.procs").write_text(str(container.pid))
     (own / "cgroup.subtree_control").write_text("+pids")
-    assert own_cgroups(container)[""].endswith("/init")
+    assert cgroups_of_exec(container)[""].endswith("/init")
     with pytest.raises(oci.StepError, match="enables controllers for its children") as caught:
         container.exec(["true"], cgroup="/")
     assert caught.value.errno == errno.EBUSY
     (own / "other").mkdir()
-    assert own_cgroups(container, cgroup="other")[""].endswith("/other")
+    assert cgroups_of_exec(container, cgroup="other")[""].endswith("/other")
     assert len(container.processes()) == 1
 
 
@@ -156,7 +155,7 @@ def test_a_container_that_left_its_cgroup(container: oci.Container, prefix: str)
     try:
         (elsewhere / "cgroup.procs").write_text(str(container.pid))
         own.rmdir()
-        assert own_cgroups(container)[""].endswith(f"/{prefix}-elsewhere")
+        assert cgroups_of_exec(container)[""].endswith(f"/{prefix}-elsewhere")
     finally:
         container.delete(force=True)
         os.rmdir(elsewhere)

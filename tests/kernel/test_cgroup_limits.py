@@ -13,17 +13,12 @@ import pytest
 import ociruntime as oci
 from ociruntime.engine import cgroup
 
-from ..support.fixture_types import MakeBundle, Script
+from ..support.cgroups import V2, Limited, block_device, directory, has, needs, on_v2, own_cgroups, value
+from ..support.fixture_types import Script
+from ..support.places import MiB
 from ..support.waiting import TIME_LIMIT
-from .cgroups import V2, Limited, block_device, directory, has, needs, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-MiB = 1 << 20
-
-
-@pytest.fixture
-def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
-    return Limited(make_bundle, state_root, prefix)
 
 
 CASES: dict[str, tuple[dict[str, Any], str, tuple[str, str], tuple[str, str]]] = {
@@ -160,17 +155,21 @@ def test_oom_control_of_v1(limited: Limited) -> None:
 @needs["pids"]
 def test_no_process_more(limited: Limited) -> None:
     """0 is a limit (config-linux.md#pids), written as 1."""
-    with limited({"pids": {"limit": 0}}, ["sh", "-c", "sleep 100 & echo unreached; exec sleep 100"], start=True) as container:
-        assert value(container, "pids", "pids.max") == "1"
+    with limited({"pids": {"limit": 0}}, ["sh", "-c", "sleep 100 & echo unreached; exec sleep 100"]) as container:
+        limit = directory(container, "pids") / "pids.max"
+        container.start()
+        assert limit.read_text() == "1\n"
         assert container.wait(TIME_LIMIT) != 0  # the shell cannot fork
 
 
 @needs["pids"]
 def test_the_limit_of_processes_holds(limited: Limited) -> None:
     text = "i=0; while [ $i -lt 20 ]; do sleep 50 & i=$((i+1)); done"
-    with limited({"pids": {"limit": 5}}, ["sh", "-c", text], start=True) as container:
+    with limited({"pids": {"limit": 5}}, ["sh", "-c", text]) as container:
+        events = directory(container, "pids") / "pids.events"
+        container.start()
         assert container.wait(TIME_LIMIT) != 0
-        assert value(container, "pids", "pids.events").split()[1] != "0"
+        assert events.read_text().split()[1] != "0"
 
 
 def test_unified(limited: Limited) -> None:
@@ -274,7 +273,7 @@ def test_a_value_that_the_kernel_refuses(limited: Limited, resources: dict[str, 
 
 def test_disabled(limited: Limited, script: Script) -> None:
     with limited({"devices": DEVICES}, cgroup_manager="disabled", start=True) as container:
-        assert container._entry.read()["cgroups"] == []
+        assert own_cgroups(container) == []
         assert Path(f"/proc/{container.pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
     with pytest.raises(oci.UnsupportedError, match=r"memory\.limit.*the cgroup manager is disabled"):
         limited({"memory": {"limit": MiB}}, cgroup_manager="disabled").__enter__()
@@ -292,7 +291,7 @@ def test_a_frozen_cgroup_is_not_used(limited: Limited, prefix: str) -> None:
             limited({}, linux={"cgroupsPath": f"/{prefix}"}).__enter__()
         cgroup.freeze([str(path)], False)
         with limited({}, linux={"cgroupsPath": f"/{prefix}"}) as container:  # empty, and so of use
-            assert str(path) in container._entry.read()["cgroups"]
+            assert path in own_cgroups(container)
         assert not path.exists()
     finally:
         if path.exists():

@@ -13,13 +13,13 @@ import pytest
 import ociruntime as oci
 from ociruntime.engine import cgroup
 
+from ..support.cgroups import directory, pure_v2
 from ..support.fixture_types import MakeBundle
+from ..support.users import FIRST_ID, give, with_user_namespace
 from ..support.waiting import TIME_LIMIT, wait_until
-from .cgroups import directory, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-pure_v2 = pytest.mark.skipif(not on_v2("pids"), reason="needs cgroup v2 alone")
-FIRST, USER = 100000, 3
+USER = 3
 INSIDE = """
 set -e
 cd /sys/fs/cgroup
@@ -38,30 +38,22 @@ def delegated(*options: str, **process: Any) -> oci.RuntimeSpec:
     document = oci.RuntimeSpec.default().to_dict()
     document["process"] |= {"args": ["sh", "-c", INSIDE], **process}
     document["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": list(options)})
-    ids = [{"containerID": 0, "hostID": FIRST, "size": 65536}]
-    document["linux"] |= {"uidMappings": ids, "gidMappings": ids, "resources": {"pids": {"limit": 50}}}
-    document["linux"]["namespaces"] += [{"type": "user"}, {"type": "cgroup"}]
-    return oci.RuntimeSpec.load(document)
-
-
-def given(bundle: oci.Bundle) -> oci.Bundle:
-    """The root filesystem's directories belong to root of the user namespace."""
-    for folder, _, _ in os.walk(bundle.rootfs):
-        os.chown(folder, FIRST, FIRST)
-    return bundle
+    document["linux"]["resources"] = {"pids": {"limit": 50}}
+    document["linux"]["namespaces"].append({"type": "cgroup"})
+    return with_user_namespace(oci.RuntimeSpec.load(document))
 
 
 @pure_v2
 @pytest.mark.parametrize("user", [0, USER])
 def test_the_user_of_the_container_rules_below_it(make_bundle: MakeBundle, state_root: Path, prefix: str, user: int) -> None:
-    bundle = given(make_bundle(delegated(user={"uid": user, "gid": user})))
+    bundle = give(make_bundle(delegated(user={"uid": user, "gid": user})), FIRST_ID)
     with oci.Container.run(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE) as container:
         own = directory(container, "")
         listed = set(Path("/sys/kernel/cgroup/delegate").read_text().split())
-        theirs = {entry.name for entry in os.scandir(own) if entry.is_file() and entry.stat().st_uid == FIRST + user}
+        theirs = {entry.name for entry in os.scandir(own) if entry.is_file() and entry.stat().st_uid == FIRST_ID + user}
         assert theirs == listed & set(os.listdir(own))
         assert {"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"} <= theirs
-        assert own.stat().st_uid == FIRST + user
+        assert own.stat().st_uid == FIRST_ID + user
         wait_until(lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n", "its own script to end")
         assert (own / "inner/pids.max").read_text() == "7\n"
         assert (own / "pids.max").read_text() == "50\n"
@@ -74,7 +66,7 @@ def test_the_user_of_the_container_rules_below_it(make_bundle: MakeBundle, state
 
 @pure_v2
 def test_one_that_is_seen_read_only_stays_ours(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    with oci.Container.create(prefix, given(make_bundle(delegated("ro"))), state_root=state_root) as container:
+    with oci.Container.create(prefix, give(make_bundle(delegated("ro")), FIRST_ID), state_root=state_root) as container:
         assert directory(container, "").stat().st_uid == os.geteuid()
 
 
@@ -109,7 +101,8 @@ except oci.OCIRuntimeWarning as warning:
     print(warning)
 warnings.simplefilter("ignore")
 with oci.Container.run(name, bundle, state_root=root) as container:
-    assert container._entry.read()["cgroups"]
+    with open(f"/proc/{container.pid}/cgroup") as theirs, open("/proc/self/cgroup") as ours:
+        assert theirs.read() != ours.read()
     try:
         container.update({"devices": [{"allow": False, "access": "w"}]})
     except oci.UnsupportedError as error:

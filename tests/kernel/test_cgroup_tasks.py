@@ -15,19 +15,13 @@ import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.engine import cgroup
 
-from ..support.fixture_types import MakeBundle
+from ..support.cgroups import Limited, directory, own_cgroups
 from ..support.processes import is_running
 from ..support.waiting import TIME_LIMIT, wait_until
-from .cgroups import Limited, directory
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 RABBITS = "f() { usleep 500; f & }; f; f; exec sleep 100"
 NO_PID = [{"type": kind} for kind in ("mount", "uts", "ipc", "network")]
-
-
-@pytest.fixture
-def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
-    return Limited(make_bundle, state_root, prefix)
 
 
 def family(container: oci.Container, count: int) -> list[int]:
@@ -39,7 +33,7 @@ def family(container: oci.Container, count: int) -> list[int]:
 def below(container: oci.Container, name: str) -> Path:
     """A cgroup below the container's own, with one of its processes in it; in every hierarchy, as the container would do it."""
     [pid] = set(family(container, 2)) - {container.pid}
-    for path in container._entry.read()["cgroups"]:
+    for path in own_cgroups(container):
         nested = Path(path, name, "deeper")
         nested.mkdir(parents=True)
         for parent in (nested.parent, nested):

@@ -11,15 +11,15 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.cgroups import V2, own_cgroups
 from ..support.fixture_types import MakeBundle
+from ..support.places import MiB
 from ..support.waiting import TIME_LIMIT
-from .cgroups import V2
 
 pytestmark = [
     pytest.mark.vm,
     pytest.mark.skipif(os.geteuid() == 0 or V2 is None or V2.base is None, reason="for a user with a cgroup"),
 ]
-MiB = 1 << 20
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_whole_life_in_a_delegated_cgroup(make: Callable[..., oci.Container]
     assert V2.base not in (None, "/")
     with make({"memory": {"limit": 64 * MiB}, "pids": {"limit": 30}, "cpu": {"shares": 512}}) as container:
         own = Path(f"{V2.mountpoint}{V2.base}/ociruntime-{prefix}")
-        assert container._entry.read()["cgroups"] == [str(own)]
+        assert own_cgroups(container) == [own]
         assert (own / "memory.max").read_text() == f"{64 * MiB}\n"
         assert (own / "cpu.weight").read_text() == "59\n"
         container.update(pids=40, memory=80 * MiB)
@@ -61,7 +61,7 @@ def test_a_path_that_is_not_delegated(make: Callable[..., oci.Container], resour
             make(resources, f"/{prefix}")
         return
     with make(resources, f"/{prefix}") as container:
-        assert container._entry.read()["cgroups"] == []
+        assert own_cgroups(container) == []
         assert Path(f"/proc/{container.pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
         assert len(container.processes()) >= 1
 
@@ -69,5 +69,5 @@ def test_a_path_that_is_not_delegated(make: Callable[..., oci.Container], resour
 def test_a_relative_path_counts_from_what_is_delegated(make: Callable[..., oci.Container], prefix: str) -> None:
     assert V2 is not None
     with make({}, f"{prefix}/deep") as container:
-        assert container._entry.read()["cgroups"] == [f"{V2.mountpoint}{V2.base}/{prefix}/deep"]
+        assert own_cgroups(container) == [Path(f"{V2.mountpoint}{V2.base}/{prefix}/deep")]
     assert not Path(f"{V2.mountpoint}{V2.base}/{prefix}").exists()

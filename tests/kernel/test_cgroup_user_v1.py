@@ -1,11 +1,9 @@
-"""Cgroups of v1 that were given to a user without privileges: directories with his name on them."""
+"""Cgroups of v1 that belong to a user without privileges."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import MakeBundle, Script
+from ..support.fixture_types import Script, UserBundle
+from ..support.users import UID
 
 pytestmark = [
     pytest.mark.root,
@@ -22,20 +21,16 @@ pytestmark = [
 ]
 GIVEN = ("pids", "memory", "freezer")
 AS_A_USER = """
-import json, os, sys
-import ctypes, warnings
-import ociruntime as oci, ociruntime.host
+import json, os, sys, warnings
+import ociruntime as oci
 path, root, prefix, uid, *given = sys.argv[1:]
 for directory in given:
     open(directory + "/cgroup.procs", "w").write("0")
-uid = int(uid)
-os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
-assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
-ociruntime.host._probe.cache_clear()
+become(int(uid))
 said = {}
 bundle = oci.Bundle.load(path)
 with oci.Container.run(prefix, bundle, state_root=root) as container:
-    said["cgroups"] = container._entry.read()["cgroups"]
+    said["paths"] = open(f"/proc/{container.pid}/cgroup").read().split()
     assert container.exec(["true"]).returncode == 0
     try:
         container.exec(["sh", "-c", "setsid sleep 1007 & sleep 1007"], timeout=0.5, capture_output=True)
@@ -43,7 +38,7 @@ with oci.Container.run(prefix, bundle, state_root=root) as container:
     except oci.ProcessTimeout:
         pass
     said["left"] = [open(f"/proc/{pid}/cmdline").read() for pid in container.processes()]
-    said["groups"] = [name for path in said["cgroups"] for name in os.listdir(path) if name.startswith("ociruntime@exec-")]
+    said["groups"] = [name for path in given for _, names, _ in os.walk(path) for name in names if name.startswith("ociruntime@exec-")]
     container.update(pids=9)
     stats = container.stats()
     said["limits"] = [stats.pids.limit, stats.memory.limit]
@@ -68,9 +63,8 @@ print(json.dumps(said))
 
 
 @pytest.fixture
-def given(prefix: str) -> Iterator[tuple[int, list[Path]]]:
-    """A user, and his cgroups in some hierarchies."""
-    uid = 40000 + os.getpid() % 20000
+def given(prefix: str) -> Iterator[list[Path]]:
+    """Cgroups of a user in some hierarchies."""
     directories = []
     for name in GIVEN:
         hierarchy = oci.Host.probe().hierarchy(name)
@@ -80,39 +74,26 @@ def given(prefix: str) -> Iterator[tuple[int, list[Path]]]:
         for directory in directories:
             directory.mkdir()
             for path in (directory, directory / "cgroup.procs", directory / "tasks"):
-                os.chown(path, uid, uid)
-        yield uid, directories
+                os.chown(path, UID, UID)
+        yield directories
     finally:
         for directory in directories:
             if directory.exists():
                 directory.rmdir()
 
 
-def test_the_whole_life(
-    make_bundle: MakeBundle,
-    prefix: str,
-    given: tuple[int, list[Path]],
-    user_script: Script,
-) -> None:
-    uid, directories = given
-    document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid).to_dict()
+def test_the_whole_life(user_bundle: UserBundle, prefix: str, given: list[Path], user_script: Script) -> None:
+    document: dict[str, Any] = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).to_dict()
     document["linux"]["resources"] = {"pids": {"limit": 8}, "memory": {"limit": 64 << 20}}
     document["process"]["args"] = ["sleep", "100"]
-    spec = oci.RuntimeSpec.load(document)
-    # Elsewhere than tmp_path, to whose parent every beginning session of pytest bars others.
-    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
-        os.chmod(work, 0o755)
-        bundle, state = Path(shutil.move(make_bundle(spec).path, work)), Path(work, "state")
-        state.mkdir()
-        for path in (state, bundle, bundle / "config.json", bundle / "rootfs", *(bundle / "rootfs").iterdir()):
-            os.chown(path, uid, uid)
-        done = user_script(AS_A_USER, bundle, state, prefix, uid, *directories)
+    done = user_script(AS_A_USER, *user_bundle(oci.RuntimeSpec.load(document)), prefix, UID, *given)
     said = json.loads(done.stdout)
-    assert sorted(said["cgroups"]) == sorted(str(directory / f"ociruntime-{prefix}") for directory in directories)
+    own = [line.split(":") for line in said["paths"] if f"ociruntime-{prefix}" in line]
+    assert {names: path for _, names, path in own} == dict.fromkeys(GIVEN, f"/{prefix}-given/ociruntime-{prefix}")
     assert (said["limits"], said["paused"], said["exit"]) == ([9, 64 << 20], "paused", -9)
     assert said["left"] == ["sleep\x00100\x00"]  # a group in a cgroup of v1
     assert said["groups"] == []
     assert f"no cgroup of user {uid} has the controller cpu; if the kernel has it, let root delegate it" in said["cpu.shares"]
     [warning] = said["devices"]
     assert warning.startswith("$.linux.resources.devices: device rules need")
-    assert not [path for directory in directories for path in directory.iterdir() if path.is_dir()]
+    assert not [path for directory in given for path in directory.iterdir() if path.is_dir()]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +20,11 @@ from ociruntime.cli import main
 from ociruntime.engine import groups
 from ociruntime.plan.cgroups import Place
 
-from ..support.fixture_types import MakeBundle, Script
+from ..support.cgroups import V2, directory, own_cgroups
+from ..support.fixture_types import MakeBundle, Script, UserBundle
+from ..support.places import REPO
+from ..support.users import UID
 from ..support.waiting import SLOWER, TIME_LIMIT, run_async, timed_out, timed_out_with_output, wait_until, wait_until_async, within
-from .cgroups import V2, directory
-from .conftest import REPO
 
 pytestmark = pytest.mark.vm
 needs_root = pytest.mark.root
@@ -38,21 +37,14 @@ ESCAPES = {
 PIPE = subprocess.PIPE
 WITHOUT_CGROUPS = """
 import os, resource, sys, time
-import ociruntime as oci, ociruntime.host
-warm, path, root, prefix, uid, soft = sys.argv[1:]
-oci.run(oci.Bundle.load(warm), ["true"], state_root=root + "-warm", container_id=prefix + "-warm", check=True)  # all imports happen as root
-from ociruntime.engine import groups
-from ociruntime.plan.cgroups import Place
-import ociruntime.lifecycle.execute
-if soft != "0":
-    resource.setrlimit(resource.RLIMIT_RSS, (int(soft), int(soft)))
-uid = int(uid)
-os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
-import ctypes
-assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
-ociruntime.host._probe.cache_clear()
+import ociruntime as oci
+path, root, prefix, uid, limit = sys.argv[1:]
+if limit != "0":
+    resource.setrlimit(resource.RLIMIT_RSS, (int(limit), int(limit)))
+become(int(uid))
 with oci.Container.run(prefix, oci.Bundle.load(path), state_root=root) as container:
-    assert not container._entry.read().get("cgroups")
+    with open(f"/proc/{container.pid}/cgroup") as theirs, open("/proc/self/cgroup") as ours:
+        assert theirs.read() == ours.read()
     with container.popen(["sleep", "1009"]) as other:
         began = time.monotonic()
         try:
@@ -98,8 +90,7 @@ def sleepers(container: oci.Container, seconds: int) -> list[int]:
 
 def left(container: oci.Container) -> list[str]:
     """The cgroups of exec processes."""
-    tops = container._entry.read().get("cgroups", [])
-    return sorted(entry.name for top in tops for entry in Path(top).iterdir() if entry.is_dir())
+    return sorted(entry.name for path in own_cgroups(container) for entry in path.iterdir() if entry.is_dir())
 
 
 @pytest.mark.parametrize("way", ESCAPES)
@@ -113,7 +104,7 @@ def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str)
         assert sleepers(container, 1007) == []
         assert len(sleepers(container, 1009)) == 2
         assert container.status is oci.Status.RUNNING
-        assert len(left(container)) == bool(container._entry.read().get("cgroups"))
+        assert len(left(container)) == bool(own_cgroups(container))
         other.kill(all=True)
         assert sleepers(container, 1009) == []
     assert left(container) == []
@@ -152,7 +143,7 @@ def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_r
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "exec", container.id, "sh", "-c", script]
     assert subprocess.run(command, cwd=REPO, check=False).returncode == 0
     wait_until(lambda: len(sleepers(container, 1007)) == 3, "three daemons")
-    cgroups = container._entry.read().get("cgroups", [])
+    cgroups = own_cgroups(container)
     assert len(left(container)) == (2 if cgroups else 0)  # the command makes none
     if cgroups:
         # All of the container is what its cgroups hold.
@@ -170,7 +161,7 @@ def test_a_daemon_outlives_what_ends_by_itself(container: oci.Container, state_r
 
 
 def test_a_pause_freezes_what_exec_has_started(container: oci.Container) -> None:
-    if not container._entry.read().get("cgroups"):
+    if not own_cgroups(container):
         pytest.skip("no cgroups")
     count = "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done"
     with container.popen(["sh", "-c", f"setsid sh -c '{count}' & sleep 1007"]) as process:
@@ -254,12 +245,12 @@ def test_a_failed_launch_leaves_no_cgroup(container: oci.Container) -> None:
 
 @needs_root
 def test_in_a_chosen_cgroup(container: oci.Container, state_root: Path) -> None:
-    cgroups = container._entry.read().get("cgroups", [])
+    cgroups = own_cgroups(container)
     if not cgroups:
         pytest.skip("no cgroups")
     for path in cgroups:
         Path(path, "inner").mkdir()
-        if "/cpuset/" in path:
+        if "cpuset" in path.parts:
             for file in ("cpuset.cpus", "cpuset.mems"):
                 Path(path, "inner", file).write_text(Path(path, file).read_text())
     script = "setsid sleep 1007 & sleep 1007"
@@ -274,7 +265,7 @@ def test_in_a_chosen_cgroup(container: oci.Container, state_root: Path) -> None:
 @pytest.mark.skipif(oci.Host.probe().cgroup_mode != "hybrid", reason="needs cgroup v1 and v2")
 @pytest.mark.parametrize("kind", ["freezer", "pids", "name=systemd", ""])
 def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    if not container._entry.read().get("cgroups"):
+    if not own_cgroups(container):
         pytest.skip("no cgroups")
 
     def only(place: Place) -> bool:
@@ -294,7 +285,7 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
 @pytest.mark.skipif(V2 is None, reason="needs cgroup v2")
 @pytest.mark.parametrize("why", ["descendants", "threaded"])
 def test_where_no_cgroup_can_be_made(container: oci.Container, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    if not container._entry.read().get("cgroups"):
+    if not own_cgroups(container):
         pytest.skip("no cgroups")
     monkeypatch.setattr(groups, "_is_suitable", lambda place: place.hierarchy.version == 2)
     own = directory(container, "")
@@ -323,16 +314,6 @@ def test_a_mark_stays_below_the_hard_limit() -> None:
 @needs_root
 @pytest.mark.skipif("VMTEST" in os.environ, reason="the user there has cgroups")
 @pytest.mark.parametrize("hard", [0, 4 << 30])
-def test_a_user_without_cgroups(make_bundle: MakeBundle, prefix: str, user_script: Script, hard: int) -> None:
-    uid = 40000 + os.getpid() % 20000
-    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
-    assert spec.process is not None
-    spec = spec.evolve(process=spec.process.evolve(args=("sleep", "1000")))
-    # Elsewhere than tmp_path, to whose parent every beginning session of pytest bars others.
-    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
-        os.chmod(work, 0o755)
-        bundle, state = Path(shutil.move(make_bundle(spec).path, work)), Path(work, "state")
-        state.mkdir()
-        for path in (state, bundle, bundle / "config.json", bundle / "rootfs", *(bundle / "rootfs").iterdir()):
-            os.chown(path, uid, uid)
-        assert float(user_script(WITHOUT_CGROUPS, make_bundle().path, bundle, state, prefix, uid, hard).stdout) < 20 * SLOWER
+def test_a_user_without_cgroups(user_bundle: UserBundle, prefix: str, user_script: Script, hard: int) -> None:
+    spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args("sleep", "1000")
+    assert float(user_script(WITHOUT_CGROUPS, *user_bundle(spec), prefix, UID, hard).stdout) < 20 * SLOWER

@@ -18,9 +18,9 @@ import ociruntime.aio
 from ociruntime.engine.processes import reap_abandoned
 from ociruntime.spec import Hooks, Seccomp
 
+from ..support.cgroups import has
 from ..support.fixture_types import Command, MakeBundle
 from ..support.waiting import SLOWER, TIME_LIMIT, timed_out, wait_until, within
-from .cgroups import has
 
 pytestmark = pytest.mark.root
 LATE_RAW = ("sh", "-c", "sleep 0.3; exec sh -i")
@@ -317,7 +317,7 @@ def test_deleting_by_force_during_a_launch(
     try:
         wait_until(lambda: (state_root / prefix / "state.json").exists(), "the container")
         container = oci.Container.load(prefix, state_root=state_root)
-        wait_until(lambda: container._entry.read().get("cgroups") and container.processes(), "the init process")
+        wait_until(container.processes, "the init process")
         if stop:
             os.kill(creator.pid, signal.SIGSTOP)
             with pytest.raises(TimeoutError, match=rf"is locked by process {creator.pid}, which is stopped: end that process"):

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.spec import Hook, Hooks, IDMapping, Mount, NamespaceType
+from ociruntime.spec import Hook, Hooks, Mount
 
 from ..support.fixture_types import MakeBundle, Script
 from ..support.processes import find_processes
+from ..support.users import with_user_namespace
 from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
@@ -50,10 +51,7 @@ def hooked(make_bundle: MakeBundle, log: Path) -> Callable[..., oci.Bundle]:
             .with_mount(Mount(destination=str(log), type="bind", source=str(log), options=("bind",)))
         )
         if user:
-            maps = (IDMapping(container_id=0, host_id=0, size=70000),)
-            spec = spec.with_namespace(NamespaceType.USER)
-            assert spec.linux is not None
-            spec = spec.evolve(linux=spec.linux.evolve(uid_mappings=maps, gid_mappings=maps))
+            spec = with_user_namespace(spec, 0, 70000)
         return make_bundle(spec.evolve(hooks=given, **members))
 
     return make

@@ -282,8 +282,7 @@ def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script
         assert done.stdout.split() == [f"{prefix}-damaged", f"{prefix}-empty", f"{prefix}-stopped"]
         assert oci.prune(state_root=state_root) == ()
         assert [created.status, running.status] == [oci.Status.CREATED, oci.Status.RUNNING]
-        entry = running._entry
-        with entry.locked():
+        with running._entry.locked():  # as another operation does
             running.kill("KILL")
             assert running.fileno()
             os.waitid(os.P_PIDFD, running.fileno(), os.WEXITED | os.WNOWAIT)
@@ -310,7 +309,7 @@ def test_prune_meets_create(bundle: oci.Bundle, state_root: Path, prefix: str) -
         for turn in range(40):
             container = oci.Container.create(f"{prefix}-{turn}", bundle, state_root=state_root)
             assert container.status is oci.Status.CREATED
-            delete(container._entry, force=True)
+            delete(container._entry, force=True)  # Container.delete() would accept that `prune` was first
             container._close()
     finally:
         stop.set()

@@ -15,7 +15,8 @@ import pytest
 import ociruntime as oci
 from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
 
-from .mounting import MakeBundle, Runner, bind, parse, tmpfs
+from ..support.fixture_types import MakeBundle
+from ..support.mounts import Runner, bind, parse, tmpfs
 
 pytestmark = pytest.mark.root
 ATTRIBUTES = {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "nosymfollow"}

@@ -12,7 +12,7 @@ import pytest
 
 import ociruntime as oci
 
-from .mounting import Change, Line, Runner, bind, parse, tmpfs
+from ..support.mounts import Change, Line, Runner, bind, parse, tmpfs
 
 pytestmark = pytest.mark.root
 CGROUP = {"type": "cgroup", "source": "cgroup", "destination": "/sys/fs/cgroup"}

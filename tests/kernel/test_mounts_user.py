@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import Script
-from .mounting import Runner, bind, parse, tmpfs
+from ..support.fixture_types import Script, UserBundle
+from ..support.mounts import Runner, bind, parse, tmpfs
+from ..support.places import REPO
+from ..support.users import UID
 
 pytestmark = pytest.mark.root
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -239,20 +241,17 @@ def test_the_root_of_a_user_namespace(run: Runner, state_root: Path, prefix: str
 
 
 ROOTLESS = """
-import ctypes, os, sys
-import ociruntime as oci, ociruntime.host
-warm, path, root, prefix, uid = *sys.argv[1:5], int(sys.argv[5])
+import os, sys
+import ociruntime as oci
+path, root, prefix, uid, locked = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5]
 script = "cat /proc/self/mountinfo"
 run = lambda bundle, root: oci.run(bundle, ["sh", "-c", script], capture_output=True, text=True, state_root=root, container_id=prefix, check=True).stdout
-run(oci.Bundle.load(warm), root + "-warm")   # everything is imported as root
-os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
-assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
-ociruntime.host._probe.cache_clear()
+become(uid)
 bundle = oci.Bundle.load(path)
 print(run(bundle, root))
 for options, kind in ((["rbind", "rdev"], oci.StepError), (["rbind", "noatime"], oci.StepError), (["rbind", "idmap"], oci.UnsupportedError),
                       (["bind", "ro"], oci.StepError)):
-    mount = oci.spec.Mount(destination="/x", source=sys.argv[6], options=tuple(options))
+    mount = oci.spec.Mount(destination="/x", source=locked, options=tuple(options))
     changed = oci.Bundle.load(path)
     changed.spec = bundle.spec.evolve(mounts=(*bundle.spec.mounts, mount))
     try:
@@ -265,33 +264,21 @@ for options, kind in ((["rbind", "rdev"], oci.StepError), (["rbind", "noatime"],
 """
 
 
-def test_a_user_without_privileges(
-    run: Runner, locked: Path, state_root: Path, prefix: str, tmp_path: Path, script: Script
-) -> None:
-    uid = 40000 + os.getpid() % 20000
-    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
-    inner = locked / "dir"
-    mounts = (
-        oci.spec.Mount(destination="/ro", source=str(inner), options=("bind", "ro")),
-        oci.spec.Mount(destination="/all", source=str(locked), options=("rbind", "rro")),
-        oci.spec.Mount(destination="/cg", type="cgroup2", source="cgroup"),
-    )
-    namespaces = (*(spec.linux.namespaces or ()), oci.spec.Namespace(type="cgroup")) if spec.linux else ()
-    assert spec.linux is not None
-    bundles = []
-    for number, each in enumerate(
-        (spec, spec.evolve(mounts=(*(spec.mounts or ()), *mounts), linux=spec.linux.evolve(namespaces=namespaces)))
-    ):
-        bundle = run._make(each, name=f"b{number}")
-        for path in (bundle.path, bundle.path / "config.json", bundle.rootfs, *bundle.rootfs.iterdir()):
-            os.chown(path, uid, uid)
-        bundles.append(bundle)
-    state_root.mkdir()
-    os.chown(state_root, uid, uid)
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_mode & 0o055 != 0o055 and path.stat().st_uid == os.getuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
-    done = script(ROOTLESS, bundles[0].path, bundles[1].path, state_root, prefix, uid, locked)
+def test_a_user_without_privileges(user_bundle: UserBundle, user_script: Script, locked: Path, prefix: str) -> None:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as name:  # which the user can reach
+        Path(name).chmod(0o755)
+        subprocess.run(["mount", "--rbind", locked, name], check=True)
+        try:
+            spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID)
+            mounts = (
+                oci.spec.Mount(destination="/ro", source=f"{name}/dir", options=("bind", "ro")),
+                oci.spec.Mount(destination="/all", source=name, options=("rbind", "rro")),
+                oci.spec.Mount(destination="/cg", type="cgroup2", source="cgroup"),
+            )
+            bundle, state = user_bundle(spec.evolve(mounts=(*(spec.mounts or ()), *mounts)).with_namespace("cgroup"))
+            done = user_script(ROOTLESS, bundle, state, prefix, UID, name)
+        finally:
+            subprocess.run(["umount", "-l", name], check=True)
     table = parse(done.stdout)
     for point in ("/ro", "/all/dir"):
         assert {"ro", "nosuid", "nodev", "noexec"} <= table[point].options, point

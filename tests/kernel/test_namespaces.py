@@ -17,7 +17,8 @@ from ociruntime.plan import compile_exec
 from ociruntime.procfs import MountInfo, read_mounts
 from ociruntime.spec import IDMapping, Namespace, TimeOffset
 
-from ..support.fixture_types import MakeBundle, Script
+from ..support.fixture_types import MakeBundle, Script, UserBundle
+from ..support.users import FIRST_ID, UID, give
 from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
@@ -31,7 +32,7 @@ FILES = {
     "cgroup": "cgroup",
     "time": "time",
 }
-WIDE = (IDMapping(container_id=0, host_id=100000, size=65536),)
+WIDE = (IDMapping(container_id=0, host_id=FIRST_ID, size=65536),)
 
 
 def with_namespaces(
@@ -47,13 +48,6 @@ def with_namespaces(
     return spec.evolve(linux=spec.linux.evolve(namespaces=namespaces, **linux))
 
 
-def give(bundle: oci.Bundle, owner: int) -> oci.Bundle:
-    """Let an id own the root filesystem (its files are links to those of all tests: only the directories change)."""
-    for path in (bundle.path / "rootfs", *(bundle.path / "rootfs").iterdir()):
-        os.chown(path, owner, owner)
-    return bundle
-
-
 def inodes(pid: int) -> dict[str, str]:
     return {kind: os.readlink(f"/proc/{pid}/ns/{name}") for kind, name in FILES.items()}
 
@@ -65,7 +59,7 @@ def say(container: oci.Container, *args: str, **more: object) -> str:
 
 
 def test_a_namespace_of_every_type(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    bundle = give(make_bundle(with_namespaces({"user": None, "cgroup": None, "time": None})), 100000)
+    bundle = give(make_bundle(with_namespaces({"user": None, "cgroup": None, "time": None})), FIRST_ID)
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         container.start()
         ours, theirs = inodes(os.getpid()), inodes(container.pid)
@@ -222,13 +216,13 @@ def test_joining_what_another_container_has(
     fresh: dict[str, str | None],
     gate: bool,
 ) -> None:
-    first = give(make_bundle(with_namespaces(dict(pod))), 100000 if "user" in pod else 0)
+    first = give(make_bundle(with_namespaces(dict(pod))), FIRST_ID if "user" in pod else 0)
     with oci.Container.run(f"{prefix}-pod", first, state_root=state_root) as holder:
         paths = {kind: f"/proc/{holder.pid}/ns/{FILES[kind]}" for kind in joined.split()}
         spec = with_namespaces({**fresh, **paths})
         if "user" in fresh:  # their owner is not this user namespace: no sysfs, no mqueue
             spec = spec.without_mount("/sys").without_mount("/dev/mqueue")
-        second = give(make_bundle(spec), 100000 if "user" in paths or "user" in fresh else 0)
+        second = give(make_bundle(spec), FIRST_ID if "user" in paths or "user" in fresh else 0)
         make = oci.Container.create if gate else oci.Container.run
         with make(prefix, second, state_root=state_root) as container:
             if gate:
@@ -258,11 +252,11 @@ def _fifo(path: Path) -> str:
 @pytest.mark.parametrize(
     ("kind", "path", "message"),
     [
-        ("network", "/proc/self/ns/uts", "is a uts namespace, not a network namespace"),
-        ("user", "/proc/self/ns/pid", "is a pid namespace, not a user namespace"),
-        ("ipc", "/etc/passwd", "is no namespace"),
+        ("network", "/proc/self/ns/uts", "is a uts namespace; give a network namespace"),
+        ("user", "/proc/self/ns/pid", "is a pid namespace; give a user namespace"),
+        ("ipc", "/etc/passwd", "is not a namespace"),
         ("pid", "/no/such", "No such file"),
-        ("uts", _fifo, "is no namespace"),
+        ("uts", _fifo, "is not a namespace"),
     ],
 )
 def test_a_path_that_is_not_that_namespace(
@@ -322,8 +316,8 @@ def test_maps_that_do_not_fit(
 def test_nobody_looks_into_an_init_that_joins(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """Even the container's root, with CAP_SYS_PTRACE, cannot read a process that has joined and is not the program yet."""
     spec = with_namespaces({"user": None}).with_caps("CAP_SYS_PTRACE")
-    with oci.Container.run(prefix, give(make_bundle(spec), 100000), state_root=state_root) as container:
-        document = container._entry.read()
+    with oci.Container.run(prefix, give(make_bundle(spec), FIRST_ID), state_root=state_root) as container:
+        document = container._entry.read()  # the launch below stops where the public API does not
         assert spec.process is not None
         plan = compile_exec(
             spec.process, spec, oci.Host.probe(), namespaces=document["namespaces"], cgroups=tuple(document["cgroups"])
@@ -374,8 +368,8 @@ def test_no_group_of_the_caller_comes_along(make_bundle: MakeBundle, state_root:
 # ---- users without privileges ----
 
 ROOTLESS = """
-import ctypes, os, subprocess, sys, traceback
-import ociruntime as oci, ociruntime.engine.host_steps, ociruntime.host, pwd
+import ctypes, os, subprocess, sys
+import ociruntime as oci
 path, uid, root, prefix, subids, layer = sys.argv[1], int(sys.argv[2]), *sys.argv[3:7]
 def life(bundle, root, prefix):
     shown = {}
@@ -389,9 +383,8 @@ def life(bundle, root, prefix):
     container.delete()
     assert [name for name in os.listdir(root) if not name.startswith(".")] == []
     return shown
-libc = ctypes.CDLL(None, use_errno=True)
 if subids:
-    assert libc.unshare(0x20000) == 0
+    assert ctypes.CDLL(None).unshare(0x20000) == 0
     for command in (["mount", "--make-rprivate", "/"],
                     ["mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/etc,upperdir={layer}/upper,workdir={layer}/work", "/etc"]):
         subprocess.run(command, check=True)
@@ -399,9 +392,7 @@ if subids:
         passwd.write(f"{prefix}:x:{uid}:{uid}::/:/bin/sh\\n")
     for name in ("subuid", "subgid"):
         open(f"/etc/{name}", "w").write(f"{uid}:{subids}\\n")
-os.setgroups([uid + 1]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
-assert libc.prctl(4, 1, 0, 0, 0) == 0   # as a process that this user started
-ociruntime.host._probe.cache_clear()
+become(uid, [uid + 1])
 bundle = oci.Bundle.load(path)
 given = bundle.spec
 shown = life(bundle, root, prefix)
@@ -445,32 +436,21 @@ for change, kind, place in (
 
 @pytest.mark.parametrize("helpers", [False, True])
 def test_a_user_without_privileges(
-    make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path, user_script: Script, helpers: bool
+    user_bundle: UserBundle, prefix: str, tmp_path: Path, user_script: Script, helpers: bool
 ) -> None:
-    uid = 40000 + os.getpid() % 20000
     if helpers and not os.path.exists("/usr/bin/newuidmap"):
         pytest.skip("no newuidmap (Debian: uidmap)")
-    spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid).at.process.oom_score_adj.set(
-        654
-    )  # higher it may be for anybody
+    spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID)
+    spec = spec.at.process.oom_score_adj.set(654)  # a user may only make it higher
     if helpers:
-        maps = (IDMapping(container_id=0, host_id=uid, size=1), IDMapping(container_id=1, host_id=700000, size=1000))
-        assert spec.linux is not None
-        spec = spec.evolve(linux=spec.linux.evolve(uid_mappings=maps, gid_mappings=maps))
-    mine = give(make_bundle(spec), uid)
-    os.chown(mine.path, uid, uid)
-    os.chown(mine.path / "config.json", uid, uid)
-    for directory in (state_root, Path(f"{state_root}-pods")):
-        directory.mkdir()
-        os.chown(directory, uid, uid)
+        maps = (IDMapping(container_id=0, host_id=UID, size=1), IDMapping(container_id=1, host_id=700000, size=1000))
+        spec = spec.at.linux.uid_mappings.set(maps).at.linux.gid_mappings.set(maps)
+    bundle, state = user_bundle(spec)
     for name in ("upper", "work"):
         (tmp_path / "etc" / name).mkdir(parents=True)
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_mode & 0o055 != 0o055 and path.stat().st_uid == os.getuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
-    done = user_script(ROOTLESS, mine.path, uid, state_root, prefix, "700000:1000" if helpers else "", tmp_path / "etc")
+    done = user_script(ROOTLESS, bundle, UID, state, prefix, "700000:1000" if helpers else "", tmp_path / "etc")
     shown = [line.split() for line in done.stdout.splitlines() if line]
-    each = [["0", str(uid), "1"], *([["1", "700000", "1000"]] if helpers else [])]
+    each = [["0", str(UID), "1"], *([["1", "700000", "1000"]] if helpers else [])]
     assert shown[: 2 * len(each)] == each * 2
     # Without newgidmap the groups of the user stay, as nobody may drop one that forbids something.
     assert shown[2 * len(each) :] == ([["allow"], ["Groups:"], ["654"]] if helpers else [["deny"], ["Groups:", "65534"], ["654"]])

@@ -16,12 +16,12 @@ import ociruntime as oci
 from ociruntime.plan.process import CAPABILITIES
 from ociruntime.spec import Resources
 
+from ..support.cgroups import on_v2, own_cgroups
 from ..support.fixture_types import MakeBundle
+from ..support.places import REPO
 from ..support.waiting import TIME_LIMIT
-from .cgroups import on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-REPO = Path(oci.__file__).resolve().parents[1]
 PACKAGES = Path(attrs.__file__).resolve().parents[1]
 """Where the dependencies are installed."""
 INNER = """
@@ -42,7 +42,8 @@ if os.path.exists(OWN + "/cgroup.procs"):
     for pid in open(OWN + "/cgroup.procs").read().split():
         open(OWN + "/runtime/cgroup.procs", "w").write(pid)
 with oci.Container.run(name, bundle, state_root=root) as container:
-    told["cgroups"] = container._entry.read()["cgroups"]
+    with open(f"/proc/{container.pid}/cgroup") as lines:
+        told["cgroups"] = sum(name in line for line in lines)
     told["exec"] = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True, check=True).stdout
     assert container.stats().pids.limit == 20
     container.update(pids=30)
@@ -54,7 +55,7 @@ with oci.Container.run(name, bundle, state_root=root) as container:
     told["processes"] = len(container.processes())
     container.kill("KILL", all=True)
     told["exit"] = container.wait(20)
-told["left"] = [path for path in told["cgroups"] if os.path.exists(path)]
+told["left"] = [path for path, _, _ in os.walk(OWN) if name in path]
 print(json.dumps(told))
 """
 
@@ -98,7 +99,7 @@ def test_the_whole_life(make_bundle: MakeBundle, tmp_path: Path, state_root: Pat
     bundle = make_bundle(outer(namespaced, args, tmp_path / "empty", tmp_path))
     before = Path("/proc/self/cgroup").read_text()
     with oci.Container.run(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as container:
-        own = container._entry.read()["cgroups"]
+        own = own_cgroups(container)
         assert container.stdout is not None
         assert container.stderr is not None
         assert container.wait(TIME_LIMIT) == 0, container.stderr.read().decode()
@@ -106,7 +107,7 @@ def test_the_whole_life(make_bundle: MakeBundle, tmp_path: Path, state_root: Pat
         assert told["exit"] == -9
         assert told["processes"] == 1
         assert told["left"] == []
-        assert told["exec"].count(f"/ociruntime-{prefix}-inner") == len(told["cgroups"])
+        assert told["exec"].count(f"/ociruntime-{prefix}-inner") == told["cgroups"] > 0
         assert ("EBUSY" in told.get("refused", "")) is on_v2("pids")
         if on_v2("pids"):
             assert "move the processes" in told["refused"]

@@ -27,11 +27,11 @@ from ociruntime import aio
 from ociruntime.spec import NamespaceType
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.places import REPO
 from ..support.processes import find_processes
 from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
-REPO = Path(__file__).parents[2]
 
 CALLER = """
 import asyncio, os, sys, threading, time

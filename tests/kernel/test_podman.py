@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-MiB = 1 << 20
+from ..support.places import MiB
+
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(

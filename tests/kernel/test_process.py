@@ -15,8 +15,8 @@ import ociruntime as oci
 from ociruntime.spec import ExecCPUAffinity
 
 from ..support.fixture_types import MakeBundle, Script
+from ..support.users import User
 from ..support.waiting import TIME_LIMIT
-from .users import User
 
 pytestmark = pytest.mark.root
 Inside = Callable[..., str]

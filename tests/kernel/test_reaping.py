@@ -21,12 +21,12 @@ from ociruntime.engine import processes
 from ociruntime.procfs import start_time
 
 from ..support.fixture_types import Command
+from ..support.places import REPO
 from ..support.processes import is_running
 from ..support.waiting import SLOWER, TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 PIPE = subprocess.PIPE
-REPO = Path(__file__).resolve().parents[2]
 
 
 def a_zombie(container: oci.Container) -> oci.Process[bytes]:

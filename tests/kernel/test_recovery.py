@@ -17,7 +17,8 @@ from ociruntime.recovery import NAME, Recovery, read
 
 from ..support.fixture_types import MakeBundle, Script
 from ..support.leftovers import assert_nothing_left
-from ..support.processes import is_running
+from ..support.places import REPO
+from ..support.processes import is_running, parent_process
 from ..support.waiting import TIME_LIMIT, wait_until
 from .test_hooks import hooks, sh
 
@@ -61,7 +62,7 @@ def test_delete_by_force(
 def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(prefix, bundle, state_root=state_root, supervise=True) as container:
         container.start()
-        pid, supervisor = container.pid, container._entry.read()["supervisor"][0]
+        pid, supervisor = container.pid, parent_process(container.pid)
         (state_root / prefix / "state.json").write_text("{")
         assert oci.prune(state_root=state_root) == ()
         assert is_running(pid)
@@ -69,6 +70,12 @@ def test_a_supervised_one(bundle: oci.Bundle, state_root: Path, prefix: str) -> 
         assert not is_running(pid)
         assert not is_running(supervisor)
     assert_nothing_left(state_root, prefix)
+
+
+def commands_of(state_root: Path) -> list[str]:
+    """The names of the programs of the containers that run."""
+    pids = [container.pid for container in oci.Container.list(state_root=state_root)]
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids if pid]
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -81,16 +88,16 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys
     creator = subprocess.Popen(
         [sys.executable, "-P", "-c", text, busybox_sif, prefix, state_root],
         env={**os.environ, "TMPDIR": str(scratch)},
-        cwd=Path(__file__).parents[2],
+        cwd=REPO,
     )
     try:
-        state = state_root / prefix / "state.json"
-        wait_until(lambda: state.exists() and json.loads(state.read_bytes())["status"] == "running", "the start")
+        # The init process would end with its creator, unless it is the program by then.
+        wait_until(lambda: "sleep" in commands_of(state_root), "the start")
     finally:
         creator.kill()
         creator.wait()
     assert any(str(scratch) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    state.write_text("{")
+    (state_root / prefix / "state.json").write_text("{")
     if dies:
         assert oci.prune(state_root=state_root) == (prefix,)
     else:

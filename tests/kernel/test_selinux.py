@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.spec import IDMapping, Mount, RuntimeSpec
+from ociruntime.spec import Mount, RuntimeSpec
 
 from ..support.fixture_types import MakeBundle
+from ..support.users import VARIANTS
 
 ACTIVE = "selinux" in oci.Host.probe().lsms and "VMTEST" in os.environ
 pytestmark = [
@@ -73,20 +74,6 @@ def enforcing(tmp_path_factory: pytest.TempPathFactory) -> None:
     subprocess.run(["secilc", "-c", "33", "-o", where / "policy", "-f", "/dev/null", where / "policy.cil"], check=True)
     Path("/sys/fs/selinux/load").write_bytes((where / "policy").read_bytes())
     Path("/sys/fs/selinux/enforce").write_text("1")
-
-
-def in_user_namespace(spec: RuntimeSpec) -> RuntimeSpec:
-    maps = (IDMapping(container_id=0, host_id=0, size=70000),)
-    return spec.with_namespace("user").at.linux.uid_mappings.set(maps).at.linux.gid_mappings.set(maps)
-
-
-VARIANTS: dict[str, Callable[[RuntimeSpec], RuntimeSpec]] = {
-    "plain": lambda spec: spec,
-    "no new privileges": lambda spec: spec.at.process.no_new_privileges.set(True),
-    "new privileges": lambda spec: spec.at.process.no_new_privileges.set(False),
-    "user namespace": in_user_namespace,
-    "another user": lambda spec: spec.at.process.user.set(oci.spec.User(uid=7, gid=7)),
-}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -23,9 +23,9 @@ from ociruntime.procfs import read_mounts
 from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
 from ociruntime.store import StateStore, default_root
 
-from ..conftest import REPO
 from ..support.fixture_types import Script
 from ..support.images import SQUASHFS_TYPE, OciImage
+from ..support.places import REPO
 from ..support.waiting import TIME_LIMIT
 
 RECORDS = Path(default_root(), ".bundles")

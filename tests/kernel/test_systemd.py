@@ -19,16 +19,16 @@ import ociruntime as oci
 from ociruntime.engine import systemd
 from ociruntime.plan.cgroups.systemd import Property
 
+from ..support.cgroups import Limited, config, directory, own_cgroups, value
 from ..support.fixture_types import MakeBundle
+from ..support.places import MiB
 from ..support.waiting import TIME_LIMIT, wait_until
-from .cgroups import Limited, config, directory, value
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(oci.Host.probe().systemd is None, reason="no systemd to ask")]
 root = pytest.mark.root
 MODE = oci.Host.probe().cgroup_mode
 on_v2 = pytest.mark.skipif(MODE != "v2", reason="for cgroup v2 alone")
 on_v1 = pytest.mark.skipif(MODE == "v2", reason="for the controllers of cgroup v1")
-MiB = 1 << 20
 CTL = ["systemctl"] if os.geteuid() == 0 else ["systemctl", "--user"]
 
 
@@ -222,7 +222,7 @@ def test_a_kill_for_want_of_memory_is_known_when_the_scope_is_gone(limited: Call
     linux = {"cgroupsPath": f"system.slice:pre:{prefix}"}
     for text, killed in (("x=aaaaaaaa; while :; do x=$x$x; done", True), ("exit 3", False)):
         with limited({"memory": {"limit": 16 * MiB}}, ["sh", "-c", text], linux=linux) as container:
-            scope = next(entry[3] for entry in container._entry.read()["undo"] if entry[0] == "systemd_scope")
+            scope = own_cgroups(container)[0]
             container.start()
             wait_until(lambda scope=scope: not os.path.exists(scope), "the end of the scope")
             assert container.status == "stopped"

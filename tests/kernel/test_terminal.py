@@ -18,8 +18,9 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import Command, MakeBundle, Script
+from ..support.terminals import in_foreground
+from ..support.users import FIRST_ID, give, with_user_namespace
 from ..support.waiting import TIME_LIMIT, timed_out_with_output, wait_until
-from .conftest import in_foreground
 
 pytestmark = pytest.mark.root
 
@@ -144,23 +145,17 @@ def _console(path: Path, kind: str) -> None:
 
 
 def with_terminal(*, user: bool, script: str = "true", uid: int = 0) -> dict[str, Any]:
-    """A config whose process has a terminal, with or without a user namespace (threats.md, row 8)."""
-    document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
+    """A config whose process has a terminal, with or without a user namespace."""
+    spec = oci.RuntimeSpec.default()
+    document: dict[str, Any] = (with_user_namespace(spec) if user else spec).to_dict()
     document["process"].update(args=["sh", "-c", script], terminal=True, user={"uid": uid, "gid": uid})
-    if user:
-        ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
-        document["linux"]["namespaces"].append({"type": "user"})
-        document["linux"].update(uidMappings=ids, gidMappings=ids)
     return document
 
 
 def bundle_of(make: MakeBundle, document: dict[str, Any]) -> oci.Bundle:
-    """A bundle whose root belongs to the container's root, whoever that is on the host."""
+    """A bundle whose root filesystem belongs to root of the container."""
     bundle = make(oci.RuntimeSpec.load(document))
-    if "uidMappings" in document["linux"]:
-        for directory, _, _ in os.walk(bundle.rootfs):
-            os.chown(directory, 100000, 100000)
-    return bundle
+    return give(bundle, FIRST_ID) if "uidMappings" in document["linux"] else bundle
 
 
 @pytest.mark.parametrize("user", [False, True], ids=["root", "user"])

@@ -21,8 +21,8 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.mounts import Change, Runner, bind, parse, tmpfs
 from ..support.waiting import TIME_LIMIT
-from .mounting import Change, Runner, bind, parse, tmpfs
 
 pytestmark = pytest.mark.root
 AT_FDCWD, RENAME_EXCHANGE = -100, 2

@@ -147,7 +147,7 @@ def test_a_report_of_another_process_is_not_believed(
 ) -> None:
     """What came over the socket behind the fork would otherwise be a pidfd to follow, an exit code, or a step that is none."""
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
-        document = container._entry.read()
+        document = container._entry.read()  # the launch below stops where the public API does not
         spec = bundle.spec
         assert spec.process is not None
         plan = compile_exec(

@@ -61,7 +61,7 @@ def test_a_container_with_such_a_record_can_be_deleted_when_it_is_corrected(
     bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path
 ) -> None:
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
-        right = container._entry.read()["undo"]
+        right = container._entry.read()["undo"]  # the record is the subject of this test
         container._entry.update(undo=[*right, ["bundle", str(tmp_path)]])
         with pytest.raises(oci.StateError, match=f"cannot remove {tmp_path}"):
             container.delete(force=True)

@@ -12,8 +12,8 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import MakeBundle
+from ..support.mounts import parse, tmpfs
 from ..support.waiting import TIME_LIMIT
-from .mounting import parse, tmpfs
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() == 0, reason="for a user without privileges")]
 Run = Callable[..., str]

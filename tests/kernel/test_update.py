@@ -20,17 +20,11 @@ from ociruntime.engine.host_steps import execute_step
 from ociruntime.files import StagedFile
 from ociruntime.lifecycle import update
 
-from ..support.fixture_types import MakeBundle
+from ..support.cgroups import Limited, block_device, directory, on_v2, own_cgroups, value
+from ..support.places import MiB
 from ..support.waiting import TIME_LIMIT
-from .cgroups import Limited, block_device, directory, on_v2, value
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-MiB = 1 << 20
-
-
-@pytest.fixture
-def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
-    return Limited(make_bundle, state_root, prefix)
 
 
 def limits(container: oci.Container) -> dict[str, str]:
@@ -149,7 +143,7 @@ def test_whichever_step_fails_nothing_has_changed(limited: Limited, monkeypatch:
         "devices": rules[:1],
     }
     with limited({**FIRST, "blockIO": disk, "devices": rules}, start=True) as container:
-        own = [Path(path) for path in container._entry.read()["cgroups"]]
+        own = own_cgroups(container)
         names = {"memory.", "cpu.", "cpuset.", "pids.max", "io.", "blkio.", "devices.list"}
         shown = {"usage", "stat", "current", "peak", "pressure", "failcnt", "events", "numa"}
         files = [f for d in own for f in d.iterdir() if f.name.startswith(tuple(names)) and not any(w in f.name for w in shown)]
@@ -170,11 +164,11 @@ def test_whichever_step_fails_nothing_has_changed(limited: Limited, monkeypatch:
             except error:
                 assert look() == before
                 assert container.spec == spec
-                assert set(os.listdir(container._entry.path)) == entries
+                assert set(os.listdir(limited.root / container.id)) == entries
                 return True
             return False
 
-        before, spec, entries = look(), container.spec, set(os.listdir(container._entry.path))
+        before, spec, entries = look(), container.spec, set(os.listdir(limited.root / container.id))
         with monkeypatch.context() as patch:
             patch.setattr(StagedFile, "write", Failing(0, errno.ENOSPC))
             assert refused(oci.StateError)

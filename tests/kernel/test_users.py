@@ -14,9 +14,9 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import Mount
 
-from ..conftest import REPO
 from ..support.fixture_types import MakeBundle, Script
-from .mounting import Runner, bind, tmpfs
+from ..support.mounts import Runner, bind, tmpfs
+from ..support.places import REPO
 
 pytestmark = pytest.mark.root
 
@@ -117,7 +117,7 @@ def test_home_of_the_files_that_the_container_has(either: Runner, other: Path, p
     bundle = either.bundle()
     with_users(bundle.rootfs)
     mounts, expected = PLACES[place]
-    document = bundle.spec.to_dict()
+    document: dict[str, Any] = bundle.spec.to_dict()
     document["mounts"] += mounts(bundle.rootfs, other)
     bundle.spec = oci.RuntimeSpec.load(document)
     shown = either(SHOW, bundle=bundle).split()

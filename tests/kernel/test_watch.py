@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,19 +21,13 @@ from ociruntime import aio
 from ociruntime.cli import main
 from ociruntime.stats import PidsStats
 
-from ..support.fixture_types import MakeBundle
+from ..support.cgroups import Limited, on_v2, own_cgroups
+from ..support.places import MiB
 from ..support.waiting import SLOWER, TIME_LIMIT
-from .cgroups import Limited, on_v2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-MiB = 1 << 20
 GLUTTON = ["sh", "-c", "read x; tail /dev/zero; true"]
 SMALL = {"memory": {"limit": 20 * MiB, "swap": 20 * MiB}}
-
-
-@pytest.fixture
-def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Limited:
-    return Limited(make_bundle, state_root, prefix)
 
 
 @pytest.fixture
@@ -176,11 +169,11 @@ def test_out_of_memory(limited: Limited, pipe: tuple[int, int], nested: bool) ->
     """A process of the container is killed; the first one goes on, and is not told to have been."""
     with limited(SMALL, GLUTTON, start=True, stdin=pipe[0]) as container:
         if nested:
-            for path in container._entry.read()["cgroups"]:
-                if os.path.exists(f"{path}/memory.limit_in_bytes"):
-                    os.mkdir(f"{path}/sub")
-                    Path(path, "sub/memory.limit_in_bytes").write_text(str(10 * MiB))
-                    Path(path, "sub/cgroup.procs").write_text(str(container.pid))
+            for path in own_cgroups(container):
+                if (path / "memory.limit_in_bytes").exists():
+                    (path / "sub").mkdir()
+                    (path / "sub/memory.limit_in_bytes").write_text(str(10 * MiB))
+                    (path / "sub/cgroup.procs").write_text(str(container.pid))
         follower = Follower(container.events())
         os.write(pipe[1], b"\n")
         kinds = follower.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Protocol
 
 import ociruntime as oci
@@ -18,6 +19,12 @@ class Script(Protocol):
     """Runs Python code in a new interpreter; ``args`` are its ``sys.argv[1:]``."""
 
     def __call__(self, text: str, *args: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]: ...
+
+
+class UserBundle(Protocol):
+    """Makes a bundle of the user `users.UID`, and names a state directory, where that user can reach and create them."""
+
+    def __call__(self, spec: oci.RuntimeSpec) -> tuple[Path, Path]: ...
 
 
 class Command(Protocol):

@@ -69,3 +69,8 @@ def start_lasting_thread(launch: Callable[[], object]) -> None:
     """Launch a container from another thread than the main one: the first such launch starts a thread that lasts."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(launch).result()
+
+
+def parent_process(pid: int) -> int:
+    """Return the parent of a process. That of a supervised container's init process is the supervisor."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -1,4 +1,4 @@
-"""What the tests of cgroups share: a container with limits, and a look at the files of its cgroups, of whichever version."""
+"""Containers with limits, and the files of their cgroups, on v1 and v2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import MakeBundle
+from .fixture_types import MakeBundle
 
 V2 = next((h for h in oci.Host.probe().hierarchies if h.version == 2), None)
 
@@ -27,14 +27,28 @@ def on_v2(controller: str) -> bool:
 
 
 needs = {name: pytest.mark.skipif(not has(name), reason=f"no {name} controller") for name in ("hugetlb", "memory", "pids", "rdma")}
+pure_v2 = pytest.mark.skipif(not on_v2("pids"), reason="needs cgroup v2 alone")
+
+
+def _paths_of(pid: int | str) -> dict[str, str]:
+    """Return the cgroups of a process (cgroups(7)), by the mount points of their hierarchies."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    named = {frozenset(filter(None, names.split(","))): path for _, names, path in lines}
+    found = {h.mountpoint: named.get(frozenset() if h.version == 2 else h.controllers) for h in oci.Host.probe().hierarchies}
+    return {mountpoint: path for mountpoint, path in found.items() if path is not None}
+
+
+def own_cgroups(container: oci.Container) -> list[Path]:
+    """Return the cgroups of a container's init process in which this process is not."""
+    here = _paths_of("self")
+    return [Path(mountpoint + path) for mountpoint, path in _paths_of(container.pid).items() if path != here[mountpoint]]
 
 
 def directory(container: oci.Container, controller: str) -> Path:
-    """The container's cgroup that has a controller; ``""`` for the one of v2."""
-    paths = container._entry.read()["cgroups"]
+    """Return the container's cgroup that has a controller; ``""`` for the one of v2."""
     hierarchy = V2 if controller == "" else oci.Host.probe().hierarchy(controller)
     assert hierarchy is not None
-    return Path(next(path for path in paths if path.startswith(hierarchy.mountpoint + "/")))
+    return next(path for path in own_cgroups(container) if path.is_relative_to(hierarchy.mountpoint))
 
 
 def value(container: oci.Container, controller: str, file: str) -> str:
@@ -72,7 +86,7 @@ class Limited:
 
 
 def block_device() -> tuple[int, int]:
-    """A disk of this machine."""
+    """Return the device number of a disk of this machine."""
     for name in sorted(os.listdir("/sys/block")):
         if not name.startswith(("loop", "ram", "zram", "dm-", "md")):
             major, minor = Path("/sys/block", name, "dev").read_text().split(":")

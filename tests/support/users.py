@@ -1,4 +1,4 @@
-"""A user without privileges, with a bundle and a state directory, for tests that root runs."""
+"""Users without privileges, and user namespaces."""
 
 from __future__ import annotations
 
@@ -12,13 +12,55 @@ from pathlib import Path
 from typing import Any
 
 import ociruntime as oci
+from ociruntime.spec import IDMapping, NamespaceType
 
-from ..support.fixture_types import MakeBundle
-from ..support.waiting import SLOWER
+from .fixture_types import MakeBundle
+from .waiting import TIME_LIMIT
+
+FIRST_ID = 100000
+"""The host's id of root in most user namespaces of the tests."""
+UID = 40000 + os.getpid() % 20000
+"""A user that does not exist on the host; another one in each process of the tests."""
+BECOME = '''
+def become(uid, groups=()):
+    """Give up all privileges, as a process that this user has started. Users must be able to import what is not imported yet."""
+    import ctypes, os
+    import ociruntime.host
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE: otherwise /proc/self belongs to root
+    ociruntime.host._probe.cache_clear()
+
+'''
+"""Text that the fixture `user_script` puts before each script."""
+
+
+def give(bundle: oci.Bundle, owner: int) -> oci.Bundle:
+    """Change the owner of a bundle, its config and the directories of its root filesystem. Files are links to those of all tests."""
+    for path in (bundle.path, bundle.path / "config.json", *(directory for directory, _, _ in os.walk(bundle.rootfs))):
+        os.chown(path, owner, owner)
+    return bundle
+
+
+def with_user_namespace(spec: oci.RuntimeSpec, first: int = FIRST_ID, size: int = 65536) -> oci.RuntimeSpec:
+    """Return the config with a new user namespace, whose ids 0 and up are those of the host from ``first`` on."""
+    ids = (IDMapping(container_id=0, host_id=first, size=size),)
+    return spec.with_namespace(NamespaceType.USER).at.linux.uid_mappings.set(ids).at.linux.gid_mappings.set(ids)
+
+
+VARIANTS: dict[str, Callable[[oci.RuntimeSpec], oci.RuntimeSpec]] = {
+    "plain": lambda spec: spec,
+    "no new privileges": lambda spec: spec.at.process.no_new_privileges.set(True),
+    "new privileges": lambda spec: spec.at.process.no_new_privileges.set(False),
+    "user namespace": lambda spec: with_user_namespace(spec, 0, 70000),
+    "another user": lambda spec: spec.at.process.user.set(oci.spec.User(uid=7, gid=7)),
+}
+"""Configurations under which the credentials of a process change in different ways."""
 
 
 class User:
-    """A user of one test, who has neither a name nor further ids, and to whom no cgroup was delegated.
+    """A user of one test, without a name, subordinate ids and delegated cgroups.
 
     Attributes:
         bundle: a bundle of busybox with a user namespace, whose process sleeps.
@@ -26,11 +68,11 @@ class User:
     """
 
     def __init__(self, python: str, work: Path, bundle: Path) -> None:
-        self.uid = 40000 + os.getpid() % 20000
+        self.uid = UID
         self.python, self.work, self.bundle, self.state = python, work, bundle, work / "state"
         self.state.mkdir()
-        for path in (self.state, bundle, bundle / "config.json", bundle / "rootfs", *(bundle / "rootfs").iterdir()):
-            os.chown(path, self.uid, self.uid)
+        os.chown(self.state, UID, UID)
+        give(oci.Bundle.load(bundle), UID)
 
     def run(self, *words: object, check: bool = False) -> subprocess.CompletedProcess[str]:
         """Run a program as the user."""
@@ -38,7 +80,7 @@ class User:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             done = subprocess.run(
                 list(map(str, words)), user=self.uid, group=self.uid, extra_groups=[], cwd="/", stdin=subprocess.DEVNULL,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.work)}, stdout=out, stderr=err, timeout=60 * SLOWER, check=False,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.work)}, stdout=out, stderr=err, timeout=TIME_LIMIT, check=False,
             )  # fmt: skip
             out.seek(0)
             err.seek(0)
@@ -65,13 +107,11 @@ class User:
 @contextmanager
 def temporary_user(make_bundle: MakeBundle, prefix: str, python: str) -> Iterator[User]:
     """Make the user's bundle and state directory, and delete the containers that are left in it at the end."""
-    # Elsewhere than tmp_path, to whose parent every beginning session of pytest bars others.
+    # Not in tmp_path: each session of pytest bars other users from the directories above that.
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
         os.chmod(work, 0o755)
-        uid = 40000 + os.getpid() % 20000
-        spec = oci.RuntimeSpec.default(rootless=True, uid=uid, gid=uid)
-        assert spec.process is not None
-        bundle = make_bundle(spec.evolve(process=spec.process.evolve(args=("sleep", "1000"))), name="of-a-user")
+        spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args("sleep", "1000")
+        bundle = make_bundle(spec, name="of-a-user")
         user = User(python, Path(work), Path(shutil.move(bundle.path, work)))
         try:
             yield user

@@ -1,8 +1,7 @@
-"""What the tests of mounts share: a container with further mounts, its mount table, and trees of the host to bind."""
+"""Containers with further mounts, and their mount tables."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import MakeBundle
+from .fixture_types import MakeBundle
+from .users import FIRST_ID, give, with_user_namespace
 
-FIRST_ID = 100000
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -55,19 +54,13 @@ class Runner:
         """Whether the containers have a user namespace, whose root is user 100000 of the host."""
 
     def bundle(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.Bundle:
-        document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
+        spec = oci.RuntimeSpec.default()
+        document: dict[str, Any] = (with_user_namespace(spec) if self.user else spec).to_dict()
         document["mounts"] += mounts
-        if self.user:
-            ids = [{"containerID": 0, "hostID": FIRST_ID, "size": 65536}]
-            document["linux"]["namespaces"].append({"type": "user"})
-            document["linux"].update(uidMappings=ids, gidMappings=ids)
         if change:
             change(document)
         bundle = self._make(oci.RuntimeSpec.load(document))
-        if self.user:
-            for directory, _, _ in os.walk(bundle.rootfs):
-                os.chown(directory, FIRST_ID, FIRST_ID)
-        return bundle
+        return give(bundle, FIRST_ID) if self.user else bundle
 
     def __call__(self, script: str, *mounts: dict[str, Any], change: Change | None = None, bundle: oci.Bundle | None = None) -> str:
         bundle = bundle or self.bundle(*mounts, change=change)
@@ -96,38 +89,6 @@ class Runner:
             yield
         finally:
             subprocess.run(["umount", "-l", path], check=True)
-
-
-@pytest.fixture
-def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Runner:
-    return Runner(make_bundle, state_root, prefix)
-
-
-@pytest.fixture(params=[False, True], ids=["root", "user"])
-def either(run: Runner, request: pytest.FixtureRequest) -> Runner:
-    """With and without a user namespace."""
-    run.user = request.param
-    return run
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A directory of the host with a file, a directory and a symbolic link to it."""
-    tree = tmp_path / "tree"
-    (tree / "dir").mkdir(parents=True)
-    (tree / "file").write_text("host\n")
-    (tree / "dir/inner").write_text("inner\n")
-    (tree / "link").symlink_to("dir")
-    return tree
-
-
-@pytest.fixture
-def mounted_tmpfs(tree: Path) -> Iterator[Path]:
-    """The same with a tmpfs on its directory."""
-    subprocess.run(["mount", "-t", "tmpfs", "none", tree / "dir"], check=True)
-    (tree / "dir/below").write_text("below\n")
-    yield tree
-    subprocess.run(["umount", "-l", tree / "dir"], check=True)
 
 
 def bind(source: Path, destination: str, *options: str) -> dict[str, Any]:
