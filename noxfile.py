@@ -131,10 +131,11 @@ def packages(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Run mypy --strict and pyright on the package, and on examples of code that uses it."""
+    """Run mypy --strict and pyright on the package and on examples of code that uses it, and mypy on a part of the tests."""
     session.install(".[test]")
     session.install("mypy", "pyright[nodejs]")  # node from the package index; otherwise pyright downloads it from another place
     session.run("mypy", "--strict", "ociruntime")
+    session.run("mypy", "--strict", "--explicit-package-bases", "tests/support", "tests/unit")
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"
     package = str(session.run("python", "-P", "-c", where, silent=True)).strip()
     with tempfile.TemporaryDirectory() as copy:  # of the installed package: pyright needs the extension, which the tree lacks

@@ -38,7 +38,8 @@ def become(uid, groups=()):
 
 def give(bundle: oci.Bundle, owner: int) -> oci.Bundle:
     """Change the owner of a bundle, its config and the directories of its root filesystem. Files are links to those of all tests."""
-    for path in (bundle.path, bundle.path / "config.json", *(directory for directory, _, _ in os.walk(bundle.rootfs))):
+    paths = [str(bundle.path), f"{bundle.path}/config.json", *(directory for directory, _, _ in os.walk(bundle.rootfs))]
+    for path in paths:
         os.chown(path, owner, owner)
     return bundle
 

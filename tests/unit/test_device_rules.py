@@ -80,7 +80,7 @@ def test_the_program_follows_the_rules(rules: list[DeviceRule], kind: str, major
 
 def v1(rules: Sequence[DeviceRule], kind: str, major: int, minor: int, access: int) -> bool:
     """Return what a v1 kernel allows (security/device_cgroup.c): a default and its exceptions, by exact device."""
-    default, exceptions = True, {}
+    default, exceptions = True, dict[tuple[str, int | None, int | None], int]()
     for rule in rules:
         if rule.type == "a":
             default, exceptions = rule.allow, {}

@@ -123,10 +123,12 @@ def test_filesystems_of_other_programs(tmp_path: Path, program: str, name: str) 
     if program.startswith("mkfs.ext"):
         with target.open("wb") as file:
             file.truncate(8 << 20)
-    command = {"mksquashfs": [root, target, "-quiet", "-no-progress"], "mkfs.erofs": [target, root]}.get(
-        program, ["-q", "-d", root, target]
-    )
-    subprocess.run([program, *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments: dict[str, list[str | Path]] = {
+        "mksquashfs": [root, target, "-quiet", "-no-progress"],
+        "mkfs.erofs": [target, root],
+    }
+    command = [program, *arguments.get(program, ["-q", "-d", root, target])]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with Image.open(target) as image:
         assert image.layers[0].filesystem == name
 

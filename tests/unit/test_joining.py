@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ociruntime.host import Host
 from ociruntime.plan.joining import forks_last, permits
-from ociruntime.spec import ProcessSpec, Rlimit, RuntimeSpec, Scheduler, Seccomp
+from ociruntime.spec import ProcessSpec, Rlimit, RlimitType, RuntimeSpec, Scheduler, SchedulerFlag, SchedulerPolicy, Seccomp
 
 HOST = Host((6, 18), "x86_64", 0, 40, ())
 USER = HOST._replace(euid=1000, initial=False, capabilities=0)
-NAMESPACES = {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+NAMESPACES: dict[str, Any] = {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
 
 
-def profile(default: str, *rules: dict[str, object]) -> Seccomp:
+def profile(default: str, *rules: dict[str, Any]) -> Seccomp:
     return Seccomp.load({"defaultAction": default, "syscalls": [{"names": ["clone"], **rule} for rule in rules]})
 
 
@@ -54,9 +56,11 @@ def test_attributes_that_a_fork_resets() -> None:
     assert forks_last(process, default, HOST, user=False)
     assert forks_last(process.evolve(terminal=True), default, HOST, user=False)
     assert forks_last(process, None, HOST, user=True)
-    assert forks_last(process.evolve(scheduler=Scheduler(policy="SCHED_FIFO", priority=1)), default, HOST, user=False)
-    assert not forks_last(process.evolve(scheduler=Scheduler(policy="SCHED_DEADLINE")), default, HOST, user=False)
-    reset = Scheduler(policy="SCHED_OTHER", flags=("SCHED_FLAG_RESET_ON_FORK",))
+    assert forks_last(
+        process.evolve(scheduler=Scheduler(policy=SchedulerPolicy("SCHED_FIFO"), priority=1)), default, HOST, user=False
+    )
+    assert not forks_last(process.evolve(scheduler=Scheduler(policy=SchedulerPolicy("SCHED_DEADLINE"))), default, HOST, user=False)
+    reset = Scheduler(policy=SchedulerPolicy("SCHED_OTHER"), flags=(SchedulerFlag("SCHED_FLAG_RESET_ON_FORK"),))
     assert not forks_last(process.evolve(scheduler=reset), default, HOST, user=False)
     assert not forks_last(process, profile("SCMP_ACT_ERRNO"), HOST, user=False)
 
@@ -66,5 +70,5 @@ def test_attributes_that_a_fork_resets() -> None:
     [(8, USER, True, True), (7, USER, True, False), (6, HOST, False, True), (6, HOST, True, False)],
 )
 def test_the_init_needs_room_among_the_users_processes(hard: int, host: Host, user: bool, last: bool) -> None:
-    process = ProcessSpec(cwd="/", rlimits=(Rlimit(type="RLIMIT_NPROC", soft=6, hard=hard),))
+    process = ProcessSpec(cwd="/", rlimits=(Rlimit(type=RlimitType("RLIMIT_NPROC"), soft=6, hard=hard),))
     assert forks_last(process, None, host, user=user) is last

@@ -10,7 +10,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -244,7 +244,7 @@ def test_our_ends_of_pipes_say_so() -> None:
     for bufsize in (0, -1):
         streams = Streams(PIPE, PIPE, bufsize=bufsize)
         try:
-            ends: list[IO[Any]] = [streams.file(0), streams.file(1)]
+            ends = [streams.file(0), streams.file(1)]
             for end in ends:
                 for copied in COPIES:
                     with pytest.raises(TypeError, match="cannot pickle"):

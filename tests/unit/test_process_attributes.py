@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_one_warning_for_the_same_capabilities_in_several_sets() -> None:
     ],
 )
 def test_a_warning_for_each_capability_that_is_not_granted(
-    sets: dict[str, tuple[str, ...]], held: int, index: int, left: int, warning: str
+    sets: dict[str, Any], held: int, index: int, left: int, warning: str
 ) -> None:
     import re
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +16,7 @@ from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.seccomp import Filter, compile_profile, profile_key, unknown_syscalls
 from ociruntime.spec.default_seccomp import DEFAULT_CAPABILITIES, architectures_of, default_profile
 from ociruntime.spec.defaults import DEFAULT_CAPABILITIES as SPEC_CAPABILITIES
-from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompOperator, Syscall, SyscallArg
+from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator, Syscall, SyscallArg
 
 from ..support.waiting import SLOWER, TIME_LIMIT
 
@@ -31,7 +31,7 @@ def _empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "_cache", {})
 
 
-def profile(*calls: Syscall, default: str = "ERRNO", **more: object) -> Seccomp:
+def profile(*calls: Syscall, default: str = "ERRNO", **more: Any) -> Seccomp:
     made = Seccomp(default_action=SeccompAction(f"SCMP_ACT_{default}"), syscalls=calls)
     return made.evolve(**more) if more else made
 
@@ -209,8 +209,8 @@ def test_the_key_depends_on_the_program() -> None:
     others = [
         profile(call("ALLOW", "read", args=(arg(),)), default="KILL"),
         base.evolve(default_errno_ret=1),
-        base.evolve(flags=("SECCOMP_FILTER_FLAG_LOG",)),
-        base.evolve(architectures=("SCMP_ARCH_X86",)),
+        base.evolve(flags=(SeccompFlag("SECCOMP_FILTER_FLAG_LOG"),)),
+        base.evolve(architectures=(SeccompArch("SCMP_ARCH_X86"),)),
         base.evolve(listener_path="/s"),
         profile(call("ALLOW", "read")),
         profile(call("ALLOW", "write", args=(arg(),))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -239,12 +239,12 @@ def test_the_first_rule_that_matches_holds_and_one_without_conditions_beats_all(
 # --- what libseccomp alone would not do ---------------------------------------------------------------------------------------
 
 
-def simple(*calls: Syscall, default: SeccompAction = SeccompAction.ERRNO, **more: object) -> Seccomp:
+def simple(*calls: Syscall, default: SeccompAction = SeccompAction.ERRNO, **more: Any) -> Seccomp:
     profile = Seccomp(default_action=default, architectures=tuple(map(SeccompArch, ABIS)), syscalls=calls)
     return profile.evolve(**more) if more else profile
 
 
-def allow(*names: str, **arg: int) -> Syscall:
+def allow(*names: str, **arg: Any) -> Syscall:
     args = (SyscallArg(op=SeccompOperator.EQ, **arg),) if arg else None
     return Syscall(names=names, action=SeccompAction.ALLOW, args=args)
 

@@ -113,7 +113,7 @@ def test_images_of_another_writer_are_rebuilt_byte_for_byte(tmp_path: Path, date
     known = vectors.OBJECTS[:-1]
     created = 1700000000 if dated else NO_TIME
     objects: list[dict[str, vectors.Value]] = [{**fields, "created_at": created, "modified_at": created} for fields, _ in known]
-    layout = {
+    layout: dict[str, Any] = {
         "capacity": 48,
         "table": TABLE,
         "architecture": b"02",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ociruntime.spec.codec import converter
 
 GOOD = Path(__file__).parent / "runtime-spec/schema/test/config/good"
 
-RICH = {
+RICH: dict[str, Any] = {
     "org.example.before": [1, 2.5, None, {"deep": [True]}],
     "ociVersion": "1.3.0",
     "process": {
@@ -95,7 +96,7 @@ def test_unknown_members_are_kept_and_told_apart() -> None:
 
 
 def test_every_problem_is_told_with_its_path() -> None:
-    document = {
+    document: dict[str, Any] = {
         "process": {"cwd": 3, "args": ["a", 1], "terminal": 1, "user": [], "env": None, "rlimits": [{"type": "x", "soft": True}]},
         "root": {},
         "annotations": {"a": 1},

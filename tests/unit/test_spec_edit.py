@@ -60,7 +60,8 @@ def test_values_are_equal_and_hashable_by_what_they_hold() -> None:
 
 def test_what_is_given_becomes_immutable() -> None:
     options: Any = ["ro"]
-    mount = Mount(destination="/x", options=options, extensions={"x": {"y": [1, {"z": None}]}})
+    extensions: Any = {"x": {"y": [1, {"z": None}]}}
+    mount = Mount(destination="/x", options=options, extensions=extensions)
     options.append("rw")
     assert mount.options == ("ro",)
     assert mount.extensions == {"x": {"y": (1, {"z": None})}}
@@ -77,18 +78,18 @@ def test_what_is_given_becomes_immutable() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda: Memory(limit="1"), "Memory.limit takes int, not '1'"),
+        (lambda: Memory(limit="1"), "Memory.limit takes int, not '1'"),  # type: ignore[arg-type]
         (lambda: Memory(limit=True), "Memory.limit takes int, not True"),
-        (lambda: ProcessSpec(), "missing 1 required keyword-only argument: 'cwd'"),
-        (lambda: ProcessSpec(cwd=None), "ProcessSpec needs cwd"),
-        (lambda: ProcessSpec(cwd="/", args="sh"), "ProcessSpec.args takes a tuple, not 'sh'"),
-        (lambda: ProcessSpec(cwd="/", args=("sh", 1)), "ProcessSpec.args takes str, not 1"),
-        (lambda: Mount(destinaton="/"), "no member 'destinaton'; did you mean 'destination'"),
-        (lambda: Mount(uidMappings=()), "did you mean 'uid_mappings'"),
-        (lambda: Linux(sysctl=()), "Linux.sysctl takes a mapping"),
-        (lambda: Linux(namespaces=("pid",)), "Linux.namespaces takes Namespace"),
-        (lambda: SPEC.evolve(oci_version=None), "RuntimeSpec needs oci_version"),
-        (lambda: SPEC.evolve(process={"cwd": "/"}), "RuntimeSpec.process takes ProcessSpec"),
+        (lambda: ProcessSpec(), "missing 1 required keyword-only argument: 'cwd'"),  # type: ignore[call-arg]
+        (lambda: ProcessSpec(cwd=None), "ProcessSpec needs cwd"),  # type: ignore[arg-type]
+        (lambda: ProcessSpec(cwd="/", args="sh"), "ProcessSpec.args takes a tuple, not 'sh'"),  # type: ignore[arg-type]
+        (lambda: ProcessSpec(cwd="/", args=("sh", 1)), "ProcessSpec.args takes str, not 1"),  # type: ignore[arg-type]
+        (lambda: Mount(destinaton="/"), "no member 'destinaton'; did you mean 'destination'"),  # type: ignore[call-arg]
+        (lambda: Mount(uidMappings=()), "did you mean 'uid_mappings'"),  # type: ignore[call-arg]
+        (lambda: Linux(sysctl=()), "Linux.sysctl takes a mapping"),  # type: ignore[arg-type]
+        (lambda: Linux(namespaces=("pid",)), "Linux.namespaces takes Namespace"),  # type: ignore[arg-type]
+        (lambda: SPEC.evolve(oci_version=None), "RuntimeSpec needs oci_version"),  # type: ignore[arg-type]
+        (lambda: SPEC.evolve(process={"cwd": "/"}), "RuntimeSpec.process takes ProcessSpec"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_held_is_a_type_error(wrong: Callable[[], object], words: str) -> None:
@@ -212,7 +213,7 @@ def test_namespaces_and_annotations() -> None:
         (BARE.at.process.user.uid.set(None), {}),
     ],
 )  # fmt: skip
-def test_at_changes_one_place(changed: RuntimeSpec, members: dict[str, object]) -> None:
+def test_at_changes_one_place(changed: RuntimeSpec, members: dict[str, Any]) -> None:
     assert changed == RuntimeSpec(oci_version="1.3.0", **members)
     assert RuntimeSpec(oci_version="1.3.0") == BARE
 
@@ -354,7 +355,7 @@ def test_diff(after: RuntimeSpec, changes: list[str]) -> None:
 
 
 def test_diff_tells_types_of_json_apart() -> None:
-    one, two = BARE.evolve(extensions={"x": 1, "l": [1]}), BARE.evolve(extensions={"x": True, "l": [1.0]})
+    one, two = BARE.evolve(extensions={"x": 1, "l": (1,)}), BARE.evolve(extensions={"x": True, "l": (1.0,)})
     assert diff(one, two) == (Change("changed", "$.x", 1, True), Change("changed", "$.l[0]", 1, 1.0))
 
 
@@ -505,7 +506,7 @@ def test_the_tree_of_a_notebook() -> None:
     limited = BARE.at.linux.resources.memory.limit.set(5)._repr_html_()
     assert 'title="limit: Limit of memory. Unit: bytes. Default: unchanged. (config-linux.md#memory)"' in limited
     assert '<span style="opacity:.6">bytes</span>' in limited
-    nasty = BARE.evolve(hostname="<b>&\"'", annotations={"<i>": "</div>"}, extensions={"<u>": [1, None, True, {}]})._repr_html_()
+    nasty = BARE.evolve(hostname="<b>&\"'", annotations={"<i>": "</div>"}, extensions={"<u>": (1, None, True, {})})._repr_html_()
     for tag in ("<b>", "<i>", "<u>"):
         assert tag not in nasty
     assert "&lt;b&gt;&amp;&quot;&#x27;" in nasty

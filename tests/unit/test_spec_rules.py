@@ -283,8 +283,8 @@ def test_rule(document: dict[str, Any], severity: str, path: str, words: str) ->
         assert found[0] in spec.validate()
 
 
-FEATURES = {"ociVersionMin": "1.0.0", "ociVersionMax": "1.3.0"}
-STATE = {"ociVersion": "1.3.0", "id": "c", "status": "running", "pid": 1, "bundle": "/b"}
+FEATURES: dict[str, Any] = {"ociVersionMin": "1.0.0", "ociVersionMax": "1.3.0"}
+STATE: dict[str, Any] = {"ociVersion": "1.3.0", "id": "c", "status": "running", "pid": 1, "bundle": "/b"}
 DOCUMENTS: list[tuple[type[Model], dict[str, Any], str, str]] = [
     # class, document, place, words of the message
     (Features, FEATURES | {"ociVersionMin": "1"}, "$.ociVersionMin", "not a version such as"),

@@ -148,6 +148,7 @@ def test_the_published_schema_is_a_schema_with_words_and_sections(cls: type[Mode
 
 def test_any_class_has_a_schema() -> None:
     for cls in models():
+        assert issubclass(cls, Model)
         Draft4Validator.check_schema(cls.json_schema())
 
 
@@ -241,7 +242,7 @@ SAMPLES = {
     "^[cbup]$": "c",
     "^CAP_[A-Z_]+$": "CAP_KILL",
 }
-JUNK = [
+JUNK: list[Any] = [
     None, True, False, -(1 << 63) - 1, -(1 << 31) - 1, -1, 0, 1, 511, 512, 1 << 16, 1 << 32, 1 << 63, 1 << 64, 1.5, "", "x", "4MB\n",
     "CAP_", "RLIMIT_NO", "MB:\n", [], [None], ["x"], [{}], {}, {"": 0}, {"x": "y"}, {"x": {}}, {"type": "pid", "path": 0},
 ]  # fmt: skip

@@ -249,7 +249,12 @@ def test_remove_takes_the_lock_last_and_the_state_before_it(store: StateStore, m
         (entry.path / name).touch()
     gone: list[str] = []
     real: Callable[[str], None] = os.unlink
-    monkeypatch.setattr(os, "unlink", lambda path: (gone.append(os.path.basename(path)), real(path))[1])
+
+    def unlink(path: str) -> None:
+        gone.append(os.path.basename(path))
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
     entry.remove()
     assert gone[-2:] == ["state.json", "lock"]
     assert len(gone) == 4
