@@ -135,7 +135,7 @@ def typing(session: nox.Session) -> None:
     session.install(".[test]")
     session.install("mypy", "pyright[nodejs]")  # node from the package index; otherwise pyright downloads it from another place
     session.run("mypy", "--strict", "ociruntime")
-    session.run("mypy", "--strict", "--explicit-package-bases", "tests/support", "tests/unit")
+    session.run("mypy", "--strict", "--explicit-package-bases", "tests/support", "tests/unit", "tests/plan", "tests/fuzz")
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"
     package = str(session.run("python", "-P", "-c", where, silent=True)).strip()
     with tempfile.TemporaryDirectory() as copy:  # of the installed package: pyright needs the extension, which the tree lacks

@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--init", help="the init to run (default: that of the package)")
     arguments = parser.parse_args()
     if arguments.init:
-        clone._INIT = arguments.init
+        setattr(clone, "_INIT", arguments.init)  # noqa: B010 - it is final
     ends: Counter[int] = Counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-init-") as above:
         os.chmod(above, 0o777)

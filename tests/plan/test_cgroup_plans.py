@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,13 +11,13 @@ from ociruntime.host import Hierarchy, Host
 from ociruntime.plan.cgroups import compile_update, existing_placement, member_names
 from ociruntime.spec import Linux, Resources
 
-from .test_golden import FS, HYBRID, PURE_V2, both, compiled, config, drop, joined, limit, linux, mapped, process
+from ..support.plans import FS, HYBRID, PURE_V2, Change, both, compiled, config, drop, joined, limit, linux, mapped, process
 
 
-def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+def delegated(**members: object) -> Change:
     """Return a config with a writable cgroup filesystem in a cgroup namespace, for user 7 of the host."""
 
-    def change(d: dict) -> None:  # type: ignore[type-arg]
+    def change(d: dict[str, Any]) -> None:
         d["linux"]["namespaces"].append({"type": "cgroup"})
         d["process"]["user"] = {"uid": 7, "gid": 7}
         d["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", **members})
@@ -43,7 +42,7 @@ def delegated(**members: object) -> Callable[[dict], None]:  # type: ignore[type
         (HYBRID, delegated(), None),
     ],
 )
-def test_owner_of_the_cgroup(host: Host, change: Callable[[dict], None], owner: int | None) -> None:  # type: ignore[type-arg]
+def test_owner_of_the_cgroup(host: Host, change: Change, owner: int | None) -> None:
     steps = [step for step in compiled(config(both(change, linux(resources={}))), host).steps if step.op == "cgroup_delegate"]
     assert [step.values for step in steps] == ([] if owner is None else [(f"{FS}/ociruntime-c1", owner)])
 
@@ -65,7 +64,8 @@ def test_owner_of_the_cgroup(host: Host, change: Callable[[dict], None], owner: 
 )
 def test_device_rules_without_privileges(change: dict[str, Any], rules: str | None, update: bool) -> None:
     """Without the privilege a container starts with a warning, and an update is refused."""
-    host, denied = PURE_V2._replace(**change), {"devices": [{"allow": False, "access": "rwm"}]}
+    host = PURE_V2._replace(**change)
+    denied: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     plan = compiled(config(limit(**denied)), host)
     assert {step.op for step in plan.steps if step.op in ("cgroup_devices", "cgroup_write_lines")} == ({rules} if rules else set())
     assert bool(rules) is not any("resources.devices" in warning for warning in plan.warnings)

@@ -7,50 +7,51 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from ociruntime.errors import SpecError, UnsupportedError
-from ociruntime.host import Hierarchy, Host, Systemd
+from ociruntime.host import Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.template import Template, is_usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
 
-if TYPE_CHECKING:  # a test imports this module alone
-    from ..support.fixture_types import Script
-
+from ..support.fixture_types import Script
+from ..support.plans import (
+    BOOTED,
+    FS,
+    HYBRID,
+    NEW,
+    NONE,
+    NOWHERE,
+    PURE_V2,
+    USER,
+    USER_V2,
+    Change,
+    both,
+    compiled,
+    config,
+    drop,
+    hooked,
+    joined,
+    limit,
+    linux,
+    mapped,
+    mount,
+    process,
+    process_of,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
-V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
-FS = "/sys/fs/cgroup"
-HYBRID = Host(
-    (6, 18), "x86_64", 0, 40,
-    (*(Hierarchy(f"{FS}/{n.removeprefix('name=')}", 1, frozenset({n})) for n in V1),
-     Hierarchy(f"{FS}/unified", 2, frozenset({"hugetlb"}))),
-)  # fmt: skip
-PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
-USER_V2 = PURE_V2._replace(euid=1000, initial=False, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
-BOOTED = PURE_V2._replace(systemd=Systemd(False, PURE_V2.hierarchies[0]))
-NEW = Host((6, 18), "x86_64", 0, 40, ())
-NONE = Host((6, 1), "aarch64", 0, 40, ())
-NOWHERE = PURE_V2._replace(euid=1000, initial=False, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
-LIMITS = {"memory": {"limit": 67108864, "swap": 100663296}, "pids": {"limit": 50}, "cpu": {"shares": 1024, "quota": 5000}}
-
-
-def config(change: Callable[[dict], None] | None = None) -> RuntimeSpec:  # type: ignore[type-arg]
-    document = RuntimeSpec.default().to_dict()
-    if change:
-        change(document)
-    return RuntimeSpec.load(document)
-
-
-def compiled(spec: RuntimeSpec, host: Host = HYBRID, **more: Any) -> Plan:
-    return compile_create(spec, host, bundle="/bundle", container_id="c1", **more)
+LIMITS: dict[str, Any] = {
+    "memory": {"limit": 67108864, "swap": 100663296},
+    "pids": {"limit": 50},
+    "cpu": {"shares": 1024, "quota": 5000},
+}
 
 
 def changed(host: Host, **more: Any) -> Plan:
@@ -73,7 +74,7 @@ def limited() -> RuntimeSpec:
 LABELS = PURE_V2._replace(lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF, resctrl="/sys/fs/resctrl")
 
 
-def everything_of_the_process(d: dict) -> None:  # type: ignore[type-arg]
+def everything_of_the_process(d: dict[str, Any]) -> None:
     d["process"] |= {
         "args": ["top"],
         "user": {"uid": 1, "gid": 2, "umask": 0o27, "additionalGids": [3]},
@@ -106,51 +107,14 @@ def everything_of_the_process(d: dict) -> None:  # type: ignore[type-arg]
     }
 
 
-USER = Host((6, 8), "x86_64", 1000, 40, (), capabilities=0, egid=1000, idmap_helpers=("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
-            subuids=((100000, 65536),), subgids=((100000, 65536),))  # fmt: skip
 ONE, WIDE = [(0, 1000, 1)], [(0, 1000, 1), (1, 100000, 65536)]
 
 
-def mapped(uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]], path: str | None = None) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    """Return a change that adds a user namespace."""
-
-    def change(d: dict) -> None:  # type: ignore[type-arg]
-        d["linux"]["namespaces"].append({"type": "user"} | ({"path": path} if path else {}))
-        d["linux"]["resources"] = {}
-        if not any(inside <= 5 < inside + size for inside, _, size in gids):
-            d["mounts"][2]["options"].remove("gid=5")
-        for name, maps in (("uidMappings", uids), ("gidMappings", gids)):
-            d["linux"][name] = [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in maps]
-
-    return change
-
-
-def joined(*kinds: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    def change(d: dict) -> None:  # type: ignore[type-arg]
-        new = [n for n in d["linux"]["namespaces"] if n["type"] not in kinds]
-        d["linux"]["namespaces"] = [{"type": kind, "path": f"/pod/{kind}"} for kind in kinds] + new
-
-    return change
-
-
-def both(*changes: Callable[[dict], None]) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    return lambda d: [change(d) for change in changes] and None
-
-
-def hooked(*kinds: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    def change(d: dict) -> None:  # type: ignore[type-arg]
-        d["hooks"] = {
-            kind: [{"path": f"/{kind}", "args": ["x", "-v"], "env": ["A=b"], "timeout": 5}, {"path": "/b"}] for kind in kinds
-        }
-
-    return change
-
-
-def user(uid: int) -> Callable[[dict], None]:  # type: ignore[type-arg]
+def user(uid: int) -> Change:
     return lambda d: d["process"].update(user={"uid": uid, "gid": uid})
 
 
-def devices(d: dict) -> None:  # type: ignore[type-arg]
+def devices(d: dict[str, Any]) -> None:
     d["linux"]["devices"] = [
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "uid": 10, "gid": 11, "fileMode": 0o157},
         {"path": "/srv/disk", "type": "b", "major": 8, "minor": 0},
@@ -162,7 +126,7 @@ CASES = {
     "no-mount-namespace": lambda: compiled(config(drop("mount")), NEW),
     "joined-mount": lambda: compiled(config(both(hooked("createContainer"), joined("mount"))), NEW),
     "exec-no-mount-namespace": lambda: compile_exec(
-        config().process, config(drop("mount")), NONE, namespaces=0x6C000000, cgroups=(), container_id="c1", pid=42
+        process_of(config()), config(drop("mount")), NONE, namespaces=0x6C000000, cgroups=(), container_id="c1", pid=42
     ),
     "hooks": lambda: compiled(
         config(hooked("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")), NONE
@@ -239,13 +203,13 @@ CASES = {
     "v2-limits": lambda: compiled(limited(), PURE_V2),
     "hybrid-limits": lambda: compiled(limited()),
     "exec-v2": lambda: compile_exec(
-        config().process, config(), PURE_V2, namespaces=0x6C020000, cgroups=(f"{FS}/ociruntime-c1",), container_id="c1"
+        process_of(config()), config(), PURE_V2, namespaces=0x6C020000, cgroups=(f"{FS}/ociruntime-c1",), container_id="c1"
     ),
 }
 CASES |= {
     "process": lambda: compiled(config(everything_of_the_process), LABELS),
     "exec-process": lambda: compile_exec(
-        config(everything_of_the_process).process, config(everything_of_the_process), LABELS,
+        process_of(config(everything_of_the_process)), config(everything_of_the_process), LABELS,
         namespaces=0x6C020000, cgroups=(f"{FS}/ociruntime-c1",), container_id="c1",
     ),
 }  # fmt: skip
@@ -275,7 +239,7 @@ def test_a_plan_is_a_value(name: str) -> None:
 @pytest.mark.parametrize("path", [None, "a/b", "/x/idX/c1"])
 @pytest.mark.parametrize("gate", [True, False])
 def test_a_template_gives_compiled_plans(host: Host, path: str | None, gate: bool) -> None:
-    def change(d: dict) -> None:  # type: ignore[type-arg]
+    def change(d: dict[str, Any]) -> None:
         d["linux"] |= {"cgroupsPath": path} if path else {}
         d["linux"]["resources"] = LIMITS if host is not NONE else {}
 
@@ -288,10 +252,14 @@ def test_a_template_gives_compiled_plans(host: Host, path: str | None, gate: boo
     assert not is_usable(config(lambda d: d["linux"].update(intelRdt={})), "cgroupfs")
 
 
+LOAD = """
+import os, sys, types
+tests = types.ModuleType("tests")  # an installed package may have this name
+tests.__path__ = ["tests"]
+sys.modules["tests"] = tests
+from tests.plan import test_golden
+"""
 PURE = """
-import sys
-sys.path.insert(0, "tests/plan")
-import test_golden
 for make in test_golden.CASES.values(): make().explain()   # imports happen here
 seen = []
 watch = False
@@ -308,37 +276,14 @@ assert names == ["open"], seen   # our own, which shows that the hook hears
 
 
 def test_compiling_does_nothing(script: Script) -> None:
-    script(PURE)
+    script(LOAD + PURE)
 
 
 def test_compiling_needs_no_root(script: Script) -> None:
-    script("import os\nimport sys\nsys.path.insert(0, 'tests/plan')\nimport test_golden\n"
+    script(LOAD +
            "for m in test_golden.CASES.values(): m()\n"
            "if os.geteuid() == 0: os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
            "for m in test_golden.CASES.values(): m()\nassert os.geteuid() != 0")  # fmt: skip
-
-
-def drop(kind: str) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    def change(d: dict) -> None:  # type: ignore[type-arg]
-        d["linux"]["namespaces"] = [n for n in d["linux"]["namespaces"] if n["type"] != kind]
-
-    return change
-
-
-def linux(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    return lambda d: d["linux"].update(members)
-
-
-def process(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    return lambda d: d["process"].update(members)
-
-
-def mount(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    return lambda d: d["mounts"].append(members)
-
-
-def limit(**members: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
-    return lambda d: d["linux"].update(resources=members)
 
 
 BAD = {
@@ -452,9 +397,9 @@ def test_unsupported_configs(name: str) -> None:
 )
 def test_unsupported_limits(
     host: Host,
-    change: Callable[[dict], None] | None,
+    change: Change | None,
     error: type[Exception],
-    place: str,  # type: ignore[type-arg]
+    place: str,
 ) -> None:
     with pytest.raises(error, match=place):
         compiled(config(change), host)
@@ -482,7 +427,7 @@ def test_a_user_without_cgroups_and_limits() -> None:
         ),
     ],
 )
-def test_unsupported_user_namespaces(host: Host, change: Callable[[dict], None], place: str) -> None:  # type: ignore[type-arg]
+def test_unsupported_user_namespaces(host: Host, change: Change, place: str) -> None:
     with pytest.raises(UnsupportedError, match=place):
         compiled(config(change), host)
 

@@ -32,7 +32,7 @@ RBIND = {"destination": "/x", "source": "/y", "options": ["rbind"]}
 
 def compiled(*mounts: dict[str, Any], host: Host = NONE, own: str = "", **linux: Any) -> Plan:
     """Return a plan with few steps besides the mounts."""
-    document = {
+    document: dict[str, Any] = {
         "ociVersion": "1.3.0",
         "root": {"path": "rootfs", "readonly": True},
         "process": {"cwd": "/", "args": ["/bin/x"], "user": {"uid": 0, "gid": 0}},
@@ -101,7 +101,7 @@ def test_explain_is_golden(name: str) -> None:
     assert text == path.read_text()
 
 
-BAD = {
+BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "tmpfs on /proc": ([fs("tmpfs", "/proc")], {}, r"mounts\[0\]\.destination"),
     "tmpfs below /proc": ([fs("tmpfs", "/x/../proc/sys")], {}, r"mounts\[0\]\.destination"),
     "proc below /proc": ([fs("proc", "/proc/x")], {}, r"mounts\[0\]\.destination"),

@@ -41,7 +41,7 @@ def ids(first: int) -> list[dict[str, int]]:
 
 
 def everything() -> dict[str, Any]:
-    document: dict[str, Any] = RuntimeSpec.default().to_dict()  # type: ignore[assignment]
+    document: dict[str, Any] = RuntimeSpec.default().to_dict()
     hook = {"path": "/h", "args": ["h", "x"], "env": ["A=b"], "timeout": 3}
     document["hooks"] = {"startContainer": [hook]}
     document["process"] |= {
@@ -211,7 +211,7 @@ def test_rules_and_compilers_agree(part: tuple[str, ...]) -> None:
     ],
 )
 def test_unsupported_hosts(linux: dict[str, Any], host: dict[str, Any], words: str) -> None:
-    document: dict[str, Any] = RuntimeSpec.default(seccomp=False).to_dict()  # type: ignore[assignment]
+    document: dict[str, Any] = RuntimeSpec.default(seccomp=False).to_dict()
     document["linux"] |= linux
     spec = RuntimeSpec.load(document)
     assert compile_create(spec, HOST, bundle="/b").steps
