@@ -1,8 +1,14 @@
 """What several test files share.
 
+- `cgroups`: containers with limits, and the files of their cgroups
 - `fixture_types`: types of the fixtures that are functions
-- `images`: OCI images and archives
+- `images`: images of every kind
 - `leftovers`: what a test leaves behind, and its removal
-- `processes`: finding processes of the host
-- `waiting`: time limits and polling
+- `mounts`: containers with further mounts, and their mount tables
+- `places`: places and sizes that several tests name
+- `plans`: hosts and configurations that are compiled and not executed
+- `processes`: processes of the host, and the descriptors and threads of this one
+- `terminals`: commands on a terminal
+- `users`: users without privileges, and user namespaces
+- `waiting`: polling, interruptions and time limits
 """

@@ -1,7 +1,7 @@
-"""The image of the test machine: Debian with systemd, busybox and this project's Python dependencies; built once, then cached.
+"""The image of the virtual machine: Debian with systemd, busybox and the Python dependencies of this project.
 
-It consists of ``vmlinux``, ``initrd`` and ``root.img``. Its directory is named after all that goes into it, so a change of this file,
-of ``guest/`` or of the dependencies in pyproject.toml makes a new image.
+It consists of ``vmlinux``, ``initrd`` and ``root.img``, and is cached in a directory whose name is a hash of its inputs: a change of this
+file, of ``guest/`` or of the dependencies in pyproject.toml makes a new image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from typing import IO
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
-GUEST = HERE / "guest"  # files of ours, put over Debian's
-EXTRAS = ("test", "systemd")  # of pyproject.toml, beside the dependencies
+GUEST = HERE / "guest"
+"""Files that are added to Debian, or replace its files."""
+EXTRAS = ("test", "systemd")
+"""The optional dependencies in pyproject.toml that are installed."""
 
 SUITE = "bookworm"
-DISK_SIZE = "8G"  # a sparse file
-KEPT_DAYS = 14  # an image that was not used for so long is removed when another one is built
+DISK_SIZE = "8G"
+"""Size of the disk, which is a sparse file."""
+KEPT_DAYS = 14
+"""Days without use after which an image is removed when another one is built."""
 
 PACKAGES = """
     systemd systemd-sysv dbus dbus-user-session libpam-systemd
@@ -39,14 +43,14 @@ PACKAGES = """
 
 KERNEL = "linux-image-amd64"  # the "cloud" flavour has no 9p
 
-# Of the kernel's drivers (390 MB), what can be of use in here.
+# The drivers that the machine can use, of 390 MB.
 KEEP_DRIVERS = """
     block char/hw_random char/virtio_console.ko firmware md virtio
     net/bonding net/dummy.ko net/ifb.ko net/ipvlan net/macvlan.ko net/macvtap.ko net/net_failover.ko net/tap.ko net/tun.ko
     net/veth.ko net/virtio_net.ko net/vrf.ko net/vxlan net/wireguard
 """.split()
 
-# Loaded by the initramfs, in this order, with what they depend on. There is no udev: the kernel loads all else on demand.
+# Modules that the initramfs loads in this order, with their dependencies. The kernel loads others on demand: there is no udev.
 INITRD_MODULES = "virtio_pci virtio_blk crc32c_generic ext4 9pnet_virtio 9p virtio_console overlay fuse loop tun".split()
 
 INITRD_INIT = """\
@@ -58,7 +62,7 @@ busybox mount --move /dev /root/dev
 exec busybox switch_root /root /sbin/init
 """
 
-# Units that do nothing in here but cost time, of which emulation has little.
+# Units that have no use in the machine, and take long under emulation.
 MASKED_UNITS = """
     apparmor.service apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
     systemd-tmpfiles-clean.timer getty.target console-getty.service serial-getty@ttyS0.service
@@ -80,7 +84,15 @@ def log(text: str) -> None:
 
 
 def get_image(*, packages: Collection[str] = (), force: bool = False) -> Path:
-    """The directory of the image, which is built if need be: by one process at a time; with further Debian packages in it."""
+    """Return the directory of the image. It is built if it does not exist, by one process at a time.
+
+    Args:
+        packages: additional Debian packages.
+        force: build it anew.
+
+    Raises:
+        Failure: the image cannot be built.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ociruntime", "vm")
     requirements = _requirements()
     packages = sorted({*PACKAGES, *packages})
@@ -116,10 +128,10 @@ def _key(requirements: list[str], packages: list[str]) -> str:
 
 def _build(image: Path, requirements: list[str], packages: list[str]) -> None:
     if os.geteuid() != 0:
-        raise Failure("building the image needs root")
+        raise Failure("cannot build the image: this needs root")
     for tool, package in (("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")):
         if not shutil.which(tool):
-            raise Failure(f"{tool} not found: apt-get install {package}")
+            raise Failure(f"cannot build the image: {tool} not found; run apt-get install {package}")
     for old in image.parent.glob("[0-9a-f]" * 16):
         if old == image or old.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
             shutil.rmtree(old)
@@ -140,7 +152,7 @@ def _build(image: Path, requirements: list[str], packages: list[str]) -> None:
 
 
 class _Builder:
-    """One build, in a directory of its own."""
+    """Builds an image in an empty directory."""
 
     def __init__(self, work: Path, output: IO[str]) -> None:
         self.work = work
@@ -162,7 +174,7 @@ class _Builder:
         shutil.rmtree(self.root)
 
     def debian(self, packages: list[str]) -> None:
-        # The kernel is only unpacked: installing it would bring initramfs-tools. "$1" is the new root in a hook of mmdebstrap.
+        # The kernel is only unpacked, because its installation needs initramfs-tools. "$1" in a hook of mmdebstrap is the new root.
         kernel = f'$(apt-cache depends {KERNEL} | sed -n "s/.*Depends: \\(linux-image-\\)/\\1/p")'
         fetch = f'mkdir "$1/kernel" && chroot "$1" sh -c \'cd /kernel && apt-get download {kernel}\''
         self.run(
@@ -188,7 +200,7 @@ class _Builder:
         (self.work / "initrd").write_bytes(_initrd((self.root / "bin/busybox").read_bytes(), home))
 
     def python(self, requirements: list[str]) -> None:
-        """The dependencies for the guest's Python, whatever the version of ours; byte-compiled, as emulation would take long."""
+        """Install the dependencies for the Python of the guest, and compile them, which takes long under emulation."""
         version = next((self.root / "usr/lib").glob("python3.[0-9]*")).name.removeprefix("python")
         target = f"usr/local/lib/python{version}/dist-packages"
         platforms = [f"--platform=manylinux{name}_x86_64" for name in ("_2_34", "_2_28", "2014")]
@@ -209,7 +221,7 @@ class _Builder:
             link = self.root / "etc/systemd/system" / unit
             link.unlink(missing_ok=True)
             link.symlink_to("/dev/null")
-        # Generators take seconds under emulation and have nothing to generate.
+        # Generators take seconds under emulation, and generate nothing here.
         generators = self.root / "etc/systemd/system-generators"
         generators.mkdir(exist_ok=True)
         for generator in (self.root / "usr/lib/systemd/system-generators").iterdir():
@@ -220,14 +232,16 @@ class _Builder:
 
 
 def _vmlinux(bzimage: bytes) -> bytes:
-    """The ELF kernel inside a bzImage (Documentation/arch/x86/boot.rst): QEMU boots it directly, and the guest, which would take
-    many seconds for it, need not decompress it."""
+    """Return the ELF kernel in a bzImage (Documentation/arch/x86/boot.rst).
+
+    QEMU boots it directly. To decompress it takes many seconds in the guest.
+    """
     setup_sectors = bzimage[0x1F1] or 4
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     offset += (setup_sectors + 1) * 512
     kernel = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(bzimage[offset : offset + length])
     if kernel[:4] != b"\x7fELF":
-        raise ValueError("there is no ELF kernel in the bzImage")
+        raise ValueError("the bzImage contains no ELF kernel")
     return kernel
 
 
@@ -251,7 +265,7 @@ def _prune(modules: Path) -> None:
 
 
 def _initrd(busybox: bytes, modules: Path) -> bytes:
-    """An initramfs: busybox, and the modules to mount the root."""
+    """Return an initramfs with busybox and the modules that mount the root."""
     depends = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, rest = line.partition(":")
@@ -259,7 +273,7 @@ def _initrd(busybox: bytes, modules: Path) -> bytes:
     by_name = {Path(path).stem.replace("-", "_"): path for path in depends}
     order: list[str] = []
     for path in (by_name[name] for name in INITRD_MODULES):
-        order += [p for p in (*reversed(depends[path]), path) if p not in order]  # modules.dep has the first to load last
+        order += [p for p in (*reversed(depends[path]), path) if p not in order]  # modules.dep lists the first one to load last
     entries = [(directory, 0o40755, b"") for directory in ("bin", "dev", "root", "modules")]
     entries += [
         ("bin/busybox", 0o100755, busybox),
@@ -271,7 +285,7 @@ def _initrd(busybox: bytes, modules: Path) -> bytes:
 
 
 def _cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A cpio archive ("newc") of names, modes and contents."""
+    """Return a cpio archive ("newc") of names, modes and contents."""
     out = bytearray()
     for inode, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")]):
         path = name.encode() + b"\0"

@@ -1,4 +1,4 @@
-"""One run of the test machine: QEMU in software emulation, a job in it, its output and its exit status."""
+"""Running a job in the virtual machine: QEMU with software emulation, the output of the job and its exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from typing import NamedTuple
 from image import Failure, log
 
 TIMED_OUT = 124
-PORTS = ("out", "err", "control")  # of the guest's virtio console: the job's stdout and stderr, and what is said of the job
+PORTS = ("out", "err", "control")
+"""Ports of the virtio console: stdout and stderr of the job, and messages about its begin and end."""
 PR_SET_PDEATHSIG = 1
 
 CMDLINE = """
@@ -32,7 +33,7 @@ CGROUPS = {
     "hybrid": "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0",
     "v1": "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
 }
-"""What makes systemd mount them so."""
+"""Kernel parameters by which systemd mounts cgroups in each way."""
 
 
 class Share(NamedTuple):
@@ -41,11 +42,11 @@ class Share(NamedTuple):
     host: str
     guest: str
     mode: str
-    """``ro``; ``cow``: what is written stays in the guest; ``rw``: it goes to the host, as the user that runs QEMU."""
+    """``ro``; ``cow``: writes stay in the guest; ``rw``: writes go to the host, by the user that runs QEMU."""
 
 
 class Job(NamedTuple):
-    """What to run."""
+    """A command, and the machine that it runs in."""
 
     command: Sequence[str]
     shares: Sequence[Share]
@@ -60,9 +61,13 @@ class Job(NamedTuple):
 
 
 def run(job: Job, image: Path) -> int:
-    """The exit status of the job, 128+n when signal n ended it, 124 after the timeout. Raises Failure when the machine is at fault."""
+    """Run a job. Return its exit status, 128+n if signal n ended it, 124 after the timeout.
+
+    Raises:
+        Failure: the machine failed, not the job.
+    """
     if not shutil.which("qemu-system-x86_64"):
-        raise Failure("qemu-system-x86_64 not found: apt-get install qemu-system-x86")
+        raise Failure("cannot run the machine: qemu-system-x86_64 not found; run apt-get install qemu-system-x86")
     with tempfile.TemporaryDirectory(prefix="run-in-vm-") as directory:
         Path(directory, "share").mkdir()
         Path(directory, "share/job").write_text(_script(job))
@@ -79,7 +84,7 @@ def run(job: Job, image: Path) -> int:
                 preexec_fn=_die_with_parent,
             )
         for fd in write_ends.values():
-            os.close(fd)  # so that the pipes end when QEMU does
+            os.close(fd)  # so that the pipes end with QEMU
         try:
             return _follow(job, {name: pipe[0] for name, pipe in pipes.items()})
         except Failure:
@@ -89,7 +94,7 @@ def run(job: Job, image: Path) -> int:
                     log(f"{name}: {line}")
             raise
         finally:
-            qemu.kill()  # the disk is a snapshot and the shares are synced: nothing is lost
+            qemu.kill()  # nothing is lost: the disk is a snapshot, and the shares are synced
             qemu.wait()
             for read_end, _ in pipes.values():
                 os.close(read_end)
@@ -100,7 +105,7 @@ def _die_with_parent() -> None:
 
 
 def _script(job: Job) -> str:
-    """The shell script that the guest runs as root."""
+    """Return the shell script that the guest runs as root."""
     quote = shlex.quote
     command = shlex.join([*(["as-user"] if job.user else []), "env", *job.env, *job.command])
     lines = [
@@ -128,7 +133,7 @@ def _mount(number: int, share: Share) -> Iterator[str]:
     if share.mode == "cow":
         over = f"/var/lib/vmtest/{tag}"
         yield f"mkdir -p {over}/lower {over}/upper {over}/work && mount -t 9p -o ro,{options} {tag} {over}/lower || exit"
-        # The top directory of an overlay has the upper one's owner and mode.
+        # The root of an overlay has the owner and mode of the upper directory.
         yield f"chown --reference={over}/lower {over}/upper && chmod --reference={over}/lower {over}/upper || exit"
         layers = f"lowerdir={over}/lower,upperdir={over}/upper,workdir={over}/work"
         yield f"mount -t overlay -o {layers} overlay {quote(share.guest)} || exit"
@@ -139,7 +144,7 @@ def _mount(number: int, share: Share) -> Iterator[str]:
 def _qemu(job: Job, image: Path, directory: str, ports: dict[str, int]) -> list[str]:
     model = "passthrough" if os.geteuid() == 0 else "none"
 
-    def comma(path: str | Path) -> str:  # quoted for a list of options
+    def comma(path: str | Path) -> str:  # quotes a path for a list of options
         return str(path).replace(",", ",,")
 
     def share(tag: str, path: str, mode: str) -> tuple[str, ...]:
@@ -172,23 +177,23 @@ def _qemu(job: Job, image: Path, directory: str, ports: dict[str, int]) -> list[
 
 
 def _follow(job: Job, ports: dict[str, int]) -> int:
-    """Pass the job's output on until it has ended.
+    """Copy the output of the job until it ends. Return its exit status.
 
-    A write of the guest's returns when QEMU has passed it on, so what the job wrote lies in the pipes when its status does.
+    A write in the guest returns when QEMU has written the data to the pipe, so the output is there before the status.
     """
     outputs = {ports["out"]: 1, ports["err"]: 2}
-    began, said = time.monotonic(), b""
+    began, messages = time.monotonic(), b""
     with selectors.DefaultSelector() as selector:
         for fd in ports.values():
             os.set_blocking(fd, False)
             selector.register(fd, selectors.EVENT_READ)
-        while said.count(b"\n") != 2:
-            allowed = job.timeout if said else min(job.timeout, job.boot_timeout)
+        while messages.count(b"\n") != 2:
+            allowed = job.timeout if messages else min(job.timeout, job.boot_timeout)
             ready = selector.select(max(0.0, began + allowed - time.monotonic()))
-            if not ready and not said and job.boot_timeout < job.timeout:
+            if not ready and not messages and job.boot_timeout < job.timeout:
                 raise Failure(f"the machine did not start the job within {job.boot_timeout:g} s")
             if not ready:
-                log(f"the time is up: {job.timeout:g} s")
+                log(f"the job did not end within {job.timeout:g} s")
                 return TIMED_OUT
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
@@ -197,7 +202,7 @@ def _follow(job: Job, ports: dict[str, int]) -> int:
                 if key.fd in outputs:
                     _emit(outputs[key.fd], data)
                 else:
-                    said += data
+                    messages += data
                     if job.verbose:
                         log(f"{data.decode().strip()} after {time.monotonic() - began:.1f} s")
         for fd, output in outputs.items():
@@ -206,7 +211,7 @@ def _follow(job: Job, ports: dict[str, int]) -> int:
                     _emit(output, data)
             except BlockingIOError:
                 continue
-    return int(said.split()[1])
+    return int(messages.split()[1])
 
 
 def _emit(output: int, data: bytes) -> None:
