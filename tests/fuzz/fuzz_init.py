@@ -171,7 +171,7 @@ def run(raw: bytes, stdio: Sequence[int]) -> tuple[int, bool]:
 
 
 def become_nobody(directory: str) -> None:
-    """Give up all power: what a program does, it does as nobody."""
+    """Give up all privileges: programs run as the user nobody."""
     os.chdir(directory)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)

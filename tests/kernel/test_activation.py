@@ -80,7 +80,7 @@ def test_start_returns_when_the_process_is_ready(
 
 @pytest.mark.parametrize("user", [0, 7])
 @pytest.mark.parametrize("namespace", [False, True])
-def test_the_process_may_be_anybody(
+def test_the_process_may_be_of_any_user(
     make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, user: int, namespace: bool
 ) -> None:
     spec = RuntimeSpec.default().at.process.user.set(User(uid=user, gid=user))
@@ -105,7 +105,7 @@ def test_a_process_that_ends_without_a_word(make_bundle: MakeBundle, state_root:
         container.wait(TIME_LIMIT)
 
 
-def test_an_abstract_socket_and_nobody_there(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+def test_an_abstract_socket_and_one_without_a_listener(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     bundle = bundle_of(make_bundle, "sh", "-c", f"test $NOTIFY_SOCKET = /run/notify/notify && {SAY}; exec sleep 100")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{prefix}")
@@ -152,7 +152,7 @@ def test_the_command_line_takes_it_from_its_environment(
 def test_what_is_printed_before_it_is_ready_is_read(
     make_bundle: MakeBundle, state_root: Path, prefix: str, host: socket.socket, command: Command
 ) -> None:
-    """With a supervisor, which does not wait for who does not read."""
+    """With a supervisor, which does not wait for a service manager that does not read."""
     env = os.environ | {"NOTIFY_SOCKET": address(host)}
     for script, code, size in ((f"yes | head -c 3000000; {SAY}; exit 3", 3, 3000000), ("exit 4", 4, 0)):
         words = command("run", "--supervise", "-b", bundle_of(make_bundle, "sh", "-c", script).path, prefix)
@@ -202,7 +202,7 @@ def test_sockets_that_we_were_activated_with_are_the_containers(
     )
     done = subprocess.run([sys.executable, "-c", launcher, *words], capture_output=True, text=True, timeout=TIME_LIMIT, check=True)
     first, second, *seen = done.stdout.split()
-    # What is preserved begins behind the sockets; who was not activated has none of them.
+    # The preserved descriptors begin behind the sockets. A process that was not activated has no sockets.
     assert seen == ([first, second, "1-1-web"] if mine else [first, "--"]), done.stderr
 
 

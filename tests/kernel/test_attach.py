@@ -308,7 +308,7 @@ def test_what_is_typed_before_the_keys_to_detach_counts(
         assert container.wait(TIME_LIMIT) == 7
 
 
-def test_a_container_that_ends_while_somebody_attaches(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+def test_a_container_that_ends_while_a_client_attaches(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
     """Whenever it is, the answer is its exit code, or that it has stopped."""
     for turn in range(6):
         with create(prefix, bundle, state_root, f"sleep 0.{turn}; exit 6", terminal=True) as container:

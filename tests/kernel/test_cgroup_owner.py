@@ -65,7 +65,7 @@ def test_the_user_of_the_container_rules_below_it(make_bundle: MakeBundle, state
 
 
 @pure_v2
-def test_one_that_is_seen_read_only_stays_ours(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+def test_the_owner_of_a_read_only_one_is_the_caller(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     with oci.Container.create(prefix, give(make_bundle(delegated("ro")), FIRST_ID), state_root=state_root) as container:
         assert directory(container, "").stat().st_uid == os.geteuid()
 

@@ -47,7 +47,7 @@ def below(container: oci.Container, name: str) -> Path:
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("way", ["kill", "delete", "paused"])
 def test_everything_dies(limited: Limited, way: str, nested: bool) -> None:
-    """Without a pid namespace, whose end would be everybody's."""
+    """Without a pid namespace, the end of which would kill all processes."""
     linux = {"namespaces": NO_PID}
     with limited({}, ["sh", "-c", "sleep 100 & exec sleep 100"], start=True, linux=linux) as container:
         pids = family(container, 2)
@@ -191,7 +191,7 @@ def test_ps_of_processes_with_odd_names(limited: Limited, capsys: pytest.Capture
         assert capsys.readouterr().out.endswith("a?b c?d?e?[2Jf?g\n")
 
 
-def test_who_does_not_freeze_is_thawed(tmp_path: Path) -> None:
+def test_what_does_not_freeze_is_thawed(tmp_path: Path) -> None:
     """Files as of a v2 cgroup in which something never freezes."""
     (tmp_path / "cgroup.freeze").write_text("0")
     (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")

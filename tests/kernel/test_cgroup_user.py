@@ -55,7 +55,7 @@ def test_the_whole_life_in_a_delegated_cgroup(make: Callable[..., oci.Container]
 
 @pytest.mark.parametrize("resources", [{}, {"pids": {"limit": 5}}])
 def test_a_path_that_is_not_delegated(make: Callable[..., oci.Container], resources: dict[str, Any], prefix: str) -> None:
-    """Without limits the container stays where its maker is; with limits that is refused."""
+    """Without limits the container stays in the cgroup of its creator; with limits that is refused."""
     if resources:
         with pytest.raises(oci.UnsupportedError, match=r"pids\.limit.*this user may create cgroups below"):
             make(resources, f"/{prefix}")

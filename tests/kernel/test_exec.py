@@ -359,7 +359,7 @@ def test_abandoned_processes_leave_no_zombie(container: oci.Container) -> None:
 
 
 def test_preserved_descriptors(container: oci.Container, bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
-    """Those that are open and inheritable, and none of ours: not the lock, a memfd or a pidfd."""
+    """Those that are open and inheritable, and none of the runtime: no lock, memfd or pidfd."""
     (tmp_path / "file").write_text("content")
     args = ["sh", "-c", "cat <&40; for fd in /proc/self/fd/*; do readlink $fd; done"]
     with open(tmp_path / "file") as file, open(tmp_path / "file") as other:

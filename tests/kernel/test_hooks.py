@@ -90,7 +90,7 @@ def test_each_at_its_moment_in_its_place(
     container.wait(TIME_LIMIT)
     assert not (log / "poststop-0.state").exists()
     container.delete()
-    # Whether the process or poststart writes first nobody can say.
+    # The process and poststart run at the same time.
     order = (log / "order").read_text().split()
     assert [name for name in order if name != "process"] == [f"{kind}-{n}" for kind in ORDER for n in range(2)]
     assert order.index("process") > order.index("startContainer-1")
@@ -276,7 +276,7 @@ def test_files_of_a_hook_have_the_mode_that_the_umask_says(
 def test_of_a_long_output_the_end_is_told_and_kept(
     hooked: Callable[..., oci.Bundle], state_root: Path, prefix: str, kind: str
 ) -> None:
-    """It neither fails nor waits nor takes memory: the memfd that it goes to has holes where nobody will look."""
+    """It neither fails nor waits nor takes memory: the old part of the memfd is released."""
     ours = "/proc/self/fd/1"
     script = f"yes | head -c 30000000; sleep 0.5; stat -Lc 'size %s blocks %b' {ours}; yes | head -c 3000; echo the end; exit 1"
     with pytest.raises(oci.HookError) as caught:

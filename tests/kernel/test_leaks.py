@@ -286,7 +286,7 @@ def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script
             running.kill("KILL")
             assert running.fileno()
             os.waitid(os.P_PIDFD, running.fileno(), os.WEXITED | os.WNOWAIT)
-            assert oci.prune(state_root=state_root) == ()  # somebody is at work on it
+            assert oci.prune(state_root=state_root) == ()  # another operation holds its lock
         assert oci.prune(state_root=state_root) == (running.id,)
     assert oci.prune(state_root=state_root / "nowhere") == ()
 

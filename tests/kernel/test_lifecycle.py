@@ -308,7 +308,7 @@ def test_a_log_that_cannot_be_written_is_said_first(bundle: oci.Bundle, tmp_path
     assert oci.Container.list(state_root=state_root) == []
 
 
-def test_who_is_root_by_a_user_namespace_keeps_his_containers_where_a_user_does(tmp_path: Path) -> None:
+def test_root_of_a_user_namespace_has_the_state_directory_of_a_user(tmp_path: Path) -> None:
     """As engines of users call it."""
     ask = [sys.executable, "-P", "-c", "import ociruntime.store as s; print(s.default_root())"]
     mapped = ["unshare", "--user", "--map-root-user", *ask]

@@ -172,7 +172,7 @@ def test_following_whoever_rotates_and_however_often(tmp_path: Path) -> None:
     assert some(items) == [5, 6, 7]
     write(1)
     log.rename(tmp_path / "log.1")
-    log.touch()  # by whoever rotates: the writer is still in the old one
+    log.touch()  # as the program that rotates does: the writer still has the old file
     assert some(items) == [8]
     with open(tmp_path / "log.1", "a") as old:
         old.write(f"2026-01-01T00:00:00.000000000Z stdout F {next(texts)}\n")
@@ -259,7 +259,7 @@ def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, 
         with pytest.raises(oci.StateError, match="no supervisor"):
             container.reopen_log()
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(OSError, match="fifo"):  # nobody reads it
+    with pytest.raises(OSError, match="fifo"):  # it has no reader
         oci.Container.create(prefix, bundle, state_root=state_root, log_path=tmp_path / "fifo")
     with ended(f"{prefix}-b", bundle, state_root, "seq 100000", log_path=os.devnull) as container:
         for follow in (False, True):

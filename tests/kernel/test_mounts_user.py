@@ -50,7 +50,7 @@ def without(*kinds: str) -> Callable[[dict[str, Any]], None]:
 
 
 def test_what_only_the_caller_may_open_can_be_bound(user: Runner, locked: Path) -> None:
-    """Directories that nobody else may enter, and a tree with mounts of which only the upper part is wanted."""
+    """Directories that other users may not enter, and a tree with mounts of which only the upper part is bound."""
     locked.chmod(0o700)
     assert os.stat(locked.parent).st_mode & 0o077 == 0
     table = parse(user("cat /b/below; cat /proc/self/mountinfo", bind(locked / "dir", "/b", "bind"), bind(locked, "/top", "bind")))
@@ -177,7 +177,7 @@ def test_devices_have_the_mode_and_owner_of_the_config(user: Runner) -> None:
         user("true", change=lambda d: d["linux"].update(devices=[{**devices[0], "uid": 70000}]))
 
 
-def test_devices_where_nobody_may_make_them(user: Runner, state_root: Path, prefix: str) -> None:
+def test_devices_where_none_can_be_made(user: Runner, state_root: Path, prefix: str) -> None:
     """In a user namespace that exists already: the host's, after a proof that they are what the config says, with a warning."""
     fuse = {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}
     with oci.Container.create(

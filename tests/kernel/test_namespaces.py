@@ -129,7 +129,7 @@ def test_a_mount_namespace_that_is_not_its_own(
 
 
 def _child_in_new(parent: int, kind: str) -> int:
-    """The child of a process when it has a namespace other than ours, or 0."""
+    """The child of a process if it has another namespace than this process, or 0."""
     try:
         child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
         return child if inodes(child)[kind] != inodes(os.getpid())[kind] else 0
@@ -166,7 +166,7 @@ def test_any_mapping(make_bundle: MakeBundle, state_root: Path, prefix: str, ids
 
 @pytest.mark.parametrize("user", [0, 1000])
 def test_maps_that_the_config_leaves_to_us(make_bundle: MakeBundle, state_root: Path, prefix: str, user: int) -> None:
-    """The caller is the user of the process. In the container of somebody without any further ids nobody else is mapped."""
+    """The caller is the user of the process. In a container of a user without subordinate ids, no other user is mapped."""
     spec = with_namespaces({"user": None}, uids=(), gids=())
     assert spec.process is not None
     spec = spec.evolve(
@@ -313,7 +313,7 @@ def test_maps_that_do_not_fit(
     assert oci.Container.list(state_root=state_root) == []
 
 
-def test_nobody_looks_into_an_init_that_joins(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+def test_an_init_that_joins_cannot_be_inspected(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """Even the container's root, with CAP_SYS_PTRACE, cannot read a process that has joined and is not the program yet."""
     spec = with_namespaces({"user": None}).with_caps("CAP_SYS_PTRACE")
     with oci.Container.run(prefix, give(make_bundle(spec), FIRST_ID), state_root=state_root) as container:
@@ -452,5 +452,5 @@ def test_a_user_without_privileges(
     shown = [line.split() for line in done.stdout.splitlines() if line]
     each = [["0", str(UID), "1"], *([["1", "700000", "1000"]] if helpers else [])]
     assert shown[: 2 * len(each)] == each * 2
-    # Without newgidmap the groups of the user stay, as nobody may drop one that forbids something.
+    # Without newgidmap the groups of the user stay: a group may forbid something, so it cannot be dropped.
     assert shown[2 * len(each) :] == ([["allow"], ["Groups:"], ["654"]] if helpers else [["deny"], ["Groups:", "65534"], ["654"]])

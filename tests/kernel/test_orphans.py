@@ -102,7 +102,7 @@ def test_the_caller_is_killed(
         assert oci.Container.load(prefix, state_root=state_root).status is oci.Status.RUNNING
         process.send_signal(number)
         process.wait()
-        wait_until(lambda: find_processes(prefix, "cgroup") == [], "the end of all processes")  # without a call of ours
+        wait_until(lambda: find_processes(prefix, "cgroup") == [], "the end of all processes")  # without another call
         assert oci.run(bundle, ["true"], state_root=state_root, container_id=f"{prefix}-next").returncode == 0
     assert oci.Container.list(state_root=state_root) == []
     assert locks(state_root) == os.listdir(tmp_path / "scratch") == []
@@ -287,7 +287,7 @@ print(turn)
 
 @pytest.mark.slow
 def test_live_callers_meet_pruning(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
-    """What a caller that lives needs is never removed, whoever prunes, and nothing remains of callers that are killed."""
+    """Pruning removes nothing that a living caller needs, and everything of callers that were killed."""
     stop, failures, pruned = threading.Event(), list[BaseException](), list[str]()
 
     def prune() -> None:

@@ -24,7 +24,7 @@ Inside = Callable[..., str]
 
 @pytest.fixture
 def inside(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Inside:
-    """Runs a shell command in a container whose default config has these members of ``process`` and ``linux``; gives its output."""
+    """Runs a shell command in a container of the default config with these members of ``process`` and ``linux``. Returns its output."""
 
     def run(command: str, process: Mapping[str, Any] | None = None, linux: Mapping[str, Any] | None = None) -> str:
         document = oci.RuntimeSpec.default(seccomp=False).to_dict()
@@ -77,7 +77,7 @@ def test_capabilities_in_five_sets(inside: Inside) -> None:
     assert int(status(inside, capabilities={})["CapBnd"], 16) == 0
 
 
-def test_a_capability_that_nobody_knows_is_a_warning(inside: Inside) -> None:
+def test_an_unknown_capability_is_a_warning(inside: Inside) -> None:
     with pytest.warns(oci.OCIRuntimeWarning, match="CAP_NO_SUCH_THING"):
         seen = status(inside, capabilities={"bounding": ["CAP_NO_SUCH_THING", "CAP_KILL"]})
     assert int(seen["CapBnd"], 16) == 0x20
@@ -195,7 +195,7 @@ def test_the_session_keyring(make_bundle: MakeBundle, state_root: Path, prefix: 
     spec = oci.RuntimeSpec.default().at.linux.masked_paths.set(()).at.process.args.set(("sleep", "100"))
     before = keyrings(Path("/proc/keys").read_text())
     with oci.Container.run(prefix, make_bundle(spec), state_root=state_root, new_keyring=new) as container:
-        # As another user, who sees no session keyring of root's but the one that it possesses.
+        # As another user, which sees no session keyring of root except the one that it possesses.
         done = container.exec(["cat", "/proc/keys"], user=(31337, 31337), capture_output=True, text=True, check=True)
         assert len(keyrings(str(done.stdout)) - before) == int(new)
 

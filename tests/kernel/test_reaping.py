@@ -1,4 +1,4 @@
-"""Children in a container that nobody has reaped hold its first process back in the kernel; nobody waits for them in vain."""
+"""Children in a container that are not reaped hold its init process back in the kernel. No call waits for them in vain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PIPE = subprocess.PIPE
 
 
 def a_zombie(container: oci.Container) -> oci.Process[bytes]:
-    """A program in the container that has ended, and that nobody has waited for."""
+    """A program in the container that has ended and is not reaped."""
     process = container.popen(["sh", "-c", "exit 5"])
     wait_until(lambda: not start_time(process.pid), "its end")
     return process
@@ -59,7 +59,7 @@ def held_by_another(container_id: str, root: Path) -> Iterator[None]:
             holder.kill()
 
 
-def test_a_child_of_ours(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+def test_a_child_of_this_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         process = a_zombie(container)
         container.kill("KILL")
@@ -98,7 +98,7 @@ def test_however_one_waits(bundle: oci.Bundle, state_root: Path, prefix: str, ho
         running.close()
 
 
-def test_children_that_nobody_has_any_more(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+def test_children_that_were_dropped(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         pids = [container.popen(["sleep", "1000"]).pid for _ in range(3)]
         container.popen(["sleep", "1000"]).close()
@@ -125,7 +125,7 @@ def test_a_child_of_another_process(bundle: oci.Bundle, state_root: Path, prefix
                 subprocess.run(command("delete", "--force", name), check=True)
             if how in ("wait", "delete"):
                 container.delete(force=True)
-            assert time.monotonic() - began < 60 * SLOWER  # nobody waits for the end of the other process
+            assert time.monotonic() - began < 60 * SLOWER  # no call waits for the end of the other process
         container._close()
         assert oci.Container.list(state_root=state_root) == []
     reap_with_a_launch(bundle, state_root)

@@ -94,7 +94,7 @@ def test_much_input_and_output_at_once(sh: Sh) -> None:
     text = "0123456789abcde\n" * 200_000
     result = sh("tee /dev/stderr", input=text, timeout=TIME_LIMIT)
     assert (result.stdout, result.stderr) == (text, text)
-    assert sh("exec <&-; exec sleep 0.1", input=text).returncode == 0  # nobody reads it
+    assert sh("exec <&-; exec sleep 0.1", input=text).returncode == 0  # it has no reader
 
 
 def test_invalid_text_is_not_lost(sh: Sh) -> None:
@@ -305,7 +305,7 @@ def test_what_is_remembered_of_a_bundle_follows_its_config(bundle: oci.Bundle, s
     assert len(set(map(str, plans))) == 4
 
 
-def test_somebody_else_deletes_it_meanwhile(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+def test_another_process_deletes_it_meanwhile(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     def delete() -> None:
         wait_until(lambda: any(c.status is oci.Status.RUNNING for c in oci.Container.list(state_root=state_root)), "the start")
         oci.Container.load(prefix, state_root=state_root).delete(force=True)

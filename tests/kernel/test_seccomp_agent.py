@@ -53,7 +53,7 @@ class Agent:
                 elif event & select.POLLIN:
                     self.answer(fd)
                 else:
-                    poller.unregister(fd)  # nobody is left under the filter
+                    poller.unregister(fd)  # no process has the filter any more
 
     def welcome(self) -> int:
         with self.listener.accept()[0] as peer:

@@ -1,4 +1,4 @@
-"""Supervised containers: who owns the streams, what is logged, what is known at the end, and what survives what."""
+"""Supervised containers: their streams, logs, exit codes, and what they survive."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
     assert not (state_root / prefix).exists()
 
 
-def test_an_exit_code_is_known_to_everybody(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
+def test_every_process_can_learn_the_exit_code(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
     text = "import sys, ociruntime as oci\noci.Container.create(sys.argv[1], sys.argv[3], state_root=sys.argv[2], supervise=True)"
     (bundle.path / "config.json").write_text(bundle.with_args(["sh", "-c", "kill -TERM $$; exit 7"]).spec.to_json())
     script(text, prefix, state_root, bundle.path)
@@ -188,7 +188,7 @@ def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str) 
         for operation in (container.attach, container.reopen_log):
             with pytest.raises(oci.StateError, match="its supervisor is gone"):
                 operation()
-        assert [record.text for record in container.logs(follow=True)] == ["printed"]  # nobody writes any more
+        assert [record.text for record in container.logs(follow=True)] == ["printed"]  # there is no writer any more
         assert container.status is oci.Status.RUNNING
         container.pause()
         container.resume()
@@ -332,7 +332,7 @@ def test_a_supervisor_without_descriptors(bundle: oci.Bundle, state_root: Path, 
 
 
 def test_what_was_typed_before_leaving_arrives(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    script = "read go; sleep 0.3; head -c 200000 /dev/zero; head -c 200005 | wc -c"  # less than cuts off who is slow to read it
+    script = "read go; sleep 0.3; head -c 200000 /dev/zero; head -c 200005 | wc -c"  # less than disconnects a slow reader
     with supervised(prefix, bundle, state_root, script) as container:
         container.start()
         with container.attach() as attachment:
@@ -473,7 +473,7 @@ def test_the_sync_socket_hears_every_status(
             assert (document["status"], document["exitCode"]) == ("stopped", 137)
 
 
-def test_a_sync_socket_that_nobody_listens_at(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+def test_a_sync_socket_without_a_listener(bundle: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     with supervised(prefix, bundle, state_root, "exit 6", sync_socket=tmp_path / "nobody") as container:
         container.start()
         assert container.wait(TIME_LIMIT) == 6

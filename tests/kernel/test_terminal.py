@@ -120,7 +120,7 @@ print("code", container.exec(["sh"], terminal=True, env={"PS1": "$ "}).returncod
         assert tty.restored
 
 
-def test_a_terminal_that_nobody_takes_is_refused(shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+def test_a_terminal_without_a_taker_is_refused(shell: oci.Bundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
     with pytest.raises(oci.UnsupportedError, match=r"\$\.process\.terminal.*console_socket"):
         oci.Container.create(prefix, shell, state_root=state_root)
     with pytest.raises(oci.UnsupportedError, match="console_socket is given"):

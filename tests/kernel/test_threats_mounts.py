@@ -305,7 +305,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("owner", [0, 1000])
 def test_stdio_that_is_no_pipe_keeps_its_owner(either: Runner, tmp_path: Path, pipe: tuple[int, int], owner: int) -> None:
-    """A regular file, or whatever is called null, is never given to the user of the process; a pipe is, so that he can open it again."""
+    """A regular file, or another file called null, is never given to the user of the process; a pipe is, so that the process can open it."""
     bundle = either.bundle(
         change=lambda d: d["process"].update(user={"uid": owner, "gid": 0}, args=["sh", "-c", "echo x >/dev/stdout"])
     )

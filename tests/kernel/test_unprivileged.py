@@ -1,4 +1,4 @@
-"""Containers of a user without privileges who has further ids, as the user of the machine in tests/vm is."""
+"""Containers of a user with subordinate ids, as the user of the machine in tests/vm has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Run:
-    """Runs a shell script in a container of the default config with a user namespace, whose maps are left to us."""
+    """Runs a shell script in a container of the default config with a user namespace without mappings."""
 
     def run(
         script: str, *mounts: dict[str, Any], change: Callable[[dict[str, Any]], object] = lambda d: None, link: str = ""
@@ -103,7 +103,7 @@ def test_clocks(run: Run) -> None:
 
 
 def test_a_supervised_container(run: Run, make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    """The supervisor may not give its pipes to a user of the container, who writes to them all the same."""
+    """The supervisor may not change the owner of its pipes, but the user in the container can write to them."""
     document: dict[str, Any] = oci.RuntimeSpec.default().to_dict()
     document["linux"]["namespaces"].append({"type": "user"})
     document["linux"]["resources"] = {}

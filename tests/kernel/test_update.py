@@ -196,7 +196,7 @@ class Failing:
         return execute_step(*given, **more)
 
 
-def test_who_was_idle_has_his_shares_again(limited: Limited) -> None:
+def test_the_end_of_idle_restores_the_shares(limited: Limited) -> None:
     with limited({"cpu": {"shares": 512}}) as container:
         before = limits(container)["weight"]
         container.update(cpu_idle=1)

@@ -1,4 +1,4 @@
-"""What an unprivileged user gets who gives neither a state directory nor a config, with and without subordinate ids."""
+"""The defaults of the state directory and the config for an unprivileged user, with and without subordinate ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking on: statistics, events, and who ran out of memory."""
+"""Statistics, events and OOM kills."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_a_container_that_dies_as_a_whole(limited: Limited, pipe: tuple[int, int
         assert container.stats().memory.oom_kills >= 2  # type: ignore[union-attr]
 
 
-def test_who_has_memory_enough_is_not_told_to_have_run_out(limited: Limited) -> None:
+def test_another_kill_is_not_an_oom_kill(limited: Limited) -> None:
     with limited(SMALL, start=True) as container:
         container.kill("KILL")
         assert container.wait(TIME_LIMIT) == -9
@@ -239,7 +239,7 @@ def test_intervals(limited: Limited) -> None:
         container.events(0)
 
 
-def test_events_that_nobody_reads_cost_nothing_for_long(limited: Limited) -> None:
+def test_events_that_are_not_read_cost_little(limited: Limited) -> None:
     with limited({}, start=True) as container:
         before = len(os.listdir("/proc/self/fd"))
         container.events()

@@ -192,7 +192,7 @@ def test_a_peer_that_does_not_take_us(peer: Callable[..., Peer]) -> None:
         systemd.stop(UNIT, user=True)
 
 
-def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bus_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"tcp:host=x;unix:path={tmp_path}/none,guid=1")
     with pytest.raises(UnsupportedError, match=r"has no socket in \$XDG_RUNTIME_DIR; set it"):

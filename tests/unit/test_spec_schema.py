@@ -121,7 +121,7 @@ def official() -> Resolver:
 
 
 def validators(official: Resolver, name: str) -> tuple[Any, Any]:
-    """The official validator and ours."""
+    """Return the official validator and that of the class."""
     registry = Registry().with_resources((BASE + file, DRAFT4.create_resource(text)) for file, text in official.documents.items())
     return Draft4Validator({"$ref": BASE + name}, registry=registry), Draft4Validator(CLASSES[name].json_schema())
 
@@ -208,7 +208,7 @@ def test_every_section_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_both_schemas_say_the_same(official: Resolver, name: str) -> None:
-    """Every object, member, type, limit, pattern and value of the official schema is in ours, and nothing more."""
+    """Every object, member, type, limit, pattern and value of the official schema is in that of the class, and nothing more."""
     ours = CLASSES[name].json_schema()
     assert Resolver({"": ours}).plain(ours, "") == official.plain(official.documents[name], name)
 
