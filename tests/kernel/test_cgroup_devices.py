@@ -11,13 +11,13 @@ import pytest
 from ociruntime.engine.cgroup import devices
 from ociruntime.engine.cgroup.devices import Rollback
 from ociruntime.plan import Side, Step
-from ociruntime.plan.cgroups.limits import MKNOD, READ, WRITE, Rule, compile_program
+from ociruntime.plan.cgroups.limits import MKNOD, READ, WRITE, DeviceRule, compile_program
 
 from ..support.cgroups import V2
 
 pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.skipif(V2 is None, reason="no v2 hierarchy")]
 ALL = READ | WRITE | MKNOD
-DENY = Rule(False, "a", None, None, ALL)
+DENY = DeviceRule(False, "a", None, None, ALL)
 USE = """
 import os, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
@@ -52,10 +52,10 @@ def test_rules_in_force_and_replaced(cgroup: Path, script: Callable[..., object]
         return script(USE, cgroup).stdout.splitlines()  # type: ignore[attr-defined, no-any-return]
 
     assert len(usable()) == 5
-    devices.attach(str(cgroup), compile_program([DENY, Rule(True, "c", 1, 3, READ), Rule(True, "c", 1, 5, ALL)]))
+    devices.attach(str(cgroup), compile_program([DENY, DeviceRule(True, "c", 1, 3, READ), DeviceRule(True, "c", 1, 5, ALL)]))
     assert usable() == ["null 0", "zero 0"]
     before = ids(cgroup)
-    devices.attach(str(cgroup), compile_program([DENY, Rule(True, "c", 1, None, ALL), Rule(False, "c", 1, 3, WRITE)]))
+    devices.attach(str(cgroup), compile_program([DENY, DeviceRule(True, "c", 1, None, ALL), DeviceRule(False, "c", 1, 3, WRITE)]))
     after = ids(cgroup)
     assert len(before) == len(after) == 1
     assert before != after
@@ -66,11 +66,11 @@ def test_rules_in_force_and_replaced(cgroup: Path, script: Callable[..., object]
 
 @pytest.mark.parametrize(
     "rules",
-    [[], [DENY], [Rule(True, "a", None, None, ALL)], [DENY, Rule(True, "a", None, None, READ)],
-     [Rule(bool(n % 2), "abc"[n % 3], n % 7 or None, n % 5 or None, n % 8) for n in range(300)],
-     [Rule(False, "c", 1 << 31, (1 << 40), ALL)]],
+    [[], [DENY], [DeviceRule(True, "a", None, None, ALL)], [DENY, DeviceRule(True, "a", None, None, READ)],
+     [DeviceRule(bool(n % 2), "abc"[n % 3], n % 7 or None, n % 5 or None, n % 8) for n in range(300)],
+     [DeviceRule(False, "c", 1 << 31, (1 << 40), ALL)]],
 )  # fmt: skip
-def test_the_verifier_takes_every_program(rules: list[Rule]) -> None:
+def test_the_verifier_takes_every_program(rules: list[DeviceRule]) -> None:
     os.close(devices.load(compile_program(rules)))
 
 

@@ -289,7 +289,7 @@ def test_the_callers_own_namespace_is_not_changed(
     make_bundle: MakeBundle, state_root: Path, prefix: str, kind: str, change: Callable[[oci.RuntimeSpec], oci.RuntimeSpec]
 ) -> None:
     spec = with_namespaces({kind: f"/proc/{os.getpid()}/ns/{FILES[kind]}"})
-    with pytest.raises(oci.SpecError, match="is the namespace that we are in"):
+    with pytest.raises(oci.SpecError, match="is the caller's own namespace, which"):
         oci.Container.create(prefix, make_bundle(change(spec)), state_root=state_root)
     with oci.Container.run(prefix, make_bundle(spec.evolve(hostname=None)), state_root=state_root) as container:  # joined it may be
         assert inodes(container.pid)[kind] == inodes(os.getpid())[kind]
