@@ -93,7 +93,7 @@ def test_the_whole_life(user_bundle: UserBundle, prefix: str, given: list[Path],
     assert (said["limits"], said["paused"], said["exit"]) == ([9, 64 << 20], "paused", -9)
     assert said["left"] == ["sleep\x00100\x00"]  # a group in a cgroup of v1
     assert said["groups"] == []
-    assert f"no cgroup of user {uid} has the controller cpu; if the kernel has it, let root delegate it" in said["cpu.shares"]
+    assert f"no cgroup of user {UID} has the controller cpu; if the kernel has it, let root delegate it" in said["cpu.shares"]
     [warning] = said["devices"]
     assert warning.startswith("$.linux.resources.devices: device rules need")
     assert not [path for directory in given for path in directory.iterdir() if path.is_dir()]

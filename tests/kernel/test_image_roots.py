@@ -19,8 +19,8 @@ from ociruntime.engine import trees
 from ociruntime.engine.trees import copy_tree
 from ociruntime.host import Host
 
-from ..conftest import REPO
 from ..support.fixture_types import MakeBundle, Script
+from ..support.places import REPO
 
 pytestmark = [pytest.mark.root, pytest.mark.sif]
 

@@ -17,8 +17,8 @@ import pytest
 import ociruntime as oci
 from ociruntime.files import socket_path
 
-from ..conftest import REPO
 from ..support.leftovers import mounts_below
+from ..support.places import REPO
 from ..support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.sif]

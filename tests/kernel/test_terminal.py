@@ -488,13 +488,13 @@ def test_a_real_jupyter_kernel(bundle: oci.Bundle, state_root: Path, prefix: str
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=120)
+        client.wait_for_ready(timeout=TIME_LIMIT)
         with oci.Container.run(prefix, bundle, state_root=state_root):
             code = (
                 "import ociruntime as oci\n"
                 f"oci.Container.load({prefix!r}, state_root={str(state_root)!r}).exec(['sh'], terminal=True)"
             )
-            reply = client.execute_interactive(code, timeout=120, output_hook=lambda message: None)
+            reply = client.execute_interactive(code, timeout=TIME_LIMIT, output_hook=lambda message: None)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -15,9 +15,9 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.cgroups import Limited, on_v2, value
 from ..support.fixture_types import MakeBundle
-from .cgroups import Limited, on_v2, value
-from .users import User
+from ..support.users import User
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif("VMTEST" in os.environ, reason="the user there has cgroups, and systemd")]
 Change = Callable[[dict[str, Any]], object]

@@ -64,7 +64,7 @@ def test_values_that_are_not_sizes(value: int | str) -> None:
 
 @pytest.mark.parametrize(
     ("parse", "value"),
-    [(parse, value) for parse in (parse_size, parse_cpus, parse_count) for value in (True, None, b"1", [1], {})]
+    [(parse, value) for parse in (parse_size, parse_cpus, parse_count) for value in (True, None, b"1", [1], dict[str, int]())]
     + [(parse_size, 1.5), (parse_cpus, "1"), (parse_count, "1"), (parse_count, 1.0)],
 )
 def test_wrong_types(parse: Callable[[Any], object], value: object) -> None:
