@@ -179,6 +179,7 @@ class StepError(OCIRuntimeError, OSError):
         remedy: str = "",
         detail: str = "",
         problem: str = "",
+        location: str = "",
     ) -> None:
         super().__init__(errno, os.strerror(errno))
         self.step = step
@@ -190,10 +191,13 @@ class StepError(OCIRuntimeError, OSError):
         self.detail = detail
         self.problem = problem
         """What is wrong with the configuration, if that is known. The message begins with it."""
+        self.location = location
+        """JSON path of the member of the config that the step carries out, or an empty string."""
         self.code = _errno.errorcode.get(errno, str(errno))
 
     def __str__(self) -> str:
-        message = self.problem or f"{self.text}: {self.cause or self.strerror}"
+        place = f"{self.location}: " if self.location else ""
+        message = self.problem or f"{place}{self.text}: {self.cause or self.strerror}"
         detail = f" [kernel: {self.detail}]" if self.detail else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
         return f"{message}{detail}{remedy} (step {self.step}/{self.total} {self.op}, {self.code})"

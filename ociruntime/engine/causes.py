@@ -82,13 +82,17 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "allow the device in linux.resources.devices, or mount it on the host, and bind it",
     ),
     ("fsmount", errno.EPERM): (
-        "only the owner of its namespace may mount this filesystem",
-        "mount it on the host, and bind it",
+        "only the owner of its namespace may mount this filesystem, and in a user namespace only with the host's access times",
+        "remove options of access times, or bind the mount of the host",
     ),
-    ("target", errno.ENOTDIR): ("a component of the path is not a directory, or a directory would be mounted on a file", ""),
+    ("target", errno.ENOTDIR): ("a component of the path is not a directory, or a file is in the place of a directory", ""),
     ("target", errno.EISDIR): ("a file would be mounted on a directory", ""),
-    ("target", errno.EROFS): ("it does not exist, and the root is read-only", "add the mount point to the image"),
+    ("target", errno.EROFS): (
+        "it does not exist, and its filesystem is read-only",
+        "create it in the image, or in the source of the mount that it is in",
+    ),
     ("target", errno.ELOOP): ("its symbolic links are a loop, or lead into /proc", ""),
+    ("fspick", errno.EINVAL): ("it is not a mount point", ""),
     ("fsopen", errno.ENODEV): ("this kernel does not support the filesystem", ""),
     ("console", errno.ELOOP): ("/dev/console is a symbolic link in the image", "mount a tmpfs on /dev"),
     ("console", errno.EEXIST): ("/dev/console is not a regular file in the image", "mount a tmpfs on /dev"),
@@ -127,12 +131,18 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("mknod", errno.EROFS): ("it does not exist, and the filesystem is read-only", "mount a tmpfs on /dev"),
     ("symlink", errno.EROFS): ("it does not exist, and the filesystem is read-only", "mount a tmpfs on /dev"),
     ("copy_link", errno.EEXIST): ("another file, or another link, has this name", "remove it from the image"),
+    ("mask", errno.EBUSY): ("it leads to the container's root, which cannot be hidden", "name the paths below it"),
+    ("mask", errno.ENOENT): ("the kernel allows no mount there", "name the directory that it is in"),
+    ("mask", errno.ELOOP): ("its symbolic links are a loop, or lead through the links of /proc", "name the path without links"),
     ("mask", errno.EXDEV): ("the mount had no effect", ""),
+    ("readonly", errno.ENOENT): ("the kernel allows no mount there", "name the directory that it is in"),
+    ("readonly", errno.ELOOP): ("its symbolic links are a loop, or lead through the links of /proc", "name the path without links"),
     ("readonly", errno.EXDEV): ("the mount had no effect", ""),
     ("mount_setattr", errno.EPERM): (
         "the attributes are locked, because they were set outside of the user namespace",
         "do not change them",
     ),
+    ("mount_setattr", errno.EBUSY): ("a process has a file open for writing there", ""),
     ("mount_setattr", errno.EINVAL): (
         "it is not a mount point, its ids cannot be mapped, or the kernel does not support an attribute",
         "",
@@ -265,21 +275,32 @@ def _user_namespaces_blocked() -> str:
 
 
 def make_error(
-    number: int, total: int, op: str, text: str, code: int, words: str, cause: str = "", *, looked_up: bool = False
+    number: int,
+    total: int,
+    op: str,
+    text: str,
+    code: int,
+    words: str,
+    cause: str = "",
+    *,
+    location: str = "",
+    looked_up: bool = False,
 ) -> StepError | UnsupportedError:
     """Return the error of a step, or UnsupportedError if the kernel does not have the system call.
 
     Args:
         words: the kernel's own message, or an empty string.
         cause: a cause that is known better than by the errno.
+        location: the JSON path of what the step carries out, or an empty string.
         looked_up: whether a step before this one has found the program.
     """
     remedy = ""
     if code == errno.ENOSYS and not cause and op in _IN_FILESYSTEM and lib.oci_has_openat2():
         cause, remedy = "its filesystem does not support this, as some FUSE filesystems do not", _IN_FILESYSTEM[op]
     if code == errno.ENOSYS and not cause:
+        place = f"{location}: " if location else ""
         return UnsupportedError(
-            f"{text}: this kernel does not have the system call, or a seccomp filter around the runtime hides it; "
+            f"{place}{text}: this kernel does not have the system call, or a seccomp filter around the runtime hides it; "
             f"Linux 5.14 or later is needed (step {number}/{total} {op}, ENOSYS)"
         )
     if not cause:
@@ -291,4 +312,15 @@ def make_error(
         elif code == errno.ENOENT and "/" in (text if op == "lookup" else text.partition(" ")[0]):
             cause = "no such file or directory"
         problem = f"cannot run {text}: {cause or os.strerror(code)}"
-    return StepError(code, step=number, total=total, op=op, text=text, cause=cause, remedy=remedy, detail=words, problem=problem)
+    return StepError(
+        code,
+        step=number,
+        total=total,
+        op=op,
+        text=text,
+        cause=cause,
+        remedy=remedy,
+        detail=words,
+        problem=problem,
+        location=location,
+    )

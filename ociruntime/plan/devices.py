@@ -178,27 +178,30 @@ class Devices:
         builder = self._builder
         directories = {"/dev": attached["/dev"]} if "/dev" in attached else {}
         for node in self._nodes:
-            if self._must_exist(node):
-                self._check(root, node)
-                continue
-            if node.directory not in directories:
-                slot = directories[node.directory] = builder.new_slot()
-                text = f"directory {node.directory}"
-                builder.add("target", root, node.directory, Target(0), 0o755, NO_SLOT, slot, text=text)
-            directory = directories[node.directory]
-            if node in self._slots:
-                target = self._mounts.open_target(
-                    directory, node.name, Target.FILE | Target.NO_LINK, NO_SLOT, description=node.path
-                )
-                source = f"the host's {node.path}" if node in self._borrowed else "device"
-                builder.add("move_mount", self._slots[node], target, text=f"{source} -> {node.path}")
-            else:
-                mode = node.kind | node.mode
-                builder.add("mknod", directory, node.name, mode, node.number, node.uid, node.gid, text=node.text)
+            with builder.at(node.location):
+                self._create_one(root, node, directories)
         if not self._dev_is_bound:
             for name, destination in DEFAULT_LINKS:
                 text = f"symbolic link /dev/{name} -> {destination}"
                 builder.add("symlink", directories["/dev"], name, destination, text=text)
+
+    def _create_one(self, root: int, node: _Node, directories: dict[str, int]) -> None:
+        builder = self._builder
+        if self._must_exist(node):
+            self._check(root, node)
+            return
+        if node.directory not in directories:
+            slot = directories[node.directory] = builder.new_slot()
+            text = f"directory {node.directory}"
+            builder.add("target", root, node.directory, Target(0), 0o755, NO_SLOT, slot, text=text)
+        directory = directories[node.directory]
+        if node in self._slots:
+            target = self._mounts.open_target(directory, node.name, Target.FILE | Target.NO_LINK, NO_SLOT, description=node.path)
+            source = f"the host's {node.path}" if node in self._borrowed else "device"
+            builder.add("move_mount", self._slots[node], target, text=f"{source} -> {node.path}")
+        else:
+            mode = node.kind | node.mode
+            builder.add("mknod", directory, node.name, mode, node.number, node.uid, node.gid, text=node.text)
 
     def _check(self, root: int, node: _Node) -> None:
         """Check a node in the host's /dev, where nothing is created."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -49,6 +50,8 @@ class Step:
     """What the operation applies to, for people; an error message begins with it."""
     phase: str
     """The heading that the step belongs to."""
+    location: str = ""
+    """The JSON path of the member of the config that it carries out, where an error message names it."""
 
     def arguments(self) -> dict[str, object]:
         """Return the values by the names of the operation's fields."""
@@ -148,6 +151,7 @@ class Plan:
                     "op": step.op,
                     "text": step.text,
                     "phase": step.phase,
+                    "location": step.location,
                     "arguments": {name: _plain(value) for name, value in step.arguments().items()},
                 }
                 for number, step in enumerate(self.steps, 1)
@@ -193,16 +197,24 @@ class PlanBuilder:
         self.steps: list[Step] = []
         self.inputs: list[Input] = []
         self.phase = ""
+        self.location = ""
         self.warnings: list[str] = []
         self._free = MAX_SLOTS
 
     def add(self, op: str, *values: object, text: str) -> None:
         """Add a step of the init."""
-        self.steps.append(Step(Side.INIT, op, values, text, self.phase))
+        self.steps.append(Step(Side.INIT, op, values, text, self.phase, self.location))
 
     def add_host(self, op: str, *values: object, text: str) -> None:
         """Add a step of the calling process."""
-        self.steps.append(Step(Side.HOST, op, values, text, self.phase))
+        self.steps.append(Step(Side.HOST, op, values, text, self.phase, self.location))
+
+    @contextmanager
+    def at(self, location: str) -> Iterator[None]:
+        """Give the steps of a block the JSON path of what they carry out."""
+        before, self.location = self.location, location
+        yield
+        self.location = before
 
     def warn(self, text: str) -> None:
         """Add a warning, where the spec asks for one instead of an error."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .compile import compile_create
-from .model import Input, Step
+from .model import Input
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -40,7 +40,8 @@ class Template:
         for index, in_values in self._steps:
             step = steps[index]
             values = tuple([_value(value, container_id) for value in step.values]) if in_values else step.values
-            steps[index] = Step(step.side, step.op, values, step.text.replace(_ID, container_id), step.phase)
+            text = step.text.replace(_ID, container_id)
+            steps[index] = attrs.evolve(step, values=values, text=text)
         for index in self._inputs:
             inputs[index] = _input(inputs[index], container_id)
         return attrs.evolve(
