@@ -122,6 +122,25 @@ static long empty_dir(void)
     return mnt;
 }
 
+/* Whether two descriptors name the same file in the same mount. */
+static int is_same_place(long a, long b)
+{
+    struct statx first, second;
+    return mode_of((int)a, &first) >= 0 && mode_of((int)b, &second) >= 0 && first.stx_mnt_id == second.stx_mnt_id &&
+           first.stx_ino == second.stx_ino;
+}
+
+/* Prove that a path leads to the root of a mount now. */
+static long prove_place(int root, const char *path, long mnt)
+{
+    long err, found = in_root(root, path, O_PATH);
+    if (found < 0)
+        return found;
+    err = is_same_place(found, mnt) ? 0 : -EXDEV;
+    sys(__NR_close, found);
+    return err;
+}
+
 /* Hide a path, if it exists: a directory under an empty one, anything else under "null", which was proven to be the null device.
  * All directories share one empty filesystem: the first gets the mount, the others copies of it. */
 long mask(int root, const char *path, int null)
@@ -134,7 +153,7 @@ long mask(int root, const char *path, int null)
         return 0;
     if (target < 0)
         return target;
-    mode = mode_of((int)target, &st);
+    mode = is_same_place(target, root) ? -EBUSY : mode_of((int)target, &st);
     if (mode < 0)
         mnt = mode;
     else if ((mode & S_IFMT) == S_IFDIR && empty < 0)
@@ -143,35 +162,44 @@ long mask(int root, const char *path, int null)
         mnt =
             sys(__NR_open_tree, (mode & S_IFMT) == S_IFDIR ? empty : null, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
     err = mnt < 0 ? mnt : attach(mnt, target);
+    if (err >= 0)
+        err = prove_place(root, path, mnt);
     if (mnt >= 0 && mnt != empty)
         sys(__NR_close, mnt);
     sys(__NR_close, target);
     return err;
 }
 
-/* Make a path read-only by a mount over itself; only this attribute changes. */
+/* Make a path read-only with all that is below it: a mount itself where the kernel lets it change, else by a mount over the path. Only
+ * this attribute changes. */
 long make_readonly(int root, const char *path)
 {
     struct mount_attr readonly = { .attr_set = MOUNT_ATTR_RDONLY };
     struct statfs fs = { 0 };
-    long mnt, err, target = in_root(root, path, O_PATH);
+    long mnt, err, found, target = in_root(root, path, O_PATH);
 
     if (target == -ENOENT || target == -ENOTDIR)
         return 0;
     if (target < 0)
         return target;
-    mnt = sys(__NR_open_tree, target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
-    err = mnt < 0 ? mnt : sys(__NR_mount_setattr, mnt, "", AT_EMPTY_PATH | AT_RECURSIVE, &readonly, sizeof readonly);
-    if (err >= 0)
-        err = attach(mnt, target);
-    if (err >= 0)
-        err = sys(__NR_fstatfs, (int)mnt, &fs);
-    if (err >= 0 && !(fs.f_flags & ST_RDONLY))
-        err = -EXDEV;
-    if (mnt >= 0)
-        sys(__NR_close, mnt);
+    err = sys(__NR_mount_setattr, target, "", AT_EMPTY_PATH | AT_RECURSIVE, &readonly, sizeof readonly);
+    if (err < 0 && !is_same_place(target, root)) {
+        mnt = sys(__NR_open_tree, target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
+        err = mnt < 0 ? mnt : sys(__NR_mount_setattr, mnt, "", AT_EMPTY_PATH | AT_RECURSIVE, &readonly, sizeof readonly);
+        if (err >= 0)
+            err = attach(mnt, target);
+        if (mnt >= 0)
+            sys(__NR_close, mnt);
+    }
     sys(__NR_close, target);
-    return err;
+    if (err < 0)
+        return err;
+    found = in_root(root, path, O_PATH);
+    if (found < 0)
+        return found;
+    err = sys(__NR_fstatfs, (int)found, &fs);
+    sys(__NR_close, found);
+    return err < 0 ? err : fs.f_flags & ST_RDONLY ? 0 : -EXDEV;
 }
 
 /* Change the root, and detach the old one. */

@@ -321,11 +321,7 @@ def check_linux(findings: Findings, spec: RuntimeSpec, linux: Linux) -> None:
         if sysctl_path(key) == "kernel/domainname" and spec.domainname not in (None, "", value):
             message = f"is {spec.domainname!r}, which conflicts with $.linux.sysctl[{key!r}]"
             findings.error("$.domainname", message, "config.md#domainname")
-    for name, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):
-        section = f"config-linux.md#{'masked-paths' if name == 'maskedPaths' else 'readonly-paths'}"
-        for index, path in enumerate(paths or ()):
-            findings.check_absolute(f"$.linux.{name}[{index}]", path, section)
-            findings.check_text(f"$.linux.{name}[{index}]", path, section)
+    _check_hidden(findings, linux)
     if linux.cgroups_path and ".." in linux.cgroups_path.split("/"):
         findings.error("$.linux.cgroupsPath", "'..' leads out of the hierarchy", "config-linux.md#cgroups-path")
     if linux.seccomp is not None:
@@ -339,6 +335,27 @@ def check_linux(findings: Findings, spec: RuntimeSpec, linux: Linux) -> None:
     findings.check_text("$.linux.mountLabel", linux.mount_label, "config-linux.md#mount-label")
     if linux.resources is not None:
         check_resources(findings, linux.resources)
+
+
+_PER_PROCESS: Final = ("/proc/self", "/proc/thread-self", "/proc/mounts", "/proc/net")
+"""Links of a procfs to the directory of the process that follows them."""
+
+
+def _check_hidden(findings: Findings, linux: Linux) -> None:
+    for name, paths, section in (
+        ("maskedPaths", linux.masked_paths, "config-linux.md#masked-paths"),
+        ("readonlyPaths", linux.readonly_paths, "config-linux.md#readonly-paths"),
+    ):
+        for index, path in enumerate(paths or ()):
+            where = f"$.linux.{name}[{index}]"
+            findings.check_absolute(where, path, section)
+            findings.check_text(where, path, section)
+            place = destination_in_root(path)
+            if place == "/" and name == "maskedPaths":
+                findings.error(where, "the whole container cannot be hidden: name the paths below /", section)
+            if any(is_below(place, link) for link in _PER_PROCESS):
+                message = f"{path} is another file for each process, and only that of the first process would be covered: remove it"
+                findings.error(where, message, section)
 
 
 def _check_namespaces(findings: Findings, linux: Linux) -> dict[str, str | None]:
