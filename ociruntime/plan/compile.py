@@ -246,15 +246,15 @@ class _Create:
         builder = self.builder
         compile_names(builder, self.spec)
         compile_sysctl(builder, self.linux, self.proc)
-        hide_paths(builder, self.linux, self.root)
         builder.add("setsid", text="new session")
         if self.process.terminal:
             compile_terminal(builder, self.process, self.attached, self.root)
             take_terminal(builder, self.process)
         assert self.spec.root is not None
         # The file for the terminal and the working directory may be missing in the image.
-        if self.spec.root.readonly:
-            create_cwd(builder, self.process, self.root)
+        create_cwd(builder, self.process, self.root)
+        self.mounts.finish(self.root)
+        hide_paths(builder, self.linux, self.root)
         finish_root(builder, self.spec, self.root)
 
     def as_process(self) -> None:

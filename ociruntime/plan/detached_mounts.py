@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
 from ..spec.base import is_below
@@ -16,6 +16,7 @@ from .model import NO_SLOT, PlanBuilder
 from .mount_options import (
     PROPAGATION,
     SUPERBLOCK,
+    Data,
     MountOptions,
     attribute_names,
     mount_data,
@@ -34,14 +35,30 @@ Attach = Callable[[int], int]
 """Adds the steps that attach a mount below the root in a slot; returns the slot of the mount."""
 
 IN_ROOT: Final = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
-_READ_ONLY_MOUNT: Final = frozenset({"sysfs", "mqueue", "tmpfs"})
+FILLED_FIRST: Final = frozenset({"tmpfs", "ramfs", "hugetlbfs", "mqueue"})
+"""Filesystems in which the runtime itself may create something: mount points, devices and links."""
+_READ_ONLY_MOUNT: Final = FILLED_FIRST | {"sysfs", "devtmpfs", "debugfs", "tracefs", "securityfs", "configfs", "fusectl", "pstore"}
 """Filesystems of which only the mount becomes read-only: they may be the host's as well, or are written to first."""
 _UNLABELLED: Final = frozenset({"proc", "sysfs", "cgroup", "cgroup2"})
 _LABELLED_BY_XATTR: Final = "mqueue"
 
 
+class _Postponed(NamedTuple):
+    """A mount that becomes read-only when everything below it exists."""
+
+    slot: int
+    filesystem: bool
+    """Whether its filesystem becomes read-only too."""
+    location: str
+    """The JSON path of its entry."""
+
+
 class DetachedMounts:
-    """Adds the steps that create and attach the mounts of one container."""
+    """Adds the steps that create, attach and change the mounts of one container.
+
+    Without a new mount namespace the container's mounts stay in a detached tree. There the kernel changes only the mount at the
+    root of the tree, so any other one is covered by a changed copy.
+    """
 
     def __init__(self, builder: PlanBuilder, spec: RuntimeSpec, host: Host, rootfs: str) -> None:
         """Read what applies to every mount of the container.
@@ -54,12 +71,13 @@ class DetachedMounts:
         self._host = host
         self._propagation = root_propagation(spec)[0]
         linux = spec.linux
-        self._new_tree = any(n.type == "mount" and not n.path for n in (linux.namespaces if linux else None) or ())
+        self.new_tree = any(n.type == "mount" and not n.path for n in (linux.namespaces if linux else None) or ())
         self._label = (linux.mount_label if linux else None) or ""
         if self._label and "selinux" not in host.lsms:
             builder.warn("$.linux.mountLabel: has no effect: SELinux is not active on this host")
             self._label = ""
         self._context = self._target = NO_SLOT
+        self._postponed: dict[str, _Postponed] = {}
 
     # ---- creating ----
 
@@ -128,7 +146,7 @@ class DetachedMounts:
     def _create_by_mount(self, fstype: str, source: str, destination: str, options: MountOptions, location: str, key: str) -> int:
         """Create a filesystem by mount(2), for an option that is too long for fsconfig(2); it is attached for a moment."""
         reason = f"{location}.options: the value of {key} is longer than 255 bytes, and such a filesystem"
-        if not self._new_tree:
+        if not self.new_tree:
             raise UnsupportedError(f"{reason} needs a new mount namespace")
         if self._propagation == kernel.MS_SHARED:
             raise UnsupportedError(f"{reason} would be visible on the host for a moment; choose another linux.rootfsPropagation")
@@ -170,6 +188,60 @@ class DetachedMounts:
             flags = kernel.AT_RECURSIVE if recursive else 0
             self.builder.add("mount_setattr", slot, flags, 0, 0, bits, NO_SLOT, text=f"{name} propagation for {destination}")
 
+    # ---- changing what is attached ----
+
+    def open_mount(self, root: int, destination: str) -> int:
+        """Open the mount at a destination, and return its slot."""
+        slot = self.builder.new_slot()
+        self.builder.add("open", root, destination, kernel.O_PATH, 0, IN_ROOT, slot, text=f"mount {destination}")
+        return slot
+
+    def reconfigure(self, slot: int, destination: str, superblock: tuple[str, ...], data: Data) -> None:
+        """Change the filesystem of a mount."""
+        context = self.context()
+        self.builder.add("fspick", slot, "", kernel.FSPICK_EMPTY_PATH, context, text=f"filesystem of {destination}")
+        for key, value in (*((option, None) for option in superblock), *data):
+            self.configure(context, key, value, destination)
+        text = f"change the filesystem of {destination}"
+        self.builder.add("fsconfig", context, kernel.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
+
+    def change(self, slot: int, options: MountOptions, destination: str) -> int:
+        """Change the attributes and the propagation of a mount; return the slot of what is at the destination then."""
+        changes = options.set, options.clear, options.recursive_set, options.recursive_clear, options.propagation
+        if not any(changes) or self.new_tree or destination == "/":
+            self.set_attributes(slot, options, destination)
+            return slot
+        builder, copy = self.builder, self.builder.new_slot()
+        builder.add("fspick", slot, "", kernel.FSPICK_EMPTY_PATH, self.context(), text=f"{destination} is a mount point")
+        flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+        builder.add("open_tree", slot, "", flags, copy, text=f"copy of {destination}, to change it in a detached tree")
+        self.set_attributes(copy, options, destination)
+        builder.add("move_mount", copy, slot, text=f"copy of {destination} -> {destination}")
+        return copy
+
+    def postpone_readonly(self, slot: int, destination: str, *, filesystem: bool = False) -> None:
+        """Make a mount read-only in `finish`; what is mounted in it or created in it until then may need to write.
+
+        Args:
+            filesystem: whether its filesystem becomes read-only too.
+        """
+        self._postponed[destination] = _Postponed(slot, filesystem, self.builder.location)
+
+    def forget(self, destination: str) -> None:
+        """Leave the mount at a destination writable, because a later entry replaces it or makes it writable again."""
+        if destination == "/":
+            self._postponed.clear()
+        self._postponed.pop(destination, None)
+
+    def finish(self, root: int) -> None:
+        """Make the mounts read-only that were postponed."""
+        for destination, mount in self._postponed.items():
+            with self.builder.at(mount.location):
+                slot = mount.slot if self.new_tree or destination == "/" else self.open_mount(root, destination)
+                if mount.filesystem:
+                    self.reconfigure(slot, destination, ("ro",), ())
+                self.change(slot, MountOptions(set=kernel.MOUNT_ATTR_RDONLY), destination)
+
     # ---- attaching ----
 
     def scratch(self) -> int:
@@ -207,10 +279,15 @@ class DetachedMounts:
 
         def attach(root: int) -> int:
             target = self.open_destination(root, slot, destination, fstype, slot, on_link=on_link)
-            self.builder.add("move_mount", slot, target, text=f"{description or fstype} -> {destination}")
+            self.attach_to(target, slot, destination, description or fstype)
             return slot
 
         return attach
+
+    def attach_to(self, target: int, slot: int, destination: str, description: str) -> None:
+        """Attach a mount to its mount point. In a detached tree a mount on ``/`` is not attached: it becomes another tree."""
+        if self.new_tree or destination != "/":
+            self.builder.add("move_mount", slot, target, text=f"{description} -> {destination}")
 
 
 def _clone_flags(source: str, destination: str, options: MountOptions) -> tuple[int, str]:

@@ -113,8 +113,9 @@ class MountOptions(NamedTuple):
 
     def of_one_mount(self) -> MountOptions:
         """Return the options for a mount that has no mounts below it: the recursive attributes apply to it alone."""
-        bits = self.set & ~self.recursive_clear | self.recursive_set
-        return self._replace(set=bits, recursive_set=0, recursive_clear=0)
+        on = self.set & ~self.recursive_clear | self.recursive_set
+        off = self.clear & ~self.recursive_set | self.recursive_clear
+        return self._replace(set=on, clear=off, recursive_set=0, recursive_clear=0)
 
 
 def parse_options(options: Iterable[str]) -> MountOptions:

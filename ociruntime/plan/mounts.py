@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, is_below
 from . import kernel
-from .detached_mounts import IN_ROOT, Attach, DetachedMounts
+from .detached_mounts import FILLED_FIRST, Attach, DetachedMounts
 from .model import NO_SLOT, PlanBuilder
-from .mount_options import MountEntry, MountOptions, attribute_names, parse_entry, too_long
+from .mount_options import MountEntry, MountOptions, parse_entry, too_long
 from .namespaces import MountMappings
 from .ops import Target
-from .rootfs import rootfs_path
+from .rootfs import check_propagation, rootfs_path
 
 if TYPE_CHECKING:
     from ..host import Hierarchy, Host
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 
 _ALWAYS: Final = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+
+
+class CreatedMount(NamedTuple):
+    """A mount that is ready to be attached."""
+
+    destination: str
+    fstype: str
+    slot: int
+    """The slot of the detached mount, or NO_SLOT if it does not exist before it is attached."""
+    attach: Attach
+    readonly: bool = False
+    """Whether it becomes read-only when everything in it is done."""
 
 
 class CgroupMounts:
@@ -39,8 +51,8 @@ class CgroupMounts:
         self._directories = {place.hierarchy.mountpoint: place.directory for place in placement.places}
         self._namespaced = namespaced
 
-    def create(self, entry: MountEntry) -> tuple[int, Attach]:
-        """Create the detached mounts; return the slot of the topmost one and what attaches them. Raises UnsupportedError."""
+    def create(self, entry: MountEntry) -> CreatedMount:
+        """Create the detached mounts. Raises UnsupportedError."""
         _, location, destination, fstype, options = entry
         hierarchies = self._host.hierarchies
         options = options.of_one_mount()
@@ -48,12 +60,12 @@ class CgroupMounts:
         unified = next((h for h in hierarchies if h.version == 2), None)
         if not hierarchies or (fstype == "cgroup2" and unified is None):
             raise UnsupportedError(f"{location}: no {fstype} filesystem is mounted on this host")
-        if not self._namespaced and "rw" not in options.superblock:
+        if not self._namespaced and not options.clear & kernel.MOUNT_ATTR_RDONLY:
             options = options._replace(set=options.set | kernel.MOUNT_ATTR_RDONLY)
         if fstype == "cgroup2" or all(h.version == 2 for h in hierarchies):
             assert unified is not None
             slot = self._create_one(unified, destination, options, location)
-            return slot, self._mounts.attacher(slot, destination, "cgroup2")
+            return CreatedMount(destination, fstype, slot, self._mounts.attacher(slot, destination, "cgroup2"))
         if options.data:
             option = options.data[0][0]
             raise UnsupportedError(
@@ -77,12 +89,9 @@ class CgroupMounts:
         source = directory or hierarchy.mountpoint
         return self._mounts.clone(source, destination, options._replace(data=(), superblock=()))
 
-    def _create_all(
-        self, hierarchies: Sequence[Hierarchy], destination: str, options: MountOptions, location: str
-    ) -> tuple[int, Attach]:
+    def _create_all(self, hierarchies: Sequence[Hierarchy], destination: str, options: MountOptions, location: str) -> CreatedMount:
         """Create a tmpfs with a directory for each hierarchy, and links for controllers that share one, as on the host."""
         builder = self._mounts.builder
-        late = options.set & kernel.MOUNT_ATTR_RDONLY
         tmpfs = MountOptions(set=_ALWAYS, data=(("mode", "755"),), propagation=options.propagation)
         top = self._mounts.create_filesystem("tmpfs", "cgroup", destination, tmpfs, location)
         slots = {}
@@ -100,11 +109,9 @@ class CgroupMounts:
                     for controller in sorted(hierarchy.controllers - {name}):
                         if not controller.startswith("name="):
                             builder.add("symlink", top, controller, name, text=f"{destination}/{controller} -> {name}")
-            if late:
-                builder.add("mount_setattr", top, 0, late, 0, 0, NO_SLOT, text=f"ro for {destination}")
             return top
 
-        return top, attach
+        return CreatedMount(destination, "cgroup", top, attach, bool(options.set & kernel.MOUNT_ATTR_RDONLY))
 
 
 def _v1_data(hierarchy: Hierarchy) -> tuple[tuple[str, str | None], ...]:
@@ -118,16 +125,6 @@ def _v1_data(hierarchy: Hierarchy) -> tuple[tuple[str, str | None], ...]:
 
 _NEEDED_NAMESPACES: Final = {"proc": ("pid", "/proc"), "mqueue": ("ipc", "/dev/mqueue")}
 """In a user namespace: the namespace that the container must have for a filesystem, and what to bind without it."""
-
-
-class CreatedMount(NamedTuple):
-    """A mount that is ready to be attached."""
-
-    destination: str
-    fstype: str
-    slot: int
-    """The slot of the detached mount, or NO_SLOT if it does not exist before it is attached."""
-    attach: Attach
 
 
 class Mounts:
@@ -161,6 +158,8 @@ class Mounts:
         self._mappings = MountMappings(builder, spec, host)
         self._cgroups = CgroupMounts(self.detached, host, placement, namespaced="cgroup" in namespaces)
         self._entries = [parse_entry(mount, f"$.mounts[{index}]") for index, mount in enumerate(spec.mounts or ())]
+        if not self.detached.new_tree:
+            check_propagation(spec, self._entries)
         for entry in self._entries:
             if entry.is_bind and (options := entry.options.without_effect_on_binds()):
                 builder.warn(f"{entry.location}.options: {', '.join(options)}: no effect on a bind mount")
@@ -180,13 +179,15 @@ class Mounts:
         """
         for index, entry in enumerate(self._entries):
             if entry.is_bind:
-                self._created[index] = self._bind(entry, unsettled=unsettled)
+                with self.builder.at(entry.location):
+                    self._created[index] = self._bind(entry, unsettled=unsettled)
 
     def create(self) -> None:
         """Create every mount that does not exist yet."""
         for index, entry in enumerate(self._entries):
             if index not in self._created:
-                self._created[index] = self._create(entry)
+                with self.builder.at(entry.location):
+                    self._created[index] = self._create(entry)
 
     def _create(self, entry: MountEntry) -> CreatedMount:
         if entry.is_change:
@@ -194,7 +195,7 @@ class Mounts:
         if entry.is_bind:
             return self._bind(entry, unsettled=False)
         if entry.fstype in ("cgroup", "cgroup2"):
-            return CreatedMount(entry.destination, entry.fstype, *self._cgroups.create(entry))
+            return self._cgroups.create(entry)
         if "user" in self._namespaces and entry.fstype == "sysfs" and "network" not in self._namespaces:
             return self._bind_sys(entry)
         return self._filesystem(entry)
@@ -205,8 +206,12 @@ class Mounts:
         mapping = self._mappings.slot_for(mount, options, location)
         if is_below(source, self.detached.rootfs) and mapping == NO_SLOT:
             return self._bind_inside(source, destination, options)
+        # As the root it is like root.readonly: mount points are made in it.
+        readonly = destination == "/" and bool(options.set & kernel.MOUNT_ATTR_RDONLY)
+        if readonly:
+            options = options._replace(set=options.set & ~kernel.MOUNT_ATTR_RDONLY)
         slot = self.detached.clone(source, destination, options, unsettled=unsettled, mapping=mapping)
-        return CreatedMount(destination, "bind", slot, self._bind_attacher(slot, source, destination, options))
+        return CreatedMount(destination, "bind", slot, self._bind_attacher(slot, source, destination, options), readonly)
 
     def _bind_attacher(self, slot: int, source: str, destination: str, options: MountOptions) -> Attach:
         if "copy-symlink" not in options.links or is_below(destination, "/proc"):
@@ -264,8 +269,8 @@ class Mounts:
         options = options.of_one_mount()
         # A tmpfs gets the mode of the directory that it covers, unless the options give one; without either it is 1777.
         copies_mode = fstype == "tmpfs" and all(key != "mode" for key, _ in options.data)
-        late = options.set & kernel.MOUNT_ATTR_RDONLY if options.copy_up or copies_mode else 0
-        early = options._replace(set=options.set & ~late)
+        postponed = options.set & kernel.MOUNT_ATTR_RDONLY if fstype in FILLED_FIRST else 0
+        early = options._replace(set=options.set & ~postponed)
         slot = self.detached.create_filesystem(fstype, mount.source or "none", destination, early, location)
 
         def attach(root: int) -> int:
@@ -276,12 +281,10 @@ class Mounts:
             target = self.detached.open_destination(root, slot, destination, fstype, NO_SLOT)
             if options.copy_up:
                 builder.add("copyup", target, slot, text=f"copy {destination} of the image into the tmpfs")
-            if late:
-                builder.add("mount_setattr", slot, 0, late, 0, 0, NO_SLOT, text=f"{attribute_names(late)} for {destination}")
-            builder.add("move_mount", slot, target, text=f"{fstype} -> {destination}")
+            self.detached.attach_to(target, slot, destination, fstype)
             return slot
 
-        return CreatedMount(destination, fstype, slot, attach)
+        return CreatedMount(destination, fstype, slot, attach, bool(postponed))
 
     def _check_user_namespace(self, entry: MountEntry) -> None:
         """Check what a filesystem needs in a user namespace."""
@@ -310,32 +313,44 @@ class Mounts:
         A mount on ``/`` becomes the root: at once with ``pivot``, else when the caller enters the slot.
         """
         attached: dict[str, int] = {}
-        for _, mount in sorted(self._created.items()):
-            slot = attached[mount.destination] = mount.attach(root)
-            if mount.destination == "/" and mount.slot != NO_SLOT:
-                if pivot:
-                    self.builder.add("pivot_root", slot, text=f"the {mount.fstype} mount becomes /")
-                root, attached = slot, {}
+        for index, mount in sorted(self._created.items()):
+            with self.builder.at(self._entries[index].location):
+                if mount.fstype != "remount":
+                    self.detached.forget(mount.destination)
+                slot = attached[mount.destination] = mount.attach(root)
+                if mount.readonly:
+                    self.detached.postpone_readonly(slot, mount.destination)
+                if mount.destination == "/" and mount.slot != NO_SLOT:
+                    if pivot:
+                        self.builder.add("pivot_root", slot, text=f"the {mount.fstype} mount becomes /")
+                    root, attached = slot, {}
         return root, attached
+
+    def finish(self, root: int) -> None:
+        """Make the mounts read-only whose options say so, after everything in them is done."""
+        self.detached.finish(root)
 
     def _change(self, entry: MountEntry) -> CreatedMount:
         """Change an existing mount (mount(8), ``remount``): its filesystem too, unless the options say ``bind``."""
         _, location, destination, _, options = entry
+        filesystem = options.remount and not options.bind
+        superblock = options.superblock if filesystem else ()
+        data = options.data if filesystem else ()
+        if key := too_long(data):
+            message = f"the value of {key} is longer than 255 bytes, which a remount does not support"
+            raise UnsupportedError(f"{location}.options: {message}")
+        readonly = options.set & kernel.MOUNT_ATTR_RDONLY
+        now = tuple(option for option in superblock if option != "ro")
 
         def attach(root: int) -> int:
-            builder, slot = self.builder, self.builder.new_slot()
-            builder.add("open", root, destination, kernel.O_PATH, 0, IN_ROOT, slot, text=f"mount {destination}")
-            if options.remount and not options.bind and (options.superblock or options.data):
-                context = self.detached.context()
-                builder.add("fspick", slot, "", kernel.FSPICK_EMPTY_PATH, context, text=f"filesystem of {destination}")
-                if key := too_long(options.data):
-                    message = f"the value of {key} is longer than 255 bytes, which a remount does not support"
-                    raise UnsupportedError(f"{location}.options: {message}")
-                for key, value in (*((option, None) for option in options.superblock), *options.data):
-                    self.detached.configure(context, key, value, destination)
-                text = f"change the filesystem of {destination}"
-                builder.add("fsconfig", context, kernel.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
-            self.detached.set_attributes(slot, options, destination)
+            slot = self.detached.open_mount(root, destination)
+            if now or data:
+                self.detached.reconfigure(slot, destination, now, data)
+            slot = self.detached.change(slot, options._replace(set=options.set & ~readonly), destination)
+            if readonly:
+                self.detached.postpone_readonly(slot, destination, filesystem="ro" in superblock)
+            elif options.clear & kernel.MOUNT_ATTR_RDONLY:
+                self.detached.forget(destination)
             return slot
 
         return CreatedMount(destination, "remount", NO_SLOT, attach)

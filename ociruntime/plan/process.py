@@ -64,9 +64,11 @@ def compile_keyring(builder: PlanBuilder, host: Host) -> None:
 
 
 def create_cwd(builder: PlanBuilder, process: ProcessSpec, root: int) -> None:
-    """Create the working directory if it does not exist, before the root becomes read-only."""
+    """Create the working directory if it does not exist, before anything becomes read-only."""
     cwd = destination_in_root(process.cwd)
-    builder.add("target", root, cwd, Target(0), 0o755, NO_SLOT, NO_SLOT, text=f"working directory {cwd}")
+    if cwd != "/":
+        with builder.at("$.process.cwd"):
+            builder.add("target", root, cwd, Target.IN_PROC, 0o755, NO_SLOT, NO_SLOT, text=f"working directory {cwd}")
 
 
 def compile_oom_score(builder: PlanBuilder, process: ProcessSpec, host: Host, *, early: bool = False) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from ..errors import SpecError
+from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
@@ -13,6 +14,7 @@ from .mount_options import PROPAGATION, parse_options
 
 if TYPE_CHECKING:
     from ..spec import Linux, RuntimeSpec
+    from .mount_options import MountEntry
 
 _RECEIVES_MOUNTS: Final = (kernel.MS_SLAVE, kernel.MS_SHARED)
 
@@ -40,6 +42,20 @@ def root_propagation(spec: RuntimeSpec) -> tuple[int, bool]:
         message = f"{name!r} is not one of [r]private, [r]slave, [r]shared, [r]unbindable"
         raise SpecError([Problem("$.linux.rootfsPropagation", message, "config-linux.md#rootfs-mount-propagation")])
     return PROPAGATION[name]
+
+
+def check_propagation(spec: RuntimeSpec, entries: Iterable[MountEntry]) -> None:
+    """Check the propagation of a container without a new mount namespace, whose mounts neither send nor receive any.
+
+    Raises:
+        UnsupportedError: the config asks for another propagation than private.
+    """
+    asked = [(f"{entry.location}.options", name) for entry in entries for name in entry.options.propagation]
+    if spec.linux and spec.linux.rootfs_propagation:
+        asked.append(("$.linux.rootfsPropagation", spec.linux.rootfs_propagation))
+    for location, name in asked:
+        if name.removeprefix("r") != "private":
+            raise UnsupportedError(f"{location}: {name} needs a new mount namespace; add one, or use private")
 
 
 def cut_tree_propagation(builder: PlanBuilder, spec: RuntimeSpec) -> None:
@@ -123,12 +139,14 @@ def hide_paths(builder: PlanBuilder, linux: Linux | None, root: int) -> None:
     """Apply ``readonlyPaths`` and ``maskedPaths`` to the paths that exist (config-linux.md#masked-paths)."""
     if linux is None:
         return
-    for path in linux.readonly_paths or ():
-        builder.add("readonly", root, destination_in_root(path), text=f"read-only path {path}, if it exists")
+    for index, path in enumerate(linux.readonly_paths or ()):
+        with builder.at(f"$.linux.readonlyPaths[{index}]"):
+            builder.add("readonly", root, destination_in_root(path), text=f"read-only path {path}, if it exists")
     if linux.masked_paths:
         null = builder.new_slot()
         in_root = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
         builder.add("open", root, "dev/null", kernel.O_PATH, 0, in_root, null, text="/dev/null, to mask paths")
         builder.add("prove_dev", null, kernel.S_IFCHR, kernel.makedev(1, 3), text="/dev/null is the null device")
-        for path in linux.masked_paths:
-            builder.add("mask", root, destination_in_root(path), null, text=f"masked path {path}, if it exists")
+        for index, path in enumerate(linux.masked_paths):
+            with builder.at(f"$.linux.maskedPaths[{index}]"):
+                builder.add("mask", root, destination_in_root(path), null, text=f"masked path {path}, if it exists")

@@ -91,6 +91,15 @@ def either(run: Runner, request: pytest.FixtureRequest) -> Runner:
     return run
 
 
+@pytest.fixture(params=["root", "user", "shared"])
+def any_tree(run: Runner, request: pytest.FixtureRequest) -> Runner:
+    """With and without a user namespace, and without a mount namespace."""
+    if request.param == "shared" and oci.Host.probe().kernel < (6, 15):
+        pytest.skip("a container without a mount namespace needs Linux 6.15")
+    run.user, run.shared = request.param == "user", request.param == "shared"
+    return run
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A directory of the host with a file, a directory and a symbolic link to it."""

@@ -246,7 +246,7 @@ BAD = {
     "sysctl value": ("write", errno.EINVAL, lambda d: d["linux"].update(sysctl={"net.ipv4.ip_forward": "zzz"})),
     "more files than the kernel allows": (
         "rlimit", errno.EPERM, lambda d: d["process"].update(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 2, "hard": 1 << 40}])),
-    "cwd is a file": ("chdir", errno.ENOTDIR, lambda d: d["process"].update(cwd="/etc/passwd")),
+    "cwd is a file": ("target", errno.ENOTDIR, lambda d: d["process"].update(cwd="/etc/passwd")),
     "cgroup value": ("cgroup_write", errno.EINVAL, lambda d: d["linux"]["resources"].update(cpu={"mems": "0-900"})),
 }  # fmt: skip
 

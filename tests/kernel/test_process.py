@@ -204,7 +204,7 @@ def test_cwd_is_made_and_checked(inside: Inside) -> None:
     assert inside("pwd", {"cwd": "/a/b"}) == "/a/b"
     with pytest.raises(oci.StepError) as caught:
         inside("pwd", {"cwd": "/bin/busybox"})
-    assert caught.value.op == "chdir"
+    assert caught.value.op == "target"
 
 
 def test_a_missing_cwd_of_a_read_only_root(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:

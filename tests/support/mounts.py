@@ -52,11 +52,16 @@ class Runner:
         self._make, self._root, self.name, self._count = make_bundle, root, name, 0
         self.user = False
         """Whether the containers have a user namespace, whose root is user 100000 of the host."""
+        self.shared = False
+        """Whether the containers share all namespaces with the runtime."""
 
     def bundle(self, *mounts: dict[str, Any], change: Change | None = None) -> oci.Bundle:
         spec = oci.RuntimeSpec.default()
         document: dict[str, Any] = (with_user_namespace(spec) if self.user else spec).to_dict()
         document["mounts"] += mounts
+        if self.shared:
+            document["linux"]["namespaces"] = []
+            document.pop("hostname", None)
         if change:
             change(document)
         bundle = self._make(oci.RuntimeSpec.load(document))
