@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from .arguments import check_bool, check_str, check_type, optional, parse_path
 from .errors import BundleError
+from .files import read_file
 from .host import Host
 from .interrupts import DeferredSignals, complete
 from .lifecycle.umount import umount
@@ -23,6 +25,7 @@ from .rootfs.bundles import is_mounted, locked
 from .rootfs.mount import make_volume, mount_image, open_image
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
+from .spec.codec import MAX_DOCUMENT
 
 if TYPE_CHECKING:
     from .image import SifImage
@@ -47,7 +50,8 @@ class Bundle:
     """
 
     def __init__(self, path: StrPath, *, config: bytes | None) -> None:
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(os.path.abspath(parse_path("path", path)))
+        optional(check_type, "config", config, bytes, "the text of a configuration as bytes")
         self._config = config  # None: not yet encoded from the spec
         self._saved = False  # whether the config is the one in config.json
         self._spec: RuntimeSpec | None = None
@@ -68,10 +72,10 @@ class Bundle:
         Raises:
             BundleError: the directory or the file does not exist.
         """
-        path = Path(os.path.abspath(path))
-        file = Path(config) if config is not None else path / "config.json"
+        path = Path(os.path.abspath(parse_path("path", path)))
+        file = Path(parse_path("config", config)) if config is not None else path / "config.json"
         try:
-            content = file.read_bytes()
+            content = read_file(file, MAX_DOCUMENT, regular=config is None)
         except FileNotFoundError:
             raise BundleError(f"{path} is not a bundle: {file} does not exist") from None
         except NotADirectoryError:
@@ -91,7 +95,8 @@ class Bundle:
             BundleError: rootfs does not exist, or config.json exists already.
         """
 
-        path = Path(os.path.abspath(path))
+        path = Path(os.path.abspath(parse_path("path", path)))
+        optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         if not (path / "rootfs").is_dir():
             raise BundleError(f"{path} has no rootfs directory")
         if (path / "config.json").exists():
@@ -124,7 +129,9 @@ class Bundle:
             BundleError: the directory cannot be used, or a volume cannot be copied.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
-        path = Path(os.path.abspath(path))
+        image, path = parse_path("image", image), Path(os.path.abspath(parse_path("path", path)))
+        check_bool("writable", writable)
+        optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         with DeferredSignals() as signals, open_image(image) as opened:
             if opened.sif is None:
                 raise BundleError(f"{opened.name} is a directory, not a SIF file: use Bundle.from_dir(), or run() as it is")
@@ -191,6 +198,7 @@ class Bundle:
 
     def with_overrides(self, overrides: Overrides) -> Bundle:
         """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
+        check_type("overrides", overrides, Overrides, "an Overrides")
         if isinstance(overrides.user, str | int):
             return self._with_overrides(overrides)  # resolved in files of the root filesystem, which may change
         return self._memoized((overrides.key(), os.getcwd()), lambda: self._with_overrides(overrides))
@@ -243,6 +251,11 @@ class Bundle:
             UnsupportedError: this host cannot carry it out.
         """
 
+        check_str("container_id", container_id)
+        optional(check_type, "host", host, Host, "a Host")
+        check_bool("gate", gate)
+        optional(check_bool, "die_with_parent", die_with_parent)
+        check_bool("empty_process", empty_process)
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
         host = host or Host.probe()
         if empty_process or not is_usable(self.spec, cgroup_manager):
@@ -280,6 +293,7 @@ class Bundle:
             BundleError: this is not a mounted SIF image; or it is in use, without ``force``. The message names the users.
         """
 
+        check_bool("force", force)
         umount(self.path, force=force, state_root=state_root)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from .arguments import check_bool, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError
@@ -170,7 +171,7 @@ class Container:
 
             supervise = client.supervise
         with DeferredSignals() as signals:
-            opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+            opened = bundle if isinstance(bundle, Bundle) else Bundle.load(parse_path("bundle", bundle))
             streams = Streams(options.stdin, options.stdout, options.stderr)
             try:
                 created = create(container_id, opened, options, stdio=streams.child, start=start, supervise=supervise)
@@ -281,6 +282,7 @@ class Container:
 
         from .lifecycle.delete import kill
 
+        check_bool("all", all)
         kill(self._entry, signal_number(signal), all=all)
 
     def pause(self) -> None:
@@ -341,6 +343,7 @@ class Container:
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds.
         """
+        timeout = parse_timeout(timeout)
         document = self._entry.read()
         if "exit_code" in document:
             return document["exit_code"]
@@ -378,6 +381,7 @@ class Container:
 
         from .lifecycle.delete import delete
 
+        check_bool("force", force)
         delete(self._entry, self._pidfd, force=force)
         self._close()
 
@@ -657,6 +661,7 @@ class Container:
         """
         from .supervisor.client import attach
 
+        check_bool("stderr", stderr)
         return attach(self._entry, stderr=stderr)
 
     def logs(

@@ -15,7 +15,10 @@ import time
 from _thread import RLock  # `threading` itself costs more than a short command does with it
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Final, NoReturn, Self, SupportsIndex
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, Self, SupportsIndex
+
+if TYPE_CHECKING:
+    import socket
 
 StrPath = str | os.PathLike[str]
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -83,6 +86,40 @@ def socket_path(directory: StrPath, name: str) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
+
+
+def read_file(path: StrOrBytesPath, limit: int, *, regular: bool = False) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        limit: the largest size in bytes. What is longer, such as /dev/zero, is not read to its end.
+        regular: refuse everything that is not a regular file. Otherwise a FIFO, such as one of a shell's ``<(...)``, is read too.
+
+    Raises:
+        NotRegularError: it is not a regular file.
+        OSError: it cannot be read, or is too long. The error names the path.
+    """
+    try:
+        with open(open_regular(path) if regular else path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        error.filename = os.fsdecode(path)
+        raise
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB", os.fsdecode(path))
+    return content
+
+
+def connect_socket(peer: socket.socket, path: str) -> None:
+    """Connect to the Unix socket at a path, which may be longer than a socket address. Raises OSError, which names the path."""
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        peer.connect(f"/proc/self/fd/{found}")
+    except OSError as error:
+        number = error.errno or errno.ETIMEDOUT
+        raise OSError(number, os.strerror(number), path) from error
+    finally:
+        os.close(found)
 
 
 def other_writers(info: os.stat_result) -> str:

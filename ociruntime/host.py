@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .arguments import check_int, check_str
 from .procfs import outer_uid, read_mounts
 
 __all__ = ["Hierarchy", "Host", "runs_programs_of"]
@@ -108,6 +109,7 @@ class Host(NamedTuple):
 
     def rules_devices(self, version: int) -> bool:
         """Return whether this process may set the device rules of a cgroup: by files on v1, by a BPF program on v2."""
+        check_int("version", version, 1, 2)
         sufficient = (_CAP_SYS_ADMIN,) if version == 1 else (_CAP_SYS_ADMIN, _CAP_BPF | _CAP_NET_ADMIN)
         return self.initial and any(self.capabilities & mask == mask for mask in sufficient)
 
@@ -119,6 +121,7 @@ class Host(NamedTuple):
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
         """Return the hierarchy with a controller, if any."""
+        check_str("controller", controller)
         return next((h for h in self.hierarchies if controller in h.controllers), None)
 
     def has_controller(self, controller: str) -> bool:

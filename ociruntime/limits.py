@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from .arguments import shown
+
 __all__ = ["parse_count", "parse_cpus", "parse_limit", "parse_size"]
 
 T = TypeVar("T")
@@ -37,10 +39,10 @@ def parse_size(value: int | str) -> int:
         ValueError: it is not a size from 1 byte on.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError(f"{value!r}: {_SIZES}")
+        raise TypeError(f"{shown(value)}: {_SIZES}")
     size = value if isinstance(value, int) else _read_size(value.strip())
     if size is None or not (size == -1 or 0 < size <= _MAX):
-        raise ValueError(f"{value!r}: {_SIZES}")
+        raise ValueError(f"{shown(value)}: {_SIZES}")
     return size
 
 
@@ -60,7 +62,7 @@ def _read_size(text: str) -> int | None:
 
 def parse_cpus(value: float) -> float:
     """Return a number of CPUs. Raises TypeError for what is not a number, and ValueError below 0.01."""
-    message = f"{value!r}: a number of CPUs from {_LEAST_CPUS} on is needed"
+    message = f"{shown(value)}: a number of CPUs from {_LEAST_CPUS} on is needed"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(message)
     if not _LEAST_CPUS <= value < _MAX_CPUS:
@@ -70,7 +72,7 @@ def parse_cpus(value: float) -> float:
 
 def parse_count(value: int) -> int:
     """Return a number of tasks; -1 stands for no limit. Raises TypeError for what is not an integer, and ValueError below 1."""
-    message = f"{value!r}: a number of tasks from 1 on, or -1 for no limit is needed"
+    message = f"{shown(value)}: a number of tasks from 1 on, or -1 for no limit is needed"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(message)
     if not (value == -1 or 0 < value <= _MAX):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
-from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, instance_of, parse_timeout
+from .arguments import check_int, check_str, check_type, parse_path, parse_timeout, shown, wrong_type
+from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, is_bool, validated_by
 from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 from .terminal import check_user_terminal
 
@@ -138,7 +139,7 @@ def check_keywords(function: str, options: Mapping[str, object], keywords: type)
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError for a value that is not one of the choices."""
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, choices))} is needed")
+        raise ValueError(f"{name} is {shown(value)}: one of {', '.join(map(str, choices))} is needed")
 
 
 def _check_manager(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -151,35 +152,64 @@ def _check_log_format(_: object, attribute: attrs.Attribute[Any], value: str) ->
     check_choice(attribute.name, value, get_args(LogFormat))
 
 
-def _check_count(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{attribute.name} is {value}, which is not a count")
-
-
 def _check_notify_socket(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value and not value.startswith(("/", "@")):
         raise ValueError(f"{attribute.name} is {value!r}: an absolute path, or @ and the name of an abstract socket is needed")
 
 
 def _path(path: StrPath | None) -> str | None:
-    return None if path is None else os.fspath(path)
+    """Return a path as a str. What is not a path is left to the validator."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 def _absolute(path: StrPath | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
+    text = _path(path)
+    return os.path.abspath(text) if isinstance(text, str) and text else text
+
+
+def _check_listen_fds(_: object, attribute: attrs.Attribute[Any], value: int | Sequence[str]) -> None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        check_int(attribute.name, value, 0, _MAX_FDS)
+    elif isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise wrong_type(attribute.name, value, "a number of sockets or a sequence of their names")
+    else:
+        for number, name in enumerate(value):
+            check_str(f"{attribute.name}[{number}]", name)
+
+
+def _check_capabilities(_: object, attribute: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise wrong_type(attribute.name, value, "a sequence of names")
+    for number, name in enumerate(value):
+        check_str(f"{attribute.name}[{number}]", name)
+
+
+def _check_cgroup(_: object, attribute: attrs.Attribute[Any], value: str | Mapping[str, str] | None) -> None:
+    if isinstance(value, Mapping):
+        for controller, path in value.items():
+            check_str(attribute.name, controller)
+            parse_path(f"{attribute.name}[{controller!r}]", path)
+    elif value is not None:
+        check_type(attribute.name, value, str, "a path, or a mapping of controllers to paths,")
+        if value:
+            parse_path(attribute.name, value)
 
 
 def _load_process(process: ProcessSpec | Mapping[str, Any] | None) -> ProcessSpec | None:
-    """Return a process object. Raises SpecError for JSON that is not one."""
-    if not isinstance(process, Mapping):
-        return process
+    """Return a process object. Raises TypeError, or SpecError for JSON that is not a process object."""
+    if process is None:
+        return None
     from .spec import ProcessSpec
 
-    return ProcessSpec.load(process)
+    check_type("process", process, (ProcessSpec, Mapping), "a ProcessSpec or a mapping")
+    return process if isinstance(process, ProcessSpec) else ProcessSpec.load(process)
 
 
-_is_bool = instance_of(bool, what="True or False")
-_is_int = instance_of(int, what="a number")
+_MAX_FDS: Final = 1 << 20
+"""More file descriptors than a process has."""
+_MAX_BUFFER: Final = 1 << 30
+_is_fd_count = validated_by(check_int, 0, _MAX_FDS)
+_is_path = validated_by(parse_path)
 
 
 @attrs.frozen(kw_only=True)
@@ -194,24 +224,22 @@ class CreateOptions:
     stdin: Stdio = None
     stdout: Stdio = None
     stderr: Stdio = None
-    terminal: bool | None = attrs.field(default=None, validator=_is_bool)
-    console_socket: StrPath | None = None
-    pid_file: StrPath | None = None
-    preserve_fds: int = attrs.field(default=0, validator=[_is_int, _check_count])
-    listen_fds: int | Sequence[str] = 0
-    notify_socket: str | None = attrs.field(default=None, converter=_path, validator=_check_notify_socket)
+    terminal: bool | None = attrs.field(default=None, validator=is_bool)
+    console_socket: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
+    pid_file: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
+    preserve_fds: int = attrs.field(default=0, validator=_is_fd_count)
+    listen_fds: int | Sequence[str] = attrs.field(default=0, validator=_check_listen_fds)
+    notify_socket: str | None = attrs.field(default=None, converter=_path, validator=[_is_path, _check_notify_socket])
     cgroup_manager: Manager = attrs.field(default="cgroupfs", validator=_check_manager)
-    new_keyring: bool = attrs.field(default=True, validator=_is_bool)
-    die_with_parent: bool | None = attrs.field(default=False, validator=_is_bool)
-    supervise: bool = attrs.field(default=False, validator=_is_bool)
-    log_path: str | None = attrs.field(default=None, converter=_absolute)
+    new_keyring: bool = attrs.field(default=True, validator=is_bool)
+    die_with_parent: bool | None = attrs.field(default=False, validator=is_bool)
+    supervise: bool = attrs.field(default=False, validator=is_bool)
+    log_path: str | None = attrs.field(default=None, converter=_absolute, validator=_is_path)
     log_format: LogFormat = attrs.field(default="kubernetes", validator=_check_log_format)
-    sync_socket: str | None = attrs.field(default=None, converter=_absolute)
-    empty_process: bool = attrs.field(default=False, validator=_is_bool)
+    sync_socket: str | None = attrs.field(default=None, converter=_absolute, validator=_is_path)
+    empty_process: bool = attrs.field(default=False, validator=is_bool)
 
     def __attrs_post_init__(self) -> None:
-        if self.listen_count < 0:
-            raise ValueError(f"listen_fds is {self.listen_fds!r}, which is not a count")
         if not self.supervised:
             return
         streams = (self.stdin, self.stdout, self.stderr)
@@ -249,9 +277,9 @@ class _StreamOptions:
     encoding: str | None = None
     errors: str | None = None
     input: bytes | str | None = None
-    capture_output: bool = False
+    capture_output: bool = attrs.field(default=False, validator=is_bool)
     timeout: float | None = attrs.field(default=None, converter=parse_timeout)
-    check: bool = False
+    check: bool = attrs.field(default=False, validator=is_bool)
     codec: Codec | None = attrs.field(init=False, default=attrs.Factory(_codec_of, takes_self=True))
     """How bytes become text; None for bytes."""
 
@@ -289,22 +317,22 @@ class ExecOptions(_StreamOptions):
     """
 
     args: Args = ()
-    bufsize: int = -1
+    bufsize: int = attrs.field(default=-1, validator=validated_by(check_int, -1, _MAX_BUFFER))
     env: Env | None = None
     cwd: StrPath | None = None
     user: UserLike | None = None
     groups: Sequence[int] | None = None
-    capabilities: Sequence[str] = ()
+    capabilities: Sequence[str] = attrs.field(default=(), validator=_check_capabilities)
     no_new_privileges: bool | None = None
     apparmor_profile: str | None = None
     selinux_label: str | None = None
     process: ProcessSpec | None = attrs.field(default=None, converter=_load_process)
-    terminal: bool = attrs.field(default=False, validator=_is_bool)
-    console_socket: StrPath | None = None
-    pid_file: StrPath | None = None
-    preserve_fds: int = attrs.field(default=0, validator=[_is_int, _check_count])
-    cgroup: str | Mapping[str, str] | None = None
-    own_cgroup: bool = attrs.field(default=True, validator=_is_bool)
+    terminal: bool = attrs.field(default=False, validator=is_bool)
+    console_socket: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
+    pid_file: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
+    preserve_fds: int = attrs.field(default=0, validator=_is_fd_count)
+    cgroup: str | Mapping[str, str] | None = attrs.field(default=None, validator=_check_cgroup)
+    own_cgroup: bool = attrs.field(default=True, validator=is_bool)
     overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_exec, takes_self=True))
     """What changes of the process object."""
 

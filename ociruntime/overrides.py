@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
+from .arguments import check_bool, check_str, check_type, encodable, shown, wrong_type
 from .limits import parse_count, parse_cpus, parse_limit, parse_size
 from .plan.mount_options import KNOWN_OPTIONS
 from .rootfs.users import resolve
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
-__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike", "parse_args", "parse_timeout"]
+__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike", "parse_args"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Args: TypeAlias = Sequence[StrPath]
@@ -52,31 +52,25 @@ def parse_args(args: Args) -> tuple[str, ...]:
     items = tuple(args)
     for number, item in enumerate(items):
         if not isinstance(item, str | bytes | os.PathLike):
-            raise TypeError(f"args[{number}] is {item!r}: a str or a path is needed")
-    return tuple(without_nul(f"args[{number}]", os.fsdecode(item)) for number, item in enumerate(items))
-
-
-def without_nul(name: str, text: str) -> str:
-    """Return the text. Raises ValueError for a NUL, which would end the text in the kernel."""
-    if "\0" in text:
-        raise ValueError(f"{name} contains a NUL: {text!r}")
-    return text
-
-
-def parse_timeout(timeout: float | None) -> float | None:
-    """Return a timeout in seconds. Raises TypeError and ValueError for a value that is not a timeout."""
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
-        raise TypeError(f"timeout is {timeout!r}: a number of seconds or None is needed")
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError("timeout is NaN: a number of seconds or None is needed")
-    return timeout
+            raise wrong_type(f"args[{number}]", item, "a str or a path")
+    return tuple(encodable(f"args[{number}]", os.fsdecode(item)) for number, item in enumerate(items))
 
 
 def parse_mounts(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:
     """Return mounts as a tuple. Raises TypeError for a single mount."""
     if isinstance(mounts, str | Mapping) or not isinstance(mounts, Iterable | None):
-        raise TypeError(f"mounts is {mounts!r}: a sequence of mounts is needed")
+        raise wrong_type("mounts", mounts, "a sequence of mounts")
     return None if mounts is None else tuple(mounts)
+
+
+def validated_by(check: Callable[..., object], *limits: object) -> Validator:
+    """Return a validator for an attribute: a check of `ociruntime.arguments`, or None where the annotation allows that."""
+
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None or "None" not in str(attribute.type):
+            check(attribute.name, value, *limits)
+
+    return validate
 
 
 def instance_of(*kinds: type, what: str) -> Validator:
@@ -85,38 +79,28 @@ def instance_of(*kinds: type, what: str) -> Validator:
     Args:
         what: describes a valid value, for the message of the TypeError.
     """
-
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-            raise TypeError(f"{attribute.name} is {value!r}: {what} is needed")
-
-    return check
-
-
-def _check_text(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
-    if value is not None:
-        without_nul(attribute.name, value)
+    return validated_by(check_type, kinds, what)
 
 
 def _check_cwd(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value is not None and not value.startswith("/"):
-        raise ValueError(f"{attribute.name} is {value!r}: an absolute path in the container is needed")
+        raise ValueError(f"{attribute.name} is {shown(value)}: an absolute path in the container is needed")
 
 
 def _check_hostname(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value is not None and not 0 < len(os.fsencode(value)) <= _HOST_NAME_MAX:
-        raise ValueError(f"{attribute.name} is {value!r}: 1 to {_HOST_NAME_MAX} bytes are needed")
+        raise ValueError(f"{attribute.name} is {shown(value)}: 1 to {_HOST_NAME_MAX} bytes are needed")
 
 
 def _check_network(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and value not in ("none", "host", False):
-        raise ValueError(f"{attribute.name} is {value!r}: 'none' or False (an empty network), or 'host' is needed")
+        raise ValueError(f"{attribute.name} is {shown(value)}: 'none' or False (an empty network), or 'host' is needed")
 
 
 def _check_groups(_: object, attribute: attrs.Attribute[Any], value: Sequence[int] | None) -> None:
     for group in value or ():
         if type(group) is not int or not 0 <= group <= _MAX_ID:
-            raise ValueError(f"{attribute.name} contains {group!r}: ids are from 0 to {_MAX_ID}")
+            raise ValueError(f"{attribute.name} contains {shown(group)}: ids are from 0 to {_MAX_ID}")
 
 
 def _parse_memory(value: int | str | None) -> int | None:
@@ -135,8 +119,8 @@ def _path(value: StrPath | None) -> str | None:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-_is_bool: Final = instance_of(bool, what="True or False")
-_is_text: Final = [instance_of(str, what="a str"), _check_text]
+is_bool: Final = validated_by(check_bool)
+is_str: Final = validated_by(check_str)
 
 
 def parse_mount(mount: MountLike) -> Mount:
@@ -145,15 +129,15 @@ def parse_mount(mount: MountLike) -> Mount:
     if isinstance(mount, Mount):
         return mount
     if not isinstance(mount, str):
-        raise TypeError(f"mounts contains {mount!r}: 'source:/destination', 'source:/destination:ro' or a Mount is needed")
+        raise TypeError(f"mounts contains {shown(mount)}: 'source:/destination', 'source:/destination:ro' or a Mount is needed")
     source, colon, rest = mount.partition(":")
     destination, _, text = rest.partition(":")
     if not (source and colon and destination.startswith("/")):
-        raise ValueError(f"{mount!r} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
+        raise ValueError(f"{shown(mount)} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
     given = [option for option in text.split(",") if option]
 
     if unknown := set(given) - set(KNOWN_OPTIONS):
-        raise ValueError(f"{mount!r}: {min(unknown)!r} is not an option of a bind mount")
+        raise ValueError(f"{shown(mount)}: {min(unknown)!r} is not an option of a bind mount")
     options = ["rro" if option == "ro" else option for option in given]
     return Mount(destination=destination, type="bind", source=os.path.abspath(source), options=("rbind", *options))
 
@@ -177,12 +161,14 @@ def _with_env(process: ProcessSpec, env: Env) -> ProcessSpec:
         for entry in env:
             name, equals, value = entry.partition("=") if isinstance(entry, str) else ("", "", "")
             if not equals:
-                raise ValueError(f"env: {entry!r} is not NAME=value")
+                raise ValueError(f"env: {shown(entry)} is not NAME=value")
             changes[name] = value
     for name, new in changes.items():
         if not isinstance(name, str) or not isinstance(new, str | None):
-            raise TypeError(f"env: {name!r}: {new!r} is not a variable: a name and a value, or None to remove it, are needed")
-        without_nul(f"env: {name}", f"{name}={new}")
+            raise TypeError(
+                f"env: {shown(name)}: {shown(new)} is not a variable: a name and a value, or None to remove it, are needed"
+            )
+        encodable(f"env: {name}", f"{name}={new}")
     return process.with_env(changes)
 
 
@@ -199,9 +185,9 @@ def _with_user(process: ProcessSpec, user: UserLike, root: ContainerRoot) -> Pro
         ids: Sequence[object] = () if isinstance(user, int | str) or not isinstance(user, Sequence) else user
         uid, gid = ids if len(ids) == 2 else (None, None)
         if type(uid) is not int or type(gid) is not int:
-            raise TypeError(f"user is {user!r}: give a name, 'name:group', 'uid:gid', a uid or (uid, gid)")
+            raise TypeError(f"user is {shown(user)}: give a name, 'name:group', 'uid:gid', a uid or (uid, gid)")
         if not all(0 <= number <= _MAX_ID for number in (uid, gid)):
-            raise ValueError(f"user is {user!r}: ids are from 0 to {_MAX_ID}")
+            raise ValueError(f"user is {shown(user)}: ids are from 0 to {_MAX_ID}")
         resolved = User(uid=uid, gid=gid).in_primary_group()
     if process.user is not None and process.user.umask is not None:
         resolved = resolved.evolve(umask=process.user.umask)
@@ -223,7 +209,7 @@ class Overrides:
     cwd: str | None = attrs.field(
         default=None,
         converter=_path,
-        validator=[instance_of(str, what="an absolute path in the container"), _check_cwd, _check_text],
+        validator=[instance_of(str, what="an absolute path in the container"), _check_cwd, is_str],
     )
     user: UserLike | None = None
     mounts: tuple[MountLike, ...] | None = attrs.field(default=None, converter=parse_mounts)
@@ -231,15 +217,15 @@ class Overrides:
     cpus: float | None = attrs.field(default=None, converter=_parse_cpus)
     pids: int | None = attrs.field(default=None, converter=_parse_pids)
     network: Network | None = attrs.field(default=None, validator=_check_network)
-    read_only: bool | None = attrs.field(default=None, validator=_is_bool)
-    hostname: str | None = attrs.field(default=None, validator=[*_is_text, _check_hostname])
-    terminal: bool | None = attrs.field(default=None, validator=_is_bool)
+    read_only: bool | None = attrs.field(default=None, validator=is_bool)
+    hostname: str | None = attrs.field(default=None, validator=[is_str, _check_hostname])
+    terminal: bool | None = attrs.field(default=None, validator=is_bool)
     groups: Sequence[int] | None = attrs.field(
         default=None, validator=[instance_of(Sequence, what="a sequence of ids"), _check_groups]
     )
-    no_new_privileges: bool | None = attrs.field(default=None, validator=_is_bool)
-    apparmor_profile: str | None = attrs.field(default=None, validator=_is_text)
-    selinux_label: str | None = attrs.field(default=None, validator=_is_text)
+    no_new_privileges: bool | None = attrs.field(default=None, validator=is_bool)
+    apparmor_profile: str | None = attrs.field(default=None, validator=is_str)
+    selinux_label: str | None = attrs.field(default=None, validator=is_str)
 
     def key(self) -> tuple[object, ...]:
         """Return a key that is equal for equal overrides. It is hashable if the values are."""

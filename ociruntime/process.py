@@ -12,6 +12,7 @@ from typing import IO, Any, AnyStr, Final, Generic, Self
 
 import attrs
 
+from .arguments import check_bool, parse_timeout
 from .engine import cgroup, processes
 from .engine.processes import signal_number
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
@@ -138,6 +139,7 @@ class LaunchedProcess:
 
     def kill(self, *, all: bool = True) -> None:
         """Send SIGKILL. With ``all``, also to every process that it has started, whether or not it has ended itself."""
+        check_bool("all", all)
         self.send_signal("KILL")
         if all and self._launched.group is not None:
             self._launched.group.kill()
@@ -322,6 +324,7 @@ class Process(BaseProcess, Generic[AnyStr]):
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds.
         """
+        timeout = parse_timeout(timeout)
         if not self._process.ended(timeout):
             assert timeout is not None
             raise ProcessTimeout(self.args, timeout)
@@ -338,6 +341,7 @@ class Process(BaseProcess, Generic[AnyStr]):
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds. No data is lost: call it again without input.
         """
+        timeout = parse_timeout(timeout)
         streams = self._process.streams
         streams.feed(input)
         if not streams.pump(self._process, None if timeout is None else time.monotonic() + timeout):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
 import attrs
 
+from .arguments import parse_path
 from .bundle import Bundle, fill
 from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
@@ -169,11 +170,7 @@ def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBun
     """Return the bundle of an image, with the overrides. Raises BundleError, SpecError."""
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
-    if not isinstance(image, str | os.PathLike):
-        raise TypeError(f"image is {image!r}: a path or a Bundle is needed")
-    if not os.fspath(image):
-        raise ValueError("image is empty: the path of a SIF file, a bundle or a root filesystem is needed")
-    path = Path(image)
+    path = Path(parse_path("image", image))
     if (path / "config.json").exists():
         return Bundle.load(path).with_overrides(overrides)
     import tempfile

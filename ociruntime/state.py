@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 import attrs
 
+from .arguments import check_indent
 from .spec.base import FrozenMap
 from .store import OCI_VERSION, StateRecord, Status, describe_exit, oci_state, state_document
 
@@ -52,6 +53,7 @@ class State:
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return the document of `to_dict` as JSON."""
+        check_indent(indent)
         return json.dumps(self.to_dict(), indent=indent)
 
     def _record(self) -> StateRecord:

@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 import attrs
 
+from .arguments import check_str
+
 __all__ = [
     "CpuStats",
     "CpuTime",
@@ -245,6 +247,7 @@ class Event:
 
     def to_dict(self, container_id: str) -> dict[str, object]:
         """Return the event as ``runc events`` prints it: type, id and data."""
+        check_str("container_id", container_id)
         document: dict[str, object] = {"type": self.kind, "id": container_id}
         if self.stats is not None:
             document["data"] = self.stats.to_dict()

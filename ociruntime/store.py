@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Required, TypedDict
 
 from . import recovery
+from .arguments import check_type, parse_path, shown
 from .errors import ContainerExists, ContainerNotFound, StateError
 from .files import LockFile, StagedFile, other_writers
 from .procfs import outer_uid
@@ -30,6 +31,8 @@ __all__ = ["OCI_VERSION", "StateRecord", "StateStore", "Status", "default_root"]
 
 OCI_VERSION: Final = "1.3.0"
 MAX_ID: Final = 1024
+_MODE: Final = 0o700
+"""Permissions of the directory of a container."""
 NOTIFY: Final = "notify"
 """The directory of the socket by which a process says that it is ready, and the socket's name in it."""
 _ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
@@ -162,11 +165,10 @@ def _mapped() -> bool:
 
 def check_id(container_id: str) -> str:
     """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most 1024 bytes."""
-    if not isinstance(container_id, str):
-        raise TypeError(f"a container id is a str, not {type(container_id).__name__}")
+    check_type("container_id", container_id, str, "a str")
     if not _is_id(container_id):
         raise StateError(
-            f"{container_id[:80]!r} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
+            f"{shown(container_id)} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
         )
     return container_id
 
@@ -214,6 +216,19 @@ def _cannot_store(path: str, error: OSError) -> StateError:
     return StateError(f"cannot write {path}: {reason}; {remedy}, or give another state directory with --root (state_root=)")
 
 
+def _cannot_read(path: str, error: OSError) -> StateError:
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    return StateError(f"cannot read {path}: {reason}; give another state directory with --root (state_root=)")
+
+
+def _is_ours(names: Sequence[str]) -> bool:
+    """Return whether the files of a directory may be those of a container, or of one that was just being made.
+
+    All other directories are the user's: a state root can be any directory.
+    """
+    return recovery.NAME in names or "state.json" in names or set(names) <= {"lock"}
+
+
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
@@ -245,8 +260,13 @@ class Entry:
         try:
             check_directory(self.root)
             check_directory(self.directory, link=False)
+            names = os.listdir(self.directory)
         except FileNotFoundError:
             raise self._not_found() from None
+        except OSError as error:
+            raise _cannot_read(self.directory, error) from error
+        if not _is_ours(names):
+            raise StateError(f"{self.directory} is not the state of a container: it has other files, and no state.json")
 
     def read(self) -> StateRecord:
         """Return the recorded state. Raises ContainerNotFound; StateError: it is damaged, or another user can change it."""
@@ -381,7 +401,7 @@ class Entry:
         while True:
             try:
                 names = os.listdir(self.directory)
-                for name in sorted(names, key=lambda name: (name == "lock", name == "state.json", name)):
+                for name in sorted(names, key=lambda name: (name == "lock", name == recovery.NAME, name == "state.json", name)):
                     path = f"{self.directory}/{name}"
                     if name == NOTIFY:
                         _unlink(f"{path}/{NOTIFY}")
@@ -402,7 +422,7 @@ class StateStore:
     """All containers below one root directory."""
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        self.directory = os.path.abspath(root) if root is not None else default_root()
+        self.directory = os.path.abspath(parse_path("state_root", root)) if root is not None else default_root()
 
     @property
     def root(self) -> Path:
@@ -431,7 +451,7 @@ class StateStore:
         entry = Entry(self.directory, check_id(container_id))
         try:
             make_directory(self.directory)
-            os.mkdir(entry.directory, mode=0o700)
+            os.mkdir(entry.directory, mode=_MODE)
         except FileExistsError:
             raise ContainerExists(container_id, self.directory) from None
         except OSError as error:
@@ -465,9 +485,19 @@ class StateStore:
         try:
             check_directory(self.directory)
             names = sorted(os.listdir(self.directory))
+            return [Entry(self.directory, name) for name in names if _is_id(name) and self._has(name)]
         except FileNotFoundError:
             return []
-        return [Entry(self.directory, name) for name in names if _is_id(name) and os.path.isdir(f"{self.directory}/{name}")]
+        except OSError as error:
+            raise _cannot_read(self.directory, error) from error
+
+    def _has(self, name: str) -> bool:
+        """Return whether a name is that of a container's directory."""
+        path = f"{self.directory}/{name}"
+        try:
+            return _is_ours(os.listdir(path)) and stat.S_IMODE(os.stat(path).st_mode) == _MODE
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
 
 def oci_state(record: StateRecord) -> dict[str, object]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
+from .arguments import check_bool, check_fd, check_str, optional, shown, wrong_type
 from .files import Unpicklable
 from .interrupts import DeferredSignals
 
@@ -89,12 +90,24 @@ class Codec(NamedTuple):
 
     @classmethod
     def of(cls, text: bool | None, encoding: str | None, errors: str | None) -> Codec | None:
-        """Return the codec for the arguments of `subprocess` with these names; None for bytes. Raises LookupError."""
+        """Return the codec for the arguments of `subprocess` with these names; None for bytes. Raises ValueError: it is unknown."""
+        optional(check_bool, "text", text)
+        optional(check_str, "encoding", encoding)
+        optional(check_str, "errors", errors)
         if not (text or encoding or errors):
             return None
         found = cls(encoding or "utf-8", errors or "surrogateescape")
-        codecs.lookup(found.encoding)
-        codecs.lookup_error(found.errors)
+        for name, value in (("encoding", found.encoding), ("errors", found.errors)):
+            if not value.isascii():
+                raise ValueError(f"{name} is {shown(value)}: the name of a codec is needed")
+        try:
+            "".encode(found.encoding)  # codecs.lookup() also finds encodings that are not for text
+        except LookupError as error:
+            raise ValueError(f"encoding is {shown(encoding)}: the name of a text encoding is needed") from error
+        try:
+            codecs.lookup_error(found.errors)
+        except LookupError as error:
+            raise ValueError(f"errors is {shown(errors)}: the name of an error handler is needed") from error
         return found
 
     def decode(self, raw: bytes) -> str:
@@ -192,13 +205,13 @@ class Streams:
             return number
         name = ("stdin", "stdout", "stderr")[number]
         if isinstance(stream, bool) or not (isinstance(stream, int) or hasattr(stream, "fileno")):
-            raise TypeError(f"{name} is {stream!r}: a file descriptor, an open file, PIPE, DEVNULL, STDOUT or None is needed")
-        fd = stream if isinstance(stream, int) else stream.fileno()
+            raise wrong_type(name, stream, "a file descriptor, an open file, PIPE, DEVNULL, STDOUT or None")
+        try:
+            fd = stream if isinstance(stream, int) else stream.fileno()
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{name} is {shown(stream)}, which has no open file descriptor: {error}") from error
         if fd >= 0:
-            try:
-                os.fstat(fd)
-            except OSError as error:
-                raise OSError(error.errno, f"{name} is descriptor {fd}, which is not open") from error
+            check_fd(name, fd)
             return fd
         if fd == DEVNULL:
             self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
@@ -311,9 +324,12 @@ class Streams:
         if isinstance(input, str):
             if self.codec is None:
                 raise TypeError("input is a str: bytes or text=True is needed")
-            return self.codec.encode(input)
+            try:
+                return self.codec.encode(input)
+            except UnicodeEncodeError as error:
+                raise ValueError(f"input cannot be encoded: {error}") from error
         if not isinstance(input, bytes | bytearray | memoryview):
-            raise TypeError(f"input is {input!r}: bytes, or a str with text=True, is needed")
+            raise wrong_type("input", input, "bytes, or a str with text=True,")
         return input
 
     def pump(self, program: Waitable, deadline: float | None, on_end: Callable[[], object] | None = None) -> bool:

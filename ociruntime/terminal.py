@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Literal
 
+from .arguments import check_fd, check_window
 from .errors import UnsupportedError
 from .files import Unpicklable
 from .streams import EndOfInput, end_of_file
@@ -41,6 +42,8 @@ class Terminal(Unpicklable, io.RawIOBase):
 
     def __init__(self, fd: int) -> None:
         super().__init__()
+        self._fd = -1
+        check_fd("fd", fd)
         self._fd = fd
 
     def fileno(self) -> int:
@@ -77,6 +80,7 @@ class Terminal(Unpicklable, io.RawIOBase):
         """Set the size in characters. If it changes, the foreground processes of the terminal get SIGWINCH."""
         import termios
 
+        check_window(rows, columns)
         termios.tcsetwinsize(self.fileno(), (rows, columns))
 
     @property

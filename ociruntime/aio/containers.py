@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
 from .. import sandbox as _sandbox
+from ..arguments import parse_timeout
 from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout, ProcessTimeout
 from ..lifecycle.prune import prune as _prune
@@ -187,6 +188,7 @@ class Container:
 
     async def wait(self, timeout: float | None = None) -> int | None:
         """See `ociruntime.Container.wait`. Any number of tasks may wait at once, without a thread for each."""
+        timeout = parse_timeout(timeout)
         document = self._sync._entry.read()
         pidfd = first_process(document, self._sync._pidfd)
         if pidfd is not None:

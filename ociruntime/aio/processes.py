@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any, AnyStr, Generic, Self, cast
 
+from ..arguments import check_int, check_type, optional, parse_timeout
 from ..errors import ProcessTimeout
 from ..files import Unpicklable
 from ..process import BaseProcess, LaunchedProcess
@@ -38,6 +39,7 @@ class Reader(Unpicklable, Generic[AnyStr]):
 
     async def read(self, size: int = -1) -> AnyStr:
         """Return up to ``size`` bytes, as soon as there are some; without a size everything up to the end. Empty at the end."""
+        check_int("size", size)
         while True:
             raw = await self._stream.read(size)
             whole: Any = b"".join(self._begun) + raw
@@ -97,6 +99,7 @@ class Writer(Unpicklable, Generic[AnyStr]):
     def write(self, data: AnyStr) -> None:
         """Write, without waiting; `drain` waits."""
         raw: Any = self._codec.encode(data) if self._codec and isinstance(data, str) else data
+        check_type("data", raw, (bytes, bytearray, memoryview), "a bytes-like object, or a str for a stream of text,")
         self._stream.write(raw)
 
     async def drain(self) -> None:
@@ -184,6 +187,7 @@ class Process(BaseProcess, Generic[AnyStr]):
 
     async def wait(self, timeout: float | None = None) -> int:
         """Wait for the end and return the exit code, negative for a signal. Raises ProcessTimeout after ``timeout`` seconds."""
+        timeout = parse_timeout(timeout)
         if self.returncode is None and not await within(timeout, ended(self._process)):
             assert timeout is not None
             raise ProcessTimeout(self.args, timeout)
@@ -200,6 +204,8 @@ class Process(BaseProcess, Generic[AnyStr]):
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds. No data is lost: call it again without input.
         """
+        timeout = parse_timeout(timeout)
+        optional(check_type, "input", input, (bytes, bytearray, memoryview, str), "bytes, or a str with text=True,")
         if input is not None and self.stdin is None:
             raise ValueError("input needs stdin=PIPE")
         if not await within(timeout, self._communicate(input)):

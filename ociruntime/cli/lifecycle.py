@@ -12,7 +12,7 @@ from typing import Any
 import ociruntime as oci
 
 from ..errors import ContainerNotFound, WrongStatus
-from ..files import socket_path
+from ..files import connect_socket
 from .common import SignalForwarding, format_time, print_table, shell_status
 
 
@@ -150,8 +150,7 @@ def state(options: Namespace) -> None:
     import socket
 
     with socket.socket(socket.AF_UNIX) as peer:
-        with socket_path(*os.path.split(options.sync_socket)) as path:
-            peer.connect(path)
+        connect_socket(peer, options.sync_socket)
         peer.sendall(document.encode())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import resource
 import select
 import signal
 import socket
@@ -164,12 +165,13 @@ def inherited(count: int) -> Preserved:
     Call this before the launch opens files. Those are never inheritable.
 
     Raises:
-        ValueError: ``count`` is negative.
+        ValueError: the process could not have so many.
     """
-    if count < 0:
-        raise ValueError(f"preserve_fds is {count}, not a count")
     if count == 0:
         return NONE_PRESERVED
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
+    if count > most:
+        raise ValueError(f"preserve_fds (with listen_fds) is {count}: at most {most} is needed, as this process may open no more")
     open_now = (int(name) for name in os.listdir("/proc/self/fd"))
     return Preserved(count, sorted(fd for fd in open_now if 3 <= fd < 3 + count and _is_inheritable(fd)))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import select
 import signal
 import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from ..arguments import check_type, shown
 from ..procfs import is_over, read_stat, start_time
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B
 _PIDFD_INFO_EXIT: Final = 1 << 3
+LONGEST_POLL: Final = 1e6
+"""Seconds that one poll(2) can wait: it takes milliseconds in 31 bits."""
 
 
 class Exit(NamedTuple):
@@ -76,7 +80,13 @@ def ended_within(pidfd: int, timeout: float | None) -> bool:
     """Return whether a process ends within ``timeout`` seconds; None means no limit. It is not reaped."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
+    if timeout is None:
+        return bool(poller.poll())
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > LONGEST_POLL:
+        if poller.poll(LONGEST_POLL * 1000):
+            return True
+    return bool(poller.poll(max(0.0, left) * 1000))
 
 
 KILL_TIMEOUT: Final = 10.0
@@ -189,23 +199,25 @@ def pid_of(pidfd: int) -> int:
     return int(rest.split(None, 1)[0])
 
 
+_SIGNAL: Final = re.compile(r"(RTMIN\+)?([0-9]{1,3})")
+
+
 def signal_number(value: int | str) -> int:
-    """Return the number of a signal: a number, ``"9"``, ``"KILL"``, ``"SIGKILL"`` or ``"RTMIN+3"``. Raises ValueError."""
+    """Return the number of a signal: a number, ``"9"``, ``"KILL"``, ``"SIGKILL"``, ``"RTMIN+3"``. Raises TypeError, ValueError."""
+    check_type("signal", value, (int, str), "a number or name of a signal")
     if isinstance(value, int):
         number = int(value)
     else:
         text = value.upper().removeprefix("SIG")
-        if text.isdigit():
-            number = int(text)
-        elif text.startswith("RTMIN+") and text[6:].isdigit():
-            number = signal.SIGRTMIN + int(text[6:])
-        else:
-            known = getattr(signal, f"SIG{text}", None)
-            if not isinstance(known, signal.Signals):
-                raise ValueError(f"{value!r} is not a signal")
+        known = getattr(signal, f"SIG{text}", None)
+        if isinstance(known, signal.Signals):
             number = int(known)
+        elif found := _SIGNAL.fullmatch(text):
+            number = int(found[2]) + (signal.SIGRTMIN if found[1] else 0)
+        else:
+            number = 0
     if not 1 <= number <= 64:
-        raise ValueError(f"{value!r} is not a signal")
+        raise ValueError(f"{shown(value)} is not a signal")
     return number
 
 

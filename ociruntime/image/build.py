@@ -10,10 +10,12 @@ import errno
 import os
 import shlex
 import stat
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import attrs
 
+from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
 from ociruntime.image.config import OciImageConfig
 from ociruntime.image.model import Image, ImageKind
@@ -21,7 +23,7 @@ from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check
 from ociruntime.interrupts import uninterruptible, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ociruntime.image.sif.model import Architecture, JsonValue
 
@@ -160,6 +162,7 @@ def missing_entries(rootfs: str, entries: Iterable[LayoutEntry]) -> tuple[Layout
     return tuple(missing)
 
 
+_MAX_PROCESSORS: Final = 1 << 16
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 
 
@@ -225,6 +228,23 @@ def build_sif(
     """
     import tempfile
 
+    path, rootfs_dir, mksquashfs = (
+        parse_path("path", path),
+        parse_path("rootfs_dir", rootfs_dir),
+        parse_path("mksquashfs", mksquashfs),
+    )
+    check_bool("singularity_layout", singularity_layout)
+    optional(check_bool, "all_root", all_root)
+    optional(check_int, "processors", processors, 1, _MAX_PROCESSORS)
+    if compression not in get_args(Compression):
+        raise ValueError(f"compression is {shown(compression)}: one of {', '.join(get_args(Compression))} is needed")
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Iterable):
+        raise wrong_type("exclude", exclude, "a sequence of patterns")
+    patterns = tuple(exclude)
+    for number, pattern in enumerate(patterns):
+        check_str(f"exclude[{number}]", pattern)
+    optional(check_mapping, "oci_config", oci_config)
+    optional(check_str, "definition", definition)
     target, root = os.path.abspath(os.fspath(path)), os.path.realpath(rootfs_dir, strict=True)
     _check_root_filesystem(os.fspath(rootfs_dir))
     folder = os.path.realpath(os.path.dirname(target))
@@ -261,7 +281,7 @@ def build_sif(
             command += ["-processors", str(processors)]
         if added:
             command += ["-pf", _stage(work, added)]
-        patterns = [pattern.strip("/") for pattern in exclude]
+        patterns = tuple(pattern.strip("/") for pattern in patterns)
         if not all(patterns):
             raise SifError("an empty pattern", field="exclude", path=target)
         if patterns:
@@ -331,6 +351,8 @@ def _run(command: Sequence[str], work: str, epoch: int | None) -> None:
         )
     except FileNotFoundError as error:
         raise UnsupportedError(f"cannot build an image: {command[0]} not found; install squashfs-tools") from error
+    except OSError as error:
+        raise UnsupportedError(f"cannot build an image: cannot run {command[0]}: {os.strerror(error.errno or 0)}") from error
     with process:
         try:
             with waiting():

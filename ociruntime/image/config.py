@@ -6,6 +6,7 @@ from typing import Final, NoReturn, cast
 
 import attrs
 
+from ociruntime.arguments import check_mapping, check_type, optional, shown
 from ociruntime.errors import SifError
 from ociruntime.image.sif.model import JsonObject, JsonValue
 
@@ -52,7 +53,7 @@ def _string(document: JsonObject, key: str, location: Location) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        location.refuse(key, f"{value!r:.80} is not a string")
+        location.refuse(key, f"{shown(value)} is not a string")
     return value
 
 
@@ -61,11 +62,11 @@ def _strings(document: JsonObject, key: str, location: Location) -> tuple[str, .
     if value is None:
         return ()
     if not isinstance(value, list):
-        location.refuse(key, f"{value!r:.80} is not a list of strings")
+        location.refuse(key, f"{shown(value)} is not a list of strings")
     found: list[str] = []
     for number, item in enumerate(value):
         if not isinstance(item, str):
-            location.refuse(f"{key}[{number}]", f"{item!r:.80} is not a string")
+            location.refuse(f"{key}[{number}]", f"{shown(item)} is not a string")
         found.append(item)
     return tuple(found)
 
@@ -75,7 +76,7 @@ def _keys(document: JsonObject, key: str, location: Location) -> tuple[str, ...]
     if value is None:
         return ()
     if not isinstance(value, dict):
-        location.refuse(key, f"{value!r:.80} is not an object")
+        location.refuse(key, f"{shown(value)} is not an object")
     return tuple(value)
 
 
@@ -84,11 +85,11 @@ def string_map(value: JsonValue, where: str, location: Location) -> dict[str, st
     if value is None:
         return {}
     if not isinstance(value, dict):
-        location.refuse(where, f"{value!r:.80} is not an object")
+        location.refuse(where, f"{shown(value)} is not an object")
     found: dict[str, str] = {}
     for key, item in value.items():
         if not isinstance(item, str):
-            location.refuse(f"{where}.{key}" if where else key, f"{item!r:.80} is not a string")
+            location.refuse(f"{where}.{key}" if where else key, f"{shown(item)} is not a string")
         found[key] = item
     return found
 
@@ -118,11 +119,13 @@ class OciImageConfig:
         """
         from ociruntime.spec.image import is_whole
 
+        check_mapping("document", document)
+        optional(check_type, "location", location, Location, "a Location")
         location = location or Location("config", None, "")
         if is_whole(document):
             inner = document.get("config")
             if inner is not None and not isinstance(inner, dict):
-                location.refuse("config", f"{inner!r:.80} is not an object")
+                location.refuse("config", f"{shown(inner)} is not an object")
             document = inner or {}
         entrypoint = _strings(document, "Entrypoint", location)
         return cls(

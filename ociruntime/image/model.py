@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import attrs
 
+from ociruntime.arguments import check_str, check_type, optional, parse_path, shown
 from ociruntime.errors import BundleError, ImageError
 from ociruntime.files import NotRegularError, open_regular
 from ociruntime.image import oci
@@ -160,8 +161,11 @@ class Image:
             ValueError: ``platform`` is not a platform.
             OSError: it cannot be opened or read.
         """
+        name = parse_path("path", path)
+        optional(check_str, "reference", reference)
+        optional(check_str, "platform", platform)
         wanted = None if platform is None else oci.parse_platform(platform)
-        return cls(_open(os.fspath(path), reference, wanted), reference=reference, platform=platform)
+        return cls(_open(name, reference, wanted), reference=reference, platform=platform)
 
     def __reduce__(self) -> tuple[Callable[..., Image], tuple[object, ...]]:
         if self._opened is None:
@@ -230,6 +234,7 @@ class Image:
         Raises:
             ValueError: the image is closed, or the layer is a directory.
         """
+        check_type("layer", layer, Layer, "a Layer")
         if self.closed:
             raise ValueError("I/O operation on closed image")
         if layer._section is None:
@@ -325,7 +330,7 @@ def _open(name: str, reference: str | None, platform: oci.Platform | None) -> _O
         opened = _open_file(FdSource(fd, name, path), reference, platform)
     if reference is not None and opened.kind in (ImageKind.SIF, ImageKind.FILESYSTEM, ImageKind.DIRECTORY):
         opened.close()
-        raise ImageError(f"{name}: reference={reference!r} chooses from several images, but a {opened.kind} holds one")
+        raise ImageError(f"{name}: reference={shown(reference)} chooses from several images, but a {opened.kind} holds one")
     return opened
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Final, TypeVar
 
 import attrs
 
+from ociruntime.arguments import shown
 from ociruntime.errors import ImageError, SpecError
 from ociruntime.image.blobs import ArchiveBlobs, BlobStore, check_digest, read_checked, read_document, split_digest
 from ociruntime.image.recognise import LayerFormat, compression
@@ -162,7 +163,7 @@ def parse_platform(text: str) -> Platform:
     if len(parts) == 1:
         parts = ["linux", *parts]
     if len(parts) > 3 or not all(parts):
-        raise ValueError(f"platform={text!r} is not os/architecture or os/architecture/variant, such as linux/arm64")
+        raise ValueError(f"platform={shown(text)} is not os/architecture or os/architecture/variant, such as linux/arm64")
     return Platform(os=parts[0], architecture=_OCI_NAMES.get(parts[1], parts[1]), variant=parts[2] if len(parts) == 3 else None)
 
 

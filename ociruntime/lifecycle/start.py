@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive, wait_readable
 from ..engine.processes import wait_init
 from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus, warn
-from ..files import socket_path
+from ..files import connect_socket, socket_path
 from ..plan.ops import Report
 from ..store import NOTIFY, OCI_VERSION, Entry, StateRecord, Status, oci_state
 from .delete import delete
@@ -292,8 +292,7 @@ def send_fd(fd: int, path: str | os.PathLike[str], message: bytes = b"/dev/ptmx"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
             peer.settimeout(_SEND_TIMEOUT)
-            with socket_path(*os.path.split(path)) as address:
-                peer.connect(address)
+            connect_socket(peer, os.fspath(path))
             sent = socket.send_fds(peer, [message], [fd])
             if sent < len(message):  # sendall() of nothing would fail if the peer has closed the connection
                 peer.sendall(message[sent:])

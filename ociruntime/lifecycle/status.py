@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from ..arguments import parse_seconds
 from ..engine import cgroup
 from ..engine.processes import open_process, wait_init
 from ..errors import ProcessTimeout, WrongStatus
@@ -194,10 +195,10 @@ class StatsTimer:
     """
 
     def __init__(self, interval: float | None) -> None:
-        if interval is not None and interval <= 0:
+        self._interval = parse_seconds("interval", interval)
+        if self._interval is not None and self._interval <= 0:
             raise ValueError(f"interval is {interval}: more than 0 seconds is needed")
-        self._interval = interval
-        self._next = time.monotonic() + (interval or 0)
+        self._next = time.monotonic() + (self._interval or 0)
 
     def left(self) -> float | None:
         """Return the seconds until it expires; None for never."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 import attrs
 
+from ..arguments import check_type, optional, wrong_type
 from ..engine import cgroup, undo
 from ..engine.cgroup.devices import Rollback
 from ..engine.execution import step_error
@@ -17,7 +18,7 @@ from ..host import Host
 from ..limits import parse_count, parse_cpus, parse_limit, parse_size
 from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ..spec import CPU, IntelRdt, Linux, Resources, RuntimeSpec
-from ..spec.rules.findings import Findings
+from ..spec.rules import Findings
 from ..spec.rules.linux import check_intel_rdt, check_resources
 from ..store import Entry, Status
 from .status import allowed
@@ -148,6 +149,7 @@ def _with_arguments(resources: Resources | Mapping[str, Json] | None, limits: Li
         period = cpu.period or _PERIOD
         quota = round(parse_limit("cpus", parse_cpus, cpus) * period)
         single = single.evolve(cpu=cpu.evolve(period=period, quota=quota))
+    optional(check_type, "resources", resources, (Resources, Mapping), "a Resources or a mapping")
     base = resources if isinstance(resources, Resources) else Resources.load(resources or {})
     return base.merge(single)
 
@@ -169,7 +171,7 @@ def _schemas(limits: Limits) -> dict[str, str]:
     given = {name: line for name in _SCHEMAS if (line := limits.get(name)) is not None}
     for name, line in given.items():
         if not isinstance(line, str):
-            raise TypeError(f"{name} is {line!r}: a line such as {'L3:0=f' if name == 'l3_cache_schema' else 'MB:0=20'} is needed")
+            raise wrong_type(name, line, f"a line such as {'L3:0=f' if name == 'l3_cache_schema' else 'MB:0=20'}")
     return cast("dict[str, str]", given)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
+from ..arguments import check_indent
 from ..errors import UnsupportedError
 from .ops import MAGIC, MAX_SLOTS, NO_SLOT, OPS
 
@@ -139,6 +140,7 @@ class Plan:
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the plan as a JSON document: title, inputs and steps with named arguments."""
+        check_indent(indent)
         document = {
             "title": self.title,
             "warnings": list(self.warnings),

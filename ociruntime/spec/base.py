@@ -15,6 +15,8 @@ from typing import Annotated, ClassVar, Final, Generic, Literal, NamedTuple, Sel
 
 import attrs
 
+from ..arguments import check_mapping, shown
+
 V = TypeVar("V")
 T = TypeVar("T", bound="Record")
 
@@ -52,7 +54,10 @@ class FrozenMap(Mapping[str, V], Generic[V]):
     _items: dict[str, V]
 
     def __init__(self, items: Mapping[str, V] | Iterable[tuple[str, V]] = (), /) -> None:
-        object.__setattr__(self, "_items", dict(items))
+        try:
+            object.__setattr__(self, "_items", dict(items))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"items is {shown(items)}: a mapping or pairs are needed ({error})") from None
 
     def __getitem__(self, key: str) -> V:
         return self._items[key]
@@ -90,12 +95,24 @@ class FrozenMap(Mapping[str, V], Generic[V]):
 EMPTY: Final[FrozenMap[FrozenJson]] = FrozenMap()
 
 
-def freeze(value: object) -> object:
-    """Return a value with every list as a tuple and every mapping as a `FrozenMap`, at all levels."""
+_MAX_DEPTH: Final = 100
+"""Levels of a JSON value. What handles documents calls itself for each level."""
+
+
+def freeze(value: object, depth: int = _MAX_DEPTH) -> object:
+    """Return a value with every list as a tuple and every mapping as a `FrozenMap`, at all levels.
+
+    Raises:
+        RecursionError: it has more than ``depth`` levels.
+    """
     if isinstance(value, list | tuple):
-        return tuple([freeze(item) for item in value])
+        if not depth:
+            raise RecursionError
+        return tuple([freeze(item, depth - 1) for item in value])
     if isinstance(value, Mapping):
-        return FrozenMap({key: freeze(item) for key, item in value.items()})
+        if not depth:
+            raise RecursionError
+        return FrozenMap({key: freeze(item, depth - 1) for key, item in value.items()})
     return value
 
 
@@ -352,23 +369,32 @@ def _check(record: Record) -> None:
         elif member.required:
             raise TypeError(f"{cls.__name__} needs {name}")
     if members["extensions"] is not EMPTY:
-        members["extensions"] = freeze(members["extensions"])
+        check_mapping(f"{cls.__name__}.extensions", members["extensions"])
+        members["extensions"] = _frozen(f"{cls.__name__}.extensions", members["extensions"])
 
 
 def _checked(member: Member, value: object, owner: type) -> object:
     kind = member.kind
     if kind.item is object:
-        return freeze(value)
+        return _frozen(f"{owner.__name__}.{member.name}", value)
     if kind.outer == "tuple":
         # A str is also a sequence, and args="sh" is a common mistake.
         if not isinstance(value, list | tuple):
-            raise TypeError(f"{owner.__name__}.{member.name} takes a tuple, not {value!r:.60}")
+            raise TypeError(f"{owner.__name__}.{member.name} takes a tuple, not {shown(value)}")
         return tuple([_checked_item(member, kind.item, item, owner) for item in value])
     if kind.outer == "Mapping":
         if not isinstance(value, Mapping):
-            raise TypeError(f"{owner.__name__}.{member.name} takes a mapping, not {value!r:.60}")
+            raise TypeError(f"{owner.__name__}.{member.name} takes a mapping, not {shown(value)}")
+        check_mapping(f"{owner.__name__}.{member.name}", value)
         return FrozenMap({key: _checked_item(member, kind.item, item, owner) for key, item in value.items()})
     return _checked_item(member, kind.item, value, owner)
+
+
+def _frozen(name: str, value: object) -> object:
+    try:
+        return freeze(value)
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply: at most {_MAX_DEPTH} levels are allowed") from None
 
 
 def _checked_item(member: Member, item: type, value: object, owner: type) -> object:
@@ -376,7 +402,7 @@ def _checked_item(member: Member, item: type, value: object, owner: type) -> obj
         return value
     if type(value) is str and issubclass(item, OpenEnum):
         return item(value)
-    raise TypeError(f"{owner.__name__}.{member.name} takes {item.__name__}, not {value!r:.60}")
+    raise TypeError(f"{owner.__name__}.{member.name} takes {item.__name__}, not {shown(value)}")
 
 
 def section_of(cls: type[Record]) -> str:
@@ -460,7 +486,7 @@ def parse_ranges(text: str) -> list[tuple[int, int]]:
         first, dash, last = (word.strip() for word in part.partition("-"))
         last = last if dash else first
         if not all(word.isascii() and word.isdigit() for word in (first, last)) or not int(first) <= int(last) < _MAX_NUMBER:
-            raise ValueError(f"{text!r} is not a list such as 0-3,7")
+            raise ValueError(f"{shown(text)} is not a list such as 0-3,7")
         found.append((int(first), int(last)))
     return found
 

@@ -24,8 +24,9 @@ from cattrs import (
 )
 from typing_extensions import TypeIs
 
+from ..arguments import check_indent, check_type, parse_path, shown
 from ..errors import SpecError
-from ..files import replace_file
+from ..files import read_file, replace_file
 from .base import (
     EMPTY,
     Constraint,
@@ -46,6 +47,8 @@ from .base import (
 R = TypeVar("R", bound=Record)
 Hook = Callable[[Any, Any], Any]
 
+MAX_DOCUMENT: Final = 64 << 20
+"""Largest file that is read as a document, in bytes."""
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 _EXPECTED: Final = {str: "a string", int: "an integer", bool: "true or false"}
 
@@ -354,6 +357,7 @@ def load(cls: type[R], source: str | os.PathLike[str] | bytes | Mapping[str, Jso
 
 def loads(cls: type[R], text: str | bytes) -> R:
     """See `Model.loads`."""
+    check_type("text", text, (str, bytes), "JSON text as a str or bytes")
     return _structure(cls, parse(text), "")
 
 
@@ -370,9 +374,8 @@ def read_source(source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> 
         return parse(source), ""
     if isinstance(source, str) and is_json(source):
         return parse(source), ""
-    name = os.fspath(source)
-    with open(name, "rb") as file:
-        return parse(file.read(), name), name
+    name = parse_path("source", source)
+    return parse(read_file(name, MAX_DOCUMENT), name), name
 
 
 def to_dict(value: Record) -> dict[str, Json]:
@@ -382,12 +385,13 @@ def to_dict(value: Record) -> dict[str, Json]:
 
 def dumps(value: Record, indent: int | None = None) -> str:
     """See `Model.to_json`."""
+    check_indent(indent)
     return json.dumps(to_dict(value), indent=indent, allow_nan=False)
 
 
 def save(value: Record, path: str | os.PathLike[str]) -> None:
     """See `Model.save`."""
-    replace_file(path, dumps(value, 2).encode() + b"\n", mode=0o644)
+    replace_file(parse_path("path", path), dumps(value, 2).encode() + b"\n", mode=0o644)
 
 
 # ---- JSON ----
@@ -399,7 +403,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names = [key for key, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
         # Parsers disagree about which of the two counts: another program would read another document.
-        raise SpecError([Problem("$", f"the member {double!r} appears twice in one object")])
+        raise SpecError([Problem("$", f"the member {shown(double)} appears twice in one object")])
     return document
 
 
@@ -428,8 +432,15 @@ def parse(text: bytes | str, source: str = "") -> Json:
     return document
 
 
-def plain(value: object, path: str = "$") -> Json:
+def plain(value: object) -> Json:
     """Return JSON values or records as `json.loads` would give them. Raises SpecError for any other value."""
+    try:
+        return _plain(value, "$")
+    except RecursionError:
+        raise SpecError([Problem("$", "nested too deeply")]) from None
+
+
+def _plain(value: object, path: str) -> Json:
     if type(value) in _SCALARS:
         return cast("Json", value)
     if isinstance(value, Record):
@@ -437,12 +448,12 @@ def plain(value: object, path: str = "$") -> Json:
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
-                raise SpecError([Problem(path, f"the key {key!r} is not a string")])
-        return {key: item if type(item) in _SCALARS else plain(item, f"{path}.{key}") for key, item in value.items()}
+                raise SpecError([Problem(path, f"the key {shown(key)} is not a string")])
+        return {key: item if type(item) in _SCALARS else _plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [item if type(item) in _SCALARS else plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return [item if type(item) in _SCALARS else _plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, OpenEnum):
         return value.value
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
-    raise SpecError([Problem(path, f"{value!r:.80} is not a JSON value")])
+    raise SpecError([Problem(path, f"{shown(value)} is not a JSON value")])

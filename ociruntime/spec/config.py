@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self, cast
 import attrs
 from typing_extensions import override
 
+from ..arguments import check_mapping, check_str, check_type, optional
 from .base import PositiveInt, Problem
 from .linux import Linux, Mount, Namespace, NamespaceType, Root
 from .model import Model, raise_errors
@@ -144,6 +145,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
         """
         from .image import apply_image_config
 
+        optional(check_type, "base", base, cls, f"a {cls.__name__}")
         keep_env = base is not None
         return apply_image_config(source, base or cls.default(host=host), keep_env=keep_env, user=user, volumes=volumes)
 
@@ -185,10 +187,12 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     def mount(self, destination: str) -> Mount | None:
         """Return the last mount at a destination, if any."""
+        check_str("destination", destination)
         return next((mount for mount in reversed(self.mounts or ()) if mount.destination == destination), None)
 
     def with_mount(self, mount: Mount) -> Self:
         """Return a copy with a mount, in the place of the last one at its destination or at the end."""
+        check_type("mount", mount, Mount, "a Mount")
         mounts = list(self.mounts or ())
         same = [index for index, old in enumerate(mounts) if old.destination == mount.destination]
         if same:
@@ -199,6 +203,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     def without_mount(self, destination: str) -> Self:
         """Return a copy without the mounts at a destination. Raises KeyError: there is none."""
+        check_str("destination", destination)
         others = tuple(mount for mount in self.mounts or () if mount.destination != destination)
         if len(others) == len(self.mounts or ()):
             raise KeyError(destination)
@@ -206,6 +211,8 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     def with_args(self, *args: str) -> Self:
         """Return a copy that runs another program. A missing process is made, with the working directory ``/``."""
+        for number, arg in enumerate(args):
+            check_type(f"args[{number}]", arg, str, "a str")
         return self._with_process(lambda process: process.evolve(args=args))
 
     def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> Self:
@@ -222,6 +229,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     def with_namespace(self, kind: NamespaceType, path: str | None = None) -> Self:
         """Return a copy with a new namespace of a type, or the one at ``path``."""
+        check_type("kind", kind, str, "a NamespaceType")
         linux = self.linux or Linux()
         added = Namespace(type=kind, path=path)
         namespaces = [added if namespace.type == kind else namespace for namespace in linux.namespaces or ()]
@@ -231,6 +239,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     def without_namespace(self, kind: NamespaceType) -> Self:
         """Return a copy with the runtime namespace of a type. Raises KeyError: the config has no namespace of this type."""
+        check_type("kind", kind, str, "a NamespaceType")
         namespaces = (self.linux.namespaces if self.linux else None) or ()
         others = tuple(namespace for namespace in namespaces if namespace.type != kind)
         if self.linux is None or len(others) == len(namespaces):
@@ -239,6 +248,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     def with_annotations(self, changes: Mapping[str, str | None]) -> Self:
         """Return a copy with annotations set. None removes one."""
+        check_mapping("changes", changes)
         merged = {**(self.annotations or {}), **changes}
         return self.at.evolve(annotations={key: value for key, value in merged.items() if value is not None})
 

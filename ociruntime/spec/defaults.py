@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from ..arguments import check_bool, check_host, check_int, optional
 from .linux import IDMapping, Linux, Mount, Namespace, NamespaceType, Root
 from .process import Capabilities, ProcessSpec, Rlimit, RlimitType, User
 from .resources import DeviceCgroup, Resources
@@ -83,6 +84,9 @@ def default_devices() -> tuple[DeviceCgroup, ...]:
     )
 
 
+_MAX_ID: Final = (1 << 32) - 2
+
+
 def default_spec(
     cls: type[S],
     *,
@@ -93,6 +97,12 @@ def default_spec(
     host: HostLike | None = None,
 ) -> S:
     """See `RuntimeSpec.default`."""
+    check_bool("rootless", rootless)
+    check_bool("seccomp", seccomp)
+    if host is not None:
+        check_host(host)
+    optional(check_int, "uid", uid, 0, _MAX_ID)
+    optional(check_int, "gid", gid, 0, _MAX_ID)
     if not rootless and (uid is not None or gid is not None):
         raise TypeError("uid and gid require rootless=True")
     if rootless and host is not None:

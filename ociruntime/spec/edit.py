@@ -6,11 +6,17 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import attrs
 
+from ..arguments import check_type, shown, wrong_type
 from .base import FrozenMap, Json, Kind, Member, Record, evolved, json_path, members_of
 from .codec import plain, structure, to_dict
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+
+
+def check_record(name: str, value: object) -> None:
+    """Raise TypeError for a value that is not an object of the model."""
+    check_type(name, value, Record, "an object of the model")
 
 
 # ---- places ----
@@ -47,7 +53,7 @@ class At(Generic[R, T]):
     def __getitem__(self, key: str | int) -> "At[R, Any]":
         expected: type | None = {"tuple": int, "Mapping": str}.get(self._kind.outer)
         if expected is None or not isinstance(key, expected):
-            raise TypeError(f"{self} is not indexed by {key!r}")
+            raise TypeError(f"{self} is not indexed by {shown(key)}")
         return At(self._root, self._kind.inner, (*self._steps, key))
 
     def __dir__(self) -> list[str]:
@@ -81,6 +87,8 @@ class At(Generic[R, T]):
 
     def update(self, change: Callable[[T | None], T | None]) -> R:
         """Return the object with the result of ``change``, which gets the value at the place or None."""
+        if not callable(change):
+            raise wrong_type("change", change, "a function")
         changed: R = _change(self._root, Kind("", type(self._root)), self._steps, change)
         return changed
 
@@ -111,6 +119,8 @@ class At(Generic[R, T]):
 
         def change(value: Any) -> Any:
             items: list[object] = list(value or ())
+            if item not in items:
+                raise ValueError(f"item is {shown(item)}, which is not in {self}")
             items.remove(item)
             return tuple(items)
 
@@ -189,9 +199,10 @@ def merge(base: R, over: R | Mapping[str, Json]) -> R:
     Raises:
         SpecError: the result is not a document of the class of ``base``.
     """
+    check_record("base", base)
+    check_type("over", over, (Record, Mapping), "an object of the model or a mapping")
     patch = plain(over)
-    if not isinstance(patch, dict):
-        raise TypeError(f"an object of the model or a mapping expected, not {type(over).__name__}")
+    assert isinstance(patch, dict)
     return structure(type(base), _merge_object(type(base), to_dict(base), patch), "merge")
 
 
@@ -262,6 +273,8 @@ def diff(before: R, after: R) -> tuple[Change, ...]:
 
     Items of arrays are matched as a text diff matches lines: an inserted item is one addition, not a change of every item after it.
     """
+    check_record("before", before)
+    check_record("after", after)
     found: list[Change] = []
     _diff_objects(to_dict(before), to_dict(after), "$", found)
     return tuple(found)

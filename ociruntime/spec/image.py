@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ..arguments import shown, wrong_type
 from ..errors import SpecError
 from .base import Problem, destination_in_root, json_path, json_text
 from .codec import read_source
@@ -28,6 +29,7 @@ _ANNOTATIONS: Final = {
     "created": "org.opencontainers.image.created",
 }
 MAX_ID: Final = (1 << 32) - 2
+_ID_DIGITS: Final = 10
 SECTION: Final = "config.md#annotations"
 
 
@@ -90,6 +92,10 @@ def apply_image_config(
     volumes: Mapping[str, str] | Callable[[str], str] | None,
 ) -> S:
     """See `RuntimeSpec.from_image_config`."""
+    if user is not None and not isinstance(user, User) and not callable(user):
+        raise wrong_type("user", user, "a User or a function that returns one")
+    if volumes is not None and not isinstance(volumes, Mapping) and not callable(volumes):
+        raise wrong_type("volumes", volumes, "a mapping or a function that returns a path")
     document, name = read_source(source)
     if not isinstance(document, dict):
         raise SpecError([Problem("$", f"an object expected, not {json_text(document)}")], name)
@@ -133,9 +139,10 @@ def _env(base: tuple[str, ...], image: tuple[str, ...], *, keep: bool) -> tuple[
 
 def _numeric(text: str, found: list[Problem]) -> User | None:
     uid, colon, gid = text.partition(":")
-    if all(part.isascii() and part.isdigit() and int(part) <= MAX_ID for part in ((uid, gid) if colon else (uid,))):
+    ids = (uid, gid) if colon else (uid,)
+    if all(part.isascii() and part.isdigit() and len(part) <= _ID_DIGITS and int(part) <= MAX_ID for part in ids):
         return User(uid=int(uid), gid=int(gid or 0)).in_primary_group()
-    message = f"{text!r} is not numeric, and names are in the image's files: pass user="
+    message = f"{shown(text)} is not numeric, and names are in the image's files: pass user="
     found.append(Problem("$.config.User", message, "config.md#user"))
     return None
 

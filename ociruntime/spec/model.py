@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, cast
 import attrs
 from typing_extensions import TypeVar
 
+from ..arguments import check_type
 from ..errors import SpecError
 from .base import OpenEnum, Record, members_of, present
 from .schema import describe, section
@@ -78,6 +79,7 @@ class Model(Record, Generic[A_co]):
         """
         from .edit import merge
 
+        check_type("other", other, (Record, Mapping), "an object of the model or a mapping")
         return merge(self, other)
 
     # ---- JSON ----

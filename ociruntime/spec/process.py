@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from ..arguments import check_bool, check_mapping, check_type, optional
 from .base import CPUList, FrozenMap, Int32, OpenEnum, Uint32, Uint64
 from .model import Model
 
@@ -141,6 +142,7 @@ class Capabilities(Model["places.CapabilitiesAt"]):
 
         Names may lack ``CAP_`` and be in lower case.
         """
+        check_bool("ambient", ambient)
         added = [_capability_name(name) for name in names]
         bounding, effective, permitted = (_union(held, added) for held in (self.bounding, self.effective, self.permitted))
         changed = self.evolve(bounding=bounding, effective=effective, permitted=permitted)
@@ -166,6 +168,7 @@ class Capabilities(Model["places.CapabilitiesAt"]):
 
 
 def _capability_name(name: str) -> str:
+    check_type("names", name, str, "a str")
     upper = name.upper()
     return upper if upper.startswith("CAP_") else f"CAP_{upper}"
 
@@ -306,8 +309,10 @@ class ProcessSpec(Model["places.ProcessSpecAt"]):
         Raises:
             ValueError: a name contains ``=`` or a NUL byte, or is empty.
         """
+        optional(check_mapping, "changes", changes)
         changed = {**(changes or {}), **names}
-        for name in changed:
+        for name, value in changed.items():
+            optional(check_type, f"changes[{name!r}]", value, str, "a str, or None to remove it,")
             if not name or "=" in name or "\0" in name:
                 raise ValueError(f"{name!r} is not a valid name of an environment variable")
         env: list[str] = []

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ..arguments import shown
 from .base import Constraint, Json, Kind, Member, OpenEnum, Problem, Record, json_path, json_text, members_of, section_of
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _problem(cls: type[Record], error: Any) -> Problem:
         missing = next(key for key in limit if error.message.startswith(repr(key)))
         return Problem(json_path(path, missing), "is missing and required", where)
     if error.validator == "enum" and error.instance in _TOLERATED.get(path, ()):
-        return Problem(path, f"{error.instance!r} is none of {', '.join(limit)}, though runtimes accept it", where, "warning")
+        return Problem(path, f"{shown(error.instance)} is none of {', '.join(limit)}, though runtimes accept it", where, "warning")
     messages: dict[str, str] = {
         "type": f"{_EXPECTED.get(str(limit))} expected, not {json_text(error.instance)}",
         "enum": f"{json_text(error.instance)} is none of {', '.join(map(str, limit if error.validator == 'enum' else ()))}",

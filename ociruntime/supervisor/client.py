@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from ..arguments import check_window
 from ..engine.processes import ended_within, wait_killed
 from ..errors import ContainerNotFound, StateError, UnsupportedError, WrongStatus
 from ..files import Unpicklable
@@ -352,6 +353,7 @@ class Attachment(Unpicklable, io.RawIOBase):
             StateError: the container has no terminal, or its supervisor has ended.
             WrongStatus: the container has ended.
         """
+        check_window(rows, columns)
         request(self._entry, "resize the terminal of", consoleSize={"height": rows, "width": columns})
 
     @property

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -15,6 +16,7 @@ from typing import Final
 
 import attrs
 
+from ..arguments import check_bool, check_int, check_type, optional, shown
 from ..engine.processes import ended_within
 from ..errors import StateError
 from ..files import NotRegularError, open_regular
@@ -211,6 +213,11 @@ class LogReader:
     """Reads a container's log. Arguments and errors are those of `Container.logs`."""
 
     def __init__(self, entry: Entry, *, follow: bool, since: datetime | int | None, tail: int | None, stream: str | None) -> None:
+        check_bool("follow", follow)
+        optional(check_type, "since", since, (datetime, int), "a datetime or an int")
+        optional(check_int, "tail", tail, 0, sys.maxsize)
+        if stream not in (None, "stdout", "stderr"):
+            raise ValueError(f"stream is {shown(stream)}: stdout or stderr is needed")
         document = self._document = entry.read()
         if "log_path" not in document:
             raise StateError(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..engine.clone import clone
-from ..files import socket_path
+from ..files import connect_socket, socket_path
 from .control import Clients, Control
 from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, RECORD, RECORD_SIZE, receive_message, send_message
 from .streams import IN, ContainerStreams, LogDriver, Loop
@@ -91,8 +91,7 @@ class StateSender:
             deadline, document = self._queue[0]
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as peer:
                 try:
-                    with socket_path(*os.path.split(self._path)) as path:
-                        peer.connect(path)
+                    connect_socket(peer, self._path)
                     peer.send(document)
                 except OSError as error:
                     if error.errno == errno.EAGAIN and time.monotonic() < deadline:

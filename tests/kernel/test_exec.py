@@ -384,7 +384,7 @@ def test_preserved_descriptors(container: oci.Container, bundle: oci.Bundle, sta
             os.close(40)
             os.close(41)
     for call in (lambda: container.exec(["true"], preserve_fds=-1), lambda: oci.Container.create("x", bundle, preserve_fds=-1)):
-        with pytest.raises(ValueError, match="not a count"):
+        with pytest.raises(ValueError, match="preserve_fds is -1"):
             call()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -259,9 +260,13 @@ def test_a_broken_squashfs_leaves_nothing(busybox_sif: Path, tmp_path: Path) -> 
     assert not (tmp_path / "b").exists()
 
 
-def test_a_spec_that_cannot_be_saved_leaves_nothing(busybox_sif: Path, tmp_path: Path) -> None:
-    with pytest.raises(AttributeError):
-        oci.Bundle.from_sif(busybox_sif, tmp_path / "b", spec=object())  # type: ignore[arg-type]
+def test_a_spec_that_cannot_be_saved_leaves_nothing(busybox_sif: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(oci.RuntimeSpec, "save", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        oci.Bundle.from_sif(busybox_sif, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 

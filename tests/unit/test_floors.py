@@ -19,7 +19,7 @@ FILES = {
 }
 
 FLOORS = (
-    ("_lazy", "_native", "errors"),
+    ("_lazy", "_native", "arguments", "errors"),
     ("interrupts",),
     ("files", "limits", "procfs"),
     ("spec", "streams"),

@@ -713,6 +713,7 @@ def test_importing_is_cheap_and_needs_only_the_errors() -> None:
     assert ours == {
         "ociruntime",
         "ociruntime._lazy",
+        "ociruntime.arguments",
         "ociruntime.errors",
         "ociruntime.files",
         "ociruntime.interrupts",

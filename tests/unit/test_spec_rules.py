@@ -12,7 +12,7 @@ import pytest
 from ociruntime.errors import SpecError
 from ociruntime.host import Hierarchy, Host
 from ociruntime.spec import ContainerProcessState, Features, Model, Problem, RuntimeSpec, StateDocument
-from ociruntime.spec.rules.findings import Findings
+from ociruntime.spec.rules import Findings
 
 RULES_PACKAGE = Path(sys.modules[Findings.__module__].__file__ or "").parent
 NEW_USER = {"namespaces": [{"type": "user"}, {"type": "mount"}], "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}],

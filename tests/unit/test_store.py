@@ -259,3 +259,15 @@ def test_remove_takes_the_lock_last_and_the_state_before_it(store: StateStore, m
     assert gone[-2:] == ["state.json", "lock"]
     assert len(gone) == 4
     entry.remove()
+
+
+def test_only_directories_of_containers_count(tmp_path: Path) -> None:
+    """A state root can be any directory, by mistake: the user's own directories in it are neither listed nor removed."""
+    store = StateStore(tmp_path)
+    made = store.create("made")  # with nothing in it yet, as a crash can leave it
+    for name, mode in (("documents", 0o700), ("empty", 0o755)):
+        (tmp_path / name).mkdir(mode=mode)
+    (tmp_path / "documents/letter").write_text("dear")
+    assert [entry.id for entry in store.entries()] == [made.id]
+    with pytest.raises(StateError, match="not the state of a container"):
+        store.entry("documents")

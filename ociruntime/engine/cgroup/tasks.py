@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ..._native import check, ffi, lib
 from ...errors import UnsupportedError
-from ..processes import EndWaiter
+from ..processes import LONGEST_POLL, EndWaiter
 from .account import oom_kills
 from .tree import GONE, read, read_if_exists, sort_likely, walk, write
 
@@ -291,7 +291,7 @@ class EventWatch:
         from ...stats import Event
 
         kinds: list[EventKind] = []
-        ready = [fd for fd, _ in self._epoll.poll(-1 if timeout is None else max(0.0, timeout))]
+        ready = [fd for fd, _ in self._epoll.poll(-1 if timeout is None else min(max(0.0, timeout), LONGEST_POLL))]
         for fd in ready:
             if fd in self._handlers:
                 found: list[EventKind] = self._handlers[fd]()

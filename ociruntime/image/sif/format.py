@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from typing import NoReturn
 
+from ociruntime.arguments import shown
 from ociruntime.errors import SifError
 from ociruntime.image.sif.model import (
     NO_TIME,
@@ -208,7 +209,7 @@ def check_digest(digest: str, refuse: Refusal) -> str:
     """Return ``digest`` if it is ``<algorithm>:<lower-case hex>`` of the algorithm's length. Raises SifError."""
     algorithm, _, encoded = digest.partition(":")
     if not set(encoded) <= set("0123456789abcdef") or len(encoded) != _DIGEST_LENGTHS.get(algorithm):
-        refuse("oci.digest", f"{digest!r} is not a digest such as sha256:<64 hex digits>")
+        refuse("oci.digest", f"{shown(digest)} is not a digest such as sha256:<64 hex digits>")
     return digest
 
 

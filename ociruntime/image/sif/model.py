@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import attrs
 
+from ociruntime.arguments import shown
+
 if TYPE_CHECKING:
     import datetime
     import uuid
@@ -158,7 +160,7 @@ class Architecture(enum.StrEnum):
             return cls.I386
         if lowered.startswith("armv"):
             return cls.ARM
-        raise ValueError(f"no SIF architecture code for {name!r}")
+        raise ValueError(f"no SIF architecture code for {shown(name)}")
 
     @classmethod
     def host(cls) -> Architecture:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
+from ociruntime.arguments import check_int, check_str, check_type, optional
 from ociruntime.errors import SifError
 from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, parse_env, parse_json_object, string_map
 from ociruntime.image.sif import display
@@ -145,6 +146,7 @@ class SifImage:
 
     def by_id(self, object_id: int) -> Descriptor:
         """Return the object with this id. Raises KeyError."""
+        check_int("object_id", object_id)
         return self._by_id[object_id]
 
     def find(
@@ -162,6 +164,12 @@ class SifImage:
 
         ``kind`` is the kind of a partition, ``digest`` the digest of an OCI root index or blob.
         """
+        for parameter, number in (("data_type", data_type), ("group", group), ("kind", kind)):
+            optional(check_int, parameter, number)
+        for parameter, number in (("linked_object", linked_object), ("linked_group", linked_group)):
+            optional(check_int, parameter, number)
+        optional(check_str, "name", name)
+        optional(check_str, "digest", digest)
         found: list[Descriptor] = []
         for item in self.descriptors:
             metadata = item.metadata
@@ -212,12 +220,19 @@ class SifImage:
 
     def chunks(self, item: Descriptor, size: int = 1 << 20) -> Iterator[bytes]:
         """Yield the data of an object in pieces of ``size`` bytes. The last one may be shorter."""
+        self._check_mine(item)
+        check_int("size", size, 1)
+        return self._chunks(item, size)
+
+    def _chunks(self, item: Descriptor, size: int) -> Iterator[bytes]:
         with self.reader(item) as reader:
             while piece := reader.read(size):
                 yield piece
 
     def read(self, item: Descriptor, *, limit: int = MAX_DOCUMENT) -> bytes:
         """Return all data of an object. Raises SifError if it has more than ``limit`` bytes."""
+        self._check_mine(item)
+        check_int("limit", limit, 0)
         if item.size > limit:
             raise SifError(
                 f"object {item.id} of {item.size} bytes is larger than the limit of {limit} bytes; use reader() or chunks()",
@@ -229,6 +244,7 @@ class SifImage:
             return reader.read()
 
     def _check_mine(self, item: Descriptor) -> None:
+        check_type("item", item, Descriptor, "a Descriptor")
         if self._by_id.get(item.id) != item:  # a pickled descriptor is equal, not identical
             raise ValueError(f"the descriptor of object {item.id} is not from this image")
         if self.closed:

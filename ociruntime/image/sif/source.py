@@ -6,10 +6,11 @@ import fcntl
 import io
 import os
 import threading
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import attrs
 
+from ociruntime.arguments import check_fd, check_int, check_type, optional, parse_path, shown, wrong_type
 from ociruntime.errors import ImageError, SifError
 from ociruntime.files import NotRegularError, Unpicklable, check_regular, open_regular
 from ociruntime.interrupts import complete, waiting
@@ -44,6 +45,7 @@ class SeekableFile(ReadableFile, Protocol):
     def seek(self, offset: int, whence: int = ..., /) -> int: ...
 
 
+_OPENABLE: Final = "a path, a file descriptor or a binary file object"
 Openable: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | SeekableFile
 
 
@@ -178,8 +180,10 @@ class SectionReader(Unpicklable, io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         self._check_open()
         bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}
+        check_int("offset", offset)
+        check_type("whence", whence, int, "SEEK_SET, SEEK_CUR or SEEK_END")
         if whence not in bases:
-            raise ValueError(f"whence {whence!r} is not SEEK_SET, SEEK_CUR or SEEK_END")
+            raise ValueError(f"whence {shown(whence)} is not SEEK_SET, SEEK_CUR or SEEK_END")
         position = bases[whence] + offset
         if position < 0:
             raise ValueError(f"seek to the negative position {position}")
@@ -198,6 +202,7 @@ class SectionReader(Unpicklable, io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to ``size`` bytes, or all the rest. No more memory is allocated than the part has bytes."""
         self._check_open()
+        optional(check_int, "size", size)
         rest = max(0, self.size - self._position)
         buffer = bytearray(rest if size is None or size < 0 else min(size, rest))
         self.readinto(buffer)
@@ -246,18 +251,19 @@ def open_source(target: Openable) -> Source:
         TypeError: ``target`` is something else.
     """
     if isinstance(target, bool):
-        raise TypeError("a SIF image is opened from a path, a file descriptor or a binary file object, not a bool")
+        raise wrong_type("target", target, _OPENABLE)
     if isinstance(target, int):
+        check_fd("target", target)
         return FdSource(fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, 3), f"fd {target}")
     if isinstance(target, str | bytes | os.PathLike):
-        return FdSource.from_path(target)
+        return FdSource.from_path(parse_path("target", os.fsdecode(target)))
     name = getattr(target, "name", "")
     name = name if isinstance(name, str) else ""
     fd = _plain_fd(target)
     if fd is not None:
         return FdSource(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3), name)
     if not (hasattr(target, "read") and hasattr(target, "seek")) or isinstance(target, io.TextIOBase):
-        raise TypeError(f"a SIF image is opened from a path, a file descriptor or a binary file object, not {target!r}")
+        raise wrong_type("target", target, _OPENABLE)
     return StreamSource(target, name)
 
 

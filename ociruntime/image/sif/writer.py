@@ -5,10 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 import attrs
 
+from ociruntime.arguments import (
+    check_bool,
+    check_int,
+    check_mapping,
+    check_str,
+    check_type,
+    optional,
+    parse_path,
+    shown,
+    wrong_type,
+)
 from ociruntime.files import StagedFile
 from ociruntime.image.config import Location, check_oci_config, string_map
 from ociruntime.image.sif import format as fmt
@@ -45,6 +56,9 @@ Data: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | Read
 """The data of an object: bytes, the path of a file, or a binary file, which is read from its position to its end."""
 
 _CHUNK = 1 << 20
+_MAX_CODE: Final = (1 << 31) - 1
+"""Codes of kinds and formats are stored as signed numbers of 32 bits."""
+_MAX_ALIGNMENT: Final = 1 << 30
 
 
 @attrs.frozen
@@ -83,6 +97,9 @@ class SifBuilder:
         timestamp: int | None = None,
         capacity: int = fmt.DEFAULT_CAPACITY,
     ) -> None:
+        check_int("capacity", capacity)
+        check_bool("deterministic", deterministic)
+        optional(check_int, "timestamp", timestamp)
         refuse = fmt.Refusal("")
         refuse.between("descriptors_total", capacity, 0, fmt.MAX_DESCRIPTORS, "limit of the reader")
         self._launch_script: Final = _text("launch_script", launch_script, 32, refuse)
@@ -111,6 +128,12 @@ class SifBuilder:
         alignment: int = 1,
     ) -> int:
         """Add an object of any type and return its id. `write` reads the data. The methods below add the common types."""
+        check_int("data_type", data_type)
+        _check_data(data)
+        optional(check_type, "metadata", metadata, get_args(Metadata), "a Partition, Signature or other metadata")
+        for parameter, number in (("group", group), ("linked_object", linked_object), ("linked_group", linked_group)):
+            optional(check_int, parameter, number)
+        check_int("alignment", alignment)
         refuse = fmt.Refusal("", len(self._planned))
         refuse.between("data_type", int(data_type), 1, 0x7FFFFFFF, "data types")
         _text("name", name, 128, refuse)
@@ -122,7 +145,7 @@ class SifBuilder:
             refuse.between("linked_id", linked_object, 1, fmt.GROUP_MASK - 1, "object ids")
         if linked_object is not None and linked_group is not None:
             refuse("linked_id", "an object is linked to an object or to a group, not both")
-        if alignment < 1:
+        if not 1 <= alignment <= _MAX_ALIGNMENT:
             refuse("offset", f"alignment of {alignment} bytes")
         if isinstance(metadata, OciObject):
             fmt.check_digest(metadata.digest, refuse)
@@ -149,6 +172,9 @@ class SifBuilder:
         alignment: int = fmt.PARTITION_ALIGNMENT,
     ) -> int:
         """Add a filesystem image. ``arch`` is an `Architecture` or a name such as ``arm64``; this machine's when not given."""
+        check_int("kind", kind, 0, _MAX_CODE)
+        check_int("filesystem", filesystem, 0, _MAX_CODE)
+        optional(check_type, "arch", arch, str, "an Architecture or a name such as 'arm64'")
         architecture = Architecture.host() if arch is None else Architecture.from_name(arch)
         return self.add(
             DataType.PARTITION,
@@ -161,21 +187,25 @@ class SifBuilder:
 
     def add_definition(self, text: str, *, name: str = "", group: int | None = 1) -> int:
         """Add the definition file from which the image was built."""
-        return self.add(DataType.DEFINITION, text.encode(), name=name, group=group)
+        check_str("text", text)
+        return self.add(DataType.DEFINITION, text.encode("utf-8", "surrogateescape"), name=name, group=group)
 
     def add_env(self, env: Mapping[str, str], *, name: str = "", group: int | None = 1) -> int:
         """Add environment variables, as lines of ``NAME=value``."""
         refuse = fmt.Refusal("", len(self._planned))
+        check_mapping("env", env)
         for key, value in env.items():
+            check_str(f"env[{key!r}]", value)
             if not key or "=" in key or "\n" in key + value or "\0" in key + value or key.lstrip().startswith("#"):
                 refuse("env", f"{key!r} = {value!r:.80} cannot be written as a NAME=value line")
         text = "".join(f"{key}={value}\n" for key, value in env.items())
-        return self.add(DataType.ENVIRONMENT, text.encode(), name=name, group=group)
+        return self.add(DataType.ENVIRONMENT, text.encode("utf-8", "surrogateescape"), name=name, group=group)
 
     def add_labels(self, labels: Mapping[str, str], *, name: str = "", group: int | None = 1) -> int:
         """Add labels, as JSON. Raises SifError for a value that is not a string."""
+        check_mapping("labels", labels)
         texts = string_map(dict(labels), "", Location("labels", None, ""))
-        return self.add(DataType.LABELS, _json({**texts}), name=name, group=group)
+        return self.add(DataType.LABELS, _json("labels", {**texts}), name=name, group=group)
 
     def add_oci_config(self, config: Mapping[str, JsonValue], *, group: int | None = 1) -> int:
         """Add the ``config`` object of an OCI image configuration (Entrypoint, Cmd, Env ...) as ``oci-config.json``.
@@ -183,12 +213,13 @@ class SifBuilder:
         Raises:
             SifError: it is not such an object; the error names the key.
         """
+        check_mapping("config", config)
         check_oci_config(dict(config), Location(OCI_CONFIG_NAME, None, ""))
-        return self.add(DataType.GENERIC_JSON, _json(dict(config)), name=OCI_CONFIG_NAME, group=group)
+        return self.add(DataType.GENERIC_JSON, _json("config", dict(config)), name=OCI_CONFIG_NAME, group=group)
 
     def add_json(self, value: JsonValue, *, name: str, group: int | None = 1) -> int:
         """Add a generic JSON object."""
-        return self.add(DataType.GENERIC_JSON, _json(value), name=name, group=group)
+        return self.add(DataType.GENERIC_JSON, _json("value", value), name=name, group=group)
 
     def add_generic(self, data: Data, *, name: str, group: int | None = 1) -> int:
         """Add raw data."""
@@ -205,6 +236,8 @@ class SifBuilder:
         name: str = "",
     ) -> int:
         """Add a signature of an object or a group. A signature does not belong to a group itself."""
+        check_int("hash_kind", hash_kind, 0, _MAX_CODE)
+        check_type("fingerprint", fingerprint, bytes, "bytes")
         metadata = Signature(hash_kind, fingerprint)
         return self.add(
             DataType.SIGNATURE,
@@ -227,19 +260,24 @@ class SifBuilder:
         group: int | None = 1,
     ) -> int:
         """Add a cryptographic message, e.g. the wrapped key of the encrypted partition ``linked_object``."""
+        check_int("message_format", message_format, 0, _MAX_CODE)
+        check_int("message_kind", message_kind, 0, _MAX_CODE)
         metadata = CryptoMessage(message_format, message_kind)
         return self.add(DataType.CRYPTO_MESSAGE, data, name=name, group=group, linked_object=linked_object, metadata=metadata)
 
     def add_sbom(self, data: Data, *, sbom_format: SbomFormat | int, name: str = "", group: int | None = 1) -> int:
         """Add a software bill of materials."""
+        check_int("sbom_format", sbom_format, 0, _MAX_CODE)
         return self.add(DataType.SBOM, data, name=name, group=group, metadata=Sbom(sbom_format))
 
     def add_oci_root_index(self, data: Data, *, digest: str, group: int | None = 1) -> int:
         """Add the root index of an OCI-SIF image; ``digest`` is not compared with the data."""
+        check_str("digest", digest)
         return self.add(DataType.OCI_ROOT_INDEX, data, group=group, metadata=OciObject(digest))
 
     def add_oci_blob(self, data: Data, *, digest: str, group: int | None = 1) -> int:
         """Add a blob of an OCI-SIF image; ``digest`` is not compared with the data."""
+        check_str("digest", digest)
         return self.add(DataType.OCI_BLOB, data, group=group, metadata=OciObject(digest))
 
     @uninterruptible()
@@ -258,6 +296,8 @@ class SifBuilder:
             OSError: the file cannot be written; nothing is left behind.
             SifError: the objects contradict each other.
         """
+        path = parse_path("path", path)
+        optional(check_int, "mode", mode, 0, 0o7777)
         check_target(path, overwrite=overwrite)
         with StagedFile(path, mode=0o777 if mode is None else mode & 0o700) as file:
             with waiting():  # large objects take long
@@ -332,6 +372,13 @@ class SifBuilder:
         return uuid.uuid4().bytes
 
 
+def _check_data(data: object) -> None:
+    if isinstance(data, str | os.PathLike):
+        parse_path("data", data)
+    elif not isinstance(data, bytes | bytearray | memoryview) and not callable(getattr(data, "read", None)):
+        raise wrong_type("data", data, "bytes, the path of a file or a binary file")
+
+
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Check that an image can be written to a path.
 
@@ -339,6 +386,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         FileExistsError: it exists, and ``overwrite`` is false.
         OSError: it is a directory or a special file, which is never replaced.
     """
+    check_bool("overwrite", overwrite)
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -352,16 +400,23 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def _text(field: str, text: str, room: int, refuse: fmt.Refusal) -> bytes:
-    encoded = text.encode("utf-8", "surrogateescape")
+    check_type(field, text, str, "a str")
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        refuse(field, f"{shown(text)} cannot be encoded: {error.reason}")
     if len(encoded) >= room or b"\0" in encoded:
-        refuse(field, f"{text!r} does not fit into {room} bytes that end with NUL")
+        refuse(field, f"{shown(text)} does not fit into {room} bytes that end with NUL")
     return encoded
 
 
-def _json(value: JsonValue) -> bytes:
+def _json(name: str, value: JsonValue) -> bytes:
     import json
 
-    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be written as JSON: {error}") from error
 
 
 def _copy(data: Data, fd: int, offset: int) -> int:

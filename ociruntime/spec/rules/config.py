@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Final
 
+from ...arguments import shown
 from ..base import Problem, json_path
 from ..process import Capability
-from .findings import Findings, version_numbers
+from . import Findings, version_numbers
 from .linux import check_linux, check_mount
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _check_rlimits(findings: Findings, process: ProcessSpec, *, linux: bool) -> 
             findings.error(where, f"{limit.type} appears twice", section)
         seen.add(limit.type)
         if linux and not limit.type.known:
-            findings.error(f"{where}.type", f"{str(limit.type)!r} is not a resource limit of Linux", section)
+            findings.error(f"{where}.type", f"{shown(str(limit.type))} is not a resource limit of Linux", section)
         if limit.soft > limit.hard:
             findings.error(where, f"the soft limit {limit.soft} is above the hard limit {limit.hard}", section)
 
@@ -118,7 +119,7 @@ def _check_capabilities(findings: Findings, caps: Capabilities) -> None:
     for name in sorted(frozenset[str]().union(*sets.values()) - known):
         where = next(member for member, names in sets.items() if name in names)
         hint = f"; did you mean CAP_{name.upper()}?" if f"CAP_{name.upper()}" in known else ""
-        findings.warn(f"{path}.{where}", f"{name!r} is not a capability, so it is not granted{hint}", _LINUX)
+        findings.warn(f"{path}.{where}", f"{shown(name)} is not a capability, so it is not granted{hint}", _LINUX)
     above = (("effective", "permitted"), ("inheritable", "bounding"), ("ambient", "permitted"), ("ambient", "inheritable"))
     for inner, outer in above:
         missing = (sets[inner] - sets[outer]) & known
@@ -202,7 +203,7 @@ def _check_version(findings: Findings, version: str) -> None:
     section = "config.md#specification-version"
     numbers = version_numbers(version)
     if numbers is None:
-        findings.error("$.ociVersion", f"{version!r} is not a version such as 1.3.0", section)
+        findings.error("$.ociVersion", f"{shown(version)} is not a version such as 1.3.0", section)
     elif numbers[0] != 1:
         findings.error("$.ociVersion", f"version {version} is not one of 1.x", section)
     elif numbers[1] > 3:
@@ -270,7 +271,7 @@ def features_problems(features: Features) -> list[Problem]:
     for name, text in (("ociVersionMin", features.oci_version_min), ("ociVersionMax", features.oci_version_max)):
         numbers = version_numbers(text)
         if numbers is None:
-            findings.error(f"$.{name}", f"{text!r} is not a version such as 1.3.0", section)
+            findings.error(f"$.{name}", f"{shown(text)} is not a version such as 1.3.0", section)
         else:
             versions.append(numbers)
     if len(versions) == 2 and versions[1] < versions[0]:
@@ -336,10 +337,10 @@ def _check_windows_mounts(findings: Findings, mounts: Sequence[Mount]) -> None:
     for index, place in enumerate(places):
         where = f"$.mounts[{index}].destination"
         if not place.is_absolute():
-            findings.error(where, f"{str(place)!r} is not an absolute path", section)
+            findings.error(where, f"{shown(str(place))} is not an absolute path", section)
         outer = next((other for other in places if other in place.parents), None)
         if outer is not None:
-            findings.error(where, f"{str(place)!r} is nested within {str(outer)!r}", section)
+            findings.error(where, f"{shown(str(place))} is nested within {shown(str(outer))}", section)
 
 
 def _check_zos(findings: Findings, zos: ZOS) -> None:
@@ -366,7 +367,7 @@ def _check_freebsd(findings: Findings, freebsd: FreeBSD) -> None:
     section = "config-freebsd.md#devices"
     for index, device in enumerate(freebsd.devices or ()):
         if device.path.startswith("/"):
-            findings.error(f"$.freebsd.devices[{index}].path", f"{device.path!r} is not relative to /dev", section)
+            findings.error(f"$.freebsd.devices[{index}].path", f"{shown(device.path)} is not relative to /dev", section)
     level = freebsd.jail.enforce_statfs if freebsd.jail else None
     if level is not None and level > 2:
         findings.error("$.freebsd.jail.enforceStatfs", f"{level} is not 0 to 2", "config-freebsd.md#jail")

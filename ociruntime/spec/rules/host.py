@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ...arguments import check_host
 from ..base import Problem
 from ..process import Capability
-from .findings import Findings
+from . import Findings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -73,6 +74,7 @@ class HostLike(Protocol):
 
 def host_problems(spec: RuntimeSpec, host: HostLike) -> list[Problem]:
     """Return what a host does not support of a config. It is a warning where the spec requires the runtime to continue."""
+    check_host(host)
     findings = Findings()
     if spec.linux is None:
         platforms = [name for name in ("windows", "solaris", "zos", "freebsd") if getattr(spec, name) is not None]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from ...arguments import shown
 from ..base import destination_in_root, is_below, json_path, split_option, sysctl_namespace, sysctl_path
-from .findings import Findings
+from . import Findings
 
 if TYPE_CHECKING:
     from ..config import RuntimeSpec
@@ -42,10 +43,12 @@ def check_seccomp(findings: Findings, seccomp: Seccomp) -> None:
         )
     for index, arch in enumerate(seccomp.architectures or ()):
         if not arch.known:
-            findings.error(f"{_SECCOMP}.architectures[{index}]", f"{str(arch)!r} is not an architecture of libseccomp", _SECTION)
+            findings.error(
+                f"{_SECCOMP}.architectures[{index}]", f"{shown(str(arch))} is not an architecture of libseccomp", _SECTION
+            )
     for index, flag in enumerate(seccomp.flags or ()):
         if not flag.known:
-            findings.error(f"{_SECCOMP}.flags[{index}]", f"{str(flag)!r} is not a flag of seccomp(2)", _SECTION)
+            findings.error(f"{_SECCOMP}.flags[{index}]", f"{shown(str(flag))} is not a flag of seccomp(2)", _SECTION)
     notify = False
     for index, rule in enumerate(seccomp.syscalls or ()):
         _check_syscall(findings, rule, f"{_SECCOMP}.syscalls[{index}]")
@@ -79,14 +82,14 @@ def _check_argument(findings: Findings, arg: SyscallArg, where: str) -> None:
     if not 0 <= arg.index <= 5:
         findings.error(f"{where}.index", f"{arg.index} is not 0 to 5: a system call has six arguments", _SECTION)
     if not arg.op.known:
-        findings.error(f"{where}.op", f"{str(arg.op)!r} is not an operator", _SECTION)
+        findings.error(f"{where}.op", f"{shown(str(arg.op))} is not an operator", _SECTION)
     elif arg.value_two and arg.op != "SCMP_CMP_MASKED_EQ":
         findings.warn(f"{where}.valueTwo", f"is ignored by {arg.op}", _SECTION)
 
 
 def _check_action(findings: Findings, place: str, errno_place: str, action: SeccompAction, errno: int | None) -> None:
     if not action.known:
-        findings.error(place, f"{str(action)!r} is not an action of seccomp", _SECTION)
+        findings.error(place, f"{shown(str(action))} is not an action of seccomp", _SECTION)
     elif errno is not None:
         limit = _ERRNO_LIMITS.get(action)
         if limit is None:
@@ -132,7 +135,7 @@ def check_resources(findings: Findings, resources: Resources) -> None:
     for file, value in (resources.unified or {}).items():
         if "/" in file or "." not in file.strip("."):
             findings.error(
-                json_path(f"{_PATH}.unified", file), f"{file!r} is not a file of a controller", "config-linux.md#unified"
+                json_path(f"{_PATH}.unified", file), f"{shown(file)} is not a file of a controller", "config-linux.md#unified"
             )
         if "\0" in value:
             findings.error(
@@ -143,9 +146,9 @@ def check_resources(findings: Findings, resources: Resources) -> None:
 def _check_device(findings: Findings, rule: DeviceCgroup, where: str) -> None:
     section = "config-linux.md#allowed-device-list"
     if rule.type is not None and rule.type not in ("a", "b", "c", ""):
-        findings.error(f"{where}.type", f"{rule.type!r} is none of a, b, c", section)
+        findings.error(f"{where}.type", f"{shown(rule.type)} is none of a, b, c", section)
     if rule.access is not None and not set(rule.access) <= set("rwm"):
-        findings.error(f"{where}.access", f"{rule.access!r} is not composed of r, w and m", section)
+        findings.error(f"{where}.access", f"{shown(rule.access)} is not composed of r, w and m", section)
     for name, number in (("major", rule.major), ("minor", rule.minor)):
         if number is not None and number < -1:
             findings.error(f"{where}.{name}", f"{number} is negative", section)
@@ -225,7 +228,9 @@ def check_mount(findings: Findings, spec: RuntimeSpec, mount: Mount, path: str) 
         findings.error(f"{path}.destination", "is empty", _MOUNTS)
     elif spec.linux is not None and not mount.destination.startswith("/"):
         findings.warn(
-            f"{path}.destination", f"{mount.destination!r} is relative, which is deprecated; it is taken as relative to /", _MOUNTS
+            f"{path}.destination",
+            f"{shown(mount.destination)} is relative, which is deprecated; it is taken as relative to /",
+            _MOUNTS,
         )
     elif spec.linux is None and spec.windows is None:
         findings.check_absolute(f"{path}.destination", mount.destination, _MOUNTS)
@@ -319,7 +324,7 @@ def check_linux(findings: Findings, spec: RuntimeSpec, linux: Linux) -> None:
     for key, value in (linux.sysctl or {}).items():
         _check_sysctl(findings, key, value, kinds)
         if sysctl_path(key) == "kernel/domainname" and spec.domainname not in (None, "", value):
-            message = f"is {spec.domainname!r}, which conflicts with $.linux.sysctl[{key!r}]"
+            message = f"is {shown(spec.domainname)}, which conflicts with $.linux.sysctl[{key!r}]"
             findings.error("$.domainname", message, "config.md#domainname")
     _check_hidden(findings, linux)
     if linux.cgroups_path and ".." in linux.cgroups_path.split("/"):
@@ -364,7 +369,7 @@ def _check_namespaces(findings: Findings, linux: Linux) -> dict[str, str | None]
     for index, namespace in enumerate(linux.namespaces or ()):
         where = f"$.linux.namespaces[{index}]"
         if not namespace.type.known:
-            findings.error(f"{where}.type", f"{str(namespace.type)!r} is not a namespace of Linux", section)
+            findings.error(f"{where}.type", f"{shown(str(namespace.type))} is not a namespace of Linux", section)
         if namespace.type in kinds:
             findings.error(where, f"{namespace.type} appears twice", section)
         # Programs in Go write an empty path for none.
@@ -402,7 +407,7 @@ def _check_time_offsets(findings: Findings, linux: Linux, kinds: dict[str, str |
     for clock, offset in linux.time_offsets.items():
         where = json_path("$.linux.timeOffsets", clock)
         if clock not in ("monotonic", "boottime"):
-            findings.error(where, f"{clock!r} is not monotonic or boottime", section)
+            findings.error(where, f"{shown(clock)} is not monotonic or boottime", section)
         if offset.nanosecs is not None and offset.nanosecs >= 1_000_000_000:
             findings.error(f"{where}.nanosecs", f"{offset.nanosecs} is a second or more", section)
 
@@ -422,7 +427,7 @@ def _check_devices(findings: Findings, linux: Linux, kinds: dict[str, str | None
                 if wanted and maps and not any(0 <= wanted - mapping.container_id < mapping.size for mapping in maps):
                     findings.error(f"{where}.{name}", f"{wanted} is not mapped in the user namespace", section)
         if not device.type.known:
-            findings.error(f"{where}.type", f"{str(device.type)!r} is not a type of device", section)
+            findings.error(f"{where}.type", f"{shown(str(device.type))} is not a type of device", section)
         if device.type == "p" or not device.type.known:
             continue
         for name, number, end in (("major", device.major, 1 << 12), ("minor", device.minor, 1 << 20)):
@@ -451,9 +456,9 @@ def _check_net_devices(findings: Findings, linux: Linux, kinds: dict[str, str | 
             plain = text.replace("%d", "", 1) if place != where else text  # the kernel replaces it by a free number
             bad = text in ("", ".", "..") or any(c in "/:%" or c.isspace() or not c.isprintable() for c in plain)
             if bad or len(text.encode("utf-8", "surrogatepass")) > _MAX_INTERFACE:
-                findings.error(place, f"{text!r} cannot be the name of a network device", section)
+                findings.error(place, f"{shown(text)} cannot be the name of a network device", section)
         if name in names and "%d" not in name:
-            findings.error(f"{where}.name", f"{name!r} appears twice", section)
+            findings.error(f"{where}.name", f"{shown(name)} appears twice", section)
         names.add(name)
 
 
@@ -461,7 +466,7 @@ def _check_sysctl(findings: Findings, key: str, value: str, kinds: dict[str, str
     section, where = "config-linux.md#sysctl", json_path("$.linux.sysctl", key)
     path, kind = sysctl_path(key), sysctl_namespace(key)
     if not path.isprintable() or any(part in ("", ".", "..") for part in path.split("/")):
-        findings.error(where, f"{key!r} is not the name of a sysctl", section)
+        findings.error(where, f"{shown(key)} is not the name of a sysctl", section)
     elif kind is None:
         findings.error(where, "does not belong to a namespace, so it would change the host", section)
     elif kind not in kinds:
@@ -469,7 +474,7 @@ def _check_sysctl(findings: Findings, key: str, value: str, kinds: dict[str, str
     elif path == "kernel/hostname":
         findings.error(where, "is set by hostname: use that member", section)
     elif not value or not value.replace("\t", " ").isprintable():
-        findings.error(where, f"{value!r} is not the value of a sysctl", section)
+        findings.error(where, f"{shown(value)} is not the value of a sysctl", section)
 
 
 def check_intel_rdt(findings: Findings, rdt: IntelRdt) -> None:
@@ -477,7 +482,7 @@ def check_intel_rdt(findings: Findings, rdt: IntelRdt) -> None:
     path, section = "$.linux.intelRdt", "config-linux.md#intelrdt"
     name = rdt.clos_id
     if name is not None and name != "/" and (name in RESERVED_GROUPS or "/" in name or not name.isprintable()):
-        findings.error(f"{path}.closID", f"{name!r} cannot be the name of a group", section)
+        findings.error(f"{path}.closID", f"{shown(name)} cannot be the name of a group", section)
     if rdt.l3_cache_schema is not None and not rdt.l3_cache_schema.startswith("L3:"):
         findings.warn(f"{path}.l3CacheSchema", "does not start with L3:", section)
     if rdt.mem_bw_schema is not None and not rdt.mem_bw_schema.startswith("MB:"):

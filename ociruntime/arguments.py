@@ -1,0 +1,151 @@
+"""Checks of the arguments of public calls. Each error names the argument and its value, and says what is needed.
+
+Nothing heavy is imported: short commands check their arguments too.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Mapping
+from reprlib import Repr
+from typing import Any, Final
+
+_repr: Final = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 80
+_repr.maxlevel = 3
+_MAX_INDENT: Final = 64
+_MAX_WINDOW: Final = 65535
+_MAX_PATH: Final = 4095
+_MAX_SECONDS: Final = float(1 << 31)
+"""More than 60 years. Above the kernel's and the interpreter's own limits, a wait has none."""
+
+
+def shown(value: object) -> str:
+    """Return the representation of any value, in a length that fits into a message."""
+    return _repr.repr(value)
+
+
+def wrong_type(name: str, value: object, needed: str) -> TypeError:
+    """Return the error for an argument of another type. ``needed`` is a noun phrase in the singular."""
+    return TypeError(f"{name} is {shown(value)}: {needed} is needed")
+
+
+def check_type(name: str, value: object, kinds: type | tuple[type, ...], needed: str) -> None:
+    """Raise TypeError for a value that is not an instance of one of these types. A bool is not an int."""
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
+        raise wrong_type(name, value, needed)
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise TypeError for a value that is not True or False."""
+    if not isinstance(value, bool):
+        raise wrong_type(name, value, "True or False")
+
+
+def check_int(name: str, value: object, least: int | None = None, most: int | None = None) -> None:
+    """Raise TypeError for a value that is not an int, and ValueError for one out of range."""
+    check_type(name, value, int, "an int")
+    assert isinstance(value, int)
+    if (least is not None and value < least) or (most is not None and value > most):
+        limits = f"{least} to {most}" if least is not None and most is not None else f"at least {least}"
+        raise ValueError(f"{name} is {shown(value)}: {limits} is needed")
+
+
+def check_str(name: str, value: object) -> None:
+    """Raise TypeError for a value that is not a str, and ValueError for one that the kernel cannot take."""
+    check_type(name, value, str, "a str")
+    assert isinstance(value, str)
+    encodable(name, value)
+
+
+def check_host(host: object) -> None:
+    """Raise TypeError for a value that is not like `ociruntime.Host`."""
+    if not hasattr(host, "last_cap"):
+        raise wrong_type("host", host, "a Host")
+
+
+def check_indent(indent: object) -> None:
+    """Check the indentation of JSON text: a number of spaces, or None for one line. Raises TypeError, ValueError."""
+    if indent is not None:
+        check_int("indent", indent, 0, _MAX_INDENT)
+
+
+def check_fd(name: str, value: object) -> None:
+    """Raise TypeError for a value that is not an int, and OSError for one that is not an open file descriptor."""
+    check_int(name, value)
+    assert isinstance(value, int)
+    try:
+        os.fstat(value)
+    except (OSError, OverflowError) as error:
+        raise OSError(errno.EBADF, f"{name} is descriptor {value}, which is not open") from error
+
+
+def check_window(rows: object, columns: object) -> None:
+    """Check the size of a terminal in characters. Raises TypeError, ValueError."""
+    check_int("rows", rows, 0, _MAX_WINDOW)
+    check_int("columns", columns, 0, _MAX_WINDOW)
+
+
+def encodable(name: str, text: str) -> str:
+    """Return a text that goes to the kernel.
+
+    Raises:
+        ValueError: it contains a NUL, which would end it there, or a character that has no bytes in the encoding of file names.
+    """
+    if "\0" in text:
+        raise ValueError(f"{name} contains a NUL: {shown(text)}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is {shown(text)}: {text[error.start]!r} cannot be encoded as {error.encoding}") from None
+    return text
+
+
+def parse_path(name: str, value: object) -> str:
+    """Return a path as a str. Raises TypeError, ValueError: it is empty, or `encodable` refuses it."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise wrong_type(name, value, "a path as a str or os.PathLike")
+    if not path:
+        raise ValueError(f"{name} is empty: a path is needed")
+    if len(os.fsencode(encodable(name, path))) > _MAX_PATH:
+        raise ValueError(f"{name} is {shown(path)}: a path has at most {_MAX_PATH} bytes")
+    return path
+
+
+def parse_seconds(name: str, value: object) -> float | None:
+    """Return a time in seconds; None stays None, and a time that is longer than any wait becomes the longest.
+
+    Raises:
+        TypeError, ValueError: it is not a number.
+    """
+    if value is None:
+        return None
+    check_type(name, value, (int, float), "a number of seconds or None")
+    assert isinstance(value, int | float)
+    if math.isnan(value):
+        raise ValueError(f"{name} is not a number")
+    return value if value < _MAX_SECONDS else _MAX_SECONDS
+
+
+def parse_timeout(timeout: object) -> float | None:
+    """Return the argument ``timeout``. See `parse_seconds`."""
+    return parse_seconds("timeout", timeout)
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Raise TypeError for a value that is not a mapping with str as keys."""
+    check_type(name, value, Mapping, "a mapping")
+    assert isinstance(value, Mapping)
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"{name} has the key {shown(key)}: a str is needed")
+
+
+def optional(check: Callable[..., Any], name: str, value: object, *limits: Any) -> None:
+    """Make a check unless the value is None."""
+    if value is not None:
+        check(name, value, *limits)
