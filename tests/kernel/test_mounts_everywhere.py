@@ -34,13 +34,12 @@ PLACES = {"proc": "/proc", "sysfs": "/sys", "cgroup": "/sys/fs/cgroup", "cgroup2
           "mqueue": "/dev/mqueue", "tmpfs": "/m", "ramfs": "/m"}  # fmt: skip
 KINDS = (*PLACES, "bind", "overlay", "remount", "propagation")
 RUN = """
-import json, os, sys, warnings
+import json, sys, warnings
 import ociruntime as oci
 bundle, state_root, prefix, uid = sys.argv[1:5]
 warnings.simplefilter("ignore", oci.OCIRuntimeWarning)
-os.setgroups([])
-os.setresgid(*[int(uid)] * 3)
-os.setresuid(*[int(uid)] * 3)
+if int(uid):
+    become(int(uid))
 with open(f"{bundle}/documents") as documents:
     for number, line in enumerate(documents):
         with open(f"{bundle}/config.json", "w") as config:

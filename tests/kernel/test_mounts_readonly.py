@@ -16,7 +16,7 @@ import ociruntime as oci
 from ..support.fixture_types import Command, MakeBundle, Script, UserBundle
 from ..support.leftovers import assert_nothing_left
 from ..support.mounts import Change, Runner, bind, parse, tmpfs
-from ..support.users import BECOME, UID
+from ..support.users import UID
 
 pytestmark = pytest.mark.root
 TRY = 'for p in {}; do touch $p/new 2>/dev/null && echo "$p is writable"; done; true'
@@ -223,16 +223,15 @@ def test_on_the_command_line(run: Runner, command: Command, state_root: Path, pr
     assert_nothing_left(state_root, prefix)
 
 
-AS_A_USER = (
-    BECOME
-    + """
+AS_A_USER = """
+import sys
+import ociruntime as oci
 bundle, state_root, prefix, uid = sys.argv[1:5]
 become(int(uid))
 done = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
 print(done.stdout + done.stderr, end="")
 sys.exit(done.returncode)
 """
-)
 
 
 def test_a_user_without_privileges(user_bundle: UserBundle, prefix: str, user_script: Script) -> None:
