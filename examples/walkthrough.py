@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Build a SIF image, mount it and run containers from it, on the command line and from Python.
 
-Needs root and mksquashfs (squashfs-tools). Without a static busybox in /bin, it is downloaded with apt-get. All files are in a
-temporary directory, and the last step checks that nothing is left behind. The exit status is 0 only if every step had the expected
-result.
+Needs mksquashfs (squashfs-tools). Without a static busybox in /bin, it is downloaded with apt-get. For root the kernel mounts the
+image; for an unprivileged user squashfuse does, or unsquashfs extracts it where FUSE cannot be used. All files are in a temporary
+directory, and the last step checks that nothing is left behind. The exit status is 0 only if every step had the expected result.
 """
 
 from __future__ import annotations
@@ -120,9 +120,26 @@ def build(directory: Path) -> Path:
 def leftovers(directory: Path, processes: list[int]) -> list[str]:
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(directory) in line]
     loops = [str(p) for p in Path("/sys/block").glob("loop*/loop/backing_file") if str(directory) in p.read_text()]
-    cgroups = [str(path) for name in NAMES for path in Path("/sys/fs/cgroup").glob(f"**/ociruntime-{name}")]
+    wanted = {f"ociruntime-{name}" for name in NAMES}
+    cgroups = [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path) in wanted]
     alive = [f"pidfd {pidfd}" for pidfd in processes if not select.select([pidfd], [], [], 0)[0]]  # readable: it has ended
-    return mounts + loops + cgroups + alive
+    return mounts + loops + cgroups + alive + helpers(directory)
+
+
+def helpers(directory: Path) -> list[str]:
+    """Return the running processes that serve a filesystem in a directory. One ends soon after its filesystem is unmounted."""
+    for _ in range(100):
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if str(directory).encode() in path.read_bytes() and b"squashfuse" in path.read_bytes():
+                    found.append(f"process {path.parent.name}")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended
+        if not found:
+            break
+        time.sleep(0.05)
+    return found
 
 
 def wait_for(shell: Shell, name: str, status: str) -> None:
@@ -156,14 +173,17 @@ def command_line(directory: Path, image: Path) -> list[int]:
 def steps(shell: Shell, bundle: Path, image: Path) -> list[int]:
     tell("List the content of the image")
     shell("sif", str(image))
-    tell("Mount it: a bundle with config.json and a rootfs, which is an overlay over the squashfs of the image")
+    root = os.geteuid() == 0
+    what = "is an overlay over the squashfs of the image" if root else "each container mounts with an upper layer of its own"
+    tell(f"Mount it: a bundle with config.json and a rootfs, which {what}")
     shell("mount", str(image), str(bundle))
     show("\n".join(sorted(path.name for path in bundle.iterdir())))
     expect(bundle.stat().st_mode & 0o777, 0o700, "the mode of the bundle")
     for command in (["findmnt", "--target"], ["df"]):
         show(subprocess.run([*command, str(bundle / "rootfs")], capture_output=True, text=True, check=True).stdout)
-    kind = subprocess.run(["stat", "-f", "-c", "%T", str(bundle / "rootfs")], capture_output=True, text=True, check=True).stdout
-    expect(kind.strip(), "overlayfs", "the filesystem of the rootfs")
+    if root:
+        kind = subprocess.run(["stat", "-f", "-c", "%T", str(bundle / "rootfs")], capture_output=True, text=True, check=True).stdout
+        expect(kind.strip(), "overlayfs", "the filesystem of the rootfs")
     tell("Its config.json: the default config with the settings of the image")
     show((bundle / "config.json").read_text(), lines=20)
     tell("Print the plan, without executing it")
@@ -212,8 +232,6 @@ def python(directory: Path, image: Path) -> None:
 
 
 def main() -> None:
-    if os.geteuid() != 0:
-        sys.exit("walkthrough: mounting images and creating namespaces needs root; run it as root")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the clean-up runs
     with tempfile.TemporaryDirectory(prefix="ociruntime-walkthrough-") as name:
         directory = Path(name)

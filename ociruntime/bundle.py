@@ -21,8 +21,9 @@ from .overrides import Overrides
 from .plan.cgroups import MANAGERS
 from .plan.compile import compile_create
 from .plan.template import Template, is_usable
-from .rootfs.bundles import is_mounted, locked
-from .rootfs.mount import make_volume, mount_image, open_image
+from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
+from .rootfs.layers import attach, may_mount
+from .rootfs.mount import ephemeral_name, make_volume, mount_image, open_image, system_partition
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 from .spec.codec import MAX_DOCUMENT
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from .image import SifImage
     from .plan import Plan
     from .plan.cgroups import Manager
+    from .plan.rootfs import Overlay
+    from .rootfs.layers import Layers
 
 __all__ = ["Bundle"]
 
@@ -58,6 +61,10 @@ class Bundle:
         self._root_view: ContainerRoot | None = None
         self._template: tuple[tuple[object, ...], Template] | None = None
         self._variants: dict[object, Bundle] = {}
+        self._layers: Layers | None = None
+        """What the containers mount, of a bundle without a record."""
+        self._overlay: Overlay | None = None
+        """What the one container of this bundle mounts (see `with_layer`)."""
         self._owner = os.getpid()
 
     # ---- making a bundle ----
@@ -111,6 +118,10 @@ class Bundle:
     def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
         """Mount a SIF image as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory of mode 0700.
 
+        For root, ``rootfs`` is an overlay over the image, which all containers of the bundle share. For a user, it is the image
+        alone, mounted read-only by FUSE, or an empty directory if FUSE cannot be used and the image is extracted to a cache. Each
+        container then has an upper layer of its own, which is removed with it, and all files of the image belong to the user.
+
         The layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in ``volumes``, with a copy of what
         the image has at its path. A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
         If a signal handler raises after the call has returned and before a ``with`` block has begun, the bundle stays mounted, as
@@ -120,12 +131,13 @@ class Bundle:
             image: the SIF file.
             path: the bundle directory; it must not exist, or be empty.
             writable: mount a writable overlay over the image's squashfs. Changes are in ``overlay/upper`` and are removed with the
-                bundle.
+                bundle. False makes the root filesystem read-only, for a user by the configuration.
             spec: the configuration; by default the default one with the settings of the image's ``oci-config.json``.
 
         Raises:
             ImageError: the file is damaged, or not an image.
-            UnsupportedError: it cannot be mounted yet, or this machine does not run its programs.
+            UnsupportedError: it cannot be mounted yet, this machine does not run its programs, or this user can neither mount nor
+                extract it.
             BundleError: the directory cannot be used, or a volume cannot be copied.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
@@ -143,8 +155,7 @@ class Bundle:
                 try:
                     directory.begin()
                     os.fchmod(directory.fd, 0o700)
-                    fill(Path(directory.real), opened.sif, writable=writable, spec=spec)
-                    directory.commit()
+                    directory.commit(fill(Path(directory.real), opened.sif, writable=writable, spec=spec))
                     bundle = cls.load(path)
                 except BaseException:
                     directory.take_back(mode)
@@ -196,6 +207,35 @@ class Bundle:
             raise BundleError(f"{self.path}: config.json has no process to change")
         return self._with_spec(self.spec.evolve(process=self.spec.process.evolve(**changes)))
 
+    @property
+    def image_rootfs(self) -> Path:
+        """A directory of the host with the files of the root filesystem, without what containers of a user write to it.
+
+        Raises:
+            SpecError: the configuration is not valid.
+        """
+        layers = self._find_layers()
+        return self.rootfs if layers is None else Path(layers.lower)
+
+    def _find_layers(self) -> Layers | None:
+        return self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
+
+    def with_layers(self, layers: Layers | None) -> Self:
+        """Return this bundle, of which each container mounts layers, although it has no record. For a new ephemeral bundle."""
+        self._layers = layers
+        return self
+
+    def new_layer(self) -> Overlay | None:
+        """Return the overlay for a new container, before its upper layer is made; None if containers share the root filesystem."""
+        layers = self._find_layers()
+        return None if layers is None else layers.overlay(ephemeral_name())
+
+    def with_layer(self, overlay: Overlay) -> Bundle:
+        """Return this bundle for the one container that mounts an overlay."""
+        changed = Bundle(self.path, config=self._config)
+        changed._spec, changed._layers, changed._overlay = self._spec, self._layers, overlay
+        return changed
+
     def with_overrides(self, overrides: Overrides) -> Bundle:
         """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
         check_type("overrides", overrides, Overrides, "an Overrides")
@@ -210,7 +250,7 @@ class Bundle:
     def root_view(self) -> ContainerRoot:
         """Return the files that a container of the bundle will have."""
         if self._root_view is None:
-            self._root_view = ContainerRoot(self.rootfs, self.spec.mounts or (), bundle=self.path)
+            self._root_view = ContainerRoot(self.image_rootfs, self.spec.mounts or (), bundle=self.path)
         return self._root_view
 
     def _memoized(self, key: object, make: Callable[[], Bundle]) -> Bundle:
@@ -231,7 +271,7 @@ class Bundle:
 
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
-        changed._spec = spec
+        changed._spec, changed._layers, changed._overlay = spec, self._layers, self._overlay
         return changed
 
     def plan(
@@ -258,7 +298,10 @@ class Bundle:
         check_bool("empty_process", empty_process)
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
         host = host or Host.probe()
-        if empty_process or not is_usable(self.spec, cgroup_manager):
+        overlay = self._overlay
+        if overlay is None and (layers := self._find_layers()) is not None:
+            overlay = layers.overlay(container_id)
+        if empty_process or overlay is not None or not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
                 host,
@@ -268,6 +311,7 @@ class Bundle:
                 manager=cgroup_manager,
                 die_with_parent=die_with_parent,
                 empty=empty_process,
+                overlay=overlay,
             )
         key = (self.spec, host, gate, cgroup_manager, die_with_parent)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
@@ -343,17 +387,28 @@ def _take_back(path: Path, mode: int | None) -> None:
         directory.take_back(mode)
 
 
-def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> None:
-    """Make the content of a bundle in an empty directory. After an error, the caller removes what is there."""
+def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Layers | None:
+    """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove.
 
-    rootfs = path / "rootfs"
+    Returns:
+        What its containers mount; None if its root filesystem is mounted here.
+    """
+    image, rootfs, overlay = system_partition(sif), path / "rootfs", path / "overlay"
     rootfs.mkdir()
     (path / "volumes").mkdir(mode=0o700)
-    mount_image(sif, rootfs, path / "overlay" if writable else None)
-    (spec or _spec_of(sif, path)).save(path / "config.json")
+    mounted = may_mount()
+    layers = None if mounted else attach(image, path, used_images())
+    if mounted:
+        mount_image(image, rootfs, overlay if writable else None)
+    if spec is None:
+        spec = _spec_of(sif, path, rootfs if layers is None else Path(layers.lower))
+    if layers is not None and not writable and spec.root is not None:
+        spec = spec.evolve(root=spec.root.evolve(readonly=True))
+    spec.save(path / "config.json")
+    return layers
 
 
-def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
+def _spec_of(sif: SifImage, path: Path, files: Path) -> RuntimeSpec:
     """Return the default configuration with the settings of the image. Its volumes become directories of the bundle."""
 
     config = sif.oci_config_json
@@ -363,8 +418,8 @@ def _spec_of(sif: SifImage, path: Path) -> RuntimeSpec:
 
     def volume(destination: str) -> str:
         source = path / "volumes" / str(next(numbers))
-        make_volume(path / "rootfs", destination, source)
+        make_volume(files, destination, source)
         return str(source)
 
-    user = partial(resolve, root=ContainerRoot(path / "rootfs"))
+    user = partial(resolve, root=ContainerRoot(files))
     return RuntimeSpec.from_image_config(config, user=user, volumes=volume, host=Host.probe())

@@ -23,7 +23,8 @@ from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
-from .rootfs.mount import PREFIX, mount_over, open_image
+from .rootfs.layers import Layers, may_mount
+from .rootfs.mount import ephemeral_name, mount_over, open_image
 from .store import StateStore
 from .streams import Stdio, Streams
 
@@ -175,7 +176,7 @@ def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBun
         return Bundle.load(path).with_overrides(overrides)
     import tempfile
 
-    place = Path(os.path.realpath(tempfile.gettempdir()), f"{PREFIX}{os.urandom(8).hex()}")
+    place = Path(os.path.realpath(tempfile.gettempdir()), ephemeral_name())
     return EphemeralBundle(place, partial(_make_bundle, path, place, overrides))
 
 
@@ -184,16 +185,21 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
     with open_image(image) as opened:
         if opened.sif is not None:
             path.mkdir(mode=0o700)
-            fill(path, opened.sif)
+            layers = fill(path, opened.sif)
             config = opened.config()
             if config is not None and config.user and overrides.user is None and overrides.mounts:
                 overrides = attrs.evolve(overrides, user=config.user)  # the mounts may have other users
-            return Bundle.load(path).with_overrides(overrides)
+            return Bundle.load(path).with_layers(layers).with_overrides(overrides)
         if not overrides.args:
             raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
         path.mkdir(mode=0o700)
-        mount_over(Path(os.path.abspath(image)), path)
-        return Bundle.from_dir(path).with_overrides(overrides)
+        lower = Path(os.path.abspath(image))
+        if may_mount():
+            mount_over(lower, path)
+            return Bundle.from_dir(path).with_overrides(overrides)
+        for name in ("rootfs", "overlay"):
+            (path / name).mkdir(mode=0o700)
+        return Bundle.from_dir(path).with_layers(Layers(str(lower), f"{path}/overlay")).with_overrides(overrides)
 
 
 class EphemeralContainer:

@@ -25,6 +25,8 @@ from ..files import replace_file
 from ..interrupts import uninterruptible, waiting
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
+from ..rootfs.bundles import in_use
+from ..rootfs.layers import make_upper
 from ..store import Entry, StateRecord, StateStore, Status, oci_state
 from .delete import after_delete, delete
 from .prepare import EphemeralBundle, Prepared, prepare
@@ -195,12 +197,23 @@ class Creation:
 
     def open(self, bundle: Bundle | EphemeralBundle) -> Bundle:
         """Return the bundle. An ephemeral one is made, after its undo action is recorded. Raises SifError, BundleError, OSError."""
-        if not isinstance(bundle, EphemeralBundle):
+        if isinstance(bundle, EphemeralBundle):
+            self._record_undo(bundle.undo)
+            bundle = bundle.make()
+        elif bundle.new_layer() is not None:
+            self._clean_ups.enter_context(in_use(bundle.path))
+        overlay = bundle.new_layer()
+        if overlay is None:
             return bundle
-        self.document["undo"] = [bundle.undo]
+        self._record_undo(["bundle", os.path.dirname(overlay.upper)])
+        make_upper(overlay, self.entry.directory)
+        return bundle.with_layer(overlay)
+
+    def _record_undo(self, action: list[str]) -> None:
+        """Record how to remove what is about to be made, and remove it if the creation fails."""
+        self.document["undo"] = [*self.document.get("undo", []), action]
         self.entry.record(self.document)
-        self._clean_ups.on_failure(undo.undo_all, [bundle.undo])
-        return bundle.make()
+        self._clean_ups.on_failure(undo.undo_all, [action])
 
     def record(self, plan: Plan, prepared: Prepared) -> None:
         """Record what undoes the plan, and what later operations need to know of the container."""

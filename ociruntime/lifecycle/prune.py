@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..errors import BundleError, ContainerExists, ContainerNotFound, warn
+from ..errors import BundleError, ContainerExists, ContainerNotFound, UnsupportedError, warn
 from ..files import LockFile
 from ..overrides import StrPath
 from ..rootfs.bundles import prune_records
@@ -208,7 +208,7 @@ def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
             failure = failure or error
     try:
         prune_records()
-    except (BundleError, OSError) as error:
+    except (BundleError, UnsupportedError, OSError) as error:
         failure = failure or error
     if failure is not None:
         raise failure

@@ -12,6 +12,7 @@ from ..errors import BundleError, ContainerNotFound
 from ..interrupts import uninterruptible
 from ..procfs import MountInfo, read_mounts
 from ..rootfs.bundles import BundleDirectory, locked
+from ..rootfs.layers import containers_of as layer_containers
 from ..store import Entry, StateStore, Status
 from .delete import end, lock, read
 
@@ -54,6 +55,9 @@ def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[st
     mounts = directory.mounts()
     _refuse_containers(directory, state_root)
     _refuse(directory, _lasting_users(directory, mounts))
+    if directory.layers() is not None:  # no container can be created meanwhile (see `in_use`)
+        directory.unmount()
+        return
     with directory.top_unmounted():  # a user that came since the first look keeps its open files
         _refuse_containers(directory, state_root)
         _refuse(directory, _lasting_users(directory, mounts, unmounted=True))
@@ -62,8 +66,11 @@ def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[st
 
 def containers_of(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> list[Entry]:
     """Return the containers in a state directory that use a bundle: those that are being created and those that run."""
-    own = os.fstat(directory.fd)
-    return [entry for entry in StateStore(state_root).entries() if _uses(entry, own)]
+    own, layers = os.fstat(directory.fd), directory.layers()
+    entries = {entry.directory: entry for entry in StateStore(state_root).entries()}
+    for path in layer_containers(layers) if layers is not None else ():  # in other state roots too
+        entries.setdefault(path, Entry(*os.path.split(path)))
+    return [entry for entry in entries.values() if _uses(entry, own)]
 
 
 def _uses(entry: Entry, bundle: os.stat_result) -> bool:
@@ -118,7 +125,7 @@ def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmou
 
 
 def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> Iterator[str]:
-    """Yield the processes that have a filesystem of the bundle as their root, or a part of it mounted.
+    """Yield the processes that have a filesystem of the bundle as their root, a part of it mounted, or an overlay over it.
 
     A copy of the mount namespace has the mounts of the bundle at their usual place, which does not count as use. Mounts that
     propagation has made at other places are removed by propagation too, so they count only if they outlive the unmount.
@@ -126,9 +133,12 @@ def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted
     Args:
         unmounted: whether the bundle is unmounted at its usual place.
     """
-    own, place = {mount.device for mount in mounts}, directory.rootfs
+    own, place, upper = {mount.device for mount in mounts}, directory.rootfs, f"upperdir={directory.real}/overlay/"
+    layered = directory.layers() is not None
     for pid, table in _namespaces():
-        if own:
+        if layered:
+            used = any((m.device in own and m.point != place) or (m.fstype == "overlay" and upper in m.options) for m in table)
+        elif own:
             used = any(m.device in own and (m.point != place if unmounted else m.point == "/" or m.root != "/") for m in table)
         else:
             used = any(m.point == place and m.fstype in ("squashfs", "overlay") for m in table)

@@ -67,6 +67,7 @@ from .process import (
 )
 from .rdt import compile_rdt, compile_rdt_join
 from .rootfs import (
+    Overlay,
     attach_root,
     change_root,
     clone_root,
@@ -94,6 +95,7 @@ def compile_create(
     manager: Manager = "cgroupfs",
     die_with_parent: bool | None = False,
     empty: bool = False,
+    overlay: Overlay | None = None,
 ) -> Plan:
     """Compile the plan that creates and starts a container.
 
@@ -107,6 +109,7 @@ def compile_create(
         die_with_parent: whether the container is killed when the process that launches it ends. None: as far as the kernel supports
             it. Without a new pid namespace that is the first process alone, until it gains capabilities by execve.
         empty: whether no program is executed: the init stays the first process and reaps its children, for a pod.
+        overlay: becomes the root filesystem in the place of the directory that the config names.
 
     Raises:
         SpecError: the config contradicts itself, or no host can do what it asks for.
@@ -117,7 +120,7 @@ def compile_create(
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
-    create = _Create(spec, host, bundle, container_id, manager, die_with_parent=die_with_parent, empty=empty)
+    create = _Create(spec, host, bundle, container_id, manager, die_with_parent=die_with_parent, empty=empty, overlay=overlay)
     create.before_clone()
     create.in_runtime_namespaces()
     create.in_new_namespaces()
@@ -144,6 +147,7 @@ class _Create:
         *,
         die_with_parent: bool | None,
         empty: bool,
+        overlay: Overlay | None,
     ) -> None:
         self.configured = spec.linux
         self.spec = spec = with_default_mappings(spec, host)
@@ -154,6 +158,7 @@ class _Create:
         self.manager: Manager = manager
         self.die_with_parent = die_with_parent
         self.empty = empty
+        self.overlay = overlay
         # Without a process the container waits at the gate, which never opens.
         self.process = spec.process or ProcessSpec(cwd="/")
         self.rootfs = rootfs_path(spec, bundle)
@@ -193,7 +198,8 @@ class _Create:
             compile_scope(builder, self.placement, self.spec, self.container_id, self.host)
             compile_owner(builder, self.placement, self.spec, self.namespaces, self.host)
         if self.copies_early:
-            self.root = clone_root(builder, self.spec, self.rootfs, unsettled=True)
+            if self.overlay is None:
+                self.root = clone_root(builder, self.spec, self.rootfs, unsettled=True)
             self.mounts.clone_sources(unsettled=True)
             if self.namespaces.user:
                 compile_stream_owner(builder, self.process, self.linux)
@@ -212,10 +218,13 @@ class _Create:
         compile_net_devices(builder, linux, self.namespaces.own)
         if self.own_tree:
             cut_tree_propagation(builder, self.spec)
-        if not self.copies_early:
+        if self.overlay is not None:
+            # The init still has the caller's ids: a FUSE filesystem of the caller serves no other ids, and the overlay takes these.
+            self.root = self.mounts.detached.create_root(self.overlay)
+        elif not self.copies_early:
             self.root = clone_root(builder, self.spec, self.rootfs, unsettled=not self.own_tree)
-            if self.namespaces.user or not self.own_tree:
-                self.mounts.clone_sources(unsettled=not self.own_tree)
+        if not self.copies_early and (self.namespaces.user or not self.own_tree):
+            self.mounts.clone_sources(unsettled=not self.own_tree)
         self.devices.clone_sources()
         self.place = open_rootfs_place(builder, self.rootfs) if self.hooks.at_create and self.own_tree else NO_SLOT
         become_root(builder, self.namespaces, linux)

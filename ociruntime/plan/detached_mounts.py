@@ -25,7 +25,7 @@ from .mount_options import (
     too_long,
 )
 from .ops import Target
-from .rootfs import cut_propagation, root_propagation
+from .rootfs import Overlay, cut_propagation, overlay_data, root_propagation
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -142,6 +142,21 @@ class DetachedMounts:
             builder.add("setxattr", slot, "security.selinux", self._label.encode() + b"\0", text=text)
         self.set_attributes(slot, options._replace(set=0, clear=0), destination)
         return slot
+
+    def create_root(self, overlay: Overlay) -> int:
+        """Create the overlay that becomes the root filesystem, in the user namespace of the container; return its slot.
+
+        Raises:
+            UnsupportedError: the container has no new mount namespace.
+        """
+        if not self.new_tree:
+            raise UnsupportedError(
+                "$.linux.namespaces: the root filesystem of an image needs a new mount namespace, because this user may not mount "
+                "it on the host; add one"
+            )
+        data = (*overlay_data(overlay.lower, overlay.upper, overlay.work), ("userxattr", None))
+        options = MountOptions(set=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, data=data)
+        return self.create_filesystem("overlay", "overlay", "/", options, "$.root")
 
     def _create_by_mount(self, fstype: str, source: str, destination: str, options: MountOptions, location: str, key: str) -> int:
         """Create a filesystem by mount(2), for an option that is too long for fsconfig(2); it is attached for a moment."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root
@@ -15,6 +15,27 @@ from .mount_options import PROPAGATION, parse_options
 if TYPE_CHECKING:
     from ..spec import Linux, RuntimeSpec
     from .mount_options import MountEntry
+
+
+class Overlay(NamedTuple):
+    """An overlay that becomes the root filesystem of one container, mounted in the mount namespace of that container."""
+
+    lower: str
+    """Absolute path of the directory with the files of the image."""
+    upper: str
+    """Absolute path of the directory of the upper layer."""
+    work: str
+    """Absolute path of an empty directory beside the upper layer."""
+
+
+_OVERLAY_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
+
+
+def overlay_data(lower: str, upper: str, work: str) -> tuple[tuple[str, str], ...]:
+    """Return the options of an overlay over one directory."""
+    layers = (("lowerdir", lower), ("upperdir", upper), ("workdir", work))
+    return tuple((key, path.translate(_OVERLAY_ESCAPES)) for key, path in layers)
+
 
 _RECEIVES_MOUNTS: Final = (kernel.MS_SLAVE, kernel.MS_SHARED)
 

@@ -4,7 +4,8 @@ A bundle counts as mounted only if it has a record. Records are kept in a direct
 bundle, so nothing in a bundle or an image can imitate one. A record belongs to one directory, by device, inode and time of birth:
 it follows a bundle that is renamed, and does not apply to another directory that takes its place. While a bundle is mounted or
 unmounted, its record is called ``*.partial`` and its directory is locked; a crash leaves a partial record without the lock. A
-record is a symbolic link, which is created atomically. Its target is the time of birth and the path.
+record is a symbolic link, which is created atomically. Its target is the time of birth, the origin of the lower layer if the
+containers of the bundle mount it (see `ociruntime.rootfs.layers`), and the path.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._native import check, lib
+from ..engine.squashfs import FSTYPE
 from ..engine.trees import remove_tree
-from ..errors import BundleError, StateError
+from ..errors import BundleError, StateError, UnsupportedError
 from ..files import LockFile
 from ..interrupts import DeferredSignals
 from ..procfs import MountInfo, read_mounts
 from ..store import check_directory, default_root, make_directory
-from .mount import attach, clone_mount, mounts_below, mounts_on, unmount
+from .layers import Layers, digest_of, layers_of, prune_images, release
+from .mount import attach, clone_mount, mounts_below, mounts_on, unmount, unmount_found
 
-_LAYERS: Final = ("squashfs", "overlay")
-"""Types of the mounts on a root filesystem, the lowest first."""
+_LAYERS: Final = (("squashfs", "overlay"), (FSTYPE,))
+"""Types of the mounts on a root filesystem, the lowest first: those of root, and that of a user."""
 _MADE: Final = ("overlay", "volumes")
 _PARTIAL: Final = ".partial"
 
@@ -76,27 +79,46 @@ class BundleDirectory:
             return None
         birth = self._birth()
         for path in paths:
-            if (known := _read(path)) is not None and known[0] == birth and (birth or self.mounts()):
+            if (known := _read(path)) is not None and known.birth == birth and (birth or self.mounts()):
                 # Without a time of birth, the inode may be that of another directory now, but not while the bundle is mounted.
                 return path
         return None
 
-    def begin(self) -> None:
-        """Write the partial record, before anything is created or removed. Raises StateError, OSError."""
+    def begin(self, origin: str = "") -> None:
+        """Write the partial record, before anything is created or removed. Raises StateError, OSError.
+
+        Args:
+            origin: the origin of the lower layer, if that is known.
+        """
         _make_directory()
         _, partial = self._records()
         _forget(partial)  # of a directory that had the same inode
         try:
-            os.symlink(f"{self._birth()} {self.real}", partial)  # atomic
+            os.symlink(f"{self._birth()}{f':{origin}' if origin else ''} {self.real}", partial)  # atomic
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             raise BundleError(f"{self.path}: the path is too long; choose a shorter one") from error
 
-    def commit(self) -> None:
-        """Make the record complete. Raises OSError."""
+    def commit(self, layers: Layers | None = None) -> None:
+        """Make the record complete.
+
+        Args:
+            layers: what the containers of the bundle mount; None if its root filesystem is mounted on the host.
+
+        Raises:
+            OSError: the record cannot be written.
+        """
         complete, partial = self._records()
+        if layers is not None:
+            self.begin(layers.origin)
         os.rename(partial, complete)
+
+    def layers(self) -> Layers | None:
+        """Return what the containers of the bundle mount; None if its root filesystem is mounted on the host."""
+        path = self.record()
+        known = _read(path) if path else None
+        return layers_of(self.real, known.origin) if known is not None and known.origin else None
 
     # ---- mounts ----
 
@@ -110,7 +132,8 @@ class BundleDirectory:
             if mount.point != self.rootfs:
                 return f"{mount.fstype} on {mount.point}"
         types = tuple(mount.fstype for mount in self.mounts())
-        return f"{types[-1]} on {self.rootfs}" if types != _LAYERS[: len(types)] else ""
+        known = any(types == layers[: len(types)] for layers in _LAYERS)
+        return "" if known else f"{types[-1]} on {self.rootfs}"
 
     def unmount(self, *, detach: bool = False) -> None:
         """Unmount the root filesystem. Nothing is deleted. Raises OSError.
@@ -118,8 +141,8 @@ class BundleDirectory:
         Args:
             detach: unmount it even if it is in use.
         """
-        for _ in self.mounts():
-            unmount(self.at("rootfs"), detach=detach)
+        for mount in self.mounts():
+            unmount_found(mount, self.at("rootfs"), detach=detach)
 
     @contextmanager
     def top_unmounted(self) -> Iterator[None]:
@@ -168,8 +191,9 @@ class BundleDirectory:
                 f"{self.path} cannot be removed: {mounts[-1].fstype} is mounted on {mounts[-1].point}; unmount it first"
             )
         complete, partial = self._records()
+        layers = self.layers()
         if self.record() == complete:
-            self.begin()  # with the current path
+            self.begin(layers.origin if layers else "")  # with the current path
             os.unlink(complete)
         for name in _MADE:
             remove_tree(f"{self.path}/{name}", parent=self.fd)
@@ -178,6 +202,8 @@ class BundleDirectory:
                 os.unlink(name, dir_fd=self.fd)
             elif name == "rootfs":
                 os.rmdir(name, dir_fd=self.fd)
+        if layers is not None:
+            release(layers.origin, self.real)
         if not (keep or os.listdir(self.fd) or os.path.ismount(self.real)):
             os.rmdir(self.real)
         _forget(partial)
@@ -191,17 +217,56 @@ def locked(path: str | os.PathLike[str]) -> Iterator[BundleDirectory]:
         BundleError: it is not a directory, or another process mounts or unmounts it.
         OSError: it cannot be opened.
     """
-    name = os.fspath(path)
+    with _lock(os.fspath(path), shared=False) as fd:
+        yield BundleDirectory(fd, os.fspath(path))
+
+
+@contextmanager
+def in_use(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a bundle from being mounted or unmounted, for the block. Raises as `locked`."""
+    with _lock(os.fspath(path), shared=True):
+        yield
+
+
+@contextmanager
+def _lock(path: str, *, shared: bool) -> Iterator[int]:
     try:
-        lock = LockFile(name, os.O_RDONLY | os.O_DIRECTORY)
+        lock = LockFile(path, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{name} is not a bundle: {error.strerror}") from None
+        raise BundleError(f"{path} is not a bundle: {error.strerror}") from None
     with lock:
         try:
-            lock.acquire(wait=False)
+            lock.acquire(shared=shared, wait=False)
         except BlockingIOError:
-            raise BundleBusy(f"{name} is being mounted or unmounted by another process; try again when it has finished") from None
-        yield BundleDirectory(lock.fd, name)
+            what = "" if shared else ", or a container of it is being created"
+            raise BundleBusy(
+                f"{path} is being mounted or unmounted by another process{what}; try again when it has finished"
+            ) from None
+        yield lock.fd
+
+
+def bundle_layers(path: str | os.PathLike[str]) -> Layers | None:
+    """Return what the containers of a mounted bundle mount themselves; None for any other directory.
+
+    Records that another user can change are not read, and are no error: a bundle that was not mounted needs none.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return BundleDirectory(fd, os.fspath(path)).layers()
+    except StateError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def used_images() -> set[str]:
+    """Return the digests of the extracted images that mounted bundles use. Raises StateError."""
+    directory = _directory()
+    records = [_read(f"{directory}/{name}") for name in (os.listdir(directory) if _check_records() else ())]
+    return {digest_of(known.origin) for known in records if known is not None}
 
 
 def is_mounted(path: str | os.PathLike[str]) -> bool:
@@ -217,10 +282,10 @@ def is_mounted(path: str | os.PathLike[str]) -> bool:
 
 
 def prune_records() -> None:
-    """Remove bundles that crashes left half mounted or unmounted, and the records of bundles that do not exist.
+    """Remove bundles that crashes left half mounted or unmounted, records of removed bundles, and extracted images without use.
 
     Raises:
-        BundleError, OSError: the first error. The rest is removed in any case.
+        BundleError, UnsupportedError, OSError: the first error. The rest is removed in any case.
     """
     failure: Exception | None = None
     try:
@@ -234,6 +299,10 @@ def prune_records() -> None:
                 (_remove_partial if name.endswith(_PARTIAL) else _forget_removed)(record)
         except (BundleError, OSError) as error:
             failure = failure or error
+    try:
+        prune_images(used_images())
+    except (UnsupportedError, OSError) as error:
+        failure = failure or error
     if failure is not None:
         raise failure
 
@@ -243,14 +312,14 @@ def _remove_partial(record: str) -> None:
     if known is None:
         return
     try:
-        with locked(known[1]) as directory:
+        with locked(known.path) as directory:
             if directory.record() == record:
                 directory.unmount()
                 directory.remove()
     except BundleBusy:
         return
     except BundleError:
-        if os.path.isdir(known[1]):
+        if os.path.isdir(known.path):
             raise
         _forget(record)  # the directory was removed, before or meanwhile
 
@@ -258,7 +327,7 @@ def _remove_partial(record: str) -> None:
 def _forget_removed(record: str) -> None:
     """Remove the record of a bundle that was removed by other means, but not that of a mounted bundle that was renamed."""
     known = _read(record)
-    if known is None or os.path.lexists(known[1]):
+    if known is None or os.path.lexists(known.path):
         return
     device, inode = (int(number, 16) for number in os.path.basename(record).split("-"))
     for mount in read_mounts():
@@ -279,13 +348,22 @@ def _forget(record: str) -> None:
         return
 
 
-def _read(record: str) -> tuple[int, str] | None:
-    """Return the time of birth and the path in a record; None if it does not exist."""
+class _Record(NamedTuple):
+    """The content of a record."""
+
+    birth: int
+    path: str
+    origin: str
+
+
+def _read(record: str) -> _Record | None:
+    """Return the content of a record; None if it does not exist."""
     try:
-        birth, _, path = os.readlink(record).partition(" ")
+        facts, _, path = os.readlink(record).partition(" ")
     except FileNotFoundError:
         return None
-    return int(birth), path
+    birth, _, origin = facts.partition(":")
+    return _Record(int(birth), path, origin)
 
 
 def _directory() -> str:

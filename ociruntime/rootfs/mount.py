@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._native import check, ffi, lib
+from ..engine import squashfs
 from ..engine.trees import copy_attributes, copy_tree, remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, SifError, UnsupportedError
@@ -109,6 +110,19 @@ def unmount(target: str | os.PathLike[str], *, detach: bool = False) -> None:
     check(lib.oci_umount(os.fsencode(target), _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0)), os.fspath(target))
 
 
+def unmount_found(found: MountInfo, path: str, *, detach: bool = False) -> None:
+    """Unmount a mount of a bundle. Raises OSError.
+
+    Args:
+        path: a path to the mount point that stays valid if directories above it are renamed.
+        detach: as for `unmount`.
+    """
+    if found.fstype == squashfs.FSTYPE:
+        squashfs.unmount(found.point, detach=detach)
+    else:
+        unmount(path, detach=detach)
+
+
 def mounts_on(target: str) -> list[MountInfo]:
     """Return the mounts on a path that the kernel has resolved, the topmost last."""
     return [mount for mount in read_mounts() if mount.point == target]
@@ -174,8 +188,13 @@ def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
     raise UnsupportedError("no loop device: other processes took each free one first; try again")
 
 
-PREFIX: Final = "ociruntime-"
-"""Prefix of the name of an ephemeral bundle, which exists for one container."""
+_PREFIX: Final = "ociruntime-"
+"""Prefix of the name of an ephemeral bundle or upper layer, which exists for one container."""
+
+
+def ephemeral_name() -> str:
+    """Return a new name for an ephemeral bundle or upper layer."""
+    return f"{_PREFIX}{os.urandom(8).hex()}"
 
 
 def mount_over(lower: Path, path: Path) -> Path:
@@ -189,30 +208,23 @@ def mount_over(lower: Path, path: Path) -> Path:
         The path of the rootfs.
 
     Raises:
-        UnsupportedError: this user may not mount.
         OSError: the kernel refuses it.
     """
     rootfs = path / "rootfs"
     rootfs.mkdir(mode=0o700)
-    try:
-        _mount_overlay(lower, rootfs, path / "overlay")
-    except PermissionError as error:
-        raise UnsupportedError(
-            f"cannot mount an overlay over {lower}: this user may not mount; run as root, or make a bundle with "
-            "Bundle.from_dir() and RuntimeSpec.default(rootless=True)"
-        ) from error
+    _mount_overlay(lower, rootfs, path / "overlay")
     return rootfs
 
 
 def remove_ephemeral(path: str) -> None:
-    """Unmount and remove an ephemeral bundle. No effect if it does not exist.
+    """Unmount and remove an ephemeral bundle or upper layer. No effect if it does not exist.
 
     Raises:
-        StateError: the directory is not an ephemeral bundle; nothing is removed.
+        StateError: the directory is not an ephemeral one; nothing is removed.
         BundleError: a mount is in use, and nothing is removed; or a file cannot be removed.
     """
-    if not os.path.basename(path).startswith(PREFIX):
-        raise refusal(path, f"the name of an ephemeral bundle begins with {PREFIX!r}")
+    if not os.path.basename(path).startswith(_PREFIX):
+        raise refusal(path, f"the name of an ephemeral bundle begins with {_PREFIX!r}")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -227,7 +239,7 @@ def remove_ephemeral(path: str) -> None:
         os.close(fd)
     for found in reversed(mounts_below(real)):
         try:
-            unmount(found.point)
+            unmount_found(found, found.point)
         except OSError as error:
             raise BundleError(f"{found.point} cannot be unmounted: {error.strerror}") from error
     remove_tree(real)
@@ -311,21 +323,25 @@ def _check_architecture(image: Image) -> None:
         )
 
 
-def mount_image(image: SifImage, rootfs: Path, overlay: Path | None) -> None:
-    """Mount the primary system partition of an image.
+def system_partition(image: SifImage) -> squashfs.Image:
+    """Return the squashfs in the primary system partition of an image. Raises SifError: the image has none."""
+    descriptor = image.primary_partition
+    if descriptor is None:
+        raise SifError("has no primary system partition", field="descriptors", path=image.name)
+    return squashfs.Image(image.fileno(), image.name, descriptor.offset, descriptor.size)
+
+
+def mount_image(image: squashfs.Image, rootfs: Path, overlay: Path | None) -> None:
+    """Mount an image by the kernel.
 
     Args:
         rootfs: the mount point.
         overlay: a directory that is made for a writable layer; None for a read-only root filesystem.
 
     Raises:
-        SifError: the image has no primary partition.
         OSError: the kernel refuses it; nothing stays mounted.
     """
-    descriptor = image.primary_partition
-    if descriptor is None:
-        raise SifError("has no primary system partition", field="descriptors", path=image.name)
-    with loop_device(image.fileno(), descriptor.offset, descriptor.size) as device:
+    with loop_device(image.fd, image.offset, image.size) as device:
         mount("squashfs", device, rootfs, [("ro", None)], RDONLY | NOSUID | NODEV)
     if overlay is None:
         return

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,82 +13,20 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.waiting import TIME_LIMIT
+from ..support.private_users import COUNT, FIRST, STATE, UID, User, give, new_user
 
 pytestmark = pytest.mark.root
-UID = 30_000_000 + os.getpid()
-FIRST, COUNT = 40_000_000, 65536
-"""The subordinate ids of the user, in a mount namespace of its own."""
-STATE = f"/tmp/ociruntime-{UID}"
-
-
-class User:
-    """A user with a directory ``home`` that holds ``bundle/rootfs``; no variable of its environment names a directory."""
-
-    def __init__(self, home: Path, python: str, *, subordinate: bool) -> None:
-        self.home = home
-        self._files = home / "etc" if subordinate else None
-        self._python = python
-        if self._files is not None:
-            self._files.mkdir()
-            line = f"u{UID}:{FIRST}:{COUNT}\n"
-            for name, text in (
-                ("passwd", Path("/etc/passwd").read_text() + f"u{UID}:x:{UID}:{UID}::/:/bin/sh\n"),
-                ("subuid", line),
-                ("subgid", line),
-            ):
-                (self._files / name).write_text(text)
-
-    def run(self, *args: object, check: bool = True, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        """Run the interpreter as the user."""
-        command = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", self._python, "-P", *map(str, args)]
-        if self._files is not None:
-            binds = "".join(f"mount --bind {self._files}/{name} /etc/{name} && " for name in ("passwd", "subuid", "subgid"))
-            command = ["unshare", "--mount", "sh", "-c", f'touch /etc/subuid /etc/subgid; {binds} exec "$@"', "sh", *command]
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # a container would hold a pipe open
-            environment = {"PATH": os.environ["PATH"], **env}
-            done = subprocess.run(
-                command,
-                cwd=self.home,
-                env=environment,
-                stdout=out,
-                stderr=err,
-                input=stdin,
-                text=True,
-                timeout=TIME_LIMIT,
-                check=False,
-            )
-            out.seek(0)
-            err.seek(0)
-            done = subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
-        if check:
-            assert done.returncode == 0, done.stderr
-        return done
-
-    def command(self, *args: object, check: bool = True, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        """Run ``ociruntime`` as the user."""
-        return self.run("-m", "ociruntime", *args, check=check, stdin=stdin, **env)
 
 
 @pytest.fixture(params=[False, True], ids=["own id", "subordinate ids"])
 def user(request: pytest.FixtureRequest, busybox_rootfs: Path, user_python: str) -> Iterator[User]:
+    """A user whose home has ``bundle/rootfs``."""
     if request.param and shutil.which("newuidmap", path="/usr/bin") is None:
         pytest.skip("no newuidmap (Debian: uidmap)")
-    with tempfile.TemporaryDirectory(prefix="ociruntime-user-", dir="/var/tmp") as name:
-        home = Path(name)
-        shutil.copytree(busybox_rootfs, home / "bundle/rootfs", symlinks=True)
-        made = User(home, user_python, subordinate=request.param)
-        for directory, _, files in os.walk(home):
-            os.chown(directory, UID, UID)
-            for file in files:
-                os.chown(f"{directory}/{file}", UID, UID, follow_symlinks=False)
-        try:
-            yield made
-        finally:
-            if os.path.isdir(STATE):
-                for container in json.loads(made.command("list", "--format", "json").stdout) or []:
-                    made.command("delete", "--force", container["id"])
-                shutil.rmtree(STATE)
+    with new_user(user_python, subordinate=request.param) as made:
+        shutil.copytree(busybox_rootfs, made.home / "bundle/rootfs", symlinks=True)
+        give(made.home)
+        yield made
 
 
 def rows(text: str) -> list[list[int]]:
@@ -104,7 +40,7 @@ def test_the_command_line_needs_no_option(user: User, prefix: str) -> None:
     ).stdout
     assert shown.splitlines()[0] == "0"
     assert shown.splitlines()[-1] == "/sys/class"
-    subordinate = [] if user._files is None else [[1, FIRST, COUNT]]
+    subordinate = [] if not user.subordinate else [[1, FIRST, COUNT]]
     assert rows(shown) == [[0, UID, 1], *subordinate]
     assert (user.home / "bundle/rootfs/new").stat().st_uid == UID
     assert user.command("list", "-q").stdout == ""
@@ -229,7 +165,7 @@ def test_root_of_a_user_namespace(user: User, prefix: str) -> None:
     script = f"ociruntime spec -b bundle && ociruntime run -b bundle {prefix} && ociruntime list -q"
     text = "import subprocess, sys; command = ['unshare', '-Ur', 'sh', '-c', sys.argv[1]]"
     text += "; sys.exit(subprocess.run(command, input='id -u', text=True).returncode)"
-    script = script.replace("ociruntime ", f"{user._python} -P -m ociruntime ")
+    script = script.replace("ociruntime ", f"{user.python} -P -m ociruntime ")
     done = user.run("-c", text, script)
     assert (done.stdout, done.stderr) == ("0\n", "")
     assert os.path.isdir(STATE)

@@ -17,6 +17,7 @@ from ociruntime.host import Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ociruntime.plan.ops import OPS
+from ociruntime.plan.rootfs import Overlay
 from ociruntime.plan.template import Template, is_usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
 
@@ -146,6 +147,9 @@ CASES = {
     "rootless-default-one": lambda: compiled(config(both(mapped([], []), user(5))), USER._replace(idmap_helpers=None)),
     "rootless-score": lambda: compiled(config(both(mapped(ONE, ONE), process(oomScoreAdj=500))), USER),
     "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
+    "rootless-image": lambda: compiled(
+        config(mapped(ONE, ONE)), USER, overlay=Overlay("/image:1", "/bundle/overlay/c1/upper", "/bundle/overlay/c1/work")
+    ),
     "joined": lambda: compiled(config(both(mapped([], []), joined("user", "pid", "network"))), PURE_V2),
     "joined-rootless": lambda: compiled(config(both(mapped([], []), joined("pid", "user", "network"))), USER),
     "time-and-cgroup": lambda: compiled(

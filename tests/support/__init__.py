@@ -7,6 +7,7 @@
 - `mounts`: containers with further mounts, and their mount tables
 - `places`: places and sizes that several tests name
 - `plans`: hosts and configurations that are compiled and not executed
+- `private_users`: a user with or without subordinate ids and FUSE, for tests that run as root
 - `processes`: processes of the host, and the descriptors and threads of this one
 - `terminals`: commands on a terminal
 - `users`: users without privileges, and user namespaces

@@ -1,0 +1,439 @@
+"""SIF images in the hands of an unprivileged user: mounted by FUSE, or extracted to a cache where FUSE cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from ..support.private_users import UID, User, give, new_user
+from ..support.processes import is_running
+from ..support.waiting import wait_until
+
+pytestmark = pytest.mark.root
+WALKTHROUGH = Path(__file__).resolve().parents[2] / "examples/walkthrough.py"
+FUSE = all(shutil.which(name) for name in ("squashfuse", "fusermount3")) and os.path.exists("/dev/fuse")
+NEEDED = [
+    pytest.mark.skipif(not FUSE, reason="no squashfuse or fusermount3 (Debian: squashfuse, fuse3), or no /dev/fuse"),
+    pytest.mark.skipif(shutil.which("newuidmap", path="/usr/bin") is None, reason="no newuidmap (Debian: uidmap)"),
+]
+KINDS = [
+    pytest.param((True, True), id="FUSE and subordinate ids", marks=NEEDED),
+    pytest.param((False, False), id="extraction and the own id"),
+]
+"""Whether the user has FUSE, and subordinate ids."""
+
+
+@pytest.fixture(scope="session")
+def image(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with a second user, whose home the user owns, a volume and an environment."""
+    if shutil.which("mksquashfs") is None:
+        pytest.skip("no mksquashfs (Debian: squashfs-tools)")
+    tree = tmp_path_factory.mktemp("tree") / "rootfs"
+    shutil.copytree(busybox_rootfs, tree, symlinks=True)
+    (tree / "home/app").mkdir(parents=True)
+    os.chown(tree / "home/app", 1000, 1000)
+    (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
+    (tree / "etc/group").write_text("root:x:0:\napp:x:1000:\n")
+    os.mknod(tree / "null", 0o20666, os.makedev(1, 3))
+    path = tmp_path_factory.mktemp("image") / "image.sif"
+    oci.build_sif(path, tree, oci_config={"Cmd": ["sleep", "1000"], "Env": ["GREETING=hello"], "Volumes": {"/data": {}}})
+    return path
+
+
+def _user(python: str, image: Path, *, fuse: bool, subordinate: bool) -> Iterator[User]:
+    with new_user(python, subordinate=subordinate, fuse=fuse) as made:
+        shutil.copy(image, made.home / "image.sif")
+        give(made.home)
+        yield made
+
+
+@pytest.fixture(params=KINDS)
+def user(request: pytest.FixtureRequest, user_python: str, image: Path) -> Iterator[User]:
+    """A user whose home has ``image.sif``."""
+    fuse, subordinate = request.param
+    yield from _user(user_python, image, fuse=fuse, subordinate=subordinate)
+
+
+@pytest.fixture
+def user_with_fuse(user_python: str, image: Path) -> Iterator[User]:
+    if not FUSE:
+        pytest.skip("no squashfuse or fusermount3 (Debian: squashfuse, fuse3), or no /dev/fuse")
+    yield from _user(user_python, image, fuse=True, subordinate=False)
+
+
+@pytest.fixture
+def user_without_fuse(user_python: str, image: Path) -> Iterator[User]:
+    yield from _user(user_python, image, fuse=False, subordinate=False)
+
+
+CACHE = "cache/ociruntime/images"
+
+
+def run_script(user: User, text: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run Python text as the user, with a cache directory in its home."""
+    text = f"import json, os, sys, ociruntime as oci\n{text}"
+    return user.run("-W", "ignore::ociruntime.OCIRuntimeWarning", "-c", text, *args, check=check, XDG_CACHE_HOME=cache(user))
+
+
+def cache(user: User) -> str:
+    return f"{user.home}/cache"
+
+
+def command(user: User, *args: object, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return user.command(*args, check=check, stdin=stdin, XDG_CACHE_HOME=cache(user))
+
+
+def clean_cache(user: User) -> None:
+    """Assert that `prune` empties the cache."""
+    command(user, "prune")
+    place = user.home / CACHE
+    assert [name for name in (os.listdir(place) if place.exists() else []) if name != "known"] == []
+
+
+def test_the_walk_through(user: User, tmp_path: Path) -> None:
+    """README's demo, with neither XDG_RUNTIME_DIR nor a home directory."""
+    script = user.home / "walkthrough.py"
+    shutil.copy(WALKTHROUGH, script)
+    done = user.run("-W", "ignore::ociruntime.OCIRuntimeWarning", script, XDG_CACHE_HOME=cache(user))
+    assert done.stdout.endswith("\nDone.\n"), done.stdout + done.stderr
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+PRIVATE = """
+bundle = oci.Bundle.from_sif("image.sif", "bundle")
+with bundle:
+    print(json.dumps(sorted(os.listdir("bundle/rootfs"))))
+    one, two = (oci.Container.run(name, bundle) for name in sys.argv[1:])
+    sh = lambda c, text, **more: c.exec(["sh", "-c", text], capture_output=True, text=True, check=True, **more).stdout
+    print(sh(one, "echo $GREETING; touch /new /data/shared; rm /etc/group; echo x >>/etc/passwd; rm -r /home; mkdir /home; ls /home; id -u"))
+    print(sh(two, "ls -d /new 2>/dev/null; ls /etc/group /data; wc -l </etc/passwd; ls /home"))
+    print(oci.run(bundle, ["ls", "/etc/group", "/data"], capture_output=True, text=True).stdout)
+    for container in one, two:
+        container.delete(force=True)
+    print(os.listdir("bundle/overlay"))
+print(os.path.exists("bundle"))
+"""
+
+
+def test_each_container_has_an_upper_layer_of_its_own(user: User, prefix: str) -> None:
+    shown = run_script(user, PRIVATE, prefix, f"{prefix}-2").stdout.splitlines()
+    files = ["bin", "etc", "home", "null", "root", "tmp"] if user.fuse else []
+    assert json.loads(shown[0]) == files
+    assert [line for line in shown[1:] if line] == [
+        "hello", "0",
+        "/etc/group", "/data:", "shared", "2", "app",
+        "/etc/group", "/data:", "shared",
+        "[]", "False",
+    ]  # fmt: skip
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+def test_users_of_the_image(user: User) -> None:
+    text = """
+script = "id -u; id -g; echo $HOME; cd; touch file; stat -c %u file; stat -c %u /bin"
+for who in (None, "app", "app:root", 1234, "root"):
+    print(*oci.run("image.sif", ["sh", "-c", script], user=who, capture_output=True, text=True, check=True).stdout.split())
+"""
+    shown = run_script(user, text).stdout.splitlines()
+    assert shown == [
+        "0 0 /root 0 0",
+        "1000 1000 /home/app 1000 1000",
+        "1000 0 /home/app 1000 1000",
+        "1234 0 / 1234 1234",
+        "0 0 /root 0 0",
+    ]
+    assert user.leftovers() == []
+
+
+def test_a_plain_directory(user: User, busybox_rootfs: Path) -> None:
+    shutil.copytree(busybox_rootfs, user.home / "tree", symlinks=True)
+    give(user.home / "tree")
+    before = sorted(os.listdir(user.home / "tree"))
+    text = 'print(oci.run("tree", ["sh", "-c", "touch /new; rm -r /etc; ls -d /new"], capture_output=True, text=True, check=True).stdout)'
+    assert run_script(user, text).stdout.split() == ["/new"]
+    assert sorted(os.listdir(user.home / "tree")) == before
+    assert user.leftovers() == []
+
+
+def test_a_read_only_image(user: User, prefix: str) -> None:
+    command(user, "mount", "--read-only", "image.sif", "bundle")
+    text = (
+        'print(oci.run(oci.Bundle.load("bundle"), ["sh", "-c", "touch /new /data/new; ls /data"], capture_output=True, text=True))'
+    )
+    assert "touch: /new: Read-only file system" in (shown := run_script(user, text).stdout)
+    assert "stdout='new\\n'" in shown
+    command(user, "umount", "bundle")
+    assert user.leftovers() == []
+
+
+def test_files_of_subordinate_ids_are_removed(user: User, prefix: str) -> None:
+    text = """
+script = "mkdir -p /d/e /data/d; touch /d/e/f /data/d/f; chown -R 5:6 /d /data/d; chmod 0 /d/e /d; exec sleep 1000"
+with oci.Bundle.from_sif("image.sif", "bundle") as bundle:
+    container = oci.Container.run(sys.argv[1], bundle.with_args(["sh", "-c", script]))
+    container.exec(["sh", "-c", "while [ $(cat /proc/1/comm) != sleep ]; do :; done"], check=True)
+    container.delete(force=True)
+    print(os.listdir("bundle/overlay"))
+print(os.path.exists("bundle"))
+"""
+    assert run_script(user, text, prefix).stdout.split() == ["[]", "False"]
+    assert user.leftovers() == []
+
+
+def test_umount_of_a_bundle_in_use(user: User, prefix: str) -> None:
+    command(user, "mount", "image.sif", "bundle")
+    command(user, "create", "-b", "bundle", prefix)
+    command(user, "--root", user.home / "state", "create", "-b", "bundle", f"{prefix}-elsewhere")
+    done = command(user, "umount", "bundle", check=False)
+    assert done.returncode == 1
+    assert f"container '{prefix}', container '{prefix}-elsewhere' still uses it" in done.stderr
+    command(user, "start", prefix)
+    command(user, "delete", "--force", prefix)
+    assert f"container '{prefix}-elsewhere' still uses it" in command(user, "umount", "bundle", check=False).stderr
+    command(user, "--root", user.home / "state", "delete", "--force", f"{prefix}-elsewhere")
+    if user.fuse:
+        reader = user.start(
+            "-c",
+            "import time; f = open('bundle/rootfs/bin/busybox'); print('up', flush=True); time.sleep(1000)",
+            stdout=-1,
+            stderr=2,
+        )
+        assert reader.stdout is not None
+        with reader:
+            assert reader.stdout.readline() == "up\n"
+            done = command(user, "umount", "bundle", check=False)
+            reader.kill()
+        assert "has open files or its working directory there" in done.stderr
+        assert len(user.mounts()) == 1
+    command(user, "umount", "bundle")
+    assert not (user.home / "bundle").exists()
+    assert user.leftovers() == []
+
+
+def test_umount_by_force(user: User, prefix: str) -> None:
+    command(user, "mount", "image.sif", "bundle")
+    for name in prefix, f"{prefix}-2":
+        command(user, "create", "-b", "bundle", name)
+    command(user, "start", prefix)
+    command(user, "umount", "--force", "bundle")
+    assert not (user.home / "bundle").exists()
+    assert user.mounts() == user.processes() == []
+    assert command(user, "prune").stdout.split() == [prefix, f"{prefix}-2"]
+    assert user.leftovers() == []
+
+
+def test_a_bundle_that_was_renamed(user: User, prefix: str) -> None:
+    if user.fuse:
+        pytest.skip("a directory below which something is mounted has no other name in other mount namespaces")
+    command(user, "mount", "image.sif", "bundle")
+    (user.home / "bundle").rename(user.home / "other")
+    text = """
+bundle = oci.Bundle.load("other")
+bundle.spec = bundle.spec.without_mount("/data")  # its source has the old path
+print(oci.run(bundle, ["ls", "/bin/busybox"], capture_output=True, text=True).stdout)
+"""
+    assert run_script(user, text).stdout.split() == ["/bin/busybox"]
+    command(user, "umount", "other")
+    assert user.leftovers() == []
+
+
+def test_a_helper_that_was_killed(user_with_fuse: User, prefix: str) -> None:
+    user = user_with_fuse
+    command(user, "mount", "image.sif", "bundle")
+    command(user, "create", "-b", "bundle", prefix)
+    (helper,) = [pid for pid in user.processes() if Path(f"/proc/{pid}/comm").read_text() == "squashfuse\n"]
+    os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: not is_running(helper), "the end of squashfuse")
+    done = command(user, "start", prefix, check=False)
+    assert done.returncode != 0
+    assert "Transport endpoint is not connected" in done.stderr
+    command(user, "delete", "--force", prefix)
+    done = command(user, "create", "-b", "bundle", prefix, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    command(user, "umount", "bundle")
+    assert not (user.home / "bundle").exists()
+    assert user.leftovers() == []
+
+
+KILLED = """
+os.environ["DELAY"]
+import signal, threading, time
+threading.Timer(float(os.environ["DELAY"]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+with oci.Bundle.from_sif("image.sif", "bundle") as bundle:
+    pass
+oci.run("image.sif", ["sleep", "1000"])
+"""
+
+
+@pytest.mark.parametrize("delay", [0.005, 0.02, 0.05, 0.1, 0.2, 1.5])
+def test_a_caller_that_was_killed(user: User, delay: float) -> None:
+    text = f"import os, ociruntime as oci, ociruntime.image, ociruntime.container, ociruntime.sandbox\n{KILLED}"
+    process = user.start(
+        "-W", "ignore::ociruntime.OCIRuntimeWarning", "-c", text, DELAY=str(delay), XDG_CACHE_HOME=cache(user), stdout=1, stderr=2
+    )
+    assert process.wait(60) == -signal.SIGKILL
+    wait_until(lambda: all(Path(f"/proc/{pid}/comm").read_text() == "squashfuse\n" for pid in user.processes()), "the others' end")
+    command(user, "prune")
+    bundle = user.home / "bundle"
+    if bundle.exists() and os.listdir(bundle):  # it was mounted when the caller was killed
+        command(user, "umount", "bundle")
+    elif bundle.exists():
+        bundle.rmdir()  # the caller was killed before it could record the new directory
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+def test_interrupts(user: User) -> None:
+    text = """
+import random, signal, time
+def interrupt(number, frame): raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+done = 0
+for round in range(25):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.2))
+        with oci.Bundle.from_sif("image.sif", "bundle") as bundle:
+            oci.run("image.sif", ["true"], check=True)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        done += 1
+    assert not os.path.exists("bundle"), round
+print(done > 0)
+"""
+    assert run_script(user, text).stdout == "True\n"
+    assert user.leftovers() == []
+
+
+def test_many_at_once(user: User) -> None:
+    text = """
+from concurrent.futures import ThreadPoolExecutor
+def one(number):
+    return oci.run("image.sif", ["sh", "-c", f"test ! -e /new && echo {number} >/new && cat /new"], capture_output=True, text=True).stdout
+with ThreadPoolExecutor(10) as pool:
+    assert list(pool.map(one, range(50))) == [f"{number}\\n" for number in range(50)]
+"""
+    run_script(user, text)
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+def test_an_image_that_is_damaged(user: User) -> None:
+    path = user.home / "image.sif"
+    with oci.SifImage.open(path) as sif:
+        descriptor = sif.primary_partition
+    assert descriptor is not None
+    with open(path, "r+b") as file:
+        file.seek(descriptor.offset + 96)  # what follows the superblock
+        file.write(bytes(descriptor.size - 96))
+    done = command(user, "mount", "image.sif", "bundle", check=False)
+    assert done.returncode == 1
+    assert ("squashfuse failed: " if user.fuse else "unsquashfs failed: ") in done.stderr
+    assert f"{path.name}: " in done.stderr
+    assert not (user.home / "bundle").exists()
+    assert command(user, "--root", user.home / "state", "list", "-q").stdout == ""
+    done = run_script(user, 'oci.run("image.sif", ["true"])', check=False)
+    assert "failed: " in done.stderr
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+def test_without_a_way_to_mount(user_without_fuse: User) -> None:
+    user = user_without_fuse
+    done = user.command("mount", "image.sif", "bundle", check=False, PATH="/nonexistent")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    for word in "squashfuse", "fusermount3", "unsquashfs", "install":
+        assert word in done.stderr
+    assert not (user.home / "bundle").exists()
+
+
+# ---- the cache ----
+
+
+def extracted(user: User) -> list[Path]:
+    return [path / "rootfs" for path in (user.home / CACHE).glob("*") if len(path.name) == 64]
+
+
+def test_an_image_is_extracted_once(user_without_fuse: User, prefix: str) -> None:
+    user = user_without_fuse
+    done = command(user, "mount", "image.sif", "bundle")
+    assert done.stderr.startswith("ociruntime: warning: ")
+    assert "image.sif is extracted, because FUSE cannot be used: " in done.stderr
+    (files,) = extracted(user)
+    before = files.stat().st_ino
+    shutil.copy(user.home / "image.sif", user.home / "copy.sif")
+    os.chown(user.home / "copy.sif", UID, UID)
+    run_script(user, 'oci.run("copy.sif", ["sh", "-c", "rm -r /bin"], check=True)')
+    assert extracted(user) == [files]
+    assert files.stat().st_ino == before
+    assert (files / "bin/busybox").exists()
+    command(user, "prune")  # the bundle uses it
+    assert extracted(user) == [files]
+    command(user, "umount", "bundle")
+    clean_cache(user)
+
+
+def test_an_extraction_that_was_killed(user_without_fuse: User) -> None:
+    user = user_without_fuse
+    command(user, "mount", "image.sif", "bundle")
+    (files,) = extracted(user)
+    command(user, "umount", "bundle")
+    (files / "bin/busybox").unlink()
+    files.rename(files.with_name("partial"))
+    assert run_script(user, 'print(oci.run("image.sif", ["true"]).returncode)').stdout == "0\n"
+    assert sorted(os.listdir(files.parent)) == ["lock", "rootfs", "size", "users"]
+    clean_cache(user)
+
+
+def test_the_cache_is_bounded(user_without_fuse: User, busybox_rootfs: Path, tmp_path: Path) -> None:
+    user = user_without_fuse
+    for number, exclude in enumerate(([], ["tmp"])):
+        oci.build_sif(user.home / f"{number}.sif", busybox_rootfs, exclude=exclude)
+        os.chown(user.home / f"{number}.sif", UID, UID)
+    text = """
+import ociruntime.rootfs.layers as layers
+layers._BOUND = 1
+for name in sys.argv[1:]:
+    oci.run(name, ["true"], check=True)
+"""
+    run_script(user, text, "image.sif", "0.sif", "1.sif")
+    assert len(extracted(user)) == 1
+    clean_cache(user)
+
+
+def test_a_cache_of_another_user(user_without_fuse: User) -> None:
+    user = user_without_fuse
+    place = user.home / "cache/ociruntime"
+    place.mkdir(parents=True)
+    os.chown(place.parent, UID, UID)
+    os.chown(place, UID + 1, UID + 1)
+    done = command(user, "mount", "image.sif", "bundle", check=False)
+    assert f"cannot keep extracted images in {place}: it belongs to uid {UID + 1}" in done.stderr
+    assert "set XDG_CACHE_HOME" in done.stderr
+    assert not (user.home / "bundle").exists()
+
+
+def test_a_user_without_a_home(user_without_fuse: User) -> None:
+    """The cache is then in /var/tmp."""
+    user = user_without_fuse
+    place = Path(f"/var/tmp/ociruntime-{UID}")
+    try:
+        assert user.command("mount", "image.sif", "bundle").returncode == 0
+        assert place.stat().st_mode & 0o7777 == 0o700
+        assert place.stat().st_uid == UID
+        user.command("umount", "bundle")
+        user.command("prune")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""How the files of an image are reached: the table of strategies."""
+
+from __future__ import annotations
+
+import pytest
+
+from ociruntime.engine.squashfs import Programs
+from ociruntime.errors import UnsupportedError
+from ociruntime.host import Host
+from ociruntime.rootfs.layers import Strategy, choose, layers_of
+
+ROOT = Host((6, 18), "x86_64", 0, 40, ())
+USER = ROOT._replace(euid=1000, capabilities=0)
+ALL = Programs("/bin/squashfuse", "/bin/fusermount3", "/bin/unsquashfs")
+
+
+def test_the_kernel_is_for_root_of_the_host() -> None:
+    for programs in ALL, Programs("", "", ""):
+        assert choose(ROOT, programs).strategy is Strategy.KERNEL
+    assert choose(ROOT._replace(initial=False), ALL).strategy is Strategy.FUSE
+
+
+def test_fuse_needs_all_of_its_parts() -> None:
+    assert choose(USER, ALL).strategy is Strategy.FUSE
+    for lacking, word in (
+        (ALL._replace(squashfuse=""), "no squashfuse in PATH"),
+        (ALL._replace(fusermount=""), "no fusermount3 in PATH"),
+        (ALL._replace(device="/dev/fuse: permission denied"), "/dev/fuse: permission denied"),
+    ):
+        choice = choose(USER, lacking)
+        assert choice.strategy is Strategy.EXTRACTION
+        assert choice.reason == f"FUSE cannot be used: {word}" + (" (Debian: squashfuse)" if "squash" in word else "") + (
+            " (Debian: fuse3)" if "fusermount3" in word else ""
+        )
+
+
+def test_a_host_that_offers_nothing() -> None:
+    with pytest.raises(UnsupportedError, match=r"no squashfuse .* no fusermount3 .* no unsquashfs in PATH; install squashfuse"):
+        choose(USER, Programs("", "", ""))
+
+
+def test_what_a_record_holds_of_layers() -> None:
+    assert layers_of("/b", "fuse").lower == "/b/rootfs"
+    extracted = layers_of("/b", "cache=" + "a" * 64)
+    assert extracted.lower.endswith(f"/{'a' * 64}/rootfs")
+    assert extracted.overlay("x") == (extracted.lower, "/b/overlay/x/upper", "/b/overlay/x/work")
