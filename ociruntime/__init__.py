@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .errors import ContainerNotFound as ContainerNotFound
     from .errors import HookError as HookError
     from .errors import ImageError as ImageError
+    from .errors import ImagePathError as ImagePathError
+    from .errors import ImagePathNotFound as ImagePathNotFound
     from .errors import LaunchTimeout as LaunchTimeout
     from .errors import OCIRuntimeError as OCIRuntimeError
     from .errors import OCIRuntimeWarning as OCIRuntimeWarning
@@ -64,9 +66,9 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "bundle": "Bundle",
         "container": "Container",
-        "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError LaunchTimeout OCIRuntimeError "
-        "OCIRuntimeWarning ProcessError ProcessTimeout SifError SpecError StateError StepError UnsupportedError "
-        "WrongStatus",
+        "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
+        "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SpecError StateError StepError "
+        "UnsupportedError WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
         "process": "Process Result",

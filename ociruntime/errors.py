@@ -108,6 +108,26 @@ class ImageError(OCIRuntimeError, ValueError):
     """An image file or directory is damaged, unsafe or of an unknown kind, or does not hold what was asked for."""
 
 
+class ImagePathError(ImageError, OSError):
+    """A path in an image cannot be read.
+
+    ``errno`` says why: ENOENT, ENOTDIR, EISDIR, ELOOP, EINVAL (a device, FIFO or socket) or EFBIG. ``filename`` is the path.
+    """
+
+    def __init__(self, errno: int, message: str, path: str) -> None:
+        OSError.__init__(self, errno, message, path)  # not that of ValueError, which comes first
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.errno, self.strerror, self.filename)
+
+
+class ImagePathNotFound(ImagePathError, FileNotFoundError):
+    """A path does not exist in an image."""
+
+
 class SifError(ImageError):
     """A SIF file breaks the format: ``field`` names the place, ``descriptor`` the 0-based table entry where there is one."""
 

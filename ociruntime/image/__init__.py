@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .build import Compression as Compression
     from .build import build_sif as build_sif
     from .config import OciImageConfig as OciImageConfig
+    from .files import FileType as FileType
+    from .files import ImageFile as ImageFile
     from .model import Image as Image
     from .model import ImageKind as ImageKind
     from .model import Layer as Layer
@@ -26,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
     {
         "build": "Compression build_sif",
         "config": "OciImageConfig",
+        "files": "FileType ImageFile",
         "model": "Image ImageKind Layer LayerRole",
         "recognise": "LayerFormat",
         "sif.reader": "SifImage",

@@ -6,13 +6,16 @@ A store gives each part as a section of an open file. Content is compared with i
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import posixpath
 import re
+import sys
 import tarfile
-from typing import TYPE_CHECKING, Final, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ociruntime.errors import ImageError
+from ociruntime.errors import ImageError, UnsupportedError
 from ociruntime.files import NotRegularError, open_regular
 from ociruntime.image.recognise import is_tar
 from ociruntime.image.sif.model import DataType
@@ -20,14 +23,17 @@ from ociruntime.image.sif.source import FdSource, Section, SectionReader
 
 if TYPE_CHECKING:
     from ociruntime.image.sif.reader import SifImage
-    from ociruntime.image.sif.source import Source
+    from ociruntime.image.sif.source import ReadableFile, Source
 
-__all__ = ["ArchiveBlobs", "BlobStore", "LayoutBlobs", "SifBlobs", "check_digest", "read_checked"]
+__all__ = ["ArchiveBlobs", "BlobStore", "LayoutBlobs", "SifBlobs", "check_digest", "open_zstd", "optional_module", "read_checked"]
 
 MAX_DOCUMENT: Final = 4 << 20
 """Largest index, manifest or configuration that is read, in bytes: what registries take."""
 MAX_MEMBERS: Final = 100_000
 """Most members of an archive."""
+INSTALL: Final = "pip install 'ociruntime[images]'"
+_ZSTD_WINDOW: Final = 128 << 20
+"""Most memory for decompression, as the program zstd has it."""
 _MAX_LINKS: Final = 16
 _DIGEST: Final = re.compile(r"(sha256):([0-9a-f]{64})|(sha384):([0-9a-f]{96})|(sha512):([0-9a-f]{128})")
 _HEADER_READ: Final = 1 << 20
@@ -83,6 +89,25 @@ def read_document(section: Section, where: str) -> bytes:
         raise ImageError(f"{where}: {section.size} bytes are more than the limit of {MAX_DOCUMENT} for a document")
     with section.reader() as reader:
         return reader.read()
+
+
+def optional_module(name: str, purpose: str, remedy: str) -> ModuleType:
+    """Import a module that only some uses need. Raises UnsupportedError, which names the remedy, if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"{purpose} needs the Python module {error.name}: {remedy}") from error
+
+
+def open_zstd(file: ReadableFile) -> ReadableFile:
+    """Return the decompressed content of a zstd file. Raises UnsupportedError: no module for zstd is installed."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+
+        return zstd.ZstdFile(file)
+    module: Any = optional_module("zstandard", "reading what is compressed with zstd", INSTALL)
+    reader: ReadableFile = module.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(file, read_across_frames=True)
+    return reader
 
 
 class SifBlobs:

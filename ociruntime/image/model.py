@@ -6,7 +6,7 @@ import enum
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import attrs
@@ -17,6 +17,7 @@ from ociruntime.files import NotRegularError, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import ArchiveBlobs, LayoutBlobs, SifBlobs, open_archive, read_document
 from ociruntime.image.config import Location, OciImageConfig
+from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract
 from ociruntime.image.recognise import HEAD, LayerFormat, checked_filesystem, describe, launch_script_size
 from ociruntime.image.sif.display import printable, size_text
 from ociruntime.image.sif.format import MAGIC
@@ -87,6 +88,7 @@ class Layer:
     object_id: int | None = None
     """Id of the SIF object."""
     _section: Section | None = attrs.field(default=None, alias="section", eq=False, repr=False)
+    _directory: int = attrs.field(default=-1, alias="directory", eq=False, repr=False)
 
     def __str__(self) -> str:
         parts = [self.filesystem or str(self.format), "" if self.format is LayerFormat.DIRECTORY else size_text(self.size)]
@@ -133,6 +135,7 @@ class Image:
         self.references, self.digest = opened.references, opened.digest
         self.config_json = opened.config_json
         self.sif = opened.sif
+        self._files = Layers(opened.name, self.layers)
         self._opened: _Opened | None = opened
         self._arguments = (reference, platform)
 
@@ -255,6 +258,78 @@ class Image:
                 return "mount it, or unpack a squashfs with unsquashfs, and use the directory"
             case ImageKind.SIF | ImageKind.DIRECTORY:
                 return ""
+
+    # ---- files, without mounting ----
+
+    def files(
+        self, path: StrPath = "/", *, recursive: bool = True, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES
+    ) -> Iterator[ImageFile]:
+        """Yield a file and, if it is a directory, everything in it, as a container sees it: all layers as one tree.
+
+        The order is that of the paths, with a directory before its content. Overlays and data of the image are not read. Symbolic
+        links in ``path`` are followed inside the image. What the call reads of an archive is compared with its digest.
+
+        Args:
+            path: a path from the root of the image.
+            recursive: also what is in the directories of a directory.
+            max_files: most files in the archives of the image, and most files that are yielded.
+            max_bytes: most bytes to which the archives of the image may decompress.
+
+        Raises:
+            ImagePathNotFound: there is no such file in the image.
+            ImagePathError: ``path`` leads through a file that is not a directory, or through a loop of links.
+            ImageError: a layer is damaged, does not have its digest, or exceeds a limit.
+            UnsupportedError: the files of a layer can be read only when it is mounted, or with modules that are not installed.
+            ValueError: the image is closed.
+        """
+        view = self._view(max_files, max_bytes)
+        return view.files(path, recursive=recursive)
+
+    def read_bytes(self, path: StrPath, *, limit: int = 64 << 20, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> bytes:
+        """Return the content of a regular file. Symbolic links are followed inside the image.
+
+        Args:
+            path: a path from the root of the image.
+            limit: the largest size of the file, in bytes.
+            max_files: see `files`.
+            max_bytes: see `files`.
+
+        Raises:
+            ImagePathNotFound: there is no such file in the image.
+            ImagePathError: it is a directory, a device, or too large: ``errno`` is EISDIR, EINVAL or EFBIG; or as for `files`.
+            ImageError, UnsupportedError, ValueError: as for `files`.
+        """
+        return self._view(max_files, max_bytes).read(path, limit)
+
+    def extract(
+        self, path: StrPath, to: StrPath, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES
+    ) -> tuple[ImageFile, ...]:
+        """Copy a file, or a directory with everything in it, to a new path on the host.
+
+        The copy belongs to the caller, and the umask applies. Files lose their set-user-ID, set-group-ID and sticky bits, and keep
+        their time of modification and hard links. Directories can always be read and written by the caller. A symbolic link to an
+        absolute path becomes a relative one to the copy of its target. If the call fails or is interrupted, nothing is left.
+
+        Args:
+            path: a path from the root of the image. Symbolic links are followed inside the image.
+            to: a path that does not exist, in a directory that does.
+            max_files: most files in the archives of the image, and most files that are copied.
+            max_bytes: most bytes to which the archives of the image may decompress, and most bytes of content that are copied.
+
+        Returns:
+            What was left out: devices, FIFOs, sockets, and symbolic links that could lead out of the copy.
+
+        Raises:
+            FileExistsError: ``to`` exists.
+            ImagePathNotFound, ImagePathError, ImageError, UnsupportedError, ValueError: as for `read_bytes`.
+            OSError: the copy cannot be written.
+        """
+        return extract(self._view(max_files, max_bytes), path, to)
+
+    def _view(self, max_files: int, max_bytes: int) -> View:
+        if self.closed:
+            raise ValueError("I/O operation on closed image")
+        return self._files.view(max_files, max_bytes)
 
     def __repr__(self) -> str:
         parts = [str(self.kind), self.architecture, *self._layer_texts()]
@@ -515,7 +590,7 @@ def _open_directory(name: str, path: str, reference: str | None, platform: oci.P
         if "config.json" in names and "rootfs" in names:
             raise BundleError(f"{name} is a bundle, not an image: use it as it is, or its rootfs directory")
         if not {"oci-layout", "index.json"} <= names:
-            layer = Layer(format=LayerFormat.DIRECTORY, path=path, size=0)
+            layer = Layer(format=LayerFormat.DIRECTORY, path=path, size=0, directory=fd)
             return _Opened(
                 name=name, path=path, kind=ImageKind.DIRECTORY, identity=identity, layers=(layer,), owned=(lambda: os.close(fd),)
             )

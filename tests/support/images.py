@@ -55,13 +55,20 @@ class OciImage:
         architecture: str = "amd64",
         config: Mapping[str, Any] | None = None,
         platform: bool = True,
+        diff_ids: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Add an image of layers, each its content and media type; return the descriptor of its manifest."""
+        """Add an image of layers, each its content and media type; return the descriptor of its manifest.
+
+        Compressed layers need their ``diff_ids``, the digests of what is compressed.
+        """
         configuration = {
             "architecture": architecture,
             "os": "linux",
             "config": config or {},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer, _ in layers]},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": diff_ids or [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer, _ in layers],
+            },
         }
         manifest = {
             "schemaVersion": 2,

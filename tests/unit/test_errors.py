@@ -30,6 +30,8 @@ def test_a_result_is_a_value() -> None:
     [
         oci.SpecError([Problem("$.x", "is bad", "config.md")], "config.json"),
         oci.SifError("is bad", field="magic", descriptor=3, path="/x"),
+        oci.ImagePathError(21, "x.sif: /etc: is a directory", "/etc"),
+        oci.ImagePathNotFound(2, "x.sif: /no: no such file or directory", "/no"),
         oci.BundleError("bad"),
         oci.UnsupportedError("bad"),
         oci.ContainerNotFound("c", "/root"),

@@ -1,0 +1,432 @@
+"""The files of an image, read without mounting it: one view of all its layers, the content of a file, and extraction."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import attrs
+
+from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, UnsupportedError
+from ociruntime.files import write_all
+from ociruntime.image.blobs import INSTALL, check_digest, optional_module
+from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, FileType, Node, TarTree, Tree
+from ociruntime.image.recognise import LayerFormat
+from ociruntime.image.sif.display import printable
+from ociruntime.interrupts import complete
+
+if TYPE_CHECKING:
+    from ociruntime.image.model import Layer
+
+__all__ = ["MAX_BYTES", "MAX_FILES", "FileType", "ImageFile", "Layers", "View", "extract"]
+
+StrPath = str | os.PathLike[str]
+
+MAX_FILES: Final = 1_000_000
+"""Most files that a call looks at by default."""
+MAX_BYTES: Final = 64 << 30
+"""Most bytes that a call decompresses or writes by default."""
+_MAX_LINKS: Final = 40
+_MODES: Final = {kind: mode for mode, kind in FILE_TYPES.items()}
+
+
+@attrs.frozen(kw_only=True)
+class ImageFile:
+    """A file in an image."""
+
+    path: str
+    """The path from the root of the image, as ``/etc/passwd``. Bytes that are not UTF-8 are surrogates, as in `os.fsdecode`."""
+    type: FileType
+    mode: int
+    """Permissions, set-user-ID, set-group-ID and sticky bits."""
+    uid: int
+    gid: int
+    size: int
+    """Size of the content in bytes; 0 for anything but a regular file."""
+    mtime: int
+    """Time of modification, in seconds since the epoch."""
+    target: str = ""
+    """What a symbolic link holds."""
+    device: tuple[int, int] | None = None
+    """Major and minor number of a device."""
+
+    def __str__(self) -> str:
+        size = ",".join(map(str, self.device)) if self.device is not None else str(self.size)
+        link = f" -> {printable(self.target)}" if self.type is FileType.SYMLINK else ""
+        mode = stat.filemode(_MODES[self.type] | self.mode)
+        return f"{mode} {self.uid}/{self.gid} {size:>12} {printable(self.path)}{link}"
+
+
+Merged: TypeAlias = tuple[Node, ...]
+"""A file of the merged view: its nodes in the layers, the uppermost first; several only of a directory."""
+Route: TypeAlias = list[tuple[str, Merged]]
+"""The way from the root to a file: names and files, the root first."""
+
+
+def _top(merged: Merged) -> Node:
+    """Return the node that describes a file."""
+    return next((node for node in merged if not node.implied), merged[0])
+
+
+def _path(route: Route) -> str:
+    return "/" + "/".join(name for name, _ in route[1:])
+
+
+def _image_file(route: Route) -> ImageFile:
+    node = _top(route[-1][1])
+    return ImageFile(
+        path=_path(route),
+        type=node.type,
+        mode=node.mode,
+        uid=node.uid,
+        gid=node.gid,
+        size=node.size,
+        mtime=node.mtime,
+        target=node.target,
+        device=node.device,
+    )
+
+
+class Layers:
+    """The trees of the layers of an open image, each of which is read when it is needed and kept.
+
+    Args:
+        name: the image, for messages.
+        layers: the layers, lowest first.
+    """
+
+    def __init__(self, name: str, layers: Sequence[Layer]) -> None:
+        self.name = name
+        self._layers = layers
+        self._trees: list[Tree] = []
+
+    def view(self, max_files: int, max_bytes: int) -> View:
+        """Return the merged view.
+
+        Raises:
+            ImageError: a layer is damaged, or exceeds a limit.
+            UnsupportedError: the files of a layer cannot be read, or only with modules that are not installed.
+        """
+        if not self._layers:
+            raise ImageError(f"{self.name}: no part of the image is a part of a root filesystem")
+        budget = Budget(self.name, max_files, max_bytes)
+        trees = list(self._trees)
+        for layer in self._layers[len(trees) :]:
+            trees.append(self._tree(layer, View(self.name, trees, budget), budget))
+        self._trees = trees
+        return View(self.name, trees, budget.renewed())
+
+    def _tree(self, layer: Layer, below: View, budget: Budget) -> Tree:
+        where = f"{self.name}: layer {layer.digest or layer}"
+        if layer.format.is_archive:
+            return TarTree(layer, where, lambda path: _top(below.find(path, follow=False)[-1][1]), budget)
+        if layer.format is LayerFormat.DIRECTORY:
+            return DirectoryTree(layer._directory, self.name)
+        if layer.format is LayerFormat.SQUASHFS and layer._section is not None:
+            module: Any = optional_module("ociruntime.image.squashfs", "reading a squashfs without mounting it", INSTALL)
+            if layer.digest:
+                check_digest(layer._section, layer.digest, where)
+            tree: Tree = module.SquashfsTree(layer._section, where)
+            return tree
+        if layer.format.is_filesystem:
+            remedy = f"mount it: 'mount -o ro,loop,offset={layer.offset} {layer.path} DIR', as root"
+            raise UnsupportedError(f"{where}: files of an {layer.filesystem} cannot be read without mounting it; {remedy}")
+        raise UnsupportedError(f"{where}: files cannot be read from a layer of the format {layer.format!s}")
+
+
+class View:
+    """The files of an image as a container sees them: one tree of all layers.
+
+    Args:
+        name: the image, for messages.
+        trees: the layers, lowest first.
+        budget: for the files of directories.
+    """
+
+    def __init__(self, name: str, trees: Sequence[Tree], budget: Budget) -> None:
+        self.name = name
+        self.budget = budget
+        self._root: Merged = tuple(tree.root for tree in reversed(trees))
+
+    def find(self, path: StrPath, *, follow: bool = True) -> Route:
+        """Return the way to a file. Symbolic links are followed; they cannot lead out of the image.
+
+        Args:
+            path: the path, from the root of the image.
+            follow: follow the last component too.
+
+        Raises:
+            ImagePathNotFound: there is no such file.
+            ImagePathError: the path leads through a file that is not a directory, or through too many links.
+        """
+        asked = os.fsdecode(path)
+        route: Route = [("", self._root)]
+        if not self._root:
+            raise self.error(errno.ENOENT, asked)
+        parts, links = deque(_split(asked)), 0
+        while parts:
+            part = parts.popleft()
+            if part == "..":
+                del route[max(1, len(route) - 1) :]
+                continue
+            above = route[-1][1]
+            if not above[0].is_directory:
+                raise self.error(errno.ENOTDIR, asked)
+            found = self.children(above).get(part)
+            if found is None:
+                raise self.error(errno.ENOENT, asked)
+            if found[0].type is not FileType.SYMLINK or not (follow or parts):
+                route.append((part, found))
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise self.error(errno.ELOOP, asked)
+            if found[0].target.startswith("/"):
+                del route[1:]
+            parts.extendleft(reversed(_split(found[0].target)))
+        return route
+
+    def children(self, merged: Merged) -> dict[str, Merged]:
+        """Return the files in a directory."""
+        found: dict[str, list[Node]] = {}
+        closed: set[str] = set()  # names of which lower layers have nothing to say
+        for directory in merged:
+            for name, node in directory.tree.children(directory, self.budget).items():
+                if name in closed:
+                    continue
+                if not node.whiteout and (node.is_directory or name not in found):
+                    found.setdefault(name, []).append(node)
+                if node.whiteout or not node.is_directory:
+                    closed.add(name)
+            if directory.opaque:
+                break
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    def below(self, route: Route, *, recursive: bool = True) -> Iterator[Route]:
+        """Yield the way to a file and, if it is a directory, to everything in it, in the order of the paths.
+
+        A directory comes before its content. The list that is yielded is used again for the next one.
+        """
+        self.budget.take_files()
+        yield route
+        begin, pending = len(route), [self._sorted(route[-1][1])]
+        while pending:
+            del route[begin + len(pending) - 1 :]
+            item = next(pending[-1], None)
+            if item is None:
+                pending.pop()
+                continue
+            route.append(item)
+            self.budget.take_files()
+            if len(route) > MAX_DEPTH or len(os.fsencode(_path(route))) > MAX_PATH:
+                raise ImageError(f"{self.name}: {printable(_path(route)[:200])}... lies too deep in the image")
+            yield route
+            if recursive and item[1][0].is_directory:
+                pending.append(self._sorted(item[1]))
+
+    def _sorted(self, merged: Merged) -> Iterator[tuple[str, Merged]]:
+        return iter(sorted(self.children(merged).items(), key=lambda item: item[0]) if merged[0].is_directory else ())
+
+    def files(self, path: StrPath, *, recursive: bool) -> Iterator[ImageFile]:
+        """Yield a file and what is in it. Arguments and errors as for `Image.files`."""
+        return map(_image_file, self.below(self.find(path), recursive=recursive))
+
+    def read(self, path: StrPath, limit: int) -> bytes:
+        """Return the content of a regular file. Errors as for `Image.read_bytes`."""
+        node = _top(self.find(path)[-1][1])
+        if node.is_directory:
+            raise self.error(errno.EISDIR, os.fsdecode(path))
+        if node.type is not FileType.FILE:
+            raise self.error(errno.EINVAL, os.fsdecode(path), f"a {node.type}, not a regular file")
+        if node.size > limit:
+            raise self.error(errno.EFBIG, os.fsdecode(path), f"{node.size} bytes are more than the limit of {limit}")
+        result = bytearray()
+        for _, pieces in node.tree.contents([node], self.budget):
+            for piece in pieces:
+                result += piece
+                if len(result) > node.size:
+                    break
+        if len(result) != node.size:
+            raise ImageError(f"{self.name}: {printable(os.fsdecode(path))}: the content does not have {node.size} bytes")
+        return bytes(result)
+
+    def error(self, number: int, path: str, problem: str = "") -> ImagePathError:
+        """Return an error about a path in the image."""
+        message = f"{self.name}: {printable(path[:MAX_PATH])}: {problem or os.strerror(number).lower()}"
+        return (ImagePathNotFound if number == errno.ENOENT else ImagePathError)(number, message, path)
+
+
+def _split(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+# ---- extraction ----
+
+
+def extract(view: View, path: StrPath, to: StrPath) -> tuple[ImageFile, ...]:
+    """Copy a file or directory out of an image. Arguments and errors as for `Image.extract`."""
+    route = view.find(path)
+    node = _top(route[-1][1])
+    if node.type not in (FileType.FILE, FileType.DIRECTORY):
+        raise view.error(errno.EINVAL, os.fsdecode(path), f"a {node.type}, not a regular file or directory")
+    folder, name = os.path.split(os.path.abspath(to))
+    parent = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not name or _exists(name, parent):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(to))
+        return _Extraction(view, parent, name, os.fspath(to)).run(route)
+    finally:
+        os.close(parent)
+
+
+def _exists(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class _Extraction:
+    """One file or directory on its way out of an image.
+
+    It is made in a directory beside the target that only the caller's user can enter, so that nothing in it can be replaced, and
+    takes its place at the end.
+
+    Args:
+        view: the image.
+        parent: descriptor of the directory of the target.
+        name: the name of the target in it.
+        target: the target as the caller named it, for messages.
+    """
+
+    def __init__(self, view: View, parent: int, name: str, target: str) -> None:
+        self._view, self._parent, self._name, self._target = view, parent, name, target
+        self._staging = f".{name[:48]}.{os.urandom(8).hex()}"
+        self._fd = -1
+        self._budget = view.budget.renewed()
+        self._committed = False
+        self._left_out: list[ImageFile] = []
+        self._directories: list[tuple[str, int]] = []
+        self._pending: dict[int, dict[Any, tuple[Node, list[str]]]] = {}
+        """For each tree and location of a regular file: its node, and the paths that it gets."""
+
+    def run(self, route: Route) -> tuple[ImageFile, ...]:
+        try:
+            os.mkdir(self._staging, 0o700, dir_fd=self._parent)
+            self._fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._parent)
+            self._make_tree(route)
+            for files in self._pending.values():
+                self._write_files(files)
+            for path, mtime in reversed(self._directories):
+                os.utime(path, (mtime, mtime), dir_fd=self._fd, follow_symlinks=False)
+            complete(partial(self._commit, _top(route[-1][1]).is_directory))
+        except BaseException:
+            complete(self._remove)
+            raise
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+        return tuple(self._left_out)
+
+    def _make_tree(self, route: Route) -> None:
+        """Make directories and symbolic links, and collect regular files, whose content comes in the order of the layers."""
+        base = len(route)
+        for way in self._view.below(route):
+            node = _top(way[-1][1])
+            names = [name for name, _ in way[base:]]
+            path = "/".join(("x", *names))
+            if node.type is FileType.DIRECTORY:
+                os.mkdir(path, node.mode & 0o777 | 0o700, dir_fd=self._fd)
+                self._directories.append((path, node.mtime))
+            elif node.type is FileType.FILE:
+                files = self._pending.setdefault(id(node.tree), {})
+                files.setdefault(node.location, (node, []))[1].append(path)
+            elif node.type is FileType.SYMLINK and (text := _inside(node.target, names[:-1], [name for name, _ in way[1:base]])):
+                os.symlink(text, path, dir_fd=self._fd)
+            else:
+                self._left_out.append(_image_file(way))
+
+    def _write_files(self, files: dict[Any, tuple[Node, list[str]]]) -> None:
+        """Write the regular files of one layer, and links for those that have further names."""
+        nodes = [node for node, _ in files.values()]
+        for node in nodes:
+            self._budget.take_bytes(node.size)
+        for node, pieces in nodes[0].tree.contents(nodes, self._view.budget.renewed()):
+            first, *others = files[node.location][1]
+            self._write(node, first, pieces)
+            for path in others:
+                os.link(first, path, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+
+    def _write(self, node: Node, path: str, pieces: Iterator[bytes]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, node.mode & 0o777, dir_fd=self._fd)
+        try:
+            size = 0
+            for piece in pieces:
+                size += len(piece)
+                if size > node.size:
+                    break
+                if piece.count(0) == len(piece):
+                    os.lseek(fd, len(piece), os.SEEK_CUR)  # a hole
+                else:
+                    write_all(fd, piece)
+            if size != node.size:
+                raise ImageError(f"{self._view.name}: {printable(path[1:])}: the content does not have {node.size} bytes")
+            os.ftruncate(fd, size)
+            os.utime(fd, (node.mtime, node.mtime))
+        finally:
+            os.close(fd)
+
+    def _commit(self, is_directory: bool) -> None:
+        """Move the result to the target, whose name is taken first, so that no other file is replaced."""
+        try:
+            if is_directory:
+                os.mkdir(self._name, 0o700, dir_fd=self._parent)
+            else:
+                os.close(os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._parent))
+            self._committed = True
+            os.rename("x", self._name, src_dir_fd=self._fd, dst_dir_fd=self._parent)
+            os.rmdir(self._staging, dir_fd=self._parent)
+        except OSError as error:
+            error.filename, error.filename2 = self._target, None
+            raise
+
+    def _remove(self) -> None:
+        for name in (self._staging, self._name) if self._committed else (self._staging,):
+            if not _exists(name, self._parent):
+                continue
+            if stat.S_ISDIR(os.stat(name, dir_fd=self._parent, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, dir_fd=self._parent)
+            else:
+                os.unlink(name, dir_fd=self._parent)
+
+
+def _inside(target: str, folder: Sequence[str], base: Sequence[str]) -> str:
+    """Return the text of a symbolic link in an extracted directory; empty if the link could lead out of it.
+
+    The text has ``..`` only at its beginning, where all of it are real directories. All links in the directory are like that, so
+    that none leads out even through others.
+
+    Args:
+        target: what the link holds in the image.
+        folder: the names from the extracted directory to that of the link.
+        base: the names from the root of the image to the extracted directory.
+    """
+    parts = _split(target)
+    if target.startswith("/"):
+        if parts[: len(base)] != list(base):
+            return ""
+        up, down = len(folder), parts[len(base) :]
+    else:
+        up = next((index for index, part in enumerate(parts) if part != ".."), len(parts))
+        down = parts[up:]
+    if not target or ".." in down or up > len(folder):
+        return ""
+    return "/".join([".."] * up + down) or "."

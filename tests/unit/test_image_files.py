@@ -1,0 +1,755 @@
+"""Files of images, read without mounting: the merged view, contents, extraction, and images that are hostile."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import random
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.image import FileType, Image, ImageFile, SifBuilder
+from ociruntime.image.sif import PartitionKind
+
+from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage
+from .test_images import erofs, ext, write_docker
+
+MEMORY_BOUND = 96 << 20
+SECONDS = 20
+needs_mksquashfs = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="mksquashfs is not installed")
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    item = tarfile.TarInfo(name)
+    item.type, item.size = kind, len(content)
+    for key, value in fields.items():
+        setattr(item, key, value)
+    return item, content
+
+
+def tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for item, content in members:
+            archive.addfile(item, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def folder(name: str, **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, tarfile.DIRTYPE, mode=fields.pop("mode", 0o755), **fields)
+
+
+def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, tarfile.SYMTYPE, linkname=target)
+
+
+def hard(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, tarfile.LNKTYPE, linkname=target)
+
+
+def layout(path: Path, *layers: bytes, media_type: str = TAR_TYPE) -> Path:
+    made = OciImage()
+    made.add([(layer, media_type) for layer in layers])
+    return made.write_layout(path)
+
+
+def tar_image(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Image:
+    return Image.open(layout(path / "image", tar(*members)))
+
+
+def squashfs(path: Path, tree: Path, *options: str) -> Path:
+    command = ["mksquashfs", str(tree), str(path), "-noappend", "-quiet", "-no-progress", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def names(files: Iterator[ImageFile]) -> list[str]:
+    return [file.path for file in files]
+
+
+LOWER = (
+    folder("./"),
+    folder("bin/", mode=0o1777, uid=1, gid=2, mtime=77),
+    member("bin/sh", content=b"lower sh", mode=0o4755, uid=3, gid=4, mtime=1234),
+    link("bin/bash", "sh"),
+    hard("bin/ash", "bin/sh"),
+    member("etc/motd", content=b"welcome\n"),
+    member("etc/gone", content=b"x"),
+    member("etc/dir/old", content=b"x"),
+    member("opaque/old", content=b"x"),
+    member("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3),
+    member("dev/sda", tarfile.BLKTYPE, devmajor=8, devminor=0),
+    member("dev/fifo", tarfile.FIFOTYPE),
+    link("abs", "/bin/sh"),
+    link("up", "../../../../etc/motd"),
+    link("loop", "loop"),
+    link("dangling", "nowhere/else"),
+    member("was-a-dir/file", content=b"x"),
+    member("was-a-file", content=b"x"),
+    member("bin-later", content=b""),
+)
+UPPER = (
+    member("etc/.wh.gone"),
+    member("etc/.wh.dir"),
+    member("opaque/.wh..wh..opq"),
+    member("opaque/new", content=b"new"),
+    hard("lower-link", "etc/motd"),
+    member("was-a-dir", content=b"now a file"),
+    member("was-a-file/inside", content=b"x"),
+    member(".wh..wh.plnk"),
+    member("etc/motd", content=b"upper\n"),
+)
+MERGED = (
+    "/ /abs /bin /bin/ash /bin/bash /bin/sh /bin-later /dangling /dev /dev/fifo /dev/null /dev/sda /etc /etc/motd /loop /lower-link "
+    "/opaque /opaque/new /up /was-a-dir /was-a-file /was-a-file/inside"
+).split()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[Image]:
+    with Image.open(layout(tmp_path / "image", tar(*LOWER), tar(*UPPER))) as opened:
+        yield opened
+
+
+# ---- the merged view ----
+
+
+def test_the_view_of_archives(image: Image) -> None:
+    files = {file.path: file for file in image.files()}
+    assert list(files) == MERGED
+    assert files["/bin/sh"] == ImageFile(path="/bin/sh", type=FileType.FILE, mode=0o4755, uid=3, gid=4, size=8, mtime=1234)
+    assert (files["/bin"].mode, files["/bin"].uid, files["/bin"].gid, files["/bin"].mtime) == (0o1777, 1, 2, 77)
+    assert (files["/bin/bash"].type, files["/bin/bash"].target) == (FileType.SYMLINK, "sh")
+    assert (files["/dev/null"].type, files["/dev/null"].device) == (FileType.CHARACTER_DEVICE, (1, 3))
+    assert (files["/dev/sda"].type, files["/dev/sda"].device) == (FileType.BLOCK_DEVICE, (8, 0))
+    assert files["/dev/fifo"].type is FileType.FIFO
+    assert files["/etc"].mode == 0o755
+    assert str(files["/bin/sh"]) == "-rwsr-xr-x 3/4            8 /bin/sh"
+    assert str(files["/bin/bash"]).endswith(" /bin/bash -> sh")
+    contents = {path: image.read_bytes(path) for path, file in files.items() if file.type is FileType.FILE}
+    assert contents["/bin/ash"] == b"lower sh"
+    assert contents["/lower-link"] == b"welcome\n"  # a hard link to the file of the lower layer
+    assert contents["/etc/motd"] == b"upper\n"
+
+
+def test_parts_of_the_view(image: Image) -> None:
+    assert names(image.files("/bin")) == ["/bin", "/bin/ash", "/bin/bash", "/bin/sh"]
+    assert names(image.files("bin/../etc/./motd")) == ["/etc/motd"]
+    assert names(image.files("/", recursive=False)) == [path for path in MERGED if path.count("/") == 1]
+    assert names(image.files("abs")) == ["/bin/sh"]
+
+
+@pytest.mark.parametrize("kind", ["layout", "archive", "sif", "docker"])
+def test_kinds_with_archives(kind: str, tmp_path: Path) -> None:
+    made = OciImage()
+    made.add([(tar(*LOWER), TAR_TYPE), (tar(*UPPER), TAR_TYPE)])
+    path = write_docker(made, tmp_path / "image") if kind == "docker" else getattr(made, f"write_{kind}")(tmp_path / "image")
+    with Image.open(path) as image:
+        assert names(image.files()) == MERGED
+        assert image.read_bytes("/up") == b"upper\n"
+
+
+def zstd(content: bytes) -> bytes:
+    return pytest.importorskip("zstandard").ZstdCompressor().compress(content)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("+gzip", gzip.compress), ("+zstd", zstd)])
+def test_compressed_archives(suffix: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    made = OciImage()
+    plain = tar(member("a", content=bytes(3 << 20)), member("b", content=b"b"))
+    made.add([(pack(plain), TAR_TYPE + suffix)], diff_ids=[f"sha256:{hashlib.sha256(plain).hexdigest()}"])
+    with Image.open(made.write_layout(tmp_path / "image")) as image:
+        assert [(file.path, file.size) for file in image.files()] == [("/", 0), ("/a", 3 << 20), ("/b", 1)]
+        assert image.read_bytes("b") == b"b"
+        assert image.read_bytes("a") == bytes(3 << 20)
+
+
+def test_sparse_members(tmp_path: Path) -> None:
+    if shutil.which("tar") is None:
+        pytest.skip("needs GNU tar")
+    with open(tmp_path / "holes", "wb") as file:
+        file.write(b"begin")
+        file.seek(1 << 20)
+        file.write(b"middle")
+        file.truncate(3 << 20)
+    for form in ("gnu", "posix"):
+        archive = tmp_path / f"{form}.tar"
+        subprocess.run(["tar", "-cSf", archive, f"--format={form}", "-C", tmp_path, "holes"], check=True)
+        with Image.open(layout(tmp_path / form, archive.read_bytes())) as image:
+            assert image.read_bytes("holes") == (tmp_path / "holes").read_bytes()
+            image.extract("holes", tmp_path / f"{form}.copy")
+        copy = tmp_path / f"{form}.copy"
+        assert copy.read_bytes() == (tmp_path / "holes").read_bytes()
+        assert copy.stat().st_blocks <= (tmp_path / "holes").stat().st_blocks + 8
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    top = tmp_path / "tree"
+    (top / "sub" / "deep").mkdir(parents=True)
+    (top / "small").write_bytes(b"small\n")
+    os.link(top / "small", top / "same")
+    (top / "large").write_bytes(random.Random(1).randbytes(400_000) + b"end")
+    with open(top / "holes", "wb") as file:
+        file.truncate(1 << 20)
+    (top / "sub" / "deep" / "file").write_bytes(b"deep")
+    (top / "link").symlink_to("/sub/deep/file")
+    with open(os.fsencode(top) + b"/latin-\xe9", "wb"):
+        pass
+    (top / "small").chmod(0o2750)
+    return top
+
+
+@needs_mksquashfs
+@pytest.mark.parametrize("compression", ["gzip", "xz", "zstd", "none"])
+def test_squashfs(compression: str, tree: Path, tmp_path: Path) -> None:
+    if compression == "zstd":
+        pytest.importorskip("zstandard")
+    options = ("-noI", "-noD", "-noF", "-noX") if compression == "none" else ("-comp", compression)
+    path = squashfs(tmp_path / "image.sqfs", tree, "-all-root", "-p", "null c 0666 0 0 1 3", *options)
+    with Image.open(path) as image:
+        files = {file.path: file for file in image.files()}
+        for file in files.values():
+            assert (file.uid, file.gid) == (0, 0)
+            source = Path(os.fsdecode(os.fsencode(tree) + os.fsencode(file.path)))
+            if file.path == "/null":
+                assert (file.type, file.device, file.mode) == (FileType.CHARACTER_DEVICE, (1, 3), 0o666)
+                continue
+            info = source.lstat()
+            assert (file.mode, file.mtime) == (stat.S_IMODE(info.st_mode), int(info.st_mtime))
+            if file.type is FileType.FILE:
+                assert image.read_bytes(file.path) == source.read_bytes()
+                assert file.size == info.st_size
+        assert list(files) == [
+            "/",
+            "/holes",
+            "/large",
+            "/latin-\udce9",
+            "/link",
+            "/null",
+            "/same",
+            "/small",
+            "/sub",
+            "/sub/deep",
+            "/sub/deep/file",
+        ]
+        assert image.read_bytes("link") == b"deep"
+        left_out = image.extract("/", tmp_path / "copy")
+        assert [file.path for file in left_out] == ["/null"]
+    assert os.readlink(tmp_path / "copy" / "link") == "sub/deep/file"
+    assert (tmp_path / "copy" / "link").read_bytes() == b"deep"
+    assert (tmp_path / "copy" / "same").samefile(tmp_path / "copy" / "small")
+    assert (tmp_path / "copy" / "large").read_bytes() == (tree / "large").read_bytes()
+
+
+@needs_mksquashfs
+def test_squashfs_layers(tree: Path, tmp_path: Path) -> None:
+    upper = tmp_path / "upper"
+    (upper / "sub").mkdir(parents=True)
+    (upper / "sub" / "new").write_bytes(b"new")
+    try:
+        os.setxattr(upper / "sub", "trusted.overlay.opaque" if os.geteuid() == 0 else "user.overlay.opaque", b"y")
+    except OSError:
+        pytest.skip("the filesystem of the tests has no extended attributes")
+    lower = squashfs(tmp_path / "lower.sqfs", tree).read_bytes()
+    second = squashfs(tmp_path / "upper.sqfs", upper, "-p", "large c 0000 0 0 0 0").read_bytes()
+    made = OciImage()
+    made.add([(lower, SQUASHFS_TYPE), (second, SQUASHFS_TYPE)])
+    with Image.open(made.write_sif(tmp_path / "image.sif")) as image:
+        assert names(image.files()) == ["/", "/holes", "/latin-\udce9", "/link", "/same", "/small", "/sub", "/sub/new"]
+        assert image.read_bytes("sub/new") == b"new"
+
+
+@needs_mksquashfs
+def test_a_sif_file(tree: Path, tmp_path: Path) -> None:
+    builder = SifBuilder()
+    builder.add_partition(squashfs(tmp_path / "s", tree), kind=PartitionKind.PRIMARY_SYSTEM)
+    builder.write(tmp_path / "image.sif")
+    with Image.open(tmp_path / "image.sif") as image:
+        assert image.read_bytes("/sub/deep/file") == b"deep"
+
+
+def test_a_directory(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"of the host")
+    (tree / "escape").symlink_to("../outside")
+    with Image.open(tree) as image:
+        assert "/sub/deep/file" in names(image.files())
+        assert image.read_bytes("link") == b"deep"
+        with pytest.raises(oci.ImagePathNotFound):
+            image.read_bytes("escape")
+        image.extract("sub", tmp_path / "copy")
+    assert (tmp_path / "copy" / "deep" / "file").read_bytes() == b"deep"
+
+
+# ---- contents ----
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "kind"),
+    [
+        ("/nothing", errno.ENOENT, oci.ImagePathNotFound),
+        ("dangling", errno.ENOENT, oci.ImagePathNotFound),
+        ("/etc/gone", errno.ENOENT, oci.ImagePathNotFound),
+        ("/etc", errno.EISDIR, oci.ImagePathError),
+        ("/dev/null", errno.EINVAL, oci.ImagePathError),
+        ("/dev/fifo", errno.EINVAL, oci.ImagePathError),
+        ("/etc/motd/x", errno.ENOTDIR, oci.ImagePathError),
+        ("/loop", errno.ELOOP, oci.ImagePathError),
+        ("/bin/sh", errno.EFBIG, oci.ImagePathError),
+    ],
+)
+def test_what_cannot_be_read(path: str, number: int, kind: type[oci.ImagePathError], image: Image) -> None:
+    with pytest.raises(kind) as caught:
+        image.read_bytes(path, limit=6)
+    assert caught.value.errno == number
+    assert caught.value.filename == path
+    assert str(caught.value).startswith(f"{image.name}: {path}: ")
+    assert isinstance(caught.value, OSError)
+
+
+def test_a_closed_image(image: Image) -> None:
+    image.close()
+    for call in (image.files, lambda: image.read_bytes("x"), lambda: image.extract("/", "x")):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+# ---- extraction ----
+
+
+def test_extraction(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    left_out = image.extract("/", tmp_path / "to" / "copy")
+    copy = tmp_path / "to" / "copy"
+    assert [file.path for file in left_out] == ["/dev/fifo", "/dev/null", "/dev/sda", "/up"]
+    assert os.listdir(tmp_path / "to") == ["copy"]
+    info = (copy / "bin" / "sh").stat()
+    assert (stat.S_IMODE(info.st_mode) & 0o7700, info.st_mtime, info.st_nlink) == (0o700, 1234, 2)
+    assert (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
+    assert (copy / "bin" / "ash").samefile(copy / "bin" / "sh")
+    assert stat.S_IMODE((copy / "bin").stat().st_mode) & 0o7000 == 0
+    assert (copy / "bin").stat().st_mtime == 77
+    assert os.readlink(copy / "abs") == "bin/sh"
+    assert os.readlink(copy / "dangling") == "nowhere/else"
+    assert (copy / "etc" / "motd").read_bytes() == b"upper\n"
+
+
+def test_extraction_of_one_file(image: Image, tmp_path: Path) -> None:
+    assert image.extract("abs", tmp_path / "sh") == ()
+    assert (tmp_path / "sh").read_bytes() == b"lower sh"
+    assert stat.S_IMODE((tmp_path / "sh").stat().st_mode) & 0o7000 == 0
+    with pytest.raises(oci.ImagePathError, match="a character device, not a regular file or directory"):
+        image.extract("dev/null", tmp_path / "null")
+    assert sorted(os.listdir(tmp_path)) == ["image", "sh"]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("x", "x"),
+        ("./x//y/", "x/y"),
+        ("../top", "../top"),
+        ("..", ".."),
+        ("/usr/share/x", "../x"),
+        ("/usr/share", ".."),
+        ("../..", None),
+        ("/etc/passwd", None),
+        ("/usr/share/../../etc/passwd", None),
+        ("x/../../../etc", None),
+        ("/", None),
+        ("", None),
+        ("/usr/shared", None),
+    ],
+)
+def test_links_stay_in_the_copy(target: str, expected: str | None, tmp_path: Path) -> None:
+    with tar_image(tmp_path, link("usr/share/sub/link", target)) as image:
+        left_out = image.extract("usr/share", tmp_path / "copy")
+    assert [file.path for file in left_out] == ([] if expected else ["/usr/share/sub/link"])
+    if expected:
+        assert os.readlink(tmp_path / "copy" / "sub" / "link") == expected
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_never_over_a_file(make: Callable[[Path], object], image: Image, tmp_path: Path) -> None:
+    make(tmp_path / "copy")
+    before = os.lstat(tmp_path / "copy")
+    for path in ("/", "etc/motd"):
+        with pytest.raises(FileExistsError):
+            image.extract(path, tmp_path / "copy")
+    assert os.lstat(tmp_path / "copy") == before
+    assert sorted(os.listdir(tmp_path)) == ["copy", "image"]
+
+
+@pytest.mark.parametrize("path", ["/", "bin/sh"])
+@pytest.mark.parametrize("failing", ["open", "mkdir", "utime", "rename", "rmdir", "ftruncate"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "no space left on device")])
+def test_nothing_is_left(
+    path: str, failing: str, error: BaseException, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names(image.files())  # what is read of the image is read before
+    (tmp_path / "to").mkdir()
+    real, calls = getattr(os, failing), 0
+
+    def fail(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        made = real(*args, **options)
+        calls += 1
+        if calls == (2 if failing in ("mkdir", "open") else 1):
+            if failing == "open":
+                os.close(made)
+            monkeypatch.setattr(os, failing, real)
+            raise error
+        return made
+
+    monkeypatch.setattr(os, failing, fail)
+    if failing == "mkdir" and path == "bin/sh":
+        calls = 1
+    with pytest.raises(type(error)):
+        image.extract(path, tmp_path / "to" / "copy")
+    assert os.listdir(tmp_path / "to") == []
+
+
+def test_a_file_that_appears_meanwhile(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.utime
+
+    def utime(*args: Any, **options: Any) -> None:
+        (tmp_path / "copy").write_bytes(b"other")
+        real(*args, **options)
+
+    monkeypatch.setattr(os, "utime", utime)
+    for path in ("bin/sh", "bin"):
+        with pytest.raises(FileExistsError):
+            image.extract(path, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == b"other"
+        assert sorted(os.listdir(tmp_path)) == ["copy", "image"]
+        (tmp_path / "copy").unlink()
+
+
+# ---- hostile images ----
+
+
+def refused(call: Callable[[], object], error: type[Exception] = oci.ImageError) -> str:
+    """Return the message of the error; memory, time and descriptors stay within bounds."""
+    before, start = len(os.listdir("/proc/self/fd")), time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(error) as caught:
+            call()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MEMORY_BOUND
+    assert time.monotonic() - start < SECONDS
+    assert len(os.listdir("/proc/self/fd")) == before
+    return str(caught.value)
+
+
+def everything(image: Image, **options: Any) -> int:
+    """List an image and read all files in it. Return the number of files."""
+    count = 0
+    for file in image.files(**options):
+        count += 1
+        if file.type is FileType.FILE and file.size <= 1 << 20:
+            image.read_bytes(file.path)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([member("../x")], "does not have the path of a file below the root"),
+        ([member("a/../../x")], "does not have the path of a file below the root"),
+        ([hard("x", "../../etc/passwd")], "does not have the path of a file below the root"),
+        ([hard("x", "nothing")], "is a hard link to 'nothing', which is not there"),
+        ([folder("d"), hard("x", "d")], "is a hard link to a directory"),
+        ([link("usr", "/etc"), member("usr/passwd")], "lies below a symlink"),
+        ([member("a" * 300)], "is too long"),
+        ([member("/".join("a" * 3000))], "is too long"),
+        ([member("a/.wh.")], "hides nothing"),
+        ([member("a/.wh...")], "hides nothing"),
+        ([member("x", b"V")], "unknown type"),
+        ([link("x", "a" * 5000)], "a target that is too long"),
+    ],
+)
+def test_hostile_members(members: list[tuple[tarfile.TarInfo, bytes]], words: str, tmp_path: Path) -> None:
+    with tar_image(tmp_path, *members) as image:
+        assert words in refused(lambda: everything(image))
+        assert words in refused(lambda: image.extract("/", tmp_path / "copy"))
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_absolute_and_duplicate_members(tmp_path: Path) -> None:
+    with tar_image(
+        tmp_path, member("/etc/passwd", content=b"1"), member("etc//passwd", content=b"22"), folder("etc", mode=0o700)
+    ) as image:
+        assert names(image.files()) == ["/", "/etc", "/etc/passwd"]
+        assert image.read_bytes("/etc/passwd") == b"22"
+        image.extract("/", tmp_path / "copy")
+    assert (tmp_path / "copy" / "etc" / "passwd").read_bytes() == b"22"
+
+
+def test_a_file_in_place_of_a_directory_and_back(tmp_path: Path) -> None:
+    lower = tar(member("d/low", content=b"x"))
+    upper = tar(member("d"), folder("d"), member("d/high"))
+    with Image.open(layout(tmp_path / "image", lower, upper)) as image:
+        assert names(image.files()) == ["/", "/d", "/d/high"]
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(bytes, ""), (gzip.compress, "+gzip"), (zstd, "+zstd")])
+def test_a_truncated_or_damaged_archive(pack: Callable[[bytes], bytes], suffix: str, tmp_path: Path) -> None:
+    whole = pack(tar(member("a", content=random.Random(2).randbytes(9000)), member("b", content=b"b" * 600)))
+    for size in (0, 100, 600, 5000, len(whole) // 2, len(whole) - 11500 if not suffix else len(whole) - 8):
+        made = OciImage()
+        made.add([(whole[:size], TAR_TYPE + suffix)])
+        with Image.open(made.write_layout(tmp_path / f"{size}")) as image:
+            assert f"layer {image.layers[0].digest}" in refused(lambda opened=image: everything(opened))  # type: ignore[misc]
+    damaged = bytearray(whole)
+    damaged[-900 if not suffix else 12] ^= 0xFF
+    layout(tmp_path / "digest", whole, media_type=TAR_TYPE + suffix)
+    (blob,) = (path for path in (tmp_path / "digest" / "blobs" / "sha256").iterdir() if path.read_bytes() == whole)
+    blob.write_bytes(damaged)
+    with Image.open(tmp_path / "digest") as image:
+        refused(lambda: everything(image))
+        refused(lambda: image.extract("/", tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_digests(tmp_path: Path) -> None:
+    plain = tar(member("a", content=b"a"))
+    made = OciImage()
+    made.add([(gzip.compress(plain), TAR_TYPE + "+gzip")], diff_ids=["sha256:" + "0" * 64])
+    with Image.open(made.write_layout(tmp_path / "image")) as image:
+        assert "decompressed: the content has the digest" in refused(lambda: everything(image))
+
+
+def test_a_layer_that_changes(tmp_path: Path) -> None:
+    content = tar(member("a", content=b"good"))
+    path = layout(tmp_path / "image", content)
+    with Image.open(path) as image:
+        assert names(image.files()) == ["/", "/a"]
+        (blob,) = (path for path in (path / "blobs" / "sha256").iterdir() if path.read_bytes() == content)
+        blob.write_bytes(content.replace(b"good", b"evil"))
+        assert "the image is damaged" in refused(lambda: image.read_bytes("a"))
+        assert "the image is damaged" in refused(lambda: image.extract("/", tmp_path / "copy"))
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_bombs_in_archives(tmp_path: Path) -> None:
+    def gz(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+        made = OciImage()
+        plain = tar(*members, form=form)
+        made.add([(gzip.compress(plain), TAR_TYPE + "+gzip")], diff_ids=[f"sha256:{hashlib.sha256(plain).hexdigest()}"])
+        return made.write_layout(tmp_path / f"{len(os.listdir(tmp_path))}")
+
+    with Image.open(gz(member("zeros", content=bytes(32 << 20)))) as image:
+        assert "max_bytes=16777216" in refused(lambda: list(image.files(max_bytes=16 << 20)))
+        assert "more than the limit of 67108" in refused(lambda: image.read_bytes("zeros", limit=67108))
+        assert "max_bytes=34000000" not in str(names(image.files()))
+        before = set(os.listdir(tmp_path))
+        assert "max_bytes=16777216" in refused(lambda: image.extract("/", tmp_path / "copy", max_bytes=16 << 20))
+        assert set(os.listdir(tmp_path)) == before
+    with Image.open(gz(*(member(f"d{number // 100}/{number}") for number in range(5000)))) as image:
+        assert "max_files=1000" in refused(lambda: list(image.files(max_files=1000)))
+        assert len(names(image.files())) == 5051
+        assert "max_files=1000" in refused(lambda: list(image.files(max_files=1000)))
+        assert "max_files=1000" in refused(lambda: image.extract("/", tmp_path / "copy", max_files=1000))
+    with Image.open(gz(member("x", pax_headers={"comment": "c" * (5 << 20)}))) as image:
+        assert "a header is too large" in refused(lambda: everything(image))
+    huge, _ = member("x")
+    huge.size = 1 << 60
+    with Image.open(layout(tmp_path / "huge", huge.tobuf(tarfile.GNU_FORMAT) + bytes(2048))) as image:
+        refused(lambda: everything(image))
+    chain = b"".join(pax_header({"comment": "x"}) for _ in range(5000))
+    with Image.open(layout(tmp_path / "chain", chain + tar(member("x")))) as image:
+        refused(lambda: everything(image))
+
+
+def pax_header(values: dict[str, str]) -> bytes:
+    return tarfile.TarInfo._create_pax_generic_header(values, tarfile.XHDTYPE, "utf-8")  # type: ignore[attr-defined,no-any-return]
+
+
+def test_random_archives(tmp_path: Path) -> None:
+    generator = random.Random(3)
+    whole = bytearray(tar(*LOWER)[: 512 * 40])
+    for number in range(150):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice((1, 3, 20))):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        with Image.open(layout(tmp_path / f"{number}", bytes(damaged))) as image:
+            try:
+                everything(image)
+            except oci.ImageError:
+                pass
+
+
+# ---- hostile squashfs ----
+
+
+class Patched:
+    """A squashfs whose metadata is not compressed, to be changed in places."""
+
+    def __init__(self, path: Path, tree: Path, *options: str) -> None:
+        squashfs(path, tree, "-noI", "-noX", "-b", "4096", "-all-root", *options)
+        self.path = path
+        self.bytes = bytearray(path.read_bytes())
+
+    def inode(self, name: str) -> int:
+        """Return where the inode of a file lies."""
+        with Image.open(self.path) as image:
+            view = image._files.view(1000, 1 << 20)
+            _, offset = view.find(name, follow=False)[-1][1][0].location
+        table: int = struct.unpack_from("<Q", self.bytes, 64)[0]
+        assert struct.unpack_from("<H", self.bytes, table)[0] & 0x8000
+        return table + 2 + int(offset)
+
+    def open(self) -> Image:
+        self.path.write_bytes(self.bytes)
+        return Image.open(self.path)
+
+
+@pytest.fixture
+def patched(tmp_path: Path) -> Patched:
+    top = tmp_path / "tree"
+    (top / "one").mkdir(parents=True)
+    (top / "two").mkdir()
+    (top / "one" / "file").write_bytes(b"x" * 9000)
+    (top / "link").symlink_to("target")
+    return Patched(tmp_path / "image.sqfs", top, "-no-fragments")
+
+
+@needs_mksquashfs
+def test_loops_of_directories(patched: Patched, tmp_path: Path) -> None:
+    root, one, two = (patched.inode(name) for name in ("/", "one", "two"))
+    listing = patched.bytes[root + 16 : root + 28]
+    for place in (one, two):  # both are the root again: 2 ** 256 paths
+        patched.bytes[place + 16 : place + 28] = listing
+    with patched.open() as image:
+        refused(lambda: list(image.files(max_files=20_000)))
+        refused(lambda: image.extract("/", tmp_path / "copy", max_files=5_000))
+    assert not (tmp_path / "copy").exists()
+    assert not list(tmp_path.glob(".copy*"))
+
+
+@needs_mksquashfs
+def test_sizes_in_a_squashfs(patched: Patched, tmp_path: Path) -> None:
+    original = bytes(patched.bytes)
+    root, link_, file = patched.inode("/"), patched.inode("link"), patched.inode("one/file")
+    for place, value in (
+        (root + 24, b"\xff\xff"),  # the size of a directory
+        (root + 16, b"\xff\xff\xff\x7f"),  # where its listing begins
+        (link_ + 20, b"\xff\xff\xff\x7f"),  # the size of a link
+        (file + 28, b"\xff\xff\xff\xff"),  # the size of a file
+        (file + 16, b"\xff\xff\xff\xff"),  # where its blocks begin
+        (file, b"\x2a\x00"),  # its type
+        (26, b"\xff\xff"),  # the number of ids
+        (12, b"\xff\xff\xff\x7f"),  # the size of a block
+        (20, b"\x09\x00"),  # the compression
+        (64, b"\xff" * 7 + b"\x7f"),  # where the inodes begin
+    ):
+        patched.bytes[:] = original
+        patched.bytes[place : place + len(value)] = value
+        with patched.open() as image:
+            call = (lambda opened: lambda: (everything(opened), opened.read_bytes("one/file", limit=1 << 40)))(image)
+            assert str(patched.path) in refused(call)
+            refused(lambda opened=image: opened.extract("/", tmp_path / "copy", max_bytes=1 << 20))  # type: ignore[misc]
+    assert not list(tmp_path.glob("*copy*"))
+
+
+@needs_mksquashfs
+def test_names_in_a_squashfs(patched: Patched) -> None:
+    for name in (b"../", b"a/b", b"a\0b", b"one"):
+        changed = bytearray(patched.bytes)
+        patched.bytes[:] = patched.bytes.replace(b"two", name)
+        with patched.open() as image:
+            assert "a directory has the entry" in refused(lambda opened=image: everything(opened))  # type: ignore[misc]
+        patched.bytes[:] = changed
+
+
+@needs_mksquashfs
+def test_a_bomb_in_a_squashfs(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_bytes(b"x" * 4096)
+    for what in ("data", "metadata"):
+        patched = Patched(tmp_path / f"{what}.sqfs", tmp_path / "tree", "-no-fragments", "-noD")
+        bomb = zlib.compress(bytes(16 << 20), 9)  # 16 KiB
+        place = len(patched.bytes)
+        patched.bytes += (b"" if what == "data" else struct.pack("<H", len(bomb))) + bomb
+        if what == "data":
+            file = patched.inode("file")
+            struct.pack_into("<I", patched.bytes, file + 16, place)
+            struct.pack_into("<I", patched.bytes, file + 32, len(bomb))
+        else:
+            struct.pack_into("<Q", patched.bytes, 72, place)  # where the directories begin
+        patched.bytes += bytes(4096 - len(patched.bytes) % 4096)
+        with patched.open() as image:
+            assert "decompresses to more than" in refused(lambda opened=image: everything(opened))  # type: ignore[misc]
+
+
+@needs_mksquashfs
+def test_random_squashfs(tree: Path, tmp_path: Path) -> None:
+    generator = random.Random(4)
+    path = squashfs(tmp_path / "whole", tree)
+    plain = Patched(tmp_path / "plain", tree)
+    for number in range(200):
+        content = bytearray(path.read_bytes() if number % 2 else plain.path.read_bytes())
+        start = 0 if number % 3 else struct.unpack_from("<Q", content, 64)[0]
+        for _ in range(generator.choice((1, 4, 30))):
+            content[generator.randrange(start, len(content))] = generator.randrange(256)
+        (tmp_path / "damaged").write_bytes(content)
+        try:
+            with Image.open(tmp_path / "damaged") as image:
+                everything(image, max_files=10_000)
+        except (oci.ImageError, oci.UnsupportedError):
+            pass
+
+
+@needs_mksquashfs
+def test_a_squashfs_without_its_digest(tree: Path, tmp_path: Path) -> None:
+    content = squashfs(tmp_path / "s", tree).read_bytes()
+    made = OciImage()
+    made.add([(content, SQUASHFS_TYPE)])
+    path = made.write_layout(tmp_path / "image")
+    (blob,) = (blob for blob in (path / "blobs" / "sha256").iterdir() if blob.read_bytes() == content)
+    blob.write_bytes(content[:-1] + b"\x01")
+    with Image.open(path) as image:
+        assert "the image is damaged" in refused(lambda: everything(image))
+
+
+# ---- what is not supported ----
+
+
+def test_filesystems_that_must_be_mounted(tmp_path: Path) -> None:
+    for content, name in ((ext(), "ext3"), (erofs(), "erofs")):
+        (tmp_path / name).write_bytes(content)
+        with Image.open(tmp_path / name) as image:
+            message = refused(lambda opened=image: everything(opened), oci.UnsupportedError)  # type: ignore[misc]
+        assert (
+            f"an {name} cannot be read without mounting it; mount it: 'mount -o ro,loop,offset=0 {tmp_path / name} DIR'" in message
+        )
+
+
+@needs_mksquashfs
+def test_without_the_library(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PySquashfsImage", None)
+    monkeypatch.delitem(sys.modules, "ociruntime.image.squashfs", raising=False)
+    with (
+        Image.open(squashfs(tmp_path / "s", tree)) as image,
+        pytest.raises(oci.UnsupportedError, match=r"pip install 'ociruntime\[images\]'"),
+    ):
+        image.read_bytes("small")
