@@ -1,4 +1,4 @@
-"""Images, bundles and their configuration: mount, umount, sif, plan, spec, validate, features."""
+"""Images, bundles and their configuration: mount, umount, image, sif, plan, spec, validate, features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import attrs
+
 import ociruntime as oci
+
+from ..errors import warn
 
 
 def mount(options: Namespace) -> None:
@@ -21,9 +25,56 @@ def umount(options: Namespace) -> None:
     bundle.umount(force=options.force, state_root=options.root)
 
 
+def image_ls(options: Namespace) -> None:
+    with _open_image(options) as image:
+        files = image.files(options.path, recursive=options.recursive, **_limits(options))
+        if options.json:
+            print(json.dumps([attrs.asdict(file) for file in files], indent=2))
+        else:
+            for file in files:
+                print(file)
+
+
+def image_cat(options: Namespace) -> None:
+    with _open_image(options) as image:
+        content = image.read_bytes(options.path, **_limits(options, "limit"))
+    sys.stdout.buffer.write(content)
+
+
+def image_extract(options: Namespace) -> None:
+    target = options.output or Path(options.path).name or Path(options.image).resolve().stem
+    with _open_image(options) as image:
+        left_out = image.extract(options.path, target, **_limits(options))
+    if left_out:
+        names = ", ".join(file.path for file in left_out[:10]) + (" ..." if len(left_out) > 10 else "")
+        warn([f"devices, sockets and symbolic links that lead out of the copy are left out: {names}"])
+
+
+def _open_image(options: Namespace) -> oci.Image:
+    return oci.Image.open(options.image, reference=options.reference, platform=options.platform)
+
+
+def _limits(options: Namespace, *more: str) -> dict[str, int]:
+    """Return the limits among the options; -1 stands for none."""
+    values = {name: getattr(options, name) for name in ("max_files", "max_bytes", *more)}
+    return {name: sys.maxsize if value == -1 else value for name, value in values.items() if value is not None}
+
+
 def sif(options: Namespace) -> None:
     with oci.SifImage.open(options.file) as image:
+        if options.dump is not None:
+            _dump(image, options.dump)
+            return
         print(json.dumps(image.to_dict(), indent=2) if options.json else image.table())
+
+
+def _dump(image: oci.SifImage, object_id: int) -> None:
+    """Write the data of an object to stdout."""
+    found = next((item for item in image.descriptors if item.id == object_id), None)
+    if found is None:
+        raise ValueError(f"{image.name}: has no object {object_id}")
+    for piece in image.chunks(found):
+        sys.stdout.buffer.write(piece)
 
 
 def plan(options: Namespace) -> None:

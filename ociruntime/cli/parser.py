@@ -474,6 +474,49 @@ def _sif(add: AddCommand) -> None:
     sif = add("bundles.sif", "list the content of a SIF file")
     sif.add_argument("file", metavar="SIF", help="image file")
     sif.add_argument("--json", action="store_true", help="print JSON")
+    sif.add_argument("--dump", type=int, metavar="ID", help="write the data of this object to stdout instead")
+
+
+def _image(add: AddCommand) -> None:
+    image = add(
+        "bundles.image_ls",
+        "look into an image without mounting it",
+        "IMAGE is a SIF file, an OCI image layout or archive, a docker archive, a squashfs file or a directory.",
+    )
+    verbs = image.add_subparsers(prog=image.prog, metavar="VERB", dest="verb", required=True, help="what to do")
+    listing = _add_command(verbs, "ls", "bundles.image_ls", "list a file or directory of an image")
+    _add_image(listing, "/")
+    listing.add_argument("-R", "--recursive", action="store_true", help="list directories in directories too")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    content = _add_command(verbs, "cat", "bundles.image_cat", "print the content of a file of an image")
+    _add_image(content, None)
+    content.add_argument("--limit", type=limit(parse_size), metavar="BYTES", help="largest size of the file (default: 64m)")
+    extract = _add_command(
+        verbs,
+        "extract",
+        "bundles.image_extract",
+        "copy a file or directory out of an image",
+        "Devices and symbolic links that lead out of the copy are left out.",
+    )
+    _add_image(extract, "/")
+    extract.add_argument(
+        "-o", "--output", metavar="TO", help="path to create (default: the name of the file or image, in the working directory)"
+    )
+
+
+def _add_image(parser: Parser, default: str | None) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="image file or directory")
+    whole = f" (default: {default})" if default else ""
+    parser.add_argument("path", nargs="?" if default else None, default=default, metavar="PATH", help=f"path in the image{whole}")
+    parser.add_argument("--reference", metavar="NAME", help="name or digest of one of several images in a layout or archive")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="platform of which to take the image, as linux/arm64")
+    parser.add_argument("--max-files", type=int, metavar="N", help="most files that are read; -1 for no limit (default: 1000000)")
+    parser.add_argument(
+        "--max-bytes",
+        type=limit(parse_size),
+        metavar="BYTES",
+        help="most bytes that are decompressed or copied; -1 for no limit (default: 64g)",
+    )
 
 
 def _plan(add: AddCommand) -> None:
@@ -520,7 +563,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
     },
     "processes and output": {"exec": _exec, "ps": _ps, "attach": _attach, "logs": _logs},
     "resources": {"update": _update, "pause": _pause, "resume": _resume, "events": _events},
-    "images and bundles": {"mount": _mount, "umount": _umount, "sif": _sif, "plan": _plan},
+    "images and bundles": {"mount": _mount, "umount": _umount, "image": _image, "sif": _sif, "plan": _plan},
     "configuration": {"spec": _spec, "validate": _validate, "features": _features},
 }
 """The functions that add the commands, by name, by heading of the help."""

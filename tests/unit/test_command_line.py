@@ -10,7 +10,7 @@ from ociruntime.cli import build_parser
 from ociruntime.cli.parser import Parser, Unsupported, parse_args
 
 COMMANDS = (
-    "create start run state kill delete list prune exec ps attach logs update pause resume events mount umount sif plan spec "
+    "create start run state kill delete list prune exec ps attach logs update pause resume events mount umount image sif plan spec "
     "validate features"
 ).split()
 
@@ -186,7 +186,15 @@ def test_everything_has_a_help_text_and_a_function() -> None:
     (commands,) = (action for action in build_parser()._actions if action.dest == "command")
     assert isinstance(commands.choices, dict)
     assert list(commands.choices) == COMMANDS
-    for name, command in commands.choices.items():
+    verbs = {
+        f"{name} {verb}": parser
+        for name, command in commands.choices.items()
+        for action in command._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for verb, parser in action.choices.items()
+    }
+    assert list(verbs) == ["image ls", "image cat", "image extract"]
+    for name, command in {**commands.choices, **verbs}.items():
         module, function = command.get_default("run").args
         assert callable(getattr(__import__(f"ociruntime.cli.{module}", fromlist=[function]), function)), name
         for action in command._actions:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.cli import main
 from ociruntime.image import FileType, Image, ImageFile, SifBuilder
 from ociruntime.image.sif import PartitionKind
 
@@ -753,3 +754,38 @@ def test_without_the_library(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
         pytest.raises(oci.UnsupportedError, match=r"pip install 'ociruntime\[images\]'"),
     ):
         image.read_bytes("small")
+
+
+# ---- the command line ----
+
+
+def test_the_command(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tree / "out").symlink_to("../../etc/passwd")
+    assert main(["image", "ls", "tree", "sub"]) == 0
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert [line.split()[-1] for line in lines] == ["/sub", "/sub/deep"]
+    assert main(["image", "ls", "-R", "--json", "tree"]) == 0
+    assert b'"path": "/sub/deep/file"' in capfdbinary.readouterr().out
+    assert main(["image", "cat", "tree", "small"]) == 0
+    assert capfdbinary.readouterr().out == b"small\n"
+    assert main(["image", "cat", "--limit", "3", "tree", "small"]) == 1
+    assert capfdbinary.readouterr().err == b"ociruntime: tree: small: 6 bytes are more than the limit of 3\n"
+    assert main(["image", "extract", "tree", "-o", "copy"]) == 0
+    assert capfdbinary.readouterr().err.endswith(b" are left out: /out\n")
+    assert main(["image", "extract", "tree", "sub/deep", "--max-bytes", "-1"]) == 0
+    assert (tmp_path / "deep" / "file").read_bytes() == (tmp_path / "copy" / "sub" / "deep" / "file").read_bytes()
+    assert main(["image", "extract", "tree", "sub/deep"]) == 1
+    assert b"File exists: 'deep'" in capfdbinary.readouterr().err
+
+
+def test_the_data_of_an_object(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    builder = SifBuilder()
+    builder.add_definition("Bootstrap: scratch\n")
+    builder.write(tmp_path / "image.sif")
+    assert main(["sif", str(tmp_path / "image.sif"), "--dump", "1"]) == 0
+    assert capfdbinary.readouterr().out == b"Bootstrap: scratch\n"
+    assert main(["sif", str(tmp_path / "image.sif"), "--dump", "7"]) == 1
+    assert b"has no object 7" in capfdbinary.readouterr().err
