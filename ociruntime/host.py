@@ -8,7 +8,9 @@ import stat
 import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+import attrs
 
 from .arguments import check_int, check_str
 from .procfs import outer_uid, read_mounts
@@ -28,7 +30,8 @@ _INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
 _BOOTED: Final = "/run/systemd/system"
 
 
-class Hierarchy(NamedTuple):
+@attrs.frozen
+class Hierarchy:
     """One mounted cgroup hierarchy."""
 
     mountpoint: str
@@ -45,7 +48,8 @@ class Hierarchy(NamedTuple):
         return self.base is not None and (path + "/").startswith(self.base.rstrip("/") + "/")
 
 
-class Systemd(NamedTuple):
+@attrs.frozen
+class Systemd:
     """The systemd that creates this user's scopes."""
 
     user: bool
@@ -54,7 +58,8 @@ class Systemd(NamedTuple):
     """The v2 hierarchy, or ``name=systemd`` if there is none; its ``base`` is the cgroup of that systemd."""
 
 
-class Host(NamedTuple):
+@attrs.frozen
+class Host:
     """The kernel and its configuration. Plans depend on the host through this value alone.
 
     Use `Host.probe()`, or create one to see the plan for another host.
@@ -167,8 +172,8 @@ def _systemd(hierarchies: tuple[Hierarchy, ...]) -> Systemd | None:
         return None
     if hierarchy.version == 2:
         controllers = Path(hierarchy.mountpoint + base, "cgroup.controllers").read_text().split()
-        hierarchy = hierarchy._replace(controllers=frozenset(controllers))
-    return Systemd(uid != 0, hierarchy._replace(base=base))
+        hierarchy = attrs.evolve(hierarchy, controllers=frozenset(controllers))
+    return Systemd(uid != 0, attrs.evolve(hierarchy, base=base))
 
 
 def _permitted() -> int:
@@ -252,7 +257,7 @@ def _probe(own: str) -> Host:
         may_setgroups=initial or Path("/proc/self/setgroups").read_text() != "deny\n",
         initial=initial,
     )
-    return host if host.privileged else host._replace(idmap_helpers=_helpers())
+    return host if host.privileged else attrs.evolve(host, idmap_helpers=_helpers())
 
 
 # ---- programs of other architectures ----

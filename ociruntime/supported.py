@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from . import __version__, seccomp
 from .errors import SpecError, UnsupportedError
 from .host import Hierarchy, Host, Systemd
@@ -109,10 +111,10 @@ def _cgroup() -> CgroupFeatures:
     limits = _base({"linux": {"resources": {"memory": {"limit": 1 << 30}, "pids": {"limit": 100}}}})
     user = _with_namespace(NamespaceType.USER)
     return CgroupFeatures(
-        v1=_supports(limits, _HOST._replace(hierarchies=_V1)),
+        v1=_supports(limits, attrs.evolve(_HOST, hierarchies=_V1)),
         v2=_supports(limits),
         systemd=_supports(limits, manager="systemd"),
-        systemd_user=_supports(user, _HOST._replace(euid=1000, systemd=Systemd(True, _V2[0])), manager="systemd"),
+        systemd_user=_supports(user, attrs.evolve(_HOST, euid=1000, systemd=Systemd(True, _V2[0])), manager="systemd"),
         rdma=_supports_members(linux={"resources": {"rdma": {"mlx5_1": {"hcaHandles": 1}}}}),
     )
 

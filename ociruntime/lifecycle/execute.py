@@ -59,7 +59,7 @@ class PreparedExec:
         return compile_exec(
             self.process,
             spec,
-            self.host._replace(keyrings=keyrings),
+            attrs.evolve(self.host, keyrings=keyrings),
             namespaces=_foreign_namespaces(document),
             cgroups=self.cgroups,
             unit=undo.unit(document.get("undo", [])),

@@ -82,7 +82,7 @@ class Prepared:
         options = self.options
         host = Host.probe()
         plan = self.launched.plan(
-            host=host if options.new_keyring else host._replace(keyrings=False),
+            host=host if options.new_keyring else attrs.evolve(host, keyrings=False),
             container_id=container_id,
             gate=not start,
             cgroup_manager=options.cgroup_manager,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import ociruntime as oci
@@ -187,7 +188,7 @@ def test_layers_by_path_and_by_descriptor(
 ) -> None:
     """Older kernels take paths alone. This one takes both."""
     host = Host.probe()
-    monkeypatch.setattr("ociruntime.rootfs.mount.Host.probe", lambda: host._replace(kernel=min(kernel, host.kernel)))
+    monkeypatch.setattr("ociruntime.rootfs.mount.Host.probe", lambda: attrs.evolve(host, kernel=min(kernel, host.kernel)))
     assert show(make_image(_odd_root), "stat -c '%a %u:%g' /; echo x > /x; cat /x") == ["1777 7:8", "x"]
 
 

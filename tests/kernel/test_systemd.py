@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import ociruntime as oci
@@ -152,7 +153,7 @@ def test_a_users_own_systemd_is_for_v2(make_bundle: MakeBundle) -> None:
     host = oci.Host.probe()
     assert host.systemd is not None
     with pytest.raises(oci.UnsupportedError, match=f"on cgroup v2 only, and this host uses {MODE}"):
-        make_bundle().plan(host=host._replace(systemd=host.systemd._replace(user=True)), cgroup_manager="systemd")
+        make_bundle().plan(host=attrs.evolve(host, systemd=attrs.evolve(host.systemd, user=True)), cgroup_manager="systemd")
 
 
 @root

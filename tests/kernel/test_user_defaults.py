@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import ociruntime as oci
@@ -173,8 +174,8 @@ def test_root_of_a_user_namespace(user: User, prefix: str) -> None:
 
 def test_the_default_config_of_a_host() -> None:
     host = oci.Host.probe()
-    assert oci.RuntimeSpec.default(host=host._replace(capabilities=-1, initial=True)) == oci.RuntimeSpec.default()
-    user = oci.RuntimeSpec.default(host=host._replace(capabilities=0))
+    assert oci.RuntimeSpec.default(host=attrs.evolve(host, capabilities=-1, initial=True)) == oci.RuntimeSpec.default()
+    user = oci.RuntimeSpec.default(host=attrs.evolve(host, capabilities=0))
     assert user.linux is not None
     assert user.linux.uid_mappings is user.linux.gid_mappings is user.linux.resources is None
     assert any(namespace.type == "user" for namespace in user.linux.namespaces or ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.errors import UnsupportedError
@@ -38,7 +39,7 @@ def delegated(**members: object) -> Change:
         (PURE_V2, lambda d: (delegated()(d), d["linux"]["namespaces"][-1].update(path="/x")), None),
         (PURE_V2, lambda d: (delegated()(d), process(user={"uid": 0, "gid": 0})(d)), None),
         (PURE_V2, both(delegated(), mapped([], []), joined("user")), None),
-        (PURE_V2._replace(capabilities=0), delegated(), None),
+        (attrs.evolve(PURE_V2, capabilities=0), delegated(), None),
         (HYBRID, delegated(), None),
     ],
 )
@@ -64,7 +65,7 @@ def test_owner_of_the_cgroup(host: Host, change: Change, owner: int | None) -> N
 )
 def test_device_rules_without_privileges(change: dict[str, Any], rules: str | None, update: bool) -> None:
     """Without the privilege a container starts with a warning, and an update is refused."""
-    host = PURE_V2._replace(**change)
+    host = attrs.evolve(PURE_V2, **change)
     denied: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     plan = compiled(config(limit(**denied)), host)
     assert {step.op for step in plan.steps if step.op in ("cgroup_devices", "cgroup_write_lines")} == ({rules} if rules else set())

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.errors import SpecError, UnsupportedError
@@ -72,7 +73,7 @@ def limited() -> RuntimeSpec:
     return config(lambda d: d["linux"].update(resources=LIMITS, cgroupsPath="a/b"))
 
 
-LABELS = PURE_V2._replace(lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF, resctrl="/sys/fs/resctrl")
+LABELS = attrs.evolve(PURE_V2, lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF, resctrl="/sys/fs/resctrl")
 
 
 def everything_of_the_process(d: dict[str, Any]) -> None:
@@ -137,14 +138,14 @@ CASES = {
     "user": lambda: compiled(config(both(mapped([(0, 100000, 65536)], [(0, 100000, 65536)]), joined("network")))),
     "user-default": lambda: compiled(config(mapped([], []))),
     "user-default-ranges": lambda: compiled(
-        config(both(mapped([], WIDE), user(1000))), HYBRID._replace(subuids=((7000, 100), (8000, 2000)))
+        config(both(mapped([], WIDE), user(1000))), attrs.evolve(HYBRID, subuids=((7000, 100), (8000, 2000)))
     ),
     "user-devices": lambda: compiled(config(both(mapped(WIDE, WIDE), devices)), NEW),
     "user-devices-old": lambda: compiled(config(both(mapped(WIDE, WIDE), devices)), NONE),
-    "devices-without-mknod": lambda: compiled(config(devices), NONE._replace(may_mknod=False, may_setgroups=False)),
+    "devices-without-mknod": lambda: compiled(config(devices), attrs.evolve(NONE, may_mknod=False, may_setgroups=False)),
     "rootless": lambda: compiled(config(mapped(ONE, ONE)), USER),
     "rootless-default": lambda: compiled(config(mapped([], [])), USER),
-    "rootless-default-one": lambda: compiled(config(both(mapped([], []), user(5))), USER._replace(idmap_helpers=None)),
+    "rootless-default-one": lambda: compiled(config(both(mapped([], []), user(5))), attrs.evolve(USER, idmap_helpers=None)),
     "rootless-score": lambda: compiled(config(both(mapped(ONE, ONE), process(oomScoreAdj=500))), USER),
     "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
     "rootless-image": lambda: compiled(
@@ -190,16 +191,16 @@ CASES = {
     ),
     "systemd-user": lambda: compiled(
         config(lambda d: d["linux"].update(cgroupsPath="a-b.slice:pre:name", resources={"cpu": {"cpus": "0-1"}})),
-        USER_V2._replace(systemd=Systemd(True, PURE_V2.hierarchies[0]._replace(base="/u"))),
+        attrs.evolve(USER_V2, systemd=Systemd(True, attrs.evolve(PURE_V2.hierarchies[0], base="/u"))),
         manager="systemd",
     ),
     "systemd-v1": lambda: compiled(
         config(limit(**LIMITS, devices=[{"allow": False, "access": "rwm"}])),
-        HYBRID._replace(hierarchies=HYBRID.hierarchies[:-1], systemd=Systemd(False, HYBRID.hierarchies[-2])),
+        attrs.evolve(HYBRID, hierarchies=HYBRID.hierarchies[:-1], systemd=Systemd(False, HYBRID.hierarchies[-2])),
         manager="systemd",
     ),
     "systemd-hybrid": lambda: compiled(
-        config(limit(**LIMITS)), HYBRID._replace(systemd=Systemd(False, HYBRID.hierarchies[-1])), manager="systemd"
+        config(limit(**LIMITS)), attrs.evolve(HYBRID, systemd=Systemd(False, HYBRID.hierarchies[-1])), manager="systemd"
     ),
     "update-hybrid": lambda: changed(HYBRID),
     "update-systemd": lambda: changed(PURE_V2, unit=("c1.scope", False, "/sys/fs/cgroup/c1")),
@@ -423,9 +424,9 @@ def test_a_user_without_cgroups_and_limits() -> None:
         (NONE, drop("mount"), r"\$\.linux\.namespaces: .* needs Linux 6\.15"),
         (USER, mapped([(0, 0, 1)], ONE), r"uidMappings\[0\]: user 1000 may not map the host ids 0-0"),
         (USER, mapped(WIDE, [(0, 1000, 1), (1, 100001, 65536)]), r"gidMappings\[1\]: .*host ids 100001-165536"),
-        (USER._replace(idmap_helpers=None), mapped(WIDE, ONE), r"newuidmap \(Debian: uidmap\)"),
+        (attrs.evolve(USER, idmap_helpers=None), mapped(WIDE, ONE), r"newuidmap \(Debian: uidmap\)"),
         (
-            USER._replace(may_setgroups=False),
+            attrs.evolve(USER, may_setgroups=False),
             both(mapped(WIDE, WIDE), lambda d: d["process"]["user"].update(additionalGids=[0, 5])),
             r"\$\.process\.user\.additionalGids",
         ),
@@ -439,12 +440,15 @@ def test_unsupported_user_namespaces(host: Host, change: Change, place: str) -> 
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        (HYBRID._replace(systemd=Systemd(True, HYBRID.hierarchies[-1])), "on cgroup v2 only, and this host uses hybrid"),
+        (attrs.evolve(HYBRID, systemd=Systemd(True, HYBRID.hierarchies[-1])), "on cgroup v2 only, and this host uses hybrid"),
         (HYBRID, "systemd is not running; use --cgroup-manager cgroupfs$"),
         (NONE, "systemd is not running; use --cgroup-manager cgroupfs$"),  # without cgroups and limits
         (PURE_V2, "systemd is not running; use --cgroup-manager cgroupfs$"),
-        (USER_V2._replace(booted=True), "user 1000 has no systemd of its own; let root run .*, or use --cgroup-manager cgroupfs$"),
-        (NOWHERE._replace(booted=True), "let root run 'loginctl enable-linger 1000', or use --cgroup-manager cgroupfs$"),
+        (
+            attrs.evolve(USER_V2, booted=True),
+            "user 1000 has no systemd of its own; let root run .*, or use --cgroup-manager cgroupfs$",
+        ),
+        (attrs.evolve(NOWHERE, booted=True), "let root run 'loginctl enable-linger 1000', or use --cgroup-manager cgroupfs$"),
     ],
 )
 def test_hosts_without_a_usable_systemd(host: Host, words: str) -> None:
@@ -456,15 +460,14 @@ def test_hosts_without_a_usable_systemd(host: Host, words: str) -> None:
     ("host", "words"),
     [
         (NONE, "this host has no cgroup filesystem mounted; mount it$"),
-        (NONE._replace(euid=1000), "this host has no cgroup filesystem mounted; mount it as root$"),
-        (NOWHERE._replace(euid=0), "no cgroup filesystem is writable; mount it with the option rw$"),
+        (attrs.evolve(NONE, euid=1000), "this host has no cgroup filesystem mounted; mount it as root$"),
+        (attrs.evolve(NOWHERE, euid=0), "no cgroup filesystem is writable; mount it with the option rw$"),
         (NOWHERE, "user 1000 may not create cgroups; run as root, or let root delegate cgroups to user 1000 "),
-        (NOWHERE._replace(booted=True), "user 1000 may not create cgroups; let root run 'loginctl enable-linger 1000', and use --cgroup-manager systemd$"),
-        (NOWHERE._replace(booted=True, systemd=Systemd(True, PURE_V2.hierarchies[0])), "user 1000 may not create cgroups; use --cgroup-manager systemd, or run in 'systemd-run"),
+        (attrs.evolve(NOWHERE, booted=True), "user 1000 may not create cgroups; let root run 'loginctl enable-linger 1000', and use --cgroup-manager systemd$"),
+        (attrs.evolve(NOWHERE, booted=True, systemd=Systemd(True, PURE_V2.hierarchies[0])), "user 1000 may not create cgroups; use --cgroup-manager systemd, or run in 'systemd-run"),
         (
-            HYBRID._replace(
-                euid=1000, booted=True, systemd=Systemd(True, HYBRID.hierarchies[-1]),
-                hierarchies=tuple(h._replace(base=None) for h in HYBRID.hierarchies),
+            attrs.evolve(HYBRID, euid=1000, booted=True, systemd=Systemd(True, HYBRID.hierarchies[-1]),
+                hierarchies=tuple(attrs.evolve(h, base=None) for h in HYBRID.hierarchies),
             ),
             "user 1000 may not create cgroups; run as root, or let root delegate cgroups to user 1000 ",
         ),

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.errors import SpecError, UnsupportedError
@@ -25,7 +26,7 @@ HYBRID = Host(
      Hierarchy(f"{FS}/unified", 2, frozenset())),
 )  # fmt: skip
 PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"memory", "pids"})),))
-SELINUX = NONE._replace(lsms=frozenset({"selinux"}))
+SELINUX = attrs.evolve(NONE, lsms=frozenset({"selinux"}))
 IDS = [{"containerID": 0, "hostID": 100000, "size": 1000}]
 RBIND = {"destination": "/x", "source": "/y", "options": ["rbind"]}
 
@@ -121,10 +122,10 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "device on the root": ([], {"devices": [{"path": "/dev/..", "type": "p"}]}, r"\$\.linux\.devices\[0\]\.path"),
 }
 UNSUPPORTED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
-    "idmapped without root": ([bind("bind", "idmap", uidMappings=IDS, gidMappings=IDS)], {"host": NONE._replace(euid=1000)}, "root"),
+    "idmapped without root": ([bind("bind", "idmap", uidMappings=IDS, gidMappings=IDS)], {"host": attrs.evolve(NONE, euid=1000)}, "root"),
     "idmapped tmpfs": ([fs("tmpfs", "/x", "idmap") | {"uidMappings": IDS, "gidMappings": IDS}], {}, "bind mounts"),
     "cgroup without cgroups": ([fs("cgroup", FS)], {}, r"mounts\[0\].*no cgroup"),
-    "cgroup2 without v2": ([fs("cgroup2", FS)], {"host": HYBRID._replace(hierarchies=HYBRID.hierarchies[:1])}, r"mounts\[0\].*no cgroup2"),
+    "cgroup2 without v2": ([fs("cgroup2", FS)], {"host": attrs.evolve(HYBRID, hierarchies=HYBRID.hierarchies[:1])}, r"mounts\[0\].*no cgroup2"),
     "cgroup with words": ([fs("cgroup", FS, "cpu")], {"host": HYBRID}, r"mounts\[0\]\.options.*'cpu'"),
     "long value in a shared tree": ([fs("tmpfs", "/o", LONG)], {"rootfsPropagation": "shared"}, r"mounts\[0\]\.options: .*lowerdir.*rootfsPropagation"),
     "long value in a foreign tree": (
@@ -156,7 +157,7 @@ def test_warnings() -> None:
         "$.mounts[0].options: sync, nosync, size: no effect on a bind mount",
     )
     assert not any("a:b:c:s0" in step.text for step in plan.steps)
-    host = NONE._replace(may_mknod=False)
+    host = attrs.evolve(NONE, may_mknod=False)
     devices = [{"path": "/x", "type": "c", "major": 1, "minor": 3, "uid": 1}, {"path": "/y", "type": "p", "uid": 1}]
     (warning,) = compiled(host=host, devices=devices).warnings
     assert warning.startswith("$.linux.devices[0]: mode and owner stay those of the host's /x")

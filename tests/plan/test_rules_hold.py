@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Final
 
+import attrs
 import pytest
 
 from ociruntime.errors import OCIRuntimeWarning, SpecError, UnsupportedError
@@ -216,4 +217,4 @@ def test_unsupported_hosts(linux: dict[str, Any], host: dict[str, Any], words: s
     spec = RuntimeSpec.load(document)
     assert compile_create(spec, HOST, bundle="/b").steps
     with pytest.raises(UnsupportedError, match=rf"\$\.linux\.{words}"):
-        compile_create(spec, HOST._replace(**host), bundle="/b")
+        compile_create(spec, attrs.evolve(HOST, **host), bundle="/b")

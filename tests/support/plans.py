@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from ociruntime.host import Hierarchy, Host, Systemd
 from ociruntime.plan import Plan, compile_create
 from ociruntime.spec import ProcessSpec, RuntimeSpec
@@ -22,11 +24,11 @@ HYBRID = Host(
      Hierarchy(f"{FS}/unified", 2, frozenset({"hugetlb"}))),
 )  # fmt: skip
 PURE_V2 = Host((6, 8), "x86_64", 0, 40, (Hierarchy(FS, 2, frozenset({"cpu", "cpuset", "io", "memory", "pids"})),))
-USER_V2 = PURE_V2._replace(euid=1000, initial=False, hierarchies=(PURE_V2.hierarchies[0]._replace(base="/user.slice/u"),))
-BOOTED = PURE_V2._replace(systemd=Systemd(False, PURE_V2.hierarchies[0]))
+USER_V2 = attrs.evolve(PURE_V2, euid=1000, initial=False, hierarchies=(attrs.evolve(PURE_V2.hierarchies[0], base="/user.slice/u"),))
+BOOTED = attrs.evolve(PURE_V2, systemd=Systemd(False, PURE_V2.hierarchies[0]))
 NEW = Host((6, 18), "x86_64", 0, 40, ())
 NONE = Host((6, 1), "aarch64", 0, 40, ())
-NOWHERE = PURE_V2._replace(euid=1000, initial=False, hierarchies=(PURE_V2.hierarchies[0]._replace(base=None),))
+NOWHERE = attrs.evolve(PURE_V2, euid=1000, initial=False, hierarchies=(attrs.evolve(PURE_V2.hierarchies[0], base=None),))
 USER = Host((6, 8), "x86_64", 1000, 40, (), capabilities=0, egid=1000, idmap_helpers=("/usr/bin/newuidmap", "/usr/bin/newgidmap"),
             subuids=((100000, 65536),), subgids=((100000, 65536),))  # fmt: skip
 

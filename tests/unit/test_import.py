@@ -13,7 +13,7 @@ def loaded(script: Script, text: str) -> set[str]:
     return set(script(f"import sys\nbefore = set(sys.modules)\n{text}\nprint(*(set(sys.modules) - before))").stdout.split())
 
 
-LIGHT = "ociruntime ociruntime.errors ociruntime.store ociruntime.host ociruntime.plan ociruntime.cli ociruntime.lifecycle.delete"
+LIGHT = "ociruntime ociruntime.errors ociruntime.store ociruntime.plan ociruntime.cli ociruntime.lifecycle.delete"
 
 
 @pytest.mark.parametrize("module", LIGHT.split())

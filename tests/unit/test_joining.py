@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.host import Host
@@ -11,7 +12,7 @@ from ociruntime.plan.joining import forks_last, permits
 from ociruntime.spec import ProcessSpec, Rlimit, RlimitType, RuntimeSpec, Scheduler, SchedulerFlag, SchedulerPolicy, Seccomp
 
 HOST = Host((6, 18), "x86_64", 0, 40, ())
-USER = HOST._replace(euid=1000, initial=False, capabilities=0)
+USER = attrs.evolve(HOST, euid=1000, initial=False, capabilities=0)
 NAMESPACES: dict[str, Any] = {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
 
 

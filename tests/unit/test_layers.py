@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from ociruntime.engine.squashfs import Programs
@@ -10,14 +11,14 @@ from ociruntime.host import Host
 from ociruntime.rootfs.layers import Strategy, choose, layers_of
 
 ROOT = Host((6, 18), "x86_64", 0, 40, ())
-USER = ROOT._replace(euid=1000, capabilities=0)
+USER = attrs.evolve(ROOT, euid=1000, capabilities=0)
 ALL = Programs("/bin/squashfuse", "/bin/fusermount3", "/bin/unsquashfs")
 
 
 def test_the_kernel_is_for_root_of_the_host() -> None:
     for programs in ALL, Programs("", "", ""):
         assert choose(ROOT, programs).strategy is Strategy.KERNEL
-    assert choose(ROOT._replace(initial=False), ALL).strategy is Strategy.FUSE
+    assert choose(attrs.evolve(ROOT, initial=False), ALL).strategy is Strategy.FUSE
 
 
 def test_fuse_needs_all_of_its_parts() -> None:

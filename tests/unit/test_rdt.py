@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.engine import rdt
@@ -65,7 +66,7 @@ def test_invalid_members(members: dict[str, Any], place: str) -> None:
 
 def test_a_host_without_resctrl() -> None:
     with pytest.raises(UnsupportedError, match=r"\$\.linux\.intelRdt.*resctrl"):
-        steps(HOST._replace(resctrl=""))
+        steps(attrs.evolve(HOST, resctrl=""))
 
 
 def test_a_class_that_exists_must_match(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_changed_schemas(schemas: tuple[str, ...], lines: tuple[str, ...] | None
     assert [step.values for step in plan.steps] == ([] if lines is None else [("/sys/fs/resctrl/c1", lines)])
     if schemas:
         with pytest.raises(UnsupportedError, match="no resctrl"):
-            compile_update(linux, frozenset(), existing_placement((), HOST), HOST._replace(resctrl=""), "c1", schemas=schemas)
+            compile_update(linux, frozenset(), existing_placement((), HOST), attrs.evolve(HOST, resctrl=""), "c1", schemas=schemas)
 
 
 def test_changed_schemas_are_rolled_back(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.errors import SpecError
@@ -328,9 +329,9 @@ HOST = Host(
     lsms=frozenset({"capability"}),
     seccomp=True,
 )
-OLD = HOST._replace(kernel=(4, 4), last_cap=37, seccomp=False, machine="riscv64", euid=1000, hierarchies=())
-USER = HOST._replace(euid=1, egid=1, capabilities=0, idmap_helpers=("u", "g"), subuids=((1000, 10),), subgids=((1000, 10),))
-V1 = HOST._replace(hierarchies=(Hierarchy("/sys/fs/cgroup/x", 1, frozenset({"memory", "net_cls"})),))
+OLD = attrs.evolve(HOST, kernel=(4, 4), last_cap=37, seccomp=False, machine="riscv64", euid=1000, hierarchies=())
+USER = attrs.evolve(HOST, euid=1, egid=1, capabilities=0, idmap_helpers=("u", "g"), subuids=((1000, 10),), subgids=((1000, 10),))
+V1 = attrs.evolve(HOST, hierarchies=(Hierarchy("/sys/fs/cgroup/x", 1, frozenset({"memory", "net_cls"})),))
 ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
     # document, host, severity, place, words of the message
     (config(solaris={}), HOST, E, "$.solaris", "runs Linux"),
@@ -338,18 +339,18 @@ ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
     (process(apparmorProfile="x"), HOST, E, "$.process.apparmorProfile", "not active"),
     (process(selinuxLabel="x"), HOST, E, "$.process.selinuxLabel", "not active"),
     (process(capabilities={"bounding": ["CAP_BPF", "CAP_KILL"]}), OLD, W, "$.process.capabilities.bounding", "does not have CAP_BPF"),
-    (process(capabilities={"bounding": ["CAP_KILL"]}), HOST._replace(capabilities=1), W, "$.process.capabilities.bounding", "does not have CAP_KILL"),
-    (config(linux=NEW_USER, process={"capabilities": {"bounding": ["CAP_KILL"]}}), HOST._replace(capabilities=1), "", "$.process.capabilities.bounding", ""),
+    (process(capabilities={"bounding": ["CAP_KILL"]}), attrs.evolve(HOST, capabilities=1), W, "$.process.capabilities.bounding", "does not have CAP_KILL"),
+    (config(linux=NEW_USER, process={"capabilities": {"bounding": ["CAP_KILL"]}}), attrs.evolve(HOST, capabilities=1), "", "$.process.capabilities.bounding", ""),
     (linux(intelRdt={}), HOST, E, "$.linux.intelRdt", "resctrl"),
-    (linux(intelRdt={}), HOST._replace(resctrl="/sys/fs/resctrl"), "", "$.linux.intelRdt", ""),
+    (linux(intelRdt={}), attrs.evolve(HOST, resctrl="/sys/fs/resctrl"), "", "$.linux.intelRdt", ""),
     (mount(options=["rro"]), OLD, E, "$.mounts[0].options", "needs Linux 5.12, and this is 4.4"),
     (mount(options=["idmap", "rbind"], source="/", uidMappings=[ID], gidMappings=[ID]), OLD, E, "$.mounts[0].uidMappings", "5.12"),
     (linux("mount", "time"), OLD, E, "$.linux.namespaces[1]", "5.6"),
     (linux("mount"), OLD, E, "$.linux.namespaces", "user 1000"),
     (config(linux=NEW_USER), USER, "", "$.linux.uidMappings[0]", ""),
-    (config(linux=NEW_USER), USER._replace(subuids=()), E, "$.linux.uidMappings[0]", "1000 to 1009 of the host are not subordinate ids"),
-    (config(linux=NEW_USER), USER._replace(subgids=((1000, 9),)), E, "$.linux.gidMappings[0]", "not subordinate ids"),
-    (config(linux=NEW_USER), USER._replace(idmap_helpers=None), E, "$.linux.uidMappings", "newuidmap"),
+    (config(linux=NEW_USER), attrs.evolve(USER, subuids=()), E, "$.linux.uidMappings[0]", "1000 to 1009 of the host are not subordinate ids"),
+    (config(linux=NEW_USER), attrs.evolve(USER, subgids=((1000, 9),)), E, "$.linux.gidMappings[0]", "not subordinate ids"),
+    (config(linux=NEW_USER), attrs.evolve(USER, idmap_helpers=None), E, "$.linux.uidMappings", "newuidmap"),
     (linux(mountLabel="x"), HOST, W, "$.linux.mountLabel", "not active"),
     (seccomp(), OLD, E, "$.linux.seccomp", "does not support seccomp"),
     (seccomp(NOTIFY, listenerPath="/x", flags=["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), OLD, E, "$.linux.seccomp.flags", "5.19"),
@@ -359,7 +360,7 @@ ON_HOST: list[tuple[dict[str, Any], Host, str, str, str]] = [
     (resources(devices=[]), HOST, "", "$.linux.resources.devices", ""),
     (resources(devices=[{"allow": True}]), HOST, "", "$.linux.resources.devices", ""),
     (resources(devices=[{"allow": True}]), V1, W, "$.linux.resources.devices", "require cgroups"),
-    (resources(devices=[{"allow": True}]), HOST._replace(initial=False), W, "$.linux.resources.devices", "CAP_SYS_ADMIN"),
+    (resources(devices=[{"allow": True}]), attrs.evolve(HOST, initial=False), W, "$.linux.resources.devices", "CAP_SYS_ADMIN"),
     (resources(cpu={"cpus": "0"}), HOST, E, "$.linux.resources.cpu.cpus", "cpuset"),
     (resources(cpu={"shares": 2}), V1, E, "$.linux.resources.cpu", "not have the controller cpu"),
     (resources(network={"classID": 1}), HOST, E, "$.linux.resources.network.classID", "of cgroup v1"),
@@ -391,13 +392,13 @@ def test_host(document: dict[str, Any], host: Host, severity: str, path: str, wo
 
 def test_the_default_config_fits_a_host_and_has_no_problem() -> None:
     assert RuntimeSpec.default().validate(HOST) == ()
-    assert RuntimeSpec.default(rootless=True, uid=1000, gid=1000).validate(HOST._replace(euid=1000)) == ()
-    alone = HOST._replace(euid=1000, egid=1000, capabilities=0)
+    assert RuntimeSpec.default(rootless=True, uid=1000, gid=1000).validate(attrs.evolve(HOST, euid=1000)) == ()
+    alone = attrs.evolve(HOST, euid=1000, egid=1000, capabilities=0)
     assert RuntimeSpec.default(rootless=True, uid=1000, gid=1000).validate(alone) == ()
     for option in ("rslave", "private"):
         assert RuntimeSpec.load(mount(type="", options=[option])).validate() == ()
     everything = Hierarchy("/", 1, frozenset({"memory", "pids", "devices", "cpu", "cpuset", "blkio"}))
-    assert RuntimeSpec.default().validate(host=HOST._replace(hierarchies=(everything,))) == ()
+    assert RuntimeSpec.default().validate(host=attrs.evolve(HOST, hierarchies=(everything,))) == ()
 
 
 def test_all_problems_at_once_and_in_three_layers() -> None:

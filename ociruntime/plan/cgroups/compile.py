@@ -45,7 +45,7 @@ def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
             reason = f"user {host.euid} has no systemd of its own"
             remedy = f"let root run 'loginctl enable-linger {host.euid}', or {remedy}"
         raise UnsupportedError(f"systemd cgroup manager: {reason}; {remedy}")
-    user, hierarchy = host.systemd
+    user, hierarchy = host.systemd.user, host.systemd.hierarchy
     if user and host.cgroup_mode != "v2":
         reason = f"the user's systemd has controllers on cgroup v2 only, and this host uses {host.cgroup_mode}"
         remedy = f"{_without_systemd(linux, host)}, or boot with systemd.unified_cgroup_hierarchy=1"
@@ -90,7 +90,7 @@ def compile_scope(builder: PlanBuilder, placement: Placement, spec: RuntimeSpec,
         SpecError, UnsupportedError: as for `compile_cgroups`.
     """
     assert host.systemd is not None, "a placement in a scope requires systemd"
-    linux, (user, hierarchy) = spec.linux, host.systemd
+    linux, user, hierarchy = spec.linux, host.systemd.user, host.systemd.hierarchy
     resources = linux.resources if linux else None
     target = scope_of(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
     properties = scope_properties(
