@@ -125,7 +125,7 @@ def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmou
 
 
 def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> Iterator[str]:
-    """Yield the processes that have a filesystem of the bundle as their root, a part of it mounted, or an overlay over it.
+    """Yield the processes that have a filesystem of the bundle as their root, or a part of it mounted.
 
     A copy of the mount namespace has the mounts of the bundle at their usual place, which does not count as use. Mounts that
     propagation has made at other places are removed by propagation too, so they count only if they outlive the unmount.
@@ -133,12 +133,9 @@ def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted
     Args:
         unmounted: whether the bundle is unmounted at its usual place.
     """
-    own, place, upper = {mount.device for mount in mounts}, directory.rootfs, f"upperdir={directory.real}/overlay/"
-    layered = directory.layers() is not None
+    own, place = {mount.device for mount in mounts}, directory.rootfs
     for pid, table in _namespaces():
-        if layered:
-            used = any((m.device in own and m.point != place) or (m.fstype == "overlay" and upper in m.options) for m in table)
-        elif own:
+        if own:
             used = any(m.device in own and (m.point != place if unmounted else m.point == "/" or m.root != "/") for m in table)
         else:
             used = any(m.point == place and m.fstype in ("squashfs", "overlay") for m in table)

@@ -154,9 +154,11 @@ class DetachedMounts:
                 "$.linux.namespaces: the root filesystem of an image needs a new mount namespace, because this user may not mount "
                 "it on the host; add one"
             )
-        data = (*overlay_data(overlay.lower, overlay.upper, overlay.work), ("userxattr", None))
+        place = posixpath.dirname(overlay.upper)
+        self.builder.add("chdir", place, 0, text=f"directory of the upper layer {place}, from which the layers have short paths")
+        data = (*overlay_data(overlay, place), ("userxattr", None))
         options = MountOptions(set=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, data=data)
-        return self.create_filesystem("overlay", "overlay", "/", options, "$.root")
+        return self.create_filesystem("overlay", "overlay", f"/, in {place}", options, "$.root")
 
     def _create_by_mount(self, fstype: str, source: str, destination: str, options: MountOptions, location: str, key: str) -> int:
         """Create a filesystem by mount(2), for an option that is too long for fsconfig(2); it is attached for a moment."""

@@ -31,10 +31,11 @@ class Overlay(NamedTuple):
 _OVERLAY_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
 
 
-def overlay_data(lower: str, upper: str, work: str) -> tuple[tuple[str, str], ...]:
-    """Return the options of an overlay over one directory."""
-    layers = (("lowerdir", lower), ("upperdir", upper), ("workdir", work))
-    return tuple((key, path.translate(_OVERLAY_ESCAPES)) for key, path in layers)
+def overlay_data(overlay: Overlay, place: str) -> tuple[tuple[str, str], ...]:
+    """Return the options of an overlay, with the shortest paths: from the working directory ``place`` where that is possible."""
+    layers = (("lowerdir", overlay.lower), ("upperdir", overlay.upper), ("workdir", overlay.work))
+    paths = ((key, min(path, posixpath.relpath(path, place), key=len)) for key, path in layers)
+    return tuple((key, path.translate(_OVERLAY_ESCAPES)) for key, path in paths)
 
 
 _RECEIVES_MOUNTS: Final = (kernel.MS_SLAVE, kernel.MS_SHARED)

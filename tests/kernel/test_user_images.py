@@ -139,6 +139,45 @@ def test_each_container_has_an_upper_layer_of_its_own(user: User, prefix: str) -
     clean_cache(user)
 
 
+def test_long_paths_with_odd_characters(user: User, busybox_rootfs: Path) -> None:
+    place = user.home / ("x" * 200) / ("y" * 200)
+    place.mkdir(parents=True)
+    shutil.copytree(busybox_rootfs, user.home / "a:b,c\\d", symlinks=True)
+    give(user.home)
+    text = """
+script = ["sh", "-c", "rm -r /etc; mkdir /etc; touch /etc/new; ls /etc"]
+run = lambda image: oci.run(image, script, capture_output=True, text=True, check=True).stdout
+with oci.Bundle.from_sif("image.sif", sys.argv[1]) as bundle:
+    print(run(bundle))
+print(run(sys.argv[2]))
+"""
+    assert run_script(user, text, place / "b:c,d\\e", user.home / "a:b,c\\d").stdout.split() == ["new", "new"]
+    assert user.leftovers() == []
+
+
+HOOKED = """
+hook = lambda path, *args: oci.spec.Hook(path=path, args=args)
+hooks = oci.spec.Hooks(
+    create_runtime=(hook("/bin/sh", "sh", "-c", "cat >runtime"),),
+    create_container=(hook("/bin/sh", "sh", "-c", "cat >/dev/null; test -d /proc/self"),),
+    start_container=(hook("/bin/busybox", "busybox", "touch", "/hooked"),),
+)
+with oci.Bundle.from_sif("image.sif", "bundle") as bundle:
+    bundle.spec = bundle.spec.evolve(hooks=hooks).with_args("sh", "-c", "ls -d /hooked; echo out")
+    for call in oci.Container.run, oci.Container.create:
+        with call(sys.argv[1], bundle, supervise=True) as container:
+            if call == oci.Container.create:
+                container.start()
+            print(container.wait(60), *(record.text for record in container.logs()))
+    print(os.listdir("bundle/overlay"))
+"""
+
+
+def test_hooks_and_supervisors(user: User, prefix: str) -> None:
+    assert run_script(user, HOOKED, prefix).stdout.splitlines() == ["0 /hooked out", "0 /hooked out", "[]"]
+    assert user.leftovers() == []
+
+
 def test_users_of_the_image(user: User) -> None:
     text = """
 script = "id -u; id -g; echo $HOME; cd; touch file; stat -c %u file; stat -c %u /bin"
