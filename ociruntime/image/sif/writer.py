@@ -1,4 +1,4 @@
-"""`SifBuilder`: writes SIF files."""
+"""Writing SIF files: `SifBuilder` makes new ones, `append_objects` adds objects to one."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ from ociruntime.image.sif.model import (
     Signature,
 )
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
-from ociruntime.image.sif.source import FdSource, ReadableFile
+from ociruntime.image.sif.source import FdSource, ReadableFile, SectionReader
 from ociruntime.interrupts import uninterruptible, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["DEFAULT_LAUNCH_SCRIPT", "Data", "SifBuilder"]
+    from ociruntime.image.sif.model import Header
+
+__all__ = ["DEFAULT_LAUNCH_SCRIPT", "Data", "SifBuilder", "append_objects"]
 
 DEFAULT_LAUNCH_SCRIPT = "#!/usr/bin/env run-singularity\n"
 
@@ -317,24 +319,8 @@ class SifBuilder:
         for index, item in enumerate(self._planned):
             offset = -(-end // item.alignment) * item.alignment
             size = _copy(item.data, fd, offset)
-            fmt.DESCRIPTOR.pack_into(
-                table,
-                index * fmt.DESCRIPTOR.size,
-                item.data_type,
-                True,
-                index + 1,
-                fmt.GROUP_MASK | (item.group or 0),
-                item.linked,
-                offset,
-                size,
-                offset + size - end,
-                when,
-                when,
-                0,
-                0,
-                item.name.encode("utf-8", "surrogateescape"),
-                fmt.pack_extra(item.metadata),
-            )
+            entry = _pack(item, index + 1, offset, size, offset + size - end, when)
+            table[index * fmt.DESCRIPTOR.size : (index + 1) * fmt.DESCRIPTOR.size] = entry
             end = offset + size
         os.truncate(fd, end)  # the last object may be empty but has padding
         _write_all(fd, bytes(table), fmt.DESCRIPTORS_OFFSET)
@@ -354,6 +340,27 @@ class SifBuilder:
             end - data_offset,
         )
         _write_all(fd, header, 0)
+
+    def _append_to(self, image: SifImage, fd: int) -> tuple[int, ...]:
+        """Write the objects behind the data of an image, which `fd` is, and into free entries of its table; return their ids."""
+        header, start = image.header, image.source.size
+        free = sorted(set(range(header.descriptors_total)) - {item.index for item in image})
+        if len(free) < len(self._planned):
+            fmt.Refusal(image.name)(
+                "descriptors_free", f"{len(free)} free entries, {len(self._planned)} are needed; rebuild the image"
+            )
+        when = NO_TIME if header.created_at == NO_TIME and not any(header.uuid_bytes) else self._when()
+        first = max((item.id for item in image), default=0) + 1
+        end = start
+        for number, (index, item) in enumerate(zip(free, self._planned, strict=False)):
+            offset = -(-end // item.alignment) * item.alignment
+            size = _copy(item.data, fd, offset)
+            entry = _pack(item, first + number, offset, size, offset + size - end, when)
+            _write_all(fd, entry, header.descriptors_offset + index * fmt.DESCRIPTOR.size)
+            end = offset + size
+        os.truncate(fd, end)
+        _write_all(fd, _grown(header, when, len(self._planned), end), 0)
+        return tuple(range(first, first + len(self._planned)))
 
     def _when(self) -> int:
         if self._timestamp is not None:
@@ -377,6 +384,85 @@ def _check_data(data: object) -> None:
         parse_path("data", data)
     elif not isinstance(data, bytes | bytearray | memoryview) and not callable(getattr(data, "read", None)):
         raise wrong_type("data", data, "bytes, the path of a file or a binary file")
+
+
+@uninterruptible()
+def append_objects(path: str | os.PathLike[str], objects: Callable[[SifImage], SifBuilder]) -> tuple[int, ...]:
+    """Add objects to a SIF file, as a whole or not at all.
+
+    A copy of the file takes its place when it is complete and on disk, with the same mode, owner and extended attributes. A
+    symbolic link stays, and the file that it names is replaced.
+
+    Args:
+        path: the file.
+        objects: returns what to add, given the open copy.
+
+    Returns:
+        The ids of the new objects.
+
+    Raises:
+        SifError: the file is not a valid SIF file, was changed meanwhile, or its table has no free entry.
+        OSError: it cannot be read or written.
+    """
+    target = os.path.realpath(path)
+    with SifImage.open(path) as image, StagedFile(target) as file:
+        source = image.source
+        assert isinstance(source, FdSource)  # it was opened by a path
+        with waiting():  # large objects take long
+            _copy_file(SectionReader(source, 0, source.size), file.fd, 0)
+            with SifImage(FdSource(os.dup(file.fd), image.name)) as copy:
+                ids = objects(copy)._append_to(copy, file.fd)
+        SifImage(FdSource(os.dup(file.fd), image.name)).close()  # never put a file in place that the reader refuses
+        _keep_status(source.fileno(), file.fd, target)
+        now = os.stat(target)
+        if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != source.identity:
+            fmt.Refusal(image.name)("file", "replaced or changed while objects were added; try again")
+        file.commit(durable=True)
+    return ids
+
+
+def _keep_status(source: int, fd: int, path: str) -> None:
+    """Give a file the owner, extended attributes and mode of another one. Raises OSError, which names the path."""
+    info, mine = os.fstat(source), os.fstat(fd)
+    try:
+        if (info.st_uid, info.st_gid) != (mine.st_uid, mine.st_gid):
+            os.fchown(fd, info.st_uid, info.st_gid)
+        for name in os.listxattr(source):
+            if name.startswith(("user.", "system.posix_acl_")):
+                os.setxattr(fd, name, os.getxattr(source, name))
+        os.fchmod(fd, stat.S_IMODE(info.st_mode))
+    except PermissionError as error:
+        message = f"uid {info.st_uid} and gid {info.st_gid} of the file cannot be kept; change a copy of it"
+        raise PermissionError(error.errno, message, path) from error
+    except OSError as error:
+        error.filename = path
+        raise
+
+
+def _pack(item: _Planned, ident: int, offset: int, size: int, padded: int, when: int) -> bytes:
+    """Return the entry of an object."""
+    return fmt.DESCRIPTOR.pack(
+        item.data_type,
+        True,
+        ident,
+        fmt.GROUP_MASK | (item.group or 0),
+        item.linked,
+        offset,
+        size,
+        padded,
+        when,
+        when,
+        0,
+        0,
+        item.name.encode("utf-8", "surrogateescape"),
+        fmt.pack_extra(item.metadata),
+    )
+
+
+def _grown(header: Header, when: int, added: int, end: int) -> bytes:
+    """Return the header of an image with a number of objects added, whose data now end at an offset."""
+    *fields, _, free, total, offset, size, data_offset, _ = fmt.HEADER.unpack(header.raw)
+    return fmt.HEADER.pack(*fields, when, free - added, total, offset, size, data_offset, end - data_offset)
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
