@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import ProcessError as ProcessError
     from .errors import ProcessTimeout as ProcessTimeout
     from .errors import SifError as SifError
+    from .errors import SignatureError as SignatureError
     from .errors import SpecError as SpecError
     from .errors import StateError as StateError
     from .errors import StepError as StepError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .image import Image as Image
     from .image import SifImage as SifImage
     from .image import build_sif as build_sif
+    from .image import sign as sign
     from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
     from .plan import Step as Step
@@ -67,14 +69,14 @@ __getattr__, __dir__, __all__ = lazy_names(
         "bundle": "Bundle",
         "container": "Container",
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
-        "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SpecError StateError StepError "
-        "UnsupportedError WrongStatus",
+        "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
+        "StepError UnsupportedError WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
         "process": "Process Result",
         "lifecycle.prune": "prune",
         "sandbox": "run",
-        "image": "Image SifImage build_sif",
+        "image": "Image SifImage build_sif sign",
         "spec": "Problem RuntimeSpec",
         "state": "State",
         "stats": "Event Stats Usage",

@@ -6,6 +6,7 @@
     +-- SpecError          a document does not conform to the runtime spec
     +-- ImageError         an image that is damaged or of an unknown kind         (also ValueError)
     |   +-- SifError       a SIF file that is not what the format says
+    |   +-- SignatureError an image that is not signed as demanded, or a key that cannot be used
     +-- BundleError        a bundle directory that cannot be made or used
     +-- UnsupportedError   this host or build cannot do what was asked for
     +-- StateError         the state of the container does not allow the operation
@@ -32,7 +33,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .process import Result
@@ -50,6 +51,7 @@ __all__ = [
     "ProcessError",
     "ProcessTimeout",
     "SifError",
+    "SignatureError",
     "SpecError",
     "StateError",
     "StepError",
@@ -138,6 +140,42 @@ class SifError(ImageError):
         where = f"descriptor {descriptor}: " if descriptor is not None else ""
         what = f"{field}: " if field else ""
         super().__init__(f"{path + ': ' if path else ''}{where}{what}{message}")
+
+
+class SignatureError(ImageError):
+    """An image is not signed as demanded, or cannot be signed.
+
+    Attributes:
+        reason: what is wrong. ``unsigned``: no signature covers a group or an object. ``changed``: the header or an object is not
+            what was signed. ``unknown-key``: the signature is not by a given key. ``legacy``: the signature is of an old form that
+            does not protect the header and the descriptors. ``invalid``: the signature is damaged or breaks the rules.
+            ``key``: a key cannot be read or must not be used.
+        signature: id of the signature object in the SIF file.
+        object_id: id of the object that was changed or is not signed; None for the header.
+        group: number of the group that the signature is about.
+        fingerprint: fingerprint of the key by which the signature claims to be; empty if it does not say.
+        path: the image or the key file.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Literal["unsigned", "changed", "unknown-key", "legacy", "invalid", "key"],
+        signature: int | None = None,
+        object_id: int | None = None,
+        group: int | None = None,
+        fingerprint: str = "",
+        path: str = "",
+    ) -> None:
+        self.reason = reason
+        self.signature = signature
+        self.object_id = object_id
+        self.group = group
+        self.fingerprint = fingerprint
+        self.path = path
+        where = f"signature {signature}: " if signature is not None else ""
+        super().__init__(f"{path + ': ' if path else ''}{where}{message}")
 
 
 class BundleError(OCIRuntimeError):

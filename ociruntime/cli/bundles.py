@@ -1,4 +1,4 @@
-"""Images, bundles and their configuration: mount, umount, image, sif, plan, spec, validate, features."""
+"""Images, bundles and their configuration: mount, umount, image, sif, verify, sign, plan, spec, validate, features."""
 
 from __future__ import annotations
 
@@ -75,6 +75,26 @@ def _dump(image: oci.SifImage, object_id: int) -> None:
         raise ValueError(f"{image.name}: has no object {object_id}")
     for piece in image.chunks(found):
         sys.stdout.buffer.write(piece)
+
+
+def verify(options: Namespace) -> None:
+    with oci.Image.open(options.image) as image:
+        found = image.verify(options.keys)
+    if options.json:
+        print(json.dumps({"signatures": [attrs.asdict(item) for item in found.signatures], "digests": found.digests}, indent=2))
+        return
+    for item in found.signatures:
+        print(f"valid: {item}")
+    for digest in found.digests:
+        print(f"valid: layer {digest}")
+
+
+def sign(options: Namespace) -> None:
+    password = None
+    if options.password_file is not None:
+        password = Path(options.password_file).read_text().removesuffix("\n")
+    for number in oci.sign(options.sif, key=options.key, password=password):
+        print(f"added signature {number}")
 
 
 def plan(options: Namespace) -> None:

@@ -519,6 +519,32 @@ def _add_image(parser: Parser, default: str | None) -> None:
     )
 
 
+def _verify(add: AddCommand) -> None:
+    verify = add(
+        "bundles.verify",
+        "verify the signatures of a SIF file, or the digests of an OCI image",
+        "Every object of a SIF file must be signed by one of the keys. The exit status is 1 if the image is not valid.",
+    )
+    verify.add_argument("image", metavar="IMAGE", help="image file or directory")
+    verify.add_argument(
+        "-k",
+        "--key",
+        dest="keys",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="OpenPGP key, PEM public key or X.509 certificate that is trusted; may be given several times",
+    )
+    verify.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sign(add: AddCommand) -> None:
+    sign = add("bundles.sign", "add a signature to a SIF file")
+    sign.add_argument("sif", metavar="SIF", help="image file")
+    sign.add_argument("-k", "--key", required=True, metavar="FILE", help="OpenPGP or PEM private key (RSA, ECDSA, Ed25519)")
+    sign.add_argument("--password-file", metavar="FILE", help="file with the password of the key")
+
+
 def _plan(add: AddCommand) -> None:
     plan = add("bundles.plan", "print the steps of creating and starting a container, without executing them")
     _add_bundle(plan)
@@ -563,7 +589,15 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
     },
     "processes and output": {"exec": _exec, "ps": _ps, "attach": _attach, "logs": _logs},
     "resources": {"update": _update, "pause": _pause, "resume": _resume, "events": _events},
-    "images and bundles": {"mount": _mount, "umount": _umount, "image": _image, "sif": _sif, "plan": _plan},
+    "images and bundles": {
+        "mount": _mount,
+        "umount": _umount,
+        "image": _image,
+        "sif": _sif,
+        "verify": _verify,
+        "sign": _sign,
+        "plan": _plan,
+    },
     "configuration": {"spec": _spec, "validate": _validate, "features": _features},
 }
 """The functions that add the commands, by name, by heading of the help."""

@@ -1,4 +1,4 @@
-"""Images: what a container is made of. Recognising and reading images of every kind, and writing SIF files.
+"""Images: what a container is made of. Recognising, reading and verifying images of every kind, and writing and signing SIF files.
 
 Nothing here mounts or runs anything, except that `build_sif` runs ``mksquashfs``.
 """
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .recognise import LayerFormat as LayerFormat
     from .sif.reader import SifImage as SifImage
     from .sif.writer import SifBuilder as SifBuilder
+    from .signatures import SignatureFormat as SignatureFormat
+    from .signatures import ValidSignature as ValidSignature
+    from .signatures import Verification as Verification
+    from .signatures import sign as sign
 
 __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
@@ -33,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
         "recognise": "LayerFormat",
         "sif.reader": "SifImage",
         "sif.writer": "SifBuilder",
+        "signatures": "SignatureFormat ValidSignature Verification sign",
     },
     submodules="sif",
 )

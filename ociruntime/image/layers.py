@@ -12,6 +12,7 @@ import hashlib
 import os
 import posixpath
 import stat
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -263,6 +264,12 @@ class _Stream:
             if self._hash is not None:
                 self._hash.update(piece)
             yield piece
+
+
+def check_archive(layer: Layer, where: str) -> None:
+    """Read an archive once, and compare the digests that the image names. Raises ImageError, UnsupportedError and OSError."""
+    with contained(where):
+        _Stream(layer, where, Budget(where, 0, sys.maxsize)).finish(whole=True)
 
 
 def _zeros(count: int) -> Iterator[bytes]:

@@ -6,24 +6,26 @@ import enum
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import attrs
 
-from ociruntime.arguments import check_str, check_type, optional, parse_path, shown
-from ociruntime.errors import BundleError, ImageError
+from ociruntime.arguments import check_str, check_type, optional, parse_path, shown, wrong_type
+from ociruntime.errors import BundleError, ImageError, SignatureError
 from ociruntime.files import NotRegularError, open_regular
 from ociruntime.image import oci
-from ociruntime.image.blobs import ArchiveBlobs, LayoutBlobs, SifBlobs, open_archive, read_document
+from ociruntime.image.blobs import ArchiveBlobs, LayoutBlobs, SifBlobs, check_digest, open_archive, read_document
 from ociruntime.image.config import Location, OciImageConfig
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract
+from ociruntime.image.layers import check_archive
 from ociruntime.image.recognise import HEAD, LayerFormat, checked_filesystem, describe, launch_script_size
 from ociruntime.image.sif.display import printable, size_text
 from ociruntime.image.sif.format import MAGIC
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.source import FdSource, Identity, Section, SectionReader
+from ociruntime.image.signatures import Key, Verification, verify_sif
 from ociruntime.interrupts import uninterruptible
 
 if TYPE_CHECKING:
@@ -229,6 +231,42 @@ class Image:
         """The signatures in a SIF file. They are not verified here."""
         return self.sif.find(DataType.SIGNATURE) if self.sif is not None else ()
 
+    def verify(self, keys: Iterable[Key] = ()) -> Verification:
+        """Verify what the open image holds: the signatures of a SIF file, the digests of an OCI image's layers.
+
+        What is read is what this object gives and mounts, from the files that are open. All data is read once. Documents of an OCI
+        image have been compared with their digests when it was opened, and ``digest`` names its manifest.
+
+        Args:
+            keys: public keys that are trusted: files, or their contents as bytes. OpenPGP keys, PEM public keys (RSA, ECDSA,
+                Ed25519) or X.509 certificates, which are trusted as they are. A SIF file needs them: each group of its objects
+                needs a valid signature by one of them. An OCI-SIF file is compared with its digests, and if there are keys, its
+                signatures are verified too.
+
+        Raises:
+            SignatureError: the image is not signed by a given key, or not as a whole, or it was changed.
+            ImageError: a layer does not have its digest.
+            UnsupportedError: a library, or a way to decompress a layer, is missing.
+            ValueError: the image is closed, or a SIF file is verified without keys.
+            OSError: a file cannot be read.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed image")
+        if isinstance(keys, str | bytes | os.PathLike | Mapping) or not isinstance(keys, Iterable):
+            raise wrong_type("keys", keys, "a list of keys")
+        keys = tuple(keys)
+        if not keys and self.kind is ImageKind.SIF:
+            raise ValueError(f"{self.name}: a SIF file is verified by its signatures; pass the public keys of the signers")
+        if keys and self.sif is None:
+            message = f"the signatures of an image of the kind {self.kind} cannot be verified here; only SIF files hold theirs"
+            raise SignatureError(message, reason="unsigned", path=self.name)
+        if self.kind in (ImageKind.FILESYSTEM, ImageKind.DIRECTORY):
+            message = f"a {self.kind} has neither signatures nor digests that could be verified"
+            raise SignatureError(message, reason="unsigned", path=self.name)
+        signatures = verify_sif(self.sif, keys) if self.sif is not None and keys else ()
+        layers = () if self.kind is ImageKind.SIF else (*self.layers, *self.overlays, *self.data)
+        return Verification(signatures=signatures, digests=tuple(_check_layer(layer, self.name) for layer in layers))
+
     # ---- data ----
 
     def reader(self, layer: Layer) -> SectionReader:
@@ -366,6 +404,18 @@ class Image:
         )
         caption = f"<caption>image {escape(printable(self.name))}: {known}</caption>"
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _check_layer(layer: Layer, name: str) -> str:
+    """Compare a layer with its digest, or that of a docker archive with its diff id; return it. Raises ImageError."""
+    digest = layer.digest or layer.diff_id
+    where = f"{name}: layer {digest}"
+    if layer.digest:
+        assert layer._section is not None  # the layers of OCI images are in files
+        check_digest(layer._section, digest, where)
+    else:
+        check_archive(layer, where)
+    return digest
 
 
 # ---- opening ----

@@ -32,6 +32,7 @@ def test_a_result_is_a_value() -> None:
         oci.SifError("is bad", field="magic", descriptor=3, path="/x"),
         oci.ImagePathError(21, "x.sif: /etc: is a directory", "/etc"),
         oci.ImagePathNotFound(2, "x.sif: /no: no such file or directory", "/no"),
+        oci.SignatureError("bad", reason="changed", signature=3, object_id=1, group=1, fingerprint="ab", path="/x"),
         oci.BundleError("bad"),
         oci.UnsupportedError("bad"),
         oci.ContainerNotFound("c", "/root"),
