@@ -59,7 +59,7 @@ class User:
         enter = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh"]
         become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
         environment = ["env", "-i", *(f"{name}={value}" for name, value in {"PATH": os.environ["PATH"], **env}.items())]
-        command = [*enter, self.home, *become, *environment, self.python, "-P", *map(str, args)]
+        command = [*map(str, (*enter, self.home, *become, *environment, self.python, "-P", *args))]
         return subprocess.Popen(command, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr, text=True)
 
     def run(self, *args: object, check: bool = True, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ class User:
                 process.wait()
             out.seek(0)
             err.seek(0)
-            done = subprocess.CompletedProcess(args, process.returncode, out.read(), err.read())
+            done = subprocess.CompletedProcess([*map(str, args)], process.returncode, out.read(), err.read())
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
