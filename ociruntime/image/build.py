@@ -238,11 +238,7 @@ def build_sif(
     optional(check_int, "processors", processors, 1, _MAX_PROCESSORS)
     if compression not in get_args(Compression):
         raise ValueError(f"compression is {shown(compression)}: one of {', '.join(get_args(Compression))} is needed")
-    if isinstance(exclude, str | bytes) or not isinstance(exclude, Iterable):
-        raise wrong_type("exclude", exclude, "a sequence of patterns")
-    patterns = tuple(exclude)
-    for number, pattern in enumerate(patterns):
-        check_str(f"exclude[{number}]", pattern)
+    patterns = _parse_exclude(exclude)
     optional(check_mapping, "oci_config", oci_config)
     optional(check_str, "definition", definition)
     target, root = os.path.abspath(os.fspath(path)), os.path.realpath(rootfs_dir, strict=True)
@@ -270,24 +266,39 @@ def build_sif(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sif-build-") as work:
         squashfs = os.path.join(work, "rootfs.squashfs")
         builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
-        tool = os.fspath(mksquashfs)
-        command = [os.path.abspath(tool) if os.sep in tool else tool, root, squashfs, "-noappend", "-no-progress", "-exit-on-error"]
-        command += ["-comp", compression]
-        if all_root is None:
-            all_root = os.geteuid() != 0
-        if all_root:
-            command.append("-all-root")
-        if processors is not None:
-            command += ["-processors", str(processors)]
+        command = _squashfs_command(os.fspath(mksquashfs), root, squashfs, compression, all_root, processors)
         if added:
             command += ["-pf", _stage(work, added)]
-        patterns = tuple(pattern.strip("/") for pattern in patterns)
-        if not all(patterns):
-            raise SifError("an empty pattern", field="exclude", path=target)
         if patterns:
             command += ["-wildcards", "-e", *patterns]  # -e takes all following arguments
         _run(command, work, timestamp if timestamp is not None or not deterministic else 0)
         builder.write(target, mode=mode, overwrite=overwrite)
+
+
+def _parse_exclude(exclude: Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns as ``mksquashfs`` takes them. Raises TypeError, ValueError."""
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Iterable):
+        raise wrong_type("exclude", exclude, "a sequence of patterns")
+    patterns: list[str] = []
+    for number, pattern in enumerate(exclude):
+        check_str(f"exclude[{number}]", pattern)
+        patterns.append(pattern.strip("/"))
+        if not patterns[-1]:
+            raise ValueError(f"exclude[{number}] is {shown(pattern)}: a pattern with a name is needed")
+    return tuple(patterns)
+
+
+def _squashfs_command(
+    program: str, root: str, target: str, compression: Compression, all_root: bool | None, processors: int | None
+) -> list[str]:
+    """Return the command that packs a directory, for further options at its end."""
+    command = [os.path.abspath(program) if os.sep in program else program, root, target]
+    command += ["-noappend", "-no-progress", "-exit-on-error", "-comp", compression]
+    if all_root or (all_root is None and os.geteuid() != 0):
+        command.append("-all-root")
+    if processors is not None:
+        command += ["-processors", str(processors)]
+    return command
 
 
 def _check_root_filesystem(path: str) -> None:

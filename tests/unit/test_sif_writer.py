@@ -564,7 +564,7 @@ def test_bad_build_arguments(tmp_path: Path, rootfs: Path, monkeypatch: pytest.M
         build_sif(path, rootfs / "bin" / "tool")
     with pytest.raises(SifError, match=r"cannot be written into .* the directory that it contains"):
         build_sif(rootfs / "bin" / "a.sif", rootfs)
-    with pytest.raises(SifError, match="exclude"):
+    with pytest.raises(ValueError, match=r"exclude\[0\] is '/'"):
         build_sif(path, rootfs, exclude=["/"])
     with pytest.raises(ValueError, match="vax"):
         build_sif(path, rootfs, arch="vax")
