@@ -203,8 +203,8 @@ int oci_user_namespace(const char *uid_map, const char *gid_map)
     return (int)ret;
 }
 
-/* Receive one report and return its size, 0 at the end of the connection. "passed" gets the descriptor that comes along, or -1. It is
- * not a Python call, as a report is a C structure, and an interruption between two lines of Python would lose the descriptor. */
+/* Receive one report and return its size, 0 at the end of the connection. "passed" gets the descriptor that comes along, or -1. It
+ * is not a Python call, as a report is a C structure, and an interruption between two lines of Python would lose the descriptor. */
 int oci_receive(int control, struct oci_report *report, int *passed)
 {
     struct iovec part = { report, offsetof(struct oci_report, words) + sizeof report->words - 1 };

@@ -170,8 +170,8 @@ long mask(int root, const char *path, int null)
     return err;
 }
 
-/* Make a path read-only with all that is below it: a mount itself where the kernel lets it change, else by a mount over the path. Only
- * this attribute changes. */
+/* Make a path read-only with all that is below it: a mount itself where the kernel lets it change, else by a mount over the path.
+ * Only this attribute changes. */
 long make_readonly(int root, const char *path)
 {
     struct mount_attr readonly = { .attr_set = MOUNT_ATTR_RDONLY };

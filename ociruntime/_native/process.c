@@ -90,8 +90,8 @@ long die_with(int parent)
     return n > 0 ? -ESRCH : n;
 }
 
-/* Allow every CPU; the kernel keeps to those of the cgroup, now and when they change. A filter around the runtime may deny the call:
- * then the affinity of the caller stays. */
+/* Allow every CPU; the kernel keeps to those of the cgroup, now and when they change. A filter around the runtime may deny the
+ * call: then the affinity of the caller stays. */
 long allow_every_cpu(void)
 {
     unsigned char every[MAX_CPUS / 8];
