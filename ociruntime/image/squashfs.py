@@ -122,6 +122,8 @@ class Reader(SquashFsImage):  # type: ignore[misc]  # the library has no types
             yield self._checked(self._fragment[1][inode.offset : inode.offset + inode.frag_bytes], inode.frag_bytes)
 
     def _data(self, start: int, size: int) -> bytes:
+        if size & ~_UNCOMPRESSED > self._sblk.block_size:
+            raise ValueError(f"a block takes {size & ~_UNCOMPRESSED} bytes")  # which reading would allocate
         self._fd.seek(start)
         data: bytes = self._fd.read(size & ~_UNCOMPRESSED)
         return data if size & _UNCOMPRESSED else self._comp.uncompress(data, len(data), self._sblk.block_size)

@@ -657,6 +657,7 @@ def test_sizes_in_a_squashfs(patched: Patched, tmp_path: Path) -> None:
         (link_ + 20, b"\xff\xff\xff\x7f"),  # the size of a link
         (file + 28, b"\xff\xff\xff\xff"),  # the size of a file
         (file + 16, b"\xff\xff\xff\xff"),  # where its blocks begin
+        (file + 32, b"\xff\xff\xff\xfe"),  # the size of its first block
         (file, b"\x2a\x00"),  # its type
         (26, b"\xff\xff"),  # the number of ids
         (12, b"\xff\xff\xff\x7f"),  # the size of a block
@@ -687,8 +688,8 @@ def test_a_bomb_in_a_squashfs(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_bytes(b"x" * 4096)
     for what in ("data", "metadata"):
-        patched = Patched(tmp_path / f"{what}.sqfs", tmp_path / "tree", "-no-fragments", "-noD")
-        bomb = zlib.compress(bytes(16 << 20), 9)  # 16 KiB
+        patched = Patched(tmp_path / f"{what}.sqfs", tmp_path / "tree", "-no-fragments", "-noD", "-b", "1M")
+        bomb = zlib.compress(bytes((160 if what == "data" else 16) << 20))
         place = len(patched.bytes)
         patched.bytes += (b"" if what == "data" else struct.pack("<H", len(bomb))) + bomb
         if what == "data":
