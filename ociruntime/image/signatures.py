@@ -27,6 +27,8 @@ from ociruntime.spec import codec
 from ociruntime.spec.base import NonNegativeInt, Record
 
 if TYPE_CHECKING:
+    import datetime
+
     import pysequoia
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -520,19 +522,20 @@ class _SignatureCheck:
         sequoia = _sequoia()
         try:
             packets = list(sequoia.packet.PacketPile.from_bytes(armored))
+            if len(packets) != 1 or packets[0].tag != sequoia.packet.Tag.Signature:
+                self.refuse("invalid", "not one OpenPGP signature of one message")
+            packet = packets[0]
+            algorithm = packet.hash_algorithm
+            issuer = packet.issuer_fingerprint or packet.issuer_key_id or self._claimed
+            created = packet.signature_created
         except RuntimeError as error:
             self.refuse("invalid", f"damaged: {_first_line(error)}")
-        if len(packets) != 1 or packets[0].tag != sequoia.packet.Tag.Signature:
-            self.refuse("invalid", "not one OpenPGP signature of one message")
-        packet = packets[0]
-        allowed = [getattr(sequoia.packet.HashAlgorithm, name) for name in _HASHES.values()]
-        if packet.hash_algorithm not in allowed:
-            self.refuse("invalid", f"the hash algorithm {packet.hash_algorithm} is not SHA-256, SHA-384 or SHA-512")
-        issuer = packet.issuer_fingerprint or packet.issuer_key_id or self._claimed
+        if algorithm not in [getattr(sequoia.packet.HashAlgorithm, name) for name in _HASHES.values()]:
+            self.refuse("invalid", f"the hash algorithm {algorithm} is not SHA-256, SHA-384 or SHA-512")
         try:
             result = sequoia.verify(bytes=content, store=lambda _: [key.certificate for key in keys.pgp.values()])
         except RuntimeError as error:
-            self._refuse_pgp(packet, issuer, keys, error)
+            self._refuse_pgp(created, issuer, keys, error)
         found = [keys.pgp[item.certificate] for item in result.valid_sigs if item.certificate in keys.pgp]
         if len(found) != 1 or result.bytes is None:
             self.refuse("invalid", "not one OpenPGP signature of one message", fingerprint=issuer)
@@ -554,12 +557,11 @@ class _SignatureCheck:
             self.refuse("invalid", "not one OpenPGP clear-signed message")
         return rest
 
-    def _refuse_pgp(self, packet: Any, issuer: str, keys: _Keys, error: RuntimeError) -> NoReturn:
+    def _refuse_pgp(self, created: "datetime.datetime | None", issuer: str, keys: _Keys, error: RuntimeError) -> NoReturn:
         """Say why pysequoia has refused a signature, which it does not."""
         known = next((key for key in keys.pgp.values() if issuer in key.fingerprints), None)
         if known is None:
             self.refuse("unknown-key", f"not by a given key, but by the OpenPGP key {issuer}", fingerprint=issuer)
-        created = packet.signature_created
         if created is not None and created.timestamp() < known.certified:
             self.refuse(
                 "invalid",

@@ -513,6 +513,18 @@ def test_signatures_that_are_not_signatures(tmp_path: Path, keys: dict[str, Pair
         assert error.signature == 2, name
 
 
+@pytest.mark.parametrize("number", [0, 2, 3, 11, 12, 97, 255])
+def test_only_sha2_in_openpgp_signatures(number: int, tmp_path: Path, keys: dict[str, Pair]) -> None:
+    good = clear_signed(keys["pgp"], message())
+    begin = good.index(b"-----BEGIN PGP SIGNATURE-----")
+    packet = bytearray(bytes(sequoia.Sig.from_bytes(good[begin:])))
+    body = len(packet) - len(next(iter(sequoia.packet.PacketPile.from_bytes(bytes(packet)))).body)
+    packet[body + 3] = number  # behind the version, the type and the algorithm of the key
+    changed = good[:begin] + sequoia.armor(bytes(packet), sequoia.ArmorKind.Signature).encode()
+    path = with_signature(tmp_path / "x.sif", changed, keys["pgp"])
+    assert "hash algorithm" in str(refused(path, keys["pgp"], reason="invalid"))
+
+
 def test_the_descriptor_names_the_key(tmp_path: Path, keys: dict[str, Pair]) -> None:
     path = with_signature(tmp_path / "x.sif", clear_signed(keys["pgp"], message()), keys["other-pgp"])
     assert "but the descriptor names" in str(refused(path, keys["pgp"], reason="invalid"))
