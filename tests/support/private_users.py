@@ -39,6 +39,7 @@ class User:
         commands = ["set -e"]
         texts = {"passwd": Path("/etc/passwd").read_text() + f"u{UID}:x:{UID}:{UID}::/nonexistent:/bin/sh\n"}
         if subordinate:
+            commands.append("touch /etc/subuid /etc/subgid")  # mount points, which a minimal system may lack
             texts |= dict.fromkeys(("subuid", "subgid"), f"u{UID}:{FIRST}:{COUNT}\n")
         for name, text in texts.items():
             (files / name).write_text(text)
