@@ -98,7 +98,7 @@ def test_features_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_spec_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["spec", "-b", str(tmp_path)]) == 0
     spec = oci.RuntimeSpec.load(tmp_path / "config.json")
-    assert spec == oci.RuntimeSpec.default().with_args("sh")
+    assert spec == oci.RuntimeSpec.default(host=oci.Host.probe()).with_args("sh")
     assert cli.main(["spec", "-b", str(tmp_path)]) == 1
     assert "config.json" in capsys.readouterr().err
     (tmp_path / "user").mkdir()
