@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 import attrs
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
     import datetime
 
     import pysequoia
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
-    PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+    from .pem import PemKey, PemSigner
+
     Reason = Literal["unsigned", "changed", "unknown-key", "legacy", "invalid", "key"]
 
 __all__ = ["Key", "SignatureFormat", "ValidSignature", "Verification", "sign", "verify_sif"]
@@ -49,7 +48,6 @@ _BEGIN_MESSAGE: Final = b"-----BEGIN PGP SIGNED MESSAGE-----"
 _BEGIN_SIGNATURE: Final = b"-----BEGIN PGP SIGNATURE-----"
 _LEGACY: Final = b"SIFHASH:"
 _HASHES: Final = {HashKind.SHA256: "SHA256", HashKind.SHA384: "SHA384", HashKind.SHA512: "SHA512"}
-_MIN_RSA: Final = 2048
 _MAX_SIGNATURES: Final = 64
 """Most signatures in one envelope."""
 _FINGERPRINT: Final = 20
@@ -162,16 +160,6 @@ def _digest(algorithm: str, content: bytes) -> str:
 
 
 @attrs.frozen
-class _PemKey:
-    """A public key that verifies DSSE envelopes."""
-
-    public: "PublicKey"
-    fingerprint: str
-    signer: str
-    name: str
-
-
-@attrs.frozen
 class _PgpKey:
     """An OpenPGP certificate."""
 
@@ -195,7 +183,7 @@ class _PgpKey:
 class _Keys:
     pgp: dict[str, _PgpKey]
     """By fingerprint."""
-    pem: dict[str, _PemKey]
+    pem: "dict[str, PemKey]"
 
     @classmethod
     def read(cls, keys: Iterable[Key]) -> "_Keys":
@@ -204,7 +192,7 @@ class _Keys:
         for number, key in enumerate(keys):
             name, content = _read_key(f"keys[{number}]", key)
             if _is_pem(content):
-                found.pem.update((one.fingerprint, one) for one in _pem_keys(content, name))
+                found.pem.update((one.fingerprint, one) for one in _load_pem().read_public_keys(content, name))
             else:
                 found.pgp.update((one.fingerprint, one) for one in _pgp_keys(content, name))
         return found
@@ -243,6 +231,14 @@ def _sequoia() -> Any:
     return pysequoia
 
 
+def _load_pem() -> "ModuleType":
+    try:
+        from . import pem
+    except ImportError as error:
+        _missing("cryptography", "PEM keys", error)
+    return pem
+
+
 def _pgp_keys(content: bytes, name: str) -> Iterator[_PgpKey]:
     sequoia = _sequoia()
     try:
@@ -263,66 +259,6 @@ def _pgp_keys(content: bytes, name: str) -> Iterator[_PgpKey]:
 def _first_line(error: BaseException) -> str:
     """Return the message of an error of pysequoia without its backtrace."""
     return str(error).partition("\n")[0].rstrip(".")
-
-
-def _pem_keys(content: bytes, name: str) -> Iterator[_PemKey]:
-    """Yield the keys in a PEM file: public keys and certificates."""
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    except ImportError as error:
-        _missing("cryptography", "PEM keys", error)
-    for block in content.split(b"-----BEGIN ")[1:]:
-        text = b"-----BEGIN " + block
-        label = block.partition(b"-----")[0].decode("ascii", "replace")
-        if "PRIVATE KEY" in label:
-            _refuse_key(name, "a private key; pass the public key, as 'openssl pkey -pubout' prints it")
-        try:
-            if label == "CERTIFICATE":
-                certificate = x509.load_pem_x509_certificate(text)
-                _check_certificate(certificate, name)
-                yield _pem_key(certificate.public_key(), certificate.subject.rfc4514_string(), name)
-            else:
-                yield _pem_key(load_pem_public_key(text), "", name)
-        except SignatureError:
-            raise
-        except Exception as error:  # the parser of the library has no common base for what it raises
-            _refuse_key(name, f"the PEM block {label!r} is not a public key or certificate: {error}", error)
-
-
-def _check_certificate(certificate: "x509.Certificate", name: str) -> None:
-    """Refuse a certificate that is not valid now, or whose key is not meant for signatures."""
-    import datetime
-
-    from cryptography import x509
-
-    now = datetime.datetime.now(datetime.UTC)
-    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not first <= now <= last:
-        _refuse_key(
-            name, f"the certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d} only; pass its public key to trust that"
-        )
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    if not usage.digital_signature:
-        _refuse_key(name, "the certificate is not for signatures (its key usage has no digitalSignature)")
-
-
-def _pem_key(public: object, signer: str, name: str) -> _PemKey:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-        _refuse_key(name, "not an RSA, ECDSA or Ed25519 key")
-    if isinstance(public, rsa.RSAPublicKey) and public.key_size < _MIN_RSA:
-        _refuse_key(name, f"an RSA key of {public.key_size} bits; at least {_MIN_RSA} are needed")
-    if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
-        _refuse_key(name, f"the curve {public.curve.name} is not one of P-256, P-384 and P-521")
-    encoded = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()[1]
-    digest = base64.b64encode(hashlib.sha256(base64.b64decode(encoded)).digest()).decode().rstrip("=")
-    return _PemKey(public, f"SHA256:{digest}", signer, name)
 
 
 # ---- verifying ----
@@ -390,7 +326,7 @@ class _Verifier:
         if item.linked_object is not None:
             check.refuse_legacy()
         content = check.read()
-        signers: Sequence[_PemKey | _PgpKey]
+        signers: Sequence[PemKey | _PgpKey]
         if content.lstrip().startswith(b"{"):
             payload, signers = check.verify_dsse(content, self._keys)
             kind = SignatureFormat.DSSE
@@ -459,7 +395,7 @@ class _SignatureCheck:
 
     # ---- DSSE ----
 
-    def verify_dsse(self, content: bytes, keys: _Keys) -> tuple[bytes, list[_PemKey]]:
+    def verify_dsse(self, content: bytes, keys: _Keys) -> "tuple[bytes, list[PemKey]]":
         """Return the payload of an envelope and the keys by which it is signed."""
         envelope = self.parse(_Envelope, content)
         if envelope.payload_type != PAYLOAD_TYPE:
@@ -470,8 +406,8 @@ class _SignatureCheck:
             self.refuse("invalid", "the descriptor names an OpenPGP key, but the signature is a DSSE envelope")
         payload = self._decode(envelope.payload)
         signatures = [self._decode(item.sig) for item in envelope.signatures]
-        message = dsse_message(payload)
-        found = [key for key in keys.pem.values() if any(self._is_signed_by(key.public, item, message) for item in signatures)]
+        message, algorithm = dsse_message(payload), _HASHES[HashKind(self._metadata.hash)]
+        found = [key for key in keys.pem.values() if any(key.has_signed(message, item, algorithm) for item in signatures)]
         if not found:
             claimed = [item.keyid for item in envelope.signatures if item.keyid]
             if (known := next((item for item in claimed if item in keys.pem), None)) is not None:
@@ -489,23 +425,6 @@ class _SignatureCheck:
         if base64.b64encode(content, altchars=alternative).decode() != text:
             self.refuse("invalid", "base64 with stray bits at its end")
         return content
-
-    def _is_signed_by(self, public: "PublicKey", signature: bytes, message: bytes) -> bool:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-
-        algorithm = getattr(hashes, _HASHES[HashKind(self._metadata.hash)])()
-        try:
-            if isinstance(public, rsa.RSAPublicKey):
-                public.verify(signature, message, padding.PKCS1v15(), algorithm)
-            elif isinstance(public, ec.EllipticCurvePublicKey):
-                public.verify(signature, message, ec.ECDSA(algorithm))
-            else:
-                public.verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
 
     # ---- OpenPGP ----
 
@@ -631,14 +550,15 @@ class _Signer:
     """A private key with its certificate or public key."""
 
     pgp: "pysequoia.PySigner | None"
-    pem: "PrivateKey | None"
+    pem: "PemSigner | None"
     fingerprint: str
 
     def sign(self, payload: bytes) -> tuple[bytes, HashKind]:
         """Return the content of a signature object, and the hash algorithm of the signature."""
         if self.pgp is not None:
             return self._sign_pgp(payload)
-        signature = base64.b64encode(self._sign_dsse(dsse_message(payload))).decode()
+        assert self.pem is not None
+        signature = base64.b64encode(self.pem.sign(dsse_message(payload))).decode()
         envelope = {
             "payloadType": PAYLOAD_TYPE,
             "payload": base64.b64encode(payload).decode(),
@@ -655,38 +575,13 @@ class _Signer:
             raise SignatureError(f"the key signs with {packet.hash_algorithm}, not SHA-256, SHA-384 or SHA-512", reason="key")
         return signed, kinds[0]
 
-    def _sign_dsse(self, message: bytes) -> bytes:
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-
-        assert self.pem is not None
-        if isinstance(self.pem, rsa.RSAPrivateKey):
-            return self.pem.sign(message, padding.PKCS1v15(), hashes.SHA256())
-        if isinstance(self.pem, ec.EllipticCurvePrivateKey):
-            return self.pem.sign(message, ec.ECDSA(hashes.SHA256()))
-        return self.pem.sign(message)
-
 
 def _read_signer(key: Key, password: str | None) -> _Signer:
     name, content = _read_key("key", key)
-    return _pem_signer(content, name, password) if _is_pem(content) else _pgp_signer(content, name, password)
-
-
-def _pem_signer(content: bytes, name: str, password: str | None) -> _Signer:
-    try:
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    except ImportError as error:
-        _missing("cryptography", "PEM keys", error)
-    try:
-        private: Any = load_pem_private_key(content, None if password is None else password.encode())
-    except TypeError as error:  # of a password too many or too few
-        message = (
-            "the key is encrypted; pass its password" if password is None else "password is given, but the key is not encrypted"
-        )
-        _refuse_key(name, message, error)
-    except Exception as error:  # the parser of the library has no common base for what it raises
-        _refuse_key(name, f"not a private key that can be read: {error}", error)
-    return _Signer(None, private, _pem_key(private.public_key(), "", name).fingerprint)
+    if not _is_pem(content):
+        return _pgp_signer(content, name, password)
+    signer = _load_pem().read_private_key(content, name, password)
+    return _Signer(None, signer, signer.fingerprint)
 
 
 def _pgp_signer(content: bytes, name: str, password: str | None) -> _Signer:
