@@ -27,7 +27,8 @@ REPO = HERE.parent.parent
 GUEST = HERE / "guest"
 """Files that are added to Debian, or replace its files."""
 EXTRAS = ("test", "systemd")
-"""The optional dependencies in pyproject.toml that are installed."""
+"""The optional dependencies in pyproject.toml that are installed. Those that they take from other ones are not: no test that runs
+in the machine needs them."""
 
 SUITE = "bookworm"
 DISK_SIZE = "8G"
@@ -110,7 +111,8 @@ def get_image(*, packages: Collection[str] = (), force: bool = False) -> Path:
 def _requirements() -> list[str]:
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return sorted({*project["dependencies"], *(entry for extra in EXTRAS for entry in extras.get(extra, ()))})
+    optional = (entry for extra in EXTRAS for entry in extras[extra] if not entry.startswith(f"{project['name']}["))
+    return sorted({*project["dependencies"], *optional})
 
 
 def _guest_files() -> Iterator[tuple[Path, Path]]:
