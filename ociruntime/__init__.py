@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from . import spec as spec
     from .bundle import Bundle as Bundle
     from .container import Container as Container
+    from .diagnosis import Availability as Availability
+    from .diagnosis import Diagnosis as Diagnosis
+    from .diagnosis import Finding as Finding
+    from .diagnosis import doctor as doctor
     from .errors import BundleError as BundleError
     from .errors import ContainerExists as ContainerExists
     from .errors import ContainerNotFound as ContainerNotFound
@@ -68,6 +72,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "bundle": "Bundle",
         "container": "Container",
+        "diagnosis": "Availability Diagnosis Finding doctor",
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
         "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
         "StepError UnsupportedError WrongStatus",

@@ -207,7 +207,7 @@ def unknown_syscalls(profile: Seccomp) -> tuple[str, ...]:
     Raises:
         UnsupportedError: libseccomp or pyseccomp is missing.
     """
-    lib = _libseccomp()
+    lib = load_library()
     names = dict.fromkeys(name for call in profile.syscalls or () for name in call.names)
     elsewhere = {name for table in _NEWER_HERE.values() for name in table}
     return tuple(n for n in names if lib.resolve_syscall(0, n) == -1 and n not in NEWER and n not in elsewhere)
@@ -261,7 +261,8 @@ def _rules(profile: Seccomp, default: int) -> list[_Rule]:
     return [rule for rule in rules if unconditional.get(rule.name, rule) is rule]
 
 
-def _libseccomp() -> ModuleType:
+def load_library() -> ModuleType:
+    """Return the module of libseccomp's binding. Raises UnsupportedError: one of them is not installed."""
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
@@ -289,7 +290,7 @@ def _abis(profile: Seccomp, machine: str, native: int) -> tuple[str, ...]:
 
 def _compile(profile: Seccomp, machine: str) -> bytes:
     _check(profile)
-    lib = _libseccomp()
+    lib = load_library()
     default = _action(profile.default_action, profile.default_errno_ret)
     abis = _abis(profile, machine, lib.system_arch())
     rules = _rules(profile, default)
@@ -348,7 +349,7 @@ def _number(lib: ModuleType, abi: str, name: str) -> int:
 @functools.cache
 def _direct(abi: str) -> dict[str, int]:
     """Return the numbers of the multiplexed calls; if there is a multiplexer too, libseccomp resolves numbers to names only."""
-    lib, numbers = _libseccomp(), {}
+    lib, numbers = load_library(), {}
     for number in range(512):
         with contextlib.suppress(ValueError):
             numbers[lib.resolve_syscall(ARCHITECTURES[abi], number).decode()] = number

@@ -1,4 +1,4 @@
-"""Images, bundles and their configuration: mount, umount, image, sif, verify, sign, plan, spec, validate, features."""
+"""Images, bundles and their configuration: mount, umount, image, sif, verify, sign, plan, spec, validate, features, doctor."""
 
 from __future__ import annotations
 
@@ -120,3 +120,9 @@ def validate(options: Namespace) -> int:
 
 def features(options: Namespace) -> None:
     print(oci.features().to_json(indent=2))
+
+
+def doctor(options: Namespace) -> int:
+    diagnosis = oci.doctor(state_root=options.root)
+    print(json.dumps(diagnosis.to_dict(), indent=2) if options.format == "json" else diagnosis)
+    return int(not diagnosis.usable)

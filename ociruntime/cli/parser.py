@@ -576,6 +576,15 @@ def _features(add: AddCommand) -> None:
     add("bundles.features", "print what this runtime supports as JSON")
 
 
+def _doctor(add: AddCommand) -> None:
+    doctor = add(
+        "bundles.doctor",
+        "print what this host offers this user, and what to install for better",
+        "The exit status is 0 if containers can run here, and 1 if not. Nothing is created.",
+    )
+    _add_format(doctor)
+
+
 _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
     "containers": {
         "create": _create,
@@ -598,6 +607,6 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "sign": _sign,
         "plan": _plan,
     },
-    "configuration": {"spec": _spec, "validate": _validate, "features": _features},
+    "configuration": {"spec": _spec, "validate": _validate, "features": _features, "doctor": _doctor},
 }
 """The functions that add the commands, by name, by heading of the help."""

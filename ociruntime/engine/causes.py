@@ -13,6 +13,9 @@ from ..errors import StepError, UnsupportedError
 if TYPE_CHECKING:
     from ..spec import Seccomp
 
+OLDEST_KERNEL: Final = (5, 14)
+"""The oldest kernel on which containers run."""
+
 _INTERPRETER: Final = "that its interpreter exists, which the first line of a script or the header of an ELF file names"
 
 _DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
@@ -251,9 +254,9 @@ def explain_errno(op: str, code: int) -> tuple[str, str]:
 
 def explain_clone(code: int, user_namespace: bool) -> str:
     """Return why a user may not make namespaces, with a user namespace among them or without, by the errno of clone3(2)."""
-    blocked = _user_namespaces_blocked()
+    blocked = user_namespace_setting()
     if user_namespace and blocked:
-        return f"{blocked}; run as root, or let root change it"
+        return f"user namespaces are not allowed: {blocked[0]} is {blocked[1]}; run as root, or let root change it"
     if code == errno.ENOSPC:
         return "the limit of namespaces is reached; let root raise the limits in /proc/sys/user"
     if not user_namespace:
@@ -261,17 +264,16 @@ def explain_clone(code: int, user_namespace: bool) -> str:
     return "this user may not create user namespaces here, as in a chroot or under a filter; run as root"
 
 
-def _user_namespaces_blocked() -> str:
-    """Return the setting that keeps users from making user namespaces, or an empty string."""
+def user_namespace_setting() -> tuple[str, str] | None:
+    """Return the sysctl that keeps users from making user namespaces, and its value."""
     for path, value in _NO_USER_NAMESPACES.items():
         try:
             with open(path, encoding="ascii") as setting:
                 if setting.read().strip() == value:
-                    name = path.removeprefix("/proc/sys/").replace("/", ".")
-                    return f"user namespaces are not allowed: {name} is {value}"
+                    return path.removeprefix("/proc/sys/").replace("/", "."), value
         except FileNotFoundError:
             continue
-    return ""
+    return None
 
 
 def make_error(
@@ -301,7 +303,7 @@ def make_error(
         place = f"{location}: " if location else ""
         return UnsupportedError(
             f"{place}{text}: this kernel does not have the system call, or a seccomp filter around the runtime hides it; "
-            f"Linux 5.14 or later is needed (step {number}/{total} {op}, ENOSYS)"
+            f"Linux {'.'.join(map(str, OLDEST_KERNEL))} or later is needed (step {number}/{total} {op}, ENOSYS)"
         )
     if not cause:
         cause, remedy = explain_errno(op, code)

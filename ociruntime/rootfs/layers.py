@@ -54,7 +54,7 @@ def choose(host: Host, programs: Programs) -> Choice:
     Raises:
         UnsupportedError: it offers none; the message says what to install.
     """
-    if _by_kernel(host):
+    if mounts_by_kernel(host):
         return Choice(Strategy.KERNEL)
     needed = (("squashfuse", programs.squashfuse, "squashfuse"), ("fusermount3", programs.fusermount, "fuse3"))
     missing = [f"no {program} in PATH (Debian: {package})" for program, path, package in needed if not path]
@@ -71,13 +71,14 @@ def choose(host: Host, programs: Programs) -> Choice:
     )
 
 
-def _by_kernel(host: Host) -> bool:
+def mounts_by_kernel(host: Host) -> bool:
+    """Return whether a host lets this user mount images and overlays on it."""
     return host.privileged and host.initial
 
 
 def may_mount() -> bool:
     """Return whether this user mounts images and overlays on the host."""
-    return _by_kernel(Host.probe())
+    return mounts_by_kernel(Host.probe())
 
 
 # ---- the layers of a bundle ----

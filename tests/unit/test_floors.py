@@ -29,7 +29,7 @@ FLOORS = (
     ("supervisor.protocol", "recovery"),
     ("store",),
     ("rootfs",),
-    ("overrides",),
+    ("diagnosis", "overrides"),
     ("options",),
     ("lifecycle",),
     ("supervisor",),
