@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .arguments import check_bool, check_str, check_type, optional, parse_path
 from .errors import BundleError
-from .files import read_file
+from .files import absolute_path, read_file
 from .host import Host
 from .interrupts import DeferredSignals, complete
 from .lifecycle.umount import umount
@@ -53,7 +54,7 @@ class Bundle:
     """
 
     def __init__(self, path: StrPath, *, config: bytes | None) -> None:
-        self.path = Path(os.path.abspath(parse_path("path", path)))
+        self.path = Path(absolute_path(parse_path("path", path)))
         optional(check_type, "config", config, bytes, "the text of a configuration as bytes")
         self._config = config  # None: not yet encoded from the spec
         self._saved = False  # whether the config is the one in config.json
@@ -79,7 +80,7 @@ class Bundle:
         Raises:
             BundleError: the directory or the file does not exist.
         """
-        path = Path(os.path.abspath(parse_path("path", path)))
+        path = Path(absolute_path(parse_path("path", path)))
         file = Path(parse_path("config", config)) if config is not None else path / "config.json"
         try:
             content = read_file(file, MAX_DOCUMENT, regular=config is None)
@@ -102,11 +103,11 @@ class Bundle:
             BundleError: rootfs does not exist, or config.json exists already.
         """
 
-        path = Path(os.path.abspath(parse_path("path", path)))
+        path = Path(absolute_path(parse_path("path", path)))
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
-        if not (path / "rootfs").is_dir():
+        if not has_file(path, "rootfs/"):
             raise BundleError(f"{path} has no rootfs directory")
-        if (path / "config.json").exists():
+        if has_file(path, "config.json"):
             raise BundleError(f"{path} has a config.json already: use Bundle.load()")
         with DeferredSignals() as signals:
             (spec or RuntimeSpec.default(host=Host.probe())).save(path / "config.json")
@@ -141,7 +142,7 @@ class Bundle:
             BundleError: the directory cannot be used, or a volume cannot be copied.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
-        image, path = parse_path("image", image), Path(os.path.abspath(parse_path("path", path)))
+        image, path = parse_path("image", image), Path(absolute_path(parse_path("path", path)))
         check_bool("writable", writable)
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         with DeferredSignals() as signals, open_image(image) as opened:
@@ -241,7 +242,7 @@ class Bundle:
         check_type("overrides", overrides, Overrides, "an Overrides")
         if isinstance(overrides.user, str | int):
             return self._with_overrides(overrides)  # resolved in files of the root filesystem, which may change
-        return self._memoized((overrides.key(), os.getcwd()), lambda: self._with_overrides(overrides))
+        return self._memoized((overrides.key(), os.readlink("/proc/self/cwd")), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
         changed = overrides.apply(self.spec, lambda spec: self._with_spec(spec).root_view())
@@ -367,6 +368,21 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"<Bundle {str(self.path)!r}>"
+
+
+def has_file(bundle: Path, name: str) -> bool:
+    """Return whether a directory has a file of a bundle. A name that ends with a slash is that of a directory.
+
+    Raises:
+        BundleError: this user may not search the directory, or its path is too long, for example.
+    """
+    try:
+        os.stat(f"{bundle}/{name}")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise BundleError(f"cannot use {bundle}: {os.strerror(error.errno or errno.EIO).lower()}") from error
+    return True
 
 
 def _make(path: Path) -> bool:

@@ -71,8 +71,24 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
     try:
         check_regular(found, path)
         return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        error.filename = os.fsdecode(path)
+        raise
     finally:
         os.close(found)
+
+
+def absolute_path(path: StrPath) -> str:
+    """Return a path as `os.path.abspath` does.
+
+    Raises:
+        FileNotFoundError: the path is relative, and the working directory was removed.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        what = "the path is relative, and the working directory was removed; give an absolute path"
+        raise FileNotFoundError(errno.ENOENT, what, os.fspath(path)) from None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get
 import attrs
 
 from .arguments import check_int, check_str, check_type, parse_path, parse_timeout, shown, wrong_type
+from .files import absolute_path
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, is_bool, validated_by
 from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 from .terminal import check_user_terminal
@@ -164,7 +165,7 @@ def _path(path: StrPath | None) -> str | None:
 
 def _absolute(path: StrPath | None) -> str | None:
     text = _path(path)
-    return os.path.abspath(text) if isinstance(text, str) and text else text
+    return absolute_path(text) if isinstance(text, str) and text else text
 
 
 def _check_listen_fds(_: object, attribute: attrs.Attribute[Any], value: int | Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import attrs
 
 from .arguments import check_bool, check_str, check_type, encodable, shown, wrong_type
+from .files import absolute_path
 from .limits import parse_count, parse_cpus, parse_limit, parse_size
 from .plan.mount_options import KNOWN_OPTIONS
 from .rootfs.users import resolve
@@ -139,7 +140,7 @@ def parse_mount(mount: MountLike) -> Mount:
     if unknown := set(given) - set(KNOWN_OPTIONS):
         raise ValueError(f"{shown(mount)}: {min(unknown)!r} is not an option of a bind mount")
     options = ["rro" if option == "ro" else option for option in given]
-    return Mount(destination=destination, type="bind", source=os.path.abspath(source), options=("rbind", *options))
+    return Mount(destination=destination, type="bind", source=absolute_path(source), options=("rbind", *options))
 
 
 def _without_sysfs(mount: Mount) -> Mount:

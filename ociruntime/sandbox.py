@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 import attrs
 
 from .arguments import parse_path
-from .bundle import Bundle, fill
+from .bundle import Bundle, fill, has_file
 from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
+from .files import absolute_path
 from .interrupts import DeferredSignals
 from .lifecycle.create import create
 from .lifecycle.delete import delete, discard
@@ -172,7 +173,7 @@ def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBun
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
     path = Path(parse_path("image", image))
-    if (path / "config.json").exists():
+    if has_file(path, "config.json"):
         return Bundle.load(path).with_overrides(overrides)
     import tempfile
 
@@ -193,7 +194,7 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
         if not overrides.args:
             raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
         path.mkdir(mode=0o700)
-        lower = Path(os.path.abspath(image))
+        lower = Path(absolute_path(image))
         if may_mount():
             mount_over(lower, path)
             return Bundle.from_dir(path).with_overrides(overrides)

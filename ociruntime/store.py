@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Required, TypedDict
 from . import recovery
 from .arguments import check_type, parse_path, shown
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import LockFile, StagedFile, other_writers
+from .files import LockFile, StagedFile, absolute_path, other_writers
 from .procfs import outer_uid
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["OCI_VERSION", "StateRecord", "StateStore", "Status", "default_root"]
 
 OCI_VERSION: Final = "1.3.0"
-MAX_ID: Final = 1024
+MAX_ID: Final = 255
+"""Length of a file name, which an id is."""
 _MODE: Final = 0o700
 """Permissions of the directory of a container."""
 NOTIFY: Final = "notify"
@@ -164,11 +165,11 @@ def _mapped() -> bool:
 
 
 def check_id(container_id: str) -> str:
-    """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most 1024 bytes."""
+    """Return the id if it may name a directory: letters, digits and ``_+.-``, no leading dot, at most `MAX_ID` of them."""
     check_type("container_id", container_id, str, "a str")
     if not _is_id(container_id):
         raise StateError(
-            f"{shown(container_id)} is not a container id: use letters, digits and _+.- (no leading dot), at most 1024 of them"
+            f"{shown(container_id)} is not a container id: use letters, digits and _+.- (no leading dot), at most {MAX_ID} of them"
         )
     return container_id
 
@@ -422,7 +423,7 @@ class StateStore:
     """All containers below one root directory."""
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        self.directory = os.path.abspath(parse_path("state_root", root)) if root is not None else default_root()
+        self.directory = absolute_path(parse_path("state_root", root)) if root is not None else default_root()
 
     @property
     def root(self) -> Path:

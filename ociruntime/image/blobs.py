@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ociruntime.errors import ImageError, UnsupportedError
-from ociruntime.files import NotRegularError, open_regular
+from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image.recognise import is_tar
 from ociruntime.image.sif.model import DataType
 from ociruntime.image.sif.source import FdSource, Section, SectionReader
@@ -148,7 +148,7 @@ class LayoutBlobs:
             except NotRegularError as error:
                 raise ImageError(f"{self.name}/{path}: {error.strerror}") from error
             os.set_blocking(fd, True)
-            source = self._sources[path] = FdSource(fd, f"{self.name}/{path}", os.path.join(os.path.abspath(self.name), path))
+            source = self._sources[path] = FdSource(fd, f"{self.name}/{path}", os.path.join(absolute_path(self.name), path))
         return Section(source, 0, source.size)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
+from ociruntime.files import absolute_path
 from ociruntime.image.config import OciImageConfig
 from ociruntime.image.model import Image, ImageKind
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
@@ -241,7 +242,7 @@ def build_sif(
     patterns = _parse_exclude(exclude)
     optional(check_mapping, "oci_config", oci_config)
     optional(check_str, "definition", definition)
-    target, root = os.path.abspath(os.fspath(path)), os.path.realpath(rootfs_dir, strict=True)
+    target, root = absolute_path(path), os.path.realpath(absolute_path(rootfs_dir), strict=True)
     _check_root_filesystem(os.fspath(rootfs_dir))
     folder = os.path.realpath(os.path.dirname(target))
     if os.path.commonpath([folder, root]) == root:
@@ -292,7 +293,7 @@ def _squashfs_command(
     program: str, root: str, target: str, compression: Compression, all_root: bool | None, processors: int | None
 ) -> list[str]:
     """Return the command that packs a directory, for further options at its end."""
-    command = [os.path.abspath(program) if os.sep in program else program, root, target]
+    command = [absolute_path(program) if os.sep in program else program, root, target]
     command += ["-noappend", "-no-progress", "-exit-on-error", "-comp", compression]
     if all_root or (all_root is None and os.geteuid() != 0):
         command.append("-all-root")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, UnsupportedError
-from ociruntime.files import write_all
+from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, check_digest, optional_module
 from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, FileType, Node, TarTree, Tree
 from ociruntime.image.recognise import LayerFormat
@@ -275,7 +275,7 @@ def extract(view: View, path: StrPath, to: StrPath) -> tuple[ImageFile, ...]:
     node = _top(route[-1][1])
     if node.type not in (FileType.FILE, FileType.DIRECTORY):
         raise view.error(errno.EINVAL, os.fsdecode(path), f"a {node.type}, not a regular file or directory")
-    folder, name = os.path.split(os.path.abspath(to))
+    folder, name = os.path.split(absolute_path(to))
     parent = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not name or _exists(name, parent):

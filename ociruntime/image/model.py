@@ -13,7 +13,7 @@ import attrs
 
 from ociruntime.arguments import check_str, check_type, optional, parse_path, shown, wrong_type
 from ociruntime.errors import BundleError, ImageError, SignatureError
-from ociruntime.files import NotRegularError, open_regular
+from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import ArchiveBlobs, LayoutBlobs, SifBlobs, check_digest, open_archive, read_document
 from ociruntime.image.config import Location, OciImageConfig
@@ -443,7 +443,7 @@ class _Opened:
 
 
 def _open(name: str, reference: str | None, platform: oci.Platform | None) -> _Opened:
-    path = os.path.abspath(name)
+    path = absolute_path(name)
     if stat.S_ISDIR(os.stat(name).st_mode):
         opened = _open_directory(name, path, reference, platform)
     else:

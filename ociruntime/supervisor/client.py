@@ -112,7 +112,7 @@ class Supervisor:
                 log_format=options.log_format,
                 log_limit=0 if options.log_path else _LOG_LIMIT,
                 sync_socket=options.sync_socket,
-                sys_path=[os.path.abspath(path) for path in sys.path],
+                sys_path=[os.path.join(os.readlink("/proc/self/cwd"), path) for path in sys.path],
             )
             _receive(channel, directory)
         except BaseException:

@@ -12,7 +12,7 @@ import attrs
 
 from ociruntime.arguments import check_fd, check_int, check_type, optional, parse_path, shown, wrong_type
 from ociruntime.errors import ImageError, SifError
-from ociruntime.files import NotRegularError, Unpicklable, check_regular, open_regular
+from ociruntime.files import NotRegularError, Unpicklable, absolute_path, check_regular, open_regular
 from ociruntime.interrupts import complete, waiting
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class FdSource:
 
     @classmethod
     def from_path(cls, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> FdSource:
-        absolute = os.path.abspath(os.fsdecode(path))
+        absolute = absolute_path(os.fsdecode(path))
         try:
             fd = open_regular(path)
         except NotRegularError as error:
