@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
-from .common import Interrupted
+from ..files import absolute_path, write_all
+from .common import Interrupted, one_line
 from .parser import build_parser, parse_args
 
 __all__ = ["build_parser", "main", "script"]
@@ -41,13 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the command line is wrong, with status 2, or help or the version was printed.
     """
-    _open_standard_streams()
-    options = parse_args(sys.argv[1:] if argv is None else argv)
-    warnings.simplefilter("always", OCIRuntimeWarning)
-    warnings.showwarning = lambda message, *_, **__: report(options, "warning", str(message))
+    options = Namespace(command="", log=None, log_format="text")
     try:
+        _parse(sys.argv[1:] if argv is None else argv, options)
+        warnings.simplefilter("always", OCIRuntimeWarning)
+        warnings.showwarning = lambda message, *_, **__: report(options, "warning", str(message))
         _check_log(options)
         status: int = options.run(options) or 0
+        _flush()
     except Interrupted as error:
         return 128 + error.number
     except KeyboardInterrupt:
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except (OCIRuntimeError, OSError, ValueError, TypeError) as error:
-        report(options, "error", str(error) or type(error).__name__)
+        report(options, "error", describe(error))
         return status_of(error, options.command)
     return status
 
@@ -66,21 +70,73 @@ def script() -> NoReturn:
     When ``exec --detach`` has ended, containerd looks for the process that it started. It would miss the end of one that ends
     during the finalization.
     """
-    status = main()
+    _open_standard_streams()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        status = status or 141
+        status = main()
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    with suppress(OSError, OCIRuntimeError):
+        _flush()  # what was printed before an error; an error here was reported, or is that of a stream that cannot report it
     os._exit(status)
 
 
+class StandardOutput(io.FileIO):
+    """A standard stream. Its errors name it.
+
+    Args:
+        fd: its descriptor.
+        name: its name for messages.
+        absent: whether it was closed when the command was started. Its descriptor is one of /dev/null then.
+    """
+
+    def __init__(self, fd: int, name: str, absent: bool) -> None:
+        super().__init__(fd, "w", closefd=False)
+        self._label, self._absent = name, absent
+
+    def write(self, data: Any) -> int:
+        """Write bytes. Raises OCIRuntimeError, BrokenPipeError."""
+        try:
+            if self._absent:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise OCIRuntimeError(f"cannot write to {self._label}: {reason}") from error
+
+
 def _open_standard_streams() -> None:
-    """Open /dev/null for the standard streams that are closed, so that no other file gets their descriptors."""
+    """Open /dev/null for the standard streams that are closed, so that no other file gets their descriptors.
+
+    Output is UTF-8 in every locale, and a file name with other bytes is printed as it is.
+    """
+    absent = set()
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         os.set_inheritable(fd, True)
-        setattr(sys, ("stdin", "stdout", "stderr")[fd], os.fdopen(fd, "w" if fd else "r", encoding="utf-8", closefd=False))
+        absent.add(fd)
     os.close(fd)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    for fd, name in (1, "stdout"), (2, "stderr"):
+        buffer = io.BufferedWriter(StandardOutput(fd, name, fd in absent))
+        stream = io.TextIOWrapper(buffer, "utf-8", "surrogateescape", line_buffering=fd == 2 or os.isatty(fd))
+        setattr(sys, name, stream)
+
+
+def _flush() -> None:
+    """Write what was printed. Raises OCIRuntimeError, BrokenPipeError."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _parse(words: Sequence[str], options: Namespace) -> None:
+    """Parse a command line. Raises as `parse_args`, and OCIRuntimeError, BrokenPipeError: the help cannot be written."""
+    try:
+        vars(options).update(vars(parse_args(words)))
+    except SystemExit:
+        _flush()
+        raise
 
 
 def status_of(error: Exception, command: str) -> int:
@@ -98,19 +154,57 @@ def status_of(error: Exception, command: str) -> int:
 
 
 def _check_log(options: Namespace) -> None:
-    """Fail before the command is executed if the log file cannot be written. Raises OSError."""
-    if options.log:
-        try:
-            open(options.log, "ab").close()
-        except OSError:
-            options.log = None
-            raise
+    """Fail before the command is executed if the log file cannot be written. Raises OCIRuntimeError, FileNotFoundError."""
+    path, options.log = options.log, None
+    if path is not None:
+        path = absolute_path(path)
+        os.close(_open_log(path))
+        options.log = path
+
+
+def _open_log(path: str) -> int:
+    """Open the log file to append to it; return its descriptor.
+
+    It does not block: a FIFO without a reader is an error, and one with a full pipe when it is written.
+
+    Raises:
+        OCIRuntimeError: it cannot be written.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _cannot_log(path, error) from error
+
+
+def _cannot_log(path: str, error: OSError) -> OCIRuntimeError:
+    number = error.errno or errno.EIO
+    reason = "it is a FIFO without a reader, or a socket" if number == errno.ENXIO else os.strerror(number).lower()
+    return OCIRuntimeError(f"cannot write to --log {path}: {reason}")
+
+
+def _append_to_log(path: str, entry: str) -> None:
+    """Write a line to the log file. Raises OCIRuntimeError."""
+    fd = _open_log(path)
+    try:
+        write_all(fd, entry.encode() + b"\n")
+    except OSError as error:
+        raise _cannot_log(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def describe(error: Exception) -> str:
+    """Return the message of an error. One of a system call begins with the file, as other messages do."""
+    if isinstance(error, OSError) and not isinstance(error, OCIRuntimeError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename) or repr('')}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error) or type(error).__name__
 
 
 def report(options: Namespace, level: str, text: str) -> None:
     """Write one line to stderr, and to the log file if there is one."""
-    text = " ".join(text.split("\n"))
+    text = one_line(text)
     line = f"ociruntime: {text}" if level == "error" else f"ociruntime: {level}: {text}"
+    problems: list[str] = []
     if options.log_format == "json" or options.log:
         import json
         from datetime import UTC, datetime
@@ -119,8 +213,11 @@ def report(options: Namespace, level: str, text: str) -> None:
         record = json.dumps({"level": level, "msg": text, "time": now})
         if options.log:
             entry = record if options.log_format == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
-            with open(options.log, "a", encoding="utf-8") as log:
-                log.write(entry + "\n")
+            try:
+                _append_to_log(options.log, entry)
+            except OCIRuntimeError as error:
+                problems = [f"ociruntime: warning: {one_line(str(error))}"]
         elif options.log_format == "json":
             line = record
-    print(line, file=sys.stderr)
+    with suppress(OSError, OCIRuntimeError):  # nothing is left where this could be reported
+        print("\n".join([line, *problems]), file=sys.stderr)

@@ -13,7 +13,9 @@ import attrs
 
 import ociruntime as oci
 
+from ..bundle import has_file
 from ..errors import warn
+from ..files import absolute_path
 
 
 def mount(options: Namespace) -> None:
@@ -42,7 +44,7 @@ def image_cat(options: Namespace) -> None:
 
 
 def image_extract(options: Namespace) -> None:
-    target = options.output or Path(options.path).name or Path(options.image).resolve().stem
+    target = options.output or Path(options.path).name or Path(absolute_path(options.image)).resolve().stem
     with _open_image(options) as image:
         left_out = image.extract(options.path, target, **_limits(options))
     if left_out:
@@ -103,16 +105,17 @@ def plan(options: Namespace) -> None:
 
 
 def spec(options: Namespace) -> None:
-    path = Path(options.bundle, "config.json")
-    if path.exists():
+    bundle = Path(absolute_path(options.bundle))
+    path = bundle / "config.json"
+    if has_file(bundle, "config.json"):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     host = None if options.for_user else oci.Host.probe()
     oci.RuntimeSpec.default(rootless=options.for_user, host=host).with_args("sh").save(path)
 
 
 def validate(options: Namespace) -> int:
-    path = Path(options.bundle, "config.json")
-    problems = oci.RuntimeSpec.check(path, oci.Host.probe() if options.host else None)
+    config = oci.Bundle.load(options.bundle).config_bytes
+    problems = oci.RuntimeSpec.check(config, oci.Host.probe() if options.host else None)
     for problem in problems:
         print(f"{problem.severity}: {problem}")
     return int(any(problem.severity == "error" for problem in problems))

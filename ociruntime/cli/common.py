@@ -10,8 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
+from ..arguments import parse_path
+
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_HALF: Final = 200
+"""Characters that `shorten` keeps at each end."""
 T = TypeVar("T")
 
 
@@ -27,6 +31,16 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def one_line(text: str) -> str:
+    """Return a text on one line, with escapes for the characters that a terminal would interpret."""
+    return "".join(c if c.isprintable() else " " if c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: str) -> str:
+    """Return a text without its middle part if it is too long for a message."""
+    return text if len(text) <= 2 * _HALF else f"{text[:_HALF]}...{text[-_HALF:]}"
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds of ``5``, ``500ms`` or ``1m30s``. Raises ArgumentTypeError."""
     parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|$)", text)
@@ -34,6 +48,25 @@ def parse_duration(text: str) -> float:
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
         raise ArgumentTypeError(f"{text!r} is not a time such as 500ms, 5s or 1m30s")
     return seconds
+
+
+def parse_seconds(text: str) -> float:
+    """Return a number of seconds that is not negative. Raises ArgumentTypeError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not seconds >= 0:  # not a number
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def path(text: str) -> str:
+    """Return a path. Raises ArgumentTypeError: it is empty or too long."""
+    try:
+        return parse_path("the value", text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Callable[[str], T]:
@@ -59,13 +92,13 @@ def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Cal
 
 def parse_time(text: str) -> int:
     """Return a time, RFC 3339 or an age as ``10m``, in nanoseconds since the epoch. Raises ArgumentTypeError."""
-    if text[-1:] in _AGES and text[:-1].replace(".", "", 1).isdigit():
-        return time.time_ns() - int(float(text[:-1]) * _AGES[text[-1]] * 10**9)
-    from datetime import datetime  # imported here for its cost
-
     try:
+        if text[-1:] in _AGES and text[:-1].replace(".", "", 1).isdigit():
+            return time.time_ns() - int(float(text[:-1]) * _AGES[text[-1]] * 10**9)
+        from datetime import datetime  # imported here for its cost
+
         return round(datetime.fromisoformat(text).timestamp() * 1e6) * 1000
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ArgumentTypeError(f"{text!r} is not a time: use RFC 3339, or an age such as 90s, 10m, 2h, 1d") from None
 
 

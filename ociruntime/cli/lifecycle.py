@@ -11,6 +11,7 @@ from typing import Any
 
 import ociruntime as oci
 
+from ..arguments import shown
 from ..errors import ContainerNotFound, WrongStatus
 from ..files import connect_socket
 from .common import SignalForwarding, format_time, print_table, shell_status
@@ -41,7 +42,7 @@ def _systemd_options() -> dict[str, Any]:
     count = os.environ.get("LISTEN_FDS")
     if count and os.environ.get("LISTEN_PID") in (None, "", str(os.getpid())):
         if not (count.isascii() and count.isdigit()):
-            raise ValueError(f"LISTEN_FDS is {count!r}, not a number of sockets")
+            raise ValueError(f"LISTEN_FDS is {shown(count)}, not a number of sockets")
         names = os.environ.get("LISTEN_FDNAMES", "").split(":")
         keywords["listen_fds"] = names if len(names) == int(count) and all(names) else int(count)
     if os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@")):
@@ -155,7 +156,8 @@ def state(options: Namespace) -> None:
 
 
 def kill(options: Namespace) -> None:
-    signal = "KILL" if options.force else options.signal_option or options.signal or "TERM"
+    given = [name for name in ("KILL" if options.force else None, options.signal_option, options.signal) if name is not None]
+    signal = given[0] if given else "TERM"
     container = oci.Container.load(options.id, state_root=options.root)
     container.kill(signal, all=options.all)
     if options.timeout is None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..limits import parse_count, parse_cpus, parse_size
-from .common import limit, parse_duration, parse_time
+from .common import limit, one_line, parse_duration, parse_seconds, parse_time, path, shorten
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
@@ -83,6 +83,10 @@ class Parser(argparse.ArgumentParser):
             formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and an error on one line, and exit with status 2."""
+        super().error(shorten(one_line(message)))
 
     def split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the options, with their values, and the positional arguments. A value that begins with a dash is joined."""
@@ -170,9 +174,10 @@ def _build_global_parser() -> tuple[Parser, Any]:
     parser.add_argument(
         "--root",
         metavar="DIR",
+        type=path,
         help="state directory (default: /run/ociruntime, for users $XDG_RUNTIME_DIR/ociruntime or /tmp/ociruntime-UID)",
     )
-    parser.add_argument("--log", metavar="FILE", help="also append errors and warnings to FILE")
+    parser.add_argument("--log", metavar="FILE", type=path, help="also append errors and warnings to FILE")
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="format of errors and warnings (default: text)"
     )
@@ -233,7 +238,9 @@ def _add_rest(parser: Parser, dest: str, metavar: str, help: str) -> None:
 
 
 def _add_bundle(parser: Parser) -> None:
-    parser.add_argument("-b", "--bundle", default=".", metavar="DIR", help="bundle directory (default: the working directory)")
+    parser.add_argument(
+        "-b", "--bundle", default=".", metavar="DIR", type=path, help="bundle directory (default: the working directory)"
+    )
 
 
 def _add_format(parser: Parser) -> None:
@@ -252,9 +259,9 @@ def _create(add: AddCommand) -> None:
 def _add_create_arguments(parser: Parser) -> None:
     _add_id(parser)
     _add_bundle(parser)
-    parser.add_argument("--config", metavar="FILE", help="configuration to use instead of the bundle's config.json")
-    parser.add_argument("--pid-file", metavar="FILE", help="write the pid of the init process to FILE")
-    parser.add_argument("--console-socket", metavar="SOCKET", help="Unix socket that receives the terminal's master")
+    parser.add_argument("--config", metavar="FILE", type=path, help="configuration to use instead of the bundle's config.json")
+    parser.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
+    parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
     parser.add_argument("--no-pivot", action=Unsupported, help="not supported; the root is always changed by pivot_root(2)")
     parser.add_argument("--no-new-keyring", action="store_true", help="keep the caller's session keyring")
@@ -262,7 +269,7 @@ def _add_create_arguments(parser: Parser) -> None:
     supervised = parser.add_argument_group("supervision")
     supervised.add_argument("--supervise", action="store_true", help="start a supervisor, which keeps a log and serves 'attach'")
     supervised.add_argument(
-        "-l", "--log-path", metavar="FILE", help="log file (default: in the state directory); implies --supervise"
+        "-l", "--log-path", metavar="FILE", type=path, help="log file (default: in the state directory); implies --supervise"
     )
     supervised.add_argument(
         "--log-format",
@@ -274,6 +281,7 @@ def _add_create_arguments(parser: Parser) -> None:
         "-s",
         "--sync-socket",
         metavar="SOCKET",
+        type=path,
         help="Unix socket that receives the state whenever the status changes; implies --supervise",
     )
 
@@ -300,7 +308,7 @@ def _run(add: AddCommand) -> None:
 def _state(add: AddCommand) -> None:
     state = add("lifecycle.state", "print the state of a container as JSON")
     _add_id(state)
-    state.add_argument("-s", "--sync-socket", metavar="SOCKET", help="write the state to this Unix socket instead")
+    state.add_argument("-s", "--sync-socket", metavar="SOCKET", type=path, help="write the state to this Unix socket instead")
 
 
 def _kill(add: AddCommand) -> None:
@@ -310,7 +318,9 @@ def _kill(add: AddCommand) -> None:
     kill.add_argument("-s", "--signal", dest="signal_option", metavar="SIGNAL", help="the signal, as an option")
     kill.add_argument("-a", "--all", action="store_true", help="send the signal to every process in the container")
     kill.add_argument("-f", "--force", action="store_true", help="send KILL")
-    kill.add_argument("-t", "--timeout", type=float, metavar="SECONDS", help="send KILL if the container runs after SECONDS")
+    kill.add_argument(
+        "-t", "--timeout", type=parse_seconds, metavar="SECONDS", help="send KILL if the container runs after SECONDS"
+    )
 
 
 def _delete(add: AddCommand) -> None:
@@ -341,9 +351,9 @@ def _exec(add: AddCommand) -> None:
     )
     _add_id(parser)
     _add_rest(parser, "args", "COMMAND", "the program and its arguments")
-    parser.add_argument("-p", "--process", metavar="FILE", help="read the process object, as in config.json, from FILE")
+    parser.add_argument("-p", "--process", metavar="FILE", type=path, help="read the process object, as in config.json, from FILE")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set an environment variable")
-    parser.add_argument("--cwd", metavar="DIR", help="working directory in the container")
+    parser.add_argument("--cwd", metavar="DIR", type=path, help="working directory in the container")
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="names or numbers")
     parser.add_argument("-g", "--additional-gids", action="append", type=int, metavar="GID", help="add a supplementary group")
     parser.add_argument("-c", "--cap", action="append", default=[], metavar="NAME", help="add a capability")
@@ -351,10 +361,10 @@ def _exec(add: AddCommand) -> None:
     parser.add_argument("--apparmor", metavar="PROFILE", help="AppArmor profile")
     parser.add_argument("--process-label", metavar="LABEL", help="SELinux label")
     parser.add_argument("-d", "--detach", action="store_true", help="return after the start")
-    parser.add_argument("--pid-file", metavar="FILE", help="write the pid of the process to FILE")
+    parser.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the process to FILE")
     parser.add_argument("-t", "--tty", action="store_true", help="allocate a terminal")
     parser.add_argument("-i", "--interactive", action="store_true", help="accepted for compatibility; stdin is always passed on")
-    parser.add_argument("--console-socket", metavar="SOCKET", help="Unix socket that receives the terminal's master")
+    parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
     parser.add_argument(
         "--cgroup",
@@ -400,7 +410,9 @@ def _update(add: AddCommand) -> None:
     update = add("lifecycle.update", "change the resource limits of a container")
     _add_id(update)
     for option in ("--resources", "--from-file"):
-        update.add_argument(option[1:3], option, dest="resources", metavar="FILE", help="linux.resources as JSON; - for stdin")
+        update.add_argument(
+            option[1:3], option, dest="resources", metavar="FILE", type=path, help="linux.resources as JSON; - for stdin"
+        )
     limits = update.add_argument_group("limits")
     size = partial(limits.add_argument, type=limit(parse_size), metavar="BYTES")
     integer = partial(limits.add_argument, type=int)
@@ -453,8 +465,8 @@ def _events(add: AddCommand) -> None:
 
 def _mount(add: AddCommand) -> None:
     mount = add("bundles.mount", "mount a SIF image as a bundle")
-    mount.add_argument("sif", metavar="SIF", help="image file")
-    mount.add_argument("bundle", metavar="BUNDLE", help="bundle directory to create")
+    mount.add_argument("sif", metavar="SIF", type=path, help="image file")
+    mount.add_argument("bundle", metavar="BUNDLE", type=path, help="bundle directory to create")
     mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
 
 
@@ -464,7 +476,7 @@ def _umount(add: AddCommand) -> None:
         "unmount a bundle that 'mount' has created, and remove it",
         "Refused while it is in use.",
     )
-    umount.add_argument("bundle", metavar="BUNDLE", help="bundle directory")
+    umount.add_argument("bundle", metavar="BUNDLE", type=path, help="bundle directory")
     umount.add_argument(
         "-f", "--force", action="store_true", help="kill the containers that use it, and unmount it even if other processes do"
     )
@@ -472,7 +484,7 @@ def _umount(add: AddCommand) -> None:
 
 def _sif(add: AddCommand) -> None:
     sif = add("bundles.sif", "list the content of a SIF file")
-    sif.add_argument("file", metavar="SIF", help="image file")
+    sif.add_argument("file", metavar="SIF", type=path, help="image file")
     sif.add_argument("--json", action="store_true", help="print JSON")
     sif.add_argument("--dump", type=int, metavar="ID", help="write the data of this object to stdout instead")
 
@@ -500,12 +512,16 @@ def _image(add: AddCommand) -> None:
     )
     _add_image(extract, "/")
     extract.add_argument(
-        "-o", "--output", metavar="TO", help="path to create (default: the name of the file or image, in the working directory)"
+        "-o",
+        "--output",
+        metavar="TO",
+        type=path,
+        help="path to create (default: name of the file or image, in the working directory)",
     )
 
 
 def _add_image(parser: Parser, default: str | None) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="image file or directory")
+    parser.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     whole = f" (default: {default})" if default else ""
     parser.add_argument("path", nargs="?" if default else None, default=default, metavar="PATH", help=f"path in the image{whole}")
     parser.add_argument("--reference", metavar="NAME", help="name or digest of one of several images in a layout or archive")
@@ -525,7 +541,7 @@ def _verify(add: AddCommand) -> None:
         "verify the signatures of a SIF file, or the digests of an OCI image",
         "Every object of a SIF file must be signed by one of the keys. The exit status is 1 if the image is not valid.",
     )
-    verify.add_argument("image", metavar="IMAGE", help="image file or directory")
+    verify.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     verify.add_argument(
         "-k",
         "--key",
@@ -533,6 +549,7 @@ def _verify(add: AddCommand) -> None:
         action="append",
         default=[],
         metavar="FILE",
+        type=path,
         help="OpenPGP key, PEM public key or X.509 certificate that is trusted; may be given several times",
     )
     verify.add_argument("--json", action="store_true", help="print JSON")
@@ -540,9 +557,11 @@ def _verify(add: AddCommand) -> None:
 
 def _sign(add: AddCommand) -> None:
     sign = add("bundles.sign", "add a signature to a SIF file")
-    sign.add_argument("sif", metavar="SIF", help="image file")
-    sign.add_argument("-k", "--key", required=True, metavar="FILE", help="OpenPGP or PEM private key (RSA, ECDSA, Ed25519)")
-    sign.add_argument("--password-file", metavar="FILE", help="file with the password of the key")
+    sign.add_argument("sif", metavar="SIF", type=path, help="image file")
+    sign.add_argument(
+        "-k", "--key", required=True, metavar="FILE", type=path, help="private key, OpenPGP or PEM (RSA, ECDSA, Ed25519)"
+    )
+    sign.add_argument("--password-file", metavar="FILE", type=path, help="file with the password of the key")
 
 
 def _plan(add: AddCommand) -> None:

@@ -13,7 +13,7 @@ import ociruntime as oci
 
 from ..errors import UnsupportedError, WrongStatus
 from ..terminal import DetachKeys, check_user_terminal, interact
-from .common import Interrupted, SignalForwarding, print_table, shell_status
+from .common import Interrupted, SignalForwarding, print_table, shell_status, shorten
 
 
 def execute(options: Namespace) -> int:
@@ -78,12 +78,12 @@ def parse_cgroups(values: Sequence[str]) -> str | dict[str, str] | None:
     for value in values:
         controllers, colon, path = value.partition(":")
         if not colon:
-            raise ValueError(f"--cgroup {value}: one of several needs its controllers, as in memory,cpu:{value}")
+            raise ValueError(f"--cgroup {shorten(value)}: one of several needs its controllers, as in memory,cpu:PATH")
         for controller in controllers.split(","):
             if not controller:
-                raise ValueError(f"--cgroup {value}: a controller has no name")
+                raise ValueError(f"--cgroup {shorten(value)}: a controller has no name")
             if controller in paths:
-                raise ValueError(f"--cgroup {value}: {controller} is given twice")
+                raise ValueError(f"--cgroup {shorten(value)}: {shorten(controller)} is given twice")
             paths[controller] = path
     return paths or None
 
@@ -117,7 +117,7 @@ def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
     """Print the lines of the host's ps(1) that are of these processes."""
     import subprocess
 
-    command = f"ps {' '.join(arguments)}"
+    command = shorten(f"ps {' '.join(arguments)}")
     try:
         completed = subprocess.run(["ps", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True)
     except FileNotFoundError:

@@ -779,7 +779,7 @@ def test_the_command(
     assert main(["image", "extract", "tree", "sub/deep", "--max-bytes", "-1"]) == 0
     assert (tmp_path / "deep" / "file").read_bytes() == (tmp_path / "copy" / "sub" / "deep" / "file").read_bytes()
     assert main(["image", "extract", "tree", "sub/deep"]) == 1
-    assert b"File exists: 'deep'" in capfdbinary.readouterr().err
+    assert b"deep: file exists" in capfdbinary.readouterr().err
 
 
 def test_the_data_of_an_object(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

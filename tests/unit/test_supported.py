@@ -128,4 +128,4 @@ def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "not JSON" in capsys.readouterr().out
     path.unlink()
     assert cli.main(["validate", "--bundle", str(tmp_path)]) == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "config.json does not exist" in capsys.readouterr().err
