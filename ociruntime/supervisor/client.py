@@ -390,9 +390,9 @@ def attach(entry: Entry, *, stderr: bool) -> Attachment:
         raise StateError(
             f"cannot attach to container {entry.id!r}: it has no supervisor; create it with supervise=True (--supervise)"
         )
-    status, pidfd = status_of(document), first_process(document)
+    pidfd = first_process(document)
     if pidfd is None:
-        raise WrongStatus(entry.id, "attach to", status, "created or running")
+        raise WrongStatus(entry.id, "attach to", status_of(document), "created or running")
     with ExitStack() as stack:
         stack.callback(os.close, pidfd)
         try:

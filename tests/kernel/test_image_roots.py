@@ -213,6 +213,9 @@ def _fill(data: Path) -> None:
     (data / "up").symlink_to("../../../../../../etc/passwd")
     os.lchown(data / "up", 5, 6)
     os.link(data / "up", data / "up too", follow_symlinks=False)
+    now = os.lstat(data / "up").st_mtime_ns
+    # For mksquashfs two names are one file only if its reading does not change the time of access in between.
+    os.utime(data / "up", ns=(now + 60 * 10**9, now), follow_symlinks=False)
     os.mkfifo(data / "fifo", 0o620)
     os.mknod(data / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(data / "socket", stat.S_IFSOCK | 0o600)
@@ -229,7 +232,8 @@ def listing(top: Path) -> dict[bytes, tuple[object, ...]]:
     found: dict[bytes, tuple[object, ...]] = {}
     inodes: dict[int, bytes] = {}
     for folder, directories, files in os.walk(os.fsencode(top)):
-        for path in (folder, *(os.path.join(folder, name) for name in (*directories, *files))):
+        directories.sort()
+        for path in (folder, *(os.path.join(folder, name) for name in (*directories, *sorted(files)))):
             info, name = os.lstat(path), os.path.relpath(path, os.fsencode(top))
             xattrs = {x: os.getxattr(path, x, follow_symlinks=False) for x in os.listxattr(path, follow_symlinks=False)}
             content: object = os.readlink(path) if stat.S_ISLNK(info.st_mode) else b""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.image.sif import SifBuilder, SifImage
+from ociruntime.image.sif import SifBuilder
 from ociruntime.interrupts import DeferredSignals, uninterruptible
 from ociruntime.spec import Hook, Hooks
 
@@ -365,14 +365,14 @@ def test_an_interruption_between_a_mount_and_its_block(
     """The signal arrives when `from_sif` has returned, and is handled where `__enter__` begins. The bundle is mounted as a whole."""
     interrupt = ctypes.pythonapi.PyErr_SetInterrupt  # called from C: no bytecode follows that would handle the signal at once
     interrupt.argtypes, interrupt.restype = [ctypes.py_object], None
-    original, references = SifImage.open, list[object]()
+    original, references = oci.Image.open, list[object]()
 
-    def opened(path: Path) -> SifImage:
+    def opened(path: Path) -> oci.Image:
         image = original(path)
-        references.append(weakref.ref(image, interrupt))  # the image goes with the frame of from_sif
+        references.append(weakref.ref(image.sif, interrupt))  # the image goes with the frame of from_sif
         return image
 
-    monkeypatch.setattr(SifImage, "open", opened)
+    monkeypatch.setattr(oci.Image, "open", opened)
     with pytest.raises(KeyboardInterrupt), oci.Bundle.from_sif(busybox_sif, tmp_path / "b"):
         raise AssertionError("the block has begun")
     oci.prune(state_root=state_root)  # which cannot know that it is not wanted

@@ -18,10 +18,11 @@ from ociruntime.spec import Resources
 
 from ..support.cgroups import on_v2, own_cgroups
 from ..support.fixture_types import MakeBundle
-from ..support.places import REPO
 from ..support.waiting import TIME_LIMIT
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
+PACKAGE = Path(oci.__file__).resolve().parents[1]
+"""Where the package under test is installed."""
 PACKAGES = Path(attrs.__file__).resolve().parents[1]
 """Where the dependencies are installed."""
 INNER = """
@@ -67,7 +68,7 @@ def outer(namespaced: bool, args: list[object], rootfs: Path, *paths: Path) -> o
     caps = list(CAPABILITIES)
     document["process"] |= {
         "args": [str(word) for word in args],
-        "env": ["PATH=/usr/bin:/bin", f"PYTHONPATH={REPO}:{PACKAGES}", "PYTHONDONTWRITEBYTECODE=1"],
+        "env": ["PATH=/usr/bin:/bin", f"PYTHONPATH={PACKAGE}:{PACKAGES}", "PYTHONDONTWRITEBYTECODE=1"],
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), caps),
         "noNewPrivileges": False,
     }
@@ -77,7 +78,7 @@ def outer(namespaced: bool, args: list[object], rootfs: Path, *paths: Path) -> o
         {"destination": "/run", "type": "tmpfs", "source": "tmpfs"},
         *(
             {"destination": str(place), "type": "bind", "source": str(place), "options": ["rbind"]}
-            for place in sorted({*places, REPO, PACKAGES, *paths})
+            for place in sorted({*places, PACKAGE, PACKAGES, *paths})
             if place.exists()
         ),
     ]

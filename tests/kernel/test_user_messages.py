@@ -180,7 +180,7 @@ def test_a_filesystem_that_cannot_create_the_mount_point(
     finally:
         subprocess.run(["umount", bundle.rootfs], check=True)
     assert str(caught.value).startswith(
-        "mount point /proc: its filesystem does not support this, as some FUSE filesystems do not; add the mount point to the image"
+        "$.mounts[0]: mount point /proc: its filesystem does not support this, as some FUSE filesystems do not; add the mount point to the image"
     )
 
 
