@@ -434,7 +434,7 @@ def _spec_of(sif: SifImage, path: Path, files: Path) -> RuntimeSpec:
 
     def volume(destination: str) -> str:
         source = path / "volumes" / str(next(numbers))
-        make_volume(files, destination, source)
+        make_volume(files, destination, source, privileged=may_mount())
         return str(source)
 
     user = partial(resolve, root=ContainerRoot(files))

@@ -114,6 +114,7 @@ def _run(command: Sequence[str], image: Image, what: str, timeout: float | None)
             stderr=subprocess.PIPE,
             pass_fds=(image.fd,),
             start_new_session=True,
+            umask=0,  # unsquashfs makes files with the modes of the image, less the umask
             timeout=timeout,
             text=True,
             errors="replace",

@@ -239,18 +239,27 @@ _BLOCK: Final = 1 << 17
 _HOLE: Final = bytes(_BLOCK)
 _OF_OVERLAYS: Final = ("trusted.overlay.", "user.overlay.")
 _ACL: Final = "system.posix_acl_"
+_OF_USERS: Final = ("user.", _ACL)
 _REQUIRED: Final = ("security.", _ACL)
 """Prefixes of extended attributes that must be copied even where the filesystem does not support them, as in overlayfs."""
 
 
-def copy_attributes(source: str, target: str) -> None:
+def copy_attributes(source: str, target: str, *, privileged: bool = True) -> None:
     """Give a file the owner, extended attributes, permissions and times of another, as overlayfs does when it copies one up.
 
-    Neither path is followed if its last component is a symbolic link. Raises OSError.
+    Neither path is followed if its last component is a symbolic link.
+
+    Args:
+        privileged: whether to copy the owner and all attributes. A user other than root can copy access control lists and
+            attributes of users.
+
+    Raises:
+        OSError: the filesystem does not support it, or the kernel refuses it.
     """
     info = os.lstat(source)
-    os.lchown(target, info.st_uid, info.st_gid)
-    names = _xattrs(source)
+    if privileged:
+        os.lchown(target, info.st_uid, info.st_gid)
+    names = [name for name in _xattrs(source) if privileged or name.startswith(_OF_USERS)]
     for name in _xattrs(target):
         if name.startswith(_ACL) and name not in names:  # inherited from the directory that the target is in
             os.removexattr(target, name, follow_symlinks=False)
@@ -275,7 +284,7 @@ def _xattrs(path: str) -> list[str]:
         return []  # the filesystem has none
 
 
-def copy_tree(source: int, target: str, name: str) -> None:
+def copy_tree(source: int, target: str, name: str, *, privileged: bool = True) -> None:
     """Copy a directory with everything in it, and with hard links, holes, devices and all attributes.
 
     Signal handlers that raise can interrupt it. The caller removes what there is of the copy then, and after an error.
@@ -284,6 +293,7 @@ def copy_tree(source: int, target: str, name: str) -> None:
         source: a descriptor of the directory. Only the caller may change what is in it.
         target: the path of the copy, which must not exist. ``.links`` is appended for a second directory that does not stay.
         name: describes the directory in errors.
+        privileged: whether to copy owners, devices and all attributes, which only root can.
 
     Raises:
         BundleError: it has too many entries, bytes or levels.
@@ -293,18 +303,19 @@ def copy_tree(source: int, target: str, name: str) -> None:
     for directory in (links, target):
         os.mkdir(directory, 0o700)
     with _opened(links) as linked, _opened(target) as top:
-        copy = _Copy(name, linked)
+        copy = _Copy(name, linked, privileged=privileged)
         copy.fill(source, top)
         copy.end()
     os.rmdir(links)
-    copy_attributes(f"/proc/self/fd/{source}/.", target)
+    copy_attributes(f"/proc/self/fd/{source}/.", target, privileged=privileged)
 
 
 class _Copy:
     """One copy of a tree: how much was copied, and which files had more than one name."""
 
-    def __init__(self, name: str, links: int) -> None:
+    def __init__(self, name: str, links: int, *, privileged: bool) -> None:
         self._name = name
+        self._privileged = privileged
         self._links = links
         """Descriptor of a directory with a link to each copied file that has further names in the source."""
         self._names_left: dict[str, int] = {}
@@ -336,9 +347,11 @@ class _Copy:
             self._copy_file(source, target, name, info)
         elif stat.S_ISLNK(info.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-        else:
+        elif self._privileged or not info.st_rdev:
             os.mknod(name, stat.S_IFMT(info.st_mode) | 0o600, info.st_rdev, dir_fd=target)
-        copy_attributes(f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}")
+        else:
+            return  # a device, which has no effect where the copy is mounted nodev
+        copy_attributes(f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}", privileged=self._privileged)
         if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
             self._remember(target, name, info)
 

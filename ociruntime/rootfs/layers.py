@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..engine import squashfs
-from ..engine.trees import remove_tree
+from ..engine.trees import copy_attributes, remove_tree
 from ..errors import UnsupportedError, warn
 from ..files import LockFile, other_writers
 from ..host import Host
@@ -108,7 +108,7 @@ _CONTAINER: Final = "container"
 
 
 def make_upper(overlay: Overlay, container: str) -> None:
-    """Make the directories of an upper layer, whose root has the permissions of the lower one. Raises OSError.
+    """Make the directories of an upper layer, whose root has the permissions and attributes of the lower one. Raises OSError.
 
     Args:
         container: the state directory of the container.
@@ -118,7 +118,7 @@ def make_upper(overlay: Overlay, container: str) -> None:
     os.symlink(container, f"{place}/{_CONTAINER}")
     os.mkdir(overlay.work, 0o700)
     os.mkdir(overlay.upper, 0o700)
-    os.chmod(overlay.upper, os.stat(overlay.lower).st_mode & 0o7777)
+    copy_attributes(f"{overlay.lower}/.", overlay.upper, privileged=False)
 
 
 def containers_of(layers: Layers) -> list[str]:

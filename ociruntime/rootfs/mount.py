@@ -352,13 +352,14 @@ def mount_image(image: squashfs.Image, rootfs: Path, overlay: Path | None) -> No
         raise
 
 
-def make_volume(rootfs: Path, destination: str, path: Path) -> None:
+def make_volume(rootfs: Path, destination: str, path: Path, *, privileged: bool) -> None:
     """Make the directory of an image's volume, with what the image has at its destination, as engines do.
 
     Args:
         rootfs: the root filesystem, which symbolic links do not leave.
         destination: the path in the container. If the image has nothing there, the volume is empty and belongs to root.
         path: the directory to make.
+        privileged: whether to copy owners, devices and all attributes, which only root can.
 
     Raises:
         BundleError: the destination cannot be a volume, or what is there cannot be copied.
@@ -375,7 +376,7 @@ def make_volume(rootfs: Path, destination: str, path: Path) -> None:
     except OSError as error:
         raise BundleError(f"{name} cannot be made: what the image has there: {error.strerror}") from error
     try:
-        copy_tree(source, str(path), name)
+        copy_tree(source, str(path), name, privileged=privileged)
     except OSError as error:
         raise BundleError(f"{name} cannot be copied: {error.strerror}") from error
     finally:

@@ -476,3 +476,61 @@ def test_a_user_without_a_home(user_without_fuse: User) -> None:
         user.command("prune")
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+# ---- the root and the volumes ----
+
+ROOT_AND_VOLUMES = """
+os.umask(0o077)
+image, bundle = sys.argv[1:]
+script = "stat -c '%a %u %n' / /dev /data /data/sub /data/file /data/made /empty; cat /data/file; echo x > /data/new && cat /data/new; ls /data"
+shown = [oci.run(image, ["sh", "-c", script], capture_output=True, text=True, check=True).stdout]
+with oci.Bundle.from_sif(image, bundle) as mounted:
+    shown.append(oci.run(mounted, ["sh", "-c", script], capture_output=True, text=True, check=True).stdout)
+print(json.dumps(shown))
+"""
+
+
+@pytest.fixture
+def image_with_volumes(busybox_rootfs: Path, tmp_path: Path) -> Path:
+    """An image whose root has an odd mode, with a volume that has files of every kind."""
+    rootfs = tmp_path / "rootfs"
+    shutil.copytree(busybox_rootfs, rootfs, symlinks=True)
+    rootfs.chmod(0o1751)
+    (rootfs / "data/sub").mkdir(parents=True)
+    (rootfs / "data").chmod(0o751)
+    (rootfs / "data/sub").chmod(0o1733)
+    (rootfs / "data/file").write_text("content\n")
+    (rootfs / "data/file").chmod(0o640)
+    (rootfs / "data/link").symlink_to("/etc/passwd")
+    os.mkfifo(rootfs / "data/fifo")
+    os.mknod(rootfs / "data/null", 0o20666, os.makedev(1, 3))
+    oci.build_sif(tmp_path / "x.sif", rootfs, oci_config={"Volumes": {"/data": {}, "/data/made": {}, "/empty": {}}})
+    return tmp_path / "x.sif"
+
+
+def test_the_root_and_the_volumes_of_an_image(user: User, image_with_volumes: Path) -> None:
+    """Modes are the image's, whatever the umask, and a volume has what the image has there. All of it belongs to the user."""
+    shutil.copy(image_with_volumes, user.home / "volumes.sif")
+    give(user.home)
+    shown = json.loads(run_script(user, ROOT_AND_VOLUMES, "volumes.sif", "bundle").stdout)
+    stats = ["1751 0 /", "755 0 /dev", "751 0 /data", "1733 0 /data/sub", "640 0 /data/file", "755 0 /data/made", "755 0 /empty"]
+    assert shown[0].splitlines() == [*stats, "content", "x", "fifo", "file", "link", "made", "new", "sub"]
+    assert shown[1] == shown[0]
+    assert not (user.home / "bundle").exists()
+    assert user.leftovers() == []
+
+
+def test_long_paths(user: User) -> None:
+    place = str(user.home)
+    while len(place) < 900:
+        place += "/" + "d" * 100
+    os.makedirs(place)
+    give(user.home)
+    text = """
+bundle, = sys.argv[1:]
+with oci.Bundle.from_sif("image.sif", bundle) as mounted:
+    print(oci.run(mounted, ["sh", "-c", "echo x > /new && cat /new"], capture_output=True, text=True, check=True).stdout, end="")
+"""
+    assert run_script(user, text, f"{place}/b").stdout == "x\n"
+    assert user.leftovers() == []

@@ -107,7 +107,7 @@ class User:
             wait_until(lambda: not self.processes(), "the end of the user's processes", timeout=5)
         except AssertionError:
             pass  # they are reported
-        ephemeral = [path for path in Path("/tmp").glob("ociruntime-*") if path.lstat().st_uid == UID and str(path) != STATE]
+        ephemeral = [path for path in _temporary() if str(path) != STATE]
         states = [path for path in Path(STATE).glob("*") if path.name[0] != "."] if os.path.isdir(STATE) else []
         records = list(Path(STATE, ".bundles").glob("*"))
         return [*self.mounts(), *self.processes(), *ephemeral, *states, *records]
@@ -121,9 +121,19 @@ class User:
         for pid in self.processes():
             os.kill(pid, 9)
         self._holder.communicate()
-        for path in Path("/tmp").glob("ociruntime-*"):
-            if path.lstat().st_uid == UID:
-                shutil.rmtree(path)
+        for path in _temporary():
+            shutil.rmtree(path)
+
+
+def _temporary() -> list[Path]:
+    """Return the directories of the user in /tmp. Those of other users may be removed meanwhile."""
+    found = []
+    for path in Path("/tmp").glob("ociruntime-*"):
+        try:
+            found += [path] if path.lstat().st_uid == UID else []
+        except FileNotFoundError:
+            continue
+    return found
 
 
 def give(path: Path) -> None:
