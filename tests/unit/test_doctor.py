@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -49,7 +50,7 @@ USER = attrs.evolve(
 )
 
 
-def on_host(probes: Probes, **changes: object) -> Probes:
+def on_host(probes: Probes, **changes: Any) -> Probes:
     return attrs.evolve(probes, host=attrs.evolve(probes.host, **changes))
 
 
