@@ -65,7 +65,7 @@ class Bundle:
         self._layers: Layers | None = None
         """What the containers mount, of a bundle without a record."""
         self._overlay: Overlay | None = None
-        """What the one container of this bundle mounts (see `with_layer`)."""
+        """What the one container of this bundle mounts (see `_with_layer`)."""
         self._owner = os.getpid()
 
     # ---- making a bundle ----
@@ -209,7 +209,7 @@ class Bundle:
         return self._with_spec(self.spec.evolve(process=self.spec.process.evolve(**changes)))
 
     @property
-    def image_rootfs(self) -> Path:
+    def _image_rootfs(self) -> Path:
         """A directory of the host with the files of the root filesystem, without what containers of a user write to it.
 
         Raises:
@@ -221,17 +221,17 @@ class Bundle:
     def _find_layers(self) -> Layers | None:
         return self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
 
-    def with_layers(self, layers: Layers | None) -> Self:
+    def _with_layers(self, layers: Layers | None) -> Self:
         """Return this bundle, of which each container mounts layers, although it has no record. For a new ephemeral bundle."""
         self._layers = layers
         return self
 
-    def new_layer(self) -> Overlay | None:
+    def _new_layer(self) -> Overlay | None:
         """Return the overlay for a new container, before its upper layer is made; None if containers share the root filesystem."""
         layers = self._find_layers()
         return None if layers is None else layers.overlay(ephemeral_name())
 
-    def with_layer(self, overlay: Overlay) -> Bundle:
+    def _with_layer(self, overlay: Overlay) -> Bundle:
         """Return this bundle for the one container that mounts an overlay."""
         changed = Bundle(self.path, config=self._config)
         changed._spec, changed._layers, changed._overlay = self._spec, self._layers, overlay
@@ -245,13 +245,13 @@ class Bundle:
         return self._memoized((overrides.key(), os.readlink("/proc/self/cwd")), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
-        changed = overrides.apply(self.spec, lambda spec: self._with_spec(spec).root_view())
+        changed = overrides.apply(self.spec, lambda spec: self._with_spec(spec)._container_root())
         return self if changed is self.spec else self._with_spec(changed)
 
-    def root_view(self) -> ContainerRoot:
+    def _container_root(self) -> ContainerRoot:
         """Return the files that a container of the bundle will have."""
         if self._root_view is None:
-            self._root_view = ContainerRoot(self.image_rootfs, self.spec.mounts or (), bundle=self.path)
+            self._root_view = ContainerRoot(self._image_rootfs, self.spec.mounts or (), bundle=self.path)
         return self._root_view
 
     def _memoized(self, key: object, make: Callable[[], Bundle]) -> Bundle:

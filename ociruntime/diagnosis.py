@@ -19,7 +19,7 @@ import attrs
 
 from .arguments import parse_path
 from .engine.causes import OLDEST_KERNEL, user_namespace_setting
-from .engine.squashfs import Programs
+from .engine.squashfs import MTAB, Programs
 from .errors import StateError, UnsupportedError
 from .host import Host
 from .plan.cgroups.placement import no_cgroups, privileged_remedy
@@ -394,7 +394,9 @@ def _fuse_obstacles(probes: Probes) -> tuple[list[str], list[str]]:
 
 
 def _device_remedy(host: Host, problem: str) -> str:
-    """Return what makes /dev/fuse usable, by why it cannot be opened."""
+    """Return what makes /dev/fuse usable, by why it cannot be used."""
+    if MTAB in problem:
+        return _by_root(host, f"ln -s ../proc/self/mounts {MTAB}")
     if problem.endswith(os.strerror(errno.EACCES).lower()):
         return _by_root(host, "chmod 666 /dev/fuse")
     if problem.endswith(os.strerror(errno.EPERM).lower()):  # by the device rules of a cgroup

@@ -190,7 +190,7 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
             config = opened.config()
             if config is not None and config.user and overrides.user is None and overrides.mounts:
                 overrides = attrs.evolve(overrides, user=config.user)  # the mounts may have other users
-            return Bundle.load(path).with_layers(layers).with_overrides(overrides)
+            return Bundle.load(path)._with_layers(layers).with_overrides(overrides)
         if not overrides.args:
             raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
         path.mkdir(mode=0o700)
@@ -200,7 +200,7 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
             return Bundle.from_dir(path).with_overrides(overrides)
         for name in ("rootfs", "overlay"):
             (path / name).mkdir(mode=0o700)
-        return Bundle.from_dir(path).with_layers(Layers(str(lower), f"{path}/overlay")).with_overrides(overrides)
+        return Bundle.from_dir(path)._with_layers(Layers(str(lower), f"{path}/overlay")).with_overrides(overrides)
 
 
 class EphemeralContainer:

@@ -17,6 +17,7 @@ from ..errors import SifError, UnsupportedError
 
 FSTYPE: Final = "fuse.squashfuse"
 """Type of the mounts that `mount` makes, as in mount tables."""
+MTAB: Final = "/etc/mtab"
 _DEVICE: Final = "/dev/fuse"
 _MOUNT_TIMEOUT: Final = 60.0
 """Seconds to mount or unmount; the image may be on a slow network filesystem."""
@@ -43,7 +44,7 @@ class Programs(NamedTuple):
     fusermount: str
     unsquashfs: str
     device: str = ""
-    """Why /dev/fuse cannot be opened; empty if it can."""
+    """Why /dev/fuse cannot be opened, or what fusermount3 needs beside it; empty if FUSE can be used."""
 
     @staticmethod
     def find() -> Programs:
@@ -53,7 +54,8 @@ class Programs(NamedTuple):
             os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             return found._replace(device=f"{_DEVICE}: {os.strerror(error.errno or errno.EIO).lower()}")
-        return found
+        # Some minimal systems lack it. fusermount3 mounts without it, and cannot unmount.
+        return found if os.path.exists(MTAB) else found._replace(device=f"no {MTAB}, which fusermount3 needs to unmount")
 
 
 def mount(image: Image, target: str, programs: Programs) -> None:

@@ -200,14 +200,14 @@ class Creation:
         if isinstance(bundle, EphemeralBundle):
             self._record_undo(bundle.undo)
             bundle = bundle.make()
-        elif bundle.new_layer() is not None:
+        elif bundle._new_layer() is not None:
             self._clean_ups.enter_context(in_use(bundle.path))
-        overlay = bundle.new_layer()
+        overlay = bundle._new_layer()
         if overlay is None:
             return bundle
         self._record_undo(["bundle", os.path.dirname(overlay.upper)])
         make_upper(overlay, self.entry.directory)
-        return bundle.with_layer(overlay)
+        return bundle._with_layer(overlay)
 
     def _record_undo(self, action: list[str]) -> None:
         """Record how to remove what is about to be made, and remove it if the creation fails."""

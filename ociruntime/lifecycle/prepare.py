@@ -54,7 +54,7 @@ def prepare(bundle: Bundle, options: CreateOptions, entry: Entry) -> Prepared:
         if options.listen_fds or options.notify_socket:
             launched = activate(launched, entry, options.listen_fds, options.notify_socket)
         process = launched.spec.process
-        if process is not None and (env := env_with_home(process, launched.root_view())) is not process.env:
+        if process is not None and (env := env_with_home(process, launched._container_root())) is not process.env:
             launched = launched.with_process(env=env)
     return Prepared(bundle=bundle, launched=launched, options=options)
 

@@ -274,8 +274,8 @@ def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script
         oci.Container.run(f"{prefix}-running", bundle, state_root=state_root) as running,
     ):
         oci.Container.run(f"{prefix}-stopped", bundle.with_args(["true"]), state_root=state_root).wait(TIME_LIMIT)
-        (state_root / f"{prefix}-empty").mkdir()
-        (state_root / f"{prefix}-damaged").mkdir()
+        (state_root / f"{prefix}-empty").mkdir(0o700)
+        (state_root / f"{prefix}-damaged").mkdir(0o700)
         (state_root / f"{prefix}-damaged/state.json").write_text("{")
         text = "import sys\nfrom ociruntime.cli import main\nsys.exit(main(sys.argv[1:]))"
         done = script(text, "--root", state_root, "prune")

@@ -287,7 +287,7 @@ def sleeper() -> Iterator[int]:
 def test_a_scope_of_either_systemd(sleeper: int, prefix: str) -> None:
     host = oci.Host.probe()
     assert host.systemd is not None
-    user, hierarchy = host.systemd
+    user, hierarchy = host.systemd.user, host.systemd.hierarchy
     unit, base = f"{prefix}.scope", (hierarchy.base or "").rstrip("/")
     path = f"{base}/{prefix}.slice/{unit}"
     asked = [

@@ -77,8 +77,10 @@ def test_an_interface_with_a_name_of_other_letters(limited: Limited) -> None:
     with limited({}, start=True) as container:
         for name in ("lö", os.fsdecode(b"l\xff")):
             [old] = container.stats().interfaces
-            command = ["nsenter", "-n", "-t", str(container.pid), "ip", "link", "set", old.name, "name", name]
-            subprocess.run(command, check=True)
+            command = ["nsenter", "-n", "-t", str(container.pid), "ip", "link", "set"]
+            subprocess.run([*command, old.name, "down"], check=True)  # before Linux 6.2, an interface that is up keeps its name
+            subprocess.run([*command, old.name, "name", name], check=True)
+            subprocess.run([*command, name, "up"], check=True)
             assert [interface.name for interface in container.stats().interfaces] == [name]
 
 

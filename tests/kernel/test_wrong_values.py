@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import ociruntime as oci
 from ociruntime.image import SifBuilder, sif
@@ -324,6 +322,9 @@ class World:
     def _keys(self) -> tuple[bytes, bytes]:
         """Return a private key and its public key."""
         if "keys" not in self.kept:
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+            from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
             key = Ed25519PrivateKey.generate()
             private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             self.kept["keys"] = private, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -44,6 +44,13 @@ class User:
         for name, text in texts.items():
             (files / name).write_text(text)
             commands.append(f"mount --bind {files}/{name} /etc/{name}")
+        if not os.path.lexists("/etc/mtab"):  # a minimal system; others have it as this link
+            layers = [home.parent / name for name in ("etc-upper", "etc-work")]
+            for layer in layers:
+                layer.mkdir()
+            (layers[0] / "mtab").symlink_to("../proc/self/mounts")
+            options = f"lowerdir=/etc,upperdir={layers[0]},workdir={layers[1]}"
+            commands.insert(1, f"mount -t overlay overlay -o {options} /etc")
         os.mknod(files / "fuse", 0o20666, os.makedev(10, 229))
         os.chmod(files / "fuse", 0o666 if fuse else 0o600)
         if os.path.exists("/dev/fuse"):

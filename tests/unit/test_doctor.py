@@ -70,6 +70,7 @@ NO_FUSE = attrs.evolve(USER, programs=Programs("", "", "/bin/unsquashfs"))
 NOTHING = attrs.evolve(USER, programs=Programs("", "", "", "/dev/fuse: permission denied"), mksquashfs="")
 CLOSED = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: permission denied"))
 ABSENT = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: no such file or directory"))
+WITHOUT_MTAB = attrs.evolve(USER, programs=USER.programs._replace(device="no /etc/mtab, which fusermount3 needs to unmount"))
 RULED_OUT = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: operation not permitted"))
 NO_CGROUPS = on_host(USER, hierarchies=(attrs.evolve(V2, base=None),), systemd=None)
 DEBIAN_CLONE = attrs.evolve(USER, setting=("kernel.unprivileged_userns_clone", "0"))
@@ -111,6 +112,7 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
         (NO_FUSE, "FUSE", "missing", "no squashfuse in PATH; no fusermount3 in PATH", FUSE, True),
         (CLOSED, "SIF images", "limited", "/dev/fuse: permission denied", "let root run 'chmod 666 /dev/fuse'", True),
         (ABSENT, "FUSE", "missing", "/dev/fuse: no such file", "let root run 'modprobe fuse'", True),
+        (WITHOUT_MTAB, "FUSE", "missing", "no /etc/mtab", "let root run 'ln -s ../proc/self/mounts /etc/mtab'", True),
         (RULED_OUT, "FUSE", "missing", "/dev/fuse: operation", "allow the device /dev/fuse to the container in which the runtime runs",
          True),
         (NOTHING, "SIF images", "missing", "it cannot be extracted either",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 import pytest
 
+from ociruntime.engine import squashfs
 from ociruntime.engine.squashfs import Programs
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Host
@@ -45,3 +48,12 @@ def test_what_a_record_holds_of_layers() -> None:
     extracted = layers_of("/b", "cache=" + "a" * 64)
     assert extracted.lower.endswith(f"/{'a' * 64}/rootfs")
     assert extracted.overlay("x") == (extracted.lower, "/b/overlay/x/upper", "/b/overlay/x/work")
+
+
+def test_a_host_without_a_table_of_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """fusermount3 mounts without /etc/mtab, and cannot unmount."""
+    monkeypatch.setattr(squashfs, "_DEVICE", "/dev/null")
+    monkeypatch.setattr(squashfs, "MTAB", str(tmp_path / "mtab"))
+    assert Programs.find().device == f"no {tmp_path}/mtab, which fusermount3 needs to unmount"
+    (tmp_path / "mtab").symlink_to("/proc/self/mounts")
+    assert Programs.find().device == ""
