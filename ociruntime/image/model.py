@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import attrs
 
-from ociruntime.arguments import check_str, check_type, optional, parse_path, shown, wrong_type
+from ociruntime.arguments import check_bool, check_int, check_str, check_type, optional, parse_path, shown, wrong_type
 from ociruntime.errors import BundleError, ImageError, SignatureError
 from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image import oci
@@ -320,8 +320,9 @@ class Image:
             UnsupportedError: the files of a layer can be read only when it is mounted, or with modules that are not installed.
             ValueError: the image is closed.
         """
-        view = self._view(max_files, max_bytes)
-        return view.files(path, recursive=recursive)
+        check_bool("recursive", recursive)
+        path = parse_path("path", path)
+        return self._view(max_files, max_bytes).files(path, recursive=recursive)
 
     def read_bytes(self, path: StrPath, *, limit: int = 64 << 20, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> bytes:
         """Return the content of a regular file. Symbolic links are followed inside the image.
@@ -337,6 +338,8 @@ class Image:
             ImagePathError: it is a directory, a device, or too large: ``errno`` is EISDIR, EINVAL or EFBIG; or as for `files`.
             ImageError, UnsupportedError, ValueError: as for `files`.
         """
+        path = parse_path("path", path)
+        check_int("limit", limit, 0)
         return self._view(max_files, max_bytes).read(path, limit)
 
     def extract(
@@ -362,9 +365,12 @@ class Image:
             ImagePathNotFound, ImagePathError, ImageError, UnsupportedError, ValueError: as for `read_bytes`.
             OSError: the copy cannot be written.
         """
+        path, to = parse_path("path", path), parse_path("to", to)
         return extract(self._view(max_files, max_bytes), path, to)
 
     def _view(self, max_files: int, max_bytes: int) -> View:
+        check_int("max_files", max_files, 0)
+        check_int("max_bytes", max_bytes, 0)
         if self.closed:
             raise ValueError("I/O operation on closed image")
         return self._files.view(max_files, max_bytes)
