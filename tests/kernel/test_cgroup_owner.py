@@ -47,8 +47,9 @@ def delegated(*options: str, **process: Any) -> oci.RuntimeSpec:
 @pytest.mark.parametrize("user", [0, USER])
 def test_the_user_of_the_container_rules_below_it(make_bundle: MakeBundle, state_root: Path, prefix: str, user: int) -> None:
     bundle = give(make_bundle(delegated(user={"uid": user, "gid": user})), FIRST_ID)
-    with oci.Container.run(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE) as container:
-        own = directory(container, "")
+    with oci.Container.create(prefix, bundle, state_root=state_root, stdout=subprocess.PIPE) as container:
+        own = directory(container, "")  # before the process moves into a cgroup of its own
+        container.start()
         listed = set(Path("/sys/kernel/cgroup/delegate").read_text().split())
         theirs = {entry.name for entry in os.scandir(own) if entry.is_file() and entry.stat().st_uid == FIRST_ID + user}
         assert theirs == listed & set(os.listdir(own))
