@@ -25,6 +25,7 @@ from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError
 from ociruntime.files import NotRegularError, open_in_root, open_regular
 from ociruntime.image.blobs import open_zstd, split_digest
 from ociruntime.image.recognise import LayerFormat
+from ociruntime.image.sif.source import ClosedImageError
 
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
@@ -137,7 +138,7 @@ def contained(where: str) -> Iterator[None]:
     """Turn what a reader of foreign data raises into ImageError. An error of the host's own files stays what it is."""
     try:
         yield
-    except (OCIRuntimeError, MemoryError):
+    except (OCIRuntimeError, ClosedImageError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -24,7 +24,7 @@ from ociruntime.image.sif.display import printable, size_text
 from ociruntime.image.sif.format import MAGIC
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label
 from ociruntime.image.sif.reader import SifImage
-from ociruntime.image.sif.source import FdSource, Identity, Section, SectionReader
+from ociruntime.image.sif.source import ClosedImageError, FdSource, Identity, Section, SectionReader
 from ociruntime.image.signatures import Key, Verification, verify_sif
 from ociruntime.interrupts import uninterruptible
 
@@ -133,7 +133,7 @@ class Image:
             tuple(layer for layer in opened.layers if layer.role is role)
             for role in (LayerRole.ROOT, LayerRole.OVERLAY, LayerRole.DATA)
         )
-        self.architecture = opened.architecture
+        self.architecture = opened.platform.architecture if opened.platform is not None else ""
         self.references, self.digest = opened.references, opened.digest
         self.config_json = opened.config_json
         self.sif = opened.sif
@@ -158,7 +158,8 @@ class Image:
         Args:
             path: the file or directory.
             reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
-            platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
+            platform: the platform for which the image must be, such as ``linux/arm64``. Default: of a layout or archive that holds
+                several images that of this machine, of another image any.
 
         Raises:
             ImageError: the file is damaged, or not an image; the message says what it seems to be. Or there is no such image in it.
@@ -250,8 +251,7 @@ class Image:
             ValueError: the image is closed, or a SIF file is verified without keys.
             OSError: a file cannot be read.
         """
-        if self.closed:
-            raise ValueError("I/O operation on closed image")
+        self._check_open()
         if isinstance(keys, str | bytes | os.PathLike | Mapping) or not isinstance(keys, Iterable):
             raise wrong_type("keys", keys, "a list of keys")
         keys = tuple(keys)
@@ -276,8 +276,7 @@ class Image:
             ValueError: the image is closed, or the layer is a directory.
         """
         check_type("layer", layer, Layer, "a Layer")
-        if self.closed:
-            raise ValueError("I/O operation on closed image")
+        self._check_open()
         if layer._section is None:
             raise ValueError(f"layer {layer}: a {layer.format} has no bytes of its own")
         return layer._section.reader()
@@ -318,11 +317,18 @@ class Image:
             ImagePathError: ``path`` leads through a file that is not a directory, or through a loop of links.
             ImageError: a layer is damaged, does not have its digest, or exceeds a limit.
             UnsupportedError: the files of a layer can be read only when it is mounted, or with modules that are not installed.
-            ValueError: the image is closed.
+            ValueError: the image is closed, also while its files are yielded.
         """
         check_bool("recursive", recursive)
         path = parse_path("path", path)
-        return self._view(max_files, max_bytes).files(path, recursive=recursive)
+        return self._while_open(self._view(max_files, max_bytes).files(path, recursive=recursive))
+
+    def _while_open(self, files: Iterator[ImageFile]) -> Iterator[ImageFile]:
+        """Yield files. Raises ValueError when the image was closed meanwhile: its descriptors may be those of other files by then."""
+        self._check_open()
+        for file in files:
+            yield file
+            self._check_open()
 
     def read_bytes(self, path: StrPath, *, limit: int = 64 << 20, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> bytes:
         """Return the content of a regular file. Symbolic links are followed inside the image.
@@ -371,9 +377,12 @@ class Image:
     def _view(self, max_files: int, max_bytes: int) -> View:
         check_int("max_files", max_files, 0)
         check_int("max_bytes", max_bytes, 0)
-        if self.closed:
-            raise ValueError("I/O operation on closed image")
+        self._check_open()
         return self._files.view(max_files, max_bytes)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedImageError
 
     def __repr__(self) -> str:
         parts = [str(self.kind), self.architecture, *self._layer_texts()]
@@ -436,7 +445,7 @@ class _Opened:
     kind: ImageKind
     identity: Identity
     layers: tuple[Layer, ...]
-    architecture: str = ""
+    platform: oci.Platform | None = None
     references: tuple[str, ...] = ()
     digest: str = ""
     config_json: JsonObject | None = None
@@ -462,6 +471,10 @@ def _open(name: str, reference: str | None, platform: oci.Platform | None) -> _O
     if reference is not None and opened.kind in (ImageKind.SIF, ImageKind.FILESYSTEM, ImageKind.DIRECTORY):
         opened.close()
         raise ImageError(f"{name}: reference={shown(reference)} chooses from several images, but a {opened.kind} holds one")
+    if platform is not None and not (opened.platform is not None and opened.platform.provides(platform)):
+        opened.close()
+        there = f"the image is for {opened.platform}" if opened.platform is not None else "the image does not name its platform"
+        raise ImageError(f"{name}: no image for platform={platform}; {there}")
     return opened
 
 
@@ -513,7 +526,7 @@ def _open_archive(archive: ArchiveBlobs, source: FdSource, reference: str | None
         contents = oci.read_index(archive, document, archive.name, reference=reference, platform=platform)
     else:
         kind = ImageKind.DOCKER_ARCHIVE
-        found = oci.read_docker(archive, reference=reference, platform=platform)
+        found = oci.read_docker(archive, reference=reference)
         if found is None:
             _refuse(archive.name, "a tar archive without an OCI layout or docker manifest")
         contents = found
@@ -535,7 +548,7 @@ def _of_contents(
         kind=kind,
         identity=identity,
         layers=tuple(_oci_layer(layer, contents) for layer in contents.layers),
-        architecture=contents.platform.architecture if contents.platform is not None else "",
+        platform=contents.platform,
         references=contents.references,
         digest=contents.digest,
         config_json=contents.configuration,
@@ -591,15 +604,15 @@ def _open_sif(sif: SifImage, reference: str | None, platform: oci.Platform | Non
         kind=ImageKind.SIF,
         identity=identity,
         layers=tuple(_partition(sif, item, path) for item in sif.find(DataType.PARTITION)),
-        architecture=_architecture(sif.header.architecture),
+        platform=_platform(sif.header.architecture),
         config_json=sif.oci_config_json,
         sif=sif,
         owned=(sif.close,),
     )
 
 
-def _architecture(code: Architecture | str) -> str:
-    return "" if code is Architecture.UNKNOWN else label(code)
+def _platform(code: Architecture | str) -> oci.Platform | None:
+    return None if code is Architecture.UNKNOWN else oci.Platform(os="linux", architecture=label(code))
 
 
 _ROLES: Final = {PartitionKind.PRIMARY_SYSTEM: LayerRole.ROOT, PartitionKind.OVERLAY: LayerRole.OVERLAY}

@@ -46,6 +46,8 @@ _FORMATS: Final = {
     **{f"{name}{end}": LayerFormat.TAR_ZSTD for name in _TAR for end in ("+zstd", ".zstd")},
 }
 _OCI_NAMES: Final = {"x86_64": "amd64", "aarch64": "arm64", "loongarch64": "loong64", "armv7l": "arm", "armv6l": "arm"}
+_VARIANTS: Final = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
+"""The variant of an image that names none."""
 
 
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
@@ -59,6 +61,12 @@ class Platform(Record):
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+    def provides(self, wanted: "Platform") -> bool:
+        """Return whether an image for this platform is one for another, which may leave the variant open."""
+        if (self.os, self.architecture) != (wanted.os, wanted.architecture):
+            return False
+        return wanted.variant is None or wanted.variant == (self.variant or _VARIANTS.get(self.architecture))
 
 
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
@@ -217,10 +225,7 @@ class _Candidate:
         return self.descriptor.artifact_type not in (None, *_CONFIGS)
 
     def matches(self, platform: Platform) -> bool:
-        mine = self.platform
-        if mine is None or (mine.os, mine.architecture) != (platform.os, platform.architecture):
-            return False
-        return platform.variant is None or mine.variant == platform.variant
+        return self.platform is not None and self.platform.provides(platform)
 
 
 def _manifests(
@@ -375,7 +380,7 @@ def _platform_of(configuration: dict[str, Json] | None) -> Platform | None:
 # ---- docker archives ----
 
 
-def read_docker(archive: ArchiveBlobs, *, reference: str | None, platform: Platform | None) -> Contents | None:
+def read_docker(archive: ArchiveBlobs, *, reference: str | None) -> Contents | None:
     """Return the contents of the image in a docker archive; None if the archive has no manifest.json. Errors as `read_index`."""
     manifest = archive.file("manifest.json")
     if manifest is None:
@@ -395,12 +400,15 @@ def read_docker(archive: ArchiveBlobs, *, reference: str | None, platform: Platf
     configuration = _parse_object(
         read_document(_member(archive, entry.config), f"{where}: {entry.config}"), f"{where}: {entry.config}"
     )
-    found = _platform_of(configuration)
-    if platform is not None and found is not None and (platform.os, platform.architecture) != (found.os, found.architecture):
-        raise ImageError(f"{where}: no image for {platform}; the image is for {found}")
     diff_ids = _diff_ids(configuration, len(entry.layers), where)
     layers = tuple(_docker_layer(archive, path, diff_id) for path, diff_id in zip(entry.layers, diff_ids, strict=True))
-    return Contents(configuration=configuration, layers=layers, references=entry.repo_tags or (), digest="", platform=found)
+    return Contents(
+        configuration=configuration,
+        layers=layers,
+        references=entry.repo_tags or (),
+        digest="",
+        platform=_platform_of(configuration),
+    )
 
 
 def _choose_docker(entries: tuple[DockerEntry, ...], name: str, reference: str | None) -> DockerEntry:

@@ -331,6 +331,38 @@ def test_a_closed_image(image: Image) -> None:
             call()
 
 
+@pytest.mark.parametrize("kind", ["directory", "tar", pytest.param("squashfs", marks=needs_mksquashfs)])
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_an_image_that_is_closed_while_its_files_are_yielded(tmp_path: Path, tree: Path, kind: str, taken: int) -> None:
+    """The error is that of a closed file, also where another file has got the descriptor."""
+    path = tree
+    if kind == "tar":
+        path = layout(tmp_path / "layout", tar(*LOWER))
+    elif kind == "squashfs":
+        path = squashfs(tmp_path / "image.sqfs", tree)
+    image = Image.open(path)
+    files = image.files()
+    for _ in range(taken):
+        next(files)
+    image.close()
+    other = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(ValueError, match="I/O operation on closed image"):
+            next(files)
+    finally:
+        os.close(other)
+
+
+@needs_mksquashfs
+def test_an_image_that_another_thread_closes(tmp_path: Path, tree: Path) -> None:
+    """A reader of foreign data does not take the error of a closed file for damage."""
+    image = Image.open(squashfs(tmp_path / "image.sqfs", tree))
+    view = image._files.view(1000, 1 << 30)
+    image.close()
+    with pytest.raises(ValueError, match="I/O operation on closed image"):
+        list(view.files("/", recursive=True))
+
+
 # ---- extraction ----
 
 

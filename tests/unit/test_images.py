@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.cli import main
 from ociruntime.image import Image, ImageKind, LayerFormat, LayerRole
 from ociruntime.image.oci import host_platform
 from ociruntime.image.sif import Filesystem, PartitionKind, SifBuilder
@@ -282,6 +283,40 @@ def test_the_only_image_is_taken_whatever_its_platform(tmp_path: Path) -> None:
     oci_image.add([(LAYER, TAR_TYPE)], architecture=FOREIGN)
     with Image.open(oci_image.write_sif(tmp_path / "a.sif")) as image:
         assert image.architecture == FOREIGN
+
+
+@pytest.mark.parametrize("kind", ImageKind)
+def test_an_image_for_another_platform_is_refused(tmp_path: Path, kind: ImageKind) -> None:
+    """The only image is not taken for a platform that was asked for and is not its own, or that it does not name."""
+    path = tmp_path / "image"
+    if kind is ImageKind.DIRECTORY:
+        path.mkdir()
+    elif kind is ImageKind.FILESYSTEM:
+        file_of(path, squashfs())
+    elif kind is ImageKind.SIF:
+        sif_of(path, (squashfs(), Filesystem.SQUASHFS, PartitionKind.PRIMARY_SYSTEM))
+    else:
+        WRITERS[kind](two_layers(), path)
+    named = kind not in (ImageKind.DIRECTORY, ImageKind.FILESYSTEM)
+    there = f"linux/{HOST}" if named else "the image does not name its platform"
+    for wanted in (f"linux/{FOREIGN}", f"freebsd/{HOST}", f"linux/{HOST}/v99", *([] if named else [HOST])):
+        message = refused(path, platform=wanted)
+        assert "no image for " in message
+        assert (wanted in message, there in message) == (True, True) or f"linux/{wanted}" in message
+    if named:
+        Image.open(path, platform=HOST).close()
+    status = main(["image", "ls", "--platform", f"linux/{FOREIGN}", str(path)])
+    assert status == 1
+
+
+@pytest.mark.parametrize(("architecture", "variant"), [("arm64", "v8"), ("arm", "v7"), ("amd64", "v1")])
+def test_the_variant_of_an_image_that_names_none(tmp_path: Path, architecture: str, variant: str) -> None:
+    image = OciImage()
+    image.add([(LAYER, TAR_TYPE)], architecture=architecture)
+    path = image.write_layout(tmp_path / "layout")
+    for platform in (architecture, f"linux/{architecture}/{variant}"):
+        Image.open(path, platform=platform).close()
+    assert f"no image for linux/{architecture}/v99" in refused(path, platform=f"{architecture}/v99")
 
 
 def test_attestations_and_signatures_are_not_images(tmp_path: Path) -> None:

@@ -13,7 +13,17 @@ from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, pars
 from ociruntime.image.sif import display
 from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif.model import Architecture, DataType, Descriptor, Header, JsonObject, OciObject, Partition, PartitionKind
-from ociruntime.image.sif.source import FdSource, Identity, Openable, Section, SectionReader, Source, open_source, read_at
+from ociruntime.image.sif.source import (
+    ClosedImageError,
+    FdSource,
+    Identity,
+    Openable,
+    Section,
+    SectionReader,
+    Source,
+    open_source,
+    read_at,
+)
 from ociruntime.interrupts import uninterruptible
 
 if TYPE_CHECKING:
@@ -248,7 +258,7 @@ class SifImage:
         if self._by_id.get(item.id) != item:  # a pickled descriptor is equal, not identical
             raise ValueError(f"the descriptor of object {item.id} is not from this image")
         if self.closed:
-            raise ValueError("I/O operation on closed SIF image")
+            raise ClosedImageError
 
     # --- well-known documents
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = [
+    "ClosedImageError",
     "FdSource",
     "Identity",
     "Openable",
@@ -31,6 +32,13 @@ __all__ = [
     "open_source",
     "read_at",
 ]
+
+
+class ClosedImageError(ValueError):
+    """An image is read after it was closed."""
+
+    def __init__(self, message: str = "I/O operation on closed image") -> None:
+        super().__init__(message)
 
 
 class ReadableFile(Protocol):
@@ -84,7 +92,7 @@ class FdSource:
 
     def fileno(self) -> int:
         if self._fd < 0:
-            raise ValueError("I/O operation on closed SIF image")
+            raise ClosedImageError
         return self._fd
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
@@ -128,7 +136,7 @@ class StreamSource:
         """Read from ``offset`` into ``buffer``; return the number of bytes, smaller than the buffer only at the end."""
         with self._lock, waiting():
             if self._stream is None:
-                raise ValueError("I/O operation on closed SIF image")
+                raise ClosedImageError
             self._stream.seek(offset)
             done = 0
             while done < len(buffer):
