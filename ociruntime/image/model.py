@@ -324,7 +324,7 @@ class Image:
         return self._while_open(self._view(max_files, max_bytes).files(path, recursive=recursive))
 
     def _while_open(self, files: Iterator[ImageFile]) -> Iterator[ImageFile]:
-        """Yield files. Raises ValueError when the image was closed meanwhile: its descriptors may be those of other files by then."""
+        """Yield files. Raises ValueError once the image is closed: its descriptors may be those of other files by then."""
         self._check_open()
         for file in files:
             yield file

@@ -360,7 +360,7 @@ def test_an_image_that_another_thread_closes(tmp_path: Path, tree: Path) -> None
     view = image._files.view(1000, 1 << 30)
     image.close()
     with pytest.raises(ValueError, match="I/O operation on closed image"):
-        list(view.files("/", recursive=True))
+        view.read("/large", 1 << 30)
 
 
 # ---- extraction ----

@@ -316,7 +316,7 @@ def test_the_variant_of_an_image_that_names_none(tmp_path: Path, architecture: s
     path = image.write_layout(tmp_path / "layout")
     for platform in (architecture, f"linux/{architecture}/{variant}"):
         Image.open(path, platform=platform).close()
-    assert f"no image for linux/{architecture}/v99" in refused(path, platform=f"{architecture}/v99")
+    assert f"no image for linux/{architecture}/v99" in refused(path, platform=f"linux/{architecture}/v99")
 
 
 def test_attestations_and_signatures_are_not_images(tmp_path: Path) -> None:
