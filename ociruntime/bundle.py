@@ -209,14 +209,14 @@ class Bundle:
         return self._with_spec(self.spec.evolve(process=self.spec.process.evolve(**changes)))
 
     @property
-    def _image_rootfs(self) -> Path:
-        """A directory of the host with the files of the root filesystem, without what containers of a user write to it.
+    def _image_layers(self) -> tuple[str, ...]:
+        """Directories of the host with the files of the root filesystem, without what containers of a user write to it.
 
         Raises:
             SpecError: the configuration is not valid.
         """
         layers = self._find_layers()
-        return self.rootfs if layers is None else Path(layers.lower)
+        return (str(self.rootfs),) if layers is None else layers.lowers
 
     def _find_layers(self) -> Layers | None:
         return self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
@@ -251,7 +251,7 @@ class Bundle:
     def _container_root(self) -> ContainerRoot:
         """Return the files that a container of the bundle will have."""
         if self._root_view is None:
-            self._root_view = ContainerRoot(self._image_rootfs, self.spec.mounts or (), bundle=self.path)
+            self._root_view = ContainerRoot(*self._image_layers, mounts=self.spec.mounts or (), bundle=self.path)
         return self._root_view
 
     def _memoized(self, key: object, make: Callable[[], Bundle]) -> Bundle:
@@ -417,14 +417,14 @@ def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec 
     if mounted:
         mount_image(image, rootfs, overlay if writable else None)
     if spec is None:
-        spec = _spec_of(sif, path, rootfs if layers is None else Path(layers.lower))
+        spec = _spec_of(sif, path, ContainerRoot(*((rootfs,) if layers is None else layers.lowers)))
     if layers is not None and not writable and spec.root is not None:
         spec = spec.evolve(root=spec.root.evolve(readonly=True))
     spec.save(path / "config.json")
     return layers
 
 
-def _spec_of(sif: SifImage, path: Path, files: Path) -> RuntimeSpec:
+def _spec_of(sif: SifImage, path: Path, root: ContainerRoot) -> RuntimeSpec:
     """Return the default configuration with the settings of the image. Its volumes become directories of the bundle."""
 
     config = sif.oci_config_json
@@ -434,8 +434,8 @@ def _spec_of(sif: SifImage, path: Path, files: Path) -> RuntimeSpec:
 
     def volume(destination: str) -> str:
         source = path / "volumes" / str(next(numbers))
-        make_volume(files, destination, source, privileged=may_mount())
+        make_volume(root, destination, source, privileged=may_mount())
         return str(source)
 
-    user = partial(resolve, root=ContainerRoot(files))
+    user = partial(resolve, root=root)
     return RuntimeSpec.from_image_config(config, user=user, volumes=volume, host=Host.probe())

@@ -196,11 +196,11 @@ def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
         path.mkdir(mode=0o700)
         lower = Path(absolute_path(image))
         if may_mount():
-            mount_over(lower, path)
+            mount_over([lower], path)
             return Bundle.from_dir(path).with_overrides(overrides)
         for name in ("rootfs", "overlay"):
             (path / name).mkdir(mode=0o700)
-        return Bundle.from_dir(path)._with_layers(Layers(str(lower), f"{path}/overlay")).with_overrides(overrides)
+        return Bundle.from_dir(path)._with_layers(Layers((str(lower),), f"{path}/overlay")).with_overrides(overrides)
 
 
 class EphemeralContainer:

@@ -253,6 +253,12 @@ int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint
     return (int)result(syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof attr));
 }
 
+/* Mount by mount(2), whose options may be longer than those of fsconfig(2). */
+int oci_mount(const char *fstype, const char *target, uint64_t flags, const char *data)
+{
+    return (int)result(syscall(__NR_mount, fstype, target, fstype, flags, data));
+}
+
 int oci_umount(const char *path, int flags)
 {
     return (int)result(syscall(__NR_umount2, path, flags));

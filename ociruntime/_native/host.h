@@ -31,6 +31,7 @@ int oci_fsmount(int fs, unsigned attrs);
 int oci_open_tree(int dir, const char *path, unsigned flags);
 int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags);
 int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation);
+int oci_mount(const char *fstype, const char *target, uint64_t flags, const char *data);
 int oci_umount(const char *path, int flags);
 int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int oci_forget(int fd, uint64_t begin, uint64_t size);

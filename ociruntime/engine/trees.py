@@ -12,8 +12,8 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final, NoReturn
 
 from .._native import check, ffi, lib
@@ -284,13 +284,30 @@ def _xattrs(path: str) -> list[str]:
         return []  # the filesystem has none
 
 
-def copy_tree(source: int, target: str, name: str, *, privileged: bool = True) -> None:
+def is_whiteout(info: os.stat_result) -> bool:
+    """Return whether a file is the mark of an overlay that a file of the layers below is hidden."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def is_opaque(path: str) -> bool:
+    """Return whether a directory hides those of the layers below, for an overlay of users or one of root."""
+    for prefix in _OF_OVERLAYS:
+        try:
+            if os.getxattr(path, f"{prefix}opaque", follow_symlinks=False) == b"y":
+                return True
+        except OSError:
+            continue  # it has no such attribute, or the filesystem has none at all
+    return False
+
+
+def copy_tree(sources: Sequence[int], target: str, name: str, *, privileged: bool = True) -> None:
     """Copy a directory with everything in it, and with hard links, holes, devices and all attributes.
 
     Signal handlers that raise can interrupt it. The caller removes what there is of the copy then, and after an error.
 
     Args:
-        source: a descriptor of the directory. Only the caller may change what is in it.
+        sources: descriptors of the directory in the layers of an overlay, the uppermost first. Only the caller may change what is
+            in it.
         target: the path of the copy, which must not exist. ``.links`` is appended for a second directory that does not stay.
         name: describes the directory in errors.
         privileged: whether to copy owners, devices and all attributes, which only root can.
@@ -303,18 +320,19 @@ def copy_tree(source: int, target: str, name: str, *, privileged: bool = True) -
     for directory in (links, target):
         os.mkdir(directory, 0o700)
     with _opened(links) as linked, _opened(target) as top:
-        copy = _Copy(name, linked, privileged=privileged)
-        copy.fill(source, top)
+        copy = _Copy(name, linked, privileged=privileged, layered=len(sources) > 1)
+        copy.fill(sources, top)
         copy.end()
     os.rmdir(links)
-    copy_attributes(f"/proc/self/fd/{source}/.", target, privileged=privileged)
+    copy_attributes(f"/proc/self/fd/{sources[0]}/.", target, privileged=privileged)
 
 
 class _Copy:
     """One copy of a tree: how much was copied, and which files had more than one name."""
 
-    def __init__(self, name: str, links: int, *, privileged: bool) -> None:
+    def __init__(self, name: str, links: int, *, privileged: bool, layered: bool) -> None:
         self._name = name
+        self._layered = layered
         self._privileged = privileged
         self._links = links
         """Descriptor of a directory with a link to each copied file that has further names in the source."""
@@ -322,26 +340,32 @@ class _Copy:
         """Name of such a link -> how many names of the file are still to come."""
         self._entries = self._bytes = 0
 
-    def fill(self, source: int, target: int, depth: int = 1) -> None:
+    def fill(self, sources: Sequence[int], target: int, depth: int = 1) -> None:
         """Copy the content of a directory into an empty one."""
         if depth > _DEEPEST:
             self._refuse(f"more than {_DEEPEST} directories in one another")
-        with os.scandir(source) as entries:
-            for entry in entries:
-                with waiting():
-                    pass  # signal handlers run here
-                self._entries += 1
-                if self._entries > _MOST_ENTRIES:
-                    self._refuse(f"more than {_MOST_ENTRIES} files")
-                self._copy_entry(source, target, entry.name, depth)
+        seen: set[str] = set()
+        for number, source in enumerate(sources):
+            with os.scandir(source) as entries:
+                for entry in entries:
+                    with waiting():
+                        pass  # signal handlers run here
+                    self._entries += 1
+                    if self._entries > _MOST_ENTRIES:
+                        self._refuse(f"more than {_MOST_ENTRIES} files")
+                    if entry.name not in seen:
+                        self._copy_entry(sources[number:], target, entry.name, depth)
+                    if len(sources) > 1:
+                        seen.add(entry.name)
 
-    def _copy_entry(self, source: int, target: int, name: str, depth: int) -> None:
+    def _copy_entry(self, sources: Sequence[int], target: int, name: str, depth: int) -> None:
+        source = sources[0]
         info = os.stat(name, dir_fd=source, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             os.mkdir(name, 0o700, dir_fd=target)
-            with _opened(name, source) as inner_source, _opened(name, target) as inner_target:
-                self.fill(inner_source, inner_target, depth + 1)
-        elif info.st_nlink > 1 and self._link(target, name, info):
+            with _merged(sources, name) as inner_sources, _opened(name, target) as inner_target:
+                self.fill(inner_sources, inner_target, depth + 1)
+        elif (self._layered and is_whiteout(info)) or (info.st_nlink > 1 and self._link(target, name, info)):
             return
         elif stat.S_ISREG(info.st_mode):
             self._copy_file(source, target, name, info)
@@ -410,6 +434,24 @@ class _Copy:
 
     def _refuse(self, why: str) -> NoReturn:
         raise BundleError(f"{self._name} cannot be copied: it has {why}")
+
+
+@contextmanager
+def _merged(sources: Sequence[int], name: str) -> Iterator[list[int]]:
+    """Open a subdirectory in the layers of an overlay that have a part of it, for the block. Raises OSError."""
+    with ExitStack() as stack:
+        found: list[int] = []
+        for source in sources:
+            try:
+                info = os.stat(name, dir_fd=source, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(info.st_mode):
+                break
+            found.append(stack.enter_context(_opened(name, source)))
+            if len(sources) > 1 and is_opaque(f"/proc/self/fd/{found[-1]}/."):
+                break
+        yield found
 
 
 @contextmanager

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Overlay(NamedTuple):
     """An overlay that becomes the root filesystem of one container, mounted in the mount namespace of that container."""
 
-    lower: str
-    """Absolute path of the directory with the files of the image."""
+    lowers: tuple[str, ...]
+    """Absolute paths of the directories with the files of the image, the uppermost first."""
     upper: str
     """Absolute path of the directory of the upper layer."""
     work: str
@@ -33,9 +33,12 @@ _OVERLAY_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
 
 def overlay_data(overlay: Overlay, place: str) -> tuple[tuple[str, str], ...]:
     """Return the options of an overlay, with the shortest paths: from the working directory ``place`` where that is possible."""
-    layers = (("lowerdir", overlay.lower), ("upperdir", overlay.upper), ("workdir", overlay.work))
-    paths = ((key, min(path, posixpath.relpath(path, place), key=len)) for key, path in layers)
-    return tuple((key, path.translate(_OVERLAY_ESCAPES)) for key, path in paths)
+
+    def text(path: str) -> str:
+        return min(path, posixpath.relpath(path, place), key=len).translate(_OVERLAY_ESCAPES)
+
+    lowers = ":".join(text(path) for path in overlay.lowers)
+    return ("lowerdir", lowers), ("upperdir", text(overlay.upper)), ("workdir", text(overlay.work))
 
 
 _RECEIVES_MOUNTS: Final = (kernel.MS_SLAVE, kernel.MS_SHARED)

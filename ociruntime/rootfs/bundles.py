@@ -24,12 +24,14 @@ from ..files import LockFile
 from ..interrupts import DeferredSignals
 from ..procfs import MountInfo, read_mounts
 from ..store import check_directory, default_root, make_directory
-from .layers import Layers, digest_of, layers_of, prune_images, release
+from .layers import LAYERS, Layers, digest_of, layers_of, prune_images, release
 from .mount import attach, clone_mount, mounts_below, mounts_on, unmount, unmount_found
 
-_LAYERS: Final = (("squashfs", "overlay"), (FSTYPE,))
-"""Types of the mounts on a root filesystem, the lowest first: those of root, and that of a user."""
-_MADE: Final = ("overlay", "volumes")
+_STACKS: Final = (("squashfs", "overlay"), ("overlay",), (FSTYPE,))
+"""Types of the mounts on a root filesystem, the lowest first: those of root, with several layers elsewhere too; that of a user."""
+_TYPES: Final = ("squashfs", FSTYPE)
+"""Types of the mounts of layers."""
+_MADE: Final = ("overlay", "volumes", LAYERS)
 _PARTIAL: Final = ".partial"
 
 
@@ -123,26 +125,31 @@ class BundleDirectory:
     # ---- mounts ----
 
     def mounts(self) -> list[MountInfo]:
-        """Return the mounts on the root filesystem, the topmost last."""
-        return mounts_on(self.rootfs)
+        """Return the mounts of the image: those of several layers, and those on the root filesystem, the topmost last."""
+        below = mounts_below(self.real)
+        return [mount for mount in below if self._is_layer(mount)] + [mount for mount in below if mount.point == self.rootfs]
+
+    def _is_layer(self, mount: MountInfo) -> bool:
+        place, _, number = mount.point.rpartition("/")
+        return place == f"{self.real}/{LAYERS}" and number.isdigit()
 
     def foreign_mount(self) -> str:
         """Return a mount in the bundle that does not belong to it, as text; empty if there is none."""
         for mount in mounts_below(self.real):
-            if mount.point != self.rootfs:
+            if mount.point != self.rootfs and not (self._is_layer(mount) and mount.fstype in _TYPES):
                 return f"{mount.fstype} on {mount.point}"
-        types = tuple(mount.fstype for mount in self.mounts())
-        known = any(types == layers[: len(types)] for layers in _LAYERS)
+        types = tuple(mount.fstype for mount in mounts_on(self.rootfs))
+        known = any(types == stack[: len(types)] for stack in _STACKS)
         return "" if known else f"{types[-1]} on {self.rootfs}"
 
     def unmount(self, *, detach: bool = False) -> None:
-        """Unmount the root filesystem. Nothing is deleted. Raises OSError.
+        """Unmount the image. Nothing is deleted. Raises OSError.
 
         Args:
             detach: unmount it even if it is in use.
         """
-        for mount in self.mounts():
-            unmount_found(mount, self.at("rootfs"), detach=detach)
+        for mount in reversed(self.mounts()):
+            unmount_found(mount, self.at(os.path.relpath(mount.point, self.real)), detach=detach)
 
     @contextmanager
     def top_unmounted(self) -> Iterator[None]:
@@ -150,7 +157,7 @@ class BundleDirectory:
 
         Until the end of the block the filesystems exist, so that no other ones get their device numbers. Raises OSError.
         """
-        if not self.mounts():
+        if not mounts_on(self.rootfs):
             yield
             return
         with clone_mount(self.at("rootfs")) as copy:

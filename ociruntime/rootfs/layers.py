@@ -85,14 +85,14 @@ def may_mount() -> bool:
 
 
 class Layers(NamedTuple):
-    """The root filesystem of a bundle whose containers mount it: one lower layer, and an upper layer for each container."""
+    """The root filesystem of a bundle whose containers mount it: lower layers, and an upper layer for each container."""
 
-    lower: str
-    """Absolute path of the directory with the files of the image."""
+    lowers: tuple[str, ...]
+    """Absolute paths of the directories with the files of the image, the uppermost first, as overlayfs takes them."""
     uppers: str
     """Absolute path of the directory of the upper layers."""
     origin: str = ""
-    """How the lower layer was made, as a record holds it; empty for a directory of the caller."""
+    """How the lower layers were made, as a record holds it; empty for a directory of the caller."""
 
     def overlay(self, name: str) -> Overlay:
         """Return the overlay of one container.
@@ -100,7 +100,7 @@ class Layers(NamedTuple):
         Args:
             name: the name of the directory of its upper layer.
         """
-        return Overlay(self.lower, f"{self.uppers}/{name}/upper", f"{self.uppers}/{name}/work")
+        return Overlay(self.lowers, f"{self.uppers}/{name}/upper", f"{self.uppers}/{name}/work")
 
 
 _CONTAINER: Final = "container"
@@ -108,17 +108,20 @@ _CONTAINER: Final = "container"
 
 
 def make_upper(overlay: Overlay, container: str) -> None:
-    """Make the directories of an upper layer, whose root has the permissions and attributes of the lower one. Raises OSError.
+    """Make the directories of an upper layer, whose root has the permissions and attributes of the uppermost lower layer.
 
     Args:
         container: the state directory of the container.
+
+    Raises:
+        OSError: they cannot be made.
     """
     place = os.path.dirname(overlay.upper)
     os.mkdir(place, 0o700)
     os.symlink(container, f"{place}/{_CONTAINER}")
     os.mkdir(overlay.work, 0o700)
     os.mkdir(overlay.upper, 0o700)
-    copy_attributes(f"{overlay.lower}/.", overlay.upper, privileged=False)
+    copy_attributes(f"{overlay.lowers[0]}/.", overlay.upper, privileged=False)
 
 
 def containers_of(layers: Layers) -> list[str]:
@@ -128,7 +131,9 @@ def containers_of(layers: Layers) -> list[str]:
 
 
 _FUSE: Final = "fuse"
-_CACHE: Final = "cache="
+_CACHE: Final = "cache"
+LAYERS: Final = "layers"
+"""Name of the directory of a bundle in which several layers of an image are mounted, each by its number, the lowest being 0."""
 
 
 def attach(image: Image, bundle: Path, used: Container[str]) -> Layers:
@@ -147,13 +152,19 @@ def attach(image: Image, bundle: Path, used: Container[str]) -> Layers:
         squashfs.mount(image, str(bundle / "rootfs"), programs)
         return layers_of(str(bundle), _FUSE)
     warn([f"{image.path} is extracted, because {choice.reason}"])
-    return layers_of(str(bundle), _CACHE + _Cache().add(image, str(bundle), programs, used))
+    return layers_of(str(bundle), f"{_CACHE}=" + _Cache().add(image, str(bundle), programs, used))
 
 
 def layers_of(bundle: str, origin: str) -> Layers:
     """Return the layers of a bundle from what is recorded of them."""
-    lower = _Cache().files(origin.removeprefix(_CACHE)) if origin.startswith(_CACHE) else f"{bundle}/rootfs"
-    return Layers(lower, f"{bundle}/overlay", origin)
+    kind, _, detail = origin.partition("=")
+    lowers = [_Cache().files(detail)] if kind == _CACHE else layer_places(bundle, int(detail or 1))
+    return Layers(tuple(lowers), f"{bundle}/overlay", origin)
+
+
+def layer_places(bundle: str, count: int) -> list[str]:
+    """Return the mount points of the layers of an image, the uppermost first: a single one is on the root filesystem itself."""
+    return [f"{bundle}/rootfs"] if count == 1 else [f"{bundle}/{LAYERS}/{number}" for number in reversed(range(count))]
 
 
 # ---- extracted images ----
@@ -161,7 +172,8 @@ def layers_of(bundle: str, origin: str) -> Layers:
 
 def digest_of(origin: str) -> str:
     """Return the digest of the extracted image in a record; empty if the image was not extracted."""
-    return origin.removeprefix(_CACHE) if origin.startswith(_CACHE) else ""
+    kind, _, digest = origin.partition("=")
+    return digest if kind == _CACHE else ""
 
 
 def release(origin: str, bundle: str) -> None:

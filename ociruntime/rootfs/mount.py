@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ from ..engine import squashfs
 from ..engine.trees import copy_attributes, copy_tree, remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, SifError, UnsupportedError
-from ..files import open_in_root, other_writers
+from ..files import other_writers
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
 from ..procfs import MountInfo, read_mounts
@@ -26,7 +26,7 @@ from ..spec.base import destination_in_root
 
 if TYPE_CHECKING:
     from ..image import Image, SifImage
-
+    from .users import ContainerRoot
 
 NOSUID: Final = 2
 NODEV: Final = 4
@@ -197,11 +197,11 @@ def ephemeral_name() -> str:
     return f"{_PREFIX}{os.urandom(8).hex()}"
 
 
-def mount_over(lower: Path, path: Path) -> Path:
-    """Mount an overlay over a directory.
+def mount_over(lowers: Sequence[Path], path: Path) -> Path:
+    """Mount an overlay over directories.
 
     Args:
-        lower: the directory, which is not changed.
+        lowers: the directories, the uppermost first. They are not changed.
         path: the directory of the bundle: the overlay is mounted on ``rootfs`` in it, and what is written goes to ``overlay``.
 
     Returns:
@@ -212,7 +212,7 @@ def mount_over(lower: Path, path: Path) -> Path:
     """
     rootfs = path / "rootfs"
     rootfs.mkdir(mode=0o700)
-    _mount_overlay(lower, rootfs, path / "overlay")
+    mount_overlay(lowers, rootfs, path / "overlay")
     return rootfs
 
 
@@ -247,33 +247,48 @@ def remove_ephemeral(path: str) -> None:
 
 _LAYERS_BY_FD: Final = (6, 13)
 """The first kernel whose overlays take descriptors of layers. Before, and for paths of any length, they take paths of procfs."""
+_LONGEST_DATA: Final = 4095
+"""Bytes of the options of mount(2)."""
 
 
-def _mount_overlay(lower: Path, rootfs: Path, overlay: Path) -> None:
-    """Mount an overlay over a directory.
+def mount_overlay(lowers: Sequence[Path], rootfs: Path, overlay: Path | None) -> None:
+    """Mount an overlay over directories.
 
     Args:
-        lower: the directory. The root of the overlay has its owner, permissions, extended attributes and times.
+        lowers: the directories, the uppermost first. The root of the overlay has the owner, permissions, extended attributes and
+            times of the uppermost.
         rootfs: the mount point.
-        overlay: a directory that is made for what is written.
+        overlay: a directory that is made for what is written; None for a read-only overlay, which needs two directories.
 
     Raises:
+        UnsupportedError: these are more directories than the kernel takes.
         OSError: the kernel refuses it.
     """
-    upper, work = overlay / "upper", overlay / "work"
-    for directory in (overlay, upper, work):
-        directory.mkdir(mode=0o700)
-    copy_attributes(f"{lower}/.", str(upper))
     with ExitStack() as stack:
-        layers: list[tuple[str, str | int]] = []
-        for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work)):
+
+        def opened(path: Path) -> int:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
-            if Host.probe().kernel >= _LAYERS_BY_FD:
-                layers.append(("lowerdir+" if key == "lowerdir" else key, fd))
-            else:
-                layers.append((key, f"/proc/self/fd/{fd}"))
-        mount("overlay", "overlay", rootfs, layers, NOSUID | NODEV)
+            return fd
+
+        lower, upper = [opened(path) for path in lowers], []
+        if overlay is not None:
+            for directory in (overlay, overlay / "upper", overlay / "work"):
+                directory.mkdir(mode=0o700)
+            copy_attributes(f"{lowers[0]}/.", str(overlay / "upper"))
+            upper = [("upperdir", opened(overlay / "upper")), ("workdir", opened(overlay / "work"))]
+        if Host.probe().kernel >= _LAYERS_BY_FD:
+            mount("overlay", "overlay", rootfs, [*(("lowerdir+", fd) for fd in lower), *upper], NOSUID | NODEV)
+            return
+        options = [
+            f"lowerdir={':'.join(f'/proc/self/fd/{fd}' for fd in lower)}",
+            *(f"{key}=/proc/self/fd/{fd}" for key, fd in upper),
+        ]
+        data = ",".join(options)
+        if len(data) > _LONGEST_DATA:
+            raise UnsupportedError(f"the image has {len(lowers)} layers, which are too many for a kernel before Linux 6.13")
+        target = f"/proc/self/fd/{opened(rootfs)}"
+        check(lib.oci_mount(b"overlay", target.encode(), NOSUID | NODEV, data.encode()), os.fspath(rootfs))
 
 
 def open_image(path: str | os.PathLike[str]) -> Image:
@@ -346,17 +361,17 @@ def mount_image(image: squashfs.Image, rootfs: Path, overlay: Path | None) -> No
     if overlay is None:
         return
     try:
-        _mount_overlay(rootfs, rootfs, overlay)
+        mount_overlay([rootfs], rootfs, overlay)
     except BaseException:
         unmount(rootfs)
         raise
 
 
-def make_volume(rootfs: Path, destination: str, path: Path, *, privileged: bool) -> None:
+def make_volume(root: ContainerRoot, destination: str, path: Path, *, privileged: bool) -> None:
     """Make the directory of an image's volume, with what the image has at its destination, as engines do.
 
     Args:
-        rootfs: the root filesystem, which symbolic links do not leave.
+        root: the root filesystem of the image.
         destination: the path in the container. If the image has nothing there, the volume is empty and belongs to root.
         path: the directory to make.
         privileged: whether to copy owners, devices and all attributes, which only root can.
@@ -367,17 +382,16 @@ def make_volume(rootfs: Path, destination: str, path: Path, *, privileged: bool)
     inside, name = destination_in_root(destination), f"the image's volume {destination!r:.200}"
     if inside == "/":
         raise BundleError(f"{name}: a volume cannot cover the whole root filesystem")
-    try:
-        source = open_in_root(rootfs, inside, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        path.mkdir()
-        path.chmod(0o755)
-        return
-    except OSError as error:
-        raise BundleError(f"{name} cannot be made: what the image has there: {error.strerror}") from error
-    try:
-        copy_tree(source, str(path), name, privileged=privileged)
-    except OSError as error:
-        raise BundleError(f"{name} cannot be copied: {error.strerror}") from error
-    finally:
-        os.close(source)
+    with ExitStack() as stack:
+        try:
+            sources = stack.enter_context(root.opened_directory(inside))
+        except FileNotFoundError:
+            path.mkdir()
+            path.chmod(0o755)
+            return
+        except OSError as error:
+            raise BundleError(f"{name} cannot be made: what the image has there: {error.strerror}") from error
+        try:
+            copy_tree(sources, str(path), name, privileged=privileged)
+        except OSError as error:
+            raise BundleError(f"{name} cannot be copied: {error.strerror}") from error

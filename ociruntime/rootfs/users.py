@@ -13,11 +13,14 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..engine.trees import is_opaque, is_whiteout
 from ..errors import BundleError
-from ..files import open_regular
+from ..files import open_in_root, open_regular
 from ..plan.mount_options import parse_entry
 from ..spec.base import is_below
 
@@ -152,10 +155,10 @@ def _read(root: ContainerRoot, path: str) -> str:
 class _Source(NamedTuple):
     """A file or directory of the host."""
 
-    base: str
-    """A path of the host, whose symbolic links are followed there."""
+    bases: tuple[str, ...]
+    """Paths of the host, whose symbolic links are followed there: one, or the layers of the root, the uppermost first."""
     inner: str
-    """The path below it, without symbolic links; empty for the base itself."""
+    """The path below them, without symbolic links; empty for the base itself."""
 
 
 class _Mounted(NamedTuple):
@@ -174,17 +177,15 @@ _Table = dict[str, _Source | None]
 class ContainerRoot:
     """The files of a container's root. Each call looks at the files as they are then."""
 
-    def __init__(
-        self, rootfs: str | os.PathLike[str], mounts: Iterable[Mount] = (), *, bundle: str | os.PathLike[str] = "/"
-    ) -> None:
+    def __init__(self, *layers: str | os.PathLike[str], mounts: Iterable[Mount] = (), bundle: str | os.PathLike[str] = "/") -> None:
         """Describe a root.
 
         Args:
-            rootfs: the directory of the root filesystem.
+            layers: the directory of the root filesystem, or those of its layers, the uppermost first.
             mounts: those of the configuration; none for a container that exists, whose root has them.
             bundle: the directory that relative sources of mounts count from.
         """
-        self._rootfs = os.fspath(rootfs)
+        self._layers = tuple(os.fspath(layer) for layer in layers)
         self._mounts = tuple(_mounted(mounts, os.fspath(bundle)))
 
     def open_regular(self, path: str) -> int:
@@ -195,19 +196,39 @@ class ContainerRoot:
             FileNotFoundError: it does not exist, or not before the container does.
             OSError: it cannot be opened.
         """
-        table: _Table = {"": _Source(self._rootfs, "")}
+        table: _Table = {"": _Source(self._layers, "")}
         for mount in self._mounts:
             self._attach(table, mount)
         source = _source(table, _resolve(table, path))
-        if source is None:
+        bases = [] if source is None else _bases(source)
+        if source is None or not bases:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return open_regular(source.inner.lstrip("/"), root=source.base) if source.inner else open_regular(source.base)
+        return open_regular(source.inner.lstrip("/"), root=bases[0]) if source.inner else open_regular(bases[0])
+
+    @contextmanager
+    def opened_directory(self, path: str) -> Iterator[list[int]]:
+        """Open a directory of the root filesystem, for the block: its descriptors in the layers, the uppermost first.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            OSError: it cannot be opened, or is of another type.
+        """
+        with ExitStack() as stack:
+            top = _Source(self._layers, "")
+            inner = _resolve({"": top}, path)
+            found: list[int] = []
+            for base in _bases(top._replace(inner=inner)):
+                found.append(open_in_root(base, inner or "/", os.O_RDONLY | os.O_DIRECTORY))
+                stack.callback(os.close, found[-1])
+            if not found:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            yield found
 
     def _attach(self, table: _Table, mount: _Mounted) -> None:
         place = _resolve(table, mount.destination)
-        found: _Table = {place: None if mount.source is None else _Source(mount.source, "")}
-        if mount.source is not None and is_below(mount.source, self._rootfs):
-            inside = _resolve(table, mount.source[len(self._rootfs) :])
+        found: _Table = {place: None if mount.source is None else _Source((mount.source,), "")}
+        if mount.source is not None and is_below(mount.source, self._layers[0]):
+            inside = _resolve(table, mount.source[len(self._layers[0]) :])
             found[place] = _source(table, inside)
             if mount.recursive:
                 found |= {place + other[len(inside) :]: table[other] for other in table if other.startswith(f"{inside}/")}
@@ -236,7 +257,7 @@ def _source(table: _Table, path: str) -> _Source | None:
     while place not in table:
         place = place.rpartition("/")[0]
     mounted = table[place]
-    return None if mounted is None else _Source(mounted.base, mounted.inner + path[len(place) :])
+    return None if mounted is None else _Source(mounted.bases, mounted.inner + path[len(place) :])
 
 
 def _resolve(table: _Table, path: str) -> str:
@@ -264,9 +285,39 @@ def _resolve(table: _Table, path: str) -> str:
 
 def _link(source: _Source | None) -> str | None:
     """Return the target of a symbolic link; None for anything else, and for what does not exist or cannot be read."""
-    if source is None:
+    bases = [] if source is None else _bases(source)
+    if source is None or not bases:
         return None
     try:
-        return os.readlink(source.base + source.inner)
+        return os.readlink(bases[0] + source.inner)
     except OSError:
         return None
+
+
+def _bases(source: _Source) -> list[str]:
+    """Return the directories of the host that have a file, the uppermost layer first.
+
+    Of a directory it is each layer with a part of it, as in an overlay; of another file the uppermost one, unless it is hidden.
+    """
+    if len(source.bases) == 1:
+        return [source.bases[0]]
+    found: list[str] = []
+    parts = source.inner.split("/")[1:]
+    for base in source.bases:
+        place, opaque, info = base, is_opaque(base), os.lstat(base)
+        for number, part in enumerate(parts):
+            place = f"{place}/{part}"
+            try:
+                info = os.lstat(place)
+            except FileNotFoundError:
+                break
+            if not stat.S_ISDIR(info.st_mode):
+                if not (found or is_whiteout(info)) and number + 1 == len(parts):
+                    found.append(base)
+                return found
+            opaque = opaque or is_opaque(place)
+        else:
+            found.append(base)
+        if opaque:
+            break
+    return found

@@ -381,7 +381,7 @@ def test_a_file_with_more_links_than_the_filesystem_allows(tmp_path: Path, monke
     monkeypatch.setattr("os.link", limited)
     fd = os.open(tmp_path / "source", os.O_RDONLY)
     try:
-        copy_tree(fd, str(tmp_path / "target"), "a test")
+        copy_tree([fd], str(tmp_path / "target"), "a test")
     finally:
         os.close(fd)
     assert [(tmp_path / f"target/{number}").read_text() for number in range(6)] == ["x"] * 6

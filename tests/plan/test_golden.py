@@ -149,7 +149,14 @@ CASES = {
     "rootless-score": lambda: compiled(config(both(mapped(ONE, ONE), process(oomScoreAdj=500))), USER),
     "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
     "rootless-image": lambda: compiled(
-        config(mapped(ONE, ONE)), USER, overlay=Overlay("/image:1", "/bundle/overlay/c1/upper", "/bundle/overlay/c1/work")
+        config(mapped(ONE, ONE)), USER, overlay=Overlay(("/image:1",), "/bundle/overlay/c1/upper", "/bundle/overlay/c1/work")
+    ),
+    "rootless-image-layers": lambda: compiled(
+        config(mapped(ONE, ONE)),
+        USER,
+        overlay=Overlay(
+            tuple(f"/bundle/layers/{n}" for n in range(20, -1, -1)), "/bundle/overlay/c1/upper", "/bundle/overlay/c1/work"
+        ),
     ),
     "joined": lambda: compiled(config(both(mapped([], []), joined("user", "pid", "network"))), PURE_V2),
     "joined-rootless": lambda: compiled(config(both(mapped([], []), joined("pid", "user", "network"))), USER),

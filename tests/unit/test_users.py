@@ -159,3 +159,58 @@ def test_links_stay_in_the_root(rootfs: Path) -> None:
     (rootfs / "etc/passwd").symlink_to("/etc/passwd")  # itself, in the root
     with pytest.raises(oci.BundleError, match="/etc/passwd: Too many levels"):
         resolve("root", ContainerRoot(rootfs))
+
+
+# ---- several layers ----
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> list[Path]:
+    """Three layers, the uppermost first."""
+    made = [tmp_path / name for name in ("upper", "middle", "lower")]
+    for layer in made:
+        (layer / "etc").mkdir(parents=True)
+    (made[2] / "etc/passwd").write_bytes(PASSWD)
+    (made[1] / "etc/group").write_bytes(GROUP)
+    return made
+
+
+def test_files_are_found_in_any_layer(layers: list[Path]) -> None:
+    assert resolve("app", ContainerRoot(*layers)).additional_gids == (1000, 10, 44)
+    (layers[1] / "etc/passwd").write_text("app:x:7:8::/a:/b\n")
+    assert resolve("app", ContainerRoot(*layers)).uid == 7
+    (layers[0] / "etc/passwd").symlink_to("/else/where")
+    (layers[2] / "else").mkdir()
+    (layers[2] / "else/where").write_text("app:x:9:9::/a:/b\n")
+    assert resolve("app", ContainerRoot(*layers)).uid == 9
+
+
+@pytest.mark.parametrize(
+    ("hide", "count"),
+    [("opaque", 2), ("whiteout of a file", 3), ("whiteout of a directory", 1), ("file", 1), ("link to the host", 1)],
+)
+def test_an_upper_layer_hides_files(layers: list[Path], hide: str, count: int) -> None:
+    etc = layers[1] / "etc"
+    (etc / "group").unlink()
+    if hide == "opaque":
+        os.setxattr(etc, "user.overlay.opaque", b"y")
+    elif hide == "whiteout of a file":
+        _whiteout(etc / "passwd")
+    else:
+        etc.rmdir()
+        if hide == "file":
+            etc.write_text("")
+        elif hide == "link to the host":
+            etc.symlink_to(layers[2] / "etc")
+        else:
+            _whiteout(etc)
+    with pytest.raises(oci.BundleError, match="neither a number nor in the container's /etc/passwd"):
+        resolve("app", ContainerRoot(*layers))
+    with ContainerRoot(*layers).opened_directory("/etc") as found:
+        assert len(found) == count
+
+
+def _whiteout(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root makes devices, whiteouts too")
+    os.mknod(path, 0o20000, 0)
