@@ -69,7 +69,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     native = "ociruntime/_native"
-    generate = f"import sys; sys.path.insert(0, {native!r}); import build; build.write_header(build.Path(sys.argv[1]))"
+    generate = "import sys; sys.path.insert(0, 'packaging'); import native; native.write_header(native.Path(sys.argv[1]))"
     sources = [path for pattern in ("*.c", "*.h") for path in sorted(Path(native).glob(pattern)) if path.name != "_host.c"]
     session.run("clang-format", "--dry-run", "--Werror", *map(str, sources))
     warnings = ["-Wall", "-Wextra", "-Werror", "-fanalyzer", "-O2", "-c", "-o", "/dev/null"]
@@ -88,9 +88,9 @@ def sanitize(session: nox.Session) -> None:
     The first argument is the time in seconds (default: 120).
     """
     session.install(".", "cffi")
-    build = "import build; build.build_init(build.Path(sys.argv[1], 'init'), build.Path(sys.argv[1]), build.SANITIZED_FLAGS)"
+    build = "import native; native.build_init(native.Path(sys.argv[1], 'init'), native.Path(sys.argv[1]), native.SANITIZED_FLAGS)"
     with tempfile.TemporaryDirectory() as temporary:
-        session.run("python", "-c", f"import sys; sys.path.insert(0, 'ociruntime/_native'); {build}", temporary)
+        session.run("python", "-c", f"import sys; sys.path.insert(0, 'packaging'); {build}", temporary)
         with session.chdir("tests"):  # so that the installed package is tested, not the tree
             session.run("python", "fuzz/fuzz_init.py", *(session.posargs or ["120"]), "--init", f"{temporary}/init")
 

@@ -7,9 +7,8 @@ from cffi import FFI
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-NATIVE = Path(__file__).parent / "ociruntime" / "_native"
-sys.path.insert(0, str(NATIVE))
-import build  # noqa: E402 (the script beside the C sources)
+sys.path.insert(0, str(Path(__file__).parent / "packaging"))
+import native
 
 
 class BuildNative(build_ext):
@@ -17,21 +16,21 @@ class BuildNative(build_ext):
 
     def pre_run(self, extension: Extension, ffi: FFI) -> None:
         """Generate the header of the extension. cffi calls this before it generates the C file."""
-        header = build.write_header(Path(self.build_temp))
+        header = native.write_header(Path(self.build_temp))
         extension.include_dirs.append(str(header.parent))
         extension.depends.append(str(header))
 
     def run(self) -> None:
         super().run()
         root = Path(__file__).parent if self.inplace else Path(self.build_lib)
-        build.build_init(root / "ociruntime" / "_native" / "init", Path(self.build_temp))
+        native.build_init(root / "ociruntime" / "_native" / "init", Path(self.build_temp))
 
     def get_outputs(self) -> list[str]:
         return [*super().get_outputs(), str(Path(self.build_lib, "ociruntime", "_native", "init"))]
 
 
 setup(
-    cffi_modules=["ociruntime/_native/build.py:ffi"],
+    cffi_modules=["packaging/native.py:ffi"],
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for every CPython from 3.11 on
 )

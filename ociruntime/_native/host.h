@@ -1,4 +1,4 @@
-/* The functions of host.c; the declarations between the marks are read by build.py for cffi. */
+/* The functions of host.c; the declarations between the marks are read by packaging/native.py for cffi. */
 #ifndef OCIRUNTIME_HOST_H
 #define OCIRUNTIME_HOST_H
 #include <stdint.h>

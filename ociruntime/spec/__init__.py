@@ -122,13 +122,12 @@ _MODULES = {
     "base": "FrozenJson FrozenMap Json OpenEnum Problem",
     "codec": "converter",
     "config": "Hook Hooks RuntimeSpec",
-    "edit": "Change diff merge",
+    "edit": "At Change diff merge",
     "features": "CgroupFeatures ContainerProcessState ContainerStatus EnabledFeature Features "
     "IntelRdtFeatures LinuxFeatures MemoryPolicyFeatures MountExtensions SeccompFeatures StateDocument",
     "linux": "Device DeviceType IDMapping IntelRdt Linux MemoryPolicy MemoryPolicyFlag MemoryPolicyMode Mount Namespace "
     "NamespaceType NetDevice Personality PersonalityDomain Root RootfsPropagation TimeOffset",
     "model": "Model",
-    "places": "At",
     "platforms": "FreeBSD FreeBSDDevice FreeBSDJail FreeBSDJailAllow FreeBSDSharing FreeBSDSharingNoDisable IOMem Solaris "
     "SolarisAnet SolarisCappedCPU SolarisCappedMemory VM VMHardware VMHypervisor VMImage VMImageFormat "
     "VMKernel Windows WindowsCPU WindowsCPUGroupAffinity WindowsDevice WindowsDeviceIDType WindowsHyperV "

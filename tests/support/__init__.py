@@ -2,6 +2,7 @@
 
 - `cgroups`: containers with limits, and the files of their cgroups
 - `fixture_types`: types of the fixtures that are functions
+- `generate`: the generated files of the package
 - `images`: images of every kind
 - `leftovers`: what a test leaves behind, and its removal
 - `mounts`: containers with further mounts, and their mount tables

@@ -17,7 +17,8 @@ from ociruntime.errors import SpecError
 from ociruntime.spec import ContainerProcessState, Features, Model, RuntimeSpec, StateDocument, diff
 from ociruntime.spec.base import Member, Record, members_of
 from ociruntime.spec.codec import converter
-from ociruntime.spec.generate import models
+
+from ..support.generate import models
 
 Strategy = st.SearchStrategy[Any]
 ROOTS = [RuntimeSpec, Features, StateDocument, ContainerProcessState]

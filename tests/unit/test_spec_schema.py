@@ -21,8 +21,9 @@ from ociruntime import spec
 from ociruntime.errors import SpecError
 from ociruntime.spec import Features, Model, OpenEnum, Problem, RuntimeSpec, StateDocument
 from ociruntime.spec.base import Record, members_of
-from ociruntime.spec.generate import files, models
 from ociruntime.spec.schema import describe, generate, section
+
+from ..support.generate import files, models
 
 RUNTIME_SPEC = Path(__file__).parent / "runtime-spec"
 SCHEMAS = RUNTIME_SPEC / "schema"
@@ -127,7 +128,7 @@ def validators(official: Resolver, name: str) -> tuple[Any, Any]:
 
 
 def test_what_is_generated_is_up_to_date() -> None:
-    """``python -m ociruntime.spec.generate`` writes the published schemas and the types of places."""
+    """``python -m tests.support.generate`` writes the published schemas and the types of places."""
     for path, text in files().items():
         assert path.read_text() == text, f"{path.name} is not what the classes say"
 

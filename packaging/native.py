@@ -1,6 +1,6 @@
 """Build the two native parts: the cffi module ``_host`` (API mode, abi3) and the freestanding program ``init``.
 
-Used by ``setup.py``; never imported by the package.
+Used by ``setup.py``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from types import ModuleType
 
 from cffi import FFI
 
-HERE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1] / "ociruntime"
+SOURCES = PACKAGE / "_native"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-INIT_UNITS = [HERE / f"{name}.c" for name in ("init", "sockets", "paths", "files", "mounts", "process", "hooks", "console")]
+INIT_UNITS = [SOURCES / f"{name}.c" for name in ("init", "sockets", "paths", "files", "mounts", "process", "hooks", "console")]
 INIT_FLAGS = [
     *["-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie"],
     *["-fno-asynchronous-unwind-tables", "-fno-ident", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-s"],
@@ -30,7 +31,7 @@ SANITIZED_FLAGS = [
 
 def _ops() -> ModuleType:
     """Load the op table by its path, because the package cannot be imported before it is built."""
-    spec = importlib.util.spec_from_file_location("_ociruntime_ops", HERE.parent / "plan" / "ops.py")
+    spec = importlib.util.spec_from_file_location("_ociruntime_ops", PACKAGE / "plan" / "ops.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -58,7 +59,7 @@ def build_init(target: Path, temporary: Path, flags: Sequence[str] = INIT_FLAGS)
     header = write_header(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    include = ["-I", str(HERE), "-I", str(header.parent)]
+    include = ["-I", str(SOURCES), "-I", str(header.parent)]
     subprocess.run([*compiler, *flags, *WARNINGS, *include, "-o", str(target), *map(str, INIT_UNITS)], check=True)
     target.chmod(0o644)
 
@@ -66,14 +67,14 @@ def build_init(target: Path, temporary: Path, flags: Sequence[str] = INIT_FLAGS)
 def make_ffi() -> FFI:
     """Describe the extension; setup.py adds the directory of the generated header."""
     ffi = FFI()
-    header = (HERE / "host.h").read_text()
+    header = (SOURCES / "host.h").read_text()
     ffi.cdef(header.split("/* cdef begins */")[1].split("/* cdef ends */")[0])
     ffi.set_source(
         "ociruntime._native._host",
         '#include "host.h"',
         sources=["ociruntime/_native/host.c"],
-        include_dirs=[str(HERE)],
-        depends=[str(HERE / name) for name in ("host.h", "sys.h")],
+        include_dirs=[str(SOURCES)],
+        depends=[str(SOURCES / name) for name in ("host.h", "sys.h")],
         extra_compile_args=["-O2", "-Wall", "-Wextra"],
         py_limited_api=True,
     )
