@@ -16,12 +16,11 @@ from .errors import BundleError
 from .files import absolute_path, read_file
 from .host import Host
 from .interrupts import DeferredSignals, complete
-from .lifecycle.umount import umount
+from .lifecycle.prune import umount
 from .options import check_choice
 from .overrides import Overrides
 from .plan.cgroups import MANAGERS
-from .plan.compile import compile_create
-from .plan.template import Template, is_usable
+from .plan.compile import Template, compile_create, is_usable
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.layers import attach, may_mount
 from .rootfs.mount import ephemeral_name, make_volume, mount_image, open_image, system_partition

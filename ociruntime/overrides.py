@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
-from .arguments import check_bool, check_str, check_type, encodable, shown, wrong_type
+from .arguments import (
+    check_bool,
+    check_str,
+    check_type,
+    encodable,
+    parse_count,
+    parse_cpus,
+    parse_limit,
+    parse_size,
+    shown,
+    wrong_type,
+)
 from .files import absolute_path
-from .limits import parse_count, parse_cpus, parse_limit, parse_size
 from .plan.mount_options import KNOWN_OPTIONS
 from .rootfs.users import resolve
 from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User

@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import SpecError, UnsupportedError
 from .files import other_writers, replace_file
-from .spec.default_seccomp import architectures_of
 from .spec.rules import Findings
 from .spec.rules.linux import check_seccomp
-from .spec.seccomp import SeccompOperator, SyscallArg
+from .spec.seccomp import SeccompOperator, SyscallArg, architectures_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,16 +16,13 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Required, TypedDict
 
-from . import recovery
 from .arguments import check_type, parse_path, shown
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import LockFile, StagedFile, absolute_path, other_writers
+from .files import LockFile, StagedFile, absolute_path, other_writers, write_all
 from .procfs import outer_uid
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from .recovery import Recovery
 
 __all__ = ["OCI_VERSION", "StateRecord", "StateStore", "Status", "default_root"]
 
@@ -227,7 +224,7 @@ def _is_ours(names: Sequence[str]) -> bool:
 
     All other directories are the user's: a state root can be any directory.
     """
-    return recovery.NAME in names or "state.json" in names or set(names) <= {"lock"}
+    return RECOVERY in names or "state.json" in names or set(names) <= {"lock"}
 
 
 def _unlink(path: str) -> None:
@@ -235,6 +232,71 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
+
+
+# ---- the recovery record ----
+
+RECOVERY: Final = "recovery"
+_RECOVERED: Final = ("bundle", "rootfs", "annotations", "hooks", "cgroups", "undo", "supervisor", "ephemeral", "pid", "pid_start")
+"""Members of `StateRecord` that are recorded."""
+_RESERVE: Final = 128
+"""Bytes that are kept free for the line with the pid, so that no lack of space can prevent it."""
+
+
+class Recovery:
+    """The creator's side of a recovery record: what ``delete --force`` needs when state.json is damaged or missing.
+
+    It is a file of lines, each a JSON object; the members of all of them together are the record. Only the creator of the container
+    appends lines, always before the same facts go to state.json, and the record is complete before the container's process runs.
+    A line without its newline was being written when the creator was killed, and does not count.
+
+    Args:
+        directory: the container's directory.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._path = f"{directory}/{RECOVERY}"
+        self._recorded: dict[str, object] = {}
+        self._end = 0
+
+    def add(self, document: Mapping[str, object]) -> None:
+        """Append what a state document has and the record does not have yet. Raises OSError."""
+        facts = {name: document[name] for name in _RECOVERED if name in document and self._recorded.get(name) != document[name]}
+        if not facts:
+            return
+        line = json.dumps(facts).encode() + b"\n"
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(fd, self._end, len(line) + (0 if "pid" in facts else _RESERVE))
+            os.lseek(fd, self._end, os.SEEK_SET)
+            write_all(fd, line)
+        finally:
+            os.close(fd)
+        self._recorded.update(facts)
+        self._end += len(line)
+
+
+def read_recovery(directory: str) -> dict[str, object] | None:
+    """Return the record of a container: empty while it has no complete line, None without a file.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    try:
+        with open(f"{directory}/{RECOVERY}", "rb") as file:
+            *lines, _ = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    facts: dict[str, object] = {}
+    for line in lines:
+        values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError(f"{values!r} is not an object")
+        facts.update(values)
+    return facts
+
+
+# ---- the directory of a container ----
 
 
 class Entry:
@@ -315,7 +377,7 @@ class Entry:
 
     def _recovery_facts(self) -> dict[str, object] | None:
         try:
-            return recovery.read(self.directory)
+            return read_recovery(self.directory)
         except ValueError as error:
             raise self._lost(str(error)) from error
 
@@ -335,8 +397,8 @@ class Entry:
         """Write the state of a container that is being created, and before it the recovery record. Raises StateError."""
 
         if self._recovery is None:
-            self._recovery = recovery.Recovery(self.directory)
-        with self.storing(recovery.NAME):
+            self._recovery = Recovery(self.directory)
+        with self.storing(RECOVERY):
             self._recovery.add(document)
         self.write(document)
 
@@ -402,7 +464,7 @@ class Entry:
         while True:
             try:
                 names = os.listdir(self.directory)
-                for name in sorted(names, key=lambda name: (name == "lock", name == recovery.NAME, name == "state.json", name)):
+                for name in sorted(names, key=lambda name: (name == "lock", name == RECOVERY, name == "state.json", name)):
                     path = f"{self.directory}/{name}"
                     if name == NOTIFY:
                         _unlink(f"{path}/{NOTIFY}")

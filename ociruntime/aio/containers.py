@@ -27,8 +27,7 @@ from ..stats import Event
 from ..store import Status
 from ..streams import MaybeNone
 from ..supervisor.logs import POLL_INTERVAL, LogReader, LogRecord
-from .processes import Attachment, Process, Reader, Writer, connect
-from .waiting import Making, ended, finish, readable, within, work
+from .processes import Attachment, Making, Process, Reader, Writer, connect, ended, finish, readable, within, work
 
 if TYPE_CHECKING:
     from ..bundle import Bundle

@@ -73,7 +73,7 @@ def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Cal
     """Return the type of an argument that is a limit, as Python's calls take it.
 
     Args:
-        parse: a function of `ociruntime.limits`.
+        parse: a function of `ociruntime.arguments`, such as `parse_size`.
         read: makes the text of the argument a value for it.
     """
 

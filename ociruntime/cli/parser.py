@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Final, NoReturn
 
 from .. import __version__
-from ..limits import parse_count, parse_cpus, parse_size
+from ..arguments import parse_count, parse_cpus, parse_size
 from .common import limit, one_line, parse_duration, parse_seconds, parse_time, path, shorten
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"

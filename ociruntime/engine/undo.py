@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import StateError, UnsupportedError
 from ..procfs import read_mounts
-from . import cgroup, rdt
+from . import cgroup
 
 if TYPE_CHECKING:
     from ..plan.model import Plan, Step
@@ -70,7 +70,15 @@ def _cgroup_parent(path: str) -> None:
 
 def _rdt(path: str) -> None:
     _check_below(path, "resctrl")
-    rdt.remove(path)
+    remove_group(path)
+
+
+def remove_group(path: str) -> None:
+    """Remove a resctrl group, if it exists. Its processes move to the parent group. Raises OSError."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return
 
 
 def _systemd_scope(unit: str, manager: str, directory: str, *others: str) -> None:

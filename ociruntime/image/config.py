@@ -117,7 +117,7 @@ class OciImageConfig:
         Raises:
             SifError: a value has the wrong type; the error names the key.
         """
-        from ociruntime.spec.image import is_whole
+        from ociruntime.spec.defaults import is_whole
 
         check_mapping("document", document)
         optional(check_type, "location", location, Location, "a Location")
@@ -155,7 +155,7 @@ def check_oci_config(document: JsonObject, location: Location) -> None:
         SifError: a value has the wrong type or cannot be used, a key is a known one in another case, or this is a whole image
             configuration.
     """
-    from ociruntime.spec.image import is_whole
+    from ociruntime.spec.defaults import is_whole
 
     spelling = {key.lower(): key for key in _KEYS}
     for key in document:

@@ -18,7 +18,7 @@ from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, check_digest, optional_module
 from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, FileType, Node, TarTree, Tree
 from ociruntime.image.recognise import LayerFormat
-from ociruntime.image.sif.display import printable
+from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import complete
 
 if TYPE_CHECKING:

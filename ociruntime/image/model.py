@@ -20,9 +20,8 @@ from ociruntime.image.config import Location, OciImageConfig
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract
 from ociruntime.image.layers import check_archive
 from ociruntime.image.recognise import HEAD, LayerFormat, checked_filesystem, describe, launch_script_size
-from ociruntime.image.sif.display import printable, size_text
 from ociruntime.image.sif.format import MAGIC
-from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label
+from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label, printable, size_text
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.source import ClosedImageError, FdSource, Identity, Section, SectionReader
 from ociruntime.image.signatures import Key, Verification, verify_sif

@@ -20,8 +20,7 @@ import attrs
 from ociruntime.arguments import check_str, check_type, optional, parse_path
 from ociruntime.errors import ImageError, SignatureError, SpecError, UnsupportedError
 from ociruntime.image.blobs import MAX_DOCUMENT, split_digest
-from ociruntime.image.sif.display import printable
-from ociruntime.image.sif.model import DataType, Descriptor, HashKind, Signature
+from ociruntime.image.sif.model import DataType, Descriptor, HashKind, Signature, printable
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.writer import SifBuilder, append_objects
 from ociruntime.spec import codec

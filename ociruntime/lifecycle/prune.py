@@ -1,17 +1,23 @@
-"""Removing containers that have stopped or lost their caller, and what crashes have left."""
+"""Removing what is no longer used: containers that have stopped or lost their caller, mounted bundles, what crashes have left."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import BundleError, ContainerExists, ContainerNotFound, UnsupportedError, warn
 from ..files import LockFile
+from ..interrupts import uninterruptible
 from ..overrides import StrPath
-from ..rootfs.bundles import prune_records
+from ..procfs import MountInfo, read_mounts
+from ..rootfs.bundles import BundleDirectory, locked, prune_records
+from ..rootfs.layers import containers_of as layer_containers
 from ..store import Entry, StateStore, Status, check_directory, check_id
-from .delete import after_delete, end, read, sweep
+from .delete import after_delete, end, lock, read, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -213,3 +219,180 @@ def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
     if failure is not None:
         raise failure
     return tuple(removed)
+
+
+# ---- unmounting a bundle, and finding the containers and processes that use it ----
+
+_GRACE = 2.0
+"""Seconds for a process outside of the containers to lose the mounts of a bundle."""
+_POLL = 0.02
+_MAX_NAMED = 5
+"""Users of a bundle that a message names."""
+
+
+@uninterruptible()
+def umount(path: str | os.PathLike[str], *, force: bool, state_root: str | os.PathLike[str] | None) -> None:
+    """Unmount a bundle and remove it. Arguments and errors are those of `Bundle.umount`."""
+    with locked(path) as directory:
+        if directory.record() is None:
+            raise BundleError(
+                f"{directory.path} is not a mounted image: 'mount' has not created it; give the path of a mounted bundle"
+            )
+        if foreign := directory.foreign_mount():
+            raise BundleError(f"{directory.path} cannot be unmounted: {foreign} does not belong to the image; unmount it first")
+        if force:
+            for entry in containers_of(directory, state_root):
+                _stop(entry)
+        try:
+            if force:
+                directory.unmount(detach=True)
+            else:
+                _unmount_unused(directory, state_root)
+        except OSError as error:
+            users = list(_processes_in(directory.rootfs))
+            raise BundleError(
+                f"{directory.path} cannot be unmounted: {error.strerror}: {_named(users) or 'a process'} has open files or its "
+                "working directory there; end it, or use force (nothing has been removed)"
+            ) from error
+        directory.remove()
+
+
+def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> None:
+    """Unmount a bundle that nothing uses. Raises BundleError, OSError: everything is mounted as it was."""
+    mounts = directory.mounts()
+    _refuse_containers(directory, state_root)
+    _refuse(directory, _lasting_users(directory, mounts))
+    if directory.layers() is not None:  # no container can be created meanwhile (see `in_use`)
+        directory.unmount()
+        return
+    with directory.top_unmounted():  # a user that came since the first look keeps its open files
+        _refuse_containers(directory, state_root)
+        _refuse(directory, _lasting_users(directory, mounts, unmounted=True))
+    directory.unmount()
+
+
+def containers_of(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> list[Entry]:
+    """Return the containers in a state directory that use a bundle: those that are being created and those that run."""
+    own, layers = os.fstat(directory.fd), directory.layers()
+    entries = {entry.directory: entry for entry in StateStore(state_root).entries()}
+    for path in layer_containers(layers) if layers is not None else ():  # in other state roots too
+        entries.setdefault(path, Entry(*os.path.split(path)))
+    return [entry for entry in entries.values() if _uses(entry, own)]
+
+
+def _uses(entry: Entry, bundle: os.stat_result) -> bool:
+    try:
+        document, status = read(entry, force=True)
+        if status is Status.STOPPED or not os.path.samestat(os.stat(document["bundle"]), bundle):
+            return False
+        if status is not Status.CREATING:
+            return True
+        with entry.locked(wait=False):
+            return False  # its creator has ended
+    except BlockingIOError:
+        return True
+    except (ContainerNotFound, FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _stop(entry: Entry) -> None:
+    """Kill a container. It stays as a stopped one."""
+    try:
+        with ExitStack() as stack:
+            if lock(stack, entry, force=True):
+                document, status = read(entry, force=True)
+                end(entry, document, status, -1)
+    except ContainerNotFound:
+        return  # it was deleted meanwhile
+
+
+def _refuse_containers(directory: BundleDirectory, state_root: str | os.PathLike[str] | None) -> None:
+    _refuse(directory, [f"container {entry.id!r}" for entry in containers_of(directory, state_root)])
+
+
+def _refuse(directory: BundleDirectory, users: list[str]) -> None:
+    if users:
+        raise BundleError(f"{directory.path} cannot be unmounted: {_named(users)} still uses it; end it first, or use force")
+
+
+def _named(users: list[str]) -> str:
+    more = f" and {len(users) - _MAX_NAMED} more" if len(users) > _MAX_NAMED else ""
+    return ", ".join(users[:_MAX_NAMED]) + more
+
+
+def _lasting_users(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> list[str]:
+    """Return the processes that `_elsewhere` finds, as soon as there are none or after a grace period.
+
+    A container that is being created has the host's mounts, those of the bundle included, at another place for a moment.
+    """
+    deadline = time.monotonic() + _GRACE
+    while (users := list(_elsewhere(directory, mounts, unmounted=unmounted))) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return users
+
+
+def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted: bool = False) -> Iterator[str]:
+    """Yield the processes that have a filesystem of the bundle as their root, or a part of it mounted.
+
+    A copy of the mount namespace has the mounts of the bundle at their usual place, which does not count as use. Mounts that
+    propagation has made at other places are removed by propagation too, so they count only if they outlive the unmount.
+
+    Args:
+        unmounted: whether the bundle is unmounted at its usual place.
+    """
+    own, place = {mount.device for mount in mounts}, directory.rootfs
+    for pid, table in _namespaces():
+        if own:
+            used = any(m.device in own and (m.point != place if unmounted else m.point == "/" or m.root != "/") for m in table)
+        else:
+            used = any(m.point == place and m.fstype in ("squashfs", "overlay") for m in table)
+        if used:
+            yield f"process {pid} ({_command(pid)})"
+
+
+def _namespaces() -> Iterator[tuple[int, list[MountInfo]]]:
+    """Yield a process of each mount namespace and root directory that can be seen, and its mount table."""
+    seen: set[tuple[str, str]] = set()
+    for pid in _pids():
+        try:
+            key = os.readlink(f"/proc/{pid}/ns/mnt"), _target(f"/proc/{pid}/root")
+            if key not in seen:
+                seen.add(key)
+                yield pid, list(read_mounts(pid))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM):
+                raise
+            continue  # it has ended, or the caller may not inspect it
+
+
+def _processes_in(place: str) -> Iterator[str]:
+    """Yield the processes that have their root, working directory or open files in a directory."""
+    for pid in _pids():
+        try:
+            links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root", *(f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))]
+            if any(f"{_target(link)}/".startswith(f"{place}/") for link in links):
+                yield f"process {pid} ({_command(pid)})"
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def _target(link: str) -> str:
+    """Return the target of a link in procfs; empty where it is gone, or too long to be read. Raises OSError."""
+    try:
+        return os.readlink(link)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise
+        return ""
+
+
+def _pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return "ended"

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 import attrs
 
-from ..arguments import check_type, optional, wrong_type
+from ..arguments import check_type, optional, parse_count, parse_cpus, parse_limit, parse_size, wrong_type
 from ..engine import cgroup, undo
 from ..engine.cgroup.devices import Rollback
 from ..engine.execution import step_error
 from ..engine.host_steps import execute_step
 from ..errors import SpecError, UnsupportedError
 from ..host import Host
-from ..limits import parse_count, parse_cpus, parse_limit, parse_size
 from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ..spec import CPU, IntelRdt, Linux, Resources, RuntimeSpec
 from ..spec.rules import Findings

@@ -143,7 +143,7 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
             SpecError: a member of the image config is of the wrong type, or its user is a name and ``user`` is not given.
             KeyError: ``volumes`` is a mapping that lacks one of the image's volumes.
         """
-        from .image import apply_image_config
+        from .defaults import apply_image_config
 
         optional(check_type, "base", base, cls, f"a {cls.__name__}")
         keep_env = base is not None

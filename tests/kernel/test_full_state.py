@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime import recovery
-from ociruntime.store import StateRecord, StateStore
+from ociruntime.store import Recovery, StateRecord, StateStore, read_recovery
 
 from ..support.fixture_types import MakeBundle
 from ..support.leftovers import cgroups_of
@@ -136,8 +135,8 @@ def test_the_pid_has_space_in_the_recovery_record(small: Path) -> None:
     """The first line ends where a page does, so the line with the pid needs another one."""
     small.mkdir(mode=0o700)
     bundle = "x" * (4096 - len(json.dumps({"bundle": ""})) - len("\n"))
-    record = recovery.Recovery(str(small))
+    record = Recovery(str(small))
     record.add({"bundle": bundle})
     fill(small)
     record.add({"bundle": bundle, "pid": 7, "pid_start": 8})
-    assert recovery.read(str(small)) == {"bundle": bundle, "pid": 7, "pid_start": 8}
+    assert read_recovery(str(small)) == {"bundle": bundle, "pid": 7, "pid_start": 8}

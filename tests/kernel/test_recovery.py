@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime.recovery import NAME, Recovery, read
+from ociruntime.store import RECOVERY, Recovery, read_recovery
 
 from ..support.fixture_types import MakeBundle, Script
 from ..support.leftovers import assert_nothing_left
@@ -135,7 +135,7 @@ def test_prune_leaves_one_that_runs(bundle: oci.Bundle, state_root: Path, prefix
 def test_both_records_are_damaged(bundle: oci.Bundle, state_root: Path, prefix: str, rest: bytes) -> None:
     """Nothing is abandoned: the container stays, and the error says so."""
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
-        paths = (state_root / prefix / "state.json", state_root / prefix / NAME)
+        paths = (state_root / prefix / "state.json", state_root / prefix / RECOVERY)
         before = [path.read_bytes() for path in paths]
         paths[0].write_text("{")
         paths[1].write_bytes(rest)
@@ -151,15 +151,15 @@ def test_both_records_are_damaged(bundle: oci.Bundle, state_root: Path, prefix: 
 
 
 def test_a_line_counts_when_it_is_complete(tmp_path: Path) -> None:
-    assert read(str(tmp_path)) is None
+    assert read_recovery(str(tmp_path)) is None
     recovery = Recovery(str(tmp_path))
     recovery.add({"undo": [["cgroup", "/a"]], "status": "creating"})
     recovery.add({"undo": [["cgroup", "/b"]], "pid": 3})
     recovery.add({"pid": 3})
-    content = (tmp_path / NAME).read_bytes()
+    content = (tmp_path / RECOVERY).read_bytes()
     first = content.index(b"\n") + 1
     whole = content.rindex(b"\n") + 1
     for end in range(whole + 1):
-        (tmp_path / NAME).write_bytes(content[:end] + bytes(8))
+        (tmp_path / RECOVERY).write_bytes(content[:end] + bytes(8))
         complete = {"undo": [["cgroup", "/b"]], "pid": 3} if end >= whole else {"undo": [["cgroup", "/a"]]} if end >= first else {}
-        assert read(str(tmp_path)) == complete
+        assert read_recovery(str(tmp_path)) == complete

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ociruntime.seccomp import Filter, compile_profile
-from ociruntime.spec.default_seccomp import default_profile
-from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompOperator, Syscall, SyscallArg
+from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompOperator, Syscall, SyscallArg, default_profile
 
 from ..support.waiting import TIME_LIMIT
 

@@ -17,9 +17,9 @@ from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
+from ociruntime.plan.compile import Template, is_usable
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.rootfs import Overlay
-from ociruntime.plan.template import Template, is_usable
 from ociruntime.spec import Linux, Resources, RuntimeSpec
 
 from ..support.fixture_types import Script

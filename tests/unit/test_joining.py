@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from ociruntime.host import Host
-from ociruntime.plan.joining import forks_last, permits
+from ociruntime.plan.process import forks_last, permits
 from ociruntime.spec import ProcessSpec, Rlimit, RlimitType, RuntimeSpec, Scheduler, SchedulerFlag, SchedulerPolicy, Seccomp
 
 HOST = Host((6, 18), "x86_64", 0, 40, ())

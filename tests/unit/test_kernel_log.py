@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ociruntime.engine.cgroup import account
+from ociruntime.engine.cgroup import tree
 
 SCOPE = "/sys/fs/cgroup/system.slice/p-c1.scope"
 PID = 1000
@@ -39,6 +39,6 @@ def record(path: str, pid: int, age: float) -> str:
 )
 def test_whose_a_kill_is(monkeypatch: pytest.MonkeyPatch, path: str, pid: int, age: float, expected: bool) -> None:
     log = ["6,1,1,-;something else\n", record(path, pid, age), "6,2,2,-;oom-kill:cut off"]
-    monkeypatch.setattr(account, "_records", lambda: iter(log))
+    monkeypatch.setattr(tree, "_records", lambda: iter(log))
     began = int((time.clock_gettime(time.CLOCK_BOOTTIME) - 600) * os.sysconf("SC_CLK_TCK"))
-    assert account.logged_oom_kill(SCOPE, PID, began) is expected
+    assert tree.logged_oom_kill(SCOPE, PID, began) is expected

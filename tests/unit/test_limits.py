@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ociruntime.limits import parse_count, parse_cpus, parse_limit, parse_size
+from ociruntime.arguments import parse_count, parse_cpus, parse_limit, parse_size
 from ociruntime.overrides import Overrides
 
 

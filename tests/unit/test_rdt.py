@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 import pytest
 
-from ociruntime.engine import rdt
 from ociruntime.engine.cgroup.devices import Rollback
+from ociruntime.engine.host_steps import execute_step
+from ociruntime.engine.undo import remove_group
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host
 from ociruntime.plan import Side, Step, compile_create
@@ -24,6 +25,10 @@ def steps(host: Host = HOST, **members: Any) -> list[tuple[str, tuple[object, ..
     document["linux"] |= {"intelRdt": members, "resources": {}}  # type: ignore[operator]
     plan = compile_create(RuntimeSpec.load(document), host, bundle="/b", container_id="c1")
     return [(step.op, step.values) for step in plan.steps if step.op.startswith("rdt")]
+
+
+def execute(op: str, *values: object) -> None:
+    execute_step(Step(Side.HOST, op, values, "", ""), None)
 
 
 def test_a_group_of_its_own_without_closid() -> None:
@@ -72,30 +77,30 @@ def test_a_host_without_resctrl() -> None:
 def test_a_class_that_exists_must_match(tmp_path: Path) -> None:
     group = tmp_path / "gold"
     with pytest.raises(FileNotFoundError):
-        rdt.ensure_class(None, str(group), ())
+        execute("rdt_class", str(group), ())
     group.mkdir()
     (group / "schemata").write_text("    L3:0=00f;1=0ff\n    MB:0=100\n")
-    rdt.ensure_class(None, str(group), ("L3:1=ff;0=f", "MB:0=100"))
-    rdt.ensure_class(None, str(group), ())
+    execute("rdt_class", str(group), ("L3:1=ff;0=f", "MB:0=100"))
+    execute("rdt_class", str(group), ())
     for other in ("L3:0=e", "L2:0=f", "L3:2=f"):
         with pytest.raises(FileExistsError, match="differs"):
-            rdt.ensure_class(None, str(group), (other,))
+            execute("rdt_class", str(group), (other,))
 
 
 def test_a_class_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
     group = tmp_path / "gold"
     with pytest.raises(FileNotFoundError):  # an ordinary directory gets no schemata file by itself
-        rdt.ensure_class(None, str(group), ("L3:0=f",))
+        execute("rdt_class", str(group), ("L3:0=f",))
     assert not group.exists()
 
 
 def test_a_group_is_removed_once(tmp_path: Path) -> None:
     group = str(tmp_path / "c1")
-    rdt.make(None, group)
+    execute("rdt_make", group)
     with pytest.raises(FileExistsError):
-        rdt.make(None, group)
-    rdt.remove(group)
-    rdt.remove(group)
+        execute("rdt_make", group)
+    remove_group(group)
+    remove_group(group)
     assert not (tmp_path / "c1").exists()
 
 
@@ -116,6 +121,6 @@ def test_changed_schemas_are_rolled_back(tmp_path: Path) -> None:
     (tmp_path / "schemata").write_text("    MB:0= 70;1=100\n    L3:0=ff;1=ff\n")
     rollback = Rollback()
     rollback.record(Step(Side.HOST, "rdt_schemata", (str(tmp_path), ("MB:0=20",)), "", ""))
-    rdt.write(None, str(tmp_path), ("MB:0=20",))
+    execute("rdt_schemata", str(tmp_path), ("MB:0=20",))
     assert rollback.restore() == []
     assert (tmp_path / "schemata").read_text().startswith("MB:0=70;1=100\n")

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from ociruntime import seccomp
 from ociruntime.seccomp import NEWER, compile_profile
-from ociruntime.spec.default_seccomp import architectures_of, default_profile
-from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompArch, SeccompOperator, Syscall, SyscallArg
+from ociruntime.spec.seccomp import (
+    Seccomp,
+    SeccompAction,
+    SeccompArch,
+    SeccompOperator,
+    Syscall,
+    SyscallArg,
+    architectures_of,
+    default_profile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING
 from ..._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .account import CgroupUsage as CgroupUsage
-    from .account import container_usage as container_usage
-    from .account import logged_oom_kill as logged_oom_kill
-    from .account import oom_kills as oom_kills
-    from .account import usage as usage
     from .tasks import freeze as freeze
     from .tasks import frozen as frozen
     from .tasks import kill as kill
@@ -22,21 +17,26 @@ if TYPE_CHECKING:
     from .tasks import remove as remove
     from .tasks import signal_all as signal_all
     from .tasks import thaw_killed as thaw_killed
+    from .tree import CgroupUsage as CgroupUsage
     from .tree import check_memory as check_memory
+    from .tree import container_usage as container_usage
     from .tree import delegate as delegate
     from .tree import enable as enable
     from .tree import give_realtime as give_realtime
     from .tree import joinable as joinable
+    from .tree import logged_oom_kill as logged_oom_kill
     from .tree import make as make
     from .tree import missing_parents as missing_parents
+    from .tree import oom_kills as oom_kills
     from .tree import remove_parents as remove_parents
+    from .tree import usage as usage
     from .tree import write as write
     from .tree import write_first as write_first
     from .tree import write_set as write_set
 
 _MODULES = {
-    "account": "CgroupUsage container_usage logged_oom_kill oom_kills usage",
     "tasks": "freeze frozen kill processes remove signal_all thaw_killed",
-    "tree": "check_memory delegate enable joinable give_realtime make remove_parents missing_parents write write_first write_set",
+    "tree": "CgroupUsage check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make missing_parents "
+    "oom_kills remove_parents usage write write_first write_set",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

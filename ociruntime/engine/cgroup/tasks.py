@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from ..._native import check, ffi, lib
 from ...errors import UnsupportedError
 from ..processes import LONGEST_POLL, EndWaiter
-from .account import oom_kills
-from .tree import GONE, read, read_if_exists, sort_likely, walk, write
+from .tree import GONE, oom_kills, read, read_if_exists, sort_likely, walk, write
 
 if TYPE_CHECKING:
     from ...stats import Event, EventKind

@@ -10,8 +10,8 @@ from typing_extensions import override
 from ociruntime.arguments import check_int, check_str, check_type, optional
 from ociruntime.errors import SifError
 from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, parse_env, parse_json_object, string_map
-from ociruntime.image.sif import display
 from ociruntime.image.sif import format as fmt
+from ociruntime.image.sif import model
 from ociruntime.image.sif.model import Architecture, DataType, Descriptor, Header, JsonObject, OciObject, Partition, PartitionKind
 from ociruntime.image.sif.source import (
     ClosedImageError,
@@ -316,17 +316,17 @@ class SifImage:
 
     def to_dict(self) -> JsonObject:
         """Return the header and the descriptors as JSON values."""
-        return display.to_dict(self.name, self.header, self.descriptors)
+        return model.to_dict(self.name, self.header, self.descriptors)
 
     def table(self) -> str:
         """Return the objects as a plain text table."""
-        return display.table(self.descriptors)
+        return model.table(self.descriptors)
 
     def __repr__(self) -> str:
-        return display.summary(self.name, self.header, len(self), self.primary_partition, closed=self.closed)
+        return model.summary(self.name, self.header, len(self), self.primary_partition, closed=self.closed)
 
     def _repr_html_(self) -> str:
-        return display.html(self.name, self.header, self.descriptors)
+        return model.html(self.name, self.header, self.descriptors)
 
     # --- reading the structures
 
