@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, UnsupportedError
+from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, check_digest, optional_module
 from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, FileType, Node, TarTree, Tree
@@ -279,8 +279,12 @@ def extract(view: View, path: StrPath, to: StrPath) -> tuple[ImageFile, ...]:
     parent = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not name or _exists(name, parent):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(to))
-        return _Extraction(view, parent, name, os.fspath(to)).run(route)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        return _Extraction(view, parent, name).run(route)
+    except OSError as error:
+        if isinstance(error, OCIRuntimeError) or f"{error.filename}/".startswith(f"{view.name}/"):
+            raise  # about the image
+        raise OSError(error.errno, error.strerror, os.fspath(to)) from error  # not the name of a file that is removed by now
     finally:
         os.close(parent)
 
@@ -303,11 +307,10 @@ class _Extraction:
         view: the image.
         parent: descriptor of the directory of the target.
         name: the name of the target in it.
-        target: the target as the caller named it, for messages.
     """
 
-    def __init__(self, view: View, parent: int, name: str, target: str) -> None:
-        self._view, self._parent, self._name, self._target = view, parent, name, target
+    def __init__(self, view: View, parent: int, name: str) -> None:
+        self._view, self._parent, self._name = view, parent, name
         self._staging = f".{name[:48]}.{os.urandom(8).hex()}"
         self._fd = -1
         self._budget = view.budget.renewed()
@@ -386,17 +389,13 @@ class _Extraction:
 
     def _commit(self, is_directory: bool) -> None:
         """Move the result to the target, whose name is taken first, so that no other file is replaced."""
-        try:
-            if is_directory:
-                os.mkdir(self._name, 0o700, dir_fd=self._parent)
-            else:
-                os.close(os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._parent))
-            self._committed = True
-            os.rename("x", self._name, src_dir_fd=self._fd, dst_dir_fd=self._parent)
-            os.rmdir(self._staging, dir_fd=self._parent)
-        except OSError as error:
-            error.filename, error.filename2 = self._target, None
-            raise
+        if is_directory:
+            os.mkdir(self._name, 0o700, dir_fd=self._parent)
+        else:
+            os.close(os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._parent))
+        self._committed = True
+        os.rename("x", self._name, src_dir_fd=self._fd, dst_dir_fd=self._parent)
+        os.rmdir(self._staging, dir_fd=self._parent)
 
     def _remove(self) -> None:
         for name in (self._staging, self._name) if self._committed else (self._staging,):

@@ -447,18 +447,29 @@ class DirectoryTree:
 
     def children(self, node: Node, budget: Budget) -> dict[str, Node]:
         found: dict[str, Node] = {}
-        fd = open_in_root(self._root, node.location, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    if len(found) >= budget.files_left:
-                        budget.take_files(len(found) + 1)
-                    info = entry.stat(follow_symlinks=False)
-                    target = os.readlink(entry.name, dir_fd=fd) if entry.is_symlink() else ""
-                    found[entry.name] = self._node(posixpath.join(node.location, entry.name), info, target)
-        finally:
-            os.close(fd)
+        with self._naming(node.location):
+            fd = open_in_root(self._root, node.location, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        if len(found) >= budget.files_left:
+                            budget.take_files(len(found) + 1)
+                        info = entry.stat(follow_symlinks=False)
+                        target = os.readlink(entry.name, dir_fd=fd) if entry.is_symlink() else ""
+                        found[entry.name] = self._node(posixpath.join(node.location, entry.name), info, target)
+            finally:
+                os.close(fd)
         return found
+
+    @contextmanager
+    def _naming(self, location: str) -> Iterator[None]:
+        """Let the errors of the host name the file by its path on the host."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None and not isinstance(error, OCIRuntimeError):
+                error.filename = posixpath.normpath(posixpath.join(self._where, location))
+            raise
 
     def _node(self, path: str, info: os.stat_result, target: str) -> Node:
         kind = FILE_TYPES[stat.S_IFMT(info.st_mode)]
@@ -478,8 +489,9 @@ class DirectoryTree:
     def contents(self, nodes: Sequence[Node], budget: Budget) -> Iterator[tuple[Node, Iterator[bytes]]]:
         for node in nodes:
             try:
-                fd = open_regular(node.location, root=self._root)
+                with self._naming(node.location):
+                    fd = open_regular(node.location, root=self._root)
             except NotRegularError as error:
-                raise ImageError(f"{self._where}/{node.location}: {error.strerror}: it was replaced meanwhile") from error
+                raise ImageError(f"{error.filename}: {error.strerror}: it was replaced meanwhile") from error
             with os.fdopen(fd, "rb", buffering=0) as file:
                 yield node, iter(partial(file.read, _PIECE), b"")

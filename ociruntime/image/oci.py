@@ -1,6 +1,7 @@
 """OCI images: from an index or a docker manifest to one image's configuration and layers (image-spec; docker image v1.2)."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Final, TypeVar
 
@@ -46,6 +47,7 @@ _FORMATS: Final = {
     **{f"{name}{end}": LayerFormat.TAR_ZSTD for name in _TAR for end in ("+zstd", ".zstd")},
 }
 _OCI_NAMES: Final = {"x86_64": "amd64", "aarch64": "arm64", "loongarch64": "loong64", "armv7l": "arm", "armv6l": "arm"}
+_PLATFORM_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{,63}", re.ASCII)
 _VARIANTS: Final = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 """The variant of an image that names none."""
 
@@ -170,7 +172,7 @@ def parse_platform(text: str) -> Platform:
     parts = text.split("/")
     if len(parts) == 1:
         parts = ["linux", *parts]
-    if len(parts) > 3 or not all(parts):
+    if len(parts) > 3 or not all(map(_PLATFORM_NAME.fullmatch, parts)):
         raise ValueError(f"platform={shown(text)} is not os/architecture or os/architecture/variant, such as linux/arm64")
     return Platform(os=parts[0], architecture=_OCI_NAMES.get(parts[1], parts[1]), variant=parts[2] if len(parts) == 3 else None)
 

@@ -24,7 +24,7 @@ from ..support.fixture_types import Command, MakeBundle
 from ..support.users import User
 from ..support.waiting import TIME_LIMIT
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 LONG = "x" * 5000
 BYTES = "\udcff"
@@ -39,7 +39,7 @@ COLUMNS = (["-o", "nothing"], ["-o", "args"], ["--bogus"], ["-o", LONG], ["-o", 
 SUCCEEDS = (
     r"delete --force .*",  # a container that does not exist is no error
     r".*--(pid-file|log-path)=missing",
-    r".*--pid-file=fifo",  # replaced
+    r".*--pid-file=(fifo|unreadable)",  # replaced
     r"(create|run) --sync-socket=.+",  # a listener may come later
     r"(mount BUNDLE|spec --bundle)=(missing|directory)",
     r"image extract --output=missing",
@@ -136,7 +136,7 @@ class World:
         self.directory, self.image, self.prefix = directory, image, prefix
         self.root = directory / "state"
         self.bundle = make_bundle(name="short")
-        self.bundle.spec = oci.RuntimeSpec.default().with_args("true")
+        self.bundle.spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("true")
         self.running = oci.Container.run(f"{prefix}-0", self.bundle.with_args(["sleep", "1000"]), state_root=self.root)
         self.here = directory / "here"
         self.here.mkdir()
@@ -144,11 +144,15 @@ class World:
         (self.places / "directory").mkdir(parents=True)
         os.mkfifo(self.places / "fifo")
         (self.places / "text").write_text("no JSON")
+        os.close(os.open(self.places / "unreadable", os.O_CREAT, 0))
+        (self.places / "locked").mkdir(0)
         self.count = 0
 
     def paths(self) -> dict[str, str]:
         """Return wrong paths by what is wrong with them."""
-        names = ("missing", "missing/deep", "text/deep", "directory", "fifo")
+        names = ["missing", "missing/deep", "text/deep", "directory", "fifo"]
+        if os.geteuid() != 0:
+            names += ["unreadable", "locked", "locked/file"]
         return {
             **{name: f"{self.places}/{name}" for name in names},
             "": "",
@@ -197,10 +201,11 @@ class World:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        for name in ("directory/config.json", "fifo"):
+        for name in ("directory/config.json", "fifo", "unreadable"):
             (self.places / name).unlink(missing_ok=True)
         (self.places / "directory").mkdir(exist_ok=True)
         os.mkfifo(self.places / "fifo")
+        os.close(os.open(self.places / "unreadable", os.O_CREAT, 0))
 
 
 @pytest.fixture
@@ -456,8 +461,8 @@ def test_errors_that_cannot_be_written(world: World, shell: Run, redirections: s
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_lost_output_of_logs(world: World, make_bundle: MakeBundle, shell: Run) -> None:
-    bundle = make_bundle().with_args(["sh", "-c", "echo out; echo err >&2"])
+def test_lost_output_of_logs(world: World, shell: Run) -> None:
+    bundle = world.bundle.with_args(["sh", "-c", "echo out; echo err >&2"])
     container = oci.Container.run(world.new_id(), bundle, supervise=True, state_root=world.root)
     container.wait()
     for redirection, stream in ((">/dev/full", "stdout"), (">&-", "stdout")):
@@ -483,6 +488,7 @@ def test_locales(world: World, shell: Run) -> None:
         assert fault_of(done.returncode, done.stderr, "udcff", "\\xff") == "", words
 
 
+@pytest.mark.root
 def test_as_a_user(user: User, tmp_path: Path) -> None:
     """Directories that a user may not enter, and state of others."""
     closed = user.work / "closed"

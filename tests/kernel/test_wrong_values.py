@@ -24,9 +24,10 @@ from ociruntime.overrides import Overrides
 
 from ..support.fixture_types import MakeBundle
 from ..support.surface import Call, is_wrong, names, public_calls, wrong_values
+from ..support.users import run_tests_as_user
 from ..support.waiting import SLOWER
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 MADE_BY_THE_LIBRARY = {
     *(
@@ -81,6 +82,8 @@ FEW = (
     "object",
 )
 """Values for the calls of `ociruntime.aio`, which check most of their arguments by the code of their twins."""
+AS_A_USER = (*FEW, "unreadable", "missing path", "directory", "text file", "dots", "closed fd")
+"""Values for a user, among them those with which a user fares differently than root."""
 TIME_LIMIT = 5
 """Seconds for one call."""
 MAX_MESSAGE = 9000
@@ -99,7 +102,7 @@ class World:
         self.rootfs = directory / "small"
         (self.rootfs / "etc").mkdir(parents=True)
         self.bundle = make_bundle(name="short")
-        spec = oci.RuntimeSpec.default().with_args("sleep", "1000")
+        spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("sleep", "1000")
         self.bundle.spec = spec
         self.chatty = self.bundle.with_args(["sh", "-c", "while sleep 0.02; do echo x; done"])
         self.spec = spec
@@ -552,6 +555,7 @@ def judge(call: Call, name: str, annotation: Any, value: Any, error: BaseExcepti
 def test_wrong_values_are_refused_by_name(world: World, calls: list[Call]) -> None:
     """Each parameter of each call gets every wrong value, the other parameters get valid ones."""
     values = wrong_values(world.directory / "values")
+    chosen = AS_A_USER if os.geteuid() != 0 else ()
     faults: list[str] = []
     tried = 0
 
@@ -588,7 +592,37 @@ def test_wrong_values_are_refused_by_name(world: World, calls: list[Call]) -> No
         signal.signal(signal.SIGALRM, previous)
     print(f"{len(calls)} calls, {tried} cases")
     assert not faults, "\n".join(faults)
-    assert tried >= len(values)
+    assert tried >= len(chosen or values)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("file", ["test_wrong_values.py", "test_wrong_command_lines.py"])
+def test_as_a_user(user_python: str, prefix: str, file: str) -> None:
+    """Everything that is tried here as root is tried as a user too, who may not read every file."""
+    run_tests_as_user(user_python, prefix, f"kernel/{file}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+def test_unreadable_files_of_a_directory_are_named(tmp_path: Path) -> None:
+    top = tmp_path / "image"
+    (top / "open").mkdir(parents=True)
+    (top / "open/locked").mkdir(0)
+    os.close(os.open(top / "file", os.O_CREAT, 0))
+    closed = tmp_path / "closed"
+    closed.mkdir(0o555)
+    with oci.Image.open(top) as image:
+        calls: list[tuple[Path, Callable[[], object]]] = [
+            (top / "open/locked", lambda: list(image.files())),
+            (top / "open/locked", lambda: image.extract("/open", tmp_path / "copy")),
+            (top / "file", lambda: image.read_bytes("/file")),
+            (top / "file", lambda: image.extract("/file", tmp_path / "copy")),
+            (closed / "copy", lambda: image.extract("/open", closed / "copy")),
+        ]
+        for path, call in calls:
+            with pytest.raises(PermissionError) as caught:
+                call()
+            assert str(caught.value) == f"[Errno 13] Permission denied: '{path}'"
+    assert {path.name for path in tmp_path.iterdir()} == {"image", "closed"}
 
 
 def _part(call: Call) -> str:

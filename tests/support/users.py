@@ -15,7 +15,8 @@ import ociruntime as oci
 from ociruntime.spec import IDMapping, NamespaceType
 
 from .fixture_types import MakeBundle
-from .waiting import TIME_LIMIT
+from .places import REPO
+from .waiting import TIME_LIMIT, wait_until
 
 FIRST_ID = 100000
 """The host's id of root in most user namespaces of the tests."""
@@ -103,6 +104,40 @@ class User:
         document: dict[str, Any] = oci.RuntimeSpec.load(path).to_dict()
         change(document)
         path.write_text(oci.RuntimeSpec.load(document).to_json())
+
+
+def run_tests_as_user(python: str, prefix: str, *arguments: str, timeout: float = 10 * TIME_LIMIT) -> None:
+    """Run tests as a user without privileges, in a copy of their files that the user may read. They pass, and no process is left."""
+    uid = UID + 40000  # of these tests alone, so that every process of this user is one that they have left
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
+        os.chmod(work, 0o755)
+        shutil.copy(REPO / "pyproject.toml", work)
+        copied = f"{work}/tests"
+        shutil.copytree(REPO / "tests", copied, ignore=shutil.ignore_patterns("unit", "plan", "vm", "typing", "__pycache__"))
+        home = f"{work}/home"
+        os.mkdir(home)
+        os.chown(home, uid, uid)
+        command = [python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={home}/pytest"]
+        done = subprocess.run(
+            [*command, *arguments], user=uid, group=uid, extra_groups=[], cwd=copied, stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout, check=False,
+        )  # fmt: skip
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout[-20000:]
+        wait_until(lambda: not processes_of(uid), "the end of the user's processes")
+
+
+def processes_of(uid: int) -> list[str]:
+    """Return the command lines of a user's processes."""
+    found: list[str] = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if path.stat().st_uid == uid:
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended
+    return found
 
 
 @contextmanager

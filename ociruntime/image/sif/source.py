@@ -100,7 +100,11 @@ class FdSource:
         fd = self.fileno()
         done = 0
         while done < len(buffer):
-            got = os.preadv(fd, [buffer[done:]], offset + done)
+            try:
+                got = os.preadv(fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                error.filename = self.name
+                raise
             if not got:
                 break
             done += got
