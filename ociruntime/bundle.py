@@ -22,6 +22,7 @@ from .overrides import Overrides
 from .plan.cgroups import MANAGERS
 from .plan.compile import Template, compile_create, is_usable
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
+from .rootfs.caller import CALLER
 from .rootfs.layers import attach, may_mount
 from .rootfs.mount import ephemeral_name, make_volume, mount_image, open_image, system_partition
 from .rootfs.users import ContainerRoot, resolve
@@ -65,6 +66,8 @@ class Bundle:
         """What the containers mount, of a bundle without a record."""
         self._overlay: Overlay | None = None
         """What the one container of this bundle mounts (see `_with_layer`)."""
+        self._has_caller = False
+        """Whether the containers have the caller as a user, in passwd and group."""
         self._owner = os.getpid()
 
     # ---- making a bundle ----
@@ -234,6 +237,7 @@ class Bundle:
         """Return this bundle for the one container that mounts an overlay."""
         changed = Bundle(self.path, config=self._config)
         changed._spec, changed._layers, changed._overlay = self._spec, self._layers, overlay
+        changed._has_caller = self._has_caller
         return changed
 
     def with_overrides(self, overrides: Overrides) -> Bundle:
@@ -244,8 +248,13 @@ class Bundle:
         return self._memoized((overrides.key(), os.readlink("/proc/self/cwd")), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
-        changed = overrides.apply(self.spec, lambda spec: self._with_spec(spec)._container_root())
-        return self if changed is self.spec else self._with_spec(changed)
+        spec = overrides.apply(self.spec, lambda spec: self._with_spec(spec)._container_root())
+        if spec is self.spec:
+            return self
+        changed = self._with_spec(spec)
+        if overrides.user is not None:
+            changed._has_caller = overrides.user == CALLER
+        return changed
 
     def _container_root(self) -> ContainerRoot:
         """Return the files that a container of the bundle will have."""
@@ -272,6 +281,7 @@ class Bundle:
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
         changed._spec, changed._layers, changed._overlay = spec, self._layers, self._overlay
+        changed._has_caller = self._has_caller
         return changed
 
     def plan(

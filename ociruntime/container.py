@@ -477,7 +477,7 @@ class Container:
             check: raise ProcessError if the process does not exit with 0.
             env: variables over those of the container's process: a mapping, where None removes one, or ``NAME=value`` strings.
             cwd: the working directory in the container.
-            user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``.
+            user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``; ``"caller"`` for the caller's ids.
             groups: supplementary groups instead of the user's own.
             capabilities: further capabilities, in the bounding, effective and permitted sets only.
             no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).

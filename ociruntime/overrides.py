@@ -22,9 +22,12 @@ from .arguments import (
     wrong_type,
 )
 from .files import absolute_path
+from .host import Host
 from .plan.mount_options import KNOWN_OPTIONS
+from .plan.namespaces import KEEP_GROUPS, maps_own_id_alone
+from .rootfs.caller import CALLER, Caller, is_shown, working_directory
 from .rootfs.users import resolve
-from .spec import CPU, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
+from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
 
 if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
@@ -37,7 +40,8 @@ Args: TypeAlias = Sequence[StrPath]
 Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
 """A mapping of names to values, where None removes a variable; or ``NAME=value`` strings."""
 UserLike: TypeAlias = "str | int | tuple[int, int] | User"
-"""``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. Names are looked up in the container."""
+"""``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. Names are looked up in the container.
+``"caller"`` is the caller."""
 MountLike: TypeAlias = "str | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, or a `Mount`."""
 Network: TypeAlias = Literal["none", "host", False]
@@ -205,6 +209,34 @@ def _with_user(process: ProcessSpec, user: UserLike, root: ContainerRoot) -> Pro
     return process.evolve(user=resolved)
 
 
+def _as_caller(spec: RuntimeSpec) -> RuntimeSpec:
+    """Return a configuration whose process has the ids, groups and home directory of the caller.
+
+    Its working directory is that of the caller, if the container has this directory. The ids are the same on the host, also in a
+    new user namespace.
+    """
+    caller, host = Caller.current(), Host.probe()
+    user = User(uid=caller.uid, gid=caller.gid, additional_gids=caller.groups if host.privileged else ())
+    process = (spec.process or ProcessSpec(cwd="/")).evolve(user=user.in_primary_group())
+    cwd = working_directory()
+    if cwd is not None and is_shown(cwd, spec.mounts or ()):
+        process = process.evolve(cwd=cwd)
+    spec = spec.evolve(process=process.with_env(HOME=caller.home))
+    if host.privileged:
+        return spec
+    linux = spec.linux or Linux()
+    uids, gids = _with_own_id(linux.uid_mappings, caller.uid), _with_own_id(linux.gid_mappings, caller.gid)
+    spec = spec.at.evolve(linux=linux.evolve(uid_mappings=uids, gid_mappings=gids))
+    return spec.with_annotations({KEEP_GROUPS: "1"})  # the user may not map them, and must not lose them
+
+
+def _with_own_id(mappings: Sequence[IDMapping] | None, own: int) -> tuple[IDMapping, ...] | None:
+    """Return mappings by which an id of the caller is the same in the container; None for the default ones."""
+    if mappings and maps_own_id_alone(mappings, own):
+        return (IDMapping(container_id=own, host_id=own, size=1),)
+    return None
+
+
 @attrs.frozen(kw_only=True)
 class Overrides:
     """Changes that a call makes to a configuration. None changes nothing.
@@ -263,6 +295,8 @@ class Overrides:
         changed = spec.evolve(**changes) if changes else spec
         for mount in self.mounts or ():
             changed = changed.with_mount(parse_mount(mount))
+        if self.user == CALLER:
+            changed = _as_caller(changed)
         changed = changed.evolve(process=self._process(changed, root))
         return self._limits(self._network(changed))
 
@@ -274,7 +308,7 @@ class Overrides:
             process = process.evolve(**given)
         if self.env:
             process = _with_env(process, self.env)
-        if self.user is not None:
+        if self.user not in (None, CALLER):
             process = _with_user(process, self.user, root(spec))
         if self.groups is not None:
             user = (process.user or User(uid=0, gid=0)).evolve(additional_gids=tuple(self.groups))

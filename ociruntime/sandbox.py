@@ -97,6 +97,7 @@ def run(
         env: variables over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
         cwd: the working directory in the container.
         user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``. The image's passwd and group resolve names.
+            ``"caller"``: the ids, groups, name and home directory of the caller.
         mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. One replaces a mount at its destination.
         memory: memory limit in bytes or as ``"512M"``. A program that needs more is killed.
         cpus: CPU time in CPUs: 0.5 is half of one.

@@ -12,7 +12,9 @@ import attrs
 from ..errors import UnsupportedError, warn
 from ..host import Host
 from ..overrides import Overrides
+from ..rootfs.caller import Caller
 from ..rootfs.users import env_with_home
+from ..spec import Mount
 from ..store import NOTIFY
 
 if TYPE_CHECKING:
@@ -37,19 +39,20 @@ class EphemeralBundle:
 
 
 def prepare(bundle: Bundle, options: CreateOptions, entry: Entry) -> Prepared:
-    """Resolve everything that changes the configuration of a container: its terminal, socket activation and HOME.
+    """Resolve everything that changes the configuration of a container: terminal, user, socket activation and HOME.
 
     Args:
         bundle: the bundle, with the overrides of the call.
-        entry: the container's state directory, where the socket for the readiness notification is.
+        entry: the container's state directory, where the files are that the container gets: passwd and group with the caller, and
+            the socket for the readiness notification.
 
     Raises:
         SpecError: the configuration is not valid.
-        BundleError: an option changes the process, and the configuration has none.
+        BundleError: an option changes the process, and the configuration has none; or the container's passwd or group is not valid.
     """
     if options.terminal is not None:
         bundle = bundle.with_process(terminal=options.terminal)
-    launched = bundle
+    launched = with_caller(bundle, entry) if bundle._has_caller else bundle
     if bundle.spec.process is not None:
         if options.listen_fds or options.notify_socket:
             launched = activate(launched, entry, options.listen_fds, options.notify_socket)
@@ -97,6 +100,25 @@ class Prepared:
         return plan
 
 
+# ---- the caller as a user ----
+
+
+def with_caller(bundle: Bundle, entry: Entry) -> Bundle:
+    """Return the bundle with read-only mounts of passwd and group that have the caller's lines too. The image does not change.
+
+    Raises:
+        BundleError: a file of the container is not valid.
+        StateError: a file cannot be written.
+    """
+    mounts = []
+    for name, content in Caller.current().accounts(bundle._container_root()).items():
+        entry.save(name, content)
+        (entry.path / name).chmod(0o644)  # whatever the umask
+        source, options = str(entry.path / name), ("bind", "ro", "nosuid", "nodev", "noexec")
+        mounts.append(Mount(destination=f"/etc/{name}", type="bind", source=source, options=options))
+    return bundle.with_overrides(Overrides(mounts=mounts))
+
+
 # ---- socket activation and the readiness notification ----
 
 _ABSTRACT: Final = "/run/notify"
@@ -127,8 +149,6 @@ def _with_sockets(bundle: Bundle, listen_fds: int | Sequence[str]) -> Bundle:
 
 
 def _with_notify_socket(bundle: Bundle, entry: Entry, notify_socket: str) -> Bundle:
-    from ..spec import Mount
-
     # The program in the container needs a path that fits an address.
     fits = notify_socket.startswith("/") and len(os.fsencode(f"{notify_socket}/{NOTIFY}")) <= _LONGEST_ADDRESS
     directory, destination = entry.path / NOTIFY, notify_socket if fits else _ABSTRACT

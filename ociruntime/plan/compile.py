@@ -305,7 +305,7 @@ class _Create:
             self.host,
             linux.seccomp if linux else None,
             held=ALL_CAPABILITIES if self.namespaces.user else None,
-            setgroups=setgroups_in(self.namespaces, linux, self.host),
+            setgroups=setgroups_in(self.namespaces, self.spec, self.host),
             parent=self.parent,
             strict=bool(self.die_with_parent),
         )
@@ -471,8 +471,7 @@ class _Exec:
             host,
             self.seccomp,
             held=ALL_CAPABILITIES if self.joins_user else None,
-            # Another user may have created the user namespace.
-            setgroups=Setgroups.UNKNOWN if self.joins_user else setgroups_in(self.own, self.spec.linux, host),
+            setgroups=self._setgroups(),
             visible=self.forks_last,
         )
         if self.forks_last:
@@ -481,6 +480,14 @@ class _Exec:
             builder.add("setsid", text="new session")
             take_terminal(builder, process)
         compile_execve(builder, process)
+
+    def _setgroups(self) -> Setgroups:
+        """Return what setgroups(2) may do. Another user may have created a user namespace that is joined."""
+        kept = setgroups_in(self.own, self.spec, self.host)
+        user = self.process.user
+        if kept is Setgroups.KEPT and user and any(group != user.gid for group in user.additional_gids or ()):
+            return Setgroups.UNKNOWN  # the exec process asks for other groups
+        return Setgroups.UNKNOWN if self.joins_user and kept is not Setgroups.KEPT else kept
 
 
 _CHECKED_BY_RULES: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")

@@ -384,10 +384,19 @@ class Setgroups(Enum):
     """An unprivileged user wrote the gid mapping, and must not drop a group by which access is denied."""
     UNKNOWN = "unknown"
     """The namespace exists already."""
+    KEPT = "kept"
+    """The annotation `KEEP_GROUPS` keeps the groups of the caller."""
 
 
-def setgroups_in(namespaces: Namespaces, linux: Linux | None, host: Host) -> Setgroups:
+KEEP_GROUPS: Final = "run.oci.keep_original_groups"
+"""The annotation that keeps the supplementary groups of the caller, with the value 1, as crun has it."""
+
+
+def setgroups_in(namespaces: Namespaces, spec: RuntimeSpec, host: Host) -> Setgroups:
     """Return what setgroups(2) may do in the user namespace of a container."""
+    linux = spec.linux
+    if (spec.annotations or {}).get(KEEP_GROUPS) == "1":
+        return Setgroups.KEPT
     if "user" not in namespaces.new and namespaces.user:
         return Setgroups.UNKNOWN
     if not host.may_setgroups:

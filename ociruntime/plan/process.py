@@ -14,7 +14,7 @@ from ..spec.base import Problem, destination_in_root, parse_ranges
 from ..spec.process import UNLIMITED
 from . import kernel
 from .model import NO_SLOT, PlanBuilder, UncompiledFilter
-from .namespaces import Setgroups, dumpable
+from .namespaces import KEEP_GROUPS, Setgroups, dumpable
 from .ops import Sync, Target
 
 if TYPE_CHECKING:
@@ -402,6 +402,12 @@ def compile_parent_death(builder: PlanBuilder, parent: int) -> None:
 def _set_groups(builder: PlanBuilder, groups: tuple[int, ...], primary: int, setgroups: Setgroups) -> None:
     """Set the supplementary groups. The primary group alone is set where setgroups(2) is allowed, and not needed elsewhere."""
     needed = any(group != primary for group in groups)
+    if setgroups is Setgroups.KEPT:
+        if needed:
+            raise UnsupportedError(
+                f"$.process.user.additionalGids: conflicts with the annotation {KEEP_GROUPS}; remove one of them"
+            )
+        return
     if setgroups is Setgroups.DENIED:
         if needed:
             message = "the user namespace of an unprivileged user denies setgroups; map the groups with newgidmap, or remove them"

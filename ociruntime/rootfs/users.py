@@ -123,7 +123,7 @@ def _lines(root: ContainerRoot, file: tuple[str, tuple[int, ...]], *, needed: bo
     """
     path, columns = file
     try:
-        content = _read(root, path)
+        content = read_text(root, path)
     except BundleError:
         if needed:
             raise
@@ -136,7 +136,8 @@ def _lines(root: ContainerRoot, file: tuple[str, tuple[int, ...]], *, needed: bo
             yield _Line(fields, known)
 
 
-def _read(root: ContainerRoot, path: str) -> str:
+def read_text(root: ContainerRoot, path: str) -> str:
+    """Return the content of a file of a container; empty if it does not exist. Raises BundleError."""
     try:
         with open(root.open_regular(path), "rb") as content:
             raw = content.read(MAX_FILE + 1)

@@ -34,6 +34,8 @@ class User:
         self.python = python
         self.subordinate = subordinate
         self.fuse = fuse
+        self.groups: tuple[int, ...] = ()
+        """Supplementary groups of what is started."""
         files = home.parent / "etc"
         files.mkdir()
         commands = ["set -e"]
@@ -65,7 +67,8 @@ class User:
     def start(self, *args: object, stdout: int, stderr: int, stdin: int = subprocess.DEVNULL, **env: str) -> subprocess.Popen[str]:
         """Start the interpreter as the user."""
         enter = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh"]
-        become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
+        groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
+        become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", groups]
         environment = ["env", "-i", *(f"{name}={value}" for name, value in {"PATH": os.environ["PATH"], **env}.items())]
         command = [*map(str, (*enter, self.home, *become, *environment, self.python, "-P", *args))]
         return subprocess.Popen(command, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr, text=True)
