@@ -8,8 +8,10 @@ import os
 import select
 import signal
 import sys
+import termios
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -78,8 +80,6 @@ class Terminal(Unpicklable, io.RawIOBase):
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size in characters. If it changes, the foreground processes of the terminal get SIGWINCH."""
-        import termios
-
         check_window(rows, columns)
         termios.tcsetwinsize(self.fileno(), (rows, columns))
 
@@ -143,9 +143,6 @@ def raw_mode(fd: int) -> Iterator[None]:
     if not os.isatty(fd):
         yield
         return
-    import termios
-    import tty
-
     before = termios.tcgetattr(fd)
 
     def change(how: Callable[[], object]) -> None:

@@ -8,9 +8,12 @@ from typing_extensions import override
 
 from ..arguments import check_mapping, check_str, check_type, optional
 from .base import PositiveInt, Problem
+from .defaults import apply_image_config, default_spec
 from .linux import Linux, Mount, Namespace, NamespaceType, Root
 from .model import Model, raise_errors
 from .process import Capabilities, ProcessSpec, User
+from .rules.config import config_problems
+from .rules.host import host_problems
 
 if TYPE_CHECKING:
     import os
@@ -115,8 +118,6 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
                 ``rootless``, whose id mappings are chosen when a container is created: the subordinate ids of the caller where they
                 can be mapped, otherwise the caller's own id alone.
         """
-        from .defaults import default_spec
-
         return default_spec(cls, rootless=rootless, seccomp=seccomp, uid=uid, gid=gid, host=host)
 
     @classmethod
@@ -143,8 +144,6 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
             SpecError: a member of the image config is of the wrong type, or its user is a name and ``user`` is not given.
             KeyError: ``volumes`` is a mapping that lacks one of the image's volumes.
         """
-        from .defaults import apply_image_config
-
         optional(check_type, "base", base, cls, f"a {cls.__name__}")
         keep_env = base is not None
         return apply_image_config(source, base or cls.default(host=host), keep_env=keep_env, user=user, volumes=volumes)
@@ -178,9 +177,6 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     @override
     def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
-        from .rules.config import config_problems
-        from .rules.host import host_problems
-
         return config_problems(self) + ([] if host is None else host_problems(self, host))
 
     # ---- changing ----

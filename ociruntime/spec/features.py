@@ -9,6 +9,7 @@ from typing_extensions import override
 from .base import CapabilityName, NonNegativeInt, OpenEnum, Problem
 from .linux import MemoryPolicyFlag, MemoryPolicyMode, NamespaceType
 from .model import A_co, Model
+from .rules.config import features_problems, state_problems
 from .seccomp import SeccompAction, SeccompArch, SeccompFlag, SeccompOperator
 
 if TYPE_CHECKING:
@@ -145,8 +146,6 @@ class Features(_Nullable["places.FeaturesAt"]):
 
     @override
     def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
-        from .rules.config import features_problems
-
         return features_problems(self)
 
 
@@ -178,8 +177,6 @@ class StateDocument(Model["places.StateDocumentAt"]):
 
     @override
     def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
-        from .rules.config import state_problems
-
         return state_problems(self)
 
 
@@ -200,6 +197,4 @@ class ContainerProcessState(Model["places.ContainerProcessStateAt"]):
 
     @override
     def _broken_rules(self, host: "HostLike | None") -> list[Problem]:
-        from .rules.config import state_problems
-
         return state_problems(self.state, "$.state")

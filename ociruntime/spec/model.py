@@ -11,8 +11,11 @@ from typing_extensions import TypeVar
 
 from ..arguments import check_type
 from ..errors import SpecError
+from ..interrupts import DeferredSignals
 from .base import OpenEnum, Record, members_of, present
-from .schema import describe, section
+from .codec import dumps, load, loads, read_source, save, structure, to_dict
+from .edit import At, merge
+from .schema import describe, schema, section, shape_problems
 
 if TYPE_CHECKING:
     import os
@@ -40,7 +43,6 @@ class _HasPlace(Protocol[E_co]):
     def at(self) -> _Place[E_co]: ...
 
 
-# Modules are imported in the methods because most processes need few of them.
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class Model(Record, Generic[A_co]):
     """Base of every object of a document. Immutable; equal and hashable by value.
@@ -58,8 +60,6 @@ class Model(Record, Generic[A_co]):
     @property
     def at(self) -> A_co:
         """A place in the object, to read or change it: ``spec.at.linux.resources.memory.limit.set(512 << 20)``."""
-        from .edit import At
-
         return cast("A_co", At(self))
 
     @property
@@ -77,8 +77,6 @@ class Model(Record, Generic[A_co]):
         Raises:
             SpecError: the result is not a document of this class.
         """
-        from .edit import merge
-
         check_type("other", other, (Record, Mapping), "an object of the model or a mapping")
         return merge(self, other)
 
@@ -92,42 +90,29 @@ class Model(Record, Generic[A_co]):
             SpecError: with every problem and its JSON path.
             OSError: the file cannot be read.
         """
-        from .codec import load
-
         return load(cls, source)
 
     @classmethod
     def loads(cls, text: str | bytes) -> Self:
         """Read a document from JSON text. Raises SpecError with every problem and its JSON path."""
-        from .codec import loads
-
         return loads(cls, text)
 
     def to_dict(self) -> dict[str, Json]:
         """Return the JSON document as Python values. Absent members are left out."""
-        from .codec import to_dict
-
         return to_dict(self)
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the JSON document as text."""
-        from .codec import dumps
-
         return dumps(self, indent)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document to a file, atomically, with mode 0644 less the umask. Raises OSError."""
-        from ..interrupts import DeferredSignals
-        from .codec import save
-
         with DeferredSignals():
             save(self, path)
 
     @classmethod
     def json_schema(cls) -> dict[str, Json]:
         """Return the JSON Schema (draft 4, as the official one) of the document."""
-        from .schema import schema
-
         return schema(cls)
 
     # ---- checking ----
@@ -154,9 +139,6 @@ class Model(Record, Generic[A_co]):
 
     @classmethod
     def _check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None) -> tuple[Problem, ...]:
-        from .codec import read_source, structure
-        from .schema import shape_problems
-
         try:
             document, _ = read_source(source)
         except SpecError as error:
@@ -168,8 +150,6 @@ class Model(Record, Generic[A_co]):
         return _joined(shape_problems(cls, document), found)
 
     def _problems(self, host: HostLike | None) -> tuple[Problem, ...]:
-        from .schema import shape_problems
-
         return _joined(shape_problems(type(self), self.to_dict()), self._broken_rules(host))
 
     def _broken_rules(self, host: HostLike | None) -> list[Problem]:
@@ -177,7 +157,6 @@ class Model(Record, Generic[A_co]):
         return []
 
     def _repr_html_(self) -> str:
-
         return tree(self)
 
 
