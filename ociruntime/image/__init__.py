@@ -10,6 +10,7 @@ from .._lazy import lazy_names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import sif as sif
+    from .blobs import LayerFormat as LayerFormat
     from .build import Compression as Compression
     from .build import build_sif as build_sif
     from .config import OciImageConfig as OciImageConfig
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .model import ImageKind as ImageKind
     from .model import Layer as Layer
     from .model import LayerRole as LayerRole
-    from .recognise import LayerFormat as LayerFormat
     from .sif.reader import SifImage as SifImage
     from .sif.writer import SifBuilder as SifBuilder
     from .signatures import SignatureFormat as SignatureFormat
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
+        "blobs": "LayerFormat",
         "build": "Compression build_sif",
         "config": "OciImageConfig",
         "files": "FileType ImageFile",
         "model": "Image ImageKind Layer LayerRole",
-        "recognise": "LayerFormat",
         "sif.reader": "SifImage",
         "sif.writer": "SifBuilder",
         "signatures": "SignatureFormat ValidSignature Verification sign",

@@ -15,9 +15,8 @@ import attrs
 
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
-from ociruntime.image.blobs import INSTALL, check_digest, optional_module
+from ociruntime.image.blobs import INSTALL, LayerFormat, check_digest, optional_module
 from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, FileType, Node, TarTree, Tree
-from ociruntime.image.recognise import LayerFormat
 from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import complete
 

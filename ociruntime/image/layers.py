@@ -23,8 +23,7 @@ import attrs
 
 from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError
 from ociruntime.files import NotRegularError, open_in_root, open_regular
-from ociruntime.image.blobs import open_zstd, split_digest
-from ociruntime.image.recognise import LayerFormat
+from ociruntime.image.blobs import LayerFormat, open_zstd, split_digest
 from ociruntime.image.sif.source import ClosedImageError
 
 if TYPE_CHECKING:

@@ -15,11 +15,22 @@ from ociruntime.arguments import check_bool, check_int, check_str, check_type, o
 from ociruntime.errors import BundleError, ImageError, SignatureError
 from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image import oci
-from ociruntime.image.blobs import ArchiveBlobs, LayoutBlobs, SifBlobs, check_digest, open_archive, read_document
+from ociruntime.image.blobs import (
+    HEAD,
+    ArchiveBlobs,
+    LayerFormat,
+    LayoutBlobs,
+    SifBlobs,
+    check_digest,
+    checked_filesystem,
+    describe,
+    launch_script_size,
+    open_archive,
+    read_document,
+)
 from ociruntime.image.config import Location, OciImageConfig
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract
 from ociruntime.image.layers import check_archive
-from ociruntime.image.recognise import HEAD, LayerFormat, checked_filesystem, describe, launch_script_size
 from ociruntime.image.sif.format import MAGIC
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label, printable, size_text
 from ociruntime.image.sif.reader import SifImage

@@ -9,8 +9,16 @@ import attrs
 
 from ociruntime.arguments import shown
 from ociruntime.errors import ImageError, SpecError
-from ociruntime.image.blobs import ArchiveBlobs, BlobStore, check_digest, read_checked, read_document, split_digest
-from ociruntime.image.recognise import LayerFormat, compression
+from ociruntime.image.blobs import (
+    ArchiveBlobs,
+    BlobStore,
+    LayerFormat,
+    check_digest,
+    compression,
+    read_checked,
+    read_document,
+    split_digest,
+)
 from ociruntime.image.sif.source import Section
 from ociruntime.spec import codec
 from ociruntime.spec.base import Json, NonNegativeInt, Record

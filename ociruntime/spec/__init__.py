@@ -35,11 +35,17 @@ if TYPE_CHECKING:
     from .features import MountExtensions as MountExtensions
     from .features import SeccompFeatures as SeccompFeatures
     from .features import StateDocument as StateDocument
+    from .linux import CPU as CPU
+    from .linux import BlockIO as BlockIO
     from .linux import Device as Device
+    from .linux import DeviceCgroup as DeviceCgroup
     from .linux import DeviceType as DeviceType
+    from .linux import HugepageLimit as HugepageLimit
     from .linux import IDMapping as IDMapping
     from .linux import IntelRdt as IntelRdt
+    from .linux import InterfacePriority as InterfacePriority
     from .linux import Linux as Linux
+    from .linux import Memory as Memory
     from .linux import MemoryPolicy as MemoryPolicy
     from .linux import MemoryPolicyFlag as MemoryPolicyFlag
     from .linux import MemoryPolicyMode as MemoryPolicyMode
@@ -47,11 +53,17 @@ if TYPE_CHECKING:
     from .linux import Namespace as Namespace
     from .linux import NamespaceType as NamespaceType
     from .linux import NetDevice as NetDevice
+    from .linux import Network as Network
     from .linux import Personality as Personality
     from .linux import PersonalityDomain as PersonalityDomain
+    from .linux import Pids as Pids
+    from .linux import Rdma as Rdma
+    from .linux import Resources as Resources
     from .linux import Root as Root
     from .linux import RootfsPropagation as RootfsPropagation
+    from .linux import ThrottleDevice as ThrottleDevice
     from .linux import TimeOffset as TimeOffset
+    from .linux import WeightDevice as WeightDevice
     from .model import Model as Model
     from .places import At as At
     from .platforms import VM as VM
@@ -98,18 +110,6 @@ if TYPE_CHECKING:
     from .process import SchedulerFlag as SchedulerFlag
     from .process import SchedulerPolicy as SchedulerPolicy
     from .process import User as User
-    from .resources import CPU as CPU
-    from .resources import BlockIO as BlockIO
-    from .resources import DeviceCgroup as DeviceCgroup
-    from .resources import HugepageLimit as HugepageLimit
-    from .resources import InterfacePriority as InterfacePriority
-    from .resources import Memory as Memory
-    from .resources import Network as Network
-    from .resources import Pids as Pids
-    from .resources import Rdma as Rdma
-    from .resources import Resources as Resources
-    from .resources import ThrottleDevice as ThrottleDevice
-    from .resources import WeightDevice as WeightDevice
     from .seccomp import Seccomp as Seccomp
     from .seccomp import SeccompAction as SeccompAction
     from .seccomp import SeccompArch as SeccompArch
@@ -125,8 +125,9 @@ _MODULES = {
     "edit": "At Change diff merge",
     "features": "CgroupFeatures ContainerProcessState ContainerStatus EnabledFeature Features "
     "IntelRdtFeatures LinuxFeatures MemoryPolicyFeatures MountExtensions SeccompFeatures StateDocument",
-    "linux": "Device DeviceType IDMapping IntelRdt Linux MemoryPolicy MemoryPolicyFlag MemoryPolicyMode Mount Namespace "
-    "NamespaceType NetDevice Personality PersonalityDomain Root RootfsPropagation TimeOffset",
+    "linux": "BlockIO CPU Device DeviceCgroup DeviceType HugepageLimit IDMapping IntelRdt InterfacePriority Linux Memory "
+    "MemoryPolicy MemoryPolicyFlag MemoryPolicyMode Mount Namespace NamespaceType NetDevice Network Personality PersonalityDomain "
+    "Pids Rdma Resources Root RootfsPropagation ThrottleDevice TimeOffset WeightDevice",
     "model": "Model",
     "platforms": "FreeBSD FreeBSDDevice FreeBSDJail FreeBSDJailAllow FreeBSDSharing FreeBSDSharingNoDisable IOMem Solaris "
     "SolarisAnet SolarisCappedCPU SolarisCappedMemory VM VMHardware VMHypervisor VMImage VMImageFormat "
@@ -134,8 +135,6 @@ _MODULES = {
     "WindowsMemory WindowsNetwork WindowsResources WindowsStorage ZOS ZOSNamespace ZOSNamespaceType",
     "process": "UNLIMITED Capabilities Capability ConsoleSize ExecCPUAffinity IOPriority IOPriorityClass ProcessSpec Rlimit "
     "RlimitType Scheduler SchedulerFlag SchedulerPolicy User",
-    "resources": "BlockIO CPU DeviceCgroup HugepageLimit InterfacePriority Memory Network Pids Rdma Resources "
-    "ThrottleDevice WeightDevice",
     "seccomp": "Seccomp SeccompAction SeccompArch SeccompFlag SeccompOperator Syscall SyscallArg",
 }
 __getattr__: Callable[[str], object]

@@ -10,9 +10,8 @@ from ..arguments import check_bool, check_host, check_int, optional, shown, wron
 from ..errors import SpecError
 from .base import Problem, destination_in_root, json_path, json_text
 from .codec import read_source
-from .linux import IDMapping, Linux, Mount, Namespace, NamespaceType, Root
+from .linux import DeviceCgroup, IDMapping, Linux, Mount, Namespace, NamespaceType, Resources, Root
 from .process import Capabilities, ProcessSpec, Rlimit, RlimitType, User
-from .resources import DeviceCgroup, Resources
 from .seccomp import DEFAULT_CAPABILITIES, default_profile
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from .features import (
     MemoryPolicyFeatures, MountExtensions, SeccompFeatures, StateDocument,
 )
 from .linux import (
-    Device, DeviceType, IDMapping, IntelRdt, Linux, MemoryPolicy, MemoryPolicyFlag, MemoryPolicyMode, Mount, Namespace,
-    NamespaceType, NetDevice, Personality, PersonalityDomain, Root, RootfsPropagation, TimeOffset,
+    BlockIO, CPU, Device, DeviceCgroup, DeviceType, HugepageLimit, IDMapping, IntelRdt, InterfacePriority, Linux, Memory,
+    MemoryPolicy, MemoryPolicyFlag, MemoryPolicyMode, Mount, Namespace, NamespaceType, NetDevice, Network, Personality,
+    PersonalityDomain, Pids, Rdma, Resources, Root, RootfsPropagation, ThrottleDevice, TimeOffset, WeightDevice,
 )
 from .platforms import (
     FreeBSD, FreeBSDDevice, FreeBSDJail, FreeBSDJailAllow, FreeBSDSharing, FreeBSDSharingNoDisable, IOMem, Solaris, SolarisAnet,
@@ -29,10 +30,6 @@ from .platforms import (
 from .process import (
     Capabilities, ConsoleSize, ExecCPUAffinity, IOPriority, IOPriorityClass, ProcessSpec, Rlimit, RlimitType, Scheduler,
     SchedulerFlag, SchedulerPolicy, User,
-)
-from .resources import (
-    BlockIO, CPU, DeviceCgroup, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources, ThrottleDevice,
-    WeightDevice,
 )
 from .seccomp import (
     Seccomp, SeccompAction, SeccompArch, SeccompFlag, SeccompOperator, Syscall, SyscallArg,

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from ociruntime.spec import config, features, linux, platforms, process, resources, seccomp
+from ociruntime.spec import config, features, linux, platforms, process, seccomp
 from ociruntime.spec.base import Kind, Member, Record, members_of
 from ociruntime.spec.edit import At
 from ociruntime.spec.schema import PUBLISHED, generate
@@ -21,7 +21,7 @@ ROOTS: Final[tuple[type[Record], ...]] = (
     features.StateDocument,
     features.ContainerProcessState,
 )
-_MODULES: Final = (config, features, linux, platforms, process, resources, seccomp)
+_MODULES: Final = (config, features, linux, platforms, process, seccomp)
 _WIDTH: Final = 132
 _HEAD: Final = '''# ruff: noqa: I001
 # fmt: off

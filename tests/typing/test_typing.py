@@ -18,7 +18,7 @@ import ociruntime
 
 SNIPPETS = Path(__file__).parent / "snippets"
 HOME = Path(ociruntime.__file__).parents[1]
-MODEL = "base model config process linux resources seccomp platforms features places"
+MODEL = "base model config process linux seccomp platforms features places"
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from ociruntime.plan.cgroups.systemd import (
 )
 from ociruntime.plan.cgroups.writes import unified_writes, v2_writes
 from ociruntime.spec.codec import structure
-from ociruntime.spec.resources import Resources
+from ociruntime.spec.linux import Resources
 
 M = 1 << 20
 NAMES = {

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from ..config import RuntimeSpec
-    from ..linux import IDMapping, Linux
+    from ..linux import IDMapping, Linux, Resources
     from ..process import Capabilities, ProcessSpec
-    from ..resources import Resources
 
 _NAMESPACES: Final = {"cgroup": (4, 6), "time": (5, 6)}
 """Namespaces and the kernel versions that introduced them."""

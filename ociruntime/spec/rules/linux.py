@@ -14,9 +14,8 @@ from . import Findings
 
 if TYPE_CHECKING:
     from ..config import RuntimeSpec
-    from ..linux import IDMapping, IntelRdt, Linux, MemoryPolicy, Mount
+    from ..linux import CPU, BlockIO, DeviceCgroup, IDMapping, IntelRdt, Linux, Memory, MemoryPolicy, Mount, Resources
     from ..process import User
-    from ..resources import CPU, BlockIO, DeviceCgroup, Memory, Resources
     from ..seccomp import Seccomp, SeccompAction, Syscall, SyscallArg
 
 
