@@ -301,7 +301,7 @@ class SifBuilder:
         path = parse_path("path", path)
         optional(check_int, "mode", mode, 0, 0o7777)
         check_target(path, overwrite=overwrite)
-        with StagedFile(path, mode=0o777 if mode is None else mode & 0o700) as file:
+        with StagedFile(path, mode=0o777 if mode is None else mode & 0o700, anonymous=True) as file:
             with waiting():  # large objects take long
                 self._write_to(file.fd)
             SifImage(FdSource(os.dup(file.fd), file.path)).close()  # never put a file in place that the reader refuses
@@ -405,7 +405,7 @@ def append_objects(path: str | os.PathLike[str], objects: Callable[[SifImage], S
         OSError: it cannot be read or written.
     """
     target = os.path.realpath(path)
-    with SifImage.open(path) as image, StagedFile(target) as file:
+    with SifImage.open(path) as image, StagedFile(target, anonymous=True) as file:
         source = image.source
         assert isinstance(source, FdSource)  # it was opened by a path
         with waiting():  # large objects take long
