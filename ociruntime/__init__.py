@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .host import Host as Host
     from .image import Image as Image
     from .image import SifImage as SifImage
+    from .image import build as build
     from .image import build_sif as build_sif
     from .image import sign as sign
     from .lifecycle.prune import prune as prune
@@ -81,7 +82,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "process": "Process Result",
         "lifecycle.prune": "prune",
         "sandbox": "run",
-        "image": "Image SifImage build_sif sign",
+        "image": "Image SifImage build build_sif sign",
         "spec": "Problem RuntimeSpec",
         "state": "State",
         "stats": "Event Stats Usage",

@@ -140,6 +140,12 @@ def waiting() -> AbstractContextManager[None]:
     return signals._open()
 
 
+def deliver() -> None:
+    """Run the handlers of signals that are deferred, which may raise. For points of long work at which nothing is half done."""
+    with waiting():
+        pass
+
+
 @overload
 def uninterruptible() -> Callable[[Callable[P, T]], Callable[P, T]]: ...
 

@@ -1,4 +1,4 @@
-"""Images, bundles and their configuration: mount, umount, image, sif, verify, sign, plan, spec, validate, features, doctor."""
+"""Images, bundles and their configuration: mount, umount, image, build, sif, verify, sign, plan, spec, validate, features ..."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -48,15 +50,70 @@ def image_extract(options: Namespace) -> None:
     with _open_image(options) as image:
         left_out = image.extract(options.path, target, **_limits(options))
     if left_out:
-        names = ", ".join(file.path for file in left_out[:10]) + (" ..." if len(left_out) > 10 else "")
-        warn([f"devices, sockets and symbolic links that lead out of the copy are left out: {names}"])
+        _warn_of(left_out, "devices, sockets and symbolic links that lead out of the copy are left out")
+
+
+def build(options: Namespace) -> None:
+    kind, path, reference = _parse_source(options.source)
+    if reference is not None and options.reference is not None:
+        raise ValueError(f"--reference {options.reference}: {options.source} names an image already")
+    config = None
+    if options.config is not None:
+        config = json.loads(Path(options.config).read_bytes())
+    with oci.Image.open(path, reference=reference or options.reference, platform=options.platform) as image:
+        if kind is not None and image.kind != kind:
+            raise ValueError(f"{path} is of the kind {image.kind}, not {kind}")
+        left_out = oci.build(
+            image,
+            options.target,
+            config=config,
+            labels=dict(options.label),
+            definition=None if options.definition is None else Path(options.definition).read_text(errors="surrogateescape"),
+            sboms=options.sbom,
+            arch=options.arch,
+            compression=options.compression,
+            exclude=options.exclude,
+            all_root=options.all_root or None,
+            processors=options.processors,
+            overwrite=options.force,
+            progress=_show_progress if sys.stderr.isatty() and not options.quiet else None,
+            **_limits(options),
+        )
+    if left_out:
+        _warn_of(left_out, "sockets are left out")
+
+
+_TRANSPORTS = {"oci": "oci-layout", "oci-archive": "oci-archive", "docker-archive": "docker-archive"}
+"""The kinds of images that names with these prefixes mean, as in ``oci:DIRECTORY:TAG``."""
+
+
+def _parse_source(text: str) -> tuple[str | None, str, str | None]:
+    """Return the kind, the path and the reference of an image."""
+    transport, _, rest = text.partition(":")
+    if transport not in _TRANSPORTS or not rest:
+        return None, text, None
+    for position, letter in enumerate(rest):
+        if letter == ":" and os.path.exists(rest[:position]):
+            return _TRANSPORTS[transport], rest[:position], rest[position + 1 :]
+    return _TRANSPORTS[transport], rest, None
+
+
+def _show_progress(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    sys.stderr.write(f"\r{100 * done // total if total else 100:3d}% of {total / (1 << 20):.1f} MiB{end}")
+    sys.stderr.flush()
+
+
+def _warn_of(files: Iterable[oci.image.ImageFile], what: str) -> None:
+    paths = [file.path for file in files]
+    warn([f"{what}: {', '.join(paths[:10])}{' ...' if len(paths) > 10 else ''}"])
 
 
 def _open_image(options: Namespace) -> oci.Image:
     return oci.Image.open(options.image, reference=options.reference, platform=options.platform)
 
 
-def _limits(options: Namespace, *more: str) -> dict[str, int]:
+def _limits(options: Namespace, *more: str) -> dict[str, Any]:
     """Return the limits among the options; -1 stands for none."""
     values = {name: getattr(options, name) for name in ("max_files", "max_bytes", *more)}
     return {name: sys.maxsize if value == -1 else value for name, value in values.items() if value is not None}

@@ -69,6 +69,14 @@ def path(text: str) -> str:
         raise ArgumentTypeError(str(error)) from None
 
 
+def label(text: str) -> tuple[str, str]:
+    """Return the key and the value of a label. Raises ArgumentTypeError."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
 def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Callable[[str], T]:
     """Return the type of an argument that is a limit, as Python's calls take it.
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..arguments import parse_count, parse_cpus, parse_size
-from .common import limit, one_line, parse_duration, parse_seconds, parse_time, path, shorten
+from .common import label, limit, one_line, parse_duration, parse_seconds, parse_time, path, shorten
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
@@ -524,6 +524,11 @@ def _add_image(parser: Parser, default: str | None) -> None:
     parser.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     whole = f" (default: {default})" if default else ""
     parser.add_argument("path", nargs="?" if default else None, default=default, metavar="PATH", help=f"path in the image{whole}")
+    _add_choice(parser)
+
+
+def _add_choice(parser: Parser) -> None:
+    """Add the options that choose one of several images and limit what is read."""
     parser.add_argument("--reference", metavar="NAME", help="name or digest of one of several images in a layout or archive")
     parser.add_argument("--platform", metavar="OS/ARCH", help="platform of which to take the image, as linux/arm64")
     parser.add_argument("--max-files", type=int, metavar="N", help="most files that are read; -1 for no limit (default: 1000000)")
@@ -533,6 +538,44 @@ def _add_image(parser: Parser, default: str | None) -> None:
         metavar="BYTES",
         help="most bytes that are decompressed or copied; -1 for no limit (default: 64g)",
     )
+
+
+def _build(add: AddCommand) -> None:
+    build = add(
+        "bundles.build",
+        "make a SIF file of an image or directory",
+        "SOURCE is an image of any kind, or a directory; oci:DIR:TAG, oci-archive:FILE:TAG and docker-archive:FILE:NAME\n"
+        "name one of several images. Nothing is unpacked, so owners and modes are kept without privileges.",
+    )
+    build.add_argument("target", metavar="TARGET", type=path, help="SIF file to write")
+    build.add_argument("source", metavar="SOURCE", type=path, help="image file or directory")
+    build.add_argument("-f", "-F", "--force", action="store_true", help="replace an existing file")
+    build.add_argument("-q", "--quiet", action="store_true", help="do not show the progress")
+    build.add_argument("--config", metavar="FILE", type=path, help="JSON with the config of an OCI image (default: the image's)")
+    build.add_argument(
+        "-l",
+        "--label",
+        action="append",
+        default=[],
+        type=label,
+        metavar="KEY=VALUE",
+        help="add a label; may be given several times",
+    )
+    build.add_argument("--definition", metavar="FILE", type=path, help="definition file to store")
+    build.add_argument("--sbom", action="append", default=[], metavar="FILE", type=path, help="software bill of materials to store")
+    build.add_argument("--arch", help="architecture, as arm64 (default: the image's)")
+    build.add_argument(
+        "--compression",
+        choices=("gzip", "lzma", "lzo", "lz4", "xz", "zstd"),
+        default="gzip",
+        help="compression (default: gzip)",
+    )
+    build.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN", help="leave out paths that match this shell pattern"
+    )
+    build.add_argument("--all-root", action="store_true", help="root owns every file (default for users' directories)")
+    build.add_argument("--processors", type=int, metavar="N", help="number of processors (default: all)")
+    _add_choice(build)
 
 
 def _verify(add: AddCommand) -> None:
@@ -621,6 +664,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "mount": _mount,
         "umount": _umount,
         "image": _image,
+        "build": _build,
         "sif": _sif,
         "verify": _verify,
         "sign": _sign,

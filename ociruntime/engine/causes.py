@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 OLDEST_KERNEL: Final = (5, 14)
 """The oldest kernel on which containers run."""
 
+_DEFAULT_PROGRAM: Final = "/.singularity.d/actions/run"
+"""What a container runs if neither its config nor its image says more (`ociruntime.spec.defaults`)."""
 _INTERPRETER: Final = "that its interpreter exists, which the first line of a script or the header of an ELF file names"
 
 _DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
@@ -313,6 +315,8 @@ def make_error(
             cause, remedy = "no such file or directory", f"check {_INTERPRETER}"
         elif code == errno.ENOENT and "/" in (text if op == "lookup" else text.partition(" ")[0]):
             cause = "no such file or directory"
+        if code == errno.ENOENT and text.partition(" ")[0].strip("'") == _DEFAULT_PROGRAM:
+            remedy = "the image has nothing to run by default, or no /bin/sh, which its scripts need: name a program of the image"
         problem = f"cannot run {text}: {cause or os.strerror(code)}"
     return StepError(
         code,

@@ -1,6 +1,6 @@
 """Images: what a container is made of. Recognising, reading and verifying images of every kind, and writing and signing SIF files.
 
-Nothing here mounts or runs anything, except that `build_sif` runs ``mksquashfs``.
+Nothing here mounts or runs anything, except that `build` and `build_sif` run a program that makes a squashfs.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import sif as sif
     from .blobs import LayerFormat as LayerFormat
-    from .build import Compression as Compression
-    from .build import build_sif as build_sif
     from .config import OciImageConfig as OciImageConfig
+    from .convert import build as build
+    from .convert import build_sif as build_sif
     from .files import FileType as FileType
     from .files import ImageFile as ImageFile
     from .model import Image as Image
     from .model import ImageKind as ImageKind
     from .model import Layer as Layer
     from .model import LayerRole as LayerRole
+    from .packing import Compression as Compression
     from .sif.reader import SifImage as SifImage
     from .sif.writer import SifBuilder as SifBuilder
     from .signatures import SignatureFormat as SignatureFormat
@@ -31,8 +32,9 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
     __name__,
     {
         "blobs": "LayerFormat",
-        "build": "Compression build_sif",
+        "convert": "build build_sif",
         "config": "OciImageConfig",
+        "packing": "Compression",
         "files": "FileType ImageFile",
         "model": "Image ImageKind Layer LayerRole",
         "sif.reader": "SifImage",

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -23,7 +23,7 @@ from ociruntime.interrupts import complete
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "FileType", "ImageFile", "Layers", "View", "extract"]
+__all__ = ["MAX_BYTES", "MAX_FILES", "FileType", "ImageFile", "Layers", "Route", "View", "extract", "image_file", "top_node"]
 
 StrPath = str | os.PathLike[str]
 
@@ -73,12 +73,18 @@ def _top(merged: Merged) -> Node:
     return next((node for node in merged if not node.implied), merged[0])
 
 
+def top_node(route: Route) -> Node:
+    """Return the node that describes the file at the end of a route."""
+    return _top(route[-1][1])
+
+
 def _path(route: Route) -> str:
     return "/" + "/".join(name for name, _ in route[1:])
 
 
-def _image_file(route: Route) -> ImageFile:
-    node = _top(route[-1][1])
+def image_file(route: Route) -> ImageFile:
+    """Return the file at the end of a route."""
+    node = top_node(route)
     return ImageFile(
         path=_path(route),
         type=node.type,
@@ -207,10 +213,17 @@ class View:
                 break
         return {name: tuple(nodes) for name, nodes in found.items()}
 
-    def below(self, route: Route, *, recursive: bool = True) -> Iterator[Route]:
+    def below(
+        self, route: Route, *, recursive: bool = True, leave_out: Callable[[Route], bool] = lambda _: False
+    ) -> Iterator[Route]:
         """Yield the way to a file and, if it is a directory, to everything in it, in the order of the paths.
 
         A directory comes before its content. The list that is yielded is used again for the next one.
+
+        Args:
+            route: the way to the file.
+            recursive: also what is in the directories of a directory.
+            leave_out: says of a file whether to leave it out, with everything in it.
         """
         self.budget.take_files()
         yield route
@@ -222,6 +235,8 @@ class View:
                 pending.pop()
                 continue
             route.append(item)
+            if leave_out(route):
+                continue
             self.budget.take_files()
             if len(route) > MAX_DEPTH or len(os.fsencode(_path(route))) > MAX_PATH:
                 raise ImageError(f"{self.name}: {printable(_path(route)[:200])}... lies too deep in the image")
@@ -234,11 +249,11 @@ class View:
 
     def files(self, path: StrPath, *, recursive: bool) -> Iterator[ImageFile]:
         """Yield a file and what is in it. Arguments and errors as for `Image.files`."""
-        return map(_image_file, self.below(self.find(path), recursive=recursive))
+        return map(image_file, self.below(self.find(path), recursive=recursive))
 
     def read(self, path: StrPath, limit: int) -> bytes:
         """Return the content of a regular file. Errors as for `Image.read_bytes`."""
-        node = _top(self.find(path)[-1][1])
+        node = top_node(self.find(path))
         if node.is_directory:
             raise self.error(errno.EISDIR, os.fsdecode(path))
         if node.type is not FileType.FILE:
@@ -271,7 +286,7 @@ def _split(path: str) -> list[str]:
 def extract(view: View, path: StrPath, to: StrPath) -> tuple[ImageFile, ...]:
     """Copy a file or directory out of an image. Arguments and errors as for `Image.extract`."""
     route = view.find(path)
-    node = _top(route[-1][1])
+    node = top_node(route)
     if node.type not in (FileType.FILE, FileType.DIRECTORY):
         raise view.error(errno.EINVAL, os.fsdecode(path), f"a {node.type}, not a regular file or directory")
     folder, name = os.path.split(absolute_path(to))
@@ -328,7 +343,7 @@ class _Extraction:
                 self._write_files(files)
             for path, mtime in reversed(self._directories):
                 os.utime(path, (mtime, mtime), dir_fd=self._fd, follow_symlinks=False)
-            complete(partial(self._commit, _top(route[-1][1]).is_directory))
+            complete(partial(self._commit, top_node(route).is_directory))
         except BaseException:
             complete(self._remove)
             raise
@@ -341,7 +356,7 @@ class _Extraction:
         """Make directories and symbolic links, and collect regular files, whose content comes in the order of the layers."""
         base = len(route)
         for way in self._view.below(route):
-            node = _top(way[-1][1])
+            node = top_node(way)
             names = [name for name, _ in way[base:]]
             path = "/".join(("x", *names))
             if node.type is FileType.DIRECTORY:
@@ -353,7 +368,7 @@ class _Extraction:
             elif node.type is FileType.SYMLINK and (text := _inside(node.target, names[:-1], [name for name, _ in way[1:base]])):
                 os.symlink(text, path, dir_fd=self._fd)
             else:
-                self._left_out.append(_image_file(way))
+                self._left_out.append(image_file(way))
 
     def _write_files(self, files: dict[Any, tuple[Node, list[str]]]) -> None:
         """Write the regular files of one layer, and links for those that have further names."""

@@ -7,6 +7,7 @@ Nothing that a layer says is trusted.
 from __future__ import annotations
 
 import enum
+import errno
 import gzip
 import hashlib
 import os
@@ -25,6 +26,7 @@ from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError
 from ociruntime.files import NotRegularError, open_in_root, open_regular
 from ociruntime.image.blobs import LayerFormat, open_zstd, split_digest
 from ociruntime.image.sif.source import ClosedImageError
+from ociruntime.interrupts import deliver
 
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
@@ -39,6 +41,8 @@ _MAX_NAME: Final = 255
 _PIECE: Final = 1 << 20
 _HEADERS: Final = 4 << 20
 """Most bytes of the headers of one member of an archive, and of the global headers of one archive."""
+_ATTRIBUTE: Final = "SCHILY.xattr."
+"""Begin of the keywords of extended attributes in the headers of archives."""
 _LATEST: Final = (1 << 34) - 1
 """The latest time that ext4 can store."""
 
@@ -89,6 +93,8 @@ class Node:
     """Whether the directory hides those of the lower layers."""
     implied: bool = False
     """Whether the directory is there only because the archive has a file in it."""
+    attributes: dict[str, bytes] | None = None
+    """Extended attributes of a file of an archive."""
 
     @property
     def is_directory(self) -> bool:
@@ -106,6 +112,10 @@ class Tree(Protocol):
 
     def contents(self, nodes: Sequence[Node], budget: Budget) -> Iterator[tuple[Node, Iterator[bytes]]]:
         """Yield regular files with their content, in the order in which the layer has them. The last one must be taken too."""
+        ...
+
+    def attributes(self, node: Node) -> dict[str, bytes]:
+        """Return the extended attributes of a file."""
         ...
 
 
@@ -292,6 +302,7 @@ class TarTree:
         self._layer, self._where, self._below, self._budget = layer, where, below, budget
         self.root = self._directory()
         for number, member, _ in self._members(budget, whole=True):
+            deliver()
             with contained(where):
                 self._add(number, member)
 
@@ -305,6 +316,9 @@ class TarTree:
                 yield wanted.pop(number), stream.content(member)
         if wanted:
             raise ImageError(f"{self._where}: the layer changed while it was read")
+
+    def attributes(self, node: Node) -> dict[str, bytes]:
+        return node.attributes or {}
 
     def _members(self, budget: Budget, *, whole: bool) -> Iterator[tuple[int, tarfile.TarInfo, _Stream]]:
         with contained(self._where):
@@ -371,6 +385,11 @@ class TarTree:
     def _describe(node: Node, member: tarfile.TarInfo) -> None:
         node.mode, node.uid, node.gid = member.mode & 0o7777, member.uid, member.gid
         node.mtime, node.implied = to_time(member.mtime), False
+        node.attributes = {
+            key.removeprefix(_ATTRIBUTE): value.encode("utf-8", "surrogateescape")
+            for key, value in member.pax_headers.items()
+            if key.startswith(_ATTRIBUTE)
+        } or None
 
     def _node(self, number: int, member: tarfile.TarInfo) -> Node:
         kinds = (
@@ -442,6 +461,8 @@ class DirectoryTree:
 
     def __init__(self, fd: int, where: str) -> None:
         self._root, self._where = f"/proc/self/fd/{fd}", where
+        self._linked: dict[tuple[int, int], str] = {}
+        """The first path of each file with hard links, by its device and inode."""
         self.root = self._node(".", os.fstat(fd), "")
 
     def children(self, node: Node, budget: Budget) -> dict[str, Node]:
@@ -472,6 +493,8 @@ class DirectoryTree:
 
     def _node(self, path: str, info: os.stat_result, target: str) -> Node:
         kind = FILE_TYPES[stat.S_IFMT(info.st_mode)]
+        if info.st_nlink > 1 and kind is not FileType.DIRECTORY:
+            path = self._linked.setdefault((info.st_dev, info.st_ino), path)
         return Node(
             tree=self,
             type=kind,
@@ -494,3 +517,15 @@ class DirectoryTree:
                 raise ImageError(f"{error.filename}: {error.strerror}: it was replaced meanwhile") from error
             with os.fdopen(fd, "rb", buffering=0) as file:
                 yield node, iter(partial(file.read, _PIECE), b"")
+
+    def attributes(self, node: Node) -> dict[str, bytes]:
+        fd = open_in_root(self._root, node.location, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            path = f"/proc/self/fd/{fd}"  # the file itself, also if it is a symbolic link
+            return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return {}
+            raise
+        finally:
+            os.close(fd)

@@ -42,6 +42,10 @@ _MAX_ATTRIBUTES: Final = 1000
 _KEPT: Final = 50_000
 """Entries of directories that are kept, unless one directory has more."""
 _XZ_MEMORY: Final = 64 << 20
+_CLASSES: Final = ("user", "trusted", "security")
+"""The classes of extended attributes, by their numbers."""
+_ELSEWHERE: Final = 0x100
+"""Flag of an extended attribute whose value is a reference to that of another file."""
 _OPAQUE: Final = ((1, b"overlay.opaque", b"y"), (0, b"overlay.opaque", b"y"))
 """Class, name and value of the attribute that hides the lower layers of a directory: trusted, and user for overlays of users."""
 
@@ -79,11 +83,11 @@ class Reader(SquashFsImage):  # type: ignore[misc]  # the library has no types
         directory: Any = self._opendir(*location)
         return [(entry["name"], (entry["start_block"], entry["offset"])) for entry in directory.entries]
 
-    def is_opaque(self, inode: Any) -> bool:
-        """Return whether a directory hides those of lower layers, as overlayfs writes it."""
+    def attributes(self, inode: Any) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield the class, name and value of each extended attribute of a file."""
         if inode.xattr == SQUASHFS_INVALID_XATTR or self._attributes is None:
-            return False
-        self._calls_left = 3 * _MAX_ATTRIBUTES + 16
+            return
+        self._calls_left = 5 * _MAX_ATTRIBUTES + 16
         table, start, count = self._attributes
         if inode.xattr >= count:
             raise ValueError("the index of an extended attribute is too large")
@@ -95,11 +99,16 @@ class Reader(SquashFsImage):  # type: ignore[misc]  # the library has no types
             head, block, offset = self._read_metadata(self._hash_table, block, offset, 4)
             kind, length = struct.unpack("<HH", head)
             name, block, offset = self._read_metadata(self._hash_table, block, offset, length)
-            head, block, offset = self._read_metadata(self._hash_table, block, offset, 4)
-            value, block, offset = self._read_metadata(self._hash_table, block, offset, *struct.unpack("<I", head))
-            if (kind, name, value) in _OPAQUE:
-                return True
-        return False
+            value, block, offset = self._value(block, offset)
+            if kind & _ELSEWHERE:
+                (where,) = struct.unpack("<Q", value)
+                value, _, _ = self._value(start + (where >> 16), where & 0xFFFF)
+            yield kind & ~_ELSEWHERE, name, value
+
+    def _value(self, block: int, offset: int) -> Any:
+        """Return the value of an extended attribute, and where the next one begins."""
+        head, block, offset = self._read_metadata(self._hash_table, block, offset, 4)
+        return self._read_metadata(self._hash_table, block, offset, *struct.unpack("<I", head))
 
     def content(self, inode: Any) -> Iterator[bytes]:
         """Yield the content of a regular file, block by block."""
@@ -161,7 +170,7 @@ class Reader(SquashFsImage):  # type: ignore[misc]  # the library has no types
         return entry.start_block, entry.size
 
     def _read_xattrs_from_disk(self) -> None:
-        """Read only where the attributes are; `is_opaque` reads those of one directory."""
+        """Read only where the attributes are; `attributes` reads those of one file."""
         start = self._sblk.xattr_id_table_start
         if start != SQUASHFS_INVALID_BLK:
             self._fd.seek(start)
@@ -229,6 +238,11 @@ class SquashfsTree:
         for node in nodes:
             yield node, self._content(node)
 
+    def attributes(self, node: Node) -> dict[str, bytes]:
+        with self._lock, contained(self._where):
+            found = self._reader.attributes(self._reader.inode(node.location))
+            return {f"{_CLASSES[kind]}.{os.fsdecode(name)}": value for kind, name, value in found}
+
     def _content(self, node: Node) -> Iterator[bytes]:
         with self._lock, contained(self._where):
             blocks = self._reader.content(self._reader.inode(node.location))
@@ -258,7 +272,7 @@ class SquashfsTree:
             device=device,
             location=location,
             whiteout=kind is FileType.CHARACTER_DEVICE and device == (0, 0),
-            opaque=kind is FileType.DIRECTORY and self._reader.is_opaque(inode),
+            opaque=kind is FileType.DIRECTORY and any(item in _OPAQUE for item in self._reader.attributes(inode)),
         )
 
 

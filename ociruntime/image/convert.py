@@ -1,0 +1,568 @@
+"""`build` makes a SIF file of an image of any kind, and `build_sif` one of a root directory.
+
+`layout_entries` returns what a root filesystem needs for ``/.singularity.d/actions/run``, the default command of a SIF without OCI
+data. The scripts are POSIX shell and need only ``/bin/sh``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final, get_args
+
+import attrs
+
+from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
+from ociruntime.errors import ImageError, SifError, UnsupportedError
+from ociruntime.files import absolute_path, read_file
+from ociruntime.image.blobs import LayerFormat
+from ociruntime.image.config import OciImageConfig
+from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile
+from ociruntime.image.model import Image, ImageKind
+from ociruntime.image.packing import Compression, LayoutEntry, Packing, Progress, pack
+from ociruntime.image.sif.model import Architecture, DataType, Partition, PartitionKind, Sbom, SbomFormat
+from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
+from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
+from ociruntime.interrupts import uninterruptible
+from ociruntime.spec.defaults import is_whole
+
+if TYPE_CHECKING:
+    from ociruntime.image.sif.model import JsonObject, JsonValue
+
+__all__ = ["build", "build_sif", "layout_entries"]
+
+StrPath = str | os.PathLike[str]
+
+_MAX_PROCESSORS: Final = 1 << 16
+_MAX_SBOM: Final = 256 << 20
+
+# ---- the convention of /.singularity.d ----
+
+_LOAD_ENVIRONMENT = """\
+for ociruntime_env in /.singularity.d/env/*.sh; do
+    if [ -f "$ociruntime_env" ]; then
+        . "$ociruntime_env"
+    fi
+done
+unset ociruntime_env
+"""
+
+_RUN = f"""\
+#!/bin/sh
+# Sets up the image's environment and runs its runscript.
+{_LOAD_ENVIRONMENT}
+if [ -x /.singularity.d/runscript ]; then
+    exec /.singularity.d/runscript "$@"
+fi
+echo "this image has nothing to run: give a command, as in 'exec'" >&2
+exit 127
+"""
+
+_START = f"""\
+#!/bin/sh
+# Sets up the image's environment and runs its startscript.
+{_LOAD_ENVIRONMENT}
+if [ -x /.singularity.d/startscript ]; then
+    exec /.singularity.d/startscript "$@"
+fi
+echo "this image has nothing to start" >&2
+exit 127
+"""
+
+_TEST = f"""\
+#!/bin/sh
+# Sets up the image's environment and runs its tests.
+{_LOAD_ENVIRONMENT}
+if [ -x /.singularity.d/test ]; then
+    exec /.singularity.d/test "$@"
+fi
+echo "this image has no tests" >&2
+"""
+
+_EXEC = f"""\
+#!/bin/sh
+# Sets up the image's environment and runs the given command.
+{_LOAD_ENVIRONMENT}
+if [ $# -eq 0 ]; then
+    echo "usage: /.singularity.d/actions/exec COMMAND [ARGUMENT...]" >&2
+    exit 2
+fi
+exec "$@"
+"""
+
+_SHELL = f"""\
+#!/bin/sh
+# Sets up the image's environment and starts a shell.
+{_LOAD_ENVIRONMENT}
+exec /bin/sh "$@"
+"""
+
+
+def layout_entries(
+    oci_config: Mapping[str, JsonValue] | None = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    definition: str | None = None,
+) -> tuple[LayoutEntry, ...]:
+    """Return the directories and files of the convention, and the directories that a runtime uses as mount points.
+
+    ``actions/run`` runs ``runscript``. That runs its arguments, or ``/bin/sh`` without arguments. If ``oci_config`` has an
+    Entrypoint or a Cmd, it runs Entrypoint with the arguments, or with Cmd without arguments, and ``startscript`` does the same.
+    ``env/10-docker2singularity.sh`` sets PATH, and the other variables of Env unless they are set. Names that the shell cannot
+    assign are left to runtimes that read ``oci-config.json``.
+
+    Raises:
+        SifError: ``oci_config`` has a value of a wrong type.
+    """
+    config = OciImageConfig.from_json(dict(oci_config or {}))
+    entries = [
+        LayoutEntry("dev", 0o755),
+        LayoutEntry("proc", 0o755),
+        LayoutEntry("sys", 0o755),
+        LayoutEntry("tmp", 0o1777),
+        LayoutEntry(".singularity.d", 0o755),
+        LayoutEntry(".singularity.d/actions", 0o755),
+        LayoutEntry(".singularity.d/env", 0o755),
+        LayoutEntry(".singularity.d/actions/exec", 0o755, _EXEC.encode()),
+        LayoutEntry(".singularity.d/actions/run", 0o755, _RUN.encode()),
+        LayoutEntry(".singularity.d/actions/shell", 0o755, _SHELL.encode()),
+        LayoutEntry(".singularity.d/actions/start", 0o755, _START.encode()),
+        LayoutEntry(".singularity.d/actions/test", 0o755, _TEST.encode()),
+        LayoutEntry(".singularity.d/env/10-docker2singularity.sh", 0o755, _env_script(config.env)),
+        LayoutEntry(".singularity.d/env/90-environment.sh", 0o755, b"# Further settings of the environment.\n"),
+        LayoutEntry(".singularity.d/runscript", 0o755, _runscript(config)),
+        LayoutEntry("environment", 0o777, target=".singularity.d/env/90-environment.sh"),
+        LayoutEntry("singularity", 0o777, target=".singularity.d/runscript"),
+    ]
+    if config.entrypoint or config.cmd:
+        entries.append(LayoutEntry(".singularity.d/startscript", 0o755, _runscript(config)))
+    if labels is not None:
+        entries.append(LayoutEntry(".singularity.d/labels.json", 0o644, json.dumps(dict(labels), indent=2).encode() + b"\n"))
+    if definition is not None:
+        entries.append(LayoutEntry(".singularity.d/Singularity", 0o644, definition.encode("utf-8", "surrogateescape")))
+    return tuple(entries)
+
+
+def _runscript(config: OciImageConfig) -> bytes:
+    entrypoint, cmd = shlex.join(config.entrypoint), shlex.join(config.cmd or ("/bin/sh",))
+    if entrypoint and not config.cmd:
+        body = f'exec {entrypoint} "$@"\n'
+    else:
+        body = f'if [ $# -eq 0 ]; then\n    set -- {cmd}\nfi\nexec {entrypoint + " " if entrypoint else ""}"$@"\n'
+    return ("#!/bin/sh\n" + body).encode("utf-8", "surrogateescape")
+
+
+def _env_script(env: Iterable[str]) -> bytes:
+    lines = ["# The environment of the OCI image that was converted.\n"]
+    for entry in env:
+        name, _, value = entry.partition("=")
+        if not (name.isascii() and name.isidentifier()):
+            continue
+        assignment = f"export {name}={shlex.quote(value)}\n"
+        lines.append(assignment if name == "PATH" else f'[ -n "${{{name}+set}}" ] || {assignment}')
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+# ---- building ----
+
+
+@uninterruptible()
+def build_sif(
+    path: str | os.PathLike[str],
+    rootfs_dir: str | os.PathLike[str],
+    *,
+    oci_config: Mapping[str, JsonValue] | None = None,
+    labels: Mapping[str, str] | None = None,
+    definition: str | None = None,
+    env: Mapping[str, str] | None = None,
+    launch_script: str = DEFAULT_LAUNCH_SCRIPT,
+    arch: Architecture | str | None = None,
+    compression: Compression = "gzip",
+    mksquashfs: StrPath | None = None,
+    singularity_layout: bool = False,
+    exclude: Iterable[str] = (),
+    all_root: bool | None = None,
+    processors: int | None = None,
+    deterministic: bool = False,
+    timestamp: int | None = None,
+    mode: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Build a SIF file whose primary system partition is a squashfs filesystem with the content of ``rootfs_dir``.
+
+    The directory is only read. After an error nothing is left behind.
+    An interruption, KeyboardInterrupt for example, leaves nothing behind either, or arrives when the new file is in place. Sockets
+    and access control lists are left out. `build` takes images of all kinds.
+
+    Args:
+        path: The file to write.
+        rootfs_dir: The directory with the root filesystem.
+        oci_config: The ``config`` object of an OCI image configuration.
+        labels: Labels, stored as a labels object.
+        definition: The text of a definition file.
+        env: Environment variables, stored as an environment object.
+        launch_script: First line of the file.
+        arch: An `Architecture` or a name such as ``arm64``. Default: that of this machine.
+        compression: Compression of the squashfs filesystem.
+        mksquashfs: This program, by name or path, at least version 4.5. Default: ``tar2sqfs``, or ``mksquashfs`` if it is not
+            installed.
+        singularity_layout: Add the missing parts of ``/.singularity.d`` (see `layout_entries`), so that the image also
+            runs without OCI data.
+        exclude: Shell patterns of paths to leave out, relative to ``rootfs_dir``. Each of their components matches one of a path.
+        all_root: Whether root owns every file in the image. Default: yes, unless the caller is root.
+        processors: Number of processors for compression. Default: all.
+        deterministic: Make the same bytes from the same input: the UUID is zero, and every time is ``timestamp`` or none. File
+            times after ``timestamp`` (1970 by default) become ``timestamp``. The environment variable ``SOURCE_DATE_EPOCH``
+            sets both arguments; an explicit ``timestamp`` takes precedence.
+        timestamp: Unix seconds.
+        mode: Permissions of the file. Default: executable, as far as the umask allows.
+        overwrite: Replace an existing file when the new one is complete.
+
+    Raises:
+        FileExistsError: ``path`` exists, and ``overwrite`` is false.
+        SifError: an argument cannot be stored.
+        ValueError: the architecture is unknown.
+        BundleError, UnsupportedError: ``rootfs_dir`` is a bundle or an image, not a root filesystem; or no program that makes a
+            squashfs is installed.
+        ProcessError: the program failed; the message has its output.
+        OSError: a file cannot be read or written.
+    """
+    path, rootfs_dir = parse_path("path", path), parse_path("rootfs_dir", rootfs_dir)
+    check_bool("singularity_layout", singularity_layout)
+    optional(check_mapping, "oci_config", oci_config)
+    optional(check_str, "definition", definition)
+    packing = _parse_packing(compression, mksquashfs, exclude, processors, None)
+    optional(check_bool, "all_root", all_root)
+    with _open_root_filesystem(rootfs_dir) as image:
+        target = _parse_target(path, image, overwrite=overwrite)
+        builder, latest = _builder(deterministic, timestamp, launch_script)
+        if definition is not None:
+            builder.add_definition(definition)
+        if oci_config is not None:
+            builder.add_oci_config(oci_config)
+        if labels is not None:
+            builder.add_labels(labels)
+        if env is not None:
+            builder.add_env(env)
+        packing = attrs.evolve(packing, latest=latest, all_root=_all_root(image) if all_root is None else all_root)
+        _write(
+            image,
+            target,
+            builder,
+            layout_entries(oci_config, labels=labels, definition=definition) if singularity_layout else (),
+            packing,
+            arch=arch,
+            mode=mode,
+            overwrite=overwrite,
+        )
+
+
+@uninterruptible()
+def build(
+    source: StrPath | Image,
+    target: StrPath,
+    *,
+    reference: str | None = None,
+    platform: str | None = None,
+    config: Mapping[str, JsonValue] | None = None,
+    labels: Mapping[str, str] | None = None,
+    definition: str | None = None,
+    sboms: Iterable[StrPath] = (),
+    arch: Architecture | str | None = None,
+    compression: Compression = "gzip",
+    mksquashfs: StrPath | None = None,
+    exclude: Iterable[str] = (),
+    all_root: bool | None = None,
+    processors: int | None = None,
+    deterministic: bool = False,
+    timestamp: int | None = None,
+    mode: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    max_files: int = MAX_FILES,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[ImageFile, ...]:
+    """Make a SIF file of an image of any kind: all layers become one squashfs, the primary system partition.
+
+    Whiteouts are applied. Owners, modes, times, hard links, devices and extended attributes are those that the layers record,
+    whoever makes the image: nothing is unpacked. Of the extended attributes, those of SELinux and overlays and access control
+    lists are left out. The files of ``/.singularity.d`` that the image lacks are added (see `layout_entries`), so that Apptainer
+    runs it too. The configuration of the image becomes ``oci-config.json``. From a SIF file, definition file, labels, SBOMs, JSON
+    objects and data partitions are taken over; signatures are not, as they would not be valid.
+
+    The source is only read. The target appears when it is complete. After an error, an interruption or SIGKILL nothing is left
+    behind, except that a filesystem without unnamed files (NFS, for example) may keep a hidden one after SIGKILL.
+
+    Args:
+        source: the image, an open one or any that `Image.open` takes, also a directory.
+        target: the file to write.
+        reference: see `Image.open`; not for an open image.
+        platform: see `Image.open`; not for an open image.
+        config: the ``config`` object of an OCI image configuration. Default: that of the image.
+        labels: labels beside those of the image, which they replace.
+        definition: the text of a definition file. Default: that of the image.
+        sboms: files with software bills of materials to store (CycloneDX, SPDX, Syft or GitHub). Their content says the format.
+        arch: an `Architecture` or a name such as ``arm64``. Default: that of the image, or of this machine for an image that does
+            not say it.
+        compression: compression of the squashfs.
+        mksquashfs: this program, by name or path, at least version 4.5. Default: ``tar2sqfs``, or ``mksquashfs`` if it is not
+            installed.
+        exclude: shell patterns of paths to leave out, relative to the root. Each of their components matches one of a path.
+        all_root: whether root owns every file in the image. Default: only if the source is a directory and the caller is not root.
+        processors: number of processors for compression. Default: all.
+        deterministic: see `build_sif`.
+        timestamp: see `build_sif`.
+        mode: permissions of the file. Default: executable, as far as the umask allows.
+        overwrite: replace an existing file when the new one is complete.
+        progress: called with the bytes of files that are done, and with their number in all. What it raises ends the call.
+        max_files: see `Image.files`.
+        max_bytes: see `Image.extract`.
+
+    Returns:
+        The sockets in a directory, which are left out.
+
+    Raises:
+        FileExistsError: ``target`` exists, and ``overwrite`` is false.
+        ImageError: the image is damaged or exceeds a limit, or a file of ``sboms`` is not an SBOM.
+        SifError: an argument, or the image's configuration, cannot be stored.
+        BundleError: ``source`` is a bundle.
+        UnsupportedError: the image has a part that cannot be read: an encrypted partition, a filesystem that must be mounted; or a
+            program or Python module is not installed. The message names it.
+        ProcessError: the program that makes the squashfs failed; the message has its output.
+        ValueError: an argument is not valid.
+        OSError: a file cannot be read or written.
+    """
+    target = parse_path("target", target)
+    optional(check_mapping, "config", config)
+    optional(check_mapping, "labels", labels)
+    optional(check_str, "definition", definition)
+    optional(check_bool, "all_root", all_root)
+    packing = _parse_packing(compression, mksquashfs, exclude, processors, progress)
+    bills = _parse_sboms(sboms)
+    with _open_source(source, reference, platform) as image:
+        target = _parse_target(target, image, overwrite=overwrite)
+        _check_parts(image)
+        builder, latest = _builder(deterministic, timestamp, DEFAULT_LAUNCH_SCRIPT)
+        all_labels = {**image.labels, **(labels or {})}
+        definition = image.definition if definition is None else definition
+        found = _config_of(image) if config is None else dict(config)
+        if definition is not None:
+            builder.add_definition(definition)
+        if found:
+            builder.add_oci_config(found)
+        if all_labels:
+            builder.add_labels(all_labels)
+        for content, kind in bills:
+            builder.add_sbom(content, sbom_format=kind)
+        if image.sif is not None and image.kind is ImageKind.SIF:
+            _take_over(image.sif, builder)
+        packing = attrs.evolve(packing, latest=latest, all_root=_all_root(image) if all_root is None else all_root)
+        return _write(
+            image,
+            target,
+            builder,
+            layout_entries(found, labels=all_labels, definition=definition),
+            packing,
+            arch=_architecture(image) if arch is None else arch,
+            mode=mode,
+            overwrite=overwrite,
+            max_files=max_files,
+            max_bytes=max_bytes,
+        )
+
+
+def _write(
+    image: Image,
+    target: str,
+    builder: SifBuilder,
+    entries: Iterable[LayoutEntry],
+    packing: Packing,
+    *,
+    arch: Architecture | str | None,
+    mode: int | None,
+    overwrite: bool,
+    max_files: int = MAX_FILES,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[ImageFile, ...]:
+    """Pack the files of an image, and write them with the other objects of a builder."""
+    with tempfile.TemporaryFile(dir=os.path.dirname(target)) as squashfs:  # has no name
+        builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
+        left_out = pack(image._view(max_files, max_bytes), squashfs.fileno(), entries, packing)
+        builder.write(target, mode=mode, overwrite=overwrite)
+    return left_out
+
+
+# ---- arguments ----
+
+
+def _parse_packing(
+    compression: Compression,
+    mksquashfs: StrPath | None,
+    exclude: Iterable[str],
+    processors: int | None,
+    progress: Progress | None,
+) -> Packing:
+    if compression not in get_args(Compression):
+        raise ValueError(f"compression is {shown(compression)}: one of {', '.join(get_args(Compression))} is needed")
+    optional(check_int, "processors", processors, 1, _MAX_PROCESSORS)
+    if progress is not None and not callable(progress):
+        raise wrong_type("progress", progress, "a function")
+    program = "" if mksquashfs is None else parse_path("mksquashfs", mksquashfs)
+    return Packing(
+        compression=compression,
+        mksquashfs=program,
+        processors=processors,
+        exclude=_parse_exclude(exclude),
+        progress=progress,
+    )
+
+
+def _parse_exclude(exclude: Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns without slashes at their ends. Raises TypeError, ValueError."""
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Iterable):
+        raise wrong_type("exclude", exclude, "a sequence of patterns")
+    patterns: list[str] = []
+    for number, pattern in enumerate(exclude):
+        check_str(f"exclude[{number}]", pattern)
+        patterns.append(pattern.strip("/"))
+        if not patterns[-1]:
+            raise ValueError(f"exclude[{number}] is {shown(pattern)}: a pattern with a name is needed")
+    return tuple(patterns)
+
+
+def _parse_target(path: str, image: Image, *, overwrite: bool) -> str:
+    """Return the absolute path of the file to write. Raises FileExistsError, SifError."""
+    target = absolute_path(path)
+    if image.kind is ImageKind.DIRECTORY:
+        root = os.path.realpath(image.path)
+        if os.path.commonpath([os.path.realpath(os.path.dirname(target)), root]) == root:
+            raise SifError(f"the image cannot be written into {root}, the directory that it contains", field="path", path=target)
+    check_target(target, overwrite=overwrite)
+    return target
+
+
+def _parse_sboms(paths: Iterable[StrPath]) -> list[tuple[bytes, SbomFormat]]:
+    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+        raise wrong_type("sboms", paths, "a sequence of paths")
+    found: list[tuple[bytes, SbomFormat]] = []
+    for number, path in enumerate(paths):
+        path = parse_path(f"sboms[{number}]", path)
+        content = read_file(path, _MAX_SBOM)
+        kind = _sbom_format(content)
+        if kind is None:
+            raise ImageError(f"{path}: not a software bill of materials: neither CycloneDX nor SPDX, Syft or GitHub")
+        found.append((content, kind))
+    return found
+
+
+def _sbom_format(content: bytes) -> SbomFormat | None:
+    text = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"<"):
+        head = text[:4096].lower()
+        return SbomFormat.CYCLONEDX_XML if b"cyclonedx" in head else SbomFormat.SPDX_RDF if b"spdx.org/rdf" in head else None
+    if not text.startswith(b"{"):
+        names = {line.partition(b":")[0].strip() for line in text[:65536].splitlines()}
+        return SbomFormat.SPDX_TAG_VALUE if b"SPDXVersion" in names else SbomFormat.SPDX_YAML if b"spdxVersion" in names else None
+    try:
+        keys = set(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
+    kinds = (
+        ({"bomFormat"}, SbomFormat.CYCLONEDX_JSON),
+        ({"spdxVersion"}, SbomFormat.SPDX_JSON),
+        ({"artifacts", "descriptor", "schema"}, SbomFormat.SYFT_JSON),
+        ({"manifests", "detector", "job"}, SbomFormat.GITHUB_JSON),
+    )
+    return next((kind for needed, kind in kinds if needed <= keys), None)
+
+
+def _builder(deterministic: bool, timestamp: int | None, launch_script: str) -> tuple[SifBuilder, int | None]:
+    """Return a builder, and the time to which later ones of files are set."""
+    epoch = _source_date_epoch()
+    if epoch is not None:
+        deterministic, timestamp = True, epoch if timestamp is None else timestamp
+    builder = SifBuilder(launch_script=launch_script, deterministic=deterministic, timestamp=timestamp)
+    return builder, timestamp if timestamp is not None or not deterministic else 0
+
+
+def _source_date_epoch() -> int | None:
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise SifError(f"{text!r} is not a number of seconds", field="SOURCE_DATE_EPOCH")
+    return int(text)
+
+
+# ---- the source ----
+
+
+def _open_source(source: StrPath | Image, reference: str | None, platform: str | None) -> AbstractContextManager[Image]:
+    if not isinstance(source, Image):
+        return Image.open(parse_path("source", source), reference=reference, platform=platform)
+    if reference is not None or platform is not None:
+        raise ValueError("reference= and platform= choose an image when it is opened, and source is an open image")
+    return nullcontext(source)
+
+
+def _open_root_filesystem(path: str) -> Image:
+    """Open a directory that is not an image or a bundle. Raises NotADirectoryError, BundleError, UnsupportedError, ImageError."""
+    try:
+        image = Image.open(path)
+    except ImageError as error:
+        if os.path.isdir(path):
+            raise
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+    if image.kind is not ImageKind.DIRECTORY:
+        image.close()
+        raise UnsupportedError(f"{path} is an image of the kind {image.kind}, not a root filesystem: convert it with build()")
+    return image
+
+
+def _all_root(image: Image) -> bool:
+    """Return whether root owns every file by default: the files of a directory belong to the user who made them."""
+    return image.kind is ImageKind.DIRECTORY and os.geteuid() != 0
+
+
+def _check_parts(image: Image) -> None:
+    """Refuse an image with a part that the new one would lack. Raises UnsupportedError."""
+    for layer in (*image.layers, *image.overlays, *image.data):
+        where = f"{image.name}: " + (f"object {layer.object_id}" if layer.object_id is not None else f"layer {layer.digest}")
+        if layer.format is LayerFormat.ENCRYPTED:
+            raise UnsupportedError(f"{where} is an encrypted partition, which cannot be read")
+        if layer in image.overlays:
+            raise UnsupportedError(
+                f"{where} is a writable overlay, which cannot be read without mounting it; remove it from a copy"
+            )
+
+
+def _config_of(image: Image) -> JsonObject:
+    """Return the ``config`` object of an image; an empty one without one."""
+    document = image.config_json or {}
+    if document and is_whole(document):
+        inner = document.get("config")
+        return inner if isinstance(inner, dict) else {}
+    return document
+
+
+def _architecture(image: Image) -> Architecture:
+    """Return the architecture of an image. Raises UnsupportedError."""
+    try:
+        return Architecture.from_name(image.architecture) if image.architecture else Architecture.host()
+    except ValueError as error:
+        raise UnsupportedError(f"{image.name}: {error}; pass the nearest one with arch=") from error
+
+
+def _take_over(sif: SifImage, builder: SifBuilder) -> None:
+    """Add what a SIF file holds beside its root filesystem and the documents that `build` writes itself."""
+    for item in sif:
+        is_data = isinstance(item.metadata, Partition) and item.metadata.kind is PartitionKind.DATA
+        is_json = item.data_type == DataType.GENERIC_JSON and item.name != OCI_CONFIG_NAME
+        if is_data or is_json or item.data_type in (DataType.ENVIRONMENT, DataType.GENERIC) or isinstance(item.metadata, Sbom):
+            alignment = 4096 if is_data else 1
+            builder.add(item.data_type, sif.reader(item), name=item.name, metadata=item.metadata, alignment=alignment)

@@ -1,0 +1,346 @@
+"""Packing the files of an image into a squashfs.
+
+The files are written as one tar stream, which ``tar2sqfs`` or ``mksquashfs`` reads. The owners of files are numbers in it, so that
+no file has to be made and no rights are needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+
+import attrs
+
+from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
+from ociruntime.files import absolute_path, write_all
+from ociruntime.image.files import ImageFile, image_file, top_node
+from ociruntime.image.layers import FileType, Node
+from ociruntime.image.sif.model import printable
+from ociruntime.interrupts import deliver, waiting
+
+if TYPE_CHECKING:
+    from ociruntime.image.files import Route, View
+
+__all__ = ["Compression", "LayoutEntry", "Packing", "Progress", "pack"]
+
+Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with the bytes of content that are packed, and with their number in all."""
+
+_TAR2SQFS: Final = "tar2sqfs"
+_PIECE: Final = 1 << 20
+_OUTPUT: Final = 1 << 16
+"""Most bytes of a program's messages that an error shows."""
+_LATEST: Final = (1 << 32) - 1
+"""The latest time that squashfs can store."""
+_TYPES: Final = {
+    FileType.DIRECTORY: tarfile.DIRTYPE,
+    FileType.FILE: tarfile.REGTYPE,
+    FileType.SYMLINK: tarfile.SYMTYPE,
+    FileType.CHARACTER_DEVICE: tarfile.CHRTYPE,
+    FileType.BLOCK_DEVICE: tarfile.BLKTYPE,
+    FileType.FIFO: tarfile.FIFOTYPE,
+}
+_MAX_DEVICE: Final = (0xFFF, 0xFFFFF)
+
+
+@attrs.frozen
+class LayoutEntry:
+    """A file to add: a directory without content and target, a symbolic link with a target, or a regular file.
+
+    ``path`` is relative to the root of the image.
+    """
+
+    path: str
+    mode: int
+    content: bytes | None = None
+    target: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Packing:
+    """How files are packed."""
+
+    compression: Compression = "gzip"
+    mksquashfs: str = ""
+    """This program by name or path. By default ``tar2sqfs``, or ``mksquashfs`` where it is not installed."""
+    processors: int | None = None
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of paths to leave out. Each component of a path is compared with one of the pattern."""
+    all_root: bool = False
+    """Whether root owns every file."""
+    latest: int | None = None
+    """Unix seconds, to which the times of files that are newer are set, and that of the filesystem."""
+    progress: Progress | None = None
+
+
+def pack(view: View, output: int, entries: Iterable[LayoutEntry], packing: Packing) -> tuple[ImageFile, ...]:
+    """Write a squashfs of all files of an image.
+
+    Args:
+        view: the files.
+        output: descriptor of an empty file.
+        entries: files to add where the image does not have them.
+        packing: the settings.
+
+    Returns:
+        The sockets, which are left out.
+
+    Raises:
+        SifError: an entry cannot be added, because its parent is not a directory.
+        ImageError: a layer is damaged, or exceeds a limit.
+        UnsupportedError: no program for the work is installed.
+        ProcessError: the program failed; the message has its output.
+        OSError: a file cannot be read, or the output not be written.
+    """
+    files = _Files(view, entries, packing)
+    command = _command(files.root, output, packing)
+    with tempfile.TemporaryFile() as messages:
+        process = _start(command, output, messages, packing.latest)
+        assert process.stdin is not None
+        stream, is_broken = _Pipe(process.stdin.fileno()), False
+        try:
+            try:
+                files.write(stream, with_root=command[0] == _TAR2SQFS)
+                stream.flush()
+            except _Ended:
+                is_broken = True
+            process.stdin.close()
+            with waiting():
+                status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            raise
+        if status or is_broken:
+            _fail(command, status, messages)
+    return tuple(files.left_out)
+
+
+# ---- the stream ----
+
+
+class _Ended(Exception):
+    """The program has ended and reads no more."""
+
+
+class _Pipe:
+    """The end of a pipe that is written to, with a buffer. Writing raises _Ended."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = bytearray()
+
+    def write(self, content: bytes) -> None:
+        self._buffer += content
+        if len(self._buffer) >= _PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        content, self._buffer = self._buffer, bytearray()
+        with waiting():
+            try:
+                write_all(self._fd, content)
+            except BrokenPipeError as error:
+                raise _Ended from error
+
+
+class _Files:
+    """The files of an image, in the order in which they are packed: first all but regular files, then those of each layer."""
+
+    def __init__(self, view: View, entries: Iterable[LayoutEntry], packing: Packing) -> None:
+        self.left_out: list[ImageFile] = []
+        self._view, self._packing = view, packing
+        self._patterns = [pattern.split("/") for pattern in packing.exclude]
+        self._others: list[tuple[str, Node]] = []
+        self._links: dict[tuple[int, Any], tuple[Node, list[str]]] = {}
+        """For each tree and location of a file that is not a directory: its node and paths."""
+        self._entries = {entry.path: entry for entry in entries}
+        self._total = self._done = self._reported = 0
+        parents = {os.path.dirname(path): path for path in self._entries}
+        for route in view.below(view.find("/"), leave_out=self._is_excluded):
+            deliver()
+            node, path = top_node(route), "/".join(name for name, _ in route[1:])
+            if path in parents and not node.is_directory:
+                raise SifError(f"/{path} in the image is not a directory, so /{parents[path]} cannot be added", path=view.name)
+            self._entries.pop(path, None)
+            self._take(route, node, path)
+        self.root = self._others[0][1]
+        self._total += sum(len(entry.content or b"") for entry in self._entries.values())
+
+    def _take(self, route: Route, node: Node, path: str) -> None:
+        if node.type is FileType.SOCKET:
+            self.left_out.append(image_file(route))
+        elif node.is_directory:
+            self._others.append((path, node))
+        else:
+            found = self._links.setdefault((id(node.tree), node.location), (node, []))
+            found[1].append(path)
+            if len(found[1]) > 1:
+                return
+            self._total += node.size
+            if node.type is not FileType.FILE:
+                self._others.append((path, node))
+
+    def _is_excluded(self, route: Route) -> bool:
+        names = [name for name, _ in route[1:]]
+        return any(len(names) == len(parts) and all(map(fnmatchcase, names, parts)) for parts in self._patterns)
+
+    def write(self, stream: _Pipe, *, with_root: bool) -> None:
+        """Write all files. The root directory is a member of its own for a program that takes one."""
+        self._report(0)
+        for path, node in self._others[0 if with_root else 1 :]:
+            stream.write(self._header(path or ".", node))
+            self._write_links(stream, node)
+        for entry in self._entries.values():
+            self._write_entry(stream, entry)
+        trees: dict[int, list[Node]] = {}
+        for node, _ in self._links.values():
+            if node.type is FileType.FILE:
+                trees.setdefault(id(node.tree), []).append(node)
+        for nodes in trees.values():
+            budget = self._view.budget.renewed()
+            for node in nodes:
+                budget.take_bytes(node.size)
+            for node, pieces in nodes[0].tree.contents(nodes, self._view.budget.renewed()):
+                path = self._links[id(node.tree), node.location][1][0]
+                stream.write(self._header(path, node))
+                self._write_content(stream, path, node, pieces)
+                self._write_links(stream, node)
+        stream.write(bytes(2 * tarfile.BLOCKSIZE))
+
+    def _write_content(self, stream: _Pipe, path: str, node: Node, pieces: Iterator[bytes]) -> None:
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+            if size > node.size:
+                break
+            stream.write(piece)
+            if piece:
+                self._report(len(piece))
+        if size != node.size:
+            raise ImageError(f"{self._view.name}: /{printable(path)}: the content does not have {node.size} bytes")
+        stream.write(bytes(-size % tarfile.BLOCKSIZE))
+
+    def _write_links(self, stream: _Pipe, node: Node) -> None:
+        """Write the further names of a file."""
+        first, *others = self._links.get((id(node.tree), node.location), (node, [""]))[1]
+        for path in others:
+            member = tarfile.TarInfo(path)
+            member.type, member.linkname = tarfile.LNKTYPE, first
+            stream.write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+
+    def _write_entry(self, stream: _Pipe, entry: LayoutEntry) -> None:
+        member = tarfile.TarInfo(entry.path)
+        member.mode, member.mtime = entry.mode, self._time(int(time.time()))
+        member.type = tarfile.SYMTYPE if entry.target else tarfile.DIRTYPE if entry.content is None else tarfile.REGTYPE
+        member.linkname, content = entry.target, entry.content or b""
+        member.size = len(content)
+        stream.write(member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE))
+        if content:
+            self._report(len(content))
+
+    def _header(self, path: str, node: Node) -> bytes:
+        member = tarfile.TarInfo(path)
+        member.type, member.mode, member.mtime = _TYPES[node.type], node.mode, self._time(node.mtime)
+        member.size, member.linkname = node.size, node.target
+        if not self._packing.all_root:
+            member.uid, member.gid = node.uid, node.gid
+        if node.device is not None:
+            member.devmajor, member.devminor = node.device
+            if any(number > most for number, most in zip(node.device, _MAX_DEVICE, strict=True)):
+                raise ImageError(f"{self._view.name}: /{printable(path)}: squashfs cannot store the device {node.device}")
+        kept = {name: value for name, value in sorted(node.tree.attributes(node).items()) if _is_kept(name)}
+        return _attribute_header(kept) + member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+    def _time(self, seconds: int) -> int:
+        return min(seconds, _LATEST if self._packing.latest is None else max(0, self._packing.latest))
+
+    def _report(self, count: int) -> None:
+        self._done += count
+        if self._packing.progress is None:
+            return
+        if not count or self._done >= min(self._reported + _PIECE, self._total):
+            with waiting():
+                self._packing.progress(self._done, self._total)
+            self._reported = self._done
+
+
+def _is_kept(name: str) -> bool:
+    """Return whether an extended attribute belongs to the file, not to the host or the overlay where it lies."""
+    if name == "security.selinux" or name.startswith(("trusted.overlay.", "user.overlay.")):
+        return False
+    return name.startswith(("user.", "trusted.", "security."))
+
+
+def _attribute_header(attributes: dict[str, bytes]) -> bytes:
+    """Return the extended header with extended attributes. tarfile writes only text there."""
+    if not attributes:
+        return b""
+    content = b"".join(_record(b"SCHILY.xattr." + os.fsencode(name), value) for name, value in attributes.items())
+    member = tarfile.TarInfo("attributes")
+    member.type, member.size = tarfile.XHDTYPE, len(content)
+    return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def _record(keyword: bytes, value: bytes) -> bytes:
+    """Return a record of an extended header, which begins with its own length (pax)."""
+    rest = b" %s=%s\n" % (keyword, value)
+    length = len(rest) + len(str(len(rest)))
+    return b"%d%s" % (len(rest) + len(str(length)), rest)
+
+
+# ---- the program ----
+
+
+def _command(root: Node, output: int, packing: Packing) -> list[str]:
+    """Return the command that reads the stream. Raises UnsupportedError."""
+    target = f"/proc/self/fd/{output}"
+    processors = packing.processors or len(os.sched_getaffinity(0))
+    if not packing.mksquashfs and shutil.which(_TAR2SQFS) is not None:
+        return [_TAR2SQFS, "--force", "--quiet", "--no-skip", "-c", packing.compression, "-j", str(processors), target]
+    program = packing.mksquashfs or "mksquashfs"
+    if shutil.which(program) is None:
+        raise UnsupportedError(f"cannot build an image: {program} not found; install squashfs-tools, or squashfs-tools-ng")
+    command = [absolute_path(program) if os.sep in program else program, "-", target, "-tar", "-noappend", "-no-progress"]
+    command += ["-exit-on-error", "-comp", packing.compression, "-processors", str(processors), "-root-mode", f"{root.mode:o}"]
+    owner = (0, 0) if packing.all_root else (root.uid, root.gid)
+    if owner != (os.getuid(), os.getgid()):  # mksquashfs gives the root directory, and no other file, to its own user
+        command = ["unshare", "--user", f"--map-user={owner[0]}", f"--map-group={owner[1]}", *command]
+    return command
+
+
+def _start(command: Sequence[str], output: int, messages: IO[bytes], epoch: int | None) -> subprocess.Popen[bytes]:
+    environment = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
+    if epoch is not None:
+        environment["SOURCE_DATE_EPOCH"] = str(max(0, epoch))
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=messages, stderr=messages, env=environment, pass_fds=(output,), bufsize=0
+        )
+    except OSError as error:
+        raise UnsupportedError(f"cannot build an image: cannot run {command[0]}: {os.strerror(error.errno or 0)}") from error
+
+
+def _fail(command: list[str], status: int, messages: IO[bytes]) -> NoReturn:
+    messages.seek(max(0, messages.seek(0, os.SEEK_END) - _OUTPUT))
+    output = messages.read().decode(errors="backslashreplace")
+    if "-tar" in command and "invalid option" in output:
+        raise UnsupportedError("cannot build an image: mksquashfs is older than 4.5; install a later one, or squashfs-tools-ng")
+    if output.startswith("unshare: "):
+        raise UnsupportedError(
+            f"cannot build an image: {output.strip()}; without a user namespace mksquashfs gives the root directory to its own "
+            "user: install squashfs-tools-ng"
+        )
+    program = next(word for word in command if not word.startswith("-") and word != "unshare")
+    last = "\n".join(output.strip().splitlines()[-20:])
+    done = subprocess.CompletedProcess(command, status, output)
+    raise ProcessError(f"{program} ended with status {status}{'' if status else ' too early'}: {last}", done)

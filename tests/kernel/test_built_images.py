@@ -1,0 +1,101 @@
+"""Running SIF files that were made from other images, by root and by an unprivileged user."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from ..support.images import TAR_TYPE, OciImage
+from ..support.private_users import User, give, new_user
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(
+        not (shutil.which("tar2sqfs") or shutil.which("mksquashfs")), reason="neither squashfs-tools-ng nor squashfs-tools"
+    ),
+]
+
+
+def write_layout(root: Path, path: Path, **config: list[str]) -> Path:
+    """Write an OCI image whose second layer adds a program that belongs to another user, and removes one."""
+    layers = []
+    for names in (os.listdir(root), []):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name in names:
+                archive.add(root / name, name)
+            if not names:
+                script = tarfile.TarInfo("srv/app")
+                script.size, script.mode, script.uid = 31, 0o750, 1000
+                archive.addfile(script, io.BytesIO(b'#!/bin/sh\necho "app: $GREETING"\n'))
+                archive.addfile(tarfile.TarInfo("bin/.wh.nslookup"))
+        layers.append((buffer.getvalue(), TAR_TYPE))
+    image = OciImage()
+    image.add(layers, name="it", config=config)
+    return image.write_layout(path)
+
+
+CONFIG = {"Entrypoint": ["/bin/sh", "-c", '/srv/app; stat -c %u /srv/app; ls -d "$@"; :', "sh"], "Env": ["GREETING=hello"]}
+
+
+def test_root(busybox_rootfs: Path, tmp_path: Path, state_root: Path) -> None:
+    write_layout(busybox_rootfs, tmp_path / "layout", **CONFIG)
+    oci.build(tmp_path / "layout", tmp_path / "x.sif")
+    result = oci.run(tmp_path / "x.sif", capture_output=True, text=True, state_root=state_root)
+    assert result.stdout == "app: hello\n1000\n.\n"
+    result = oci.run(
+        tmp_path / "x.sif",
+        ["/.singularity.d/actions/run", "/bin/nslookup", "/singularity"],
+        capture_output=True,
+        text=True,
+        state_root=state_root,
+    )
+    assert result.stdout == "app: hello\n1000\n/singularity\n"
+    assert "/bin/nslookup: No such file" in result.stderr
+    with oci.Bundle.from_sif(tmp_path / "x.sif", tmp_path / "bundle", writable=False) as bundle:
+        assert os.stat(bundle.rootfs / "srv/app").st_uid == 1000
+        assert os.stat(bundle.rootfs / "bin/busybox").st_size == os.stat(busybox_rootfs / "bin/busybox").st_size
+
+
+@pytest.fixture(params=[True, False], ids=["subordinate ids", "the own id"])
+def user(request: pytest.FixtureRequest, user_python: str) -> Iterator[User]:
+    with new_user(user_python, subordinate=request.param, fuse=False) as made:
+        yield made
+
+
+def test_a_user(user: User, busybox_rootfs: Path) -> None:
+    write_layout(busybox_rootfs, user.home / "layout", **CONFIG)
+    give(user.home)
+    env = {"XDG_CACHE_HOME": f"{user.home}/cache"}
+    assert user.command("build", "x.sif", "oci:layout:it", **env).stderr == ""
+    with oci.Image.open(user.home / "x.sif") as image:
+        assert {file.uid for file in image.files("/bin")} == {0}  # as the archive says, not the user's id
+        assert {file.path: file.uid for file in image.files("/srv")}["/srv/app"] == 1000
+        assert not [file for file in image.files("/bin") if file.path == "/bin/nslookup"]
+    done = user.run("-W", "ignore", "-c", "import ociruntime as oci; oci.run('x.sif')", **env)
+    assert done.stdout.startswith("app: hello\n"), done.stderr
+    user.command("prune", **env)
+
+
+def test_an_image_with_nothing_to_run(tmp_path: Path, state_root: Path) -> None:
+    (tmp_path / "root").mkdir()
+    oci.build(tmp_path / "root", tmp_path / "x.sif")
+    oci.build_sif(tmp_path / "y.sif", tmp_path / "root")
+    for name in ("x.sif", "y.sif"):
+        with pytest.raises(oci.StepError, match="the image has nothing to run by default") as caught:
+            oci.run(tmp_path / name, state_root=state_root)
+        assert "PATH" not in str(caught.value)
+
+
+def test_a_default_shell(busybox_rootfs: Path, tmp_path: Path, state_root: Path) -> None:
+    oci.build(busybox_rootfs, tmp_path / "x.sif")
+    result = oci.run(tmp_path / "x.sif", input="echo from the shell", capture_output=True, text=True, state_root=state_root)
+    assert result.stdout == "from the shell\n"

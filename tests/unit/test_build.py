@@ -1,0 +1,452 @@
+"""Making a SIF file of an image of any kind."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime.cli import main
+from ociruntime.image.files import View, top_node
+from ociruntime.image.sif import Filesystem, PartitionKind, Sbom, SbomFormat, SifBuilder
+
+from ..support.images import TAR_TYPE, OciImage
+from ..support.waiting import wait_until
+
+PROGRAMS = [
+    pytest.param(None, id="tar2sqfs", marks=pytest.mark.skipif(not shutil.which("tar2sqfs"), reason="no squashfs-tools-ng")),
+    pytest.param("mksquashfs", marks=pytest.mark.skipif(not shutil.which("mksquashfs"), reason="no squashfs-tools")),
+]
+needs_a_program = pytest.mark.skipif(
+    not (shutil.which("tar2sqfs") or shutil.which("mksquashfs")), reason="neither squashfs-tools-ng nor squashfs-tools"
+)
+CONFIG = {"Entrypoint": ["/bin/hello"], "Env": ["A=b"], "WorkingDir": "/srv", "Labels": {"own": "1"}, "org.example": [1]}
+LONG = "n" * 255
+DEEP = "/".join(["d" * 200] * 10)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **values: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.mtime, made.mode = kind, 1000, 0o755 if kind == tarfile.DIRTYPE else 0o644
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made
+
+
+def layer(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for made, content in members:
+            made.size = len(content)
+            archive.addfile(made, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def image() -> OciImage:
+    """Two layers with all that is difficult."""
+    lower = layer(
+        (member("./", tarfile.DIRTYPE, mode=0o751, uid=12, gid=13), b""),
+        (member("bin", tarfile.DIRTYPE, uid=70000, gid=3000000, pax_headers={"SCHILY.xattr.user.d": "\0=\n"}), b""),
+        (member("bin/setuid", mode=0o6755, uid=3, pax_headers={"SCHILY.xattr.security.capability": "\1\0\0\2" + "\0" * 16}), b"s"),
+        (member("bin/linked", tarfile.LNKTYPE, linkname="bin/setuid"), b""),
+        (member("null", tarfile.CHRTYPE, mode=0o666, devmajor=1, devminor=3), b""),
+        (member("disk", tarfile.BLKTYPE, mode=0o660, devmajor=8, devminor=70000), b""),
+        (member("fifo", tarfile.FIFOTYPE), b""),
+        (member("absolute", tarfile.SYMTYPE, mode=0o777, linkname="/bin/" + LONG), b""),
+        (member("relative", tarfile.SYMTYPE, mode=0o777, linkname="./../x"), b""),
+        (member("overlay", tarfile.DIRTYPE, pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y"}), b""),
+        (member("labelled", pax_headers={"SCHILY.xattr.security.selinux": "x", "SCHILY.xattr.user.kept": "y"}), b""),
+        (member("removed"), b"x"),
+        (member("covered", tarfile.DIRTYPE), b""),
+        (member("covered/below"), b"x"),
+        (member(LONG), b"long"),
+        (member("new\nline ü \udcff"), b"odd"),
+        (member(f"{DEEP}/file"), b"deep"),
+        (member("zeros"), bytes(3 << 20) + b"end"),
+        (member("empty", mtime=1 << 32), b""),
+    )
+    upper = layer(
+        (member(".wh.removed"), b""),
+        (member("covered", tarfile.DIRTYPE, mode=0o700), b""),
+        (member("covered/.wh..wh..opq"), b""),
+        (member("covered/above"), b"content"),
+        (member("to-the-lower-layer", tarfile.LNKTYPE, linkname="zeros"), b""),
+    )
+    made = OciImage()
+    digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (lower, upper)]
+    made.add([(gzip.compress(lower), f"{TAR_TYPE}+gzip"), (upper, TAR_TYPE)], name="it", config=CONFIG, diff_ids=digests)
+    return made
+
+
+def write_docker_archive(path: Path) -> Path:
+    source = image()
+    layers = [source.blobs[item["digest"]] for item in json.loads(source.blobs[source.manifests[0]["digest"]])["layers"]]
+    config = source.blobs[json.loads(source.blobs[source.manifests[0]["digest"]])["config"]["digest"]]
+    manifest = [{"Config": "config.json", "RepoTags": ["it:1"], "Layers": ["0/layer.tar", "1/layer.tar"]}]
+    parts = {
+        "config.json": config,
+        "manifest.json": json.dumps(manifest).encode(),
+        "0/layer.tar": layers[0],
+        "1/layer.tar": layers[1],
+    }
+    path.write_bytes(layer(*((member(name), content) for name, content in parts.items())))
+    return path
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "oci-layout": lambda path: image().write_layout(path),
+    "oci-archive": lambda path: image().write_archive(path),
+    "docker-archive": write_docker_archive,
+}
+
+
+def view(opened: oci.Image) -> View:
+    return opened._view(1000, 1 << 30)
+
+
+def describe(path: Path) -> dict[str, tuple[object, ...]]:
+    """Return everything about the files of an image, without what is added for Apptainer."""
+    found: dict[str, tuple[object, ...]] = {}
+    names: dict[object, list[str]] = {}
+    with oci.Image.open(path) as opened:
+        for file in opened.files():
+            node = top_node(view(opened).find(file.path, follow=False))
+            if not node.is_directory:
+                names.setdefault(node.location, []).append(file.path)
+            content = opened.read_bytes(file.path) if file.type == "file" else b""
+            attributes = {k: v for k, v in node.tree.attributes(node).items() if "overlay" not in k and "selinux" not in k}
+            found[file.path] = (file.type, oct(file.mode), file.uid, file.gid, file.target, file.device, content, attributes)
+            found[file.path] += (min(file.mtime, (1 << 32) - 1) if file.path not in IMPLIED else 0,)
+        for paths in names.values():
+            for path_of in paths:
+                found[path_of] += (tuple(paths),)
+    return found
+
+
+IMPLIED = {"/"}
+"""Directories whose time ``mksquashfs`` does not store."""
+ADDED = {"/.singularity.d", "/dev", "/environment", "/proc", "/singularity", "/sys", "/tmp"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("kind", [*KINDS, "sif"])
+def test_every_file_is_as_the_layers_say(kind: str, program: str | None, tmp_path: Path) -> None:
+    pytest.importorskip("PySquashfsImage")
+    source = KINDS["oci-layout" if kind == "sif" else kind](tmp_path / "source")
+    expected = describe(source)
+    if kind == "sif":
+        oci.build(source, tmp_path / "first.sif", mksquashfs=program)
+        source = tmp_path / "first.sif"
+    assert oci.build(source, tmp_path / "x.sif", mksquashfs=program) == ()
+    found = describe(tmp_path / "x.sif")
+    assert {path: value for path, value in found.items() if not path.startswith(tuple(ADDED))} == expected
+    assert "/removed" not in found
+    assert "/covered/below" not in found
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        overlay = top_node(view(built).find("/overlay"))
+        labelled = top_node(view(built).find("/labelled"))
+        assert overlay.tree.attributes(overlay) == {}
+        assert labelled.tree.attributes(labelled) == {"user.kept": b"y"}
+        assert built.config_json == CONFIG
+        assert built.labels == {"own": "1"}
+        assert built.architecture == "amd64"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_user_makes_the_same_bytes(program: str | None, tmp_path: Path, user_python: str) -> None:
+    image().write_layout(tmp_path / "layout")
+    oci.build(tmp_path / "layout", tmp_path / "root.sif", mksquashfs=program, deterministic=True, timestamp=5)
+    place = Path("/tmp") / f"ociruntime-build-{os.getpid()}"
+    shutil.copytree(tmp_path / "layout", place / "layout")
+    try:
+        place.chmod(0o777)
+        text = "import ociruntime as oci, sys; oci.build('layout', 'user.sif', mksquashfs=sys.argv[1] or None, deterministic=True, timestamp=5)"
+        done = subprocess.run(
+            [user_python, "-c", text, program or ""],
+            cwd=place,
+            user=4321,
+            group=4321,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (place / "user.sif").read_bytes() == (tmp_path / "root.sif").read_bytes()
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_reproducible(program: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "500")
+    image().write_layout(tmp_path / "layout")
+    for number in (1, 2):
+        oci.build(tmp_path / "layout", tmp_path / f"{number}.sif", processors=number, mksquashfs=program)
+    assert (tmp_path / "1.sif").read_bytes() == (tmp_path / "2.sif").read_bytes()
+    with oci.SifImage.open(tmp_path / "1.sif") as sif:
+        assert sif.header.created_at == 500
+        assert sif.header.uuid is None
+
+
+@needs_a_program
+def test_a_directory(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True, mode=0o711)
+    (root / "etc/a").write_bytes(b"a")
+    os.link(root / "etc/a", root / "b")
+    os.setxattr(root / "etc/a", "user.x", b"\0y")
+    (root / "gone").mkdir()
+    (root / "gone/file").touch()
+    with open(root / "sparse", "wb") as file:
+        file.truncate(10 << 20)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "s"))
+    left_out = oci.build(root, tmp_path / "x.sif", exclude=["g*", "etc/z"], config={"Cmd": ["a"]}, labels={"k": "v"})
+    assert [file.path for file in left_out] == ["/s"]
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        files = {file.path: file for file in built.files()}
+        assert "/gone" not in files
+        assert files["/sparse"].size == 10 << 20
+        assert files["/etc"].mode == 0o711
+        nodes = [top_node(view(built).find(path)) for path in ("/etc/a", "/b")]
+        assert nodes[0].location == nodes[1].location
+        assert nodes[0].tree.attributes(nodes[0]) == {"user.x": b"\0y"}
+        assert {file.uid for file in files.values()} == {0}
+        config, labels = built.config(), built.labels
+        assert config is not None
+        assert (config.cmd, labels) == (("a",), {"k": "v"})
+    assert (tmp_path / "x.sif").stat().st_size < 1 << 20
+
+
+@needs_a_program
+def test_what_apptainer_runs(tmp_path: Path) -> None:
+    image().write_layout(tmp_path / "layout")
+    oci.build(tmp_path / "layout", tmp_path / "x.sif", definition="From: x\n", labels={"more": "2", "own": "3"})
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        for name in ("runscript", "startscript"):
+            assert built.read_bytes(f"/.singularity.d/{name}") == b'#!/bin/sh\nexec /bin/hello "$@"\n'
+        assert b"A=b" in built.read_bytes("/environment").join([built.read_bytes("/.singularity.d/env/10-docker2singularity.sh")])
+        assert built.read_bytes("/singularity") == built.read_bytes("/.singularity.d/runscript")
+        assert json.loads(built.read_bytes("/.singularity.d/labels.json")) == {"more": "2", "own": "3"}
+        assert built.read_bytes("/.singularity.d/Singularity") == b"From: x\n"
+        modes = {file.path: file.mode for file in built.files("/.singularity.d/actions")}
+        assert {os.path.basename(path) for path, mode in modes.items() if mode & 0o111} >= {"run", "exec", "shell", "start", "test"}
+        assert (built.definition, built.labels) == ("From: x\n", {"more": "2", "own": "3"})
+
+
+SBOMS = {
+    SbomFormat.CYCLONEDX_JSON: '{"bomFormat": "CycloneDX"}',
+    SbomFormat.CYCLONEDX_XML: '<?xml version="1.0"?><bom xmlns="http://cyclonedx.org/schema/bom/1.4"/>',
+    SbomFormat.GITHUB_JSON: '{"version": 0, "job": {}, "detector": {}, "manifests": {}}',
+    SbomFormat.SPDX_JSON: '{"spdxVersion": "SPDX-2.3"}',
+    SbomFormat.SPDX_RDF: '<rdf:RDF xmlns:spdx="http://spdx.org/rdf/terms#"/>',
+    SbomFormat.SPDX_TAG_VALUE: "SPDXVersion: SPDX-2.3\n",
+    SbomFormat.SPDX_YAML: '---\nspdxVersion: "SPDX-2.3"\n',
+    SbomFormat.SYFT_JSON: '{"artifacts": [], "descriptor": {}, "schema": {}}',
+}
+
+
+@needs_a_program
+def test_sboms_and_what_a_sif_file_has(tmp_path: Path) -> None:
+    paths = []
+    for kind, text in SBOMS.items():
+        paths.append(tmp_path / kind.name)
+        paths[-1].write_text(text)
+    (tmp_path / "root").mkdir()
+    oci.build(tmp_path / "root", tmp_path / "1.sif", sboms=paths, definition="x", arch="arm64", labels={"a": "b"})
+    oci.build(tmp_path / "1.sif", tmp_path / "2.sif")
+    with oci.SifImage.open(tmp_path / "2.sif") as sif:
+        found = [(item.metadata.format, sif.read(item).decode()) for item in sif if isinstance(item.metadata, Sbom)]
+        assert found == list(SBOMS.items())
+        assert (sif.definition, sif.labels, sif.header.architecture) == ("x", {"a": "b"}, "04")
+    (tmp_path / "other").write_text("{}")
+    with pytest.raises(oci.ImageError, match="other: not a software bill of materials"):
+        oci.build(tmp_path / "root", tmp_path / "3.sif", sboms=[tmp_path / "other"])
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "kind", "message"),
+    [
+        (Filesystem.ENCRYPTED_SQUASHFS, PartitionKind.PRIMARY_SYSTEM, "object 1 is an encrypted partition"),
+        (Filesystem.GOCRYPTFS_SQUASHFS, PartitionKind.PRIMARY_SYSTEM, "object 1 is an encrypted partition"),
+        (Filesystem.RAW, PartitionKind.OVERLAY, "object 1 is a writable overlay"),
+    ],
+)
+def test_parts_that_cannot_be_read(filesystem: Filesystem, kind: PartitionKind, message: str, tmp_path: Path) -> None:
+    builder = SifBuilder()
+    builder.add_partition(b"LUKS", kind=kind, filesystem=filesystem)
+    builder.write(tmp_path / "a.sif")
+    with pytest.raises(oci.UnsupportedError, match=message):
+        oci.build(tmp_path / "a.sif", tmp_path / "x.sif")
+    assert os.listdir(tmp_path) == ["a.sif"]
+
+
+@needs_a_program
+def test_progress(tmp_path: Path) -> None:
+    image().write_layout(tmp_path / "layout")
+    calls: list[tuple[int, int]] = []
+    oci.build(tmp_path / "layout", tmp_path / "x.sif", progress=lambda done, total: calls.append((done, total)))
+    assert calls[0][0] == 0
+    assert calls == sorted(calls)
+    assert 3 <= len(calls) < 20
+    assert calls[-1][0] == calls[-1][1] == calls[0][1] > 3 << 20
+
+    def fail(done: int, total: int) -> None:
+        if done:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        oci.build(tmp_path / "layout", tmp_path / "y.sif", progress=fail)
+    assert sorted(os.listdir(tmp_path)) == ["layout", "x.sif"]
+
+
+@needs_a_program
+def test_a_damaged_layer(tmp_path: Path) -> None:
+    source = image()
+    digest = json.loads(source.blobs[source.manifests[0]["digest"]])["layers"][1]["digest"]
+    source.blobs[digest] = source.blobs[digest].replace(b"content", b"CONTENT")
+    source.write_layout(tmp_path / "layout")
+    (tmp_path / "x.sif").write_bytes(b"before")
+    with pytest.raises(oci.ImageError, match="the image is damaged"):
+        oci.build(tmp_path / "layout", tmp_path / "x.sif", overwrite=True)
+    assert (tmp_path / "x.sif").read_bytes() == b"before"
+    assert sorted(os.listdir(tmp_path)) == ["layout", "x.sif"]
+    with pytest.raises(FileExistsError, match="pass overwrite=True"):
+        oci.build(tmp_path / "layout", tmp_path / "x.sif")
+
+
+def test_limits(tmp_path: Path) -> None:
+    image().write_layout(tmp_path / "layout")
+    with pytest.raises(oci.ImageError, match="max_files=5"):
+        oci.build(tmp_path / "layout", tmp_path / "x.sif", max_files=5)
+    with pytest.raises(oci.ImageError, match="max_bytes=1000"):
+        oci.build(tmp_path / "layout", tmp_path / "x.sif", max_bytes=1000)
+    assert os.listdir(tmp_path) == ["layout"]
+
+
+def tool(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_programs_that_are_missing_or_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image().write_layout(tmp_path / "layout")
+    arguments = (tmp_path / "layout", tmp_path / "x.sif")
+    old = tool(tmp_path / "old", "echo 'mksquashfs: invalid option'; exit 1")
+    with pytest.raises(oci.UnsupportedError, match=r"mksquashfs is older than 4\.5; install a later one, or squashfs-tools-ng"):
+        oci.build(*arguments, mksquashfs=old)
+    with pytest.raises(oci.ProcessError, match="hurried ended with status 0 too early: what"):
+        oci.build(*arguments, mksquashfs=tool(tmp_path / "hurried", "exec 0<&-; echo what"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool(tmp_path / "unshare", "echo 'unshare: no user namespaces'; exit 1")
+    with pytest.raises(oci.UnsupportedError, match=r"no user namespaces; .* install squashfs-tools-ng"):
+        oci.build(*arguments, mksquashfs=old)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(oci.UnsupportedError, match="mksquashfs not found; install squashfs-tools, or squashfs-tools-ng"):
+        oci.build(*arguments)
+    assert not (tmp_path / "x.sif").exists()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_nothing_is_left_after_sigkill(tmp_path: Path) -> None:
+    image().write_layout(tmp_path / "layout")
+    program, pid = tool(tmp_path / "mksquashfs", 'echo $$ > "$0.pid"; exec cat > /dev/null'), tmp_path / "mksquashfs.pid"
+    (tmp_path / "out").mkdir()
+    text = (
+        "import os, sys, time, ociruntime as oci\n"
+        "oci.build(*sys.argv[1:3], mksquashfs=sys.argv[3], progress=lambda done, total: time.sleep(1000 if done else 0))\n"
+    )
+    command = [sys.executable, "-P", "-c", text, str(tmp_path / "layout"), str(tmp_path / "out/x.sif"), str(program)]
+    with subprocess.Popen(command) as process:
+        wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the program runs")
+        process.send_signal(signal.SIGKILL)
+    wait_until(lambda: not Path("/proc", pid.read_text().strip()).exists(), "the program ends")
+    assert os.listdir(tmp_path / "out") == []
+
+
+@needs_a_program
+def test_an_open_image(tmp_path: Path) -> None:
+    image().write_layout(tmp_path / "layout")
+    with oci.Image.open(tmp_path / "layout") as opened:
+        oci.build(opened, tmp_path / "x.sif")
+        assert not opened.closed
+        with pytest.raises(ValueError, match="source is an open image"):
+            oci.build(opened, tmp_path / "y.sif", reference="it")
+    with pytest.raises(oci.ImageError, match="no image is named 'other'"):
+        oci.build(tmp_path / "layout", tmp_path / "y.sif", reference="other")
+    with pytest.raises(ValueError, match="closed"):
+        oci.build(opened, tmp_path / "y.sif")
+
+
+@needs_a_program
+def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image().write_layout(tmp_path / "lay:out")
+    image().write_archive(tmp_path / "a.tar")
+    write_docker_archive(tmp_path / "d.tar")
+    (tmp_path / "config.json").write_text('{"Cmd": ["x"]}')
+    for source in (
+        "lay:out",
+        "oci:lay:out",
+        "oci:lay:out:it",
+        "oci-archive:a.tar:it",
+        "docker-archive:d.tar:it:1",
+        "docker-archive:d.tar",
+    ):
+        assert main(["build", "-f", "-l", "a=b", "--config", "config.json", "x.sif", source]) == 0
+        with oci.Image.open("x.sif") as built:
+            config = built.config()
+            assert config is not None
+            assert (config.cmd, built.labels) == (("x",), {"own": "1", "a": "b"})
+    assert capfd.readouterr() == ("", "")
+    for arguments, message in {
+        ("x.sif", "a.tar"): "file exists; pass overwrite=True to replace it",
+        ("y.sif", "oci:a.tar"): "a.tar is of the kind oci-archive, not oci-layout",
+        ("y.sif", "oci:lay:out:other"): "no image is named 'other'",
+        ("y.sif", "--sbom", "config.json", "a.tar"): "config.json: not a software bill of materials",
+        ("y.sif", "--reference", "x", "oci:lay:out:it"): "names an image already",
+    }.items():
+        assert main(["build", *arguments]) == 1
+        assert message in capfd.readouterr().err
+    assert not (tmp_path / "y.sif").exists()
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    wrong: Any
+    for name, wrong, error in (
+        ("labels", [], TypeError),
+        ("config", 1, TypeError),
+        ("definition", b"", TypeError),
+        ("sboms", "x", TypeError),
+        ("exclude", "x", TypeError),
+        ("compression", "zip", ValueError),
+        ("processors", 0, ValueError),
+        ("progress", 1, TypeError),
+        ("all_root", "yes", TypeError),
+        ("overwrite", None, TypeError),
+        ("max_files", "1", TypeError),
+        ("mode", 0o10000, ValueError),
+        ("arch", "vax", ValueError),
+    ):
+        with pytest.raises(error, match=name if name != "arch" else "vax"):
+            oci.build(tmp_path / "root", tmp_path / "x.sif", **{name: wrong})
+    with pytest.raises(oci.SifError, match="cannot be written into"):
+        oci.build(tmp_path / "root", tmp_path / "root/x.sif")
+    assert os.listdir(tmp_path) == ["root"]
