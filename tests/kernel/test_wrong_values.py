@@ -23,6 +23,7 @@ from ociruntime.lifecycle.update import Limits
 from ociruntime.overrides import Overrides
 
 from ..support.fixture_types import MakeBundle
+from ..support.processes import describe_children
 from ..support.surface import Call, is_wrong, names, public_calls, wrong_values
 from ..support.users import run_tests_as_user
 from ..support.waiting import SLOWER
@@ -560,6 +561,7 @@ def test_wrong_values_are_refused_by_name(world: World, calls: list[Call]) -> No
     tried = 0
 
     def too_long(*_: object) -> None:
+        print(describe_children())
         raise TooLong
 
     previous = signal.signal(signal.SIGALRM, too_long)

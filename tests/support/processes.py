@@ -6,7 +6,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -30,6 +30,34 @@ def find_processes(text: str, file: str = "cmdline") -> list[int]:
         except PermissionError:
             continue  # a process of another user
     return sorted(found)
+
+
+def describe_children() -> str:
+    """Return what each child of this process does: command, state, where it waits in the kernel, and its memory cgroup's counters."""
+    lines = []
+    for pid in sorted(child_processes()):
+        lines.append(f"pid {pid}:")
+        for file in ("comm", "wchan", "stack", "status"):
+            with suppress(OSError):
+                text = Path(f"/proc/{pid}/{file}").read_text()
+                wanted = ("State", "VmRSS", "SigPnd", "ShdPnd") if file == "status" else ()
+                lines += [f"  {line}" for line in text.splitlines() if not wanted or line.startswith(wanted)]
+        with suppress(OSError):
+            for row in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+                _, names, path = row.split(":", 2)
+                if names in ("", "memory"):
+                    lines += _memory_counters(path)
+    return "\n".join(lines)
+
+
+def _memory_counters(cgroup: str) -> list[str]:
+    lines = []
+    for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"):
+        for file in ("limit_in_bytes", "usage_in_bytes", "failcnt", "max", "current", "events", "pressure", "stat"):
+            with suppress(OSError):
+                text = " ".join(Path(f"{mount}{cgroup}/memory.{file}").read_text().split())
+                lines.append(f"  {mount}{cgroup}/memory.{file}: {text}")
+    return lines
 
 
 def child_processes() -> set[int]:
