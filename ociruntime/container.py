@@ -14,7 +14,7 @@ from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError
 from .interrupts import DeferredSignals, complete
-from .lifecycle.status import allowed, current, events, first_process, out_of_memory, stats, status_of, wait_supervised
+from .lifecycle.status import allowed, check_start, current, events, first_process, out_of_memory, stats, status_of, wait_supervised
 from .store import Entry, StateStore, Status, check_id, state_document
 
 if TYPE_CHECKING:
@@ -342,6 +342,7 @@ class Container:
 
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds.
+            StepError: its program cannot begin within its memory limit. The container goes on.
         """
         timeout = parse_timeout(timeout)
         document = self._entry.read()
@@ -354,7 +355,7 @@ class Container:
             return None
 
         try:
-            ended = wait_init(document["pid"], pidfd, timeout)
+            ended = wait_init(document["pid"], pidfd, timeout, check_start(document))
         finally:
             os.close(pidfd)
         if ended is None:
@@ -497,7 +498,8 @@ class Container:
             FileNotFoundError: ``cgroup`` does not exist.
             UnsupportedError: ``terminal`` would connect the process with the terminal of a Jupyter server.
             WrongStatus: the container is not running: it is created, paused, about to end or stopped.
-            StepError: a step failed; with errno ENOENT the program does not exist.
+            StepError: a step failed; with errno ENOENT the program does not exist, with ENOMEM the container's memory limit is too
+                small for it.
             ProcessTimeout: the process did not end within ``timeout`` seconds.
             ProcessError: with ``check``, the process did not exit with 0.
         """

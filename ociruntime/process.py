@@ -12,9 +12,9 @@ from typing import IO, Any, AnyStr, Final, Generic, Self
 
 import attrs
 
-from .arguments import check_bool, parse_timeout
+from .arguments import check_bool, parse_timeout, shown
 from .engine import cgroup, processes
-from .engine.processes import signal_number
+from .engine.processes import POLL_INTERVAL, signal_number
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
 from .files import Unpicklable
 from .interrupts import DeferredSignals
@@ -94,6 +94,7 @@ class LaunchedProcess:
         self.streams = streams
         self.returncode: int | None = None
         self.usage = Usage()
+        self._watch = cgroup.StarvationWatch(launched.cgroups, launched.pid, shown(" ".join(launched.args)), launched.steps)
 
     @property
     def command(self) -> str:
@@ -113,7 +114,22 @@ class LaunchedProcess:
         return fd
 
     def ended(self, timeout: float | None = 0) -> bool:
-        """Return whether the process ends within ``timeout`` seconds. None waits without a limit."""
+        """Return whether the process ends within ``timeout`` seconds. None waits without a limit.
+
+        Raises:
+            StepError: it cannot begin within its memory limit. It still runs, and another call waits for its end.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._watch.over:
+            left = POLL_INTERVAL if deadline is None else max(0.0, min(POLL_INTERVAL, deadline - time.monotonic()))
+            if self._has_ended(left):
+                return True
+            self._watch.check()
+            if left < POLL_INTERVAL:
+                return False
+        return self._has_ended(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _has_ended(self, timeout: float | None = 0) -> bool:
         return self.returncode is not None or self._child.ended(timeout)
 
     def reap(self) -> int:
@@ -129,7 +145,7 @@ class LaunchedProcess:
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
-        return self.reap() if self.ended() else None
+        return self.reap() if self._has_ended() else None
 
     def send_signal(self, signal: int | str) -> None:
         """Send a signal, by number or name. No effect on a process that has ended. Raises ValueError."""
@@ -140,6 +156,7 @@ class LaunchedProcess:
     def kill(self, *, all: bool = True) -> None:
         """Send SIGKILL. With ``all``, also to every process that it has started, whether or not it has ended itself."""
         check_bool("all", all)
+        self._watch.over = True
         self.send_signal("KILL")
         if all and self._launched.group is not None:
             self._launched.group.kill()
@@ -147,7 +164,7 @@ class LaunchedProcess:
     def end(self) -> None:
         """Kill the process and every process that it has started, and reap it."""
         self.kill()
-        self.ended(KILL_GRACE)
+        self._has_ended(KILL_GRACE)
         self.poll()
 
     def discard(self) -> None:
@@ -161,8 +178,8 @@ class LaunchedProcess:
 
     def check_dead(self) -> None:
         """Raise TimeoutError for a process that a kill has not ended: it hangs in the kernel."""
-        if not self.ended():
-            raise TimeoutError(f"{self.command} did not die within {KILL_GRACE:.0f} s of SIGKILL")
+        if not self._has_ended():
+            raise TimeoutError(errno.ETIMEDOUT, processes.not_dead(self.pid, self.command))
 
     def interact(self, signals: DeferredSignals | None = None) -> None:
         """Connect its terminal with the caller's until it ends, from the main thread. A hang-up of the caller's is passed on.
@@ -323,6 +340,7 @@ class Process(BaseProcess, Generic[AnyStr]):
 
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds.
+            StepError: the program cannot begin within its memory limit. The process goes on.
         """
         timeout = parse_timeout(timeout)
         if not self._process.ended(timeout):
@@ -418,6 +436,7 @@ def finish(
 
     Raises:
         ProcessTimeout: the time was over, and the process was killed.
+        StepError: the program could not begin within its memory limit, and the process was killed.
     """
     streams = process.streams
     try:

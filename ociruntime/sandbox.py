@@ -117,7 +117,8 @@ def run(
     Raises:
         TypeError: ``args`` is a string.
         ValueError, BundleError: an argument cannot be carried out.
-        SpecError, SifError, UnsupportedError, StepError: the container could not be started.
+        SpecError, SifError, UnsupportedError, StepError: the container could not be started, or its program cannot begin within its
+            memory limit and was killed.
         ProcessTimeout: the program did not end within ``timeout`` seconds.
         ProcessError: with ``check``, the program did not exit with 0.
 

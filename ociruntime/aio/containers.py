@@ -18,7 +18,7 @@ from ..arguments import parse_timeout
 from ..engine.processes import EndWaiter
 from ..errors import LaunchTimeout, ProcessTimeout
 from ..lifecycle.prune import prune as _prune
-from ..lifecycle.status import StatsTimer, first_process, watch
+from ..lifecycle.status import StatsTimer, check_start, first_process, watch
 from ..options import AsyncPopenKeywords, CreateKeywords, ExecKeywords, ExecOptions, RunKeywords, RunOptions, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
@@ -192,7 +192,7 @@ class Container:
         pidfd = first_process(document, self._sync._pidfd)
         if pidfd is not None:
             try:
-                with EndWaiter(document["pid"], pidfd) as ending:
+                with EndWaiter(document["pid"], pidfd, check_start(document)) as ending:
                     if not await within(timeout, ended(ending)):
                         assert timeout is not None
                         raise ProcessTimeout(f"container {self.id!r}", timeout)

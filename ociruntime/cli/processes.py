@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ociruntime as oci
 
-from ..errors import UnsupportedError, WrongStatus
+from ..errors import StepError, UnsupportedError, WrongStatus
 from ..terminal import DetachKeys, check_user_terminal, interact
 from .common import Interrupted, SignalForwarding, print_table, shell_status, shorten
 
@@ -59,7 +59,7 @@ def execute(options: Namespace) -> int:
                 interact(child.terminal.fileno(), child.terminal.resize, ended=child.fileno())
                 child.terminal.close()  # a hang-up of the command's terminal is one of the program's
             return shell_status(child.wait())
-        except Interrupted:
+        except (Interrupted, StepError):
             signals.stop()
             with child:  # an exception in the block kills the program
                 raise

@@ -25,6 +25,7 @@ from .causes import denied_by_filter, explain_clone, how_it_died, make_error
 from .clone import clone
 from .host_steps import execute_step
 from .launch import NONE_PRESERVED, STALL, Init, Message, Preserved, StallDetector, own_child
+from .processes import describe_state
 
 if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
@@ -219,7 +220,10 @@ class Execution:
     def _late(self, number: int, why: str) -> LaunchTimeout:
         number = number or self._at + 1
         step = self.plan.steps[number - 1]
-        return LaunchTimeout(errno.ETIMEDOUT, step=number, total=len(self.plan.steps), op=step.op, text=step.text, cause=why)
+        cause = why if self._init is None else f"{why}; it is {describe_state(self._init.pid)}"
+        if (limit := self._reached_limit()) is not None:
+            cause += f", and has reached its memory limit of {limit} bytes"
+        return LaunchTimeout(errno.ETIMEDOUT, step=number, total=len(self.plan.steps), op=step.op, text=step.text, cause=cause)
 
     def _check_end(self, init: Init) -> None:
         """Raise an error if the init has ended before it waited for a start or became the program."""
@@ -233,10 +237,12 @@ class Execution:
         number, code, _ = init.progress
         number = number or self._clone_number()
         if code:
-            return step_error(self.plan, number, code, "")
+            return self._failed(number, code, "")
         ended = init.ended()
         limit = _memory_limit(self.plan)
-        if limit is not None and number > self._clone_number() and cgroup.oom_kills(self.plan.cgroups):
+        # If the kernel cannot execute the init for lack of memory, it kills it without counting an OOM kill.
+        before_first_step = number <= self._clone_number() and self._reached_limit() is not None
+        if limit is not None and (before_first_step or cgroup.oom_kills(self.plan.cgroups)):
             return self._too_small(limit, number)
         return death(self.plan, number, ended.signal if ended is not None else None)
 
@@ -244,12 +250,18 @@ class Execution:
         """Return the error for an init that a memory limit killed. It says how much memory creating the container takes."""
         step = self.plan.steps[number - 1]
         self.abort()
-        problem = f"memory limit of {limit} bytes is too small to start the container"
-        needed = self._measure()
-        remedy = f"it needs more than {max(needed or 0, limit)} bytes here"
-        return StepError(
-            errno.ENOMEM, step=number, total=len(self.plan.steps), op=step.op, text=step.text, problem=problem, remedy=remedy
+        needed = f"it needs more than {max(self._measure() or 0, limit)} bytes here"
+        return cgroup.too_small(
+            limit, "start the container", needed, step=number, total=len(self.plan.steps), op=step.op, text=step.text
         )
+
+    def _reached_limit(self) -> int | None:
+        """Return the memory limit of the plan if the container has reached it."""
+        limit = _memory_limit(self.plan)
+        if limit is None:
+            return None
+        found = cgroup.memory_limit(self.plan.cgroups)
+        return limit if found is not None and found.hits else None
 
     def _measure(self) -> int | None:
         """Create the container again, without its memory limits, and return the bytes of memory that this takes.
@@ -281,7 +293,12 @@ class Execution:
 
     def error(self, message: Message) -> StepError | UnsupportedError:
         """Return the error that the init has reported."""
-        return step_error(self.plan, message.step or self._clone_number(), message.value, message.text)
+        return self._failed(message.step or self._clone_number(), message.value, message.text)
+
+    def _failed(self, number: int, code: int, words: str) -> StepError | UnsupportedError:
+        """Return the error of a step, as `step_error`."""
+        limit = self._reached_limit() if code == errno.ENOMEM else None
+        return step_error(self.plan, number, code, words) if limit is None else self._too_small(limit, number)
 
     def _clone_number(self) -> int:
         return next(number for number, step in enumerate(self.plan.steps, 1) if step.op == "clone3")

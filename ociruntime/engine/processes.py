@@ -20,6 +20,8 @@ from ..arguments import check_type, shown
 from ..procfs import is_over, read_stat, start_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..stats import Usage
 
 _PIDFD_GET_INFO: Final = 0xC040FF0B
@@ -114,9 +116,19 @@ def not_dead(pid: int, name: str) -> str:
 
 
 def describe_state(pid: int) -> str:
-    """Return the state of a process in words (proc_pid_stat(5), field 3)."""
+    """Return the state of a process in words (proc_pid_stat(5), field 3), and where in the kernel it waits."""
     fields = read_stat(pid)
-    return _STATES.get(fields[0], fields[0].decode()) if fields else "gone"
+    if not fields:
+        return "gone"
+    state = _STATES.get(fields[0], fields[0].decode())
+    if fields[0] not in (b"D", b"S"):
+        return state
+    try:
+        with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+            place = file.read()
+    except OSError:
+        return state  # it has just ended, or the caller may not know
+    return state if place in ("", "0") else f"{state} in {place}"
 
 
 def exit_of(pid: int, pidfd: int) -> Exit:
@@ -325,9 +337,14 @@ def reap_abandoned() -> None:
 class EndWaiter:
     """Waits for the end of an init process. Meanwhile the children of this process in its container are reaped."""
 
-    def __init__(self, pid: int, pidfd: int) -> None:
-        """Begin to wait. The caller closes the pidfd, after this object."""
+    def __init__(self, pid: int, pidfd: int, check: Callable[[], None] | None = None) -> None:
+        """Begin to wait. The caller closes the pidfd, after this object.
+
+        Args:
+            check: called after each `POLL_INTERVAL` in which the process has not ended. An exception ends the wait.
+        """
         self._pid = pid
+        self._check = check
         self._pidfd = pidfd
         self._exited_at: float | None = None
         self._epoll = select.epoll()
@@ -363,6 +380,8 @@ class EndWaiter:
             reap_abandoned()
             if ended_within(self._pidfd, 0) or self._held_back():
                 return True
+            if self._check is not None:
+                self._check()
             if deadline is not None and time.monotonic() >= deadline:
                 return False
 
@@ -387,7 +406,11 @@ class EndWaiter:
         self.close()
 
 
-def wait_init(pid: int, pidfd: int, timeout: float | None = None) -> Exit | None:
-    """Wait for the end of an init process; None if it takes longer than ``timeout`` seconds. A child is reaped."""
-    with EndWaiter(pid, pidfd) as waiter:
+def wait_init(pid: int, pidfd: int, timeout: float | None = None, check: Callable[[], None] | None = None) -> Exit | None:
+    """Wait for the end of an init process; None if it takes longer than ``timeout`` seconds. A child is reaped.
+
+    Args:
+        check: as for `EndWaiter`.
+    """
+    with EndWaiter(pid, pidfd, check) as waiter:
         return exit_of(pid, pidfd) if waiter.within(timeout) else None

@@ -70,6 +70,8 @@ class Launched:
     pidfd: int
     init_pid: int
     """The pid of the container's init process."""
+    steps: int
+    """The number of steps of its plan. The last one executes the program."""
     began: float
     """When the launch began, by `time.monotonic`."""
     cgroups: Sequence[str] = ()
@@ -310,6 +312,7 @@ class Creation:
             pid=init.pid,
             pidfd=init.release(),
             init_pid=init.pid,
+            steps=len(execution.plan.steps),
             began=self._began,
             cgroups=document["cgroups"],
             terminal=self._terminals[0] if self._terminals else -1,

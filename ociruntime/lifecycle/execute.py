@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ..engine import groups, undo
-from ..engine.cgroup import joinable, oom_kills
+from ..engine.cgroup import joinable, memory_limit, oom_kills, too_small
 from ..engine.execution import Execution
 from ..engine.launch import inherited
 from ..engine.processes import ended_within
-from ..errors import ContainerNotFound, WrongStatus, warn
+from ..errors import ContainerNotFound, StepError, WrongStatus, warn
 from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec
@@ -85,6 +85,9 @@ def execute(
     with entry.locked(shared=True), CleanUps() as clean_ups:
         document, pidfd = _open_running(entry)
         clean_ups.callback(os.close, pidfd)
+        cgroups = document.get("cgroups", [])
+        kills = oom_kills(cgroups)
+        clean_ups.enter_context(_memory_errors(cgroups, kills))
         clean_ups.enter_context(_end_of_container(entry, pidfd))
         prepared = prepare_exec(document, spec, options)
         if prepared.group is not None:
@@ -102,8 +105,6 @@ def execute(
             deadline=deadline,
         )
         clean_ups.on_failure(execution.abort)
-        cgroups = document.get("cgroups", [])
-        kills = oom_kills(cgroups)
         init = execution.begin()
         warn(plan.warnings)  # not before: what fails has an error, which they would bury
         if options.pid_file is not None:
@@ -116,6 +117,7 @@ def execute(
         pid=init.pid,
         pidfd=init.release(),
         init_pid=document["pid"],
+        steps=len(plan.steps),
         began=began,
         cgroups=cgroups,
         oom_kills=kills,
@@ -171,6 +173,33 @@ def _end_of_container(entry: Entry, pidfd: int) -> Iterator[None]:
         if error.errno in _ENDING_ERRNOS and ended_within(pidfd, _END_TIMEOUT):
             raise WrongStatus(entry.id, "exec in", Status.STOPPED, "running") from error
         raise
+
+
+@contextmanager
+def _memory_errors(cgroups: Sequence[str], kills: int) -> Iterator[None]:
+    """Raise StepError for an error in the block whose cause is that the container's memory limit does not hold another process.
+
+    Args:
+        kills: the OOM kills in the container before the block.
+    """
+    try:
+        yield
+    except (StepError, WrongStatus) as error:
+        failure = error.__cause__ if isinstance(error, WrongStatus) else error  # the kernel may have killed the init process
+        if not isinstance(failure, StepError) or (failure.errno != errno.ENOMEM and oom_kills(cgroups) == kills):
+            raise
+        limit = memory_limit(cgroups)
+        if limit is None:
+            raise
+        raise too_small(
+            limit.limit,
+            "execute a process",
+            f"it needs more than {limit.limit} bytes here",
+            step=failure.step,
+            total=failure.total,
+            op=failure.op,
+            text=failure.text,
+        ) from error
 
 
 def _close(fds: Sequence[int]) -> None:

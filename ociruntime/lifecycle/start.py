@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
+from ..engine import cgroup
 from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive, wait_readable
-from ..engine.processes import wait_init
+from ..engine.processes import describe_state, wait_init
 from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus, warn
 from ..files import connect_socket, socket_path
 from ..plan.ops import Report
@@ -139,7 +140,9 @@ def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
         if message is None:
             return _end_of_connection(entry, document, read_progress(page) if page >= 0 else None)
     except (ConnectionResetError, BrokenPipeError):
-        raise WrongStatus(entry.id, "start", Status.STOPPED, Status.CREATED) from None  # it was killed meanwhile
+        gate = min(number for number in op_of if isinstance(number, int)) - 1
+        killed = _out_of_memory(document, gate)
+        raise killed or WrongStatus(entry.id, "start", Status.STOPPED, Status.CREATED) from None  # it was killed meanwhile
     finally:
         os.close(peer)
         if page >= 0:
@@ -193,14 +196,30 @@ def _end_of_connection(entry: Entry, document: StateRecord, reached: Progress | 
         return None
 
     number = reached.step if reached is not None else last
+    if (error := _out_of_memory(document, number)) is not None:
+        return error
     op, text = _step_of(document, number)
     cause = how_it_died(None)
     return StepError(errno.EINTR, step=number, total=document.get("total", 0), op=op, text=text, cause=cause)
 
 
+def _out_of_memory(document: StateRecord, number: int) -> StepError | None:
+    """Return the error of a container whose init process was killed for lack of memory, in a step; None if none was."""
+    cgroups = document.get("cgroups", [])
+    limit = cgroup.memory_limit(cgroups) if cgroup.oom_kills(cgroups) else None
+    if limit is None:
+        return None
+    op, text = _step_of(document, number)
+    needed, total = f"it needs more than {limit.limit} bytes here", document.get("total", 0)
+    return cgroup.too_small(limit.limit, "start the container", needed, step=number, total=total, op=op, text=text)
+
+
 def _late(entry: Entry, document: StateRecord, number: int) -> Exception:
     op, text = _step_of(document, number)
-    why = f"the init process made no progress for {STALL:.0f} s"
+    why = f"the init process made no progress for {STALL:.0f} s; it is {describe_state(document['pid'])}"
+    limit = cgroup.memory_limit(document.get("cgroups", []))
+    if limit is not None and limit.hits:
+        why += f", and has reached its memory limit of {limit.limit} bytes"
     return LaunchTimeout(errno.ETIMEDOUT, step=number, total=document.get("total", 0), op=op, text=text, cause=why)
 
 

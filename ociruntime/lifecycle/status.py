@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -108,6 +108,12 @@ def _notify_supervisor(entry: Entry) -> None:
         pass  # the supervisor has ended with its container, and has sent that state itself
 
 
+def check_start(document: StateRecord) -> Callable[[], None]:
+    """Return a function that raises StepError when the program of a container cannot begin within its memory limit."""
+    program = f"container {document['id']!r}"
+    return cgroup.StarvationWatch(document.get("cgroups", []), document["pid"], program, document.get("total", 0)).check
+
+
 def wait_supervised(entry: Entry, document: StateRecord, own: int, timeout: float | None) -> int | None:
     """Wait for the end of a supervised container and return its exit code.
 
@@ -116,13 +122,14 @@ def wait_supervised(entry: Entry, document: StateRecord, own: int, timeout: floa
 
     Raises:
         ProcessTimeout: it still runs after ``timeout`` seconds.
+        StepError: its program cannot begin within its memory limit.
     """
 
     returncode = None
     pidfd = first_process(document, own)
     if pidfd is not None:
         try:
-            exit = wait_init(document["pid"], pidfd, timeout)
+            exit = wait_init(document["pid"], pidfd, timeout, check_start(document))
         finally:
             os.close(pidfd)
         if exit is None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +338,7 @@ def test_deleting_by_force_during_a_launch(
 
 
 @pytest.mark.skipif(not has("memory"), reason="no memory controller")
-@pytest.mark.parametrize("limit", [1000, 4096])
+@pytest.mark.parametrize("limit", [1000, 4096, 50_000])
 def test_a_memory_limit_that_is_too_small(busybox_rootfs: Path, state_root: Path, prefix: str, limit: int) -> None:
     with within(20):
         with pytest.raises(
@@ -347,6 +350,92 @@ def test_a_memory_limit_that_is_too_small(busybox_rootfs: Path, state_root: Path
         assert oci.run(busybox_rootfs, ["true"], memory=8 * needed, state_root=state_root, container_id=prefix).returncode == 0
 
 
+TOO_SMALL = r"memory limit of \d+ bytes is too small to "
+SMALL = [300_000, 400_000, 500_000, 987_654]
+"""Memory limits that hold the kernel's own data for a process, and not the pages of its program."""
+
+
+def message(call: Callable[[], object]) -> str:
+    """Return the message of the StepError that a call raises, or an empty string."""
+    try:
+        call()
+    except oci.StepError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.skipif(not has("memory"), reason="no memory controller")
-def test_a_small_memory_limit_does_not_thrash(busybox_sif: Path, state_root: Path, prefix: str) -> None:
-    oci.run(busybox_sif, ["true"], memory="1M", timeout=TIME_LIMIT, state_root=state_root, container_id=prefix)
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_program_that_cannot_begin(busybox_sif: Path, state_root: Path, prefix: str, twin: bool) -> None:
+    """Pages of a program that was just mounted are not in memory: the kernel reads and drops them, and does not kill."""
+
+    def run(limit: int) -> None:
+        options: Any = {"memory": limit, "timeout": TIME_LIMIT, "state_root": state_root, "container_id": prefix}
+        run = oci.aio.run(busybox_sif, ["true"], **options) if twin else None
+        result = oci.run(busybox_sif, ["true"], **options) if run is None else asyncio.run(run)
+        assert result.returncode == 0 or result.oom_killed
+
+    for limit in SMALL:
+        error = message(lambda limit=limit: run(limit))  # type: ignore[misc]
+        if error:
+            found = re.match(TOO_SMALL + r".*(?:use|more than) (\d+) bytes", error)
+            assert found is not None, error
+            run(max(int(found[1]), 2 << 20))
+    assert oci.Container.list(state_root=state_root) == []
+
+
+@pytest.mark.skipif(not has("memory"), reason="no memory controller")
+def test_a_wait_for_a_program_that_cannot_begin(busybox_sif: Path, state_root: Path, prefix: str, command: Command) -> None:
+    """Waits say so too, and leave the container as it is; the command `run` removes it."""
+    with oci.Bundle.from_sif(busybox_sif, state_root.parent / "mounted") as bundle:
+        limits = oci.RuntimeSpec.default().with_args("true").at.linux.resources.memory.evolve(limit=SMALL[1])
+        bundle.spec = bundle.spec.evolve(process=limits.process, linux=limits.linux)
+        with oci.Container.run(prefix, bundle, state_root=state_root) as container:
+            if error := message(lambda: container.wait(TIME_LIMIT)):
+                assert re.match(TOO_SMALL + f"run container '{prefix}'", error)
+                assert container.status == "running"
+        words = command("run", "--bundle", bundle.path, prefix)
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+        assert ended.returncode in (0, 137) or re.search(TOO_SMALL, ended.stderr), ended.stderr
+        assert oci.Container.list(state_root=state_root) == []
+
+
+@pytest.mark.skipif(not has("memory"), reason="no memory controller")
+def test_a_start_without_memory(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """The kernel kills the init process before or after the gate."""
+
+    def start(limit: int) -> None:
+        spec = oci.RuntimeSpec.default().with_args("true").at.linux.resources.memory.evolve(limit=limit)
+        with oci.Container.create(prefix, make_bundle(spec), state_root=state_root) as container:
+            container.start()
+
+    errors = [message(lambda limit=limit: start(limit)) for limit in range(60_000, 120_000, 8192)]  # type: ignore[misc]
+    assert any(errors)
+    wrong = [error for error in errors if error and not re.match(TOO_SMALL + "start the container; it needs more than", error)]
+    assert wrong == []
+
+
+@pytest.mark.skipif(not has("memory"), reason="no memory controller")
+def test_an_exec_without_memory(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """As the limit is lowered, the exec process is killed at the end of its launch or before, or the init process is."""
+    fill = "dd if=/dev/zero of=/dev/shm/x bs=1k count=1000 2>/dev/null; echo full; exec sleep 1000"
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args("sh", "-c", fill).at.linux.resources.memory.evolve(limit=4 << 20))
+
+    def squeeze(container: oci.Container) -> None:
+        usage = container.stats().memory
+        assert usage is not None
+        for limit in range(usage.usage + 65536, 1 << 20, -16384):
+            container.update(memory=limit)
+            if error := message(lambda: container.exec(["true"], timeout=TIME_LIMIT)):
+                errors.append(error)
+                return
+
+    errors: list[str] = []
+    for number in range(20):
+        with oci.Container.run(f"{prefix}-{number}", bundle, stdout=subprocess.PIPE, state_root=state_root) as container:
+            container.stdout.readline()
+            with suppress(oci.WrongStatus, oci.StepError):  # it was killed, or uses more
+                squeeze(container)
+        if errors:
+            break
+    assert re.match(TOO_SMALL + "execute a process; it needs more than", errors[0])

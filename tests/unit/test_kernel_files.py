@@ -7,14 +7,17 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
 from ociruntime import host, procfs
 from ociruntime.engine import processes
+from ociruntime.engine.cgroup import memory_limit, tasks
 from ociruntime.engine.cgroup.devices import current_lines
 from ociruntime.engine.cgroup.stats import stats
+from ociruntime.errors import StepError
 from ociruntime.stats import IoEntry
 from ociruntime.supervisor.protocol import receive_message, send_message
 
@@ -133,3 +136,69 @@ def test_the_line_to_restore(tmp_path: Path) -> None:
     assert current_lines(str(tmp_path), "io.weight", "8:16 300") == ["8:16 default"]
     (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert current_lines(str(tmp_path), "memory.oom_control", "1") == ["0"]
+
+
+# ---- memory limits ----
+
+V1 = {"limit": "memory.limit_in_bytes", "usage": "memory.usage_in_bytes", "hits": ("memory.failcnt", "{}"), "cache": "cache"}
+V2 = {"limit": "memory.max", "usage": "memory.current", "hits": ("memory.events", "low 0\nmax {}\noom 0"), "cache": "file"}
+
+
+class StarvingProcess:
+    """The files of a process and of its cgroup, as a process leaves them that waits for its own pages only."""
+
+    def __init__(self, directory: Path, version: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory, self.version = directory, version
+        self.limit: object = 100 * 4096
+        self.hits = self.faults = self.ticks = 0
+        monkeypatch.setattr(tasks, "read_stat", lambda pid: [b"R"] + [b"0"] * 8 + [b"%d" % self.faults, b"0", b"%d" % self.ticks])
+
+    def watch(self) -> tasks.StarvationWatch:
+        return tasks.StarvationWatch([str(self.directory)], os.getpid(), "'true'", 7)
+
+    def check(self, watch: tasks.StarvationWatch, hits: int, faults: int) -> None:
+        self.hits, self.faults = hits, faults
+        file, text = self.version["hits"]
+        (self.directory / file).write_text(text.format(hits))
+        (self.directory / self.version["limit"]).write_text(f"{self.limit}\n")
+        (self.directory / self.version["usage"]).write_text("409600\n")
+        (self.directory / "memory.stat").write_text(f"{self.version['cache']} 309600\nshmem 100000\n")
+        watch.check()
+
+
+@pytest.mark.parametrize("version", [V1, V2], ids=["v1", "v2"])
+def test_a_process_that_starves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: dict[str, Any]) -> None:
+    process = StarvingProcess(tmp_path, version, monkeypatch)
+    watch = process.watch()
+    process.check(watch, 5000, 90)
+    process.check(watch, 6000, 100)  # it may have waited for each page once
+    assert memory_limit([str(tmp_path)]) == (409600, 6000, 200000)
+    with pytest.raises(
+        StepError, match=r"^memory limit of 409600 bytes is too small to run 'true': .*; use [0-9]+ bytes"
+    ) as caught:
+        process.check(watch, 6001, 101)
+    assert (caught.value.errno, caught.value.step) == (errno.ENOMEM, 7)
+    process.check(watch, 60000, 1000)
+    assert watch.over  # it is told once
+
+
+@pytest.mark.parametrize("version", [V1, V2], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("change", "hits", "over"),
+    [
+        ({"ticks": os.sysconf("SC_CLK_TCK")}, 60000, True),  # it has begun
+        ({}, 5050, False),  # the limit is not why it waits
+        ({"limit": 64 << 20}, 60000, True),
+        ({"limit": "max"}, 60000, True),
+        ({"limit": 9223372036854771712}, 60000, True),
+    ],
+)
+def test_a_process_that_does_not_starve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: dict[str, Any], change: dict[str, Any], hits: int, over: bool
+) -> None:
+    process = StarvingProcess(tmp_path, version, monkeypatch)
+    vars(process).update(change)
+    watch = process.watch()
+    process.check(watch, 5000, 1000)
+    process.check(watch, hits, 2000)
+    assert watch.over == over

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .tasks import StarvationWatch as StarvationWatch
     from .tasks import freeze as freeze
     from .tasks import frozen as frozen
     from .tasks import kill as kill
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
     from .tree import joinable as joinable
     from .tree import logged_oom_kill as logged_oom_kill
     from .tree import make as make
+    from .tree import memory_limit as memory_limit
     from .tree import missing_parents as missing_parents
     from .tree import oom_kills as oom_kills
     from .tree import remove_parents as remove_parents
+    from .tree import too_small as too_small
     from .tree import usage as usage
     from .tree import write as write
     from .tree import write_first as write_first
     from .tree import write_set as write_set
 
 _MODULES = {
-    "tasks": "freeze frozen kill processes remove signal_all thaw_killed",
-    "tree": "CgroupUsage check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make missing_parents "
-    "oom_kills remove_parents usage write write_first write_set",
+    "tasks": "StarvationWatch freeze frozen kill processes remove signal_all thaw_killed",
+    "tree": "CgroupUsage check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make memory_limit "
+    "missing_parents oom_kills remove_parents too_small usage write write_first write_set",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

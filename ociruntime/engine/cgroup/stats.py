@@ -27,12 +27,10 @@ from ...stats import (
     Stall,
     Stats,
 )
-from .tree import parse_flat, read_if_exists, walk
+from .tree import UNLIMITED, parse_flat, read_if_exists, walk
 
 _TICK: Final = 10**9 // os.sysconf("SC_CLK_TCK")
 """Nanoseconds in a clock tick."""
-_UNLIMITED: Final = 1 << 62
-"""Values from here on stand for no limit: on v1 the kernel shows the greatest number of pages."""
 
 
 def stats(paths: Sequence[str], pid: int = 0) -> Stats:
@@ -103,7 +101,7 @@ def _number(path: str, file: str) -> int | None:
 
 def _limit(path: str, file: str) -> int | None:
     number = _number(path, file)
-    return None if number is None or number >= _UNLIMITED else number
+    return None if number is None or number >= UNLIMITED else number
 
 
 def _stall(path: str, name: str) -> Stall | None:
@@ -208,7 +206,7 @@ def _memory_v1(path: str) -> MemoryStats | None:
         usage, limit, peak, failures = (_number(path, f"memory.{kind}{name}") for name in names)
         if usage is None:
             return None
-        return MemoryUse(usage, limit if limit and limit < _UNLIMITED else None, peak, failures, limit or 0)
+        return MemoryUse(usage, limit if limit and limit < UNLIMITED else None, peak, failures, limit or 0)
 
     whole = use("")
     if whole is None:

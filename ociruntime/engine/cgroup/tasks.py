@@ -1,4 +1,4 @@
-"""The processes in a container's cgroups: listing, signalling, freezing and killing them, and watching their events."""
+"""The processes in a container's cgroups: listing, signalling, freezing and killing them, and watching their start and events."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 from ..._native import check, ffi, lib
-from ...errors import UnsupportedError
+from ...errors import StepError, UnsupportedError
+from ...procfs import read_stat
 from ..processes import LONGEST_POLL, EndWaiter
-from .tree import GONE, oom_kills, read, read_if_exists, sort_likely, walk, write
+from .tree import GONE, MemoryLimit, memory_limit, oom_kills, read, read_if_exists, sort_likely, too_small, walk, write
 
 if TYPE_CHECKING:
     from ...stats import Event, EventKind
@@ -244,6 +245,76 @@ def thaw_killed(paths: Iterable[str]) -> None:
         if (read_if_exists(path, "freezer.state") or "THAWED").strip() != "THAWED":
             write(path, "freezer.state", "THAWED")
 
+
+# ---- memory ----
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_SMALL_LIMIT: Final = 6 << 20
+"""Bytes, the smallest limit that Docker accepts. Larger ones are not watched."""
+_BEGUN: Final = 0.05
+"""Seconds of CPU time in user space after which a program has begun."""
+
+
+class StarvationWatch:
+    """Detects a program that cannot begin, because its memory limit does not hold the program's own pages.
+
+    The kernel kills a process if it can free no memory for it. But it can always drop pages of programs and libraries, and read
+    them again at the next instruction. If the limit is smaller than these, or than what the kernel reads ahead from the disk, the
+    first instructions of a program can take minutes without an OOM kill.
+
+    This is detected by counts, as time says nothing on a slow or busy host. Before the process has used `_BEGUN` seconds in user
+    space, it has waited for more pages than the limit holds (major page faults), and the limit was hit more often than that.
+    """
+
+    def __init__(self, paths: Sequence[str], pid: int, program: str, steps: int) -> None:
+        """Watch a process from the first `check` on.
+
+        Args:
+            paths: the cgroups of its container.
+            pid: the process.
+            program: what it runs, for the error.
+            steps: the number of steps of its plan, the last of which has executed the program.
+        """
+        self._paths = paths
+        self._pid = pid
+        self._program = program
+        self._steps = steps
+        self._hits = -1
+        self.over = False
+        """Whether no further check is needed: the program has begun, its limit is not small, or the error was raised."""
+
+    def check(self) -> None:
+        """Raise StepError if the process starves."""
+        if self.over:
+            return
+        found, fields = memory_limit(self._paths), read_stat(self._pid)
+        if found is None or fields is None or found.limit >= _SMALL_LIMIT or int(fields[11]) > _BEGUN * _TICKS:
+            self.over = True
+        elif self._hits < 0:
+            self._hits = found.hits
+        elif min(int(fields[9]), found.hits - self._hits) * _PAGE > found.limit:
+            self.over = True
+            raise self._error(found)
+
+    def _error(self, found: MemoryLimit) -> StepError:
+        enough = max(found.unreclaimable + _mapped(self._pid), _SMALL_LIMIT)
+        what = f"run {self._program}: its pages are dropped and read again, and it cannot begin"
+        remedy = f"use {enough} bytes or more"
+        return too_small(found.limit, what, remedy, step=self._steps, total=self._steps, op="exec", text=self._program)
+
+
+def _mapped(pid: int) -> int:
+    """Return the bytes of files that a process has mapped; 0 if this user may not know."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as table:
+            ranges = [line.split(b" ", 1)[0].split(b"-") for line in table if b" /" in line]
+    except OSError:
+        return 0
+    return sum(int(end, 16) - int(begin, 16) for begin, end in ranges)
+
+
+# ---- events ----
 
 _IN_MODIFY: Final = 2
 _STALL: Final = "some 200000 2000000"

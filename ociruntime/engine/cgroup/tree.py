@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ...errors import UnsupportedError
+from ...errors import StepError, UnsupportedError
 
 if TYPE_CHECKING:
     from ...stats import Usage
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 GONE: Final = (errno.ENOENT, errno.ENODEV)
 """Errors of a file whose cgroup was removed: when it is opened, and when it is read through a descriptor."""
+
+UNLIMITED: Final = 1 << 62
+"""Values from here on stand for no limit: on v1 the kernel shows the greatest number of pages."""
 
 # ---- files ----
 
@@ -386,6 +389,48 @@ _SLACK: Final = 60.0
 """Seconds by which the start of a container and its first records in the kernel log may differ."""
 _DRIFT: Final = 1e-4
 """Drift of the log's clock, which is never adjusted, as a fraction of the time since boot."""
+
+
+class MemoryLimit(NamedTuple):
+    """The memory limit of a container, and how the container gets along with it."""
+
+    limit: int
+    """Bytes."""
+    hits: int
+    """How many times the kernel had to free memory of the container, or to kill, because of the limit."""
+    unreclaimable: int
+    """Bytes in use that cannot be freed by dropping file pages."""
+
+
+def memory_limit(paths: Sequence[str]) -> MemoryLimit | None:
+    """Return the memory limit of these cgroups; None if they have none."""
+    for path in sort_likely(paths, "memory"):
+        text = read_if_exists(path, "memory.max")
+        if text is not None:
+            usage, cache = "memory.current", "file"
+        elif (text := read_if_exists(path, "memory.limit_in_bytes")) is not None:
+            usage, cache = "memory.usage_in_bytes", "cache"
+        else:
+            continue
+        if not text.strip().isdigit() or int(text) >= UNLIMITED:
+            return None
+        failures = read_if_exists(path, "memory.failcnt")
+        hits = parse_flat(read_if_exists(path, "memory.events")).get("max", 0) if failures is None else int(failures)
+        stat = parse_flat(read_if_exists(path, "memory.stat"))
+        droppable = stat.get(cache, 0) - stat.get("shmem", 0)
+        return MemoryLimit(int(text), hits, max(0, int(read_if_exists(path, usage) or 0) - droppable))
+    return None
+
+
+def too_small(limit: int, what: str, remedy: str, *, step: int, total: int, op: str, text: str) -> StepError:
+    """Return the error of a memory limit within which a step of a plan cannot be carried out.
+
+    Args:
+        limit: the limit in bytes.
+        what: what it is too small for.
+    """
+    problem = f"memory limit of {limit} bytes is too small to {what}"
+    return StepError(errno.ENOMEM, step=step, total=total, op=op, text=text, problem=problem, remedy=remedy)
 
 
 class CgroupUsage(NamedTuple):
