@@ -20,11 +20,12 @@ from .lifecycle.prune import umount
 from .options import check_choice
 from .overrides import Overrides
 from .plan.cgroups import MANAGERS
-from .plan.compile import Template, compile_create, is_usable
+from .plan.compile import LAYER, Template, compile_create, is_usable
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.caller import CALLER
-from .rootfs.layers import attach, may_mount
-from .rootfs.mount import ephemeral_name, make_volume, mount_image, open_image, system_partition
+from .rootfs.layers import Layers, attach, may_mount
+from .rootfs.mount import make_volume, mount_image, open_image, system_partition
+from .rootfs.shared import shared_mount
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 from .spec.codec import MAX_DOCUMENT
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from .image import SifImage
     from .plan import Plan
     from .plan.cgroups import Manager
-    from .plan.rootfs import Overlay
-    from .rootfs.layers import Layers
 
 __all__ = ["Bundle"]
 
@@ -64,8 +63,6 @@ class Bundle:
         self._variants: dict[object, Bundle] = {}
         self._layers: Layers | None = None
         """What the containers mount, of a bundle without a record."""
-        self._overlay: Overlay | None = None
-        """What the one container of this bundle mounts (see `_with_layer`)."""
         self._has_caller = False
         """Whether the containers have the caller as a user, in passwd and group."""
         self._owner = os.getpid()
@@ -218,27 +215,30 @@ class Bundle:
             SpecError: the configuration is not valid.
         """
         layers = self._find_layers()
-        return (str(self.rootfs),) if layers is None else layers.lowers
+        return (str(self.rootfs),) if layers is None else layers.paths
 
     def _find_layers(self) -> Layers | None:
         return self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
+
+    @classmethod
+    def of_layers(cls, path: Path, spec: RuntimeSpec, layers: Layers) -> Self:
+        """Return a bundle without a directory, of which each container mounts layers.
+
+        Args:
+            path: the image, which messages name.
+        """
+        bundle = cls(path, config=None)
+        bundle._spec, bundle._layers = spec, layers
+        return bundle
 
     def _with_layers(self, layers: Layers | None) -> Self:
         """Return this bundle, of which each container mounts layers, although it has no record. For a new ephemeral bundle."""
         self._layers = layers
         return self
 
-    def _new_layer(self) -> Overlay | None:
-        """Return the overlay for a new container, before its upper layer is made; None if containers share the root filesystem."""
-        layers = self._find_layers()
-        return None if layers is None else layers.overlay(ephemeral_name())
-
-    def _with_layer(self, overlay: Overlay) -> Bundle:
-        """Return this bundle for the one container that mounts an overlay."""
-        changed = Bundle(self.path, config=self._config)
-        changed._spec, changed._layers, changed._overlay = self._spec, self._layers, overlay
-        changed._has_caller = self._has_caller
-        return changed
+    def _is_recorded(self) -> bool:
+        """Return whether the containers mount the layers that the record of the bundle names, which `umount` removes."""
+        return self._layers is None and self._find_layers() is not None
 
     def with_overrides(self, overrides: Overrides) -> Bundle:
         """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
@@ -280,8 +280,7 @@ class Bundle:
 
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
-        changed._spec, changed._layers, changed._overlay = spec, self._layers, self._overlay
-        changed._has_caller = self._has_caller
+        changed._spec, changed._layers, changed._has_caller = spec, self._layers, self._has_caller
         return changed
 
     def plan(
@@ -307,11 +306,34 @@ class Bundle:
         optional(check_bool, "die_with_parent", die_with_parent)
         check_bool("empty_process", empty_process)
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
-        host = host or Host.probe()
-        overlay = self._overlay
-        if overlay is None and (layers := self._find_layers()) is not None:
-            overlay = layers.overlay(container_id)
-        if empty_process or overlay is not None or not is_usable(self.spec, cgroup_manager):
+        return self._plan(
+            container_id=container_id,
+            host=host or Host.probe(),
+            gate=gate,
+            cgroup_manager=cgroup_manager,
+            die_with_parent=die_with_parent,
+            empty_process=empty_process,
+            layer=container_id,
+        )
+
+    def _plan(
+        self,
+        *,
+        container_id: str,
+        host: Host,
+        gate: bool,
+        cgroup_manager: Manager,
+        die_with_parent: bool | None,
+        empty_process: bool,
+        layer: str,
+    ) -> Plan:
+        """Return the plan of a container, as `plan` does.
+
+        Args:
+            layer: the name of the container's upper layer, if it has one of its own.
+        """
+        layers = self._find_layers()
+        if empty_process or not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
                 host,
@@ -321,15 +343,22 @@ class Bundle:
                 manager=cgroup_manager,
                 die_with_parent=die_with_parent,
                 empty=empty_process,
-                overlay=overlay,
+                overlay=None if layers is None else layers.overlay(layer),
             )
-        key = (self.spec, host, gate, cgroup_manager, die_with_parent)
+        overlay = None if layers is None else layers.overlay(LAYER)
+        key = (self.spec, host, gate, cgroup_manager, die_with_parent, overlay)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
             template = Template(
-                self.spec, host, bundle=str(self.path), gate=gate, manager=cgroup_manager, die_with_parent=die_with_parent
+                self.spec,
+                host,
+                bundle=str(self.path),
+                gate=gate,
+                manager=cgroup_manager,
+                die_with_parent=die_with_parent,
+                overlay=overlay,
             )
             self._template = key, template
-        return self._template[1].plan(container_id)
+        return self._template[1].plan(container_id, layer)
 
     def umount(self, *, force: bool = False, state_root: StrPath | None = None) -> None:
         """Undo `from_sif`: unmount the root filesystem and remove the directory, with all changes in its overlay.
@@ -412,8 +441,13 @@ def _take_back(path: Path, mode: int | None) -> None:
         directory.take_back(mode)
 
 
-def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Layers | None:
+def fill(
+    path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None, private: bool = False
+) -> Layers | None:
     """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove.
+
+    Args:
+        private: whether each container mounts the image, also where this user may mount it on the host.
 
     Returns:
         What its containers mount; None if its root filesystem is mounted here.
@@ -421,23 +455,27 @@ def fill(path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec 
     image, rootfs, overlay = system_partition(sif), path / "rootfs", path / "overlay"
     rootfs.mkdir()
     (path / "volumes").mkdir(mode=0o700)
-    mounted = may_mount()
-    layers = None if mounted else attach(image, path, used_images())
-    if mounted:
+    layers: Layers | None = None
+    if not may_mount():
+        layers = attach(image, path, used_images())
+    elif private:
+        overlay.mkdir(mode=0o700)
+        layers = Layers((shared_mount(image),), str(overlay))
+    else:
         mount_image(image, rootfs, overlay if writable else None)
     if spec is None:
-        spec = _spec_of(sif, path, ContainerRoot(*((rootfs,) if layers is None else layers.lowers)))
+        spec = spec_of(sif, path, ContainerRoot(*((rootfs,) if layers is None else layers.paths)))
     if layers is not None and not writable and spec.root is not None:
         spec = spec.evolve(root=spec.root.evolve(readonly=True))
     spec.save(path / "config.json")
     return layers
 
 
-def _spec_of(sif: SifImage, path: Path, root: ContainerRoot) -> RuntimeSpec:
+def spec_of(sif: SifImage | None, path: Path, root: ContainerRoot) -> RuntimeSpec:
     """Return the default configuration with the settings of the image. Its volumes become directories of the bundle."""
 
-    config = sif.oci_config_json
-    if sif.oci_config() is None or config is None:  # oci_config() raises SifError for an invalid one
+    config = sif.oci_config_json if sif is not None else None
+    if sif is None or sif.oci_config() is None or config is None:  # oci_config() raises SifError for an invalid one
         return RuntimeSpec.default(host=Host.probe())
     numbers = itertools.count()
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Unpack, overload
 
 import attrs
 
 from .arguments import parse_path
-from .bundle import Bundle, fill, has_file
+from .bundle import Bundle, fill, has_file, spec_of
 from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .files import absolute_path
+from .host import Host
 from .interrupts import DeferredSignals
 from .lifecycle.create import create
 from .lifecycle.delete import delete, discard
@@ -25,12 +27,16 @@ from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, may_mount
-from .rootfs.mount import ephemeral_name, mount_over, open_image
+from .rootfs.mount import ephemeral_name, open_image, system_partition
+from .rootfs.shared import identity, shared_mount
+from .rootfs.users import ContainerRoot
+from .spec import Root
 from .store import StateStore
 from .streams import Stdio, Streams
 
 if TYPE_CHECKING:
     from .plan.cgroups import Manager
+    from .rootfs.shared import SharedMount
 
 __all__ = ["run"]
 
@@ -171,38 +177,90 @@ def run(
 
 
 def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBundle:
-    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError."""
+    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `open_image`."""
     if isinstance(image, Bundle):
         return image.with_overrides(overrides)
     path = Path(parse_path("image", image))
     if has_file(path, "config.json"):
         return Bundle.load(path).with_overrides(overrides)
-    import tempfile
+    path, place = Path(absolute_path(path)), Path(os.path.realpath(tempfile.gettempdir()))
+    found = _known(path, place)
+    if found is None:
+        place = place / ephemeral_name()
+        return EphemeralBundle(place, partial(_make_bundle, path, place, overrides))
+    if not overrides.args and path.is_dir():
+        raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
+    return found.bundle.with_overrides(_with_user(overrides, found.user))
 
-    place = Path(os.path.realpath(tempfile.gettempdir()), ephemeral_name())
-    return EphemeralBundle(place, partial(_make_bundle, path, place, overrides))
+
+class _Image(NamedTuple):
+    """A bundle of which each container mounts an image, so that it needs no directory."""
+
+    key: object
+    """What the bundle was made for: the identity of the image, the host, and where upper layers are."""
+    bundle: Bundle
+    user: str
+    """The user of the image, as its configuration names it."""
+
+
+_images: Final[dict[str, _Image]] = {}
+"""The images of the last calls. Each has its mount, and plans that are compiled."""
+_MAX_IMAGES: Final = 8
+
+
+def _known(path: Path, place: Path) -> _Image | None:
+    """Return the bundle of an image that needs no directory, from the last calls if it has not changed; None for any other image.
+
+    Args:
+        place: the directory of the upper layers.
+
+    Raises:
+        OSError: the image cannot be mounted. And as `open_image`.
+    """
+    try:
+        key = identity(os.stat(path)), Host.probe(), place
+    except OSError:
+        key = None  # opening it has the better error
+    found = _images.get(str(path))
+    if found is None or found.key != key:
+        _images.pop(str(path), None)
+        found = _open(path, place, key)
+        if found is not None:
+            while len(_images) >= _MAX_IMAGES:
+                _images.pop(next(iter(_images)), None)
+            _images[str(path)] = found
+    return found
+
+
+def _open(path: Path, place: Path, key: object) -> _Image | None:
+    """Open an image for `_known`. A user mounts an image by FUSE on a directory, and volumes are directories too."""
+    with open_image(path) as opened:
+        config = opened.config()
+        lower: str | SharedMount | None = None
+        if opened.sif is None:
+            lower = str(path)
+        elif may_mount() and not (config and config.volumes):
+            lower = shared_mount(system_partition(opened.sif))
+        if lower is None:
+            return None
+        layers = Layers((lower,), str(place))
+        spec = spec_of(opened.sif, path, ContainerRoot(*layers.paths)).evolve(root=Root(path=str(path)))
+    return _Image(key, Bundle.of_layers(path, spec, layers), (config.user if config else "") or "")
+
+
+def _with_user(overrides: Overrides, user: str) -> Overrides:
+    """Return overrides with the user of the image, if they have mounts, which may have other users."""
+    return attrs.evolve(overrides, user=user) if user and overrides.user is None and overrides.mounts else overrides
 
 
 def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
     """Mount the root filesystem of an image in a new bundle directory. Raises as `open_image`, and OSError."""
     with open_image(image) as opened:
-        if opened.sif is not None:
-            path.mkdir(mode=0o700)
-            layers = fill(path, opened.sif)
-            config = opened.config()
-            if config is not None and config.user and overrides.user is None and overrides.mounts:
-                overrides = attrs.evolve(overrides, user=config.user)  # the mounts may have other users
-            return Bundle.load(path)._with_layers(layers).with_overrides(overrides)
-        if not overrides.args:
-            raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
+        assert opened.sif is not None, "a directory needs no bundle directory"
         path.mkdir(mode=0o700)
-        lower = Path(absolute_path(image))
-        if may_mount():
-            mount_over([lower], path)
-            return Bundle.from_dir(path).with_overrides(overrides)
-        for name in ("rootfs", "overlay"):
-            (path / name).mkdir(mode=0o700)
-        return Bundle.from_dir(path)._with_layers(Layers((str(lower),), f"{path}/overlay")).with_overrides(overrides)
+        layers = fill(path, opened.sif, private=True)
+        config = opened.config()
+        return Bundle.load(path)._with_layers(layers).with_overrides(_with_user(overrides, (config.user if config else "") or ""))
 
 
 class EphemeralContainer:

@@ -167,6 +167,11 @@ static long carry_out(const struct head *h)
         return sys(__NR_fsconfig, fd_of(o->fs), o->cmd, o->cmd >= FSCONFIG_CMD_CREATE ? 0 : text(o->key),
                    plain ? 0 : text(o->value), 0);
     }
+    case OP_FSCONFIG_FDS: {
+        ARGS(fsconfig_fds);
+        kernel_log = fd_of(o->fs);
+        return configure_layers(o);
+    }
     case OP_FSMOUNT: {
         ARGS(fsmount);
         kernel_log = fd_of(o->fs);

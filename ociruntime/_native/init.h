@@ -70,6 +70,7 @@ long detach(int mnt);
 long find_target(int root, const char *path, uint64_t kind, uint64_t like, unsigned mode);
 long copy_link(const struct op_copy_link *o);
 long mount_whole(const struct op_mount *o);
+long configure_layers(const struct op_fsconfig_fds *o);
 long mask(int root, const char *path, int null);
 long make_readonly(int root, const char *path);
 long pivot(int root);

@@ -6,6 +6,8 @@
 
 #include <sys/statvfs.h> /* last: behind a header of glibc <linux/stat.h> defines no types of files */
 
+#define MAX_OPTION 256 /* of a string for fsconfig(2), with its NUL */
+
 /* Attach a mount on what a descriptor names. */
 long attach(long mnt, long target)
 {
@@ -103,6 +105,41 @@ long mount_whole(const struct op_mount *o)
         return err;
     }
     return keep(o->out, mnt);
+}
+
+/* Set an option of a filesystem to the paths of descriptors in procfs, with colons between them. The paths do not depend on what the
+ * directories are called, or whether they have a path at all. */
+long configure_layers(const struct op_fsconfig_fds *o)
+{
+    static const char prefix[] = "/proc/self/fd/";
+    char value[MAX_OPTION], digits[12];
+    size_t at = 0;
+    unsigned count = o->slots.len / sizeof(uint32_t);
+
+    if (count == 0 || o->slots.len % sizeof(uint32_t))
+        return -EPROTO;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t slot;
+        size_t n = 0;
+        int fd;
+        memcpy(&slot, prog + o->slots.off + i * sizeof slot, sizeof slot);
+        fd = slot < MAX_SLOTS ? slots[slot] : -1;
+        if (fd < 0)
+            return -EBADF;
+        do
+            digits[n++] = (char)('0' + fd % 10);
+        while (fd /= 10);
+        if (at + 1 + sizeof prefix + n > sizeof value)
+            return -ENAMETOOLONG;
+        if (i)
+            value[at++] = ':';
+        memcpy(value + at, prefix, sizeof prefix - 1);
+        at += sizeof prefix - 1;
+        while (n)
+            value[at++] = digits[--n];
+    }
+    value[at] = 0;
+    return sys(__NR_fsconfig, fd_of(o->fs), FSCONFIG_SET_STRING, text(o->key), value, 0);
 }
 
 /* Make a tmpfs that is empty, read-only and not attached. */

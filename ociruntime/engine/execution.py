@@ -57,6 +57,7 @@ class Execution:
         parent: the function that launches the init. The process that carries it out is the parent of the init.
         receivers: functions that take file descriptors from the init, by operation.
         hooks: the hooks of the plan.
+        mount: creates a detached mount of the container's image, given its name in the plan.
         deadline: the end of the time-out, by `time.monotonic`.
     """
 
@@ -73,6 +74,7 @@ class Execution:
         parent: Clone = clone,
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
         hooks: HookRunner | None = None,
+        mount: Callable[[str], int] | None = None,
         deadline: float | None = None,
     ) -> None:
         self.plan = plan
@@ -83,6 +85,7 @@ class Execution:
         self._cache = cache
         self._receivers = receivers or {}
         self._hooks = hooks
+        self._mount = mount
         self._deadline = deadline
         self._watch = StallDetector()
         self._parents = list(parents)
@@ -353,6 +356,9 @@ class Execution:
                 elif entry.kind in ("state", "output"):
                     assert self._hooks is not None, "a plan with hooks"
                     opened.append(self._hooks.open(entry.kind))
+                elif entry.kind == "image":
+                    assert self._mount is not None, "a plan with mounts of an image"
+                    opened.append(self._mount(entry.path))
                 else:
                     opened.append(_open(entry))
                 inputs.append(opened[-1])

@@ -27,6 +27,7 @@ from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..rootfs.bundles import in_use
 from ..rootfs.layers import make_upper
+from ..rootfs.mount import ephemeral_name
 from ..store import Entry, StateRecord, StateStore, Status, oci_state
 from .delete import after_delete, delete
 from .prepare import EphemeralBundle, Prepared, prepare
@@ -130,7 +131,8 @@ def create(
     with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
         if ephemeral:
             creation.document["ephemeral"] = True
-        prepared = prepare(creation.open(bundle), options, creation.entry)
+        opened, layer = creation.open(bundle)
+        prepared = prepare(opened, options, creation.entry, layer=layer)
         plan = prepared.compile(container_id, start=start)
         creation.record(plan, prepared)
         execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline)
@@ -197,24 +199,30 @@ class Creation:
         for fd in self._terminals:
             os.close(fd)
 
-    def open(self, bundle: Bundle | EphemeralBundle) -> Bundle:
-        """Return the bundle. An ephemeral one is made, after its undo action is recorded. Raises SifError, BundleError, OSError."""
-        if isinstance(bundle, EphemeralBundle):
-            self._record_undo(bundle.undo)
-            bundle = bundle.make()
-        elif bundle._new_layer() is not None:
-            self._clean_ups.enter_context(in_use(bundle.path))
-        overlay = bundle._new_layer()
-        if overlay is None:
-            return bundle
-        self._record_undo(["bundle", os.path.dirname(overlay.upper)])
-        make_upper(overlay, self.entry.directory)
-        return bundle._with_layer(overlay)
+    def open(self, bundle: Bundle | EphemeralBundle) -> tuple[Bundle, str]:
+        """Return the bundle, and the name of the container's upper layer, if it has one of its own.
 
-    def _record_undo(self, action: list[str]) -> None:
-        """Record how to remove what is about to be made, and remove it if the creation fails."""
+        An ephemeral bundle is made, after its undo action is recorded. The upper layer is not made yet.
+
+        Raises:
+            SifError, BundleError, OSError: the bundle cannot be made, or is being unmounted.
+        """
+        if isinstance(bundle, EphemeralBundle):
+            self._add_undo(bundle.undo)
+            self.entry.record(self.document)
+            bundle = bundle.make()
+        elif bundle._is_recorded():
+            self._clean_ups.enter_context(in_use(bundle.path))
+        layers = bundle._find_layers()
+        if layers is None:
+            return bundle, ""
+        name = ephemeral_name()
+        self._add_undo(["bundle", layers.place(name)])
+        return bundle, name
+
+    def _add_undo(self, action: list[str]) -> None:
+        """Note how to remove what is about to be made, and remove it if the creation fails."""
         self.document["undo"] = [*self.document.get("undo", []), action]
-        self.entry.record(self.document)
         self._clean_ups.on_failure(undo.undo_all, [action])
 
     def record(self, plan: Plan, prepared: Prepared) -> None:
@@ -247,6 +255,7 @@ class Creation:
     ) -> Execution:
         """Execute the plan to the point where the container is created. Raises StepError, HookError."""
         spec, supervisor = prepared.bundle.spec, None
+        self._make_upper(prepared)
         gate = -1 if self._start else self._listen()
         if supervise is not None:
             supervisor = self._supervisor = supervise(
@@ -264,6 +273,7 @@ class Creation:
             parent=clone if supervisor is None else supervisor.clone,
             receivers=receivers(spec, self.document, self._console()),
             hooks=self._hooks_of(plan),
+            mount=prepared.mount,
             deadline=deadline,
         )
         self._clean_ups.on_failure(execution.abort)
@@ -271,6 +281,12 @@ class Creation:
         if supervisor is not None:
             supervisor.adopt(init.pid, init.pidfd)
         return execution
+
+    def _make_upper(self, prepared: Prepared) -> None:
+        """Make the upper layer of the container, if it has one of its own. Raises OSError."""
+        bundle, layers = prepared.bundle, prepared.bundle._find_layers()
+        if prepared.layer and layers is not None:
+            make_upper(layers, prepared.layer, self.entry.directory if bundle._is_recorded() else "")
 
     def _listen(self) -> int:
         with self.entry.storing("start.sock"):

@@ -38,13 +38,14 @@ class EphemeralBundle:
         return ["bundle", str(self.path)]
 
 
-def prepare(bundle: Bundle, options: CreateOptions, entry: Entry) -> Prepared:
+def prepare(bundle: Bundle, options: CreateOptions, entry: Entry, *, layer: str = "") -> Prepared:
     """Resolve everything that changes the configuration of a container: terminal, user, socket activation and HOME.
 
     Args:
         bundle: the bundle, with the overrides of the call.
         entry: the container's state directory, where the files are that the container gets: passwd and group with the caller, and
             the socket for the readiness notification.
+        layer: the name of the container's own upper layer, if it has one.
 
     Raises:
         SpecError: the configuration is not valid.
@@ -59,7 +60,7 @@ def prepare(bundle: Bundle, options: CreateOptions, entry: Entry) -> Prepared:
         process = launched.spec.process
         if process is not None and (env := env_with_home(process, launched._container_root())) is not process.env:
             launched = launched.with_process(env=env)
-    return Prepared(bundle=bundle, launched=launched, options=options)
+    return Prepared(bundle=bundle, launched=launched, options=options, layer=layer)
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +72,14 @@ class Prepared:
     launched: Bundle
     """The bundle with the configuration of this launch: with HOME and what socket activation adds."""
     options: CreateOptions
+    layer: str = ""
+    """The name of the container's own upper layer, if it has one."""
+
+    def mount(self, source: str) -> int:
+        """Return a detached mount of the image for the container, as `Layers.mount` does. Raises OSError."""
+        layers = self.launched._find_layers()
+        assert layers is not None, "the plan has a mount of the image"
+        return layers.mount(source)
 
     def compile(self, container_id: str, *, start: bool) -> Plan:
         """Compile the plan that creates the container on this host.
@@ -84,13 +93,14 @@ class Prepared:
         """
         options = self.options
         host = Host.probe()
-        plan = self.launched.plan(
+        plan = self.launched._plan(
             host=host if options.new_keyring else attrs.evolve(host, keyrings=False),
             container_id=container_id,
             gate=not start,
             cgroup_manager=options.cgroup_manager,
             die_with_parent=options.die_with_parent,
             empty_process=options.empty_process,
+            layer=self.layer,
         )
         receiver = options.console_socket is not None or options.terminal or options.supervised
         if plan.terminal and not receiver:

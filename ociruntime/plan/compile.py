@@ -73,7 +73,6 @@ from .process import (
     take_terminal,
 )
 from .rootfs import (
-    Overlay,
     attach_root,
     change_root,
     clone_root,
@@ -87,8 +86,11 @@ from .rootfs import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..host import Host
     from ..spec import RuntimeSpec
+    from .overlay import Overlay
 
 
 def compile_create(
@@ -199,14 +201,17 @@ class _Create:
     def in_runtime_namespaces(self) -> None:
         """Copy what needs the caller's privileges, and let systemd make the scope."""
         builder = self.builder
+        host = self.host
         builder.phase = "In the runtime namespaces" if self.copies_early else _IN_NEW_NAMESPACES
         if self.placement.scope:
-            compile_scope(builder, self.placement, self.spec, self.container_id, self.host)
-            compile_owner(builder, self.placement, self.spec, self.namespaces, self.host)
+            compile_scope(builder, self.placement, self.spec, self.container_id, host)
+            compile_owner(builder, self.placement, self.spec, self.namespaces, host)
         if self.copies_early:
             if self.overlay is None:
                 self.root = clone_root(builder, self.spec, self.rootfs, unsettled=True)
             self.mounts.clone_sources(unsettled=True)
+            if self.overlay is not None and host.initial:
+                self.root = self.mounts.detached.create_root(self.overlay, early=True)
             if self.namespaces.user:
                 compile_stream_owner(builder, self.process, self.linux)
                 self.devices.create_outside()
@@ -226,7 +231,8 @@ class _Create:
             cut_tree_propagation(builder, self.spec)
         if self.overlay is not None:
             # The init still has the caller's ids: a FUSE filesystem of the caller serves no other ids, and the overlay takes these.
-            self.root = self.mounts.detached.create_root(self.overlay)
+            if self.root == NO_SLOT:
+                self.root = self.mounts.detached.create_root(self.overlay, early=False)
         elif not self.copies_early:
             self.root = clone_root(builder, self.spec, self.rootfs, unsettled=not self.own_tree)
         if not self.copies_early and (self.namespaces.user or not self.own_tree):
@@ -517,44 +523,69 @@ def _raise_errors(problems: list[Problem]) -> None:
         raise SpecError(errors)
 
 
-# ---- a template: a config is compiled once, and each container's id is inserted ----
+# ---- a template: a config is compiled once, and what differs in each container is inserted ----
 
 _ID: Final = "idX6f1c8e4b9d27a35"
 """A placeholder for the container's id, which does not occur in a config."""
+LAYER: Final = "layerX2b7d90e6c4f1a83"
+"""A placeholder for the name of the directory of the container's upper layer."""
 
 
 class Template:
-    """A compiled config whose plans differ in the container's id alone (see `is_usable`).
+    """A compiled config whose plans differ in the container's id and the name of its upper layer alone (see `is_usable`).
 
     Arguments and errors are those of `compile_create`.
     """
 
     def __init__(
-        self, spec: RuntimeSpec, host: Host, *, bundle: str, gate: bool, manager: Manager, die_with_parent: bool | None
+        self,
+        spec: RuntimeSpec,
+        host: Host,
+        *,
+        bundle: str,
+        gate: bool,
+        manager: Manager,
+        die_with_parent: bool | None,
+        overlay: Overlay | None = None,
     ) -> None:
         self._plan = plan = compile_create(
-            spec, host, bundle=bundle, container_id=_ID, gate=gate, manager=manager, die_with_parent=die_with_parent
+            spec,
+            host,
+            bundle=bundle,
+            container_id=_ID,
+            gate=gate,
+            manager=manager,
+            die_with_parent=die_with_parent,
+            overlay=overlay,
         )
-        self._steps = [(index, _ID in repr(step.values)) for index, step in enumerate(plan.steps) if _ID in repr(step)]
-        self._inputs = [index for index, entry in enumerate(plan.inputs) if _ID in repr(entry)]
+        self._steps = [(index, _varies(repr(step.values))) for index, step in enumerate(plan.steps) if _varies(repr(step))]
+        self._inputs = [index for index, entry in enumerate(plan.inputs) if _varies(repr(entry))]
 
-    def plan(self, container_id: str) -> Plan:
+    def plan(self, container_id: str, layer: str = "") -> Plan:
         """Return the plan of one container."""
+
+        def text(value: str) -> str:
+            return value.replace(_ID, container_id).replace(LAYER, layer)
+
         steps, inputs = list(self._plan.steps), list(self._plan.inputs)
         for index, in_values in self._steps:
             step = steps[index]
-            values = tuple([_value(value, container_id) for value in step.values]) if in_values else step.values
-            text = step.text.replace(_ID, container_id)
-            steps[index] = attrs.evolve(step, values=values, text=text)
+            values = tuple([_value(value, text) for value in step.values]) if in_values else step.values
+            steps[index] = attrs.evolve(step, values=values, text=text(step.text))
         for index in self._inputs:
-            inputs[index] = _input(inputs[index], container_id)
+            kind, name, path, bit, maps = inputs[index]
+            inputs[index] = Input(kind, text(name), text(path), bit, maps)
         return attrs.evolve(
             self._plan,
-            title=self._plan.title.replace(_ID, container_id),
+            title=text(self._plan.title),
             steps=tuple(steps),
             inputs=tuple(inputs),
-            cgroups=tuple([path.replace(_ID, container_id) for path in self._plan.cgroups]),
+            cgroups=tuple([text(path) for path in self._plan.cgroups]),
         )
+
+
+def _varies(value: str) -> bool:
+    return _ID in value or LAYER in value
 
 
 def is_usable(spec: RuntimeSpec, manager: Manager) -> bool:
@@ -562,16 +593,11 @@ def is_usable(spec: RuntimeSpec, manager: Manager) -> bool:
     return manager != "systemd" and (spec.linux is None or spec.linux.intel_rdt is None)
 
 
-def _value(value: object, container_id: str) -> object:
+def _value(value: object, text: Callable[[str], str]) -> object:
     if isinstance(value, str):
-        return value.replace(_ID, container_id)
+        return text(value)
     if isinstance(value, bytes):
-        return value.replace(_ID.encode(), container_id.encode())
+        return text(value.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
     if isinstance(value, tuple):
-        return tuple([_value(item, container_id) for item in value])
+        return tuple([_value(item, text) for item in value])
     return value
-
-
-def _input(entry: Input, container_id: str) -> Input:
-    kind, name, path, bit, maps = entry
-    return Input(kind, name.replace(_ID, container_id), path.replace(_ID, container_id), bit, maps)

@@ -25,7 +25,8 @@ from .mount_options import (
     too_long,
 )
 from .ops import Target
-from .rootfs import Overlay, cut_propagation, overlay_data, root_propagation
+from .overlay import Overlay, create_overlay
+from .rootfs import cut_propagation, root_propagation
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -125,8 +126,7 @@ class DetachedMounts:
         """
         data = split_layers(fstype, options.data, self._host)
         superblock = tuple(o for o in options.superblock if SUPERBLOCK[o][1] and not (o == "ro" and fstype in _READ_ONLY_MOUNT))
-        if self._label and fstype not in _UNLABELLED and fstype != _LABELLED_BY_XATTR:
-            data = (*data, ("context", self._label))
+        data = (*data, *self.labels(fstype))
         if key := too_long((("source", source), *data)):
             options = options._replace(superblock=superblock, data=tuple(data))
             return self._create_by_mount(fstype, source, destination, options, location, key)
@@ -143,22 +143,28 @@ class DetachedMounts:
         self.set_attributes(slot, options._replace(set=0, clear=0), destination)
         return slot
 
-    def create_root(self, overlay: Overlay) -> int:
-        """Create the overlay that becomes the root filesystem, in the user namespace of the container; return its slot.
+    def create_root(self, overlay: Overlay, *, early: bool) -> int:
+        """Create the overlay that becomes the root filesystem; return its slot.
+
+        Args:
+            early: whether the init is still in the mount namespace of the runtime.
 
         Raises:
-            UnsupportedError: the container has no new mount namespace.
+            UnsupportedError: the container has no new mount namespace, or more layers than the kernel supports.
         """
         if not self.new_tree:
             raise UnsupportedError(
-                "$.linux.namespaces: the root filesystem of an image needs a new mount namespace, because this user may not mount "
-                "it on the host; add one"
+                "$.linux.namespaces: the root filesystem has layers that only this container mounts, which needs a new mount "
+                "namespace; add one"
             )
-        place = posixpath.dirname(overlay.upper)
-        self.builder.add("chdir", place, 0, text=f"directory of the upper layer {place}, from which the layers have short paths")
-        data = (*overlay_data(overlay, place), ("userxattr", None))
-        options = MountOptions(set=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, data=data)
-        return self.create_filesystem("overlay", "overlay", f"/, in {place}", options, "$.root")
+        aside = early or self._propagation == kernel.MS_SHARED
+        kernel_wide = self._host.privileged and self._host.initial
+        return create_overlay(self.builder, self, overlay, self._host, aside=aside, userxattr=not kernel_wide)
+
+    def labels(self, fstype: str) -> Data:
+        """Return the option that gives the files of a filesystem the label of the container, if they get it by an option."""
+        labelled = self._label and fstype not in _UNLABELLED and fstype != _LABELLED_BY_XATTR
+        return (("context", self._label),) if labelled else ()
 
     def _create_by_mount(self, fstype: str, source: str, destination: str, options: MountOptions, location: str, key: str) -> int:
         """Create a filesystem by mount(2), for an option that is too long for fsconfig(2); it is attached for a moment."""

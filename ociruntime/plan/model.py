@@ -95,7 +95,7 @@ class Input(NamedTuple):
     """``path`` (opened with O_PATH), ``write`` (opened for writing), ``namespace`` (of the type in ``bit``), ``changed`` (a
     namespace that the plan changes, so it must not be the caller's), ``userns`` (a user namespace with ``maps`` and without
     processes), ``gate`` (the start socket), ``pidfd`` (of the container), ``parent`` (the caller's pidfd), ``state`` and ``output``
-    (of hooks)."""
+    (of hooks), ``image`` (a detached mount of an image, which ``path`` describes)."""
     name: str
     path: str
     bit: int = 0

@@ -167,6 +167,7 @@ OPS: Final = _table(
     keep_page:
     fork_last:
     take_terminal:
+    fsconfig_fds: slot fs, str key, data slots
     """
 )
 

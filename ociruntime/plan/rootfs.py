@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root
@@ -15,30 +15,6 @@ from .mount_options import PROPAGATION, parse_options
 if TYPE_CHECKING:
     from ..spec import Linux, RuntimeSpec
     from .mount_options import MountEntry
-
-
-class Overlay(NamedTuple):
-    """An overlay that becomes the root filesystem of one container, mounted in the mount namespace of that container."""
-
-    lowers: tuple[str, ...]
-    """Absolute paths of the directories with the files of the image, the uppermost first."""
-    upper: str
-    """Absolute path of the directory of the upper layer."""
-    work: str
-    """Absolute path of an empty directory beside the upper layer."""
-
-
-_OVERLAY_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
-
-
-def overlay_data(overlay: Overlay, place: str) -> tuple[tuple[str, str], ...]:
-    """Return the options of an overlay, with the shortest paths: from the working directory ``place`` where that is possible."""
-
-    def text(path: str) -> str:
-        return min(path, posixpath.relpath(path, place), key=len).translate(_OVERLAY_ESCAPES)
-
-    lowers = ":".join(text(path) for path in overlay.lowers)
-    return ("lowerdir", lowers), ("upperdir", text(overlay.upper)), ("workdir", text(overlay.work))
 
 
 _RECEIVES_MOUNTS: Final = (kernel.MS_SLAVE, kernel.MS_SHARED)

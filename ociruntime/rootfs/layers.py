@@ -23,8 +23,9 @@ from ..errors import UnsupportedError, warn
 from ..files import LockFile, other_writers
 from ..host import Host
 from ..interrupts import waiting
-from ..plan.rootfs import Overlay
+from ..plan.overlay import Overlay
 from ..procfs import outer_uid
+from .shared import SharedMount
 
 if TYPE_CHECKING:
     from ..engine.squashfs import Image, Programs
@@ -87,12 +88,21 @@ def may_mount() -> bool:
 class Layers(NamedTuple):
     """The root filesystem of a bundle whose containers mount it: lower layers, and an upper layer for each container."""
 
-    lowers: tuple[str, ...]
-    """Absolute paths of the directories with the files of the image, the uppermost first, as overlayfs takes them."""
+    lowers: tuple[str | SharedMount, ...]
+    """Absolute paths of the directories with the files of the image, and mounts of it, the uppermost first."""
     uppers: str
     """Absolute path of the directory of the upper layers."""
     origin: str = ""
     """How the lower layers were made, as a record holds it; empty for a directory of the caller."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths by which this process finds the files of the image, the uppermost layer first."""
+        return tuple(lower if isinstance(lower, str) else lower.path for lower in self.lowers)
+
+    def place(self, name: str) -> str:
+        """Return the path of the directory of an upper layer, given its name."""
+        return f"{self.uppers}/{name}"
 
     def overlay(self, name: str) -> Overlay:
         """Return the overlay of one container.
@@ -100,28 +110,38 @@ class Layers(NamedTuple):
         Args:
             name: the name of the directory of its upper layer.
         """
-        return Overlay(self.lowers, f"{self.uppers}/{name}/upper", f"{self.uppers}/{name}/work")
+        return Overlay(tuple(lower if isinstance(lower, str) else lower.layer for lower in self.lowers), self.place(name))
+
+    def mount(self, source: str) -> int:
+        """Return a detached mount for one container, as a file descriptor. Raises OSError.
+
+        Args:
+            source: names the mount in the plan.
+        """
+        return next(lower for lower in self.lowers if not isinstance(lower, str) and lower.layer.source == source).mount()
 
 
 _CONTAINER: Final = "container"
 """Name of the symbolic link from an upper layer to the state directory of its container."""
 
 
-def make_upper(overlay: Overlay, container: str) -> None:
+def make_upper(layers: Layers, name: str, container: str = "") -> None:
     """Make the directories of an upper layer, whose root has the permissions and attributes of the uppermost lower layer.
 
     Args:
-        container: the state directory of the container.
+        name: the name of its directory.
+        container: the state directory of the container, if `containers_of` is to find it.
 
     Raises:
         OSError: they cannot be made.
     """
-    place = os.path.dirname(overlay.upper)
+    place = layers.place(name)
     os.mkdir(place, 0o700)
-    os.symlink(container, f"{place}/{_CONTAINER}")
-    os.mkdir(overlay.work, 0o700)
-    os.mkdir(overlay.upper, 0o700)
-    copy_attributes(f"{overlay.lowers[0]}/.", overlay.upper, privileged=False)
+    if container:
+        os.symlink(container, f"{place}/{_CONTAINER}")
+    os.mkdir(f"{place}/work", 0o700)
+    os.mkdir(f"{place}/upper", 0o700)
+    copy_attributes(f"{layers.paths[0]}/.", f"{place}/upper", privileged=may_mount())
 
 
 def containers_of(layers: Layers) -> list[str]:

@@ -42,17 +42,27 @@ _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 
 
-def mount(
-    fstype: str, source: str, target: str | os.PathLike[str], options: Iterable[tuple[str, str | int | None]], attrs: int
-) -> None:
-    """Mount a filesystem.
+Options = Iterable[tuple[str, str | int | None]]
+
+
+def mount(fstype: str, source: str, target: str | os.PathLike[str], options: Options, attrs: int) -> None:
+    """Mount a filesystem on a directory. Arguments and errors are those of `create_mount`."""
+    detached = create_mount(fstype, source, options, attrs, target)
+    try:
+        attach(detached, target)
+    finally:
+        os.close(detached)
+
+
+def create_mount(fstype: str, source: str, options: Options, attrs: int, name: str | os.PathLike[str]) -> int:
+    """Create a detached mount, and return its descriptor.
 
     Args:
-        fstype: its type.
+        fstype: the type of the filesystem.
         source: the device, for example.
-        target: the mount point.
         options: options with their values: at most 255 bytes, a file descriptor, or None for a flag.
         attrs: mount attributes, such as `NOSUID`.
+        name: the file that an error names.
 
     Raises:
         OSError: the kernel refuses it; with its message if it has one.
@@ -62,25 +72,21 @@ def mount(
         for key, value in (("source", source), *options):
             command = _SET_FLAG if value is None else _SET_FD if isinstance(value, int) else _SET_STRING
             text, fd = (os.fsencode(value), 0) if isinstance(value, str) else (ffi.NULL, value or 0)
-            _check_fs(fs, lib.oci_fsconfig(fs, command, key.encode(), text, fd), target)
-        _check_fs(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL, 0), target)
-        detached = _check_fs(fs, lib.oci_fsmount(fs, attrs), target)
-        try:
-            attach(detached, target)
-        finally:
-            os.close(detached)
+            _check_fs(fs, lib.oci_fsconfig(fs, command, key.encode(), text, fd), name)
+        _check_fs(fs, lib.oci_fsconfig(fs, _CREATE, ffi.NULL, ffi.NULL, 0), name)
+        return _check_fs(fs, lib.oci_fsmount(fs, attrs), name)
     finally:
         os.close(fs)
 
 
-def _check_fs(fs: int, result: int, target: str | os.PathLike[str]) -> int:
+def _check_fs(fs: int, result: int, name: str | os.PathLike[str]) -> int:
     if result >= 0:
         return result
     try:
         message = os.read(fs, 512).decode("utf-8", "replace").strip()
     except OSError:
         message = ""  # the kernel has no message
-    raise OSError(-result, f"{os.strerror(-result)}{f' [kernel: {message}]' if message else ''}", os.fspath(target))
+    raise OSError(-result, f"{os.strerror(-result)}{f' [kernel: {message}]' if message else ''}", os.fspath(name))
 
 
 def attach(mount: int, target: str | os.PathLike[str]) -> None:
@@ -197,25 +203,6 @@ def ephemeral_name() -> str:
     return f"{_PREFIX}{os.urandom(8).hex()}"
 
 
-def mount_over(lowers: Sequence[Path], path: Path) -> Path:
-    """Mount an overlay over directories.
-
-    Args:
-        lowers: the directories, the uppermost first. They are not changed.
-        path: the directory of the bundle: the overlay is mounted on ``rootfs`` in it, and what is written goes to ``overlay``.
-
-    Returns:
-        The path of the rootfs.
-
-    Raises:
-        OSError: the kernel refuses it.
-    """
-    rootfs = path / "rootfs"
-    rootfs.mkdir(mode=0o700)
-    mount_overlay(lowers, rootfs, path / "overlay")
-    return rootfs
-
-
 def remove_ephemeral(path: str) -> None:
     """Unmount and remove an ephemeral bundle or upper layer. No effect if it does not exist.
 
@@ -237,7 +224,8 @@ def remove_ephemeral(path: str) -> None:
         real = os.readlink(f"/proc/self/fd/{fd}")  # as in mount tables
     finally:
         os.close(fd)
-    for found in reversed(mounts_below(real)):
+    # An upper layer has no mounts, and the mount table may be long.
+    for found in reversed(mounts_below(real) if os.path.lexists(f"{real}/rootfs") else ()):
         try:
             unmount_found(found, found.point)
         except OSError as error:

@@ -19,7 +19,7 @@ from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ociruntime.plan.compile import Template, is_usable
 from ociruntime.plan.ops import OPS
-from ociruntime.plan.rootfs import Overlay
+from ociruntime.plan.overlay import ImageMount, Overlay, Tmpfs
 from ociruntime.spec import Linux, Resources, RuntimeSpec
 
 from ..support.fixture_types import Script
@@ -73,6 +73,7 @@ def limited() -> RuntimeSpec:
     return config(lambda d: d["linux"].update(resources=LIMITS, cgroupsPath="a/b"))
 
 
+SQUASHFS = ImageMount("squashfs at 36864 of /image.sif")
 LABELS = attrs.evolve(PURE_V2, lsms=frozenset({"apparmor", "selinux"}), capabilities=0x1FF, resctrl="/sys/fs/resctrl")
 
 
@@ -148,16 +149,15 @@ CASES = {
     "rootless-default-one": lambda: compiled(config(both(mapped([], []), user(5))), attrs.evolve(USER, idmap_helpers=None)),
     "rootless-score": lambda: compiled(config(both(mapped(ONE, ONE), process(oomScoreAdj=500))), USER),
     "rootless-helpers": lambda: compiled(config(mapped(WIDE, WIDE)), USER),
-    "rootless-image": lambda: compiled(
-        config(mapped(ONE, ONE)), USER, overlay=Overlay(("/image:1",), "/bundle/overlay/c1/upper", "/bundle/overlay/c1/work")
-    ),
+    "rootless-image": lambda: compiled(config(mapped(ONE, ONE)), USER, overlay=Overlay(("/image:1",), "/bundle/overlay/c1")),
     "rootless-image-layers": lambda: compiled(
         config(mapped(ONE, ONE)),
         USER,
-        overlay=Overlay(
-            tuple(f"/bundle/layers/{n}" for n in range(20, -1, -1)), "/bundle/overlay/c1/upper", "/bundle/overlay/c1/work"
-        ),
+        overlay=Overlay(tuple(f"/bundle/layers/{n}" for n in range(20, -1, -1)), "/bundle/overlay/c1"),
     ),
+    "image": lambda: compiled(config(), PURE_V2, overlay=Overlay((SQUASHFS,), "/tmp/ociruntime-1")),
+    "image-tmpfs": lambda: compiled(config(), PURE_V2, overlay=Overlay((SQUASHFS, "/lower"), Tmpfs(64 << 20))),
+    "image-user": lambda: compiled(config(mapped(WIDE, WIDE)), PURE_V2, overlay=Overlay((SQUASHFS,), "/tmp/ociruntime-1")),
     "joined": lambda: compiled(config(both(mapped([], []), joined("user", "pid", "network"))), PURE_V2),
     "joined-rootless": lambda: compiled(config(both(mapped([], []), joined("pid", "user", "network"))), USER),
     "time-and-cgroup": lambda: compiled(

@@ -48,7 +48,7 @@ def test_what_a_record_holds_of_layers() -> None:
     assert layers_of("/b", "fuse=3").lowers == ("/b/layers/2", "/b/layers/1", "/b/layers/0")
     extracted = layers_of("/b", "cache=" + "a" * 64)
     assert extracted.lowers[0].endswith(f"/{'a' * 64}/rootfs")
-    assert extracted.overlay("x") == (extracted.lowers, "/b/overlay/x/upper", "/b/overlay/x/work")
+    assert extracted.overlay("x") == (extracted.lowers, "/b/overlay/x")
 
 
 def test_a_host_without_a_table_of_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
