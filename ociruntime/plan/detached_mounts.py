@@ -38,18 +38,24 @@ Attach = Callable[[int], int]
 IN_ROOT: Final = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
 FILLED_FIRST: Final = frozenset({"tmpfs", "ramfs", "hugetlbfs", "mqueue"})
 """Filesystems in which the runtime itself may create something: mount points, devices and links."""
-_READ_ONLY_MOUNT: Final = FILLED_FIRST | {"sysfs", "devtmpfs", "debugfs", "tracefs", "securityfs", "configfs", "fusectl", "pstore"}
+SHARED: Final = frozenset(
+    {"mqueue", "sysfs", "devtmpfs", "debugfs", "tracefs", "securityfs", "configfs", "fusectl", "pstore", "cgroup", "cgroup2"}
+)
+"""Filesystems of the kernel: a new mount may show what the host has mounted, and then shares its superblock."""
+_READ_ONLY_MOUNT: Final = (FILLED_FIRST | SHARED) - {"cgroup", "cgroup2"}
 """Filesystems of which only the mount becomes read-only: they may be the host's as well, or are written to first."""
 _UNLABELLED: Final = frozenset({"proc", "sysfs", "cgroup", "cgroup2"})
 _LABELLED_BY_XATTR: Final = "mqueue"
 
 
 class _Postponed(NamedTuple):
-    """A mount that becomes read-only when everything below it exists."""
+    """A mount that becomes read-only, or writable again, when everything below it exists."""
 
     slot: int
+    destination: str
+    readonly: bool
     filesystem: bool
-    """Whether its filesystem becomes read-only too."""
+    """Whether its filesystem changes too."""
     location: str
     """The JSON path of its entry."""
 
@@ -78,7 +84,7 @@ class DetachedMounts:
             builder.warn("$.linux.mountLabel: has no effect: SELinux is not active on this host")
             self._label = ""
         self._context = self._target = NO_SLOT
-        self._postponed: dict[str, _Postponed] = {}
+        self._postponed: list[_Postponed] = []
 
     # ---- creating ----
 
@@ -200,7 +206,7 @@ class DetachedMounts:
             (kernel.AT_RECURSIVE, options.recursive_set, options.recursive_clear, " and its submounts"),
         ):
             if on or off:
-                text = f"{attribute_names(on) or 'attributes'} for {destination}{scope}"
+                text = f"{attribute_names(on, off)} for {destination}{scope}"
                 self.builder.add("mount_setattr", slot, flags, on, off, 0, NO_SLOT, text=text)
         if not options.propagation and self._propagation == kernel.MS_SHARED and bind:
             # The copy of a shared mount is in its peer group: a mount on it would appear on the host.
@@ -248,22 +254,39 @@ class DetachedMounts:
         Args:
             filesystem: whether its filesystem becomes read-only too.
         """
-        self._postponed[destination] = _Postponed(slot, filesystem, self.builder.location)
+        self.forget(destination)
+        self._postponed.append(_Postponed(slot, destination, True, filesystem, self.builder.location))
 
-    def forget(self, destination: str) -> None:
-        """Leave the mount at a destination writable, because a later entry replaces it or makes it writable again."""
-        if destination == "/":
-            self._postponed.clear()
-        self._postponed.pop(destination, None)
+    def keep_writable(self, slot: int, destination: str, *, recursive: bool, filesystem: bool) -> None:
+        """Leave a mount writable that an earlier entry makes read-only in `finish`.
+
+        Args:
+            recursive: whether the mounts below it stay writable too.
+            filesystem: whether its filesystem was made writable too.
+        """
+        self.forget(destination, recursive=recursive)
+        if self._postponed:  # by a link the destination may be one of these mounts
+            self._postponed.append(_Postponed(slot, destination, False, filesystem, self.builder.location))
+
+    def forget(self, destination: str, *, recursive: bool = False) -> None:
+        """Make the mount at a destination not read-only in `finish`, nor with ``recursive`` those below it."""
+        above = recursive or destination == "/"
+        self._postponed = [
+            mount
+            for mount in self._postponed
+            if not (is_below(mount.destination, destination) if above else mount.destination == destination)
+        ]
 
     def finish(self, root: int) -> None:
-        """Make the mounts read-only that were postponed."""
-        for destination, mount in self._postponed.items():
+        """Carry out what was postponed, in the order of the config: the last entry for a mount decides."""
+        for mount in self._postponed:
+            destination = mount.destination
             with self.builder.at(mount.location):
                 slot = mount.slot if self.new_tree or destination == "/" else self.open_mount(root, destination)
                 if mount.filesystem:
-                    self.reconfigure(slot, destination, ("ro",), ())
-                self.change(slot, MountOptions(set=kernel.MOUNT_ATTR_RDONLY), destination)
+                    self.reconfigure(slot, destination, ("ro" if mount.readonly else "rw",), ())
+                bits = kernel.MOUNT_ATTR_RDONLY
+                self.change(slot, MountOptions(set=bits) if mount.readonly else MountOptions(clear=bits), destination)
 
     # ---- attaching ----
 

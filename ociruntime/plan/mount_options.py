@@ -174,9 +174,14 @@ class _Bits:
         self.clear = (self.clear | off) & ~(on & ~kernel.MOUNT_ATTR_ATIME)
 
 
-def attribute_names(bits: int) -> str:
-    """Return attributes as a list of options."""
-    return ",".join(name for name, (on, _) in ATTRIBUTES.items() if on and bits & on == on)
+_CLEARED: Final = ("rw", "suid", "dev", "exec", "relatime", "diratime", "symfollow")
+
+
+def attribute_names(on: int, off: int = 0) -> str:
+    """Return the attributes that a call sets and clears as a list of options."""
+    cleared = off & ~(on | (kernel.MOUNT_ATTR_ATIME if on & kernel.MOUNT_ATTR_ATIME else 0))
+    names = [name for name, (bits, _) in ATTRIBUTES.items() if bits and on & bits == bits]
+    return ",".join((*names, *(name for name in _CLEARED if cleared & ATTRIBUTES[name][1])))
 
 
 class MountEntry(NamedTuple):

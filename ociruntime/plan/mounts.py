@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, is_below
 from . import kernel
-from .detached_mounts import FILLED_FIRST, Attach, DetachedMounts
+from .detached_mounts import FILLED_FIRST, SHARED, Attach, DetachedMounts
 from .model import NO_SLOT, PlanBuilder
-from .mount_options import MountEntry, MountOptions, parse_entry, too_long
+from .mount_options import Data, MountEntry, MountOptions, parse_entry, too_long
 from .namespaces import MountMappings
 from .ops import Target
 from .rootfs import check_propagation, rootfs_path
@@ -56,7 +56,8 @@ class CgroupMounts:
         _, location, destination, fstype, options = entry
         hierarchies = self._host.hierarchies
         options = options.of_one_mount()
-        options = options._replace(set=options.set | _ALWAYS, superblock=tuple(o for o in options.superblock if o != "ro"))
+        always = _ALWAYS & ~options.clear
+        options = options._replace(set=options.set | always, superblock=tuple(o for o in options.superblock if o != "ro"))
         unified = next((h for h in hierarchies if h.version == 2), None)
         if not hierarchies or (fstype == "cgroup2" and unified is None):
             raise UnsupportedError(f"{location}: no {fstype} filesystem is mounted on this host")
@@ -92,7 +93,8 @@ class CgroupMounts:
     def _create_all(self, hierarchies: Sequence[Hierarchy], destination: str, options: MountOptions, location: str) -> CreatedMount:
         """Create a tmpfs with a directory for each hierarchy, and links for controllers that share one, as on the host."""
         builder = self._mounts.builder
-        tmpfs = MountOptions(set=_ALWAYS, data=(("mode", "755"),), propagation=options.propagation)
+        early = options.set & ~kernel.MOUNT_ATTR_RDONLY
+        tmpfs = MountOptions(set=early, data=(("mode", "755"),), propagation=options.propagation)
         top = self._mounts.create_filesystem("tmpfs", "cgroup", destination, tmpfs, location)
         slots = {}
         for hierarchy in hierarchies:
@@ -161,9 +163,11 @@ class Mounts:
         if not self.detached.new_tree:
             check_propagation(spec, self._entries)
         for entry in self._entries:
-            if entry.is_bind and (options := entry.options.without_effect_on_binds()):
-                builder.warn(f"{entry.location}.options: {', '.join(options)}: no effect on a bind mount")
+            if entry.options.bind and (options := entry.options.without_effect_on_binds()):
+                subject = "a bind mount" if entry.is_bind else "a remount with bind, which changes no filesystem"
+                builder.warn(f"{entry.location}.options: {', '.join(options)}: no effect on {subject}")
         self._created: dict[int, CreatedMount] = {}
+        self._filled: dict[str, int] = {}  # the mounts by their destinations in which something may still be made
 
     def binds(self, destination: str) -> bool:
         """Return whether something of the host is bind mounted on a destination."""
@@ -190,10 +194,11 @@ class Mounts:
                     self._created[index] = self._create(entry)
 
     def _create(self, entry: MountEntry) -> CreatedMount:
-        if entry.is_change:
-            return self._change(entry)
         if entry.is_bind:
             return self._bind(entry, unsettled=False)
+        self._mappings.refuse(entry.mount, entry.options, entry.location)
+        if entry.is_change:
+            return self._change(entry)
         if entry.fstype in ("cgroup", "cgroup2"):
             return self._cgroups.create(entry)
         if "user" in self._namespaces and entry.fstype == "sysfs" and "network" not in self._namespaces:
@@ -207,10 +212,12 @@ class Mounts:
         if is_below(source, self.detached.rootfs) and mapping == NO_SLOT:
             return self._bind_inside(source, destination, options)
         # As the root it is like root.readonly: mount points are made in it.
-        readonly = destination == "/" and bool(options.set & kernel.MOUNT_ATTR_RDONLY)
+        readonly = destination == "/" and bool((options.set | options.recursive_set) & kernel.MOUNT_ATTR_RDONLY)
         if readonly:
             options = options._replace(set=options.set & ~kernel.MOUNT_ATTR_RDONLY)
         slot = self.detached.clone(source, destination, options, unsettled=unsettled, mapping=mapping)
+        if readonly and options.recursive_set & kernel.MOUNT_ATTR_RDONLY:
+            self.detached.set_attributes(slot, MountOptions(clear=kernel.MOUNT_ATTR_RDONLY), destination)
         return CreatedMount(destination, "bind", slot, self._bind_attacher(slot, source, destination, options), readonly)
 
     def _bind_attacher(self, slot: int, source: str, destination: str, options: MountOptions) -> Attach:
@@ -263,7 +270,6 @@ class Mounts:
 
     def _filesystem(self, entry: MountEntry) -> CreatedMount:
         mount, location, destination, fstype, options = entry
-        self._mappings.refuse(mount, options, location)
         if "user" in self._namespaces:
             self._check_user_namespace(entry)
         options = options.of_one_mount()
@@ -313,13 +319,17 @@ class Mounts:
         A mount on ``/`` becomes the root: at once with ``pivot``, else when the caller enters the slot.
         """
         attached: dict[str, int] = {}
+        self._filled = {"/": root}
         for index, mount in sorted(self._created.items()):
             with self.builder.at(self._entries[index].location):
                 if mount.fstype != "remount":
                     self.detached.forget(mount.destination)
+                    self._filled = {path: slot for path, slot in self._filled.items() if not is_below(path, mount.destination)}
                 slot = attached[mount.destination] = mount.attach(root)
                 if mount.readonly:
                     self.detached.postpone_readonly(slot, mount.destination)
+                if mount.fstype in FILLED_FIRST | {"cgroup"} or mount.destination == "/":
+                    self._filled[mount.destination] = slot
                 if mount.destination == "/" and mount.slot != NO_SLOT:
                     if pivot:
                         self.builder.add("pivot_root", slot, text=f"the {mount.fstype} mount becomes /")
@@ -332,14 +342,10 @@ class Mounts:
 
     def _change(self, entry: MountEntry) -> CreatedMount:
         """Change an existing mount (mount(8), ``remount``): its filesystem too, unless the options say ``bind``."""
-        _, location, destination, _, options = entry
-        filesystem = options.remount and not options.bind
-        superblock = options.superblock if filesystem else ()
-        data = options.data if filesystem else ()
-        if key := too_long(data):
-            message = f"the value of {key} is longer than 255 bytes, which a remount does not support"
-            raise UnsupportedError(f"{location}.options: {message}")
+        _, _, destination, _, options = entry
+        superblock, data = self._filesystem_changes(entry)
         readonly = options.set & kernel.MOUNT_ATTR_RDONLY
+        writable = (options.clear | options.recursive_clear) & kernel.MOUNT_ATTR_RDONLY
         now = tuple(option for option in superblock if option != "ro")
 
         def attach(root: int) -> int:
@@ -347,10 +353,55 @@ class Mounts:
             if now or data:
                 self.detached.reconfigure(slot, destination, now, data)
             slot = self.detached.change(slot, options._replace(set=options.set & ~readonly), destination)
+            if writable:
+                recursive = bool(options.recursive_clear & kernel.MOUNT_ATTR_RDONLY)
+                self.detached.keep_writable(slot, destination, recursive=recursive, filesystem="rw" in superblock)
+            if options.recursive_set & kernel.MOUNT_ATTR_RDONLY:
+                self._postpone_readonly_below(root, slot, destination)
             if readonly:
                 self.detached.postpone_readonly(slot, destination, filesystem="ro" in superblock)
-            elif options.clear & kernel.MOUNT_ATTR_RDONLY:
-                self.detached.forget(destination)
             return slot
 
         return CreatedMount(destination, "remount", NO_SLOT, attach)
+
+    def _filesystem_changes(self, entry: MountEntry) -> tuple[tuple[str, ...], Data]:
+        """Return the options of a remount that are for the filesystem: those of the superblock, and the filesystem's own.
+
+        Raises:
+            UnsupportedError: a remount cannot change them, or the filesystem may be the host's.
+        """
+        _, location, destination, _, options = entry
+        superblock, data = options.superblock, options.data
+        if not options.remount or options.bind:
+            return (), ()
+        if key := too_long(data):
+            message = f"the value of {key} is longer than 255 bytes, which a remount does not support"
+            raise UnsupportedError(f"{location}.options: {message}")
+        if "dirsync" in superblock:
+            raise UnsupportedError(f"{location}.options: dirsync cannot be set by a remount; add it to the entry of the mount")
+        before = self._entries[: self._entries.index(entry)]
+        mounted = next((e for e in reversed(before) if e.destination == destination and not e.is_change), None)
+        if mounted is not None and mounted.fstype in SHARED:
+            # As in a new mount, ro is for the mount alone.
+            superblock = tuple(option for option in superblock if option not in ("ro", "rw"))
+        elif not (destination == "/" if mounted is None else mounted.is_bind):
+            return superblock, data
+        if superblock or data:
+            names = ", ".join((*superblock, *(key for key, _ in data)))
+            message = f"{names} would change the filesystem of {destination}, which may be the host's"
+            raise UnsupportedError(f"{location}.options: {message}; add bind to change the mount alone")
+        return (), ()
+
+    def _postpone_readonly_below(self, root: int, slot: int, destination: str) -> None:
+        """Leave what ``rro`` has made read-only writable for now, where something may still be made."""
+        detached = self.detached
+        below = {path: number for path, number in self._filled.items() if is_below(path, destination)}
+        if not self.binds(destination):  # of the host's mounts the kernel may have locked the attribute
+            below = {destination: slot, **below}
+        for path, number in below.items():
+            if path == destination:
+                number = slot
+            elif not detached.new_tree:
+                number = detached.open_mount(root, path)
+            number = detached.change(number, MountOptions(clear=kernel.MOUNT_ATTR_RDONLY), path)
+            detached.postpone_readonly(number, path)

@@ -89,13 +89,50 @@ def test_the_last_entry_says_whether_it_is_readonly(any_tree: Runner) -> None:
     ]
 
 
-def test_a_mount_on_the_root_is_readonly_at_the_end(any_tree: Runner, make_bundle: MakeBundle) -> None:
+def remount(destination: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "options": ["remount", *options]}
+
+
+@pytest.mark.parametrize("more", [(), ("bind",)])
+def test_a_recursive_remount_is_for_what_is_mounted_then(any_tree: Runner, tree: Path, more: tuple[str, ...]) -> None:
+    """Mount points are made in it, and later mounts have their own options."""
+    out = any_tree(
+        f"ls -d /t/a/deep/er /w/in; {TRY.format('/t /t/a /t/a/deep/er /t/b /w /w/in /w/ro')}",
+        tmpfs("/t"), tmpfs("/t/a"), remount("/t", "rro", *more), tmpfs("/t/b"), tmpfs("/t/a/deep/er"),
+        tmpfs("/w", "ro"), tmpfs("/w/in", "ro"), remount("/w", "rrw", *more), bind(tree, "/w/ro", "bind", "ro"),
+    )  # fmt: skip
+    assert out.split("\n") == [
+        *("/t/a/deep/er", "/w/in"),
+        *(f"{path} is writable" for path in ("/t/a/deep/er", "/t/b", "/w", "/w/in")),
+        "",
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("bind",)])
+def test_a_remount_through_a_link(any_tree: Runner, more: tuple[str, ...]) -> None:
+    """The last entry for a mount decides, whichever of its paths it names."""
+    bundle = any_tree.bundle(
+        tmpfs("/a", "ro"), remount("/links/a", "rw", *more), tmpfs("/a/in"),
+        tmpfs("/b"), remount("/links/b", "ro", *more), tmpfs("/b/in"),
+        tmpfs("/c"), remount("/links/c", "ro", *more), remount("/c", "rw", *more),
+        tmpfs("/d", "ro"), remount("/links/d", "rw", *more), remount("/d", "ro", *more),
+        tmpfs("/e"), remount("/links/e", "rro", *more), tmpfs("/e/in"),
+    )  # fmt: skip
+    (bundle.rootfs / "links").mkdir()
+    for name in "abcde":
+        (bundle.rootfs / "links" / name).symlink_to(f"/{name}")
+    out = any_tree(TRY.format("/a /a/in /b /b/in /c /d /e /e/in"), bundle=bundle)
+    assert out.split("\n") == [*(f"{path} is writable" for path in ("/a", "/a/in", "/b/in", "/c", "/e/in")), ""]
+
+
+@pytest.mark.parametrize("option", ["ro", "rro"])
+def test_a_mount_on_the_root_is_readonly_at_the_end(any_tree: Runner, make_bundle: MakeBundle, option: str) -> None:
     other = make_bundle().path / "rootfs"
     for directory, _, _ in os.walk(other):
         os.chown(directory, *((100000, 100000) if any_tree.user else (0, 0)))
 
     def change(d: dict[str, Any]) -> None:
-        d["mounts"].insert(0, bind(other, "/", "rbind", "ro"))
+        d["mounts"].insert(0, bind(other, "/", "rbind", option))
 
     out = any_tree(f"ls -d /new/place /dev/null; {TRY.format('/ /new /new/place')}", tmpfs("/new/place"), change=change)
     assert out.split("\n") == ["/dev/null", "/new/place", "/new/place is writable", ""]

@@ -51,9 +51,17 @@ def fs(kind: str, destination: str, *options: str) -> dict[str, Any]:
     return {"type": kind, "source": kind, "destination": destination, "options": [*options]}
 
 
+def remount(destination: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "options": ["remount", *options]}
+
+
 LONG = "lowerdir=" + "x" * 256
 LAYERS = "lowerdir=" + ":".join(["/one", "/" + "two" * 50, r"/th\:re\,e:/four" + "r" * 100]) + "::/data"
 
+REMOUNTS = (
+    fs("tmpfs", "/t", "ro"), remount("/link", "rw"), fs("tmpfs", "/t/in"), remount("/t", "rro", "nosymfollow"), fs("tmpfs", "/t/later"),
+    fs("sysfs", "/sys"), remount("/sys", "ro", "noexec"), RBIND, remount("/x", "bind", "suid", "strictatime"),
+)  # fmt: skip
 CASES = {
     "mounts-long-options": lambda: compiled(fs("overlay", "/o", LAYERS, "ro,sync,nosuid", 'context="a:b:c:s0:c1,c2"')),
     "mounts-layers": lambda: compiled(fs("overlay", "/o", LAYERS, "upperdir=/u", "workdir=/w"), host=HYBRID),
@@ -76,6 +84,8 @@ CASES = {
         host=SELINUX, mountLabel="system_u:object_r:container_file_t:s0:c1,c2", rootfsPropagation="rshared",
         maskedPaths=["/proc/kcore"], readonlyPaths=["/proc/sys"],
     ),
+    "mounts-remounts": lambda: compiled(*REMOUNTS),
+    "mounts-remounts-detached": lambda: compiled(*REMOUNTS, host=HYBRID, namespaces=[]),
     "mounts-cgroup-hybrid": lambda: compiled(fs("cgroup", FS, "ro", "nosuid"), host=HYBRID),
     "mounts-cgroup-hybrid-own": lambda: compiled(fs("cgroup", FS), host=HYBRID, own="cgroup"),
     "mounts-cgroup-v2": lambda: compiled(fs("cgroup", FS, "rw"), host=PURE_V2),
@@ -131,7 +141,13 @@ UNSUPPORTED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "long value in a foreign tree": (
         [fs("tmpfs", "/o", LONG)], {"host": HYBRID, "namespaces": []}, r"mounts\[0\]\.options: .*lowerdir.*new mount namespace"
     ),
-    "long value of a remount": ([{"destination": "/o", "options": ["remount", LONG]}], {}, r"mounts\[0\]\.options: .*lowerdir"),
+    "long value of a remount": ([remount("/o", LONG)], {}, r"mounts\[0\]\.options: .*lowerdir"),
+    "idmapped cgroup": ([fs("cgroup", FS, "idmap") | {"uidMappings": IDS, "gidMappings": IDS}], {"host": PURE_V2}, "bind mounts"),
+    "idmapped remount": ([remount("/o", "idmap") | {"uidMappings": IDS, "gidMappings": IDS}], {}, "bind mounts"),
+    "dirsync of a remount": ([fs("tmpfs", "/o"), remount("/o", "dirsync")], {}, r"mounts\[1\]\.options: dirsync cannot be set by a remount"),
+    "remount of the root": ([remount("/", "ro")], {}, r"mounts\[0\]\.options: ro would change the filesystem of /, .*; add bind"),
+    "remount of a bind mount": ([RBIND, remount("/x", "rw", "size=1m")], {}, r"mounts\[1\]\.options: rw, size would change .* /x, .*; add bind"),
+    "remount of a shared filesystem": ([fs("sysfs", "/s"), remount("/s", "ro,sync")], {}, r"mounts\[1\]\.options: sync would change .*; add bind"),
     "long options": ([fs("tmpfs", "/o", *[LONG] * 20)], {}, r"mounts\[0\]\.options: \d+ bytes of options are more than the kernel\'s 4095"),
 }  # fmt: skip
 
@@ -151,10 +167,16 @@ def test_unsupported_configs(name: str) -> None:
 
 
 def test_warnings() -> None:
-    plan = compiled(bind("rbind", "ro", "sync", "nosync", "size=1m"), bind("bind", "rw", "async"), mountLabel="a:b:c:s0")
+    plan = compiled(
+        bind("rbind", "ro", "sync", "nosync", "size=1m"),
+        bind("bind", "rw", "async"),
+        remount("/x", "bind", "sync"),
+        mountLabel="a:b:c:s0",
+    )
     assert plan.warnings == (
         "$.linux.mountLabel: has no effect: SELinux is not active on this host",
         "$.mounts[0].options: sync, nosync, size: no effect on a bind mount",
+        "$.mounts[2].options: sync: no effect on a remount with bind, which changes no filesystem",
     )
     assert not any("a:b:c:s0" in step.text for step in plan.steps)
     host = attrs.evolve(NONE, may_mknod=False)
