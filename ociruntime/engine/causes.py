@@ -23,6 +23,7 @@ _INTERPRETER: Final = "that its interpreter exists, which the first line of a sc
 _DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
 _MAP: Final = "use one that is mapped, or map it in linux.{0}Mappings to an id that root has given you in /etc/sub{0}"
 _BIND: Final = "let root mount it on the host, and bind it"
+_NOT_IN_USER_NAMESPACE: Final = "the kernel does not allow this filesystem in a user namespace"
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("netdev_move", errno.ENODEV): ("no such network device", "check the names in linux.netDevices with ip link"),
@@ -81,14 +82,15 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("open_tree", errno.ENOENT): ("no such file or directory on the host", "create it, or correct the path in the config"),
     ("open_tree", errno.EINVAL): ("it has mounts below it, which a user namespace cannot omit", "use rbind"),
     ("open", errno.ENOENT): ("no such file or directory", ""),
-    ("fsopen", errno.EPERM): ("the filesystem cannot be mounted in a user namespace", "mount it on the host, and bind it"),
+    ("fsopen", errno.EPERM): (_NOT_IN_USER_NAMESPACE, "mount it on the host, and bind it"),
     ("fsconfig", errno.EPERM): (
-        "not allowed for this user, or denied by the container's device rules",
+        "denied by the container's device rules, or by the kernel",
         "allow the device in linux.resources.devices, or mount it on the host, and bind it",
     ),
+    ("fsconfig", errno.ELOOP): ("layers overlap, or symbolic links are a loop", "use directories that are not in each other"),
     ("fsmount", errno.EPERM): (
-        "only the owner of its namespace may mount this filesystem, and in a user namespace only with the host's access times",
-        "remove options of access times, or bind the mount of the host",
+        "in a user namespace it can be mounted only as on the host: with its access times, and nothing mounted over parts of it",
+        "remove options of access times, or bind the host's with rbind",
     ),
     ("target", errno.ENOTDIR): ("a component of the path is not a directory, or a file is in the place of a directory", ""),
     ("target", errno.EISDIR): ("a file would be mounted on a directory", ""),
@@ -144,8 +146,8 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("readonly", errno.ELOOP): ("its symbolic links are a loop, or lead through the links of /proc", "name the path without links"),
     ("readonly", errno.EXDEV): ("the mount had no effect", ""),
     ("mount_setattr", errno.EPERM): (
-        "the attributes are locked, because they were set outside of the user namespace",
-        "do not change them",
+        "the attributes are locked: in a user namespace a mount of the host keeps ro, nosuid, nodev, noexec and its access times",
+        "remove the options that change them",
     ),
     ("mount_setattr", errno.EBUSY): ("a process has a file open for writing there", ""),
     ("mount_setattr", errno.EINVAL): (
@@ -167,7 +169,12 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("cgroup_enable", errno.EOPNOTSUPP): ("a parent cgroup is threaded", "use another linux.cgroupsPath"),
     ("cgroup_write", errno.EBUSY): ("the current usage is above the limit", "use a higher limit"),
     ("cgroup_write_set", errno.EBUSY): ("the current usage is above the limit", "use a higher limit"),
-    ("cgroup_write", errno.ENODEV): ("no such device", "check the numbers with lsblk"),
+    ("cgroup_write", errno.ENODEV): ("no such device", "check its name, or the numbers of a disk with lsblk"),
+    ("cgroup_write_first", errno.ENODEV): ("no such device", "check its name, or the numbers of a disk with lsblk"),
+    ("cgroup_write_first", errno.EOPNOTSUPP): (
+        "the I/O scheduler of the device has no weights",
+        "select bfq in /sys/block/DEVICE/queue/scheduler",
+    ),
     ("cgroup_write", errno.ENOSPC): ("it has processes, which need a CPU and a memory node", ""),
     ("cgroup_check", errno.EBUSY): ("the current usage is above the limit", "use a higher limit, or remove checkBeforeUpdate"),
     ("cgroup_devices", errno.EPERM): ("needs CAP_BPF", "remove linux.resources.devices, or run as root"),
@@ -188,12 +195,17 @@ _UNPRIVILEGED: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("setresuid", errno.EINVAL): ("the user is not mapped in the user namespace", _MAP.format("uid")),
     ("setresgid", errno.EINVAL): ("the group is not mapped in the user namespace", _MAP.format("gid")),
     ("setgroups", errno.EINVAL): ("a group is not mapped in the user namespace", _MAP.format("gid")),
-    ("fsopen", errno.EPERM): ("the filesystem cannot be mounted in a user namespace", _BIND),
-    ("fsconfig", errno.EPERM): ("not allowed for this user", _BIND),
-    ("fsmount", errno.EPERM): ("only the owner of its namespace may mount this filesystem", _BIND),
+    ("fsopen", errno.EPERM): (_NOT_IN_USER_NAMESPACE, _BIND),
+    ("fsconfig", errno.EPERM): (_NOT_IN_USER_NAMESPACE, _BIND),
+    ("cgroup_write_first", errno.EOPNOTSUPP): (
+        "the I/O scheduler of the device has no weights",
+        "let root select bfq in /sys/block/DEVICE/queue/scheduler",
+    ),
     ("fork", errno.ENOSPC): ("the limit of namespaces is reached", "let root raise the limits in /proc/sys/user"),
 }
 """What differs for a user without privileges."""
+_IN_USER_NAMESPACE: Final = {("fsconfig", errno.EPERM): _KNOWN["fsopen", errno.EPERM]}
+"""What differs in a user namespace."""
 _NO_USER_NAMESPACES: Final = {
     "/proc/sys/user/max_user_namespaces": "0",
     "/proc/sys/kernel/unprivileged_userns_clone": "0",
@@ -248,9 +260,11 @@ def how_it_died(killed_by: int | None) -> str:
     return f"the init process was killed by {name}"
 
 
-def explain_errno(op: str, code: int) -> tuple[str, str]:
+def explain_errno(op: str, code: int, *, user_namespace: bool = False) -> tuple[str, str]:
     """Return cause and remedy; empty strings if the text of the errno is enough."""
     known = _UNPRIVILEGED.get((op, code)) if os.geteuid() else None
+    if known is None and user_namespace:
+        known = _IN_USER_NAMESPACE.get((op, code))
     return known or _KNOWN.get((op, code), ("", ""))
 
 
@@ -289,6 +303,7 @@ def make_error(
     *,
     location: str = "",
     looked_up: bool = False,
+    user_namespace: bool = False,
 ) -> StepError | UnsupportedError:
     """Return the error of a step, or UnsupportedError if the kernel does not have the system call.
 
@@ -297,6 +312,7 @@ def make_error(
         cause: a cause that is known better than by the errno.
         location: the JSON path of what the step carries out, or an empty string.
         looked_up: whether a step before this one has found the program.
+        user_namespace: whether the container has a user namespace.
     """
     remedy = ""
     if code == errno.ENOSYS and not cause and op in _IN_FILESYSTEM and lib.oci_has_openat2():
@@ -308,7 +324,7 @@ def make_error(
             f"Linux {'.'.join(map(str, OLDEST_KERNEL))} or later is needed (step {number}/{total} {op}, ENOSYS)"
         )
     if not cause:
-        cause, remedy = explain_errno(op, code)
+        cause, remedy = explain_errno(op, code, user_namespace=user_namespace)
     problem = ""
     if op in ("lookup", "exec"):
         if code == errno.ENOENT and looked_up:
@@ -326,7 +342,7 @@ def make_error(
         text=text,
         cause=cause,
         remedy=remedy,
-        detail=words,
+        detail="" if words == os.strerror(code) else words,
         problem=problem,
         location=location,
     )

@@ -489,7 +489,10 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
     if step.op == "clone3" and code in (errno.EPERM, errno.ENOSPC) and os.geteuid():
         cause = explain_clone(code, bool(plan.clone_flags & CLONE_NEW["user"]))
     looked_up = any(earlier.op == "lookup" for earlier in plan.steps[: number - 1])
-    return make_error(number, len(plan.steps), step.op, step.text, code, words, cause, location=step.location, looked_up=looked_up)
+    return make_error(
+        number, len(plan.steps), step.op, step.text, code, words, cause,
+        location=step.location, looked_up=looked_up, user_namespace=bool(plan.namespaces & CLONE_NEW["user"]),
+    )  # fmt: skip
 
 
 def _profile(plan: Plan, number: int) -> Seccomp | None:

@@ -85,7 +85,9 @@ def receive(control: int) -> Message | None:
         if passed[0] >= 0:
             os.close(passed[0])
         raise ConnectionAbortedError(errno.ECONNABORTED, f"a report of the unknown kind {report.kind}")
-    return Message(Report(report.kind), report.step, report.value, text.decode("utf-8", "replace").strip(), passed[0])
+    words = text.decode("utf-8", "replace").strip()
+    words = words[2:] if words[:2] in ("e ", "w ", "i ") else words  # the severity in the log of a filesystem context
+    return Message(Report(report.kind), report.step, report.value, words, passed[0])
 
 
 class Progress(NamedTuple):

@@ -169,7 +169,7 @@ class MountMappings:
         if not options.idmap and not uids and not gids:
             return NO_SLOT
         if self._host.euid != 0:
-            raise UnsupportedError(f"{location}: an id-mapped mount needs root")
+            raise UnsupportedError(f"{location}: an id-mapped mount needs root; run as root, or remove the mapping")
         if uids:
             return self._namespace(location, (map_text(uids), map_text(gids)))
         linux = self._spec.linux
