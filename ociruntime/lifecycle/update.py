@@ -13,7 +13,7 @@ from ..engine import cgroup, undo
 from ..engine.cgroup.devices import Rollback
 from ..engine.execution import step_error
 from ..engine.host_steps import execute_step
-from ..errors import SpecError, UnsupportedError
+from ..errors import SpecError, StepError, UnsupportedError
 from ..host import Host
 from ..plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ..spec import CPU, IntelRdt, Linux, Resources, RuntimeSpec
@@ -106,13 +106,17 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
         unit = undo.unit(document.get("undo", []))
         try:
             plan = compile_update(linux, member_names(given), placement, host, entry.id, unit=unit, schemas=tuple(schemas))
+            # The new config.json is written before the change, so that a full disk cannot prevent it afterwards.
+            with entry.staged("config.json", spec.evolve(linux=linux).to_json().encode()) as config:
+                _perform(plan)
+                config.commit()
         except UnsupportedError as error:
             path, _, reason = str(error).partition(": ")
-            raise UnsupportedError(f"{_name_of(path, limits)}: {reason}") from None
-        # The new config.json is written before the change, so that a full disk cannot prevent it afterwards.
-        with entry.staged("config.json", spec.evolve(linux=linux).to_json().encode()) as config:
-            _perform(plan)
-            config.commit()
+            error.args = (f"{_name_of(path, limits)}: {reason}",)
+            raise
+        except StepError as error:
+            error.location = _name_of(error.location, limits)
+            raise
 
 
 def pause(entry: Entry) -> None:

@@ -361,6 +361,70 @@ assert not os.path.exists(f"/sys/fs/cgroup{path}")
 """
 
 
+EACH_LIMIT = """
+import json, os, sys
+import ociruntime as oci
+
+bundle, state, name, reload, limits = sys.argv[1:]
+spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("sleep", "1000")
+with oci.Container.run(name, oci.Bundle.from_dir(bundle, spec), state_root=state, cgroup_manager="systemd") as container:
+    with open(f"/proc/{container.pid}/cgroup") as own:
+        path = own.read().strip().removeprefix("0::")
+    assert path.endswith(f"/ociruntime-{name}.scope"), path
+    wanted = {}
+    for resources, arguments, files in json.loads(limits):
+        container.update(resources, **arguments)
+        wanted |= files
+    for _ in range(2):
+        assert {file: open(f"/sys/fs/cgroup{path}/{file}").read().strip() for file in wanted} == wanted
+        assert os.system(reload) == 0
+"""
+LIMITS: list[tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = [
+    ({}, {"cpuset_cpus": "0"}, {"cpuset.cpus": "0"}),
+    ({}, {"cpuset_mems": "0"}, {"cpuset.mems": "0"}),
+    ({}, {"memory": "64M", "memory_swap": "96M"}, {"memory.max": f"{64 * MiB}", "memory.swap.max": f"{32 * MiB}"}),
+    ({}, {"memory_reservation": "16M"}, {"memory.low": f"{16 * MiB}"}),
+    ({}, {"cpus": 0.5}, {"cpu.max": "50000 100000"}),
+    ({}, {"cpu_burst": 1000}, {"cpu.max.burst": "1000"}),
+    ({}, {"cpu_shares": 512}, {"cpu.weight": "59"}),
+    ({}, {"pids": 20}, {"pids.max": "20"}),
+    ({}, {"blkio_weight": 50}, {}),
+    ({"unified": {"memory.high": f"{48 * MiB}"}}, {}, {"memory.high": f"{48 * MiB}"}),
+]
+NOT_OF_SYSTEMD = [({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * MiB}]}, {}, {"hugetlb.2MB.max": f"{4 * MiB}"})]
+"""Limits of controllers that systemd does not know, and does not delegate to users."""
+
+
+@root
+@on_v2
+def test_each_limit_of_a_scope_without_limits(busybox_rootfs: Path, prefix: str, tmp_path: Path) -> None:
+    """The controllers that systemd has not enabled are enabled by the update."""
+    shutil.copytree(busybox_rootfs, tmp_path / "bundle/rootfs", symlinks=True)
+    words = [tmp_path / "bundle", tmp_path / "state", prefix, "systemctl daemon-reload", json.dumps(LIMITS + NOT_OF_SYSTEMD)]
+    subprocess.run([sys.executable, "-c", EACH_LIMIT, *map(str, words)], check=True)
+
+
+@root
+@on_v2
+@pytest.mark.skipif(not os.path.exists("/usr/local/bin/as-user"), reason="for the machine of tests/vm only")
+def test_each_limit_of_a_users_scope_without_limits(busybox_rootfs: Path, prefix: str) -> None:
+    home = Path(f"/home/tester/{prefix}")
+    shutil.copytree(busybox_rootfs, home / "bundle/rootfs", symlinks=True)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 1000, 1000, follow_symlinks=False)
+    words = [home / "bundle", home / "state", prefix, "systemctl --user daemon-reload"]
+    try:
+        command = ["as-user", sys.executable, "-c", EACH_LIMIT, *map(str, words)]
+        subprocess.run([*command, json.dumps(LIMITS)], check=True)
+        shutil.rmtree(home / "state")
+        (home / "bundle/config.json").unlink()
+        done = subprocess.run([*command, json.dumps(NOT_OF_SYSTEMD)], capture_output=True, text=True, check=False)
+    finally:
+        shutil.rmtree(home)
+    reason = "no cgroup of user 1000 has the controller hugetlb; if the kernel has it, let root delegate it (docs/cgroups.md)"
+    assert f"$.linux.resources.hugepageLimits[0]: {reason}\n" in done.stderr
+
+
 @root
 @on_v2
 @pytest.mark.skipif(not os.path.exists("/usr/local/bin/as-user"), reason="for the machine of tests/vm only")

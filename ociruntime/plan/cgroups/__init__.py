@@ -193,7 +193,7 @@ def compile_update(
     builder = PlanBuilder()
     builder.phase = "On the host"
     resources = linux.resources or Resources()
-    compile_limits(builder, resources, placement, host, only=changed, enable=unit is None)
+    compile_limits(builder, resources, placement, host, only=changed)
     if unit is not None and (properties := resource_properties(resources, host, user=unit[1], only=changed)):
         text = f"{unit[0]}: {', '.join(map(str, properties))}"
         builder.add_host("systemd_set", unit[0], tuple(map(tuple, properties)), unit[1], text=text)

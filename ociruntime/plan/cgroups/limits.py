@@ -190,7 +190,7 @@ def compile_limits(
 
     Args:
         only: the members of linux.resources, such as ``memory.limit``, whose values are written. Default: all.
-        enable: whether to enable the controllers that the values need. systemd does it for its own units.
+        enable: whether to enable the controllers that the values need.
 
     Raises:
         SpecError: values contradict each other.
@@ -222,10 +222,12 @@ def _compile_writes(builder: PlanBuilder, writes: Iterable[tuple[Place, Write]])
             choices = tuple((write.file, write.value, write.optional, write.members[0]) for write in members)
             description = ", ".join(f"{write.value} > {write.file}" for write in members)
             text = f"{description} in {place.directory}, in the order that the kernel accepts"
-            builder.add_host("cgroup_write_set", place.directory, choices, text=text)
+            with builder.at(f"{ROOT}.{members[0].members[0]}"):
+                builder.add_host("cgroup_write_set", place.directory, choices, text=text)
             continue
         for write in members:
-            _write(builder, place, write)
+            with builder.at(f"{ROOT}.{write.members[0]}"):
+                _write(builder, place, write)
 
 
 def _write(builder: PlanBuilder, place: Place, write: Write) -> None:
