@@ -11,7 +11,7 @@ import errno
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from reprlib import Repr
 from typing import Any, Final, TypeVar
 
@@ -117,6 +117,24 @@ def parse_path(name: str, value: object) -> str:
     if len(os.fsencode(encodable(name, path))) > _MAX_PATH:
         raise ValueError(f"{name} is {shown(path)}: a path has at most {_MAX_PATH} bytes")
     return path
+
+
+def parse_args(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return a command line as a tuple of strings.
+
+    Raises:
+        TypeError: ``args`` is a string, which would be split into its letters; or an item is neither a string nor a path.
+        ValueError: an argument contains a NUL.
+    """
+    if isinstance(args, str | bytes):
+        raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
+    if isinstance(args, Mapping | Set) or not isinstance(args, Iterable):
+        raise TypeError(f"args is a sequence of str, not {type(args).__name__}")
+    items = tuple(args)
+    for number, item in enumerate(items):
+        if not isinstance(item, str | bytes | os.PathLike):
+            raise wrong_type(f"args[{number}]", item, "a str or a path")
+    return tuple(encodable(f"args[{number}]", os.fsdecode(item)) for number, item in enumerate(items))
 
 
 def parse_seconds(name: str, value: object) -> float | None:

@@ -195,7 +195,6 @@ class Bundle:
 
     def with_args(self, args: Sequence[str]) -> Bundle:
         """Return this bundle with another command line. config.json is not changed."""
-
         return self.with_overrides(Overrides(args=args))
 
     def with_process(self, **changes: Any) -> Bundle:

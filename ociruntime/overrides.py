@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from .arguments import (
     check_str,
     check_type,
     encodable,
+    parse_args,
     parse_count,
     parse_cpus,
     parse_limit,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
-__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike", "parse_args"]
+__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Args: TypeAlias = Sequence[StrPath]
@@ -51,24 +52,6 @@ _PERIOD: Final = 100_000
 _HOST_NAME_MAX: Final = 64
 _MAX_ID: Final = 0xFFFFFFFE
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-
-
-def parse_args(args: Args) -> tuple[str, ...]:
-    """Return a command line as a tuple of strings.
-
-    Raises:
-        TypeError: ``args`` is a string, which would be split into its letters; or an item is neither a string nor a path.
-        ValueError: an argument contains a NUL.
-    """
-    if isinstance(args, str | bytes):
-        raise TypeError(f"args is a sequence of str, not {type(args).__name__}: write ['sh', '-c', ...] or use shlex.split()")
-    if isinstance(args, Mapping | Set) or not isinstance(args, Iterable):
-        raise TypeError(f"args is a sequence of str, not {type(args).__name__}")
-    items = tuple(args)
-    for number, item in enumerate(items):
-        if not isinstance(item, str | bytes | os.PathLike):
-            raise wrong_type(f"args[{number}]", item, "a str or a path")
-    return tuple(encodable(f"args[{number}]", os.fsdecode(item)) for number, item in enumerate(items))
 
 
 def parse_mounts(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:

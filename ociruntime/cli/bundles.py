@@ -167,7 +167,7 @@ def spec(options: Namespace) -> None:
     if has_file(bundle, "config.json"):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     host = None if options.for_user else oci.Host.probe()
-    oci.RuntimeSpec.default(rootless=options.for_user, host=host).with_args("sh").save(path)
+    oci.RuntimeSpec.default(rootless=options.for_user, host=host).with_args(["sh"]).save(path)
 
 
 def validate(options: Namespace) -> int:

@@ -1,12 +1,13 @@
 """``config.json`` (config.md): the hooks, and `RuntimeSpec`."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self, cast
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Never, Self, cast
 
 import attrs
 from typing_extensions import override
 
-from ..arguments import check_mapping, check_str, check_type, optional
+from ..arguments import check_mapping, check_str, check_type, optional, parse_args
 from .base import PositiveInt, Problem
 from .defaults import apply_image_config, default_spec
 from .linux import Linux, Mount, Namespace, NamespaceType, Root
@@ -16,7 +17,6 @@ from .rules.config import config_problems
 from .rules.host import host_problems
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from . import places as places
@@ -205,11 +205,17 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
             raise KeyError(destination)
         return self.at.evolve(mounts=others)
 
-    def with_args(self, *args: str) -> Self:
-        """Return a copy that runs another program. A missing process is made, with the working directory ``/``."""
-        for number, arg in enumerate(args):
-            check_type(f"args[{number}]", arg, str, "a str")
-        return self._with_process(lambda process: process.evolve(args=args))
+    def with_args(self, args: Sequence[str | os.PathLike[str]], *more: Never) -> Self:
+        """Return a copy that runs another program. A missing process is made, with the working directory ``/``.
+
+        Raises:
+            TypeError: ``args`` is not a sequence of str.
+            ValueError: an argument contains a NUL.
+        """
+        if more:
+            raise TypeError("args is one sequence of str: write with_args(['sh', '-c', ...])")
+        command = parse_args(args)
+        return self._with_process(lambda process: process.evolve(args=command))
 
     def with_env(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> Self:
         """Return a copy with environment variables set. None removes one. Raises ValueError: a name contains ``=``."""

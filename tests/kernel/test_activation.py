@@ -48,7 +48,7 @@ def heard(listener: socket.socket) -> list[str]:
 
 
 def bundle_of(make_bundle: MakeBundle, *args: str, spec: RuntimeSpec | None = None) -> oci.Bundle:
-    return make_bundle((spec or RuntimeSpec.default()).with_args(*args))
+    return make_bundle((spec or RuntimeSpec.default()).with_args(args))
 
 
 def environment(pid: int) -> dict[str, str]:

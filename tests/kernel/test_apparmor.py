@@ -38,7 +38,7 @@ def test_the_process_runs_under_its_profile(
     make_bundle: MakeBundle, state_root: Path, prefix: str, profile: str, variant: str
 ) -> None:
     spec = VARIANTS[variant](RuntimeSpec.default()).at.process.apparmor_profile.set(profile)
-    bundle = make_bundle(spec.with_args("sh", "-c", f"{LABEL}; touch /tmp/allowed && touch /tmp/forbidden"))
+    bundle = make_bundle(spec.with_args(["sh", "-c", f"{LABEL}; touch /tmp/allowed && touch /tmp/forbidden"]))
     (bundle.rootfs / "tmp").chmod(0o1777)
     done = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
     assert done.stdout == f"{profile} (enforce)\n"
@@ -48,7 +48,7 @@ def test_the_process_runs_under_its_profile(
 def test_further_processes_have_the_profile_of_the_config_or_their_own(
     make_bundle: MakeBundle, state_root: Path, prefix: str, profile: str
 ) -> None:
-    spec = RuntimeSpec.default().at.process.apparmor_profile.set(profile).with_args("sleep", "100")
+    spec = RuntimeSpec.default().at.process.apparmor_profile.set(profile).with_args(["sleep", "100"])
     with oci.Container.create(prefix, make_bundle(spec), state_root=state_root) as container:
         # The init at the gate is not the container's program: it still has to do what the profile need not allow.
         assert Path(f"/proc/{container.pid}/attr/apparmor/current").read_text() == "unconfined\n"
@@ -66,7 +66,7 @@ def test_further_processes_have_the_profile_of_the_config_or_their_own(
 def test_a_profile_that_is_not_loaded_is_an_error_of_create(
     make_bundle: MakeBundle, state_root: Path, prefix: str, make: Callable[..., oci.Container]
 ) -> None:
-    bundle = make_bundle(RuntimeSpec.default().at.process.apparmor_profile.set("no-such-profile").with_args("true"))
+    bundle = make_bundle(RuntimeSpec.default().at.process.apparmor_profile.set("no-such-profile").with_args(["true"]))
     with pytest.raises(oci.StepError, match=r"no-such-profile.*no profile of this name is loaded") as caught:
         make(prefix, bundle, state_root=state_root)
     assert caught.value.op == "label"
@@ -74,7 +74,7 @@ def test_a_profile_that_is_not_loaded_is_an_error_of_create(
 
 
 def test_on_the_command_line(make_bundle: MakeBundle, state_root: Path, prefix: str, profile: str) -> None:
-    bundle = make_bundle(RuntimeSpec.default().with_args("sleep", "100"))
+    bundle = make_bundle(RuntimeSpec.default().with_args(["sleep", "100"]))
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root)]
     with oci.Container.run(prefix, bundle, state_root=state_root):
         given = [*command, "exec", "--apparmor"]

@@ -315,5 +315,5 @@ def test_a_mark_stays_below_the_hard_limit() -> None:
 @pytest.mark.skipif("VMTEST" in os.environ, reason="the user there has cgroups")
 @pytest.mark.parametrize("hard", [0, 4 << 30])
 def test_a_user_without_cgroups(user_bundle: UserBundle, prefix: str, user_script: Script, hard: int) -> None:
-    spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args("sleep", "1000")
+    spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args(["sleep", "1000"])
     assert float(user_script(WITHOUT_CGROUPS, *user_bundle(spec), prefix, UID, hard).stdout) < 20 * SLOWER

@@ -65,7 +65,7 @@ def test_the_old_document_holds(small: Path) -> None:
 
 
 def test_nothing_is_created(small: Path, make_bundle: MakeBundle, prefix: str) -> None:
-    annotated = make_bundle(oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example": "x" * 12000}))
+    annotated = make_bundle(oci.RuntimeSpec.default().with_args(["sleep", "100"]).with_annotations({"com.example": "x" * 12000}))
     with pytest.raises(oci.StateError, match=NO_SPACE):
         oci.Container.create(prefix, annotated, state_root=small)
     assert oci.Container.list(state_root=small) == []
@@ -107,7 +107,7 @@ def test_each_file_in_turn(large: Path, bundle: oci.Bundle, prefix: str) -> None
 
 
 def test_a_start_needs_its_space_before_the_process_runs(large: Path, make_bundle: MakeBundle, prefix: str) -> None:
-    bundle = make_bundle(oci.RuntimeSpec.default().with_args("sleep", "100"))
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["sleep", "100"]))
     with oci.Container.create(prefix, bundle, state_root=large) as container:
         filler = fill(large)
         with pytest.raises(oci.StateError, match=NO_SPACE):

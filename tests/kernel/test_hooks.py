@@ -47,7 +47,7 @@ def hooked(make_bundle: MakeBundle, log: Path) -> Callable[..., oci.Bundle]:
     def make(given: Hooks, args: tuple[str, ...] = ("sleep", "100"), *, user: bool = False, **members: object) -> oci.Bundle:
         spec = (
             oci.RuntimeSpec.default()
-            .with_args(*args)
+            .with_args(args)
             .with_mount(Mount(destination=str(log), type="bind", source=str(log), options=("bind",)))
         )
         if user:

@@ -334,7 +334,7 @@ def test_a_poststart_hook_that_is_interrupted(
     """The hook and what it has started are killed. `run` leaves no container, and `start` leaves it running."""
     script = f"sleep 1000 & touch {tmp_path}/begun; sleep 1000"
     hook = Hook(path="/bin/busybox", args=("sh", "-c", script), env=(f"MARK={prefix}", "PATH=/bin"))
-    bundle = make_bundle(oci.RuntimeSpec.default().with_args("sleep", "1000").evolve(hooks=Hooks(poststart=(hook,))))
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["sleep", "1000"]).evolve(hooks=Hooks(poststart=(hook,))))
     begun = (tmp_path / "begun").exists
     with ExitStack() as stack:
         if how in ("start", "command"):

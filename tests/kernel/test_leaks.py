@@ -251,7 +251,7 @@ def test_die_with_parent(bundle: oci.Bundle, state_root: Path, prefix: str, how:
 
 
 def test_die_with_parent_where_it_cannot_be(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    spec = oci.RuntimeSpec.default().with_args("true")
+    spec = oci.RuntimeSpec.default().with_args(["true"])
     shared = make_bundle(spec.without_namespace(oci.spec.NamespaceType.PID))
     assert spec.process is not None
     assert spec.process.capabilities is not None

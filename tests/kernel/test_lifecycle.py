@@ -214,7 +214,7 @@ def test_a_config_without_a_process(make_bundle: MakeBundle, state_root: Path, p
 
 def test_annotations_are_in_the_state(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     bundle = make_bundle(
-        oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example.b": "", "com.example.a": "x"})
+        oci.RuntimeSpec.default().with_args(["sleep", "100"]).with_annotations({"com.example.b": "", "com.example.a": "x"})
     )
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         assert container.state.to_dict()["annotations"] == {"com.example.a": "x", "com.example.b": ""}
@@ -289,7 +289,7 @@ def test_a_cgroup_in_use_is_refused_and_left_alone(make_bundle: MakeBundle, stat
 
 def test_another_config_than_the_bundles(bundle: oci.Bundle, tmp_path: Path, state_root: Path, prefix: str) -> None:
     other = tmp_path / "other.json"
-    bundle.spec.with_args("sh", "-c", "exit 3").save(other)
+    bundle.spec.with_args(["sh", "-c", "exit 3"]).save(other)
     command = [sys.executable, "-P", "-m", "ociruntime", "--root", str(state_root), "run", "-b", str(bundle.path)]
     assert subprocess.run([*command, "--config", str(other), prefix], timeout=TIME_LIMIT).returncode == 3
     done = subprocess.run(

@@ -250,7 +250,7 @@ def test_flags_that_a_user_namespace_locks_stay(run: Runner, tree: Path) -> None
 
 def test_on_the_command_line(run: Runner, command: Command, state_root: Path, prefix: str) -> None:
     bundle = run.bundle(tmpfs("/t", "ro"), tmpfs("/t/in"), change=hidden(readonly=("/",), masked=("/etc",)))
-    bundle.spec = bundle.spec.with_args("sh", "-c", f"ls /etc /t; {TRY.format('/ /t /t/in')}")
+    bundle.spec = bundle.spec.with_args(["sh", "-c", f"ls /etc /t; {TRY.format('/ /t /t/in')}"])
     done = subprocess.run(command("run", "--bundle", bundle.path, prefix), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["/etc:", "/t:", "in"]), done.stderr
     bundle.spec = bundle.spec.at.linux.masked_paths.set(("/",))

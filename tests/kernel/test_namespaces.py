@@ -39,7 +39,7 @@ def with_namespaces(
     kinds: dict[str, str | None], *, uids: tuple[IDMapping, ...] = WIDE, gids: tuple[IDMapping, ...] = WIDE, **linux: object
 ) -> oci.RuntimeSpec:
     """The default config with these namespaces, new (None) or by path, and ids where a user namespace is new."""
-    spec = oci.RuntimeSpec.default().with_args("sleep", "100")
+    spec = oci.RuntimeSpec.default().with_args(["sleep", "100"])
     assert spec.linux is not None
     all_kinds = dict.fromkeys(("pid", "network", "ipc", "uts", "mount")) | kinds
     if "user" in kinds and kinds["user"] is None:

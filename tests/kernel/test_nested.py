@@ -90,7 +90,7 @@ def outer(namespaced: bool, args: list[object], rootfs: Path, *paths: Path) -> o
 @pytest.mark.filterwarnings("ignore:.*cannot be granted")
 @pytest.mark.parametrize("namespaced", [True, False])
 def test_the_whole_life(make_bundle: MakeBundle, tmp_path: Path, state_root: Path, prefix: str, namespaced: bool) -> None:
-    spec = oci.RuntimeSpec.default(seccomp=False).with_args("sleep", "100")
+    spec = oci.RuntimeSpec.default(seccomp=False).with_args(["sleep", "100"])
     assert spec.linux is not None
     limits = Resources.load({"pids": {"limit": 20}, "memory": {"limit": 64 << 20}})
     inner = make_bundle(spec.evolve(linux=spec.linux.evolve(resources=limits)))

@@ -54,14 +54,14 @@ def test_exec(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
 
 @pytest.mark.slow
 def test_run(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    bundle = make_bundle(oci.RuntimeSpec.default().with_args("true"))
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["true"]))
     sweep(lambda: oci.run(bundle, capture_output=True, state_root=state_root, container_id=prefix), state_root)
     assert cgroups_of(prefix) == []
 
 
 @pytest.mark.slow
 def test_supervised(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    bundle = make_bundle(oci.RuntimeSpec.default().with_args("true"))
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["true"]))
 
     def supervise() -> None:
         with oci.Container.run(prefix, bundle, supervise=True, state_root=state_root) as container:

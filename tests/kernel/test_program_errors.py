@@ -67,7 +67,7 @@ def elf(machine: int, loader: bytes = b"") -> bytes:
 @pytest.fixture
 def programs(make_bundle: MakeBundle) -> oci.Bundle:
     """A bundle with the programs of the cases."""
-    document: dict[str, Any] = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("sleep", "1000").to_dict()
+    document: dict[str, Any] = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args(["sleep", "1000"]).to_dict()
     document["mounts"].append({"destination": "/noexec", "type": "tmpfs", "source": "tmpfs", "options": ["noexec", "size=4m"]})
     bundle = make_bundle(oci.RuntimeSpec.load(document))
     root = bundle.path / "rootfs"
@@ -87,7 +87,7 @@ def programs(make_bundle: MakeBundle) -> oci.Bundle:
 
 
 def set_args(bundle: oci.Bundle, args: tuple[str, ...]) -> None:
-    bundle.spec = bundle.spec.with_args(*args)
+    bundle.spec = bundle.spec.with_args(args)
 
 
 def check(error: oci.StepError, case: Case, op: str) -> None:

@@ -109,7 +109,7 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys
 
 
 def test_poststop_hooks_run(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
-    spec = oci.RuntimeSpec.default().with_args("sleep", "100").with_annotations({"com.example": "x"})
+    spec = oci.RuntimeSpec.default().with_args(["sleep", "100"]).with_annotations({"com.example": "x"})
     bundle = make_bundle(spec.evolve(hooks=hooks(poststop=[sh(f"cat >{tmp_path}/after")])))
     with oci.Container.create(prefix, bundle, state_root=state_root) as container:
         container.start()

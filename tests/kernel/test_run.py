@@ -246,7 +246,7 @@ def test_a_timeout_kills_what_ignores_signals_and_keeps_the_output(sh: Sh) -> No
 
 
 def test_a_timeout_with_the_hosts_pid_namespace(make_bundle: MakeBundle, sh: Sh) -> None:
-    spec = oci.RuntimeSpec.default().without_namespace(NamespaceType.PID).with_args("true")
+    spec = oci.RuntimeSpec.default().without_namespace(NamespaceType.PID).with_args(["true"])
     image = make_bundle(spec)
     result = timed_out_with_output(lambda limit: sh("echo early; sleep 1000 & sleep 1000", timeout=limit, image=image))
     assert (result.returncode, result.stdout) == (-9, "early\n")

@@ -84,7 +84,7 @@ def test_the_process_and_the_mounts_have_their_labels(
     """What the process may write is decided by both, so both are what the kernel goes by."""
     spec = VARIANTS[variant](RuntimeSpec.default()).with_mount(Mount(destination="/t", type="tmpfs", options=("mode=1777",)))
     spec = spec.at.process.selinux_label.set(BOX).at.linux.mount_label.set(files)
-    bundle = make_bundle(spec.with_args("sh", "-c", f"{LABEL}; touch /t/file && echo x > /t/file && echo written"))
+    bundle = make_bundle(spec.with_args(["sh", "-c", f"{LABEL}; touch /t/file && echo x > /t/file && echo written"]))
     done = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
     label, *said = str(done.stdout).replace("\0", "").split()
     assert label == BOX
@@ -93,7 +93,7 @@ def test_the_process_and_the_mounts_have_their_labels(
 
 
 def test_every_mount_that_can_have_the_label_has_it(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    spec = RuntimeSpec.default().at.linux.mount_label.set(FILES).with_args("sleep", "100")
+    spec = RuntimeSpec.default().at.linux.mount_label.set(FILES).with_args(["sleep", "100"])
     with oci.Container.run(prefix, make_bundle(spec), state_root=state_root) as container:
         for path in ("dev", "dev/shm", "dev/mqueue", "dev/pts/ptmx"):
             assert os.getxattr(f"/proc/{container.pid}/root/{path}", "security.selinux") == FILES.encode() + b"\0", path
@@ -103,7 +103,7 @@ def test_every_mount_that_can_have_the_label_has_it(make_bundle: MakeBundle, sta
 def test_further_processes_have_the_label_of_the_config_or_their_own(
     make_bundle: MakeBundle, state_root: Path, prefix: str
 ) -> None:
-    spec = RuntimeSpec.default().at.process.selinux_label.set(BOX).with_args("sleep", "100")
+    spec = RuntimeSpec.default().at.process.selinux_label.set(BOX).with_args(["sleep", "100"])
     with oci.Container.create(prefix, make_bundle(spec), state_root=state_root) as container:
         container.start()
         assert Path(f"/proc/{container.pid}/attr/current").read_text().rstrip("\0") == BOX
@@ -128,7 +128,7 @@ def test_a_label_that_the_policy_does_not_know_is_an_error_of_create(
     mounts: str | None,
     op: str,
 ) -> None:
-    spec = RuntimeSpec.default().at.process.selinux_label.set(process).at.linux.mount_label.set(mounts).with_args("true")
+    spec = RuntimeSpec.default().at.process.selinux_label.set(process).at.linux.mount_label.set(mounts).with_args(["true"])
     with pytest.raises(oci.StepError, match="no:such:label") as caught:
         make(prefix, make_bundle(spec), state_root=state_root)
     assert caught.value.op == op

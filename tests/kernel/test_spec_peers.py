@@ -20,7 +20,7 @@ from ..support.waiting import TIME_LIMIT
 pytestmark = pytest.mark.root
 UNIFIED = Path("/sys/fs/cgroup/unified")
 
-BASE = oci.RuntimeSpec.default(seccomp=False).evolve(oci_version="1.0.2").with_args("/bin/true")  # crun 1.8 refuses 1.3.0
+BASE = oci.RuntimeSpec.default(seccomp=False).evolve(oci_version="1.0.2").with_args(["/bin/true"])  # crun 1.8 refuses 1.3.0
 IDS = (IDMapping(container_id=0, host_id=100000, size=1000),)
 FILTER: dict[str, Any] = {
     "defaultAction": "SCMP_ACT_ALLOW",
@@ -35,7 +35,7 @@ FILTER: dict[str, Any] = {
 }  # fmt: skip
 HOOK = {"path": "/bin/true", "args": ["true"], "env": ["A=1"]}  # crun 1.8 misses the end of a hook with a timeout now and then
 SAMPLES: dict[str, oci.RuntimeSpec] = {
-    "default": oci.RuntimeSpec.default().evolve(oci_version="1.0.2").with_args("/bin/true"),
+    "default": oci.RuntimeSpec.default().evolve(oci_version="1.0.2").with_args(["/bin/true"]),
     "minimal": oci.RuntimeSpec.load(
         {
             "ociVersion": "1.0.2",
@@ -70,7 +70,7 @@ SAMPLES: dict[str, oci.RuntimeSpec] = {
         {"hostname": "peer", "linux": {"sysctl": {"net.ipv4.ip_forward": "1", "kernel.shmmax": "1048576", "fs.mqueue.msg_max": "20"}}}
     ),
     "user namespace": BASE.with_namespace(NamespaceType.USER).at.linux.evolve(uid_mappings=IDS, gid_mappings=IDS, resources=None),
-    "rootless": oci.RuntimeSpec.default(rootless=True, uid=0, gid=0).evolve(oci_version="1.0.2").with_args("/bin/true"),
+    "rootless": oci.RuntimeSpec.default(rootless=True, uid=0, gid=0).evolve(oci_version="1.0.2").with_args(["/bin/true"]),
     "paths": BASE.merge({"linux": {"maskedPaths": ["/etc", "/nothing"], "readonlyPaths": ["/bin"], "rootfsPropagation": "slave"}}),
     "devices": BASE.merge(
         {"linux": {

@@ -14,7 +14,7 @@ from ..support.fixture_types import MakeBundle
 from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
-BASE = oci.RuntimeSpec.default(seccomp=False).with_args("true")
+BASE = oci.RuntimeSpec.default(seccomp=False).with_args(["true"])
 OPTIONS = [option for option in oci.features().mount_options or () if option not in ("remount", "idmap", "ridmap")]
 
 

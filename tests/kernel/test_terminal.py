@@ -413,7 +413,7 @@ def test_what_survives_on_the_terminal_is_not_waited_for(
     make_bundle: MakeBundle, state_root: Path, prefix: str, command: Command
 ) -> None:
     spec = oci.RuntimeSpec.default().without_namespace(oci.spec.NamespaceType.PID)
-    bundle = make_bundle(spec.with_args("sh", "-c", "trap '' HUP; yes & exit 3"))
+    bundle = make_bundle(spec.with_args(["sh", "-c", "trap '' HUP; yes & exit 3"]))
     words = command("run", "-t", "-b", bundle.path, prefix)
     done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=TIME_LIMIT, check=False)
     assert done.returncode == 3

@@ -86,7 +86,7 @@ def scanned(container: oci.Container) -> Iterator[list[dict[str, Any]]]:
 
 
 def joinable(make_bundle: MakeBundle, **process: object) -> oci.Bundle:
-    spec = oci.RuntimeSpec.default().with_args("sleep", "1000").with_caps("CAP_SYS_PTRACE")
+    spec = oci.RuntimeSpec.default().with_args(["sleep", "1000"]).with_caps("CAP_SYS_PTRACE")
     assert spec.process is not None
     return make_bundle(spec.evolve(process=spec.process.evolve(**process)))
 

@@ -163,7 +163,7 @@ hooks = oci.spec.Hooks(
     start_container=(hook("/bin/busybox", "busybox", "touch", "/hooked"),),
 )
 with oci.Bundle.from_sif("image.sif", "bundle") as bundle:
-    bundle.spec = bundle.spec.evolve(hooks=hooks).with_args("sh", "-c", "ls -d /hooked; echo out")
+    bundle.spec = bundle.spec.evolve(hooks=hooks).with_args(["sh", "-c", "ls -d /hooked; echo out"])
     for call in oci.Container.run, oci.Container.create:
         with call(sys.argv[1], bundle, supervise=True) as container:
             if call == oci.Container.create:

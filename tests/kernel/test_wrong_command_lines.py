@@ -136,7 +136,7 @@ class World:
         self.directory, self.image, self.prefix = directory, image, prefix
         self.root = directory / "state"
         self.bundle = make_bundle(name="short")
-        self.bundle.spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("true")
+        self.bundle.spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args(["true"])
         self.running = oci.Container.run(f"{prefix}-0", self.bundle.with_args(["sleep", "1000"]), state_root=self.root)
         self.here = directory / "here"
         self.here.mkdir()

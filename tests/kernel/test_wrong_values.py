@@ -103,7 +103,7 @@ class World:
         self.rootfs = directory / "small"
         (self.rootfs / "etc").mkdir(parents=True)
         self.bundle = make_bundle(name="short")
-        spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("sleep", "1000")
+        spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args(["sleep", "1000"])
         self.bundle.spec = spec
         self.chatty = self.bundle.with_args(["sh", "-c", "while sleep 0.02; do echo x; done"])
         self.spec = spec

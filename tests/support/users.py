@@ -146,7 +146,7 @@ def temporary_user(make_bundle: MakeBundle, prefix: str, python: str) -> Iterato
     # Not in tmp_path: each session of pytest bars other users from the directories above that.
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
         os.chmod(work, 0o755)
-        spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args("sleep", "1000")
+        spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args(["sleep", "1000"])
         bundle = make_bundle(spec, name="of-a-user")
         user = User(python, Path(work), Path(shutil.move(bundle.path, work)))
         try:

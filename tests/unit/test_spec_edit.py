@@ -118,7 +118,7 @@ def test_a_class_of_one_s_own_stays_itself() -> None:
         def quiet(self) -> Ours:
             return self.with_env(QUIET="1")
 
-    made = Ours.default().quiet().with_args("x").at.hostname.set("y")
+    made = Ours.default().quiet().with_args(["x"]).at.hostname.set("y")
     assert type(made) is Ours
     assert type(made.merge({"hostname": "z"})) is Ours
     assert type(Ours.loads(made.to_json())) is Ours
@@ -126,6 +126,18 @@ def test_a_class_of_one_s_own_stays_itself() -> None:
 
 
 # ---- helpers ----
+
+
+def test_args_are_one_sequence() -> None:
+    wrong: tuple[tuple[Any, ...], ...] = (("sh", "-c", "true"), ("sh",), (["sh"], "-c"))
+    for words in wrong:
+        with pytest.raises(TypeError, match=r"args is (one|a) sequence of str.*write .*\['sh', '-c', \.\.\.\]"):
+            BARE.with_args(*words)
+    with pytest.raises(TypeError, match=r"args\[1\] is 1: a str or a path is needed"):
+        BARE.with_args(["sh", 1])  # type: ignore[list-item]
+    process = BARE.with_args(["sh", Path("/x")]).process
+    assert process is not None
+    assert process.args == ("sh", "/x")
 
 
 def test_mounts() -> None:

@@ -98,17 +98,17 @@ def test_features_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_spec_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["spec", "-b", str(tmp_path)]) == 0
     spec = oci.RuntimeSpec.load(tmp_path / "config.json")
-    assert spec == oci.RuntimeSpec.default(host=oci.Host.probe()).with_args("sh")
+    assert spec == oci.RuntimeSpec.default(host=oci.Host.probe()).with_args(["sh"])
     assert cli.main(["spec", "-b", str(tmp_path)]) == 1
     assert "config.json" in capsys.readouterr().err
     (tmp_path / "user").mkdir()
     assert cli.main(["spec", "--bundle", str(tmp_path / "user"), "--rootless"]) == 0
-    assert oci.RuntimeSpec.load(tmp_path / "user/config.json") == oci.RuntimeSpec.default(rootless=True).with_args("sh")
+    assert oci.RuntimeSpec.load(tmp_path / "user/config.json") == oci.RuntimeSpec.default(rootless=True).with_args(["sh"])
 
 
 def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.json"
-    oci.RuntimeSpec.default().with_args("sh").save(path)
+    oci.RuntimeSpec.default().with_args(["sh"]).save(path)
     assert cli.main(["validate", "-b", str(tmp_path)]) == 0
     assert capsys.readouterr().out == ""
     path.write_text(json.dumps({"ociVersion": "1.3.0", "process": {"cwd": 1}, "hostname": "x", "mounts": [{"destination": "x"}]}))

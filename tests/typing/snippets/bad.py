@@ -25,6 +25,7 @@ spec.evolve(hostname=3)  # slip
 spec.evolve(oci_version=None)  # slip
 Memory().evolve(limit="1g")  # slip
 Linux().evolve(namespaces=("pid",))  # slip
+spec.with_args("sh", "-c", "true")  # slip
 
 spec.at.linux.resources.memry  # slip
 spec.at.linux.resources.memory.limit.set("1g")  # slip
