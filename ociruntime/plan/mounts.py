@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, is_below
 from . import kernel
@@ -70,7 +71,7 @@ class CgroupMounts:
         if options.data:
             option = options.data[0][0]
             raise UnsupportedError(
-                f"{location}.options: {option!r} is not supported on cgroup v1, where all hierarchies of the host are mounted"
+                f"{location}.options: {shown(option)} is not supported on cgroup v1, where all hierarchies of the host are mounted"
             )
         return self._create_all(hierarchies, destination, options, location)
 

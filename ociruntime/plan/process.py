@@ -9,6 +9,7 @@ import posixpath
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root, parse_ranges
 from ..spec.process import UNLIMITED
@@ -141,7 +142,7 @@ def list_mask(text: str) -> bytes:
 def _number(table: dict[str, int], name: str, location: str, meaning: str) -> int:
     number = table.get(name)
     if number is None:
-        raise SpecError([Problem(location, f"{name!r} is not {meaning}; known are {', '.join(table)}", _PROCESS)])
+        raise SpecError([Problem(location, f"{shown(str(name))} is not {meaning}; known are {', '.join(table)}", _PROCESS)])
     return number
 
 

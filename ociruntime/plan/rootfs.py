@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root
 from . import kernel
@@ -40,7 +41,7 @@ def root_propagation(spec: RuntimeSpec) -> tuple[int, bool]:
         receives = any(PROPAGATION[option][0] in _RECEIVES_MOUNTS for option in options)
         return (kernel.MS_SLAVE if receives else kernel.MS_PRIVATE), True
     if name not in PROPAGATION:
-        message = f"{name!r} is not one of [r]private, [r]slave, [r]shared, [r]unbindable"
+        message = f"{shown(str(name))} is not one of [r]private, [r]slave, [r]shared, [r]unbindable"
         raise SpecError([Problem("$.linux.rootfsPropagation", message, "config-linux.md#rootfs-mount-propagation")])
     return PROPAGATION[name]
 

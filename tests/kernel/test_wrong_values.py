@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -23,6 +25,7 @@ from ociruntime.lifecycle.update import Limits
 from ociruntime.overrides import Overrides
 
 from ..support.fixture_types import MakeBundle
+from ..support.odd_configs import odd_configs
 from ..support.processes import describe_children
 from ..support.surface import Call, is_wrong, names, public_calls, wrong_values
 from ..support.users import run_tests_as_user
@@ -30,6 +33,8 @@ from ..support.waiting import SLOWER
 
 pytestmark = pytest.mark.slow
 
+EXHAUSTIVE = "OCIRUNTIME_EXHAUSTIVE" in os.environ
+"""Whether to try all odd configs, which takes minutes."""
 MADE_BY_THE_LIBRARY = {
     *(
         "Attachment",
@@ -595,6 +600,34 @@ def test_wrong_values_are_refused_by_name(world: World, calls: list[Call]) -> No
     print(f"{len(calls)} calls, {tried} cases")
     assert not faults, "\n".join(faults)
     assert tried >= len(chosen or values)
+
+
+@pytest.mark.filterwarnings("ignore::ociruntime.OCIRuntimeWarning")
+def test_odd_configs_are_created_or_refused(world: World) -> None:
+    """What has a plan is created, started and deleted, or the kernel refuses it with a step; what has none names a JSON path."""
+    bundle = world.directory / "odd"
+    shutil.copytree(world.bundle.path, bundle, symlinks=True)
+    cases = list(odd_configs(world.bundle.spec.with_args("true"), each=None if EXHAUSTIVE else 1))
+    faults = []
+    for what, document in cases if EXHAUSTIVE else random.Random(1).sample(cases, 150):
+        (bundle / "config.json").write_text(json.dumps(document))
+        try:
+            container = oci.Container.create(
+                world.id(), oci.Bundle.load(bundle), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                state_root=world.state_root,
+            )  # fmt: skip
+            try:
+                container.start()
+            finally:
+                container.delete(force=True)
+        except oci.OCIRuntimeError as error:
+            wrong = "no JSON path" if isinstance(error, oci.SpecError | oci.UnsupportedError) and "$" not in str(error) else ""
+            if wrong or len(str(error)) > MAX_MESSAGE:
+                faults.append(f"{what}: {wrong or 'the message is too long'}: {type(error).__name__}: {str(error)[:300]}")
+        except Exception as error:
+            faults.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
+    assert not faults, f"{len(faults)}:\n" + "\n".join(faults[:50])
+    assert oci.Container.list(state_root=world.state_root) == []
 
 
 @pytest.mark.root

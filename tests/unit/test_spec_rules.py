@@ -102,6 +102,7 @@ RULES: list[tuple[dict[str, Any], str, str, str]] = [
     (process(capabilities={"ambient": ["CAP_KILL"], "inheritable": ["CAP_KILL"]}), W, "$.process.capabilities.ambient", "not permitted"),
     (process(capabilities={"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"], "bounding": ["CAP_KILL"]}), W, "$.process.capabilities.ambient", "not inheritable"),
     (process(apparmorProfile="a\0"), E, "$.process.apparmorProfile", "NUL"),
+    (linux(cgroupsPath="/\ud800"), E, "$.linux.cgroupsPath", "half of a surrogate pair"),
     (process(selinuxLabel="\ud800"), E, "$.process.selinuxLabel", "half of a surrogate pair"),
     (process(capabilities={"permitted": ["CAP_KILL"]}), W, "$.process.capabilities.permitted", "not in the bounding set"),
     (process(oomScoreAdj=1001), E, "$.process.oomScoreAdj", "not -1000 to 1000"),

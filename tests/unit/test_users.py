@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import ociruntime as oci
+from ociruntime.overrides import Overrides
 from ociruntime.rootfs.users import MAX_FILE, ContainerRoot, home, resolve
 from ociruntime.spec import User
 
@@ -214,3 +220,161 @@ def _whiteout(path: Path) -> None:
     if os.geteuid():
         pytest.skip("only root makes devices, whiteouts too")
     os.mknod(path, 0o20000, 0)
+
+
+# ---- any files at all ----
+
+EXHAUSTIVE = "OCIRUNTIME_EXHAUSTIVE" in os.environ
+_NAMES = ("app", "root", "adm", "", "0", "1000", "a b", "a,b", "+", "-x", "\u00e9", "\udcff", "x" * 300)
+_IDS = (
+    "0",
+    "1000",
+    "01000",
+    "10",
+    "4294967294",
+    "4294967295",
+    "-1",
+    "+1",
+    " 1",
+    "0x0",
+    "\u0663",
+    "\u00b2",
+    "9" * 5000,
+    "0" * 5000,
+    "",
+)
+_ENDS = ("\n", "\n", "\n", "\n\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\0", "")
+_MEMBERS = ("", "app", "app,root", ",app,", "adm,adm", "1000", " app", "root\u2028app", "a b")
+_HOMES = ("", "/", "/home/app", "relative", "/a\0b", "/\udcff", "../..", "/" + "x" * 5000)
+
+
+def _lines_of(*fields: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Lines with these fields, or fewer of them, or more."""
+    whole = st.tuples(*fields, st.sampled_from(_ENDS)).map(lambda parts: ":".join(parts[:-1]) + parts[-1])
+    cut = st.tuples(st.lists(st.one_of(*fields), max_size=8), st.sampled_from(_ENDS)).map(lambda made: ":".join(made[0]) + made[1])
+    return st.lists(whole | whole | whole | cut, max_size=6).map("".join)
+
+
+_NAME, _ID = st.sampled_from(_NAMES), st.sampled_from(_IDS)
+PASSWD_FILES = _lines_of(_NAME, st.just("x"), _ID, _ID, _NAME, st.sampled_from(_HOMES), st.just("/bin/sh"))
+GROUP_FILES = _lines_of(_NAME, st.just("x"), _ID, st.sampled_from(_MEMBERS))
+PARTS = _NAME | _ID | st.sampled_from(["no such", "a:b", "a\nb", "a\0b", "\ud800"])
+
+
+def error_or(call: Callable[[], Any]) -> Any:
+    """Return what a call returns, or the message of its BundleError."""
+    try:
+        return call()
+    except oci.BundleError as error:
+        return str(error)
+
+
+def expected_id(text: str) -> int | None:
+    return int(text[-20:]) if re.fullmatch(r"0*[0-9]{1,10}", text, re.ASCII) and int(text[-20:]) < 2**32 - 1 else None
+
+
+def rows(content: str, *columns: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Yield the lines of a file that have ids in these columns, as a program in the container reads them."""
+    for line in content.split("\n"):
+        fields = line.split(":")
+        ids = [expected_id(fields[column]) for column in columns if column < len(fields)]
+        if len(ids) == len(columns) and None not in ids:
+            yield fields, [number for number in ids if number is not None]
+
+
+def expected(text: str, passwd: str, group: str) -> User | None:
+    """Return the user that a text stands for; None for an error."""
+    name, _, group_name = text.partition(":")
+
+    def find(part: str, content: str, *columns: int) -> tuple[list[str], list[int]] | None:
+        number = expected_id(part)
+        return next(
+            (row for row in rows(content, *columns) if (row[0][0] == part if number is None else row[1][0] == number)), None
+        )
+
+    row = find(name, passwd, 2, 3)
+    uid = expected_id(name) if row is None else row[1][0]
+    if uid is None:
+        return None
+    if group_name:
+        found = find(group_name, group, 2)
+        gid = expected_id(group_name) if expected_id(group_name) is not None else found[1][0] if found else None
+        return None if gid is None else User(uid=uid, gid=gid, additional_gids=(gid,))
+    gid = row[1][1] if row else 0
+    member = row[0][0] if row else name
+    others = {ids[0] for fields, ids in rows(group, 2) if len(fields) > 3 and member in fields[3].split(",")}
+    return User(uid=uid, gid=gid, additional_gids=(gid, *sorted(others - {gid})))
+
+
+@settings(
+    max_examples=20000 if EXHAUSTIVE else 200, deadline=None, derandomize=not EXHAUSTIVE, suppress_health_check=list(HealthCheck)
+)
+@given(PASSWD_FILES, GROUP_FILES, PARTS, st.none() | PARTS)
+def test_any_files(tmp_path_factory: pytest.TempPathFactory, passwd: str, group: str, user: str, of_group: str | None) -> None:
+    """Whatever is in the files, a user is the one that they say, or an error names the text and the file."""
+    rootfs = tmp_path_factory.getbasetemp() / "any-files"
+    (rootfs / "etc").mkdir(parents=True, exist_ok=True)
+    passwd, group = (text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") for text in (passwd, group))
+    for file, content in (("passwd", passwd), ("group", group)):
+        (rootfs / "etc" / file).write_bytes(content.encode("utf-8", "surrogateescape"))
+    root = ContainerRoot(rootfs)
+    text = user if of_group is None else f"{user}:{of_group}"
+    wanted = expected(text, passwd, group)
+    found = error_or(lambda: resolve(text, root))
+    if isinstance(found, str):
+        assert wanted is None
+        assert re.fullmatch(r"(user|group) ['\"].{0,79} is neither a number nor in the container's /etc/(passwd|group)", found)
+        assert found.isprintable()
+        assert len(found) < 200
+    else:
+        assert found == wanted
+    for uid in (0, 1000):
+        path = next((fields[5] for fields, ids in rows(passwd, 2, 3) if ids[0] == uid and len(fields) > 5), "")
+        first = next((fields for fields, ids in rows(passwd, 2, 3) if ids[0] == uid), [])
+        assert home(uid, root) == (path if len(first) > 5 and path.startswith("/") and "\0" not in path else "/")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _outside(path: Path) -> None:
+    path.symlink_to("../../../../../../../../etc/passwd")
+
+
+def _loop_of_directories(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.symlink_to("etc")
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    **{kind: make for kind, (make, _) in UNREADABLE.items() if kind != "ENOTDIR"},
+    "dangling link": _dangling,
+    "link to the host": _outside,
+    "loop of directories": _loop_of_directories,
+    "absent": lambda path: None,
+    "empty": Path.touch,
+    "zeros": lambda path: path.write_bytes(bytes(MAX_FILE)),
+    "one long line": lambda path: path.write_bytes(b"app:" * (MAX_FILE // 4)),
+}
+
+
+@pytest.mark.parametrize("passwd", KINDS)
+@pytest.mark.parametrize("group", KINDS)
+def test_any_kinds_of_files(tmp_path: Path, passwd: str, group: str) -> None:
+    """A user of a call is found, or the error names the text or the file. Nothing waits, and no descriptor is left."""
+    bundle = tmp_path / "bundle"
+    (bundle / "rootfs/etc").mkdir(parents=True)
+    KINDS[passwd](bundle / "rootfs/etc/passwd")
+    if (bundle / "rootfs/etc").is_dir():
+        KINDS[group](bundle / "rootfs/etc/group")
+    loaded = oci.Bundle.from_dir(bundle)
+    before = len(os.listdir("/proc/self/fd"))
+    for text in ("app", "app:app", "0:app", "app:0", "7", "7:8", "root"):
+        found = error_or(lambda text=text: loaded.with_overrides(Overrides(user=text)).spec.process.user)
+        if isinstance(found, str):
+            assert re.search(r"'(app|root)' is neither|the container's /etc/(passwd|group): ", found)
+            assert set(text.split(":")) & {"app", "root"}
+        else:
+            assert text in (f"{found.uid}", f"{found.uid}:{found.gid}")
+    assert len(os.listdir("/proc/self/fd")) == before

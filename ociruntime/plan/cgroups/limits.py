@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ...arguments import shown
 from ...errors import SpecError, UnsupportedError
 from ...spec.base import Problem
 from ...spec.rules.linux import RESERVED_GROUPS
@@ -365,7 +366,7 @@ def _group(rdt: IntelRdt, host: Host, container_id: str) -> str:
         )
     name = container_id if rdt.clos_id is None else rdt.clos_id
     if name in RESERVED_GROUPS:
-        raise SpecError([Problem("$.linux.intelRdt.closID", f"{name!r} is reserved by resctrl", _SECTION)])
+        raise SpecError([Problem("$.linux.intelRdt.closID", f"{shown(name)} is reserved by resctrl", _SECTION)])
     return host.resctrl if rdt.clos_id == "/" else posixpath.join(host.resctrl, name)
 
 

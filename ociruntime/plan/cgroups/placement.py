@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
+from ...arguments import shown
 from ...errors import SpecError
 from ...spec.base import Problem
 from ..namespaces import host_id, mappings_of
@@ -69,8 +70,8 @@ def cgroup_path(path: str | None, container_id: str) -> tuple[str, bool]:
         return f"/ociruntime-{container_id}", False
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or not parts or any("\n" in part or "\0" in part for part in parts):
-        raise SpecError([Problem("$.linux.cgroupsPath", f"{path!r} does not name a cgroup below the root", SECTION)])
-    if any(len(part.encode()) > 255 for part in parts):
+        raise SpecError([Problem("$.linux.cgroupsPath", f"{shown(path)} does not name a cgroup below the root", SECTION)])
+    if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
         raise SpecError([Problem("$.linux.cgroupsPath", "a component of the path is longer than 255 bytes", SECTION)])
     return "/" + "/".join(parts), path.startswith("/")
 
@@ -172,7 +173,7 @@ def inner_cgroups(placement: Placement, paths: str | Mapping[str, str]) -> dict[
 def _under(directory: str, path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise ValueError(f"cgroup {path!r}: leads out of the container's cgroup")
+        raise ValueError(f"cgroup {shown(path)}: leads out of the container's cgroup")
     return "/".join((directory, *parts))
 
 

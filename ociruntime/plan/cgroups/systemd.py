@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ...arguments import shown
 from ...errors import SpecError
 from ...spec.base import Problem
 from .limits import MKNOD, READ, WRITE, is_selected, rules_of, v1_rules
@@ -66,7 +67,7 @@ def parse(text: str) -> Typed:
     reader = _ValueReader(text)
     value = reader.value()
     if reader.peek() is not None:
-        raise ValueError(f"{text!r}: text after the value")
+        raise ValueError(f"{shown(text)}: text after the value")
     return value
 
 
@@ -80,7 +81,7 @@ class _ValueReader:
         while at < len(self.text):
             match = _TOKEN.match(self.text, at)
             if match is None or match.lastgroup is None:
-                raise ValueError(f"{self.text[at:]!r} is not a value")
+                raise ValueError(f"{shown(self.text[at:])} is not a value")
             self.tokens.append((match.lastgroup, match[match.lastgroup]))
             at = match.end()
 
@@ -89,7 +90,7 @@ class _ValueReader:
 
     def take(self) -> tuple[str, str]:
         if not self.tokens:
-            raise ValueError(f"{self.text!r} is incomplete")
+            raise ValueError(f"{shown(self.text)} is incomplete")
         return self.tokens.pop(0)
 
     def value(self) -> Typed:
@@ -109,7 +110,7 @@ class _ValueReader:
             return Typed(signature, ())
         if token in "[(" and kind == "mark":
             return self.sequence("]" if token == "[" else ")")
-        raise ValueError(f"{token!r} is not a value")
+        raise ValueError(f"{shown(token)} is not a value")
 
     def prefixed(self, name: str) -> Typed:
         kind, token = self.take()
@@ -126,7 +127,7 @@ class _ValueReader:
         while self.peek() != end:
             items.append(self.value())
             if self.peek() != end and self.take() != ("mark", ","):
-                raise ValueError(f"{self.text!r}: a comma or {end} is missing")
+                raise ValueError(f"{shown(self.text)}: a comma or {end} is missing")
         self.take()
         values = tuple(item.value for item in items)
         if end == ")":
@@ -137,7 +138,7 @@ class _ValueReader:
         if not items:
             raise ValueError("[] has no type; write one before it, as in '@as []'")
         if len(kinds) != 1:
-            raise ValueError(f"{self.text!r} mixes types")
+            raise ValueError(f"{shown(self.text)} mixes types")
         return Typed("a" + kinds.pop(), values)
 
 
@@ -222,14 +223,14 @@ def scope_of(cgroups_path: str | None, container_id: str, *, user: bool, base: s
     else:
         parts = cgroups_path.split(":")
         if len(parts) != 3:
-            raise _bad(f"{cgroups_path!r} is not slice:prefix:name, which the systemd cgroup manager needs")
+            raise _bad(f"{shown(cgroups_path)} is not slice:prefix:name, which the systemd cgroup manager needs")
         inside, prefix, name = parts
         inside = inside or default
         if not name or name.endswith(".slice"):
-            raise _bad(f"{cgroups_path!r}: the name must be that of a scope, not empty and not a slice")
+            raise _bad(f"{shown(cgroups_path)}: the name must be that of a scope, not empty and not a slice")
         unit = f"{prefix}-{name}.scope"
     if not _UNIT_LETTERS.issuperset(unit):
-        raise _bad(f"{unit!r} is not the name of a unit; use letters, digits and :-_.\\ only")
+        raise _bad(f"{shown(unit)} is not the name of a unit; use letters, digits and :-_.\\ only")
     if len(unit) > _MAX_NAME:
         raise _bad(f"the unit name of {len(unit)} characters is longer than {_MAX_NAME}")
     return Scope(unit, inside, base.rstrip("/") + _slice_path(inside) + "/" + _directory(unit))
@@ -247,12 +248,12 @@ def _slice_path(name: str) -> str:
     """Return the cgroup of a slice: ``a-b.slice`` is in ``a.slice``, and ``-.slice`` is the root."""
     stem = name.removesuffix(".slice")
     if stem == name or not stem or not _UNIT_LETTERS.issuperset(name) or len(name) > _MAX_NAME:
-        raise _bad(f"{name!r} is not the name of a slice")
+        raise _bad(f"{shown(name)} is not the name of a slice")
     if stem == "-":
         return ""
     parts = stem.split("-")
     if "" in parts:
-        raise _bad(f"{name!r} is not the name of a slice: it has an empty component between dashes")
+        raise _bad(f"{shown(name)} is not the name of a slice: it has an empty component between dashes")
     return "".join(f"/{'-'.join(parts[: n + 1])}.slice" for n in range(len(parts)))
 
 
@@ -336,7 +337,9 @@ def limit_properties(writes: Iterable[Write], version: int = 2) -> tuple[Propert
                 properties |= {entry.name: entry for entry in convert(value)}
             except ValueError:
                 location = f"$.linux.resources.{write.members[0]}"
-                raise SpecError([Problem(location, f"{value!r} is not a value for {file}", "config-linux.md#unified")]) from None
+                raise SpecError(
+                    [Problem(location, f"{shown(value)} is not a value for {file}", "config-linux.md#unified")]
+                ) from None
     return tuple(properties.values())
 
 
@@ -469,7 +472,7 @@ def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...
         name = key.removeprefix(ANNOTATION)
         location = f"$.annotations[{key!r}]"
         if not re.fullmatch(r"[A-Z][A-Za-z0-9]{2,}", name):
-            raise SpecError([Problem(location, f"{name!r} is not the name of a property", "config.md#annotations")])
+            raise SpecError([Problem(location, f"{shown(name)} is not the name of a property", "config.md#annotations")])
         if name in _RESERVED:
             raise SpecError([Problem(location, f"{name} is set by the runtime", "config.md#annotations")])
         try:
@@ -484,5 +487,5 @@ def annotation_properties(annotations: Mapping[str, str]) -> tuple[Property, ...
 
 def _microseconds(seconds: Typed) -> Typed:
     if seconds.signature not in tuple("ynqiuxtd") or isinstance(seconds.value, str | tuple) or seconds.value < 0:
-        raise ValueError(f"{seconds.value!r} is not a number of seconds")
+        raise ValueError(f"{shown(seconds.value)} is not a number of seconds")
     return Typed("t", round(seconds.value * 1_000_000))

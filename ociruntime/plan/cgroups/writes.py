@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ...arguments import shown
 from ...errors import SpecError, UnsupportedError
 from ...spec.base import Problem
 
@@ -43,7 +44,7 @@ class Writes:
         """Add a value, unless it is None. Raises SpecError: the file is not in the cgroup's directory."""
         if value is not None:
             if "/" in file:
-                raise SpecError([Problem(f"{ROOT}.{members[0]}", f"{file!r} is not a file of a cgroup", SECTION)])
+                raise SpecError([Problem(f"{ROOT}.{members[0]}", f"{shown(file)} is not a file of a cgroup", SECTION)])
             text = str(int(value) if isinstance(value, bool) else value)
             self.all.append(Write(controller, file, text, members, group, **more))  # type: ignore[arg-type]
 

@@ -326,6 +326,7 @@ def check_linux(findings: Findings, spec: RuntimeSpec, linux: Linux) -> None:
             message = f"is {shown(spec.domainname)}, which conflicts with $.linux.sysctl[{key!r}]"
             findings.error("$.domainname", message, "config.md#domainname")
     _check_hidden(findings, linux)
+    findings.check_text("$.linux.cgroupsPath", linux.cgroups_path, "config-linux.md#cgroups-path")
     if linux.cgroups_path and ".." in linux.cgroups_path.split("/"):
         findings.error("$.linux.cgroupsPath", "'..' leads out of the hierarchy", "config-linux.md#cgroups-path")
     if linux.seccomp is not None:
