@@ -1,4 +1,4 @@
-"""`Bundle`: a directory with config.json and a root filesystem (bundle.md), made by the user or mounted from a SIF image."""
+"""`Bundle`: a directory with config.json and a root filesystem (bundle.md), made by the user or mounted from an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,15 +24,14 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.caller import CALLER
-from .rootfs.layers import Layers, attach, may_mount
-from .rootfs.mount import make_volume, mount_image, open_image, system_partition
-from .rootfs.shared import shared_mount
+from .rootfs.layers import Layers, Strategy, attach, may_mount, share
+from .rootfs.mount import check_image, make_volume, open_image
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 from .spec.codec import MAX_DOCUMENT
 
 if TYPE_CHECKING:
-    from .image import SifImage
+    from .image import Image
     from .plan import Plan
     from .plan.cgroups import Manager
 
@@ -43,7 +43,7 @@ _MAX_VARIANTS = 8
 
 
 class Bundle:
-    """A bundle directory. As a context manager, a bundle that `from_sif` mounted is unmounted and removed at the end.
+    """A bundle directory. As a context manager, a bundle that `from_image` mounted is unmounted and removed at the end.
 
     Any other directory is left alone: whether a bundle was mounted is recorded by the runtime, not in the bundle. A forked child
     that leaves the block unmounts nothing.
@@ -115,38 +115,55 @@ class Bundle:
         return bundle
 
     @classmethod
-    def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
-        """Mount a SIF image as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory of mode 0700.
+    def from_image(
+        cls,
+        image: StrPath | Image,
+        path: StrPath,
+        *,
+        writable: bool = True,
+        spec: RuntimeSpec | None = None,
+        reference: str | None = None,
+        platform: str | None = None,
+        strategy: str | None = None,
+    ) -> Self:
+        """Mount an image of any kind as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory.
 
-        For root, ``rootfs`` is an overlay over the image, which all containers of the bundle share. For a user, it is the image
-        alone, mounted read-only by FUSE, or an empty directory if FUSE cannot be used and the image is extracted to a cache. Each
-        container then has an upper layer of its own, which is removed with it, and all files of the image belong to the user.
+        For root, ``rootfs`` is an overlay over the layers of the image, which all containers of the bundle share. For a user, it is
+        the image alone, mounted read-only by FUSE, or an empty directory if the image has several layers or is extracted to a
+        cache. Each container then has an upper layer of its own, which is removed with it, and all files of the image belong to
+        the user.
 
-        The layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in ``volumes``, with a copy of what
-        the image has at its path. A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
+        The directory has mode 0700, and the layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in
+        ``volumes``, with a copy of what the image has at its path.
+
+        A call that is interrupted, as by KeyboardInterrupt, leaves nothing behind.
         If a signal handler raises after the call has returned and before a ``with`` block has begun, the bundle stays mounted, as
         it does without a block; `umount` removes it.
 
         Args:
-            image: the SIF file.
+            image: a SIF or OCI-SIF file, an OCI image layout or archive, a docker archive, a file with a squashfs, ext2, ext3, ext4
+                or erofs, a directory, or an `Image`, which stays open. A directory is not changed.
             path: the bundle directory; it must not exist, or be empty.
-            writable: mount a writable overlay over the image's squashfs. Changes are in ``overlay/upper`` and are removed with the
-                bundle. False makes the root filesystem read-only, for a user by the configuration.
-            spec: the configuration; by default the default one with the settings of the image's ``oci-config.json``.
+            writable: mount a writable overlay over the image. Changes are in ``overlay/upper`` and are removed with the bundle.
+                False makes the root filesystem read-only, for a user by the configuration.
+            spec: the configuration; by default the default one with the settings of the image's configuration.
+            reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
+            platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
+            strategy: ``"kernel"``, ``"fuse"`` or ``"extraction"``: how the layers become files. Default: the first of them that can
+                be used.
 
         Raises:
-            ImageError: the file is damaged, or not an image.
+            ImageError: the image is damaged, or not an image.
             UnsupportedError: it cannot be mounted yet, this machine does not run its programs, or this user can neither mount nor
                 extract it.
             BundleError: the directory cannot be used, or a volume cannot be copied.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
-        image, path = parse_path("image", image), Path(absolute_path(parse_path("path", path)))
+        path = Path(absolute_path(parse_path("path", path)))
         check_bool("writable", writable)
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
-        with DeferredSignals() as signals, open_image(image) as opened:
-            if opened.sif is None:
-                raise BundleError(f"{opened.name} is a directory, not a SIF file: use Bundle.from_dir(), or run() as it is")
+        optional(check_choice, "strategy", strategy, tuple(Strategy))
+        with DeferredSignals() as signals, _opened(image, reference, platform) as opened:
             made = _make(path)
             with locked(path) as directory:
                 if os.listdir(directory.fd):
@@ -155,13 +172,19 @@ class Bundle:
                 try:
                     directory.begin()
                     os.fchmod(directory.fd, 0o700)
-                    directory.commit(fill(Path(directory.real), opened.sif, writable=writable, spec=spec))
+                    chosen = None if strategy is None else Strategy(strategy)
+                    directory.commit(fill(Path(directory.real), opened, writable=writable, spec=spec, strategy=chosen))
                     bundle = cls.load(path)
                 except BaseException:
                     directory.take_back(mode)
                     raise
             signals.undo = lambda: _take_back(path, mode)
         return bundle
+
+    @classmethod
+    def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
+        """Mount a SIF image as a bundle, as `from_image` does."""
+        return cls.from_image(image, path, writable=writable, spec=spec)
 
     # ---- using a bundle ----
 
@@ -217,7 +240,8 @@ class Bundle:
         return (str(self.rootfs),) if layers is None else layers.paths
 
     def _find_layers(self) -> Layers | None:
-        return self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
+        layers = self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
+        return None if layers is None or layers.shared else layers
 
     @classmethod
     def of_layers(cls, path: Path, spec: RuntimeSpec, layers: Layers) -> Self:
@@ -360,9 +384,9 @@ class Bundle:
         return self._template[1].plan(container_id, layer)
 
     def umount(self, *, force: bool = False, state_root: StrPath | None = None) -> None:
-        """Undo `from_sif`: unmount the root filesystem and remove the directory, with all changes in its overlay.
+        """Undo `from_image`: unmount the root filesystem and remove the directory, with all changes in its overlay.
 
-        Files that `from_sif` did not make stay, and so does the directory if it has any. Nothing is removed before everything is
+        Files that `from_image` did not make stay, and so does the directory if it has any. Nothing is removed before everything is
         unmounted, so a failed unmount has removed nothing.
 
         Args:
@@ -372,7 +396,7 @@ class Bundle:
                 elsewhere are noticed as processes.
 
         Raises:
-            BundleError: this is not a mounted SIF image; or it is in use, without ``force``. The message names the users.
+            BundleError: this is not a mounted image; or it is in use, without ``force``. The message names the users.
         """
 
         check_bool("force", force)
@@ -434,47 +458,61 @@ def _make(path: Path) -> bool:
 
 
 def _take_back(path: Path, mode: int | None) -> None:
-    """Undo `Bundle.from_sif`. See `BundleDirectory.take_back`."""
+    """Undo `Bundle.from_image`. See `BundleDirectory.take_back`."""
 
     with locked(path) as directory:
         directory.take_back(mode)
 
 
+@contextmanager
+def _opened(image: StrPath | Image, reference: str | None, platform: str | None) -> Iterator[Image]:
+    """Open an image for the block, and check that it can be used here. One that is open already stays open."""
+    from .image import Image
+
+    if not isinstance(image, Image):
+        with open_image(parse_path("image", image), reference=reference, platform=platform) as opened:
+            yield opened
+        return
+    if reference is not None or platform is not None:
+        raise ValueError("reference and platform choose an image when it is opened: pass them to Image.open()")
+    check_image(image)
+    yield image
+
+
 def fill(
-    path: Path, sif: SifImage, *, writable: bool = True, spec: RuntimeSpec | None = None, private: bool = False
-) -> Layers | None:
+    path: Path,
+    image: Image,
+    *,
+    writable: bool = True,
+    spec: RuntimeSpec | None = None,
+    strategy: Strategy | None = None,
+    private: bool = False,
+) -> Layers:
     """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove.
 
     Args:
         private: whether each container mounts the image, also where this user may mount it on the host.
-
-    Returns:
-        What its containers mount; None if its root filesystem is mounted here.
     """
-    image, rootfs, overlay = system_partition(sif), path / "rootfs", path / "overlay"
-    rootfs.mkdir()
+    (path / "rootfs").mkdir()
     (path / "volumes").mkdir(mode=0o700)
-    layers: Layers | None = None
-    if not may_mount():
-        layers = attach(image, path, used_images())
-    elif private:
-        overlay.mkdir(mode=0o700)
-        layers = Layers((shared_mount(image),), str(overlay))
+    layers = attach(image, path, used_images(), strategy, private=private)
+    if may_mount() and not private:
+        layers = share(layers, path, writable=writable)
     else:
-        mount_image(image, rootfs, overlay if writable else None)
+        (path / "overlay").mkdir(mode=0o700)
     if spec is None:
-        spec = spec_of(sif, path, ContainerRoot(*((rootfs,) if layers is None else layers.paths)))
-    if layers is not None and not writable and spec.root is not None:
+        spec = spec_of(image, path, ContainerRoot(*((path / "rootfs",) if layers.shared else layers.paths)))
+    if not (layers.shared or writable) and spec.root is not None:
         spec = spec.evolve(root=spec.root.evolve(readonly=True))
     spec.save(path / "config.json")
     return layers
 
 
-def spec_of(sif: SifImage | None, path: Path, root: ContainerRoot) -> RuntimeSpec:
+def spec_of(image: Image, path: Path, root: ContainerRoot) -> RuntimeSpec:
     """Return the default configuration with the settings of the image. Its volumes become directories of the bundle."""
 
-    config = sif.oci_config_json if sif is not None else None
-    if sif is None or sif.oci_config() is None or config is None:  # oci_config() raises SifError for an invalid one
+    config = image.config_json
+    if image.config() is None or config is None:  # config() raises ImageError for an invalid one
         return RuntimeSpec.default(host=Host.probe())
     numbers = itertools.count()
 

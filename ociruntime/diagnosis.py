@@ -19,7 +19,7 @@ import attrs
 
 from .arguments import parse_path
 from .engine.causes import OLDEST_KERNEL, user_namespace_setting
-from .engine.squashfs import MTAB, Programs
+from .engine.filesystems import MTAB, Programs
 from .errors import StateError, UnsupportedError
 from .host import Host
 from .plan.cgroups.placement import no_cgroups, privileged_remedy
@@ -408,7 +408,7 @@ def _sif_images(probes: Probes) -> Finding:
     subject = "SIF images"
     _, remedies = _fuse_obstacles(probes)
     try:
-        strategy, reason = choose(probes.host, probes.programs)
+        strategy, reason = choose({"squashfs"}, probes.host, probes.programs)
     except UnsupportedError as error:
         choices = [*remedies, "or, for extraction: " + _install(probes, ["unsquashfs"])]
         return Finding(subject, Availability.MISSING, str(error).rpartition("; ")[0], "; ".join(choices))

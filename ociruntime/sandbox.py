@@ -26,15 +26,16 @@ from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
-from .rootfs.layers import Layers, may_mount
-from .rootfs.mount import ephemeral_name, open_image, system_partition
-from .rootfs.shared import identity, shared_mount
+from .rootfs.layers import Layers, shared_mounts
+from .rootfs.mount import ephemeral_name, open_image
+from .rootfs.shared import identity
 from .rootfs.users import ContainerRoot
 from .spec import Root
 from .store import StateStore
 from .streams import Stdio, Streams
 
 if TYPE_CHECKING:
+    from .image import Image
     from .plan.cgroups import Manager
     from .rootfs.shared import SharedMount
 
@@ -188,9 +189,18 @@ def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBun
     if found is None:
         place = place / ephemeral_name()
         return EphemeralBundle(place, partial(_make_bundle, path, place, overrides))
-    if not overrides.args and path.is_dir():
-        raise BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
+    if found.plain and not overrides.args:
+        raise _no_args(image)
     return found.bundle.with_overrides(_with_user(overrides, found.user))
+
+
+def _is_plain(image: Image) -> bool:
+    """Return whether an image says nothing of what to run in it."""
+    return image.config_json is None and image.sif is None
+
+
+def _no_args(image: ImageLike) -> BundleError:
+    return BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
 
 
 class _Image(NamedTuple):
@@ -201,6 +211,8 @@ class _Image(NamedTuple):
     bundle: Bundle
     user: str
     """The user of the image, as its configuration names it."""
+    plain: bool
+    """Whether it says nothing of what to run in it."""
 
 
 _images: Final[dict[str, _Image]] = {}
@@ -236,16 +248,17 @@ def _open(path: Path, place: Path, key: object) -> _Image | None:
     """Open an image for `_known`. A user mounts an image by FUSE on a directory, and volumes are directories too."""
     with open_image(path) as opened:
         config = opened.config()
-        lower: str | SharedMount | None = None
-        if opened.sif is None:
-            lower = str(path)
-        elif may_mount() and not (config and config.volumes):
-            lower = shared_mount(system_partition(opened.sif))
-        if lower is None:
+        lowers: tuple[str | SharedMount, ...] | None = None
+        if opened.kind == "directory":
+            lowers = (str(path),)
+        elif not (config and config.volumes):
+            lowers = shared_mounts(opened)
+        if lowers is None:
             return None
-        layers = Layers((lower,), str(place))
-        spec = spec_of(opened.sif, path, ContainerRoot(*layers.paths)).evolve(root=Root(path=str(path)))
-    return _Image(key, Bundle.of_layers(path, spec, layers), (config.user if config else "") or "")
+        layers = Layers(lowers, str(place))
+        spec = spec_of(opened, path, ContainerRoot(*layers.paths)).evolve(root=Root(path=str(path)))
+        user = (config.user if config else "") or ""
+        return _Image(key, Bundle.of_layers(path, spec, layers), user, _is_plain(opened))
 
 
 def _with_user(overrides: Overrides, user: str) -> Overrides:
@@ -256,9 +269,10 @@ def _with_user(overrides: Overrides, user: str) -> Overrides:
 def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
     """Mount the root filesystem of an image in a new bundle directory. Raises as `open_image`, and OSError."""
     with open_image(image) as opened:
-        assert opened.sif is not None, "a directory needs no bundle directory"
+        if _is_plain(opened) and not overrides.args:
+            raise _no_args(image)
         path.mkdir(mode=0o700)
-        layers = fill(path, opened.sif, private=True)
+        layers = fill(path, opened, private=True)
         config = opened.config()
         return Bundle.load(path)._with_layers(layers).with_overrides(_with_user(overrides, (config.user if config else "") or ""))
 

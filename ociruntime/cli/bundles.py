@@ -21,7 +21,14 @@ from ..files import absolute_path
 
 
 def mount(options: Namespace) -> None:
-    oci.Bundle.from_sif(options.sif, options.bundle, writable=not options.read_only)
+    oci.Bundle.from_image(
+        options.image,
+        options.bundle,
+        writable=not options.read_only,
+        reference=options.reference,
+        platform=options.platform,
+        strategy=options.strategy,
+    )
 
 
 def umount(options: Namespace) -> None:

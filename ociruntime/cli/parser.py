@@ -464,10 +464,20 @@ def _events(add: AddCommand) -> None:
 
 
 def _mount(add: AddCommand) -> None:
-    mount = add("bundles.mount", "mount a SIF image as a bundle")
-    mount.add_argument("sif", metavar="SIF", type=path, help="image file")
+    mount = add(
+        "bundles.mount",
+        "mount an image as a bundle",
+        "IMAGE is a SIF or OCI-SIF file, an OCI image layout or archive, a docker archive, a filesystem in a file, or a directory.",
+    )
+    mount.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     mount.add_argument("bundle", metavar="BUNDLE", type=path, help="bundle directory to create")
     mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
+    _add_choice_of_image(mount)
+    mount.add_argument(
+        "--strategy",
+        choices=("kernel", "fuse", "extraction"),
+        help="how the layers become files (default: the first that this user can use)",
+    )
 
 
 def _umount(add: AddCommand) -> None:
@@ -520,17 +530,21 @@ def _image(add: AddCommand) -> None:
     )
 
 
+def _add_choice_of_image(parser: Parser) -> None:
+    parser.add_argument("--reference", metavar="NAME", help="name or digest of one of several images in a layout or archive")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="platform of which to take the image, as linux/arm64")
+
+
 def _add_image(parser: Parser, default: str | None) -> None:
     parser.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     whole = f" (default: {default})" if default else ""
     parser.add_argument("path", nargs="?" if default else None, default=default, metavar="PATH", help=f"path in the image{whole}")
-    _add_choice(parser)
+    _add_choice_of_image(parser)
+    _add_limits(parser)
 
 
-def _add_choice(parser: Parser) -> None:
-    """Add the options that choose one of several images and limit what is read."""
-    parser.add_argument("--reference", metavar="NAME", help="name or digest of one of several images in a layout or archive")
-    parser.add_argument("--platform", metavar="OS/ARCH", help="platform of which to take the image, as linux/arm64")
+def _add_limits(parser: Parser) -> None:
+    """Add the options that limit what is read of an image."""
     parser.add_argument("--max-files", type=int, metavar="N", help="most files that are read; -1 for no limit (default: 1000000)")
     parser.add_argument(
         "--max-bytes",
@@ -575,7 +589,8 @@ def _build(add: AddCommand) -> None:
     )
     build.add_argument("--all-root", action="store_true", help="root owns every file (default for users' directories)")
     build.add_argument("--processors", type=int, metavar="N", help="number of processors (default: all)")
-    _add_choice(build)
+    _add_choice_of_image(build)
+    _add_limits(build)
 
 
 def _verify(add: AddCommand) -> None:

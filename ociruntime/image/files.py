@@ -311,7 +311,68 @@ def _exists(name: str, directory: int) -> bool:
     return True
 
 
-class _Extraction:
+class _Writer:
+    """Makes files of an image in a directory that only the caller's user can reach, so that nothing in it can be replaced.
+
+    Args:
+        view: the image.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._fd = -1
+        self._budget = view.budget.renewed()
+        self._directories: list[tuple[str, Node]] = []
+        self._pending: dict[int, dict[Any, tuple[Node, list[str]]]] = {}
+        """For each tree and location of a regular file: its node, and the paths that it gets."""
+
+    def _add_file(self, node: Node, path: str) -> None:
+        """Note a regular file, whose content comes in the order of its layer."""
+        files = self._pending.setdefault(id(node.tree), {})
+        files.setdefault(node.location, (node, []))[1].append(path)
+
+    def _write_files(self) -> None:
+        """Write the regular files, and links for those that have further names."""
+        for files in self._pending.values():
+            nodes = [node for node, _ in files.values()]
+            for node in nodes:
+                self._budget.take_bytes(node.size)
+            for node, pieces in nodes[0].tree.contents(nodes, self._view.budget.renewed()):
+                first, *others = files[node.location][1]
+                self._write(node, first, pieces)
+                for path in others:
+                    os.link(first, path, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+
+    def _write(self, node: Node, path: str, pieces: Iterator[bytes]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, self._mode(node), dir_fd=self._fd)
+        try:
+            size = 0
+            for piece in pieces:
+                size += len(piece)
+                if size > node.size:
+                    break
+                if piece.count(0) == len(piece):
+                    os.lseek(fd, len(piece), os.SEEK_CUR)  # a hole
+                else:
+                    write_all(fd, piece)
+            if size != node.size:
+                raise ImageError(f"{self._view.name}: {printable(path[1:])}: the content does not have {node.size} bytes")
+            os.ftruncate(fd, size)
+            self._finish(node, fd)
+        finally:
+            os.close(fd)
+
+    def _mode(self, node: Node) -> int:
+        """Return the mode with which a file is created."""
+        return node.mode & 0o777
+
+    def _finish(self, node: Node, fd: int) -> None:
+        """Give a file that is written its attributes."""
+        os.utime(fd, (node.mtime, node.mtime))
+
+
+class _Extraction(_Writer):
     """One file or directory on its way out of an image.
 
     It is made in a directory beside the target that only the caller's user can enter, so that nothing in it can be replaced, and
@@ -324,25 +385,20 @@ class _Extraction:
     """
 
     def __init__(self, view: View, parent: int, name: str) -> None:
-        self._view, self._parent, self._name = view, parent, name
+        super().__init__(view)
+        self._parent, self._name = parent, name
         self._staging = f".{name[:48]}.{os.urandom(8).hex()}"
-        self._fd = -1
-        self._budget = view.budget.renewed()
         self._committed = False
         self._left_out: list[ImageFile] = []
-        self._directories: list[tuple[str, int]] = []
-        self._pending: dict[int, dict[Any, tuple[Node, list[str]]]] = {}
-        """For each tree and location of a regular file: its node, and the paths that it gets."""
 
     def run(self, route: Route) -> tuple[ImageFile, ...]:
         try:
             os.mkdir(self._staging, 0o700, dir_fd=self._parent)
             self._fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._parent)
             self._make_tree(route)
-            for files in self._pending.values():
-                self._write_files(files)
-            for path, mtime in reversed(self._directories):
-                os.utime(path, (mtime, mtime), dir_fd=self._fd, follow_symlinks=False)
+            self._write_files()
+            for path, node in reversed(self._directories):
+                os.utime(path, (node.mtime, node.mtime), dir_fd=self._fd, follow_symlinks=False)
             complete(partial(self._commit, top_node(route).is_directory))
         except BaseException:
             complete(self._remove)
@@ -361,45 +417,13 @@ class _Extraction:
             path = "/".join(("x", *names))
             if node.type is FileType.DIRECTORY:
                 os.mkdir(path, node.mode & 0o777 | 0o700, dir_fd=self._fd)
-                self._directories.append((path, node.mtime))
+                self._directories.append((path, node))
             elif node.type is FileType.FILE:
-                files = self._pending.setdefault(id(node.tree), {})
-                files.setdefault(node.location, (node, []))[1].append(path)
+                self._add_file(node, path)
             elif node.type is FileType.SYMLINK and (text := _inside(node.target, names[:-1], [name for name, _ in way[1:base]])):
                 os.symlink(text, path, dir_fd=self._fd)
             else:
                 self._left_out.append(image_file(way))
-
-    def _write_files(self, files: dict[Any, tuple[Node, list[str]]]) -> None:
-        """Write the regular files of one layer, and links for those that have further names."""
-        nodes = [node for node, _ in files.values()]
-        for node in nodes:
-            self._budget.take_bytes(node.size)
-        for node, pieces in nodes[0].tree.contents(nodes, self._view.budget.renewed()):
-            first, *others = files[node.location][1]
-            self._write(node, first, pieces)
-            for path in others:
-                os.link(first, path, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
-
-    def _write(self, node: Node, path: str, pieces: Iterator[bytes]) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, node.mode & 0o777, dir_fd=self._fd)
-        try:
-            size = 0
-            for piece in pieces:
-                size += len(piece)
-                if size > node.size:
-                    break
-                if piece.count(0) == len(piece):
-                    os.lseek(fd, len(piece), os.SEEK_CUR)  # a hole
-                else:
-                    write_all(fd, piece)
-            if size != node.size:
-                raise ImageError(f"{self._view.name}: {printable(path[1:])}: the content does not have {node.size} bytes")
-            os.ftruncate(fd, size)
-            os.utime(fd, (node.mtime, node.mtime))
-        finally:
-            os.close(fd)
 
     def _commit(self, is_directory: bool) -> None:
         """Move the result to the target, whose name is taken first, so that no other file is replaced."""
@@ -419,6 +443,103 @@ class _Extraction:
                 shutil.rmtree(name, dir_fd=self._parent)
             else:
                 os.unlink(name, dir_fd=self._parent)
+
+
+def unpack(view: View, to: str, *, privileged: bool) -> None:
+    """Make the files of an image in a new directory as they are. Arguments and errors as for `Image.unpack`."""
+    os.mkdir(to, 0o700)
+    _Unpacking(view, privileged=privileged).run(to)
+
+
+_MAX_ID: Final = (1 << 32) - 2
+_KINDS: Final = {FileType.FIFO: stat.S_IFIFO, FileType.SOCKET: stat.S_IFSOCK} | {
+    FileType.CHARACTER_DEVICE: stat.S_IFCHR,
+    FileType.BLOCK_DEVICE: stat.S_IFBLK,
+}
+
+
+class _Unpacking(_Writer):
+    """All files of an image on their way to a directory, as they are in the image.
+
+    Args:
+        view: the image.
+        privileged: whether to keep owners, devices and extended attributes.
+    """
+
+    def __init__(self, view: View, *, privileged: bool) -> None:
+        super().__init__(view)
+        self._privileged = privileged
+
+    def run(self, to: str) -> None:
+        self._fd = os.open(to, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for way in self._view.below(self._view.find("/")):
+                self._make(top_node(way), _path(way)[1:] or ".")
+            self._write_files()
+            for path, node in reversed(self._directories):
+                self._complete(node, path)
+        finally:
+            os.close(self._fd)
+
+    def _make(self, node: Node, path: str) -> None:
+        if node.type is FileType.FILE:
+            self._add_file(node, path)
+            return
+        if node.type is FileType.DIRECTORY:
+            if path != ".":
+                os.mkdir(path, 0o700, dir_fd=self._fd)
+            self._directories.append((path, node))
+            return
+        if node.type is FileType.SYMLINK:
+            if not node.target or "\0" in node.target:
+                raise ImageError(f"{self._view.name}: /{printable(path)}: a symbolic link without a valid target")
+            os.symlink(node.target, path, dir_fd=self._fd)
+        elif self._privileged or node.device is None:
+            device = 0 if node.device is None else self._device(node, path)
+            os.mknod(path, _KINDS[node.type] | 0o600, device, dir_fd=self._fd)
+        else:
+            return  # a device, which has no effect where a user mounts the files
+        self._complete(node, path)
+
+    def _device(self, node: Node, path: str) -> int:
+        assert node.device is not None  # it is a device
+        major, minor = node.device
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+            raise ImageError(f"{self._view.name}: /{printable(path)}: a device with the numbers {major}, {minor}")
+        return os.makedev(major, minor)
+
+    def _mode(self, node: Node) -> int:
+        return 0o600
+
+    def _finish(self, node: Node, fd: int) -> None:
+        self._complete(node, f"/proc/self/fd/{fd}", follow=True)
+
+    def _complete(self, node: Node, path: str, *, follow: bool = False) -> None:
+        """Give a file its owner, attributes, permissions and times, in this order: a new owner clears set-user-ID bits."""
+        if self._privileged:
+            if not (0 <= node.uid <= _MAX_ID and 0 <= node.gid <= _MAX_ID):
+                raise ImageError(f"{self._view.name}: {printable(path)}: a file of the user {node.uid} and group {node.gid}")
+            os.chown(path, node.uid, node.gid, dir_fd=self._fd, follow_symlinks=follow)
+        self._set_attributes(node, path, follow=follow)
+        if node.type is not FileType.SYMLINK:
+            bits = 0o7777 if self._privileged or node.is_directory else 0o1777
+            os.chmod(path, node.mode & bits, dir_fd=self._fd)
+        os.utime(path, (node.mtime, node.mtime), dir_fd=self._fd, follow_symlinks=follow)
+
+    def _set_attributes(self, node: Node, path: str, *, follow: bool) -> None:
+        attributes = node.tree.attributes(node)
+        for name, value in attributes.items():
+            if name.startswith(_OF_OVERLAYS) or not (self._privileged or name.startswith("user.")):
+                continue
+            try:
+                os.setxattr(path if follow else f"/proc/self/fd/{self._fd}/{path}", name, value, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM) or (name.startswith("security.") and self._privileged):
+                    raise
+
+
+_OF_OVERLAYS: Final = ("trusted.overlay.", "user.overlay.")
+"""Attributes that an overlay would take for its own."""
 
 
 def _inside(target: str, folder: Sequence[str], base: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from ociruntime.image.blobs import (
     read_document,
 )
 from ociruntime.image.config import Location, OciImageConfig
-from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract
+from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract, unpack
 from ociruntime.image.layers import check_archive
 from ociruntime.image.sif.format import MAGIC
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label, printable, size_text
@@ -277,7 +277,23 @@ class Image:
         layers = () if self.kind is ImageKind.SIF else (*self.layers, *self.overlays, *self.data)
         return Verification(signatures=signatures, digests=tuple(_check_layer(layer, self.name) for layer in layers))
 
+    def check_layers(self) -> None:
+        """Compare the filesystems of an OCI image with their digests. Raises ImageError, OSError."""
+        for layer in self.layers:
+            if layer.digest and layer.format.is_filesystem:
+                _check_layer(layer, self.name)
+
     # ---- data ----
+
+    def fileno(self, layer: Layer) -> int:
+        """Return the descriptor of the file that holds a layer, which this image keeps.
+
+        Raises:
+            ValueError: the image is closed, or the layer is a directory.
+        """
+        self.reader(layer)
+        assert layer._section is not None  # it has a reader
+        return layer._section.source.fileno()
 
     def reader(self, layer: Layer) -> SectionReader:
         """Return the bytes of a layer as a read-only seekable file.
@@ -290,21 +306,6 @@ class Image:
         if layer._section is None:
             raise ValueError(f"layer {layer}: a {layer.format} has no bytes of its own")
         return layer._section.reader()
-
-    def unpacking(self) -> str:
-        """Return how to unpack or convert an image of a kind that is not run as it is, for messages."""
-        unpack = "umoci unpack --image {}:TAG BUNDLE', which makes the bundle BUNDLE with its root filesystem BUNDLE/rootfs"
-        match self.kind:
-            case ImageKind.OCI_LAYOUT:
-                return f"unpack it with '{unpack.format(self.name)}"
-            case ImageKind.OCI_ARCHIVE | ImageKind.DOCKER_ARCHIVE:
-                return f"unpack it with 'skopeo copy {self.kind}:{self.name} oci:LAYOUT:TAG && {unpack.format('LAYOUT')}"
-            case ImageKind.OCI_SIF:
-                return "build or pull it without --oci"
-            case ImageKind.FILESYSTEM:
-                return "mount it, or unpack a squashfs with unsquashfs, and use the directory"
-            case ImageKind.SIF | ImageKind.DIRECTORY:
-                return ""
 
     # ---- files, without mounting ----
 
@@ -383,6 +384,24 @@ class Image:
         """
         path, to = parse_path("path", path), parse_path("to", to)
         return extract(self._view(max_files, max_bytes), path, to)
+
+    def unpack(self, to: StrPath, *, privileged: bool, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
+        """Make the files of the image in a new directory as they are, for a root filesystem. After an error some of them are there.
+
+        Permissions, times, hard links and symbolic links are those of the image. The digest of each OCI layer is compared.
+
+        Args:
+            to: the path of the directory, which only the caller's user may be able to reach while it is made.
+            privileged: keep owners, devices and extended attributes, which only root can. Otherwise all files belong to the caller,
+                and devices, and attributes that are not the user's, are left out.
+            max_files, max_bytes: see `extract`.
+
+        Raises:
+            ImageError, UnsupportedError, ValueError: as for `files`.
+            OSError: something cannot be written.
+        """
+        check_bool("privileged", privileged)
+        unpack(self._view(max_files, max_bytes), parse_path("to", to), privileged=privileged)
 
     def _view(self, max_files: int, max_bytes: int) -> View:
         check_int("max_files", max_files, 0)

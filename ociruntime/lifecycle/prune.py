@@ -14,7 +14,7 @@ from ..files import LockFile
 from ..interrupts import uninterruptible
 from ..overrides import StrPath
 from ..procfs import MountInfo, read_mounts
-from ..rootfs.bundles import BundleDirectory, locked, prune_records
+from ..rootfs.bundles import LAYER_TYPES, BundleDirectory, locked, prune_records
 from ..rootfs.layers import containers_of as layer_containers
 from ..store import Entry, StateStore, Status, check_directory, check_id
 from .delete import after_delete, end, lock, read, sweep
@@ -262,7 +262,8 @@ def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[st
     mounts = directory.mounts()
     _refuse_containers(directory, state_root)
     _refuse(directory, _lasting_users(directory, mounts))
-    if directory.layers() is not None:  # no container can be created meanwhile (see `in_use`)
+    layers = directory.layers()
+    if layers is not None and not layers.shared:  # no container can be created meanwhile (see `in_use`)
         directory.unmount()
         return
     with directory.top_unmounted():  # a user that came since the first look keeps its open files
@@ -341,11 +342,12 @@ def _elsewhere(directory: BundleDirectory, mounts: list[MountInfo], *, unmounted
         unmounted: whether the bundle is unmounted at its usual place.
     """
     own, place = {mount.device for mount in mounts}, directory.rootfs
+    usual = {mount.point for mount in mounts} | {place}
     for pid, table in _namespaces():
         if own:
-            used = any(m.device in own and (m.point != place if unmounted else m.point == "/" or m.root != "/") for m in table)
+            used = any(m.device in own and (m.point not in usual if unmounted else m.point == "/" or m.root != "/") for m in table)
         else:
-            used = any(m.point == place and m.fstype in ("squashfs", "overlay") for m in table)
+            used = any(m.point == place and m.fstype in (*LAYER_TYPES, "overlay") for m in table)
         if used:
             yield f"process {pid} ({_command(pid)})"
 

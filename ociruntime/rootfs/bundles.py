@@ -4,8 +4,8 @@ A bundle counts as mounted only if it has a record. Records are kept in a direct
 bundle, so nothing in a bundle or an image can imitate one. A record belongs to one directory, by device, inode and time of birth:
 it follows a bundle that is renamed, and does not apply to another directory that takes its place. While a bundle is mounted or
 unmounted, its record is called ``*.partial`` and its directory is locked; a crash leaves a partial record without the lock. A
-record is a symbolic link, which is created atomically. Its target is the time of birth, the origin of the lower layer if the
-containers of the bundle mount it (see `ociruntime.rootfs.layers`), and the path.
+record is a symbolic link, which is created atomically. Its target is the time of birth, the origin of the lower layers (see
+`ociruntime.rootfs.layers`), and the path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from .._native import check, lib
-from ..engine.squashfs import FSTYPE
+from ..engine.filesystems import FSTYPE
 from ..engine.trees import remove_tree
 from ..errors import BundleError, StateError, UnsupportedError
 from ..files import LockFile
@@ -27,10 +27,8 @@ from ..store import check_directory, default_root, make_directory
 from .layers import LAYERS, Layers, digest_of, layers_of, prune_images, release
 from .mount import attach, clone_mount, mounts_below, mounts_on, unmount, unmount_found
 
-_STACKS: Final = (("squashfs", "overlay"), ("overlay",), (FSTYPE,))
-"""Types of the mounts on a root filesystem, the lowest first: those of root, with several layers elsewhere too; that of a user."""
-_TYPES: Final = ("squashfs", FSTYPE)
-"""Types of the mounts of layers."""
+LAYER_TYPES: Final = ("squashfs", "ext4", "erofs")
+"""Types of the mounts of layers by root. Those by FUSE have a common beginning."""
 _MADE: Final = ("overlay", "volumes", LAYERS)
 _PARTIAL: Final = ".partial"
 
@@ -102,22 +100,14 @@ class BundleDirectory:
                 raise
             raise BundleError(f"{self.path}: the path is too long; choose a shorter one") from error
 
-    def commit(self, layers: Layers | None = None) -> None:
-        """Make the record complete.
-
-        Args:
-            layers: what the containers of the bundle mount; None if its root filesystem is mounted on the host.
-
-        Raises:
-            OSError: the record cannot be written.
-        """
+    def commit(self, layers: Layers) -> None:
+        """Make the record complete. Raises OSError: it cannot be written."""
         complete, partial = self._records()
-        if layers is not None:
-            self.begin(layers.origin)
+        self.begin(layers.origin)
         os.rename(partial, complete)
 
     def layers(self) -> Layers | None:
-        """Return what the containers of the bundle mount; None if its root filesystem is mounted on the host."""
+        """Return the layers of the bundle; None if it has no complete record."""
         path = self.record()
         known = _read(path) if path else None
         return layers_of(self.real, known.origin) if known is not None and known.origin else None
@@ -136,11 +126,11 @@ class BundleDirectory:
     def foreign_mount(self) -> str:
         """Return a mount in the bundle that does not belong to it, as text; empty if there is none."""
         for mount in mounts_below(self.real):
-            if mount.point != self.rootfs and not (self._is_layer(mount) and mount.fstype in _TYPES):
+            if mount.point != self.rootfs and not (self._is_layer(mount) and _is_of_layer(mount)):
                 return f"{mount.fstype} on {mount.point}"
-        types = tuple(mount.fstype for mount in mounts_on(self.rootfs))
-        known = any(types == stack[: len(types)] for stack in _STACKS)
-        return "" if known else f"{types[-1]} on {self.rootfs}"
+        stack = mounts_on(self.rootfs)
+        known = stack[1:] if stack and _is_of_layer(stack[0]) else stack
+        return "" if [mount.fstype for mount in known] in ([], ["overlay"]) else f"{known[-1].fstype} on {self.rootfs}"
 
     def unmount(self, *, detach: bool = False) -> None:
         """Unmount the image. Nothing is deleted. Raises OSError.
@@ -216,6 +206,10 @@ class BundleDirectory:
         _forget(partial)
 
 
+def _is_of_layer(mount: MountInfo) -> bool:
+    return mount.fstype in LAYER_TYPES or mount.fstype.startswith(FSTYPE)
+
+
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[BundleDirectory]:
     """Open and lock the directory of a bundle that is mounted or unmounted, for the block.
@@ -253,7 +247,7 @@ def _lock(path: str, *, shared: bool) -> Iterator[int]:
 
 
 def bundle_layers(path: str | os.PathLike[str]) -> Layers | None:
-    """Return what the containers of a mounted bundle mount themselves; None for any other directory.
+    """Return the layers of a mounted bundle; None for any other directory.
 
     Records that another user can change are not read, and are no error: a bundle that was not mounted needs none.
     """

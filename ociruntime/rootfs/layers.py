@@ -1,45 +1,44 @@
 """How the layers of an image become a root filesystem: the table of strategies, and what a container gets where only it may mount.
 
-Root mounts an image and an overlay on the host, where every container of the bundle shares them. A user mounts at most the image
+Root mounts the layers and an overlay on the host, where every container of the bundle shares them. A user mounts at most the layers
 there, by FUSE. Each container then mounts an overlay with an upper layer of its own, in its own user and mount namespaces. Where
-FUSE cannot be used, the image is extracted once, into a cache that is addressed by its content.
+layers cannot be mounted, the image is extracted once, into a cache that is addressed by its content.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import stat
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Container, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote, unquote
 
-from ..engine import squashfs
-from ..engine.trees import copy_attributes, remove_tree
-from ..errors import UnsupportedError, warn
-from ..files import LockFile, other_writers
+from ..engine import filesystems
+from ..engine.filesystems import MOUNTERS, Filesystem, Programs
+from ..engine.trees import copy_attributes
+from ..errors import ImageError, UnsupportedError, warn
 from ..host import Host
 from ..interrupts import waiting
 from ..plan.overlay import Overlay
-from ..procfs import outer_uid
-from .shared import SharedMount
+from .cache import Cache, read_link
+from .mount import mount_filesystem, mount_overlay, unmount
+from .shared import SharedMount, shared_mount
 
 if TYPE_CHECKING:
-    from ..engine.squashfs import Image, Programs
+    from ..image import Image, Layer
 
 
 class Strategy(StrEnum):
-    """A way to get at the files of a squashfs image, the best first."""
+    """A way to get at the files of an image, the best first."""
 
     KERNEL = "kernel"
-    """The kernel mounts it through a loop device."""
+    """The kernel mounts each layer through a loop device."""
     FUSE = "fuse"
-    """squashfuse serves it, and fusermount3 mounts it."""
+    """squashfuse, fuse2fs or erofsfuse serves each layer, and fusermount3 mounts it."""
     EXTRACTION = "extraction"
-    """unsquashfs extracts it, into the cache."""
+    """The files of all layers are extracted as one tree, into the cache."""
 
 
 class Choice(NamedTuple):
@@ -49,27 +48,71 @@ class Choice(NamedTuple):
     reason: str = ""
 
 
-def choose(host: Host, programs: Programs) -> Choice:
-    """Return the best strategy for a squashfs image that a host offers to this user.
+_PACKAGES: Final = {"squashfuse": "squashfuse", "fuse2fs": "fuse2fs", "erofsfuse": "erofsfuse", "fusermount3": "fuse3"}
+
+
+def choose(formats: Collection[str], host: Host, programs: Programs, *, layers: int = 1, only: Strategy | None = None) -> Choice:
+    """Return the best strategy for an image that a host offers to this user.
+
+    Args:
+        formats: the formats of its layers, as `LayerFormat` has them.
+        layers: how many layers it has.
+        only: the strategy that the caller asks for.
 
     Raises:
-        UnsupportedError: it offers none; the message says what to install.
+        UnsupportedError: it offers none, or not that one; the message says what to install.
     """
+    reasons: dict[Strategy, str] = {}
+    for strategy, find in ((Strategy.KERNEL, _no_kernel), (Strategy.FUSE, _no_fuse), (Strategy.EXTRACTION, _no_extraction)):
+        if only is not None and strategy is not only:
+            continue
+        reasons[strategy] = find(formats, host, programs, layers)
+        if not reasons[strategy]:
+            del reasons[strategy]
+            return Choice(strategy, next(reversed(reasons.values()), ""))
+    if only is not None:
+        raise UnsupportedError(f"the strategy {only} cannot be used: {reasons[only]}")
+    install = [_PACKAGES[MOUNTERS[kind]] for kind in sorted(formats) if kind in MOUNTERS]
+    unsquashfs = ", or squashfs-tools" if formats == {"squashfs"} else ""
+    raise UnsupportedError(
+        f"an image cannot be mounted by this user: {reasons[Strategy.FUSE]}; it cannot be extracted either: "
+        f"{reasons[Strategy.EXTRACTION]}; install {', '.join(install)} and fuse3 where users may open /dev/fuse{unsquashfs}"
+    )
+
+
+def _no_kernel(formats: Collection[str], host: Host, programs: Programs, layers: int) -> str:
+    """Return why the kernel cannot mount layers for this user; an empty string if it can."""
+    if archives := sorted(set(formats) - set(MOUNTERS)):
+        return f"layers of the format {' and '.join(archives)} cannot be mounted"
+    return "" if mounts_by_kernel(host) else "only root mounts an image by the kernel"
+
+
+def _no_fuse(formats: Collection[str], host: Host, programs: Programs, layers: int) -> str:
+    if set(formats) - set(MOUNTERS):
+        return _no_kernel(formats, host, programs, layers)
     if mounts_by_kernel(host):
-        return Choice(Strategy.KERNEL)
-    needed = (("squashfuse", programs.squashfuse, "squashfuse"), ("fusermount3", programs.fusermount, "fuse3"))
-    missing = [f"no {program} in PATH (Debian: {package})" for program, path, package in needed if not path]
+        return "root mounts images by the kernel"
+    needed = {MOUNTERS[kind]: getattr(programs, MOUNTERS[kind]) for kind in sorted(formats)} | {"fusermount3": programs.fusermount}
+    missing = [f"no {program} in PATH (Debian: {_PACKAGES[program]})" for program, path in needed.items() if not path]
     if programs.device:
         missing.append(programs.device)
-    if not missing:
-        return Choice(Strategy.FUSE, "only root mounts an image by the kernel")
-    reason = f"FUSE cannot be used: {', '.join(missing)}"
-    if programs.unsquashfs:
-        return Choice(Strategy.EXTRACTION, reason)
-    raise UnsupportedError(
-        f"an image cannot be mounted by this user: {reason}; it cannot be extracted either: no unsquashfs in PATH; install "
-        "squashfuse and fuse3 where users may open /dev/fuse, or squashfs-tools"
-    )
+    return f"FUSE cannot be used: {', '.join(missing)}" if missing else ""
+
+
+def _no_extraction(formats: Collection[str], host: Host, programs: Programs, layers: int) -> str:
+    if kinds := sorted({"ext", "erofs"} & set(formats)):
+        return f"files of {' and '.join(kinds)} filesystems can only be read where they are mounted"
+    if "squashfs" not in formats or _extracts_by_program(formats, programs, layers):
+        return ""
+    if programs.library:
+        return ""
+    if layers == 1:
+        return "no unsquashfs in PATH"
+    return "several squashfs layers are merged by the extra 'images', which is not installed"
+
+
+def _extracts_by_program(formats: Collection[str], programs: Programs, layers: int) -> bool:
+    return bool(programs.unsquashfs) and layers == 1 and set(formats) == {"squashfs"}
 
 
 def mounts_by_kernel(host: Host) -> bool:
@@ -94,6 +137,8 @@ class Layers(NamedTuple):
     """Absolute path of the directory of the upper layers."""
     origin: str = ""
     """How the lower layers were made, as a record holds it; empty for a directory of the caller."""
+    shared: bool = False
+    """Whether an overlay of them is mounted on the root filesystem of the bundle, which all its containers share."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -147,39 +192,181 @@ def make_upper(layers: Layers, name: str, container: str = "") -> None:
 def containers_of(layers: Layers) -> list[str]:
     """Return the state directories of the containers that have an upper layer, in any state root."""
     names = os.listdir(layers.uppers) if os.path.isdir(layers.uppers) else ()  # a crash may have removed it
-    return [path for name in names if (path := _read_link(f"{layers.uppers}/{name}/{_CONTAINER}"))]
+    return [path for name in names if (path := read_link(f"{layers.uppers}/{name}/{_CONTAINER}"))]
 
 
-_FUSE: Final = "fuse"
 _CACHE: Final = "cache"
+_DIRECTORY: Final = "directory"
+_SHARED: Final = "shared+"
+"""Begin of an origin whose layers have an overlay on the root filesystem of the bundle, which all containers share."""
 LAYERS: Final = "layers"
 """Name of the directory of a bundle in which several layers of an image are mounted, each by its number, the lowest being 0."""
 
 
-def attach(image: Image, bundle: Path, used: Container[str]) -> Layers:
-    """Make the files of an image the lower layer of a bundle: mounted on its ``rootfs``, or extracted.
+def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy | None = None, *, private: bool = False) -> Layers:
+    """Make the files of an image the lower layers of a bundle: mounted in it, or extracted. A directory is used as it is.
 
     Args:
         used: the digests of extracted images that mounted bundles use.
+        strategy: the one to use; by default the best one that can be used.
+        private: where the kernel mounts the layers, mount them at no place, for this process alone.
 
     Raises:
-        UnsupportedError, SifError, OSError: the image can be neither mounted nor extracted.
+        UnsupportedError, ImageError, OSError: the image can be neither mounted nor extracted.
     """
-    os.mkdir(bundle / "overlay", 0o700)
-    programs = squashfs.Programs.find()
-    choice = choose(Host.probe(), programs)
-    if choice.strategy is Strategy.FUSE:
-        squashfs.mount(image, str(bundle / "rootfs"), programs)
-        return layers_of(str(bundle), _FUSE)
-    warn([f"{image.path} is extracted, because {choice.reason}"])
-    return layers_of(str(bundle), f"{_CACHE}=" + _Cache().add(image, str(bundle), programs, used))
+    if image.kind == _DIRECTORY:
+        return layers_of(str(bundle), f"{_DIRECTORY}={quote(image.path)}")
+    if private and (mounts := shared_mounts(image)) is not None:
+        return Layers(mounts, f"{bundle}/overlay")
+    programs, host = Programs.find(), Host.probe()
+    formats, count = {str(layer.format) for layer in image.layers}, len(image.layers)
+    chosen, reason = choose(formats, host, programs, layers=count, only=strategy)
+    if chosen is not Strategy.EXTRACTION:
+        with waiting():
+            image.check_layers()
+        places = layer_places(str(bundle), count)
+        for place in places:
+            os.makedirs(place, mode=0o700, exist_ok=True)
+        for part, place in zip(_filesystems(image), places, strict=True):
+            if chosen is Strategy.KERNEL:
+                mount_filesystem(part, place)
+            else:
+                filesystems.mount(part, place, programs)
+        foreign = _foreign_opaque(image, places, "trusted" if chosen is Strategy.KERNEL else "user")
+        if not foreign:
+            return layers_of(str(bundle), f"{chosen}={count}")
+        for place in places:
+            (unmount if chosen is Strategy.KERNEL else filesystems.unmount)(place)
+            if count > 1:
+                os.rmdir(place)
+        reason = f"directories in its layers hide others by {foreign}, which overlays of {_whose(host)} do not see"
+        if why := _no_extraction(formats, host, programs, count):
+            raise UnsupportedError(f"{image.name} cannot be used by this user: {reason}; it cannot be extracted: {why}")
+    if formats & set(MOUNTERS) and strategy is None:
+        warn([f"{image.name} is extracted, because {reason}"])
+    cache, privileged = Cache(), mounts_by_kernel(host)
+    digest = cache.digest_of(image, privileged=privileged)
+    cache.add(digest, partial(_extract, image, programs, privileged), str(bundle), used)
+    return layers_of(str(bundle), f"{_CACHE}={digest}")
+
+
+def shared_mounts(image: Image) -> tuple[SharedMount, ...] | None:
+    """Return mounts of the layers of an image at no place, the uppermost first; None if the kernel cannot mount them for this user.
+
+    Raises:
+        ImageError: a layer does not have its digest.
+        UnsupportedError, OSError: they cannot be mounted.
+    """
+    if not may_mount() or any(layer.format not in MOUNTERS for layer in image.layers):
+        return None
+    with waiting():
+        image.check_layers()
+    mounts = tuple(map(shared_mount, _filesystems(image)))
+    return None if _foreign_opaque(image, [mount.path for mount in mounts], "trusted") else mounts
+
+
+def _filesystems(image: Image) -> list[Filesystem]:
+    """Return the layers of an image that can be mounted, the uppermost first."""
+    return [Filesystem(image.fileno(layer), image.name, layer.offset, layer.size, layer.format) for layer in reversed(image.layers)]
+
+
+def _whose(host: Host) -> str:
+    return "root" if mounts_by_kernel(host) else "users"
+
+
+def _foreign_opaque(image: Image, places: Sequence[str], own: str) -> str:
+    """Return the attribute by which directories of layers hide others, and which the overlay does not see; empty if there is none.
+
+    Args:
+        places: where the layers are mounted, the uppermost first.
+        own: the class of the attributes that it sees, ``trusted`` or ``user``.
+    """
+    upper = zip(reversed(image.layers[1:]), places, strict=False)  # what the lowest layer hides does not exist
+    found = any(has_foreign_opaque(place, own) for layer, place in upper if _has_attributes(image, layer))
+    return f"{'trusted' if own == 'user' else 'user'}.overlay.opaque" if found else ""
+
+
+def _extract(image: Image, programs: Programs, privileged: bool, target: str) -> None:
+    """Extract an image to a path that does not exist."""
+    formats = {str(layer.format) for layer in image.layers}
+    if not _extracts_by_program(formats, programs, len(image.layers)):
+        image.unpack(target, privileged=privileged)
+        return
+    image.check_layers()
+    filesystems.extract(_filesystems(image)[0], target, programs, privileged=privileged)
+
+
+def share(layers: Layers, bundle: Path, *, writable: bool) -> Layers:
+    """Mount the layers of a bundle on its root filesystem, for all its containers.
+
+    Args:
+        writable: whether there is a layer above them for what is written.
+
+    Raises:
+        UnsupportedError, OSError: the overlay cannot be mounted.
+    """
+    rootfs, overlay = bundle / "rootfs", bundle / "overlay"
+    lowers = [Path(path) for path in layers.paths]
+    if writable:
+        mount_overlay(lowers, rootfs, overlay)
+    elif lowers != [rootfs]:
+        overlay.mkdir(mode=0o700)  # an overlay that is not writable needs two directories
+        mount_overlay([*lowers, overlay] if len(lowers) == 1 else lowers, rootfs, None)
+    return layers._replace(origin=_SHARED + layers.origin, shared=True)
+
+
+_MOST_DIRECTORIES: Final = 1_000_000
+
+
+def has_foreign_opaque(place: str, own: str) -> bool:
+    """Return whether a directory of a layer hides those below by an attribute that the overlay does not see.
+
+    Args:
+        place: where the layer is mounted. squashfuse shows attributes of other classes than ``user`` under wrong names.
+        own: the class of attributes that the overlay sees, ``trusted`` or ``user``.
+
+    Raises:
+        ImageError: there are too many directories.
+        OSError: they cannot be read.
+    """
+    pending, count = [f"{place}/."], 0
+    while pending:
+        path = pending.pop()
+        count += 1
+        if count > _MOST_DIRECTORIES:
+            raise ImageError(f"the image has more than {_MOST_DIRECTORIES} directories")
+        names = os.listxattr(path, follow_symlinks=False)
+        if any(name.endswith(".overlay.opaque") and name != f"{own}.overlay.opaque" for name in names):
+            return True
+        with os.scandir(path) as entries:
+            pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return False
+
+
+def _has_attributes(image: Image, layer: Layer) -> bool:
+    """Return whether files of a layer may have extended attributes. A squashfs without them says so in its superblock."""
+    if layer.format != "squashfs":
+        return True
+    reader = image.reader(layer)
+    reader.seek(_ATTRIBUTES_AT)
+    return reader.read(8) != _NO_ATTRIBUTES
+
+
+_ATTRIBUTES_AT: Final = 56
+_NO_ATTRIBUTES: Final = b"\xff" * 8
+"""Where a squashfs has the offset of its extended attributes, and what it has there if there are none."""
 
 
 def layers_of(bundle: str, origin: str) -> Layers:
     """Return the layers of a bundle from what is recorded of them."""
-    kind, _, detail = origin.partition("=")
-    lowers = [_Cache().files(detail)] if kind == _CACHE else layer_places(bundle, int(detail or 1))
-    return Layers(tuple(lowers), f"{bundle}/overlay", origin)
+    kind, _, detail = origin.removeprefix(_SHARED).partition("=")
+    if kind == _CACHE:
+        lowers = [Cache().files(detail)]
+    elif kind == _DIRECTORY:
+        lowers = [unquote(detail)]
+    else:
+        lowers = layer_places(bundle, int(detail))
+    return Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED))
 
 
 def layer_places(bundle: str, count: int) -> list[str]:
@@ -187,213 +374,18 @@ def layer_places(bundle: str, count: int) -> list[str]:
     return [f"{bundle}/rootfs"] if count == 1 else [f"{bundle}/{LAYERS}/{number}" for number in reversed(range(count))]
 
 
-# ---- extracted images ----
-
-
 def digest_of(origin: str) -> str:
     """Return the digest of the extracted image in a record; empty if the image was not extracted."""
-    kind, _, digest = origin.partition("=")
+    kind, _, digest = origin.removeprefix(_SHARED).partition("=")
     return digest if kind == _CACHE else ""
 
 
 def release(origin: str, bundle: str) -> None:
     """Note that a bundle does not use its extracted image any more. No effect for another origin."""
     if digest := digest_of(origin):
-        _unlink(_Cache().reference(digest, bundle))
+        Cache().release(digest, bundle)
 
 
 def prune_images(used: Container[str]) -> None:
     """Remove every extracted image that no bundle uses. Arguments and errors as for `attach`."""
-    _Cache().prune(used, 0)
-
-
-_BOUND: Final = 16 << 30
-"""Bytes of extracted images above which those that are not used are removed."""
-_CHUNK: Final = 1 << 20
-
-
-def _cache_directory() -> str:
-    """Return the directory of extracted images: in the cache directory of the user, or in /var/tmp for a user without a home."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    if os.path.isabs(base) and os.access(base if os.path.exists(base) else os.path.dirname(base), os.W_OK):
-        return f"{base}/ociruntime/images"
-    return f"/var/tmp/ociruntime-{outer_uid()}/images"
-
-
-def _make_private(path: str) -> None:
-    """Make a directory, and check that no other user can write to it. Raises UnsupportedError, OSError."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        info = os.lstat(path)
-        why = other_writers(info) if stat.S_ISDIR(info.st_mode) else "it is not a directory"
-        if why:
-            raise UnsupportedError(
-                f"cannot keep extracted images in {path}: {why}; set XDG_CACHE_HOME to a directory of this user"
-            ) from None
-
-
-class _Cache:
-    """Extracted images. ``DIGEST/rootfs`` has the files, and ``DIGEST/users`` a symbolic link to each bundle that uses them.
-
-    ``DIGEST/lock`` is held while an image is extracted, removed or gets a user. ``known`` has the digests of files that were read
-    before, by their identity. The digest is that of the whole filesystem.
-    """
-
-    def __init__(self) -> None:
-        self._root = _cache_directory()
-
-    def files(self, digest: str) -> str:
-        return f"{self._root}/{digest}/rootfs"
-
-    def reference(self, digest: str, bundle: str) -> str:
-        name = hashlib.sha256(os.fsencode(bundle)).hexdigest()[:32]
-        return f"{self._root}/{digest}/users/{name}"
-
-    def add(self, image: Image, bundle: str, programs: Programs, used: Container[str]) -> str:
-        """Extract an image unless that was done before, note that a bundle uses it, and return its digest."""
-        os.makedirs(os.path.dirname(os.path.dirname(self._root)), mode=0o700, exist_ok=True)
-        for path in (os.path.dirname(self._root), self._root):
-            _make_private(path)
-        with waiting():
-            digest = self._digest(image)
-        with self._locked(digest):
-            place = f"{self._root}/{digest}"
-            partial = f"{place}/partial"
-            remove_tree(partial)  # of a process that was killed
-            if not os.path.isdir(self.files(digest)):
-                try:
-                    with waiting():
-                        squashfs.extract(image, partial, programs)
-                    _replace_link(f"{place}/size", str(_size(partial)))
-                    os.sync()  # what a crash of the machine leaves is not taken for the image
-                    os.rename(partial, self.files(digest))
-                except BaseException:
-                    remove_tree(partial)
-                    raise
-            os.makedirs(f"{place}/users", mode=0o700, exist_ok=True)
-            self._live_users(digest)
-            _replace_link(self.reference(digest, bundle), bundle)
-            os.utime(f"{place}/users")
-        self.prune(used, _BOUND)
-        return digest
-
-    def prune(self, used: Container[str], bound: int) -> None:
-        """Remove images that are not used, those first that were used least recently, until the rest is not above a bound."""
-        if not os.path.isdir(self._root):
-            return
-        _make_private(self._root)
-        names = os.listdir(self._root)
-        found = sorted((self._last_use(name), name, self._recorded_size(name)) for name in names if len(name) == 64)
-        total = sum(size for _, _, size in found)
-        for _, digest, size in found:
-            if (total > bound or not bound) and digest not in used and self._remove(digest):
-                total -= size
-        known = f"{self._root}/known"
-        for name in os.listdir(known) if "known" in names else ():
-            if not os.path.isdir(f"{self._root}/{_read_link(f'{known}/{name}')}"):
-                _unlink(f"{known}/{name}")
-
-    def _remove(self, digest: str) -> bool:
-        """Remove an image unless it is used or locked, and return whether it was removed."""
-        place = f"{self._root}/{digest}"
-        try:
-            with self._locked(digest, wait=False):
-                if self._live_users(digest):
-                    return False
-                for name in sorted(os.listdir(place), key=lambda name: name == "lock"):
-                    if name in ("lock", "size"):
-                        _unlink(f"{place}/{name}")
-                    else:
-                        remove_tree(f"{place}/{name}")
-                os.rmdir(place)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:  # another process waits for the lock, and extracts it again
-                raise
-        return True
-
-    def _live_users(self, digest: str) -> bool:
-        """Forget the bundles that do not exist any more, and return whether any is left."""
-        users, left = f"{self._root}/{digest}/users", False
-        for name in os.listdir(users) if os.path.isdir(users) else ():
-            if os.path.lexists(_read_link(f"{users}/{name}")):
-                left = True
-            else:
-                _unlink(f"{users}/{name}")
-        return left
-
-    @contextmanager
-    def _locked(self, digest: str, *, wait: bool = True) -> Iterator[None]:
-        place = f"{self._root}/{digest}"
-        while True:
-            _make_private(place)
-            try:
-                lock = LockFile(f"{place}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-            except FileNotFoundError:
-                continue  # another process has just removed the image
-            with lock:
-                with waiting():
-                    lock.acquire(wait=wait)
-                if not lock.removed:
-                    yield
-                    return
-
-    def _digest(self, image: Image) -> str:
-        """Return the SHA-256 digest of an image; it is computed once for each file."""
-        info = os.fstat(image.fd)
-        identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, image.offset, image.size)
-        directory = f"{self._root}/known"
-        known = f"{directory}/{'-'.join(f'{number:x}' for number in identity)}"
-        if digest := _read_link(known):
-            return digest
-        state, position, end = hashlib.sha256(), image.offset, image.offset + image.size
-        while position < end and (chunk := os.pread(image.fd, min(_CHUNK, end - position), position)):
-            state.update(chunk)
-            position += len(chunk)
-        _make_private(directory)
-        _replace_link(known, state.hexdigest())
-        return state.hexdigest()
-
-    def _last_use(self, digest: str) -> float:
-        try:
-            return os.stat(f"{self._root}/{digest}/users").st_mtime
-        except FileNotFoundError:
-            return 0
-
-    def _recorded_size(self, digest: str) -> int:
-        return int(_read_link(f"{self._root}/{digest}/size") or 0)
-
-
-def _size(path: str) -> int:
-    """Return the bytes on disk of a directory tree."""
-    total = 0
-    for directory, _, names in os.walk(path):
-        total += sum(os.lstat(os.path.join(directory, name)).st_blocks * 512 for name in names)
-    return total
-
-
-def _read_link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except FileNotFoundError:
-        return ""
-
-
-def _replace_link(path: str, target: str) -> None:
-    """Make a symbolic link, or replace one, atomically."""
-    temporary = f"{path}.{os.urandom(8).hex()}"
-    os.symlink(target, temporary)
-    try:
-        os.rename(temporary, path)
-    except BaseException:
-        _unlink(temporary)
-        raise
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
+    Cache().prune(used, 0)

@@ -1,4 +1,4 @@
-"""Mounting the rootfs of a bundle on the host: squashfs in a part of a file through a loop device (loop(4)), and
+"""Mounting the rootfs of a bundle on the host: filesystems in a part of a file through loop devices (loop(4)), and
 overlays.
 """
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._native import check, ffi, lib
-from ..engine import squashfs
+from ..engine import filesystems
+from ..engine.filesystems import Filesystem
 from ..engine.trees import copy_attributes, copy_tree, remove_tree
 from ..engine.undo import refusal
-from ..errors import BundleError, SifError, UnsupportedError
+from ..errors import BundleError, ImageError, UnsupportedError
 from ..files import other_writers
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
@@ -25,7 +26,7 @@ from ..procfs import MountInfo, read_mounts
 from ..spec.base import destination_in_root
 
 if TYPE_CHECKING:
-    from ..image import Image, SifImage
+    from ..image import Image
     from .users import ContainerRoot
 
 NOSUID: Final = 2
@@ -123,8 +124,8 @@ def unmount_found(found: MountInfo, path: str, *, detach: bool = False) -> None:
         path: a path to the mount point that stays valid if directories above it are renamed.
         detach: as for `unmount`.
     """
-    if found.fstype == squashfs.FSTYPE:
-        squashfs.unmount(found.point, detach=detach)
+    if found.fstype.startswith(filesystems.FSTYPE):
+        filesystems.unmount(found.point, detach=detach)
     else:
         unmount(path, detach=detach)
 
@@ -279,33 +280,42 @@ def mount_overlay(lowers: Sequence[Path], rootfs: Path, overlay: Path | None) ->
         check(lib.oci_mount(b"overlay", target.encode(), NOSUID | NODEV, data.encode()), os.fspath(rootfs))
 
 
-def open_image(path: str | os.PathLike[str]) -> Image:
-    """Open a SIF file that can be mounted, or the directory of a root filesystem.
+def open_image(path: str | os.PathLike[str], *, reference: str | None = None, platform: str | None = None) -> Image:
+    """Open an image that can become a root filesystem on this machine.
+
+    Args:
+        reference, platform: as for `Image.open`.
 
     Raises:
         ImageError: it is damaged, or not an image.
         BundleError: it is a bundle.
         UnsupportedError: it cannot be mounted yet, or this machine does not run its programs.
     """
-    from ..image import Image, ImageKind, LayerFormat  # the models of OCI images take time, and a bundle does not need them
+    from ..image import Image  # the models of OCI images take time, and a bundle does not need them
 
-    image = Image.open(path)
+    image = Image.open(path, reference=reference, platform=platform)
     try:
-        if image.kind not in (ImageKind.SIF, ImageKind.DIRECTORY):
-            raise UnsupportedError(f"{image.name}: images of the kind {image.kind} are not supported yet: {image.unpacking()}")
-        for layer in image.layers:
-            if layer.format not in (LayerFormat.SQUASHFS, LayerFormat.DIRECTORY):
-                name = layer.filesystem or layer.format
-                raise UnsupportedError(f"{image.name}: the root filesystem is {name}: only squashfs is supported yet")
-        _check_overlays(image)
-        _check_architecture(image)
+        check_image(image)
     except BaseException:
         image.close()
         raise
     return image
 
 
+def check_image(image: Image) -> None:
+    """Check that an image can become a root filesystem on this machine. Raises ImageError, UnsupportedError."""
+    if not image.layers:
+        raise ImageError(f"{image.name}: no part of the image is a root filesystem")
+    for layer in image.layers:
+        if not (layer.format.is_filesystem or layer.format.is_archive or layer.format == "directory"):
+            raise UnsupportedError(f"{image.name}: the root filesystem is of the format {layer.format}, which cannot be used")
+    _check_overlays(image)
+    _check_architecture(image)
+
+
 def _check_overlays(image: Image) -> None:
+    if image.overlays and image.overlays[0].object_id is None:
+        raise UnsupportedError(f"{image.name}: the writable layer in the image is not supported yet: use an image without one")
     if image.overlays:
         ids = " and ".join(str(layer.object_id) for layer in image.overlays)
         raise UnsupportedError(
@@ -326,33 +336,42 @@ def _check_architecture(image: Image) -> None:
         )
 
 
-def system_partition(image: SifImage) -> squashfs.Image:
-    """Return the squashfs in the primary system partition of an image. Raises SifError: the image has none."""
-    descriptor = image.primary_partition
-    if descriptor is None:
-        raise SifError("has no primary system partition", field="descriptors", path=image.name)
-    return squashfs.Image(image.fileno(), image.name, descriptor.offset, descriptor.size)
+_KERNEL: Final[dict[str, tuple[str, tuple[tuple[str, str | None], ...]]]] = {
+    "squashfs": ("squashfs", ()),
+    "ext": ("ext4", (("noload", None), ("errors", "continue"))),
+    "erofs": ("erofs", ()),
+}
+"""Type and options of each format. The journal of an image is not replayed, and what it says of errors does not count."""
 
 
-def mount_image(image: squashfs.Image, rootfs: Path, overlay: Path | None) -> None:
-    """Mount an image by the kernel.
-
-    Args:
-        rootfs: the mount point.
-        overlay: a directory that is made for a writable layer; None for a read-only root filesystem.
+def mount_filesystem(part: Filesystem, target: str | os.PathLike[str]) -> None:
+    """Mount a filesystem in a file by the kernel, read-only.
 
     Raises:
+        UnsupportedError: no loop device is available.
         OSError: the kernel refuses it; nothing stays mounted.
     """
-    with loop_device(image.fd, image.offset, image.size) as device:
-        mount("squashfs", device, rootfs, [("ro", None)], RDONLY | NOSUID | NODEV)
-    if overlay is None:
-        return
-    try:
-        mount_overlay([rootfs], rootfs, overlay)
-    except BaseException:
-        unmount(rootfs)
-        raise
+    with loop_device(part.fd, part.offset, part.size) as device:
+        detached = create_from_device(device, part.format, part.path)
+        try:
+            attach(detached, target)
+        finally:
+            os.close(detached)
+
+
+def create_from_device(device: str, kind: str, name: str) -> int:
+    """Create a detached read-only mount of a filesystem, and return its descriptor.
+
+    Args:
+        device: the block device.
+        kind: its format, as in `Filesystem`.
+        name: the file that an error names.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    fstype, options = _KERNEL[kind]
+    return create_mount(fstype, device, [("ro", None), *options], RDONLY | NOSUID | NODEV, name)
 
 
 def make_volume(root: ContainerRoot, destination: str, path: Path, *, privileged: bool) -> None:

@@ -11,16 +11,15 @@ import os
 from typing import Final
 from weakref import WeakValueDictionary
 
-from ..engine.squashfs import Image
+from ..engine.filesystems import Filesystem
 from ..plan.overlay import ImageMount
-from .mount import NODEV, NOSUID, RDONLY, create_mount, loop_device
+from .mount import create_from_device, loop_device
 
-_ATTRIBUTES: Final = RDONLY | NOSUID | NODEV
 Identity = tuple[int, ...]
 
 
 class SharedMount:
-    """A squashfs image that is mounted, but at no place. It is unmounted when the object is not used any more.
+    """A filesystem in an image that is mounted, but at no place. It is unmounted when the object is not used any more.
 
     Its loop device is released then too. A forked child has a mount of its own with the same superblock.
 
@@ -29,10 +28,10 @@ class SharedMount:
         OSError: the kernel cannot mount the image; with its message.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Filesystem) -> None:
         self._mount = -1
-        self.name = image.path
-        self.layer = ImageMount(f"squashfs at {image.offset} of {image.path}")
+        self._name, self._format = image.path, image.format
+        self.layer = ImageMount(f"{image.format} at {image.offset} of {image.path}")
         """The mount in plans."""
         with loop_device(image.fd, image.offset, image.size) as device:
             self._device = device
@@ -48,7 +47,7 @@ class SharedMount:
         return self._create()
 
     def _create(self) -> int:
-        return create_mount("squashfs", self._device, [("ro", None)], _ATTRIBUTES, self.name)
+        return create_from_device(self._device, self._format, self._name)
 
     def __del__(self) -> None:
         if self._mount >= 0:
@@ -66,7 +65,7 @@ def identity(file: os.stat_result) -> Identity:
 _mounts: Final[WeakValueDictionary[Identity, SharedMount]] = WeakValueDictionary()
 
 
-def shared_mount(image: Image) -> SharedMount:
+def shared_mount(image: Filesystem) -> SharedMount:
     """Return the mount of an image that this process has, or make it. Raises as `SharedMount`."""
     key = (*identity(os.fstat(image.fd)), image.offset, image.size)
     found = _mounts.get(key)

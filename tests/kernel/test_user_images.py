@@ -390,7 +390,8 @@ def test_an_image_that_is_damaged(user: User) -> None:
 
 def test_without_a_way_to_mount(user_without_fuse: User) -> None:
     user = user_without_fuse
-    done = user.command("mount", "image.sif", "bundle", check=False, PATH="/nonexistent")
+    command = "import sys; sys.modules['PySquashfsImage'] = None; from ociruntime.cli import main; sys.exit(main(['mount', *sys.argv[1:]]))"
+    done = user.run("-c", command, "image.sif", "bundle", check=False, PATH="/nonexistent")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     for word in "squashfuse", "fusermount3", "unsquashfs", "install":
@@ -442,8 +443,8 @@ def test_the_cache_is_bounded(user_without_fuse: User, busybox_rootfs: Path, tmp
         oci.build_sif(user.home / f"{number}.sif", busybox_rootfs, exclude=exclude)
         os.chown(user.home / f"{number}.sif", UID, UID)
     text = """
-import ociruntime.rootfs.layers as layers
-layers._BOUND = 1
+import ociruntime.rootfs.cache as cache
+cache._BOUND = 1
 for name in sys.argv[1:]:
     oci.run(name, ["true"], check=True)
 """

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import stat
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,32 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def tar_of_tree(tree: Path, *, opaque: Sequence[str] = ()) -> bytes:
+    """Return a tar archive of a directory, in which the whiteouts of an overlay are those of an OCI layer.
+
+    Args:
+        tree: the directory.
+        opaque: the directories in it that hide those of the lower layers.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in (tree, *sorted(tree.rglob("*"))):
+            name = path.relative_to(tree)
+            info = path.lstat()
+            if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+                archive.addfile(tarfile.TarInfo(f"{name.parent}/.wh.{name.name}"))
+                continue
+            member = archive.gettarinfo(path, str(name))
+            for attribute in os.listxattr(path, follow_symlinks=False):
+                value = os.getxattr(path, attribute, follow_symlinks=False).decode("utf-8", "surrogateescape")
+                member.pax_headers[f"SCHILY.xattr.{attribute}"] = value
+            with path.open("rb") if member.isreg() else nullcontext() as content:
+                archive.addfile(member, content)
+        for name_of_directory in opaque:
+            archive.addfile(tarfile.TarInfo(f"{name_of_directory}/.wh..wh..opq"))
     return buffer.getvalue()
 
 
@@ -103,6 +132,16 @@ class OciImage:
 
     def write_archive(self, path: Path) -> Path:
         path.write_bytes(tar_of(self.files()))
+        return path
+
+    def write_docker_archive(self, path: Path, name: str) -> Path:
+        """Write the only image as ``docker save`` does."""
+        (item,) = self.manifests
+        manifest = json.loads(self.blobs[item["digest"]])
+        files = {f"{number}/layer.tar": self.blobs[layer["digest"]] for number, layer in enumerate(manifest["layers"])}
+        entry = {"Config": "config.json", "RepoTags": [name], "Layers": list(files)}
+        documents = {"config.json": self.blobs[manifest["config"]["digest"]], "manifest.json": json.dumps([entry]).encode()}
+        path.write_bytes(tar_of(files | documents))
         return path
 
     def write_sif(self, path: Path) -> Path:

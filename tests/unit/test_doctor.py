@@ -12,7 +12,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import diagnosis
 from ociruntime.diagnosis import Availability, Probes, diagnose
-from ociruntime.engine.squashfs import Programs
+from ociruntime.engine.filesystems import Programs
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd, _subids
 
@@ -67,7 +67,7 @@ SUBIDS = "let root run 'echo alice:100000:65536 | tee -a /etc/subuid /etc/subgid
 TOO_OLD = "use Linux 5.14 or later"
 FUSE = "let root run 'apt install squashfuse fuse3'"
 NO_FUSE = attrs.evolve(USER, programs=Programs("", "", "/bin/unsquashfs"))
-NOTHING = attrs.evolve(USER, programs=Programs("", "", "", "/dev/fuse: permission denied"), mksquashfs="")
+NOTHING = attrs.evolve(USER, programs=Programs("", "", "", device="/dev/fuse: permission denied"), mksquashfs="")
 CLOSED = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: permission denied"))
 ABSENT = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: no such file or directory"))
 WITHOUT_MTAB = attrs.evolve(USER, programs=USER.programs._replace(device="no /etc/mtab, which fusermount3 needs to unmount"))

@@ -7,44 +7,81 @@ from pathlib import Path
 import attrs
 import pytest
 
-from ociruntime.engine import squashfs
-from ociruntime.engine.squashfs import Programs
+from ociruntime.engine import filesystems
+from ociruntime.engine.filesystems import Programs
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Host
 from ociruntime.rootfs.layers import Strategy, choose, layers_of
 
 ROOT = Host((6, 18), "x86_64", 0, 40, ())
 USER = attrs.evolve(ROOT, euid=1000, capabilities=0)
-ALL = Programs("/bin/squashfuse", "/bin/fusermount3", "/bin/unsquashfs")
+ALL = Programs("/bin/squashfuse", "/bin/fusermount3", "/bin/unsquashfs", "/bin/fuse2fs", "/bin/erofsfuse")
+NONE = Programs("", "", "")
+SQUASHFS, EXT, EROFS, TAR = ({name} for name in ("squashfs", "ext", "erofs", "tar+gzip"))
 
 
 def test_the_kernel_is_for_root_of_the_host() -> None:
-    for programs in ALL, Programs("", "", ""):
-        assert choose(ROOT, programs).strategy is Strategy.KERNEL
-    assert choose(attrs.evolve(ROOT, initial=False), ALL).strategy is Strategy.FUSE
+    for programs in ALL, NONE:
+        for formats in SQUASHFS, EXT, EROFS, SQUASHFS | EXT:
+            assert choose(formats, ROOT, programs).strategy is Strategy.KERNEL
+    assert choose(SQUASHFS, attrs.evolve(ROOT, initial=False), ALL).strategy is Strategy.FUSE
 
 
-def test_fuse_needs_all_of_its_parts() -> None:
-    assert choose(USER, ALL).strategy is Strategy.FUSE
-    for lacking, word in (
-        (ALL._replace(squashfuse=""), "no squashfuse in PATH"),
-        (ALL._replace(fusermount=""), "no fusermount3 in PATH"),
-        (ALL._replace(device="/dev/fuse: permission denied"), "/dev/fuse: permission denied"),
+@pytest.mark.parametrize(
+    ("lacking", "formats", "why"),
+    [
+        (ALL._replace(squashfuse=""), SQUASHFS, "no squashfuse in PATH (Debian: squashfuse)"),
+        (ALL._replace(fusermount=""), SQUASHFS, "no fusermount3 in PATH (Debian: fuse3)"),
+        (ALL._replace(device="/dev/fuse: permission denied"), SQUASHFS, "/dev/fuse: permission denied"),
+        (ALL._replace(squashfuse="", fusermount=""), SQUASHFS, "no squashfuse in PATH (Debian: squashfuse), no fusermount3 in PATH (Debian: fuse3)"),
+    ],
+)  # fmt: skip
+def test_fuse_needs_all_of_its_parts(lacking: Programs, formats: set[str], why: str) -> None:
+    assert choose(formats, USER, ALL) == (Strategy.FUSE, "only root mounts an image by the kernel")
+    assert choose(formats, USER, lacking) == (Strategy.EXTRACTION, f"FUSE cannot be used: {why}")
+
+
+@pytest.mark.parametrize(("formats", "program"), [(EXT, "fuse2fs"), (EROFS, "erofsfuse"), (EXT | EROFS, "erofsfuse")])
+def test_filesystems_that_are_mounted_only(formats: set[str], program: str) -> None:
+    assert choose(formats, USER, ALL, layers=len(formats)).strategy is Strategy.FUSE
+    with pytest.raises(UnsupportedError, match=f"no {program} in PATH .* only be read where they are mounted; install .*{program}"):
+        choose(formats, USER, ALL._replace(**{program: ""}))
+
+
+def test_archives_are_extracted() -> None:
+    for host in ROOT, USER:
+        for formats in TAR, TAR | {"tar"}, TAR | SQUASHFS:
+            reason = f"layers of the format {' and '.join(sorted(formats - SQUASHFS))} cannot be mounted"
+            assert choose(formats, host, ALL._replace(library=True), layers=2) == (Strategy.EXTRACTION, reason)
+
+
+def test_the_strategy_that_is_asked_for() -> None:
+    for strategy in Strategy.FUSE, Strategy.EXTRACTION:
+        assert choose(SQUASHFS, USER, ALL, only=strategy) == (strategy, "")
+    assert choose(SQUASHFS, ROOT, ALL, only=Strategy.EXTRACTION) == (Strategy.EXTRACTION, "")
+    for formats, host, strategy, why in (
+        (SQUASHFS, USER, Strategy.KERNEL, "only root mounts"),
+        (SQUASHFS, ROOT, Strategy.FUSE, "root mounts images by the kernel"),
+        (TAR, USER, Strategy.FUSE, "cannot be mounted"),
+        (EXT, ROOT, Strategy.EXTRACTION, "only be read where they are mounted"),
     ):
-        choice = choose(USER, lacking)
-        assert choice.strategy is Strategy.EXTRACTION
-        assert choice.reason == f"FUSE cannot be used: {word}" + (" (Debian: squashfuse)" if "squash" in word else "") + (
-            " (Debian: fuse3)" if "fusermount3" in word else ""
-        )
+        with pytest.raises(UnsupportedError, match=f"^the strategy {strategy} cannot be used: .*{why}"):
+            choose(formats, host, ALL, only=strategy)
 
 
 def test_a_host_that_offers_nothing() -> None:
     with pytest.raises(UnsupportedError, match=r"no squashfuse .* no fusermount3 .* no unsquashfs in PATH; install squashfuse"):
-        choose(USER, Programs("", "", ""))
+        choose(SQUASHFS, USER, NONE)
+    with pytest.raises(UnsupportedError, match="merged by the extra 'images', which is not installed"):
+        choose(SQUASHFS, USER, ALL._replace(squashfuse=""), layers=2)
+    for programs in NONE, ALL._replace(squashfuse=""):
+        assert choose(SQUASHFS, USER, programs._replace(library=True), layers=2).strategy is Strategy.EXTRACTION
 
 
 def test_what_a_record_holds_of_layers() -> None:
-    assert layers_of("/b", "fuse").lowers == ("/b/rootfs",)
+    assert layers_of("/b", "fuse=1").lowers == ("/b/rootfs",)
+    assert layers_of("/b", "directory=%2Fa%20b").lowers == ("/a b",)
+    assert layers_of("/b", "shared+kernel=2") == (("/b/layers/1", "/b/layers/0"), "/b/overlay", "shared+kernel=2", True)
     assert layers_of("/b", "fuse=3").lowers == ("/b/layers/2", "/b/layers/1", "/b/layers/0")
     extracted = layers_of("/b", "cache=" + "a" * 64)
     assert extracted.lowers[0].endswith(f"/{'a' * 64}/rootfs")
@@ -53,8 +90,8 @@ def test_what_a_record_holds_of_layers() -> None:
 
 def test_a_host_without_a_table_of_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """fusermount3 mounts without /etc/mtab, and cannot unmount."""
-    monkeypatch.setattr(squashfs, "_DEVICE", "/dev/null")
-    monkeypatch.setattr(squashfs, "MTAB", str(tmp_path / "mtab"))
+    monkeypatch.setattr(filesystems, "_DEVICE", "/dev/null")
+    monkeypatch.setattr(filesystems, "MTAB", str(tmp_path / "mtab"))
     assert Programs.find().device == f"no {tmp_path}/mtab, which fusermount3 needs to unmount"
     (tmp_path / "mtab").symlink_to("/proc/self/mounts")
     assert Programs.find().device == ""

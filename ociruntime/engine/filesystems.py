@@ -1,12 +1,13 @@
-"""Squashfs images without privileges: mounting them by FUSE, and extracting them, with the programs of the distribution.
+"""Filesystems in files without privileges: mounting them by FUSE, and extracting them, with the programs of the distribution.
 
-A mounted image is served by a process of squashfuse. It is in a session of its own, so that an interrupt of the caller's terminal
-does not reach it, and it ends when its filesystem is unmounted everywhere.
+A mounted filesystem is served by a process of its program. It is in a session of its own, so that an interrupt of the caller's
+terminal does not reach it, and it ends when its filesystem is unmounted everywhere.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ from typing import Final, NamedTuple
 
 from ..errors import SifError, UnsupportedError
 
-FSTYPE: Final = "fuse.squashfuse"
-"""Type of the mounts that `mount` makes, as in mount tables."""
+FSTYPE: Final = "fuse."
+"""Begin of the types of the mounts that `mount` makes, as in mount tables."""
 MTAB: Final = "/etc/mtab"
 _DEVICE: Final = "/dev/fuse"
 _MOUNT_TIMEOUT: Final = 60.0
@@ -27,29 +28,42 @@ _SHOWN: Final = 400
 """Characters of a program's messages that an error shows."""
 
 
-class Image(NamedTuple):
-    """A squashfs filesystem in a part of a file."""
+class Filesystem(NamedTuple):
+    """A filesystem in a part of a file."""
 
     fd: int
     path: str
     """Path of the file, for messages."""
     offset: int
     size: int
+    format: str = "squashfs"
+    """``squashfs``, ``ext`` or ``erofs``."""
+
+
+MOUNTERS: Final = {"squashfs": "squashfuse", "ext": "fuse2fs", "erofs": "erofsfuse"}
+"""The program that mounts each format by FUSE. They are fields of `Programs`."""
 
 
 class Programs(NamedTuple):
-    """Programs for squashfs images, each the path or an empty string, and why FUSE cannot be used."""
+    """Programs for filesystems in files, each the path or an empty string, and why FUSE cannot be used."""
 
     squashfuse: str
     fusermount: str
     unsquashfs: str
+    fuse2fs: str = ""
+    erofsfuse: str = ""
+    library: bool = False
+    """Whether the library that reads a squashfs, of the extra ``images``, is installed."""
     device: str = ""
     """Why /dev/fuse cannot be opened, or what fusermount3 needs beside it; empty if FUSE can be used."""
 
     @staticmethod
     def find() -> Programs:
         """Find the programs in the caller's PATH."""
-        found = Programs(*(shutil.which(name) or "" for name in ("squashfuse", "fusermount3", "unsquashfs")))
+        names = ("squashfuse", "fusermount3", "unsquashfs", "fuse2fs", "erofsfuse")
+        library = importlib.util.find_spec("PySquashfsImage") is not None
+        squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse = (shutil.which(name) or "" for name in names)
+        found = Programs(squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse, library)
         try:
             os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -58,15 +72,26 @@ class Programs(NamedTuple):
         return found if os.path.exists(MTAB) else found._replace(device=f"no {MTAB}, which fusermount3 needs to unmount")
 
 
-def mount(image: Image, target: str, programs: Programs) -> None:
-    """Mount an image read-only, so that all its files belong to the caller.
+def mount(image: Filesystem, target: str, programs: Programs) -> None:
+    """Mount a filesystem read-only, so that all its files belong to the caller.
 
     Raises:
-        UnsupportedError: squashfuse cannot mount it; the message has what it says.
+        UnsupportedError: the program cannot mount it; the message has what it says.
     """
-    options = f"ro,nosuid,nodev,offset={image.offset},uid={os.getuid()},gid={os.getgid()}"
-    command = [programs.squashfuse, "-o", options, f"/proc/self/fd/{image.fd}", target]
-    _run(command, image, f"cannot mount {image.path}", _MOUNT_TIMEOUT)
+    options = f"ro,nosuid,nodev,uid={os.getuid()},gid={os.getgid()}"
+    offset: list[str] = []
+    match image.format:
+        case "squashfs":
+            options += f",offset={image.offset}"
+        case "ext":  # its own checks of permissions know nothing of uid=, and a journal cannot be replayed read-only
+            options += f",offset={image.offset},norecovery,fakeroot"
+        case _:
+            offset = [f"--offset={image.offset}"]
+    program, before = getattr(programs, MOUNTERS[image.format]), os.stat(target).st_dev
+    what = f"cannot mount {image.path}"
+    said = _run([program, *offset, "-o", options, f"/proc/self/fd/{image.fd}", target], image, what, _MOUNT_TIMEOUT)
+    if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
+        raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(said)}")
 
 
 def unmount(target: str, *, detach: bool = False) -> None:
@@ -96,17 +121,23 @@ def unmount(target: str, *, detach: bool = False) -> None:
         raise OSError(code, os.strerror(code) if code == errno.EBUSY else _message(done.stderr), target)
 
 
-def extract(image: Image, target: str, programs: Programs) -> None:
-    """Extract an image to a new directory, in which all files belong to the caller. Devices and capabilities are left out.
+def extract(image: Filesystem, target: str, programs: Programs, *, privileged: bool) -> None:
+    """Extract a squashfs to a new directory.
+
+    Args:
+        privileged: whether to keep owners, devices and extended attributes, which only root can. Otherwise all files belong to the
+            caller, and devices and attributes are left out.
 
     Raises:
         SifError: unsquashfs cannot extract all of it; the message has what it says. What was extracted stays.
     """
-    command = [programs.unsquashfs, "-no-progress", "-quiet", "-no-xattrs", "-offset", str(image.offset), "-dest", target]
-    _run([*command, f"/proc/self/fd/{image.fd}"], image, f"cannot extract {image.path}", None)
+    command = [programs.unsquashfs, "-no-progress", "-quiet", "-offset", str(image.offset), "-dest", target]
+    attributes = [] if privileged else ["-no-xattrs"]
+    _run([*command, *attributes, f"/proc/self/fd/{image.fd}"], image, f"cannot extract {image.path}", None)
 
 
-def _run(command: Sequence[str], image: Image, what: str, timeout: float | None) -> None:
+def _run(command: Sequence[str], image: Filesystem, what: str, timeout: float | None) -> str:
+    """Run a program to its end, and return its messages. Raises SifError, UnsupportedError."""
     name = os.path.basename(command[0])
     try:
         done = subprocess.run(
@@ -128,7 +159,7 @@ def _run(command: Sequence[str], image: Image, what: str, timeout: float | None)
         raise UnsupportedError(f"{what}: {command[0]}: {error.strerror}") from error
     lines = done.stderr.splitlines()
     if done.returncode == 0 or (done.returncode == 2 and lines and all(line.endswith(_UNPRIVILEGED) for line in lines)):
-        return
+        return done.stderr
     ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed: {_message(done.stderr)}"
     raise (SifError if timeout is None else UnsupportedError)(f"{what}: {name} {ended}")
 

@@ -1,0 +1,351 @@
+"""Images of every kind as root filesystems: for root by the kernel, for users by FUSE, and extracted where layers cannot be mounted."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ociruntime as oci
+from ociruntime import sandbox
+from ociruntime.image import SifBuilder
+from ociruntime.image.sif.model import Filesystem
+
+from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage, tar_of_tree
+from ..support.private_users import UID, User, give, new_user
+from ..support.waiting import wait_until
+
+pytestmark = pytest.mark.root
+
+TOOLS = {"squashfs": "mksquashfs", "ext": "mkfs.ext4", "erofs": "mkfs.erofs"}
+PACKAGES = {"mksquashfs": "squashfs-tools", "mkfs.ext4": "e2fsprogs", "mkfs.erofs": "erofs-utils", "fuse2fs": "fuse2fs"}
+LAYERED = ["layout", "oci.tar", "gzip.tar", "docker.tar"]
+"""Images with two layers of tar archives."""
+SQUASHFS = ["oci-root.sif", "oci-user.sif"]
+"""Images with two squashfs layers, in which attributes for overlays of root or of users hide a directory."""
+PLAIN = {"one.sif": "squashfs", "x.sqfs": "squashfs", "x.ext2": "ext", "x.ext4": "ext", "ext.sif": "ext", "x.erofs": "erofs"}
+"""Images with one filesystem, and its format."""
+CONFIG: dict[str, Any] = {"Cmd": ["sleep", "1000"], "Env": ["GREETING=hello"], "Volumes": {"/opaque": {}}}
+LIST = "ls / /opaque | grep -v lost.found; cat /etc/passwd; stat -c '%u:%g %a' /etc /set /bin/busybox; echo $GREETING"
+BASE = ["/:", "bin", "dev", "etc", "file", "gone", "link", "opaque", "proc", "set", "sys", "tmp"]
+OLD = ["/opaque:", "old", "sub"]
+USERS = ["root:x:0:0:root:/root:/bin/sh"]
+MERGED = ["/:", "bin", "dev", "etc", "link", "opaque", "proc", "set", "sys", "tmp", "/opaque:", "new"]
+
+
+def _needs(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} (Debian: {PACKAGES[program]})")
+
+
+def _lower(tree: Path, busybox: Path) -> None:
+    shutil.copytree(busybox, tree, symlinks=True)
+    for name in ("gone", "opaque/sub", "dev", "proc", "sys", "tmp"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for path in tree.iterdir():
+        if path.name not in BASE:
+            shutil.rmtree(path)
+    (tree / "gone/x").write_text("x")
+    (tree / "opaque/old").write_text("old")
+    (tree / "file").write_text("file")
+    os.link(tree / "file", tree / "link")
+    (tree / "set").write_text("set")
+    os.chown(tree / "set", 3, 4)
+    (tree / "set").chmod(0o4750)
+    os.setxattr(tree / "set", "user.kept", b"x")
+    (tree / "etc/passwd").write_text(f"{USERS[0]}\n")
+
+
+def _upper(tree: Path) -> None:
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/passwd").write_text(f"{USERS[0]}\napp:x:1000:1000::/:/bin/sh\n")
+    (tree / "opaque").mkdir()
+    (tree / "opaque/new").write_text("new")
+    for name in ("gone", "file"):
+        os.mknod(tree / name, 0o20000, 0)
+
+
+def _squashfs(tree: Path, path: Path) -> bytes:
+    subprocess.run(["mksquashfs", str(tree), str(path), "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def images(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an image of each kind that can be made here."""
+    _needs("mksquashfs")
+    work, made = tmp_path_factory.mktemp("trees"), tmp_path_factory.mktemp("images")
+    lower, upper = work / "lower", work / "upper"
+    _lower(lower, busybox_rootfs)
+    _upper(upper)
+    archives = [tar_of_tree(lower), tar_of_tree(upper, opaque=["opaque"])]
+    image = OciImage()
+    image.add([(content, TAR_TYPE) for content in archives], name="a:1", config=CONFIG)
+    image.write_layout(made / "layout")
+    image.write_archive(made / "oci.tar")
+    image.write_docker_archive(made / "docker.tar", "a:1")
+    packed = OciImage()
+    digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in archives]
+    packed.add([(gzip.compress(content), f"{TAR_TYPE}+gzip") for content in archives], config=CONFIG, diff_ids=digests)
+    packed.write_archive(made / "gzip.tar")
+    base = _squashfs(lower, work / "lower.sqfs")
+    for who, prefix in (("root", "trusted"), ("user", "user")):
+        os.setxattr(upper / "opaque", f"{prefix}.overlay.opaque", b"y")
+        layered = OciImage()
+        layers = [(content, SQUASHFS_TYPE) for content in (base, _squashfs(upper, work / f"{who}.sqfs"))]
+        layered.add(layers, config=CONFIG)
+        layered.write_sif(made / f"oci-{who}.sif")
+        os.removexattr(upper / "opaque", f"{prefix}.overlay.opaque")
+    single = OciImage()
+    single.add([(base, SQUASHFS_TYPE)], config=CONFIG)
+    single.write_sif(made / "one.sif")
+    (made / "x.sqfs").write_bytes(base)
+    if shutil.which(TOOLS["ext"]):
+        for kind in ("ext2", "ext4"):
+            subprocess.run(["truncate", "--size=8M", str(made / f"x.{kind}")], check=True)
+            subprocess.run([f"mkfs.{kind}", "-q", "-d", str(lower), str(made / f"x.{kind}")], check=True)
+        builder = SifBuilder()
+        builder.add_partition(made / "x.ext4", filesystem=Filesystem.EXT3)
+        builder.write(made / "ext.sif")
+    if shutil.which(TOOLS["erofs"]):
+        subprocess.run(["mkfs.erofs", "--quiet", str(made / "x.erofs"), str(lower)], check=True, stdout=subprocess.DEVNULL)
+    return made
+
+
+def expected(name: str, *, owners: bool, extracted: bool = False) -> list[str]:
+    """Return what `LIST` shows in an image.
+
+    Args:
+        owners: whether files have the owners of the image.
+        extracted: whether a user has extracted it, without set-user-ID bits.
+    """
+    layered = name in LAYERED + SQUASHFS
+    names = MERGED if layered else BASE + OLD
+    users = [*USERS, *(["app:x:1000:1000::/:/bin/sh"] if layered else [])]
+    stats = ["0:0 755", "3:4 4750" if owners else f"0:0 {'' if extracted else '4'}750", "0:0 755"]
+    greeting = ["hello"] if layered or name == "one.sif" else []
+    return [*names, *users, *stats, *greeting]
+
+
+def _show(image: object, **options: Any) -> list[str]:
+    done = oci.run(image, ["sh", "-c", LIST], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    assert done.stderr == ""
+    return [line for line in done.stdout.splitlines() if line]
+
+
+def _leftovers(place: Path) -> list[str]:
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{place}/" in line]
+    loops = [str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file") if f"{place}/" in _text(path)]
+    return mounts + loops
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""  # the device was removed
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/ociruntime/images"
+
+
+def cached(cache: Path) -> list[str]:
+    return [name for name in (os.listdir(cache) if cache.exists() else []) if name != "known"]
+
+
+# ---- root ----
+
+
+@pytest.mark.filterwarnings("ignore::ociruntime.OCIRuntimeWarning")
+@pytest.mark.parametrize("name", [*LAYERED, *SQUASHFS, *PLAIN])
+def test_root_runs_an_image(images: Path, name: str, tmp_path: Path, cache: Path) -> None:
+    path = images / name
+    if not path.exists():
+        pytest.skip(f"no program makes a filesystem for {name}")
+    assert _show(path) == expected(name, owners=True)
+    with oci.Bundle.from_image(path, tmp_path / "b") as bundle:
+        assert (tmp_path / "b/rootfs/etc/passwd").exists()
+        assert _show(bundle) == expected(name, owners=True)
+        oci.run(bundle, ["sh", "-c", "rm -r /etc && mkdir /etc && echo new >/etc/new"], check=True)
+        assert os.listdir(tmp_path / "b/rootfs/etc") == ["new"]
+    with oci.Bundle.from_image(path, tmp_path / "b", writable=False) as bundle:
+        assert _show(bundle) == expected(name, owners=True)
+        done = oci.run(bundle, ["touch", "/new"], capture_output=True, text=True)
+        assert "Read-only file system" in done.stderr
+        assert os.listdir(cache) if name in LAYERED else cached(cache) == [] or name == "oci-user.sif"
+        oci.prune()
+        assert _show(bundle) == expected(name, owners=True)  # it still uses what was extracted
+    assert not (tmp_path / "b").exists()
+    sandbox._images.clear()  # `run` keeps the last images mounted
+    wait_until(lambda: _leftovers(images) + _leftovers(tmp_path) == [], "the end of loop devices")
+    oci.prune()
+    assert cached(cache) == []
+
+
+def test_a_directory(images: Path, busybox_rootfs: Path, tmp_path: Path) -> None:
+    with oci.Bundle.from_image(busybox_rootfs, tmp_path / "b b") as bundle:
+        oci.run(bundle, ["sh", "-c", "rm -r /etc && touch /new"], check=True)
+        assert (tmp_path / "b b/rootfs/new").exists()
+    assert (busybox_rootfs / "etc").exists()
+    assert not (busybox_rootfs / "new").exists()
+    assert not (tmp_path / "b b").exists()
+
+
+def test_an_image_that_is_open(images: Path, tmp_path: Path) -> None:
+    with oci.Image.open(images / "oci-root.sif") as image:
+        with oci.Bundle.from_image(image, tmp_path / "b") as bundle:
+            assert _show(bundle) == expected("oci-root.sif", owners=True)
+        assert not image.closed
+        with pytest.raises(ValueError, match=r"pass them to Image\.open"):
+            oci.Bundle.from_image(image, tmp_path / "b", platform="linux/amd64")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("name", ["one.sif", "oci-root.sif"])
+def test_strategies_of_root(images: Path, name: str, tmp_path: Path, cache: Path) -> None:
+    with oci.Bundle.from_image(images / name, tmp_path / "b", strategy="extraction") as bundle:
+        assert _show(bundle) == expected(name, owners=True)
+        (digest,) = cached(cache)
+        assert os.getxattr(cache / digest / "rootfs/set", "user.kept") == b"x"
+    for path, strategy, why in (
+        (images / name, "fuse", "root mounts images by the kernel"),
+        (images / "layout", "kernel", "layers of the format tar cannot be mounted"),
+        (images / "x.ext4", "extraction", "files of ext filesystems can only be read where they are mounted"),
+    ):
+        with pytest.raises(oci.UnsupportedError, match=f"the strategy {strategy} cannot be used: {why}"):
+            oci.Bundle.from_image(path, tmp_path / "b", strategy=strategy)
+    assert not (tmp_path / "b").exists()
+
+
+def test_which_image_of_a_layout(tmp_path: Path, cache: Path, busybox_rootfs: Path) -> None:
+    image = OciImage()
+    image.add([(tar_of_tree(busybox_rootfs), TAR_TYPE)], name="one", config={"Env": ["GREETING=one"]})
+    image.add([(tar_of_tree(busybox_rootfs), TAR_TYPE)], name="two", config={"Env": ["GREETING=two"]})
+    image.add([(tar_of_tree(busybox_rootfs), TAR_TYPE)], name="far", architecture="s390x")  # not for this machine
+    path = image.write_layout(tmp_path / "layout")
+    for name in ("one", "two"):
+        with oci.Bundle.from_image(path, tmp_path / "b", reference=name) as bundle:
+            assert oci.run(bundle, ["sh", "-c", "echo $GREETING"], capture_output=True, text=True).stdout == f"{name}\n"
+    with pytest.raises(oci.ImageError, match="holds 2 images; choose one with reference="):
+        oci.Bundle.from_image(path, tmp_path / "b")
+    with pytest.raises(oci.UnsupportedError, match="is an image for s390x, and this machine is"):
+        oci.Bundle.from_image(path, tmp_path / "b", reference="far", platform="linux/s390x")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_layer_that_was_changed(images: Path, tmp_path: Path, cache: Path) -> None:
+    shutil.copy(images / "oci-root.sif", tmp_path / "x.sif")
+    with oci.Image.open(tmp_path / "x.sif") as image:
+        offset = image.layers[0].offset + image.layers[0].size - 1
+    with open(tmp_path / "x.sif", "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xaa")
+    with pytest.raises(oci.ImageError, match="has the digest"):
+        oci.Bundle.from_image(tmp_path / "x.sif", tmp_path / "b")
+    shutil.copytree(images / "layout", tmp_path / "layout")
+    blobs = sorted((tmp_path / "layout/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    with open(blobs[-1], "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xaa")
+    with pytest.raises(oci.ImageError, match="has the digest"):
+        oci.Bundle.from_image(tmp_path / "layout", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    oci.prune()
+    assert cached(cache) == []
+
+
+# ---- users ----
+
+EVERY = """
+import json, os, sys, warnings
+import ociruntime as oci
+names, script = json.loads(sys.argv[1]), sys.argv[2]
+shown = {}
+for name in names:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            done = oci.run(name, ["sh", "-c", script], capture_output=True, text=True)
+            with oci.Bundle.from_image(name, "bundle") as bundle:
+                again = oci.run(bundle, ["sh", "-c", script], capture_output=True, text=True)
+                assert again.stdout == done.stdout and not done.stderr, (again, done)
+                oci.run(bundle, ["sh", "-c", "rm -r /etc && mkdir /etc && touch /etc/new"], check=True)
+                assert oci.run(bundle, ["sh", "-c", script], capture_output=True, text=True).stdout == done.stdout
+            result = done.stdout.splitlines()
+        except oci.UnsupportedError as error:
+            result = str(error)
+    assert not os.path.exists("bundle")
+    shown[name] = [result, [str(item.message) for item in warned]]
+print(json.dumps(shown))
+"""
+
+
+@pytest.fixture(params=[True, False], ids=["FUSE and subordinate ids", "extraction and the own id"])
+def user(request: pytest.FixtureRequest, user_python: str, images: Path) -> Iterator[User]:
+    """A user whose home has the images."""
+    if request.param and not (all(map(shutil.which, ("squashfuse", "fusermount3", "newuidmap"))) and os.path.exists("/dev/fuse")):
+        pytest.skip("no squashfuse, fusermount3 or newuidmap (Debian: squashfuse, fuse3, uidmap), or no /dev/fuse")
+    with new_user(user_python, subordinate=request.param, fuse=request.param) as made:
+        shutil.copytree(images, made.home, dirs_exist_ok=True)
+        give(made.home)
+        yield made
+
+
+def test_a_user_runs_every_image(user: User, images: Path) -> None:
+    names = sorted(path.name for path in images.iterdir())
+    done = user.run("-c", EVERY, json.dumps(names), LIST, XDG_CACHE_HOME=f"{user.home}/cache")
+    shown = json.loads(done.stdout)
+    for name in names:
+        result, warned = shown[name]
+        kind = PLAIN.get(name, "")
+        mounted = user.fuse and (kind != "ext" or shutil.which("fuse2fs")) and (kind != "erofs" or shutil.which("erofsfuse"))
+        if kind in ("ext", "erofs") and not mounted:
+            assert (
+                f"files of {kind} filesystems can only be read where they are mounted; install {(kind == 'ext' and 'fuse2fs') or 'erofsfuse'}"
+                in result
+            )
+            continue
+        extracted = name in LAYERED or not user.fuse or name == "oci-root.sif"
+        assert [line for line in result if line] == expected(name, owners=False, extracted=extracted), name
+        if name in LAYERED:
+            assert warned == []
+        elif name == "oci-root.sif" and user.fuse:
+            assert "trusted.overlay.opaque, which overlays of users do not see" in warned[0]
+        else:
+            assert [text for text in warned if "FUSE cannot be used: " not in text] == []
+            assert bool(warned) == (not user.fuse)
+    assert user.leftovers() == []
+    user.command("prune", XDG_CACHE_HOME=f"{user.home}/cache")
+    assert cached(user.home / "cache/ociruntime/images") == []
+
+
+def test_a_user_mounts_layers(user: User) -> None:
+    """The layers are mounted in the bundle, or extracted. `umount` and `prune` remove them."""
+    environment = {"XDG_CACHE_HOME": f"{user.home}/cache"}
+    user.command("mount", "oci-user.sif", "bundle", **environment)
+    assert len(user.mounts()) == (2 if user.fuse else 0)
+    shown = user.command("plan", "-b", "bundle", **environment).stdout
+    numbers = [line[-1] for line in shown.splitlines() if f"layer {user.home}/bundle/layers/" in line]
+    assert numbers == (["1", "0"] if user.fuse else [])
+    name = f"kinds-{UID}"
+    user.command("create", "-b", "bundle", name, **environment)
+    done = user.command("umount", "bundle", check=False, **environment)
+    assert f"container '{name}' still uses it" in done.stderr
+    user.command("umount", "--force", "bundle", **environment)
+    user.command("delete", name, **environment)
+    done = user.command("mount", "--strategy", "fuse", "layout", "bundle", check=False, **environment)
+    assert "the strategy fuse cannot be used: layers of the format tar cannot be mounted" in done.stderr
+    assert not (user.home / "bundle").exists()
+    assert user.leftovers() == []
