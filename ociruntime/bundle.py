@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,8 +25,9 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.caller import CALLER
-from .rootfs.layers import Layers, Strategy, attach, may_mount, share
+from .rootfs.layers import Layers, Strategy, attach, may_mount, share, uncovered
 from .rootfs.mount import check_image, make_volume, open_image
+from .rootfs.uppers import NONE, find_upper, parse_overlay
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
 from .spec.codec import MAX_DOCUMENT
@@ -239,6 +241,44 @@ class Bundle:
         layers = self._find_layers()
         return (str(self.rootfs),) if layers is None else layers.paths
 
+    def fresh(self, *, overlay: StrPath | None = None) -> Bundle:
+        """Return a handle to this bundle of which each container has an upper layer of its own.
+
+        What a container writes to its root filesystem is seen by no other container, and is removed with it. The containers start
+        from the files of the image; changes in the overlay of a bundle that `from_image` mounted for root are not among them. In a
+        bundle that was not mounted they start from its root filesystem, which must not change while they run.
+
+        Args:
+            overlay: where the writes go. Default: a directory on disk, in ``TMPDIR`` or in the mounted bundle. ``"tmpfs"`` or
+                ``"tmpfs:size=64M"``: memory, which counts for the memory limit of the container; by default the kernel limits it
+                to half of the memory. ``"none"``: the root filesystem is read-only. A directory, whose content is kept: ``upper``
+                and ``work`` are made in it. A file with an ext2, ext3 or ext4 filesystem, or a SIF file that has one as overlay:
+                its content is kept, and only root can use it. A directory or file has one container at a time.
+
+        Raises:
+            ValueError, BundleError: the overlay does not exist, or is not one.
+            ImageError: the file has no ext filesystem.
+            UnsupportedError: this user cannot use it.
+        """
+        choice = parse_overlay(overlay)
+        return self._memoized(("overlay", choice), lambda: self._fresh(choice))
+
+    def _fresh(self, choice: str) -> Bundle:
+        layers = self._private_layers()._replace(upper=find_upper(choice, privileged=may_mount()))
+        spec = self.spec
+        if choice == NONE and spec.root is not None:
+            spec = spec.evolve(root=spec.root.evolve(readonly=True))
+        changed = Bundle(self.path, config=self._config if spec is self.spec else None)
+        changed._spec, changed._layers, changed._has_caller = spec, layers, self._has_caller
+        return changed
+
+    def _private_layers(self) -> Layers:
+        """Return the layers below the upper layers of `fresh`. Raises BundleError, SpecError, OSError."""
+        layers = self._layers or bundle_layers(self.path)
+        if layers is None:
+            return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir()))
+        return uncovered(layers) if layers.shared else layers
+
     def _find_layers(self) -> Layers | None:
         layers = self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
         return None if layers is None or layers.shared else layers
@@ -256,12 +296,8 @@ class Bundle:
 
     def _with_layers(self, layers: Layers | None) -> Self:
         """Return this bundle, of which each container mounts layers, although it has no record. For a new ephemeral bundle."""
-        self._layers = layers
+        self._layers = layers if layers is None else layers._replace(bundle="")
         return self
-
-    def _is_recorded(self) -> bool:
-        """Return whether the containers mount the layers that the record of the bundle names, which `umount` removes."""
-        return self._layers is None and self._find_layers() is not None
 
     def with_overrides(self, overrides: Overrides) -> Bundle:
         """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
@@ -400,9 +436,12 @@ class Bundle:
         """
 
         check_bool("force", force)
+        self._variants.clear()  # those of `fresh` may keep the image mounted
         umount(self.path, force=force, state_root=state_root)
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path] | tuple[Path, bytes]]:
+    def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[Path] | tuple[Path, bytes] | tuple[Path, bytes, str]]:
+        if self._layers is not None:
+            return type(self)._variant_fresh, (self.path, self.config_bytes, self._layers.upper.choice)
         if self._saved:
             return type(self).load, (self.path,)
         return type(self)._variant, (self.path, self.config_bytes)
@@ -411,6 +450,11 @@ class Bundle:
     def _variant(cls, path: Path, config: bytes) -> Self:
         """Return a bundle whose configuration is not the one in config.json."""
         return cls(path, config=config)
+
+    @classmethod
+    def _variant_fresh(cls, path: Path, config: bytes, choice: str) -> Bundle:
+        """Return a bundle of `fresh`, whose configuration may not be the one in config.json."""
+        return cls._variant(path, config)._fresh(choice)
 
     def __enter__(self) -> Self:
         try:

@@ -15,6 +15,7 @@ import attrs
 from .arguments import check_int, check_str, check_type, parse_path, parse_timeout, shown, wrong_type
 from .files import absolute_path
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, is_bool, validated_by
+from .rootfs.uppers import parse_overlay
 from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 from .terminal import check_user_terminal
 
@@ -122,6 +123,7 @@ class RunKeywords(TypedDict, total=False):
     pids: int | None
     network: Network | None
     read_only: bool | None
+    overlay: StrPath | None
     hostname: str | None
     container_id: str | None
     state_root: StrPath | None
@@ -405,6 +407,7 @@ class RunOptions(_StreamOptions):
     pids: int | None = None
     network: Network | None = None
     read_only: bool | None = None
+    overlay: str = attrs.field(default=None, converter=parse_overlay)
     hostname: str | None = None
     container_id: str | None = None
     state_root: StrPath | None = None

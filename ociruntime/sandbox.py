@@ -27,8 +27,7 @@ from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, shared_mounts
-from .rootfs.mount import ephemeral_name, open_image
-from .rootfs.shared import identity
+from .rootfs.mount import ephemeral_name, identity, open_image
 from .rootfs.users import ContainerRoot
 from .spec import Root
 from .store import StateStore
@@ -37,7 +36,7 @@ from .streams import Stdio, Streams
 if TYPE_CHECKING:
     from .image import Image
     from .plan.cgroups import Manager
-    from .rootfs.shared import SharedMount
+    from .rootfs.mount import SharedMount
 
 __all__ = ["run"]
 
@@ -83,6 +82,7 @@ def run(
     pids: int | None = None,
     network: Network | None = None,
     read_only: bool | None = None,
+    overlay: StrPath | None = None,
     hostname: str | None = None,
     container_id: str | None = None,
     state_root: StrPath | None = None,
@@ -112,6 +112,9 @@ def run(
         network: ``"none"`` or False for an empty network, ``"host"`` for the host's. Default: as the configuration says, which is
             empty for an image.
         read_only: whether the root filesystem is read-only.
+        overlay: where writes to the root filesystem go, as for `Bundle.fresh`: ``"tmpfs"``, ``"tmpfs:size=64M"``, ``"none"``, or a
+            directory or file that is kept. Default: a directory on disk that is removed at the end; for a bundle, its own root
+            filesystem.
         hostname: the hostname in the container.
         container_id: the id of the container. Default: a random one.
         state_root: the state directory; by default ``/run/ociruntime`` for root.
@@ -153,6 +156,7 @@ def run(
         pids=pids,
         network=network,
         read_only=read_only,
+        overlay=overlay,
         hostname=hostname,
         container_id=container_id,
         state_root=state_root,
@@ -160,7 +164,7 @@ def run(
         cgroup_manager=cgroup_manager,
     )
     with DeferredSignals() as signals, options.open_streams() as streams:
-        bundle = find_bundle(image, options.overrides)
+        bundle = find_bundle(image, options.overrides, options.overlay)
         deadline = Deadline(options.timeout)
         try:
             container = EphemeralContainer(bundle, options, streams, deadline.at)
@@ -177,21 +181,29 @@ def run(
     return result
 
 
-def find_bundle(image: ImageLike, overrides: Overrides) -> Bundle | EphemeralBundle:
-    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `open_image`."""
+def find_bundle(image: ImageLike, overrides: Overrides, overlay: str = "") -> Bundle | EphemeralBundle:
+    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `open_image`.
+
+    Args:
+        overlay: where writes go, in the form of `parse_overlay`.
+    """
     if isinstance(image, Bundle):
-        return image.with_overrides(overrides)
+        return _with_overlay(image, overlay).with_overrides(overrides)
     path = Path(parse_path("image", image))
     if has_file(path, "config.json"):
-        return Bundle.load(path).with_overrides(overrides)
+        return _with_overlay(Bundle.load(path), overlay).with_overrides(overrides)
     path, place = Path(absolute_path(path)), Path(os.path.realpath(tempfile.gettempdir()))
-    found = _known(path, place)
+    found = _known(path, place, overlay)
     if found is None:
         place = place / ephemeral_name()
-        return EphemeralBundle(place, partial(_make_bundle, path, place, overrides))
+        return EphemeralBundle(place, partial(_make_bundle, path, place, overrides, overlay))
     if found.plain and not overrides.args:
         raise _no_args(image)
-    return found.bundle.with_overrides(_with_user(overrides, found.user))
+    return _with_overlay(found.bundle, overlay).with_overrides(_with_user(overrides, found.user))
+
+
+def _with_overlay(bundle: Bundle, overlay: str) -> Bundle:
+    return bundle.fresh(overlay=overlay) if overlay else bundle
 
 
 def _is_plain(image: Image) -> bool:
@@ -220,23 +232,24 @@ _images: Final[dict[str, _Image]] = {}
 _MAX_IMAGES: Final = 8
 
 
-def _known(path: Path, place: Path) -> _Image | None:
+def _known(path: Path, place: Path, overlay: str) -> _Image | None:
     """Return the bundle of an image that needs no directory, from the last calls if it has not changed; None for any other image.
 
     Args:
         place: the directory of the upper layers.
+        overlay: the upper layer, which may be in the image.
 
     Raises:
         OSError: the image cannot be mounted. And as `open_image`.
     """
     try:
-        key = identity(os.stat(path)), Host.probe(), place
+        key = identity(os.stat(path)), Host.probe(), place, overlay == str(path)
     except OSError:
         key = None  # opening it has the better error
     found = _images.get(str(path))
     if found is None or found.key != key:
         _images.pop(str(path), None)
-        found = _open(path, place, key)
+        found = _open(path, place, key, overlay)
         if found is not None:
             while len(_images) >= _MAX_IMAGES:
                 _images.pop(next(iter(_images)), None)
@@ -244,9 +257,9 @@ def _known(path: Path, place: Path) -> _Image | None:
     return found
 
 
-def _open(path: Path, place: Path, key: object) -> _Image | None:
+def _open(path: Path, place: Path, key: object, overlay: str) -> _Image | None:
     """Open an image for `_known`. A user mounts an image by FUSE on a directory, and volumes are directories too."""
-    with open_image(path) as opened:
+    with open_image(path, overlay=overlay) as opened:
         config = opened.config()
         lowers: tuple[str | SharedMount, ...] | None = None
         if opened.kind == "directory":
@@ -266,15 +279,16 @@ def _with_user(overrides: Overrides, user: str) -> Overrides:
     return attrs.evolve(overrides, user=user) if user and overrides.user is None and overrides.mounts else overrides
 
 
-def _make_bundle(image: Path, path: Path, overrides: Overrides) -> Bundle:
+def _make_bundle(image: Path, path: Path, overrides: Overrides, overlay: str) -> Bundle:
     """Mount the root filesystem of an image in a new bundle directory. Raises as `open_image`, and OSError."""
-    with open_image(image) as opened:
+    with open_image(image, overlay=overlay) as opened:
         if _is_plain(opened) and not overrides.args:
             raise _no_args(image)
         path.mkdir(mode=0o700)
         layers = fill(path, opened, private=True)
         config = opened.config()
-        return Bundle.load(path)._with_layers(layers).with_overrides(_with_user(overrides, (config.user if config else "") or ""))
+        bundle = _with_overlay(Bundle.load(path)._with_layers(layers), overlay)
+        return bundle.with_overrides(_with_user(overrides, (config.user if config else "") or ""))
 
 
 class EphemeralContainer:

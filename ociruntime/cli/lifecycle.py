@@ -50,13 +50,18 @@ def _systemd_options() -> dict[str, Any]:
     return keywords
 
 
-def create(options: Namespace) -> None:
+def _bundle(options: Namespace) -> oci.Bundle:
     bundle = oci.Bundle.load(options.bundle, config=options.config)
+    return bundle if options.overlay is None else bundle.fresh(overlay=options.overlay)
+
+
+def create(options: Namespace) -> None:
+    bundle = _bundle(options)
     oci.Container.create(options.id, bundle, **_create_options(options))
 
 
 def run(options: Namespace) -> int:
-    bundle, keywords = oci.Bundle.load(options.bundle, config=options.config), _create_options(options)
+    bundle, keywords = _bundle(options), _create_options(options)
     if options.tty and not options.console_socket:
         keywords["terminal"] = True
     if options.detach:

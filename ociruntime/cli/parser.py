@@ -260,6 +260,12 @@ def _add_create_arguments(parser: Parser) -> None:
     _add_id(parser)
     _add_bundle(parser)
     parser.add_argument("--config", metavar="FILE", type=path, help="configuration to use instead of the bundle's config.json")
+    parser.add_argument(
+        "--overlay",
+        metavar="WHERE",
+        help="upper layer of this container: a directory, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for "
+        "a read-only root filesystem",
+    )
     parser.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
     parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from .._native import lib
 from ..errors import StepError, UnsupportedError
+from ..plan.overlay import UPPER_STEPS
 
 if TYPE_CHECKING:
     from ..spec import Seccomp
@@ -24,6 +25,8 @@ _DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
 _MAP: Final = "use one that is mapped, or map it in linux.{0}Mappings to an id that root has given you in /etc/sub{0}"
 _BIND: Final = "let root mount it on the host, and bind it"
 _NOT_IN_USER_NAMESPACE: Final = "the kernel does not allow this filesystem in a user namespace"
+
+_UPPER: Final = "choose a directory on a local filesystem such as ext4 or xfs by overlay= or TMPDIR, or overlay='tmpfs'"
 
 _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("netdev_move", errno.ENODEV): ("no such network device", "check the names in linux.netDevices with ip link"),
@@ -323,6 +326,8 @@ def make_error(
             f"{place}{text}: this kernel does not have the system call, or a seccomp filter around the runtime hides it; "
             f"Linux {'.'.join(map(str, OLDEST_KERNEL))} or later is needed (step {number}/{total} {op}, ENOSYS)"
         )
+    if code == errno.EINVAL and not cause and text.startswith(UPPER_STEPS):
+        cause, remedy = "its filesystem cannot have an upper layer", _UPPER
     if not cause:
         cause, remedy = explain_errno(op, code, user_namespace=user_namespace)
     problem = ""

@@ -20,7 +20,7 @@ from ..engine.clone import clone
 from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start
-from ..errors import warn
+from ..errors import ContainerNotFound, warn
 from ..files import replace_file
 from ..interrupts import uninterruptible, waiting
 from ..plan.kernel import CLONE_NEW
@@ -29,7 +29,7 @@ from ..rootfs.bundles import in_use
 from ..rootfs.layers import make_upper
 from ..rootfs.mount import ephemeral_name
 from ..store import Entry, StateRecord, StateStore, Status, oci_state
-from .delete import after_delete, delete
+from .delete import after_delete, delete, read
 from .prepare import EphemeralBundle, Prepared, prepare
 from .start import Ready, after_start, send_fd, send_listener
 
@@ -211,13 +211,14 @@ class Creation:
             self._add_undo(bundle.undo)
             self.entry.record(self.document)
             bundle = bundle.make()
-        elif bundle._is_recorded():
-            self._clean_ups.enter_context(in_use(bundle.path))
+        elif (layers := bundle._find_layers()) is not None and layers.bundle:
+            self._clean_ups.enter_context(in_use(layers.bundle))
         layers = bundle._find_layers()
         if layers is None:
             return bundle, ""
         name = ephemeral_name()
-        self._add_undo(["bundle", layers.place(name)])
+        for action in layers.undo(name, self.entry.directory):
+            self._add_undo(action)
         return bundle, name
 
     def _add_undo(self, action: list[str]) -> None:
@@ -284,9 +285,9 @@ class Creation:
 
     def _make_upper(self, prepared: Prepared) -> None:
         """Make the upper layer of the container, if it has one of its own. Raises OSError."""
-        bundle, layers = prepared.bundle, prepared.bundle._find_layers()
+        layers = prepared.bundle._find_layers()
         if prepared.layer and layers is not None:
-            make_upper(layers, prepared.layer, self.entry.directory if bundle._is_recorded() else "")
+            make_upper(layers, prepared.layer, self.entry.directory, _uses_root)
 
     def _listen(self) -> int:
         with self.entry.storing("start.sock"):
@@ -360,6 +361,21 @@ class Creation:
             created.discard()
             raise
         return created
+
+
+def _uses_root(container: str) -> bool:
+    """Return whether the container of a state directory uses its root filesystem, or is being created."""
+    entry = Entry(*os.path.split(container))
+    try:
+        _, status = read(entry, force=True)
+        if status is not Status.CREATING:
+            return status is not Status.STOPPED
+        with entry.locked(wait=False):
+            return False  # its creator has ended
+    except BlockingIOError:
+        return True
+    except ContainerNotFound:
+        return False
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:

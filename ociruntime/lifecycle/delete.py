@@ -33,7 +33,14 @@ def _discard(bundle: str) -> None:
     remove_ephemeral(bundle)
 
 
+def _leave(directory: str, container: str) -> None:
+    from ..rootfs.uppers import leave
+
+    leave(directory, container)
+
+
 undo.register("bundle", _discard)
+undo.register("overlay", _leave)
 
 
 def delete(entry: Entry, own: int = -1, *, force: bool) -> None:

@@ -46,8 +46,12 @@ class Overlay(NamedTuple):
     """The read-only layers, the uppermost first: absolute paths of directories, and filesystems of the image."""
     upper: str | ImageMount | Tmpfs
     """What has the directories ``upper`` and ``work``: the absolute path of a directory, or a filesystem."""
+    kept: bool = False
+    """Whether the upper layer outlives the container. Otherwise the kernel does not need to write it to the disk at the end."""
 
 
+UPPER_STEPS: Final = ("upper layer of /", "create the overlay for /")
+"""How the texts of the steps begin that fail with EINVAL if the filesystem of the upper layer cannot have one."""
 _JOINED_LAYERS: Final = 12
 """Layers in one option of 255 bytes, as paths of descriptors; more need an option for each, as Linux 6.5 has it."""
 _SINGLE_LAYERS: Final = (6, 5)
@@ -87,7 +91,7 @@ def _create_by_paths(mounts: DetachedMounts, overlay: Overlay, *, userxattr: boo
         )
     *lowers, upper = [path.translate(_ESCAPES) for path in layers]
     data = [("lowerdir", ":".join(lowers)), ("upperdir", f"{upper}/upper"), ("workdir", f"{upper}/work")]
-    flags = (("userxattr", None),) if userxattr else ()
+    flags = [(flag, None) for flag in _flags(overlay, userxattr=userxattr)]
     options = MountOptions(set=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, data=(*data, *flags))
     return mounts.create_filesystem("overlay", "overlay", "/", options, "$.root")
 
@@ -99,17 +103,25 @@ def _mount(
     builder.add("fsopen", "overlay", context, text="overlay for /")
     mounts.configure(context, "source", "overlay", "/")
     keys = [("lowerdir", lowers)] if len(lowers) <= _JOINED_LAYERS else [("lowerdir+", [lower]) for lower in lowers]
-    for key, slots in (*keys, ("upperdir", upper[:1]), ("workdir", upper[1:])):
+    for key, slots in keys:
         builder.add("fsconfig_fds", context, key, struct.pack(f"={len(slots)}I", *slots), text=f"{key} for /")
-    if userxattr:
-        mounts.configure(context, "userxattr", None, "/")
+    for key, fd in zip(("upperdir", "workdir"), upper, strict=True):
+        text = f"{UPPER_STEPS[0]}: {key} in {_named(overlay.upper)}"
+        builder.add("fsconfig_fds", context, key, struct.pack("=I", fd), text=text)
+    for flag in _flags(overlay, userxattr=userxattr):
+        mounts.configure(context, flag, None, "/")
     for key, value in mounts.labels("overlay"):
         mounts.configure(context, key, value, "/")
-    text = f"create the overlay for /, with {_named(overlay.upper)} over {' over '.join(map(_named, overlay.lowers))}"
+    text = f"{UPPER_STEPS[1]}, with {_named(overlay.upper)} over {' over '.join(map(_named, overlay.lowers))}"
     builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text=text)
     attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
     builder.add("fsmount", context, attributes, slot, text="overlay for / (nosuid, nodev)")
     return slot
+
+
+def _flags(overlay: Overlay, *, userxattr: bool) -> list[str]:
+    on_disk = isinstance(overlay.upper, str)
+    return [*(["userxattr"] if userxattr else []), *(["volatile"] if on_disk and not overlay.kept else [])]
 
 
 def _named(layer: str | ImageMount | Tmpfs) -> str:

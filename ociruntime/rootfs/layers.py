@@ -8,7 +8,7 @@ layers cannot be mounted, the image is extracted once, into a cache that is addr
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,13 @@ from urllib.parse import quote, unquote
 
 from ..engine import filesystems
 from ..engine.filesystems import MOUNTERS, Filesystem, Programs
-from ..engine.trees import copy_attributes
-from ..errors import ImageError, UnsupportedError, warn
+from ..errors import BundleError, ImageError, UnsupportedError, warn
 from ..host import Host
 from ..interrupts import waiting
 from ..plan.overlay import Overlay
 from .cache import Cache, read_link
-from .mount import mount_filesystem, mount_overlay, unmount
-from .shared import SharedMount, shared_mount
+from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount, unmount
+from .uppers import Upper, make_directories, occupy
 
 if TYPE_CHECKING:
     from ..image import Image, Layer
@@ -139,6 +138,10 @@ class Layers(NamedTuple):
     """How the lower layers were made, as a record holds it; empty for a directory of the caller."""
     shared: bool = False
     """Whether an overlay of them is mounted on the root filesystem of the bundle, which all its containers share."""
+    upper: Upper = Upper()
+    """Where the writes of a container go."""
+    bundle: str = ""
+    """The mounted bundle that the layers belong to: it is not unmounted while a container uses it. Empty if there is none."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -155,7 +158,8 @@ class Layers(NamedTuple):
         Args:
             name: the name of the directory of its upper layer.
         """
-        return Overlay(tuple(lower if isinstance(lower, str) else lower.layer for lower in self.lowers), self.place(name))
+        lowers = tuple(lower if isinstance(lower, str) else lower.layer for lower in self.lowers)
+        return Overlay(lowers, self.upper.layer(self.place(name)), kept=not self.upper.private)
 
     def mount(self, source: str) -> int:
         """Return a detached mount for one container, as a file descriptor. Raises OSError.
@@ -163,30 +167,44 @@ class Layers(NamedTuple):
         Args:
             source: names the mount in the plan.
         """
+        if self.upper.image is not None and self.upper.image.layer.source == source:
+            return self.upper.image.mount(self.paths[0])
         return next(lower for lower in self.lowers if not isinstance(lower, str) and lower.layer.source == source).mount()
+
+    def undo(self, name: str, container: str) -> list[list[str]]:
+        """Return the actions that undo `make_upper` with the same arguments."""
+        place = [["bundle", self.place(name)]] if self.upper.private or self.bundle else []
+        return [*place, *([["overlay", self.upper.directory, container]] if self.upper.directory else [])]
 
 
 _CONTAINER: Final = "container"
 """Name of the symbolic link from an upper layer to the state directory of its container."""
 
 
-def make_upper(layers: Layers, name: str, container: str = "") -> None:
-    """Make the directories of an upper layer, whose root has the permissions and attributes of the uppermost lower layer.
+def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str], bool]) -> None:
+    """Make the upper layer of a container, with the permissions and attributes of the uppermost lower layer. See `Layers.undo`.
 
     Args:
-        name: the name of its directory.
-        container: the state directory of the container, if `containers_of` is to find it.
+        name: the name of the directory that is made for the container.
+        container: the state directory of the container.
+        is_used: whether the container of a state directory uses its root filesystem.
 
     Raises:
-        OSError: they cannot be made.
+        BundleError: another container uses the directory, or the bundle was unmounted.
+        OSError: the upper layer cannot be made.
     """
-    place = layers.place(name)
-    os.mkdir(place, 0o700)
-    if container:
+    place, lower = layers.place(name), layers.paths[0]
+    if layers.upper.private or layers.bundle:
+        try:
+            os.mkdir(place, 0o700)
+        except FileNotFoundError:
+            raise BundleError(f"{layers.uppers} does not exist: the bundle was unmounted, or TMPDIR is wrong") from None
+    if layers.bundle:
         os.symlink(container, f"{place}/{_CONTAINER}")
-    os.mkdir(f"{place}/work", 0o700)
-    os.mkdir(f"{place}/upper", 0o700)
-    copy_attributes(f"{layers.paths[0]}/.", f"{place}/upper", privileged=may_mount())
+    if layers.upper.private:
+        make_directories(place, lower)
+    elif layers.upper.directory:
+        occupy(layers.upper.directory, container, is_used, lower)
 
 
 def containers_of(layers: Layers) -> list[str]:
@@ -315,6 +333,22 @@ def share(layers: Layers, bundle: Path, *, writable: bool) -> Layers:
     return layers._replace(origin=_SHARED + layers.origin, shared=True)
 
 
+def uncovered(layers: Layers) -> Layers:
+    """Return the layers of a bundle that `share` has mounted, for containers that have upper layers of their own.
+
+    Raises:
+        BundleError: they are not mounted.
+        OSError: they cannot be mounted once more.
+    """
+    rootfs = f"{layers.bundle}/rootfs"
+    if layers.paths != (rootfs,):
+        return layers._replace(shared=False)
+    mounted = mounts_on(rootfs)
+    if not mounted:
+        raise BundleError(f"{layers.bundle}: the image is not mounted any more; umount the bundle, and mount the image again")
+    return layers._replace(lowers=(SharedMount.again(mounted[0]),), shared=False)
+
+
 _MOST_DIRECTORIES: Final = 1_000_000
 
 
@@ -366,7 +400,7 @@ def layers_of(bundle: str, origin: str) -> Layers:
         lowers = [unquote(detail)]
     else:
         lowers = layer_places(bundle, int(detail))
-    return Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED))
+    return Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED), bundle=bundle)
 
 
 def layer_places(bundle: str, count: int) -> list[str]:

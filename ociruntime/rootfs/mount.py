@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from .._native import check, ffi, lib
 from ..engine import filesystems
@@ -22,6 +23,7 @@ from ..errors import BundleError, ImageError, UnsupportedError
 from ..files import other_writers
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
+from ..plan.overlay import ImageMount
 from ..procfs import MountInfo, read_mounts
 from ..spec.base import destination_in_root
 
@@ -153,25 +155,29 @@ would evict each page before it is used, and never stop reading."""
 
 
 @contextmanager
-def loop_device(image: int, offset: int, size: int) -> Iterator[str]:
-    """Set up a read-only loop device over a part of an open file, and return its path, for the block.
+def loop_device(image: int, offset: int, size: int, *, writable: bool = False) -> Iterator[str]:
+    """Set up a loop device over a part of an open file, and return its path, for the block.
 
     The device is removed with its last user: mount it inside the block, and the mount keeps it.
+
+    Args:
+        writable: whether the file, which is open for writing, can be written to.
 
     Raises:
         UnsupportedError: no loop device is available.
         OSError: the kernel refuses it.
     """
-    path, fd = _configure(image, offset, size)
+    path, fd = _configure(image, offset, size, writable=writable)
     try:
         yield path
     finally:
         os.close(fd)  # autoclear: a mount keeps it, if there is one
 
 
-def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
+def _configure(image: int, offset: int, size: int, *, writable: bool) -> tuple[str, int]:
     # struct loop_config: fd, block_size, struct loop_info64, reserved
-    info = struct.pack("=QQQQQIIII64s64s32s16x", 0, 0, 0, offset, size, 0, 0, 0, _READ_ONLY | _AUTOCLEAR, b"ociruntime", b"", b"")
+    flags = _AUTOCLEAR if writable else _READ_ONLY | _AUTOCLEAR
+    info = struct.pack("=QQQQQIIII64s64s32s16x", 0, 0, 0, offset, size, 0, 0, 0, flags, b"ociruntime", b"", b"")
     config = struct.pack("=II", image, _BLOCK_SIZE) + info + bytes(64)
     try:
         control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
@@ -180,7 +186,7 @@ def _configure(image: int, offset: int, size: int) -> tuple[str, int]:
     try:
         for _ in range(64):  # another process may take the free one first
             path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
                 fcntl.ioctl(fd, _BLKRASET, _READ_AHEAD)
@@ -280,11 +286,20 @@ def mount_overlay(lowers: Sequence[Path], rootfs: Path, overlay: Path | None) ->
         check(lib.oci_mount(b"overlay", target.encode(), NOSUID | NODEV, data.encode()), os.fspath(rootfs))
 
 
-def open_image(path: str | os.PathLike[str], *, reference: str | None = None, platform: str | None = None) -> Image:
+def open_image(
+    path: str | os.PathLike[str],
+    *,
+    reference: str | None = None,
+    platform: str | None = None,
+    overlay: str = "",
+    check: bool = True,
+) -> Image:
     """Open an image that can become a root filesystem on this machine.
 
     Args:
         reference, platform: as for `Image.open`.
+        overlay: the path of the upper layer, which may be in the image itself.
+        check: whether it must be able to become a root filesystem.
 
     Raises:
         ImageError: it is damaged, or not an image.
@@ -295,32 +310,35 @@ def open_image(path: str | os.PathLike[str], *, reference: str | None = None, pl
 
     image = Image.open(path, reference=reference, platform=platform)
     try:
-        check_image(image)
+        if check:
+            check_image(image, own_overlay=bool(overlay) and os.path.exists(overlay) and os.path.samefile(path, overlay))
     except BaseException:
         image.close()
         raise
     return image
 
 
-def check_image(image: Image) -> None:
-    """Check that an image can become a root filesystem on this machine. Raises ImageError, UnsupportedError."""
+def check_image(image: Image, *, own_overlay: bool = False) -> None:
+    """Check that an image can become a root filesystem on this machine. Raises ImageError, UnsupportedError.
+
+    Args:
+        own_overlay: whether the writable layer in the image is used.
+    """
     if not image.layers:
         raise ImageError(f"{image.name}: no part of the image is a root filesystem")
     for layer in image.layers:
         if not (layer.format.is_filesystem or layer.format.is_archive or layer.format == "directory"):
             raise UnsupportedError(f"{image.name}: the root filesystem is of the format {layer.format}, which cannot be used")
-    _check_overlays(image)
+    if not own_overlay:
+        _check_overlays(image)
     _check_architecture(image)
 
 
 def _check_overlays(image: Image) -> None:
-    if image.overlays and image.overlays[0].object_id is None:
-        raise UnsupportedError(f"{image.name}: the writable layer in the image is not supported yet: use an image without one")
     if image.overlays:
-        ids = " and ".join(str(layer.object_id) for layer in image.overlays)
         raise UnsupportedError(
-            f"{image.name}: the overlay partition (object {ids}) is not supported yet: delete it from a copy of the image, as with "
-            f"'apptainer sif del {image.overlays[0].object_id} COPY'"
+            f"{image.name}: the image has a writable layer, whose files would be missing: run it with overlay={image.name!r} "
+            "(only root), or use an image without one"
         )
 
 
@@ -402,3 +420,75 @@ def make_volume(root: ContainerRoot, destination: str, path: Path, *, privileged
             copy_tree(sources, str(path), name, privileged=privileged)
         except OSError as error:
             raise BundleError(f"{name} cannot be copied: {error.strerror}") from error
+
+
+# ---- detached mounts of images, which all containers of a process share ----
+
+Identity = tuple[int, ...]
+
+
+class SharedMount:
+    """A filesystem in an image that is mounted, but at no place. It is unmounted when the object is not used any more.
+
+    Only this process has it, by a file descriptor, and it ends with the process. While it is open, the kernel keeps the superblock
+    and the page cache of the image. A container gets another mount of the same superblock, which reads nothing. The loop device
+    is released with the last mount. A forked child has a mount of its own.
+
+    Args:
+        device: the loop device.
+        kind: the format, as in `Filesystem`.
+        name: the file that errors name.
+        layer: the mount in plans.
+
+    Raises:
+        OSError: the kernel cannot mount the image; with its message.
+    """
+
+    def __init__(self, device: str, kind: str, name: str, layer: ImageMount) -> None:
+        self._mount = -1
+        self._device, self._kind, self._name = device, kind, name
+        self.layer = layer
+        self._mount = self.mount()
+
+    @classmethod
+    def of_image(cls, image: Filesystem) -> SharedMount:
+        """Mount a filesystem in an image. Raises UnsupportedError, OSError: it cannot be mounted."""
+        with loop_device(image.fd, image.offset, image.size) as device:
+            return cls(device, image.format, image.path, ImageMount(f"{image.format} at {image.offset} of {image.path}"))
+
+    @classmethod
+    def again(cls, mounted: MountInfo) -> SharedMount:
+        """Mount the image of a loop device that is mounted elsewhere. Raises OSError."""
+        kind = "ext" if mounted.fstype.startswith("ext") else mounted.fstype
+        return cls(f"/dev/loop{mounted.device.partition(':')[2]}", kind, mounted.point, ImageMount(f"{kind} on {mounted.point}"))
+
+    @property
+    def path(self) -> str:
+        """A path to the root directory of the image, for this process."""
+        return f"/proc/self/fd/{self._mount}"
+
+    def mount(self) -> int:
+        """Return a new detached mount for one container, as a file descriptor. Raises OSError."""
+        return create_from_device(self._device, self._kind, self._name)
+
+    def __del__(self) -> None:
+        if self._mount >= 0:
+            os.close(self._mount)
+
+    def __repr__(self) -> str:
+        return f"<SharedMount {self.layer.source}>"
+
+
+def identity(file: os.stat_result) -> Identity:
+    """Return what is the same for a file as long as it has not been replaced or changed."""
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
+
+
+_mounts: Final[WeakValueDictionary[Identity, SharedMount]] = WeakValueDictionary()
+
+
+def shared_mount(image: Filesystem) -> SharedMount:
+    """Return the mount of an image that this process has, or make it. Raises as `SharedMount.of_image`."""
+    key = (*identity(os.fstat(image.fd)), image.offset, image.size)
+    found = _mounts.get(key)
+    return found if found is not None else _mounts.setdefault(key, SharedMount.of_image(image))

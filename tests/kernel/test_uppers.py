@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -14,12 +16,14 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime import sandbox
+from ociruntime import aio, sandbox
+from ociruntime.image.sif import Filesystem, PartitionKind, SifBuilder
 
-from ..support.fixture_types import Script
+from ..support.fixture_types import Command, MakeBundle, Script
 from ..support.leftovers import assert_nothing_left, loops_below, mounts_below
 from ..support.places import REPO
-from ..support.waiting import wait_until
+from ..support.users import with_user_namespace
+from ..support.waiting import run_async, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.sif]
 
@@ -150,3 +154,198 @@ def test_a_failed_run_leaves_no_upper_layer(
         oci.run(image, ["/missing"], state_root=state_root, container_id=prefix)
     assert os.listdir(place) == []
     assert_nothing_left(state_root, prefix)
+
+
+# ---- choices of upper layers ----
+
+
+def test_memory(image: Path, look: Look) -> None:
+    script = "echo x >>/new; cat /new; dd if=/dev/zero of=/big bs=1M count=6 2>&1 | head -1; stat -c %a /"
+    for _ in range(2):
+        assert look(image, script, overlay="tmpfs:size=4M") == "x\ndd: error writing '/big': No space left on device\n755\n"
+    assert look(image, "echo x >>/new; cat /new; rm -r /etc; mkdir /etc; ls /etc", overlay="tmpfs") == "x\n"
+
+
+def test_a_directory_is_kept(image: Path, look: Look, tmp_path: Path) -> None:
+    kept = tmp_path / "kept, a:b"
+    kept.mkdir()
+    assert look(image, "echo x >>/new; rm /etc/passwd; cat /new", overlay=kept) == "x\n"
+    assert (kept / "upper/new").read_text() == "x\n"
+    assert look(image, "echo x >>/new; cat /new; ls /etc", overlay=kept) == "x\nx\n"
+    assert sorted(os.listdir(kept)) == ["upper", "work"]
+
+
+def test_a_filesystem_in_a_file_is_kept(image: Path, look: Look, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.img"
+    make_ext3(kept)
+    for expected in "x\n", "x\nx\n", "x\nx\nx\n":
+        assert look(image, "echo x >>/new; cat /new", overlay=kept) == expected
+    wait_until(lambda: len(loops_below(tmp_path)) == 1, "the end of the loop device of the upper layer")
+
+
+def make_ext3(path: Path) -> None:
+    if shutil.which("mkfs.ext3") is None:
+        pytest.skip("no mkfs.ext3 (Debian: e2fsprogs)")
+    with path.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext3", "-q", "-F", path], check=True)
+
+
+def test_the_overlay_in_a_sif_file(image: Path, look: Look, tmp_path: Path, state_root: Path) -> None:
+    """It is kept in the image. Without it the image would not be complete, so it is not used without it."""
+    filesystem = tmp_path / "overlay.img"
+    make_ext3(filesystem)
+    builder = SifBuilder()
+    with oci.SifImage.open(image) as opened:
+        root = opened.primary_partition
+        assert root is not None
+        builder.add_partition(opened.read(root, limit=1 << 30))
+    builder.add_partition(filesystem.read_bytes(), kind=PartitionKind.OVERLAY, filesystem=Filesystem.EXT3)
+    image = tmp_path / "writable.sif"
+    builder.write(image)
+    for expected in "x\n", "x\nx\n":
+        assert look(image, "echo x >>/new; cat /new", overlay=image) == expected
+    with pytest.raises(oci.UnsupportedError, match=r"has a writable layer, .* run it with overlay="):
+        oci.run(image, ["true"], state_root=state_root)
+
+
+def test_a_read_only_root_with_new_mount_points(image: Path, look: Look, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    script = "touch /new 2>&1 | sed 's/.*: //'; touch /made/here/x && ls /made/here"
+    assert look(image, script, overlay="none", mounts=[f"{tmp_path}/data:/made/here"]) == "Read-only file system\nx\n"
+
+
+def test_only_one_container_at_a_time_uses_what_is_kept(
+    image: Path, look: Look, tmp_path: Path, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociruntime.rootfs.uppers._PATIENCE", 0.1)
+    directory, file = tmp_path / "kept", tmp_path / "kept.img"
+    directory.mkdir()
+    make_ext3(file)
+    with oci.Bundle.from_sif(image, tmp_path / "bundle") as bundle:
+        for number, (kept, name) in enumerate(((directory, f"container '{prefix}-0'"), (file, "another container"))):
+            used = bundle.with_args(["sleep", "1000"]).fresh(overlay=kept)
+            with oci.Container.run(f"{prefix}-{number}", used, state_root=state_root) as container:
+                for _ in range(2):
+                    with pytest.raises(oci.BundleError, match=rf"overlay {kept}: {name} uses it"):
+                        look(bundle, "true", overlay=kept)
+                container.kill("KILL")
+                container.wait()
+                wait_until(lambda: look(bundle, "echo x", overlay=kept) == "x\n", "the use of the layer of a stopped container")  # noqa: B023
+    assert sorted(os.listdir(directory)) == ["upper", "work"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "error", "message"),
+    [
+        ("missing", oci.BundleError, "overlay .*/missing: no such file or directory; make a directory there"),
+        ("text", oci.ImageError, "overlay .*/text: neither a directory nor a file with an ext filesystem: .* a text file"),
+        ("image.sif", oci.ImageError, r"overlay .*/image\.sif: it has no ext filesystem for an upper layer"),
+        ("nested/kept", oci.StepError, r"upper layer of /.* its filesystem cannot have an upper layer .* overlay='tmpfs'"),
+    ],
+)
+def test_what_cannot_be_an_upper_layer(
+    image: Path, state_root: Path, prefix: str, tmp_path: Path, overlay: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "text").write_text("text\n")
+    for name in "nested", "upper", "work":
+        (tmp_path / name).mkdir()
+    options = f"lowerdir=/usr/share/misc,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, tmp_path / "nested"], check=True)
+    try:
+        (tmp_path / "nested/kept").mkdir()
+        with pytest.raises(error, match=message):
+            oci.run(image, ["true"], overlay=tmp_path / overlay, state_root=state_root, container_id=prefix)
+    finally:
+        subprocess.run(["umount", tmp_path / "nested"], check=True)
+    assert_nothing_left(state_root, prefix)
+
+
+# ---- bundles ----
+
+
+def test_containers_of_a_fresh_bundle_do_not_see_each_other(
+    image: Path, look: Look, tmp_path: Path, state_root: Path, prefix: str
+) -> None:
+    with oci.Bundle.from_sif(image, tmp_path / "bundle") as bundle:
+        look(bundle, "echo shared >/new")
+        fresh = bundle.with_args(["sleep", "1000"]).fresh()
+        names = (f"{prefix}-1", f"{prefix}-2")
+        one, two = (oci.Container.run(name, fresh, state_root=state_root) for name in names)
+        with one, two:
+            for container in one, two:
+                done = container.exec(["sh", "-c", "echo x >>/new; cat /new"], capture_output=True, text=True)
+                assert done.stdout == "x\n"
+            with pytest.raises(oci.BundleError, match=rf"container '{prefix}-1', container '{prefix}-2' still uses it"):
+                bundle.umount(state_root=state_root)
+        assert look(bundle, "cat /new") == "shared\n"
+        assert look(pickle.loads(pickle.dumps(bundle.fresh(overlay="tmpfs"))), "cat /new; echo $?").endswith("1\n")
+        assert "ociruntime-" not in " ".join(os.listdir(tmp_path / "bundle/overlay"))
+        first, second = (bundle.fresh().plan(container_id="c").to_json() for _ in range(2))
+        assert first == second
+
+
+def test_a_bundle_directory_stays_as_it_is(make_bundle: MakeBundle, look: Look) -> None:
+    bundle = make_bundle()
+    assert look(bundle.fresh(), "echo x >>/new; rm -r /etc; cat /new") == "x\n"
+    assert look(bundle.path, "echo x >>/new; cat /new", overlay="tmpfs") == "x\n"
+    assert not (bundle.rootfs / "new").exists()
+    assert (bundle.rootfs / "etc/passwd").exists()
+
+
+def test_a_user_namespace_of_root(image: Path, look: Look, tmp_path: Path) -> None:
+    """The overlay is mounted with the rights of root of the host, in a mount namespace aside, as before the container has its own."""
+    with oci.Bundle.from_sif(image, tmp_path / "bundle") as bundle:
+        mapped = oci.Bundle(bundle.path, config=with_user_namespace(bundle.spec).to_json().encode())
+        assert (
+            look(mapped.fresh(), "id -u; cat /etc/passwd >/dev/null; head -c 1 /proc/self/uid_map; ls /new 2>&1 | wc -l").split()[0]
+            == "0"
+        )
+    assert mounts_below(tmp_path) == []
+
+
+def test_shared_propagation(image: Path, look: Look, tmp_path: Path) -> None:
+    """Where the host sees the mounts of the container, it does not see those of its layers."""
+    with oci.Bundle.from_sif(image, tmp_path / "bundle") as bundle:
+        linux = bundle.spec.linux
+        assert linux is not None
+        spec = bundle.spec.evolve(linux=linux.evolve(rootfs_propagation="rshared"))
+        shared = oci.Bundle(bundle.path, config=spec.to_json().encode())
+        for overlay in None, "tmpfs":
+            assert look(shared.fresh(overlay=overlay), "echo x >>/new; cat /new") == "x\n"
+    assert [mount for mount in mounts_below(Path("/")) if mount == "/"] == []
+
+
+def test_asyncio(image: Path, state_root: Path) -> None:
+    async def main() -> list[str]:
+        runs = (
+            aio.run(
+                image, ["sh", "-c", "echo x >>/new; cat /new"], text=True, capture_output=True, overlay=where, state_root=state_root
+            )
+            for where in (None, "tmpfs", "tmpfs:size=1M")
+        )
+        return [result.stdout for result in await asyncio.gather(*runs)]
+
+    assert run_async(main()) == ["x\n"] * 3
+
+
+def test_the_command_line(image: Path, tmp_path: Path, command: Command) -> None:
+    subprocess.run(command("mount", image, tmp_path / "bundle"), check=True)
+    (tmp_path / "kept").mkdir()
+    try:
+        script = ["sh", "-c", "echo x >>/new; cat /new"]
+        spec = oci.RuntimeSpec.load((tmp_path / "bundle/config.json").read_bytes())
+        assert spec.process is not None
+        oci.Bundle.load(tmp_path / "bundle").spec = spec.evolve(process=spec.process.evolve(args=tuple(script)))
+        for overlay, expected in (("tmpfs", "x\n"), (tmp_path / "kept", "x\n"), (tmp_path / "kept", "x\nx\n")):
+            done = subprocess.run(
+                command("run", "-b", tmp_path / "bundle", "--overlay", overlay, "c"), capture_output=True, text=True, check=True
+            )
+            assert done.stdout == expected
+        failed = subprocess.run(
+            command("run", "-b", tmp_path / "bundle", "--overlay", "/missing", "c"), capture_output=True, text=True
+        )
+        assert failed.returncode != 0
+        assert "overlay /missing: no such file or directory; make a directory there" in failed.stderr
+    finally:
+        subprocess.run(command("umount", tmp_path / "bundle"), check=True)

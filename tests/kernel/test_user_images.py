@@ -535,3 +535,43 @@ with oci.Bundle.from_sif("image.sif", bundle) as mounted:
 """
     assert run_script(user, text, f"{place}/b").stdout == "x\n"
     assert user.leftovers() == []
+
+
+UPPER = """
+sh = lambda image, script, **more: oci.run(image, ["sh", "-c", script], capture_output=True, text=True, **more).stdout
+count = "echo x >>/new; cat /new | wc -l"
+print([sh("image.sif", count, overlay=where).strip() for where in ("tmpfs", "tmpfs:size=2M", None, "kept", "kept", "none")])
+print(sh("image.sif", "dd if=/dev/zero of=/big bs=1M count=6 2>&1 | head -1", overlay="tmpfs:size=2M"), end="")
+with oci.Bundle.from_sif("image.sif", "bundle") as bundle:
+    print([sh(bundle.fresh(overlay=where), count).strip() for where in ("tmpfs", None, "kept")])
+    used = bundle.with_args(["sleep", "1000"]).fresh(overlay="kept")
+    with oci.Container.run("c", used):
+        try:
+            sh(bundle, count, overlay="kept")
+        except oci.BundleError as error:
+            print(str(error).replace(os.getcwd(), ""))
+try:
+    sh("image.sif", count, overlay="image.sif")
+except oci.UnsupportedError as error:
+    print(str(error).replace(os.getcwd(), ""))
+print(sorted(os.listdir("kept")))
+"""
+
+
+def test_upper_layers(user: User) -> None:
+    (user.home / "kept").mkdir()
+    give(user.home)
+    done = run_script(user, UPPER)
+    assert done.stdout.splitlines() == [
+        "['1', '1', '1', '1', '2', '0']",
+        "dd: error writing '/big': No space left on device",
+        "['1', '1', '3']",
+        "overlay /kept: container 'c' uses it; end it, or give another directory",
+        (
+            "overlay /image.sif: only root can write to a filesystem in a file, because the kernel takes no FUSE filesystem as an upper "
+            "layer; give a directory, or 'tmpfs'"
+        ),
+        "['upper', 'work']",
+    ]
+    assert user.leftovers() == []
+    clean_cache(user)
