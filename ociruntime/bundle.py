@@ -25,8 +25,8 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.caller import CALLER
-from .rootfs.layers import Layers, Strategy, attach, may_mount, share, uncovered
-from .rootfs.mount import check_image, make_volume, open_image
+from .rootfs.layers import Layers, Strategy, attach, may_mount, share, uncovered, with_choice
+from .rootfs.mount import check_image, is_same_file, make_volume, open_image
 from .rootfs.uppers import NONE, find_upper, parse_overlay
 from .rootfs.users import ContainerRoot, resolve
 from .spec import RuntimeSpec
@@ -123,6 +123,7 @@ class Bundle:
         path: StrPath,
         *,
         writable: bool = True,
+        overlay: StrPath | None = None,
         spec: RuntimeSpec | None = None,
         reference: str | None = None,
         platform: str | None = None,
@@ -148,6 +149,8 @@ class Bundle:
             path: the bundle directory; it must not exist, or be empty.
             writable: mount a writable overlay over the image. Changes are in ``overlay/upper`` and are removed with the bundle.
                 False makes the root filesystem read-only, for a user by the configuration.
+            overlay: an upper layer instead, as for `fresh`. Each container of the bundle mounts it itself. A directory or file is
+                kept, and one container at a time uses it.
             spec: the configuration; by default the default one with the settings of the image's configuration.
             reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
             platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
@@ -158,14 +161,18 @@ class Bundle:
             ImageError: the image is damaged, or not an image.
             UnsupportedError: it cannot be mounted yet, this machine does not run its programs, or this user can neither mount nor
                 extract it.
-            BundleError: the directory cannot be used, or a volume cannot be copied.
+            BundleError: the directory or the overlay cannot be used, or a volume cannot be copied.
             OSError: the kernel refuses a mount. In every case nothing is left behind.
         """
         path = Path(absolute_path(parse_path("path", path)))
         check_bool("writable", writable)
+        choice = parse_overlay(overlay)
+        if choice and not writable:
+            raise ValueError("writable=False conflicts with overlay: pass overlay='none' alone")
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         optional(check_choice, "strategy", strategy, tuple(Strategy))
-        with DeferredSignals() as signals, _opened(image, reference, platform) as opened:
+        with DeferredSignals() as signals, _opened(image, reference, platform, choice) as opened:
+            find_upper(choice, privileged=may_mount())
             made = _make(path)
             with locked(path) as directory:
                 if os.listdir(directory.fd):
@@ -175,7 +182,8 @@ class Bundle:
                     directory.begin()
                     os.fchmod(directory.fd, 0o700)
                     chosen = None if strategy is None else Strategy(strategy)
-                    directory.commit(fill(Path(directory.real), opened, writable=writable, spec=spec, strategy=chosen))
+                    layers = fill(Path(directory.real), opened, writable=writable, spec=spec, strategy=chosen, overlay=choice)
+                    directory.commit(layers)
                     bundle = cls.load(path)
                 except BaseException:
                     directory.take_back(mode)
@@ -280,7 +288,11 @@ class Bundle:
         return uncovered(layers) if layers.shared else layers
 
     def _find_layers(self) -> Layers | None:
-        layers = self._layers if self._layers is not None or may_mount() else bundle_layers(self.path)
+        layers = self._layers
+        if layers is None and (not may_mount() or os.path.lexists(f"{self.path}/overlay")):  # as in every mounted bundle
+            layers = bundle_layers(self.path)
+            if layers is not None and layers.upper.choice:
+                layers = layers._replace(upper=find_upper(layers.upper.choice, privileged=may_mount()))
         return None if layers is None or layers.shared else layers
 
     @classmethod
@@ -509,17 +521,17 @@ def _take_back(path: Path, mode: int | None) -> None:
 
 
 @contextmanager
-def _opened(image: StrPath | Image, reference: str | None, platform: str | None) -> Iterator[Image]:
+def _opened(image: StrPath | Image, reference: str | None, platform: str | None, overlay: str) -> Iterator[Image]:
     """Open an image for the block, and check that it can be used here. One that is open already stays open."""
     from .image import Image
 
     if not isinstance(image, Image):
-        with open_image(parse_path("image", image), reference=reference, platform=platform) as opened:
+        with open_image(parse_path("image", image), reference=reference, platform=platform, overlay=overlay) as opened:
             yield opened
         return
     if reference is not None or platform is not None:
         raise ValueError("reference and platform choose an image when it is opened: pass them to Image.open()")
-    check_image(image)
+    check_image(image, own_overlay=is_same_file(image.name, overlay))
     yield image
 
 
@@ -530,23 +542,27 @@ def fill(
     writable: bool = True,
     spec: RuntimeSpec | None = None,
     strategy: Strategy | None = None,
+    overlay: str = "",
     private: bool = False,
 ) -> Layers:
     """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove.
 
     Args:
+        overlay: the upper layer that each container mounts; an empty string for the usual one.
         private: whether each container mounts the image, also where this user may mount it on the host.
     """
     (path / "rootfs").mkdir()
     (path / "volumes").mkdir(mode=0o700)
     layers = attach(image, path, used_images(), strategy, private=private)
-    if may_mount() and not private:
+    if overlay:
+        layers = with_choice(layers, overlay)
+    if may_mount() and not (private or overlay):
         layers = share(layers, path, writable=writable)
     else:
         (path / "overlay").mkdir(mode=0o700)
     if spec is None:
         spec = spec_of(image, path, ContainerRoot(*((path / "rootfs",) if layers.shared else layers.paths)))
-    if not (layers.shared or writable) and spec.root is not None:
+    if (overlay == NONE or not (layers.shared or writable)) and spec.root is not None:
         spec = spec.evolve(root=spec.root.evolve(readonly=True))
     spec.save(path / "config.json")
     return layers

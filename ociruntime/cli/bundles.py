@@ -25,6 +25,7 @@ def mount(options: Namespace) -> None:
         options.image,
         options.bundle,
         writable=not options.read_only,
+        overlay=options.overlay,
         reference=options.reference,
         platform=options.platform,
         strategy=options.strategy,

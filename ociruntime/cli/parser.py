@@ -243,6 +243,11 @@ def _add_bundle(parser: Parser) -> None:
     )
 
 
+def _add_overlay(parser: Parser, subject: str) -> None:
+    kinds = "a directory, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for a read-only root filesystem"
+    parser.add_argument("--overlay", metavar="WHERE", help=f"{subject}: {kinds}")
+
+
 def _add_format(parser: Parser) -> None:
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="output format (default: table)")
 
@@ -260,12 +265,7 @@ def _add_create_arguments(parser: Parser) -> None:
     _add_id(parser)
     _add_bundle(parser)
     parser.add_argument("--config", metavar="FILE", type=path, help="configuration to use instead of the bundle's config.json")
-    parser.add_argument(
-        "--overlay",
-        metavar="WHERE",
-        help="upper layer of this container: a directory, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for "
-        "a read-only root filesystem",
-    )
+    _add_overlay(parser, "upper layer of this container")
     parser.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
     parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
@@ -478,6 +478,7 @@ def _mount(add: AddCommand) -> None:
     mount.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     mount.add_argument("bundle", metavar="BUNDLE", type=path, help="bundle directory to create")
     mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
+    _add_overlay(mount, "upper layer of each container, which it mounts itself")
     _add_choice_of_image(mount)
     mount.add_argument(
         "--strategy",

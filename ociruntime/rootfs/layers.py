@@ -217,6 +217,8 @@ _CACHE: Final = "cache"
 _DIRECTORY: Final = "directory"
 _SHARED: Final = "shared+"
 """Begin of an origin whose layers have an overlay on the root filesystem of the bundle, which all containers share."""
+_CHOICE: Final = ";"
+"""Comes before the choice of an upper layer in an origin."""
 LAYERS: Final = "layers"
 """Name of the directory of a bundle in which several layers of an image are mounted, each by its number, the lowest being 0."""
 
@@ -393,6 +395,7 @@ _NO_ATTRIBUTES: Final = b"\xff" * 8
 
 def layers_of(bundle: str, origin: str) -> Layers:
     """Return the layers of a bundle from what is recorded of them."""
+    origin, _, choice = origin.partition(_CHOICE)
     kind, _, detail = origin.removeprefix(_SHARED).partition("=")
     if kind == _CACHE:
         lowers = [Cache().files(detail)]
@@ -400,7 +403,13 @@ def layers_of(bundle: str, origin: str) -> Layers:
         lowers = [unquote(detail)]
     else:
         lowers = layer_places(bundle, int(detail))
-    return Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED), bundle=bundle)
+    layers = Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED), bundle=bundle)
+    return with_choice(layers, unquote(choice)) if choice else layers
+
+
+def with_choice(layers: Layers, choice: str) -> Layers:
+    """Return the layers of a bundle with a choice of the upper layer, which `find_upper` has not looked at."""
+    return layers._replace(origin=layers.origin + _CHOICE + quote(choice), upper=Upper(choice))
 
 
 def layer_places(bundle: str, count: int) -> list[str]:
@@ -410,7 +419,7 @@ def layer_places(bundle: str, count: int) -> list[str]:
 
 def digest_of(origin: str) -> str:
     """Return the digest of the extracted image in a record; empty if the image was not extracted."""
-    kind, _, digest = origin.removeprefix(_SHARED).partition("=")
+    kind, _, digest = origin.partition(_CHOICE)[0].removeprefix(_SHARED).partition("=")
     return digest if kind == _CACHE else ""
 
 

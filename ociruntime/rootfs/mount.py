@@ -311,11 +311,16 @@ def open_image(
     image = Image.open(path, reference=reference, platform=platform)
     try:
         if check:
-            check_image(image, own_overlay=bool(overlay) and os.path.exists(overlay) and os.path.samefile(path, overlay))
+            check_image(image, own_overlay=is_same_file(path, overlay))
     except BaseException:
         image.close()
         raise
     return image
+
+
+def is_same_file(path: str | os.PathLike[str], overlay: str) -> bool:
+    """Return whether the upper layer is in the file of the image itself."""
+    return bool(overlay) and os.path.exists(overlay) and os.path.samefile(path, overlay)
 
 
 def check_image(image: Image, *, own_overlay: bool = False) -> None:
@@ -337,7 +342,7 @@ def check_image(image: Image, *, own_overlay: bool = False) -> None:
 def _check_overlays(image: Image) -> None:
     if image.overlays:
         raise UnsupportedError(
-            f"{image.name}: the image has a writable layer, whose files would be missing: run it with overlay={image.name!r} "
+            f"{image.name}: the image has a writable layer, whose files would be missing: use it with overlay={image.name!r} "
             "(only root), or use an image without one"
         )
 

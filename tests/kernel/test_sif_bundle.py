@@ -156,7 +156,7 @@ FOREIGN = Architecture.S390X if Architecture.host() is not Architecture.S390X el
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("overlay", r"x\.sif: the image has a writable layer, whose files would be missing: run it with overlay='.*x\.sif'"),
+        ("overlay", r"x\.sif: the image has a writable layer, whose files would be missing: use it with overlay='.*x\.sif'"),
         ("foreign", rf"x\.sif is an image for {FOREIGN.oci_name}, and this machine is {Architecture.host().oci_name}: .*qemu"),
         ("ext3", r"Invalid argument.*: '.*x\.sif'"),
     ],

@@ -205,7 +205,7 @@ def test_the_overlay_in_a_sif_file(image: Path, look: Look, tmp_path: Path, stat
     builder.write(image)
     for expected in "x\n", "x\nx\n":
         assert look(image, "echo x >>/new; cat /new", overlay=image) == expected
-    with pytest.raises(oci.UnsupportedError, match=r"has a writable layer, .* run it with overlay="):
+    with pytest.raises(oci.UnsupportedError, match=r"has a writable layer, .* use it with overlay="):
         oci.run(image, ["true"], state_root=state_root)
 
 
@@ -347,5 +347,36 @@ def test_the_command_line(image: Path, tmp_path: Path, command: Command) -> None
         )
         assert failed.returncode != 0
         assert "overlay /missing: no such file or directory; make a directory there" in failed.stderr
+    finally:
+        subprocess.run(command("umount", tmp_path / "bundle"), check=True)
+
+
+def test_a_mounted_bundle_with_an_upper_layer(image: Path, look: Look, tmp_path: Path, state_root: Path, prefix: str) -> None:
+    """Each container mounts it, also in another process. The root filesystem of the bundle shows the image."""
+    kept, path, count = tmp_path / "kept, a;b", tmp_path / "bundle", "echo x >>/new; cat /new | wc -l"
+    kept.mkdir()
+    for overlay, expected in (("tmpfs:size=1M", "1 1"), (kept, "1 2"), (kept, "3 4"), ("none", "0 0")):
+        with oci.Bundle.from_image(image, path, overlay=overlay) as bundle:
+            assert f"{look(bundle, count).strip()} {look(path, count).strip()}" == expected
+            assert look(bundle.fresh(), count) == ("0\n" if overlay == "none" else "1\n")
+            assert "etc" in os.listdir(path / "rootfs")
+            used = bundle.with_args(["sleep", "1000"])
+            with oci.Container.run(prefix, used, state_root=state_root):
+                with pytest.raises(oci.BundleError, match=rf"container '{prefix}' still uses it"):
+                    bundle.umount(state_root=state_root)
+        assert not path.exists()
+    assert sorted(os.listdir(kept)) == ["upper", "work"]
+    with pytest.raises(oci.BundleError, match="overlay /missing: no such file or directory"):
+        oci.Bundle.from_image(image, path, overlay="/missing")
+    with pytest.raises(ValueError, match="writable=False conflicts with overlay"):
+        oci.Bundle.from_image(image, path, overlay="tmpfs", writable=False)
+    assert not path.exists()
+
+
+def test_mount_with_an_upper_layer_by_the_command_line(image: Path, tmp_path: Path, command: Command, look: Look) -> None:
+    subprocess.run(command("mount", "--overlay", "tmpfs", image, tmp_path / "bundle"), check=True)
+    try:
+        for _ in range(2):
+            assert look(tmp_path / "bundle", "echo x >>/new; cat /new") == "x\n"
     finally:
         subprocess.run(command("umount", tmp_path / "bundle"), check=True)

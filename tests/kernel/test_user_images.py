@@ -554,6 +554,8 @@ try:
     sh("image.sif", count, overlay="image.sif")
 except oci.UnsupportedError as error:
     print(str(error).replace(os.getcwd(), ""))
+with oci.Bundle.from_image("image.sif", "bundle", overlay="kept") as bundle:
+    print([sh(image, count).strip() for image in (bundle, "bundle")])
 print(sorted(os.listdir("kept")))
 """
 
@@ -571,6 +573,7 @@ def test_upper_layers(user: User) -> None:
             "overlay /image.sif: only root can write to a filesystem in a file, because the kernel takes no FUSE filesystem as an upper "
             "layer; give a directory, or 'tmpfs'"
         ),
+        "['4', '5']",
         "['upper', 'work']",
     ]
     assert user.leftovers() == []
