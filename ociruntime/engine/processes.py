@@ -318,7 +318,7 @@ class ChildProcess:
 
 
 def abandon(pidfd: int) -> None:
-    """Take over the pidfd of a child that is no longer waited for, to reap it later."""
+    """Take over the pidfd of a child that the caller stops waiting for, to reap it later."""
     ChildProcess(pid_of(pidfd), pidfd).close()
 
 

@@ -96,7 +96,7 @@ class FilesystemFound:
 
 
 def find_filesystem(read_at: ReadAt, offset: int = 0) -> FilesystemFound | None:
-    """Return the filesystem whose superblock lies at ``offset``; None if there is no known one."""
+    """Return the filesystem whose superblock lies at ``offset``; None if it is unknown or absent."""
     head = read_at(offset, 2048)
     return _squashfs(head) or _ext(head) or _erofs(head)
 

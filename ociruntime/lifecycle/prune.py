@@ -1,4 +1,4 @@
-"""Removing what is no longer used: containers that have stopped or lost their caller, mounted bundles, what crashes have left."""
+"""Removing what has no more use: containers that have stopped or lost their caller, mounted bundles, what crashes have left."""
 
 from __future__ import annotations
 

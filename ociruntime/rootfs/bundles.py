@@ -249,7 +249,7 @@ def _lock(path: str, *, shared: bool) -> Iterator[int]:
 def bundle_layers(path: str | os.PathLike[str]) -> Layers | None:
     """Return the layers of a mounted bundle; None for any other directory.
 
-    Records that another user can change are not read, and are no error: a bundle that was not mounted needs none.
+    Records that another user can change are ignored without an error: a bundle that was not mounted needs none.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -388,7 +388,7 @@ def test_a_program_that_cannot_begin(busybox_sif: Path, state_root: Path, prefix
 def test_a_wait_for_a_program_that_cannot_begin(busybox_sif: Path, state_root: Path, prefix: str, command: Command) -> None:
     """Waits say so too, and leave the container as it is; the command `run` removes it."""
     with oci.Bundle.from_sif(busybox_sif, state_root.parent / "mounted") as bundle:
-        limits = oci.RuntimeSpec.default().with_args("true").at.linux.resources.memory.evolve(limit=SMALL[1])
+        limits = oci.RuntimeSpec.default().with_args(["true"]).at.linux.resources.memory.evolve(limit=SMALL[1])
         bundle.spec = bundle.spec.evolve(process=limits.process, linux=limits.linux)
         with oci.Container.run(prefix, bundle, state_root=state_root) as container:
             if error := message(lambda: container.wait(TIME_LIMIT)):
@@ -405,7 +405,7 @@ def test_a_start_without_memory(make_bundle: MakeBundle, state_root: Path, prefi
     """The kernel kills the init process before or after the gate."""
 
     def start(limit: int) -> None:
-        spec = oci.RuntimeSpec.default().with_args("true").at.linux.resources.memory.evolve(limit=limit)
+        spec = oci.RuntimeSpec.default().with_args(["true"]).at.linux.resources.memory.evolve(limit=limit)
         with oci.Container.create(prefix, make_bundle(spec), state_root=state_root) as container:
             container.start()
 
@@ -419,7 +419,7 @@ def test_a_start_without_memory(make_bundle: MakeBundle, state_root: Path, prefi
 def test_an_exec_without_memory(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
     """As the limit is lowered, the exec process is killed at the end of its launch or before, or the init process is."""
     fill = "dd if=/dev/zero of=/dev/shm/x bs=1k count=1000 2>/dev/null; echo full; exec sleep 1000"
-    bundle = make_bundle(oci.RuntimeSpec.default().with_args("sh", "-c", fill).at.linux.resources.memory.evolve(limit=4 << 20))
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["sh", "-c", fill]).at.linux.resources.memory.evolve(limit=4 << 20))
 
     def squeeze(container: oci.Container) -> None:
         usage = container.stats().memory

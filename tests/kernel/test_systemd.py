@@ -366,7 +366,7 @@ import json, os, sys
 import ociruntime as oci
 
 bundle, state, name, reload, limits = sys.argv[1:]
-spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args("sleep", "1000")
+spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args(["sleep", "1000"])
 with oci.Container.run(name, oci.Bundle.from_dir(bundle, spec), state_root=state, cgroup_manager="systemd") as container:
     with open(f"/proc/{container.pid}/cgroup") as own:
         path = own.read().strip().removeprefix("0::")

@@ -461,7 +461,7 @@ class EventWatch:
 
 
 def _reading(fd: int, handler: Callable[[], list[EventKind]], *, seek: bool = True) -> Callable[[], list[EventKind]]:
-    """Return a handler that reads from the descriptor first, so that it is no longer ready."""
+    """Return a handler that reads from the descriptor first, so that it stops being ready."""
 
     def handle() -> list[EventKind]:
         try:
