@@ -178,6 +178,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "the I/O scheduler of the device has no weights",
         "select bfq in /sys/block/DEVICE/queue/scheduler",
     ),
+    ("cgroup_write", errno.ERANGE): (
+        "the value is out of range on this host",
+        "for a cpuset see /sys/devices/system/cpu/online and /sys/devices/system/node/online",
+    ),
     ("cgroup_write", errno.ENOSPC): ("it has processes, which need a CPU and a memory node", ""),
     ("cgroup_check", errno.EBUSY): ("the current usage is above the limit", "use a higher limit, or remove checkBeforeUpdate"),
     ("cgroup_devices", errno.EPERM): ("needs CAP_BPF", "remove linux.resources.devices, or run as root"),

@@ -359,7 +359,8 @@ def _unshare_time(builder: PlanBuilder, linux: Linux | None, host: Host, proc: i
     with dumpable(builder, host, "for /proc/self/timens_offsets"):
         builder.add("open", proc, "self/timens_offsets", kernel.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
     description = ", ".join(line.rstrip("\n") for line in lines)
-    builder.add("write", slot, "", "".join(lines).encode(), text=f"{description} > /proc/self/timens_offsets")
+    with builder.at("$.linux.timeOffsets"):
+        builder.add("write", slot, "", "".join(lines).encode(), text=f"{description} > /proc/self/timens_offsets")
 
 
 @contextmanager
@@ -465,7 +466,8 @@ def compile_sysctl(builder: PlanBuilder, linux: Linux | None, proc: int) -> None
     """Write kernel parameters through the procfs in a slot (config-linux.md#sysctl)."""
     for key, value in ((linux.sysctl if linux else None) or {}).items():
         path = sysctl_path(key)
-        builder.add("write", proc, "sys/" + path, value.encode(), text=f"sysctl {path.replace('/', '.')} = {value}")
+        with builder.at(f"$.linux.sysctl[{key!r}]"):
+            builder.add("write", proc, "sys/" + path, value.encode(), text=f"sysctl {path.replace('/', '.')} = {value}")
 
 
 # ---- a procfs for the init ----

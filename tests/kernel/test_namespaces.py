@@ -454,3 +454,20 @@ def test_a_user_without_privileges(
     assert shown[: 2 * len(each)] == each * 2
     # Without newgidmap the groups of the user stay: a group may forbid something, so it cannot be dropped.
     assert shown[2 * len(each) :] == ([["allow"], ["Groups:"], ["654"]] if helpers else [["deny"], ["Groups:", "65534"], ["654"]])
+
+
+def test_values_that_the_kernel_refuses_are_named(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    spec = oci.RuntimeSpec.default()
+    for bad, start in (
+        (
+            spec.at.linux.sysctl.set({"net.core.somaxconn": "abc"}),
+            "$.linux.sysctl['net.core.somaxconn']: sysctl net.core.somaxconn = abc: ",
+        ),
+        (
+            spec.with_namespace("time").at.linux.time_offsets.set({"boottime": TimeOffset(secs=-(10**9))}),
+            "$.linux.timeOffsets: boottime -1000000000 0 > /proc/self/timens_offsets: ",
+        ),
+    ):
+        with pytest.raises(oci.StepError) as caught:
+            oci.run(make_bundle(bad), state_root=state_root, container_id=prefix)
+        assert str(caught.value).startswith(start)
