@@ -296,7 +296,7 @@ class Bundle:
         return None if layers is None or layers.shared else layers
 
     @classmethod
-    def of_layers(cls, path: Path, spec: RuntimeSpec, layers: Layers) -> Self:
+    def _of_layers(cls, path: Path, spec: RuntimeSpec, layers: Layers) -> Self:
         """Return a bundle without a directory, of which each container mounts layers.
 
         Args:

@@ -271,7 +271,7 @@ def _open(path: Path, place: Path, key: object, overlay: str) -> _Image | None:
         layers = Layers(lowers, str(place))
         spec = spec_of(opened, path, ContainerRoot(*layers.paths)).evolve(root=Root(path=str(path)))
         user = (config.user if config else "") or ""
-        return _Image(key, Bundle.of_layers(path, spec, layers), user, _is_plain(opened))
+        return _Image(key, Bundle._of_layers(path, spec, layers), user, _is_plain(opened))
 
 
 def _with_user(overrides: Overrides, user: str) -> Overrides:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
 from ..arguments import parse_path
+from ..files import absolute_path
 
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -62,6 +63,19 @@ def parse_seconds(text: str) -> float:
 
 
 def path(text: str) -> str:
+    """Return a path of the host; ``-`` stands for a standard stream where a command allows it.
+
+    Raises:
+        ArgumentTypeError: it is empty or too long.
+        FileNotFoundError: it is relative, and the working directory was removed.
+    """
+    found = path_in_container(text)
+    if found != "-":
+        absolute_path(found)
+    return found
+
+
+def path_in_container(text: str) -> str:
     """Return a path. Raises ArgumentTypeError: it is empty or too long."""
     try:
         return parse_path("the value", text)

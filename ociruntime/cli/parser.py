@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..arguments import parse_count, parse_cpus, parse_size
-from .common import label, limit, one_line, parse_duration, parse_seconds, parse_time, path, shorten
+from .common import label, limit, one_line, parse_duration, parse_seconds, parse_time, path, path_in_container, shorten
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
@@ -359,7 +359,7 @@ def _exec(add: AddCommand) -> None:
     _add_rest(parser, "args", "COMMAND", "the program and its arguments")
     parser.add_argument("-p", "--process", metavar="FILE", type=path, help="read the process object, as in config.json, from FILE")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set an environment variable")
-    parser.add_argument("--cwd", metavar="DIR", type=path, help="working directory in the container")
+    parser.add_argument("--cwd", metavar="DIR", type=path_in_container, help="working directory in the container")
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="names or numbers")
     parser.add_argument("-g", "--additional-gids", action="append", type=int, metavar="GID", help="add a supplementary group")
     parser.add_argument("-c", "--cap", action="append", default=[], metavar="NAME", help="add a capability")

@@ -284,6 +284,7 @@ class Execution:
             cache=self._cache,
             parents=self._parents,
             parent=self._parent,
+            mount=self._mount,
             deadline=self._deadline,
         )
         try:

@@ -447,7 +447,7 @@ def _parse_target(path: str, image: Image, *, overwrite: bool) -> str:
 
 
 def _parse_sboms(paths: Iterable[StrPath]) -> list[tuple[bytes, SbomFormat]]:
-    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+    if isinstance(paths, str | bytes | os.PathLike | Mapping) or not isinstance(paths, Iterable):
         raise wrong_type("sboms", paths, "a sequence of paths")
     found: list[tuple[bytes, SbomFormat]] = []
     for number, path in enumerate(paths):

@@ -10,14 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
-from ociruntime.cli import build_parser, main
+from ociruntime.cli import build_parser, main, script
 from ociruntime.cli.common import one_line
 
 from ..support.fixture_types import Command, MakeBundle
@@ -32,7 +34,7 @@ BYTES = "\udcff"
 IDS = ("", ".", "..", ".a", "../a", "a/b", "x" * 256, LONG, BYTES, "a\nb", "a b", "-x", "--x")
 NUMBERS = ("", " ", "x", "nan", "²", "9" * 400 + "q", BYTES, "0x10", "1\n2")
 WORDS = ("", LONG, BYTES, "a\nb", "no such")
-PATHS = {"FILE", "DIR", "SOCKET", "SIF", "IMAGE", "BUNDLE", "TO"}
+PATHS = {"FILE", "DIR", "SOCKET", "SIF", "IMAGE", "BUNDLE", "TO", "SOURCE", "TARGET"}
 """Metavars of arguments that are paths of the host."""
 COLUMNS = (["-o", "nothing"], ["-o", "args"], ["--bogus"], ["-o", LONG], ["-o", BYTES], ["-o", "a\nb"], [""])
 
@@ -44,6 +46,7 @@ SUCCEEDS = (
     r"(mount BUNDLE|spec --bundle)=(missing|directory)",
     r"image extract --output=missing",
     r"image \w+ --(platform|max-files)=.*|image (ls|extract) (IMAGE=directory|PATH=)",  # a SIF file has one platform
+    r"build (TARGET=missing|SOURCE=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
 )
 """Cases that are right, as ``command argument=value``."""
@@ -58,7 +61,7 @@ NAMES = {
     "ps_options": "ps : error",
 }
 """How messages name an argument in another way."""
-WAITS = r".*(--config|--process|--resources|--from-file|--key|--password-file)=fifo"
+WAITS = r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom)=fifo"
 """A FIFO of a shell's ``<(...)``: reading waits for its writer."""
 
 
@@ -185,7 +188,8 @@ class World:
             elif action.metavar == "PATH":
                 words.append("/bin/busybox")
             elif action.nargs != "?":
-                words.append(str(self.image) if action.metavar in ("SIF", "IMAGE") else f"{self.places}/{self.new_id()}")
+                known = {"SIF": str(self.image), "IMAGE": str(self.image), "SOURCE": f"{self.places}/directory"}
+                words.append(known.get(str(action.metavar), f"{self.places}/{self.new_id()}"))
         return words
 
     def clean(self) -> None:
@@ -324,31 +328,111 @@ def removed_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory.rmdir()
 
 
+NOTHING = argparse.Action([], "")
+"""Stands for no argument, so that all have valid values."""
+
+
+def valid_line(world: World, command: str) -> list[str]:
+    """Return a command line without relative paths that ends by itself."""
+    words = world.words(command, COMMANDS[command], NOTHING, ())
+    if command == "events":
+        words.append("--stats")
+    if command == "image extract":
+        words += ["--output", f"{world.places}/{world.new_id()}"]
+    return words
+
+
 @pytest.mark.usefixtures("removed_directory")
-def test_removed_working_directory(world: World) -> None:
-    """Commands with a relative path say what is wrong; those without one work."""
-    root = ("--root", str(world.root))
-    faults = []
-    lines: dict[str, list[str]] = {name: [*root, name] for name in ("plan", "validate", "spec")}
-    lines |= {name: [*root, name, world.new_id()] for name in ("create", "run")}
-    lines |= {
-        "mount": [*root, "mount", str(world.image), "rel"],
-        "mount from": [*root, "mount", "rel", f"{world.places}/new"],
-        "umount": [*root, "umount", "rel"],
-        "sif": [*root, "sif", "rel"],
+@pytest.mark.parametrize("command", COMMANDS)
+def test_relative_paths_in_a_removed_working_directory(world: World, command: str) -> None:
+    """Each argument that is a path says what is wrong with a relative one."""
+    parser, faults = COMMANDS[command], []
+    for action in parser._actions:
+        if action.metavar in PATHS and action.dest != "cwd":
+            words = world.words(command, parser, action, ["rel"])
+            if command == "image extract" and action.dest != "output":
+                words += ["--output", f"{world.places}/{world.new_id()}"]
+            status, err = execute("--root", str(world.root), *words)
+            if (fault := fault_of(status, err, "rel")) or "working directory was removed" not in err:
+                faults.append(f"{words}: {fault}: {err}")
+            world.clean()
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.usefixtures("removed_directory")
+def test_defaults_in_a_removed_working_directory(world: World) -> None:
+    """The working directory is the bundle by default, and options before the command may be relative too."""
+    root, faults = ("--root", str(world.root)), []
+    lines = {
+        **{name: [*root, name] for name in ("plan", "validate", "spec")},
+        **{name: [*root, name, world.new_id()] for name in ("create", "run")},
         "--root": ["--root", "rel", "list"],
         "--log": [*root, "--log", "rel", "list"],
+        "image extract": ["image", "extract", str(world.image)],
     }
     for name, words in lines.items():
         status, err = execute(*words)
-        if (fault := fault_of(status, err, "rel", ".: ")) or "working directory was removed" not in err:
+        if (fault := fault_of(status, err, "rel", ".: ", "busybox")) or "working directory was removed" not in err:
             faults.append(f"{name}: {fault}: {err}")
     assert not faults, "\n".join(faults)
-    bundle = ("--bundle", str(world.bundle.path))
-    id = world.new_id()
-    for words in (["list"], ["features"], ["plan", *bundle], ["validate", *bundle], ["create", *bundle, id], ["start", id]):
-        assert execute(*root, *words) == (0, "")
-    execute(*root, "delete", "--force", id)
+
+
+def outcome(world: World, command: str, closed: Collection[int] = ()) -> tuple[int, str, str]:
+    """Execute a valid command line as a process, with some of its standard streams closed.
+
+    Returns:
+        The exit status, and what was written to stdout and stderr, without the numbers of new containers and files.
+    """
+    words = valid_line(world, command)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if not pid:
+            try:
+                null = os.open(os.devnull, os.O_RDONLY)
+                for fd, to in enumerate((null, out.fileno(), err.fileno())):
+                    os.dup2(to, fd)
+                for fd in closed:
+                    os.close(fd)
+                signal.alarm(TIME_LIMIT)
+                sys.stdin = None if 0 in closed else os.fdopen(0, closefd=False)  # type: ignore[assignment]
+                sys.argv = ["ociruntime", "--root", str(world.root), *words]
+                script()
+            except BaseException:
+                os.write(err.fileno(), traceback.format_exc().encode())
+            finally:
+                os._exit(99)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(re.sub(rf"{world.prefix}-[1-9]\d*", "NEW", file.read().decode("utf-8", "surrogateescape")))
+    undo = {"mount": ["umount", words[-1]], "pause": ["resume", world.running.id]}
+    if command in undo and status == 0:
+        assert execute("--root", str(world.root), *undo[command]) == (0, "")
+    world.clean()
+    return status, texts[0], texts[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_without_a_directory_and_streams(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that needs neither does the same without its working directory, and with any of its standard streams closed."""
+    monkeypatch.chdir(world.here)
+    status, out, err = outcome(world, command)
+    assert "Traceback" not in err
+    faults = []
+    for closed in ((0,), (1,), (2,), (0, 1, 2)):
+        found, _, message = outcome(world, command, closed)
+        wanted, says = (1, "ociruntime: cannot write to stdout: bad file descriptor\n") if 1 in closed and out else (status, err)
+        if (found, message) != (wanted, "" if 2 in closed else says):
+            faults.append(f"{closed}: {found}, {message!r}, expected {wanted}, {says!r}")
+    removed = world.directory / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    found, _, message = outcome(world, command)
+    if (found, message) != (status, err):
+        faults.append(f"without a directory: {found}, {message!r}, expected {status}, {err!r}")
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.usefixtures("removed_directory")

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import attrs
 
@@ -37,7 +37,7 @@ class Call:
     def parameters(self) -> list[inspect.Parameter]:
         found = list(inspect.signature(self.function).parameters.values())
         found = found[1:] if self.bound else found
-        return [parameter for parameter in found if parameter.kind is not parameter.VAR_KEYWORD]
+        return [item for item in found if item.kind is not item.VAR_KEYWORD and item.annotation not in ("Never", Never)]
 
 
 def _own(cls: type, name: str) -> bool:
