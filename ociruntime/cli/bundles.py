@@ -8,6 +8,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,19 @@ def build(options: Namespace) -> None:
     config = None
     if options.config is not None:
         config = json.loads(Path(options.config).read_bytes())
-    with oci.Image.open(path, reference=reference or options.reference, platform=options.platform) as image:
-        if kind is not None and image.kind != kind:
-            raise ValueError(f"{path} is of the kind {image.kind}, not {kind}")
+    with ExitStack() as stack:
+        source: str | oci.Image = path
+        if kind is not None:
+            source = stack.enter_context(oci.Image.open(path, reference=reference or options.reference, platform=options.platform))
+            if source.kind != kind:
+                raise ValueError(f"{path} is of the kind {source.kind}, not {kind}")
         left_out = oci.build(
-            image,
+            source,
             options.target,
+            reference=options.reference if kind is None else None,
+            platform=options.platform if kind is None else None,
+            upper=options.upper,
+            format=options.format,
             config=config,
             labels=dict(options.label),
             definition=None if options.definition is None else Path(options.definition).read_text(errors="surrogateescape"),

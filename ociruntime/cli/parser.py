@@ -570,8 +570,10 @@ def _build(add: AddCommand) -> None:
     )
     build.add_argument("target", metavar="TARGET", type=path, help="SIF file to write")
     build.add_argument("source", metavar="SOURCE", type=path, help="image file or directory")
+    build.add_argument("--oci", action="store_const", const="oci-sif", default="sif", dest="format", help="write an OCI-SIF file")
     build.add_argument("-f", "-F", "--force", action="store_true", help="replace an existing file")
     build.add_argument("-q", "--quiet", action="store_true", help="do not show the progress")
+    build.add_argument("--upper", metavar="DIR", type=path, help="upper directory of an overlay, whose changes are included")
     build.add_argument("--config", metavar="FILE", type=path, help="JSON with the config of an OCI image (default: the image's)")
     build.add_argument(
         "-l",

@@ -1,4 +1,4 @@
-"""`build` makes a SIF file of an image of any kind, and `build_sif` one of a root directory.
+"""`build` makes a SIF or OCI-SIF file of an image of any kind, and `build_sif` one of a root directory.
 
 `layout_entries` returns what a root filesystem needs for ``/.singularity.d/actions/run``, the default command of a SIF without OCI
 data. The scripts are POSIX shell and need only ``/bin/sh``.
@@ -7,32 +7,41 @@ data. The scripts are POSIX shell and need only ``/bin/sh``.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final, get_args
+from contextlib import ExitStack
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
-from ociruntime.errors import ImageError, SifError, UnsupportedError
+from ociruntime.errors import BundleError, ImageError, SifError, UnsupportedError
 from ociruntime.files import absolute_path, read_file
-from ociruntime.image.blobs import LayerFormat
+from ociruntime.image import oci
+from ociruntime.image.blobs import LayerFormat, check_digest
 from ociruntime.image.config import OciImageConfig
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile
+from ociruntime.image.layers import UpperTree
 from ociruntime.image.model import Image, ImageKind
-from ociruntime.image.packing import Compression, LayoutEntry, Packing, Progress, pack
-from ociruntime.image.sif.model import Architecture, DataType, Partition, PartitionKind, Sbom, SbomFormat
+from ociruntime.image.packing import Compression, Files, LayoutEntry, Meter, Packing, Progress, pack
+from ociruntime.image.sif.format import PARTITION_ALIGNMENT
+from ociruntime.image.sif.model import Architecture, DataType, OciObject, Partition, PartitionKind, Sbom, SbomFormat
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
-from ociruntime.interrupts import uninterruptible
+from ociruntime.interrupts import uninterruptible, waiting
+from ociruntime.spec import RuntimeSpec
+from ociruntime.spec.codec import MAX_DOCUMENT
 from ociruntime.spec.defaults import is_whole
 
 if TYPE_CHECKING:
+    from ociruntime.image.layers import Tree
     from ociruntime.image.sif.model import JsonObject, JsonValue
+    from ociruntime.image.sif.source import SeekableFile
 
 __all__ = ["build", "build_sif", "layout_entries"]
 
@@ -40,6 +49,7 @@ StrPath = str | os.PathLike[str]
 
 _MAX_PROCESSORS: Final = 1 << 16
 _MAX_SBOM: Final = 256 << 20
+_PIECE: Final = 1 << 20
 
 # ---- the convention of /.singularity.d ----
 
@@ -267,6 +277,8 @@ def build(
     source: StrPath | Image,
     target: StrPath,
     *,
+    upper: StrPath | None = None,
+    format: Literal["sif", "oci-sif"] = "sif",
     reference: str | None = None,
     platform: str | None = None,
     config: Mapping[str, JsonValue] | None = None,
@@ -287,7 +299,7 @@ def build(
     max_files: int = MAX_FILES,
     max_bytes: int = MAX_BYTES,
 ) -> tuple[ImageFile, ...]:
-    """Make a SIF file of an image of any kind: all layers become one squashfs, the primary system partition.
+    """Make a SIF file of an image of any kind: all layers become one squashfs, the primary system partition, or one squashfs each.
 
     Whiteouts are applied. Owners, modes, times, hard links, devices and extended attributes are those that the layers record,
     whoever makes the image: nothing is unpacked. Of the extended attributes, those of SELinux and overlays and access control
@@ -299,8 +311,13 @@ def build(
     behind, except that a filesystem without unnamed files (NFS, for example) may keep a hidden one after SIGKILL.
 
     Args:
-        source: the image, an open one or any that `Image.open` takes, also a directory.
+        source: the image, an open one or any that `Image.open` takes, also a directory. Or a bundle: its root filesystem, with the
+            command, environment, user and working directory of its config.json.
         target: the file to write.
+        upper: the upper directory of an overlay over the image, or a directory with ``upper`` and ``work``; its changes become a
+            part of the new image.
+        format: ``sif``, or ``oci-sif`` for an OCI-SIF file, as SingularityCE 4 writes it: each layer is a squashfs of its own, with
+            whiteouts in the form of overlays. Nothing is added to its root filesystem; labels are in the configuration only.
         reference: see `Image.open`; not for an open image.
         platform: see `Image.open`; not for an open image.
         config: the ``config`` object of an OCI image configuration. Default: that of the image.
@@ -330,7 +347,7 @@ def build(
         FileExistsError: ``target`` exists, and ``overwrite`` is false.
         ImageError: the image is damaged or exceeds a limit, or a file of ``sboms`` is not an SBOM.
         SifError: an argument, or the image's configuration, cannot be stored.
-        BundleError: ``source`` is a bundle.
+        BundleError: ``source`` is a bundle whose root filesystem is only mounted by its containers.
         UnsupportedError: the image has a part that cannot be read: an encrypted partition, a filesystem that must be mounted; or a
             program or Python module is not installed. The message names it.
         ProcessError: the program that makes the squashfs failed; the message has its output.
@@ -342,33 +359,53 @@ def build(
     optional(check_mapping, "labels", labels)
     optional(check_str, "definition", definition)
     optional(check_bool, "all_root", all_root)
+    if format not in ("sif", "oci-sif"):
+        raise ValueError(f"format is {shown(format)}: sif or oci-sif is needed")
     packing = _parse_packing(compression, mksquashfs, exclude, processors, progress)
     bills = _parse_sboms(sboms)
-    with _open_source(source, reference, platform) as image:
+    with ExitStack() as stack:
+        image, own_config = _open_source(stack, source, reference, platform)
+        changes = None if upper is None else _open_upper(stack, parse_path("upper", upper))
         target = _parse_target(target, image, overwrite=overwrite)
         _check_parts(image)
         builder, latest = _builder(deterministic, timestamp, DEFAULT_LAUNCH_SCRIPT)
         all_labels = {**image.labels, **(labels or {})}
         definition = image.definition if definition is None else definition
-        found = _config_of(image) if config is None else dict(config)
+        found = own_config if config is None else dict(config)
+        architecture = _architecture(image) if arch is None else Architecture.from_name(arch)
         if definition is not None:
             builder.add_definition(definition)
-        if found:
-            builder.add_oci_config(found)
-        if all_labels:
-            builder.add_labels(all_labels)
         for content, kind in bills:
             builder.add_sbom(content, sbom_format=kind)
         if image.sif is not None and image.kind is ImageKind.SIF:
             _take_over(image.sif, builder)
         packing = attrs.evolve(packing, latest=latest, all_root=_all_root(image) if all_root is None else all_root)
+        if format == "oci-sif":
+            document = _document_of(image, found, all_labels, architecture)
+            return _write_layers(
+                image,
+                target,
+                builder,
+                document,
+                packing,
+                upper=changes,
+                mode=mode,
+                overwrite=overwrite,
+                max_files=max_files,
+                max_bytes=max_bytes,
+            )
+        if found:
+            builder.add_oci_config(found)
+        if all_labels:
+            builder.add_labels(all_labels)
         return _write(
             image,
             target,
             builder,
             layout_entries(found, labels=all_labels, definition=definition),
             packing,
-            arch=_architecture(image) if arch is None else arch,
+            arch=architecture,
+            upper=changes,
             mode=mode,
             overwrite=overwrite,
             max_files=max_files,
@@ -384,6 +421,7 @@ def _write(
     packing: Packing,
     *,
     arch: Architecture | str | None,
+    upper: Tree | None = None,
     mode: int | None,
     overwrite: bool,
     max_files: int = MAX_FILES,
@@ -392,9 +430,100 @@ def _write(
     """Pack the files of an image, and write them with the other objects of a builder."""
     with tempfile.TemporaryFile(dir=os.path.dirname(target)) as squashfs:  # has no name
         builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
-        left_out = pack(image._view(max_files, max_bytes), squashfs.fileno(), entries, packing)
+        files = Files(image._view(max_files, max_bytes, upper), entries, packing)
+        pack(files, squashfs.fileno(), Meter(packing.progress, files.total))
         builder.write(target, mode=mode, overwrite=overwrite)
-    return left_out
+    return tuple(files.left_out)
+
+
+def _write_layers(
+    image: Image,
+    target: str,
+    builder: SifBuilder,
+    document: JsonObject,
+    packing: Packing,
+    *,
+    upper: Tree | None,
+    mode: int | None,
+    overwrite: bool,
+    max_files: int,
+    max_bytes: int,
+) -> tuple[ImageFile, ...]:
+    """Pack each layer of an image, and write them with a configuration as an OCI-SIF file."""
+    kept = [layer.format is LayerFormat.SQUASHFS and not packing.exclude and not packing.all_root for layer in image.layers]
+    views = [] if all(kept) and upper is None else image._files.views(max_files, max_bytes, upper)
+    packed = [None if is_kept else Files(views[number], (), packing) for number, is_kept in enumerate(kept)]
+    if upper is not None:
+        packed.append(Files(views[-1], (), packing))
+    meter = Meter(packing.progress, sum(files.total for files in packed if files is not None))
+    blobs = _Blobs(builder)
+    with ExitStack() as stack:
+        for layer, files in zip_longest(image.layers, packed):
+            if files is None:
+                if layer.digest and layer._section is not None:
+                    check_digest(layer._section, layer.digest, f"{image.name}: layer {layer.digest}")
+                blobs.add_layer(stack.enter_context(image.reader(layer)))
+            else:
+                file = stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(target)))
+                pack(files, file.fileno(), meter)
+                blobs.add_layer(file)
+        blobs.add_documents(document)
+        builder.write(target, mode=mode, overwrite=overwrite)
+    return tuple(file for files in packed if files is not None for file in files.left_out)
+
+
+class _Blobs:
+    """The blobs of an OCI-SIF image with one manifest.
+
+    Args:
+        builder: takes them.
+    """
+
+    def __init__(self, builder: SifBuilder) -> None:
+        self._builder = builder
+        self._layers: list[JsonObject] = []
+        self._known: set[str] = set()
+
+    def add_layer(self, file: SeekableFile) -> None:
+        """Add a squashfs, above the layers that were added before."""
+        digest, size = hashlib.sha256(), 0
+        file.seek(0)
+        with waiting():
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                size += len(piece)
+        file.seek(0)
+        self._layers.append(self._add(file, f"sha256:{digest.hexdigest()}", size, oci.SQUASHFS, PARTITION_ALIGNMENT))
+
+    def add_documents(self, document: JsonObject) -> None:
+        """Add the image configuration, with the digests of the layers, the manifest and the index."""
+        document = {**document, "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in self._layers]}}
+        history = document.get("history")
+        if isinstance(history, list) and sum(isinstance(item, dict) and not item.get("empty_layer") for item in history) != len(
+            self._layers
+        ):
+            del document["history"]
+        config = self._add_document(document, oci.CONFIG)
+        manifest: JsonObject = {"schemaVersion": 2, "mediaType": oci.MANIFEST, "config": config, "layers": [*self._layers]}
+        entry = self._add_document(manifest, oci.MANIFEST)
+        entry["platform"] = {key: document[key] for key in ("architecture", "os", "variant") if document.get(key)}
+        index = _encode({"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": [entry]})
+        self._builder.add_oci_root_index(index, digest=f"sha256:{hashlib.sha256(index).hexdigest()}")
+
+    def _add_document(self, document: JsonObject, media_type: str) -> JsonObject:
+        content = _encode(document)
+        return self._add(content, f"sha256:{hashlib.sha256(content).hexdigest()}", len(content), media_type, 1)
+
+    def _add(self, content: bytes | SeekableFile, digest: str, size: int, media_type: str, alignment: int) -> JsonObject:
+        """Add a blob, once, and return its descriptor."""
+        if digest not in self._known:
+            self._known.add(digest)
+            self._builder.add(DataType.OCI_BLOB, content, metadata=OciObject(digest), alignment=alignment)
+        return {"mediaType": media_type, "digest": digest, "size": size}
+
+
+def _encode(document: JsonObject) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
 # ---- arguments ----
@@ -502,12 +631,38 @@ def _source_date_epoch() -> int | None:
 # ---- the source ----
 
 
-def _open_source(source: StrPath | Image, reference: str | None, platform: str | None) -> AbstractContextManager[Image]:
-    if not isinstance(source, Image):
-        return Image.open(parse_path("source", source), reference=reference, platform=platform)
-    if reference is not None or platform is not None:
-        raise ValueError("reference= and platform= choose an image when it is opened, and source is an open image")
-    return nullcontext(source)
+def _open_source(
+    stack: ExitStack, source: StrPath | Image, reference: str | None, platform: str | None
+) -> tuple[Image, JsonObject]:
+    """Return an open image, which the stack closes, and its ``config`` object."""
+    if isinstance(source, Image):
+        if reference is not None or platform is not None:
+            raise ValueError("reference= and platform= choose an image when it is opened, and source is an open image")
+        return source, _config_of(source)
+    path = parse_path("source", source)
+    if not (os.path.isfile(f"{path}/config.json") and os.path.isdir(f"{path}/rootfs")):
+        image = stack.enter_context(Image.open(path, reference=reference, platform=platform))
+        return image, _config_of(image)
+    spec = RuntimeSpec.load(read_file(f"{path}/config.json", MAX_DOCUMENT, regular=True))
+    root = os.path.join(path, spec.root.path if spec.root is not None else "rootfs")
+    if not os.listdir(root):
+        raise BundleError(f"{path}: {root} is empty, because its containers mount the image: build from the image, with upper=")
+    image = stack.enter_context(Image.open(root, reference=reference, platform=platform))
+    process = spec.process
+    if process is None:
+        return image, {}
+    user = process.user
+    own = {"User": f"{user.uid}:{user.gid}"} if user is not None and (user.uid or user.gid) else {}
+    return image, {"Cmd": [*(process.args or ())], "Env": [*(process.env or ())], "WorkingDir": process.cwd, **own}
+
+
+def _open_upper(stack: ExitStack, path: str) -> UpperTree:
+    """Return the files of the upper directory of an overlay."""
+    if os.path.isdir(f"{path}/upper") and os.path.isdir(f"{path}/work"):
+        path = f"{path}/upper"
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return UpperTree(fd, path)
 
 
 def _open_root_filesystem(path: str) -> Image:
@@ -548,6 +703,14 @@ def _config_of(image: Image) -> JsonObject:
         inner = document.get("config")
         return inner if isinstance(inner, dict) else {}
     return document
+
+
+def _document_of(image: Image, config: JsonObject, labels: Mapping[str, str], architecture: Architecture) -> JsonObject:
+    """Return the whole configuration of an OCI image."""
+    found = dict(image.config_json) if image.config_json is not None and is_whole(image.config_json) else {}
+    if labels:
+        config = {**config, "Labels": {**labels}}
+    return {"os": "linux", **found, "architecture": architecture.oci_name, "config": config}
 
 
 def _architecture(image: Image) -> Architecture:

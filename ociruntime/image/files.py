@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
+from typing_extensions import override
 
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
@@ -23,7 +24,19 @@ from ociruntime.interrupts import complete
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "FileType", "ImageFile", "Layers", "Route", "View", "extract", "image_file", "top_node"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_FILES",
+    "FileType",
+    "ImageFile",
+    "LayerView",
+    "Layers",
+    "Route",
+    "View",
+    "extract",
+    "image_file",
+    "top_node",
+]
 
 StrPath = str | os.PathLike[str]
 
@@ -111,21 +124,33 @@ class Layers:
         self._layers = layers
         self._trees: list[Tree] = []
 
-    def view(self, max_files: int, max_bytes: int) -> View:
+    def view(self, max_files: int, max_bytes: int, upper: Tree | None = None) -> View:
         """Return the merged view.
+
+        Args:
+            upper: a further layer above those of the image.
 
         Raises:
             ImageError: a layer is damaged, or exceeds a limit.
             UnsupportedError: the files of a layer cannot be read, or only with modules that are not installed.
         """
+        budget = Budget(self.name, max_files, max_bytes)
+        return View(self.name, self._read(budget, upper), budget.renewed())
+
+    def views(self, max_files: int, max_bytes: int, upper: Tree | None = None) -> list[LayerView]:
+        """Return the views of all layers, lowest first. Arguments and errors as for `view`."""
+        budget = Budget(self.name, max_files, max_bytes)
+        trees = self._read(budget, upper)
+        return [LayerView(self.name, trees[: number + 1], budget.renewed()) for number in range(len(trees))]
+
+    def _read(self, budget: Budget, upper: Tree | None) -> list[Tree]:
         if not self._layers:
             raise ImageError(f"{self.name}: no part of the image is a part of a root filesystem")
-        budget = Budget(self.name, max_files, max_bytes)
         trees = list(self._trees)
         for layer in self._layers[len(trees) :]:
             trees.append(self._tree(layer, View(self.name, trees, budget), budget))
         self._trees = trees
-        return View(self.name, trees, budget.renewed())
+        return trees if upper is None else [*trees, upper]
 
     def _tree(self, layer: Layer, below: View, budget: Budget) -> Tree:
         where = f"{self.name}: layer {layer.digest or layer}"
@@ -213,6 +238,14 @@ class View:
                 break
         return {name: tuple(nodes) for name, nodes in found.items()}
 
+    def describe(self, route: Route) -> Node:
+        """Return a node with the attributes of the file at the end of a route."""
+        return top_node(route)
+
+    def marks(self, node: Node) -> dict[str, bytes]:
+        """Return further extended attributes, which say how a file of a layer covers lower ones."""
+        return {}
+
     def below(
         self, route: Route, *, recursive: bool = True, leave_out: Callable[[Route], bool] = lambda _: False
     ) -> Iterator[Route]:
@@ -274,6 +307,49 @@ class View:
         """Return an error about a path in the image."""
         message = f"{self.name}: {printable(path[:MAX_PATH])}: {problem or os.strerror(number).lower()}"
         return (ImagePathNotFound if number == errno.ENOENT else ImagePathError)(number, message, path)
+
+
+class LayerView(View):
+    """The files of one layer, with the whiteouts that hide files of lower layers.
+
+    Args:
+        name: the image, for messages.
+        trees: the layer and all lower ones, lowest first.
+        budget: for the files of directories.
+    """
+
+    def __init__(self, name: str, trees: Sequence[Tree], budget: Budget) -> None:
+        super().__init__(name, trees[-1:], budget)
+        self._merged, self._lower = View(name, trees, budget), View(name, trees[:-1], budget)
+
+    @override
+    def children(self, merged: Merged) -> dict[str, Merged]:
+        (node,) = merged
+        found: dict[str, Merged] = {name: (child,) for name, child in node.tree.children(node, self.budget).items()}
+        if node is self._root[0] and node.opaque and self._lower._root:  # an overlay has no opaque root
+            for name in self._lower.children(self._lower._root).keys() - found.keys():
+                found[name] = (Node(tree=node.tree, type=FileType.CHARACTER_DEVICE, whiteout=True),)
+        return found
+
+    @override
+    def describe(self, route: Route) -> Node:
+        node = top_node(route)
+        if node.whiteout:
+            return attrs.evolve(node, mode=0, device=(0, 0))
+        changes: dict[str, Any] = {}
+        if len(route) <= 2 and self._root[0].opaque:
+            changes["opaque"] = len(route) == 2
+        if node.implied:  # the layer says nothing about it
+            found = top_node(self._merged.find(_path(route), follow=False))
+            known = found.tree.attributes(found)
+            changes |= {"mode": found.mode, "uid": found.uid, "gid": found.gid, "mtime": found.mtime, "attributes": known}
+        return attrs.evolve(node, **changes) if changes else node
+
+    @override
+    def marks(self, node: Node) -> dict[str, bytes]:
+        """Return the attributes of opaque directories, in the forms of root's overlays and of users'."""
+        is_opaque = node.is_directory and node.opaque
+        return {"trusted.overlay.opaque": b"y", "user.overlay.opaque": b"y"} if is_opaque else {}
 
 
 def _split(path: str) -> list[str]:

@@ -21,8 +21,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
+from typing_extensions import override
 
-from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError
+from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError, UnsupportedError
 from ociruntime.files import NotRegularError, open_in_root, open_regular
 from ociruntime.image.blobs import LayerFormat, open_zstd, split_digest
 from ociruntime.image.sif.source import ClosedImageError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ociruntime.image.model import Layer
     from ociruntime.image.sif.source import ReadableFile, SectionReader
 
-__all__ = ["Budget", "DirectoryTree", "FileType", "Node", "TarTree", "Tree", "contained"]
+__all__ = ["Budget", "DirectoryTree", "FileType", "Node", "TarTree", "Tree", "UpperTree", "contained"]
 
 MAX_DEPTH: Final = 256
 MAX_PATH: Final = 4000
@@ -529,3 +530,44 @@ class DirectoryTree:
             raise
         finally:
             os.close(fd)
+
+
+class UpperTree(DirectoryTree):
+    """The files of the upper directory of an overlay, with the whiteouts and opaque directories of overlayfs and fuse-overlayfs.
+
+    For a caller without privileges, its own files are those of root, as in its containers. A file that has a part of its state in
+    a lower layer (``metacopy``, ``redirect_dir``) raises UnsupportedError.
+    """
+
+    @override
+    def _node(self, path: str, info: os.stat_result, target: str) -> Node:
+        node = super()._node(path, info, target)
+        if os.geteuid():
+            node.uid, node.gid = (0 if node.uid == os.geteuid() else node.uid), (0 if node.gid == os.getegid() else node.gid)
+        return node
+
+    @override
+    def children(self, node: Node, budget: Budget) -> dict[str, Node]:
+        found = super().children(node, budget)
+        for name in [name for name in found if name.startswith(".wh.")]:  # of fuse-overlayfs without privileges
+            del found[name]
+            hidden = name.removeprefix(".wh.")
+            if hidden in ("", ".", "..", ".wh..opq"):
+                node.opaque = node.opaque or hidden == ".wh..opq"
+            else:
+                found[hidden] = Node(tree=self, type=FileType.CHARACTER_DEVICE, whiteout=True)
+        for child in found.values():
+            if child.type is FileType.CHARACTER_DEVICE and child.device == (0, 0):
+                child.whiteout = True
+            elif child.type in (FileType.DIRECTORY, FileType.FILE):
+                self._read_marks(child)
+        return found
+
+    def _read_marks(self, node: Node) -> None:
+        marks = self.attributes(node)
+        for prefix in ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs."):
+            if partial_state := {f"{prefix}metacopy", f"{prefix}redirect"} & marks.keys():
+                what = f"{self._where}/{node.location}: the attribute {min(partial_state)} refers to a lower layer"
+                raise UnsupportedError(f"{what}; copy the files through the mounted overlay instead")
+            node.opaque = node.opaque or marks.get(f"{prefix}opaque") == b"y"
+            node.whiteout = node.whiteout or f"{prefix}whiteout" in marks

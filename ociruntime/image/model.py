@@ -41,6 +41,7 @@ from ociruntime.interrupts import uninterruptible
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ociruntime.image.layers import Tree
     from ociruntime.image.sif.model import Descriptor, JsonObject
 
 __all__ = ["Image", "ImageKind", "Layer", "LayerRole"]
@@ -403,11 +404,11 @@ class Image:
         check_bool("privileged", privileged)
         unpack(self._view(max_files, max_bytes), parse_path("to", to), privileged=privileged)
 
-    def _view(self, max_files: int, max_bytes: int) -> View:
+    def _view(self, max_files: int, max_bytes: int, upper: Tree | None = None) -> View:
         check_int("max_files", max_files, 0)
         check_int("max_bytes", max_bytes, 0)
         self._check_open()
-        return self._files.view(max_files, max_bytes)
+        return self._files.view(max_files, max_bytes, upper)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -36,10 +36,14 @@ MAX_MANIFESTS: Final = 1000
 MAX_LAYERS: Final = 500
 """Most layers of an image: overlay takes no more."""
 
-_INDEXES: Final = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_MANIFESTS: Final = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
-_CONFIGS: Final = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+INDEX: Final = "application/vnd.oci.image.index.v1+json"
+MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+_INDEXES: Final = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+_MANIFESTS: Final = (MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+_CONFIGS: Final = (CONFIG, "application/vnd.docker.container.image.v1+json")
 _SYLABS: Final = "application/vnd.sylabs.image.layer.v1."
+SQUASHFS: Final = f"{_SYLABS}squashfs"
 _TAR: Final = (
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -47,7 +51,7 @@ _TAR: Final = (
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
 _FORMATS: Final = {
-    f"{_SYLABS}squashfs": LayerFormat.SQUASHFS,
+    SQUASHFS: LayerFormat.SQUASHFS,
     f"{_SYLABS}ext3": LayerFormat.EXT,
     f"{_SYLABS}extfs": LayerFormat.EXT,
     **dict.fromkeys(_TAR, LayerFormat.TAR),

@@ -20,7 +20,7 @@ import attrs
 
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
-from ociruntime.image.files import ImageFile, image_file, top_node
+from ociruntime.image.files import ImageFile, image_file
 from ociruntime.image.layers import FileType, Node
 from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import deliver, waiting
@@ -28,7 +28,7 @@ from ociruntime.interrupts import deliver, waiting
 if TYPE_CHECKING:
     from ociruntime.image.files import Route, View
 
-__all__ = ["Compression", "LayoutEntry", "Packing", "Progress", "pack"]
+__all__ = ["Compression", "Files", "LayoutEntry", "Meter", "Packing", "Progress", "pack"]
 
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 Progress: TypeAlias = Callable[[int, int], object]
@@ -81,34 +81,54 @@ class Packing:
     progress: Progress | None = None
 
 
-def pack(view: View, output: int, entries: Iterable[LayoutEntry], packing: Packing) -> tuple[ImageFile, ...]:
-    """Write a squashfs of all files of an image.
+class Meter:
+    """Reports progress.
 
     Args:
-        view: the files.
-        output: descriptor of an empty file.
-        entries: files to add where the image does not have them.
-        packing: the settings.
+        progress: the function to call, if any.
+        total: bytes in all.
+    """
 
-    Returns:
-        The sockets, which are left out.
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._done = self._reported = 0
+        self._report()
+
+    def add(self, count: int) -> None:
+        """Count bytes that are done."""
+        self._done += count
+        if count and self._done >= min(self._reported + _PIECE, self._total):
+            self._report()
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            with waiting():
+                self._progress(self._done, self._total)
+        self._reported = self._done
+
+
+def pack(files: Files, output: int, meter: Meter) -> None:
+    """Write a squashfs of files.
+
+    Args:
+        files: the files.
+        output: descriptor of an empty file.
+        meter: counts the content of files.
 
     Raises:
-        SifError: an entry cannot be added, because its parent is not a directory.
         ImageError: a layer is damaged, or exceeds a limit.
         UnsupportedError: no program for the work is installed.
         ProcessError: the program failed; the message has its output.
         OSError: a file cannot be read, or the output not be written.
     """
-    files = _Files(view, entries, packing)
-    command = _command(files.root, output, packing)
+    command = _command(files.root, output, files.packing)
     with tempfile.TemporaryFile() as messages:
-        process = _start(command, output, messages, packing.latest)
+        process = _start(command, output, messages, files.packing.latest)
         assert process.stdin is not None
         stream, is_broken = _Pipe(process.stdin.fileno()), False
         try:
             try:
-                files.write(stream, with_root=command[0] == _TAR2SQFS)
+                files.write(stream, meter, with_root=command[0] == _TAR2SQFS)
                 stream.flush()
             except _Ended:
                 is_broken = True
@@ -122,7 +142,6 @@ def pack(view: View, output: int, entries: Iterable[LayoutEntry], packing: Packi
             raise
         if status or is_broken:
             _fail(command, status, messages)
-    return tuple(files.left_out)
 
 
 # ---- the stream ----
@@ -153,40 +172,56 @@ class _Pipe:
                 raise _Ended from error
 
 
-class _Files:
-    """The files of an image, in the order in which they are packed: first all but regular files, then those of each layer."""
+class Files:
+    """Files in the order in which they are packed: first all but regular files, then those of each layer.
+
+    Args:
+        view: the files of an image, or of one of its layers.
+        entries: files to add where the image does not have them.
+        packing: the settings.
+
+    Raises:
+        SifError: an entry cannot be added, because its parent is not a directory.
+        ImageError: a layer is damaged, or exceeds a limit.
+    """
+
+    left_out: list[ImageFile]
+    """The sockets."""
+    total: int
+    """Bytes of content."""
 
     def __init__(self, view: View, entries: Iterable[LayoutEntry], packing: Packing) -> None:
-        self.left_out: list[ImageFile] = []
-        self._view, self._packing = view, packing
+        self.left_out = []
+        self.packing = packing
+        self._view = view
         self._patterns = [pattern.split("/") for pattern in packing.exclude]
         self._others: list[tuple[str, Node]] = []
         self._links: dict[tuple[int, Any], tuple[Node, list[str]]] = {}
         """For each tree and location of a file that is not a directory: its node and paths."""
         self._entries = {entry.path: entry for entry in entries}
-        self._total = self._done = self._reported = 0
+        self.total = 0
         parents = {os.path.dirname(path): path for path in self._entries}
         for route in view.below(view.find("/"), leave_out=self._is_excluded):
             deliver()
-            node, path = top_node(route), "/".join(name for name, _ in route[1:])
+            node, path = view.describe(route), "/".join(name for name, _ in route[1:])
             if path in parents and not node.is_directory:
                 raise SifError(f"/{path} in the image is not a directory, so /{parents[path]} cannot be added", path=view.name)
             self._entries.pop(path, None)
             self._take(route, node, path)
         self.root = self._others[0][1]
-        self._total += sum(len(entry.content or b"") for entry in self._entries.values())
+        self.total += sum(len(entry.content or b"") for entry in self._entries.values())
 
     def _take(self, route: Route, node: Node, path: str) -> None:
         if node.type is FileType.SOCKET:
             self.left_out.append(image_file(route))
-        elif node.is_directory:
+        elif node.is_directory or node.whiteout:
             self._others.append((path, node))
         else:
             found = self._links.setdefault((id(node.tree), node.location), (node, []))
             found[1].append(path)
             if len(found[1]) > 1:
                 return
-            self._total += node.size
+            self.total += node.size
             if node.type is not FileType.FILE:
                 self._others.append((path, node))
 
@@ -194,14 +229,14 @@ class _Files:
         names = [name for name, _ in route[1:]]
         return any(len(names) == len(parts) and all(map(fnmatchcase, names, parts)) for parts in self._patterns)
 
-    def write(self, stream: _Pipe, *, with_root: bool) -> None:
+    def write(self, stream: _Pipe, meter: Meter, *, with_root: bool) -> None:
         """Write all files. The root directory is a member of its own for a program that takes one."""
-        self._report(0)
         for path, node in self._others[0 if with_root else 1 :]:
             stream.write(self._header(path or ".", node))
             self._write_links(stream, node)
         for entry in self._entries.values():
             self._write_entry(stream, entry)
+            meter.add(len(entry.content or b""))
         trees: dict[int, list[Node]] = {}
         for node, _ in self._links.values():
             if node.type is FileType.FILE:
@@ -213,19 +248,18 @@ class _Files:
             for node, pieces in nodes[0].tree.contents(nodes, self._view.budget.renewed()):
                 path = self._links[id(node.tree), node.location][1][0]
                 stream.write(self._header(path, node))
-                self._write_content(stream, path, node, pieces)
+                self._write_content(stream, meter, path, node, pieces)
                 self._write_links(stream, node)
         stream.write(bytes(2 * tarfile.BLOCKSIZE))
 
-    def _write_content(self, stream: _Pipe, path: str, node: Node, pieces: Iterator[bytes]) -> None:
+    def _write_content(self, stream: _Pipe, meter: Meter, path: str, node: Node, pieces: Iterator[bytes]) -> None:
         size = 0
         for piece in pieces:
             size += len(piece)
             if size > node.size:
                 break
             stream.write(piece)
-            if piece:
-                self._report(len(piece))
+            meter.add(len(piece))
         if size != node.size:
             raise ImageError(f"{self._view.name}: /{printable(path)}: the content does not have {node.size} bytes")
         stream.write(bytes(-size % tarfile.BLOCKSIZE))
@@ -245,38 +279,28 @@ class _Files:
         member.linkname, content = entry.target, entry.content or b""
         member.size = len(content)
         stream.write(member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE))
-        if content:
-            self._report(len(content))
 
     def _header(self, path: str, node: Node) -> bytes:
         member = tarfile.TarInfo(path)
         member.type, member.mode, member.mtime = _TYPES[node.type], node.mode, self._time(node.mtime)
         member.size, member.linkname = node.size, node.target
-        if not self._packing.all_root:
+        if not (self.packing.all_root or node.whiteout):
             member.uid, member.gid = node.uid, node.gid
         if node.device is not None:
             member.devmajor, member.devminor = node.device
             if any(number > most for number, most in zip(node.device, _MAX_DEVICE, strict=True)):
                 raise ImageError(f"{self._view.name}: /{printable(path)}: squashfs cannot store the device {node.device}")
-        kept = {name: value for name, value in sorted(node.tree.attributes(node).items()) if _is_kept(name)}
+        known = {} if node.whiteout else node.tree.attributes(node)
+        kept = {name: value for name, value in sorted(known.items()) if _is_kept(name)} | self._view.marks(node)
         return _attribute_header(kept) + member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
     def _time(self, seconds: int) -> int:
-        return min(seconds, _LATEST if self._packing.latest is None else max(0, self._packing.latest))
-
-    def _report(self, count: int) -> None:
-        self._done += count
-        if self._packing.progress is None:
-            return
-        if not count or self._done >= min(self._reported + _PIECE, self._total):
-            with waiting():
-                self._packing.progress(self._done, self._total)
-            self._reported = self._done
+        return min(seconds, _LATEST if self.packing.latest is None else max(0, self.packing.latest))
 
 
 def _is_kept(name: str) -> bool:
     """Return whether an extended attribute belongs to the file, not to the host or the overlay where it lies."""
-    if name == "security.selinux" or name.startswith(("trusted.overlay.", "user.overlay.")):
+    if name == "security.selinux" or name.startswith(("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")):
         return False
     return name.startswith(("user.", "trusted.", "security."))
 

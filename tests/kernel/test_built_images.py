@@ -65,6 +65,32 @@ def test_root(busybox_rootfs: Path, tmp_path: Path, state_root: Path) -> None:
         assert os.stat(bundle.rootfs / "bin/busybox").st_size == os.stat(busybox_rootfs / "bin/busybox").st_size
 
 
+def test_a_bundle_and_its_upper_layer(busybox_rootfs: Path, tmp_path: Path) -> None:
+    """What a kernel overlay has, mounted and as its directory, is what the new image has."""
+    write_layout(busybox_rootfs, tmp_path / "layout", **CONFIG)
+    oci.build(tmp_path / "layout", tmp_path / "x.sif")
+    with oci.Bundle.from_sif(tmp_path / "x.sif", tmp_path / "bundle") as bundle:
+        root = bundle.rootfs
+        os.unlink(root / "bin/ls")
+        shutil.rmtree(root / "srv")
+        (root / "srv").mkdir(0o711)
+        (root / "srv/new").write_text("new")
+        os.chown(root / "etc/passwd", 7, 8)
+        os.mknod(root / "zero", 0o20666, os.makedev(1, 5))
+        expected = {path.relative_to(root).as_posix() for path in root.rglob("*")}
+        oci.build(bundle.path, tmp_path / "mounted.sif")
+        oci.build(tmp_path / "x.sif", tmp_path / "upper.sif", upper=bundle.path / "overlay")
+        oci.build(tmp_path / "layout", tmp_path / "layers.sif", upper=bundle.path / "overlay/upper", format="oci-sif")
+    for name in ("mounted.sif", "upper.sif", "layers.sif"):
+        with oci.Image.open(tmp_path / name) as image:
+            files = {file.path.lstrip("/"): file for file in image.files()}
+        assert {path for path in expected if name != "layers.sif" or path.startswith(("bin", "etc", "srv"))} <= files.keys()
+        assert not {"bin/ls", "srv/app", "bin/nslookup"} & files.keys()
+        assert (files["etc/passwd"].uid, files["etc/passwd"].gid, files["srv"].mode) == (7, 8, 0o711)
+        assert files["zero"].device == (1, 5)
+        assert files["srv/new"].size == 3
+
+
 @pytest.fixture(params=[True, False], ids=["subordinate ids", "the own id"])
 def user(request: pytest.FixtureRequest, user_python: str) -> Iterator[User]:
     with new_user(user_python, subordinate=request.param, fuse=False) as made:

@@ -126,7 +126,7 @@ def describe(path: Path) -> dict[str, tuple[object, ...]]:
         for file in opened.files():
             node = top_node(view(opened).find(file.path, follow=False))
             if not node.is_directory:
-                names.setdefault(node.location, []).append(file.path)
+                names.setdefault((id(node.tree), node.location), []).append(file.path)
             content = opened.read_bytes(file.path) if file.type == "file" else b""
             attributes = {k: v for k, v in node.tree.attributes(node).items() if "overlay" not in k and "selinux" not in k}
             found[file.path] = (file.type, oct(file.mode), file.uid, file.gid, file.target, file.device, content, attributes)
@@ -164,6 +164,77 @@ def test_every_file_is_as_the_layers_say(kind: str, program: str | None, tmp_pat
         assert built.config_json == CONFIG
         assert built.labels == {"own": "1"}
         assert built.architecture == "amd64"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_layers_of_an_oci_sif_file(program: str | None, tmp_path: Path) -> None:
+    pytest.importorskip("PySquashfsImage")
+    source = image().write_layout(tmp_path / "layout")
+    for name in ("x.sif", "y.sif"):
+        oci.build(
+            source,
+            tmp_path / name,
+            format="oci-sif",
+            mksquashfs=program,
+            labels={"more": "2"},
+            deterministic=True,
+            timestamp=(1 << 32) - 1,
+        )
+    assert (tmp_path / "x.sif").read_bytes() == (tmp_path / "y.sif").read_bytes()
+    expected = describe(source)
+    oci.build(tmp_path / "x.sif", tmp_path / "merged.sif", mksquashfs=program)
+    for name in ("x.sif", "merged.sif"):
+        found = {path: value for path, value in describe(tmp_path / name).items() if not path.startswith(tuple(ADDED))}
+        linked = ("/zeros", "/to-the-lower-layer")  # a hard link across layers is a copy
+        assert {k: v for k, v in found.items() if k not in linked} == {k: v for k, v in expected.items() if k not in linked}
+        assert [found[path][:-1] for path in linked] == [expected[path][:-1] for path in linked]
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        assert (built.kind, built.architecture, len(built.layers)) == ("oci-sif", "amd64", 2)
+        assert built.verify().digests == tuple(layer.digest for layer in built.layers)
+        assert built.config_json is not None
+        assert built.config_json["rootfs"] == {"type": "layers", "diff_ids": [layer.digest for layer in built.layers]}
+        assert built.config_json["config"] == {**CONFIG, "Labels": {"own": "1", "more": "2"}}
+        assert [layer.offset % 4096 for layer in built.layers] == [0, 0]
+        upper = built._files.views(1000, 1 << 30)[1]
+        files = {"/".join(name for name, _ in route): top_node(route) for route in upper.below(upper.find("/"))}
+        assert set(files) == {"", "/removed", "/covered", "/covered/above", "/to-the-lower-layer"}
+        assert (files["/removed"].type, files["/removed"].device) == ("character device", (0, 0))
+        marks = files["/covered"].tree.attributes(files["/covered"])
+        assert marks == {"trusted.overlay.opaque": b"y", "user.overlay.opaque": b"y"}
+        assert (files[""].mode, files[""].uid) == (0o751, 12)  # of the lower layer: the upper one does not say it
+        digests = [layer.digest for layer in built.layers]
+    oci.build(tmp_path / "x.sif", tmp_path / "copy.sif", format="oci-sif")
+    with oci.Image.open(tmp_path / "copy.sif") as copy:
+        assert [layer.digest for layer in copy.layers] == digests
+
+
+@needs_a_program
+def test_an_opaque_root_and_one_layer_twice(tmp_path: Path) -> None:
+    pytest.importorskip("PySquashfsImage")
+    lower = layer((member("below"), b"x"), (member("both", tarfile.DIRTYPE), b""), (member("both/below"), b"x"))
+    upper = layer((member(".wh..wh..opq"), b""), (member("both/above"), b"y"))
+    source = OciImage()
+    source.add([(lower, TAR_TYPE), (upper, TAR_TYPE), (upper, TAR_TYPE)])
+    source.write_layout(tmp_path / "layout")
+    oci.build(tmp_path / "layout", tmp_path / "x.sif", format="oci-sif", timestamp=5, deterministic=True)
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        assert built.sif is not None
+        views = built._files.views(1000, 1 << 30)
+        names = [{name for name, _ in view.children(view.find("/")[-1][1]).items()} for view in views]
+        assert names == [{"below", "both"}, {"below", "both"}, {"both"}]
+        below, both = (top_node(views[1].find(name)) for name in ("below", "both"))
+        assert below.whiteout
+        assert both.opaque
+
+
+@needs_a_program
+def test_an_oci_sif_file_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/file").write_bytes(b"x")
+    assert main(["build", "--oci", "--arch", "arm64", "-l", "a=b", str(tmp_path / "x.sif"), str(tmp_path / "root")]) == 0
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        assert (built.kind, built.architecture, built.labels) == ("oci-sif", "arm64", {"a": "b"})
+        assert [file.path for file in built.files()] == ["/", "/file"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -231,6 +302,51 @@ def test_a_directory(tmp_path: Path) -> None:
         assert config is not None
         assert (config.cmd, labels) == (("a",), {"k": "v"})
     assert (tmp_path / "x.sif").stat().st_size < 1 << 20
+
+
+@needs_a_program
+@pytest.mark.parametrize("format", ["sif", "oci-sif"])
+def test_an_upper_directory(format: Any, tmp_path: Path) -> None:
+    pytest.importorskip("PySquashfsImage")
+    image().write_layout(tmp_path / "layout")
+    upper = tmp_path / "overlay/upper"
+    (upper / "covered").mkdir(parents=True)
+    (upper / "covered/new").write_bytes(b"new")
+    os.setxattr(upper / "covered", "user.overlay.opaque", b"y")
+    os.setxattr(upper / "covered", "user.kept", b"y")
+    (upper / "overlay").mkdir()
+    (upper / "overlay/.wh..wh..opq").touch()  # as fuse-overlayfs does without privileges
+    (upper / ".wh.zeros").touch()
+    if os.geteuid() == 0:
+        os.mknod(upper / "fifo", 0o20000, 0)
+    else:
+        (upper / ".wh.fifo").touch()
+    (tmp_path / "overlay/work").mkdir()
+    oci.build(tmp_path / "layout", tmp_path / "x.sif", upper=tmp_path / "overlay", format=format)
+    before, after = describe(tmp_path / "layout"), describe(tmp_path / "x.sif")
+    assert {path for path in before if path not in after} == {"/zeros", "/fifo", "/covered/above"}
+    assert {path for path in after if path not in before and not path.startswith(tuple(ADDED))} == {"/covered/new"}
+    assert after["/covered"][7] == {"user.kept": b"y"}
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        assert len(built.layers) == (1 if format == "sif" else 3)
+    os.setxattr(upper / "covered", "user.overlay.redirect", b"/x")
+    with pytest.raises(oci.UnsupportedError, match=r"covered: the attribute user\.overlay\.redirect refers to a lower layer"):
+        oci.build(tmp_path / "layout", tmp_path / "y.sif", upper=upper, format=format)
+
+
+@needs_a_program
+def test_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "b/rootfs").mkdir(parents=True)
+    process = {"args": ["a", "b"], "env": ["X=1"], "cwd": "/srv", "user": {"uid": 5, "gid": 6}}
+    spec = oci.RuntimeSpec.load(json.dumps({"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": process}).encode())
+    oci.Bundle.from_dir(tmp_path / "b", spec)
+    with pytest.raises(oci.BundleError, match="rootfs is empty, because its containers mount the image"):
+        oci.build(tmp_path / "b", tmp_path / "x.sif")
+    (tmp_path / "b/rootfs/file").touch()
+    assert main(["build", str(tmp_path / "x.sif"), str(tmp_path / "b")]) == 0
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        assert built.config_json == {"Cmd": ["a", "b"], "Env": ["X=1"], "WorkingDir": "/srv", "User": "5:6"}
+        assert [file.path for file in built.files("/file")] == ["/file"]
 
 
 @needs_a_program
