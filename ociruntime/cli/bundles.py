@@ -19,6 +19,19 @@ import ociruntime as oci
 from ..bundle import has_file
 from ..errors import warn
 from ..files import absolute_path
+from ..image.convert import sbom_format
+from ..image.sif import (
+    Architecture,
+    DataType,
+    Descriptor,
+    Filesystem,
+    Partition,
+    PartitionKind,
+    Sbom,
+    SifBuilder,
+    add_objects,
+    remove_objects,
+)
 
 
 def mount(options: Namespace) -> None:
@@ -135,21 +148,57 @@ def _limits(options: Namespace, *more: str) -> dict[str, Any]:
     return {name: sys.maxsize if value == -1 else value for name, value in values.items() if value is not None}
 
 
-def sif(options: Namespace) -> None:
-    with oci.SifImage.open(options.file) as image:
-        if options.dump is not None:
-            _dump(image, options.dump)
-            return
+def sif_list(options: Namespace) -> None:
+    with oci.SifImage.open(options.sif) as image:
         print(json.dumps(image.to_dict(), indent=2) if options.json else image.table())
 
 
-def _dump(image: oci.SifImage, object_id: int) -> None:
+def sif_header(options: Namespace) -> None:
+    with oci.SifImage.open(options.sif) as image:
+        header = image.to_dict()["header"]
+    print(json.dumps(header, indent=2))
+
+
+def sif_dump(options: Namespace) -> None:
     """Write the data of an object to stdout."""
-    found = next((item for item in image.descriptors if item.id == object_id), None)
+    with oci.SifImage.open(options.sif) as image:
+        for piece in image.chunks(_object(image, options.id)):
+            sys.stdout.buffer.write(piece)
+
+
+def _object(image: oci.SifImage, object_id: int) -> Descriptor:
+    found = next((item for item in image if item.id == object_id), None)
     if found is None:
         raise ValueError(f"{image.name}: has no object {object_id}")
-    for piece in image.chunks(found):
-        sys.stdout.buffer.write(piece)
+    return found
+
+
+def sif_add(options: Namespace) -> None:
+    builder = SifBuilder()
+    metadata: Sbom | Partition | None = None
+    with open(options.file, "rb") as file:
+        if options.type == "sbom":
+            metadata = Sbom(sbom_format(file.read(), options.file))
+            file.seek(0)
+        elif options.type == "partition":
+            metadata = Partition(Filesystem.SQUASHFS, PartitionKind.DATA, Architecture.host())
+        builder.add(
+            DataType[options.type.upper().replace("-", "_")],
+            file,
+            name=Path(options.file).name if options.name is None else options.name,
+            group=options.group or None,
+            linked_object=options.link,
+            metadata=metadata,
+            alignment=1 if options.type != "partition" else 4096,
+        )
+        for object_id in add_objects(options.sif, builder):
+            print(f"added object {object_id}")
+
+
+def sif_del(options: Namespace) -> None:
+    with oci.SifImage.open(options.sif) as image:
+        _object(image, options.id)
+    remove_objects(options.sif, options.id)
 
 
 def verify(options: Namespace) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Final, NoReturn
@@ -57,14 +57,21 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         command_groups: the headings of the help, each with the commands under it.
+        default_command: the subcommand that is meant if the first positional argument is not a subcommand, and all subcommands.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
         self.command_groups: dict[str, list[argparse.Action]] = {}
+        self.default_command: tuple[str, Collection[str]] | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        options, positionals = self.split(sys.argv[1:] if args is None else args)
+        words = list(sys.argv[1:] if args is None else args)
+        options, positionals = self.split(words)
+        if self.default_command is not None and positionals:
+            default, commands = self.default_command
+            if positionals[0] not in commands and "-h" not in words and "--help" not in words:
+                options, positionals = [], [default, *words]
         namespace, unknown = super().parse_known_args(options + positionals, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -500,10 +507,39 @@ def _umount(add: AddCommand) -> None:
 
 
 def _sif(add: AddCommand) -> None:
-    sif = add("bundles.sif", "list the content of a SIF file")
-    sif.add_argument("file", metavar="SIF", type=path, help="image file")
-    sif.add_argument("--json", action="store_true", help="print JSON")
-    sif.add_argument("--dump", type=int, metavar="ID", help="write the data of this object to stdout instead")
+    sif = add(
+        "bundles.sif_list",
+        "look into a SIF file, and add and remove objects",
+        "'ociruntime sif SIF' is 'ociruntime sif list SIF'.",
+    )
+    verbs = sif.add_subparsers(prog=sif.prog, metavar="VERB", dest="verb", required=True, help="what to do")
+    listing = _add_command(verbs, "list", "bundles.sif_list", "list the objects of a SIF file")
+    listing.add_argument("sif", metavar="SIF", type=path, help="image file")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    header = _add_command(verbs, "header", "bundles.sif_header", "print the header of a SIF file as JSON")
+    header.add_argument("sif", metavar="SIF", type=path, help="image file")
+    dump = _add_command(verbs, "dump", "bundles.sif_dump", "write the data of an object to stdout")
+    dump.add_argument("id", metavar="ID", type=int, help="id of the object")
+    dump.add_argument("sif", metavar="SIF", type=path, help="image file")
+    more = _add_command(
+        verbs, "add", "bundles.sif_add", "add an object to a SIF file", "Signatures of the object's group do not cover it."
+    )
+    more.add_argument("sif", metavar="SIF", type=path, help="image file")
+    more.add_argument("file", metavar="FILE", type=path, help="file with the data")
+    more.add_argument(
+        "--type",
+        choices=("definition", "environment", "labels", "partition", "generic-json", "generic", "sbom"),
+        default="generic",
+        help="type of the object; a partition is one with data, in a squashfs (default: generic)",
+    )
+    more.add_argument("--name", help="name of the object (default: that of FILE)")
+    more.add_argument("--group", type=int, default=1, metavar="N", help="group of the object; 0 for none (default: 1)")
+    more.add_argument("--link", type=int, metavar="ID", help="id of the object to which it is linked")
+    removal = _add_command(verbs, "del", "bundles.sif_del", "remove an object from a SIF file", "The other objects keep their ids.")
+    removal.add_argument("id", metavar="ID", type=int, help="id of the object")
+    removal.add_argument("sif", metavar="SIF", type=path, help="image file")
+    _add_file_commands(verbs)
+    sif.default_command = "list", verbs.choices
 
 
 def _image(add: AddCommand) -> None:
@@ -513,6 +549,11 @@ def _image(add: AddCommand) -> None:
         "IMAGE is a SIF file, an OCI image layout or archive, a docker archive, a squashfs file or a directory.",
     )
     verbs = image.add_subparsers(prog=image.prog, metavar="VERB", dest="verb", required=True, help="what to do")
+    _add_file_commands(verbs)
+
+
+def _add_file_commands(verbs: Any) -> None:
+    """Add the commands that show the files in an image."""
     listing = _add_command(verbs, "ls", "bundles.image_ls", "list a file or directory of an image")
     _add_image(listing, "/")
     listing.add_argument("-R", "--recursive", action="store_true", help="list directories in directories too")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ociruntime.image.sif.model import JsonObject, JsonValue
     from ociruntime.image.sif.source import SeekableFile
 
-__all__ = ["build", "build_sif", "layout_entries"]
+__all__ = ["build", "build_sif", "layout_entries", "sbom_format"]
 
 StrPath = str | os.PathLike[str]
 
@@ -582,14 +582,19 @@ def _parse_sboms(paths: Iterable[StrPath]) -> list[tuple[bytes, SbomFormat]]:
     for number, path in enumerate(paths):
         path = parse_path(f"sboms[{number}]", path)
         content = read_file(path, _MAX_SBOM)
-        kind = _sbom_format(content)
-        if kind is None:
-            raise ImageError(f"{path}: not a software bill of materials: neither CycloneDX nor SPDX, Syft or GitHub")
-        found.append((content, kind))
+        found.append((content, sbom_format(content, path)))
     return found
 
 
-def _sbom_format(content: bytes) -> SbomFormat | None:
+def sbom_format(content: bytes, name: str) -> SbomFormat:
+    """Return the format of a software bill of materials. Raises ImageError: it is not one; the message begins with the name."""
+    found = _recognise_sbom(content)
+    if found is None:
+        raise ImageError(f"{name}: not a software bill of materials: neither CycloneDX nor SPDX, Syft or GitHub")
+    return found
+
+
+def _recognise_sbom(content: bytes) -> SbomFormat | None:
     text = content.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
         head = text[:4096].lower()

@@ -193,7 +193,9 @@ def test_everything_has_a_help_text_and_a_function() -> None:
         if isinstance(action, argparse._SubParsersAction)
         for verb, parser in action.choices.items()
     }
-    assert list(verbs) == ["image ls", "image cat", "image extract"]
+    files = ["ls", "cat", "extract"]
+    changes = ["list", "header", "dump", "add", "del"]
+    assert list(verbs) == [f"image {verb}" for verb in files] + [f"sif {verb}" for verb in changes + files]
     for name, command in {**commands.choices, **verbs}.items():
         module, function = command.get_default("run").args
         assert callable(getattr(__import__(f"ociruntime.cli.{module}", fromlist=[function]), function)), name

@@ -818,7 +818,7 @@ def test_the_data_of_an_object(tmp_path: Path, capfdbinary: pytest.CaptureFixtur
     builder = SifBuilder()
     builder.add_definition("Bootstrap: scratch\n")
     builder.write(tmp_path / "image.sif")
-    assert main(["sif", str(tmp_path / "image.sif"), "--dump", "1"]) == 0
+    assert main(["sif", "dump", "1", str(tmp_path / "image.sif")]) == 0
     assert capfdbinary.readouterr().out == b"Bootstrap: scratch\n"
-    assert main(["sif", str(tmp_path / "image.sif"), "--dump", "7"]) == 1
+    assert main(["sif", "dump", "7", str(tmp_path / "image.sif")]) == 1
     assert b"has no object 7" in capfdbinary.readouterr().err

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ociruntime.cli import main
 from ociruntime.errors import ProcessError, SifError, UnsupportedError
 from ociruntime.image import build_sif
 from ociruntime.image.convert import layout_entries
@@ -34,6 +35,8 @@ from ociruntime.image.sif import (
     SifBuilder,
     SifImage,
     Signature,
+    add_objects,
+    remove_objects,
 )
 from ociruntime.image.sif.model import JsonValue
 
@@ -357,6 +360,125 @@ def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     SifBuilder().write("a.sif")
     assert leftovers(tmp_path) == ["a.sif"]
+
+
+# --- changing a file
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A file with objects of all alignments, in two groups, and a signature of one of them."""
+    builder = SifBuilder()
+    builder.add_generic(b"one", name="1")
+    builder.add_partition(b"two" * 3000, arch="arm64")
+    builder.add_generic(b"three", name="3", group=2)
+    builder.add(DataType.PARTITION, b"four", metadata=Partition(1, PartitionKind.DATA, Architecture.ARM64), alignment=4096)
+    builder.add_signature(b"five", linked_group=2)
+    builder.add_generic(b"", name="6", group=None)
+    builder.add(DataType.GENERIC, b"seven", linked_object=1)
+    path = tmp_path / "several.sif"
+    builder.write(path, mode=0o640)
+    return path
+
+
+def contents(path: Path) -> dict[int, tuple[Any, ...]]:
+    with SifImage.open(path) as image:
+        return {
+            item.id: (item.data_type, item.name, item.group, item.linked_object, item.linked_group, item.metadata, image.read(item))
+            for item in image
+        }
+
+
+@pytest.mark.parametrize("removed", [(2,), (3, 5), (4,), (6,), (7, 1), (2, 3, 4, 5, 6), (7, 6, 5, 4, 3, 2, 1), ()], ids=str)
+def test_removing_objects(several: Path, removed: tuple[int, ...]) -> None:
+    before, size = contents(several), several.stat().st_size
+    with SifImage.open(several) as image:
+        offsets = {item.id: item.offset for item in image}
+    remove_objects(several, *removed)
+    assert contents(several) == {key: value for key, value in before.items() if key not in removed}
+    with SifImage.open(several) as image:
+        assert image.header.architecture == (Architecture.UNKNOWN if 2 in removed else Architecture.ARM64)
+        assert all((item.offset - offsets[item.id]) % 4096 == 0 for item in image)
+    assert stat.S_IMODE(several.stat().st_mode) == 0o640
+    assert several.stat().st_size <= size - (8000 if 2 in removed else 0)
+    assert leftovers(several.parent) == ["several.sif"]
+    assert add_objects(several, builder_of(b"again")) == (max((key for key in before if key not in removed), default=0) + 1,)
+    assert contents(several)[max(contents(several))][-1] == b"again"
+
+
+def builder_of(content: bytes) -> SifBuilder:
+    builder = SifBuilder()
+    builder.add_generic(content, name="new")
+    return builder
+
+
+def test_objects_that_cannot_be_removed(several: Path, tmp_path: Path) -> None:
+    before = several.read_bytes()
+    with pytest.raises(SifError, match="object 5 is linked to object 3; remove both"):
+        remove_objects(several, 3)
+    with pytest.raises(SifError, match="object 7 is linked to object 1; remove both"):
+        remove_objects(several, 6, 1)
+    with pytest.raises(KeyError):
+        remove_objects(several, 2, 9)
+    builder = SifBuilder()
+    builder.add_partition(b"another root")
+    with pytest.raises(SifError, match="a second primary system partition"):
+        add_objects(several, builder)
+    builder = SifBuilder()
+    builder.add_signature(b"x", linked_object=77)
+    with pytest.raises(SifError, match="there is no object 77"):
+        add_objects(several, builder)
+    assert several.read_bytes() == before
+    builder = SifBuilder()
+    builder.add_oci_blob(b"x", digest="sha256:" + "0" * 64)
+    builder.write(tmp_path / "oci.sif")
+    with pytest.raises(SifError, match="object 1 is a part of an OCI image"):
+        remove_objects(tmp_path / "oci.sif", 1)
+    assert leftovers(tmp_path) == ["oci.sif", "several.sif"]
+
+
+def test_a_primary_partition_that_is_added(tmp_path: Path) -> None:
+    builder_of(b"x").write(tmp_path / "a.sif")
+    builder = SifBuilder()
+    builder.add_partition(b"root", arch="riscv64")
+    assert add_objects(tmp_path / "a.sif", builder) == (2,)
+    with SifImage.open(tmp_path / "a.sif") as image:
+        assert image.header.architecture is Architecture.RISCV64
+        assert image.primary_partition is not None
+        assert image.primary_partition.offset % 4096 == 0
+
+
+def test_the_commands_that_change_a_file(several: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bom.json").write_text('{"spdxVersion": "SPDX-2.3"}')
+    assert main(["sif", "add", "--type", "sbom", str(several), str(tmp_path / "bom.json")]) == 0
+    assert main(["sif", "add", "--group", "0", "--link", "1", "--name", "n", str(several), str(tmp_path / "bom.json")]) == 0
+    assert main(["sif", "add", "--type", "partition", str(several), str(tmp_path / "bom.json")]) == 0
+    assert capfd.readouterr().out == "added object 8\nadded object 9\nadded object 10\n"
+    found = contents(several)
+    assert found[8][:3] == (DataType.SBOM, "bom.json", 1)
+    assert found[8][5] == Sbom(SbomFormat.SPDX_JSON)
+    assert found[9][:4] == (DataType.GENERIC, "n", None, 1)
+    assert found[10][5].kind is PartitionKind.DATA
+    assert main(["sif", "dump", "9", str(several)]) == 0
+    assert capfd.readouterr().out == '{"spdxVersion": "SPDX-2.3"}'
+    assert main(["sif", "del", "8", str(several)]) == 0
+    assert main(["sif", "header", str(several)]) == 0
+    assert '"architecture": "arm64"' in capfd.readouterr().out
+    assert main(["sif", "list", str(several)]) == 0
+    table = capfd.readouterr().out
+    assert "sbom" not in table
+    for words in (["sif", str(several)], ["sif", "list", "--json", str(several)], ["sif", "--json", str(several)]):
+        assert main(words) == 0
+        assert ("several" in capfd.readouterr().out) == ("--json" in words)
+    for words, message in {
+        ("del", "8", str(several)): "has no object 8",
+        ("del", "3", str(several)): "object 5 is linked to object 3",
+        ("dump", "8", str(several)): "has no object 8",
+        ("add", "--type", "sbom", str(several), str(several)): "not a software bill of materials",
+    }.items():
+        assert main(["sif", *words]) == 1
+        assert message in capfd.readouterr().err
+    assert contents(several).keys() == {1, 2, 3, 4, 5, 6, 7, 9, 10}
 
 
 # --- build_sif

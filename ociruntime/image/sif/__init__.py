@@ -1,6 +1,7 @@
 """Reading and writing SIF files (the Singularity Image Format): bytes in, typed values out.
 
-`SifImage` opens and checks an image, `SifBuilder` writes one from objects. Nothing here mounts or runs anything.
+`SifImage` opens and checks an image, `SifBuilder` writes one from objects, `add_objects` and `remove_objects` change one. Nothing
+here mounts or runs anything.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .reader import ObjectReader as ObjectReader
     from .reader import SifImage as SifImage
     from .writer import SifBuilder as SifBuilder
+    from .writer import add_objects as add_objects
+    from .writer import remove_objects as remove_objects
 
 __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
@@ -36,6 +39,6 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
         "model": "Architecture CryptoMessage DataType Descriptor Filesystem HashKind Header MessageFormat "
         "MessageKind Metadata NO_TIME OciObject Partition PartitionKind Sbom SbomFormat Signature",
         "reader": "ObjectReader SifImage",
-        "writer": "SifBuilder",
+        "writer": "SifBuilder add_objects remove_objects",
     },
 )

@@ -1,11 +1,11 @@
-"""Writing SIF files: `SifBuilder` makes new ones, `append_objects` adds objects to one."""
+"""Writing SIF files: `SifBuilder` makes new ones, `add_objects` and `remove_objects` change one."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, get_args
 
 import attrs
 
@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
     from ociruntime.image.sif.model import Header
 
-__all__ = ["DEFAULT_LAUNCH_SCRIPT", "Data", "SifBuilder", "append_objects"]
+__all__ = ["DEFAULT_LAUNCH_SCRIPT", "Data", "SifBuilder", "add_objects", "append_objects", "remove_objects"]
+
+T = TypeVar("T")
 
 DEFAULT_LAUNCH_SCRIPT = "#!/usr/bin/env run-singularity\n"
 
@@ -359,7 +361,8 @@ class SifBuilder:
             _write_all(fd, entry, header.descriptors_offset + index * fmt.DESCRIPTOR.size)
             end = offset + size
         os.truncate(fd, end)
-        _write_all(fd, _grown(header, when, len(self._planned), end), 0)
+        architecture = self._architecture if self._has_primary else None
+        _write_all(fd, _changed(header, when, len(self._planned), end, architecture), 0)
         return tuple(range(first, first + len(self._planned)))
 
     def _when(self) -> int:
@@ -386,7 +389,6 @@ def _check_data(data: object) -> None:
         raise wrong_type("data", data, "bytes, the path of a file or a binary file")
 
 
-@uninterruptible()
 def append_objects(path: str | os.PathLike[str], objects: Callable[[SifImage], SifBuilder]) -> tuple[int, ...]:
     """Add objects to a SIF file, as a whole or not at all.
 
@@ -404,21 +406,119 @@ def append_objects(path: str | os.PathLike[str], objects: Callable[[SifImage], S
         SifError: the file is not a valid SIF file, was changed meanwhile, or its table has no free entry.
         OSError: it cannot be read or written.
     """
+
+    def append(source: FdSource, image: SifImage, fd: int) -> tuple[int, ...]:
+        _copy_file(SectionReader(source, 0, source.size), fd, 0)
+        with SifImage(FdSource(os.dup(fd), image.name)) as copy:
+            return objects(copy)._append_to(copy, fd)
+
+    return _rewrite(path, append)
+
+
+def add_objects(path: str | os.PathLike[str], builder: SifBuilder) -> tuple[int, ...]:
+    """Add the objects of a builder to a SIF file, as a whole or not at all.
+
+    Ids go on from the highest one of the file, and the other objects stay as they are. Signatures of a group that gets an object
+    do not cover it.
+
+    Returns:
+        The ids of the new objects.
+
+    Raises:
+        SifError: the file is not a valid SIF file, was changed meanwhile, or its table has no free entry; or an object contradicts
+            those in the file.
+        OSError: it cannot be read or written.
+    """
+    check_type("builder", builder, SifBuilder, "a SifBuilder")
+    return append_objects(parse_path("path", path), lambda _: builder)
+
+
+def remove_objects(path: str | os.PathLike[str], *object_ids: int) -> None:
+    """Remove objects from a SIF file with their data, as a whole or not at all.
+
+    The other objects keep their ids, groups and links, and their alignment up to 4096 bytes. Signatures of other groups stay valid.
+
+    Raises:
+        KeyError: there is no object with an id.
+        SifError: another object is linked to one of them, or it is a part of an OCI image; or the file is not a valid SIF file, or
+            was changed meanwhile.
+        OSError: it cannot be read or written.
+    """
+    for number, object_id in enumerate(object_ids):
+        check_int(f"object_ids[{number}]", object_id)
+
+    def remove(source: FdSource, image: SifImage, fd: int) -> None:
+        _check_removable(image, set(object_ids))
+        _copy_without(source, image, set(object_ids), fd)
+
+    _rewrite(parse_path("path", path), remove)
+
+
+@uninterruptible()
+def _rewrite(path: str | os.PathLike[str], change: Callable[[FdSource, SifImage, int], T]) -> T:
+    """Replace a SIF file by what a function writes, given its source, the open image and a descriptor of the new file."""
     target = os.path.realpath(path)
     with SifImage.open(path) as image, StagedFile(target, anonymous=True) as file:
         source = image.source
         assert isinstance(source, FdSource)  # it was opened by a path
         with waiting():  # large objects take long
-            _copy_file(SectionReader(source, 0, source.size), file.fd, 0)
-            with SifImage(FdSource(os.dup(file.fd), image.name)) as copy:
-                ids = objects(copy)._append_to(copy, file.fd)
+            result = change(source, image, file.fd)
         SifImage(FdSource(os.dup(file.fd), image.name)).close()  # never put a file in place that the reader refuses
         _keep_status(source.fileno(), file.fd, target)
         now = os.stat(target)
         if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != source.identity:
-            fmt.Refusal(image.name)("file", "replaced or changed while objects were added; try again")
+            fmt.Refusal(image.name)("file", "replaced or changed meanwhile; try again")
         file.commit(durable=True)
-    return ids
+    return result
+
+
+def _check_removable(image: SifImage, object_ids: set[int]) -> None:
+    """Raises KeyError, SifError."""
+    groups = {item.group for item in image if item.id not in object_ids}
+    for object_id in sorted(object_ids):
+        item = image.by_id(object_id)
+        refuse = fmt.Refusal(image.name, item.index)
+        if isinstance(item.metadata, OciObject):
+            refuse("data_type", f"object {object_id} is a part of an OCI image, which would be damaged; build another image")
+        for other in image:
+            if other.id not in object_ids and (
+                other.linked_object == object_id
+                or (other.linked_group is not None and other.linked_group == item.group and item.group not in groups)
+            ):
+                refuse("linked_id", f"object {other.id} is linked to object {object_id}; remove both")
+
+
+def _copy_without(source: FdSource, image: SifImage, object_ids: set[int], fd: int) -> None:
+    """Write a SIF file without some of its objects."""
+    header = image.header
+    refuse = fmt.Refusal(image.name)
+    if header.descriptors_offset > header.data_offset:
+        refuse("descriptors_offset", "the table is behind the data, which is not supported here; build another image")
+    _copy_file(SectionReader(source, 0, header.data_offset), fd, 0)
+    end = header.data_offset
+    for item in sorted(image, key=lambda item: item.offset):
+        entry = bytes(fmt.DESCRIPTOR.size)
+        if item.id not in object_ids:
+            offset = end + (item.offset - end) % fmt.PARTITION_ALIGNMENT
+            _copy_file(image.reader(item), fd, offset)
+            fields = list(fmt.DESCRIPTOR.unpack(item.raw))
+            fields[5], fields[7] = offset, offset + item.size - end
+            entry, end = fmt.DESCRIPTOR.pack(*fields), offset + item.size
+        _write_all(fd, entry, header.descriptors_offset + item.index * fmt.DESCRIPTOR.size)
+    os.truncate(fd, end)
+    architecture = None
+    if image.primary_partition is not None and image.primary_partition.id in object_ids:
+        architecture = Architecture.UNKNOWN
+    _write_all(fd, _changed(header, _time_of_change(header), -len(object_ids), end, architecture), 0)
+
+
+def _time_of_change(header: Header) -> int:
+    """Return the time of modification of a file that is changed now; none of one that has no times."""
+    if header.created_at == NO_TIME and not any(header.uuid_bytes):
+        return NO_TIME
+    import time
+
+    return int(time.time())
 
 
 def _keep_status(source: int, fd: int, path: str) -> None:
@@ -459,10 +559,13 @@ def _pack(item: _Planned, ident: int, offset: int, size: int, padded: int, when:
     )
 
 
-def _grown(header: Header, when: int, added: int, end: int) -> bytes:
+def _changed(header: Header, when: int, added: int, end: int, architecture: Architecture | str | None) -> bytes:
     """Return the header of an image with a number of objects added, whose data now end at an offset."""
-    *fields, _, free, total, offset, size, data_offset, _ = fmt.HEADER.unpack(header.raw)
-    return fmt.HEADER.pack(*fields, when, free - added, total, offset, size, data_offset, end - data_offset)
+    launch, magic, version, code, uuid, created, _, free, total, offset, size, data_offset, _ = fmt.HEADER.unpack(header.raw)
+    code = code if architecture is None else architecture.encode("ascii")
+    return fmt.HEADER.pack(
+        launch, magic, version, code, uuid, created, when, free - added, total, offset, size, data_offset, end - data_offset
+    )
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
