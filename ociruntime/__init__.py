@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .image import SifImage as SifImage
     from .image import build as build
     from .image import build_sif as build_sif
+    from .image import pull as pull
     from .image import sign as sign
     from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
@@ -82,7 +83,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "process": "Process Result",
         "lifecycle.prune": "prune",
         "sandbox": "run",
-        "image": "Image SifImage build build_sif sign",
+        "image": "Image SifImage build build_sif pull sign",
         "spec": "Problem RuntimeSpec",
         "state": "State",
         "stats": "Event Stats Usage",

@@ -112,6 +112,24 @@ def build(options: Namespace) -> None:
         _warn_of(left_out, "sockets are left out")
 
 
+def pull(options: Namespace) -> None:
+    target = options.target
+    if target is None:
+        name = options.reference.partition("@")[0].rstrip("/").rpartition("/")[2]
+        target = f"{name.replace(':', '_')}.sif"
+    oci.pull(
+        options.reference,
+        target,
+        format=options.format,
+        platform=options.platform,
+        auth_file=options.auth_file,
+        insecure=options.insecure,
+        compression=options.compression,
+        overwrite=options.force,
+        progress=_show_progress if sys.stderr.isatty() and not options.quiet else None,
+    )
+
+
 _TRANSPORTS = {"oci": "oci-layout", "oci-archive": "oci-archive", "docker-archive": "docker-archive"}
 """The kinds of images that names with these prefixes mean, as in ``oci:DIRECTORY:TAG``."""
 

@@ -628,12 +628,7 @@ def _build(add: AddCommand) -> None:
     build.add_argument("--definition", metavar="FILE", type=path, help="definition file to store")
     build.add_argument("--sbom", action="append", default=[], metavar="FILE", type=path, help="software bill of materials to store")
     build.add_argument("--arch", help="architecture, as arm64 (default: the image's)")
-    build.add_argument(
-        "--compression",
-        choices=("gzip", "lzma", "lzo", "lz4", "xz", "zstd"),
-        default="gzip",
-        help="compression (default: gzip)",
-    )
+    _add_compression(build)
     build.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="leave out paths that match this shell pattern"
     )
@@ -641,6 +636,32 @@ def _build(add: AddCommand) -> None:
     build.add_argument("--processors", type=int, metavar="N", help="number of processors (default: all)")
     _add_choice_of_image(build)
     _add_limits(build)
+
+
+def _pull(add: AddCommand) -> None:
+    pull = add(
+        "bundles.pull",
+        "make a SIF file of an image in a registry",
+        "skopeo fetches the image, with the credentials of 'skopeo login'. A SIF file that is an ORAS artifact is taken as it is.",
+    )
+    pull.add_argument("target", metavar="TARGET", nargs="?", type=path, help="file to write (default: NAME_TAG.sif)")
+    pull.add_argument("reference", metavar="URI", help="docker://NAME or oras://NAME")
+    pull.add_argument("--oci", action="store_const", const="oci-sif", default="sif", dest="format", help="write an OCI-SIF file")
+    pull.add_argument("-f", "-F", "--force", action="store_true", help="replace an existing file")
+    pull.add_argument("-q", "--quiet", action="store_true", help="do not show the progress")
+    pull.add_argument("--auth-file", metavar="FILE", type=path, help="credentials, as 'skopeo login' writes them")
+    pull.add_argument("--insecure", action="store_true", help="allow HTTP and certificates that are not trusted")
+    pull.add_argument("--platform", metavar="OS/ARCH", help="platform of which to take the image, as linux/arm64")
+    _add_compression(pull)
+
+
+def _add_compression(parser: Parser) -> None:
+    parser.add_argument(
+        "--compression",
+        choices=("gzip", "lzma", "lzo", "lz4", "xz", "zstd"),
+        default="gzip",
+        help="compression (default: gzip)",
+    )
 
 
 def _verify(add: AddCommand) -> None:
@@ -730,6 +751,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "umount": _umount,
         "image": _image,
         "build": _build,
+        "pull": _pull,
         "sif": _sif,
         "verify": _verify,
         "sign": _sign,

@@ -1,6 +1,6 @@
 """Images: what a container is made of. Recognising, reading and verifying images of every kind, and writing and signing SIF files.
 
-Nothing here mounts or runs anything, except that `build` and `build_sif` run a program that makes a squashfs.
+Nothing here mounts or runs anything, except that `build` runs a program that makes a squashfs, and `pull` skopeo.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .model import Layer as Layer
     from .model import LayerRole as LayerRole
     from .packing import Compression as Compression
+    from .registry import pull as pull
     from .sif.reader import SifImage as SifImage
     from .sif.writer import SifBuilder as SifBuilder
     from .signatures import SignatureFormat as SignatureFormat
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
         "convert": "build build_sif",
         "config": "OciImageConfig",
         "packing": "Compression",
+        "registry": "pull",
         "files": "FileType ImageFile",
         "model": "Image ImageKind Layer LayerRole",
         "sif.reader": "SifImage",
