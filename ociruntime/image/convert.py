@@ -260,16 +260,9 @@ def build_sif(
         if env is not None:
             builder.add_env(env)
         packing = attrs.evolve(packing, latest=latest, all_root=_all_root(image) if all_root is None else all_root)
-        _write(
-            image,
-            target,
-            builder,
-            layout_entries(oci_config, labels=labels, definition=definition) if singularity_layout else (),
-            packing,
-            arch=arch,
-            mode=mode,
-            overwrite=overwrite,
-        )
+        entries = layout_entries(oci_config, labels=labels, definition=definition) if singularity_layout else ()
+        work = _Conversion(image=image, target=target, builder=builder, packing=packing, mode=mode, overwrite=overwrite)
+        work.write_root(entries, arch)
 
 
 @uninterruptible()
@@ -380,96 +373,80 @@ def build(
         if image.sif is not None and image.kind is ImageKind.SIF:
             _take_over(image.sif, builder)
         packing = attrs.evolve(packing, latest=latest, all_root=_all_root(image) if all_root is None else all_root)
-        if format == "oci-sif":
-            document = _document_of(image, found, all_labels, architecture)
-            return _write_layers(
-                image,
-                target,
-                builder,
-                document,
-                packing,
-                upper=changes,
-                mode=mode,
-                overwrite=overwrite,
-                max_files=max_files,
-                max_bytes=max_bytes,
-            )
-        if found:
-            builder.add_oci_config(found)
-        if all_labels:
-            builder.add_labels(all_labels)
-        return _write(
-            image,
-            target,
-            builder,
-            layout_entries(found, labels=all_labels, definition=definition),
-            packing,
-            arch=architecture,
+        work = _Conversion(
+            image=image,
             upper=changes,
+            target=target,
+            builder=builder,
+            packing=packing,
             mode=mode,
             overwrite=overwrite,
             max_files=max_files,
             max_bytes=max_bytes,
         )
+        if format == "oci-sif":
+            return work.write_layers(_document_of(image, found, all_labels, architecture))
+        if found:
+            builder.add_oci_config(found)
+        if all_labels:
+            builder.add_labels(all_labels)
+        return work.write_root(layout_entries(found, labels=all_labels, definition=definition), architecture)
 
 
-def _write(
-    image: Image,
-    target: str,
-    builder: SifBuilder,
-    entries: Iterable[LayoutEntry],
-    packing: Packing,
-    *,
-    arch: Architecture | str | None,
-    upper: Tree | None = None,
-    mode: int | None,
-    overwrite: bool,
-    max_files: int = MAX_FILES,
-    max_bytes: int = MAX_BYTES,
-) -> tuple[ImageFile, ...]:
-    """Pack the files of an image, and write them with the other objects of a builder."""
-    with tempfile.TemporaryFile(dir=os.path.dirname(target)) as squashfs:  # has no name
-        builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
-        files = Files(image._view(max_files, max_bytes, upper), entries, packing)
-        pack(files, squashfs.fileno(), Meter(packing.progress, files.total))
-        builder.write(target, mode=mode, overwrite=overwrite)
-    return tuple(files.left_out)
+@attrs.frozen(kw_only=True)
+class _Conversion:
+    """An image that becomes a file."""
 
+    image: Image
+    upper: Tree | None = None
+    """A layer above those of the image."""
+    target: str
+    builder: SifBuilder
+    """Has the other objects of the file."""
+    packing: Packing
+    mode: int | None
+    overwrite: bool
+    max_files: int = MAX_FILES
+    max_bytes: int = MAX_BYTES
 
-def _write_layers(
-    image: Image,
-    target: str,
-    builder: SifBuilder,
-    document: JsonObject,
-    packing: Packing,
-    *,
-    upper: Tree | None,
-    mode: int | None,
-    overwrite: bool,
-    max_files: int,
-    max_bytes: int,
-) -> tuple[ImageFile, ...]:
-    """Pack each layer of an image, and write them with a configuration as an OCI-SIF file."""
-    kept = [layer.format is LayerFormat.SQUASHFS and not packing.exclude and not packing.all_root for layer in image.layers]
-    views = [] if all(kept) and upper is None else image._files.views(max_files, max_bytes, upper)
-    packed = [None if is_kept else Files(views[number], (), packing) for number, is_kept in enumerate(kept)]
-    if upper is not None:
-        packed.append(Files(views[-1], (), packing))
-    meter = Meter(packing.progress, sum(files.total for files in packed if files is not None))
-    blobs = _Blobs(builder)
-    with ExitStack() as stack:
-        for layer, files in zip_longest(image.layers, packed):
-            if files is None:
-                if layer.digest and layer._section is not None:
-                    check_digest(layer._section, layer.digest, f"{image.name}: layer {layer.digest}")
-                blobs.add_layer(stack.enter_context(image.reader(layer)))
-            else:
-                file = stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(target)))
-                pack(files, file.fileno(), meter)
-                blobs.add_layer(file)
-        blobs.add_documents(document)
-        builder.write(target, mode=mode, overwrite=overwrite)
-    return tuple(file for files in packed if files is not None for file in files.left_out)
+    def write_root(self, entries: Iterable[LayoutEntry], arch: Architecture | str | None) -> tuple[ImageFile, ...]:
+        """Write a SIF file with one partition for all layers and the entries that they lack; return the sockets."""
+        with tempfile.TemporaryFile(dir=os.path.dirname(self.target)) as squashfs:  # has no name
+            self.builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
+            files = Files(self.image._view(self.max_files, self.max_bytes, self.upper), entries, self.packing)
+            pack(files, squashfs.fileno(), Meter(self.packing.progress, files.total))
+            self._write()
+        return tuple(files.left_out)
+
+    def write_layers(self, document: JsonObject) -> tuple[ImageFile, ...]:
+        """Write an OCI-SIF file with each layer and a configuration; return the sockets."""
+        packed = self._layers()
+        meter = Meter(self.packing.progress, sum(files.total for files in packed if files is not None))
+        blobs = _Blobs(self.builder)
+        with ExitStack() as stack:
+            for layer, files in zip_longest(self.image.layers, packed):
+                if files is None:
+                    if layer.digest and layer._section is not None:
+                        check_digest(layer._section, layer.digest, f"{self.image.name}: layer {layer.digest}")
+                    blobs.add_layer(stack.enter_context(self.image.reader(layer)))
+                else:
+                    file = stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(self.target)))
+                    pack(files, file.fileno(), meter)
+                    blobs.add_layer(file)
+            blobs.add_documents(document)
+            self._write()
+        return tuple(file for files in packed if files is not None for file in files.left_out)
+
+    def _layers(self) -> list[Files | None]:
+        """Return the files of each layer, lowest first; None for one that is a squashfs already."""
+        unchanged = not self.packing.exclude and not self.packing.all_root
+        kept = [layer.format is LayerFormat.SQUASHFS and unchanged for layer in self.image.layers]
+        kept += [False] if self.upper is not None else []
+        views = [] if all(kept) else self.image._files.views(self.max_files, self.max_bytes, self.upper)
+        return [None if is_kept else Files(views[number], (), self.packing) for number, is_kept in enumerate(kept)]
+
+    def _write(self) -> None:
+        self.builder.write(self.target, mode=self.mode, overwrite=self.overwrite)
 
 
 class _Blobs:
