@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 SWEEP = """
 import os, signal, sys, tempfile, threading, time
 import ociruntime as oci
-from ociruntime.lifecycle import umount as unmounting
+from ociruntime.lifecycle import prune as unmounting
 from ociruntime.rootfs import bundles
 from ociruntime.store import default_root
 
