@@ -129,6 +129,8 @@ class RunKeywords(TypedDict, total=False):
     state_root: StrPath | None
     die_with_parent: bool | None
     cgroup_manager: Manager
+    reference: str | None
+    platform: str | None
 
 
 def check_keywords(function: str, options: Mapping[str, object], keywords: type) -> None:
@@ -213,6 +215,7 @@ _MAX_FDS: Final = 1 << 20
 _MAX_BUFFER: Final = 1 << 30
 _is_fd_count = validated_by(check_int, 0, _MAX_FDS)
 _is_path = validated_by(parse_path)
+_is_text = validated_by(check_str)
 
 
 @attrs.frozen(kw_only=True)
@@ -413,6 +416,8 @@ class RunOptions(_StreamOptions):
     state_root: StrPath | None = None
     die_with_parent: bool | None = None
     cgroup_manager: Manager = "cgroupfs"
+    reference: str | None = attrs.field(default=None, validator=_is_text)
+    platform: str | None = attrs.field(default=None, validator=_is_text)
     overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_run, takes_self=True))
     """What changes of the configuration."""
     create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_run, takes_self=True))

@@ -88,12 +88,14 @@ def run(
     state_root: StrPath | None = None,
     die_with_parent: bool | None = None,
     cgroup_manager: Manager = "cgroupfs",
+    reference: str | None = None,
+    platform: str | None = None,
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
 
     Args:
-        image: a SIF file, a `Bundle`, a bundle directory, or a directory that is a root filesystem. What the program writes to the
-            root filesystem of a SIF file or of a plain directory is removed at the end.
+        image: an image of any kind that `Bundle.from_image` takes, a `Bundle`, or a bundle directory. What the program writes to
+            the root filesystem of an image or of a plain directory is removed at the end.
         args: the program and its arguments. Default: those of the configuration.
         input: bytes for stdin, or text with ``text=True``.
         capture_output: keep stdout and stderr in the result.
@@ -123,6 +125,8 @@ def run(
             configuration where some could: one without a new pid namespace, or with a program that gains capabilities. False: the
             container runs on.
         cgroup_manager: what makes the cgroups, as for `Container.create`.
+        reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
+        platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
 
     Raises:
         TypeError: ``args`` is a string.
@@ -162,9 +166,11 @@ def run(
         state_root=state_root,
         die_with_parent=die_with_parent,
         cgroup_manager=cgroup_manager,
+        reference=reference,
+        platform=platform,
     )
     with DeferredSignals() as signals, options.open_streams() as streams:
-        bundle = find_bundle(image, options.overrides, options.overlay)
+        bundle = find_bundle(image, options)
         deadline = Deadline(options.timeout)
         try:
             container = EphemeralContainer(bundle, options, streams, deadline.at)
@@ -181,22 +187,20 @@ def run(
     return result
 
 
-def find_bundle(image: ImageLike, overrides: Overrides, overlay: str = "") -> Bundle | EphemeralBundle:
-    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `open_image`.
-
-    Args:
-        overlay: where writes go, in the form of `parse_overlay`.
-    """
-    if isinstance(image, Bundle):
-        return _with_overlay(image, overlay).with_overrides(overrides)
-    path = Path(parse_path("image", image))
-    if has_file(path, "config.json"):
-        return _with_overlay(Bundle.load(path), overlay).with_overrides(overrides)
+def find_bundle(image: ImageLike, options: RunOptions) -> Bundle | EphemeralBundle:
+    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `open_image`."""
+    overrides, overlay = options.overrides, options.overlay
+    choice = _Choice(options.reference, options.platform, overlay)
+    path = None if isinstance(image, Bundle) else Path(parse_path("image", image))
+    if path is None or has_file(path, "config.json"):
+        if options.reference is not None or options.platform is not None:
+            raise ValueError("reference and platform choose one of several images, and a bundle is given")
+        return _with_overlay(image if isinstance(image, Bundle) else Bundle.load(image), overlay).with_overrides(overrides)
     path, place = Path(absolute_path(path)), Path(os.path.realpath(tempfile.gettempdir()))
-    found = _known(path, place, overlay)
+    found = _known(path, place, choice)
     if found is None:
         place = place / ephemeral_name()
-        return EphemeralBundle(place, partial(_make_bundle, path, place, overrides, overlay))
+        return EphemeralBundle(place, partial(_make_bundle, path, place, overrides, choice))
     if found.plain and not overrides.args:
         raise _no_args(image)
     return _with_overlay(found.bundle, overlay).with_overrides(_with_user(overrides, found.user))
@@ -213,6 +217,15 @@ def _is_plain(image: Image) -> bool:
 
 def _no_args(image: ImageLike) -> BundleError:
     return BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
+
+
+class _Choice(NamedTuple):
+    """Which image of several is wanted, and where writes go: the keywords of `open_image`."""
+
+    reference: str | None
+    platform: str | None
+    overlay: str
+    """In the form of `parse_overlay`."""
 
 
 class _Image(NamedTuple):
@@ -232,24 +245,24 @@ _images: Final[dict[str, _Image]] = {}
 _MAX_IMAGES: Final = 8
 
 
-def _known(path: Path, place: Path, overlay: str) -> _Image | None:
+def _known(path: Path, place: Path, choice: _Choice) -> _Image | None:
     """Return the bundle of an image that needs no directory, from the last calls if it has not changed; None for any other image.
 
     Args:
         place: the directory of the upper layers.
-        overlay: the upper layer, which may be in the image.
+        choice: which image it is, and the upper layer, which may be in the image.
 
     Raises:
         OSError: the image cannot be mounted. And as `open_image`.
     """
     try:
-        key = identity(os.stat(path)), Host.probe(), place, overlay == str(path)
+        key = identity(os.stat(path)), Host.probe(), place, choice._replace(overlay=""), choice.overlay == str(path)
     except OSError:
         key = None  # opening it has the better error
     found = _images.get(str(path))
     if found is None or found.key != key:
         _images.pop(str(path), None)
-        found = _open(path, place, key, overlay)
+        found = _open(path, place, choice, key)
         if found is not None:
             while len(_images) >= _MAX_IMAGES:
                 _images.pop(next(iter(_images)), None)
@@ -257,9 +270,9 @@ def _known(path: Path, place: Path, overlay: str) -> _Image | None:
     return found
 
 
-def _open(path: Path, place: Path, key: object, overlay: str) -> _Image | None:
+def _open(path: Path, place: Path, choice: _Choice, key: object) -> _Image | None:
     """Open an image for `_known`. A user mounts an image by FUSE on a directory, and volumes are directories too."""
-    with open_image(path, overlay=overlay) as opened:
+    with open_image(path, **choice._asdict()) as opened:
         config = opened.config()
         lowers: tuple[str | SharedMount, ...] | None = None
         if opened.kind == "directory":
@@ -279,15 +292,15 @@ def _with_user(overrides: Overrides, user: str) -> Overrides:
     return attrs.evolve(overrides, user=user) if user and overrides.user is None and overrides.mounts else overrides
 
 
-def _make_bundle(image: Path, path: Path, overrides: Overrides, overlay: str) -> Bundle:
+def _make_bundle(image: Path, path: Path, overrides: Overrides, choice: _Choice) -> Bundle:
     """Mount the root filesystem of an image in a new bundle directory. Raises as `open_image`, and OSError."""
-    with open_image(image, overlay=overlay) as opened:
+    with open_image(image, **choice._asdict()) as opened:
         if _is_plain(opened) and not overrides.args:
             raise _no_args(image)
         path.mkdir(mode=0o700)
         layers = fill(path, opened, private=True)
         config = opened.config()
-        bundle = _with_overlay(Bundle.load(path)._with_layers(layers), overlay)
+        bundle = _with_overlay(Bundle.load(path)._with_layers(layers), choice.overlay)
         return bundle.with_overrides(_with_user(overrides, (config.user if config else "") or ""))
 
 

@@ -392,7 +392,7 @@ async def run(
     check_keywords("run", options, RunKeywords)
     given = RunOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
     with given.open_streams() as streams:
-        bundle = find_bundle(image, given.overrides, given.overlay)
+        bundle = await work(find_bundle, image, given)
         deadline = Deadline(given.timeout)
         try:
             container = await work(EphemeralContainer, bundle, given, streams, deadline.at, undo=EphemeralContainer.discard)

@@ -94,7 +94,7 @@ def values(declared: Any) -> dict[str, Any]:
         "container_id": "c", "state_root": "/s", "mounts": ["/a:/b"], "cgroup_manager": "disabled", "own_cgroup": False,
         "console_socket": "/c", "pid_file": "/p", "apparmor_profile": "a", "selinux_label": "l", "die_with_parent": False,
         "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
-        "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs",
+        "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs", "reference": "a:1", "platform": "linux/arm64",
     }  # fmt: skip
     return {name: special.get(name, True) for name in [*declared.__optional_keys__, *TEXT]}
 
@@ -154,8 +154,8 @@ def test_popen_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPa
 def test_run_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {keyword: values(RunKeywords)[keyword]} | ({"capture_output": True} if keyword == "input" else {})
     calls: list[Any] = []
-    monkeypatch.setattr(sandbox, "find_bundle", lambda image, overrides, overlay: (image, overrides, overlay))
-    monkeypatch.setattr(containers, "find_bundle", lambda image, overrides, overlay: (image, overrides, overlay))
+    monkeypatch.setattr(sandbox, "find_bundle", lambda image, options: (image, options))
+    monkeypatch.setattr(containers, "find_bundle", lambda image, options: (image, options))
     monkeypatch.setattr(sandbox, "EphemeralContainer", record(calls))
     reached = record(calls)
     reached.discard = None  # type: ignore[attr-defined]
