@@ -19,7 +19,7 @@ import attrs
 
 from .arguments import parse_path
 from .engine.causes import OLDEST_KERNEL, user_namespace_setting
-from .engine.filesystems import MTAB, Programs
+from .engine.filesystems import MOUNTERS, MTAB, Programs
 from .errors import StateError, UnsupportedError
 from .host import Host
 from .plan.cgroups.placement import no_cgroups, privileged_remedy
@@ -154,7 +154,7 @@ class Probes:
     """The name of the distribution's family in `_PACKAGES`, or an empty string."""
 
 
-_FILESYSTEMS: Final = ("overlay", "squashfs")
+_FILESYSTEMS: Final = ("overlay", "squashfs", "ext4", "erofs")
 _LOWEST_ID: Final = 100000
 _COUNT: Final = 65536
 """The usual first id and size of ranges of subordinate ids."""
@@ -253,6 +253,8 @@ _INSTALL: Final = {
 }
 _PACKAGES: Final[dict[str, dict[str, str]]] = {
     "squashfuse": {},
+    "fuse2fs": {},
+    "erofsfuse": dict.fromkeys(("fedora", "alpine", "arch", "opensuse", "suse"), "erofs-utils"),
     "fusermount3": dict.fromkeys(("debian", "fedora", "alpine", "arch", "opensuse", "suse"), "fuse3"),
     "unsquashfs": dict.fromkeys(("debian", "fedora", "alpine", "arch"), "squashfs-tools")
     | {"opensuse": "squashfs", "suse": "squashfs"},
@@ -279,6 +281,9 @@ def diagnose(probes: Probes) -> Diagnosis:
             _subordinate_ids(probes),
             _overlay(probes),
             _sif_images(probes),
+            _oci_images(probes),
+            _mounted_images(probes, "ext", "ext4"),
+            _mounted_images(probes, "erofs", "erofs"),
             _fuse(probes),
             _squashfs_tools(probes),
             _cgroups(probes),
@@ -416,11 +421,45 @@ def _sif_images(probes: Probes) -> Finding:
         return Finding(subject, Availability.OK, f"{strategy}: mounted by squashfuse, because {reason}")
     if strategy is Strategy.EXTRACTION:
         return Finding(subject, Availability.LIMITED, f"{strategy}: extracted to a cache, because {reason}", "; ".join(remedies))
-    modules = ([] if "squashfs" in probes.filesystems else ["squashfs"]) + ([] if probes.loop else ["loop"])
+    return _kernel_images(probes, subject, "squashfs")
+
+
+def _kernel_images(probes: Probes, subject: str, filesystem: str) -> Finding:
+    """Return the finding about images that the kernel mounts for this user."""
+    modules = ([] if filesystem in probes.filesystems else [filesystem]) + ([] if probes.loop else ["loop"])
     if modules:
-        detail = f"{strategy}: the kernel mounts them, but it has no {' and no '.join(modules)}"
+        detail = f"{Strategy.KERNEL}: the kernel mounts them, but it has no {' and no '.join(modules)}"
         return Finding(subject, Availability.MISSING, detail, _by_root(probes.host, f"modprobe -a {' '.join(modules)}"))
-    return Finding(subject, Availability.OK, f"{strategy}: mounted by the kernel through loop devices")
+    return Finding(subject, Availability.OK, f"{Strategy.KERNEL}: mounted by the kernel through loop devices")
+
+
+def _oci_images(probes: Probes) -> Finding:
+    """Return the finding about images with several layers."""
+    subject, archives = "OCI images", "layers that are tar archives are extracted to a cache"
+    try:
+        strategy, _ = choose({"squashfs"}, probes.host, probes.programs, layers=2)
+    except UnsupportedError as error:
+        _, remedies = _fuse_obstacles(probes)
+        choices = [*remedies, "or, for extraction: pip install 'ociruntime[images]'"]
+        detail = f"{archives}; several squashfs layers cannot be used: {str(error).rpartition('; ')[0]}"
+        return Finding(subject, Availability.LIMITED, detail, "; ".join(choices))
+    return Finding(subject, Availability.OK, f"{archives}; several squashfs layers: {strategy}")
+
+
+def _mounted_images(probes: Probes, kind: str, filesystem: str) -> Finding:
+    """Return the finding about images with a filesystem that can only be mounted."""
+    subject, program = f"{kind} images", MOUNTERS[kind]
+    try:
+        strategy, reason = choose({kind}, probes.host, probes.programs)
+    except UnsupportedError as error:
+        lacking = [name for name in (program, "fusermount3") if not getattr(probes.programs, name.removesuffix("3"))]
+        remedies = [_install(probes, lacking)] if lacking else []
+        if probes.programs.device:
+            remedies.append(_device_remedy(probes.host, probes.programs.device))
+        return Finding(subject, Availability.MISSING, str(error).rpartition("; ")[0], "; ".join(remedies))
+    if strategy is Strategy.KERNEL:
+        return _kernel_images(probes, subject, filesystem)
+    return Finding(subject, Availability.OK, f"{strategy}: mounted by {program}, because {reason}")
 
 
 def _fuse(probes: Probes) -> Finding:
