@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,3 +354,96 @@ def test_a_user_mounts_layers(user: User) -> None:
     assert "the strategy fuse cannot be used: layers of the format tar cannot be mounted" in done.stderr
     assert not (user.home / "bundle").exists()
     assert user.leftovers() == []
+
+
+# ---- failures ----
+
+
+def test_an_archive_that_cannot_be_extracted(tmp_path: Path, cache: Path) -> None:
+    """Nothing is left of what was extracted before the error."""
+    image = OciImage()
+    link = io.BytesIO()
+    with tarfile.open(fileobj=link, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("first"))
+        member = tarfile.TarInfo("second")
+        member.type = tarfile.SYMTYPE  # without a target
+        archive.addfile(member)
+    image.add([(link.getvalue(), TAR_TYPE)])
+    path = image.write_layout(tmp_path / "layout")
+    for call in (lambda: oci.Bundle.from_image(path, tmp_path / "b"), lambda: oci.run(path, ["true"])):
+        with pytest.raises(oci.ImageError, match="a symbolic link without a valid target"):
+            call()
+    assert not (tmp_path / "b").exists()
+    (digest,) = cached(cache)
+    assert os.listdir(cache / digest) == ["lock"]
+    oci.prune()
+    assert cached(cache) == []
+
+
+KILLED = """
+import os, signal, sys, threading
+import ociruntime as oci, ociruntime.image, ociruntime.bundle
+threading.Timer(float(sys.argv[3]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+with oci.Bundle.from_image(sys.argv[1], sys.argv[2]):
+    pass
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.05, 0.1, 0.2, 0.4])
+def test_a_caller_that_is_killed_while_it_extracts(images: Path, tmp_path: Path, cache: Path, delay: float) -> None:
+    image = OciImage()
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for number in range(3000):
+                member = tarfile.TarInfo(f"d/{number}")
+                member.size = 10_000
+                archive.addfile(member, io.BytesIO(bytes(range(250)) * 40))
+        file.seek(0)
+        image.add([(file.read(), TAR_TYPE)])
+    path = image.write_archive(tmp_path / "x.tar")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(tmp_path / "b"), str(delay)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    oci.prune()
+    if (tmp_path / "b").exists() and os.listdir(tmp_path / "b"):  # it was mounted
+        oci.Bundle.load(tmp_path / "b").umount()
+        oci.prune()
+    assert cached(cache) == []
+    assert _leftovers(tmp_path) == []
+
+
+def test_a_helper_that_is_killed(user: User) -> None:
+    if not user.fuse:
+        pytest.skip("no helper serves an image that is extracted")
+    environment = {"XDG_CACHE_HOME": f"{user.home}/cache"}
+    user.command("mount", "oci-user.sif", "bundle", **environment)
+    for helper in user.processes():
+        os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: not user.processes(), "the end of the helpers")
+    done = user.run("-c", "import ociruntime as oci; oci.run('bundle', ['true'])", check=False, **environment)
+    assert "Transport endpoint is not connected" in done.stderr
+    user.command("umount", "bundle", **environment)
+    assert not (user.home / "bundle").exists()
+    assert user.leftovers() == []
+
+
+def test_two_users_of_one_image(user_python: str, images: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each has a cache of its own, and neither sees what the other writes."""
+    script = "import ociruntime as oci; print(oci.run(sys.argv[1], ['sh', '-c', 'ls /new 2>/dev/null; touch /new; ls /new'], capture_output=True, text=True).stdout)"
+    place = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="ociruntime-images-"))
+    try:
+        place.chmod(0o755)
+        shutil.copytree(images / "layout", place / "layout")
+        for subordinate in (False, True):
+            if subordinate and shutil.which("newuidmap") is None:
+                pytest.skip("no newuidmap (Debian: uidmap)")
+            with new_user(user_python, subordinate=subordinate) as user:
+                done = user.run("-c", f"import sys; {script}", place / "layout", XDG_CACHE_HOME=f"{user.home}/cache")
+                assert done.stdout.split() == ["/new"]
+                (digest,) = cached(user.home / "cache/ociruntime/images")
+                found = user.home / "cache/ociruntime/images" / digest
+                assert {path.lstat().st_uid for path in found.rglob("*")} == {UID}
+                assert found.stat().st_mode & 0o777 == 0o700
+                assert not (found / "rootfs/new").exists()
+    finally:
+        shutil.rmtree(place)
