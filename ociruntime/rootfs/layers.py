@@ -22,7 +22,7 @@ from ..host import Host
 from ..interrupts import waiting
 from ..plan.overlay import Overlay
 from .cache import Cache, read_link
-from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount, unmount
+from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount
 from .uppers import Upper, make_directories, occupy
 
 if TYPE_CHECKING:
@@ -236,29 +236,31 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     """
     if image.kind == _DIRECTORY:
         return layers_of(str(bundle), f"{_DIRECTORY}={quote(image.path)}")
-    if private and (mounts := shared_mounts(image)) is not None:
-        return Layers(mounts, f"{bundle}/overlay")
     programs, host = Programs.find(), Host.probe()
     formats, count = {str(layer.format) for layer in image.layers}, len(image.layers)
     chosen, reason = choose(formats, host, programs, layers=count, only=strategy)
     if chosen is not Strategy.EXTRACTION:
         with waiting():
             image.check_layers()
-        places = layer_places(str(bundle), count)
+        parts, places = _filesystems(image), layer_places(str(bundle), count)
         for place in places:
             os.makedirs(place, mode=0o700, exist_ok=True)
-        for part, place in zip(_filesystems(image), places, strict=True):
-            if chosen is Strategy.KERNEL:
-                mount_filesystem(part, place)
-            else:
+        if chosen is Strategy.KERNEL:
+            mounts = tuple(map(shared_mount, parts))
+            foreign = _foreign_opaque(image, [mount.path for mount in mounts], "trusted")
+        else:
+            mounts = ()
+            for part, place in zip(parts, places, strict=True):
                 filesystems.mount(part, place, programs)
-        foreign = _foreign_opaque(image, places, "trusted" if chosen is Strategy.KERNEL else "user")
+            foreign = _foreign_opaque(image, places, "user")
+        if not foreign and private and mounts:
+            return Layers(mounts, f"{bundle}/overlay")
         if not foreign:
+            for part, place in zip(parts, places, strict=True) if mounts else ():
+                mount_filesystem(part, place)
             return layers_of(str(bundle), f"{chosen}={count}")
-        for place in places:
-            (unmount if chosen is Strategy.KERNEL else filesystems.unmount)(place)
-            if count > 1:
-                os.rmdir(place)
+        for place in () if mounts else places:
+            filesystems.unmount(place, detach=True)
         reason = f"directories in its layers hide others by {foreign}, which overlays of {_whose(host)} do not see"
         if why := _no_extraction(formats, host, programs, count):
             raise UnsupportedError(f"{image.name} cannot be used by this user: {reason}; it cannot be extracted: {why}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from .._native import check, ffi, lib
 from ..engine import filesystems
@@ -450,10 +450,11 @@ class SharedMount:
     """
 
     def __init__(self, device: str, kind: str, name: str, layer: ImageMount) -> None:
-        self._mount = -1
         self._device, self._kind, self._name = device, kind, name
         self.layer = layer
         self._mount = self.mount()
+        # Not __del__: while it runs, another thread can still get the object from the weak dictionary.
+        finalize(self, os.close, self._mount).atexit = False
 
     @classmethod
     def of_image(cls, image: Filesystem) -> SharedMount:
@@ -475,10 +476,6 @@ class SharedMount:
     def mount(self) -> int:
         """Return a new detached mount for one container, as a file descriptor. Raises OSError."""
         return create_from_device(self._device, self._kind, self._name)
-
-    def __del__(self) -> None:
-        if self._mount >= 0:
-            os.close(self._mount)
 
     def __repr__(self) -> str:
         return f"<SharedMount {self.layer.source}>"

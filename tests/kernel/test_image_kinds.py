@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -447,3 +448,18 @@ def test_two_users_of_one_image(user_python: str, images: Path, tmp_path_factory
                 assert not (found / "rootfs/new").exists()
     finally:
         shutil.rmtree(place)
+
+
+@pytest.mark.filterwarnings("ignore::ociruntime.OCIRuntimeWarning")
+@pytest.mark.parametrize("name", ["oci-user.sif", "oci-root.sif", "layout"])
+def test_many_at_once(images: Path, cache: Path, name: str) -> None:
+    """Threads share mounts and extracted images, which others give up meanwhile."""
+
+    def one(number: int) -> str:
+        script = f"test ! -e /new && echo {number} >/new && cat /new"
+        return oci.run(images / name, ["sh", "-c", script], capture_output=True, text=True).stdout
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(40))) == [f"{number}\n" for number in range(40)]
+    oci.prune()
+    assert cached(cache) == []
