@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
     from .plan import Step as Step
+    from .presets import HPC as HPC
+    from .presets import Preset as Preset
     from .process import Process as Process
     from .process import Result as Result
     from .sandbox import run as run
@@ -80,6 +82,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "StepError UnsupportedError WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
+        "presets": "HPC Preset",
         "process": "Process Result",
         "lifecycle.prune": "prune",
         "sandbox": "run",

@@ -48,6 +48,12 @@ def check_bool(name: str, value: object) -> None:
         raise wrong_type(name, value, "True or False")
 
 
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ValueError for a value that is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {shown(value)}: one of {', '.join(map(str, choices))} is needed")
+
+
 def check_int(name: str, value: object, least: int | None = None, most: int | None = None) -> None:
     """Raise TypeError for a value that is not an int, and ValueError for one out of range."""
     check_type(name, value, int, "an int")

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from .arguments import check_bool, check_str, check_type, optional, parse_path
+from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
 from .errors import BundleError
 from .files import absolute_path, read_file
 from .host import Host
 from .interrupts import DeferredSignals, complete
 from .lifecycle.prune import umount
-from .options import check_choice
 from .overrides import Overrides
 from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
@@ -315,7 +314,7 @@ class Bundle:
         """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
         check_type("overrides", overrides, Overrides, "an Overrides")
         if isinstance(overrides.user, str | int):
-            return self._with_overrides(overrides)  # resolved in files of the root filesystem, which may change
+            return self._with_overrides(overrides)  # resolved by files of the root filesystem, or by the caller, which may change
         return self._memoized((overrides.key(), os.readlink("/proc/self/cwd")), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:

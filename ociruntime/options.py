@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get
 
 import attrs
 
-from .arguments import check_int, check_str, check_type, parse_path, parse_timeout, shown, wrong_type
+from .arguments import check_choice, check_int, check_str, check_type, parse_path, parse_timeout, wrong_type
 from .files import absolute_path
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, is_bool, validated_by
+from .presets import Preset, complete, parse_preset
 from .rootfs.uppers import parse_overlay
 from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 from .terminal import check_user_terminal
@@ -117,6 +118,7 @@ class RunKeywords(TypedDict, total=False):
     env: Env | None
     cwd: StrPath | None
     user: UserLike | None
+    preset: Preset | str | None
     mounts: Iterable[MountLike] | None
     memory: int | str | None
     cpus: float | None
@@ -125,6 +127,7 @@ class RunKeywords(TypedDict, total=False):
     read_only: bool | None
     overlay: StrPath | None
     hostname: str | None
+    terminal: bool
     container_id: str | None
     state_root: StrPath | None
     die_with_parent: bool | None
@@ -139,12 +142,6 @@ def check_keywords(function: str, options: Mapping[str, object], keywords: type)
     for name in options:
         if name not in known:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ValueError for a value that is not one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {shown(value)}: one of {', '.join(map(str, choices))} is needed")
 
 
 def _check_manager(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -294,6 +291,19 @@ class _StreamOptions:
         """Whether the program gets a terminal in place of the streams."""
         return False
 
+    @property
+    def interactive(self) -> bool:
+        """Whether the terminal is connected with the caller's."""
+        return self.has_terminal and not self.capture_output
+
+    def check_interactive(self) -> None:
+        """Check that the terminal can be connected with the caller's, if it will be. Raises ValueError, UnsupportedError."""
+        if not self.interactive:
+            return
+        if self.timeout is not None:
+            raise ValueError("timeout cannot be used with an interactive terminal; pass capture_output=True")
+        check_user_terminal()
+
     def open_streams(self) -> Streams:
         """Open the streams of a program that runs to its end. Raises ValueError, TypeError as `subprocess.run`."""
         return Streams.of_run(self.input, self.capture_output, self.stdin, self.stdout, self.stderr, self.codec, self.has_terminal)
@@ -352,26 +362,13 @@ class ExecOptions(_StreamOptions):
     def has_terminal(self) -> bool:
         return bool(self.overrides.terminal or (self.process is not None and self.process.terminal))
 
-    @property
-    def interactive(self) -> bool:
-        """Whether `Container.exec` connects the terminal with the caller's."""
-        return self.has_terminal and not self.capture_output
-
-    def check_interactive(self) -> None:
-        """Check that the terminal can be connected with the caller's, if it will be. Raises ValueError, UnsupportedError."""
-        if not self.interactive:
-            return
-        if self.timeout is not None:
-            raise ValueError("timeout cannot be used with an interactive terminal; pass capture_output=True")
-        check_user_terminal()
-
     def open_pipes(self) -> Streams:
         """Open the streams of a program that is left running. Raises ValueError, TypeError, OSError as `subprocess.Popen`."""
         return Streams(self.stdin, self.stdout, self.stderr, codec=self.codec, bufsize=self.bufsize)
 
 
 def _overrides_of_run(options: RunOptions) -> Overrides:
-    return Overrides(
+    overrides = Overrides(
         args=options.args,
         env=options.env,
         cwd=options.cwd,
@@ -384,11 +381,15 @@ def _overrides_of_run(options: RunOptions) -> Overrides:
         read_only=options.read_only,
         hostname=options.hostname,
     )
+    return overrides if options.preset is None else complete(options.preset, overrides)
 
 
 def _create_of_run(options: RunOptions) -> CreateOptions:
     return CreateOptions(
-        state_root=options.state_root, die_with_parent=options.die_with_parent, cgroup_manager=options.cgroup_manager
+        state_root=options.state_root,
+        terminal=options.terminal or None,
+        die_with_parent=options.die_with_parent,
+        cgroup_manager=options.cgroup_manager,
     )
 
 
@@ -404,6 +405,7 @@ class RunOptions(_StreamOptions):
     env: Env | None = None
     cwd: StrPath | None = None
     user: UserLike | None = None
+    preset: Preset | None = attrs.field(default=None, converter=parse_preset)
     mounts: Iterable[MountLike] | None = None
     memory: int | str | None = None
     cpus: float | None = None
@@ -412,6 +414,7 @@ class RunOptions(_StreamOptions):
     read_only: bool | None = None
     overlay: str = attrs.field(default=None, converter=parse_overlay)
     hostname: str | None = None
+    terminal: bool = attrs.field(default=False, validator=is_bool)
     container_id: str | None = None
     state_root: StrPath | None = None
     die_with_parent: bool | None = None
@@ -422,3 +425,7 @@ class RunOptions(_StreamOptions):
     """What changes of the configuration."""
     create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_run, takes_self=True))
     """How the container is created."""
+
+    @property
+    def has_terminal(self) -> bool:
+        return self.terminal

@@ -148,8 +148,8 @@ def _without_sysfs(mount: Mount) -> Mount:
     return Mount(destination=mount.destination, type="bind", source="/sys", options=("rbind", *options))
 
 
-def _with_env(process: ProcessSpec, env: Env) -> ProcessSpec:
-    """Return a process with these variables added to its own, or replacing them. Raises TypeError, ValueError."""
+def parse_env(env: Env) -> dict[str, str | None]:
+    """Return variables by their names. Raises TypeError, ValueError."""
     if isinstance(env, str | bytes):
         raise TypeError(f"env is a mapping, or a sequence of 'NAME=value', not {type(env).__name__}")
     changes: dict[str, str | None] = {}
@@ -167,7 +167,13 @@ def _with_env(process: ProcessSpec, env: Env) -> ProcessSpec:
                 f"env: {shown(name)}: {shown(new)} is not a variable: a name and a value, or None to remove it, are needed"
             )
         encodable(f"env: {name}", f"{name}={new}")
-    return process.with_env(changes)
+    return changes
+
+
+def _with_default_env(process: ProcessSpec, env: Mapping[str, str]) -> ProcessSpec:
+    """Return a process with those variables that it does not have."""
+    names = {entry.partition("=")[0] for entry in process.env or ()}
+    return process.with_env({name: value for name, value in env.items() if name not in names})
 
 
 def _with_user(process: ProcessSpec, user: UserLike, root: ContainerRoot) -> ProcessSpec:
@@ -220,6 +226,11 @@ def _with_own_id(mappings: Sequence[IDMapping] | None, own: int) -> tuple[IDMapp
     return None
 
 
+def _has_own(spec: RuntimeSpec, kind: NamespaceType) -> bool:
+    """Return whether a container has a new namespace of a type."""
+    return any(space.type == kind and not space.path for space in (spec.linux.namespaces if spec.linux else None) or ())
+
+
 @attrs.frozen(kw_only=True)
 class Overrides:
     """Changes that a call makes to a configuration. None changes nothing.
@@ -245,6 +256,10 @@ class Overrides:
     network: Network | None = attrs.field(default=None, validator=_check_network)
     read_only: bool | None = attrs.field(default=None, validator=is_bool)
     hostname: str | None = attrs.field(default=None, validator=[is_str, _check_hostname])
+    default_env: Mapping[str, str] | None = None
+    """Variables for a process that does not have them."""
+    default_hostname: str | None = None
+    """The hostname without `hostname`, for a container with a UTS namespace of its own."""
     terminal: bool | None = attrs.field(default=None, validator=is_bool)
     groups: Sequence[int] | None = attrs.field(
         default=None, validator=[instance_of(Sequence, what="a sequence of ids"), _check_groups]
@@ -256,7 +271,8 @@ class Overrides:
     def key(self) -> tuple[object, ...]:
         """Return a key that is equal for equal overrides. It is hashable if the values are."""
         env = self.env
-        return _members_but_env(self), tuple(env.items() if isinstance(env, Mapping) else env or ())
+        variables = tuple(env.items() if isinstance(env, Mapping) else env or ())
+        return _members_but_env(self), variables, tuple((self.default_env or {}).items())
 
     def apply(self, spec: RuntimeSpec, root: Callable[[RuntimeSpec], ContainerRoot]) -> RuntimeSpec:
         """Return the configuration with the overrides applied.
@@ -273,6 +289,8 @@ class Overrides:
         changes: dict[str, Any] = {}
         if self.hostname is not None:
             changes["hostname"] = self.hostname
+        elif self.default_hostname is not None and _has_own(spec, NamespaceType.UTS):
+            changes["hostname"] = self.default_hostname
         if self.read_only is not None and spec.root is not None:
             changes["root"] = spec.root.evolve(readonly=self.read_only)
         changed = spec.evolve(**changes) if changes else spec
@@ -289,8 +307,10 @@ class Overrides:
         given = {name: value for name, value in changes.items() if value is not None}
         if given:
             process = process.evolve(**given)
+        if self.default_env:
+            process = _with_default_env(process, self.default_env)
         if self.env:
-            process = _with_env(process, self.env)
+            process = process.with_env(parse_env(self.env))
         if self.user not in (None, CALLER):
             process = _with_user(process, self.user, root(spec))
         if self.groups is not None:
@@ -327,4 +347,4 @@ class Overrides:
 _NOTHING: Final = Overrides()
 _MEMBERS: Final = ("cwd", "terminal", "no_new_privileges", "apparmor_profile", "selinux_label")
 """Overrides that are members of the process object under the same names."""
-_members_but_env: Final = attrgetter(*(field.name for field in attrs.fields(Overrides) if field.name != "env"))
+_members_but_env: Final = attrgetter(*(field.name for field in attrs.fields(Overrides) if field.name not in ("env", "default_env")))

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, Unpack, overload
 
 import attrs
 
@@ -25,6 +25,7 @@ from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
+from .presets import Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, shared_mounts
 from .rootfs.mount import ephemeral_name, identity, open_image
@@ -76,6 +77,7 @@ def run(
     env: Env | None = None,
     cwd: StrPath | None = None,
     user: UserLike | None = None,
+    preset: Preset | str | None = None,
     mounts: Iterable[MountLike] | None = None,
     memory: int | str | None = None,
     cpus: float | None = None,
@@ -84,6 +86,7 @@ def run(
     read_only: bool | None = None,
     overlay: StrPath | None = None,
     hostname: str | None = None,
+    terminal: bool = False,
     container_id: str | None = None,
     state_root: StrPath | None = None,
     die_with_parent: bool | None = None,
@@ -107,6 +110,8 @@ def run(
         cwd: the working directory in the container.
         user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``. The image's passwd and group resolve names.
             ``"caller"``: the ids, groups, name and home directory of the caller.
+        preset: ``"hpc"`` for the caller with its home and working directory, temporary directories, environment and network, as
+            Apptainer runs programs; or a `Preset`. The other arguments win.
         mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. One replaces a mount at its destination.
         memory: memory limit in bytes or as ``"512M"``. A program that needs more is killed.
         cpus: CPU time in CPUs: 0.5 is half of one.
@@ -118,6 +123,8 @@ def run(
             directory or file that is kept. Default: a directory on disk that is removed at the end; for a bundle, its own root
             filesystem.
         hostname: the hostname in the container.
+        terminal: give the program a terminal in place of its streams, connected with the caller's, which must have one; with
+            ``capture_output`` not connected, and the output is in ``stdout``. ``timeout`` then needs ``capture_output``.
         container_id: the id of the container. Default: a random one.
         state_root: the state directory; by default ``/run/ociruntime`` for root.
         die_with_parent: kill the container when this process ends, however it ends. What is left of it is removed by the next call
@@ -154,6 +161,7 @@ def run(
         env=env,
         cwd=cwd,
         user=user,
+        preset=preset,
         mounts=mounts,
         memory=memory,
         cpus=cpus,
@@ -162,6 +170,7 @@ def run(
         read_only=read_only,
         overlay=overlay,
         hostname=hostname,
+        terminal=terminal,
         container_id=container_id,
         state_root=state_root,
         die_with_parent=die_with_parent,
@@ -169,6 +178,25 @@ def run(
         reference=reference,
         platform=platform,
     )
+    result = execute(image, options)
+    if options.check:
+        result.check_returncode()
+    return result
+
+
+class Observer(Protocol):
+    """What learns of the program of a call."""
+
+    def forward_to(self, pidfd: int) -> None:
+        """The program runs."""
+
+    def stop(self) -> None:
+        """The pidfd is about to be closed."""
+
+
+def execute(image: ImageLike, options: RunOptions, observer: Observer | None = None) -> Result[Any]:
+    """Run a program in a new container and wait for it, as `run` does. The observer is called while signals are deferred."""
+    options.check_interactive()
     with DeferredSignals() as signals, options.open_streams() as streams:
         bundle = find_bundle(image, options)
         deadline = Deadline(options.timeout)
@@ -177,14 +205,17 @@ def run(
         except LaunchTimeout as error:
             raise deadline.expired(error, options.overrides.args, streams) from error
         try:
-            result = finish(
+            if observer is not None:
+                observer.forward_to(container.pidfd)
+            if options.interactive:
+                container.process.interact(signals)
+            return finish(
                 container.process, signals, options.timeout, kill=container.kill, result=container.result, on_end=container.on_end
             )
         finally:
+            if observer is not None:
+                observer.stop()
             container.discard()
-    if options.check:
-        result.check_returncode()
-    return result
 
 
 def find_bundle(image: ImageLike, options: RunOptions) -> Bundle | EphemeralBundle:
@@ -331,8 +362,15 @@ class EphemeralContainer:
             raise
         streams.launched()
         self.process = LaunchedProcess(created.init, streams)
+        if self.process.terminal is not None:
+            streams.use_terminal(self.process.terminal.fileno())
         # In a pid namespace of its own all other processes end with the first one. Otherwise they could hold the pipes open.
         self.on_end = None if created.own_pids else self.kill
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd of the program, until `discard`."""
+        return self._created.init.pidfd
 
     def kill(self) -> None:
         """Kill every process of the container. No effect in a forked child of the caller."""

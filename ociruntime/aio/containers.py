@@ -391,6 +391,8 @@ async def run(
     """
     check_keywords("run", options, RunKeywords)
     given = RunOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+    if given.interactive:
+        raise ValueError("terminal=True cannot be interactive in an event loop; pass capture_output=True")
     with given.open_streams() as streams:
         bundle = await work(find_bundle, image, given)
         deadline = Deadline(given.timeout)

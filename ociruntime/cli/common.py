@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
-from ..arguments import parse_path
+from ..arguments import parse_path, shown
 from ..files import absolute_path
 
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -89,6 +90,42 @@ def label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def parse_env(values: Sequence[str]) -> list[str]:
+    """Return the variables of ``NAME=VALUE,NAME=VALUE``. A comma without a name behind it belongs to the value.
+
+    Raises:
+        ValueError: a value is not NAME=VALUE.
+    """
+    for value in values:
+        if value.find("=") < 1:
+            raise ValueError(f"--env {shown(value)} is not NAME=VALUE")
+    return [variable for value in values for variable in re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", value)]
+
+
+_BIND_OPTIONS: Final = ("ro", "rw")
+
+
+def parse_binds(text: str) -> list[str]:
+    """Return the mounts of ``SOURCE[:DESTINATION[:OPTIONS]],...``, as Apptainer reads them. Raises ArgumentTypeError."""
+    mounts: list[str] = []
+    for item in text.rstrip(",").split(","):
+        if mounts and item in _BIND_OPTIONS and mounts[-1].count(":") == 2:
+            mounts[-1] += f",{item}"
+            continue
+        source, _, rest = item.partition(":")
+        destination, _, option = rest.partition(":")
+        destination = path(destination) if destination else absolute_path(path(source))
+        if not source or not destination.startswith("/") or (option and option not in _BIND_OPTIONS):
+            raise ArgumentTypeError(f"{shown(item)} is not SOURCE[:DESTINATION[:ro]]; DESTINATION is an absolute path")
+        mounts.append(f"{source}:{destination}:{option}".rstrip(":"))
+    return mounts
+
+
+def is_image(word: str) -> bool:
+    """Return whether a word that may be the id of a container names an image: it has a slash, or is the name of a file."""
+    return "/" in word or os.path.isfile(word)
 
 
 def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Callable[[str], T]:

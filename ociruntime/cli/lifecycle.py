@@ -14,7 +14,7 @@ import ociruntime as oci
 from ..arguments import shown
 from ..errors import ContainerNotFound, WrongStatus
 from ..files import connect_socket
-from .common import SignalForwarding, format_time, print_table, shell_status
+from .common import SignalForwarding, format_time, is_image, print_table, shell_status, shorten
 
 
 def _create_options(options: Namespace) -> dict[str, Any]:
@@ -50,18 +50,29 @@ def _systemd_options() -> dict[str, Any]:
     return keywords
 
 
-def _bundle(options: Namespace) -> oci.Bundle:
-    bundle = oci.Bundle.load(options.bundle, config=options.config)
+def create(options: Namespace) -> None:
+    oci.Container.create(options.id, _load_bundle(options), **_create_options(options))
+
+
+def _load_bundle(options: Namespace) -> oci.Bundle:
+    """Return the bundle with the changes of its configuration and its upper layers. Raises BundleError, ValueError."""
+    from .programs import changed
+
+    bundle = changed(oci.Bundle.load(options.bundle, config=options.config), options)
     return bundle if options.overlay is None else bundle.fresh(overlay=options.overlay)
 
 
-def create(options: Namespace) -> None:
-    bundle = _bundle(options)
-    oci.Container.create(options.id, bundle, **_create_options(options))
-
-
 def run(options: Namespace) -> int:
-    bundle, keywords = _bundle(options), _create_options(options)
+    if options.bundle == "." and is_image(options.id):
+        from .programs import run_image
+
+        return run_image(options, options.id, options.args, terminal=options.tty)
+    if options.args:
+        raise ValueError(
+            f"COMMAND {shown(options.args[0])}: a container of a bundle runs the program in config.json, and "
+            f"{shorten(options.id)} is not an image; write a directory with a slash, as ./DIR"
+        )
+    bundle, keywords = _load_bundle(options), _create_options(options)
     if options.tty and not options.console_socket:
         keywords["terminal"] = True
     if options.detach:

@@ -15,7 +15,19 @@ from typing import Any, Final, NoReturn
 
 from .. import __version__
 from ..arguments import parse_count, parse_cpus, parse_size
-from .common import label, limit, one_line, parse_duration, parse_seconds, parse_time, path, path_in_container, shorten
+from .common import (
+    is_image,
+    label,
+    limit,
+    one_line,
+    parse_binds,
+    parse_duration,
+    parse_seconds,
+    parse_time,
+    path,
+    path_in_container,
+    shorten,
+)
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
@@ -58,12 +70,15 @@ class Parser(argparse.ArgumentParser):
     Attributes:
         command_groups: the headings of the help, each with the commands under it.
         default_command: the subcommand that is meant if the first positional argument is not a subcommand, and all subcommands.
+        begins_rest: whether nothing is an option behind this positional argument, the first one of a parser with
+            `argparse.REMAINDER`. Default: always.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
         self.command_groups: dict[str, list[argparse.Action]] = {}
         self.default_command: tuple[str, Collection[str]] | None = None
+        self.begins_rest: Callable[[str], bool] = lambda word: True
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         words = list(sys.argv[1:] if args is None else args)
@@ -105,6 +120,7 @@ class Parser(argparse.ArgumentParser):
             if word == "--":
                 positionals += [word, *remaining]
             elif word == "-" or not word.startswith("-"):
+                takes_rest = takes_rest and self.begins_rest(word)
                 positionals += [word, *remaining] if takes_rest else [word]
             else:
                 options.append(word)
@@ -237,11 +253,11 @@ def _add_id(parser: Parser) -> None:
     parser.add_argument("id", metavar="ID", help="id of the container")
 
 
-def _add_rest(parser: Parser, dest: str, metavar: str, help: str) -> None:
-    """Add the argument that takes the rest of the command line, whatever it looks like."""
+def _add_rest(parser: Parser, dest: str, metavar: str, help: str, first: str = "ID") -> None:
+    """Add the argument that takes the rest of the command line after the first one, whatever it looks like."""
     rest = parser.add_argument(dest, nargs=argparse.REMAINDER, metavar=metavar, help=help)
     rest.required = False
-    parser.usage = f"{parser.prog} [OPTION ...] ID [{metavar} ...]"
+    parser.usage = f"{parser.prog} [OPTION ...] {first} [{metavar} ...]"
 
 
 def _add_bundle(parser: Parser) -> None:
@@ -259,17 +275,50 @@ def _add_format(parser: Parser) -> None:
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="output format (default: table)")
 
 
+def _add_changes(parser: Parser, *env: str) -> None:
+    """Add the options that change the configuration of a container.
+
+    Args:
+        env: short forms of ``--env``.
+    """
+    changes = parser.add_argument_group("changes of the configuration")
+    changes.add_argument(
+        *env, "--env", action="append", default=[], metavar="NAME=VALUE[,NAME=VALUE]", help="set environment variables"
+    )
+    changes.add_argument(
+        "--pwd", "--cwd", dest="cwd", metavar="DIR", type=path_in_container, help="working directory in the container"
+    )
+    changes.add_argument("-u", "--user", metavar="USER[:GROUP]", help="names or numbers; caller for the calling user")
+    changes.add_argument(
+        "-B",
+        "--bind",
+        action="append",
+        default=[],
+        type=parse_binds,
+        metavar="SOURCE[:DESTINATION[:ro]][,...]",
+        help="bind files and directories of the host (default destination: the same path)",
+    )
+    changes.add_argument("--network", choices=("none", "host"), help="an empty network, or that of the host")
+    changes.add_argument(
+        "--hpc",
+        action="store_true",
+        help="run as Apptainer does: as the caller, with home and working directory, /tmp, environment and network of the host",
+    )
+    changes.add_argument("--cleanenv", action="store_true", help="with --hpc: pass no variables of the caller")
+    changes.add_argument("--no-home", action="store_true", help="with --hpc: do not bind the home directory")
+
+
 def _create(add: AddCommand) -> None:
     create = add(
         "lifecycle.create",
         "create a container",
         "Its process waits until 'ociruntime start ID' starts the program.",
     )
+    _add_id(create)
     _add_create_arguments(create)
 
 
 def _add_create_arguments(parser: Parser) -> None:
-    _add_id(parser)
     _add_bundle(parser)
     parser.add_argument("--config", metavar="FILE", type=path, help="configuration to use instead of the bundle's config.json")
     _add_overlay(parser, "upper layer of this container")
@@ -297,6 +346,7 @@ def _add_create_arguments(parser: Parser) -> None:
         type=path,
         help="Unix socket that receives the state whenever the status changes; implies --supervise",
     )
+    _add_changes(parser)
 
 
 def _start(add: AddCommand) -> None:
@@ -307,8 +357,12 @@ def _run(add: AddCommand) -> None:
     run = add(
         "lifecycle.run",
         "create and start a container, wait for it and delete it",
+        "IMAGE is a SIF file, or the path, with a slash, of a bundle or root filesystem. "
         "The exit status is that of the program: 128+n if signal n killed it, 126 or 127 if it cannot be run.",
     )
+    run.add_argument("id", metavar="ID | IMAGE", help="id of a container of the bundle, or an image to run a program in")
+    _add_rest(run, "args", "COMMAND", "with IMAGE: the program and its arguments (default: those of the image)", "ID | IMAGE")
+    run.begins_rest = is_image
     _add_create_arguments(run)
     run.add_argument(
         "-d", "--detach", action="store_true", help="return after the start; implies --supervise without --console-socket"
@@ -356,18 +410,28 @@ def _prune(add: AddCommand) -> None:
     )
 
 
+def _shell(add: AddCommand) -> None:
+    shell = add(
+        "programs.shell",
+        "run a shell in a new container of an image or bundle, and delete it",
+        "What it changes in an image is removed at its end. IMAGE is a SIF file, a bundle, or the directory of a root filesystem.",
+    )
+    shell.add_argument("image", metavar="IMAGE", type=path, help="image file, bundle or directory")
+    _add_overlay(shell, "upper layer of this container")
+    shell.add_argument("--shell", metavar="PATH", type=path, help="the shell (default: bash, or sh in an image without bash)")
+    _add_changes(shell)
+
+
 def _exec(add: AddCommand) -> None:
     parser = add(
         "processes.execute",
-        "run a further program in a running container",
+        "run a further program in a running container, or a program in a new container of an image",
+        "IMAGE is a SIF file, or the path, with a slash, of a bundle or root filesystem. "
         "The exit status is that of the program: 128+n if signal n killed it, 126 or 127 if it cannot be run.",
     )
-    _add_id(parser)
-    _add_rest(parser, "args", "COMMAND", "the program and its arguments")
+    parser.add_argument("id", metavar="ID | IMAGE", help="id of the container, or an image")
+    _add_rest(parser, "args", "COMMAND", "the program and its arguments", "ID | IMAGE")
     parser.add_argument("-p", "--process", metavar="FILE", type=path, help="read the process object, as in config.json, from FILE")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set an environment variable")
-    parser.add_argument("--cwd", metavar="DIR", type=path_in_container, help="working directory in the container")
-    parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="names or numbers")
     parser.add_argument("-g", "--additional-gids", action="append", type=int, metavar="GID", help="add a supplementary group")
     parser.add_argument("-c", "--cap", action="append", default=[], metavar="NAME", help="add a capability")
     parser.add_argument("--no-new-privs", action="store_true", help="set no_new_privs, as in prctl(2)")
@@ -386,6 +450,7 @@ def _exec(add: AddCommand) -> None:
         metavar="[CONTROLLER[,CONTROLLER]:]PATH",
         help="run in this existing cgroup below the container's",
     )
+    _add_changes(parser, "-e")
 
 
 def _ps(add: AddCommand) -> None:
@@ -744,7 +809,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "list": _list,
         "prune": _prune,
     },
-    "processes and output": {"exec": _exec, "ps": _ps, "attach": _attach, "logs": _logs},
+    "processes and output": {"exec": _exec, "shell": _shell, "ps": _ps, "attach": _attach, "logs": _logs},
     "resources": {"update": _update, "pause": _pause, "resume": _resume, "events": _events},
     "images and bundles": {
         "mount": _mount,

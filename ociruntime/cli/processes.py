@@ -13,11 +13,18 @@ import ociruntime as oci
 
 from ..errors import StepError, UnsupportedError, WrongStatus
 from ..terminal import DetachKeys, check_user_terminal, interact
-from .common import Interrupted, SignalForwarding, print_table, shell_status, shorten
+from .common import Interrupted, SignalForwarding, is_image, print_table, shell_status, shorten
 
 
 def execute(options: Namespace) -> int:
     args = _without_separator(options.args)
+    if is_image(options.id) and not _exists(options):
+        if not args:
+            raise ValueError("exec: no command is given; add one")
+        from .programs import run_image
+
+        return run_image(options, options.id, args, terminal=options.tty)
+    _refuse_changes(options)
     process = None
     if options.process:
         from ..spec import ProcessSpec
@@ -63,6 +70,21 @@ def execute(options: Namespace) -> int:
             signals.stop()
             with child:  # an exception in the block kills the program
                 raise
+
+
+def _refuse_changes(options: Namespace) -> None:
+    """Raise ValueError for an option that needs a new container."""
+    for name in ("bind", "network", "hpc", "cleanenv", "no_home"):
+        if getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} needs a new container, and {shorten(options.id)} is not an image")
+
+
+def _exists(options: Namespace) -> bool:
+    """Return whether there is a container with the id, which is the name of a file too."""
+    try:
+        return "/" not in options.id and bool(oci.Container.load(options.id, state_root=options.root))
+    except oci.ContainerNotFound:
+        return False
 
 
 def _without_separator(words: list[str]) -> list[str]:

@@ -10,8 +10,8 @@ from ociruntime.cli import build_parser
 from ociruntime.cli.parser import Parser, Unsupported, parse_args
 
 COMMANDS = (
-    "create start run state kill delete list prune exec ps attach logs update pause resume events mount umount image build pull sif verify "
-    "sign plan spec validate features doctor"
+    "create start run state kill delete list prune exec shell ps attach logs update pause resume events mount umount image build pull "
+    "sif verify sign plan spec validate features doctor"
 ).split()
 
 

@@ -30,6 +30,7 @@ FLOORS = (
     ("store",),
     ("rootfs",),
     ("diagnosis", "overrides"),
+    ("presets",),
     ("options",),
     ("lifecycle",),
     ("supervisor",),

@@ -1,0 +1,207 @@
+"""Programs in new containers of images, as Apptainer's users know them: the preset hpc, and run, exec and shell with an image."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from ..support.fixture_types import Command
+from ..support.private_users import UID, User, give, new_user
+from ..support.terminals import Session
+from ..support.waiting import TIME_LIMIT
+
+pytestmark = pytest.mark.root
+FUSE = all(shutil.which(name) for name in ("squashfuse", "fusermount3")) and os.path.exists("/dev/fuse")
+HELPERS = shutil.which("newuidmap", path="/usr/bin") is not None
+
+
+@pytest.fixture(scope="module")
+def image(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("mksquashfs") is None:
+        pytest.skip("no mksquashfs (Debian: squashfs-tools)")
+    path = tmp_path_factory.mktemp("image") / "image.sif"
+    oci.build_sif(path, busybox_rootfs, oci_config={"Cmd": ["sh", "-c", "echo $SET; pwd"], "Env": ["SET=image"]})
+    return path
+
+
+@pytest.fixture(params=[False, True], ids=["own id", "subordinate ids"])
+def user(request: pytest.FixtureRequest, user_python: str, busybox_rootfs: Path, image: Path) -> Iterator[User]:
+    """A user whose home has ``image.sif``, the root filesystem ``tree`` and the bundle ``bundle``."""
+    if request.param and not HELPERS:
+        pytest.skip("no newuidmap (Debian: uidmap)")
+    with new_user(user_python, subordinate=request.param, fuse=FUSE and request.param) as made:
+        shutil.copy(image, made.home / "image.sif")
+        shutil.copytree(busybox_rootfs, made.home / "tree", symlinks=True)
+        (made.home / "bundle").mkdir()
+        shutil.copytree(busybox_rootfs, made.home / "bundle/rootfs", symlinks=True)
+        give(made.home)
+        yield made
+
+
+def run(user: User, *words: object, stdin: str = "", check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Execute a command as the user, whose home directory is its working directory."""
+    return user.command(*words, stdin=stdin, check=check, HOME=str(user.home), XDG_CACHE_HOME=f"{user.home}/cache", **env)
+
+
+SCRIPT = "id -u; pwd; echo $HOME $SET $GIVEN; uname -n; touch new; ls -d /tmp/ociruntime-* | wc -l; cat /etc/hosts | wc -c; ls /proc | grep -c ^[0-9]"
+
+
+@pytest.mark.parametrize("place", ["image.sif", "./tree", "bundle/"])
+def test_the_preset_hpc(user: User, place: str) -> None:
+    """The program has the files, the variables and the network of its caller; what the image sets wins."""
+    if place == "bundle/":
+        run(user, "spec", "-b", "bundle")
+    words = ("exec", "--hpc", place, "sh", "-c", SCRIPT)
+    uid, cwd, variables, name, state, hosts, processes = run(user, *words, SET="host", GIVEN="given").stdout.splitlines()
+    assert (uid, cwd) == (str(UID), str(user.home))
+    assert variables == f"{user.home} {'image' if place == 'image.sif' else 'host'} given"
+    assert name == os.uname().nodename
+    assert int(state) > 0
+    assert int(hosts) == Path("/etc/hosts").stat().st_size
+    assert int(processes) < 5
+    assert (user.home / "new").stat().st_uid == UID
+    assert user.leftovers() == []
+
+
+def test_options_beside_the_preset(user: User) -> None:
+    """Options of the command win over the preset; --cleanenv and --no-home take a part of it away."""
+    script = ["sh", "-c", "id -u; pwd; echo $HOME $GIVEN $MORE; ls -d /data; wc -l </proc/net/dev"]
+    options = ["--hpc", "--cleanenv", "--no-home", "--bind", "image.sif:/data:ro", "--env", "MORE=1,2,LAST=3", "--network", "none"]
+    found = run(user, "exec", *options, "--pwd", "/etc", "-u", "0", "image.sif", *script, GIVEN="given").stdout.splitlines()
+    assert found == ["0", "/etc", "/root 1,2", "/data", "3"]
+    found = run(
+        user, "exec", "--hpc", "--no-home", "image.sif", *script, GIVEN="given", APPTAINERENV_MORE="set"
+    ).stdout.splitlines()
+    assert found[:3] == [str(UID), str(user.home), f"{user.home} given set"]  # the working directory is bound by itself
+
+
+def test_run_of_an_image(user: User) -> None:
+    assert run(user, "run", "image.sif").stdout.splitlines() == ["image", "/"]
+    assert run(user, "run", "--env", "SET=other", "image.sif").stdout.splitlines() == ["other", "/"]
+    assert run(user, "run", "./image.sif", "echo", "-n", "--bundle", "--").stdout == "--bundle --"
+    assert run(user, "run", "image.sif", "sh", "-c", "exit 7", check=False).returncode == 7
+    assert run(user, "run", "image.sif", "missing", check=False).returncode == 127
+    assert user.leftovers() == []
+
+
+def test_a_shell(user: User) -> None:
+    """Without a terminal it reads commands from stdin, as shells do. What it writes is gone afterwards."""
+    done = run(user, "shell", "image.sif", stdin="touch /new; ls -d /new; id -u; exit 4\n", check=False)
+    assert (done.stdout.splitlines(), done.returncode) == (["/new", "0"], 4)
+    assert run(user, "shell", "--hpc", "tree", stdin="ls /new; pwd\n").stdout.splitlines() == [str(user.home)]
+    run(user, "mount", "image.sif", "mounted")
+    assert run(user, "shell", "mounted", stdin="touch /new; ls -d /new\n").stdout.splitlines() == ["/new"]
+    assert run(user, "shell", "--shell", "/bin/ash", "mounted", stdin="ls -d /new; echo $0\n").stdout.splitlines() == ["/bin/ash"]
+    run(user, "umount", "mounted")
+    assert user.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run tree ls", "COMMAND 'ls': a container of a bundle runs the program in config.json, and tree is not an image"),
+        ("run --cleanenv image.sif", "--cleanenv needs --hpc: without it no variable of the caller is passed"),
+        ("run --no-home image.sif", "--no-home needs --hpc: without it the home directory is not bound"),
+        ("run --detach image.sif", "--detach cannot be used with an image, only with the id of a container"),
+        ("exec -p FILE image.sif true", "--process cannot be used with an image, only with the id of a container"),
+        ("exec image.sif", "exec: no command is given; add one"),
+        ("exec --hpc name true", "--hpc needs a new container, and name is not an image"),
+        ("exec --bind /a name true", "--bind needs a new container, and name is not an image"),
+        ("run --bind /a:b image.sif", "'/a:b' is not SOURCE[:DESTINATION[:ro]]; DESTINATION is an absolute path"),
+        ("run ./missing", "no such file or directory"),
+        ("shell missing", "no such file or directory"),
+        ("shell --env X image.sif", "--env 'X' is not NAME=VALUE"),
+    ],
+)
+def test_what_is_refused(words: str, message: str, user_python: str, image: Path, busybox_rootfs: Path) -> None:
+    with new_user(user_python, subordinate=False) as user:
+        shutil.copy(image, user.home / "image.sif")
+        (user.home / "tree").mkdir()
+        give(user.home)
+        done = run(user, *words.split(), check=False)
+        assert done.returncode in (1, 2, 255)
+        assert message in done.stderr.lower() if "no such" in message else message in done.stderr
+        assert done.stderr.count("\n") == (2 if done.returncode == 2 else 1)
+        assert user.leftovers() == []
+
+
+def test_a_container_whose_id_is_the_name_of_a_file(command: Command, bundle: oci.Bundle, prefix: str, tmp_path: Path) -> None:
+    """A container that exists comes before a file, and --bundle before an image."""
+    (tmp_path / prefix).touch()
+
+    def call(*words: object, output: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(*words), cwd=tmp_path, stdout=output, stderr=output, text=True, timeout=TIME_LIMIT)
+
+    assert "not an image" in call("exec", prefix, "true").stderr
+    bundle.with_args(["sleep", "1000"]).spec.save(bundle.path / "config.json")
+    assert call("create", "--bundle", bundle.path, prefix, output=subprocess.DEVNULL).returncode == 0
+    assert call("start", prefix).returncode == 0
+    assert call("exec", prefix, "echo", "inside").stdout == "inside\n"
+    assert call("delete", "--force", prefix).returncode == 0
+    assert call("run", "--bundle", bundle.path, "--env", "A=1", "-u", "5", prefix, "--pid-file", "x").returncode != 0
+    bundle.with_args(["sh", "-c", "echo $A; id -u"]).spec.save(bundle.path / "config.json")
+    done = call(
+        "run", "--env", "A=1", "-u", "5", "-B", f"{tmp_path}:/mnt", "--bundle", bundle.path, f"{prefix}-2", "--pid-file", "x"
+    )
+    assert done.stdout == "1\n5\n", done.stderr
+
+
+def test_signals_are_forwarded(command: Command, image: Path, state_root: Path) -> None:
+    """A program may end in its own way; a second signal kills it. Nothing is left in either case."""
+    script = "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.1; done"
+    process = subprocess.Popen(command("run", image, "sh", "-c", script), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "got\n"
+        assert process.wait(TIME_LIMIT) == 5
+    script = "trap '' TERM; echo up; while :; do sleep 0.1; done"
+    process = subprocess.Popen(command("run", image, "sh", "-c", script), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIME_LIMIT) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert oci.Container.list(state_root=state_root) == []
+
+
+def test_a_shell_on_a_terminal(session: Callable[..., Session], command: Command, image: Path, state_root: Path) -> None:
+    """The shell has job control, and the terminal is as before at its end."""
+    tty = session(*command("shell", "--env", "PS1=$ ", image))
+    tty.expect("$ ")
+    tty.type("tty; stty size\n")
+    tty.expect("/dev/pts/0\r\n24 80\r\n$ ")
+    tty.type("echo sl''eeps; sleep 1000\n")
+    tty.expect("sleeps\r\n")
+    tty.type("\x03")
+    tty.expect("$ ")
+    tty.type("exit 3\n")
+    assert tty.wait() == 3
+    assert tty.restored
+    assert oci.Container.list(state_root=state_root) == []
+
+
+def test_run_with_a_terminal_in_python(image: Path, state_root: Path, session: Callable[..., Session]) -> None:
+    result = oci.run(
+        image, ["sh", "-c", "tty; read x; echo $x"], terminal=True, capture_output=True, input=b"in\n", state_root=state_root
+    )
+    assert result.stdout == b"in\r\n/dev/pts/0\r\nin\r\n" or result.stdout == b"/dev/pts/0\r\nin\r\nin\r\n"
+    with pytest.raises(ValueError, match=r"^timeout cannot be used with an interactive terminal; pass capture_output=True$"):
+        oci.run(image, ["sh"], terminal=True, timeout=5, state_root=state_root)
+    text = "import sys, ociruntime as oci; sys.exit(oci.run(sys.argv[1], ['sh', '-c', 'tty; exit 3'], terminal=True, state_root=sys.argv[2]).returncode)"
+    tty = session(sys.executable, "-P", "-c", text, image, state_root)
+    tty.expect("/dev/pts/0\r\n")
+    assert tty.wait() == 3
+    assert tty.restored
