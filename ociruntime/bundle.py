@@ -22,9 +22,10 @@ from .lifecycle.prune import umount
 from .overrides import Overrides
 from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
+from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.caller import CALLER
-from .rootfs.layers import Layers, Strategy, attach, may_mount, share, uncovered, with_choice
+from .rootfs.layers import Layers, Strategy, attach, make_points, may_mount, share, uncovered, with_choice
 from .rootfs.mount import check_image, is_same_file, make_volume, open_image
 from .rootfs.uppers import NONE, find_upper, parse_overlay
 from .rootfs.users import ContainerRoot, resolve
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from .image import Image
     from .plan import Plan
     from .plan.cgroups import Manager
+    from .rootfs.users import MissingPoint
+    from .spec import Linux
 
 __all__ = ["Bundle"]
 
@@ -281,18 +284,57 @@ class Bundle:
 
     def _private_layers(self) -> Layers:
         """Return the layers below the upper layers of `fresh`. Raises BundleError, SpecError, OSError."""
-        layers = self._layers or bundle_layers(self.path)
+        layers = self._layers or bundle_layers(self._recorded_path)
         if layers is None:
             return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir()))
         return uncovered(layers) if layers.shared else layers
 
     def _find_layers(self) -> Layers | None:
-        layers = self._layers
-        if layers is None and (not may_mount() or os.path.lexists(f"{self.path}/overlay")):  # as in every mounted bundle
-            layers = bundle_layers(self.path)
-            if layers is not None and layers.upper.choice:
-                layers = layers._replace(upper=find_upper(layers.upper.choice, privileged=may_mount()))
-        return None if layers is None or layers.shared else layers
+        """Return what each container mounts as its root filesystem; None if all share the directory."""
+        layers = self._layers if self._layers is not None else self._recorded_layers()
+        if layers is None or (layers.shared and self._layers is None):
+            return self._layers_for_points()
+        return None if layers.shared else layers
+
+    @property
+    def _recorded_path(self) -> Path:
+        """The directory whose record has the layers: that of the root filesystem, which a copy of config.json may be far from."""
+        return self.rootfs.parent if self.rootfs.name == "rootfs" else self.path
+
+    def _recorded_layers(self) -> Layers | None:
+        place = self._recorded_path
+        if may_mount() and not os.path.lexists(f"{place}/overlay"):  # as in every mounted bundle
+            return None
+        layers = bundle_layers(place)
+        if layers is not None and layers.upper.choice:
+            layers = layers._replace(upper=find_upper(layers.upper.choice, privileged=may_mount()))
+        return layers
+
+    def _layers_for_points(self) -> Layers | None:
+        """Return an upper layer for each container, if a mount point is missing that cannot be made in the root filesystem."""
+        if not os.path.isdir(self.rootfs) or (may_mount() and os.access(self.rootfs, os.W_OK)):
+            return None
+        try:
+            missing = self._missing_points(ContainerRoot(self.rootfs, mounts=self.spec.mounts or (), bundle=self.path))
+        except (OSError, ValueError):
+            return None  # a path that cannot exist: compiling or executing the plan says more
+        return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir())) if missing else None
+
+    def _missing_points(self, root: ContainerRoot) -> list[MissingPoint]:
+        """Return the mount points that a container cannot make in the layers of its root filesystem."""
+        linux = with_default_mappings(self.spec, Host.probe()).linux
+        accounts = ("/etc/passwd", "/etc/group") if self._has_caller else ()
+        directories = (self.spec.process.cwd,) if self.spec.process is not None else ()
+        return [point for point in root.missing_points(accounts, directories) if not _may_make(point.parent, linux)]
+
+    def _make_points(self, layer: str) -> None:
+        """Make the mount points that the container could not make, in its new upper layer. Raises OSError.
+
+        A layer that is kept is left alone: containers may have put symbolic links into it.
+        """
+        layers = self._find_layers()
+        if layers is not None and layers.upper.private and not may_mount():
+            make_points(layers, layer, self._missing_points(self._container_root()))
 
     @classmethod
     def _of_layers(cls, path: Path, spec: RuntimeSpec, layers: Layers) -> Self:
@@ -402,7 +444,7 @@ class Bundle:
         Args:
             layer: the name of the container's upper layer, if it has one of its own.
         """
-        layers = self._find_layers()
+        layers = self._find_layers() if layer else None
         if empty_process or not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
@@ -484,6 +526,16 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"<Bundle {str(self.path)!r}>"
+
+
+def _may_make(directory: str, linux: Linux | None) -> bool:
+    """Return whether a container can make files in a directory of the host, as root of its user namespace if it has one."""
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return False
+    if may_mount() or os.access(directory, os.W_OK | os.X_OK):
+        return True
+    info = os.stat(directory)
+    return is_mapped(mappings_of(linux, "uid"), info.st_uid) and is_mapped(mappings_of(linux, "gid"), info.st_gid)
 
 
 def has_file(bundle: Path, name: str) -> bool:

@@ -216,6 +216,9 @@ class Creation:
         layers = bundle._find_layers()
         if layers is None:
             return bundle, ""
+        if bundle._layers is None and not layers.bundle:
+            why = f"{bundle.rootfs} has not all mount points, and they cannot be made there"
+            warn([f"{why}: the container has an upper layer of its own, which is removed with it"])
         name = ephemeral_name()
         for action in layers.undo(name, self.entry.directory):
             self._add_undo(action)
@@ -288,6 +291,7 @@ class Creation:
         layers = prepared.bundle._find_layers()
         if prepared.layer and layers is not None:
             make_upper(layers, prepared.layer, self.entry.directory, _uses_root)
+            prepared.launched._make_points(prepared.layer)
 
     def _listen(self) -> int:
         with self.entry.storing("start.sock"):

@@ -16,7 +16,7 @@ from ..overrides import StrPath
 from ..procfs import MountInfo, read_mounts
 from ..rootfs.bundles import LAYER_TYPES, BundleDirectory, locked, prune_records
 from ..rootfs.layers import containers_of as layer_containers
-from ..store import Entry, StateStore, Status, check_directory, check_id
+from ..store import Entry, StateRecord, StateStore, Status, check_directory, check_id
 from .delete import after_delete, end, lock, read, sweep
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def containers_of(directory: BundleDirectory, state_root: str | os.PathLike[str]
 def _uses(entry: Entry, bundle: os.stat_result) -> bool:
     try:
         document, status = read(entry, force=True)
-        if status is Status.STOPPED or not os.path.samestat(os.stat(document["bundle"]), bundle):
+        if status is Status.STOPPED or not any(_is_directory(path, bundle) for path in _directories(document)):
             return False
         if status is not Status.CREATING:
             return True
@@ -292,7 +292,21 @@ def _uses(entry: Entry, bundle: os.stat_result) -> bool:
             return False  # its creator has ended
     except BlockingIOError:
         return True
-    except (ContainerNotFound, FileNotFoundError, NotADirectoryError):
+    except ContainerNotFound:
+        return False
+
+
+def _directories(document: StateRecord) -> Iterator[str]:
+    """Yield the bundle of a container, and the directory of its root filesystem, which a copy of config.json can name."""
+    yield document["bundle"]
+    if "rootfs" in document:
+        yield os.path.dirname(document["rootfs"])
+
+
+def _is_directory(path: str, info: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), info)
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -36,6 +36,11 @@ def host_id(mappings: Mappings, container_id: int) -> int | None:
     return None
 
 
+def is_mapped(mappings: Mappings, host_id: int) -> bool:
+    """Return whether the user namespace has an id of the host."""
+    return any(entry.host_id <= host_id < entry.host_id + entry.size for entry in mappings)
+
+
 def root_id(mappings: Mappings) -> int:
     """Return the id that owns what is created in the user namespace: 0, or the first mapped id if 0 is not mapped."""
     return 0 if host_id(mappings, 0) is not None else mappings[0].container_id

@@ -8,7 +8,7 @@ layers cannot be mounted, the image is extracted once, into a cache that is addr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,19 @@ from urllib.parse import quote, unquote
 
 from ..engine import filesystems
 from ..engine.filesystems import MOUNTERS, Filesystem, Programs
+from ..engine.trees import copy_attributes
 from ..errors import BundleError, ImageError, UnsupportedError, warn
 from ..host import Host
 from ..interrupts import waiting
 from ..plan.overlay import Overlay
+from ..spec.base import is_below
 from .cache import Cache, read_link
 from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount
 from .uppers import Upper, make_directories, occupy
 
 if TYPE_CHECKING:
     from ..image import Image, Layer
+    from .users import MissingPoint
 
 
 class Strategy(StrEnum):
@@ -205,6 +208,35 @@ def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str
         make_directories(place, lower)
     elif layers.upper.directory:
         occupy(layers.upper.directory, container, is_used, lower)
+
+
+def make_points(layers: Layers, name: str, points: Iterable[MissingPoint]) -> None:
+    """Make mount points in an upper layer, where the container could not make them: the layers below belong to another user.
+
+    Directories of the image above them get the same permissions, and belong to the caller.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    for point in points:
+        upper, lower, below = f"{layers.place(name)}/upper", point.parent.removesuffix(point.existing), ""
+        for part in point.path.split("/")[1:-1]:
+            below += f"/{part}"
+            _make_directory(upper + below, lower + below if is_below(point.existing, below) else "")
+        if point.is_file:
+            os.close(os.open(upper + point.path, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+        else:
+            _make_directory(upper + point.path, "")
+
+
+def _make_directory(path: str, model: str) -> None:
+    """Make a directory unless it exists, with the permissions of another one."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return
+    if model:
+        copy_attributes(f"{model}/.", path, privileged=False)
 
 
 def containers_of(layers: Layers) -> list[str]:

@@ -171,6 +171,19 @@ class _Mounted(NamedTuple):
     recursive: bool
 
 
+class MissingPoint(NamedTuple):
+    """A mount point that a root filesystem does not have."""
+
+    path: str
+    """Its path in the root filesystem, without symbolic links."""
+    existing: str
+    """The path of the nearest directory above it that exists; empty for the root."""
+    parent: str
+    """The path of that directory on the host."""
+    is_file: bool
+    """Whether a file is mounted on it, not a directory."""
+
+
 _Table = dict[str, _Source | None]
 """What is mounted where, by paths without symbolic links; the root is the empty path. None is a new filesystem."""
 
@@ -224,6 +237,30 @@ class ContainerRoot:
             if not found:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             yield found
+
+    def missing_points(self, files: Iterable[str], directories: Iterable[str]) -> Iterator[MissingPoint]:
+        """Yield the mount points that do not exist in the root filesystem itself. What this process may not look up is left out.
+
+        Args:
+            files, directories: paths that are needed too, after all mounts.
+        """
+        table: _Table = {"": _Source(self._layers, "")}
+        for mount in self._mounts:
+            yield from self._missing(table, mount.destination, mount.source is not None and os.path.isfile(mount.source))
+            self._attach(table, mount)
+        for path in files:
+            yield from self._missing(table, path, True)
+        for path in directories:
+            yield from self._missing(table, path, False)
+
+    def _missing(self, table: _Table, path: str, is_file: bool) -> Iterator[MissingPoint]:
+        source = _source(table, _resolve(table, path))
+        if source is None or source.bases != self._layers:
+            return
+        existing = _existing(source)
+        if existing is not None and existing != source.inner:
+            above = source._replace(inner=existing)
+            yield MissingPoint(source.inner, existing, _bases(above)[0] + existing, is_file)
 
     def _attach(self, table: _Table, mount: _Mounted) -> None:
         place = _resolve(table, mount.destination)
@@ -293,6 +330,19 @@ def _link(source: _Source | None) -> str | None:
         return os.readlink(bases[0] + source.inner)
     except OSError:
         return None
+
+
+def _existing(source: _Source) -> str | None:
+    """Return the longest part of a path that exists; None if this process may not look it up, or a part is not a directory."""
+    path = source.inner
+    while path:
+        try:
+            if any(os.path.lexists(base + path) for base in _bases(source._replace(inner=path))):
+                return path if path == source.inner or os.path.isdir(_bases(source._replace(inner=path))[0] + path) else None
+        except PermissionError:
+            return None
+        path = path.rpartition("/")[0]
+    return ""
 
 
 def _bases(source: _Source) -> list[str]:
