@@ -673,9 +673,10 @@ def _check_parts(image: Image) -> None:
         if layer.format is LayerFormat.ENCRYPTED:
             raise UnsupportedError(f"{where} is an encrypted partition, which cannot be read")
         if layer in image.overlays:
-            raise UnsupportedError(
-                f"{where} is a writable overlay, which cannot be read without mounting it; remove it from a copy"
+            remedy = "remove it from a copy" + (
+                f" with 'ociruntime sif del {layer.object_id}'" if layer.object_id is not None else ""
             )
+            raise UnsupportedError(f"{where} is a writable overlay, which can be read only when it is mounted; {remedy}")
 
 
 def _config_of(image: Image) -> JsonObject:

@@ -349,7 +349,8 @@ class TarTree:
         parts = self._parts(member.name)
         if len(member.linkname) > MAX_PATH:
             raise ImageError(f"{self._where}: the link {member.name[:200]!r} has a target that is too long")
-        self._budget.take_files(1 + len(member.linkname) // 256)
+        attributes = sum(len(key) + len(value) for key, value in member.pax_headers.items() if key.startswith(_ATTRIBUTE))
+        self._budget.take_files(1 + (len(member.linkname) + attributes) // 256)  # what is kept in memory counts
         if not parts:
             if member.isdir():
                 self._describe(self.root, member)

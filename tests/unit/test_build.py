@@ -455,6 +455,16 @@ def test_limits(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["layout"]
 
 
+def test_attributes_that_take_too_much_memory(tmp_path: Path) -> None:
+    large = {f"SCHILY.xattr.user.{number}": "x" * 100_000 for number in range(10)}
+    source = OciImage()
+    source.add([(layer(*((member(str(number), pax_headers=large), b"") for number in range(100))), TAR_TYPE)])
+    source.write_layout(tmp_path / "layout")
+    with pytest.raises(oci.ImageError, match="more files than the limit max_files=100000"):
+        oci.build(tmp_path / "layout", tmp_path / "x.sif", max_files=100_000)
+    assert os.listdir(tmp_path) == ["layout"]
+
+
 def tool(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
