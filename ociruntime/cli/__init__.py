@@ -220,4 +220,14 @@ def report(options: Namespace, level: str, text: str) -> None:
         elif options.log_format == "json":
             line = record
     with suppress(OSError, OCIRuntimeError):  # nothing is left where this could be reported
-        print("\n".join([line, *problems]), file=sys.stderr)
+        _print_error("\n".join([line, *problems]))
+
+
+def _print_error(text: str) -> None:
+    """Print to stderr. What cannot be written does not stay in the buffer, where it would fail a command that succeeds."""
+    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    if raw is None:  # not a file
+        print(text, file=sys.stderr)
+        return
+    sys.stderr.flush()
+    raw.write(f"{text}\n".encode("utf-8", "surrogateescape"))

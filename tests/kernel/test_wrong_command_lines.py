@@ -43,7 +43,7 @@ SUCCEEDS = (
     r".*--(pid-file|log-path)=missing",
     r".*--pid-file=(fifo|unreadable)",  # replaced
     r"(create|run) --sync-socket=.+",  # a listener may come later
-    r"(mount BUNDLE|spec --bundle)=(missing|directory)",
+    r"(mount BUNDLE|spec --bundle)=(missing|directory)|mount IMAGE=directory",
     r"image extract --output=missing",
     r"image \w+ --(platform|max-files)=.*|image (ls|extract) (IMAGE=directory|PATH=)",  # a SIF file has one platform
     r"build (TARGET=missing|SOURCE=directory|--exclude=.+|--max-files=9+)",
@@ -197,9 +197,9 @@ class World:
         for container in oci.Container.list(state_root=self.root):
             if container.id != self.running.id:
                 container.delete(force=True)
-        for name in ("missing", "directory"):
-            if (self.places / name / "rootfs").exists():
-                oci.Bundle(self.places / name, config=None).umount(state_root=self.root)
+        for path in self.places.iterdir():
+            if os.access(path, os.X_OK) and (path / "rootfs").exists():
+                oci.Bundle(path, config=None).umount(state_root=self.root)
         for path in (self.places / "missing", *self.here.iterdir()):
             if path.is_dir():
                 shutil.rmtree(path)
