@@ -612,6 +612,9 @@ def test_odd_configs_are_created_or_refused(world: World) -> None:
     cases = list(odd_configs(world.bundle.spec.with_args(["true"]), each=None if EXHAUSTIVE else 1))
     faults = []
     for what, document in cases if EXHAUSTIVE else random.Random(1).sample(cases, 150):
+        root = document.get("root")
+        if isinstance(root, dict) and not os.path.normpath(bundle / str(root.get("path"))).startswith(f"{bundle}/"):
+            continue  # directories to mount on would be made on the host
         (bundle / "config.json").write_text(json.dumps(document))
         try:
             container = oci.Container.create(
