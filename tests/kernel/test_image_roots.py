@@ -249,7 +249,9 @@ def test_a_volume_has_what_the_image_has_there(make_image: MakeImage, show: Call
     image = make_image(lambda rootfs: _fill(rootfs / "data"), Volumes={"/data": {}, "/etc": {}}, User="1000:1001")
     with oci.Bundle.from_sif(image, tmp_path / "b") as bundle:
         volume = bundle.path / "volumes/0"
-        assert listing(volume) == listing(bundle.rootfs / "data") == listing(tmp_path / "image/rootfs/data")
+        source = listing(tmp_path / "image/rootfs/data")
+        del source[b"socket"]  # left out of the SIF file, which is built from a tar stream
+        assert listing(volume) == listing(bundle.rootfs / "data") == source
         assert (volume / "sparse").stat().st_blocks * 512 <= 1 << 20
         with (volume / "sparse").open("rb") as file:
             file.seek(1 << 25)
