@@ -34,6 +34,7 @@ Times = dict[str, float]
 Case = Callable[[], Times]
 
 RUN = "run, in process"
+RUN_SIF, RUN_SIF_TMPFS = "run of a SIF, in process", "run of a SIF with a tmpfs, in process"
 CLONE_NEWNS, MS_REC, MS_SLAVE, MNT_DETACH = 0x20000, 0x4000, 0x80000, 2
 UNIFIED = Path("/sys/fs/cgroup/unified")
 ENVIRONMENT = dict(os.environ)
@@ -214,19 +215,30 @@ class InProcess:
         return oci.Container.create(place.new_id(), place.bundle, state_root=place.root, stdin=null, stdout=null, stderr=null)
 
     def run(self) -> Times:
+        return {RUN: self._run(self.place.bundle, None)}
+
+    def run_sif(self) -> Times:
+        return {
+            RUN_SIF: self._run(self.place.sif, None, ["/bin/true"]),
+            RUN_SIF_TMPFS: self._run(self.place.sif, "tmpfs", ["/bin/true"]),
+        }
+
+    def _run(self, image: oci.Bundle | Path, overlay: str | None, args: Sequence[str] = ()) -> float:
         name, place, null = self.place.new_id(), self.place, self.null
         t0 = time.perf_counter()
         oci.run(
-            place.bundle,
+            image,
+            args,
             stdin=null,
             stdout=null,
             stderr=null,
+            overlay=overlay,
             container_id=name,
             state_root=place.root,
             check=True,
             timeout=TIMEOUT,
         )
-        return {RUN: time.perf_counter() - t0}
+        return time.perf_counter() - t0
 
     def steps(self) -> Times:
         t0 = time.perf_counter()
@@ -304,6 +316,10 @@ def ratio(a: float | None, b: float | None) -> float | None:
 def budgets(times: Times, when: str) -> list[Row]:
     """Return the rows of the table of budgets."""
     rows = [Row(f"run in process / crun ({when})", ratio(times.get(RUN), times.get("run, crun")), 0.25, "x")]
+    for name in RUN_SIF, RUN_SIF_TMPFS:
+        rows.append(
+            Row(f"{name.removesuffix(', in process')} / of a bundle ({when})", ratio(times.get(name), times.get(RUN)), 1.5, "x")
+        )
     rows.append(Row(f"CLI run / runc ({when})", ratio(times.get("run, CLI"), times.get("run, runc")), 2.5, "x"))
     bare = times["interpreter, pass"]
     for command in ("state", "start", "kill", "delete"):
@@ -334,11 +350,11 @@ def show_parts(times: Times) -> None:
 
 
 def show_budgets(rows: Sequence[Row]) -> None:
-    print(f"\n{'budgets':48} {'figure':>12} {'budget':>12}")
+    print(f"\n{'budgets':56} {'figure':>12} {'budget':>12}")
     for row in rows:
         figure = "not measured" if row.figure is None else f"{row.figure:.2f} {row.unit}"
         limit = f"{'>=' if row.at_least else '<='} {row.budget:g} {row.unit}"
-        print(f"{row.what:48} {figure:>12} {limit:>12}{'  OVER BUDGET' if row.over else ''}")
+        print(f"{row.what:56} {figure:>12} {limit:>12}{'  OVER BUDGET' if row.over else ''}")
 
 
 def find_others(place: Place) -> list[CommandLine]:
@@ -352,7 +368,7 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[CommandLin
     rounds, library = int(options.rounds), InProcess(place, null)
     cases: dict[str, Case] = {"interpreter": interpreter, RUN: library.run, "create, start, delete": library.steps}
     notes = [f"{o.name}: {' '.join(o.command[1:-2]) or 'no options'}{f', {o.note}' if o.note else ''}" for o in others]
-    cases["SIF"] = library.sif
+    cases["SIF"], cases[RUN_SIF] = library.sif, library.run_sif
     if shutil.which("mksquashfs"):
         oci.build_sif(place.sif, place.bundle.rootfs)
     for other in others:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,27 @@ def test_a_caller_that_is_killed_leaves_nothing(image: Path, state_root: Path, t
     assert_nothing_left(state_root, prefix)
 
 
+def test_many_at_once(image: Path, state_root: Path, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+
+    def run(number: int) -> str:
+        overlay = (None, "tmpfs", "none")[number % 3]
+        script = ["sh", "-c", "echo x >>/new; cat /new"]
+        name = f"{prefix}-{number}"
+        return oci.run(
+            image, script, capture_output=True, text=True, overlay=overlay, container_id=name, state_root=state_root
+        ).stdout
+
+    with ThreadPoolExecutor(50) as pool:
+        results = list(pool.map(run, range(50)))
+    assert results == [("x\n", "x\n", "")[number % 3] for number in range(50)]
+    assert len(loops_below(tmp_path)) == 1
+    assert os.listdir(place) == []
+    assert_nothing_left(state_root, prefix)
+
+
 def test_a_failed_run_leaves_no_upper_layer(
     image: Path, state_root: Path, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +263,7 @@ def test_only_one_container_at_a_time_uses_what_is_kept(
         ("missing", oci.BundleError, "overlay .*/missing: no such file or directory; make a directory there"),
         ("text", oci.ImageError, "overlay .*/text: neither a directory nor a file with an ext filesystem: .* a text file"),
         ("image.sif", oci.ImageError, r"overlay .*/image\.sif: it has no ext filesystem for an upper layer"),
-        ("nested/kept", oci.StepError, r"upper layer of /.* its filesystem cannot have an upper layer .* overlay='tmpfs'"),
+        ("nested/kept", oci.StepError, r"its filesystem cannot have an upper layer .* overlay='tmpfs'"),
     ],
 )
 def test_what_cannot_be_an_upper_layer(
