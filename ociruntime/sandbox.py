@@ -28,7 +28,7 @@ from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLi
 from .presets import Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, shared_mounts
-from .rootfs.mount import ephemeral_name, identity, open_image
+from .rootfs.mount import ephemeral_name, identity, is_same_file, open_image
 from .rootfs.users import ContainerRoot
 from .spec import Root
 from .store import StateStore
@@ -287,7 +287,7 @@ def _known(path: Path, place: Path, choice: _Choice) -> _Image | None:
         OSError: the image cannot be mounted. And as `open_image`.
     """
     try:
-        key = identity(os.stat(path)), Host.probe(), place, choice._replace(overlay=""), choice.overlay == str(path)
+        key = identity(os.stat(path)), Host.probe(), place, choice._replace(overlay=""), is_same_file(path, choice.overlay)
     except OSError:
         key = None  # opening it has the better error
     found = _images.get(str(path))

@@ -225,8 +225,9 @@ def test_the_overlay_in_a_sif_file(image: Path, look: Look, tmp_path: Path, stat
     builder.add_partition(filesystem.read_bytes(), kind=PartitionKind.OVERLAY, filesystem=Filesystem.EXT3)
     image = tmp_path / "writable.sif"
     builder.write(image)
-    for expected in "x\n", "x\nx\n":
-        assert look(image, "echo x >>/new; cat /new", overlay=image) == expected
+    (tmp_path / "link.sif").symlink_to(image)
+    for overlay, expected in ((image, "x\n"), (tmp_path / "link.sif", "x\nx\n")):
+        assert look(image, "echo x >>/new; cat /new", overlay=overlay) == expected
     with pytest.raises(oci.UnsupportedError, match=r"has a writable layer, .* use it with overlay="):
         oci.run(image, ["true"], state_root=state_root)
 
