@@ -18,9 +18,8 @@ from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .files import absolute_path
 from .host import Host
 from .interrupts import DeferredSignals
-from .lifecycle.create import create
+from .lifecycle.create import EphemeralBundle, create
 from .lifecycle.delete import delete, discard
-from .lifecycle.prepare import EphemeralBundle
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from .._native import lib
 from ..errors import StepError, UnsupportedError
-from ..plan.overlay import UPPER_STEPS
+from ..plan.rootfs import UPPER_STEPS
 
 if TYPE_CHECKING:
     from ..spec import Seccomp

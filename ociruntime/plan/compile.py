@@ -90,7 +90,7 @@ if TYPE_CHECKING:
 
     from ..host import Host
     from ..spec import RuntimeSpec
-    from .overlay import Overlay
+    from .rootfs import Overlay
 
 
 def compile_create(

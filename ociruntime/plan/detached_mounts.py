@@ -25,8 +25,7 @@ from .mount_options import (
     too_long,
 )
 from .ops import Target
-from .overlay import Overlay, create_overlay
-from .rootfs import cut_propagation, root_propagation
+from .rootfs import Overlay, create_overlay, cut_propagation, root_propagation
 
 if TYPE_CHECKING:
     from ..host import Host

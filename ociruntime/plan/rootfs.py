@@ -1,20 +1,29 @@
-"""The root filesystem: how it becomes the container's /, and which paths in it are hidden (config.md#root, config-linux.md)."""
+"""The root filesystem: how it becomes the container's /, which paths in it are hidden, and the overlay of an image's layers.
+
+See config.md#root and config-linux.md.
+"""
 
 from __future__ import annotations
 
 import posixpath
+import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
-from .mount_options import PROPAGATION, parse_options
+from .mount_options import PROPAGATION, MountOptions, parse_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..host import Host
     from ..spec import Linux, RuntimeSpec
+    from .detached_mounts import DetachedMounts
     from .mount_options import MountEntry
 
 
@@ -152,3 +161,184 @@ def hide_paths(builder: PlanBuilder, linux: Linux | None, root: int) -> None:
         for index, path in enumerate(linux.masked_paths):
             with builder.at(f"$.linux.maskedPaths[{index}]"):
                 builder.add("mask", root, destination_in_root(path), null, text=f"masked path {path}, if it exists")
+
+
+# ---- the overlay that becomes the root filesystem of one container, mounted in the mount namespace of that container ----
+#
+# The init gets each layer by descriptor. A kernel before 6.15 takes only layers that are attached in the mount namespace of the
+# process that mounts the overlay. So the layers that are not directories of the host are attached over its root for a moment, which
+# changes no path: paths begin at the root directory of the init, below these mounts. Where another process would see that, it
+# happens in a mount namespace of its own, which the init then leaves.
+
+
+class ImageMount(NamedTuple):
+    """A filesystem of an image, which the calling process mounts and hands to the init as a detached mount."""
+
+    source: str
+    """What is mounted, for people and as the name of the mount: ``squashfs at 36864 of /srv/image.sif``."""
+
+
+class Tmpfs(NamedTuple):
+    """A tmpfs for an upper layer, which lives as long as the container."""
+
+    size: int = 0
+    """Its size in bytes; 0 for the default of the kernel, which is half of the memory."""
+
+
+class Overlay(NamedTuple):
+    """The layers of the root filesystem of one container."""
+
+    lowers: tuple[str | ImageMount, ...]
+    """The read-only layers, the uppermost first: absolute paths of directories, and filesystems of the image."""
+    upper: str | ImageMount | Tmpfs
+    """What has the directories ``upper`` and ``work``: the absolute path of a directory, or a filesystem."""
+    kept: bool = False
+    """Whether the upper layer outlives the container. Otherwise the kernel does not need to write it to the disk at the end."""
+
+
+UPPER_STEPS: Final = ("upper layer of /", "create the overlay for /")
+"""How the texts of the steps begin that fail with EINVAL if the filesystem of the upper layer cannot have one."""
+_JOINED_LAYERS: Final = 12
+"""Layers in one option of 255 bytes, as paths of descriptors; more need an option for each, as Linux 6.5 has it."""
+_SINGLE_LAYERS: Final = (6, 5)
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", ":": "\\:", ",": "\\,"})
+_PLACE: Final = "/, over the host's root for a moment"
+
+
+def create_overlay(
+    builder: PlanBuilder, mounts: DetachedMounts, overlay: Overlay, host: Host, *, aside: bool, userxattr: bool
+) -> int:
+    """Add the steps that create an overlay, and return the slot of its mount.
+
+    Args:
+        mounts: sets the options of its filesystem.
+        aside: whether another process would see the mounts of this namespace.
+        userxattr: whether the kernel lets this process use the extended attributes of users alone, as in a user namespace.
+
+    Raises:
+        UnsupportedError: it has more layers than this kernel supports.
+    """
+    if len(overlay.lowers) > _JOINED_LAYERS and host.kernel < _SINGLE_LAYERS:
+        return _create_by_paths(mounts, overlay, userxattr=userxattr)
+    attached = [layer for layer in (*overlay.lowers, overlay.upper) if not isinstance(layer, str)]
+    with _namespace_aside(builder) if aside and attached else _in_place(builder) as places:
+        lowers = [_open_layer(builder, lower, places) for lower in overlay.lowers]
+        upper = _open_upper(builder, mounts, overlay.upper, lowers[0], places)
+        return _mount(builder, mounts, overlay, lowers, upper, userxattr=userxattr)
+
+
+def _create_by_paths(mounts: DetachedMounts, overlay: Overlay, *, userxattr: bool) -> int:
+    """Create an overlay of many directories on a kernel that takes them only as one option, by their paths."""
+    layers = [layer for layer in (*overlay.lowers, overlay.upper) if isinstance(layer, str)]
+    if len(layers) <= len(overlay.lowers):
+        raise UnsupportedError(
+            f"$.root: an overlay of {len(overlay.lowers)} layers that are mounted for it needs Linux "
+            f"{'.'.join(map(str, _SINGLE_LAYERS))}; convert the image to one with fewer layers"
+        )
+    *lowers, upper = [path.translate(_ESCAPES) for path in layers]
+    data = [("lowerdir", ":".join(lowers)), ("upperdir", f"{upper}/upper"), ("workdir", f"{upper}/work")]
+    flags = [(flag, None) for flag in _flags(overlay, userxattr=userxattr)]
+    options = MountOptions(set=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, data=(*data, *flags))
+    return mounts.create_filesystem("overlay", "overlay", "/", options, "$.root")
+
+
+def _mount(
+    builder: PlanBuilder, mounts: DetachedMounts, overlay: Overlay, lowers: list[int], upper: tuple[int, int], *, userxattr: bool
+) -> int:
+    context, slot = mounts.context(), builder.new_slot()
+    builder.add("fsopen", "overlay", context, text="overlay for /")
+    mounts.configure(context, "source", "overlay", "/")
+    keys = [("lowerdir", lowers)] if len(lowers) <= _JOINED_LAYERS else [("lowerdir+", [lower]) for lower in lowers]
+    for key, slots in keys:
+        builder.add("fsconfig_fds", context, key, struct.pack(f"={len(slots)}I", *slots), text=f"{key} for /")
+    for key, fd in zip(("upperdir", "workdir"), upper, strict=True):
+        text = f"{UPPER_STEPS[0]}: {key} in {_named(overlay.upper)}"
+        builder.add("fsconfig_fds", context, key, struct.pack("=I", fd), text=text)
+    for flag in _flags(overlay, userxattr=userxattr):
+        mounts.configure(context, flag, None, "/")
+    for key, value in mounts.labels("overlay"):
+        mounts.configure(context, key, value, "/")
+    text = f"{UPPER_STEPS[1]}, with {_named(overlay.upper)} over {' over '.join(map(_named, overlay.lowers))}"
+    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text=text)
+    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    builder.add("fsmount", context, attributes, slot, text="overlay for / (nosuid, nodev)")
+    return slot
+
+
+def _flags(overlay: Overlay, *, userxattr: bool) -> list[str]:
+    on_disk = isinstance(overlay.upper, str)
+    return [*(["userxattr"] if userxattr else []), *(["volatile"] if on_disk and not overlay.kept else [])]
+
+
+def _named(layer: str | ImageMount | Tmpfs) -> str:
+    if isinstance(layer, Tmpfs):
+        return f"a tmpfs of {layer.size} bytes" if layer.size else "a tmpfs"
+    return layer if isinstance(layer, str) else layer.source
+
+
+def _open_layer(builder: PlanBuilder, layer: str | ImageMount, places: list[int]) -> int:
+    """Return the slot of a directory or filesystem. A filesystem is attached, and noted in ``places``."""
+    if isinstance(layer, str):
+        slot = builder.new_slot()
+        builder.add("open", NO_SLOT, layer, kernel.O_PATH, 0, 0, slot, text=f"layer {layer}")
+        return slot
+    slot = builder.add_input("image", "$.root", layer.source)
+    _attach(builder, slot, layer.source, places)
+    return slot
+
+
+def _attach(builder: PlanBuilder, slot: int, name: str, places: list[int]) -> None:
+    builder.add("move_mount", slot, NO_SLOT, text=f"{name} -> {_PLACE}")
+    places.append(slot)
+
+
+def _open_upper(
+    builder: PlanBuilder, mounts: DetachedMounts, upper: str | ImageMount | Tmpfs, lower: int, places: list[int]
+) -> tuple[int, int]:
+    """Return the slots of an upper and a work directory."""
+    if isinstance(upper, Tmpfs):
+        base = _create_tmpfs(builder, mounts, upper, places)
+        builder.add("mkdir", base, "upper", 0o755, text="upper layer in the tmpfs")
+        builder.add("mkdir", base, "work", 0o700, text="work directory in the tmpfs")
+    else:
+        base = _open_layer(builder, upper, places)
+    slots = builder.new_slot(), builder.new_slot()
+    for name, slot in zip(("upper", "work"), slots, strict=True):
+        builder.add("open", base, name, kernel.O_PATH, 0, kernel.RESOLVE_NO_SYMLINKS, slot, text=f"{name} of {_named(upper)}")
+    if isinstance(upper, Tmpfs):
+        builder.add("mode_like", lower, ".", slots[0], text="mode of / like that of the image")
+    return slots
+
+
+def _create_tmpfs(builder: PlanBuilder, mounts: DetachedMounts, tmpfs: Tmpfs, places: list[int]) -> int:
+    context, slot = mounts.context(), builder.new_slot()
+    builder.add("fsopen", "tmpfs", context, text="tmpfs for the upper layer of /")
+    for key, value in (("source", "tmpfs"), ("mode", "0700"), *((("size", str(tmpfs.size)),) if tmpfs.size else ())):
+        mounts.configure(context, key, value, "the upper layer of /")
+    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the upper layer of /")
+    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    builder.add("fsmount", context, attributes, slot, text="tmpfs for the upper layer of / (nosuid, nodev)")
+    _attach(builder, slot, "tmpfs", places)
+    return slot
+
+
+@contextmanager
+def _in_place(builder: PlanBuilder) -> Iterator[list[int]]:
+    """Attach layers in the mount namespace of the container for the block. The list gets their slots."""
+    places: list[int] = []
+    yield places
+    for slot in reversed(places):
+        builder.add("detach", slot, text=f"detach the layer from {_PLACE}; the overlay keeps it")
+
+
+@contextmanager
+def _namespace_aside(builder: PlanBuilder) -> Iterator[list[int]]:
+    """Attach layers in a mount namespace that no other process is in, for the block."""
+    back, root = builder.new_slot(), builder.new_slot()
+    builder.add("open", NO_SLOT, "/proc/self/ns/mnt", 0, 0, 0, back, text="mount namespace, to return to it")
+    builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, root, text="root directory, to return to it")
+    builder.add("unshare", kernel.CLONE_NEW["mount"], text="another mount namespace, in which no process sees the layers")
+    builder.add("mount_setattr", NO_SLOT, kernel.AT_RECURSIVE, 0, 0, kernel.MS_PRIVATE, NO_SLOT, text="private propagation in it")
+    yield []
+    builder.add("setns", back, kernel.CLONE_NEW["mount"], text="back to the mount namespace before; the overlay keeps its layers")
+    builder.add("chroot", root, text="back to the root directory before")

@@ -21,7 +21,7 @@ from ..engine.trees import copy_attributes
 from ..errors import BundleError, ImageError, UnsupportedError, warn
 from ..host import Host
 from ..interrupts import waiting
-from ..plan.overlay import Overlay
+from ..plan.rootfs import Overlay
 from ..spec.base import is_below
 from .cache import Cache, read_link
 from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount

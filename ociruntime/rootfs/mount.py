@@ -23,7 +23,7 @@ from ..errors import BundleError, ImageError, UnsupportedError
 from ..files import other_writers
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
-from ..plan.overlay import ImageMount
+from ..plan.rootfs import ImageMount
 from ..procfs import MountInfo, read_mounts
 from ..spec.base import destination_in_root
 

@@ -20,7 +20,7 @@ from ..engine.trees import copy_attributes
 from ..engine.undo import refusal
 from ..errors import BundleError, ImageError, UnsupportedError
 from ..files import LockFile, absolute_path
-from ..plan.overlay import ImageMount, Tmpfs
+from ..plan.rootfs import ImageMount, Tmpfs
 from .mount import NODEV, NOSUID, create_mount, loop_device, open_image
 
 NONE: Final = "none"

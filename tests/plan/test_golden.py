@@ -19,7 +19,7 @@ from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
 from ociruntime.plan.compile import Template, is_usable
 from ociruntime.plan.ops import OPS
-from ociruntime.plan.overlay import ImageMount, Overlay, Tmpfs
+from ociruntime.plan.rootfs import ImageMount, Overlay, Tmpfs
 from ociruntime.spec import Linux, Resources, RuntimeSpec
 
 from ..support.fixture_types import Script
