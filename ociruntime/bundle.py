@@ -284,41 +284,43 @@ class Bundle:
 
     def _private_layers(self) -> Layers:
         """Return the layers below the upper layers of `fresh`. Raises BundleError, SpecError, OSError."""
-        layers = self._layers or bundle_layers(self._recorded_path)
+        layers = self._layers or bundle_layers(self._recorded_path(str(self.rootfs)))
         if layers is None:
             return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir()))
         return uncovered(layers) if layers.shared else layers
 
     def _find_layers(self) -> Layers | None:
         """Return what each container mounts as its root filesystem; None if all share the directory."""
-        layers = self._layers if self._layers is not None else self._recorded_layers()
-        if layers is None or (layers.shared and self._layers is None):
-            return self._layers_for_points()
-        return None if layers.shared else layers
+        if self._layers is not None:
+            return None if self._layers.shared else self._layers
+        privileged, rootfs = may_mount(), str(self.rootfs)
+        layers = self._recorded_layers(rootfs, privileged)
+        if layers is None or layers.shared:
+            return self._layers_for_points(rootfs, privileged)
+        return layers
 
-    @property
-    def _recorded_path(self) -> Path:
-        """The directory whose record has the layers: that of the root filesystem, which a copy of config.json may be far from."""
-        return self.rootfs.parent if self.rootfs.name == "rootfs" else self.path
+    def _recorded_path(self, rootfs: str) -> str:
+        """Return the directory whose record has the layers: that of the root filesystem: config.json may be a copy elsewhere."""
+        return os.path.dirname(rootfs) if rootfs.endswith("/rootfs") else str(self.path)
 
-    def _recorded_layers(self) -> Layers | None:
-        place = self._recorded_path
-        if may_mount() and not os.path.lexists(f"{place}/overlay"):  # as in every mounted bundle
+    def _recorded_layers(self, rootfs: str, privileged: bool) -> Layers | None:
+        place = self._recorded_path(rootfs)
+        if privileged and not os.path.lexists(f"{place}/overlay"):  # as in every mounted bundle
             return None
         layers = bundle_layers(place)
         if layers is not None and layers.upper.choice:
-            layers = layers._replace(upper=find_upper(layers.upper.choice, privileged=may_mount()))
+            layers = layers._replace(upper=find_upper(layers.upper.choice, privileged=privileged))
         return layers
 
-    def _layers_for_points(self) -> Layers | None:
+    def _layers_for_points(self, rootfs: str, privileged: bool) -> Layers | None:
         """Return an upper layer for each container, if a mount point is missing that cannot be made in the root filesystem."""
-        if not os.path.isdir(self.rootfs) or (may_mount() and os.access(self.rootfs, os.W_OK)):
+        if (privileged and os.access(rootfs, os.W_OK)) or not os.path.isdir(rootfs):
             return None
         try:
-            missing = self._missing_points(ContainerRoot(self.rootfs, mounts=self.spec.mounts or (), bundle=self.path))
+            missing = self._missing_points(ContainerRoot(rootfs, mounts=self.spec.mounts or (), bundle=self.path))
         except (OSError, ValueError):
             return None  # a path that cannot exist: compiling or executing the plan says more
-        return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir())) if missing else None
+        return Layers((rootfs,), os.path.realpath(tempfile.gettempdir())) if missing else None
 
     def _missing_points(self, root: ContainerRoot) -> list[MissingPoint]:
         """Return the mount points that a container cannot make in the layers of its root filesystem."""
