@@ -16,8 +16,8 @@ import ociruntime as oci
 
 from ..support.fixture_types import Command
 from ..support.private_users import UID, User, give, new_user
-from ..support.terminals import Session
-from ..support.waiting import TIME_LIMIT
+from ..support.terminals import Session, in_foreground
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 FUSE = all(shutil.which(name) for name in ("squashfuse", "fusermount3")) and os.path.exists("/dev/fuse")
@@ -183,8 +183,9 @@ def test_a_shell_on_a_terminal(session: Callable[..., Session], command: Command
     tty.expect("$ ")
     tty.type("tty; stty size\n")
     tty.expect("/dev/pts/0\r\n24 80\r\n$ ")
-    tty.type("echo sl''eeps; sleep 1000\n")
-    tty.expect("sleeps\r\n")
+    (container,) = oci.Container.list(state_root=state_root)
+    tty.type("sleep 1000\n")
+    wait_until(lambda: in_foreground(container), "the foreground job")
     tty.type("\x03")
     tty.expect("$ ")
     tty.type("exit 3\n")
