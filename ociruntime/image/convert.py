@@ -348,6 +348,7 @@ def build(
         OSError: a file cannot be read or written.
     """
     target = parse_path("target", target)
+    optional(check_str, "arch", arch)
     optional(check_mapping, "config", config)
     optional(check_mapping, "labels", labels)
     optional(check_str, "definition", definition)

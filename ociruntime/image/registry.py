@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from ociruntime.arguments import check_bool, check_str, optional, parse_path, shown
+from ociruntime.arguments import check_bool, check_int, check_str, optional, parse_path, shown
 from ociruntime.errors import ImageError, UnsupportedError
 from ociruntime.files import StagedFile, absolute_path
 from ociruntime.image import oci
@@ -88,6 +88,8 @@ def pull(
     name = _parse_reference(reference)
     target = absolute_path(parse_path("target", target))
     check_bool("insecure", insecure)
+    check_int("max_files", max_files, 0)
+    check_int("max_bytes", max_bytes, 0)
     optional(check_str, "platform", platform)
     wanted = oci.host_platform() if platform is None else oci.parse_platform(platform)
     check_target(target, overwrite=overwrite)
@@ -95,7 +97,8 @@ def pull(
     command += [f"--override-variant={wanted.variant}"] if wanted.variant else []
     command += ["copy", "--quiet"] + (["--src-tls-verify=false"] if insecure else [])
     if auth_file is not None:
-        command.append(f"--src-authfile={absolute_path(parse_path('auth_file', auth_file))}")
+        os.stat(auth_file := absolute_path(parse_path("auth_file", auth_file)))  # skopeo ignores a file that does not exist
+        command.append(f"--src-authfile={auth_file}")
     with _staging(os.path.dirname(target)) as place:
         _fetch([*command, f"docker://{name}", f"oci:{place}/layout"], reference)
         with Image.open(f"{place}/layout") as image:

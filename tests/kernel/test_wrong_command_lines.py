@@ -46,13 +46,14 @@ SUCCEEDS = (
     r"(mount BUNDLE|spec --bundle)=(missing|directory)|mount IMAGE=directory",
     r"image extract --output=missing",
     r"image \w+ --(platform|max-files)=.*|image (ls|extract) (IMAGE=directory|PATH=)",  # a SIF file has one platform
-    r"build (TARGET=missing|SOURCE=directory|--exclude=.+|--max-files=9+)",
+    r"build (TARGET=missing|SOURCE=directory|--upper=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
 )
 """Cases that are right, as ``command argument=value``."""
 WARNS = r"exec --cap=.*"
 """Cases that succeed with a warning, as the runtime spec demands."""
 NAMES = {
+    "target": "cannot be pulled",  # no registry runs here
     "detach_keys": "supervisor",  # without keys nothing detaches
     "l3_cache_schema": "$.linux.intelRdt",
     "mem_bw_schema": "$.linux.intelRdt",
@@ -61,7 +62,7 @@ NAMES = {
     "ps_options": "ps : error",
 }
 """How messages name an argument in another way."""
-WAITS = r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom)=fifo"
+WAITS = r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom|--auth-file)=fifo"
 """A FIFO of a shell's ``<(...)``: reading waits for its writer."""
 
 
@@ -188,7 +189,12 @@ class World:
             elif action.metavar == "PATH":
                 words.append("/bin/busybox")
             elif action.nargs != "?":
-                known = {"SIF": str(self.image), "IMAGE": str(self.image), "SOURCE": f"{self.places}/directory"}
+                known = {
+                    "URI": "docker://127.0.0.1:1/name:tag",
+                    "SIF": str(self.image),
+                    "IMAGE": str(self.image),
+                    "SOURCE": f"{self.places}/directory",
+                }
                 words.append(known.get(str(action.metavar), f"{self.places}/{self.new_id()}"))
         return words
 
@@ -339,6 +345,8 @@ def valid_line(world: World, command: str) -> list[str]:
         words.append("--stats")
     if command == "image extract":
         words += ["--output", f"{world.places}/{world.new_id()}"]
+    if command == "pull":
+        words.insert(1, f"{world.places}/{world.new_id()}")
     return words
 
 

@@ -49,7 +49,7 @@ def _own(cls: type, name: str) -> bool:
 def _of_class(prefix: str, cls: type) -> Iterator[Call]:
     if _own(cls, "__init__") and not issubclass(cls, BaseException) and not attrs.has(cls):
         yield Call(prefix, None, cls, bound=False)
-    for name in dir(cls):
+    for name in sorted({name for base in cls.__mro__ for name in vars(base)}):  # dir() of an enumeration leaves methods out
         if name.startswith("_") or not _own(cls, name):
             continue
         static, member = inspect.getattr_static(cls, name), getattr(cls, name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import attrs
 
-from ociruntime.arguments import shown
+from ociruntime.arguments import check_str, shown
 
 if TYPE_CHECKING:
     import datetime
@@ -149,8 +149,9 @@ class Architecture(enum.StrEnum):
         """Return the architecture with an OCI name (``arm64``), a machine name of uname(2) (``aarch64``) or a SIF code (``04``).
 
         Raises:
-            ValueError: the format has no code for the name.
+            TypeError, ValueError: it is not a str, or the format has no code for it.
         """
+        check_str("name", name)
         lowered = name.lower()
         for member in cls:
             if lowered in (member.oci_name, member.value):
