@@ -134,8 +134,9 @@ def _parse(words: Sequence[str], options: Namespace) -> None:
     """Parse a command line. Raises as `parse_args`, and OCIRuntimeError, BrokenPipeError: the help cannot be written."""
     try:
         vars(options).update(vars(parse_args(words)))
-    except SystemExit:
-        _flush()
+    except SystemExit as stop:
+        if not stop.code:  # help, not an error that stderr may not take
+            _flush()
         raise
 
 

@@ -44,8 +44,8 @@ SUCCEEDS = (
     r".*--pid-file=(fifo|unreadable)",  # replaced
     r"(create|run) --sync-socket=.+",  # a listener may come later
     r"(mount BUNDLE|spec --bundle)=(missing|directory)|mount IMAGE=directory",
-    r"image extract --output=missing",
-    r"image \w+ --(platform|max-files)=.*|image (ls|extract) (IMAGE=directory|PATH=)",  # a SIF file has one platform
+    r"(image|sif) extract --output=missing|sif add --name=.*",
+    r"(image|sif) \w+ --(platform|max-files)=.*|image (ls|extract) (IMAGE=directory|PATH=)",  # a SIF file has one platform
     r"build (TARGET=missing|SOURCE=directory|--upper=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
 )
@@ -62,7 +62,9 @@ NAMES = {
     "ps_options": "ps : error",
 }
 """How messages name an argument in another way."""
-WAITS = r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom|--auth-file)=fifo"
+WAITS = (
+    r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom|--auth-file)=fifo|sif add FILE=fifo"
+)
 """A FIFO of a shell's ``<(...)``: reading waits for its writer."""
 
 
@@ -182,6 +184,8 @@ class World:
                 continue
             if action is given:
                 words += value
+            elif action.type is int:
+                words.append("1")
             elif action.dest == "id":
                 words.append(self.new_id() if command in ("create", "run") else self.running.id)
             elif action.nargs == argparse.REMAINDER:
@@ -189,7 +193,11 @@ class World:
             elif action.metavar == "PATH":
                 words.append("/bin/busybox")
             elif action.nargs != "?":
+                if command in ("sif add", "sif del") and action.metavar == "SIF":
+                    words.append(str(shutil.copy(self.image, self.places / self.new_id())))
+                    continue
                 known = {
+                    "FILE": f"{self.places}/text",
                     "URI": "docker://127.0.0.1:1/name:tag",
                     "SIF": str(self.image),
                     "IMAGE": str(self.image),
@@ -230,7 +238,7 @@ def world(tmp_path: Path, make_bundle: MakeBundle, busybox_sif: Path, prefix: st
 
 def wrong_values(world: World, command: str, action: argparse.Action) -> Iterator[tuple[str, list[str]]]:
     """Yield wrong values of an argument, each with its name."""
-    if action.dest == "id":
+    if action.dest == "id" and action.type is None:
         values = IDS if action.nargs is None else ()
     elif action.nargs == argparse.REMAINDER:
         columns = COLUMNS if command == "ps" else [[word] for word in (*WORDS, "no/such")]
@@ -343,7 +351,7 @@ def valid_line(world: World, command: str) -> list[str]:
     words = world.words(command, COMMANDS[command], NOTHING, ())
     if command == "events":
         words.append("--stats")
-    if command == "image extract":
+    if command in ("image extract", "sif extract"):
         words += ["--output", f"{world.places}/{world.new_id()}"]
     if command == "pull":
         words.insert(1, f"{world.places}/{world.new_id()}")
@@ -358,7 +366,7 @@ def test_relative_paths_in_a_removed_working_directory(world: World, command: st
     for action in parser._actions:
         if action.metavar in PATHS and action.dest != "cwd":
             words = world.words(command, parser, action, ["rel"])
-            if command == "image extract" and action.dest != "output":
+            if command in ("image extract", "sif extract") and action.dest != "output":
                 words += ["--output", f"{world.places}/{world.new_id()}"]
             status, err = execute("--root", str(world.root), *words)
             if (fault := fault_of(status, err, "rel")) or "working directory was removed" not in err:
