@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _BOUND: Final = 16 << 30
 """Bytes of extracted images above which those that are not used are removed."""
+_MAX_KNOWN: Final = 1000
+"""How many files have a digest that is kept."""
 _CHUNK: Final = 1 << 20
 
 
@@ -59,12 +61,9 @@ class Cache:
     def __init__(self) -> None:
         self._root = _cache_directory()
 
-    def files(self, digest: str) -> str:
-        return f"{self._root}/{digest}/rootfs"
-
-    def reference(self, digest: str, bundle: str) -> str:
-        name = hashlib.sha256(os.fsencode(bundle)).hexdigest()[:32]
-        return f"{self._root}/{digest}/users/{name}"
+    def place(self, digest: str) -> str:
+        """Return the directory of an image, which may not exist."""
+        return f"{self._root}/{digest}"
 
     def add(self, digest: str, extract: Callable[[str], None], bundle: str, used: Container[str]) -> None:
         """Extract an image unless that was done before, and note that a bundle uses it.
@@ -76,22 +75,22 @@ class Cache:
             used: the digests of extracted images that mounted bundles use.
         """
         with self._locked(digest):
-            place = f"{self._root}/{digest}"
+            place = self.place(digest)
             partial = f"{place}/partial"
             remove_tree(partial)  # of a process that was killed
-            if not os.path.isdir(self.files(digest)):
+            if not os.path.isdir(extracted_files(place)):
                 try:
                     with waiting():
                         extract(partial)
                     _replace_link(f"{place}/size", str(_size(partial)))
                     os.sync()  # what a crash of the machine leaves is not taken for the image
-                    os.rename(partial, self.files(digest))
+                    os.rename(partial, extracted_files(place))
                 except BaseException:
                     remove_tree(partial)
                     raise
             os.makedirs(f"{place}/users", mode=0o700, exist_ok=True)
             self._live_users(digest)
-            _replace_link(self.reference(digest, bundle), bundle)
+            _replace_link(_reference(place, bundle), bundle)
             os.utime(f"{place}/users")
         self.prune(used, _BOUND)
 
@@ -112,10 +111,6 @@ class Cache:
             parts = [layer.diff_id or layer.digest or f"sha256:{self._digest(image, layer)}" for layer in image.layers]
         return hashlib.sha256("\n".join(["owners" if privileged else "", *parts]).encode()).hexdigest()
 
-    def release(self, digest: str, bundle: str) -> None:
-        """Note that a bundle does not use an image any more."""
-        _unlink(self.reference(digest, bundle))
-
     def _make(self) -> None:
         os.makedirs(os.path.dirname(os.path.dirname(self._root)), mode=0o700, exist_ok=True)
         for path in (os.path.dirname(self._root), self._root):
@@ -132,10 +127,19 @@ class Cache:
         for _, digest, size in found:
             if (total > bound or not bound) and digest not in used and self._remove(digest):
                 total -= size
-        known = f"{self._root}/known"
-        for name in os.listdir(known) if "known" in names else ():
-            if not os.path.isdir(f"{self._root}/{read_link(f'{known}/{name}')}"):
-                _unlink(f"{known}/{name}")
+        if "known" in names:
+            self._forget_oldest(f"{self._root}/known")
+
+    def _forget_oldest(self, known: str) -> None:
+        """Forget the digests of files except those that were read last, which another process may just be noting."""
+        found = []
+        for name in os.listdir(known):
+            try:
+                found.append((os.lstat(f"{known}/{name}").st_ctime_ns, name))
+            except FileNotFoundError:
+                continue  # another process has just renamed it
+        for _, name in sorted(found, reverse=True)[_MAX_KNOWN:]:
+            _unlink(f"{known}/{name}")
 
     def _remove(self, digest: str) -> bool:
         """Remove an image unless it is used or locked, and return whether it was removed."""
@@ -206,6 +210,20 @@ class Cache:
 
     def _recorded_size(self, digest: str) -> int:
         return int(read_link(f"{self._root}/{digest}/size") or 0)
+
+
+def extracted_files(place: str) -> str:
+    """Return the root directory of an extracted image, given the directory of the image in a cache."""
+    return f"{place}/rootfs"
+
+
+def release_image(place: str, bundle: str) -> None:
+    """Note that a bundle does not use an image any more. Arguments as for `extracted_files`, and the directory of the bundle."""
+    _unlink(_reference(place, bundle))
+
+
+def _reference(place: str, bundle: str) -> str:
+    return f"{place}/users/{hashlib.sha256(os.fsencode(bundle)).hexdigest()[:32]}"
 
 
 def _size(path: str) -> int:

@@ -23,7 +23,7 @@ from ..host import Host
 from ..interrupts import waiting
 from ..plan.rootfs import Overlay
 from ..spec.base import is_below
-from .cache import Cache, read_link
+from .cache import Cache, extracted_files, read_link, release_image
 from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount
 from .uppers import Upper, make_directories, occupy
 
@@ -301,7 +301,7 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     cache, privileged = Cache(), mounts_by_kernel(host)
     digest = cache.digest_of(image, privileged=privileged)
     cache.add(digest, partial(_extract, image, programs, privileged), str(bundle), used)
-    return layers_of(str(bundle), f"{_CACHE}={digest}")
+    return layers_of(str(bundle), f"{_CACHE}={quote(cache.place(digest))}")
 
 
 def shared_mounts(image: Image) -> tuple[SharedMount, ...] | None:
@@ -432,7 +432,7 @@ def layers_of(bundle: str, origin: str) -> Layers:
     origin, _, choice = origin.partition(_CHOICE)
     kind, _, detail = origin.removeprefix(_SHARED).partition("=")
     if kind == _CACHE:
-        lowers = [Cache().files(detail)]
+        lowers = [extracted_files(unquote(detail))]
     elif kind == _DIRECTORY:
         lowers = [unquote(detail)]
     else:
@@ -453,14 +453,19 @@ def layer_places(bundle: str, count: int) -> list[str]:
 
 def digest_of(origin: str) -> str:
     """Return the digest of the extracted image in a record; empty if the image was not extracted."""
-    kind, _, digest = origin.partition(_CHOICE)[0].removeprefix(_SHARED).partition("=")
-    return digest if kind == _CACHE else ""
+    return os.path.basename(_extracted(origin))
+
+
+def _extracted(origin: str) -> str:
+    """Return the place of the extracted image in a record, which does not depend on the environment of this process."""
+    kind, _, place = origin.partition(_CHOICE)[0].removeprefix(_SHARED).partition("=")
+    return unquote(place) if kind == _CACHE else ""
 
 
 def release(origin: str, bundle: str) -> None:
     """Note that a bundle does not use its extracted image any more. No effect for another origin."""
-    if digest := digest_of(origin):
-        Cache().release(digest, bundle)
+    if place := _extracted(origin):
+        release_image(place, bundle)
 
 
 def prune_images(used: Container[str]) -> None:

@@ -24,6 +24,8 @@ import ociruntime as oci
 from ociruntime import sandbox
 from ociruntime.image import SifBuilder
 from ociruntime.image.sif.model import Filesystem
+from ociruntime.rootfs import cache as extracted
+from ociruntime.rootfs.cache import Cache
 
 from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage, tar_of_tree
 from ..support.private_users import UID, User, give, new_user
@@ -463,3 +465,34 @@ def test_many_at_once(images: Path, cache: Path, name: str) -> None:
         assert list(pool.map(one, range(40))) == [f"{number}\n" for number in range(40)]
     oci.prune()
     assert cached(cache) == []
+
+
+@pytest.mark.filterwarnings("ignore::ociruntime.OCIRuntimeWarning")
+def test_an_extracted_image_stays_where_it_was_extracted(
+    images: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of a batch system has another environment than the login shell that mounted the image."""
+    with oci.Bundle.from_image(images / "one.sif", tmp_path / "b", strategy="extraction"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+        assert _show(oci.Bundle.load(tmp_path / "b")) == expected("one.sif", owners=True)
+        (digest,) = cached(cache)
+        assert os.listdir(cache / digest / "users") != []
+    assert os.listdir(cache / digest / "users") == []
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_file_is_read_once_for_its_digest(images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with oci.Image.open(images / "x.sqfs") as image:
+        digest = Cache().digest_of(image, privileged=True)
+        Cache().prune((), 0)
+        (known,) = os.listdir(cache / "known")
+        (cache / f"known/{known}.0123456789abcdef").symlink_to("of another process, which renames it next")
+        Cache().prune((), 0)
+        assert len(os.listdir(cache / "known")) == 2
+        assert Cache().digest_of(image, privileged=True) == digest
+        (cache / f"known/{known}").unlink()
+        (cache / f"known/{known}").symlink_to("0" * 64)
+        assert Cache().digest_of(image, privileged=True) != digest  # what is noted is taken
+        monkeypatch.setattr(extracted, "_MAX_KNOWN", 1)
+        Cache().prune((), 0)
+        assert len(os.listdir(cache / "known")) == 1

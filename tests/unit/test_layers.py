@@ -11,7 +11,7 @@ from ociruntime.engine import filesystems
 from ociruntime.engine.filesystems import Programs
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Host
-from ociruntime.rootfs.layers import Strategy, choose, layers_of
+from ociruntime.rootfs.layers import Strategy, choose, digest_of, layers_of
 
 ROOT = Host((6, 18), "x86_64", 0, 40, ())
 USER = attrs.evolve(ROOT, euid=1000, capabilities=0)
@@ -83,8 +83,10 @@ def test_what_a_record_holds_of_layers() -> None:
     assert layers_of("/b", "directory=%2Fa%20b").lowers == ("/a b",)
     assert layers_of("/b", "shared+kernel=2")[:4] == (("/b/layers/1", "/b/layers/0"), "/b/overlay", "shared+kernel=2", True)
     assert layers_of("/b", "fuse=3").lowers == ("/b/layers/2", "/b/layers/1", "/b/layers/0")
-    extracted = layers_of("/b", "cache=" + "a" * 64)
-    assert extracted.lowers[0].endswith(f"/{'a' * 64}/rootfs")
+    extracted = layers_of("/b", "cache=/a%20b/" + "a" * 64)
+    assert extracted.lowers == (f"/a b/{'a' * 64}/rootfs",)
+    assert digest_of(extracted.origin) == "a" * 64
+    assert digest_of("fuse=1") == ""
     assert extracted.overlay("x") == (extracted.lowers, "/b/overlay/x", False)
 
 
