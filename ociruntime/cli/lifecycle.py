@@ -72,6 +72,11 @@ def run(options: Namespace) -> int:
             f"COMMAND {shown(options.args[0])}: a container of a bundle runs the program in config.json, and "
             f"{shorten(options.id)} is not an image; write a directory with a slash, as ./DIR"
         )
+    if options.bundle == "." and options.config is None and not os.path.lexists("config.json"):
+        raise oci.BundleError(
+            f"{shown(options.id)} is not the name of an image file, and the working directory is not a bundle: it has no "
+            "config.json; name the image, or the bundle with --bundle"
+        )
     bundle, keywords = _load_bundle(options), _create_options(options)
     if options.tty and not options.console_socket:
         keywords["terminal"] = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from ociruntime.cli import build_parser
+from ociruntime.cli import build_parser, main
 from ociruntime.cli.parser import Parser, Unsupported, parse_args
 
 COMMANDS = (
@@ -218,3 +219,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("ociruntime version ")
     assert (second, third[:9]) == ("spec: 1.3.0", "+SYSTEMD ")
+
+
+def test_an_image_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "typo.sif"]) == 1
+    assert capsys.readouterr().err == (
+        "ociruntime: 'typo.sif' is not the name of an image file, and the working directory is not a bundle: it has no "
+        "config.json; name the image, or the bundle with --bundle\n"
+    )

@@ -583,7 +583,9 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not overwrite:
-        raise FileExistsError(errno.EEXIST, "file exists; pass overwrite=True to replace it", os.fspath(path))
+        raise FileExistsError(
+            errno.EEXIST, "file exists; pass overwrite=True to replace it, or --force on the command line", os.fspath(path)
+        )
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise FileExistsError(errno.EEXIST, "a special file, which is not replaced", os.fspath(path))
 
