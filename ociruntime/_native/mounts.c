@@ -107,8 +107,8 @@ long mount_whole(const struct op_mount *o)
     return keep(o->out, mnt);
 }
 
-/* Set an option of a filesystem to the paths of descriptors in procfs, with colons between them. The paths do not depend on what the
- * directories are called, or whether they have a path at all. */
+/* Set an option of a filesystem to the paths of descriptors in procfs, with colons between them. The paths do not depend on what
+ * the directories are called, or whether they have a path at all. */
 long configure_layers(const struct op_fsconfig_fds *o)
 {
     static const char prefix[] = "/proc/self/fd/";
