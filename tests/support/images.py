@@ -50,9 +50,10 @@ def tar_of_tree(tree: Path, *, opaque: Sequence[str] = ()) -> bytes:
                 archive.addfile(tarfile.TarInfo(f"{name.parent}/.wh.{name.name}"))
                 continue
             member = archive.gettarinfo(path, str(name))
-            for attribute in os.listxattr(path, follow_symlinks=False):
-                value = os.getxattr(path, attribute, follow_symlinks=False).decode("utf-8", "surrogateescape")
-                member.pax_headers[f"SCHILY.xattr.{attribute}"] = value
+            member.pax_headers = {
+                f"SCHILY.xattr.{attribute}": os.getxattr(path, attribute, follow_symlinks=False).decode("utf-8", "surrogateescape")
+                for attribute in os.listxattr(path, follow_symlinks=False)
+            }
             with path.open("rb") if member.isreg() else nullcontext() as content:
                 archive.addfile(member, content)
         for name_of_directory in opaque:

@@ -122,7 +122,7 @@ def test_the_hostname_of_the_host(host: Path) -> None:
     """A container without a UTS namespace of its own has it already."""
     spec = oci.RuntimeSpec.default()
     assert complete().apply(spec, lambda _: pytest.fail("a name is looked up")).hostname == os.uname().nodename
-    spec = spec.evolve(hostname=None).without_namespace("uts")
+    spec = spec.evolve(hostname=None).without_namespace(oci.spec.NamespaceType.UTS)
     assert complete().apply(spec, lambda _: pytest.fail("a name is looked up")).hostname is None
 
 
@@ -132,9 +132,9 @@ def test_presets_by_name() -> None:
     with pytest.raises(ValueError, match=r"^preset is 'cluster': one of hpc is needed$"):
         RunOptions(preset="cluster")
     with pytest.raises(TypeError, match=r"^preset is 5: a name or a Preset is needed$"):
-        RunOptions(preset=5)
+        RunOptions(preset=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^environment is 'host': one of image, clean, caller is needed$"):
-        oci.Preset(environment="host")
+        oci.Preset(environment="host")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

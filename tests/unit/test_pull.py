@@ -143,15 +143,14 @@ def test_a_sif_file(registry: Registry, tmp_path: Path) -> None:
 
 @needs_skopeo
 def test_errors(registry: Registry, tmp_path: Path) -> None:
-    options: dict[str, Any]
-    for reference, options, message in (
-        (f"docker://{registry.host}/a:none", {"insecure": True}, "manifest unknown"),
-        (f"docker://{registry.host}/a:none", {}, "pass insecure=True"),
-        ("docker://127.0.0.1:1/a", {}, "connection refused; check that the registry runs"),
-        ("docker://registry.invalid/a", {}, "check the network, and the name of the registry"),
+    for reference, insecure, message in (
+        (f"docker://{registry.host}/a:none", True, "manifest unknown"),
+        (f"docker://{registry.host}/a:none", False, "pass insecure=True"),
+        ("docker://127.0.0.1:1/a", False, "connection refused; check that the registry runs"),
+        ("docker://registry.invalid/a", False, "check the network, and the name of the registry"),
     ):
         with pytest.raises(oci.ImageError, match=f"{re.escape(reference)}: cannot be pulled: .*{re.escape(message)}"):
-            oci.pull(reference, tmp_path / "x.sif", **options)
+            oci.pull(reference, tmp_path / "x.sif", insecure=insecure)
     (tmp_path / "x.sif").write_bytes(b"before")
     with pytest.raises(FileExistsError):
         oci.pull("docker://127.0.0.1:1/a", tmp_path / "x.sif")

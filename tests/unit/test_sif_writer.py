@@ -470,13 +470,13 @@ def test_the_commands_that_change_a_file(several: Path, tmp_path: Path, capfd: p
     for words in (["sif", str(several)], ["sif", "list", "--json", str(several)], ["sif", "--json", str(several)]):
         assert main(words) == 0
         assert ("several" in capfd.readouterr().out) == ("--json" in words)
-    for words, message in {
+    for line, message in {
         ("del", "8", str(several)): "has no object 8",
         ("del", "3", str(several)): "object 5 is linked to object 3",
         ("dump", "8", str(several)): "has no object 8",
         ("add", "--type", "sbom", str(several), str(several)): "not a software bill of materials",
     }.items():
-        assert main(["sif", *words]) == 1
+        assert main(["sif", *line]) == 1
         assert message in capfd.readouterr().err
     assert contents(several).keys() == {1, 2, 3, 4, 5, 6, 7, 9, 10}
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,13 @@ GROUP_FILES = _lines_of(_NAME, st.just("x"), _ID, st.sampled_from(_MEMBERS))
 PARTS = _NAME | _ID | st.sampled_from(["no such", "a:b", "a\nb", "a\0b", "\ud800"])
 
 
+def _user(bundle: oci.Bundle, text: str) -> User:
+    process = bundle.with_overrides(Overrides(user=text)).spec.process
+    assert process is not None
+    assert process.user is not None
+    return process.user
+
+
 def error_or(call: Callable[[], Any]) -> Any:
     """Return what a call returns, or the message of its BundleError."""
     try:
@@ -371,7 +379,7 @@ def test_any_kinds_of_files(tmp_path: Path, passwd: str, group: str) -> None:
     loaded = oci.Bundle.from_dir(bundle)
     before = len(os.listdir("/proc/self/fd"))
     for text in ("app", "app:app", "0:app", "app:0", "7", "7:8", "root"):
-        found = error_or(lambda text=text: loaded.with_overrides(Overrides(user=text)).spec.process.user)
+        found = error_or(partial(_user, loaded, text))
         if isinstance(found, str):
             assert re.search(r"'(app|root)' is neither|the container's /etc/(passwd|group): ", found)
             assert set(text.split(":")) & {"app", "root"}
