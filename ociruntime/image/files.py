@@ -554,6 +554,10 @@ class _Unpacking(_Writer):
             self._write_files()
             for path, node in reversed(self._directories):
                 self._complete(node, path)
+        except OSError as error:
+            if isinstance(error, OCIRuntimeError) or f"{error.filename}/".startswith(f"{self._view.name}/"):
+                raise  # about the image
+            raise OSError(error.errno, error.strerror, to) from error
         finally:
             os.close(self._fd)
 
@@ -595,7 +599,13 @@ class _Unpacking(_Writer):
         if self._privileged:
             if not (0 <= node.uid <= _MAX_ID and 0 <= node.gid <= _MAX_ID):
                 raise ImageError(f"{self._view.name}: {printable(path)}: a file of the user {node.uid} and group {node.gid}")
-            os.chown(path, node.uid, node.gid, dir_fd=self._fd, follow_symlinks=follow)
+            try:
+                os.chown(path, node.uid, node.gid, dir_fd=self._fd, follow_symlinks=follow)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EINVAL):
+                    message = f"privileged=True keeps owners, and this user cannot give files to {node.uid}:{node.gid}"
+                    raise OSError(error.errno, message) from error
+                raise
         self._set_attributes(node, path, follow=follow)
         if node.type is not FileType.SYMLINK:
             bits = 0o7777 if self._privileged or node.is_directory else 0o1777
