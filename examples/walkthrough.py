@@ -229,6 +229,7 @@ def python(directory: Path, image: Path) -> None:
     result = oci.run(image, ["echo", "hi"], capture_output=True, text=True, state_root=directory / "state")
     print(f"    {result!r}")
     expect(result.stdout, "hi\n", "the output")
+    oci.close_images()  # run() keeps the last ones open for the next calls
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .presets import Preset as Preset
     from .process import Process as Process
     from .process import Result as Result
+    from .sandbox import close_images as close_images
     from .sandbox import run as run
     from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
@@ -85,7 +86,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "presets": "HPC Preset",
         "process": "Process Result",
         "lifecycle.prune": "prune",
-        "sandbox": "run",
+        "sandbox": "close_images run",
         "image": "Image SifImage build build_sif pull sign",
         "spec": "Problem RuntimeSpec",
         "state": "State",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .plan.cgroups import Manager
     from .rootfs.mount import SharedMount
 
-__all__ = ["run"]
+__all__ = ["close_images", "run"]
 
 ImageLike: TypeAlias = Bundle | StrPath
 
@@ -273,6 +273,14 @@ class _Image(NamedTuple):
 _images: Final[dict[str, _Image]] = {}
 """The images of the last calls. Each has its mount, and plans that are compiled."""
 _MAX_IMAGES: Final = 8
+
+
+def close_images() -> None:
+    """Close the images that `run` keeps open for the next calls: their mounts, which have no place, and their loop devices.
+
+    Containers that still run keep their root filesystem. The next `run` opens its image again.
+    """
+    _images.clear()
 
 
 def _known(path: Path, place: Path, choice: _Choice) -> _Image | None:

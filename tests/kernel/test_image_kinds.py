@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
-from ociruntime import sandbox
 from ociruntime.image import SifBuilder
 from ociruntime.image.sif.model import Filesystem
 from ociruntime.rootfs import cache as extracted
@@ -196,7 +195,7 @@ def test_root_runs_an_image(images: Path, name: str, tmp_path: Path, cache: Path
         oci.prune()
         assert _show(bundle) == expected(name, owners=True)  # it still uses what was extracted
     assert not (tmp_path / "b").exists()
-    sandbox._images.clear()  # `run` keeps the last images mounted
+    oci.close_images()
     wait_until(lambda: _leftovers(images) + _leftovers(tmp_path) == [], "the end of loop devices")
     oci.prune()
     assert cached(cache) == []

@@ -62,7 +62,7 @@ def test_runs_share_one_mount_that_has_no_place(image: Path, look: Look, tmp_pat
         assert look(image, "echo x >/new; rm /bin/ls; ls /new 2>&1 | head -1; stat -c %a /").endswith("\n755\n")
         assert len(loops_below(tmp_path)) == 1
     assert seen == []
-    sandbox._images.clear()
+    oci.close_images()
     wait_until(lambda: loops_below(tmp_path) == [], "the end of the loop device")
 
 
