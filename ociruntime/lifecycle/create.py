@@ -20,7 +20,7 @@ from ..engine.clone import clone
 from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start
-from ..errors import ContainerNotFound, UnsupportedError, warn
+from ..errors import UnsupportedError, warn
 from ..files import replace_file
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
@@ -34,7 +34,7 @@ from ..rootfs.mount import ephemeral_name
 from ..rootfs.users import env_with_home
 from ..spec import Mount
 from ..store import NOTIFY, Entry, StateRecord, StateStore, Status, oci_state
-from .delete import after_delete, delete, read
+from .delete import after_delete, delete, living
 from .start import Ready, after_start, send_fd, send_listener
 
 if TYPE_CHECKING:
@@ -524,17 +524,7 @@ class Creation:
 
 def _uses_root(container: str) -> bool:
     """Return whether the container of a state directory uses its root filesystem, or is being created."""
-    entry = Entry(*os.path.split(container))
-    try:
-        _, status = read(entry, force=True)
-        if status is not Status.CREATING:
-            return status is not Status.STOPPED
-        with entry.locked(wait=False):
-            return False  # its creator has ended
-    except BlockingIOError:
-        return True
-    except ContainerNotFound:
-        return False
+    return living(Entry(*os.path.split(container))) is not None
 
 
 def listener_of(spec: RuntimeSpec) -> list[str]:

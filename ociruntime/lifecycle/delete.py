@@ -150,6 +150,20 @@ def read(entry: Entry, *, force: bool) -> tuple[StateRecord, Status]:
     return document, status_of(document)
 
 
+def living(entry: Entry) -> StateRecord | None:
+    """Return the state of a container that has not ended; None if it was deleted, or if its creator ended before it was created."""
+    try:
+        document, status = read(entry, force=True)
+        if status is Status.CREATING:
+            with entry.locked(wait=False):
+                return None
+    except BlockingIOError:
+        return document
+    except ContainerNotFound:
+        return None
+    return None if status is Status.STOPPED else document
+
+
 def sweep(entry: Entry, document: StateRecord) -> None:
     """Remove everything of a container whose init process has ended. The caller holds the lock."""
     _end_supervisor(entry, document)

@@ -17,7 +17,7 @@ from ..procfs import MountInfo, read_mounts
 from ..rootfs.bundles import LAYER_TYPES, BundleDirectory, locked, prune_records
 from ..rootfs.layers import containers_of as layer_containers
 from ..store import Entry, StateRecord, StateStore, Status, check_directory, check_id
-from .delete import after_delete, end, lock, read, sweep
+from .delete import after_delete, end, living, lock, read, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -282,18 +282,8 @@ def containers_of(directory: BundleDirectory, state_root: str | os.PathLike[str]
 
 
 def _uses(entry: Entry, bundle: os.stat_result) -> bool:
-    try:
-        document, status = read(entry, force=True)
-        if status is Status.STOPPED or not any(_is_directory(path, bundle) for path in _directories(document)):
-            return False
-        if status is not Status.CREATING:
-            return True
-        with entry.locked(wait=False):
-            return False  # its creator has ended
-    except BlockingIOError:
-        return True
-    except ContainerNotFound:
-        return False
+    document = living(entry)
+    return document is not None and any(_is_directory(path, bundle) for path in _directories(document))
 
 
 def _directories(document: StateRecord) -> Iterator[str]:
