@@ -115,12 +115,12 @@ def run_tests_as_user(python: str, prefix: str, *arguments: str, timeout: float 
         copied = f"{work}/tests"
         shutil.copytree(REPO / "tests", copied, ignore=shutil.ignore_patterns("unit", "plan", "vm", "typing", "__pycache__"))
         home = f"{work}/home"
-        os.mkdir(home)
+        os.mkdir(home, 0o700)
         os.chown(home, uid, uid)
         command = [python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={home}/pytest"]
         done = subprocess.run(
             [*command, *arguments], user=uid, group=uid, extra_groups=[], cwd=copied, stdin=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "XDG_RUNTIME_DIR": home, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout, check=False,
         )  # fmt: skip
         print(done.stdout)
