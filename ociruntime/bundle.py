@@ -387,9 +387,9 @@ class Bundle:
             return make()  # not hashable
         if found is None:
             found = make()
-            while len(self._variants) >= _MAX_VARIANTS:
-                self._variants.pop(next(iter(self._variants)), None)
             self._variants[key] = found
+            for oldest in list(self._variants)[:-_MAX_VARIANTS]:
+                self._variants.pop(oldest, None)
         return found
 
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:

@@ -302,9 +302,9 @@ def _known(path: Path, place: Path, choice: _Choice) -> _Image | None:
         _images.pop(str(path), None)
         found = _open(path, place, choice, key)
         if found is not None:
-            while len(_images) >= _MAX_IMAGES:
-                _images.pop(next(iter(_images)), None)
             _images[str(path)] = found
+            for oldest in list(_images)[:-_MAX_IMAGES]:
+                _images.pop(oldest, None)
     return found
 
 
