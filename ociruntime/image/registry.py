@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from ociruntime.arguments import check_bool, check_int, check_str, optional, parse_path, shown
 from ociruntime.errors import ImageError, UnsupportedError
-from ociruntime.files import StagedFile, absolute_path
+from ociruntime.files import StagedFile, absolute_path, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import check_digest
 from ociruntime.image.convert import build
@@ -97,7 +97,8 @@ def pull(
     command += [f"--override-variant={wanted.variant}"] if wanted.variant else []
     command += ["copy", "--quiet"] + (["--src-tls-verify=false"] if insecure else [])
     if auth_file is not None:
-        os.stat(auth_file := absolute_path(parse_path("auth_file", auth_file)))  # skopeo ignores a file that does not exist
+        auth_file = absolute_path(parse_path("auth_file", auth_file))
+        os.close(open_regular(auth_file))  # skopeo ignores a file that does not exist
         command.append(f"--src-authfile={auth_file}")
     with _staging(os.path.dirname(target)) as place:
         _fetch([*command, f"docker://{name}", f"oci:{place}/layout"], reference)

@@ -11,6 +11,7 @@ import threading
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -367,8 +368,8 @@ def test_an_interruption_between_a_mount_and_its_block(
     interrupt.argtypes, interrupt.restype = [ctypes.py_object], None
     original, references = oci.Image.open, list[object]()
 
-    def opened(path: Path) -> oci.Image:
-        image = original(path)
+    def opened(path: Path, **options: Any) -> oci.Image:
+        image = original(path, **options)
         references.append(weakref.ref(image.sif, interrupt))  # the image goes with the frame of from_sif
         return image
 

@@ -80,7 +80,7 @@ def commands_of(state_root: Path) -> list[str]:
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_the_bundle_of_an_image(busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Path, *, dies: bool) -> None:
-    """Its creator was killed; its bundle was mounted for it. If it should die with its creator, `prune` removes it."""
+    """Its creator was killed; its upper layer was made for it. If it should die with its creator, `prune` removes it."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     text = f"""import sys, ociruntime as oci
@@ -96,7 +96,7 @@ oci.run(sys.argv[1], ['sleep', '1000'], container_id=sys.argv[2], state_root=sys
     finally:
         creator.kill()
         creator.wait()
-    assert any(str(scratch) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    assert os.listdir(scratch) != []
     (state_root / prefix / "state.json").write_text("{")
     if dies:
         assert oci.prune(state_root=state_root) == (prefix,)
