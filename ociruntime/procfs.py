@@ -47,11 +47,8 @@ def start_time(pid: int) -> int:
 def read_stat(pid: int) -> list[bytes] | None:
     """Return the fields of /proc/PID/stat from the third on, the state (proc(5)); None if the process does not exist."""
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(fd, 4096).rpartition(b")")[2].split() or None
-        finally:
-            os.close(fd)
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # an object, which an interrupt before the block closes too
+            return os.read(file.fileno(), 4096).rpartition(b")")[2].split() or None
     except (FileNotFoundError, ProcessLookupError):
         return None
 

@@ -28,11 +28,8 @@ UNLIMITED: Final = 1 << 62
 
 def read(path: str | os.PathLike[str], file: str) -> str:
     """Return the content of a file. Raises OSError."""
-    fd = os.open(f"{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return _content(fd)
-    finally:
-        os.close(fd)
+    with open(f"{path}/{file}", "rb", buffering=0) as opened:  # an object, which an interrupt before the block closes too
+        return _content(opened.fileno())
 
 
 def _content(fd: int) -> str:
@@ -46,17 +43,11 @@ def _content(fd: int) -> str:
 def read_if_exists(path: str, file: str) -> str | None:
     """Return the content of a file; None if the file or its cgroup does not exist. Raises OSError."""
     try:
-        fd = os.open(f"{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return _content(fd)
+        return read(path, file)
     except OSError as error:
         if error.errno not in GONE:
             raise
         return None
-    finally:
-        os.close(fd)
 
 
 def write(path: str, file: str, *values: str, member: str = "") -> None:
