@@ -154,14 +154,19 @@ def living(entry: Entry) -> StateRecord | None:
     """Return the state of a container that has not ended; None if it was deleted, or if its creator ended before it was created."""
     try:
         document, status = read(entry, force=True)
-        if status is Status.CREATING:
-            with entry.locked(wait=False):
-                return None
-    except BlockingIOError:
-        return document
+        has_ended = _is_abandoned(entry) if status is Status.CREATING else status is Status.STOPPED
     except ContainerNotFound:
         return None
-    return None if status is Status.STOPPED else document
+    return None if has_ended else document
+
+
+def _is_abandoned(entry: Entry) -> bool:
+    """Return whether the creator of a container that is being created has ended. Raises ContainerNotFound."""
+    try:
+        with entry.locked(wait=False):
+            return True
+    except BlockingIOError:
+        return False
 
 
 def sweep(entry: Entry, document: StateRecord) -> None:
