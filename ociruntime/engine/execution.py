@@ -272,7 +272,7 @@ class Execution:
         Returns:
             None if the plan has steps that must not be repeated, or if the memory is not counted.
         """
-        steps = tuple(step for step in self.plan.steps if not _limits_memory(step))
+        steps = _with_new_work_directory([step for step in self.plan.steps if not _limits_memory(step)])
         if any(step.op in _ONCE for step in steps):
             return None
         again = Execution(
@@ -472,6 +472,20 @@ def _open(entry: Input) -> int:
         message = f"{entry.path} is the caller's own namespace, which $.hostname, $.domainname or $.linux.sysctl would change"
         raise SpecError([Problem(entry.name, message, _NAMESPACES)])
     return fd
+
+
+def _with_new_work_directory(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Return steps that can be executed again: the kernel uses the work directory of a volatile overlay only once."""
+    if not any(step.op == "fsconfig" and "volatile" in step.values for step in steps):
+        return tuple(steps)
+    again: list[Step] = []
+    for step in steps:
+        if step.op == "open" and step.values[1] == "work":
+            base, _, *rest = step.values
+            again.append(attrs.evolve(step, op="mkdir", values=(base, "work2", 0o700)))
+            step = attrs.evolve(step, values=(base, "work2", *rest))
+        again.append(step)
+    return tuple(again)
 
 
 def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") -> StepError | UnsupportedError:
