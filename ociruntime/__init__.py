@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis as Diagnosis
     from .diagnosis import Finding as Finding
     from .diagnosis import doctor as doctor
+    from .ephemeral import close_images as close_images
+    from .ephemeral import run as run
     from .errors import BundleError as BundleError
     from .errors import ContainerExists as ContainerExists
     from .errors import ContainerNotFound as ContainerNotFound
@@ -56,8 +58,6 @@ if TYPE_CHECKING:
     from .presets import Preset as Preset
     from .process import Process as Process
     from .process import Result as Result
-    from .sandbox import close_images as close_images
-    from .sandbox import run as run
     from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
@@ -86,7 +86,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "presets": "HPC Preset",
         "process": "Process Result",
         "lifecycle.prune": "prune",
-        "sandbox": "close_images run",
+        "ephemeral": "close_images run",
         "image": "Image SifImage build build_sif pull sign",
         "spec": "Problem RuntimeSpec",
         "state": "State",

@@ -24,11 +24,10 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
-from .rootfs.caller import CALLER
 from .rootfs.layers import Layers, Strategy, attach, make_points, may_mount, share, uncovered, with_choice
 from .rootfs.mount import check_image, is_same_file, make_volume, open_image
 from .rootfs.uppers import NONE, find_upper, parse_overlay
-from .rootfs.users import ContainerRoot, resolve
+from .rootfs.users import CALLER, ContainerRoot, resolve
 from .spec import RuntimeSpec
 from .spec.codec import MAX_DOCUMENT
 

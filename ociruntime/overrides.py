@@ -26,8 +26,7 @@ from .files import absolute_path
 from .host import Host
 from .plan.mount_options import KNOWN_OPTIONS
 from .plan.namespaces import KEEP_GROUPS, maps_own_id_alone
-from .rootfs.caller import CALLER, Caller, is_shown, working_directory
-from .rootfs.users import resolve
+from .rootfs.users import CALLER, Caller, is_shown, resolve, working_directory
 from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
 
 if TYPE_CHECKING:

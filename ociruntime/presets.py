@@ -11,7 +11,7 @@ import attrs
 
 from .arguments import check_choice, wrong_type
 from .overrides import Network, Overrides, UserLike, parse_env, parse_mount
-from .rootfs.caller import CALLER, Caller, is_shown, working_directory
+from .rootfs.users import CALLER, Caller, is_shown, working_directory
 from .spec import Mount
 from .spec.base import is_below
 

@@ -209,7 +209,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if "kernel" not in request.path.parts or os.geteuid() != 0:
         yield
         return
-    from ociruntime import sandbox
+    from ociruntime import ephemeral
     from ociruntime.engine.clone import init_memfd
 
     init_memfd()  # kept for the life of the process on purpose
@@ -219,7 +219,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     before = (mounts_below(base), loops_below(base), child_processes(), _fds())
     yield
-    sandbox._images.clear()  # kept for further calls on purpose
+    ephemeral._images.clear()  # kept for further calls on purpose
     gc.collect()
     mounts, loops, children, fds = before
     try:

@@ -13,16 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import container as _sync
-from .. import sandbox as _sandbox
+from .. import ephemeral as _ephemeral
 from ..arguments import parse_timeout
 from ..engine.processes import EndWaiter
+from ..ephemeral import EphemeralContainer, ImageLike, find_bundle
 from ..errors import LaunchTimeout, ProcessTimeout
 from ..lifecycle.prune import prune as _prune
 from ..lifecycle.status import StatsTimer, check_start, first_process, watch
 from ..options import AsyncPopenKeywords, CreateKeywords, ExecKeywords, ExecOptions, RunKeywords, RunOptions, check_keywords
 from ..overrides import Args, StrPath
 from ..process import Deadline, LaunchedProcess, Result
-from ..sandbox import EphemeralContainer, ImageLike, find_bundle
 from ..stats import Event
 from ..store import Status
 from ..streams import MaybeNone
@@ -417,4 +417,4 @@ async def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
     return await work(_prune, state_root=state_root)
 
 
-run.__wrapped__ = _sandbox.run  # type: ignore[attr-defined]  # the signature for inspect
+run.__wrapped__ = _ephemeral.run  # type: ignore[attr-defined]  # the signature for inspect

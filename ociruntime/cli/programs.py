@@ -11,8 +11,8 @@ import attrs
 
 import ociruntime as oci
 
+from ..ephemeral import execute
 from ..options import RunOptions
-from ..sandbox import execute
 from .common import SignalForwarding, parse_env, shell_status
 
 _SHELL: Final = ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")

@@ -28,10 +28,9 @@ from ..overrides import Overrides
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..rootfs.bundles import in_use
-from ..rootfs.caller import Caller
 from ..rootfs.layers import make_upper
 from ..rootfs.mount import ephemeral_name
-from ..rootfs.users import env_with_home
+from ..rootfs.users import Caller, env_with_home
 from ..spec import Mount
 from ..store import NOTIFY, Entry, StateRecord, StateStore, Status, oci_state
 from .delete import after_delete, delete, living

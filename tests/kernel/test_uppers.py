@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime import aio, sandbox
+from ociruntime import aio, ephemeral
 from ociruntime.image.sif import Filesystem, PartitionKind, SifBuilder
 
 from ..support.fixture_types import Command, MakeBundle, Script
@@ -78,10 +78,10 @@ def test_an_image_that_is_replaced(image: Path, look: Look, busybox_rootfs: Path
 
 
 def test_the_number_of_images_that_stay_mounted_is_bounded(image: Path, look: Look, tmp_path: Path) -> None:
-    for number in range(sandbox._MAX_IMAGES + 2):
+    for number in range(ephemeral._MAX_IMAGES + 2):
         shutil.copy(image, tmp_path / f"{number}.sif")
         look(tmp_path / f"{number}.sif", "true")
-    wait_until(lambda: len(loops_below(tmp_path)) == sandbox._MAX_IMAGES, "the end of the oldest loop devices")
+    wait_until(lambda: len(loops_below(tmp_path)) == ephemeral._MAX_IMAGES, "the end of the oldest loop devices")
 
 
 FORKS = """

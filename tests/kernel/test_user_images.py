@@ -318,7 +318,7 @@ oci.run("image.sif", ["sleep", "1000"])
 
 @pytest.mark.parametrize("delay", [0.005, 0.02, 0.05, 0.1, 0.2, 1.5])
 def test_a_caller_that_was_killed(user: User, delay: float) -> None:
-    text = f"import os, ociruntime as oci, ociruntime.image, ociruntime.container, ociruntime.sandbox\n{KILLED}"
+    text = f"import os, ociruntime as oci, ociruntime.image, ociruntime.container, ociruntime.ephemeral\n{KILLED}"
     process = user.start(
         "-W", "ignore::ociruntime.OCIRuntimeWarning", "-c", text, DELAY=str(delay), XDG_CACHE_HOME=cache(user), stdout=1, stderr=2
     )

@@ -35,7 +35,7 @@ FLOORS = (
     ("lifecycle",),
     ("supervisor",),
     ("bundle", "process", "state"),
-    ("container", "sandbox"),
+    ("container", "ephemeral"),
     ("aio", "cli"),
 )
 """The units of the package from the lowest floor to the highest. A unit imports itself and lower floors."""

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import ociruntime as oci
-from ociruntime import aio, sandbox
+from ociruntime import aio, ephemeral
 from ociruntime.aio import containers
 from ociruntime.options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions
 from ociruntime.store import Entry
@@ -156,9 +156,9 @@ def test_run_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatc
         {"capture_output": True} if keyword in ("terminal", "input") else {}
     )
     calls: list[Any] = []
-    monkeypatch.setattr(sandbox, "find_bundle", lambda image, options: (image, options))
+    monkeypatch.setattr(ephemeral, "find_bundle", lambda image, options: (image, options))
     monkeypatch.setattr(containers, "find_bundle", lambda image, options: (image, options))
-    monkeypatch.setattr(sandbox, "EphemeralContainer", record(calls))
+    monkeypatch.setattr(ephemeral, "EphemeralContainer", record(calls))
     reached = record(calls)
     reached.discard = None  # type: ignore[attr-defined]
     monkeypatch.setattr(containers, "EphemeralContainer", reached)
