@@ -538,7 +538,7 @@ class Container:
             try:
                 launched = self._execute(options, streams, deadline.at)
             except LaunchTimeout as error:
-                raise deadline.expired(error, options.overrides.args, streams) from error
+                raise deadline.expired(error, streams) from error
             with closing(launched):
                 if options.interactive:
                     launched.interact(signals)

@@ -202,7 +202,7 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
         try:
             container = EphemeralContainer(bundle, options, streams, deadline.at)
         except LaunchTimeout as error:
-            raise deadline.expired(error, options.overrides.args, streams) from error
+            raise deadline.expired(error, streams) from error
         try:
             if observer is not None:
                 observer.forward_to(container.pidfd)

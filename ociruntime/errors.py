@@ -267,6 +267,9 @@ class StepError(OCIRuntimeError, OSError):
 class LaunchTimeout(StepError, TimeoutError):
     """A container, or a process in one, took too long to start; it was killed. ``step`` is the step that did not end."""
 
+    command: tuple[str, ...] = ()
+    """The arguments of the program that should have started; empty if that is not known."""
+
 
 def _rebuild_step_error(cls: type[StepError], errno: int, fields: dict[str, object]) -> StepError:
     error = cls(errno, step=0, total=0, op="", text="")

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import IO, Any, AnyStr, Final, Generic, Self
 
@@ -400,7 +400,7 @@ class Deadline:
         self.at = None if timeout is None else self._began + timeout
         """When the time is over, by `time.monotonic`."""
 
-    def expired(self, error: LaunchTimeout, args: Sequence[str], streams: Streams) -> ProcessTimeout:
+    def expired(self, error: LaunchTimeout, streams: Streams) -> ProcessTimeout:
         """Return the exception for a process that did not start in time, and was killed.
 
         Raises:
@@ -410,8 +410,8 @@ class Deadline:
         if self.at is None or self._timeout is None or now < self.at:
             raise error
         streams.launched()
-        result: Result[Any] = Result(tuple(args), -9, streams.output(1), streams.output(2), now - self._began)
-        return ProcessTimeout(args, self._timeout, result)
+        result: Result[Any] = Result(error.command, -9, streams.output(1), streams.output(2), now - self._began)
+        return ProcessTimeout(error.command, self._timeout, result)
 
 
 def finish(

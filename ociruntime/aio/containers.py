@@ -235,7 +235,7 @@ class Container:
             try:
                 launched = await work(self._sync._execute, given, streams, deadline.at, undo=LaunchedProcess.discard)
             except LaunchTimeout as error:
-                raise deadline.expired(error, given.overrides.args, streams) from error
+                raise deadline.expired(error, streams) from error
             try:
                 result = await finish(launched, given.timeout, kill=launched.kill, result=launched.result)
             except BaseException:
@@ -399,7 +399,7 @@ async def run(
         try:
             container = await work(EphemeralContainer, bundle, given, streams, deadline.at, undo=EphemeralContainer.discard)
         except LaunchTimeout as error:
-            raise deadline.expired(error, given.overrides.args, streams) from error
+            raise deadline.expired(error, streams) from error
         try:
             result = await finish(
                 container.process, given.timeout, kill=container.kill, result=container.result, on_end=container.on_end

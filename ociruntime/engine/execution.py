@@ -226,7 +226,9 @@ class Execution:
         cause = why if self._init is None else f"{why}; it is {describe_state(self._init.pid)}"
         if (limit := self._reached_limit()) is not None:
             cause += f", and has reached its memory limit of {limit} bytes"
-        return LaunchTimeout(errno.ETIMEDOUT, step=number, total=len(self.plan.steps), op=step.op, text=step.text, cause=cause)
+        error = LaunchTimeout(errno.ETIMEDOUT, step=number, total=len(self.plan.steps), op=step.op, text=step.text, cause=cause)
+        error.command = self.plan.command()
+        return error
 
     def _check_end(self, init: Init) -> None:
         """Raise an error if the init has ended before it waited for a start or became the program."""

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import attrs
 
@@ -119,6 +119,11 @@ class Plan:
     """The hooks that run after create, by their kinds."""
     warnings: tuple[str, ...] = ()
     """What cannot be granted, where the runtime spec asks for a warning instead of an error."""
+
+    def command(self) -> tuple[str, ...]:
+        """Return the arguments of the program; empty if the container has none, and its init process only waits."""
+        args = next((step.arguments()["argv"] for step in self.steps if step.op == "exec"), ())
+        return tuple(cast("Sequence[str]", args))
 
     def explain(self) -> str:
         """Return the plan as text: numbered steps, under a heading for each phase."""

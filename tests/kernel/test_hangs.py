@@ -234,6 +234,8 @@ def test_the_timeout_of_run_covers_the_launch(make_bundle: MakeBundle, state_roo
         assert timed_out(lambda: asyncio.run(oci.aio.run(bundle, ["true"], **options))).returncode == -9
         with pytest.raises(oci.ProcessTimeout, match=r"'true' took longer than 0.3 s and was killed"):
             oci.run(bundle, ["true"], check=True, **options)
+        with pytest.raises(oci.ProcessTimeout, match=r"'/.singularity.d/actions/run' took longer than 0.3 s and was killed"):
+            oci.run(bundle, **options)  # the program of the configuration
 
 
 def test_the_timeout_of_exec_covers_the_launch(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
