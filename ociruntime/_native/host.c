@@ -270,6 +270,12 @@ int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
     return (int)result(syscall(__NR_openat2, dir, path, &how, sizeof how));
 }
 
+/* Write everything of the filesystem that a file lies on to its device. */
+int oci_syncfs(int fd)
+{
+    return (int)result(syncfs(fd));
+}
+
 /* Open an inotify descriptor that watches one file. */
 int oci_inotify(const char *path, unsigned mask)
 {

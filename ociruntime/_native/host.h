@@ -35,6 +35,7 @@ int oci_mount(const char *fstype, const char *target, uint64_t flags, const char
 int oci_umount(const char *path, int flags);
 int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int oci_forget(int fd, uint64_t begin, uint64_t size);
+int oci_syncfs(int fd);
 int oci_bpf(int cmd, void *attr, unsigned size);
 int oci_inotify(const char *path, unsigned mask);
 int64_t oci_birth(int fd);

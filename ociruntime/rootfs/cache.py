@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from .._native import check, lib
 from ..engine.trees import remove_tree
 from ..errors import UnsupportedError
 from ..files import LockFile, other_writers
@@ -83,7 +84,7 @@ class Cache:
                     with waiting():
                         extract(partial)
                     _replace_link(f"{place}/size", str(_size(partial)))
-                    os.sync()  # what a crash of the machine leaves is not taken for the image
+                    _sync(partial)  # what a crash of the machine leaves is not taken for the image
                     os.rename(partial, extracted_files(place))
                 except BaseException:
                     remove_tree(partial)
@@ -240,6 +241,15 @@ def read_link(path: str) -> str:
         return os.readlink(path)
     except FileNotFoundError:
         return ""
+
+
+def _sync(directory: str) -> None:
+    """Write the filesystem of a directory to its device. Raises OSError: what was written before cannot be stored."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        check(lib.oci_syncfs(fd), directory)
+    finally:
+        os.close(fd)
 
 
 def _replace_link(path: str, target: str) -> None:
