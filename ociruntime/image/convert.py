@@ -76,6 +76,7 @@ exit 127
 _START = f"""\
 #!/bin/sh
 # Sets up the image's environment and runs its startscript.
+kill -CONT 1 2>/dev/null # the first process of an instance of Singularity waits for this
 {_LOAD_ENVIRONMENT}
 if [ -x /.singularity.d/startscript ]; then
     exec /.singularity.d/startscript "$@"
@@ -107,9 +108,34 @@ exec "$@"
 
 _SHELL = f"""\
 #!/bin/sh
-# Sets up the image's environment and starts a shell.
+# Sets up the image's environment and starts a shell: SINGULARITY_SHELL, bash or sh.
 {_LOAD_ENVIRONMENT}
+if [ -n "$SINGULARITY_SHELL" ] && [ -x "$SINGULARITY_SHELL" ]; then
+    exec "$SINGULARITY_SHELL" "$@"
+fi
+if [ -x /bin/bash ]; then
+    exec /bin/bash --norc "$@"
+fi
 exec /bin/sh "$@"
+"""
+
+_LIBRARIES = """\
+# Adds the libraries that a runtime binds into the image, those of a GPU for example.
+export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"
+"""
+
+_PATHS = """\
+# Changes PATH as the options of a runtime say.
+if [ -n "$SING_USER_DEFINED_PREPEND_PATH" ]; then
+    export PATH="$SING_USER_DEFINED_PREPEND_PATH:$PATH"
+fi
+if [ -n "$SING_USER_DEFINED_APPEND_PATH" ]; then
+    export PATH="$PATH:$SING_USER_DEFINED_APPEND_PATH"
+fi
+if [ -n "$SING_USER_DEFINED_PATH" ]; then
+    export PATH="$SING_USER_DEFINED_PATH"
+fi
+unset SING_USER_DEFINED_PREPEND_PATH SING_USER_DEFINED_APPEND_PATH SING_USER_DEFINED_PATH
 """
 
 
@@ -124,7 +150,8 @@ def layout_entries(
     ``actions/run`` runs ``runscript``. That runs its arguments, or ``/bin/sh`` without arguments. If ``oci_config`` has an
     Entrypoint or a Cmd, it runs Entrypoint with the arguments, or with Cmd without arguments, and ``startscript`` does the same.
     ``env/10-docker2singularity.sh`` sets PATH, and the other variables of Env unless they are set. Names that the shell cannot
-    assign are left to runtimes that read ``oci-config.json``.
+    assign are left to runtimes that read ``oci-config.json``. Apptainer sets the variables of ``--env`` after
+    ``env/99-base.sh``, and binds libraries into ``libs``.
 
     Raises:
         SifError: ``oci_config`` has a value of a wrong type.
@@ -138,6 +165,7 @@ def layout_entries(
         LayoutEntry(".singularity.d", 0o755),
         LayoutEntry(".singularity.d/actions", 0o755),
         LayoutEntry(".singularity.d/env", 0o755),
+        LayoutEntry(".singularity.d/libs", 0o755),
         LayoutEntry(".singularity.d/actions/exec", 0o755, _EXEC.encode()),
         LayoutEntry(".singularity.d/actions/run", 0o755, _RUN.encode()),
         LayoutEntry(".singularity.d/actions/shell", 0o755, _SHELL.encode()),
@@ -145,10 +173,14 @@ def layout_entries(
         LayoutEntry(".singularity.d/actions/test", 0o755, _TEST.encode()),
         LayoutEntry(".singularity.d/env/10-docker2singularity.sh", 0o755, _env_script(config.env)),
         LayoutEntry(".singularity.d/env/90-environment.sh", 0o755, b"# Further settings of the environment.\n"),
+        LayoutEntry(".singularity.d/env/99-base.sh", 0o755, _LIBRARIES.encode()),
+        LayoutEntry(".singularity.d/env/99-runtimevars.sh", 0o755, _PATHS.encode()),
         LayoutEntry(".singularity.d/runscript", 0o755, _runscript(config)),
         LayoutEntry("environment", 0o777, target=".singularity.d/env/90-environment.sh"),
         LayoutEntry("singularity", 0o777, target=".singularity.d/runscript"),
     ]
+    actions = ("exec", "run", "shell", "test")
+    entries += [LayoutEntry(f".{action}", 0o777, target=f".singularity.d/actions/{action}") for action in actions]
     if config.entrypoint or config.cmd:
         entries.append(LayoutEntry(".singularity.d/startscript", 0o755, _runscript(config)))
     if labels is not None:

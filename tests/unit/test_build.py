@@ -140,6 +140,7 @@ def describe(path: Path) -> dict[str, tuple[object, ...]]:
 IMPLIED = {"/"}
 """Directories whose time ``mksquashfs`` does not store."""
 ADDED = {"/.singularity.d", "/dev", "/environment", "/proc", "/singularity", "/sys", "/tmp"}
+ADDED |= {"/.exec", "/.run", "/.shell", "/.test"}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -360,6 +361,12 @@ def test_what_apptainer_runs(tmp_path: Path) -> None:
         assert built.read_bytes("/singularity") == built.read_bytes("/.singularity.d/runscript")
         assert json.loads(built.read_bytes("/.singularity.d/labels.json")) == {"more": "2", "own": "3"}
         assert built.read_bytes("/.singularity.d/Singularity") == b"From: x\n"
+        names = {file.path.removeprefix("/.singularity.d/env/") for file in built.files("/.singularity.d/env")}
+        names.discard("/.singularity.d/env")
+        assert sorted(names) == ["10-docker2singularity.sh", "90-environment.sh", "99-base.sh", "99-runtimevars.sh"]
+        for action in ("exec", "run", "shell", "test"):
+            assert built.read_bytes(f"/.{action}") == built.read_bytes(f"/.singularity.d/actions/{action}")
+        assert [file.type for file in built.files("/.singularity.d/libs")] == ["directory"]
         modes = {file.path: file.mode for file in built.files("/.singularity.d/actions")}
         assert {os.path.basename(path) for path, mode in modes.items() if mode & 0o111} >= {"run", "exec", "shell", "start", "test"}
         assert (built.definition, built.labels) == ("From: x\n", {"more": "2", "own": "3"})

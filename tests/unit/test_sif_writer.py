@@ -741,8 +741,28 @@ def test_actions(shell: list[str], tmp_path: Path) -> None:
     assert act(shell, tmp_path, "exec").returncode == 2
     assert act(shell, tmp_path, "shell", "-c", "echo $0 $1", "x", "y").stdout == "x y\n"
     assert act(shell, tmp_path, "run", "sh", "-c", "exit 7").returncode == 7
+    (tmp_path / "own").symlink_to(shutil.which("echo") or "")
+    assert act(shell, tmp_path, "shell", "a", SINGULARITY_SHELL=str(tmp_path / "own")).stdout == "a\n"
+    assert act(shell, tmp_path, "shell", SINGULARITY_SHELL="/none").stdout == "from a shell\n"
     (tmp_path / ".singularity.d" / "runscript").unlink()
     assert act(shell, tmp_path, "run").returncode == 127
+    assert act(shell, tmp_path, "start").returncode == 127
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_the_environment_of_a_runtime(shell: list[str], tmp_path: Path) -> None:
+    """The variables with which Apptainer passes its options, and the directory where it binds libraries."""
+    install(layout_entries(), tmp_path)
+    libs, path = f"{tmp_path}/.singularity.d/libs", os.environ["PATH"]
+
+    def shown(**env: str) -> str:
+        return act(shell, tmp_path, "exec", "sh", "-c", 'echo "$PATH $LD_LIBRARY_PATH"', **env).stdout
+
+    assert shown() == f"{path} {libs}\n"
+    assert shown(LD_LIBRARY_PATH="/lib") == f"{path} /lib:{libs}\n"
+    options = {"SING_USER_DEFINED_PREPEND_PATH": "/before", "SING_USER_DEFINED_APPEND_PATH": "/after"}
+    assert shown(**options) == f"/before:{path}:/after {libs}\n"
+    assert shown(SING_USER_DEFINED_PATH=f"/only:{path}", **options) == f"/only:{path} {libs}\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
