@@ -29,6 +29,8 @@ _TRIES: Final = 1000
 """Attempts at a path for which the kernel asks to try again, as renames go on."""
 _KEPT: Final = 48
 """Characters of a target's name in the name of the file that will replace it."""
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors about a file that does not fit."""
 _KINDS: Final = (
     (stat.S_ISDIR, "directory"),
     (stat.S_ISFIFO, "FIFO"),
@@ -157,6 +159,28 @@ def write_all(fd: int, content: bytes | bytearray) -> None:
         left = left[os.write(fd, left) :]
 
 
+_SPACE: Final = 1 << 20
+"""Bytes without which a filesystem is full for a program that writes large blocks."""
+
+
+def check_space(fd: int, path: StrPath, failure: Exception) -> None:
+    """Check whether a program that failed to write a file had no space for it. The file is no longer needed.
+
+    Args:
+        fd: descriptor of the file.
+        path: the path for the error.
+        failure: the cause of the error.
+
+    Raises:
+        OSError: there is no space for the file, or it exceeds the user's quota or largest size of a file.
+    """
+    try:
+        os.posix_fallocate(fd, os.fstat(fd).st_size, _SPACE)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from failure
+
+
 class StagedFile:
     """A file that is written beside its target and takes the target's place at once.
 
@@ -197,10 +221,12 @@ class StagedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._close()
         if self._named:
             os.unlink(self._temporary, dir_fd=self._directory)
+        if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
+            error.filename = self.path  # it was written through its descriptor
 
     def write(self, content: bytes) -> None:
         """Write all of the content. Raises OSError, which names the target."""

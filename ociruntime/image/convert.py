@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
-from ociruntime.errors import BundleError, ImageError, SifError, UnsupportedError
-from ociruntime.files import absolute_path, read_file
+from ociruntime.errors import BundleError, ImageError, ProcessError, SifError, UnsupportedError
+from ociruntime.files import absolute_path, check_space, read_file
 from ociruntime.image import oci
 from ociruntime.image.blobs import LayerFormat, check_digest
 from ociruntime.image.config import OciImageConfig
@@ -447,7 +447,7 @@ class _Conversion:
         with tempfile.TemporaryFile(dir=os.path.dirname(self.target)) as squashfs:  # has no name
             self.builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
             files = Files(self.image._view(self.max_files, self.max_bytes, self.upper), entries, self.packing)
-            pack(files, squashfs.fileno(), Meter(self.packing.progress, files.total))
+            self._pack(files, squashfs.fileno(), Meter(self.packing.progress, files.total))
             self._write()
         return tuple(files.left_out)
 
@@ -464,7 +464,7 @@ class _Conversion:
                     blobs.add_layer(stack.enter_context(self.image.reader(layer)))
                 else:
                     file = stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(self.target)))
-                    pack(files, file.fileno(), meter)
+                    self._pack(files, file.fileno(), meter)
                     blobs.add_layer(file)
             blobs.add_documents(document)
             self._write()
@@ -477,6 +477,14 @@ class _Conversion:
         kept += [False] if self.upper is not None else []
         views = [] if all(kept) else self.image._files.views(self.max_files, self.max_bytes, self.upper)
         return [None if is_kept else Files(views[number], (), self.packing) for number, is_kept in enumerate(kept)]
+
+    def _pack(self, files: Files, output: int, meter: Meter) -> None:
+        """Write a squashfs. Raises OSError, which names the target, if there is no space for it."""
+        try:
+            pack(files, output, meter)
+        except ProcessError as error:
+            check_space(output, self.target, error)
+            raise
 
     def _write(self) -> None:
         self.builder.write(self.target, mode=self.mode, overwrite=self.overwrite)

@@ -11,11 +11,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from ociruntime.arguments import check_bool, check_int, check_str, optional, parse_path, shown
 from ociruntime.errors import ImageError, UnsupportedError
-from ociruntime.files import StagedFile, absolute_path, open_regular
+from ociruntime.files import NO_SPACE, StagedFile, absolute_path, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import check_digest
 from ociruntime.image.convert import build
@@ -101,7 +101,7 @@ def pull(
         os.close(open_regular(auth_file))  # skopeo ignores a file that does not exist
         command.append(f"--src-authfile={auth_file}")
     with _staging(os.path.dirname(target)) as place:
-        _fetch([*command, f"docker://{name}", f"oci:{place}/layout"], reference)
+        _fetch([*command, f"docker://{name}", f"oci:{place}/layout"], reference, target)
         with Image.open(f"{place}/layout") as image:
             artifact = next((layer for layer in image.data if layer.media_type == _SIF_LAYER), None)
             if artifact is not None:
@@ -160,8 +160,8 @@ def _remove_unused(path: str) -> None:
         os.close(fd)
 
 
-def _fetch(command: list[str], reference: str) -> None:
-    """Run skopeo. Raises ImageError, UnsupportedError."""
+def _fetch(command: list[str], reference: str, target: str) -> None:
+    """Run skopeo. Raises ImageError, UnsupportedError, OSError: there is no space for the blobs."""
     if shutil.which(command[0]) is None:
         raise UnsupportedError(f"{reference}: cannot be pulled: skopeo not found; install it (Debian: skopeo)")
     if shutil.which("setpriv") is not None:
@@ -177,15 +177,18 @@ def _fetch(command: list[str], reference: str) -> None:
             raise
         if status:
             messages.seek(0)
-            _fail(reference, messages.read(1 << 16).decode(errors="backslashreplace"))
+            _fail(reference, target, messages.read(1 << 16).decode(errors="backslashreplace"))
 
 
-def _fail(reference: str, output: str) -> None:
+def _fail(reference: str, target: str, output: str) -> NoReturn:
     found = re.findall(r'level=fatal msg=("(?:[^"\\]|\\.)*"|\S+)', output)
     try:
         message = json.loads(found[-1])
     except (IndexError, ValueError):
         message = (output.strip().splitlines() or ["skopeo failed without a message"])[-1]
+    for number in NO_SPACE:
+        if os.strerror(number).lower() in message.lower():
+            raise OSError(number, os.strerror(number), target)
     remedy = next((text for pattern, text in _REMEDIES.items() if re.search(pattern, message)), "")
     raise ImageError(f"{reference}: cannot be pulled: {message}{'; ' if remedy else ''}{remedy}")
 

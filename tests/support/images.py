@@ -7,9 +7,10 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TAR_TYPE = "application/vnd.oci.image.layer.v1.tar"
 SQUASHFS_TYPE = "application/vnd.sylabs.image.layer.v1.squashfs"
 EXT3_TYPE = "application/vnd.sylabs.image.layer.v1.ext3"
+
+
+@contextmanager
+def small_filesystem(path: Path, size: str) -> Iterator[Path]:
+    """Mount a filesystem with little space for the block. Needs root."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 def tar_of(files: Mapping[str, bytes]) -> bytes:

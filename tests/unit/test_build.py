@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -24,7 +25,7 @@ from ociruntime.cli import main
 from ociruntime.image.files import View, top_node
 from ociruntime.image.sif import Filesystem, PartitionKind, Sbom, SbomFormat, SifBuilder
 
-from ..support.images import TAR_TYPE, OciImage
+from ..support.images import TAR_TYPE, OciImage, small_filesystem, tar_of
 from ..support.waiting import wait_until
 
 PROGRAMS = [
@@ -451,6 +452,25 @@ def test_a_damaged_layer(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["layout", "x.sif"]
     with pytest.raises(FileExistsError, match="pass overwrite=True"):
         oci.build(tmp_path / "layout", tmp_path / "x.sif")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a filesystem without space")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(("size", "format"), [("1M", "sif"), ("1M", "oci-sif"), ("3M", "sif"), ("3M", "oci-sif")])
+def test_a_full_disk(size: str, format: Any, program: str | None, tmp_path: Path) -> None:
+    """In 3 MiB there is space for the squashfs, but not for the SIF file too."""
+    source = OciImage()
+    source.add([(tar_of({"file": os.urandom(2 << 20)}), TAR_TYPE)])
+    source.write_layout(tmp_path / "layout")
+    with small_filesystem(tmp_path / "small", size) as place:
+        (place / "x.sif").write_bytes(b"before")
+        descriptors = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+            oci.build(tmp_path / "layout", place / "x.sif", format=format, mksquashfs=program, overwrite=True)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(place / "x.sif"))
+        assert os.listdir(place) == ["x.sif"]
+        assert (place / "x.sif").read_bytes() == b"before"
+        assert os.listdir("/proc/self/fd") == descriptors
 
 
 def test_limits(tmp_path: Path) -> None:

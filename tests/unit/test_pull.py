@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import hashlib
 import http.server
 import json
@@ -20,7 +22,8 @@ import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.image.sif import SifBuilder
 
-from ..support.images import MANIFEST_TYPE, TAR_TYPE, OciImage, tar_of
+from ..support.images import INDEX_TYPE, MANIFEST_TYPE, TAR_TYPE, OciImage, small_filesystem, tar_of
+from ..support.waiting import wait_until
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="no skopeo (Debian: skopeo)")
 needs_a_program = pytest.mark.skipif(
@@ -155,6 +158,18 @@ def test_errors(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         oci.pull("docker://127.0.0.1:1/a", tmp_path / "x.sif")
     assert os.listdir(tmp_path) == ["x.sif"]
+
+
+@needs_skopeo
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a filesystem without space")
+def test_a_full_disk(registry: Registry, tmp_path: Path) -> None:
+    registry.image.add([(tar_of({"file": os.urandom(2 << 20)}), TAR_TYPE)], name="1")
+    for size in ("1M", "3M"):  # for the blobs, and for the squashfs beside them
+        with small_filesystem(tmp_path / size, size) as place:
+            with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+                oci.pull(f"docker://{registry.host}/a:1", place / "x.sif", insecure=True)
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(place / "x.sif"))
+            assert os.listdir(place) == []
 
 
 def test_wrong_arguments_and_no_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
