@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +195,159 @@ def test_an_interrupt_and_what_a_killed_process_left(registry: Registry, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         oci.pull(f"docker://{registry.host}/a:1", tmp_path / "x.sif", insecure=True)
     assert os.listdir(tmp_path) == []
+
+
+# ---- a registry of the distribution project ----
+
+
+class Distribution:
+    """The program docker-registry (Debian: docker-registry) on loopback."""
+
+    def __init__(self, place: Path, *, htpasswd: str = "") -> None:
+        place.mkdir()
+        config: dict[str, Any] = {
+            "version": "0.1",
+            "storage": {"filesystem": {"rootdirectory": str(place / "blobs")}},
+            "http": {"addr": "127.0.0.1:0"},
+        }
+        if htpasswd:
+            (place / "htpasswd").write_text(htpasswd)
+            config["auth"] = {"htpasswd": {"realm": "test", "path": str(place / "htpasswd")}}
+        (place / "config.yml").write_text(json.dumps(config))  # JSON is YAML
+        self._log = place / "log"
+        command = ["docker-registry", "serve", str(place / "config.yml")]
+        with self._log.open("wb") as log:  # without the environment, which has settings of a registry in REGISTRY_*
+            self._process = subprocess.Popen(command, stderr=log, stdout=log, env={"PATH": os.environ["PATH"]})
+        try:
+            wait_until(lambda: "listening on 127.0.0.1:" in self._log.read_text(), "the registry listens")
+        except BaseException:
+            self.close()
+            raise
+        match = re.search(r"listening on (127\.0\.0\.1:\d+)", self._log.read_text())
+        assert match is not None
+        self.host = match[1]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def push(self, layout: Path, name: str, *options: str) -> None:
+        """Push an image of a layout with skopeo."""
+        command = ["skopeo", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", *options]
+        command += [f"oci:{layout}", f"docker://{self.host}/{name}"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def push_artifact(self, image: OciImage, manifest: dict[str, Any], name: str, tag: str) -> None:
+        """Push blobs and a manifest with the requests of the distribution spec."""
+        for digest, content in image.blobs.items():
+            with self._request("POST", f"/v2/{name}/blobs/uploads/", b"") as answer:
+                location = answer.headers["Location"]
+            self._request("PUT", f"{location}&digest={digest}", content, "application/octet-stream").close()
+        self._request("PUT", f"/v2/{name}/manifests/{tag}", json.dumps(manifest).encode(), MANIFEST_TYPE).close()
+
+    def _request(self, method: str, path: str, content: bytes, media_type: str = "") -> Any:
+        url = path if path.startswith("http") else f"http://{self.host}{path}"
+        headers = {"Content-Type": media_type} if media_type else {}
+        return urllib.request.urlopen(urllib.request.Request(url, data=content, method=method, headers=headers), timeout=60)
+
+
+needs_registry = pytest.mark.skipif(
+    not (shutil.which("docker-registry") and shutil.which("skopeo")), reason="no docker-registry, or no skopeo"
+)
+
+
+@pytest.fixture
+def distribution(tmp_path: Path) -> Iterator[Distribution]:
+    made = Distribution(tmp_path / "registry")
+    yield made
+    made.close()
+
+
+def message_of(path: Path) -> bytes:
+    with oci.Image.open(path) as image:
+        return image.read_bytes("/etc/motd")
+
+
+def write_platforms(layout: Path) -> str:
+    """Write a layout whose only entry is an index with an image for each of two platforms; return the digest of that for arm64."""
+    image = OciImage()
+    for architecture in ("amd64", "arm64"):
+        image.add([(tar_of({"etc/motd": architecture.encode()}), TAR_TYPE)], architecture=architecture)
+    digest: str = image.manifests[1]["digest"]
+    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": image.manifests}
+    image.manifests = [image.document(document, INDEX_TYPE)]
+    image.write_layout(layout)
+    return digest
+
+
+@needs_registry
+@needs_a_program
+def test_tags_digests_and_platforms(distribution: Distribution, tmp_path: Path) -> None:
+    pytest.importorskip("PySquashfsImage")
+    digest = write_platforms(tmp_path / "layout")
+    distribution.push(tmp_path / "layout", "team/app:2", "--all")
+    name = f"docker://{distribution.host}/team/app"
+    for reference, platform, expected in (
+        (f"{name}:2", "linux/amd64", b"amd64"),
+        (f"{name}:2", "arm64", b"arm64"),
+        (f"{name}@{digest}", "linux/arm64", b"arm64"),
+    ):
+        oci.pull(reference, tmp_path / "x.sif", platform=platform, insecure=True, overwrite=True)
+        assert message_of(tmp_path / "x.sif") == expected
+    missing: tuple[tuple[str, str | None, str], ...] = (
+        (f"{name}:2", "linux/s390x", "cannot be pulled: .*s390x"),
+        (f"{name}:3", None, "manifest unknown"),
+        (f"{name}@sha256:{'0' * 64}", None, "manifest unknown"),
+        (f"docker://{distribution.host}/other", None, "manifest unknown"),
+    )
+    for reference, other_platform, message in missing:
+        with pytest.raises(oci.ImageError, match=message):
+            oci.pull(reference, tmp_path / "y.sif", platform=other_platform, insecure=True)
+    with pytest.raises(oci.ImageError, match="pass insecure=True for a registry without TLS"):
+        oci.pull(f"{name}:2", tmp_path / "y.sif")
+    assert sorted(os.listdir(tmp_path)) == ["layout", "registry", "x.sif"]
+
+
+@needs_registry
+def test_a_sif_file_as_an_artifact(distribution: Distribution, tmp_path: Path) -> None:
+    builder = SifBuilder()
+    builder.add_generic(os.urandom(3 << 20), name="it")
+    builder.write(tmp_path / "source.sif")
+    image = OciImage()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": image.blob(b"{}", "application/vnd.sylabs.sif.config.v1+json"),
+        "layers": [image.blob((tmp_path / "source.sif").read_bytes(), "application/vnd.sylabs.sif.layer.v1.sif")],
+    }
+    distribution.push_artifact(image, manifest, "team/tool", "1")
+    for transport in ("oras", "docker"):
+        oci.pull(f"{transport}://{distribution.host}/team/tool:1", tmp_path / f"{transport}.sif", insecure=True)
+        assert (tmp_path / f"{transport}.sif").read_bytes() == (tmp_path / "source.sif").read_bytes()
+
+
+PASSWORD = "ociruntime:$2b$04$LwJxsPt5KWar7JdrSv3JJOZ0ugQ7BvzuNaLprRWVM29eQ1PKMuBIu\n"
+"""The user ociruntime with the password «secret»."""
+
+
+@needs_registry
+@needs_a_program
+def test_credentials(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "none"))
+    closed = Distribution(tmp_path / "registry", htpasswd=PASSWORD)
+    try:
+        image = OciImage()
+        image.add([(tar_of({"etc/motd": b"private"}), TAR_TYPE)])
+        closed.push(image.write_layout(tmp_path / "layout"), "app:1", "--dest-creds=ociruntime:secret")
+        reference = f"docker://{closed.host}/app:1"
+        with pytest.raises(oci.ImageError, match="log in with 'skopeo login REGISTRY', or pass auth_file="):
+            oci.pull(reference, tmp_path / "x.sif", insecure=True)
+        for password, status in (("wrong", 1), ("secret", 0)):
+            auth = base64.b64encode(f"ociruntime:{password}".encode()).decode()
+            (tmp_path / "auth.json").write_text(json.dumps({"auths": {closed.host: {"auth": auth}}}))
+            command = ["pull", "-q", "--insecure", "--auth-file", str(tmp_path / "auth.json"), str(tmp_path / "x.sif"), reference]
+            assert main(command) == status
+        assert "log in with 'skopeo login REGISTRY'" in capfd.readouterr().err
+        assert (tmp_path / "x.sif").exists()
+    finally:
+        closed.close()
