@@ -1,4 +1,7 @@
-"""`Host`: a frozen probe of the kernel and its configuration, for which plans are compiled. And whose programs the kernel runs."""
+"""`Host`: a frozen probe of the kernel and its configuration, for which plans are compiled.
+
+And whose programs the kernel runs, and programs that run with the subordinate ids of the caller.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,21 @@ import os
 import pwd
 import stat
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from .arguments import check_int, check_str
+from .errors import UnsupportedError
 from .procfs import outer_uid, read_mounts
 
-__all__ = ["Hierarchy", "Host", "runs_programs_of"]
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["Hierarchy", "Host", "map_by_helper", "runs_programs_of", "start_with_subordinate_ids"]
 
 
 _PRIVILEGES: Final = 1 << 6 | 1 << 7 | 1 << 21
@@ -258,6 +266,88 @@ def _probe(own: str) -> Host:
         initial=initial,
     )
     return host if host.privileged else attrs.evolve(host, idmap_helpers=_helpers())
+
+
+# ---- subordinate ids ----
+
+_HELPER_TIMEOUT: Final = 30.0
+"""Seconds for a helper, which may query a directory service."""
+
+
+def map_by_helper(helper: str, pid: int, text: str) -> None:
+    """Write an id mapping by newuidmap or newgidmap (newuidmap(1)), for a user without privileges.
+
+    Args:
+        helper: the path of the helper.
+        pid: the process, which waits for its mapping.
+        text: the mapping, as in /proc/PID/uid_map.
+
+    Raises:
+        UnsupportedError: the helper failed; with its message.
+    """
+    import subprocess  # costs more than a short command does with it
+
+    command = [helper, str(pid), *text.split()]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={},
+            timeout=_HELPER_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsupportedError(f"{helper} took more than {_HELPER_TIMEOUT:.0f} s") from None
+    if done.returncode != 0:
+        raise UnsupportedError(f"{helper} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
+
+
+_WAIT: Final = 'echo; read -r mapped && exec "$@"'
+"""Waits for the id mappings of its user namespace, and becomes a program."""
+
+
+def start_with_subordinate_ids(
+    host: Host, command: Sequence[str], *, stderr: int, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a program as root of a user namespace that has the caller's subordinate ids. Its stdout is a pipe.
+
+    The caller's own ids are 0 there and the subordinate ones follow from 1 on, as in a container that runs as root. If there can be
+    no user namespace, the program that was started says so on stderr and fails.
+
+    Raises:
+        UnsupportedError: a helper failed.
+        OSError: no process can be started.
+    """
+    import subprocess
+
+    mappings = [(0, host.euid, host.egid, 1)]
+    for (uid, uids), (gid, gids) in zip(host.subuids, host.subgids, strict=False):
+        mappings.append((sum(count for *_, count in mappings), uid, gid, min(uids, gids)))
+    process = subprocess.Popen(
+        ["unshare", "--user", "--", "sh", "-c", _WAIT, "sh", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        pass_fds=pass_fds,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        if process.stdout.readline():
+            for helper, column in zip(host.idmap_helpers or (), (1, 2), strict=True):
+                map_by_helper(helper, process.pid, "".join(f"{row[0]} {row[column]} {row[3]}\n" for row in mappings))
+            process.stdin.write(b"\n")
+        process.stdin.close()
+        process.stdin = None
+    except BaseException:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        raise
+    return process
 
 
 # ---- programs of other architectures ----

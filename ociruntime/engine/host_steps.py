@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from ..errors import UnsupportedError
+from ..host import map_by_helper
 from . import cgroup
 from .cgroup import devices
 
@@ -92,41 +92,6 @@ def _idmap(init: Init | None, file: str, text: str, helper: str) -> None:
         map_by_helper(helper, init.pid, text)
     else:
         _proc_write(init, file, text)
-
-
-_HELPER_TIMEOUT: Final = 30.0
-"""Seconds for a helper, which may query a directory service."""
-
-
-def map_by_helper(helper: str, pid: int, text: str) -> None:
-    """Write an id mapping by newuidmap or newgidmap (newuidmap(1)), for a user without privileges.
-
-    Args:
-        helper: the path of the helper.
-        pid: the process, which waits for its mapping.
-        text: the mapping, as in /proc/PID/uid_map.
-
-    Raises:
-        UnsupportedError: the helper failed; with its message.
-    """
-    import subprocess
-
-    command = [helper, str(pid), *text.split()]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env={},
-            timeout=_HELPER_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise UnsupportedError(f"{helper} took more than {_HELPER_TIMEOUT:.0f} s") from None
-    if done.returncode != 0:
-        raise UnsupportedError(f"{helper} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
 
 
 # ---- groups of the resctrl filesystem (config-linux.md#intelrdt) ----

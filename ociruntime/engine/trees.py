@@ -19,9 +19,8 @@ from typing import Final, NoReturn
 from .._native import check, ffi, lib
 from ..errors import BundleError, UnsupportedError
 from ..files import write_all
-from ..host import Host
+from ..host import Host, start_with_subordinate_ids
 from ..interrupts import waiting
-from .host_steps import map_by_helper
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE_NO_XDEV: Final = 1
@@ -65,37 +64,24 @@ def remove_tree(path: str | os.PathLike[str], *, parent: int | None = None) -> N
         walk.remove(os.path.basename(top))
 
 
-_GIVE_AWAY: Final = 'echo; read -r mapped && exec chown -hR 0:0 -- "$1"'
-"""Waits for the id mappings of its user namespace, and gives a directory tree to root of it."""
-
-
 def _own_subordinate(path: str, host: Host) -> None:
     """Make the caller the owner of a directory tree in which a container has files of the caller's subordinate ids.
 
     Raises:
         BundleError: the programs for it are missing or fail.
     """
-    mappings = [(0, host.euid, host.egid, 1)]
-    for (uid, uids), (gid, gids) in zip(host.subuids, host.subgids, strict=False):
-        mappings.append((sum(count for *_, count in mappings), uid, gid, min(uids, gids)))
-    command = ["unshare", "--user", "--", "sh", "-c", _GIVE_AWAY, "sh", path]
+    what = f"cannot remove {path}: it has files of subordinate ids"
     try:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
+        with start_with_subordinate_ids(host, ["chown", "-hR", "0:0", "--", path], stderr=subprocess.PIPE) as process:
             try:
-                if process.stdout.readline():
-                    for helper, column in zip(host.idmap_helpers or (), (1, 2), strict=True):
-                        text = "".join(f"{row[0]} {row[column]} {row[3]}\n" for row in mappings)
-                        map_by_helper(helper, process.pid, text)
-                _, messages = process.communicate("\n")
+                _, messages = process.communicate()
             except BaseException:
                 process.kill()
                 raise
     except (OSError, UnsupportedError) as error:
-        raise BundleError(f"cannot remove {path}: it has files of subordinate ids: {error}") from error
+        raise BundleError(f"{what}: {error}") from error
     if process.returncode:
-        raise BundleError(f"cannot remove {path}: it has files of subordinate ids: {messages.strip()[:_LONGEST]}")
+        raise BundleError(f"{what}: {messages.decode(errors='backslashreplace').strip()[:_LONGEST]}")
 
 
 class _Walk:

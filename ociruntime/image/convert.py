@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -20,18 +22,20 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
-from ociruntime.errors import BundleError, ImageError, ProcessError, SifError, UnsupportedError
+from ociruntime.errors import BundleError, ImageError, ImagePathError, ProcessError, SifError, UnsupportedError
 from ociruntime.files import absolute_path, check_space, read_file
+from ociruntime.host import Host, start_with_subordinate_ids
 from ociruntime.image import oci
 from ociruntime.image.blobs import LayerFormat, check_digest
 from ociruntime.image.config import OciImageConfig
-from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile
-from ociruntime.image.layers import UpperTree
-from ociruntime.image.model import Image, ImageKind
+from ociruntime.image.files import MAX_BYTES, MAX_FILES, FileType, ImageFile, LayerView
+from ociruntime.image.layers import MAX_PATH, ArchivedUpper, Budget, UpperTree
+from ociruntime.image.model import Image, ImageKind, Layer
 from ociruntime.image.packing import Compression, Files, LayoutEntry, Meter, Packing, Progress, pack
 from ociruntime.image.sif.format import PARTITION_ALIGNMENT
 from ociruntime.image.sif.model import Architecture, DataType, OciObject, Partition, PartitionKind, Sbom, SbomFormat
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
+from ociruntime.image.sif.source import FdSource, Section
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
 from ociruntime.interrupts import uninterruptible, waiting
 from ociruntime.spec import RuntimeSpec
@@ -39,11 +43,11 @@ from ociruntime.spec.codec import MAX_DOCUMENT
 from ociruntime.spec.defaults import is_whole
 
 if TYPE_CHECKING:
-    from ociruntime.image.layers import Tree
+    from ociruntime.image.layers import Node, Tree
     from ociruntime.image.sif.model import JsonObject, JsonValue
     from ociruntime.image.sif.source import SeekableFile
 
-__all__ = ["build", "build_sif", "layout_entries", "sbom_format"]
+__all__ = ["build", "build_sif", "layout_entries", "sbom_format", "write_upper"]
 
 StrPath = str | os.PathLike[str]
 
@@ -391,9 +395,12 @@ def build(
     bills = _parse_sboms(sboms)
     with ExitStack() as stack:
         image, own_config = _open_source(stack, source, reference, platform)
-        changes = None if upper is None else _open_upper(stack, parse_path("upper", upper))
         target = _parse_target(target, image, overwrite=overwrite)
         _check_parts(image)
+        changes: Tree | None = None
+        left_out: tuple[ImageFile, ...] = ()
+        if upper is not None:
+            changes, left_out = _open_upper(stack, parse_path("upper", upper), target, (max_files, max_bytes))
         builder, latest = _builder(deterministic, timestamp, DEFAULT_LAUNCH_SCRIPT)
         all_labels = {**image.labels, **(labels or {})}
         definition = image.definition if definition is None else definition
@@ -418,12 +425,12 @@ def build(
             max_bytes=max_bytes,
         )
         if format == "oci-sif":
-            return work.write_layers(_document_of(image, found, all_labels, architecture))
+            return left_out + work.write_layers(_document_of(image, found, all_labels, architecture))
         if found:
             builder.add_oci_config(found)
         if all_labels:
             builder.add_labels(all_labels)
-        return work.write_root(layout_entries(found, labels=all_labels, definition=definition), architecture)
+        return left_out + work.write_root(layout_entries(found, labels=all_labels, definition=definition), architecture)
 
 
 @attrs.frozen(kw_only=True)
@@ -679,13 +686,114 @@ def _open_source(
     return image, {"Cmd": [*(process.args or ())], "Env": [*(process.env or ())], "WorkingDir": process.cwd, **own}
 
 
-def _open_upper(stack: ExitStack, path: str) -> UpperTree:
-    """Return the files of the upper directory of an overlay."""
+def _open_upper(stack: ExitStack, path: str, target: str, limits: tuple[int, int]) -> tuple[Tree, tuple[ImageFile, ...]]:
+    """Return the files of the upper directory of an overlay, and the sockets that are left out.
+
+    Raises:
+        UnsupportedError: it has files of another user, whose ids in containers are not known.
+        ImageError: it exceeds a limit.
+        OSError: it cannot be read, or there is no space for a copy.
+    """
     if os.path.isdir(f"{path}/upper") and os.path.isdir(f"{path}/work"):
         path = f"{path}/upper"
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
-    return UpperTree(fd, path)
+    tree, host = UpperTree(fd, path), Host.probe()
+    if not (os.geteuid() and _has_subordinate_ids(tree, path, limits, host)):
+        return tree, ()
+    if not (host.idmap_helpers and sys.executable):
+        raise UnsupportedError(f"{path}: reading its files of subordinate ids needs newuidmap and newgidmap (Debian: uidmap)")
+    with tempfile.TemporaryFile(dir=os.path.dirname(target)) as archive:
+        left_out = _archive_upper(path, target, archive.fileno(), host, limits)
+        source = FdSource(os.dup(archive.fileno()), path)
+    stack.callback(source.close)
+    layer = Layer(format=LayerFormat.TAR, path="", size=source.size, section=Section(source, 0, source.size))
+
+    def refuse(link: str) -> Node:
+        raise ImagePathError(errno.ENOENT, f"{path}: no hard link leads to a lower layer", link)
+
+    return ArchivedUpper(layer, path, refuse, Budget(path, *limits)), left_out
+
+
+def _has_subordinate_ids(tree: UpperTree, path: str, limits: tuple[int, int], host: Host) -> bool:
+    """Return whether files in an upper directory belong to subordinate ids of the caller. Raises UnsupportedError, OSError."""
+    budget, found, pending = Budget(path, *limits), False, [tree.root]
+    groups = {0, *os.getgroups()}  # the caller's own ids are those of root here
+    while pending:
+        node = pending.pop()
+        if node.uid or node.gid not in groups:
+            found = True
+            users, members = (*host.subuids, (0, 1)), (*host.subgids, *((group, 1) for group in groups))
+            if not (_is_in(node.uid, users) and _is_in(node.gid, members)):
+                name = os.path.normpath(f"{path}/{node.location}")
+                ranges = "which are neither the caller's nor in its ranges in /etc/subuid and /etc/subgid"
+                raise UnsupportedError(f"{name}: belongs to uid {node.uid} and gid {node.gid}, {ranges}")
+        if node.is_directory and len(node.location) <= MAX_PATH:
+            try:
+                children = tree.children(node, budget)
+            except PermissionError:
+                if not host.subuids:
+                    raise
+                found = True
+                continue
+            budget.take_files(len(children))
+            pending += children.values()
+    return found
+
+
+def _is_in(number: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    return any(first <= number < first + count for first, count in ranges)
+
+
+def _archive_upper(path: str, target: str, output: int, host: Host, limits: tuple[int, int]) -> tuple[ImageFile, ...]:
+    """Write an archive of an upper directory, with the ids that its files have in containers; return the sockets.
+
+    A container's files of subordinate ids can be read only in a user namespace that has these ids.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    places = [package, *(os.path.abspath(place) for place in sys.path)]
+    code = f"import sys; sys.path[:] = {places!r}; from {__name__} import write_upper; write_upper({path!r}, {output}, {limits!r})"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    with tempfile.TemporaryFile() as messages:
+        with start_with_subordinate_ids(host, command, stderr=messages.fileno(), pass_fds=[output]) as process:
+            try:
+                with waiting():
+                    answer, _ = process.communicate()
+            except BaseException:
+                process.kill()
+                raise
+        messages.seek(0)
+        text = messages.read(1 << 16).decode(errors="backslashreplace").strip()
+    try:
+        document = json.loads(answer)
+    except ValueError as error:
+        done = subprocess.CompletedProcess(process.args, process.returncode, "", text)
+        last = text.splitlines()[-1:] or [f"exit status {process.returncode}"]
+        raise ProcessError(f"{path}: cannot be read with the subordinate ids of this user: {last[0]}", done) from error
+    match document:
+        case {"errno": int(number), "path": path_of}:
+            raise OSError(number, os.strerror(number), path_of or target)
+        case {"error": str(kind), "message": str(message)}:
+            raise (UnsupportedError if kind == "UnsupportedError" else ImageError)(message)
+    return tuple(ImageFile(**{**item, "type": FileType.SOCKET}) for item in document)
+
+
+def write_upper(path: str, output: int, limits: tuple[int, int]) -> None:
+    """Write an archive of an upper directory to a descriptor, and the sockets that it has, or an error, as JSON to stdout.
+
+    It is the main function of a process of its own.
+    """
+    answer: object
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        files = Files(LayerView(path, [UpperTree(fd, path)], Budget(path, *limits)), (), Packing())
+        files.write_archive(output)
+        answer = [attrs.asdict(file) for file in files.left_out]
+    except (ImageError, UnsupportedError) as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        answer = {"errno": error.errno, "path": error.filename}
+    print(json.dumps(answer))
 
 
 def _open_root_filesystem(path: str) -> Image:

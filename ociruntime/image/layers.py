@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ociruntime.image.model import Layer
     from ociruntime.image.sif.source import ReadableFile, SectionReader
 
-__all__ = ["Budget", "DirectoryTree", "FileType", "Node", "TarTree", "Tree", "UpperTree", "contained"]
+__all__ = ["ArchivedUpper", "Budget", "DirectoryTree", "FileType", "Node", "TarTree", "Tree", "UpperTree", "contained"]
 
 MAX_DEPTH: Final = 256
 MAX_PATH: Final = 4000
@@ -366,7 +366,7 @@ class TarTree:
             parent.children[name] = self._linked(member)
         else:
             node = parent.children[name] = self._node(number, member)
-            node.opaque = before is not None  # a whiteout, or a file that hides what is below it as well
+            node.opaque = node.opaque or before is not None  # a whiteout, or a file that hides what is below it as well
 
     def _parent(self, parts: list[str]) -> Node:
         node = self.root
@@ -383,8 +383,7 @@ class TarTree:
             node = child
         return node
 
-    @staticmethod
-    def _describe(node: Node, member: tarfile.TarInfo) -> None:
+    def _describe(self, node: Node, member: tarfile.TarInfo) -> None:
         node.mode, node.uid, node.gid = member.mode & 0o7777, member.uid, member.gid
         node.mtime, node.implied = to_time(member.mtime), False
         node.attributes = {
@@ -444,6 +443,21 @@ class TarTree:
         if node.is_directory or node.whiteout:
             raise ImageError(f"{self._where}: {member.name[:200]!r} is a hard link to a directory")
         return node
+
+
+class ArchivedUpper(TarTree):
+    """The files of an upper directory in an archive that this package has written, with whiteouts as they are in overlays."""
+
+    @override
+    def _node(self, number: int, member: tarfile.TarInfo) -> Node:
+        node = super()._node(number, member)
+        node.whiteout = node.type is FileType.CHARACTER_DEVICE and node.device == (0, 0)
+        return node
+
+    @override
+    def _describe(self, node: Node, member: tarfile.TarInfo) -> None:
+        super()._describe(node, member)
+        node.opaque = node.opaque or "trusted.overlay.opaque" in (node.attributes or {})
 
 
 def to_time(seconds: float) -> int:

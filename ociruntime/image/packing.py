@@ -229,6 +229,12 @@ class Files:
         names = [name for name, _ in route[1:]]
         return any(len(names) == len(parts) and all(map(fnmatchcase, names, parts)) for parts in self._patterns)
 
+    def write_archive(self, output: int) -> None:
+        """Write all files as a tar archive to a descriptor. Raises ImageError, OSError."""
+        stream = _Pipe(output)
+        self.write(stream, Meter(None, self.total), with_root=True)
+        stream.flush()
+
     def write(self, stream: _Pipe, meter: Meter, *, with_root: bool) -> None:
         """Write all files. The root directory is a member of its own for a program that takes one."""
         for path, node in self._others[0 if with_root else 1 :]:

@@ -14,7 +14,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.images import TAR_TYPE, OciImage
-from ..support.private_users import User, give, new_user
+from ..support.private_users import FIRST, User, give, new_user
 
 pytestmark = [
     pytest.mark.root,
@@ -108,6 +108,49 @@ def test_a_user(user: User, busybox_rootfs: Path) -> None:
         assert not [file for file in image.files("/bin") if file.path == "/bin/nslookup"]
     done = user.run("-W", "ignore", "-c", "import ociruntime as oci; oci.run('x.sif')", **env)
     assert done.stdout.startswith("app: hello\n"), done.stderr
+    user.command("prune", **env)
+
+
+CHANGES = """
+umask 077
+mkdir -p /var/lib/db && echo secret > /var/lib/db/file && echo 1 > /srv/new && ln /srv/new /srv/same
+rm /srv/app /bin/ls && rm -r /etc && mkdir /etc && echo 2 > /etc/new
+chown -R 33:41 /var/lib/db && chown 65534:65534 /srv/new
+"""
+
+
+def test_the_upper_layer_of_a_user(user: User, busybox_rootfs: Path) -> None:
+    """Files that a container gave to other ids have these ids in the image, although they are not the user's on the host."""
+    write_layout(busybox_rootfs, user.home / "layout")
+    (user.home / "kept").mkdir()
+    give(user.home)
+    env = {"XDG_CACHE_HOME": f"{user.home}/cache"}
+    changes = CHANGES if user.subordinate else "\n".join(CHANGES.splitlines()[:-1])
+    text = f"import ociruntime as oci; oci.run('layout', ['/bin/sh', '-ec', {changes!r}], overlay='kept', check=True)"
+    user.run("-W", "ignore", "-c", text, **env)
+    assert (os.stat(user.home / "kept/upper/var/lib/db").st_uid == FIRST + 32) == user.subordinate
+    for name, options in {"x.sif": [], "oci.sif": ["--oci"]}.items():
+        assert user.command("build", *options, "--upper", "kept", name, "layout", **env).stderr == ""
+        with oci.Image.open(user.home / name) as image:
+            files = {file.path: file for file in image.files()}
+            assert image.read_bytes("/var/lib/db/file") == b"secret\n"
+        database, others = ((33, 41), (65534, 65534)) if user.subordinate else ((0, 0), (0, 0))
+        for path, mode, ids in (
+            ("/var/lib", 0o700, (0, 0)),
+            ("/var/lib/db", 0o700, database),
+            ("/var/lib/db/file", 0o600, database),
+            ("/srv/new", 0o600, others),
+            ("/srv/same", 0o600, others),
+            ("/etc/new", 0o600, (0, 0)),
+        ):
+            assert (files[path].mode, files[path].uid, files[path].gid) == (mode, *ids), path
+        assert not {"/srv/app", "/bin/ls", "/etc/passwd"} & files.keys()
+    os.chown(user.home / "kept/upper/srv/new", 4711, 4711)
+    os.chmod(user.home / "kept/upper/srv/new", 0o644)
+    done = user.command("build", "--upper", "kept", "y.sif", "layout", check=False, **env)
+    assert done.returncode == 1
+    assert "kept/upper/srv/new: belongs to uid 4711 and gid 4711, which are neither the caller's nor in its ranges" in done.stderr
+    assert sorted(path.name for path in user.home.iterdir()) == ["cache", "kept", "layout", "oci.sif", "x.sif"]
     user.command("prune", **env)
 
 
