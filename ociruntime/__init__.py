@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
     from .plan import Step as Step
+    from .presets import CONTAIN as CONTAIN
+    from .presets import CONTAINALL as CONTAINALL
     from .presets import HPC as HPC
     from .presets import Preset as Preset
     from .process import Process as Process
@@ -83,7 +85,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "StepError UnsupportedError WrongStatus",
         "host": "Host",
         "plan": "Plan Step",
-        "presets": "HPC Preset",
+        "presets": "CONTAIN CONTAINALL HPC Preset",
         "process": "Process Result",
         "lifecycle.prune": "prune",
         "ephemeral": "close_images run",

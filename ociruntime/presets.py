@@ -9,13 +9,13 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
-from .arguments import check_choice, wrong_type
+from .arguments import check_choice, shown, wrong_type
 from .overrides import Network, Overrides, UserLike, parse_env, parse_mount
 from .rootfs.users import CALLER, Caller, is_shown, working_directory
 from .spec import Mount
 from .spec.base import is_below
 
-__all__ = ["HPC", "Environment", "Preset", "parse_preset"]
+__all__ = ["CONTAIN", "CONTAINALL", "HPC", "Environment", "Preset", "parse_preset"]
 
 Environment: TypeAlias = Literal["image", "clean", "caller"]
 """The variables of a container beside those of its configuration: none; those of `CLEAN`; all of the caller but `OMITTED`."""
@@ -41,6 +41,20 @@ def _check_environment(_: object, attribute: attrs.Attribute[Any], value: object
     check_choice(attribute.name, value, get_args(Environment))
 
 
+_EMPTY: Final = "empty"
+
+
+def _check_home(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool):
+        return
+    what = "True, False, 'empty' or '/source:/destination'"
+    if not isinstance(value, str):
+        raise wrong_type(attribute.name, value, what)
+    source, colon, destination = value.partition(":")
+    if not (source == _EMPTY or source.startswith("/")) or (colon and not destination.startswith("/")):
+        raise ValueError(f"{attribute.name} is {shown(value)}: {what} is needed")
+
+
 @attrs.frozen(kw_only=True)
 class Preset:
     """What a container gets of its caller.
@@ -51,8 +65,9 @@ class Preset:
 
     user: UserLike | None = None
     """The user of the program. Default: as the configuration says."""
-    home: bool = False
-    """Whether the home directory of the caller is bound at the same path."""
+    home: bool | str = attrs.field(default=False, validator=_check_home)
+    """The home directory. True: that of the caller, at the same path. ``"empty"``: an empty one in memory, at the same path.
+    ``"/source:/destination"``, or ``"empty:/destination"``: at another path, to which ``HOME`` is set. False: none."""
     cwd: bool = False
     """Whether the working directory of the caller is bound at the same path."""
     tmpdir: bool = False
@@ -61,6 +76,8 @@ class Preset:
     """Further paths of the host that are bound at the same paths."""
     read_only_binds: tuple[str, ...] = ()
     """Those that are bound read-only."""
+    tmpfs: tuple[str, ...] = ()
+    """Directories that are empty and in memory."""
     environment: Environment = attrs.field(default="image", validator=_check_environment)
     """Which variables of the caller the container has."""
     network: Network | None = None
@@ -68,23 +85,42 @@ class Preset:
     hostname: bool = False
     """Whether the hostname is that of the host."""
 
+    def home_directory(self) -> tuple[str, str]:
+        """Return where the home directory comes from, a path or ``"empty"``, and its path in the container. It needs `home`."""
+        own = Caller.current().home
+        source, _, destination = (own if self.home is True else str(self.home)).partition(":")
+        return source, destination or (own if source == _EMPTY else source)
+
 
 def complete(preset: Preset, overrides: Overrides) -> Overrides:
     """Return the overrides of a call with those of a preset. What does not exist on the host is not bound."""
     caller, cwd, temporary = Caller.current(), working_directory(), os.environ.get("TMPDIR", "")
-    wanted = ((caller.home, preset.home), (cwd, preset.cwd), (posixpath.normpath(temporary), preset.tmpdir))
+    wanted = ((caller.home, preset.home is True), (cwd, preset.cwd), (posixpath.normpath(temporary), preset.tmpdir))
     directories = [path for path, is_wanted in wanted if is_wanted and path is not None and _is_bindable(path)]
-    mounts = tuple(_binds((*preset.binds, *directories), preset.read_only_binds))
-    mounts += tuple(map(parse_mount, overrides.mounts or ()))
-    at_home = preset.cwd and is_shown(caller.home, mounts) and not (cwd and is_shown(cwd, mounts))
+    own = preset.user if overrides.user is None else overrides.user
+    mounts = (
+        *(_memory(path) for path in preset.tmpfs),
+        *_binds((*preset.binds, *directories), preset.read_only_binds),
+        *_other_home(preset, caller if own == CALLER else None),
+        *map(parse_mount, overrides.mounts or ()),
+    )
+    home = preset.home_directory()[1] if isinstance(preset.home, str) else caller.home
+    if preset.cwd and cwd is not None and is_shown(cwd, mounts):
+        start = cwd
+    else:
+        start = home if isinstance(preset.home, str) or (preset.cwd and is_shown(home, mounts)) else ""
     environ = {name: value for name, value in os.environ.items() if name != "TMPDIR" or is_shown(value, mounts)}
     return attrs.evolve(
         overrides,
-        user=preset.user if overrides.user is None else overrides.user,
+        user=own,
         network=preset.network if overrides.network is None else overrides.network,
-        cwd=caller.home if at_home and overrides.cwd is None else overrides.cwd,
+        cwd=overrides.cwd or start or None,
         mounts=mounts,
-        env={**_variables_set(preset, environ), **parse_env(overrides.env or {})},
+        env={
+            **_variables_set(preset, environ),
+            **({"HOME": home} if isinstance(preset.home, str) else {}),
+            **parse_env(overrides.env or {}),
+        },
         default_env=_variables_passed(preset, environ),
         default_hostname=os.uname().nodename if preset.hostname else None,
     )
@@ -129,6 +165,22 @@ def _binds(paths: tuple[str, ...], read_only: tuple[str, ...]) -> Iterator[Mount
         yield Mount(destination=path, type="bind", source=path, options=("rbind", "nosuid", "nodev", *attributes))
 
 
+def _memory(path: str, *options: str) -> Mount:
+    """Return the mount of an empty directory in memory."""
+    return Mount(destination=path, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", *(options or ("mode=1777",))))
+
+
+def _other_home(preset: Preset, caller: Caller | None) -> Iterator[Mount]:
+    """Yield the mount of a home directory that is not that of the caller, which owns it if it is the user of the program."""
+    if not isinstance(preset.home, str):
+        return
+    source, destination = preset.home_directory()
+    if source != _EMPTY:
+        yield Mount(destination=destination, type="bind", source=source, options=("rbind", "nosuid", "nodev"))
+    else:
+        yield _memory(destination, *(("mode=0700", f"uid={caller.uid}", f"gid={caller.gid}") if caller is not None else ()))
+
+
 HPC: Final = Preset(
     user=CALLER,
     home=True,
@@ -141,7 +193,11 @@ HPC: Final = Preset(
     hostname=True,
 )
 """The habits of Apptainer: the caller with its files, variables and network."""
-_PRESETS: Final = {"hpc": HPC}
+CONTAIN: Final = attrs.evolve(HPC, home=_EMPTY, cwd=False, tmpdir=False, binds=(), tmpfs=("/tmp", "/var/tmp"))
+"""The same without the directories of the caller: ``--contain`` of Apptainer."""
+CONTAINALL: Final = attrs.evolve(CONTAIN, environment="clean")
+"""The same without its variables: ``--containall`` of Apptainer."""
+_PRESETS: Final = {"hpc": HPC, "contain": CONTAIN, "containall": CONTAINALL}
 
 
 def parse_preset(preset: Preset | str | None) -> Preset | None:
