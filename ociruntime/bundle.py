@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from typing_extensions import TypeIs
 
 from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
 from .errors import BundleError
@@ -19,7 +21,8 @@ from .files import absolute_path, read_file
 from .host import Host
 from .interrupts import DeferredSignals, complete
 from .lifecycle.prune import umount
-from .overrides import Overrides
+from .options import ConfigurationKeywords, RunOptions, check_keywords
+from .overrides import Args, Overrides
 from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
@@ -353,8 +356,26 @@ class Bundle:
         self._layers = layers if layers is None else layers._replace(bundle="")
         return self
 
-    def with_overrides(self, overrides: Overrides) -> Bundle:
-        """Return this bundle with overrides. config.json is not changed. Raises as `Overrides.apply`."""
+    def with_overrides(
+        self, overrides: Overrides | None = None, *, args: Args = (), **changes: Unpack[ConfigurationKeywords]
+    ) -> Bundle:
+        """Return this bundle with changes of its configuration, for `Container.create`, for example. config.json is not changed.
+
+        Args:
+            overrides: all changes as one value, instead of the other arguments.
+            args, changes: the keywords of `ociruntime.run` about the configuration: ``env``, ``cwd``, ``user``, ``preset``,
+                ``mounts``, ``memory``, ``cpus``, ``pids``, ``network``, ``read_only`` and ``hostname``. A preset, and
+                ``user="caller"``, are those of the caller of this method.
+
+        Raises:
+            TypeError, ValueError, BundleError: a change cannot be made.
+            SpecError: the configuration is not valid.
+        """
+        if overrides is None:
+            check_keywords("with_overrides", changes, ConfigurationKeywords)
+            overrides = RunOptions(args=args, **changes).overrides
+        elif args or changes:
+            raise ValueError("overrides conflicts with the other arguments: it has all changes")
         check_type("overrides", overrides, Overrides, "an Overrides")
         if isinstance(overrides.user, str | int):
             return self._with_overrides(overrides)  # resolved by files of the root filesystem, or by the caller, which may change

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncPopenKeywords",
+    "ConfigurationKeywords",
     "CreateKeywords",
     "CreateOptions",
     "ExecKeywords",
@@ -105,16 +106,9 @@ class PopenKeywords(AsyncPopenKeywords, total=False):
     bufsize: int
 
 
-class RunKeywords(TypedDict, total=False):
-    """The keywords of `ociruntime.run`, except those of the text mode."""
+class ConfigurationKeywords(TypedDict, total=False):
+    """The keywords that `ociruntime.run` and `Bundle.with_overrides` share."""
 
-    input: bytes | str | None
-    capture_output: bool
-    stdin: Stdio
-    stdout: Stdio
-    stderr: Stdio
-    timeout: float | None
-    check: bool
     env: Env | None
     cwd: StrPath | None
     user: UserLike | None
@@ -125,8 +119,20 @@ class RunKeywords(TypedDict, total=False):
     pids: int | None
     network: Network | None
     read_only: bool | None
-    overlay: StrPath | None
     hostname: str | None
+
+
+class RunKeywords(ConfigurationKeywords, total=False):
+    """The keywords of `ociruntime.run`, except those of the text mode."""
+
+    input: bytes | str | None
+    capture_output: bool
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    timeout: float | None
+    check: bool
+    overlay: StrPath | None
     terminal: bool
     container_id: str | None
     state_root: StrPath | None

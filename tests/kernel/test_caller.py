@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.overrides import Overrides
 
 from ..support.private_users import UID, User, give, new_user
 
@@ -117,7 +118,7 @@ def test_home_and_working_directory(user: User) -> None:
 GROUPS = """
 run("touch /shared/new; stat -c %u /shared/new", mounts=["shared:/shared"])
 bundle = oci.Bundle.load("bundle") if os.path.exists("bundle/config.json") else oci.Bundle.from_dir("bundle")
-bundle = bundle.with_overrides(oci.overrides.Overrides(user="caller", args=["sleep", "1000"], mounts=["shared:/shared"]))
+bundle = bundle.with_overrides(user="caller", args=["sleep", "1000"], mounts=["shared:/shared"])
 with oci.Container.run(sys.argv[1], bundle) as container:
     script = ["sh", "-c", "id -u; id -G; whoami; touch /shared/newer"]
     print(*container.exec(script, user="caller", capture_output=True, text=True, check=True).stdout.split())
@@ -126,13 +127,57 @@ with oci.Container.run(sys.argv[1], bundle) as container:
 
 
 def test_the_groups_of_the_caller_are_kept(user: User, prefix: str) -> None:
-    text = "import ociruntime.overrides\n" + CALLED + GROUPS
+    text = CALLED + GROUPS
     kept = f"{UID} 65534"
     (shared := user.home / "shared").mkdir()
     os.chown(shared, 0, 39)
     shared.chmod(0o770)
     assert run_script(user, text, prefix, UID, HOME=str(user.home)) == [f"{UID}", f"{UID} {kept} {NAME}", kept]
     assert user.leftovers() == []
+
+
+LIFECYCLE = """
+import asyncio
+home, script = os.environ["HOME"], ["sh", "-c", "id -u; whoami; echo $HOME $MORE; pwd; ls new"]
+def show(result):
+    print(*result.stdout.split())
+async def twin(bundle):
+    async with oci.aio.Container.run(sys.argv[1], bundle) as container:
+        show(await container.exec(script, user="caller", capture_output=True, text=True))
+with oci.Bundle.from_image("image.sif", "mounted") as bundle:
+    for preset in "hpc", "contain":
+        own = bundle.with_overrides(preset=preset, args=["sh", "-c", "touch new; exec sleep 1000"], env={"MORE": "1"})
+        with oci.Container.create(sys.argv[1], own, supervise=True) as container:
+            container.start()
+            while container.exec(["ls", "new"], capture_output=True).returncode:
+                pass
+            show(container.exec(script, user="caller", capture_output=True, text=True))
+        asyncio.run(twin(own))
+    print(os.path.exists("new"), bundle.spec == oci.Bundle.load("mounted").spec)
+    os.unlink("new")
+"""
+
+
+def test_the_caller_and_presets_with_the_lifecycle(user: User, prefix: str) -> None:
+    """Each container of a bundle can have the caller as its user; the bundle stays as it is."""
+    hpc, twin, contained, _, kept = run_script(user, LIFECYCLE, prefix, HOME=str(user.home))
+    assert hpc == twin == f"{UID} {NAME} {user.home} 1 {user.home} new"
+    assert contained == f"{UID} {NAME} {user.home} 1 {user.home} new"
+    assert kept == "True True"
+    assert user.leftovers() == []
+
+
+def test_what_with_overrides_refuses(bundle: oci.Bundle) -> None:
+    for keywords, error, message in (
+        ({"colour": 1}, TypeError, r"^with_overrides\(\) got an unexpected keyword argument 'colour'$"),
+        ({"preset": "cluster"}, ValueError, "^preset is 'cluster'"),
+        ({"memory": "much"}, ValueError, "^memory is 'much'"),
+        ({"overrides": Overrides(), "user": 5}, ValueError, "^overrides conflicts with the other arguments"),
+        ({"overrides": 5}, TypeError, "^overrides is 5"),
+        ({"user": "nobody-here"}, oci.BundleError, "^user 'nobody-here' is neither a number nor in"),
+    ):
+        with pytest.raises(error, match=message):
+            bundle.with_overrides(**keywords)  # type: ignore[arg-type]
 
 
 def test_explicit_mappings(user: User) -> None:
