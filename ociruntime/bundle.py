@@ -27,7 +27,7 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
-from .rootfs.layers import Layers, Strategy, attach, make_points, may_mount, share, uncovered, with_choice
+from .rootfs.layers import Layers, Strategy, attach, make_points, may_mount, share, uncovered, with_choice, with_upper
 from .rootfs.mount import check_image, is_same_file, make_volume, open_image
 from .rootfs.uppers import NONE, find_upper, parse_overlay
 from .rootfs.users import CALLER, ContainerRoot, resolve
@@ -264,8 +264,9 @@ class Bundle:
             overlay: where the writes go. Default: a directory on disk, in ``TMPDIR`` or in the mounted bundle. ``"tmpfs"`` or
                 ``"tmpfs:size=64M"``: memory, which counts for the memory limit of the container; by default the kernel limits it
                 to half of the memory. ``"none"``: the root filesystem is read-only. A directory, whose content is kept: ``upper``
-                and ``work`` are made in it. A file with an ext2, ext3 or ext4 filesystem, or a SIF file that has one as overlay:
-                its content is kept, and only root can use it. A directory or file has one container at a time.
+                and ``work`` are made in it. Such a directory with ``:ro`` behind it: the container sees its content, and writes
+                are removed with the container. A file with an ext2, ext3 or ext4 filesystem, or a SIF file that has one as
+                overlay: its content is kept, and only root can use it. A directory or file has one container at a time.
 
         Raises:
             ValueError, BundleError: the overlay does not exist, or is not one.
@@ -276,7 +277,7 @@ class Bundle:
         return self._memoized(("overlay", choice), lambda: self._fresh(choice))
 
     def _fresh(self, choice: str) -> Bundle:
-        layers = self._private_layers()._replace(upper=find_upper(choice, privileged=may_mount()))
+        layers = with_upper(self._private_layers(), find_upper(choice, privileged=may_mount()))
         spec = self.spec
         if choice == NONE and spec.root is not None:
             spec = spec.evolve(root=spec.root.evolve(readonly=True))
@@ -311,7 +312,7 @@ class Bundle:
             return None
         layers = bundle_layers(place)
         if layers is not None and layers.upper.choice:
-            layers = layers._replace(upper=find_upper(layers.upper.choice, privileged=privileged))
+            layers = with_upper(layers, find_upper(layers.upper.choice, privileged=privileged))
         return layers
 
     def _layers_for_points(self, rootfs: str, privileged: bool) -> Layers | None:

@@ -25,7 +25,7 @@ from ..plan.rootfs import Overlay
 from ..spec.base import is_below
 from .cache import Cache, extracted_files, read_link, release_image
 from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount
-from .uppers import Upper, make_directories, occupy
+from .uppers import Upper, check_unused, make_directories, occupy
 
 if TYPE_CHECKING:
     from ..image import Image, Layer
@@ -204,6 +204,8 @@ def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str
             raise BundleError(f"{layers.uppers} does not exist: the bundle was unmounted, or TMPDIR is wrong") from None
     if layers.bundle:
         os.symlink(container, f"{place}/{_CONTAINER}")
+    if layers.upper.below:
+        check_unused(layers.upper.below, is_used)
     if layers.upper.private:
         make_directories(place, lower)
     elif layers.upper.directory:
@@ -444,6 +446,12 @@ def layers_of(bundle: str, origin: str) -> Layers:
 def with_choice(layers: Layers, choice: str) -> Layers:
     """Return the layers of a bundle with a choice of the upper layer, which `find_upper` has not looked at."""
     return layers._replace(origin=layers.origin + _CHOICE + quote(choice), upper=Upper(choice))
+
+
+def with_upper(layers: Layers, upper: Upper) -> Layers:
+    """Return layers with the upper layer that `find_upper` has found."""
+    lowers = layers.lowers[1:] if layers.upper.below and layers.lowers[0] == f"{layers.upper.below}/upper" else layers.lowers
+    return layers._replace(upper=upper, lowers=(f"{upper.below}/upper", *lowers) if upper.below else lowers)
 
 
 def layer_places(bundle: str, count: int) -> list[str]:

@@ -1,9 +1,10 @@
 """Upper layers: where the writes of a container go, as callers choose it, and who uses it at a time.
 
-A choice is kept as text in one form: ``none``, ``tmpfs``, ``tmpfs:size=BYTES``, the absolute path of a directory or of a file, or
-an empty string for a directory that is made for the container and removed with it. A directory or file is kept, and belongs to
-one container at a time. In a directory a symbolic link names the container. A file is locked by flock(2), through the open
-file of its loop device, so the lock ends with the mount, however the container ends.
+A choice is kept as text in one form: ``none``, ``tmpfs``, ``tmpfs:size=BYTES``, the absolute path of a directory or of a file,
+``PATH:ro`` for a directory that is used read-only, below a directory of the container's own, or an empty string for the latter
+alone, which is removed with the container. A directory or file that is kept belongs to one container at a time. In a directory a
+symbolic link names the container. A file is locked by flock(2), through the open file of its loop device, so the lock ends with the
+mount, however the container ends.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NONE: Final = "none"
 """The choice of a read-only root filesystem. Mount points are made in an upper layer that is removed with the container."""
 _TMPFS: Final = "tmpfs"
 _SIZE: Final = f"{_TMPFS}:size="
+_READ_ONLY: Final = ":ro"
 _CONTAINER: Final = "container"
 """Name of the symbolic link from a kept directory to the state directory of the container that uses it."""
 _PATIENCE: Final = 3.0
@@ -52,7 +54,12 @@ def parse_overlay(value: object, name: str = "overlay") -> str:
         except ValueError as error:
             raise ValueError(f"{name} is {shown(value)}: {error}") from None
         return _TMPFS if number < 0 else f"{_SIZE}{number}"
-    return absolute_path(parse_path(name, value))
+    text = parse_path(name, value)
+    suffix = _READ_ONLY if text.endswith(_READ_ONLY) else ""
+    path = absolute_path(parse_path(name, text.removesuffix(_READ_ONLY)))
+    if path.endswith(_READ_ONLY):
+        raise ValueError(f"{name} is {shown(value)}: a path that ends with {_READ_ONLY!r} cannot be used; rename it")
+    return path + suffix
 
 
 class ExtImage(NamedTuple):
@@ -116,12 +123,17 @@ class Upper(NamedTuple):
     @property
     def directory(self) -> str:
         """The directory that is kept, or an empty string."""
-        return self.choice if self.choice.startswith("/") and self.image is None else ""
+        return self.choice if self.choice.startswith("/") and not self.below and self.image is None else ""
+
+    @property
+    def below(self) -> str:
+        """The kept directory that is used read-only, or an empty string. Its ``upper`` is the uppermost lower layer."""
+        return self.choice.removesuffix(_READ_ONLY) if self.choice.endswith(_READ_ONLY) else ""
 
     @property
     def private(self) -> bool:
         """Whether the upper layer is a directory that is made for one container."""
-        return self.choice in ("", NONE)
+        return self.choice in ("", NONE) or bool(self.below)
 
     def layer(self, place: str) -> str | ImageMount | Tmpfs:
         """Return the upper layer in a plan.
@@ -147,6 +159,9 @@ def find_upper(choice: str, *, privileged: bool) -> Upper:
         ImageError: the file is not an ext filesystem, and has none as an overlay.
         UnsupportedError: this user cannot mount it.
     """
+    if below := Upper(choice).below:
+        _check_below(below)
+        return Upper(choice)
     if not choice.startswith("/"):
         return Upper(choice)
     try:
@@ -178,6 +193,26 @@ def find_upper(choice: str, *, privileged: bool) -> Upper:
         return Upper(choice, ExtImage(choice, found[0].offset, found[0].size))
 
 
+def _check_below(directory: str) -> None:
+    """Check that a directory has an upper layer that can be used read-only. Raises BundleError, UnsupportedError."""
+    if os.path.isfile(directory):
+        raise UnsupportedError(f"overlay {directory}:ro: only a directory can be used read-only; omit ':ro', or give a directory")
+    if not os.path.isdir(f"{directory}/upper"):
+        raise BundleError(f"overlay {directory}:ro: it has no directory 'upper', so no container has written to it")
+
+
+def check_unused(directory: str, is_used: Callable[[str], bool]) -> None:
+    """Check that no container writes to a kept directory. Arguments as for `occupy`. Raises BundleError."""
+    link = f"{directory}/{_CONTAINER}"
+    user = os.readlink(link) if os.path.lexists(link) else ""
+    if user and is_used(user):
+        raise _in_use(directory, user)
+
+
+def _in_use(directory: str, container: str) -> BundleError:
+    return BundleError(f"overlay {directory}: container {os.path.basename(container)!r} uses it; end it, or give another directory")
+
+
 def make_directories(place: str, lower: str) -> None:
     """Make the directories of an upper layer, if they do not exist, with the attributes of a lower one. Raises OSError."""
     for name in ("work", "upper"):
@@ -206,9 +241,7 @@ def occupy(directory: str, container: str, is_used: Callable[[str], bool], lower
             lock.acquire()
             user = os.readlink(link) if os.path.lexists(link) else ""
             if user and user != container and is_used(user):
-                raise BundleError(
-                    f"overlay {directory}: container {os.path.basename(user)!r} uses it; end it, or give another directory"
-                )
+                raise _in_use(directory, user)
             make_directories(directory, lower)
             if user:
                 os.unlink(link)
