@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Bundle"]
 
 StrPath = str | os.PathLike[str]
+CHOSEN = "reference and platform choose an image when it is opened: pass them to Image.open()"
 _MAX_VARIANTS = 8
 """How many variants of one bundle, with changed configurations, are kept."""
 
@@ -92,7 +93,9 @@ class Bundle:
         except FileNotFoundError:
             raise BundleError(f"{path} is not a bundle: {file} does not exist") from None
         except NotADirectoryError:
-            raise BundleError(f"{path} is not a bundle: it is not a directory") from None
+            raise BundleError(
+                f"{path} is not a bundle: it is not a directory; an image becomes one by Bundle.from_image()"
+            ) from None
         bundle = cls(path, config=content)
         bundle._saved = config is None
         return bundle
@@ -175,7 +178,10 @@ class Bundle:
             raise ValueError("writable=False conflicts with overlay: pass overlay='none' alone")
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         optional(check_choice, "strategy", strategy, tuple(Strategy))
-        with DeferredSignals() as signals, _opened(image, reference, platform, choice) as opened:
+        with (
+            DeferredSignals() as signals,
+            opened_image(image, reference=reference, platform=platform, overlay=choice) as opened,
+        ):
             find_upper(choice, privileged=may_mount())
             made = _make(path)
             with locked(path) as directory:
@@ -594,18 +600,32 @@ def _take_back(path: Path, mode: int | None) -> None:
         directory.take_back(mode)
 
 
-@contextmanager
-def _opened(image: StrPath | Image, reference: str | None, platform: str | None, overlay: str) -> Iterator[Image]:
-    """Open an image for the block, and check that it can be used here. One that is open already stays open."""
+def is_image(value: object) -> TypeIs[Image]:
+    """Return whether a value is an open image. The models of images, which take time to import, are not imported for a path."""
+    if isinstance(value, str | os.PathLike | Bundle):
+        return False
     from .image import Image
 
-    if not isinstance(image, Image):
+    return isinstance(value, Image)
+
+
+@contextmanager
+def opened_image(
+    image: StrPath | Image, *, reference: str | None = None, platform: str | None = None, overlay: str = ""
+) -> Iterator[Image]:
+    """Open an image for the block, and check that it can be used here. One that is open already stays open.
+
+    Raises:
+        ValueError: the image is closed, or reference and platform are given for an open one. And as `Image.status`, `open_image`.
+    """
+    if not is_image(image):
         with open_image(parse_path("image", image), reference=reference, platform=platform, overlay=overlay) as opened:
             yield opened
         return
     if reference is not None or platform is not None:
-        raise ValueError("reference and platform choose an image when it is opened: pass them to Image.open()")
-    check_image(image, own_overlay=is_same_file(image.name, overlay))
+        raise ValueError(CHOSEN)
+    image.status()
+    check_image(image, own_overlay=is_same_file(image.path, overlay))
     yield image
 
 

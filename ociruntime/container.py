@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from .arguments import check_bool, parse_path, parse_timeout
+from .arguments import check_bool, check_type, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError
@@ -165,6 +165,8 @@ class Container:
         from .lifecycle.create import create
         from .streams import Streams
 
+        kinds = (Bundle, str, os.PathLike)
+        check_type("bundle", bundle, kinds, "a Bundle or its path (Bundle.from_image() makes one of an image)")
         supervise: Supervise | None = None
         if options.supervised:
             from .supervisor import client

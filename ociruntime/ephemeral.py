@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Typ
 import attrs
 
 from .arguments import parse_path
-from .bundle import Bundle, fill, has_file, spec_of
+from .bundle import CHOSEN, Bundle, fill, has_file, is_image, opened_image, spec_of
 from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .files import absolute_path
@@ -26,8 +26,9 @@ from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .presets import Preset
 from .process import Deadline, LaunchedProcess, Result, finish
-from .rootfs.layers import Layers, shared_mounts
-from .rootfs.mount import ephemeral_name, identity, is_same_file, open_image
+from .rootfs.layers import Layers, may_mount, shared_mounts
+from .rootfs.mount import ephemeral_name, identity, is_same_file
+from .rootfs.uppers import find_upper
 from .rootfs.users import ContainerRoot
 from .spec import Root
 from .store import StateStore
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["close_images", "run"]
 
-ImageLike: TypeAlias = Bundle | StrPath
+ImageLike: TypeAlias = "Image | Bundle | StrPath"
 
 
 @overload
@@ -96,8 +97,8 @@ def run(
     """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
 
     Args:
-        image: an image of any kind that `Bundle.from_image` takes, a `Bundle`, or a bundle directory. What the program writes to
-            the root filesystem of an image or of a plain directory is removed at the end.
+        image: an image of any kind that `Bundle.from_image` takes, also an open `Image`; a `Bundle`, or a bundle directory. What
+            the program writes to the root filesystem of an image or of a plain directory is removed at the end.
         args: the program and its arguments. Default: those of the configuration.
         input: bytes for stdin, or text with ``text=True``.
         capture_output: keep stdout and stderr in the result.
@@ -218,21 +219,25 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
 
 
 def find_bundle(image: ImageLike, options: RunOptions) -> Bundle | EphemeralBundle:
-    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `open_image`."""
+    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `opened_image`."""
     overrides, overlay = options.overrides, options.overlay
     choice = _Choice(options.reference, options.platform, overlay)
-    path = None if isinstance(image, Bundle) else Path(parse_path("image", image))
-    if path is None or has_file(path, "config.json"):
-        if options.reference is not None or options.platform is not None:
-            raise ValueError("reference and platform choose one of several images, and a bundle is given")
-        return _with_overlay(image if isinstance(image, Bundle) else Bundle.load(image), overlay).with_overrides(overrides)
-    path, place = Path(absolute_path(path)), Path(os.path.realpath(tempfile.gettempdir()))
-    found = _known(path, place, choice)
+    name = image.name if is_image(image) else str(image)
+    if not is_image(image):
+        if isinstance(image, Bundle) or has_file(Path(parse_path("image", image)), "config.json"):
+            if options.reference is not None or options.platform is not None:
+                raise ValueError("reference and platform choose one of several images, and a bundle is given")
+            return _with_overlay(image if isinstance(image, Bundle) else Bundle.load(image), overlay).with_overrides(overrides)
+        image = Path(absolute_path(image))
+    elif options.reference is not None or options.platform is not None:
+        raise ValueError(CHOSEN)
+    place = Path(os.path.realpath(tempfile.gettempdir()))
+    found = _known(image, place, choice)
     if found is None:
         place = place / ephemeral_name()
-        return EphemeralBundle(place, partial(_make_bundle, path, place, overrides, choice))
+        return EphemeralBundle(place, partial(_make_bundle, image, place, overrides, choice))
     if found.plain and not overrides.args:
-        raise _no_args(image)
+        raise _no_args(name)
     return _with_overlay(found.bundle, overlay).with_overrides(_with_user(overrides, found.user))
 
 
@@ -245,12 +250,12 @@ def _is_plain(image: Image) -> bool:
     return image.config_json is None and image.sif is None
 
 
-def _no_args(image: ImageLike) -> BundleError:
+def _no_args(image: str) -> BundleError:
     return BundleError(f"{image} is a plain root filesystem: args must say what to run in it")
 
 
 class _Choice(NamedTuple):
-    """Which image of several is wanted, and where writes go: the keywords of `open_image`."""
+    """Which image of several is wanted, and where writes go: the keywords of `opened_image`."""
 
     reference: str | None
     platform: str | None
@@ -283,7 +288,7 @@ def close_images() -> None:
     _images.clear()
 
 
-def _known(path: Path, place: Path, choice: _Choice) -> _Image | None:
+def _known(image: Path | Image, place: Path, choice: _Choice) -> _Image | None:
     """Return the bundle of an image that needs no directory, from the last calls if it has not changed; None for any other image.
 
     Args:
@@ -291,27 +296,30 @@ def _known(path: Path, place: Path, choice: _Choice) -> _Image | None:
         choice: which image it is, and the upper layer, which may be in the image.
 
     Raises:
-        OSError: the image cannot be mounted. And as `open_image`.
+        OSError: the image cannot be mounted. And as `opened_image`.
     """
+    path = str(image) if isinstance(image, Path) else image.path
     try:
-        key = identity(os.stat(path)), Host.probe(), place, choice._replace(overlay=""), is_same_file(path, choice.overlay)
+        status = os.stat(path) if isinstance(image, Path) else image.status()
+        chosen = (choice.reference, choice.platform) if isinstance(image, Path) else image._arguments
+        key = identity(status), Host.probe(), place, chosen, is_same_file(path, choice.overlay)
     except OSError:
         key = None  # opening it has the better error
-    found = _images.get(str(path))
+    found = _images.get(path)
     if found is None or found.key != key:
-        _images.pop(str(path), None)
-        found = _open(path, place, choice, key)
+        _images.pop(path, None)
+        found = _open(image, place, choice, key)
         if found is not None:
-            _images[str(path)] = found
+            _images[path] = found
             for oldest in list(_images)[:-_MAX_IMAGES]:
                 _images.pop(oldest, None)
     return found
 
 
-def _open(path: Path, place: Path, choice: _Choice, key: object) -> _Image | None:
+def _open(image: Path | Image, place: Path, choice: _Choice, key: object) -> _Image | None:
     """Open an image for `_known`. A user mounts an image by FUSE on a directory, and volumes are directories too."""
-    with open_image(path, **choice._asdict()) as opened:
-        config = opened.config()
+    with opened_image(image, **choice._asdict()) as opened:
+        path, config = Path(opened.path), opened.config()
         lowers: tuple[str | SharedMount, ...] | None = None
         if opened.kind == "directory":
             lowers = (str(path),)
@@ -330,11 +338,12 @@ def _with_user(overrides: Overrides, user: str) -> Overrides:
     return attrs.evolve(overrides, user=user) if user and overrides.user is None and overrides.mounts else overrides
 
 
-def _make_bundle(image: Path, path: Path, overrides: Overrides, choice: _Choice) -> Bundle:
-    """Mount the root filesystem of an image in a new bundle directory. Raises as `open_image`, and OSError."""
-    with open_image(image, **choice._asdict()) as opened:
+def _make_bundle(image: Path | Image, path: Path, overrides: Overrides, choice: _Choice) -> Bundle:
+    """Mount the root filesystem of an image in a new bundle directory. Raises as `opened_image`, and OSError."""
+    with opened_image(image, **choice._asdict()) as opened:
         if _is_plain(opened) and not overrides.args:
-            raise _no_args(image)
+            raise _no_args(opened.name)
+        find_upper(choice.overlay, privileged=may_mount())  # before the image is extracted, which may take long
         path.mkdir(mode=0o700)
         layers = fill(path, opened, private=True)
         config = opened.config()

@@ -212,6 +212,20 @@ class Image:
             warnings.warn(f"unclosed image {self.name!r}", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
+    def status(self) -> os.stat_result:
+        """Return the status of the file or directory that was opened, as `os.stat` does.
+
+        Raises:
+            ValueError: the image is closed.
+            ImageError: it is a directory, which is used by its path, and there is another one now.
+        """
+        if self._opened is None:
+            raise ClosedImageError
+        status = os.fstat(self._opened.fd)
+        if self.kind is ImageKind.DIRECTORY and not os.path.samestat(status, os.stat(self.path)):
+            raise ImageError(f"{self.name}: another directory has this path now; open the image again")
+        return status
+
     # ---- what it says ----
 
     def config(self) -> OciImageConfig | None:
@@ -474,6 +488,8 @@ class _Opened:
     path: str
     kind: ImageKind
     identity: Identity
+    fd: int
+    """The file or directory itself."""
     layers: tuple[Layer, ...]
     platform: oci.Platform | None = None
     references: tuple[str, ...] = ()
@@ -514,7 +530,7 @@ def _open_file(source: FdSource, reference: str | None, platform: oci.Platform |
     try:
         head = whole.read_at(0, HEAD)
         if head[32 : 32 + len(MAGIC)] == MAGIC:
-            return _open_sif(SifImage(source), reference, platform)
+            return _open_sif(SifImage(source), source, reference, platform)
         if (found := _open_filesystem(source, whole)) is not None:
             return found
         archive = open_archive(source, head)
@@ -544,6 +560,7 @@ def _open_filesystem(source: FdSource, whole: Section) -> _Opened | None:
         path=source.path,
         kind=ImageKind.FILESYSTEM,
         identity=source.identity,
+        fd=source.fileno(),
         layers=(layer,),
         owned=(source.close,),
     )
@@ -560,7 +577,7 @@ def _open_archive(archive: ArchiveBlobs, source: FdSource, reference: str | None
         if found is None:
             _refuse(archive.name, "a tar archive without an OCI layout or docker manifest")
         contents = found
-    return _of_contents(contents, archive.name, source.path, kind, source.identity, (source.close,))
+    return _of_contents(contents, archive.name, source.path, kind, source.identity, source.fileno(), (source.close,))
 
 
 def _of_contents(
@@ -569,6 +586,7 @@ def _of_contents(
     path: str,
     kind: ImageKind,
     identity: Identity,
+    fd: int,
     owned: tuple[Callable[[], object], ...],
     sif: SifImage | None = None,
 ) -> _Opened:
@@ -577,6 +595,7 @@ def _of_contents(
         path=path,
         kind=kind,
         identity=identity,
+        fd=fd,
         layers=tuple(_oci_layer(layer, contents) for layer in contents.layers),
         platform=contents.platform,
         references=contents.references,
@@ -619,20 +638,19 @@ def _declared(declared: LayerFormat, section: Section, where: str) -> str:
     return found.name
 
 
-def _open_sif(sif: SifImage, reference: str | None, platform: oci.Platform | None) -> _Opened:
-    source = sif.source
-    path = source.path if isinstance(source, FdSource) else ""
-    identity = source.identity if isinstance(source, FdSource) else (0, 0, source.size, 0)
+def _open_sif(sif: SifImage, source: FdSource, reference: str | None, platform: oci.Platform | None) -> _Opened:
+    path, identity, fd = source.path, source.identity, source.fileno()
     root = sif.root_index
     if root is not None:
         document = read_document(sif.section(root), f"{sif.name}: OCI root index")
         contents = oci.read_index(SifBlobs(sif), document, sif.name, reference=reference, platform=platform)
-        return _of_contents(contents, sif.name, path, ImageKind.OCI_SIF, identity, (sif.close,), sif)
+        return _of_contents(contents, sif.name, path, ImageKind.OCI_SIF, identity, fd, (sif.close,), sif)
     return _Opened(
         name=sif.name,
         path=path,
         kind=ImageKind.SIF,
         identity=identity,
+        fd=fd,
         layers=tuple(_partition(sif, item, path) for item in sif.find(DataType.PARTITION)),
         platform=_platform(sif.header.architecture),
         config_json=sif.oci_config_json,
@@ -691,7 +709,13 @@ def _open_directory(name: str, path: str, reference: str | None, platform: oci.P
         if not {"oci-layout", "index.json"} <= names:
             layer = Layer(format=LayerFormat.DIRECTORY, path=path, size=0, directory=fd)
             return _Opened(
-                name=name, path=path, kind=ImageKind.DIRECTORY, identity=identity, layers=(layer,), owned=(lambda: os.close(fd),)
+                name=name,
+                path=path,
+                kind=ImageKind.DIRECTORY,
+                identity=identity,
+                fd=fd,
+                layers=(layer,),
+                owned=(lambda: os.close(fd),),
             )
         store = LayoutBlobs(fd, name)
         try:
@@ -700,7 +724,7 @@ def _open_directory(name: str, path: str, reference: str | None, platform: oci.P
                 raise ImageError(f"{name}: index.json was removed while the layout was read")
             document = read_document(index, f"{name}/index.json")
             contents = oci.read_index(store, document, name, reference=reference, platform=platform)
-            return _of_contents(contents, name, path, ImageKind.OCI_LAYOUT, identity, (store.close, lambda: os.close(fd)))
+            return _of_contents(contents, name, path, ImageKind.OCI_LAYOUT, identity, fd, (store.close, lambda: os.close(fd)))
         except BaseException:
             store.close()
             raise

@@ -26,6 +26,7 @@ from ociruntime.image.sif.model import Filesystem
 from ociruntime.rootfs import cache as extracted
 from ociruntime.rootfs.cache import Cache
 
+from ..support.fixture_types import Script
 from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage, tar_of_tree
 from ..support.private_users import UID, User, give, new_user
 from ..support.waiting import wait_until
@@ -220,6 +221,64 @@ def test_an_image_that_is_open(images: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+OPEN = """
+import asyncio, os, shutil, sys
+import ociruntime as oci
+for name in sys.argv[1:]:
+    with oci.Image.open(name) as image:
+        image.check_layers()
+        os.rename(name, "moved")
+        os.symlink("/nowhere", name)  # what is there now does not count
+        show = lambda: oci.run(image, ["cat", "/etc/passwd"], capture_output=True, text=True, check=True).stdout
+        assert show().startswith("root:") and show().startswith("root:"), name
+        done = asyncio.run(oci.aio.run(image, ["cat", "/etc/passwd"], capture_output=True, text=True))
+        assert done.stdout == show()
+        for platform in {"platform": "linux/amd64"}, {"reference": "x"}:
+            try:
+                oci.run(image, ["true"], **platform)
+            except ValueError as error:
+                assert "pass them to Image.open" in str(error)
+            else:
+                raise AssertionError("reference and platform do not belong to an open image")
+    try:
+        oci.run(image, ["true"])
+    except ValueError as error:
+        assert "closed" in str(error)
+    else:
+        raise AssertionError("the image is closed")
+    os.unlink(name)
+    os.rename("moved", name)
+oci.close_images()
+print("done")
+"""
+MOVED = ["one.sif", "oci-root.sif", "x.sqfs", "x.ext4", "layout", "oci.tar", "docker.tar"]
+
+
+@pytest.mark.filterwarnings("ignore::ociruntime.OCIRuntimeWarning")
+def test_root_runs_an_image_that_is_open(images: Path, tmp_path: Path, script: Script) -> None:
+    """It is the file that was opened which runs, whatever has its path meanwhile."""
+    names = [name for name in MOVED if (images / name).exists()]
+    for name in names:
+        (shutil.copytree if (images / name).is_dir() else shutil.copy)(images / name, tmp_path / name)
+    text = f"import os; os.environ['XDG_CACHE_HOME'] = {str(tmp_path / 'cache')!r}; os.chdir({str(tmp_path)!r})\n"
+    assert script("import warnings; warnings.simplefilter('ignore')\n" + text + OPEN, *names).stdout == "done\n"
+    wait_until(lambda: _leftovers(tmp_path) == [], "the end of loop devices")
+    oci.prune()
+
+
+def test_a_directory_that_was_replaced(busybox_rootfs: Path, tmp_path: Path) -> None:
+    """A directory is used by its path, so another one is refused."""
+    shutil.copytree(busybox_rootfs, tmp_path / "tree", symlinks=True)
+    with oci.Image.open(tmp_path / "tree") as image:
+        assert oci.run(image, ["true"]).returncode == 0
+        (tmp_path / "tree").rename(tmp_path / "old")
+        (tmp_path / "tree").mkdir()
+        for call in (lambda: oci.run(image, ["true"]), lambda: oci.Bundle.from_image(image, tmp_path / "b")):
+            with pytest.raises(oci.ImageError, match="tree: another directory has this path now; open the image again"):
+                call()
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("name", ["one.sif", "oci-root.sif"])
 def test_strategies_of_root(images: Path, name: str, tmp_path: Path, cache: Path) -> None:
     with oci.Bundle.from_image(images / name, tmp_path / "b", strategy="extraction") as bundle:
@@ -336,6 +395,13 @@ def test_a_user_runs_every_image(user: User, images: Path) -> None:
     assert user.leftovers() == []
     user.command("prune", XDG_CACHE_HOME=f"{user.home}/cache")
     assert cached(user.home / "cache/ociruntime/images") == []
+
+
+def test_a_user_runs_an_image_that_is_open(user: User) -> None:
+    names = [name for name in MOVED if (user.home / name).exists() and name != "x.ext4"]
+    done = user.run("-W", "ignore", "-c", OPEN, *names, XDG_CACHE_HOME=f"{user.home}/cache")
+    assert done.stdout.splitlines() == ["done"]
+    assert user.leftovers() == []
 
 
 def test_a_user_mounts_layers(user: User) -> None:
