@@ -32,18 +32,14 @@ from ..image.sif import (
     add_objects,
     remove_objects,
 )
+from .programs import open_image
 
 
 def mount(options: Namespace) -> None:
-    oci.Bundle.from_image(
-        options.image,
-        options.bundle,
-        writable=not options.read_only,
-        overlay=options.overlay,
-        reference=options.reference,
-        platform=options.platform,
-        strategy=options.strategy,
-    )
+    with open_image(options, options.image) as image:
+        oci.Bundle.from_image(
+            image, options.bundle, writable=not options.read_only, overlay=options.overlay, strategy=options.strategy
+        )
 
 
 def umount(options: Namespace) -> None:
@@ -220,7 +216,7 @@ def sif_del(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> None:
-    with oci.Image.open(options.image) as image:
+    with _open_image(options) as image:
         found = image.verify(options.keys)
     if options.json:
         print(json.dumps({"signatures": [attrs.asdict(item) for item in found.signatures], "digests": found.digests}, indent=2))

@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import time
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Collection, Sequence
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
@@ -19,6 +19,27 @@ _DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "
 _HALF: Final = 200
 """Characters that `shorten` keeps at each end."""
 T = TypeVar("T")
+
+
+OF_IMAGE: Final = frozenset({"keys", "platform", "reference", "verify"})
+"""Options about an image, by the names of their values."""
+OF_NEW_CONTAINER: Final = OF_IMAGE | frozenset(
+    "bind cleanenv compat contain containall env_file fakeroot home hostname hpc net network no_home no_mount overlay scratch "
+    "workdir writable_tmpfs".split()
+)
+"""Options that a running container cannot follow."""
+
+
+def flag(name: str) -> str:
+    """Return an option as users write it, given the name of its value."""
+    return f"--{'key' if name == 'keys' else name.replace('_', '-')}"
+
+
+def refuse_options(options: Namespace, names: Iterable[str], why: str) -> None:
+    """Raise ValueError if one of some options is given; the message ends with the reason."""
+    for name in sorted(names):
+        if getattr(options, name, None):
+            raise ValueError(f"{flag(name)} {why}")
 
 
 class Interrupted(BaseException):
@@ -84,6 +105,13 @@ def path_in_container(text: str) -> str:
         raise ArgumentTypeError(str(error)) from None
 
 
+def absolute(text: str) -> str:
+    """Return an absolute path in the container. Raises ArgumentTypeError."""
+    if not path_in_container(text).startswith("/"):
+        raise ArgumentTypeError(f"{shown(text)} is not an absolute path in the container")
+    return text
+
+
 def label(text: str) -> tuple[str, str]:
     """Return the key and the value of a label. Raises ArgumentTypeError."""
     key, equals, value = text.partition("=")
@@ -102,6 +130,43 @@ def parse_env(values: Sequence[str]) -> list[str]:
         if value.find("=") < 1:
             raise ValueError(f"--env {shown(value)} is not NAME=VALUE")
     return [variable for value in values for variable in re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", value)]
+
+
+def parse_env_file(path: str) -> list[str]:
+    """Return the variables in a file, as a shell reads assignments: ``NAME=VALUE``, with quotes and comments. Nothing is expanded.
+
+    Raises:
+        ValueError: a line is not an assignment, or would have to be expanded.
+        OSError: the file cannot be read.
+    """
+    import shlex  # imported here for its cost
+
+    variables: list[str] = []
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            where = f"--env-file {shown(path)}: line {number}"
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError as error:
+                raise ValueError(f"{where}: {str(error).lower()}") from None
+            words = words[1:] if words[:1] == ["export"] else words
+            if not words:
+                continue
+            if len(words) != 1 or re.match(r"[A-Za-z_][A-Za-z0-9_]*=", words[0]) is None:
+                raise ValueError(f"{where}: NAME=VALUE is needed, in quotes if the value has spaces")
+            if re.search(r"[$`]", re.sub(r"'[^']*'|\\.", "", line)):
+                raise ValueError(f"{where}: variables and commands are not expanded; write the value in single quotes")
+            variables.append(words[0])
+    return variables
+
+
+def parse_home(text: str) -> str:
+    """Return ``SOURCE:DESTINATION`` for ``SOURCE[:DESTINATION]``, as Apptainer reads it. Raises ArgumentTypeError."""
+    source, _, destination = text.partition(":")
+    if not source or ":" in destination or not (destination or "/").startswith("/"):
+        raise ArgumentTypeError(f"{shown(text)} is not SOURCE[:DESTINATION]; DESTINATION is an absolute path")
+    source = absolute_path(path(source))
+    return f"{source}:{destination or source}"
 
 
 _BIND_OPTIONS: Final = ("ro", "rw")

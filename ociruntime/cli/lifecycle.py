@@ -14,7 +14,7 @@ import ociruntime as oci
 from ..arguments import shown
 from ..errors import ContainerNotFound, WrongStatus
 from ..files import connect_socket
-from .common import SignalForwarding, format_time, is_image, print_table, shell_status, shorten
+from .common import OF_IMAGE, SignalForwarding, format_time, is_image, print_table, refuse_options, shell_status, shorten
 
 
 def _create_options(options: Namespace) -> dict[str, Any]:
@@ -58,8 +58,7 @@ def _load_bundle(options: Namespace) -> oci.Bundle:
     """Return the bundle with the changes of its configuration and its upper layers. Raises BundleError, ValueError."""
     from .programs import changed
 
-    bundle = changed(oci.Bundle.load(options.bundle, config=options.config), options)
-    return bundle if options.overlay is None else bundle.fresh(overlay=options.overlay)
+    return changed(oci.Bundle.load(options.bundle, config=options.config), options)
 
 
 def run(options: Namespace) -> int:
@@ -67,6 +66,7 @@ def run(options: Namespace) -> int:
         from .programs import run_image
 
         return run_image(options, options.id, options.args, terminal=options.tty)
+    refuse_options(options, OF_IMAGE, f"needs an image, and {shorten(options.id)} is the id of a container")
     if options.args:
         raise ValueError(
             f"COMMAND {shown(options.args[0])}: a container of a bundle runs the program in config.json, and "

@@ -16,12 +16,14 @@ from typing import Any, Final, NoReturn
 from .. import __version__
 from ..arguments import parse_count, parse_cpus, parse_size
 from .common import (
+    absolute,
     is_image,
     label,
     limit,
     one_line,
     parse_binds,
     parse_duration,
+    parse_home,
     parse_seconds,
     parse_time,
     path,
@@ -31,6 +33,9 @@ from .common import (
 
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
+
+
+_OVERLAYS: Final = "a directory, also as DIR:ro, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for read-only"
 
 
 def _terminal_width() -> int:
@@ -148,11 +153,12 @@ class Parser(argparse.ArgumentParser):
 class Unsupported(argparse.Action):
     """The action of an option that other runtimes have and this one refuses."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None, remedy: str = "") -> None:
         super().__init__(option_strings, dest, nargs=0, help=help)
+        self.remedy = remedy
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error(f"{self.option_strings[0]} is not supported")
+        parser.error(f"{self.option_strings[0]} is not supported{self.remedy and f'; {self.remedy}'}")
 
 
 def build_parser() -> Parser:
@@ -230,6 +236,8 @@ def _execute(module: str, function: str, options: argparse.Namespace) -> int | N
     return status
 
 
+Arguments = argparse._ActionsContainer
+"""A parser, or a group of its arguments."""
 AddCommand = Callable[..., Parser]
 """`_add_command` without its first two arguments."""
 
@@ -266,24 +274,23 @@ def _add_bundle(parser: Parser) -> None:
     )
 
 
-def _add_overlay(parser: Parser, subject: str) -> None:
-    kinds = "a directory, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for a read-only root filesystem"
-    parser.add_argument("--overlay", metavar="WHERE", help=f"{subject}: {kinds}")
-
-
 def _add_format(parser: Parser) -> None:
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="output format (default: table)")
 
 
-def _add_changes(parser: Parser, *env: str) -> None:
+def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     """Add the options that change the configuration of a container.
 
     Args:
-        env: short forms of ``--env``.
+        as_in_runc: whether ``-e`` is ``--env`` and ``-c`` another option, as in ``runc exec``.
     """
     changes = parser.add_argument_group("changes of the configuration")
+    env, contain = (["-e"], []) if as_in_runc else ([], ["-c"])
     changes.add_argument(
         *env, "--env", action="append", default=[], metavar="NAME=VALUE[,NAME=VALUE]", help="set environment variables"
+    )
+    changes.add_argument(
+        "--env-file", action="append", default=[], metavar="FILE", type=path, help="set the variables in FILE, of which --env wins"
     )
     changes.add_argument(
         "--pwd", "--cwd", dest="cwd", metavar="DIR", type=path_in_container, help="working directory in the container"
@@ -298,14 +305,43 @@ def _add_changes(parser: Parser, *env: str) -> None:
         metavar="SOURCE[:DESTINATION[:ro]][,...]",
         help="bind files and directories of the host (default destination: the same path)",
     )
-    changes.add_argument("--network", choices=("none", "host"), help="an empty network, or that of the host")
     changes.add_argument(
+        "-S", "--scratch", action="append", default=[], type=absolute, metavar="DIR", help="an empty DIR in memory"
+    )
+    changes.add_argument("--network", choices=("none", "host"), help="an empty network, or that of the host")
+    changes.add_argument("-n", "--net", action="store_true", help="same as --network none")
+    changes.add_argument("--hostname", metavar="NAME", help="hostname in the container")
+    changes.add_argument("-f", "--fakeroot", action="store_true", help="run as root of the container, with --hpc too")
+    changes.add_argument(
+        "--overlay", action="append", default=[], metavar="WHERE", help=f"where the container's writes go: {_OVERLAYS}"
+    )
+    changes.add_argument("--writable-tmpfs", action="store_true", help="same as --overlay tmpfs")
+    habits = parser.add_argument_group("as Apptainer runs programs")
+    habits.add_argument(
         "--hpc",
         action="store_true",
-        help="run as Apptainer does: as the caller, with home and working directory, /tmp, environment and network of the host",
+        help="run as the caller, with home and working directory, /tmp, environment and network of the host",
     )
-    changes.add_argument("--cleanenv", action="store_true", help="with --hpc: pass no variables of the caller")
-    changes.add_argument("--no-home", action="store_true", help="with --hpc: do not bind the home directory")
+    habits.add_argument(*contain, "--contain", action="store_true", help="--hpc with an empty home directory, /tmp and /var/tmp")
+    habits.add_argument("-C", "--containall", action="store_true", help="--contain and --cleanenv")
+    habits.add_argument("--compat", action="store_true", help="--containall and --writable-tmpfs")
+    habits.add_argument("--cleanenv", action="store_true", help="with --hpc: pass no variables of the caller")
+    habits.add_argument(
+        "-H", "--home", type=parse_home, metavar="SOURCE[:DESTINATION]", help="the home directory, instead of the caller's"
+    )
+    habits.add_argument("--no-home", action="store_true", help="with --hpc: do not bind the home directory")
+    habits.add_argument(
+        "--no-mount",
+        action="append",
+        default=[],
+        metavar="NAME[,...]",
+        help="with --hpc: leave out home, cwd, tmp, bind-paths, or a path",
+    )
+    habits.add_argument(
+        "-W", "--workdir", metavar="DIR", type=path, help="with --contain: keep /tmp, /var/tmp and the home directory in DIR"
+    )
+    for name in ("--nv", "--rocm"):
+        habits.add_argument(name, action=Unsupported, remedy="use --device or --gpus", help="not supported; use --device or --gpus")
 
 
 def _create(add: AddCommand) -> None:
@@ -321,7 +357,6 @@ def _create(add: AddCommand) -> None:
 def _add_create_arguments(parser: Parser) -> None:
     _add_bundle(parser)
     parser.add_argument("--config", metavar="FILE", type=path, help="configuration to use instead of the bundle's config.json")
-    _add_overlay(parser, "upper layer of this container")
     parser.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
     parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
@@ -370,6 +405,7 @@ def _run(add: AddCommand) -> None:
     run.add_argument("-t", "--tty", action="store_true", help="allocate a terminal even if the configuration does not")
     run.add_argument("-i", "--interactive", action="store_true", help="accepted for compatibility; stdin is always passed on")
     run.add_argument("--keep", action="store_true", help="do not delete the container when it has ended")
+    _add_image_options(run)
 
 
 def _state(add: AddCommand) -> None:
@@ -417,9 +453,9 @@ def _shell(add: AddCommand) -> None:
         "What it changes in an image is removed at its end. IMAGE is a SIF file, a bundle, or the directory of a root filesystem.",
     )
     shell.add_argument("image", metavar="IMAGE", type=path, help="image file, bundle or directory")
-    _add_overlay(shell, "upper layer of this container")
     shell.add_argument("--shell", metavar="PATH", type=path, help="the shell (default: bash, or sh in an image without bash)")
     _add_changes(shell)
+    _add_image_options(shell)
 
 
 def _exec(add: AddCommand) -> None:
@@ -450,7 +486,8 @@ def _exec(add: AddCommand) -> None:
         metavar="[CONTROLLER[,CONTROLLER]:]PATH",
         help="run in this existing cgroup below the container's",
     )
-    _add_changes(parser, "-e")
+    _add_changes(parser, as_in_runc=True)
+    _add_image_options(parser)
 
 
 def _ps(add: AddCommand) -> None:
@@ -550,13 +587,14 @@ def _mount(add: AddCommand) -> None:
     mount.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     mount.add_argument("bundle", metavar="BUNDLE", type=path, help="bundle directory to create")
     mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
-    _add_overlay(mount, "upper layer of each container, which it mounts itself")
+    mount.add_argument("--overlay", metavar="WHERE", help=f"where the writes of each container go: {_OVERLAYS}")
     _add_choice_of_image(mount)
     mount.add_argument(
         "--strategy",
         choices=("kernel", "fuse", "extraction"),
         help="how the layers become files (default: the first that this user can use)",
     )
+    _add_verification(mount)
 
 
 def _umount(add: AddCommand) -> None:
@@ -643,7 +681,34 @@ def _add_file_commands(verbs: Any) -> None:
     )
 
 
-def _add_choice_of_image(parser: Parser) -> None:
+def _add_image_options(parser: Parser) -> None:
+    """Add the options of commands that run a program in an image: which one of several, and whether it is verified."""
+    group = parser.add_argument_group("with an image")
+    _add_choice_of_image(group)
+    _add_verification(group)
+
+
+def _add_verification(parser: Arguments) -> None:
+    parser.add_argument(
+        "--verify", action="store_true", help="verify the image first: its signatures by --key, or the digests of an OCI image"
+    )
+    _add_keys(parser, "; implies --verify")
+
+
+def _add_keys(parser: Arguments, more: str = "") -> None:
+    parser.add_argument(
+        "-k",
+        "--key",
+        dest="keys",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=path,
+        help=f"OpenPGP key, PEM public key or X.509 certificate that is trusted; may be given several times{more}",
+    )
+
+
+def _add_choice_of_image(parser: Arguments) -> None:
     parser.add_argument("--reference", metavar="NAME", help="name or digest of one of several images in a layout or archive")
     parser.add_argument("--platform", metavar="OS/ARCH", help="platform of which to take the image, as linux/arm64")
 
@@ -736,16 +801,8 @@ def _verify(add: AddCommand) -> None:
         "Every object of a SIF file must be signed by one of the keys. The exit status is 1 if the image is not valid.",
     )
     verify.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
-    verify.add_argument(
-        "-k",
-        "--key",
-        dest="keys",
-        action="append",
-        default=[],
-        metavar="FILE",
-        type=path,
-        help="OpenPGP key, PEM public key or X.509 certificate that is trusted; may be given several times",
-    )
+    _add_keys(verify)
+    _add_choice_of_image(verify)
     verify.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -13,7 +13,7 @@ import ociruntime as oci
 
 from ..errors import StepError, UnsupportedError, WrongStatus
 from ..terminal import DetachKeys, check_user_terminal, interact
-from .common import Interrupted, SignalForwarding, is_image, print_table, shell_status, shorten
+from .common import OF_NEW_CONTAINER, Interrupted, SignalForwarding, is_image, print_table, refuse_options, shell_status, shorten
 
 
 def execute(options: Namespace) -> int:
@@ -24,7 +24,7 @@ def execute(options: Namespace) -> int:
         from .programs import run_image
 
         return run_image(options, options.id, args, terminal=options.tty)
-    _refuse_changes(options)
+    refuse_options(options, OF_NEW_CONTAINER, f"needs a new container, and {shorten(options.id)} is not an image")
     process = None
     if options.process:
         from ..spec import ProcessSpec
@@ -70,13 +70,6 @@ def execute(options: Namespace) -> int:
             signals.stop()
             with child:  # an exception in the block kills the program
                 raise
-
-
-def _refuse_changes(options: Namespace) -> None:
-    """Raise ValueError for an option that needs a new container."""
-    for name in ("bind", "network", "hpc", "cleanenv", "no_home"):
-        if getattr(options, name):
-            raise ValueError(f"--{name.replace('_', '-')} needs a new container, and {shorten(options.id)} is not an image")
 
 
 def _exists(options: Namespace) -> bool:

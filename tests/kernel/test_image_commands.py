@@ -84,6 +84,119 @@ def test_options_beside_the_preset(user: User) -> None:
     assert found[:3] == [str(UID), str(user.home), f"{user.home} given set"]  # the working directory is bound by itself
 
 
+STATE = "id -u; pwd; echo $HOME $GIVEN; uname -n; ls /tmp | wc -l; touch $HOME/new; ls /scratch 2>/dev/null && echo scratch; wc -l </proc/net/dev"
+
+
+def test_flags_of_apptainer(user: User) -> None:
+    """--contain and its kin keep the caller, and show nothing of its directories; --fakeroot is root with the caller's home."""
+    (user.home / "file.env").write_text("GIVEN='from file'\n")
+    (user.home / "elsewhere").mkdir()
+    os.chown(user.home / "elsewhere", UID, UID)
+    home, lines = str(user.home), len(Path("/proc/net/dev").read_text().splitlines())
+
+    def call(*words: str) -> list[str]:
+        return run(user, "exec", *words, "image.sif", "sh", "-c", STATE, GIVEN="given").stdout.splitlines()
+
+    node = os.uname().nodename
+    assert call("--contain") == [str(UID), home, f"{home} given", node, "0", str(lines)]
+    assert call("-C", "--scratch", "/scratch", "--net") == [str(UID), home, home, node, "0", "scratch", "3"]
+    assert call("--compat", "--hostname", "box", "--env-file", "file.env") == [
+        str(UID), home, f"{home} from file", "box", "0", str(lines),
+    ]  # fmt: skip
+    assert not (user.home / "new").exists()
+    assert call("--contain", "--workdir", "work")[0] == str(UID)
+    assert (user.home / "work/home/new").exists()
+    found = call("--hpc", "--fakeroot")
+    assert (found[0], found[2]) == ("0", "/root given")
+    assert (user.home / "new").stat().st_uid == UID
+    assert call("-H", "elsewhere:/home/me", "--env-file", "file.env", "--env", "GIVEN=2")[:3] == ["0", "/home/me", "/home/me 2"]
+    assert (user.home / "elsewhere/new").exists()
+    assert run(user, "run", "--writable-tmpfs", "image.sif", "sh", "-c", "touch /new && ls /new").stdout == "/new\n"
+    assert user.leftovers() == []
+
+
+def test_an_upper_layer_that_is_kept_by_a_user(user: User) -> None:
+    run(user, "spec", "-b", "bundle")
+    (user.home / "kept").mkdir()
+    os.chown(user.home / "kept", UID, UID)
+    run(user, "run", "--overlay", "kept", "image.sif", "sh", "-c", "echo kept >/f; rm /etc/passwd")
+    script = "cat /f; ls /etc/passwd || echo removed; echo x >/f; touch /g"
+    for _ in range(2):
+        done = run(user, "exec", "--overlay", "kept:ro", "image.sif", "sh", "-c", f"ls /g || {{ {script}; }}", check=False)
+        assert done.stdout == "kept\nremoved\n"
+    assert (user.home / "kept/upper/f").read_text() == "kept\n"
+    assert user.leftovers() == []
+
+
+@pytest.fixture
+def signed(image: Path, tmp_path: Path) -> Path:
+    """A signed copy of the image; ``key`` beside it has its public key, and ``other`` another one."""
+    pytest.importorskip("cryptography", reason="the extra 'verify' is not installed")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    path = tmp_path / "signed.sif"
+    shutil.copy(image, path)
+    for name in ("other", "key"):
+        key = ed25519.Ed25519PrivateKey.generate()
+        pem, public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        (tmp_path / name).write_bytes(key.public_key().public_bytes(pem, public))
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    oci.sign(path, key=secret)
+    return path
+
+
+def test_verified_images(user: User, signed: Path) -> None:
+    """What is not signed by a key that is given is neither run nor mounted."""
+    for name in ("signed.sif", "key", "other"):
+        shutil.copy(signed.parent / name, user.home / name)
+    shutil.copy(signed, user.home / "changed.sif")
+    with (user.home / "changed.sif").open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        old = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([old[0] ^ 1]))
+    give(user.home)
+    assert run(user, "run", "--verify", "--key", "key", "signed.sif").stdout.splitlines() == ["image", "/"]
+    assert run(user, "exec", "-k", "other", "-k", "key", "signed.sif", "echo", "ran").stdout == "ran\n"
+    assert run(user, "shell", "-k", "key", "signed.sif", stdin="echo ran\n").stdout == "ran\n"
+    run(user, "mount", "-k", "key", "signed.sif", "mounted")
+    assert run(user, "shell", "mounted", stdin="echo ran\n").stdout == "ran\n"
+    run(user, "umount", "mounted")
+    for words, message in (
+        ("run --key other signed.sif", "not by a given key"),
+        ("run --key key changed.sif", "changed since it was signed"),
+        ("exec --key key image.sif true", "not signed"),
+        ("shell --key key ./tree", "only SIF files hold theirs"),
+        ("run --verify signed.sif", "--verify: 'signed.sif' is a SIF file, which is verified by its signatures; add --key FILE"),
+        ("mount --key other signed.sif mounted", "not by a given key"),
+        ("run --key missing signed.sif", "no such file"),
+        ("run --verify ./bundle", "a directory has neither signatures nor digests"),
+    ):
+        done = run(user, *words.split(), stdin="echo ran\n", check=False)
+        assert done.returncode != 0
+        assert "ran" not in done.stdout
+        assert message.lower() in done.stderr.lower(), words
+    assert not (user.home / "mounted").exists()
+    assert user.leftovers() == []
+
+
+def test_the_file_that_was_verified_is_the_one_that_runs(
+    signed: Path, tmp_path: Path, busybox_rootfs: Path, state_root: Path
+) -> None:
+    oci.build_sif(tmp_path / "evil.sif", busybox_rootfs, oci_config={"Cmd": ["echo", "evil"]})
+    with oci.Image.open(signed) as image:
+        image.verify([tmp_path / "key"])
+        os.replace(tmp_path / "evil.sif", signed)
+        assert oci.run(signed, capture_output=True, text=True, state_root=state_root).stdout == "evil\n"
+        assert oci.run(image, capture_output=True, text=True, state_root=state_root).stdout.startswith("image\n")
+        with oci.Bundle.from_image(image, tmp_path / "mounted") as bundle:
+            assert oci.run(bundle, capture_output=True, text=True, state_root=state_root).stdout.startswith("image\n")
+    with oci.Image.open(signed) as image, pytest.raises(oci.SignatureError):
+        image.verify([tmp_path / "key"])
+    oci.close_images()
+
+
 def test_run_of_an_image(user: User) -> None:
     assert run(user, "run", "image.sif").stdout.splitlines() == ["image", "/"]
     assert run(user, "run", "--env", "SET=other", "image.sif").stdout.splitlines() == ["other", "/"]
@@ -117,6 +230,24 @@ def test_a_shell(user: User) -> None:
         ("exec --hpc name true", "--hpc needs a new container, and name is not an image"),
         ("exec --bind /a name true", "--bind needs a new container, and name is not an image"),
         ("run --bind /a:b image.sif", "'/a:b' is not SOURCE[:DESTINATION[:ro]]; DESTINATION is an absolute path"),
+        ("run --no-mount tmp image.sif", "--no-mount needs --hpc: without it nothing of the host is bound"),
+        (
+            "run --hpc --no-mount proc image.sif",
+            "--no-mount 'proc': bind-paths, cwd, home, hostfs, tmp, or a path that --hpc binds",
+        ),
+        ("run --hpc --no-mount /srv image.sif", "--no-mount '/srv': this path is not one that --hpc binds"),
+        ("run --hpc --workdir w image.sif", "--workdir needs --contain: without it, /tmp, /var/tmp and the home directory are not"),
+        ("run --fakeroot -u 5 image.sif", "--fakeroot conflicts with --user: it makes the program root of the container"),
+        ("run --overlay tree --writable-tmpfs image.sif", "--overlay 'tree': a container has one upper layer, and another one is"),
+        ("run --overlay tree:ro image.sif", "/tree:ro: it has no directory 'upper', so no container has written to it"),
+        ("run --overlay image.sif:ro image.sif", "/image.sif:ro: only a directory can be used read-only"),
+        ("run --overlay a:ro:ro image.sif", "overlay is 'a:ro:ro': a path that ends with ':ro' cannot be used; rename it"),
+        ("run --home a:b image.sif", "'a:b' is not SOURCE[:DESTINATION]; DESTINATION is an absolute path"),
+        ("run --scratch a image.sif", "'a' is not an absolute path in the container"),
+        ("run --nv image.sif", "--nv is not supported; use --device or --gpus"),
+        ("run --key k name", "--key needs an image, and name is the id of a container"),
+        ("exec --reference r name true", "--reference needs a new container, and name is not an image"),
+        ("create --bundle image.sif name", "is not a bundle: it is not a directory; an image becomes one by Bundle.from_image()"),
         ("run ./missing", "no such file or directory"),
         ("shell missing", "no such file or directory"),
         ("shell --env X image.sif", "--env 'X' is not NAME=VALUE"),

@@ -12,7 +12,9 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import presets
-from ociruntime.cli.common import parse_binds, parse_env
+from ociruntime.cli.common import parse_binds, parse_env, parse_env_file, parse_home
+from ociruntime.cli.parser import parse_args
+from ociruntime.cli.programs import changes
 from ociruntime.options import RunOptions
 from ociruntime.overrides import Overrides
 from ociruntime.presets import CLEAN, parse_preset
@@ -126,10 +128,123 @@ def test_the_hostname_of_the_host(host: Path) -> None:
     assert complete().apply(spec, lambda _: pytest.fail("a name is looked up")).hostname is None
 
 
+def mounts(overrides: Overrides) -> dict[str, tuple[str | None, str | None]]:
+    return {mount.destination: (mount.type, mount.source) for mount in overrides.mounts or () if isinstance(mount, Mount)}
+
+
+def test_a_contained_caller(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the caller's directories is shown; the home directory in memory belongs to the program's user."""
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    home, memory = f"{host}/home", ("tmpfs", "tmpfs")
+    given = complete(attrs.evolve(oci.CONTAIN, read_only_binds=()))
+    assert mounts(given) == {"/tmp": memory, "/var/tmp": memory, home: memory}
+    assert (given.user, given.cwd, given.network) == ("caller", home, "host")
+    own = next(mount for mount in given.mounts or () if isinstance(mount, Mount) and mount.destination == home)
+    assert own.options == ("nosuid", "nodev", "mode=0700", f"uid={os.getuid()}", f"gid={os.getgid()}")
+    others = complete(oci.CONTAIN, user=5).mounts or ()
+    assert [mount.options for mount in others if isinstance(mount, Mount) and mount.destination == home] == [
+        ("nosuid", "nodev", "mode=1777")
+    ]
+    monkeypatch.setenv("EDITOR", "vi")
+    assert variables(oci.CONTAIN).get("EDITOR") == "vi"
+    assert "TMPDIR" not in variables(oci.CONTAIN)
+    assert "EDITOR" not in variables(oci.CONTAINALL)
+    assert mounts(complete(oci.CONTAIN, mounts=["/srv:/tmp"])) | {"/tmp": ("bind", "/srv")} == mounts(
+        complete(oci.CONTAIN, mounts=["/srv:/tmp"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("home", "destination", "mount"),
+    [
+        ("/srv", "/srv", ("bind", "/srv")),
+        ("/srv:/home/me", "/home/me", ("bind", "/srv")),
+        ("empty:/root", "/root", ("tmpfs", "tmpfs")),
+    ],
+)
+def test_another_home_directory(home: str, destination: str, mount: tuple[str, str], host: Path) -> None:
+    preset = attrs.evolve(NO_PATHS, home=home)
+    given = complete(preset)
+    assert mounts(given) == {destination: mount, f"{host}/home/work": ("bind", f"{host}/home/work")}
+    assert given.cwd == f"{host}/home/work"
+    assert complete(attrs.evolve(preset, cwd=False)).cwd == destination
+    assert variables(preset)["HOME"] == destination
+    assert variables(preset, {"HOME": "/other"})["HOME"] == "/other"
+
+
+@pytest.mark.parametrize("home", ["home", "", "/a:b", "empty:b", "EMPTY"])
+def test_a_home_directory_that_is_refused(home: str) -> None:
+    with pytest.raises(ValueError, match=r"^home is '.*': True, False, 'empty' or '/source:/destination' is needed$"):
+        oci.Preset(home=home)
+    with pytest.raises(TypeError, match=r"^home is 5: True, False, 'empty' or '/source:/destination' is needed$"):
+        oci.Preset(home=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("/a", "/a:/a"), ("/a:/b", "/a:/b"), ("a:/b", "{host}/home/work/a:/b"), ("a", "{host}/home/work/a:{host}/home/work/a")],
+)
+def test_home_of_the_command_line(text: str, expected: str, host: Path) -> None:
+    assert parse_home(text) == expected.format(host=host)
+
+
+@pytest.mark.parametrize("text", [":/a", "/a:b", "/a:/b:/c"])
+def test_home_of_the_command_line_that_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"is not SOURCE\[:DESTINATION\]"):
+        parse_home(text)
+
+
+def test_a_file_of_variables(tmp_path: Path) -> None:
+    (file := tmp_path / "env").write_text("# comment\n\nexport A=1 # one\nB=\"two words\"\nC='$HOME `x`'\nD=a\\$b\nE=\n")
+    assert parse_env_file(str(file)) == ["A=1", "B=two words", "C=$HOME `x`", "D=a$b", "E="]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("A=1 B=2", "NAME=VALUE is needed, in quotes if the value has spaces"),
+        ("1A=1", "NAME=VALUE is needed"),
+        ("A", "NAME=VALUE is needed"),
+        ("A=$B", "variables and commands are not expanded; write the value in single quotes"),
+        ('A="`date`"', "variables and commands are not expanded"),
+        ("A='1", "no closing quotation"),
+    ],
+)
+def test_a_file_of_variables_that_is_refused(line: str, why: str, tmp_path: Path) -> None:
+    (file := tmp_path / "env").write_text(f"OK=1\n{line}\n")
+    with pytest.raises(ValueError, match=rf"^--env-file '.*/env': line 2: {why}"):
+        parse_env_file(str(file))
+
+
+def preset_of(*words: str) -> oci.Preset | None:
+    return changes(parse_args(["run", *words, "image"]))["preset"]  # type: ignore[no-any-return]
+
+
+def test_options_that_take_from_a_preset(host: Path) -> None:
+    assert preset_of() is None
+    assert preset_of("-C") == preset_of("--compat") == oci.CONTAINALL
+    assert preset_of("-c") == oci.CONTAIN
+    assert preset_of("-c", "--cleanenv") == oci.CONTAINALL
+    assert preset_of("--home", "/srv") == oci.Preset(home="/srv:/srv")
+    assert preset_of("--hpc", "-f") == attrs.evolve(oci.HPC, home=f"{host}/home:/root")
+    assert preset_of("-c", "-f") == attrs.evolve(oci.CONTAIN, home="empty:/root")
+    assert preset_of("--hpc", "--no-mount", "home,cwd,/dev/shm") == attrs.evolve(
+        oci.HPC, home=False, cwd=False, binds=("/tmp", "/var/tmp")
+    )
+    assert preset_of("--hpc", "--no-mount", "tmp", "--no-mount", "bind-paths,hostfs") == attrs.evolve(
+        oci.HPC, binds=("/dev/shm",), read_only_binds=()
+    )
+    assert preset_of("-c", "--no-mount", "tmp") == attrs.evolve(oci.CONTAIN, tmpfs=())
+    assert preset_of("-c", "-W", "w") == attrs.evolve(oci.CONTAIN, home=f"{host}/home/work/w/home:{host}/home")
+    assert sorted(os.listdir("w")) == ["home", "tmp", "var_tmp"]
+    given = changes(parse_args(["run", "-c", "-W", "w", "-B", "/srv:/tmp", "image"]))
+    assert given["mounts"] == [f"{host}/home/work/w/var_tmp:/var/tmp", f"{host}/home/work/w/tmp:/tmp", "/srv:/tmp"]
+
+
 def test_presets_by_name() -> None:
     assert parse_preset("hpc") is oci.HPC
     assert RunOptions(preset="hpc").preset is oci.HPC
-    with pytest.raises(ValueError, match=r"^preset is 'cluster': one of hpc is needed$"):
+    with pytest.raises(ValueError, match=r"^preset is 'cluster': one of hpc, contain, containall is needed$"):
         RunOptions(preset="cluster")
     with pytest.raises(TypeError, match=r"^preset is 5: a name or a Preset is needed$"):
         RunOptions(preset=5)  # type: ignore[arg-type]
