@@ -17,7 +17,7 @@ from typing_extensions import override
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, LayerFormat, check_digest, optional_module
-from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, FileType, Node, TarTree, Tree
+from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, ExtTree, FileType, Node, TarTree, Tree
 from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import complete
 
@@ -158,6 +158,10 @@ class Layers:
             return TarTree(layer, where, lambda path: _top(below.find(path, follow=False)[-1][1]), budget)
         if layer.format is LayerFormat.DIRECTORY:
             return DirectoryTree(layer._directory, self.name)
+        if layer.format is LayerFormat.EXT and layer._section is not None:
+            if layer.digest:
+                check_digest(layer._section, layer.digest, where)
+            return ExtTree(layer._section, where)
         if layer.format is LayerFormat.SQUASHFS and layer._section is not None:
             module: Any = optional_module("ociruntime.image.squashfs", "reading a squashfs without mounting it", INSTALL)
             if layer.digest:
@@ -165,7 +169,8 @@ class Layers:
             tree: Tree = module.SquashfsTree(layer._section, where)
             return tree
         if layer.format.is_filesystem:
-            remedy = f"mount it: 'mount -o ro,loop,offset={layer.offset} {layer.path} DIR', as root"
+            mount = f"mount -o ro,loop,offset={layer.offset} {layer.path} DIR"
+            remedy = f"mount it ('{mount}' as root, 'erofsfuse --offset={layer.offset} {layer.path} DIR' as a user), and use DIR"
             raise UnsupportedError(f"{where}: files of an {layer.filesystem} cannot be read without mounting it; {remedy}")
         raise UnsupportedError(f"{where}: files cannot be read from a layer of the format {layer.format!s}")
 
@@ -615,7 +620,7 @@ class _Unpacking(_Writer):
     def _set_attributes(self, node: Node, path: str, *, follow: bool) -> None:
         attributes = node.tree.attributes(node)
         for name, value in attributes.items():
-            if name.startswith(_OF_OVERLAYS) or not (self._privileged or name.startswith("user.")):
+            if name.startswith(_OF_HOSTS) or not (self._privileged or name.startswith("user.")):
                 continue
             try:
                 os.setxattr(path if follow else f"/proc/self/fd/{self._fd}/{path}", name, value, follow_symlinks=follow)
@@ -624,8 +629,8 @@ class _Unpacking(_Writer):
                     raise
 
 
-_OF_OVERLAYS: Final = ("trusted.overlay.", "user.overlay.")
-"""Attributes that an overlay would take for its own."""
+_OF_HOSTS: Final = ("trusted.overlay.", "user.overlay.", "security.selinux")
+"""Attributes that an overlay would take for its own, and labels, which the policy of the host assigns."""
 
 
 def _inside(target: str, folder: Sequence[str], base: Sequence[str]) -> str:

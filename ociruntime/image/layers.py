@@ -1,6 +1,6 @@
-"""The files of one layer of an image, without mounting it: archives and directories; `squashfs` has those of a squashfs.
+"""The files of one layer of an image, without mounting it: archives, directories and ext; `squashfs` has those of a squashfs.
 
-Each layer is a tree of nodes. `TarTree` reads an archive from its beginning to its end, `DirectoryTree` one directory at a time.
+Each layer is a tree of nodes. `TarTree` reads an archive from its beginning to its end, the others one directory at a time.
 Nothing that a layer says is trusted.
 """
 
@@ -13,6 +13,7 @@ import hashlib
 import os
 import posixpath
 import stat
+import struct
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +32,9 @@ from ociruntime.interrupts import deliver
 
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
-    from ociruntime.image.sif.source import ReadableFile, SectionReader
+    from ociruntime.image.sif.source import ReadableFile, Section, SectionReader
 
-__all__ = ["ArchivedUpper", "Budget", "DirectoryTree", "FileType", "Node", "TarTree", "Tree", "UpperTree", "contained"]
+__all__ = ["ArchivedUpper", "Budget", "DirectoryTree", "ExtTree", "FileType", "Node", "TarTree", "Tree", "UpperTree", "contained"]
 
 MAX_DEPTH: Final = 256
 MAX_PATH: Final = 4000
@@ -586,3 +587,297 @@ class UpperTree(DirectoryTree):
                 raise UnsupportedError(f"{what}; copy the files through the mounted overlay instead")
             node.opaque = node.opaque or marks.get(f"{prefix}opaque") == b"y"
             node.whiteout = node.whiteout or f"{prefix}whiteout" in marks
+
+
+# ---- ext2, ext3 and ext4 ----
+
+_EXTENTS: Final = 0x80000
+_READABLE: Final = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x2000 | 0x4000
+"""Incompatible features that can be read: filetype, recover, extents, 64bit, mmp, flex_bg, csum_seed and largedir."""
+_BIGALLOC: Final = 0x200
+"""A feature that only readers of some files can ignore."""
+_FEATURES: Final = {
+    0x1: "compression",
+    0x8: "journal_dev",
+    0x10: "meta_bg",
+    0x400: "ea_inode",
+    0x1000: "dirdata",
+    0x8000: "inline_data",
+    0x10000: "encrypt",
+    0x20000: "casefold",
+    _BIGALLOC << 32: "bigalloc",
+}
+_ROOT_INODE: Final = 2
+_EXTENT_MAGIC: Final = 0xF30A
+_ATTRIBUTE_MAGIC: Final = b"\x00\x00\x02\xea"
+_EXTENT_DEPTH: Final = 5
+_UNWRITTEN: Final = 1 << 15
+"""Blocks that an extent has at most; more of them are allocated, but not written."""
+_DIRECT: Final = 12
+"""Blocks of a file before those that are found by lists of blocks."""
+_ATTRIBUTE_CLASSES: Final = {1: "user.", 4: "trusted.", 6: "security."}
+_OPAQUE: Final = ("trusted.overlay.opaque", "user.overlay.opaque")
+
+
+@attrs.frozen
+class _Inode:
+    """A file of an ext filesystem: its number, and the entry in the table of inodes."""
+
+    number: int
+    raw: bytes
+
+    def field(self, form: str, offset: int) -> int:
+        number: int = struct.unpack_from(form, self.raw, offset)[0]
+        return number
+
+    @property
+    def mode(self) -> int:
+        return self.field("<H", 0)
+
+    @property
+    def size(self) -> int:
+        has_more = stat.S_IFMT(self.mode) in (stat.S_IFREG, stat.S_IFDIR)
+        return self.field("<I", 4) | (self.field("<I", 108) << 32 if has_more else 0)
+
+    @property
+    def has_extents(self) -> bool:
+        """Whether its blocks are found by a tree of extents, not by lists of blocks."""
+        return bool(self.field("<I", 32) & _EXTENTS)
+
+    @property
+    def acl(self) -> int:
+        """The block with extended attributes; 0 without one."""
+        return self.field("<I", 104) | self.field("<H", 118) << 32
+
+
+class ExtTree:
+    """The files of an ext2, ext3 or ext4 filesystem, without mounting it. Its journal is not replayed.
+
+    Args:
+        section: the part of a file that holds it.
+        where: the layer, for messages.
+
+    Raises:
+        ImageError: it is damaged.
+        UnsupportedError: it has a feature that cannot be read.
+    """
+
+    def __init__(self, section: Section, where: str) -> None:
+        self._section, self._where = section, where
+        self._known: dict[int, dict[str, Node]] = {}
+        with contained(where):
+            head = self._read(1024, 1024)
+            (self._inodes,) = struct.unpack_from("<I", head)
+            self._first, log = struct.unpack_from("<II", head, 20)
+            (self._per_group,) = struct.unpack_from("<I", head, 40)
+            revision, features, read_only = struct.unpack_from("<I16xII", head, 76)
+            inode_size, descriptor_size = struct.unpack_from("<H", head, 88)[0], struct.unpack_from("<H", head, 254)[0]
+            features |= (read_only & _BIGALLOC) << 32
+            if features & ~_READABLE:
+                names = [name for flag, name in _FEATURES.items() if features & flag] or [f"{features & ~_READABLE:#x}"]
+                raise UnsupportedError(f"{where}: an ext filesystem with {', '.join(names)} cannot be read without mounting it")
+            self._block = 1024 << log if log <= 6 else 0
+            self._inode_size = inode_size if revision else 128
+            self._descriptor = descriptor_size if features & 0x80 else 32
+            if not (self._block and self._per_group and 128 <= self._inode_size <= self._block and 32 <= self._descriptor <= 1024):
+                raise ValueError("the superblock is not valid")
+            self._blocks_left = section.size // self._block + 1
+            self.root = self._node(_ROOT_INODE)
+            if not self.root.is_directory:
+                raise ValueError("the root is not a directory")
+
+    def children(self, node: Node, budget: Budget) -> dict[str, Node]:
+        with contained(self._where):
+            found = self._known.get(node.location)
+            if found is None:
+                found = {}
+                inode = self._inode(node.location)
+                for content in self._content(inode, self._block):
+                    self._blocks_left -= 1  # each directory is read once, so that all of them have the blocks of the filesystem
+                    if self._blocks_left < 0 or len(content) < self._block:
+                        raise ValueError("the size of a directory is not valid")
+                    for name, number in self._entries(content):
+                        if b"/" in name or b"\0" in name or os.fsdecode(name) in found:
+                            raise ValueError(f"a directory has the entry {name[:100]!r}, or has it twice")
+                        if len(found) >= budget.files_left:
+                            budget.take_files(len(found) + 1)
+                        found[os.fsdecode(name)] = self._node(number)
+                self._known[node.location] = found
+        return found
+
+    def contents(self, nodes: Sequence[Node], budget: Budget) -> Iterator[tuple[Node, Iterator[bytes]]]:
+        for node in nodes:
+            yield node, self._contained_content(node)
+
+    def attributes(self, node: Node) -> dict[str, bytes]:
+        with contained(self._where):
+            return self._attributes(self._inode(node.location))
+
+    def _contained_content(self, node: Node) -> Iterator[bytes]:
+        with contained(self._where):
+            yield from self._content(self._inode(node.location), _PIECE)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        content = self._section.read_at(offset, size)
+        if len(content) != size:
+            raise ValueError(f"{size} bytes at byte {offset} are not in the filesystem")
+        return content
+
+    def _inode(self, number: int) -> _Inode:
+        if not 1 <= number <= self._inodes:
+            raise ValueError(f"there is no inode {number}")
+        group, index = divmod(number - 1, self._per_group)
+        descriptor = self._read((self._first + 1) * self._block + group * self._descriptor, self._descriptor)
+        table: int = struct.unpack_from("<I", descriptor, 8)[0]
+        if self._descriptor >= 64:
+            table |= struct.unpack_from("<I", descriptor, 40)[0] << 32
+        raw = self._read(table * self._block + index * self._inode_size, self._inode_size)
+        return _Inode(number, raw)
+
+    def _node(self, number: int) -> Node:
+        inode = self._inode(number)
+        kind = FILE_TYPES[stat.S_IFMT(inode.mode)]
+        is_device = kind in (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE)
+        device = self._device(inode) if is_device else None
+        later = inode.field("<I", 136) & 3 if len(inode.raw) > 128 and inode.field("<H", 128) >= 12 else 0
+        attributes = self._attributes(inode) if kind is FileType.DIRECTORY else {}
+        return Node(
+            tree=self,
+            type=kind,
+            mode=stat.S_IMODE(inode.mode),
+            uid=inode.field("<H", 2) | inode.field("<H", 120) << 16,
+            gid=inode.field("<H", 24) | inode.field("<H", 122) << 16,
+            size=inode.size if kind is FileType.FILE else 0,
+            mtime=to_time(inode.field("<i", 16) + (later << 32)),
+            target=os.fsdecode(self._target(inode)) if kind is FileType.SYMLINK else "",
+            device=device,
+            location=number,
+            whiteout=kind is FileType.CHARACTER_DEVICE and device == (0, 0),
+            opaque=any(attributes.get(name) == b"y" for name in _OPAQUE),
+        )
+
+    @staticmethod
+    def _device(inode: _Inode) -> tuple[int, int]:
+        old, new = inode.field("<I", 40), inode.field("<I", 44)
+        if old:
+            return old >> 8 & 0xFF, old & 0xFF
+        return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
+
+    def _target(self, inode: _Inode) -> bytes:
+        if inode.size > MAX_PATH:
+            raise ValueError("a symbolic link has a target that is too long")
+        own = self._block // 512 if inode.acl else 0
+        if inode.size < 60 and not inode.has_extents and inode.field("<I", 28) == own:
+            return inode.raw[40 : 40 + inode.size]
+        return b"".join(self._content(inode, _PIECE))
+
+    def _entries(self, block: bytes) -> Iterator[tuple[bytes, int]]:
+        """Yield the names in a block of a directory, and the numbers of their inodes."""
+        offset = 0
+        while offset < len(block):
+            number, length, name_length = struct.unpack_from("<IHB", block, offset)
+            if length in (0, 0xFFFF) and len(block) == 1 << 16:
+                length = 1 << 16
+            if length < 8 + name_length or length % 4 or offset + length > len(block):
+                raise ValueError("an entry of a directory has a wrong length")
+            name = block[offset + 8 : offset + 8 + name_length]
+            if number and name not in (b".", b".."):
+                if not name:
+                    raise ValueError("an entry of a directory has no name")
+                yield name, number
+            offset += length
+
+    # ---- the blocks of a file ----
+
+    def _content(self, inode: _Inode, most: int) -> Iterator[bytes]:
+        """Yield the content of a file in pieces of so many bytes at most, with zeros for holes."""
+        position = 0
+        for logical, physical, count in self._runs(inode):
+            begin, end = logical * self._block, min((logical + count) * self._block, inode.size)
+            if begin >= inode.size:
+                break
+            yield from _zeros(begin - position)
+            for offset in range(0, end - begin, most):
+                yield self._read(physical * self._block + offset, min(most, end - begin - offset))
+            position = end
+        yield from _zeros(inode.size - position)
+
+    def _runs(self, inode: _Inode) -> Iterator[tuple[int, int, int]]:
+        """Yield the parts of a file that are not holes: first block of the file, first block on the disk, number of blocks."""
+        begin = start = count = 0
+        for logical, physical, length in self._extents(inode) if inode.has_extents else self._listed(inode):
+            if logical < begin + count:
+                raise ValueError("the blocks of a file are not in order")
+            if count and (logical, physical) == (begin + count, start + count):
+                count += length
+                continue
+            if count:
+                yield begin, start, count
+            begin, start, count = logical, physical, length
+        if count:
+            yield begin, start, count
+
+    def _extents(self, inode: _Inode) -> Iterator[tuple[int, int, int]]:
+        pending, left = [(0, _EXTENT_DEPTH + 1)], self._section.size // self._block
+        while pending:
+            number, above = pending.pop()
+            node = self._read(number * self._block, self._block) if number else inode.raw[40:100]
+            magic, entries, _, depth = struct.unpack_from("<HHHH", node)
+            left -= entries if depth else 0  # no block is in two trees
+            if magic != _EXTENT_MAGIC or depth >= above or 12 + 12 * entries > len(node) or left < 0:
+                raise ValueError("a tree of extents is damaged")
+            if depth:
+                below = [struct.unpack_from("<IH", node, 16 + 12 * entry) for entry in range(entries)]
+                pending += [(low | high << 32, depth) for low, high in reversed(below)]
+                continue
+            for entry in range(entries):
+                logical, length, high, low = struct.unpack_from("<IHHI", node, 12 + 12 * entry)
+                if length <= _UNWRITTEN:
+                    yield logical, low | high << 32, length
+
+    def _listed(self, inode: _Inode) -> Iterator[tuple[int, int, int]]:
+        blocks = -(-inode.size // self._block)
+        numbers: tuple[int, ...] = struct.unpack_from("<15I", inode.raw, 40)
+        yield from ((logical, number, 1) for logical, number in enumerate(numbers[:_DIRECT]) if number)
+        logical, each = _DIRECT, self._block // 4
+        for level, number in enumerate(numbers[_DIRECT:], start=1):
+            yield from self._list(number, level, logical, blocks)
+            logical += each**level
+
+    def _list(self, number: int, level: int, logical: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the blocks of a file in a list of blocks or, on higher levels, of lists."""
+        if not number or logical >= end:
+            return
+        each = self._block // 4
+        for index, entry in enumerate(struct.unpack(f"<{each}I", self._read(number * self._block, self._block))):
+            if level > 1:
+                yield from self._list(entry, level - 1, logical + index * each ** (level - 1), end)
+            elif entry:
+                yield logical + index, entry, 1
+
+    # ---- extended attributes ----
+
+    def _attributes(self, inode: _Inode) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        if len(inode.raw) > 132:
+            own = inode.raw[128 + inode.field("<H", 128) :]
+            if own[:4] == _ATTRIBUTE_MAGIC:
+                found |= self._attribute_entries(own[4:], 0)
+        if inode.acl:
+            block = self._read(inode.acl * self._block, self._block)
+            if block[:4] != _ATTRIBUTE_MAGIC:
+                raise ValueError("a block of extended attributes is damaged")
+            found |= self._attribute_entries(block, 32)
+        return found
+
+    @staticmethod
+    def _attribute_entries(area: bytes, offset: int) -> Iterator[tuple[str, bytes]]:
+        """Yield names and values, which lie behind the entries. Access control lists are left out."""
+        while area[offset : offset + 4] not in (bytes(4), b""):
+            length, kind, place, elsewhere, size = struct.unpack_from("<BBHII", area, offset)
+            name, value = area[offset + 16 : offset + 16 + length], area[place : place + size]
+            if elsewhere or len(name) != length or len(value) != size or b"\0" in name:
+                raise ValueError("an extended attribute is damaged")
+            if kind in _ATTRIBUTE_CLASSES:
+                yield _ATTRIBUTE_CLASSES[kind] + os.fsdecode(name), value
+            offset += 16 + length + -length % 4

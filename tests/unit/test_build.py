@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -166,6 +167,56 @@ def test_every_file_is_as_the_layers_say(kind: str, program: str | None, tmp_pat
         assert built.config_json == CONFIG
         assert built.labels == {"own": "1"}
         assert built.architecture == "amd64"
+
+
+def as_extracted(root: Path) -> dict[str, tuple[object, ...]]:
+    """Return everything about the files in a directory, without what is added for Apptainer."""
+    found: dict[str, tuple[object, ...]] = {}
+    names: dict[int, list[str]] = {}
+    for folder, folders, files in os.walk(os.fsencode(root)):
+        for name in [*folders, *files]:
+            path = os.path.join(folder, name)
+            shown, info = os.fsdecode(path).removeprefix(str(root)), os.lstat(path)
+            if shown.startswith(tuple(ADDED)):
+                continue
+            kept = ("user.", "security.capability")
+            known = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+            attributes = {key: value for key, value in known.items() if key.startswith(kept) and "overlay" not in key}
+            target = os.fsdecode(os.readlink(path)) if stat.S_ISLNK(info.st_mode) else ""
+            content = Path(os.fsdecode(path)).read_bytes() if stat.S_ISREG(info.st_mode) else b""
+            mtime = 0 if stat.S_ISDIR(info.st_mode) else min(int(info.st_mtime), 1_500_000_000)
+            found[shown] = (oct(info.st_mode), info.st_uid, info.st_gid, info.st_rdev, mtime, target, content, attributes)
+            names.setdefault(info.st_ino, []).append(shown)
+    return {path: (*value, next(sorted(paths) for paths in names.values() if path in paths)) for path, value in found.items()}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root extracts owners and devices")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("other", ["tar", "umoci"])
+def test_other_programs_extract_the_same_files(other: str, program: str | None, tmp_path: Path) -> None:
+    """unsquashfs extracts from the new image what GNU tar does from its only layer, and umoci from the layout with whiteouts."""
+    if not (shutil.which(other) and shutil.which("unsquashfs")):
+        pytest.skip(f"no {other}, or no unsquashfs")
+    source = image()
+    if other == "tar":
+        (digest, *_) = (item["digest"] for item in json.loads(source.blobs[source.manifests[0]["digest"]])["layers"])
+        (tmp_path / "layer").write_bytes(gzip.decompress(source.blobs[digest]))
+        source = OciImage()
+        source.add([((tmp_path / "layer").read_bytes(), TAR_TYPE)], name="it")
+        (tmp_path / "expected").mkdir()
+        command = ["tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "-xpf", "layer", "-C", "expected"]
+    else:
+        command = ["umoci", "raw", "unpack", "--image", "layout:it", "expected"]
+    source.write_layout(tmp_path / "layout")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    oci.build(tmp_path / "layout", tmp_path / "x.sif", mksquashfs=program)
+    with oci.Image.open(tmp_path / "x.sif") as built:
+        command = ["unsquashfs", "-quiet", "-no-progress", "-o", str(built.layers[0].offset), "-d", "found", "x.sif"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    found, expected = as_extracted(tmp_path / "found"), as_extracted(tmp_path / "expected")
+    assert {"/bin/setuid", "/null", f"/{DEEP}/file", "/zeros"} <= found.keys()
+    assert found.keys() == expected.keys()
+    assert {path: (found[path], expected[path]) for path in found if found[path] != expected[path]} == {}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -334,6 +385,39 @@ def test_an_upper_directory(format: Any, tmp_path: Path) -> None:
     os.setxattr(upper / "covered", "user.overlay.redirect", b"/x")
     with pytest.raises(oci.UnsupportedError, match=r"covered: the attribute user\.overlay\.redirect refers to a lower layer"):
         oci.build(tmp_path / "layout", tmp_path / "y.sif", upper=upper, format=format)
+
+
+MKE2FS = shutil.which("mke2fs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+@needs_a_program
+@pytest.mark.skipif(MKE2FS is None, reason="no e2fsprogs")
+@pytest.mark.parametrize("kind", ["file", "partition"])
+def test_an_ext_filesystem(kind: str, tmp_path: Path) -> None:
+    """It is read without being mounted, by a user too."""
+    pytest.importorskip("PySquashfsImage")
+    assert MKE2FS is not None
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin/tool").write_bytes(os.urandom(300_000))
+    (root / "bin/tool").chmod(0o6755)
+    os.link(root / "bin/tool", root / "same")
+    os.symlink("t" * 100, root / "link")
+    if os.geteuid() == 0:
+        os.chown(root / "bin", 70000, 3_000_000)
+        os.mknod(root / "null", 0o20666, os.makedev(1, 3))
+    subprocess.run([MKE2FS, "-q", "-F", "-t", "ext4", "-d", root, tmp_path / "ext4", "8M"], check=True, capture_output=True)
+    source = tmp_path / "ext4"
+    if kind == "partition":
+        builder = SifBuilder()
+        builder.add_partition(source, filesystem=Filesystem.EXT3)
+        source = tmp_path / "source.sif"
+        builder.write(source)
+    expected = describe(source)
+    assert expected["/bin/tool"][1:4] == (oct(0o6755), os.geteuid(), os.getegid())
+    oci.build(source, tmp_path / "x.sif")
+    found = {path: value for path, value in describe(tmp_path / "x.sif").items() if not path.startswith(tuple(ADDED))}
+    assert found == expected
 
 
 @needs_a_program

@@ -47,9 +47,15 @@ def unpack(layout: Path, to: Path, *, privileged: bool = False) -> Path:
     return to
 
 
+ATTRIBUTES = {
+    "SCHILY.xattr.user.kept": "x",
+    "SCHILY.xattr.trusted.kept": "y",
+    "SCHILY.xattr.trusted.overlay.redirect": "/etc",
+    "SCHILY.xattr.security.selinux": "system_u:object_r:init_exec_t:s0",
+}
 MEMBERS = [
     member("bin", tarfile.DIRTYPE, mode=0o555, mtime=1000),
-    member("bin/su", content=b"su", mode=0o4755, uid=3, gid=4, mtime=2000, pax_headers={"SCHILY.xattr.user.kept": "x"}),
+    member("bin/su", content=b"su", mode=0o4755, uid=3, gid=4, mtime=2000, pax_headers=ATTRIBUTES),
     member("bin/same", tarfile.LNKTYPE, linkname="bin/su"),
     member("secret", content=b"s", mode=0),
     member("absolute", tarfile.SYMTYPE, linkname="/etc/passwd", uid=5),
@@ -71,7 +77,9 @@ def test_what_is_kept(tmp_path: Path, privileged: bool) -> None:
     assert stat.S_IMODE(su.st_mode) == (0o4755 if privileged else 0o755)
     assert (su.st_mtime, (made / "bin").stat().st_mtime) == (2000, 1000)
     assert stat.S_IMODE((made / "bin").stat().st_mode) == 0o555
-    assert os.getxattr(made / "bin/su", "user.kept") == b"x"
+    found = {name: os.getxattr(made / "bin/su", name) for name in os.listxattr(made / "bin/su")}
+    assert found.pop("security.selinux", b"").find(b"init_exec_t") < 0  # a label is that of the host
+    assert found == {"user.kept": b"x"} | ({"trusted.kept": b"y"} if privileged else {})
     assert (made / "bin/same").stat().st_ino == su.st_ino
     assert stat.S_IMODE((made / "secret").stat().st_mode) == 0
     assert os.readlink(made / "absolute") == "/etc/passwd"
