@@ -27,7 +27,18 @@ from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, Template, compile_create, is_usable
 from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
-from .rootfs.layers import Layers, Strategy, attach, make_points, may_mount, share, uncovered, with_choice, with_upper
+from .rootfs.layers import (
+    Layers,
+    Strategy,
+    attach,
+    make_points,
+    may_mount,
+    parse_strategy,
+    share,
+    uncovered,
+    with_choice,
+    with_upper,
+)
 from .rootfs.mount import check_image, is_same_file, make_volume, open_image
 from .rootfs.uppers import NONE, find_upper, parse_overlay
 from .rootfs.users import CALLER, ContainerRoot, resolve
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
     from .image import Image
     from .plan import Plan
     from .plan.cgroups import Manager
+    from .rootfs.mount import ServedMount, SharedMount
     from .rootfs.users import MissingPoint
     from .spec import Linux
 
@@ -70,6 +82,8 @@ class Bundle:
         self._variants: dict[object, Bundle] = {}
         self._layers: Layers | None = None
         """What the containers mount, of a bundle without a record."""
+        self._mounts: dict[str, tuple[str | SharedMount | ServedMount, ...]] = {}
+        """The lower layers of the record, by their origin, which keep the programs that serve them. All variants share it."""
         self._has_caller = False
         """Whether the containers have the caller as a user, in passwd and group."""
         self._owner = os.getpid()
@@ -139,9 +153,9 @@ class Bundle:
         """Mount an image of any kind as a bundle: ``config.json``, ``rootfs``, ``overlay`` and ``volumes`` in a new directory.
 
         For root, ``rootfs`` is an overlay over the layers of the image, which all containers of the bundle share. For a user, it is
-        the image alone, mounted read-only by FUSE, or an empty directory if the image has several layers or is extracted to a
-        cache. Each container then has an upper layer of its own, which is removed with it, and all files of the image belong to
-        the user.
+        the image alone, mounted read-only by FUSE. It is an empty directory if fusermount3 is missing, if fuse-overlayfs is and
+        the image has several layers, and if the image is extracted to a cache. Each container of a user has an upper layer of its
+        own, which is removed with it, and all files of the image belong to the user.
 
         The directory has mode 0700, and the layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in
         ``volumes``, with a copy of what the image has at its path.
@@ -177,7 +191,7 @@ class Bundle:
         if choice and not writable:
             raise ValueError("writable=False conflicts with overlay: pass overlay='none' alone")
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
-        optional(check_choice, "strategy", strategy, tuple(Strategy))
+        chosen = parse_strategy(strategy)
         with (
             DeferredSignals() as signals,
             opened_image(image, reference=reference, platform=platform, overlay=choice) as opened,
@@ -191,10 +205,10 @@ class Bundle:
                 try:
                     directory.begin()
                     os.fchmod(directory.fd, 0o700)
-                    chosen = None if strategy is None else Strategy(strategy)
                     layers = fill(Path(directory.real), opened, writable=writable, spec=spec, strategy=chosen, overlay=choice)
                     directory.commit(layers)
                     bundle = cls.load(path)
+                    bundle._with_mounts(layers)
                 except BaseException:
                     directory.take_back(mode)
                     raise
@@ -288,12 +302,12 @@ class Bundle:
         if choice == NONE and spec.root is not None:
             spec = spec.evolve(root=spec.root.evolve(readonly=True))
         changed = Bundle(self.path, config=self._config if spec is self.spec else None)
-        changed._spec, changed._layers, changed._has_caller = spec, layers, self._has_caller
+        changed._spec, changed._layers, changed._has_caller, changed._mounts = spec, layers, self._has_caller, self._mounts
         return changed
 
     def _private_layers(self) -> Layers:
         """Return the layers below the upper layers of `fresh`. Raises BundleError, SpecError, OSError."""
-        layers = self._layers or bundle_layers(self._recorded_path(str(self.rootfs)))
+        layers = self._layers or self._with_mounts(bundle_layers(self._recorded_path(str(self.rootfs))))
         if layers is None:
             return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir()))
         return uncovered(layers) if layers.shared else layers
@@ -316,10 +330,18 @@ class Bundle:
         place = self._recorded_path(rootfs)
         if privileged and not os.path.lexists(f"{place}/overlay"):  # as in every mounted bundle
             return None
-        layers = bundle_layers(place)
+        layers = self._with_mounts(bundle_layers(place))
         if layers is not None and layers.upper.choice:
             layers = with_upper(layers, find_upper(layers.upper.choice, privileged=privileged))
         return layers
+
+    def _with_mounts(self, layers: Layers | None) -> Layers | None:
+        """Return layers with the mounts that this process has of them already."""
+        if layers is None:
+            return None
+        if layers.origin not in self._mounts:
+            self._mounts.clear()
+        return layers._replace(lowers=self._mounts.setdefault(layers.origin, layers.lowers))
 
     def _layers_for_points(self, rootfs: str, privileged: bool) -> Layers | None:
         """Return an upper layer for each container, if a mount point is missing that cannot be made in the root filesystem."""
@@ -421,7 +443,7 @@ class Bundle:
 
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
-        changed._spec, changed._layers, changed._has_caller = spec, self._layers, self._has_caller
+        changed._spec, changed._layers, changed._has_caller, changed._mounts = spec, self._layers, self._has_caller, self._mounts
         return changed
 
     def plan(
@@ -519,6 +541,7 @@ class Bundle:
 
         check_bool("force", force)
         self._variants.clear()  # those of `fresh` may keep the image mounted
+        self._mounts.clear()
         umount(self.path, force=force, state_root=state_root)
 
     def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[Path] | tuple[Path, bytes] | tuple[Path, bytes, str]]:

@@ -254,6 +254,7 @@ _INSTALL: Final = {
 _PACKAGES: Final[dict[str, dict[str, str]]] = {
     "squashfuse": {},
     "fuse2fs": {},
+    "fuse-overlayfs": {},
     "erofsfuse": dict.fromkeys(("fedora", "alpine", "arch", "opensuse", "suse"), "erofs-utils"),
     "fusermount3": dict.fromkeys(("debian", "fedora", "alpine", "arch", "opensuse", "suse"), "fuse3"),
     "unsquashfs": dict.fromkeys(("debian", "fedora", "alpine", "arch"), "squashfs-tools")
@@ -389,9 +390,8 @@ def _overlay(probes: Probes) -> Finding:
 def _fuse_obstacles(probes: Probes) -> tuple[list[str], list[str]]:
     """Return why FUSE cannot be used, and what helps."""
     programs = probes.programs
-    lacking = [name for name, path in (("squashfuse", programs.squashfuse), ("fusermount3", programs.fusermount)) if not path]
-    reasons = [f"no {name} in PATH" for name in lacking]
-    remedies = [_install(probes, lacking)] if lacking else []
+    reasons = [] if programs.squashfuse else ["no squashfuse in PATH"]
+    remedies = [] if programs.squashfuse else [_install(probes, ["squashfuse"])]
     if programs.device:
         reasons.append(programs.device)
         remedies.append(_device_remedy(probes.host, programs.device))
@@ -400,8 +400,6 @@ def _fuse_obstacles(probes: Probes) -> tuple[list[str], list[str]]:
 
 def _device_remedy(host: Host, problem: str) -> str:
     """Return what makes /dev/fuse usable, by why it cannot be used."""
-    if MTAB in problem:
-        return _by_root(host, f"ln -s ../proc/self/mounts {MTAB}")
     if problem.endswith(os.strerror(errno.EACCES).lower()):
         return _by_root(host, "chmod 666 /dev/fuse")
     if problem.endswith(os.strerror(errno.EPERM).lower()):  # by the device rules of a cgroup
@@ -452,8 +450,7 @@ def _mounted_images(probes: Probes, kind: str, filesystem: str) -> Finding:
     try:
         strategy, reason = choose({kind}, probes.host, probes.programs)
     except UnsupportedError as error:
-        lacking = [name for name in (program, "fusermount3") if not getattr(probes.programs, name.removesuffix("3"))]
-        remedies = [_install(probes, lacking)] if lacking else []
+        remedies = [] if getattr(probes.programs, program) else [_install(probes, [program])]
         if probes.programs.device:
             remedies.append(_device_remedy(probes.host, probes.programs.device))
         return Finding(subject, Availability.MISSING, str(error).rpartition("; ")[0], "; ".join(remedies))
@@ -468,7 +465,25 @@ def _fuse(probes: Probes) -> Finding:
     reasons, remedies = _fuse_obstacles(probes)
     if reasons:
         return Finding("FUSE", Availability.MISSING, "; ".join(reasons), "; ".join(remedies))
-    return Finding("FUSE", Availability.OK, f"/dev/fuse, {probes.programs.fusermount}, {probes.programs.squashfuse}")
+    return _mounts_on_host(probes)
+
+
+def _mounts_on_host(probes: Probes) -> Finding:
+    """Return the finding about FUSE that can be used: whether a mounted bundle shows the files of an image."""
+    programs, detail = probes.programs, f"/dev/fuse, {probes.programs.squashfuse}"
+    lacking = [name for name, path in (("fusermount3", programs.fusermount), ("fuse-overlayfs", programs.overlayfs)) if not path]
+    remedies = [_install(probes, lacking)] if lacking else []
+    if programs.no_mount:
+        if programs.nameless:
+            remedies.append(f"let root give uid {probes.host.euid} a name in /etc/passwd")
+        if not programs.mtab:
+            remedies.append(_by_root(probes.host, f"ln -s ../proc/self/mounts {MTAB}"))
+        detail += f"; {programs.no_mount}: the rootfs of a mounted bundle stays empty, and its containers mount the image"
+        return Finding("FUSE", Availability.LIMITED, detail, "; ".join(remedies))
+    if lacking:
+        detail += "; no fuse-overlayfs in PATH: the rootfs of a mounted bundle with several layers stays empty"
+        return Finding("FUSE", Availability.LIMITED, detail, "; ".join(remedies))
+    return Finding("FUSE", Availability.OK, f"{detail}, {programs.fusermount}, {programs.overlayfs}")
 
 
 def _squashfs_tools(probes: Probes) -> Finding:

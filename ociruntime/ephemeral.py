@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, Unpack, overload
@@ -26,7 +27,7 @@ from .options import RunKeywords, RunOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
 from .presets import Preset
 from .process import Deadline, LaunchedProcess, Result, finish
-from .rootfs.layers import Layers, may_mount, shared_mounts
+from .rootfs.layers import Layers, Strategy, may_mount, shared_mounts
 from .rootfs.mount import ephemeral_name, identity, is_same_file
 from .rootfs.uppers import find_upper
 from .rootfs.users import ContainerRoot
@@ -37,7 +38,6 @@ from .streams import Stdio, Streams
 if TYPE_CHECKING:
     from .image import Image
     from .plan.cgroups import Manager
-    from .rootfs.mount import SharedMount
 
 __all__ = ["close_images", "run"]
 
@@ -93,6 +93,7 @@ def run(
     cgroup_manager: Manager = "cgroupfs",
     reference: str | None = None,
     platform: str | None = None,
+    strategy: str | None = None,
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
 
@@ -134,6 +135,7 @@ def run(
         cgroup_manager: what makes the cgroups, as for `Container.create`.
         reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
         platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
+        strategy: how the layers of the image become files, as for `Bundle.from_image`. Default: the first that can be used.
 
     Raises:
         TypeError: ``args`` is a string.
@@ -177,6 +179,7 @@ def run(
         cgroup_manager=cgroup_manager,
         reference=reference,
         platform=platform,
+        strategy=strategy,
     )
     result = execute(image, options)
     if options.check:
@@ -221,12 +224,12 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
 def find_bundle(image: ImageLike, options: RunOptions) -> Bundle | EphemeralBundle:
     """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `opened_image`."""
     overrides, overlay = options.overrides, options.overlay
-    choice = _Choice(options.reference, options.platform, overlay)
+    choice = _Choice(options.reference, options.platform, overlay, options.strategy)
     name = image.name if is_image(image) else str(image)
     if not is_image(image):
         if isinstance(image, Bundle) or has_file(Path(parse_path("image", image)), "config.json"):
-            if options.reference is not None or options.platform is not None:
-                raise ValueError("reference and platform choose one of several images, and a bundle is given")
+            if choice._replace(overlay="") != _Choice():
+                raise ValueError("reference, platform and strategy say how an image is opened and mounted, and a bundle is given")
             return _with_overlay(image if isinstance(image, Bundle) else Bundle.load(image), overlay).with_overrides(overrides)
         image = Path(absolute_path(image))
     elif options.reference is not None or options.platform is not None:
@@ -255,12 +258,17 @@ def _no_args(image: str) -> BundleError:
 
 
 class _Choice(NamedTuple):
-    """Which image of several is wanted, and where writes go: the keywords of `opened_image`."""
+    """Which image of several is wanted, where writes go, and how the image is mounted."""
 
-    reference: str | None
-    platform: str | None
-    overlay: str
+    reference: str | None = None
+    platform: str | None = None
+    overlay: str = ""
     """In the form of `parse_overlay`."""
+    strategy: Strategy | None = None
+
+    def open(self, image: Path | Image) -> AbstractContextManager[Image]:
+        """Open the image for a block. Raises as `opened_image`."""
+        return opened_image(image, reference=self.reference, platform=self.platform, overlay=self.overlay)
 
 
 class _Image(NamedTuple):
@@ -281,7 +289,8 @@ _MAX_IMAGES: Final = 8
 
 
 def close_images() -> None:
-    """Close the images that `run` keeps open for the next calls: their mounts, which have no place, and their loop devices.
+    """Close the images that `run` keeps open for the next calls: their mounts, which have no place, and
+    the loop devices of these or, for a user, the programs that serve them.
 
     Containers that still run keep their root filesystem. The next `run` opens its image again.
     """
@@ -302,7 +311,7 @@ def _known(image: Path | Image, place: Path, choice: _Choice) -> _Image | None:
     try:
         status = os.stat(path) if isinstance(image, Path) else image.status()
         chosen = (choice.reference, choice.platform) if isinstance(image, Path) else image._arguments
-        key = identity(status), Host.probe(), place, chosen, is_same_file(path, choice.overlay)
+        key = identity(status), Host.probe(), place, chosen, choice.strategy, is_same_file(path, choice.overlay)
     except OSError:
         key = None  # opening it has the better error
     found = _images.get(path)
@@ -317,17 +326,17 @@ def _known(image: Path | Image, place: Path, choice: _Choice) -> _Image | None:
 
 
 def _open(image: Path | Image, place: Path, choice: _Choice, key: object) -> _Image | None:
-    """Open an image for `_known`. A user mounts an image by FUSE on a directory, and volumes are directories too."""
-    with opened_image(image, **choice._asdict()) as opened:
+    """Open an image for `_known`. Volumes are directories, and so is an image that is extracted."""
+    with choice.open(image) as opened:
         path, config = Path(opened.path), opened.config()
-        lowers: tuple[str | SharedMount, ...] | None = None
+        layers: Layers | None = None
         if opened.kind == "directory":
-            lowers = (str(path),)
+            layers = Layers((str(path),), str(place))
         elif not (config and config.volumes):
-            lowers = shared_mounts(opened)
-        if lowers is None:
+            layers = shared_mounts(opened, choice.strategy)
+        if layers is None:
             return None
-        layers = Layers(lowers, str(place))
+        layers = layers._replace(uppers=str(place))
         spec = spec_of(opened, path, ContainerRoot(*layers.paths)).evolve(root=Root(path=str(path)))
         user = (config.user if config else "") or ""
         return _Image(key, Bundle._of_layers(path, spec, layers), user, _is_plain(opened))
@@ -340,12 +349,12 @@ def _with_user(overrides: Overrides, user: str) -> Overrides:
 
 def _make_bundle(image: Path | Image, path: Path, overrides: Overrides, choice: _Choice) -> Bundle:
     """Mount the root filesystem of an image in a new bundle directory. Raises as `opened_image`, and OSError."""
-    with opened_image(image, **choice._asdict()) as opened:
+    with choice.open(image) as opened:
         if _is_plain(opened) and not overrides.args:
             raise _no_args(opened.name)
         find_upper(choice.overlay, privileged=may_mount())  # before the image is extracted, which may take long
         path.mkdir(mode=0o700)
-        layers = fill(path, opened, private=True)
+        layers = fill(path, opened, strategy=choice.strategy, private=True)
         config = opened.config()
         bundle = _with_overlay(Bundle.load(path)._with_layers(layers), choice.overlay)
         return bundle.with_overrides(_with_user(overrides, (config.user if config else "") or ""))

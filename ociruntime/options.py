@@ -16,6 +16,7 @@ from .arguments import check_choice, check_int, check_str, check_type, parse_pat
 from .files import absolute_path
 from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, is_bool, validated_by
 from .presets import Preset, complete, parse_preset
+from .rootfs.layers import Strategy, parse_strategy
 from .rootfs.uppers import parse_overlay
 from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
 from .terminal import check_user_terminal
@@ -140,6 +141,7 @@ class RunKeywords(ConfigurationKeywords, total=False):
     cgroup_manager: Manager
     reference: str | None
     platform: str | None
+    strategy: str | None
 
 
 def check_keywords(function: str, options: Mapping[str, object], keywords: type) -> None:
@@ -427,6 +429,7 @@ class RunOptions(_StreamOptions):
     cgroup_manager: Manager = "cgroupfs"
     reference: str | None = attrs.field(default=None, validator=_is_text)
     platform: str | None = attrs.field(default=None, validator=_is_text)
+    strategy: Strategy | None = attrs.field(default=None, converter=parse_strategy)
     overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_run, takes_self=True))
     """What changes of the configuration."""
     create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_run, takes_self=True))

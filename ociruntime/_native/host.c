@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -240,6 +241,54 @@ int oci_fsmount(int fs, unsigned attrs)
 int oci_open_tree(int dir, const char *path, unsigned flags)
 {
     return (int)result(syscall(__NR_open_tree, dir, path, flags));
+}
+
+struct copy {
+    int mounts, users, dir;
+    volatile int *made;
+};
+
+static void copy_mount(void *arg)
+{
+    const struct copy *c = arg;
+    long err = sys(__NR_setns, c->users, CLONE_NEWUSER);
+    if (err >= 0)
+        err = sys(__NR_setns, c->mounts, CLONE_NEWNS);
+    if (err >= 0)
+        err = sys(__NR_open_tree, c->dir, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+    *c->made = (int)err;
+    end_process(0);
+}
+
+/* Copy a mount of another mount namespace, whose user namespace is "users", and return the descriptor of the detached copy. A
+ * process that shares this one's descriptors enters the namespaces, so that the caller stays where it is. */
+int oci_copy_mount(int mounts, int users, int dir)
+{
+    char stack[CHILD_STACK] __attribute__((aligned(16)));
+    struct clone_args a = { .flags = CLONE_FILES | CLONE_VFORK | CLONE_PIDFD };
+    volatile int *made = mmap(0, sizeof *made, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct copy c = { mounts, users, dir, made };
+    sigset_t all, before;
+    siginfo_t end;
+    int pidfd = -1;
+    long ret;
+
+    if (made == MAP_FAILED)
+        return -errno;
+    *made = -ECHILD;
+    a.pidfd = (uint64_t)(uintptr_t)&pidfd;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    ret = clone_child(&a, copy_mount, &c, stack);
+    pthread_sigmask(SIG_SETMASK, &before, 0);
+    if (ret > 0) {
+        while (waitid(P_PIDFD, (id_t)pidfd, &end, WEXITED | __WALL) < 0 && errno == EINTR)
+            ;
+        close(pidfd);
+        ret = *made;
+    }
+    munmap((void *)made, sizeof *made);
+    return (int)ret;
 }
 
 int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags)

@@ -409,8 +409,10 @@ static long carry_out(const struct head *h)
         ARGS(gate);
         return wait_for_start(h->step, fd_of(o->listener));
     }
-    case OP_REAP:
-        return reap();
+    case OP_REAP: {
+        ARGS(reap);
+        return reap(o->childless != 0);
+    }
     case OP_EXEC: {
         ARGS(exec);
         return become(o);

@@ -81,7 +81,7 @@ void unblock_signals(void);
 void listen_to_signals(void);
 long own_stdio(uint64_t uid);
 long die_with(int parent);
-long reap(void);
+long reap(int childless);
 long allow_every_cpu(void);
 long set_caps(const struct op_capset *o);
 long drop_bounding(uint64_t keep_mask, uint64_t last);

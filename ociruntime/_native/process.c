@@ -101,12 +101,13 @@ long allow_every_cpu(void)
     return err == -EPERM || err == -ENOSYS ? 0 : err;
 }
 
-/* Without a program: the first process of a pod reaps what ends in its pid namespace, until a signal stops it. */
-long reap(void)
+/* Without a program: the first process of a pid namespace reaps what ends there, until a signal stops it or, with "childless",
+ * until no process is left. */
+long reap(int childless)
 {
     static const uint64_t numbers = SIGNAL_BIT(SIGHUP) | SIGNAL_BIT(SIGINT) | SIGNAL_BIT(SIGTERM) | SIGNAL_BIT(SIGCHLD);
     static const struct __kernel_timespec now = { 0, 0 };
-    long number;
+    long number, ended;
 
     sys(__NR_rt_sigprocmask, SIG_SETMASK, &numbers, 0, SIGNAL_BYTES);
     sys(__NR_munmap, prog, ((size_t)prog_len + 4095) & ~4095ull);
@@ -116,8 +117,12 @@ long reap(void)
         number = sys(__NR_rt_sigtimedwait, &numbers, 0, 0, SIGNAL_BYTES);
         if (number == -EINTR && (number = sys(__NR_rt_sigtimedwait, &numbers, 0, &now, SIGNAL_BYTES)) == -EAGAIN)
             continue; /* a stop and a continuation interrupt the wait; a filter that answers EINTR does so again */
-        while (number == SIGCHLD && sys(__NR_wait4, -1, 0, WNOHANG, 0) > 0)
-            ;
+        while (number == SIGCHLD && (ended = sys(__NR_wait4, -1, 0, WNOHANG, 0)) != 0)
+            if (ended < 0) {
+                if (childless)
+                    leave(0);
+                break;
+            }
     } while (number == SIGCHLD || number == -EAGAIN);
     leave(number < 0 ? 255 : 0);
 }

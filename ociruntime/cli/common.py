@@ -21,7 +21,7 @@ _HALF: Final = 200
 T = TypeVar("T")
 
 
-OF_IMAGE: Final = frozenset({"keys", "platform", "reference", "verify"})
+OF_IMAGE: Final = frozenset({"keys", "platform", "reference", "strategy", "verify"})
 """Options about an image, by the names of their values."""
 OF_NEW_CONTAINER: Final = OF_IMAGE | frozenset(
     "bind cleanenv compat contain containall env_file fakeroot home hostname hpc net network no_home no_mount overlay scratch "

@@ -274,6 +274,14 @@ def _add_bundle(parser: Parser) -> None:
     )
 
 
+def _add_strategy(parser: Arguments) -> None:
+    parser.add_argument(
+        "--strategy",
+        choices=("kernel", "fuse", "extraction"),
+        help="how the layers of an image become files (default: the first that this user can use)",
+    )
+
+
 def _add_format(parser: Parser) -> None:
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="output format (default: table)")
 
@@ -589,11 +597,7 @@ def _mount(add: AddCommand) -> None:
     mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
     mount.add_argument("--overlay", metavar="WHERE", help=f"where the writes of each container go: {_OVERLAYS}")
     _add_choice_of_image(mount)
-    mount.add_argument(
-        "--strategy",
-        choices=("kernel", "fuse", "extraction"),
-        help="how the layers become files (default: the first that this user can use)",
-    )
+    _add_strategy(mount)
     _add_verification(mount)
 
 
@@ -685,6 +689,7 @@ def _add_image_options(parser: Parser) -> None:
     """Add the options of commands that run a program in an image: which one of several, and whether it is verified."""
     group = parser.add_argument_group("with an image")
     _add_choice_of_image(group)
+    _add_strategy(group)
     _add_verification(group)
 
 

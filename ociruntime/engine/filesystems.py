@@ -2,28 +2,44 @@
 
 A mounted filesystem is served by a process of its program. It is in a session of its own, so that an interrupt of the caller's
 terminal does not reach it, and it ends when its filesystem is unmounted everywhere.
+
+`mount` mounts one on the host, by fusermount3. `Served` needs only /dev/fuse: the filesystems are mounted in namespaces of their
+programs, and have no place on the host (see `ociruntime.plan.rootfs.compile_fuse`).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+from weakref import finalize
 
-from ..errors import SifError, UnsupportedError
+from .._native import check, lib
+from ..errors import HookError, SifError, UnsupportedError
+from ..host import Host
+from ..plan.rootfs import FuseProgram, compile_fuse
+from .execution import Execution
+from .hooks import HookRunner
+from .launch import Init
+from .processes import abandon
 
 FSTYPE: Final = "fuse."
 """Begin of the types of the mounts that `mount` makes, as in mount tables."""
 MTAB: Final = "/etc/mtab"
 _DEVICE: Final = "/dev/fuse"
+_NS_GET_USERNS: Final = 0xB701
 _MOUNT_TIMEOUT: Final = 60.0
 """Seconds to mount or unmount; the image may be on a slow network filesystem."""
 _UNPRIVILEGED: Final = "because you're not superuser!"
 """End of unsquashfs's messages about devices, which a user cannot create."""
+_KEPT: Final = 1 << 16
+"""Bytes of messages that are read."""
 _SHOWN: Final = 400
 """Characters of a program's messages that an error shows."""
 
@@ -55,43 +71,200 @@ class Programs(NamedTuple):
     library: bool = False
     """Whether the library that reads a squashfs, of the extra ``images``, is installed."""
     device: str = ""
-    """Why /dev/fuse cannot be opened, or what fusermount3 needs beside it; empty if FUSE can be used."""
+    """Why /dev/fuse cannot be opened; empty if it can be."""
+    mtab: bool = True
+    """Whether there is a mount table as fusermount3 needs it to unmount."""
+    overlayfs: str = ""
+    """fuse-overlayfs, which shows several layers as one tree on the host."""
+    nameless: bool = False
+    """Whether this user has no name, by which fusermount3 decides what it unmounts."""
 
     @staticmethod
     def find() -> Programs:
         """Find the programs in the caller's PATH."""
-        names = ("squashfuse", "fusermount3", "unsquashfs", "fuse2fs", "erofsfuse")
+        names = ("squashfuse", "fusermount3", "unsquashfs", "fuse2fs", "erofsfuse", "fuse-overlayfs")
         library = importlib.util.find_spec("PySquashfsImage") is not None
-        squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse = (shutil.which(name) or "" for name in names)
-        found = Programs(squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse, library)
+        squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse, overlayfs = (shutil.which(name) or "" for name in names)
+        device = ""
         try:
             os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
-            return found._replace(device=f"{_DEVICE}: {os.strerror(error.errno or errno.EIO).lower()}")
-        # Some minimal systems lack it. fusermount3 mounts without it, and cannot unmount.
-        return found if os.path.exists(MTAB) else found._replace(device=f"no {MTAB}, which fusermount3 needs to unmount")
+            device = f"{_DEVICE}: {os.strerror(error.errno or errno.EIO).lower()}"
+        mtab = os.path.exists(MTAB)
+        return Programs(squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse, library, device, mtab, overlayfs, _is_nameless())
+
+    @property
+    def no_mount(self) -> str:
+        """Why a filesystem cannot be mounted on the host by FUSE; empty if it can be."""
+        if not self.fusermount:
+            return "no fusermount3 in PATH (Debian: fuse3)"
+        if self.nameless:
+            return f"no name of uid {os.getuid()} in /etc/passwd, which fusermount3 needs"
+        return "" if self.mtab else f"no {MTAB}, which fusermount3 needs to unmount"
+
+
+def _is_nameless() -> bool:
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return True
+    return False
 
 
 def mount(image: Filesystem, target: str, programs: Programs) -> None:
-    """Mount a filesystem read-only, so that all its files belong to the caller.
+    """Mount a filesystem read-only on the host by fusermount3, so that all its files belong to the caller.
 
     Raises:
         UnsupportedError: the program cannot mount it; the message has what it says.
     """
-    options = f"ro,nosuid,nodev,uid={os.getuid()},gid={os.getgid()}"
-    offset: list[str] = []
+    before, what = os.stat(target).st_dev, f"cannot mount {image.path}"
+    command = [*_command(image, programs, os.getuid(), os.getgid(), f"/proc/self/fd/{image.fd}"), target]
+    said = _run(command, (image.fd,), what, _MOUNT_TIMEOUT)
+    if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
+        raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(said)}")
+
+
+def show_layers(places: Sequence[str], target: str, programs: Programs, name: str) -> None:
+    """Mount the layers of an image as one tree on the host, read-only, by fuse-overlayfs.
+
+    Args:
+        places: where the layers are mounted, the uppermost first.
+        name: the image, for messages.
+
+    Raises:
+        UnsupportedError: it cannot; the message has what it says.
+    """
+    above = os.path.dirname(target)
+    lowers = ":".join(os.path.relpath(place, above) for place in places)  # names without the characters that options escape
+    command = [programs.overlayfs, "-o", f"lowerdir={lowers},nosuid,nodev", os.path.basename(target)]
+    _run(command, (), f"cannot show the layers of {name}", _MOUNT_TIMEOUT, directory=above)
+
+
+def _command(image: Filesystem, programs: Programs, uid: int, gid: int, file: str) -> tuple[str, ...]:
+    """Return the command that mounts a filesystem; the mount point is still to be appended.
+
+    Args:
+        uid, gid: the owner of all its files.
+        file: the path by which the program opens the file.
+    """
+    options = f"ro,nosuid,nodev,uid={uid},gid={gid}"
+    offset: tuple[str, ...] = ()
     match image.format:
         case "squashfs":
             options += f",offset={image.offset}"
         case "ext":  # its own checks of permissions know nothing of uid=, and a journal cannot be replayed read-only
             options += f",offset={image.offset},norecovery,fakeroot"
         case _:
-            offset = [f"--offset={image.offset}"]
-    program, before = getattr(programs, MOUNTERS[image.format]), os.stat(target).st_dev
-    what = f"cannot mount {image.path}"
-    said = _run([program, *offset, "-o", options, f"/proc/self/fd/{image.fd}", target], image, what, _MOUNT_TIMEOUT)
-    if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
-        raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(said)}")
+            offset = (f"--offset={image.offset}",)
+    return (getattr(programs, MOUNTERS[image.format]), *offset, "-o", options, file)
+
+
+class Served:
+    """Filesystems that are mounted in namespaces of their programs. This process has the mounts by file descriptors.
+
+    The programs end when the object is not used any more and no container has a copy of the mounts. The object ends with this
+    process, however that ends.
+
+    Args:
+        images: the filesystems. All their files belong to the caller.
+
+    Raises:
+        UnsupportedError: a program cannot mount its filesystem; the message has what it says.
+        StepError: the kernel refuses the namespaces.
+    """
+
+    def __init__(self, images: Sequence[Filesystem], programs: Programs) -> None:
+        env = tuple(f"{name}={value}" for name, value in _environment().items())
+        commands = [_command(image, programs, 0, 0, "/proc/self/fd/0") for image in images]
+        servers = [
+            FuseProgram(command[0], command, env, f"{image.format} at {image.offset} of {image.path}")
+            for command, image in zip(commands, images, strict=True)
+        ]
+        handed: list[int] = []
+        try:
+            _serve(servers, images, handed)
+            self._mounts, _, *self._places = handed
+            handed.append(fcntl.ioctl(self._mounts, _NS_GET_USERNS))
+            self._users = handed[-1]
+        except BaseException:
+            _close(handed)
+            raise
+        finalize(self, _close, handed).atexit = False
+
+    def path(self, number: int) -> str:
+        """Return a path to the root directory of a filesystem, for this process."""
+        return f"/proc/self/fd/{self._places[number]}"
+
+    def copy(self, number: int) -> int:
+        """Return a detached mount of a filesystem, as a file descriptor. Raises OSError."""
+        return check(lib.oci_copy_mount(self._mounts, self._users, self._places[number]), self.path(number))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the programs still run."""
+        try:
+            for place in self._places:
+                os.fstatvfs(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise
+            return False
+        return True
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+class _Messages(HookRunner):
+    """Keeps what the programs of one launch write."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda pid: {})
+        self.fd = -1
+
+    def open(self, kind: str) -> int:
+        opened = super().open(kind)
+        self.fd = os.dup(opened)
+        return opened
+
+
+def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed: list[int]) -> None:
+    """Start programs for filesystems. Raises as `Served`.
+
+    Args:
+        handed: gets the descriptors that the plan hands out.
+    """
+    messages, files = _Messages(), iter(images)
+
+    def receive(init: Init, fd: int) -> None:
+        handed.append(fd)
+        number = len(handed) - 3
+        if number >= 0 and os.fstat(fd).st_dev == os.fstat(handed[1]).st_dev:  # fuse2fs succeeds in any case
+            said = os.pread(messages.fd, _KEPT, 0).decode("utf-8", "replace").replace("\0", "")
+            program = MOUNTERS[images[number].format]
+            raise UnsupportedError(f"cannot mount {images[number].path}: {program} failed: {_message(said)}")
+
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    execution = Execution(
+        compile_fuse(servers, Host.probe(), int(_MOUNT_TIMEOUT)),
+        stdio=(null, null, null),
+        receivers={"handout": receive},
+        hooks=messages,
+        mount=lambda source: os.open(f"/proc/self/fd/{next(files).fd}", os.O_RDONLY | os.O_CLOEXEC),
+    )
+    try:
+        init = execution.begin()
+        execution.finish()
+        abandon(init.release())
+    except HookError as error:
+        problem = f"failed: {_message(error.output)}" if (error.returncode or 0) > 0 else str(error).partition(": ")[2]
+        raise UnsupportedError(f"cannot mount {images[0].path}: {os.path.basename(error.path)} {problem}") from error
+    finally:
+        os.close(null)
+        if messages.fd >= 0:
+            os.close(messages.fd)
 
 
 def unmount(target: str, *, detach: bool = False) -> None:
@@ -133,11 +306,16 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
     """
     command = [programs.unsquashfs, "-no-progress", "-quiet", "-offset", str(image.offset), "-dest", target]
     attributes = [] if privileged else ["-no-xattrs"]
-    _run([*command, *attributes, f"/proc/self/fd/{image.fd}"], image, f"cannot extract {image.path}", None)
+    _run([*command, *attributes, f"/proc/self/fd/{image.fd}"], (image.fd,), f"cannot extract {image.path}", None)
 
 
-def _run(command: Sequence[str], image: Filesystem, what: str, timeout: float | None) -> str:
-    """Run a program to its end, and return its messages. Raises SifError, UnsupportedError."""
+def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float | None, *, directory: str | None = None) -> str:
+    """Run a program to its end, and return its messages. Raises SifError, UnsupportedError.
+
+    Args:
+        fds: file descriptors that it inherits.
+        directory: its working directory; by default the caller's.
+    """
     name = os.path.basename(command[0])
     try:
         done = subprocess.run(
@@ -145,7 +323,8 @@ def _run(command: Sequence[str], image: Filesystem, what: str, timeout: float | 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=(image.fd,),
+            pass_fds=fds,
+            cwd=directory,
             start_new_session=True,
             umask=0,  # unsquashfs makes files with the modes of the image, less the umask
             timeout=timeout,

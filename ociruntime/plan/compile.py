@@ -178,6 +178,8 @@ class _Create:
         # mount namespace that is joined only what was copied there can be mounted on.
         self.copies_early = host.privileged and (self.namespaces.user if self.own_tree else "mount" not in self.namespaces.own)
         self.builder = PlanBuilder()
+        if overlay is not None and overlay.note:
+            self.builder.note(f"root filesystem by the strategy {overlay.note}")
         self.hooks = compile_hooks(self.builder, spec)
         self.bundle = bundle
         self.root = NO_SLOT
@@ -317,7 +319,7 @@ class _Create:
         )
         compile_start_hooks(builder, self.hooks, self.root)
         if self.empty:
-            builder.add("reap", text="reap children until HUP, INT or TERM, without a program")
+            builder.add("reap", 0, text="reap children until HUP, INT or TERM, without a program")
         else:
             compile_execve(builder, self.process)
 

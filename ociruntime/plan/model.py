@@ -119,6 +119,8 @@ class Plan:
     """The hooks that run after create, by their kinds."""
     warnings: tuple[str, ...] = ()
     """What cannot be granted, where the runtime spec asks for a warning instead of an error."""
+    notes: tuple[str, ...] = ()
+    """What was chosen for this host, and why."""
 
     def command(self) -> tuple[str, ...]:
         """Return the arguments of the program; empty if the container has none, and its init process only waits."""
@@ -127,7 +129,7 @@ class Plan:
 
     def explain(self) -> str:
         """Return the plan as text: numbered steps, under a heading for each phase."""
-        lines = [f"{self.title}: {len(self.steps)} steps"]
+        lines = [f"{self.title}: {len(self.steps)} steps", *self.notes]
         width = max((len(step.op) for step in self.steps), default=0)
         phase = ""
         for number, step in enumerate(self.steps, 1):
@@ -149,6 +151,7 @@ class Plan:
         document = {
             "title": self.title,
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "inputs": [entry._asdict() for entry in self.inputs],
             "hooks": {kind: [program._asdict() for program in programs] for kind, programs in self.hooks.items()},
             "steps": [
@@ -206,6 +209,7 @@ class PlanBuilder:
         self.phase = ""
         self.location = ""
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._free = MAX_SLOTS
 
     def add(self, op: str, *values: object, text: str) -> None:
@@ -227,6 +231,10 @@ class PlanBuilder:
         """Add a warning, where the spec asks for one instead of an error."""
         self.warnings.append(text)
 
+    def note(self, text: str) -> None:
+        """Add what was chosen for this host, and why."""
+        self.notes.append(text)
+
     def new_slot(self) -> int:
         """Return a free slot for a descriptor that the init opens: the highest one, as inputs fill the table from 0."""
         self._free -= 1
@@ -241,7 +249,8 @@ class PlanBuilder:
 
     def build(self, title: str, **more: object) -> Plan:
         """Return the plan; ``more`` are attributes of `Plan`."""
-        return Plan(title, tuple(self.steps), tuple(self.inputs), warnings=tuple(self.warnings), **more)  # type: ignore[arg-type]
+        found = {"warnings": tuple(self.warnings), "notes": tuple(self.notes)}
+        return Plan(title, tuple(self.steps), tuple(self.inputs), **found, **more)  # type: ignore[arg-type]
 
 
 _HEADER: Final = struct.Struct("=IIII")

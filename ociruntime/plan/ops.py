@@ -25,7 +25,7 @@ NO_SLOT: Final = 0xFFFFFFFF
 """The value of a ``slot`` field without a file descriptor (the path is absolute, or the field is not used)."""
 MAX_SLOTS: Final = 1024
 """Size of the init's table of file descriptors. A plan that needs more is refused when it is compiled."""
-MAGIC: Final = 0x0C1_1217
+MAGIC: Final = 0x0C1_1218
 """The first word of an encoded plan, which changes with the wire format."""
 
 
@@ -150,7 +150,7 @@ OPS: Final = _table(
     sync: num token
     gate: slot listener
     exec: list candidates, list argv, list env
-    reap:
+    reap: num childless
     fspick: slot dir, str path, num flags, slot out
     mode_like: slot root, str path, slot target
     join: slot fd, num type, slot own, str name

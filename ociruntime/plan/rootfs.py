@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,6 +17,8 @@ from ..spec.base import Problem, destination_in_root
 from . import kernel
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import PROPAGATION, MountOptions, parse_options
+from .namespaces import dumpable
+from .ops import Sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ..host import Host
     from ..spec import Linux, RuntimeSpec
     from .detached_mounts import DetachedMounts
+    from .model import Plan
     from .mount_options import MountEntry
 
 
@@ -194,6 +197,8 @@ class Overlay(NamedTuple):
     """What has the directories ``upper`` and ``work``: the absolute path of a directory, or a filesystem."""
     kept: bool = False
     """Whether the upper layer outlives the container. Otherwise the kernel does not need to write it to the disk at the end."""
+    note: str = ""
+    """How the files of the image are mounted or extracted, and why, as the plan shows it."""
 
 
 UPPER_STEPS: Final = ("upper layer of /", "create the overlay for /")
@@ -342,3 +347,99 @@ def _namespace_aside(builder: PlanBuilder) -> Iterator[list[int]]:
     yield []
     builder.add("setns", back, kernel.CLONE_NEW["mount"], text="back to the mount namespace before; the overlay keeps its layers")
     builder.add("chroot", root, text="back to the root directory before")
+
+
+# ---- filesystems of an image that programs serve by FUSE, in namespaces of their own ----
+#
+# A user may mount FUSE filesystems as root of a user namespace. The program mounts its filesystem itself, in the first of two mount
+# namespaces, and serves it there in the background. The second one is a copy that no process is in: the caller holds it open, and
+# copies the mounts in it for its containers. In the first one they are then unmounted. Otherwise a program would keep its own mount
+# namespace, and so its own mount, and never end. Neither namespace keeps mounts of the host, which could not be unmounted there.
+#
+# The init is the first process of a pid namespace, so that no program outlives it. It ends with the last program.
+
+
+class FuseProgram(NamedTuple):
+    """A program that mounts a filesystem by FUSE. Its stdin is the file, and the mount point is its last argument."""
+
+    path: str
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    source: str
+    """What it mounts, as in `ImageMount`."""
+
+
+_FUSE_PLACE: Final = "/sys"
+"""A directory that every host has and no such program needs. The mount points are in it until it becomes the root directory."""
+
+
+def compile_fuse(programs: Sequence[FuseProgram], host: Host, timeout: int) -> Plan:
+    """Compile the plan that starts programs for filesystems of an image, and hands their mounts out to the caller.
+
+    The inputs of the kind ``image`` are the files. The plan hands out the mount namespace, its root directory, and that of each
+    filesystem.
+
+    Args:
+        timeout: seconds for each of them.
+    """
+    builder = PlanBuilder()
+    builder.phase = "On the host"
+    builder.add_host("clone3", 0, "", text="init process")
+    files = [builder.add_input("image", "$.root", program.source) for program in programs]
+    output = builder.add_input("output", "messages of the programs")
+    flags = sum(kernel.CLONE_NEW[kind] for kind in ("user", "mount", "pid"))
+    with dumpable(builder, host, "for the id mappings that the caller writes"):
+        builder.add("fork", flags, text="child process in new namespaces: user, mount, pid")
+        builder.add_host("proc_write", "setgroups", "deny", text="deny > /proc/PID/setgroups, for an unprivileged gid map")
+        for kind, own in (("uid", host.euid), ("gid", host.egid)):
+            builder.add_host("idmap", f"{kind}_map", f"0 {own} 1\n", "", text=f"0 {own} 1 > /proc/PID/{kind}_map")
+    builder.phase = "In the namespaces of the programs"
+    builder.add("setresgid", 0, text="gid 0 in the user namespace")
+    builder.add("setresuid", 0, text="uid 0 in the user namespace")
+    builder.add("setsid", text="new session, which no terminal interrupts")
+    places, root, namespaces = _mount_places(builder, len(programs)), builder.new_slot(), builder.new_slot()
+    builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, root, text="working directory of the programs")
+    builder.add("open", NO_SLOT, "/proc/self/ns", kernel.O_PATH, 0, 0, namespaces, text="/proc/self/ns")
+    for number, (program, file) in enumerate(zip(programs, files, strict=True)):
+        argv = (*program.args, f"{_FUSE_PLACE}/{number}")
+        text = f"{program.path} for {program.source}"
+        builder.add("hook", root, program.path, argv, program.env, file, output, timeout * 1000, text=text)
+    builder.phase = "Handing the mounts out"
+    builder.add("close", root, text="the host's root directory")
+    pivot_root(builder, places)
+    paths = [f"/{number}" for number in range(len(programs))]
+    mounts = [_open_fuse(builder, path) for path in paths]
+    first, second = builder.new_slot(), builder.new_slot()
+    builder.add("open", namespaces, "mnt", 0, 0, 0, first, text="mount namespace, to return to it")
+    builder.add("unshare", kernel.CLONE_NEW["mount"], text="another mount namespace, in which no program is")
+    builder.add("open", namespaces, "mnt", 0, 0, 0, second, text="mount namespace for the caller")
+    builder.add("handout", second, text="mount namespace, for the caller")
+    for path in ("/", *paths):
+        builder.add("handout", _open_fuse(builder, path), text=f"{path}, for the caller")
+    builder.add("setns", first, kernel.CLONE_NEW["mount"], text="back to the mount namespace of the programs")
+    for path, mount in zip(paths, mounts, strict=True):
+        builder.add("detach", mount, text=f"unmount {path} there, so that its program can end")
+    builder.add("sync", Sync.CREATED, text="wait until the caller has everything")
+    builder.add("reap", 1, text="reap children until there are none")
+    return builder.build("FUSE", clone_flags=0, namespaces=flags)
+
+
+def _open_fuse(builder: PlanBuilder, path: str) -> int:
+    slot = builder.new_slot()
+    builder.add("open", NO_SLOT, path, kernel.O_PATH, 0, 0, slot, text=path)
+    return slot
+
+
+def _mount_places(builder: PlanBuilder, count: int) -> int:
+    """Mount a filesystem with empty directories as mount points, and return its slot."""
+    context, slot, target = builder.new_slot(), builder.new_slot(), builder.new_slot()
+    builder.add("fsopen", "tmpfs", context, text="tmpfs for the mount points")
+    for key, value in (("source", "tmpfs"), ("mode", "0700"), ("size", "1m")):
+        builder.add("fsconfig", context, kernel.FSCONFIG_SET_STRING, key, value, text=f"{key}={value} for it")
+    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the mount points")
+    builder.add("fsmount", context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, slot, text="tmpfs (nosuid, nodev)")
+    builder.add("open", NO_SLOT, _FUSE_PLACE, kernel.O_PATH, 0, 0, target, text=_FUSE_PLACE)
+    builder.add("move_mount", slot, target, text=f"tmpfs -> {_FUSE_PLACE}")
+    for number in range(count):
+        builder.add("mkdir", slot, str(number), 0o700, text=f"mount point {_FUSE_PLACE}/{number}")
+    return slot

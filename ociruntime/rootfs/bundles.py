@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -31,6 +32,10 @@ LAYER_TYPES: Final = ("squashfs", "ext4", "erofs")
 """Types of the mounts of layers by root. Those by FUSE have a common beginning."""
 _MADE: Final = ("overlay", "volumes", LAYERS)
 _PARTIAL: Final = ".partial"
+_SHOWN: Final = f"{FSTYPE}fuse-overlayfs"
+"""Type of a mount that shows several layers as one tree. Its program ends after the unmount, and leaves the layers only then."""
+_PATIENCE: Final = 3.0
+"""Seconds for that."""
 
 
 class BundleBusy(BundleError):
@@ -138,8 +143,19 @@ class BundleDirectory:
         Args:
             detach: unmount it even if it is in use.
         """
+        deadline = 0.0
         for mount in reversed(self.mounts()):
-            unmount_found(mount, self.at(os.path.relpath(mount.point, self.real)), detach=detach)
+            path = self.at(os.path.relpath(mount.point, self.real))
+            while True:
+                try:
+                    unmount_found(mount, path, detach=detach)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
+            if mount.fstype == _SHOWN:
+                deadline = time.monotonic() + _PATIENCE
 
     @contextmanager
     def top_unmounted(self) -> Iterator[None]:

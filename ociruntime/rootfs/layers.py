@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, unquote
 
+from ..arguments import check_choice, optional
 from ..engine import filesystems
 from ..engine.filesystems import MOUNTERS, Filesystem, Programs
 from ..engine.trees import copy_attributes
@@ -24,7 +25,16 @@ from ..interrupts import waiting
 from ..plan.rootfs import Overlay
 from ..spec.base import is_below
 from .cache import Cache, extracted_files, read_link, release_image
-from .mount import SharedMount, mount_filesystem, mount_overlay, mounts_on, shared_mount
+from .mount import (
+    ImagePart,
+    ServedMount,
+    SharedMount,
+    mount_filesystem,
+    mount_overlay,
+    mounts_on,
+    served_image,
+    shared_mount,
+)
 from .uppers import Upper, check_unused, make_directories, occupy
 
 if TYPE_CHECKING:
@@ -38,9 +48,15 @@ class Strategy(StrEnum):
     KERNEL = "kernel"
     """The kernel mounts each layer through a loop device."""
     FUSE = "fuse"
-    """squashfuse, fuse2fs or erofsfuse serves each layer, and fusermount3 mounts it."""
+    """squashfuse, fuse2fs or erofsfuse serves each layer: mounted on the host by fusermount3, or in namespaces of the program."""
     EXTRACTION = "extraction"
     """The files of all layers are extracted as one tree, into the cache."""
+
+
+def parse_strategy(value: object) -> Strategy | None:
+    """Return a caller's choice of a strategy. Raises TypeError, ValueError: it is not one."""
+    optional(check_choice, "strategy", value, tuple(Strategy))
+    return None if value is None else Strategy(str(value))
 
 
 class Choice(NamedTuple):
@@ -48,6 +64,11 @@ class Choice(NamedTuple):
 
     strategy: Strategy
     reason: str = ""
+
+    @property
+    def note(self) -> str:
+        """The choice as plans show it."""
+        return f"{self.strategy}, because {self.reason}" if self.reason else str(self.strategy)
 
 
 _PACKAGES: Final = {"squashfuse": "squashfuse", "fuse2fs": "fuse2fs", "erofsfuse": "erofsfuse", "fusermount3": "fuse3"}
@@ -78,7 +99,7 @@ def choose(formats: Collection[str], host: Host, programs: Programs, *, layers: 
     unsquashfs = ", or squashfs-tools" if formats == {"squashfs"} else ""
     raise UnsupportedError(
         f"an image cannot be mounted by this user: {reasons[Strategy.FUSE]}; it cannot be extracted either: "
-        f"{reasons[Strategy.EXTRACTION]}; install {', '.join(install)} and fuse3 where users may open /dev/fuse{unsquashfs}"
+        f"{reasons[Strategy.EXTRACTION]}; install {' and '.join(install)} where users may open /dev/fuse{unsquashfs}"
     )
 
 
@@ -94,7 +115,7 @@ def _no_fuse(formats: Collection[str], host: Host, programs: Programs, layers: i
         return _no_kernel(formats, host, programs, layers)
     if mounts_by_kernel(host):
         return "root mounts images by the kernel"
-    needed = {MOUNTERS[kind]: getattr(programs, MOUNTERS[kind]) for kind in sorted(formats)} | {"fusermount3": programs.fusermount}
+    needed = {MOUNTERS[kind]: getattr(programs, MOUNTERS[kind]) for kind in sorted(formats)}
     missing = [f"no {program} in PATH (Debian: {_PACKAGES[program]})" for program, path in needed.items() if not path]
     if programs.device:
         missing.append(programs.device)
@@ -133,7 +154,7 @@ def may_mount() -> bool:
 class Layers(NamedTuple):
     """The root filesystem of a bundle whose containers mount it: lower layers, and an upper layer for each container."""
 
-    lowers: tuple[str | SharedMount, ...]
+    lowers: tuple[str | SharedMount | ServedMount, ...]
     """Absolute paths of the directories with the files of the image, and mounts of it, the uppermost first."""
     uppers: str
     """Absolute path of the directory of the upper layers."""
@@ -145,6 +166,8 @@ class Layers(NamedTuple):
     """Where the writes of a container go."""
     bundle: str = ""
     """The mounted bundle that the layers belong to: it is not unmounted while a container uses it. Empty if there is none."""
+    note: str = ""
+    """Which strategy was chosen for the image, and why the better ones cannot be used, as plans show it."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -162,7 +185,7 @@ class Layers(NamedTuple):
             name: the name of the directory of its upper layer.
         """
         lowers = tuple(lower if isinstance(lower, str) else lower.layer for lower in self.lowers)
-        return Overlay(lowers, self.upper.layer(self.place(name)), kept=not self.upper.private)
+        return Overlay(lowers, self.upper.layer(self.place(name)), kept=not self.upper.private, note=self.note)
 
     def mount(self, source: str) -> int:
         """Return a detached mount for one container, as a file descriptor. Raises OSError.
@@ -249,8 +272,12 @@ def containers_of(layers: Layers) -> list[str]:
 
 _CACHE: Final = "cache"
 _DIRECTORY: Final = "directory"
+_IMAGE: Final = "image"
+"""Each container mounts the parts of files that the origin lists."""
 _SHARED: Final = "shared+"
 """Begin of an origin whose layers have an overlay on the root filesystem of the bundle, which all containers share."""
+_NOTE: Final = "?"
+"""Comes before the choice of a strategy in an origin."""
 _CHOICE: Final = ";"
 """Comes before the choice of an upper layer in an origin."""
 LAYERS: Final = "layers"
@@ -276,26 +303,11 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     if chosen is not Strategy.EXTRACTION:
         with waiting():
             image.check_layers()
-        parts, places = _filesystems(image), layer_places(str(bundle), count)
-        for place in places:
-            os.makedirs(place, mode=0o700, exist_ok=True)
-        if chosen is Strategy.KERNEL:
-            mounts = tuple(map(shared_mount, parts))
-            foreign = _foreign_opaque(image, [mount.path for mount in mounts], "trusted")
-        else:
-            mounts = ()
-            for part, place in zip(parts, places, strict=True):
-                filesystems.mount(part, place, programs)
-            foreign = _foreign_opaque(image, places, "user")
-        if not foreign and private and mounts:
-            return Layers(mounts, f"{bundle}/overlay")
-        if not foreign:
-            for part, place in zip(parts, places, strict=True) if mounts else ():
-                mount_filesystem(part, place)
-            return layers_of(str(bundle), f"{chosen}={count}")
-        for place in () if mounts else places:
-            filesystems.unmount(place, detach=True)
-        reason = f"directories in its layers hide others by {foreign}, which overlays of {_whose(host)} do not see"
+        layers = _mount(image, Choice(chosen, reason), str(bundle), programs, private=private)
+        if layers is not None:
+            return layers
+        attribute = f"{_foreign(chosen)}.overlay.opaque"
+        reason = f"directories in its layers hide others by {attribute}, which overlays of {_whose(host)} do not see"
         if why := _no_extraction(formats, host, programs, count):
             raise UnsupportedError(f"{image.name} cannot be used by this user: {reason}; it cannot be extracted: {why}")
     if formats & set(MOUNTERS) and strategy is None:
@@ -303,22 +315,76 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     cache, privileged = Cache(), mounts_by_kernel(host)
     digest = cache.digest_of(image, privileged=privileged)
     cache.add(digest, partial(_extract, image, programs, privileged), str(bundle), used)
-    return layers_of(str(bundle), f"{_CACHE}={quote(cache.place(digest))}")
+    return layers_of(str(bundle), _origin(_CACHE, quote(cache.place(digest)), Choice(Strategy.EXTRACTION, reason).note))
 
 
-def shared_mounts(image: Image) -> tuple[SharedMount, ...] | None:
-    """Return mounts of the layers of an image at no place, the uppermost first; None if the kernel cannot mount them for this user.
+def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, private: bool) -> Layers | None:
+    """Mount the layers of an image; None if a directory hides others by an attribute that overlays of this user do not see.
+
+    Args:
+        private: at no place of the host.
+    """
+    parts, places = _filesystems(image), layer_places(bundle, len(image.layers))
+    foreign, note = partial(_has_foreign_opaque, image, "user"), choice.note
+    if choice.strategy is Strategy.KERNEL:
+        mounts = tuple(map(shared_mount, parts))
+        if _has_foreign_opaque(image, "trusted", [mount.path for mount in mounts]):
+            return None
+        if private:
+            return Layers(mounts, f"{bundle}/overlay", note=note)
+        for part, place in zip(parts, places, strict=True):
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            mount_filesystem(part, place)
+    elif private or programs.no_mount:
+        found = tuple(map(ImagePart.of, parts))
+        served = served_image(found, parts)
+        lowers = tuple(ServedMount(found, number, served) for number in range(len(found)))
+        if foreign([lower.path for lower in lowers]):
+            return None
+        if private:
+            return Layers(lowers, f"{bundle}/overlay", note=note)
+        note += f"; each container mounts the image, because there is {programs.no_mount}"
+        warn([f"{bundle}/rootfs stays empty: there is {programs.no_mount}; 'ociruntime shell' with the bundle shows the files"])
+        return layers_of(bundle, _origin(_IMAGE, _encode(found), note))._replace(lowers=lowers)
+    else:
+        for part, place in zip(parts, places, strict=True):
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            filesystems.mount(part, place, programs)
+        if foreign(places):
+            for place in places:
+                filesystems.unmount(place, detach=True)
+            return None
+        if len(places) > 1:
+            _show(image, places, f"{bundle}/rootfs", programs)
+    return layers_of(bundle, _origin(choice.strategy, str(len(parts)), note))
+
+
+def _show(image: Image, places: Sequence[str], rootfs: str, programs: Programs) -> None:
+    """Show several layers as one tree on the root filesystem of a bundle, if that can be done. Its containers do not need it."""
+    if programs.overlayfs:
+        filesystems.show_layers(places, rootfs, programs, image.name)
+    else:
+        why = f"{image.name} has several layers, and there is no fuse-overlayfs in PATH (Debian: fuse-overlayfs)"
+        warn([f"{rootfs} stays empty: {why}; 'ociruntime shell' with the bundle shows the files"])
+
+
+def shared_mounts(image: Image, strategy: Strategy | None = None) -> Layers | None:
+    """Return the layers of an image, mounted at no place; None if it must be extracted.
 
     Raises:
         ImageError: a layer does not have its digest.
         UnsupportedError, OSError: they cannot be mounted.
     """
-    if not may_mount() or any(layer.format not in MOUNTERS for layer in image.layers):
+    formats = {str(layer.format) for layer in image.layers}
+    if formats - set(MOUNTERS):
+        return None
+    programs, host = Programs.find(), Host.probe()
+    chosen, reason = choose(formats, host, programs, layers=len(image.layers), only=strategy)
+    if chosen is Strategy.EXTRACTION:
         return None
     with waiting():
         image.check_layers()
-    mounts = tuple(map(shared_mount, _filesystems(image)))
-    return None if _foreign_opaque(image, [mount.path for mount in mounts], "trusted") else mounts
+    return _mount(image, Choice(chosen, reason), "", programs, private=True)
 
 
 def _filesystems(image: Image) -> list[Filesystem]:
@@ -330,16 +396,20 @@ def _whose(host: Host) -> str:
     return "root" if mounts_by_kernel(host) else "users"
 
 
-def _foreign_opaque(image: Image, places: Sequence[str], own: str) -> str:
-    """Return the attribute by which directories of layers hide others, and which the overlay does not see; empty if there is none.
+def _foreign(strategy: Strategy) -> str:
+    """Return the class of the attributes that overlays of this user do not see, given how the layers are mounted."""
+    return "user" if strategy is Strategy.KERNEL else "trusted"
+
+
+def _has_foreign_opaque(image: Image, own: str, places: Sequence[str]) -> bool:
+    """Return whether directories of layers hide others by an attribute that the overlay does not see.
 
     Args:
-        places: where the layers are mounted, the uppermost first.
         own: the class of the attributes that it sees, ``trusted`` or ``user``.
+        places: where the layers are mounted, the uppermost first.
     """
     upper = zip(reversed(image.layers[1:]), places, strict=False)  # what the lowest layer hides does not exist
-    found = any(has_foreign_opaque(place, own) for layer, place in upper if _has_attributes(image, layer))
-    return f"{'trusted' if own == 'user' else 'user'}.overlay.opaque" if found else ""
+    return any(has_foreign_opaque(place, own) for layer, place in upper if _has_attributes(image, layer))
 
 
 def _extract(image: Image, programs: Programs, privileged: bool, target: str) -> None:
@@ -429,17 +499,48 @@ _NO_ATTRIBUTES: Final = b"\xff" * 8
 """Where a squashfs has the offset of its extended attributes, and what it has there if there are none."""
 
 
+def _origin(kind: str, detail: str, note: str) -> str:
+    return f"{kind}={detail}{_NOTE}{quote(note)}"
+
+
+def _encode(parts: Sequence[ImagePart]) -> str:
+    """Return the parts of files as an origin has them: each file once, then the parts by the numbers of their files."""
+    files = list(dict.fromkeys((part.path, part.identity) for part in parts))
+    texts = [f"{quote(path)}:{'-'.join(f'{number:x}' for number in identity)}" for path, identity in files]
+    places = [f"{files.index((part.path, part.identity)):x}-{part.offset:x}-{part.size:x}-{part.format}" for part in parts]
+    return f"{','.join(texts)}!{','.join(places)}"
+
+
+def _decode(text: str) -> tuple[ImagePart, ...]:
+    first, _, second = text.partition("!")
+    files: list[tuple[str, tuple[int, ...]]] = []
+    for file in first.split(","):
+        path, _, numbers = file.partition(":")
+        files.append((unquote(path), tuple(int(number, 16) for number in numbers.split("-"))))
+    parts = []
+    for place in second.split(","):
+        number, offset, size, kind = place.split("-")
+        path, identity = files[int(number, 16)]
+        parts.append(ImagePart(path, identity, int(offset, 16), int(size, 16), kind))
+    return tuple(parts)
+
+
 def layers_of(bundle: str, origin: str) -> Layers:
     """Return the layers of a bundle from what is recorded of them."""
     origin, _, choice = origin.partition(_CHOICE)
-    kind, _, detail = origin.removeprefix(_SHARED).partition("=")
+    kind, _, rest = origin.removeprefix(_SHARED).partition("=")
+    detail, _, note = rest.partition(_NOTE)
+    lowers: Sequence[str | ServedMount]
     if kind == _CACHE:
         lowers = [extracted_files(unquote(detail))]
     elif kind == _DIRECTORY:
         lowers = [unquote(detail)]
+    elif kind == _IMAGE:
+        parts = _decode(detail)
+        lowers = [ServedMount(parts, number) for number in range(len(parts))]
     else:
         lowers = layer_places(bundle, int(detail))
-    layers = Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED), bundle=bundle)
+    layers = Layers(tuple(lowers), f"{bundle}/overlay", origin, origin.startswith(_SHARED), bundle=bundle, note=unquote(note))
     return with_choice(layers, unquote(choice)) if choice else layers
 
 
@@ -466,8 +567,8 @@ def digest_of(origin: str) -> str:
 
 def _extracted(origin: str) -> str:
     """Return the place of the extracted image in a record, which does not depend on the environment of this process."""
-    kind, _, place = origin.partition(_CHOICE)[0].removeprefix(_SHARED).partition("=")
-    return unquote(place) if kind == _CACHE else ""
+    kind, _, rest = origin.partition(_CHOICE)[0].removeprefix(_SHARED).partition("=")
+    return unquote(rest.partition(_NOTE)[0]) if kind == _CACHE else ""
 
 
 def release(origin: str, bundle: str) -> None:

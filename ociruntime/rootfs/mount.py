@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from threading import Lock
+from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary, finalize
 
 from .._native import check, ffi, lib
@@ -479,6 +480,93 @@ class SharedMount:
 
     def __repr__(self) -> str:
         return f"<SharedMount {self.layer.source}>"
+
+
+class ImagePart(NamedTuple):
+    """A filesystem in a file, which can be found again."""
+
+    path: str
+    identity: Identity
+    offset: int
+    size: int
+    format: str
+
+    @classmethod
+    def of(cls, image: Filesystem) -> ImagePart:
+        """Return the part that is open. Raises UnsupportedError: the file has no path any more."""
+        path, info = os.readlink(f"/proc/self/fd/{image.fd}"), os.fstat(image.fd)
+        if not os.path.exists(path) or not os.path.samestat(os.stat(path), info):
+            raise UnsupportedError(f"{image.path}: the file was replaced or removed after it was opened; open the image again")
+        return cls(path, identity(info)[:4], image.offset, image.size, image.format)
+
+    def open(self) -> Filesystem:
+        """Open the file. Raises BundleError: it is not the same any more."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BundleError(f"{self.path}: the image cannot be opened any more: {(error.strerror or '').lower()}") from error
+        if identity(os.fstat(fd))[:4] != self.identity:
+            os.close(fd)
+            raise BundleError(f"{self.path}: the image has changed since it was mounted; umount the bundle, and mount it again")
+        return Filesystem(fd, self.path, self.offset, self.size, self.format)
+
+
+class ServedMount:
+    """A filesystem of an image that its program serves by FUSE, at no place of the host. See `filesystems.Served`.
+
+    All filesystems of an image are served together, as soon as one is used, and once in a process. If a program was killed, the
+    next container has them served anew.
+    """
+
+    def __init__(self, parts: tuple[ImagePart, ...], number: int, served: filesystems.Served | None = None) -> None:
+        part = parts[number]
+        self._parts, self._number, self._served = parts, number, served
+        self.layer = ImageMount(f"{part.format} at {part.offset} of {part.path}")
+
+    def _serve(self) -> filesystems.Served:
+        if self._served is None or not self._served.alive:
+            self._served = served_image(self._parts)
+        return self._served
+
+    @property
+    def path(self) -> str:
+        """A path to the root directory of the filesystem, for this process. Raises as `served_image`."""
+        return self._serve().path(self._number)
+
+    def mount(self) -> int:
+        """Return a detached mount for one container, as a file descriptor. Raises OSError, and as `served_image`."""
+        return self._serve().copy(self._number)
+
+    def __repr__(self) -> str:
+        return f"<ServedMount {self.layer.source}>"
+
+
+_served: Final[WeakValueDictionary[tuple[object, ...], filesystems.Served]] = WeakValueDictionary()
+_serving: Final[dict[int, Lock]] = {}
+"""A lock for each process, so that only one of its threads starts programs at a time. A forked child does not get a locked one."""
+
+
+def served_image(parts: tuple[ImagePart, ...], opened: Sequence[Filesystem] = ()) -> filesystems.Served:
+    """Return filesystems that this process serves by FUSE, or begin to serve them.
+
+    Args:
+        opened: the filesystems, if they are open. Otherwise their files are opened again.
+
+    Raises:
+        BundleError: a file was changed.
+        UnsupportedError, StepError: they cannot be mounted.
+    """
+    key = (os.getpid(), parts)
+    with _serving.setdefault(os.getpid(), Lock()), ExitStack() as stack:
+        found = _served.get(key)
+        if found is not None and found.alive:
+            return found
+        if not opened:
+            opened = [part.open() for part in parts]
+            for image in opened:
+                stack.callback(os.close, image.fd)
+        made = _served[key] = filesystems.Served(opened, filesystems.Programs.find())
+        return made
 
 
 def identity(file: os.stat_result) -> Identity:

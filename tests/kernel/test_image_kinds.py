@@ -390,8 +390,8 @@ def test_a_user_runs_every_image(user: User, images: Path) -> None:
         elif name == "oci-root.sif" and user.fuse:
             assert "trusted.overlay.opaque, which overlays of users do not see" in warned[0]
         else:
-            assert [text for text in warned if "FUSE cannot be used: " not in text] == []
-            assert bool(warned) == (not user.fuse)
+            assert [text for text in warned if "FUSE cannot be used: " not in text and " stays empty: " not in text] == []
+            assert bool([text for text in warned if "FUSE" in text]) == (not user.fuse)
     assert user.leftovers() == []
     user.command("prune", XDG_CACHE_HOME=f"{user.home}/cache")
     assert cached(user.home / "cache/ociruntime/images") == []
@@ -408,7 +408,7 @@ def test_a_user_mounts_layers(user: User) -> None:
     """The layers are mounted in the bundle, or extracted. `umount` and `prune` remove them."""
     environment = {"XDG_CACHE_HOME": f"{user.home}/cache"}
     user.command("mount", "oci-user.sif", "bundle", **environment)
-    assert len(user.mounts()) == (2 if user.fuse else 0)
+    assert len(user.mounts()) == (2 + (shutil.which("fuse-overlayfs") is not None) if user.fuse else 0)
     shown = user.command("plan", "-b", "bundle", **environment).stdout
     numbers = [line[-1] for line in shown.splitlines() if f"layer {user.home}/bundle/layers/" in line]
     assert numbers == (["1", "0"] if user.fuse else [])

@@ -19,7 +19,17 @@ from ociruntime.host import Hierarchy, Host, Systemd, _subids
 V2 = Hierarchy("/sys/fs/cgroup", 2, frozenset({"cpu", "memory", "pids"}))
 ROOT = Probes(
     host=Host((6, 18), "x86_64", 0, 40, (V2,), systemd=Systemd(False, V2), booted=True),
-    programs=Programs("/bin/squashfuse", "/bin/fusermount3", "/bin/unsquashfs", "/bin/fuse2fs", "/bin/erofsfuse", library=True),
+    programs=Programs(
+        "/bin/squashfuse",
+        "/bin/fusermount3",
+        "/bin/unsquashfs",
+        "/bin/fuse2fs",
+        "/bin/erofsfuse",
+        True,
+        "",
+        True,
+        "/bin/fuse-overlayfs",
+    ),
     mksquashfs="/bin/mksquashfs",
     release="6.18.1",
     filesystems=frozenset({"overlay", "squashfs", "ext4", "erofs"}),
@@ -65,12 +75,14 @@ def test_a_host_with_everything(probes: Probes) -> None:
 
 SUBIDS = "let root run 'echo alice:100000:65536 | tee -a /etc/subuid /etc/subgid'"
 TOO_OLD = "use Linux 5.14 or later"
-FUSE = "let root run 'apt install squashfuse fuse3'"
+FUSE = "let root run 'apt install squashfuse'"
 NO_FUSE = attrs.evolve(USER, programs=Programs("", "", "/bin/unsquashfs"))
 NOTHING = attrs.evolve(USER, programs=Programs("", "", "", device="/dev/fuse: permission denied"), mksquashfs="")
 CLOSED = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: permission denied"))
 ABSENT = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: no such file or directory"))
-WITHOUT_MTAB = attrs.evolve(USER, programs=USER.programs._replace(device="no /etc/mtab, which fusermount3 needs to unmount"))
+WITHOUT_MTAB = attrs.evolve(USER, programs=USER.programs._replace(mtab=False))
+WITHOUT_FUSERMOUNT = attrs.evolve(USER, programs=USER.programs._replace(fusermount="", overlayfs=""))
+WITHOUT_OVERLAYFS = attrs.evolve(USER, programs=USER.programs._replace(overlayfs=""))
 RULED_OUT = attrs.evolve(USER, programs=USER.programs._replace(device="/dev/fuse: operation not permitted"))
 NO_CGROUPS = on_host(USER, hierarchies=(attrs.evolve(V2, base=None),), systemd=None)
 DEBIAN_CLONE = attrs.evolve(USER, setting=("kernel.unprivileged_userns_clone", "0"))
@@ -109,10 +121,14 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
          "let root run 'modprobe overlay'", True),
         (on_host(USER, kernel=(5, 10)), "overlay", "missing", "since Linux 5.11", "use a newer kernel, or run as root", False),
         (NO_FUSE, "SIF images", "limited", "extraction: ", FUSE, True),
-        (NO_FUSE, "FUSE", "missing", "no squashfuse in PATH; no fusermount3 in PATH", FUSE, True),
+        (NO_FUSE, "FUSE", "missing", "no squashfuse in PATH", FUSE, True),
         (CLOSED, "SIF images", "limited", "/dev/fuse: permission denied", "let root run 'chmod 666 /dev/fuse'", True),
         (ABSENT, "FUSE", "missing", "/dev/fuse: no such file", "let root run 'modprobe fuse'", True),
-        (WITHOUT_MTAB, "FUSE", "missing", "no /etc/mtab", "let root run 'ln -s ../proc/self/mounts /etc/mtab'", True),
+        (WITHOUT_MTAB, "FUSE", "limited", "no /etc/mtab", "let root run 'ln -s ../proc/self/mounts /etc/mtab'", True),
+        (WITHOUT_FUSERMOUNT, "FUSE", "limited", "no fusermount3 in PATH (Debian: fuse3): the rootfs of a mounted bundle stays empty",
+         "let root run 'apt install fuse3 fuse-overlayfs'", True),
+        (WITHOUT_FUSERMOUNT, "SIF images", "ok", "fuse: mounted by squashfuse", "", True),
+        (WITHOUT_OVERLAYFS, "FUSE", "limited", "no fuse-overlayfs in PATH", "let root run 'apt install fuse-overlayfs'", True),
         (RULED_OUT, "FUSE", "missing", "/dev/fuse: operation", "allow the device /dev/fuse to the container in which the runtime runs",
          True),
         (NOTHING, "SIF images", "missing", "it cannot be extracted either",
@@ -121,7 +137,7 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
          f"{FUSE}; let root run 'chmod 666 /dev/fuse'; or, for extraction: pip install 'ociruntime[images]'", True),
         (NO_FUSE, "OCI images", "limited", "merged by the extra 'images', which is not installed",
          f"{FUSE}; or, for extraction: pip install 'ociruntime[images]'", True),
-        (NO_FUSE, "ext images", "missing", "can only be read where they are mounted", "let root run 'apt install fuse2fs fuse3'", True),
+        (NO_FUSE, "ext images", "missing", "can only be read where they are mounted", "let root run 'apt install fuse2fs'", True),
         (CLOSED, "erofs images", "missing", "/dev/fuse: permission denied", "let root run 'chmod 666 /dev/fuse'", True),
         (attrs.evolve(ROOT, filesystems=frozenset({"overlay"})), "erofs images", "missing", "no erofs",
          "run 'modprobe -a erofs'", True),
@@ -129,8 +145,8 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
         (attrs.evolve(ROOT, filesystems=frozenset({"overlay"}), loop=False), "SIF images", "missing", "no squashfs and no loop",
          "run 'modprobe -a squashfs loop'", True),
         (attrs.evolve(ROOT, mksquashfs=""), "squashfs-tools", "missing", "mksquashfs", "run 'apt install squashfs-tools'", True),
-        (attrs.evolve(NO_FUSE, distribution="alpine"), "FUSE", "missing", "", "let root run 'apk add squashfuse fuse3'", True),
-        (attrs.evolve(NO_FUSE, distribution=""), "FUSE", "missing", "", "install squashfuse and fusermount3", True),
+        (attrs.evolve(NO_FUSE, distribution="alpine"), "FUSE", "missing", "", "let root run 'apk add squashfuse'", True),
+        (attrs.evolve(NO_FUSE, distribution=""), "FUSE", "missing", "", "install squashfuse", True),
         (NO_CGROUPS, "cgroups", "missing", "user 1000 may not create cgroups",
          "let root run 'loginctl enable-linger 1000', and use --cgroup-manager systemd", True),
         (on_host(USER, hierarchies=(), systemd=None), "cgroups", "missing", "no cgroup filesystem", "mount it as root", True),

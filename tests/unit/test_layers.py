@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import attrs
@@ -11,7 +12,9 @@ from ociruntime.engine import filesystems
 from ociruntime.engine.filesystems import Programs
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Host
+from ociruntime.rootfs import layers
 from ociruntime.rootfs.layers import Strategy, choose, digest_of, layers_of
+from ociruntime.rootfs.mount import ImagePart, ServedMount
 
 ROOT = Host((6, 18), "x86_64", 0, 40, ())
 USER = attrs.evolve(ROOT, euid=1000, capabilities=0)
@@ -31,14 +34,15 @@ def test_the_kernel_is_for_root_of_the_host() -> None:
     ("lacking", "formats", "why"),
     [
         (ALL._replace(squashfuse=""), SQUASHFS, "no squashfuse in PATH (Debian: squashfuse)"),
-        (ALL._replace(fusermount=""), SQUASHFS, "no fusermount3 in PATH (Debian: fuse3)"),
         (ALL._replace(device="/dev/fuse: permission denied"), SQUASHFS, "/dev/fuse: permission denied"),
-        (ALL._replace(squashfuse="", fusermount=""), SQUASHFS, "no squashfuse in PATH (Debian: squashfuse), no fusermount3 in PATH (Debian: fuse3)"),
+        (ALL._replace(squashfuse="", device="/dev/fuse: permission denied"), SQUASHFS,
+         "no squashfuse in PATH (Debian: squashfuse), /dev/fuse: permission denied"),
     ],
 )  # fmt: skip
 def test_fuse_needs_all_of_its_parts(lacking: Programs, formats: set[str], why: str) -> None:
     assert choose(formats, USER, ALL) == (Strategy.FUSE, "only root mounts an image by the kernel")
     assert choose(formats, USER, lacking) == (Strategy.EXTRACTION, f"FUSE cannot be used: {why}")
+    assert choose(formats, USER, ALL._replace(fusermount="", mtab=False)).strategy is Strategy.FUSE
 
 
 @pytest.mark.parametrize(("formats", "program"), [(EXT, "fuse2fs"), (EROFS, "erofsfuse"), (EXT | EROFS, "erofsfuse")])
@@ -70,7 +74,7 @@ def test_the_strategy_that_is_asked_for() -> None:
 
 
 def test_a_host_that_offers_nothing() -> None:
-    with pytest.raises(UnsupportedError, match=r"no squashfuse .* no fusermount3 .* no unsquashfs in PATH; install squashfuse"):
+    with pytest.raises(UnsupportedError, match=r"no squashfuse .* no unsquashfs in PATH; install squashfuse where"):
         choose(SQUASHFS, USER, NONE)
     with pytest.raises(UnsupportedError, match="merged by the extra 'images', which is not installed"):
         choose(SQUASHFS, USER, ALL._replace(squashfuse=""), layers=2)
@@ -87,13 +91,35 @@ def test_what_a_record_holds_of_layers() -> None:
     assert extracted.lowers == (f"/a b/{'a' * 64}/rootfs",)
     assert digest_of(extracted.origin) == "a" * 64
     assert digest_of("fuse=1") == ""
-    assert extracted.overlay("x") == (extracted.lowers, "/b/overlay/x", False)
+    assert extracted.overlay("x") == (extracted.lowers, "/b/overlay/x", False, "")
+    noted = layers_of("/b", f"{extracted.origin}?extraction%2C%20because%20%3B%3F;none")
+    assert (noted.lowers, noted.note, noted.upper.choice) == (extracted.lowers, "extraction, because ;?", "none")
+    assert noted.overlay("x").note == noted.note
+    assert digest_of(noted.origin) == "a" * 64
+
+
+def test_a_record_of_what_containers_mount() -> None:
+    parts = (
+        ImagePart("/a,b:c d!", (1, 22, 333, 4444), 4096, 100, "squashfs"),
+        ImagePart("/other", (1, 23, 333, 4444), 0, 333, "ext"),
+        ImagePart("/a,b:c d!", (1, 22, 333, 4444), 8192, 200, "squashfs"),
+    )
+    found = layers_of("/b", f"image={layers._encode(parts)}?fuse;tmpfs")
+    assert [lower.layer.source for lower in found.lowers if isinstance(lower, ServedMount)] == [
+        "squashfs at 4096 of /a,b:c d!", "ext at 0 of /other", "squashfs at 8192 of /a,b:c d!",
+    ]  # fmt: skip
+    assert layers._decode(layers._encode(parts)) == parts
+    assert (found.note, found.upper.choice) == ("fuse", "tmpfs")
 
 
 def test_a_host_without_a_table_of_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """fusermount3 mounts without /etc/mtab, and cannot unmount."""
     monkeypatch.setattr(filesystems, "_DEVICE", "/dev/null")
     monkeypatch.setattr(filesystems, "MTAB", str(tmp_path / "mtab"))
-    assert Programs.find().device == f"no {tmp_path}/mtab, which fusermount3 needs to unmount"
+    found = Programs.find()._replace(fusermount="/bin/fusermount3")
+    assert found.no_mount == f"no {tmp_path}/mtab, which fusermount3 needs to unmount"
     (tmp_path / "mtab").symlink_to("/proc/self/mounts")
-    assert Programs.find().device == ""
+    found = Programs.find()._replace(fusermount="/bin/fusermount3")
+    assert found.no_mount == found.device == ""
+    assert found._replace(nameless=True).no_mount == f"no name of uid {os.getuid()} in /etc/passwd, which fusermount3 needs"
+    assert found._replace(fusermount="").no_mount == "no fusermount3 in PATH (Debian: fuse3)"

@@ -95,6 +95,7 @@ def values(declared: Any) -> dict[str, Any]:
         "console_socket": "/c", "pid_file": "/p", "apparmor_profile": "a", "selinux_label": "l", "die_with_parent": False,
         "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
         "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs", "reference": "a:1", "platform": "linux/arm64",
+        "strategy": "fuse",
     }  # fmt: skip
     return {name: special.get(name, True) for name in [*declared.__optional_keys__, *TEXT]}
 
