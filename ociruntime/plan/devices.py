@@ -114,7 +114,8 @@ class Devices:
         self._uids, self._gids = (mapped.uid_mappings or (), mapped.gid_mappings or ()) if mapped else ((), ())
         configured = _configured_nodes((linux.devices if linux else None) or (), self._uids, self._gids)
         paths = {node.path for node in configured}
-        default = [] if self._dev_is_bound else [node for node in _default_nodes() if node.path not in paths]
+        default = [node for node in _default_nodes() if node.path not in paths and not mounts.binds(node.path)]
+        default = [] if self._dev_is_bound else default
         self._nodes = [*default, *configured]
         created = [node for node in self._nodes if node.kind != kernel.S_IFIFO and not self._must_exist(node)]
         # The owners' ids on the host are known only if the runtime maps them; in a joined user namespace devices are the host's.
