@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from . import image as image
     from . import spec as spec
     from .bundle import Bundle as Bundle
+    from .cdi import CdiDevice as CdiDevice
+    from .cdi import devices as devices
     from .container import Container as Container
     from .diagnosis import Availability as Availability
     from .diagnosis import Diagnosis as Diagnosis
@@ -78,6 +80,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "bundle": "Bundle",
+        "cdi": "CdiDevice devices",
         "container": "Container",
         "diagnosis": "Availability Diagnosis Finding doctor",
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "

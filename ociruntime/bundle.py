@@ -406,8 +406,9 @@ class Bundle:
         elif args or changes:
             raise ValueError("overrides conflicts with the other arguments: it has all changes")
         check_type("overrides", overrides, Overrides, "an Overrides")
-        if isinstance(overrides.user, str | int):
-            return self._with_overrides(overrides)  # resolved by files of the root filesystem, or by the caller, which may change
+        if isinstance(overrides.user, str | int) or overrides.devices or overrides.gpus:
+            # Resolved by files of the root filesystem or of the host, or by the caller, which may change.
+            return self._with_overrides(overrides)
         return self._memoized((overrides.key(), os.readlink("/proc/self/cwd")), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:

@@ -83,6 +83,8 @@ def run(
     cpus: float | None = None,
     pids: int | None = None,
     network: Network | None = None,
+    devices: Iterable[StrPath] | None = None,
+    gpus: str | int | None = None,
     read_only: bool | None = None,
     overlay: StrPath | None = None,
     hostname: str | None = None,
@@ -119,6 +121,9 @@ def run(
         pids: limit of processes and threads.
         network: ``"none"`` or False for an empty network, ``"host"`` for the host's. Default: as the configuration says, which is
             empty for an image.
+        devices: devices of the host: ``"/dev/fuse"``, ``"/dev/ttyUSB0:/dev/tty:rw"`` (path in the container, access), or
+            ``"vendor.com/class=name"`` for what a CDI spec offers, which `devices` lists.
+        gpus: ``"all"``; the names of GPUs such as ``"0,1"``; or their number. A CDI spec must offer them.
         read_only: whether the root filesystem is read-only.
         overlay: where writes to the root filesystem go, as for `Bundle.fresh`: ``"tmpfs"``, ``"tmpfs:size=64M"``, ``"none"``, or a
             directory or file that is kept. Default: a directory on disk that is removed at the end; for a bundle, its own root
@@ -140,6 +145,7 @@ def run(
     Raises:
         TypeError: ``args`` is a string.
         ValueError, BundleError: an argument cannot be carried out.
+        UnsupportedError: this host does not have a device.
         SpecError, SifError, UnsupportedError, StepError: the container could not be started, or its program cannot begin within its
             memory limit and was killed.
         ProcessTimeout: the program did not end within ``timeout`` seconds.
@@ -169,6 +175,8 @@ def run(
         cpus=cpus,
         pids=pids,
         network=network,
+        devices=devices,
+        gpus=gpus,
         read_only=read_only,
         overlay=overlay,
         hostname=hostname,

@@ -119,6 +119,8 @@ class ConfigurationKeywords(TypedDict, total=False):
     cpus: float | None
     pids: int | None
     network: Network | None
+    devices: Iterable[StrPath] | None
+    gpus: str | int | None
     read_only: bool | None
     hostname: str | None
 
@@ -386,6 +388,8 @@ def _overrides_of_run(options: RunOptions) -> Overrides:
         cpus=options.cpus,
         pids=options.pids,
         network=options.network,
+        devices=options.devices,
+        gpus=options.gpus,
         read_only=options.read_only,
         hostname=options.hostname,
     )
@@ -419,6 +423,8 @@ class RunOptions(_StreamOptions):
     cpus: float | None = None
     pids: int | None = None
     network: Network | None = None
+    devices: Iterable[StrPath] | None = None
+    gpus: str | int | None = None
     read_only: bool | None = None
     overlay: str = attrs.field(default=None, converter=parse_overlay)
     hostname: str | None = None

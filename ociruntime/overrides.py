@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
@@ -30,6 +31,7 @@ from .rootfs.users import CALLER, Caller, is_shown, resolve, working_directory
 from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
 
 if TYPE_CHECKING:
+    from .cdi import Gpus, Requested
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
@@ -110,6 +112,20 @@ def _parse_cpus(value: float | None) -> float | None:
 
 def _parse_pids(value: int | None) -> int | None:
     return None if value is None else parse_limit("pids", parse_count, value)
+
+
+def _parse_devices(values: Iterable[StrPath] | None) -> tuple[Requested, ...] | None:
+    return None if values is None else _cdi().parse_devices(values)
+
+
+def _parse_gpus(value: str | int | None) -> Gpus | None:
+    return None if value is None else _cdi().parse_gpus(value)
+
+
+def _cdi() -> ModuleType:
+    from . import cdi  # imported here for its cost, which few calls need
+
+    return cdi
 
 
 def _path(value: StrPath | None) -> str | None:
@@ -253,6 +269,8 @@ class Overrides:
     cpus: float | None = attrs.field(default=None, converter=_parse_cpus)
     pids: int | None = attrs.field(default=None, converter=_parse_pids)
     network: Network | None = attrs.field(default=None, validator=_check_network)
+    devices: tuple[Requested, ...] | None = attrs.field(default=None, converter=_parse_devices)
+    gpus: Gpus | None = attrs.field(default=None, converter=_parse_gpus)
     read_only: bool | None = attrs.field(default=None, validator=is_bool)
     hostname: str | None = attrs.field(default=None, validator=[is_str, _check_hostname])
     default_env: Mapping[str, str] | None = None
@@ -282,6 +300,7 @@ class Overrides:
 
         Raises:
             ValueError, TypeError, BundleError: an override cannot be applied.
+            UnsupportedError: this host does not have a device.
         """
         if self == _NOTHING:
             return spec
@@ -298,7 +317,13 @@ class Overrides:
         if self.user == CALLER:
             changed = _as_caller(changed)
         changed = changed.evolve(process=self._process(changed, root))
-        return self._limits(self._network(changed))
+        return self._devices(self._limits(self._network(changed)))
+
+    def _devices(self, spec: RuntimeSpec) -> RuntimeSpec:
+        if not (self.devices or self.gpus):
+            return spec
+        changed: RuntimeSpec = _cdi().inject(spec, self.devices or (), self.gpus)
+        return changed
 
     def _process(self, spec: RuntimeSpec, root: Callable[[RuntimeSpec], ContainerRoot]) -> ProcessSpec:
         process = spec.process or ProcessSpec(cwd="/")

@@ -32,6 +32,7 @@ from ..image.sif import (
     add_objects,
     remove_objects,
 )
+from .common import print_table
 from .programs import open_image
 
 
@@ -259,6 +260,14 @@ def validate(options: Namespace) -> int:
 
 def features(options: Namespace) -> None:
     print(oci.features().to_json(indent=2))
+
+
+def devices(options: Namespace) -> None:
+    offered = oci.devices()
+    if options.format == "json":
+        print(json.dumps([device.to_dict() for device in offered], indent=2))
+    else:
+        print_table([("DEVICE", "NODES", "SPEC"), *((one.name, " ".join(one.nodes), one.path) for one in offered)])
 
 
 def doctor(options: Namespace) -> int:

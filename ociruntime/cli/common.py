@@ -24,8 +24,8 @@ T = TypeVar("T")
 OF_IMAGE: Final = frozenset({"keys", "platform", "reference", "strategy", "verify"})
 """Options about an image, by the names of their values."""
 OF_NEW_CONTAINER: Final = OF_IMAGE | frozenset(
-    "bind cleanenv compat contain containall env_file fakeroot home hostname hpc net network no_home no_mount overlay scratch "
-    "workdir writable_tmpfs".split()
+    "bind cleanenv compat contain containall device env_file fakeroot gpus home hostname hpc net network no_home no_mount overlay "
+    "scratch workdir writable_tmpfs".split()
 )
 """Options that a running container cannot follow."""
 
@@ -38,7 +38,7 @@ def flag(name: str) -> str:
 def refuse_options(options: Namespace, names: Iterable[str], why: str) -> None:
     """Raise ValueError if one of some options is given; the message ends with the reason."""
     for name in sorted(names):
-        if getattr(options, name, None):
+        if getattr(options, name, None) not in (None, False, []):
             raise ValueError(f"{flag(name)} {why}")
 
 

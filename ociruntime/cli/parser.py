@@ -153,12 +153,11 @@ class Parser(argparse.ArgumentParser):
 class Unsupported(argparse.Action):
     """The action of an option that other runtimes have and this one refuses."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None, remedy: str = "") -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs=0, help=help)
-        self.remedy = remedy
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error(f"{self.option_strings[0]} is not supported{self.remedy and f'; {self.remedy}'}")
+        parser.error(f"{self.option_strings[0]} is not supported")
 
 
 def build_parser() -> Parser:
@@ -314,6 +313,14 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
         help="bind files and directories of the host (default destination: the same path)",
     )
     changes.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="a device: /dev/NAME[:/dev/NAME][:rwm], or vendor.com/class=name by CDI; may be given several times",
+    )
+    changes.add_argument("--gpus", metavar="GPUS", help="all, or names such as 0,1, of GPUs that a CDI spec offers; or count=N")
+    changes.add_argument(
         "-S", "--scratch", action="append", default=[], type=absolute, metavar="DIR", help="an empty DIR in memory"
     )
     changes.add_argument("--network", choices=("none", "host"), help="an empty network, or that of the host")
@@ -348,8 +355,8 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     habits.add_argument(
         "-W", "--workdir", metavar="DIR", type=path, help="with --contain: keep /tmp, /var/tmp and the home directory in DIR"
     )
-    for name in ("--nv", "--rocm"):
-        habits.add_argument(name, action=Unsupported, remedy="use --device or --gpus", help="not supported; use --device or --gpus")
+    for name, device in (("--nv", "nvidia.com/gpu=all"), ("--rocm", "amd.com/gpu=all")):
+        habits.add_argument(name, action="append_const", const=device, dest="device", help=f"same as --device {device}")
 
 
 def _create(add: AddCommand) -> None:
@@ -851,6 +858,15 @@ def _features(add: AddCommand) -> None:
     add("bundles.features", "print what this runtime supports as JSON")
 
 
+def _devices(add: AddCommand) -> None:
+    devices = add(
+        "bundles.devices",
+        "list the devices that CDI specs of this host offer",
+        "Their names are for --device. The specs are in /etc/cdi and /var/run/cdi, and for users also in ~/.config/cdi.",
+    )
+    _add_format(devices)
+
+
 def _doctor(add: AddCommand) -> None:
     doctor = add(
         "bundles.doctor",
@@ -884,6 +900,6 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "sign": _sign,
         "plan": _plan,
     },
-    "configuration": {"spec": _spec, "validate": _validate, "features": _features, "doctor": _doctor},
+    "configuration": {"spec": _spec, "validate": _validate, "features": _features, "doctor": _doctor, "devices": _devices},
 }
 """The functions that add the commands, by name, by heading of the help."""

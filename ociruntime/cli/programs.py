@@ -105,6 +105,8 @@ def changes(options: Namespace) -> dict[str, Any]:
         "mounts": mounts or None,
         "network": "none" if options.net and options.network is None else options.network,
         "hostname": options.hostname,
+        "devices": options.device or None,
+        "gpus": options.gpus,
         "preset": preset,
     }
 

@@ -94,6 +94,14 @@ def _configured_nodes(devices: Sequence[Device], uids: Mappings, gids: Mappings)
     return nodes
 
 
+def creates_nodes(host: Host, namespaces: Namespaces) -> bool:
+    """Return whether the device nodes of a config are created. Otherwise they are the host's, bound."""
+    if not namespaces.user:
+        return host.may_mknod
+    # The owners' ids on the host are known only if the runtime maps them; in a joined user namespace devices are the host's.
+    return host.may_mknod and host.privileged and "user" in namespaces.new and "mount" in namespaces.new
+
+
 class Devices:
     """The devices of one container.
 
@@ -118,10 +126,9 @@ class Devices:
         default = [] if self._dev_is_bound else default
         self._nodes = [*default, *configured]
         created = [node for node in self._nodes if node.kind != kernel.S_IFIFO and not self._must_exist(node)]
-        # The owners' ids on the host are known only if the runtime maps them; in a joined user namespace devices are the host's.
-        creates_outside = host.may_mknod and host.privileged and "user" in namespaces.new and "mount" in namespaces.new
+        creates = creates_nodes(host, namespaces)
         borrows = namespaces.user or not host.may_mknod
-        self._created_outside = [node for node in created if creates_outside and node.location]
+        self._created_outside = [node for node in created if creates and namespaces.user and node.location]
         self._borrowed = [node for node in created if borrows and node not in self._created_outside]
         self._slots: dict[_Node, int] = {}
         for node in self._borrowed:

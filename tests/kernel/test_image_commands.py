@@ -244,7 +244,10 @@ def test_a_shell(user: User) -> None:
         ("run --overlay a:ro:ro image.sif", "overlay is 'a:ro:ro': a path that ends with ':ro' cannot be used; rename it"),
         ("run --home a:b image.sif", "'a:b' is not SOURCE[:DESTINATION]; DESTINATION is an absolute path"),
         ("run --scratch a image.sif", "'a' is not an absolute path in the container"),
-        ("run --nv image.sif", "--nv is not supported; use --device or --gpus"),
+        (
+            "run --nv ./tree true",
+            "devices: no device nvidia.com/gpu=all: no CDI spec of nvidia.com/gpu in /etc/cdi, /var/run/cdi, ",
+        ),
         ("run --key k name", "--key needs an image, and name is the id of a container"),
         ("exec --reference r name true", "--reference needs a new container, and name is not an image"),
         ("create --bundle image.sif name", "is not a bundle: it is not a directory; an image becomes one by Bundle.from_image()"),

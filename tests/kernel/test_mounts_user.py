@@ -180,7 +180,9 @@ def test_devices_have_the_mode_and_owner_of_the_config(user: Runner) -> None:
 @pytest.mark.parametrize("in_namespace", [True, False])
 def test_a_mount_over_a_default_device(run: Runner, in_namespace: bool) -> None:
     run.user = in_namespace
-    assert run("stat -c '%n %t:%T' /dev/full /dev/zero", bind("/dev/random", "/dev/full", "bind")) == "/dev/full 1:8\n/dev/zero 1:5\n"
+    assert (
+        run("stat -c '%n %t:%T' /dev/full /dev/zero", bind("/dev/random", "/dev/full", "bind")) == "/dev/full 1:8\n/dev/zero 1:5\n"
+    )
 
 
 def test_devices_where_none_can_be_made(user: Runner, state_root: Path, prefix: str) -> None:

@@ -29,7 +29,7 @@ FLOORS = (
     ("engine", "supported"),
     ("supervisor.protocol",),
     ("store",),
-    ("rootfs",),
+    ("cdi", "rootfs"),
     ("diagnosis", "overrides"),
     ("presets",),
     ("options",),

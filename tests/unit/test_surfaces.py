@@ -91,7 +91,7 @@ def values(declared: Any) -> dict[str, Any]:
         "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {"A": "b"}, "cwd": "/tmp",
         "user": 7, "groups": [8], "capabilities": ["CAP_KILL"], "process": {"cwd": "/", "args": ["id"]}, "preserve_fds": 2, "cgroup": "x",
         "bufsize": 0, "timeout": 5, "input": b"x", "memory": "1M", "cpus": 2.0, "pids": 3, "network": "none", "hostname": "h",
-        "container_id": "c", "state_root": "/s", "mounts": ["/a:/b"], "preset": "hpc", "cgroup_manager": "disabled", "own_cgroup": False,
+        "container_id": "c", "state_root": "/s", "mounts": ["/a:/b"], "devices": ["/dev/null"], "gpus": 1, "preset": "hpc", "cgroup_manager": "disabled", "own_cgroup": False,
         "console_socket": "/c", "pid_file": "/p", "apparmor_profile": "a", "selinux_label": "l", "die_with_parent": False,
         "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
         "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs", "reference": "a:1", "platform": "linux/arm64",
