@@ -361,12 +361,9 @@ class Bundle:
         return [point for point in root.missing_points(accounts, directories) if not _may_make(point.parent, linux)]
 
     def _make_points(self, layer: str) -> None:
-        """Make the mount points that the container could not make, in its new upper layer. Raises OSError.
-
-        A layer that is kept is left alone: containers may have put symbolic links into it.
-        """
+        """Make the mount points that the container could not make, in a new layer of it. Raises OSError."""
         layers = self._find_layers()
-        if layers is not None and layers.upper.private and not may_mount():
+        if layers is not None and not may_mount():
             make_points(layers, layer, self._missing_points(self._container_root()))
 
     @classmethod

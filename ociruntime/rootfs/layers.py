@@ -178,6 +178,16 @@ class Layers(NamedTuple):
         """Return the path of the directory of an upper layer, given its name."""
         return f"{self.uppers}/{name}"
 
+    @property
+    def has_points(self) -> bool:
+        """Whether mount points are made in a lower layer of the container: the upper one does not exist yet, or is kept."""
+        return not self.upper.private and not may_mount()
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a directory is made for the container."""
+        return self.upper.private or bool(self.bundle) or self.has_points
+
     def overlay(self, name: str) -> Overlay:
         """Return the overlay of one container.
 
@@ -185,6 +195,8 @@ class Layers(NamedTuple):
             name: the name of the directory of its upper layer.
         """
         lowers = tuple(lower if isinstance(lower, str) else lower.layer for lower in self.lowers)
+        if self.has_points:
+            lowers = (f"{self.place(name)}/{_POINTS}", *lowers)
         return Overlay(lowers, self.upper.layer(self.place(name)), kept=not self.upper.private, note=self.note)
 
     def mount(self, source: str) -> int:
@@ -199,12 +211,14 @@ class Layers(NamedTuple):
 
     def undo(self, name: str, container: str) -> list[list[str]]:
         """Return the actions that undo `make_upper` with the same arguments."""
-        place = [["bundle", self.place(name)]] if self.upper.private or self.bundle else []
+        place = [["bundle", self.place(name)]] if self.has_place else []
         return [*place, *([["overlay", self.upper.directory, container]] if self.upper.directory else [])]
 
 
 _CONTAINER: Final = "container"
 """Name of the symbolic link from an upper layer to the state directory of its container."""
+_POINTS: Final = "points"
+"""Name of the directory of the lower layer with mount points."""
 
 
 def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str], bool]) -> None:
@@ -220,7 +234,7 @@ def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str
         OSError: the upper layer cannot be made.
     """
     place, lower = layers.place(name), layers.paths[0]
-    if layers.upper.private or layers.bundle:
+    if layers.has_place:
         try:
             os.mkdir(place, 0o700)
         except FileNotFoundError:
@@ -233,18 +247,22 @@ def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str
         make_directories(place, lower)
     elif layers.upper.directory:
         occupy(layers.upper.directory, container, is_used, lower)
+    if layers.has_points:
+        _make_directory(f"{place}/{_POINTS}", lower)
 
 
 def make_points(layers: Layers, name: str, points: Iterable[MissingPoint]) -> None:
-    """Make mount points in an upper layer, where the container could not make them: the layers below belong to another user.
+    """Make mount points where the container could not make them: the layers below belong to another user, or are read-only.
 
-    Directories of the image above them get the same permissions, and belong to the caller.
+    They are made in the upper layer if that is new, and otherwise in the uppermost lower layer, as a kept upper layer may have
+    symbolic links. Directories of the image above them get the same permissions, and belong to the caller.
 
     Raises:
         OSError: one cannot be made.
     """
+    upper = f"{layers.place(name)}/{_POINTS if layers.has_points else 'upper'}"
     for point in points:
-        upper, lower, below = f"{layers.place(name)}/upper", point.parent.removesuffix(point.existing), ""
+        lower, below = point.parent.removesuffix(point.existing), ""
         for part in point.path.split("/")[1:-1]:
             below += f"/{part}"
             _make_directory(upper + below, lower + below if is_below(point.existing, below) else "")

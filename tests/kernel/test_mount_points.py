@@ -72,6 +72,36 @@ def test_a_root_filesystem_of_another_user(user: User, place: str, who: str) -> 
     assert user.leftovers() == []
 
 
+@pytest.mark.parametrize("overlay", ["tmpfs", "tmpfs:size=4M", "kept", "none", "kept:ro"])
+def test_every_upper_layer(user: User, overlay: str) -> None:
+    """The mount points are made also where the upper layer does not exist before the container, or is kept."""
+    before = sorted(str(path) for path in (user.home / "tree").rglob("*"))
+    text = f"""
+os.makedirs("kept/upper")
+for again in range(2):
+    result = run("tree", overlay={overlay!r})
+    print(result.stdout + result.stderr)
+"""
+    found = run_script(user, MOUNTS.replace("ls /srv;", "") + text)
+    written = "touch: /srv/written: Read-only file system" if overlay == "none" else "written"
+    lines = ["of the host"] * 4 + ["of the image", "705", "/srv/new/cwd", written]
+    assert [line for line in found if line] == lines * 2
+    assert sorted(str(path) for path in (user.home / "tree").rglob("*")) == before
+    assert user.leftovers() == []
+
+
+def test_a_kept_layer_with_a_symbolic_link(user: User) -> None:
+    """A container may have left one in the place of a directory. Nothing is made behind it on the host."""
+    text = """
+os.makedirs("kept/upper"); os.mkdir("outside")
+os.symlink(f"{home}/outside", "kept/upper/srv")
+result = oci.run("tree", ["true"], mounts=[f"{home}/data:/srv/new/data"], cwd="/srv/new/cwd", overlay="kept")
+print(result.returncode, os.listdir("outside"), os.readlink("kept/upper/srv") == f"{home}/outside")
+"""
+    assert run_script(user, MOUNTS + text)[-1] == "0 [] True"
+    assert user.leftovers() == []
+
+
 def test_a_root_filesystem_that_has_them(user: User) -> None:
     """It needs no upper layer, so what can be written to it stays."""
     (user.home / "tree/own").mkdir()
