@@ -387,14 +387,15 @@ def _overlay(probes: Probes) -> Finding:
     return Finding("overlay", Availability.OK, "mounted by each container in its user namespace, with userxattr")
 
 
-def _fuse_obstacles(probes: Probes) -> tuple[list[str], list[str]]:
-    """Return why FUSE cannot be used, and what helps."""
-    programs = probes.programs
-    reasons = [] if programs.squashfuse else ["no squashfuse in PATH"]
-    remedies = [] if programs.squashfuse else [_install(probes, ["squashfuse"])]
-    if programs.device:
-        reasons.append(programs.device)
-        remedies.append(_device_remedy(probes.host, programs.device))
+def _fuse_obstacles(probes: Probes, program: str = "squashfuse") -> tuple[list[str], list[str]]:
+    """Return why FUSE cannot be used, and what helps.
+
+    Args:
+        program: what serves the filesystem, by its name in `Programs`.
+    """
+    found, device = getattr(probes.programs, program), probes.programs.device
+    reasons = [*([] if found else [f"no {program} in PATH"]), *([device] if device else [])]
+    remedies = [*([] if found else [_install(probes, [program])]), *([_device_remedy(probes.host, device)] if device else [])]
     return reasons, remedies
 
 
@@ -445,17 +446,18 @@ def _oci_images(probes: Probes) -> Finding:
 
 
 def _mounted_images(probes: Probes, kind: str, filesystem: str) -> Finding:
-    """Return the finding about images with a filesystem that can only be mounted."""
+    """Return the finding about images with a filesystem other than squashfs."""
     subject, program = f"{kind} images", MOUNTERS[kind]
     try:
         strategy, reason = choose({kind}, probes.host, probes.programs)
     except UnsupportedError as error:
-        remedies = [] if getattr(probes.programs, program) else [_install(probes, [program])]
-        if probes.programs.device:
-            remedies.append(_device_remedy(probes.host, probes.programs.device))
+        remedies = _fuse_obstacles(probes, program)[1]
         return Finding(subject, Availability.MISSING, str(error).rpartition("; ")[0], "; ".join(remedies))
     if strategy is Strategy.KERNEL:
         return _kernel_images(probes, subject, filesystem)
+    if strategy is Strategy.EXTRACTION:
+        remedies = _fuse_obstacles(probes, program)[1]
+        return Finding(subject, Availability.LIMITED, f"{strategy}: extracted to a cache, because {reason}", "; ".join(remedies))
     return Finding(subject, Availability.OK, f"{strategy}: mounted by {program}, because {reason}")
 
 

@@ -123,8 +123,8 @@ def _no_fuse(formats: Collection[str], host: Host, programs: Programs, layers: i
 
 
 def _no_extraction(formats: Collection[str], host: Host, programs: Programs, layers: int) -> str:
-    if kinds := sorted({"ext", "erofs"} & set(formats)):
-        return f"files of {' and '.join(kinds)} filesystems can only be read where they are mounted"
+    if "erofs" in formats:
+        return "files of erofs filesystems can only be read where they are mounted"
     if "squashfs" not in formats or _extracts_by_program(formats, programs, layers):
         return ""
     if programs.library:

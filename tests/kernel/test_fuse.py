@@ -312,6 +312,9 @@ def test_an_ext_image(offer: Offer, busybox_rootfs: Path, tmp_path: Path) -> Non
         pytest.skip("no mkfs.ext4 (Debian: e2fsprogs)")
     subprocess.run([mkfs, "-q", "-d", busybox_rootfs, tmp_path / "x.ext4", "8M"], check=True)
     assert output(tmp_path / "x.ext4", "touch /new; ls -d /new") == "/new\n"
+    assert len(named("fuse2fs")) == 1
+    assert output(tmp_path / "x.ext4", "touch /new; ls -d /new", strategy="extraction") == "/new\n"
+    oci.prune()
 
 
 EROFS = """#!/bin/sh

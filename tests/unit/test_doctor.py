@@ -137,7 +137,7 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
          f"{FUSE}; let root run 'chmod 666 /dev/fuse'; or, for extraction: pip install 'ociruntime[images]'", True),
         (NO_FUSE, "OCI images", "limited", "merged by the extra 'images', which is not installed",
          f"{FUSE}; or, for extraction: pip install 'ociruntime[images]'", True),
-        (NO_FUSE, "ext images", "missing", "can only be read where they are mounted", "let root run 'apt install fuse2fs'", True),
+        (NO_FUSE, "ext images", "limited", "extraction: extracted to a cache, because FUSE cannot be used: no fuse2fs", "let root run 'apt install fuse2fs'", True),
         (CLOSED, "erofs images", "missing", "/dev/fuse: permission denied", "let root run 'chmod 666 /dev/fuse'", True),
         (attrs.evolve(ROOT, filesystems=frozenset({"overlay"})), "erofs images", "missing", "no erofs",
          "run 'modprobe -a erofs'", True),
