@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .errors import StepError as StepError
     from .errors import UnsupportedError as UnsupportedError
     from .errors import WrongStatus as WrongStatus
+    from .files import NotRegularError as NotRegularError
     from .host import Host as Host
     from .image import Image as Image
     from .image import SifImage as SifImage
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from .image import build_sif as build_sif
     from .image import pull as pull
     from .image import sign as sign
+    from .lifecycle.files import ContainerFiles as ContainerFiles
+    from .lifecycle.files import FileStatus as FileStatus
     from .lifecycle.prune import prune as prune
     from .plan import Plan as Plan
     from .plan import Step as Step
@@ -86,10 +89,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
         "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
         "StepError UnsupportedError WrongStatus",
+        "files": "NotRegularError",
         "host": "Host",
         "plan": "Plan Step",
         "presets": "CONTAIN CONTAINALL HPC Preset",
         "process": "Process Result",
+        "lifecycle.files": "ContainerFiles FileStatus",
         "lifecycle.prune": "prune",
         "ephemeral": "close_images run",
         "image": "Image SifImage build build_sif pull sign",

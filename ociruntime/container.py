@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .engine.processes import Exit
     from .lifecycle.create import Supervise
+    from .lifecycle.files import ContainerFiles
     from .lifecycle.update import Limits
     from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, PopenKeywords
     from .overrides import Args, Env, StrPath, UserLike
@@ -650,6 +651,15 @@ class Container:
         if process.terminal is not None:
             streams.use_terminal(process.terminal.fileno())
         return process
+
+    # ---- files ----
+
+    @property
+    def files(self) -> ContainerFiles:
+        """The files of the running or paused container."""
+        from .lifecycle.files import ContainerFiles
+
+        return ContainerFiles(self._entry, lambda: self.spec)
 
     # ---- supervised containers ----
 

@@ -152,7 +152,7 @@ def other_writers(info: os.stat_result) -> str:
     return ""
 
 
-def write_all(fd: int, content: bytes | bytearray) -> None:
+def write_all(fd: int, content: bytes | bytearray | memoryview) -> None:
     """Write all of the content, at the file's position. Raises OSError: it does not fit, for example."""
     left = memoryview(content)
     while left:

@@ -18,7 +18,8 @@ from cffi import FFI
 PACKAGE = Path(__file__).resolve().parents[1] / "ociruntime"
 SOURCES = PACKAGE / "_native"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-INIT_UNITS = [SOURCES / f"{name}.c" for name in ("init", "sockets", "paths", "files", "mounts", "process", "hooks", "console")]
+UNITS = ("init", "sockets", "paths", "files", "mounts", "process", "hooks", "serve", "console")
+INIT_UNITS = [SOURCES / f"{name}.c" for name in UNITS]
 INIT_FLAGS = [
     *["-std=gnu11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie"],
     *["-fno-asynchronous-unwind-tables", "-fno-ident", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-s"],

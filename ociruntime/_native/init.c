@@ -413,6 +413,10 @@ static long carry_out(const struct head *h)
         ARGS(reap);
         return reap(o->childless != 0);
     }
+    case OP_SERVE: {
+        ARGS(serve);
+        serve(fd_of(o->peer), fd_of(o->end), fd_of(o->proc));
+    }
     case OP_EXEC: {
         ARGS(exec);
         return become(o);

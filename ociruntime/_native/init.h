@@ -99,6 +99,9 @@ long become(const struct op_exec *o);
 /* hooks.c */
 long run_hook(uint32_t step, const struct op_hook *o);
 
+/* serve.c */
+_Noreturn void serve(int peer, int end, int proc);
+
 /* console.c */
 long open_console(uint32_t step, const struct op_console *o);
 long take_terminal(void);

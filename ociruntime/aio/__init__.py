@@ -6,7 +6,7 @@ undoes it.
 """
 
 from ..process import Result
-from .containers import Container, prune, run
+from .containers import Container, ContainerFiles, prune, run
 from .processes import Attachment, Process, Reader, Writer
 
-__all__ = ["Attachment", "Container", "Process", "Reader", "Result", "Writer", "prune", "run"]
+__all__ = ["Attachment", "Container", "ContainerFiles", "Process", "Reader", "Result", "Writer", "prune", "run"]

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from .. import container as _sync
 from .. import ephemeral as _ephemeral
@@ -18,10 +18,13 @@ from ..arguments import parse_timeout
 from ..engine.processes import EndWaiter
 from ..ephemeral import EphemeralContainer, ImageLike, find_bundle
 from ..errors import LaunchTimeout, ProcessTimeout
+from ..files import Unpicklable
+from ..lifecycle.files import AnyPath, FileStatus
+from ..lifecycle.files import ContainerFiles as _ContainerFiles
 from ..lifecycle.prune import prune as _prune
 from ..lifecycle.status import StatsTimer, check_start, first_process, watch
 from ..options import AsyncPopenKeywords, CreateKeywords, ExecKeywords, ExecOptions, RunKeywords, RunOptions, check_keywords
-from ..overrides import Args, StrPath
+from ..overrides import Args, StrPath, UserLike
 from ..process import Deadline, LaunchedProcess, Result
 from ..stats import Event
 from ..store import Status
@@ -31,6 +34,8 @@ from .processes import Attachment, Making, Process, Reader, Writer, connect, end
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..engine.fileserver import Content
+    from ..lifecycle.files import Readable, Writable
     from ..lifecycle.update import Limits
     from ..spec import Resources, RuntimeSpec
     from ..spec.base import Json
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
     from ..terminal import Terminal
 
 
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 _TURN = 500
 """Entries of a log after which other tasks get their turn."""
 
@@ -285,6 +292,11 @@ class Container:
 
         return Making(make)
 
+    @property
+    def files(self) -> ContainerFiles:
+        """The files of the running or paused container."""
+        return ContainerFiles(self._sync)
+
     def attach(self, *, stderr: bool = False) -> Making[Attachment]:
         """`ociruntime.Container.attach`, to be awaited or entered by ``async with``."""
 
@@ -348,6 +360,96 @@ class Container:
 
     def __repr__(self) -> str:
         return repr(self._sync)
+
+
+class ContainerFiles(Unpicklable):
+    """The files of a container: `ociruntime.ContainerFiles` whose operations are coroutines. Cancelling one ends it at once."""
+
+    _instead = "send the Container, and use its files there"
+
+    def __init__(self, container: _sync.Container) -> None:
+        self._container = container
+
+    async def _work(self, method: Callable[Concatenate[_ContainerFiles, _P], _T], *args: _P.args, **options: _P.kwargs) -> _T:
+        files = self._container.files
+        return await work(method, files, *args, undo=lambda _: None, hurry=files._cancel, **options)
+
+    async def read_bytes(self, path: AnyPath, *, max_size: int | None = None, user: UserLike | None = None) -> bytes:
+        """See `ociruntime.ContainerFiles.read_bytes`."""
+        return await self._work(_ContainerFiles.read_bytes, path, max_size=max_size, user=user)
+
+    async def read_text(
+        self,
+        path: AnyPath,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        max_size: int | None = None,
+        user: UserLike | None = None,
+    ) -> str:
+        """See `ociruntime.ContainerFiles.read_text`."""
+        return await self._work(_ContainerFiles.read_text, path, encoding=encoding, errors=errors, max_size=max_size, user=user)
+
+    async def write_bytes(self, path: AnyPath, data: Content, *, mode: int = 0o644, user: UserLike | None = None) -> None:
+        """See `ociruntime.ContainerFiles.write_bytes`."""
+        await self._work(_ContainerFiles.write_bytes, path, data, mode=mode, user=user)
+
+    async def write_text(
+        self,
+        path: AnyPath,
+        text: str,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        mode: int = 0o644,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ociruntime.ContainerFiles.write_text`."""
+        await self._work(_ContainerFiles.write_text, path, text, encoding=encoding, errors=errors, mode=mode, user=user)
+
+    async def put(
+        self, source: AnyPath | Readable, destination: AnyPath, *, max_size: int | None = None, user: UserLike | None = None
+    ) -> None:
+        """See `ociruntime.ContainerFiles.put`."""
+        await self._work(_ContainerFiles.put, source, destination, max_size=max_size, user=user)
+
+    async def get(
+        self, source: AnyPath, destination: AnyPath | Writable, *, max_size: int | None = None, user: UserLike | None = None
+    ) -> None:
+        """See `ociruntime.ContainerFiles.get`."""
+        await self._work(_ContainerFiles.get, source, destination, max_size=max_size, user=user)
+
+    async def put_archive(self, source: Readable, destination: AnyPath, *, user: UserLike | None = None) -> None:
+        """See `ociruntime.ContainerFiles.put_archive`."""
+        await self._work(_ContainerFiles.put_archive, source, destination, user=user)
+
+    async def get_archive(self, source: AnyPath, destination: Writable, *, user: UserLike | None = None) -> None:
+        """See `ociruntime.ContainerFiles.get_archive`."""
+        await self._work(_ContainerFiles.get_archive, source, destination, user=user)
+
+    async def listdir(self, path: AnyPath = "/", *, user: UserLike | None = None) -> list[str]:
+        """See `ociruntime.ContainerFiles.listdir`."""
+        return await self._work(_ContainerFiles.listdir, path, user=user)
+
+    async def stat(self, path: AnyPath, *, follow_symlinks: bool = True, user: UserLike | None = None) -> FileStatus:
+        """See `ociruntime.ContainerFiles.stat`."""
+        return await self._work(_ContainerFiles.stat, path, follow_symlinks=follow_symlinks, user=user)
+
+    async def exists(self, path: AnyPath, *, user: UserLike | None = None) -> bool:
+        """See `ociruntime.ContainerFiles.exists`."""
+        return await self._work(_ContainerFiles.exists, path, user=user)
+
+    async def mkdir(
+        self, path: AnyPath, mode: int = 0o755, *, parents: bool = False, exist_ok: bool = False, user: UserLike | None = None
+    ) -> None:
+        """See `ociruntime.ContainerFiles.mkdir`."""
+        await self._work(_ContainerFiles.mkdir, path, mode, parents=parents, exist_ok=exist_ok, user=user)
+
+    async def remove(
+        self, path: AnyPath, *, recursive: bool = False, missing_ok: bool = False, user: UserLike | None = None
+    ) -> None:
+        """See `ociruntime.ContainerFiles.remove`."""
+        await self._work(_ContainerFiles.remove, path, recursive=recursive, missing_ok=missing_ok, user=user)
 
 
 # The signatures for inspect.

@@ -27,10 +27,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def work(work: Callable[..., T], *args: Any, undo: Callable[[T], object] | None = None, **options: Any) -> T:
+async def work(
+    work: Callable[..., T],
+    *args: Any,
+    undo: Callable[[T], object] | None = None,
+    hurry: Callable[[], object] | None = None,
+    **options: Any,
+) -> T:
     """Do something in a thread, to its end. When the task is cancelled meanwhile, it is undone before that is told.
 
-    What can be undone is not even begun when the task is cancelled while no thread is free.
+    What can be undone is not even begun when the task is cancelled while no thread is free. When it has begun, ``hurry`` is called
+    and may bring the end about.
     """
     needed = True
 
@@ -40,6 +47,8 @@ async def work(work: Callable[..., T], *args: Any, undo: Callable[[T], object] |
     def give_up() -> None:
         nonlocal needed
         needed = undo is None
+        if hurry is not None:
+            hurry()
 
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(None, begin)

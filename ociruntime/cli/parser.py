@@ -505,6 +505,21 @@ def _exec(add: AddCommand) -> None:
     _add_image_options(parser)
 
 
+def _cp(add: AddCommand) -> None:
+    cp = add(
+        "processes.cp",
+        "copy files and directories between the host and a container",
+        "A path in a container is ID:PATH and counts from its root directory. A path of the host with a colon needs a slash "
+        "before it. An existing directory gets the copy under the name of the source, or the content of the source if that ends "
+        "in '/.'. '-' is a tar archive on stdin or stdout.",
+    )
+    cp.add_argument("source", metavar="SOURCE", type=path_in_container, help="ID:PATH, a path of the host, or - for a tar archive")
+    cp.add_argument(
+        "destination", metavar="DESTINATION", type=path_in_container, help="ID:PATH, a path of the host, or - for a tar archive"
+    )
+    cp.add_argument("-u", "--user", metavar="USER[:GROUP]", help="user of the container (default: the one of its process)")
+
+
 def _ps(add: AddCommand) -> None:
     ps = add("processes.ps", "list the processes of a container")
     _add_id(ps)
@@ -887,7 +902,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "list": _list,
         "prune": _prune,
     },
-    "processes and output": {"exec": _exec, "shell": _shell, "ps": _ps, "attach": _attach, "logs": _logs},
+    "processes and output": {"exec": _exec, "shell": _shell, "cp": _cp, "ps": _ps, "attach": _attach, "logs": _logs},
     "resources": {"update": _update, "pause": _pause, "resume": _resume, "events": _events},
     "images and bundles": {
         "mount": _mount,

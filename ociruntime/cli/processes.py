@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ociruntime as oci
 
@@ -70,6 +71,38 @@ def execute(options: Namespace) -> int:
             signals.stop()
             with child:  # an exception in the block kills the program
                 raise
+
+
+def cp(options: Namespace) -> None:
+    source, destination = _place(options.source), _place(options.destination)
+    if bool(source.id) == bool(destination.id):
+        raise ValueError("cp: one of SOURCE and DESTINATION is ID:PATH, and the other one a path of the host or -")
+    container = oci.Container.load(source.id or destination.id, state_root=options.root)
+    if source.id and destination.path == "-":
+        container.files.get_archive(source.path, sys.stdout.buffer, user=options.user)
+        sys.stdout.buffer.flush()
+    elif source.id:
+        container.files.get(source.path, destination.path, user=options.user)
+    elif source.path == "-":
+        container.files.put_archive(sys.stdin.buffer, destination.path, user=options.user)
+    else:
+        container.files.put(source.path, destination.path, user=options.user)
+
+
+class _Place(NamedTuple):
+    """One end of a copy."""
+
+    id: str
+    """The container, or an empty string for the host."""
+    path: str
+
+
+def _place(word: str) -> _Place:
+    """Return the place that a word of the command line names."""
+    container_id, colon, rest = word.partition(":")
+    if not colon or "/" in container_id or container_id in ("", ".", ".."):
+        return _Place("", word)
+    return _Place(container_id, rest if rest.startswith("/") else f"/{rest}")
 
 
 def _exists(options: Namespace) -> bool:

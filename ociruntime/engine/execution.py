@@ -51,6 +51,7 @@ class Execution:
         stdio: file descriptors for stdin, stdout and stderr.
         gate: the listening start socket, or -1.
         pidfd: the pidfd of the init process of the container to join, or -1.
+        peer: the socket by which the init serves files, or -1.
         preserve: the file descriptors that the process inherits.
         cache: the directory of compiled filters.
         parents: the undo actions for the parents of cgroups.
@@ -68,6 +69,7 @@ class Execution:
         stdio: Sequence[int],
         gate: int = -1,
         pidfd: int = -1,
+        peer: int = -1,
         preserve: Preserved = NONE_PRESERVED,
         cache: Path | None = None,
         parents: undo.Record = (),
@@ -79,7 +81,7 @@ class Execution:
     ) -> None:
         self.plan = plan
         self._stdio = stdio
-        self._given = {"gate": gate, "pidfd": pidfd}
+        self._given = {"gate": gate, "pidfd": pidfd, "peer": peer}
         self._preserve = preserve
         self._parent = parent
         self._cache = cache
@@ -232,7 +234,7 @@ class Execution:
 
     def _check_end(self, init: Init) -> None:
         """Raise an error if the init has ended before it waited for a start or became the program."""
-        last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in ("gate", "exec", "reap", "fork_last"))
+        last = next(number for number, step in enumerate(self.plan.steps, 1) if step.op in _LAST)
         step, error, _ = init.progress
         if step < last or (step == last and error):
             raise self._vanished(init)
@@ -400,6 +402,8 @@ class Execution:
         return (flags | compiled.flags, compiled.program, out)
 
 
+_LAST: Final = frozenset({"gate", "exec", "reap", "fork_last", "serve"})
+"""Operations with which the init closes the connection when all went well."""
 _ONCE: Final = frozenset({"hook", "hook_state", "netdev_move", "systemd_scope", "rdt_make", "rdt_class", "handout"})
 """Operations with an effect outside the container: a plan with one of them is not executed twice."""
 

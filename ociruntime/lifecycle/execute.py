@@ -60,7 +60,7 @@ class PreparedExec:
             self.process,
             spec,
             attrs.evolve(self.host, keyrings=keyrings),
-            namespaces=_foreign_namespaces(document),
+            namespaces=foreign_namespaces(document),
             cgroups=self.cgroups,
             unit=undo.unit(document.get("undo", [])),
             container_id=entry.id,
@@ -207,7 +207,7 @@ def _close(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def _foreign_namespaces(document: StateRecord) -> int:
+def foreign_namespaces(document: StateRecord) -> int:
     """Return the CLONE_NEW* bits to join, without the user namespace if the caller is in it: setns(2) refuses that."""
     bits = document.get("namespaces", 0)
     try:

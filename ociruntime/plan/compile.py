@@ -56,6 +56,7 @@ from .process import (
     compile_affinity,
     compile_credentials,
     compile_execve,
+    compile_file_rights,
     compile_keyring,
     compile_labels,
     compile_last_fork,
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
 
     from ..host import Host
     from ..spec import RuntimeSpec
+    from .namespaces import Namespaces
     from .rootfs import Overlay
 
 
@@ -479,7 +481,7 @@ class _Exec:
             host,
             self.seccomp,
             held=ALL_CAPABILITIES if self.joins_user else None,
-            setgroups=self._setgroups(),
+            setgroups=exec_setgroups(process, self.own, self.spec, self.host, joins_user=self.joins_user),
             visible=self.forks_last,
         )
         if self.forks_last:
@@ -489,13 +491,74 @@ class _Exec:
             take_terminal(builder, process)
         compile_execve(builder, process)
 
-    def _setgroups(self) -> Setgroups:
-        """Return what setgroups(2) may do. Another user may have created a user namespace that is joined."""
-        kept = setgroups_in(self.own, self.spec, self.host)
-        user = self.process.user
-        if kept is Setgroups.KEPT and user and any(group != user.gid for group in user.additional_gids or ()):
-            return Setgroups.UNKNOWN  # the exec process asks for other groups
-        return Setgroups.UNKNOWN if self.joins_user and kept is not Setgroups.KEPT else kept
+
+def exec_setgroups(process: ProcessSpec, own: Namespaces, spec: RuntimeSpec, host: Host, *, joins_user: bool) -> Setgroups:
+    """Return what setgroups(2) may do in an exec process. Another user may have created a user namespace that is joined.
+
+    Args:
+        own: the namespaces of the container.
+        joins_user: whether the process joins the user namespace of the container.
+    """
+    kept = setgroups_in(own, spec, host)
+    user = process.user
+    if kept is Setgroups.KEPT and user and any(group != user.gid for group in user.additional_gids or ()):
+        return Setgroups.UNKNOWN  # the exec process asks for other groups
+    return Setgroups.UNKNOWN if joins_user and kept is not Setgroups.KEPT else kept
+
+
+SERVED_ROOT: Final = 64
+"""The slot of the container's root directory in a plan of `compile_serve`. The caller uses those above it for files."""
+
+
+def compile_serve(process: ProcessSpec, spec: RuntimeSpec, host: Host, *, namespaces: int, container_id: str, pid: int) -> Plan:
+    """Compile the plan of an init that serves the files of a container to the caller, with the rights of a process of it.
+
+    It joins the user and the mount namespace alone: it stays out of the container's pid namespace, where other processes could
+    see it, and out of its cgroups, so that it runs while they are frozen.
+
+    Args:
+        process: the process whose user and capabilities it takes.
+        spec: the container's config.
+        namespaces: the CLONE_NEW* bits of the namespaces of the container that are not the caller's.
+        pid: the container's process, whose root is used if it is not that of its mount namespace.
+
+    Raises:
+        UnsupportedError: the groups of the user cannot be set.
+    """
+    builder = PlanBuilder()
+    own = namespaces_of(spec.linux)
+    joined = namespaces & (kernel.CLONE_NEW["user"] | kernel.CLONE_NEW["mount"])
+    joins_user = bool(joined & kernel.CLONE_NEW["user"])
+    builder.phase = "On the host, before the clone"
+    builder.add_host("clone3", 0, "", text="init process")
+    builder.phase = "Into the container"
+    proc = open_procfs(builder)
+    pidfd = builder.add_input("pidfd", "the container's process")
+    peer = builder.add_input("peer", "the socket of the caller")
+    parent = builder.add_input("parent", "the caller")
+    foreign_root = NO_SLOT
+    if "mount" not in own.new:
+        foreign_root = builder.add_input("path", "the container's root", f"/proc/{pid}/root")
+    if joins_user:
+        drop_groups(builder, host)
+    if joined:
+        names = " and ".join(name for name, bit in kernel.CLONE_NEW.items() if joined & bit)
+        builder.add("setns", pidfd, joined, text=f"namespaces of the container: {names}")
+    if foreign_root != NO_SLOT:
+        change_root(builder, foreign_root)
+    builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, SERVED_ROOT, text="root of the container")
+    builder.phase = _PROCESS
+    compile_file_rights(
+        builder,
+        process,
+        host,
+        held=ALL_CAPABILITIES if joins_user else None,
+        setgroups=exec_setgroups(process, own, spec, host, joins_user=joins_user),
+    )
+    compile_parent_death(builder, parent)
+    builder.add("sync", Sync.CREATED, text="wait until the caller is ready")
+    builder.add("serve", peer, pidfd, proc, text="files of the container, until it or the caller ends")
+    return builder.build(f"files of {container_id}", clone_flags=0, namespaces=namespaces)
 
 
 _CHECKED_BY_RULES: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")

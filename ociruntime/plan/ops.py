@@ -80,6 +80,45 @@ class Target(IntFlag):
     """With `NO_LINK`: the mount point may be a symbolic link."""
 
 
+class Call(IntEnum):
+    """A request to the init in a `serve` step (``struct request``), by which the caller uses files with the init's rights.
+
+    Each is one operation on the descriptor in ``slot``, and the names in it. It opens nothing but regular files and directories.
+    """
+
+    OPEN = 1
+    """Open a path with ``flags``, ``mode`` and ``a`` (RESOLVE_*), as ``out``; answer with its status. Flags are those of O_PATH,
+    O_DIRECTORY, or of O_CREAT and O_EXCL."""
+    REOPEN = 2
+    """Open the regular file or directory in ``slot`` with ``flags``, as ``out``; answer with its status."""
+    CLOSE = 3
+    READ = 4
+    """Read up to ``a`` bytes; ``value`` is the length of the hole before them, if there is one, and nothing is read then."""
+    WRITE = 5
+    """Write the data."""
+    SKIP = 6
+    """Leave a hole of ``a`` bytes."""
+    TRUNCATE = 7
+    """End the file at its position, and set its size so."""
+    LIST = 8
+    """Read entries of a directory, as getdents64(2)."""
+    MKDIR = 9
+    REMOVE = 10
+    """Remove a name, with the ``flags`` of unlinkat(2)."""
+    SYMLINK = 11
+    """Make a symbolic link, with the data as its target."""
+    READLINK = 12
+    CHMOD = 13
+    TOUCH = 14
+    """Set the time of the last change to ``a`` seconds and ``b`` nanoseconds: of the name, or of ``slot`` if it is empty."""
+    LINK = 15
+    """Make the name a hard link to the name in the data, which is in the directory in ``out``."""
+
+
+SERVED: Final = 1 << 16
+"""The most bytes that a request or its answer carries beside its structure."""
+
+
 class Op:
     """One operation: its code on the wire, its name and its fields in order."""
 
@@ -168,6 +207,7 @@ OPS: Final = _table(
     fork_last:
     take_terminal:
     fsconfig_fds: slot fs, str key, data slots
+    serve: slot peer, slot end, slot proc
     """
 )
 
@@ -185,6 +225,8 @@ def c_header() -> str:
         f"#define PROGRAM_MAGIC {MAGIC:#x}u",
         *(f"#define REPORT_{report.name} {report.value}" for report in Report),
         *(f"#define TARGET_{flag.name} {flag.value}" for flag in Target),
+        *(f"#define CALL_{call.name} {call.value}" for call in Call),
+        f"#define SERVED {SERVED}",
         "",
         "struct ref { uint32_t off, len; };",
         "struct list { struct ref text; uint64_t count; };",
@@ -192,6 +234,8 @@ def c_header() -> str:
         "struct program { uint32_t magic, len, ops, inputs; };",
         "struct report { uint32_t kind, step; int32_t value; uint32_t reserved; };",
         "struct progress { uint32_t step; int32_t error; int32_t forked; };",
+        "struct request { uint32_t call, slot, out, flags, mode, name; uint64_t a, b; };",
+        "struct answer { int32_t error; uint32_t status; uint64_t value; };",
         "",
     ]
     ctype = {"slot": "uint64_t", "num": "uint64_t", "str": "struct ref", "data": "struct ref", "list": "struct list"}

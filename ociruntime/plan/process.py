@@ -395,6 +395,29 @@ def compile_credentials(
             builder.add("capset", caps.effective, caps.permitted, caps.inheritable, text=f"{description}; without CAP_SYS_ADMIN")
 
 
+_OF_FILES: Final = sum(
+    1 << CAPABILITIES[f"CAP_{name}"] for name in ("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID")
+)
+"""The capabilities that change access to files, without those to make devices and to give capabilities to files."""
+
+
+def compile_file_rights(builder: PlanBuilder, process: ProcessSpec, host: Host, *, held: int | None, setgroups: Setgroups) -> None:
+    """Set the user, the groups and the capabilities with which a process of the container accesses files.
+
+    Arguments and errors are those of `compile_credentials`.
+    """
+    user = process.user
+    uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
+    groups = tuple(user.additional_gids or ()) if user else ()
+    caps = grant(process.capabilities, host.last_cap, host.capabilities if held is None else held)
+    kept = _OF_FILES & (caps.ambient if uid else caps.permitted)  # what execve leaves to this user
+    builder.add("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
+    _set_groups(builder, groups, gid, setgroups)
+    builder.add("setresgid", gid, text=f"group {gid}")
+    builder.add("setresuid", uid, text=f"user {uid}")
+    builder.add("capset", kept, kept, 0, text=f"capabilities for files: {', '.join(from_mask(kept)) or 'none'}")
+
+
 def compile_parent_death(builder: PlanBuilder, parent: int) -> None:
     """Let the kernel kill the process when the caller ends."""
     builder.add("die_with", parent, text="killed when the caller ends")

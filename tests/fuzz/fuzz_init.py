@@ -31,7 +31,7 @@ ENDS = (0, 255)
 NOBODY = 65534
 PATIENCE = 10.0
 """Seconds for one program."""
-WAITS = frozenset({"reap", "gate"})
+WAITS = frozenset({"reap", "gate", "serve"})
 """Operations that wait for something that does not come."""
 REFUSED = frozenset({"unshare", "mount", "prctl", "rlimit"})
 """Operations that get numbers which the kernel refuses: their success can end the init, or change what the next ones may do."""

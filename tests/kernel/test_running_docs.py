@@ -21,7 +21,7 @@ def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, 
     page = Path(__file__).parents[2] / "docs" / f"{name}.md"
     if name == "running":
         (bundle.path / "config.json").unlink()  # the page makes its own
-    text = page.read_text().replace("'NAME'", repr(prefix))
+    text = page.read_text().replace("'NAME", f"'{prefix}")
     names = {"rootfs": bundle.path / "rootfs", "bundle": bundle, "state": state_root, "name": prefix}
     result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, names, str(page), str(page), 0))
     assert result.attempted > least

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
@@ -36,7 +38,7 @@ pytestmark = pytest.mark.slow
 EXHAUSTIVE = "OCIRUNTIME_EXHAUSTIVE" in os.environ
 """Whether to try all odd configs, which takes minutes."""
 MADE_BY_THE_LIBRARY = {
-    *("Attachment", "Container", "Process", "SifImage", "At", "ObjectReader", "Image"),
+    *("Attachment", "Container", "ContainerFiles", "aio.ContainerFiles", "Process", "SifImage", "At", "ObjectReader", "Image"),
     *("aio.Attachment", "aio.Container", "aio.Process", "aio.Reader", "aio.Writer", "aio.Attachment.connect"),
 }
 """Constructors of values that calls return: they store what they are given."""
@@ -53,6 +55,10 @@ EXCEPTIONS = {
     r"SifImage\.open\(target=bytes\)": "a path as bytes, of a file that does not exist",
     r"sign\(key=fifo\)": "a FIFO of a shell's <(...): reading waits for its writer",
     r"Image\.verify\(keys=generator\)": "names of files, which do not exist",
+    r"(aio\.)?ContainerFiles\..*\(\w+=bytes\)": "a path as bytes, of a file that does not exist, or that was made before",
+    r"(aio\.)?ContainerFiles\.put\(source=directory\)": "a directory, where there is a file",
+    r"(aio\.)?ContainerFiles\.put\(source=dots\)": "a directory with much in it, which is copied",
+    r"(aio\.)?ContainerFiles\..*\(user=.*\)": "a user whom the container does not have, as for exec",
     r"(aio\.)?run\(image=(dots|directory)\)": "a directory is a root filesystem, where the program is missing",
 }
 """What is as it should be, and not as the test demands: call, parameter and value, with the reason."""
@@ -166,6 +172,16 @@ class World:
 
     def make_aio_Container(self, method: str) -> oci.aio.Container:
         return oci.aio.Container(self.make_Container(method))
+
+    def make_ContainerFiles(self, method: str) -> oci.ContainerFiles:
+        files = self._container("running").files
+        if method == "remove":
+            files.write_text("/tmp/to-remove", "x")
+        return files
+
+    def make_aio_ContainerFiles(self, method: str) -> oci.aio.ContainerFiles:
+        self.make_ContainerFiles(method)
+        return oci.aio.Container(self._container("running")).files
 
     def make_Process(self, method: str) -> oci.Process[bytes]:
         found = self.kept.get("process")
@@ -403,6 +419,17 @@ class World:
             "value": ("sh",) if call == "At.set" else {"a": 1},
             "version": 2,
         }
+        if "ContainerFiles." in call:
+            method = call.rpartition(".")[2]
+            if name == "path":
+                return {"remove": "/tmp/to-remove", "mkdir": f"/tmp/{self.number()}", "listdir": "/etc"}.get(method, "/etc/passwd")
+            if method == "put_archive" and name == "source":
+                return self._archive()
+            ours = io.BytesIO(b"x") if name == "source" else self.new_path()
+            theirs = "/etc/passwd" if name == "source" else "/tmp/put" if method == "put" else "/tmp"
+            of_container = {"put": "destination", "put_archive": "destination", "get": "source", "get_archive": "source"}
+            if method in of_container:
+                return theirs if of_container[method] == name else io.BytesIO() if method == "get_archive" else ours
         if call in ("RuntimeSpec.from_image_config",):
             return {"Cmd": ["sh"]}
         if call in ("ProcessSpec.load", "ProcessSpec.check"):
@@ -430,6 +457,12 @@ class World:
         if name not in known:
             raise AssertionError(f"{call} needs {name}: say in World.argument what is valid")
         return known[name]
+
+    def _archive(self) -> io.BytesIO:
+        archive = io.BytesIO()
+        tarfile.open(fileobj=archive, mode="w").close()
+        archive.seek(0)
+        return archive
 
     # ---- calling ----
 

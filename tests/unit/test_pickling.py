@@ -27,7 +27,7 @@ COPIES: list[Callable[[Any], Any]] = [
 ]
 copies = pytest.mark.parametrize("copied", COPIES)
 BOUND = {
-    oci.Attachment, oci.Process, oci.Terminal, aio.Attachment, aio.Process, aio.Reader, aio.Writer, sif.ObjectReader,
+    oci.Attachment, oci.ContainerFiles, oci.Process, oci.Terminal, aio.Attachment, aio.ContainerFiles, aio.Process, aio.Reader, aio.Writer, sif.ObjectReader,
 }  # fmt: skip
 """The public classes that hold descriptors and neither find the same thing again nor are plain values."""
 
@@ -207,7 +207,8 @@ def bound() -> Iterator[list[object]]:
         terminal = oci.Terminal(master[0])
         entry, pidfd = Entry("/nowhere", "some"), os.pidfd_open(os.getpid())
         attachment = oci.Attachment(entry, pair[0], record=os.dup(file.fileno()), pidfd=pidfd, terminal=False)
-        yield [terminal, attachment]
+        container = oci.Container(entry)
+        yield [terminal, attachment, container.files, aio.Container(container).files]
         attachment.close()
         terminal.close()
         pair[1].close()

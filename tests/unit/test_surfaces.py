@@ -19,7 +19,12 @@ from ociruntime.options import CreateKeywords, CreateOptions, ExecKeywords, Exec
 from ociruntime.store import Entry
 
 TEXT = {"text", "encoding", "errors"}
-PAIRS = [(oci.Container, aio.Container), (oci.Process, aio.Process), (oci.Attachment, aio.Attachment)]
+PAIRS = [
+    (oci.Container, aio.Container),
+    (oci.ContainerFiles, aio.ContainerFiles),
+    (oci.Process, aio.Process),
+    (oci.Attachment, aio.Attachment),
+]
 
 
 def keywords(function: Callable[..., Any]) -> dict[str, str]:

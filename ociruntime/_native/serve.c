@@ -1,0 +1,253 @@
+/* The init as a server of files: it carries out requests of its caller with the rights that it has, one after the other.
+ *
+ * It has joined the namespaces of a container in which another process may change every path at any moment. So a path is resolved
+ * inside the root of its slot, and a file is opened in two steps: with O_PATH, which calls no driver and never blocks, and then,
+ * if it is a regular file or a directory, through that descriptor. The caller reads no file of the container itself: a filesystem
+ * that a container serves can delay this process, but not the caller.
+ */
+#include <linux/poll.h>
+#include <linux/stat.h>
+#include <linux/time_types.h>
+#include <sys/socket.h>
+
+#include "init.h"
+
+#define SEEK_SET 0
+#define SEEK_CUR 1
+#define SEEK_DATA 3
+#define SIGNAL_BYTES sizeof(uint64_t)
+
+static struct {
+    struct request head;
+    char tail[MAX_PATH + SERVED];
+} request;
+
+static struct {
+    struct answer head;
+    union {
+        struct statx status;
+        char data[SERVED];
+    };
+} answer;
+
+/* A request: the name, which ends in NUL, and the bytes behind it. */
+struct parts {
+    const char *name, *data;
+    size_t size;
+};
+
+static int split(size_t received, struct parts *p)
+{
+    const struct request *r = &request.head;
+    size_t room;
+
+    if (received < sizeof *r || r->slot >= MAX_SLOTS || r->out >= MAX_SLOTS)
+        return 0;
+    room = received - sizeof *r;
+    if (r->name == 0 || r->name > room || request.tail[r->name - 1] || length(request.tail) != r->name - 1)
+        return 0;
+    p->name = request.tail;
+    p->data = request.tail + r->name;
+    p->size = room - r->name;
+    return 1;
+}
+
+/* Note the status of a file in the answer; its size there is that of the structure. */
+static long with_status(long fd, long *size)
+{
+    long mode = mode_of((int)fd, &answer.status);
+    if (mode >= 0) {
+        answer.head.status = 1;
+        *size = sizeof answer.status;
+    }
+    return mode;
+}
+
+static long keep_with_status(long fd, long *size)
+{
+    long mode = fd < 0 ? fd : with_status(fd, size);
+    if (mode < 0) {
+        if (fd >= 0)
+            sys(__NR_close, fd);
+        return mode;
+    }
+    return keep(request.head.out, fd);
+}
+
+static long open_path(int dir, const char *name, long *size)
+{
+    const struct request *r = &request.head;
+    const unsigned made = O_CREAT | O_EXCL | O_NOFOLLOW;
+    struct open_how how = { .flags = r->flags | O_CLOEXEC, .mode = r->mode, .resolve = r->a };
+    long fd;
+    int tries = 0;
+
+    if (!(r->flags & (O_PATH | O_DIRECTORY)) && (r->flags & made) != made)
+        return -EPERM;
+    do /* EAGAIN: something was renamed meanwhile */
+        fd = sys(__NR_openat2, dir, name, &how, sizeof how);
+    while (fd == -EAGAIN && ++tries < 1000);
+    return keep_with_status(fd, size);
+}
+
+/* "self/fd/" and the number of a descriptor. */
+static void proc_path(int fd, char path[24])
+{
+    char digits[12];
+    int n = 0, at = 8;
+
+    memcpy(path, "self/fd/", 8);
+    do
+        digits[n++] = (char)('0' + fd % 10);
+    while (fd /= 10);
+    while (n)
+        path[at++] = digits[--n];
+    path[at] = 0;
+}
+
+static long reopen(int fd, int proc, long *size)
+{
+    char path[24];
+    struct statx st;
+    long mode = mode_of(fd, &st);
+
+    if (mode < 0)
+        return mode;
+    if ((mode & S_IFMT) != S_IFREG && (mode & S_IFMT) != S_IFDIR)
+        return -EINVAL;
+    proc_path(fd, path);
+    return keep_with_status(sys(__NR_openat, proc, path, request.head.flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC), size);
+}
+
+/* Read the next bytes, or tell the length of the hole before them. Filesystems without holes have data everywhere. */
+static long read_part(int fd, long *size)
+{
+    uint64_t most = request.head.a < SERVED ? request.head.a : SERVED;
+    long n, at = sys(__NR_lseek, fd, 0, SEEK_CUR), data = at < 0 ? at : sys(__NR_lseek, fd, at, SEEK_DATA);
+
+    if (data == -ENXIO) { /* there is no more data: at the end, or in a last hole */
+        struct statx st;
+        n = mode_of(fd, &st);
+        if (n < 0)
+            return n;
+        data = (uint64_t)at < st.stx_size ? (long)st.stx_size : at;
+    }
+    if (data > at) {
+        answer.head.value = (uint64_t)(data - at);
+        at = sys(__NR_lseek, fd, data, SEEK_SET);
+        return at < 0 ? at : 0;
+    }
+    n = sys(__NR_read, fd, answer.data, most);
+    if (n > 0)
+        *size = n;
+    return n;
+}
+
+static long write_all(int fd, const char *data, size_t size)
+{
+    while (size) {
+        long n = sys(__NR_write, fd, data, size);
+        if (n <= 0)
+            return n < 0 ? n : -EIO;
+        data += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+/* The data as a string. */
+static const char *second_name(const struct parts *p)
+{
+    static char name[MAX_PATH];
+    memcpy(name, p->data, p->size);
+    name[p->size] = 0;
+    return name;
+}
+
+static long touch(int fd, const char *name)
+{
+    struct __kernel_timespec times[2] = { { request.head.a, request.head.b }, { request.head.a, request.head.b } };
+    return sys(__NR_utimensat, fd, name[0] ? name : 0, times, name[0] ? AT_SYMLINK_NOFOLLOW : 0);
+}
+
+/* Carry out a request; the size of the answer's data goes to *size. */
+static long answer_call(const struct parts *p, int proc, long *size)
+{
+    const struct request *r = &request.head;
+    int fd = slots[r->slot];
+    long n;
+
+    if (fd < 0)
+        return -EBADF;
+    switch (r->call) {
+    case CALL_OPEN:
+        return open_path(fd, p->name, size);
+    case CALL_REOPEN:
+        return reopen(fd, proc, size);
+    case CALL_CLOSE:
+        slots[r->slot] = -1;
+        return sys(__NR_close, fd);
+    case CALL_READ:
+        return read_part(fd, size);
+    case CALL_WRITE:
+        return write_all(fd, p->data, p->size);
+    case CALL_SKIP:
+        n = sys(__NR_lseek, fd, r->a, SEEK_CUR);
+        return n < 0 ? n : 0;
+    case CALL_TRUNCATE:
+        n = sys(__NR_lseek, fd, 0, SEEK_CUR);
+        return n < 0 ? n : sys(__NR_ftruncate, fd, n);
+    case CALL_LIST:
+        n = sys(__NR_getdents64, fd, answer.data, SERVED);
+        if (n > 0)
+            *size = n;
+        return n;
+    case CALL_MKDIR:
+        return sys(__NR_mkdirat, fd, p->name, r->mode);
+    case CALL_REMOVE:
+        return sys(__NR_unlinkat, fd, p->name, r->flags);
+    case CALL_SYMLINK:
+        return p->size < MAX_PATH ? sys(__NR_symlinkat, second_name(p), fd, p->name) : -ENAMETOOLONG;
+    case CALL_LINK:
+        if (slots[r->out] < 0)
+            return -EBADF;
+        return p->size < MAX_PATH ? sys(__NR_linkat, slots[r->out], second_name(p), fd, p->name, 0) : -ENAMETOOLONG;
+    case CALL_READLINK:
+        n = sys(__NR_readlinkat, fd, "", answer.data, SERVED);
+        if (n > 0)
+            *size = n;
+        return n;
+    case CALL_CHMOD:
+        return sys(__NR_fchmod, fd, r->mode);
+    case CALL_TOUCH:
+        return touch(fd, p->name);
+    default:
+        return -EPROTO;
+    }
+}
+
+/* Serve until the peer closes its end or the process of "end" has ended. */
+_Noreturn void serve(int peer, int end, int proc)
+{
+    sys(__NR_close, control); /* tells the caller that all steps are done */
+    for (;;) {
+        struct pollfd ready[2] = { { peer, POLLIN, 0 }, { end, POLLIN, 0 } };
+        struct parts parts;
+        long err, size = 0, n = sys(__NR_ppoll, ready, 2, 0, 0, SIGNAL_BYTES);
+
+        if (n < 0 || ready[1].revents)
+            leave(0);
+        n = sys(__NR_recvfrom, peer, &request, sizeof request, 0, 0, 0);
+        if (n <= 0)
+            leave(0);
+        memset(&answer.head, 0, sizeof answer.head);
+        err = split((size_t)n, &parts) ? answer_call(&parts, proc, &size) : -EPROTO;
+        if (err < 0) {
+            answer.head.error = (int32_t)-err;
+            size = 0;
+        }
+        n = sys(__NR_sendto, peer, &answer, sizeof answer.head + (size_t)size, MSG_NOSIGNAL, 0, 0);
+        if (n < 0)
+            leave(0);
+    }
+}
