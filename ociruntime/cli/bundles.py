@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 import ociruntime as oci
+import ociruntime.spec as spec_model
 
 from ..bundle import has_file
 from ..errors import warn
@@ -246,8 +247,33 @@ def spec(options: Namespace) -> None:
     path = bundle / "config.json"
     if has_file(bundle, "config.json"):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    host = None if options.for_user else oci.Host.probe()
-    oci.RuntimeSpec.default(rootless=options.for_user, host=host).with_args(["sh"]).save(path)
+    host = oci.Host.probe()
+    if options.for_user or not host.privileged:
+        config = oci.RuntimeSpec.default(rootless=options.for_user, host=None if options.for_user else host).with_args(["sh"])
+    else:
+        config = _as_in_runc(oci.RuntimeSpec.default(seccomp=False, host=host), host)
+    config.save(path)
+
+
+_CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+_CGROUP = spec_model.Mount(
+    destination="/sys/fs/cgroup", type="cgroup", source="cgroup", options=("nosuid", "noexec", "nodev", "relatime", "ro")
+)
+_SHOWN = ("/proc/interrupts", "/sys/devices/virtual/powercap")
+"""Paths that `RuntimeSpec.default` masks and runc does not."""
+
+
+def _as_in_runc(spec: oci.RuntimeSpec, host: oci.Host) -> oci.RuntimeSpec:
+    """Return the default configuration of root with the members that clients of ``runc spec`` expect, and go on to change."""
+    spec = spec.with_args(["sh"]).at.process.terminal.set(True).at.root.readonly.set(True)
+    spec = spec.without_caps("ALL").with_caps(*_CAPABILITIES)
+    spec = spec.with_mount(spec_model.Mount(destination="/proc", type="proc", source="proc")).with_mount(_CGROUP)
+    masked = tuple(path for path in spec.at.linux.masked_paths.get() or () if path not in _SHOWN)
+    spec = spec.at.linux.masked_paths.set(masked)
+    spec = spec.at.linux.resources.devices.set((spec_model.DeviceCgroup(allow=False, access="rwm"),))
+    if any(hierarchy.mountpoint == "/sys/fs/cgroup" and hierarchy.version == 2 for hierarchy in host.hierarchies):
+        spec = spec.with_namespace(spec_model.NamespaceType.CGROUP)
+    return spec
 
 
 def validate(options: Namespace) -> int:

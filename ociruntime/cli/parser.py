@@ -849,7 +849,11 @@ def _plan(add: AddCommand) -> None:
 
 
 def _spec(add: AddCommand) -> None:
-    spec = add("bundles.spec", "write a default config.json")
+    spec = add(
+        "bundles.spec",
+        "write a config.json to begin with",
+        "For root it is that of 'runc spec': sh on a terminal, few capabilities, a read-only root, and no seccomp filter.",
+    )
     _add_bundle(spec)
     spec.add_argument(
         "--rootless",
