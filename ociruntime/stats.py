@@ -246,13 +246,11 @@ class Event:
     """stats: what the container uses now."""
 
     def to_dict(self, container_id: str) -> dict[str, object]:
-        """Return the event as ``runc events`` prints it: type, id and data."""
+        """Return the event as ``runc events`` prints it: type, id and, for stats, data."""
         check_str("container_id", container_id)
         document: dict[str, object] = {"type": self.kind, "id": container_id}
         if self.stats is not None:
             document["data"] = self.stats.to_dict()
-        elif self.kind == "oom":
-            document["data"] = {"kills": self.kills}
         return document
 
 

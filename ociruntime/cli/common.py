@@ -232,7 +232,16 @@ def shell_status(code: int) -> int:
 
 
 def format_time(nanoseconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // 10**9))
+    """Return a time since the epoch in RFC 3339, with all of its digits, as runc prints it."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def print_compact(document: object) -> None:
+    """Print JSON on one line without spaces, as runc does; clients search such lines for text."""
+    import json
+
+    print(json.dumps(document, separators=(",", ":")), flush=True)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -14,7 +14,17 @@ import ociruntime as oci
 from ..arguments import shown
 from ..errors import ContainerNotFound, WrongStatus
 from ..files import connect_socket
-from .common import OF_IMAGE, SignalForwarding, format_time, is_image, print_table, refuse_options, shell_status, shorten
+from .common import (
+    OF_IMAGE,
+    SignalForwarding,
+    format_time,
+    is_image,
+    print_compact,
+    print_table,
+    refuse_options,
+    shell_status,
+    shorten,
+)
 
 
 def _create_options(options: Namespace) -> dict[str, Any]:
@@ -199,6 +209,8 @@ def delete(options: Namespace) -> None:
 
 def list_containers(options: Namespace) -> None:
     states = []
+    if options.root is not None:
+        os.stat(options.root)  # one that is named exists
     for container in oci.Container.list(state_root=options.root):
         try:
             states.append(container.state)
@@ -208,12 +220,28 @@ def list_containers(options: Namespace) -> None:
         for entry in states:
             print(entry.id)
     elif options.format == "json":
-        documents = [{**entry.to_dict(), "pid": entry.pid, "created": format_time(entry.created_at)} for entry in states]
-        print(json.dumps(documents))
+        print_compact([_listed(entry) for entry in states])
     else:
-        rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED")]
-        rows += [(entry.id, str(entry.pid), str(entry.status), entry.bundle, format_time(entry.created_at)) for entry in states]
-        print_table(rows)
+        titles = ("id", "pid", "status", "bundle", "created", "owner")
+        rows = [[str(document[title]) for title in titles] for document in map(_listed, states)]
+        print_table([[title.upper() for title in titles], *rows])
+
+
+def _listed(state: oci.State) -> dict[str, object]:
+    """Return the document of a container in a list, which begins with the members of runc's in their order."""
+    document = {**state.to_dict(), "pid": state.pid, "created": format_time(state.created_at), "owner": _caller()}
+    first = ("ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations", "owner")
+    return {key: document[key] for key in (*first, *document) if key in document}
+
+
+def _caller() -> str:
+    """Return the name of this user, to whom the containers of the state directory belong."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"#{os.geteuid()}"
 
 
 def prune(options: Namespace) -> None:
@@ -249,7 +277,7 @@ def events(options: Namespace) -> None:
     if options.stats:
         if not container.state.status.can_kill:
             raise WrongStatus(options.id, "measure", container.status, "running")
-        print(json.dumps(Event("stats", 0, stats=container.stats()).to_dict(options.id)))
+        print_compact(Event("stats", 0, stats=container.stats()).to_dict(options.id))
         return
     for event in container.events(options.interval):
-        print(json.dumps(event.to_dict(options.id)), flush=True)
+        print_compact(event.to_dict(options.id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import signal
 import sys
 from argparse import Namespace
@@ -12,9 +12,19 @@ from typing import NamedTuple
 
 import ociruntime as oci
 
-from ..errors import StepError, UnsupportedError, WrongStatus
+from ..errors import StepError, UnsupportedError
 from ..terminal import DetachKeys, check_user_terminal, interact
-from .common import OF_NEW_CONTAINER, Interrupted, SignalForwarding, is_image, print_table, refuse_options, shell_status, shorten
+from .common import (
+    OF_NEW_CONTAINER,
+    Interrupted,
+    SignalForwarding,
+    is_image,
+    print_compact,
+    print_table,
+    refuse_options,
+    shell_status,
+    shorten,
+)
 
 
 def execute(options: Namespace) -> int:
@@ -138,13 +148,11 @@ def parse_cgroups(values: Sequence[str]) -> str | dict[str, str] | None:
 
 def ps(options: Namespace) -> None:
     container = oci.Container.load(options.id, state_root=options.root)
-    if not container.state.status.can_kill:
-        raise WrongStatus(options.id, "list the processes of", container.status, "running")
-    pids = container.processes()
+    pids = container.processes() if container.state.status.can_kill else ()
     if options.format == "json":
-        print(json.dumps(pids))
-    elif options.ps_options:
-        _print_host_ps(_without_separator(options.ps_options), pids)
+        print_compact(pids)
+    elif options.ps_options or shutil.which("ps"):
+        _print_host_ps(_without_separator(options.ps_options) or ["-ef"], pids)
     else:
         print_table([("UID", "PID", "PPID", "COMMAND"), *(row for pid in pids if (row := _process_row(pid)))])
 
