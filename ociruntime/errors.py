@@ -88,6 +88,13 @@ def warn(texts: Iterable[str]) -> None:
         warnings.warn(text, OCIRuntimeWarning, stacklevel=level)
 
 
+def debug(text: str, *values: object) -> None:
+    """Log a message of the level DEBUG on the logger ``ociruntime``, in a process that uses `logging`."""
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        logging.getLogger("ociruntime").debug(text, *values)
+
+
 class SpecError(OCIRuntimeError, ValueError):
     """A document does not conform to the runtime spec. ``problems`` holds all of its problems."""
 

@@ -44,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the command line is wrong, with status 2, or help or the version was printed.
     """
-    options = Namespace(command="", log=None, log_format="text")
+    options = Namespace(command="", log=None, log_format="text", debug=False)
     try:
         _parse(sys.argv[1:] if argv is None else argv, options)
         warnings.simplefilter("always", OCIRuntimeWarning)
         warnings.showwarning = lambda message, *_, **__: report(options, "warning", str(message))
         _check_log(options)
+        if options.debug:
+            _log_steps(options)
         status: int = options.run(options) or 0
         _flush()
     except Interrupted as error:
@@ -163,6 +165,20 @@ def _check_log(options: Namespace) -> None:
         options.log = path
 
 
+def _log_steps(options: Namespace) -> None:
+    """Report what the package logs at the level DEBUG."""
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            report(options, "debug", record.getMessage())
+
+    logger = logging.getLogger("ociruntime")
+    logger.handlers = [Handler()]
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+
+
 def _open_log(path: str) -> int:
     """Open the log file to append to it; return its descriptor.
 
@@ -202,24 +218,26 @@ def describe(error: Exception) -> str:
 
 
 def report(options: Namespace, level: str, text: str) -> None:
-    """Write one line to stderr, and to the log file if there is one."""
+    """Write one line to stderr, and to the log file if there is one. One of the level debug goes to the log file alone."""
     text = one_line(text)
     line = f"ociruntime: {text}" if level == "error" else f"ociruntime: {level}: {text}"
     problems: list[str] = []
-    if options.log_format == "json" or options.log:
+    if options.log_format == "json" or options.log or level == "debug":
         import json
         from datetime import UTC, datetime
 
         now = datetime.now(UTC).isoformat()
-        record = json.dumps({"level": level, "msg": text, "time": now})
+        record = json.dumps({"level": level, "msg": text, "time": now}, separators=(",", ":"))
+        entry = record if options.log_format == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
         if options.log:
-            entry = record if options.log_format == "json" else f'time="{now}" level={level} msg={json.dumps(text)}'
             try:
                 _append_to_log(options.log, entry)
             except OCIRuntimeError as error:
                 problems = [f"ociruntime: warning: {one_line(str(error))}"]
-        elif options.log_format == "json":
-            line = record
+            if level == "debug" and not problems:
+                return
+        elif options.log_format == "json" or level == "debug":
+            line = entry
     with suppress(OSError, OCIRuntimeError):  # nothing is left where this could be reported
         _print_error("\n".join([line, *problems]))
 

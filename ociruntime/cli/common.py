@@ -7,12 +7,13 @@ import re
 import signal
 import time
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
 from ..arguments import parse_path, shown
-from ..files import absolute_path
+from ..files import absolute_path, connect_socket
 
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -229,6 +230,27 @@ def parse_time(text: str) -> int:
 def shell_status(code: int) -> int:
     """Return the exit status with which a shell reports an exit code: 128+n for signal n."""
     return 128 - code if code < 0 else code
+
+
+@contextmanager
+def pidfd_socket(path: str | None) -> Iterator[Callable[[int], None]]:
+    """Connect to the Unix socket that is to receive a pidfd, and give the function that sends one. Without a path it does nothing.
+
+    Raises:
+        OSError: the socket cannot be used.
+    """
+    if path is None:
+        yield lambda fd: None
+        return
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as peer:
+        connect_socket(peer, path)
+
+        def send(fd: int) -> None:
+            socket.send_fds(peer, [b"pidfd"], [fd])
+
+        yield send
 
 
 def format_time(nanoseconds: int) -> str:

@@ -19,6 +19,7 @@ from .common import (
     SignalForwarding,
     format_time,
     is_image,
+    pidfd_socket,
     print_compact,
     print_table,
     refuse_options,
@@ -61,7 +62,22 @@ def _systemd_options() -> dict[str, Any]:
 
 
 def create(options: Namespace) -> None:
-    oci.Container.create(options.id, _load_bundle(options), **_create_options(options))
+    _make(oci.Container.create, options, _load_bundle(options), _create_options(options))
+
+
+def _make(
+    function: Callable[..., oci.Container], options: Namespace, bundle: oci.Bundle, keywords: dict[str, Any]
+) -> oci.Container:
+    """Call `Container.create` or `Container.run`, and send the pidfd of the init process where the options say."""
+    with pidfd_socket(options.pidfd_socket) as send:
+        container = function(options.id, bundle, **keywords)
+        try:
+            if options.pidfd_socket is not None:
+                send(container.fileno())
+        except BaseException:
+            container.delete(force=True)
+            raise
+    return container
 
 
 def _load_bundle(options: Namespace) -> oci.Bundle:
@@ -92,7 +108,7 @@ def run(options: Namespace) -> int:
         keywords["terminal"] = True
     if options.detach:
         keywords["supervise"] |= options.console_socket is None
-        oci.Container.run(options.id, bundle, **keywords)
+        _make(oci.Container.run, options, bundle, keywords)
         return 0
     if keywords["supervise"]:
         return _run_supervised(options, bundle, keywords)
@@ -100,7 +116,7 @@ def run(options: Namespace) -> int:
         keywords["terminal"] = True
 
     with SignalForwarding() as signals:
-        container = oci.Container.run(options.id, bundle, **keywords)
+        container = _make(oci.Container.run, options, bundle, keywords)
         try:
             pidfd = container.fileno()
             signals.forward_to(pidfd)
@@ -124,7 +140,7 @@ def _run_supervised(options: Namespace, bundle: oci.Bundle, keywords: dict[str, 
     from .processes import follow
 
     with SignalForwarding() as signals:
-        container = oci.Container.create(options.id, bundle, **keywords)
+        container = _make(oci.Container.create, options, bundle, keywords)
         try:
             with container.attach(stderr=True) as attachment:
                 if "notify_socket" in keywords:

@@ -185,6 +185,11 @@ def parse_args(words: Sequence[str]) -> argparse.Namespace:
     options, positionals = parser.split(words)
     name = positionals[0] if positionals else ""
     adders = {name: add for group in _COMMANDS.values() for name, add in group.items()}
+    if name == "help":
+        words = positionals = [*positionals[1:], "--help"]
+        name = words[0] if words[1:] else ""
+    if name and name not in adders and not {"-h", "--help"}.isdisjoint(positionals):
+        parser.error(f"no help topic for {name!r}; 'ociruntime --help' lists the commands")
     if name not in adders or not {"-h", "--help"}.isdisjoint(options):
         return build_parser().parse_args(words)
     adders[name](partial(_add_command, commands, name))
@@ -209,7 +214,7 @@ def _build_global_parser() -> tuple[Parser, Any]:
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="format of errors and warnings (default: text)"
     )
-    parser.add_argument("--debug", action="store_true", help="accepted for compatibility; errors are always reported in full")
+    parser.add_argument("--debug", action="store_true", help="report each step that is carried out, in FILE of --log or on stderr")
     parser.add_argument("--rootless", metavar="WHEN", help="accepted for compatibility; privileges are detected")
     parser.add_argument(
         "--cgroup-manager",
@@ -369,12 +374,17 @@ def _create(add: AddCommand) -> None:
     _add_create_arguments(create)
 
 
+def _add_pidfd_socket(parser: Parser, process: str) -> None:
+    parser.add_argument("--pidfd-socket", metavar="SOCKET", type=path, help=f"Unix socket that receives a pidfd of the {process}")
+
+
 def _add_create_arguments(parser: Parser) -> None:
     _add_bundle(parser)
     parser.add_argument("--config", metavar="FILE", type=path, help="configuration to use instead of the bundle's config.json")
     parser.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
     parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
+    _add_pidfd_socket(parser, "init process")
     parser.add_argument("--no-pivot", action=Unsupported, help="not supported; the root is always changed by pivot_root(2)")
     parser.add_argument("--no-new-keyring", action="store_true", help="keep the caller's session keyring")
     parser.add_argument("--empty-process", action="store_true", help="run an init process that only reaps, as in a pod")
@@ -501,6 +511,8 @@ def _exec(add: AddCommand) -> None:
         metavar="[CONTROLLER[,CONTROLLER]:]PATH",
         help="run in this existing cgroup below the container's",
     )
+    _add_pidfd_socket(parser, "process")
+    parser.add_argument("--ignore-paused", action="store_true", help="wait until a paused container is resumed")
     _add_changes(parser, as_in_runc=True)
     _add_image_options(parser)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import ociruntime as oci
 
@@ -19,12 +20,16 @@ from .common import (
     Interrupted,
     SignalForwarding,
     is_image,
+    pidfd_socket,
     print_compact,
     print_table,
     refuse_options,
     shell_status,
     shorten,
 )
+
+_POLL: Final = 0.05
+"""Seconds between two looks at a paused container."""
 
 
 def execute(options: Namespace) -> int:
@@ -49,8 +54,11 @@ def execute(options: Namespace) -> int:
         raise UnsupportedError("--detach with a terminal: nothing reads the terminal; pass --console-socket SOCKET")
     if terminal and not options.console_socket:
         check_user_terminal()
-    with SignalForwarding() as signals:
-        child = oci.Container.load(options.id, state_root=options.root).popen(
+    container = oci.Container.load(options.id, state_root=options.root)
+    while options.ignore_paused and container.status is oci.Status.PAUSED:
+        time.sleep(_POLL)
+    with SignalForwarding() as signals, pidfd_socket(options.pidfd_socket) as send:
+        child = container.popen(
             args,
             env=options.env,
             cwd=options.cwd,
@@ -68,6 +76,12 @@ def execute(options: Namespace) -> int:
             cgroup=parse_cgroups(options.cgroup),
             own_cgroup=False,  # the command kills no more than the program
         )
+        try:
+            send(child.fileno())
+        except OSError:
+            child.kill()
+            child.wait()
+            raise
         if options.detach:
             child.detach()
             return 0

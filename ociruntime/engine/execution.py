@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 import attrs
 
 from .._native import check, lib
-from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError
+from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError, debug
 from ..interrupts import waiting
 from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.model import UncompiledFilter, encode
@@ -107,6 +107,7 @@ class Execution:
         try:
             self._host_steps()
             init = self._init = self._launch()
+            debug("step %d/%d clone3: init process %d", self._clone_number(), len(self.plan.steps), init.pid)
             while (message := self._receive(init)) is not None:
                 if message.kind is Report.SYNC and message.value == Sync.CREATED:
                     self._at = message.step
@@ -131,6 +132,7 @@ class Execution:
             while (message := self._receive(init)) is not None:
                 self._handle(init, message)
             self._check_end(init)
+            debug("init process %d has carried out the plan of %d steps", init.pid, len(self.plan.steps))
         except BaseException:
             self.abort()
             raise
@@ -146,6 +148,7 @@ class Execution:
         undo.undo_all(made)
 
     def _handle(self, init: Init, message: Message) -> None:
+        debug("init process %d: %s in step %d/%d", init.pid, message.kind.name.lower(), message.step, len(self.plan.steps))
         if message.kind is Report.ERROR:
             raise self.error(message)
         if message.kind is Report.HOOK:
@@ -319,6 +322,7 @@ class Execution:
             step = self.plan.steps[self._at]
             if step.side != "host" or step.op == "clone3":
                 return
+            debug("step %d/%d %s: %s", self._at + 1, len(self.plan.steps), step.op, step.text)
             try:
                 clean_up = self._carry_out(step)
                 if clean_up is not None:
