@@ -165,9 +165,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks: the object model against json and msgspec, containers against runc and crun if these are installed."""
+    """Run the benchmarks: the object model beside json and msgspec, containers beside runc and crun, images beside podman."""
     session.install(".")
     session.install("msgspec")
     session.run("python", "benchmarks/bench_spec.py")
     session.run("python", "benchmarks/bench_lifecycle.py", *session.posargs)
     session.run("python", "benchmarks/bench_build.py")
+    session.run("python", "benchmarks/bench_images.py")

@@ -164,7 +164,7 @@ _SPACE: Final = 1 << 20
 
 
 def check_space(fd: int, path: StrPath, failure: Exception) -> None:
-    """Check whether a program that failed to write a file had no space for it. The file is no longer needed.
+    """Check whether a program that failed to write a file found the disk full. The file is no longer needed.
 
     Args:
         fd: descriptor of the file.
@@ -172,7 +172,7 @@ def check_space(fd: int, path: StrPath, failure: Exception) -> None:
         failure: the cause of the error.
 
     Raises:
-        OSError: there is no space for the file, or it exceeds the user's quota or largest size of a file.
+        OSError: the disk is full, or the file exceeds the user's quota or largest size of a file.
     """
     try:
         os.posix_fallocate(fd, os.fstat(fd).st_size, _SPACE)

@@ -331,10 +331,10 @@ def build(
     """Make a SIF file of an image of any kind: all layers become one squashfs, the primary system partition, or one squashfs each.
 
     Whiteouts are applied. Owners, modes, times, hard links, devices and extended attributes are those that the layers record,
-    whoever makes the image: nothing is unpacked. Of the extended attributes, those of SELinux and overlays and access control
-    lists are left out. The files of ``/.singularity.d`` that the image lacks are added (see `layout_entries`), so that Apptainer
-    runs it too. The configuration of the image becomes ``oci-config.json``. From a SIF file, definition file, labels, SBOMs, JSON
-    objects and data partitions are taken over; signatures are not, as they would not be valid.
+    for a user without privileges too: nothing is unpacked. Of the extended attributes, those of SELinux and overlays and access
+    control lists are left out. The files of ``/.singularity.d`` that the image lacks are added (see `layout_entries`), so that
+    Apptainer runs it too. The configuration of the image becomes ``oci-config.json``. From a SIF file, definition file, labels,
+    SBOMs, JSON objects and data partitions are taken over; signatures are not, as they would not be valid.
 
     The source is only read. The target appears when it is complete. After an error, an interruption or SIGKILL nothing is left
     behind, except that a filesystem without unnamed files (NFS, for example) may keep a hidden one after SIGKILL.
@@ -486,7 +486,7 @@ class _Conversion:
         return [None if is_kept else Files(views[number], (), self.packing) for number, is_kept in enumerate(kept)]
 
     def _pack(self, files: Files, output: int, meter: Meter) -> None:
-        """Write a squashfs. Raises OSError, which names the target, if there is no space for it."""
+        """Write a squashfs. Raises OSError, which names the target, if the disk is full."""
         try:
             pack(files, output, meter)
         except ProcessError as error:
@@ -692,7 +692,7 @@ def _open_upper(stack: ExitStack, path: str, target: str, limits: tuple[int, int
     Raises:
         UnsupportedError: it has files of another user, whose ids in containers are not known.
         ImageError: it exceeds a limit.
-        OSError: it cannot be read, or there is no space for a copy.
+        OSError: it cannot be read, or the disk is full.
     """
     if os.path.isdir(f"{path}/upper") and os.path.isdir(f"{path}/work"):
         path = f"{path}/upper"
@@ -811,7 +811,7 @@ def _open_root_filesystem(path: str) -> Image:
 
 
 def _all_root(image: Image) -> bool:
-    """Return whether root owns every file by default: the files of a directory belong to the user who made them."""
+    """Return whether root owns every file by default: the files of a directory belong to the user that made them."""
     return image.kind is ImageKind.DIRECTORY and os.geteuid() != 0
 
 

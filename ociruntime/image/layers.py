@@ -725,7 +725,7 @@ class ExtTree:
 
     def _inode(self, number: int) -> _Inode:
         if not 1 <= number <= self._inodes:
-            raise ValueError(f"there is no inode {number}")
+            raise ValueError(f"inode {number} does not exist")
         group, index = divmod(number - 1, self._per_group)
         descriptor = self._read((self._first + 1) * self._block + group * self._descriptor, self._descriptor)
         table: int = struct.unpack_from("<I", descriptor, 8)[0]

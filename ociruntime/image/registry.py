@@ -161,7 +161,7 @@ def _remove_unused(path: str) -> None:
 
 
 def _fetch(command: list[str], reference: str, target: str) -> None:
-    """Run skopeo. Raises ImageError, UnsupportedError, OSError: there is no space for the blobs."""
+    """Run skopeo. Raises ImageError, UnsupportedError, OSError: the disk is full."""
     if shutil.which(command[0]) is None:
         raise UnsupportedError(f"{reference}: cannot be pulled: skopeo not found; install it (Debian: skopeo)")
     if shutil.which("setpriv") is not None:
