@@ -288,6 +288,10 @@ static long carry_out(const struct head *h)
         return keep_page();
     case OP_FORK_LAST:
         return fork_last(h->step);
+    case OP_GUARD: {
+        ARGS(guard);
+        return guard(fd_of(o->ended));
+    }
     case OP_TAKE_TERMINAL:
         return take_terminal();
     case OP_SETSID:

@@ -90,6 +90,7 @@ long change_dir(const char *path, int create);
 long join(int fd, uint64_t type, int own, const char *name);
 long go_on_in_child(uint32_t step, uint64_t flags);
 long fork_last(uint32_t step);
+long guard(int ended);
 long close_all(void);
 long load_filter(const struct op_seccomp *o);
 long lookup(int root, struct list candidates);

@@ -259,6 +259,28 @@ long fork_last(uint32_t step)
     leave(0);
 }
 
+/* Go on in a child. This process, the first one of a pid namespace, waits for the end of the child or of the process whose pidfd is
+ * `ended`. When it ends, or is killed, the kernel kills what is left in the namespace. */
+long guard(int ended)
+{
+    static const struct op_capset none = { 0 };
+    struct pollfd ends[2] = { { ended, POLLIN, 0 }, { -1, POLLIN, 0 } };
+    long n, pid = sys(__NR_clone, CLONE_PIDFD | SIGCHLD, 0, &ends[1].fd, 0, 0);
+    unsigned low, high;
+
+    if (pid <= 0)
+        return pid;
+    low = (unsigned)(ends[1].fd < ended ? ends[1].fd : ended);
+    high = (unsigned)(ends[1].fd < ended ? ended : ends[1].fd);
+    if ((low && sys(__NR_close_range, 0, low - 1, 0) < 0) || (high - low > 1 && sys(__NR_close_range, low + 1, high - 1, 0) < 0) ||
+        sys(__NR_close_range, high + 1, ~0u, 0) < 0 || set_caps(&none) < 0)
+        leave(255);
+    do
+        n = sys(__NR_ppoll, ends, 2, 0, 0, SIGNAL_BYTES);
+    while (n == -EINTR);
+    leave(0);
+}
+
 /* Load the seccomp filter. */
 long load_filter(const struct op_seccomp *o)
 {

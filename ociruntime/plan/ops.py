@@ -208,6 +208,7 @@ OPS: Final = _table(
     take_terminal:
     fsconfig_fds: slot fs, str key, data slots
     serve: slot peer, slot end, slot proc
+    guard: slot ended
     """
 )
 
