@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from typing_extensions import TypeIs
 
 from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
+from .engine.networks import NETWORK_FILES, private_network
 from .errors import BundleError
 from .files import absolute_path, read_file
 from .host import Host
@@ -43,12 +44,14 @@ from .rootfs.mount import check_image, is_same_file, make_volume, open_image
 from .rootfs.uppers import NONE, find_upper, parse_overlay
 from .rootfs.users import CALLER, ContainerRoot, resolve
 from .spec import RuntimeSpec
+from .spec.base import is_below
 from .spec.codec import MAX_DOCUMENT
 
 if TYPE_CHECKING:
     from .image import Image
     from .plan import Plan
     from .plan.cgroups import Manager
+    from .plan.namespaces import Port, PrivateNetwork
     from .rootfs.mount import ServedMount, SharedMount
     from .rootfs.users import MissingPoint
     from .spec import Linux
@@ -86,6 +89,12 @@ class Bundle:
         """The lower layers of the record, by their origin, which keep the programs that serve them. All variants share it."""
         self._has_caller = False
         """Whether the containers have the caller as a user, in passwd and group."""
+        self._network = ""
+        """The kind of network or the path of its namespace, if a call chose it; otherwise the configuration alone says it."""
+        self._ports: tuple[Port, ...] = ()
+        """The published ports of a private network."""
+        self._private: PrivateNetwork | None = None
+        """The private network of the container that is being created."""
         self._owner = os.getpid()
 
     # ---- making a bundle ----
@@ -301,8 +310,10 @@ class Bundle:
         spec = self.spec
         if choice == NONE and spec.root is not None:
             spec = spec.evolve(root=spec.root.evolve(readonly=True))
-        changed = Bundle(self.path, config=self._config if spec is self.spec else None)
-        changed._spec, changed._layers, changed._has_caller, changed._mounts = spec, layers, self._has_caller, self._mounts
+        changed = self._with_spec(spec)
+        changed._layers = layers
+        if spec is self.spec:
+            changed._config = self._config
         return changed
 
     def _private_layers(self) -> Layers:
@@ -356,9 +367,21 @@ class Bundle:
     def _missing_points(self, root: ContainerRoot) -> list[MissingPoint]:
         """Return the mount points that a container cannot make in the layers of its root filesystem."""
         linux = with_default_mappings(self.spec, Host.probe()).linux
-        accounts = ("/etc/passwd", "/etc/group") if self._has_caller else ()
+        files = (("/etc/passwd", "/etc/group") if self._has_caller else ()) + self._network_files
         directories = (self.spec.process.cwd,) if self.spec.process is not None else ()
-        return [point for point in root.missing_points(accounts, directories) if not _may_make(point.parent, linux)]
+        return [point for point in root.missing_points(files, directories) if not _may_make(point.parent, linux)]
+
+    @property
+    def _network_files(self) -> tuple[str, ...]:
+        """The files about the network that the container gets of the runtime: those that the configuration does not mount."""
+        if not self._network:
+            return ()
+        mounts = self.spec.mounts or ()
+        return tuple(
+            path
+            for path in NETWORK_FILES
+            if not any(mount.destination != "/" and is_below(path, mount.destination) for mount in mounts)
+        )
 
     def _make_points(self, layer: str) -> None:
         """Make the mount points that the container could not make, in a new layer of it. Raises OSError."""
@@ -390,8 +413,8 @@ class Bundle:
         Args:
             overrides: all changes as one value, instead of the other arguments.
             args, changes: the keywords of `ociruntime.run` about the configuration: ``env``, ``cwd``, ``user``, ``preset``,
-                ``mounts``, ``memory``, ``cpus``, ``pids``, ``network``, ``read_only`` and ``hostname``. A preset, and
-                ``user="caller"``, are those of the caller of this method.
+                ``mounts``, ``memory``, ``cpus``, ``pids``, ``network``, ``ports``, ``devices``, ``gpus``,
+                ``read_only`` and ``hostname``. A preset, and ``user="caller"``, are those of the caller of this method.
 
         Raises:
             TypeError, ValueError, BundleError: a change cannot be made.
@@ -410,11 +433,13 @@ class Bundle:
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
         spec = overrides.apply(self.spec, lambda spec: self._with_spec(spec)._container_root())
-        if spec is self.spec:
+        if spec is self.spec and overrides.network is None:
             return self
         changed = self._with_spec(spec)
         if overrides.user is not None:
             changed._has_caller = overrides.user == CALLER
+        if overrides.network is not None:
+            changed._network, changed._ports = overrides.network, overrides.ports
         return changed
 
     def _container_root(self) -> ContainerRoot:
@@ -442,6 +467,7 @@ class Bundle:
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
         changed._spec, changed._layers, changed._has_caller, changed._mounts = spec, self._layers, self._has_caller, self._mounts
+        changed._network, changed._ports, changed._private = self._network, self._ports, self._private
         return changed
 
     def plan(
@@ -494,6 +520,9 @@ class Bundle:
             layer: the name of the container's upper layer, if it has one of its own.
         """
         layers = self._find_layers() if layer else None
+        network = self._private
+        if network is None and self._network == "private":
+            network = private_network(self._ports)
         if empty_process or not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
@@ -505,9 +534,10 @@ class Bundle:
                 die_with_parent=die_with_parent,
                 empty=empty_process,
                 overlay=None if layers is None else layers.overlay(layer),
+                network=network,
             )
         overlay = None if layers is None else layers.overlay(LAYER)
-        key = (self.spec, host, gate, cgroup_manager, die_with_parent, overlay)
+        key = (self.spec, host, gate, cgroup_manager, die_with_parent, overlay, network)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
             template = Template(
                 self.spec,
@@ -517,6 +547,7 @@ class Bundle:
                 manager=cgroup_manager,
                 die_with_parent=die_with_parent,
                 overlay=overlay,
+                network=network,
             )
             self._template = key, template
         return self._template[1].plan(container_id, layer)
@@ -542,22 +573,24 @@ class Bundle:
         self._mounts.clear()
         umount(self.path, force=force, state_root=state_root)
 
-    def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[Path] | tuple[Path, bytes] | tuple[Path, bytes, str]]:
-        if self._layers is not None:
-            return type(self)._variant_fresh, (self.path, self.config_bytes, self._layers.upper.choice)
-        if self._saved:
+    def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[object, ...]]:
+        if self._saved and self._layers is None:
             return type(self).load, (self.path,)
-        return type(self)._variant, (self.path, self.config_bytes)
+        choice = None if self._layers is None else self._layers.upper.choice
+        return type(self)._variant, (self.path, self.config_bytes, choice, self._has_caller, self._network, self._ports)
 
     @classmethod
-    def _variant(cls, path: Path, config: bytes) -> Self:
-        """Return a bundle whose configuration is not the one in config.json."""
-        return cls(path, config=config)
+    def _variant(
+        cls, path: Path, config: bytes, choice: str | None, has_caller: bool, network: str, ports: tuple[Port, ...]
+    ) -> Bundle:
+        """Return a bundle whose configuration may not be the one in config.json.
 
-    @classmethod
-    def _variant_fresh(cls, path: Path, config: bytes, choice: str) -> Bundle:
-        """Return a bundle of `fresh`, whose configuration may not be the one in config.json."""
-        return cls._variant(path, config)._fresh(choice)
+        Args:
+            choice: the upper layer of `fresh`; None for a bundle of another kind.
+        """
+        bundle = cls(path, config=config)
+        bundle._has_caller, bundle._network, bundle._ports = has_caller, network, ports
+        return bundle if choice is None else bundle._fresh(choice)
 
     def __enter__(self) -> Self:
         try:

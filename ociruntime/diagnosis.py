@@ -20,6 +20,7 @@ import attrs
 from .arguments import parse_path
 from .engine.causes import OLDEST_KERNEL, user_namespace_setting
 from .engine.filesystems import MOUNTERS, MTAB, Programs
+from .engine.networks import NetworkPrograms
 from .errors import StateError, UnsupportedError
 from .host import Host
 from .plan.cgroups.placement import no_cgroups, privileged_remedy
@@ -128,6 +129,8 @@ class Probes:
     host: Host
     programs: Programs
     """The programs for users, and whether FUSE can be used."""
+    networks: NetworkPrograms
+    """The programs for private networks."""
     mksquashfs: str
     """Its path, or an empty string."""
     release: str
@@ -175,6 +178,7 @@ def _probe(state_root: str | None) -> Probes:
     return Probes(
         host=Host.probe(),
         programs=Programs.find(),
+        networks=NetworkPrograms.find(),
         mksquashfs=shutil.which("mksquashfs") or "",
         release=release,
         filesystems=_find_filesystems(release),
@@ -253,8 +257,10 @@ _INSTALL: Final = {
 }
 _PACKAGES: Final[dict[str, dict[str, str]]] = {
     "squashfuse": {},
+    "slirp4netns": {},
     "fuse2fs": {},
     "fuse-overlayfs": {},
+    "pasta": dict.fromkeys(("debian", "fedora", "alpine", "arch", "opensuse", "suse"), "passt"),
     "erofsfuse": dict.fromkeys(("fedora", "alpine", "arch", "opensuse", "suse"), "erofs-utils"),
     "fusermount3": dict.fromkeys(("debian", "fedora", "alpine", "arch", "opensuse", "suse"), "fuse3"),
     "unsquashfs": dict.fromkeys(("debian", "fedora", "alpine", "arch"), "squashfs-tools")
@@ -289,6 +295,7 @@ def diagnose(probes: Probes) -> Diagnosis:
             _squashfs_tools(probes),
             _cgroups(probes),
             _systemd(probes),
+            _private_networks(probes),
             _seccomp(probes),
             _state_directory(probes),
         )
@@ -538,6 +545,21 @@ def _systemd(probes: Probes) -> Finding:
         )
     remedy = _by_root(host, f"loginctl enable-linger {host.euid}") if host.euid else ""
     return Finding("systemd", Availability.LIMITED, "it is running, but not for this user", remedy)
+
+
+def _private_networks(probes: Probes) -> Finding:
+    subject, networks = "private network", probes.networks
+    problem, _ = networks.obstacle
+    if problem:
+        if networks.device:
+            remedy = _by_root(probes.host, "modprobe tun; chmod 666 /dev/net/tun")
+        else:
+            remedy = _install(probes, ["slirp4netns" if networks.pasta else "pasta"])
+        return Finding(subject, Availability.MISSING, problem, remedy)
+    program, reason = networks.choose()
+    found = [path for path in (networks.pasta, networks.slirp4netns) if path]
+    because = f", because {reason}" if reason else ""
+    return Finding(subject, Availability.OK, f"found {' and '.join(found)}: {program} is used{because}")
 
 
 def _seccomp(probes: Probes) -> Finding:

@@ -24,7 +24,7 @@ from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import RunKeywords, RunOptions
-from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike
+from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike
 from .presets import Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, Strategy, may_mount, shared_mounts
@@ -85,6 +85,7 @@ def run(
     network: Network | None = None,
     devices: Iterable[StrPath] | None = None,
     gpus: str | int | None = None,
+    ports: Ports | None = None,
     read_only: bool | None = None,
     overlay: StrPath | None = None,
     hostname: str | None = None,
@@ -119,8 +120,12 @@ def run(
         memory: memory limit in bytes or as ``"512M"``. A program that needs more is killed.
         cpus: CPU time in CPUs: 0.5 is half of one.
         pids: limit of processes and threads.
-        network: ``"none"`` or False for an empty network, ``"host"`` for the host's. Default: as the configuration says, which is
-            empty for an image.
+        network: ``"none"`` or False for an empty network, ``"host"`` for the host's, ``"private"`` for one of the container that
+            reaches the host's by pasta or slirp4netns, or the path of a network namespace. Default: as the configuration says,
+            which is empty for an image.
+        ports: ports of the host that are forwarded to the container, with ``network="private"``: ``{8080: 80}``,
+            ``{"0.0.0.0:8080": 80}``, ``{"5353/udp": 53}``, or strings as ``"127.0.0.1:8080:80"``. Without an address connections
+            are accepted at 127.0.0.1 only.
         devices: devices of the host: ``"/dev/fuse"``, ``"/dev/ttyUSB0:/dev/tty:rw"`` (path in the container, access), or
             ``"vendor.com/class=name"`` for what a CDI spec offers, which `devices` lists.
         gpus: ``"all"``; the names of GPUs such as ``"0,1"``; or their number. A CDI spec must offer them.
@@ -177,6 +182,7 @@ def run(
         network=network,
         devices=devices,
         gpus=gpus,
+        ports=ports,
         read_only=read_only,
         overlay=overlay,
         hostname=hostname,

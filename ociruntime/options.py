@@ -14,7 +14,7 @@ import attrs
 
 from .arguments import check_choice, check_int, check_str, check_type, parse_path, parse_timeout, wrong_type
 from .files import absolute_path
-from .overrides import Args, Env, MountLike, Network, Overrides, StrPath, UserLike, is_bool, validated_by
+from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike, is_bool, validated_by
 from .presets import Preset, complete, parse_preset
 from .rootfs.layers import Strategy, parse_strategy
 from .rootfs.uppers import parse_overlay
@@ -121,6 +121,7 @@ class ConfigurationKeywords(TypedDict, total=False):
     network: Network | None
     devices: Iterable[StrPath] | None
     gpus: str | int | None
+    ports: Ports | None
     read_only: bool | None
     hostname: str | None
 
@@ -390,6 +391,7 @@ def _overrides_of_run(options: RunOptions) -> Overrides:
         network=options.network,
         devices=options.devices,
         gpus=options.gpus,
+        ports=options.ports,
         read_only=options.read_only,
         hostname=options.hostname,
     )
@@ -425,6 +427,7 @@ class RunOptions(_StreamOptions):
     network: Network | None = None
     devices: Iterable[StrPath] | None = None
     gpus: str | int | None = None
+    ports: Ports | None = None
     read_only: bool | None = None
     overlay: str = attrs.field(default=None, converter=parse_overlay)
     hostname: str | None = None

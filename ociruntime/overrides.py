@@ -23,10 +23,11 @@ from .arguments import (
     shown,
     wrong_type,
 )
+from .engine.networks import parse_ports
 from .files import absolute_path
 from .host import Host
 from .plan.mount_options import KNOWN_OPTIONS
-from .plan.namespaces import KEEP_GROUPS, maps_own_id_alone
+from .plan.namespaces import KEEP_GROUPS, Port, maps_own_id_alone
 from .rootfs.users import CALLER, Caller, is_shown, resolve, working_directory
 from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
-__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "StrPath", "UserLike"]
+__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "Ports", "StrPath", "UserLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Args: TypeAlias = Sequence[StrPath]
@@ -46,7 +47,10 @@ UserLike: TypeAlias = "str | int | tuple[int, int] | User"
 ``"caller"`` is the caller."""
 MountLike: TypeAlias = "str | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, or a `Mount`."""
-Network: TypeAlias = Literal["none", "host", False]
+Network: TypeAlias = "Literal['none', 'host', 'private', False] | StrPath"
+"""``"none"`` or False, ``"host"``, ``"private"``, or the path of a network namespace."""
+Ports: TypeAlias = "Mapping[int, int] | Mapping[str, int] | Mapping[int | str, int | str] | Iterable[str]"
+"""``{8080: 80}``, ``{"0.0.0.0:8080": 80, "5353/udp": 53}``: ports of the host and of the container; or ``["8080:80"]``."""
 
 _PERIOD: Final = 100_000
 """Period of the CPU quota in microseconds: the kernel's default."""
@@ -91,9 +95,18 @@ def _check_hostname(_: object, attribute: attrs.Attribute[Any], value: str | Non
         raise ValueError(f"{attribute.name} is {shown(value)}: 1 to {_HOST_NAME_MAX} bytes are needed")
 
 
-def _check_network(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and value not in ("none", "host", False):
-        raise ValueError(f"{attribute.name} is {shown(value)}: 'none' or False (an empty network), or 'host' is needed")
+def _parse_network(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value in ("none", "host", "private")):
+        return value
+    if value is False:
+        return "none"
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ValueError(
+            f"network is {shown(value)}: 'none' or False (an empty network), 'host', 'private', or the absolute path of a network "
+            "namespace is needed"
+        )
+    return path
 
 
 def _check_groups(_: object, attribute: attrs.Attribute[Any], value: Sequence[int] | None) -> None:
@@ -268,7 +281,8 @@ class Overrides:
     memory: int | None = attrs.field(default=None, converter=_parse_memory)
     cpus: float | None = attrs.field(default=None, converter=_parse_cpus)
     pids: int | None = attrs.field(default=None, converter=_parse_pids)
-    network: Network | None = attrs.field(default=None, validator=_check_network)
+    network: str | None = attrs.field(default=None, converter=_parse_network)
+    ports: tuple[Port, ...] = attrs.field(default=(), converter=parse_ports)
     devices: tuple[Requested, ...] | None = attrs.field(default=None, converter=_parse_devices)
     gpus: Gpus | None = attrs.field(default=None, converter=_parse_gpus)
     read_only: bool | None = attrs.field(default=None, validator=is_bool)
@@ -284,6 +298,10 @@ class Overrides:
     no_new_privileges: bool | None = attrs.field(default=None, validator=is_bool)
     apparmor_profile: str | None = attrs.field(default=None, validator=is_str)
     selinux_label: str | None = attrs.field(default=None, validator=is_str)
+
+    def __attrs_post_init__(self) -> None:
+        if self.ports and self.network != "private":
+            raise ValueError(f"ports needs network='private', and network is {shown(self.network)}")
 
     def key(self) -> tuple[object, ...]:
         """Return a key that is equal for equal overrides. It is hashable if the values are."""
@@ -347,7 +365,7 @@ class Overrides:
             return spec
         kind = NamespaceType.NETWORK
         if self.network != "host":
-            return spec.with_namespace(kind)
+            return spec.with_namespace(kind, self.network if self.network.startswith("/") else None)
         own = {namespace.type for namespace in (spec.linux.namespaces if spec.linux else None) or ()}
         if kind not in own:
             return spec

@@ -92,6 +92,8 @@ class StateRecord(TypedDict, total=False):
     """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
     supervisor: list[int]
     """Its pid and start time."""
+    network: list[int]
+    """Pid and start time of the guard of its private network."""
     attach_socket: str
     control_socket: str
     sync: bool
@@ -237,7 +239,19 @@ def _unlink(path: str) -> None:
 # ---- the recovery record ----
 
 RECOVERY: Final = "recovery"
-_RECOVERED: Final = ("bundle", "rootfs", "annotations", "hooks", "cgroups", "undo", "supervisor", "ephemeral", "pid", "pid_start")
+_RECOVERED: Final = (
+    "bundle",
+    "rootfs",
+    "annotations",
+    "hooks",
+    "cgroups",
+    "undo",
+    "supervisor",
+    "ephemeral",
+    "network",
+    "pid",
+    "pid_start",
+)
 """Members of `StateRecord` that are recorded."""
 _RESERVE: Final = 128
 """Bytes that are kept free for the line with the pid, so that no lack of space can prevent it."""

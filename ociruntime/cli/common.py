@@ -26,7 +26,7 @@ OF_IMAGE: Final = frozenset({"keys", "platform", "reference", "strategy", "verif
 """Options about an image, by the names of their values."""
 OF_NEW_CONTAINER: Final = OF_IMAGE | frozenset(
     "bind cleanenv compat contain containall device env_file fakeroot gpus home hostname hpc net network no_home no_mount overlay "
-    "scratch workdir writable_tmpfs".split()
+    "publish scratch workdir writable_tmpfs".split()
 )
 """Options that a running container cannot follow."""
 

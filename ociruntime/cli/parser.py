@@ -294,10 +294,10 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     """Add the options that change the configuration of a container.
 
     Args:
-        as_in_runc: whether ``-e`` is ``--env`` and ``-c`` another option, as in ``runc exec``.
+        as_in_runc: whether ``-e`` is ``--env``, and ``-c`` and ``-p`` are other options, as in ``runc exec``.
     """
     changes = parser.add_argument_group("changes of the configuration")
-    env, contain = (["-e"], []) if as_in_runc else ([], ["-c"])
+    env, contain, publish = (["-e"], [], []) if as_in_runc else ([], ["-c"], ["-p"])
     changes.add_argument(
         *env, "--env", action="append", default=[], metavar="NAME=VALUE[,NAME=VALUE]", help="set environment variables"
     )
@@ -318,6 +318,19 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
         help="bind files and directories of the host (default destination: the same path)",
     )
     changes.add_argument(
+        "--network",
+        metavar="none|host|private|PATH",
+        help="an empty network, that of the host, one that reaches it by pasta or slirp4netns, or a network namespace",
+    )
+    changes.add_argument(
+        *publish,
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[ADDRESS:]PORT:PORT[/udp]",
+        help="with --network private: forward a port of the host to one of the container (default address: 127.0.0.1)",
+    )
+    changes.add_argument(
         "--device",
         action="append",
         default=[],
@@ -328,7 +341,6 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     changes.add_argument(
         "-S", "--scratch", action="append", default=[], type=absolute, metavar="DIR", help="an empty DIR in memory"
     )
-    changes.add_argument("--network", choices=("none", "host"), help="an empty network, or that of the host")
     changes.add_argument("-n", "--net", action="store_true", help="same as --network none")
     changes.add_argument("--hostname", metavar="NAME", help="hostname in the container")
     changes.add_argument("-f", "--fakeroot", action="store_true", help="run as root of the container, with --hpc too")

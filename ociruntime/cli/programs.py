@@ -104,6 +104,7 @@ def changes(options: Namespace) -> dict[str, Any]:
         "user": 0 if options.fakeroot else options.user,
         "mounts": mounts or None,
         "network": "none" if options.net and options.network is None else options.network,
+        "ports": options.publish or None,
         "hostname": options.hostname,
         "devices": options.device or None,
         "gpus": options.gpus,

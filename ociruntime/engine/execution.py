@@ -25,6 +25,7 @@ from .causes import denied_by_filter, explain_clone, how_it_died, make_error
 from .clone import clone
 from .host_steps import execute_step
 from .launch import NONE_PRESERVED, STALL, Init, Message, Preserved, StallDetector, own_child
+from .networks import NetworkHelper
 from .processes import describe_state
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Execution:
         receivers: functions that take file descriptors from the init, by operation.
         hooks: the hooks of the plan.
         mount: creates a detached mount of the container's image, given its name in the plan.
+        directory: the state directory of the container, for the programs that the plan starts on the host.
         deadline: the end of the time-out, by `time.monotonic`.
     """
 
@@ -77,9 +79,13 @@ class Execution:
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
         hooks: HookRunner | None = None,
         mount: Callable[[str], int] | None = None,
+        directory: str = "",
         deadline: float | None = None,
     ) -> None:
         self.plan = plan
+        self.network: NetworkHelper | None = None
+        """What connects the network of the container, until the caller releases it."""
+        self._directory = directory
         self._stdio = stdio
         self._given = {"gate": gate, "pidfd": pidfd, "peer": peer}
         self._preserve = preserve
@@ -338,6 +344,17 @@ class Execution:
             self._at += 1
 
     def _carry_out(self, step: Step) -> Callable[[], None] | None:
+        if step.op == "network":
+            program, ports, forwards_dns = step.values
+            self.network = NetworkHelper(
+                self.init,
+                cast("str", program),
+                cast("Sequence[tuple[str, int, int, str]]", ports),
+                bool(forwards_dns),
+                directory=self._directory,
+                deadline=self._deadline,
+            )
+            return self.network.kill
         if step.op not in ("hook", "hook_state"):
             return execute_step(step, self._init)
         assert self._hooks is not None, "a plan with hooks"
@@ -408,7 +425,7 @@ class Execution:
 
 _LAST: Final = frozenset({"gate", "exec", "reap", "fork_last", "serve"})
 """Operations with which the init closes the connection when all went well."""
-_ONCE: Final = frozenset({"hook", "hook_state", "netdev_move", "systemd_scope", "rdt_make", "rdt_class", "handout"})
+_ONCE: Final = frozenset({"hook", "hook_state", "netdev_move", "systemd_scope", "rdt_make", "rdt_class", "handout", "network"})
 """Operations with an effect outside the container: a plan with one of them is not executed twice."""
 
 

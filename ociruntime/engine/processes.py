@@ -43,14 +43,19 @@ class Exit(NamedTuple):
         return -self.signal if self.signal else self.code
 
 
-def open_process(pid: int, started: int) -> int | None:
-    """Return a pidfd of the process with this pid and start time; None if it has ended."""
+def open_process(pid: int, started: int, *, ending: bool = False) -> int | None:
+    """Return a pidfd of the process with this pid and start time; None if it has ended.
+
+    Args:
+        ending: return one also for a process that has begun to end, or is not reaped. The first process of a pid namespace ends
+            after all others there.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
     try:
-        same = start_time(pid) == started
+        same = started == (_begin_of(pid) if ending else start_time(pid))
     except BaseException:
         os.close(pidfd)
         raise
@@ -58,6 +63,21 @@ def open_process(pid: int, started: int) -> int | None:
         return pidfd
     os.close(pidfd)
     return None
+
+
+def _begin_of(pid: int) -> int:
+    """Return the start time of a process until it is reaped; then 0."""
+    fields = read_stat(pid)
+    return 0 if fields is None else int(fields[19])
+
+
+def is_init(pid: int) -> bool:
+    """Return whether a process executes the program of the init process, and has not become another one."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read() == "oci-init\n"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def pid_namespace_members(pid: int) -> set[int]:

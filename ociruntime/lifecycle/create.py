@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
-from ..engine import undo
+from ..engine import networks, undo
 from ..engine.clone import clone
 from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
@@ -79,6 +79,8 @@ def prepare(bundle: Bundle, options: CreateOptions, entry: Entry, *, layer: str 
     if options.terminal is not None:
         bundle = bundle.with_process(terminal=options.terminal)
     launched = with_caller(bundle, entry) if bundle._has_caller else bundle
+    if bundle._network:
+        launched = with_network(launched, entry)
     if bundle.spec.process is not None:
         if options.listen_fds or options.notify_socket:
             launched = activate(launched, entry, options.listen_fds, options.notify_socket)
@@ -145,13 +147,46 @@ def with_caller(bundle: Bundle, entry: Entry) -> Bundle:
         BundleError: a file of the container is not valid.
         StateError: a file cannot be written.
     """
-    mounts = []
-    for name, content in Caller.current().accounts(bundle._container_root()).items():
-        entry.save(name, content)
-        (entry.path / name).chmod(0o644)  # whatever the umask
-        source, options = str(entry.path / name), ("bind", "ro", "nosuid", "nodev", "noexec")
-        mounts.append(Mount(destination=f"/etc/{name}", type="bind", source=source, options=options))
-    return bundle.with_overrides(Overrides(mounts=mounts))
+    accounts = Caller.current().accounts(bundle._container_root())
+    return bundle.with_overrides(Overrides(mounts=[_file(entry, f"/etc/{name}", content) for name, content in accounts.items()]))
+
+
+def _file(entry: Entry, destination: str, content: bytes) -> Mount:
+    """Make a file in the state directory of a container, and return its mount. Raises StateError: it cannot be written."""
+    name = os.path.basename(destination)
+    entry.save(name, content)
+    (entry.path / name).chmod(0o644)  # whatever the umask
+    return _bind(str(entry.path / name), destination)
+
+
+def _bind(source: str, destination: str) -> Mount:
+    return Mount(destination=destination, type="bind", source=source, options=("bind", "ro", "nosuid", "nodev", "noexec"))
+
+
+# ---- the network ----
+
+
+def with_network(bundle: Bundle, entry: Entry) -> Bundle:
+    """Return the bundle with read-only mounts of resolv.conf and hosts, as its network needs them. The image does not change.
+
+    Raises:
+        UnsupportedError: this host has no program for a private network.
+        StateError: a file cannot be written.
+    """
+    files, private = bundle._network_files, None
+    if bundle._network == "private":
+        private = networks.private_network(bundle._ports)
+        contents = {networks.RESOLV_CONF: networks.resolv_conf(private), networks.HOSTS: networks.hosts(bundle.spec.hostname)}
+        mounts = [_file(entry, path, contents[path].encode()) for path in files]
+    elif bundle._network == "none":
+        mounts = [_file(entry, path, networks.hosts(None).encode()) for path in files if path == networks.HOSTS]
+    else:
+        mounts = [_bind(path, path) for path in files if os.path.isfile(path)]
+    launched = bundle.with_overrides(Overrides(mounts=mounts)) if mounts else bundle
+    if private is not None:
+        launched = launched._with_spec(launched.spec)
+        launched._private = private
+    return launched
 
 
 # ---- socket activation and the readiness notification ----
@@ -432,6 +467,7 @@ class Creation:
             receivers=receivers(spec, self.document, self._console()),
             hooks=self._hooks_of(plan),
             mount=prepared.mount,
+            directory=self.entry.directory,
             deadline=deadline,
         )
         self._clean_ups.on_failure(execution.abort)
@@ -471,6 +507,8 @@ class Creation:
         """Record the container as created, and let its init process go on. Raises StepError, HookError."""
         init, document = execution.init, self.document
         document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
+        if execution.network is not None:
+            document["network"] = [execution.network.pid, execution.network.start]
         document["status"] = Status.RUNNING if self._start else Status.CREATED
         if self._start:
             document["started_at"] = time.time_ns()
@@ -481,6 +519,8 @@ class Creation:
             self._ready = Ready(self.entry, document)
             self._clean_ups.on_failure(self._ready.close)
         execution.finish()
+        if execution.network is not None:
+            execution.network.release()
         process = prepared.bundle.spec.process
         launched = Launched(
             args=tuple((process.args if process else None) or ()),

@@ -13,9 +13,12 @@ from ..engine.processes import (
     KILL_TIMEOUT,
     describe_state,
     ended_within,
+    is_init,
     not_dead,
+    open_process,
     pid_namespace_members,
     pid_of,
+    reap_abandoned,
     wait_init,
     wait_killed,
 )
@@ -23,6 +26,8 @@ from ..errors import ContainerNotFound, HookError, StateError, UnsupportedError,
 from ..store import Entry, StateRecord, Status, oci_state
 from .status import SUPERVISOR_END, first_process, status_of, supervisor_of
 
+NETWORK_END: Final = 1.0
+"""Seconds for the guard of a private network to end by itself, after the container."""
 _LOCK_TIMEOUT: Final = 10.0
 """Seconds for another operation on the container to end, before a deletion by force ends it."""
 
@@ -172,6 +177,7 @@ def _is_abandoned(entry: Entry) -> bool:
 def sweep(entry: Entry, document: StateRecord) -> None:
     """Remove everything of a container whose init process has ended. The caller holds the lock."""
     _end_supervisor(entry, document)
+    _end_network(entry, document)
     undo.undo_all(document.get("undo", []))
     entry.remove()
 
@@ -185,6 +191,30 @@ def _end_supervisor(entry: Entry, document: StateRecord) -> None:
         if not ended_within(pidfd, SUPERVISOR_END):
             _kill(pidfd)
             wait_killed(document["supervisor"][0], pidfd, f"the supervisor of container {entry.id!r}")
+    finally:
+        os.close(pidfd)
+
+
+def _end_network(entry: Entry, document: StateRecord) -> None:
+    """Wait for the end of the guard of the private network of a container that has ended, and kill it if that takes too long.
+
+    Raises:
+        StateError: another process than a guard is recorded.
+        TimeoutError: it does not die.
+    """
+    if "network" not in document:
+        return
+    pid, started = document["network"]
+    pidfd = open_process(pid, started, ending=True)
+    if pidfd is None:
+        return
+    try:
+        if not ended_within(pidfd, NETWORK_END):
+            if not is_init(pid):
+                raise undo.refusal(f"process {pid}", "it is not the guard of a network")
+            _kill(pidfd)
+            wait_killed(pid, pidfd, f"the guard of the network of container {entry.id!r}")
+        reap_abandoned()
     finally:
         os.close(pidfd)
 

@@ -38,6 +38,7 @@ from .namespaces import (
     compile_loopback,
     compile_names,
     compile_net_devices,
+    compile_private_network,
     compile_procfs,
     compile_stream_owner,
     compile_sysctl,
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
 
     from ..host import Host
     from ..spec import RuntimeSpec
-    from .namespaces import Namespaces
+    from .namespaces import Namespaces, PrivateNetwork
     from .rootfs import Overlay
 
 
@@ -106,6 +107,7 @@ def compile_create(
     die_with_parent: bool | None = False,
     empty: bool = False,
     overlay: Overlay | None = None,
+    network: PrivateNetwork | None = None,
 ) -> Plan:
     """Compile the plan that creates and starts a container.
 
@@ -120,6 +122,7 @@ def compile_create(
             it. Without a new pid namespace that is the first process alone, until it gains capabilities by execve.
         empty: whether no program is executed: the init stays the first process and reaps its children, for a pod.
         overlay: becomes the root filesystem in the place of the directory that the config names.
+        network: connects the new network namespace of the container with that of the caller.
 
     Raises:
         SpecError: the config contradicts itself, or no host can do what it asks for.
@@ -130,7 +133,9 @@ def compile_create(
         raise SpecError([Problem("$.process", "is needed to start a container", "config.md#process")])
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
-    create = _Create(spec, host, bundle, container_id, manager, die_with_parent=die_with_parent, empty=empty, overlay=overlay)
+    create = _Create(
+        spec, host, bundle, container_id, manager, die_with_parent=die_with_parent, empty=empty, overlay=overlay, network=network
+    )
     create.before_clone()
     create.in_runtime_namespaces()
     create.in_new_namespaces()
@@ -158,6 +163,7 @@ class _Create:
         die_with_parent: bool | None,
         empty: bool,
         overlay: Overlay | None,
+        network: PrivateNetwork | None,
     ) -> None:
         self.configured = spec.linux
         self.spec = spec = with_default_mappings(spec, host)
@@ -169,6 +175,7 @@ class _Create:
         self.die_with_parent = die_with_parent
         self.empty = empty
         self.overlay = overlay
+        self.network = network
         # Without a process the container waits at the gate, which never opens.
         self.process = spec.process or ProcessSpec(cwd="/")
         self.rootfs = rootfs_path(spec, bundle)
@@ -231,6 +238,8 @@ class _Create:
         compile_enter(builder, self.namespaces, linux, host, changed_namespaces(self.spec), configured=self.configured)
         compile_loopback(builder, self.namespaces)
         compile_net_devices(builder, linux, self.namespaces.own)
+        if self.network is not None:
+            compile_private_network(builder, linux, self.namespaces, self.network)
         if self.own_tree:
             cut_tree_propagation(builder, self.spec)
         if self.overlay is not None:
@@ -612,6 +621,7 @@ class Template:
         manager: Manager,
         die_with_parent: bool | None,
         overlay: Overlay | None = None,
+        network: PrivateNetwork | None = None,
     ) -> None:
         self._plan = plan = compile_create(
             spec,
@@ -622,6 +632,7 @@ class Template:
             manager=manager,
             die_with_parent=die_with_parent,
             overlay=overlay,
+            network=network,
         )
         self._steps = [(index, _varies(repr(step.values))) for index, step in enumerate(plan.steps) if _varies(repr(step))]
         self._inputs = [index for index, entry in enumerate(plan.inputs) if _varies(repr(entry))]

@@ -80,6 +80,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "idmap": ("file", "text", "helper"),
     "proc_write": ("file", "text"),
     "netdev_move": ("name", "new_name"),
+    "network": ("program", "ports", "forwards_dns"),
     "rdt_make": ("group",),
     "rdt_schemata": ("group", "lines"),
     "rdt_class": ("group", "lines"),

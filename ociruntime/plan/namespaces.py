@@ -467,6 +467,54 @@ def compile_net_devices(builder: PlanBuilder, linux: Linux | None, own: Containe
         )
 
 
+class Port(NamedTuple):
+    """A port of the host that is forwarded to one of the container."""
+
+    address: str
+    """The IPv4 address of the host at which connections are accepted."""
+    number: int
+    container_port: int
+    protocol: str = "tcp"
+    """``tcp`` or ``udp``."""
+
+    @property
+    def at(self) -> str:
+        """Where connections are accepted: ``127.0.0.1:8080/tcp``."""
+        return f"{self.address}:{self.number}/{self.protocol}"
+
+
+class PrivateNetwork(NamedTuple):
+    """User-mode networking for the network namespace of one container (see `ociruntime.engine.networks`)."""
+
+    program: str
+    """The path of pasta or slirp4netns."""
+    reason: str = ""
+    """Why it is not the better one."""
+    ports: tuple[Port, ...] = ()
+    nameservers: tuple[str, ...] = ()
+    """The addresses of resolvers, as the container reaches them."""
+    resolver_options: tuple[str, ...] = ()
+    """Further lines for resolv.conf."""
+    forwards_dns: bool = False
+    """Whether the program forwards queries to a resolver on the loopback address of the host."""
+    warning: str = ""
+
+
+def compile_private_network(builder: PlanBuilder, linux: Linux | None, namespaces: Namespaces, network: PrivateNetwork) -> None:
+    """Let the caller connect the new network namespace of the container with its own.
+
+    The caller finds the namespace by a netlink socket in it, as for `compile_net_devices`.
+    """
+    assert "network" in namespaces.new, "the configuration has a new network namespace"
+    if network.warning:
+        builder.warn(network.warning)
+    if not (linux and linux.net_devices):
+        builder.add("netlink", text="netlink socket in the container's network namespace, for the caller")
+    text = f"user-mode networking by {network.program}" + (f", because {network.reason}" if network.reason else "")
+    text += "".join(f"; {port.at} -> {port.container_port}" for port in network.ports)
+    builder.add_host("network", network.program, tuple(map(tuple, network.ports)), network.forwards_dns, text=text)
+
+
 def compile_sysctl(builder: PlanBuilder, linux: Linux | None, proc: int) -> None:
     """Write kernel parameters through the procfs in a slot (config-linux.md#sysctl)."""
     for key, value in ((linux.sysctl if linux else None) or {}).items():

@@ -13,6 +13,7 @@ import ociruntime as oci
 from ociruntime import diagnosis
 from ociruntime.diagnosis import Availability, Probes, diagnose
 from ociruntime.engine.filesystems import Programs
+from ociruntime.engine.networks import NetworkPrograms
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host, Systemd, _subids
 
@@ -30,6 +31,7 @@ ROOT = Probes(
         True,
         "/bin/fuse-overlayfs",
     ),
+    networks=NetworkPrograms("/bin/pasta", "/bin/slirp4netns"),
     mksquashfs="/bin/mksquashfs",
     release="6.18.1",
     filesystems=frozenset({"overlay", "squashfs", "ext4", "erofs"}),
@@ -155,6 +157,14 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
          "use --cgroup-manager systemd, or run in 'systemd-run --user --scope -p Delegate=yes'", True),
         (NO_CGROUPS, "systemd", "limited", "not for this user", "let root run 'loginctl enable-linger 1000'", True),
         (on_host(USER, systemd=None, booted=False), "systemd", "missing", "not booted with systemd", "", True),
+        (attrs.evolve(USER, networks=NetworkPrograms("", "")), "private network", "missing", "neither pasta nor slirp4netns",
+         "let root run 'apt install passt'", True),
+        (attrs.evolve(USER, networks=NetworkPrograms("/bin/pasta", "", routed=False)), "private network", "missing", "default route",
+         "let root run 'apt install slirp4netns'", True),
+        (attrs.evolve(USER, networks=NetworkPrograms("/bin/pasta", "/bin/s", routed=False)), "private network", "ok",
+         "/bin/s is used, because pasta needs a default route", "", True),
+        (attrs.evolve(ROOT, networks=NetworkPrograms("/bin/pasta", "", device="/dev/net/tun does not exist")), "private network",
+         "missing", "/dev/net/tun does not exist", "run 'modprobe tun; chmod 666 /dev/net/tun'", True),
         (on_host(USER, seccomp=False), "seccomp", "missing", "kernel", "use a kernel with CONFIG_SECCOMP_FILTER", False),
         (attrs.evolve(USER, seccomp_problem=LIBRARY), "seccomp", "missing", "libseccomp", "install libseccomp2 (Debian)", False),
         (attrs.evolve(USER, state_problem="/x cannot be used; give another one"), "state directory", "missing",

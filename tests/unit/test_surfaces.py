@@ -101,6 +101,7 @@ def values(declared: Any) -> dict[str, Any]:
         "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
         "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs", "reference": "a:1", "platform": "linux/arm64",
         "strategy": "fuse",
+        "ports": {8080: 80},
     }  # fmt: skip
     return {name: special.get(name, True) for name in [*declared.__optional_keys__, *TEXT]}
 
@@ -159,7 +160,7 @@ def test_popen_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("keyword", sorted(values(RunKeywords)))
 def test_run_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {keyword: values(RunKeywords)[keyword]} | (
-        {"capture_output": True} if keyword in ("terminal", "input") else {}
+        {"capture_output": True} if keyword in ("terminal", "input") else {"network": "private"} if keyword == "ports" else {}
     )
     calls: list[Any] = []
     monkeypatch.setattr(ephemeral, "find_bundle", lambda image, options: (image, options))
