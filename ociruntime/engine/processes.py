@@ -81,7 +81,10 @@ def is_init(pid: int) -> bool:
 
 
 def pid_namespace_members(pid: int) -> set[int]:
-    """Return the processes in the pid namespace of a process; only itself if that is the caller's own namespace."""
+    """Return the processes in the pid namespace of a process; only itself if that is the caller's own namespace.
+
+    Those that have exited, and are not reaped yet, are left out, as cgroups leave them out.
+    """
     try:
         namespace = os.stat(f"/proc/{pid}/ns/pid")
     except FileNotFoundError:
@@ -91,7 +94,7 @@ def pid_namespace_members(pid: int) -> set[int]:
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), namespace):
+            if os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), namespace) and start_time(int(name)):
                 found.add(int(name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, or belongs to another user
