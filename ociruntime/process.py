@@ -48,6 +48,10 @@ class Result(Generic[AnyStr]):
     """Whether the kernel killed a process of the container for lack of memory; of an exec, whether it killed the exec process."""
     usage: Usage = attrs.field(factory=Usage)
     """CPU time and memory used."""
+    timed_out: bool = False
+    """Whether it was killed because its time was over."""
+    truncated: bool = False
+    """Whether there was more output than ``max_output``, of which the rest is lost."""
 
     @property
     def signal(self) -> int | None:
@@ -213,7 +217,7 @@ class LaunchedProcess:
         """Return the result of a process that has ended, with the output that was read."""
         code, duration = self.reap(), time.monotonic() - self.began
         output = self.streams.output(1), self.streams.output(2)
-        return Result(self.args, code, *output, duration, self.oom_killed, self.usage)
+        return Result(self.args, code, *output, duration, self.oom_killed, self.usage, truncated=self.streams.truncated)
 
     def detach(self) -> None:
         """Leave the process to the process that becomes its parent when this one ends. It is never reaped here."""
@@ -410,7 +414,7 @@ class Deadline:
         if self.at is None or self._timeout is None or now < self.at:
             raise error
         streams.launched()
-        result: Result[Any] = Result(error.command, -9, streams.output(1), streams.output(2), now - self._began)
+        result: Result[Any] = Result(error.command, -9, streams.output(1), streams.output(2), now - self._began, timed_out=True)
         return ProcessTimeout(error.command, self._timeout, result)
 
 
@@ -456,5 +460,5 @@ def finish(
     if not in_time:
         process.check_dead()
         assert timeout is not None
-        raise ProcessTimeout(process.args, timeout, result())
+        raise ProcessTimeout(process.args, timeout, attrs.evolve(result(), timed_out=True))
     return result()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import codecs
 import errno
+import fcntl
 import io
 import os
 import select
+import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from .arguments import check_bool, check_fd, check_str, optional, shown, wrong_type
@@ -116,6 +119,54 @@ class Codec(NamedTuple):
     def encode(self, text: str) -> bytes:
         return text.encode(self.encoding, self.errors)
 
+    def decoder(self) -> io.IncrementalNewlineDecoder:
+        """Return a decoder of text that arrives in parts, which turns every kind of line end into one, as `decode` does."""
+        return io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(self.encoding)(self.errors), translate=True)
+
+
+class Output:
+    """What is done with the output of a program while it is read: a limit of what is kept, and functions that get all of it.
+
+    Args:
+        limit: bytes of each stream that are kept, the first ones; None for all.
+        receivers: functions that get what was read, by the numbers of the streams: bytes, or text with a codec.
+    """
+
+    def __init__(self, limit: int | None = None, receivers: Mapping[int, Callable[[Any], object]] | None = None) -> None:
+        self._limit = limit
+        self._receivers = dict(receivers or {})
+        self._decoders: dict[int, io.IncrementalNewlineDecoder] = {}
+        self._sizes = {1: 0, 2: 0}
+
+    def use(self, codec: Codec | None) -> None:
+        """Decode what the functions get."""
+        if codec is not None:
+            self._decoders = {number: codec.decoder() for number in self._receivers}
+
+    @property
+    def truncated(self) -> frozenset[int]:
+        """The streams of which not everything is kept."""
+        return frozenset(number for number, size in self._sizes.items() if self._limit is not None and size > self._limit)
+
+    def take(self, number: int, chunk: bytes, kept: list[bytes]) -> None:
+        """Keep what was read, and pass it on; at the end of a stream the chunk is empty. Raises what the function raises."""
+        if number not in self._receivers and self._limit is None:
+            if chunk:
+                kept.append(chunk)
+            return
+        room = len(chunk) if self._limit is None else max(0, self._limit - self._sizes[number])
+        self._sizes[number] += len(chunk)
+        if chunk and room:
+            kept.append(chunk[:room])
+        if number in self._receivers:
+            data = self._decoders[number].decode(chunk, final=not chunk) if number in self._decoders else chunk
+            if data:
+                try:
+                    self._receivers[number](data)
+                except BaseException:
+                    self._receivers.clear()  # the program is killed, and what it still prints is not passed on
+                    raise
+
 
 class _Raw(Unpicklable, io.RawIOBase):
     """The caller's end of a pipe or terminal. It returns what `Streams.pump` has read already before it reads more."""
@@ -176,13 +227,23 @@ class Streams:
         stdin, stdout, stderr: as in `subprocess`.
         codec: the codec for text; None for bytes.
         bufsize: buffer size of the files, as in `subprocess.Popen`.
+        output: what is done with output that `pump` reads.
     """
 
     def __init__(
-        self, stdin: Stdio = None, stdout: Stdio = None, stderr: Stdio = None, *, codec: Codec | None = None, bufsize: int = -1
+        self,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
+        *,
+        codec: Codec | None = None,
+        bufsize: int = -1,
+        output: Output | None = None,
     ) -> None:
         self.codec = codec
         self._bufsize = bufsize
+        self._taking = output or Output()
+        self._taking.use(codec)
         self.child: list[int] = []
         """The file descriptors that the program gets."""
         self._child_ends: list[int] = []
@@ -193,6 +254,8 @@ class Streams:
         self._captures = False
         self._typed: bytes | None = None
         self._end: EndOfInput | None = None
+        self.linger = True
+        """Whether `pump` goes on after the end of the program while another process has its pipes open."""
         try:
             for number, stream in enumerate((stdin, stdout, stderr)):
                 self.child.append(self._open(number, stream))
@@ -238,6 +301,7 @@ class Streams:
         stderr: Stdio,
         codec: Codec | None,
         terminal: bool = False,
+        output: Output | None = None,
     ) -> Streams:
         """Return the streams of a program that runs to its end, by the rules of `subprocess.run`. Raises ValueError, TypeError."""
         if terminal:
@@ -245,7 +309,7 @@ class Streams:
                 raise ValueError(BESIDE_A_TERMINAL)
             if input is not None and not capture_output:
                 raise ValueError("input for a terminal needs capture_output=True: the terminal echoes it to the output")
-            streams = cls(codec=codec)
+            streams = cls(codec=codec, output=output)
             streams._captures, streams._typed = capture_output, None if input is None else bytes(streams._encoded(input))
             return streams
         if input is not None:
@@ -256,7 +320,7 @@ class Streams:
             if stdout is not None or stderr is not None:
                 raise ValueError("stdout and stderr cannot be used with capture_output=True, which captures both")
             stdout = stderr = PIPE
-        streams = cls(stdin, stdout, stderr, codec=codec)
+        streams = cls(stdin, stdout, stderr, codec=codec, output=output)
         try:
             streams.feed(input)
         except BaseException:
@@ -361,6 +425,9 @@ class Streams:
                         running = False
                         if on_end:
                             on_end()
+                        if not self.linger:
+                            self.drain()
+                            return True
                 elif not self.move(fd, numbers[fd]):
                     poller.unregister(fd)
                     self.finish(numbers.pop(fd))
@@ -369,6 +436,17 @@ class Streams:
                     os.set_blocking(fd, True)
                 return False
         return True
+
+    def drain(self) -> None:
+        """Read what a program that has ended left in its pipes, and close them, also where another process has them open."""
+        for fd, number in self.ends().items():
+            if number:
+                waiting = array.array("i", [0])
+                fcntl.ioctl(fd, termios.FIONREAD, waiting)
+                for _ in range(waiting[0] // _CHUNK + 1):
+                    if not self.move(fd, number):
+                        break
+            self.finish(number)
 
     def ends(self) -> dict[int, int]:
         """Return the numbers of the open ends by their file descriptors, and make them non-blocking, for `move`."""
@@ -381,19 +459,20 @@ class Streams:
         try:
             if number:
                 chunk = os.read(fd, _CHUNK)
-                if chunk:
-                    self._output[number].append(chunk)
-                return bool(chunk)
-            self._input = self._input[os.write(fd, self._input[:_CHUNK]) :]
-            return bool(self._input)
+            else:
+                self._input = self._input[os.write(fd, self._input[:_CHUNK]) :]
+                return bool(self._input)
         except BlockingIOError:
             return True
         except BrokenPipeError:
             return False  # the program has closed its stdin
         except OSError as error:
-            if error.errno == errno.EIO:
-                return False  # the last writer has closed the terminal
-            raise
+            if error.errno != errno.EIO:
+                raise
+            chunk = b""  # the last writer has closed the terminal
+        if number:
+            self._taking.take(number, chunk, self._output[number])
+        return bool(chunk)
 
     @property
     def types(self) -> bool:
@@ -432,7 +511,17 @@ class Streams:
         chunks = self._output.get(number)
         if chunks is None:
             return None
-        return self.codec.decode(b"".join(chunks)) if self.codec else b"".join(chunks)
+        whole = b"".join(chunks)
+        if self.codec is None:
+            return whole
+        if number in self._taking.truncated:
+            return self.codec.decoder().decode(whole)  # without a character of which only a part was kept
+        return self.codec.decode(whole)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether not everything was kept that was read."""
+        return bool(self._taking.truncated)
 
     def _shut(self, number: int) -> None:
         with DeferredSignals():  # an interrupt must not let it be closed twice: its number may be in use again by then

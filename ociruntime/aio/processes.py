@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import errno
 import io
 import os
@@ -11,6 +10,8 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, cast
+
+import attrs
 
 from ..arguments import check_int, check_type, optional, parse_timeout
 from ..engine.processes import POLL_INTERVAL
@@ -145,13 +146,21 @@ async def pump(streams: Streams, program: Waitable, on_end: Callable[[], object]
             await asyncio.sleep(streams.end_again() or POLL_INTERVAL)
 
     typing = loop.create_task(end_again()) if streams.types else None
+    ending = loop.create_task(ended(program))
     try:
-        await ended(program)
+        await asyncio.wait([ending, done], return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            done.result()  # raises the exception of a function that gets the output, without a wait for the end
+        await ending
         if on_end is not None:
             await work(on_end)
-        if busy or done.done():
+        if not streams.linger:
+            forget()
+            streams.drain()
+        elif busy or done.done():
             await done
     finally:
+        ending.cancel()
         if typing is not None:
             typing.cancel()
         forget()
@@ -173,7 +182,7 @@ async def finish(
     await within(KILL_GRACE, pump(process.streams, process))
     process.check_dead()
     assert timeout is not None
-    raise ProcessTimeout(process.args, timeout, result())
+    raise ProcessTimeout(process.args, timeout, attrs.evolve(result(), timed_out=True))
 
 
 class Making(Unpicklable, Generic[T]):
@@ -205,10 +214,7 @@ class Reader(Unpicklable, Generic[AnyStr]):
         self._stream = stream
         self._transport = transport
         self._codec = codec
-        self._decoder: io.IncrementalNewlineDecoder | None = None
-        if codec is not None:  # every kind of line end becomes one, as in text files
-            decoder = codecs.getincrementaldecoder(codec.encoding)(codec.errors)
-            self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        self._decoder: io.IncrementalNewlineDecoder | None = None if codec is None else codec.decoder()
         self._text = ""
         self._begun: list[bytes] = []
         """The parts of a line whose end has not arrived, so that a reader that is cancelled loses nothing."""
