@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .presets import Preset as Preset
     from .process import Process as Process
     from .process import Result as Result
+    from .sandbox import Sandbox as Sandbox
     from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
@@ -98,6 +99,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "lifecycle.prune": "prune",
         "ephemeral": "close_images run",
         "image": "Image SifImage build build_sif pull sign",
+        "sandbox": "Sandbox",
         "spec": "Problem RuntimeSpec",
         "state": "State",
         "stats": "Event Stats Usage",

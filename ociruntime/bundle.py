@@ -523,7 +523,7 @@ class Bundle:
         network = self._private
         if network is None and self._network == "private":
             network = private_network(self._ports)
-        if empty_process or not is_usable(self.spec, cgroup_manager):
+        if not is_usable(self.spec, cgroup_manager):
             return compile_create(
                 self.spec,
                 host,
@@ -537,7 +537,7 @@ class Bundle:
                 network=network,
             )
         overlay = None if layers is None else layers.overlay(LAYER)
-        key = (self.spec, host, gate, cgroup_manager, die_with_parent, overlay, network)
+        key = (self.spec, host, gate, cgroup_manager, die_with_parent, empty_process, overlay, network)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
             template = Template(
                 self.spec,
@@ -546,6 +546,7 @@ class Bundle:
                 gate=gate,
                 manager=cgroup_manager,
                 die_with_parent=die_with_parent,
+                empty=empty_process,
                 overlay=overlay,
                 network=network,
             )
@@ -692,12 +693,14 @@ def fill(
     strategy: Strategy | None = None,
     overlay: str = "",
     private: bool = False,
+    volumes: bool = True,
 ) -> Layers:
     """Make the content of a bundle in an empty directory. What is there after an error is for the caller to remove.
 
     Args:
         overlay: the upper layer that each container mounts; an empty string for the usual one.
         private: whether each container mounts the image, also where this user may mount it on the host.
+        volumes: as for `spec_of`.
     """
     (path / "rootfs").mkdir()
     (path / "volumes").mkdir(mode=0o700)
@@ -709,15 +712,20 @@ def fill(
     else:
         (path / "overlay").mkdir(mode=0o700)
     if spec is None:
-        spec = spec_of(image, path, ContainerRoot(*((path / "rootfs",) if layers.shared else layers.paths)))
+        root = ContainerRoot(*((path / "rootfs",) if layers.shared else layers.paths))
+        spec = spec_of(image, path, root, volumes=volumes)
     if (overlay == NONE or not (layers.shared or writable)) and spec.root is not None:
         spec = spec.evolve(root=spec.root.evolve(readonly=True))
     spec.save(path / "config.json")
     return layers
 
 
-def spec_of(image: Image, path: Path, root: ContainerRoot) -> RuntimeSpec:
-    """Return the default configuration with the settings of the image. Its volumes become directories of the bundle."""
+def spec_of(image: Image, path: Path, root: ContainerRoot, *, volumes: bool = True) -> RuntimeSpec:
+    """Return the default configuration with the settings of the image.
+
+    Args:
+        volumes: whether its volumes become directories of the bundle. Otherwise they are directories of the root filesystem.
+    """
 
     config = image.config_json
     if image.config() is None or config is None:  # config() raises ImageError for an invalid one
@@ -730,4 +738,4 @@ def spec_of(image: Image, path: Path, root: ContainerRoot) -> RuntimeSpec:
         return str(source)
 
     user = partial(resolve, root=root)
-    return RuntimeSpec.from_image_config(config, user=user, volumes=volume, host=Host.probe())
+    return RuntimeSpec.from_image_config(config, user=user, volumes=volume if volumes else None, host=Host.probe())

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from .bundle import Bundle
     from .engine.processes import Exit
-    from .lifecycle.create import Supervise
+    from .lifecycle.create import Created, Supervise
     from .lifecycle.files import ContainerFiles
     from .lifecycle.update import Limits
-    from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, PopenKeywords
+    from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, OutputFunction, PopenKeywords
     from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
     from .process import LaunchedProcess, Process, Result
@@ -184,12 +184,24 @@ class Container:
             streams.launched()
             container = cls(created.entry)
             container._pidfd, container._streams = created.init.pidfd, streams
+            container._keep(created.spec)
             if created.init.terminal >= 0:
                 from .terminal import Terminal
 
                 container.terminal = Terminal(created.init.terminal)
             signals.undo = container._discard
         return container
+
+    @classmethod
+    def _of(cls, created: Created) -> Self:
+        """Return a handle to a container that another object of this process deletes."""
+        container = cls(created.entry)
+        container._keep(created.spec)
+        return container
+
+    def _keep(self, spec: RuntimeSpec) -> None:
+        """Keep the configuration, so that the first exec does not read it."""
+        self._spec = os.stat(f"{self._entry.directory}/config.json").st_ino, spec
 
     def _discard(self) -> None:
         try:
@@ -447,6 +459,9 @@ class Container:
         *,
         input: bytes | str | None = None,
         capture_output: bool = False,
+        max_output: int | str | None = None,
+        on_stdout: OutputFunction | None = None,
+        on_stderr: OutputFunction | None = None,
         stdin: Stdio = None,
         stdout: Stdio = None,
         stderr: Stdio = None,
@@ -475,6 +490,10 @@ class Container:
             args: the program and its arguments.
             input: bytes for stdin, or text with ``text=True``.
             capture_output: keep stdout and stderr in the result.
+            max_output: bytes of each stream that are kept, or a size such as ``"16M"``. The rest is read and dropped, and the
+                result is ``truncated``. Default: everything.
+            on_stdout, on_stderr: functions that get all output of that stream as it comes, in parts of any length: bytes or text.
+                An exception of one kills the program.
             stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
             text: decode the output, as ``encoding`` and ``errors`` do. Default: UTF-8, with surrogates for invalid bytes.
             timeout: seconds until the process and every process that it has started are killed, and ProcessTimeout is raised.
@@ -507,12 +526,14 @@ class Container:
             ProcessError: with ``check``, the process did not exit with 0.
         """
         from .options import ExecOptions
-        from .process import Deadline, finish
 
         options = ExecOptions(
             args=args,
             input=input,
             capture_output=capture_output,
+            max_output=max_output,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -535,6 +556,12 @@ class Container:
             cgroup=cgroup,
             own_cgroup=own_cgroup,
         )
+        return self._exec(options)
+
+    def _exec(self, options: ExecOptions) -> Result[Any]:
+        """Execute a further process, as `exec` does."""
+        from .process import Deadline, finish
+
         options.check_interactive()
         with DeferredSignals() as signals, options.open_streams() as streams:
             deadline = Deadline(options.timeout)
@@ -601,7 +628,6 @@ class Container:
             pid_file: a file that gets the pid of the process.
         """
         from .options import ExecOptions
-        from .process import Process
 
         options = ExecOptions(
             args=args,
@@ -628,6 +654,12 @@ class Container:
             cgroup=cgroup,
             own_cgroup=own_cgroup,
         )
+        return self._open_process(options)
+
+    def _open_process(self, options: ExecOptions) -> Process[Any]:
+        """Execute a further process and return it, as `popen` does."""
+        from .process import Process
+
         with DeferredSignals() as signals:
             launched = self._popen(options)
             signals.undo = launched.discard

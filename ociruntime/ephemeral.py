@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from .lifecycle.create import EphemeralBundle, create
 from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
-from .options import RunKeywords, RunOptions
+from .options import CreateOptions, OutputFunction, RunKeywords, RunOptions, SandboxOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike
 from .presets import Preset
 from .process import Deadline, LaunchedProcess, Result, finish
@@ -66,6 +66,9 @@ def run(
     *,
     input: bytes | str | None = None,
     capture_output: bool = False,
+    max_output: int | str | None = None,
+    on_stdout: OutputFunction | None = None,
+    on_stderr: OutputFunction | None = None,
     stdin: Stdio = None,
     stdout: Stdio = None,
     stderr: Stdio = None,
@@ -106,6 +109,10 @@ def run(
         args: the program and its arguments. Default: those of the configuration.
         input: bytes for stdin, or text with ``text=True``.
         capture_output: keep stdout and stderr in the result.
+        max_output: bytes of each stream that are kept, or a size such as ``"16M"``. The rest is read and dropped, and the result
+            is ``truncated``. Default: everything.
+        on_stdout, on_stderr: functions that get all output of that stream as it comes, in parts of any length: bytes or text. An
+            exception of one kills the program.
         stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
         text: decode the output, as ``encoding`` and ``errors`` do. Default: UTF-8, with surrogates for invalid bytes.
         timeout: seconds until every process of the container is killed, and ProcessTimeout is raised.
@@ -163,6 +170,9 @@ def run(
         args=args,
         input=input,
         capture_output=capture_output,
+        max_output=max_output,
+        on_stdout=on_stdout,
+        on_stderr=on_stderr,
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -235,10 +245,11 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
             container.discard()
 
 
-def find_bundle(image: ImageLike, options: RunOptions) -> Bundle | EphemeralBundle:
+def find_bundle(image: ImageLike, options: RunOptions | SandboxOptions) -> Bundle | EphemeralBundle:
     """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `opened_image`."""
-    overrides, overlay = options.overrides, options.overlay
-    choice = _Choice(options.reference, options.platform, overlay, options.strategy)
+    overrides, overlay, sandbox = options.overrides, options.upper, options.create.empty_process
+    # Volumes are directories on the disk, which the limits of a sandbox do not count.
+    choice = _Choice(options.reference, options.platform, overlay or "", options.strategy, volumes=not sandbox)
     name = image.name if is_image(image) else str(image)
     if not is_image(image):
         if isinstance(image, Bundle) or has_file(Path(parse_path("image", image)), "config.json"):
@@ -249,17 +260,17 @@ def find_bundle(image: ImageLike, options: RunOptions) -> Bundle | EphemeralBund
     elif options.reference is not None or options.platform is not None:
         raise ValueError(CHOSEN)
     place = Path(os.path.realpath(tempfile.gettempdir()))
-    found = _known(image, place, choice)
+    found, needs_args = _known(image, place, choice), not (overrides.args or sandbox)
     if found is None:
         place = place / ephemeral_name()
-        return EphemeralBundle(place, partial(_make_bundle, image, place, overrides, choice))
-    if found.plain and not overrides.args:
+        return EphemeralBundle(place, partial(_make_bundle, image, place, overrides, choice, needs_args))
+    if found.plain and needs_args:
         raise _no_args(name)
     return _with_overlay(found.bundle, overlay).with_overrides(_with_user(overrides, found.user))
 
 
-def _with_overlay(bundle: Bundle, overlay: str) -> Bundle:
-    return bundle.fresh(overlay=overlay) if overlay else bundle
+def _with_overlay(bundle: Bundle, overlay: str | None) -> Bundle:
+    return bundle if overlay is None else bundle.fresh(overlay=overlay or None)
 
 
 def _is_plain(image: Image) -> bool:
@@ -272,13 +283,15 @@ def _no_args(image: str) -> BundleError:
 
 
 class _Choice(NamedTuple):
-    """Which image of several is wanted, where writes go, and how the image is mounted."""
+    """Which image of several is wanted, where writes go, how the image is mounted, and what its volumes are."""
 
     reference: str | None = None
     platform: str | None = None
     overlay: str = ""
     """In the form of `parse_overlay`."""
     strategy: Strategy | None = None
+    volumes: bool = True
+    """Whether they are directories beside the root filesystem."""
 
     def open(self, image: Path | Image) -> AbstractContextManager[Image]:
         """Open the image for a block. Raises as `opened_image`."""
@@ -297,8 +310,8 @@ class _Image(NamedTuple):
     """Whether it says nothing of what to run in it."""
 
 
-_images: Final[dict[str, _Image]] = {}
-"""The images of the last calls. Each has its mount, and plans that are compiled."""
+_images: Final[dict[tuple[str, bool], _Image]] = {}
+"""The images of the last calls, by path, with and without volumes. Each has its mount, and plans that are compiled."""
 _MAX_IMAGES: Final = 8
 
 
@@ -328,12 +341,13 @@ def _known(image: Path | Image, place: Path, choice: _Choice) -> _Image | None:
         key = identity(status), Host.probe(), place, chosen, choice.strategy, is_same_file(path, choice.overlay)
     except OSError:
         key = None  # opening it has the better error
-    found = _images.get(path)
+    name = path, choice.volumes
+    found = _images.get(name)
     if found is None or found.key != key:
-        _images.pop(path, None)
+        _images.pop(name, None)
         found = _open(image, place, choice, key)
         if found is not None:
-            _images[path] = found
+            _images[name] = found
             for oldest in list(_images)[:-_MAX_IMAGES]:
                 _images.pop(oldest, None)
     return found
@@ -346,12 +360,13 @@ def _open(image: Path | Image, place: Path, choice: _Choice, key: object) -> _Im
         layers: Layers | None = None
         if opened.kind == "directory":
             layers = Layers((str(path),), str(place))
-        elif not (config and config.volumes):
+        elif not (choice.volumes and config and config.volumes):
             layers = shared_mounts(opened, choice.strategy)
         if layers is None:
             return None
         layers = layers._replace(uppers=str(place))
-        spec = spec_of(opened, path, ContainerRoot(*layers.paths)).evolve(root=Root(path=str(path)))
+        root = ContainerRoot(*layers.paths)
+        spec = spec_of(opened, path, root, volumes=choice.volumes).evolve(root=Root(path=str(path)))
         user = (config.user if config else "") or ""
         return _Image(key, Bundle._of_layers(path, spec, layers), user, _is_plain(opened))
 
@@ -361,84 +376,104 @@ def _with_user(overrides: Overrides, user: str) -> Overrides:
     return attrs.evolve(overrides, user=user) if user and overrides.user is None and overrides.mounts else overrides
 
 
-def _make_bundle(image: Path | Image, path: Path, overrides: Overrides, choice: _Choice) -> Bundle:
+def _make_bundle(image: Path | Image, path: Path, overrides: Overrides, choice: _Choice, needs_args: bool) -> Bundle:
     """Mount the root filesystem of an image in a new bundle directory. Raises as `opened_image`, and OSError."""
     with choice.open(image) as opened:
-        if _is_plain(opened) and not overrides.args:
+        if _is_plain(opened) and needs_args:
             raise _no_args(opened.name)
         find_upper(choice.overlay, privileged=may_mount())  # before the image is extracted, which may take long
         path.mkdir(mode=0o700)
-        layers = fill(path, opened, strategy=choice.strategy, private=True)
+        layers = fill(path, opened, strategy=choice.strategy, private=True, volumes=choice.volumes)
         config = opened.config()
-        bundle = _with_overlay(Bundle.load(path)._with_layers(layers), choice.overlay)
+        bundle = _with_overlay(Bundle.load(path)._with_layers(layers), choice.overlay or None)
         return bundle.with_overrides(_with_user(overrides, (config.user if config else "") or ""))
 
 
-class EphemeralContainer:
-    """A container that runs one program, and is removed by `discard` when the program has ended or was killed.
+class OwnedContainer:
+    """A container that belongs to this process: it is removed by `discard`, or by a later call when this process has ended.
 
-    Orphans of earlier calls are removed first.
+    Such orphans of earlier calls are removed first.
     """
 
-    def __init__(self, bundle: Bundle | EphemeralBundle, options: RunOptions, streams: Streams, deadline: float | None) -> None:
-        container_id = f"run-{os.urandom(8).hex()}" if options.container_id is None else options.container_id
+    def __init__(
+        self,
+        bundle: Bundle | EphemeralBundle,
+        container_id: str,
+        options: CreateOptions,
+        stdio: Sequence[int],
+        deadline: float | None = None,
+    ) -> None:
+        self._owner = os.getpid()
         store = StateStore(options.state_root)
         clear_orphans(store)
         ephemeral = options.die_with_parent is not False
         self._lock = CallerLock(store, container_id) if ephemeral else None
         try:
-            self._created = created = create(
-                container_id,
-                bundle,
-                options.create,
-                stdio=streams.child,
-                start=True,
-                ephemeral=ephemeral,
-                deadline=deadline,
-            )
+            self.created = create(container_id, bundle, options, stdio=stdio, start=True, ephemeral=ephemeral, deadline=deadline)
         except BaseException:
             self._release()
             raise
-        streams.launched()
-        self.process = LaunchedProcess(created.init, streams)
-        if self.process.terminal is not None:
-            streams.use_terminal(self.process.terminal.fileno())
-        # In a pid namespace of its own all other processes end with the first one. Otherwise they could hold the pipes open.
-        self.on_end = None if created.own_pids else self.kill
 
     @property
-    def pidfd(self) -> int:
-        """The pidfd of the program, until `discard`."""
-        return self._created.init.pidfd
-
-    def kill(self) -> None:
-        """Kill every process of the container. No effect in a forked child of the caller."""
-        if not self.process.owned:
-            return
-        self.process.kill()
-        cgroup.kill(self._created.init.cgroups)
-
-    def result(self) -> Result[Any]:
-        """Return the result of the program, with what the whole container used."""
-        result, created = self.process.result(), self._created
-        usage = cgroup.container_usage(created.init.cgroups, result.usage)
-        return attrs.evolve(result, oom_killed=out_of_memory(created.document), usage=usage)
+    def owned(self) -> bool:
+        """Whether it belongs to this process, instead of the parent that this process was forked from."""
+        return os.getpid() == self._owner
 
     def discard(self) -> None:
         """Kill the container and remove it, unless another process has removed it. No effect in a forked child of the caller."""
-        if not self.process.owned:
+        if not self.owned:
             return
         try:
-            if self.process.returncode is None:
-                delete(self._created.entry, force=True)
-            else:
-                discard(self._created.entry, self._created.document)
+            self._delete()
         except ContainerNotFound:
             pass  # another process has removed it
         finally:
-            self.process.close()
             self._release()
+
+    def _delete(self) -> None:
+        self.created.discard()
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+class EphemeralContainer(OwnedContainer):
+    """A container that runs one program, and is removed by `discard` when the program has ended or was killed."""
+
+    def __init__(self, bundle: Bundle | EphemeralBundle, options: RunOptions, streams: Streams, deadline: float | None) -> None:
+        container_id = f"run-{os.urandom(8).hex()}" if options.container_id is None else options.container_id
+        super().__init__(bundle, container_id, options.create, streams.child, deadline)
+        streams.launched()
+        self.process = LaunchedProcess(self.created.init, streams)
+        if self.process.terminal is not None:
+            streams.use_terminal(self.process.terminal.fileno())
+        # In a pid namespace of its own all other processes end with the first one. Otherwise they could hold the pipes open.
+        self.on_end = None if self.created.own_pids else self.kill
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd of the program, until `discard`."""
+        return self.created.init.pidfd
+
+    def kill(self) -> None:
+        """Kill every process of the container. No effect in a forked child of the caller."""
+        if not self.owned:
+            return
+        self.process.kill()
+        cgroup.kill(self.created.init.cgroups)
+
+    def result(self) -> Result[Any]:
+        """Return the result of the program, with what the whole container used."""
+        result, created = self.process.result(), self.created
+        usage = cgroup.container_usage(created.init.cgroups, result.usage)
+        return attrs.evolve(result, oom_killed=out_of_memory(created.document), usage=usage)
+
+    def _delete(self) -> None:
+        try:
+            if self.process.returncode is None:
+                delete(self.created.entry, force=True)
+            else:
+                discard(self.created.entry, self.created.document)
+        finally:
+            self.process.close()

@@ -7,22 +7,37 @@ typed by the ``...Keywords`` of the same name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 import attrs
 
-from .arguments import check_choice, check_int, check_str, check_type, parse_path, parse_timeout, wrong_type
+from .arguments import (
+    check_choice,
+    check_int,
+    check_str,
+    check_type,
+    parse_limit,
+    parse_path,
+    parse_size,
+    parse_timeout,
+    shown,
+    wrong_type,
+)
+from .errors import UnsupportedError
 from .files import absolute_path
-from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike, is_bool, validated_by
+from .host import Host
+from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike, is_bool, parse_mounts, validated_by
+from .plan.cgroups import MANAGERS, Manager, why_unlimited
 from .presets import Preset, complete, parse_preset
 from .rootfs.layers import Strategy, parse_strategy
 from .rootfs.uppers import parse_overlay
-from .streams import BESIDE_A_TERMINAL, Codec, Stdio, Streams
+from .spec import Mount, Resources, Rlimit
+from .spec.process import RlimitType
+from .streams import BESIDE_A_TERMINAL, DEVNULL, PIPE, Codec, Output, Stdio, Streams
 from .terminal import check_user_terminal
 
 if TYPE_CHECKING:
-    from .plan.cgroups import Manager
     from .spec import ProcessSpec
 
 __all__ = [
@@ -39,6 +54,9 @@ __all__ = [
 ]
 
 LogFormat: TypeAlias = Literal["kubernetes", "json", "basic"]
+LimitPolicy: TypeAlias = Literal["required", "if possible"]
+OutputFunction: TypeAlias = "Callable[[Any], object]"
+"""A function that gets output as it comes, as bytes or text."""
 
 
 class CreateKeywords(TypedDict, total=False):
@@ -90,6 +108,9 @@ class ExecKeywords(_ProgramKeywords, total=False):
 
     input: bytes | str | None
     capture_output: bool
+    max_output: int | str | None
+    on_stdout: OutputFunction | None
+    on_stderr: OutputFunction | None
     timeout: float | None
     check: bool
 
@@ -131,6 +152,9 @@ class RunKeywords(ConfigurationKeywords, total=False):
 
     input: bytes | str | None
     capture_output: bool
+    max_output: int | str | None
+    on_stdout: OutputFunction | None
+    on_stderr: OutputFunction | None
     stdin: Stdio
     stdout: Stdio
     stderr: Stdio
@@ -147,6 +171,55 @@ class RunKeywords(ConfigurationKeywords, total=False):
     strategy: str | None
 
 
+class SandboxKeywords(ConfigurationKeywords, total=False):
+    """The keywords of `ociruntime.Sandbox`."""
+
+    disk: int | str | None
+    shm: int | str | None
+    max_output: int | str | None
+    timeout: float | None
+    limits: LimitPolicy | None
+    overlay: StrPath | None
+    name: str | None
+    state_root: StrPath | None
+    cgroup_manager: Manager
+    reference: str | None
+    platform: str | None
+    strategy: str | None
+
+
+class SandboxRunKeywords(TypedDict, total=False):
+    """The keywords of `Sandbox.run` and `Sandbox.shell`, except those of the text mode."""
+
+    input: bytes | str | None
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    max_output: int | str | None
+    on_stdout: OutputFunction | None
+    on_stderr: OutputFunction | None
+    timeout: float | None
+    check: bool
+    env: Env | None
+    cwd: StrPath | None
+    user: UserLike | None
+    groups: Sequence[int] | None
+    terminal: bool
+
+
+class SandboxPopenKeywords(TypedDict, total=False):
+    """The keywords of `Sandbox.popen`, except those of the text mode and ``bufsize``."""
+
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    env: Env | None
+    cwd: StrPath | None
+    user: UserLike | None
+    groups: Sequence[int] | None
+    terminal: bool
+
+
 def check_keywords(function: str, options: Mapping[str, object], keywords: type) -> None:
     """Raise TypeError for an option that is not a keyword of a function."""
     known: frozenset[str] = keywords.__optional_keys__  # type: ignore[attr-defined]
@@ -156,8 +229,6 @@ def check_keywords(function: str, options: Mapping[str, object], keywords: type)
 
 
 def _check_manager(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
-    from .plan.cgroups import MANAGERS
-
     check_choice(attribute.name, value, MANAGERS)
 
 
@@ -276,6 +347,17 @@ class CreateOptions:
         return self.listen_fds if isinstance(self.listen_fds, int) else len(self.listen_fds)
 
 
+def parse_max_output(value: int | str | None) -> int | None:
+    """Return the bytes of output to keep; None for all. Raises TypeError, ValueError."""
+    size = -1 if value is None else parse_limit("max_output", parse_size, value)
+    return None if size < 0 else size
+
+
+def _check_function(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not callable(value):
+        raise wrong_type(attribute.name, value, "a function")
+
+
 def _codec_of(options: _StreamOptions) -> Codec | None:
     return Codec.of(options.text, options.encoding, options.errors)
 
@@ -292,6 +374,9 @@ class _StreamOptions:
     errors: str | None = None
     input: bytes | str | None = None
     capture_output: bool = attrs.field(default=False, validator=is_bool)
+    max_output: int | None = attrs.field(default=None, converter=parse_max_output)
+    on_stdout: OutputFunction | None = attrs.field(default=None, validator=_check_function)
+    on_stderr: OutputFunction | None = attrs.field(default=None, validator=_check_function)
     timeout: float | None = attrs.field(default=None, converter=parse_timeout)
     check: bool = attrs.field(default=False, validator=is_bool)
     codec: Codec | None = attrs.field(init=False, default=attrs.Factory(_codec_of, takes_self=True))
@@ -317,7 +402,25 @@ class _StreamOptions:
 
     def open_streams(self) -> Streams:
         """Open the streams of a program that runs to its end. Raises ValueError, TypeError as `subprocess.run`."""
-        return Streams.of_run(self.input, self.capture_output, self.stdin, self.stdout, self.stderr, self.codec, self.has_terminal)
+        functions = {1: self.on_stdout, 2: self.on_stderr}
+        receivers = {number: function for number, function in functions.items() if function is not None}
+        stdout, stderr = self.stdout, self.stderr
+        if not (self.capture_output or self.has_terminal):
+            stdout = self._passed_on("stdout", stdout, self.on_stdout)
+            stderr = self._passed_on("stderr", stderr, self.on_stderr)
+        output = Output(self.max_output, receivers)
+        return Streams.of_run(
+            self.input, self.capture_output, self.stdin, stdout, stderr, self.codec, self.has_terminal, output=output
+        )
+
+    @staticmethod
+    def _passed_on(name: str, stream: Stdio, function: OutputFunction | None) -> Stdio:
+        """Return a stream, which is a pipe if a function gets what is written to it. Raises ValueError: it is another one."""
+        if function is None or stream == PIPE:
+            return stream
+        if stream is not None:
+            raise ValueError(f"on_{name} gets what is written to a pipe, and {name} is {shown(stream)}; leave {name} out")
+        return PIPE
 
 
 def _overrides_of_exec(options: ExecOptions) -> Overrides:
@@ -360,6 +463,8 @@ class ExecOptions(_StreamOptions):
     preserve_fds: int = attrs.field(default=0, validator=_is_fd_count)
     cgroup: str | Mapping[str, str] | None = attrs.field(default=None, validator=_check_cgroup)
     own_cgroup: bool = attrs.field(default=True, validator=is_bool)
+    lingers: bool = True
+    """Whether a call that waits for the program also waits for what the program has left, while that has the pipes open."""
     overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_exec, takes_self=True))
     """What changes of the process object."""
 
@@ -372,6 +477,11 @@ class ExecOptions(_StreamOptions):
     @property
     def has_terminal(self) -> bool:
         return bool(self.overrides.terminal or (self.process is not None and self.process.terminal))
+
+    def open_streams(self) -> Streams:
+        streams = super().open_streams()
+        streams.linger = self.lingers
+        return streams
 
     def open_pipes(self) -> Streams:
         """Open the streams of a program that is left running. Raises ValueError, TypeError, OSError as `subprocess.Popen`."""
@@ -445,5 +555,186 @@ class RunOptions(_StreamOptions):
     """How the container is created."""
 
     @property
+    def upper(self) -> str | None:
+        """Where the writes to the root filesystem go, as ``overlay``; None for the usual place."""
+        return self.overlay or None
+
+    @property
     def has_terminal(self) -> bool:
         return self.terminal
+
+
+# ---- sandboxes ----
+
+_SANDBOX_PIDS: Final = 1024
+_SANDBOX_DISK: Final = 1 << 30
+"""The limits of a sandbox whose caller gives none."""
+
+
+def _parse_disk(value: int | str | None) -> int | None:
+    return None if value is None else parse_limit("disk", parse_size, value)
+
+
+def _parse_shm(value: int | str | None) -> int | None:
+    return None if value is None else parse_limit("shm", parse_size, value)
+
+
+def _check_policy(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        check_choice(attribute.name, value, get_args(LimitPolicy))
+
+
+class Enforcement(NamedTuple):
+    """What enforces the limits of a sandbox."""
+
+    overrides: Overrides
+    """Those of the call, with the limits that cgroups or resource limits enforce."""
+    by: Mapping[str, str]
+    """``cgroup``, ``rlimit``, ``tmpfs`` or ``none``, by the name of a limit."""
+    weak: Sequence[str] = ()
+    """The limits of the call that are weaker than asked for, as warnings."""
+
+
+def _enforce(options: SandboxOptions) -> Enforcement:
+    """Decide what enforces each limit of a sandbox. Raises UnsupportedError: one that is required cannot be enforced."""
+    mounts = parse_mounts(options.mounts)
+    if options.shm is not None:
+        mounts = (*(mounts or ()), _shm_of(options.shm))
+    overrides = Overrides(
+        env=options.env,
+        cwd=options.cwd,
+        user=options.user,
+        mounts=mounts,
+        memory=options.memory,
+        cpus=options.cpus,
+        pids=_SANDBOX_PIDS if options.pids is None else options.pids,
+        network=options.network,
+        devices=options.devices,
+        gpus=options.gpus,
+        read_only=options.read_only,
+        hostname=options.hostname,
+    )
+    host = Host.probe()
+    by: dict[str, str] = {}
+    rlimits: list[Rlimit] = []
+    lacking: dict[str, str] = {}
+    cleared: dict[str, Any] = {}
+    for name in ("memory", "cpus", "pids"):
+        value = getattr(overrides, name)
+        if value is None:
+            continue
+        reason = why_unlimited(Overrides(**{name: value}).limit(Resources()), host, options.cgroup_manager)
+        if not reason:
+            by |= {name: "cgroup"} if value > 0 else {}
+            continue
+        cleared[name] = None
+        if value < 0:
+            continue
+        rlimit = _rlimit_of(name, value, host)
+        by[name] = "none" if rlimit is None else "rlimit"
+        rlimits += [] if rlimit is None else [rlimit]
+        if options.limits == "required" or getattr(options, name) is not None:
+            lacking[name] = reason
+    if lacking and options.limits != "if possible":
+        reasons = "; ".join(dict.fromkeys(lacking.values()))
+        raise UnsupportedError(
+            f"{', '.join(lacking)}: cannot be limited for all processes of a sandbox together: {reasons}; or pass "
+            "limits='if possible' for weaker limits"
+        )
+    by["disk"] = "tmpfs" if options.upper.startswith("tmpfs:") else "none"
+    overrides = attrs.evolve(overrides, rlimits=tuple(rlimits), **cleared)
+    weak = [f"sandbox: {name} is {_WEAKER[name, by[name]]}: {reason}" for name, reason in lacking.items()]
+    return Enforcement(overrides if options.preset is None else complete(options.preset, overrides), by, weak)
+
+
+_WEAKER: Final = {
+    ("memory", "rlimit"): "limited for each process alone",
+    ("cpus", "none"): "not limited",
+    ("pids", "rlimit"): "limited for each user of the sandbox alone",
+    ("pids", "none"): "not limited",
+}
+
+
+def _rlimit_of(name: str, value: int, host: Host) -> Rlimit | None:
+    """Return the resource limit that comes closest to a limit of a whole sandbox, if there is one."""
+    if name == "memory":
+        return Rlimit(type=RlimitType.DATA, soft=value, hard=value)
+    if name == "pids" and host.euid:  # the kernel does not enforce it for root
+        return Rlimit(type=RlimitType.NPROC, soft=value, hard=value)
+    return None
+
+
+def _shm_of(size: int) -> Mount:
+    limit = () if size < 0 else (f"size={size}",)
+    return Mount(destination="/dev/shm", type="tmpfs", source="shm", options=("nosuid", "noexec", "nodev", "mode=1777", *limit))
+
+
+def _upper_of(options: SandboxOptions) -> str:
+    if options.overlay:
+        if options.disk is not None:
+            raise ValueError("disk limits a temporary upper layer, and overlay is another one; leave one of them out")
+        return options.overlay
+    size = _SANDBOX_DISK if options.disk is None else options.disk
+    return "" if size < 0 else f"tmpfs:size={size}"
+
+
+def _create_of_sandbox(options: SandboxOptions) -> CreateOptions:
+    return CreateOptions(
+        state_root=options.state_root, die_with_parent=None, cgroup_manager=options.cgroup_manager, empty_process=True
+    )
+
+
+@attrs.frozen(kw_only=True)
+class SandboxOptions:
+    """The options of `ociruntime.Sandbox`, which documents them.
+
+    Raises:
+        TypeError, ValueError: a value is wrong, or conflicts with another. The message begins with the argument.
+        UnsupportedError: a limit that is required cannot be enforced.
+    """
+
+    memory: int | str | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    disk: int | None = attrs.field(default=None, converter=_parse_disk)
+    shm: int | None = attrs.field(default=None, converter=_parse_shm)
+    max_output: int | str | None = attrs.field(default="16M", converter=parse_max_output)
+    timeout: float | None = attrs.field(default=None, converter=parse_timeout)
+    limits: LimitPolicy | None = attrs.field(default=None, validator=_check_policy)
+    network: Network | None = None
+    devices: Iterable[StrPath] | None = None
+    gpus: str | int | None = None
+    mounts: Iterable[MountLike] | None = None
+    env: Env | None = None
+    cwd: StrPath | None = None
+    user: UserLike | None = None
+    preset: Preset | None = attrs.field(default=None, converter=parse_preset)
+    read_only: bool | None = None
+    overlay: str = attrs.field(default=None, converter=parse_overlay)
+    hostname: str | None = None
+    name: str | None = attrs.field(default=None, validator=_is_text)
+    state_root: StrPath | None = None
+    cgroup_manager: Manager = "cgroupfs"
+    reference: str | None = attrs.field(default=None, validator=_is_text)
+    platform: str | None = attrs.field(default=None, validator=_is_text)
+    strategy: Strategy | None = attrs.field(default=None, converter=parse_strategy)
+    create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_sandbox, takes_self=True))
+    """How the container is created."""
+    upper: str = attrs.field(init=False, default=attrs.Factory(_upper_of, takes_self=True))
+    """Where the writes to the root filesystem go, in the form of `parse_overlay`."""
+    enforcement: Enforcement = attrs.field(init=False, default=attrs.Factory(_enforce, takes_self=True))
+
+    @property
+    def overrides(self) -> Overrides:
+        """What changes of the configuration."""
+        return self.enforcement.overrides
+
+    def exec_options(self, args: Args, options: Mapping[str, Any]) -> ExecOptions:
+        """Return the options of one run in the sandbox, given its keywords. Raises as `ExecOptions`."""
+        given: dict[str, Any] = {"max_output": self.max_output, "timeout": self.timeout, "lingers": False}
+        given |= {name: value for name, value in options.items() if value is not None}
+        if given.get("terminal"):
+            given |= {"capture_output": True, "stdin": None, "stdout": None, "stderr": None}
+        elif given.get("input") is not None and given.get("stdin") == DEVNULL:
+            del given["stdin"]
+        return ExecOptions(args=args, **given)

@@ -29,7 +29,7 @@ from .host import Host
 from .plan.mount_options import KNOWN_OPTIONS
 from .plan.namespaces import KEEP_GROUPS, Port, maps_own_id_alone
 from .rootfs.users import CALLER, Caller, is_shown, resolve, working_directory
-from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, User
+from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, Rlimit, User
 
 if TYPE_CHECKING:
     from .cdi import Gpus, Requested
@@ -298,6 +298,8 @@ class Overrides:
     no_new_privileges: bool | None = attrs.field(default=None, validator=is_bool)
     apparmor_profile: str | None = attrs.field(default=None, validator=is_str)
     selinux_label: str | None = attrs.field(default=None, validator=is_str)
+    rlimits: tuple[Rlimit, ...] = ()
+    """Resource limits of the process, each instead of the one of its type."""
 
     def __attrs_post_init__(self) -> None:
         if self.ports and self.network != "private":
@@ -349,6 +351,10 @@ class Overrides:
         given = {name: value for name, value in changes.items() if value is not None}
         if given:
             process = process.evolve(**given)
+        if self.rlimits:
+            types = {limit.type for limit in self.rlimits}
+            kept = tuple(limit for limit in process.rlimits or () if limit.type not in types)
+            process = process.evolve(rlimits=(*kept, *self.rlimits))
         if self.default_env:
             process = _with_default_env(process, self.default_env)
         if self.env:
@@ -374,8 +380,13 @@ class Overrides:
         return spec.without_namespace(kind)
 
     def _limits(self, spec: RuntimeSpec) -> RuntimeSpec:
+        if (self.memory, self.cpus, self.pids) == (None, None, None):
+            return spec
         linux = spec.linux or Linux()
-        resources = linux.resources or Resources()
+        return spec.evolve(linux=linux.evolve(resources=self.limit(linux.resources or Resources())))
+
+    def limit(self, resources: Resources) -> Resources:
+        """Return resources with the limits of the overrides."""
         changes: dict[str, Any] = {}
         if self.memory is not None:
             changes["memory"] = (resources.memory or Memory()).evolve(limit=self.memory)
@@ -383,7 +394,7 @@ class Overrides:
             changes["cpu"] = (resources.cpu or CPU()).evolve(quota=round(self.cpus * _PERIOD), period=_PERIOD)
         if self.pids is not None:
             changes["pids"] = (resources.pids or Pids()).evolve(limit=self.pids)
-        return spec.evolve(linux=linux.evolve(resources=resources.evolve(**changes))) if changes else spec
+        return resources.evolve(**changes)
 
 
 _NOTHING: Final = Overrides()

@@ -235,6 +235,10 @@ class Container:
         """`ociruntime.Container.exec` as a coroutine. Cancelling it kills the process and every process that it has started."""
         check_keywords("exec", options, ExecKeywords)
         given = ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+        return await self._exec(given)
+
+    async def _exec(self, given: ExecOptions) -> Result[Any]:
+        """Execute a further process, as `exec` does."""
         if given.interactive:
             raise ValueError("terminal=True cannot be interactive in an event loop; pass capture_output=True, or use popen")
         with given.open_streams() as streams:
@@ -280,7 +284,10 @@ class Container:
     ) -> Making[Process[Any]]:
         """`ociruntime.Container.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
         check_keywords("popen", options, AsyncPopenKeywords)
-        given = ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+        return self._open_process(ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options))
+
+    def _open_process(self, given: ExecOptions) -> Making[Process[Any]]:
+        """Execute a further process and return it, as `popen` does."""
 
         async def make() -> Process[Any]:
             process: Process[Any] = Process(await work(self._sync._popen, given, undo=LaunchedProcess.discard))

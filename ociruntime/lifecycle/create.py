@@ -282,6 +282,8 @@ class Created:
     document: StateRecord
     init: Launched
     """Its init process."""
+    spec: RuntimeSpec
+    """The configuration that is recorded, which further processes get too."""
     own_pids: bool
     """Whether it has a pid namespace of its own."""
 
@@ -533,7 +535,7 @@ class Creation:
             terminal=self._terminals[0] if self._terminals else -1,
         )
         own_pids = bool(execution.plan.clone_flags & CLONE_NEW["pid"])
-        return Created(entry=self.entry, document=document, init=launched, own_pids=own_pids)
+        return Created(entry=self.entry, document=document, init=launched, spec=prepared.bundle.spec, own_pids=own_pids)
 
     def follow_up(self, created: Created) -> Created:
         """Do what comes after the block, without the container's lock: hooks may use the container.

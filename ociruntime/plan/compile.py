@@ -620,6 +620,7 @@ class Template:
         gate: bool,
         manager: Manager,
         die_with_parent: bool | None,
+        empty: bool = False,
         overlay: Overlay | None = None,
         network: PrivateNetwork | None = None,
     ) -> None:
@@ -631,6 +632,7 @@ class Template:
             gate=gate,
             manager=manager,
             die_with_parent=die_with_parent,
+            empty=empty,
             overlay=overlay,
             network=network,
         )

@@ -1,4 +1,4 @@
-"""The examples of docs/running.md and docs/supervised.md run as they stand."""
+"""The examples of docs/running.md, docs/sandbox.md and docs/supervised.md run as they stand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no shell starts here")
-@pytest.mark.parametrize(("name", "least"), [("running", 20), ("supervised", 12)])
+@pytest.mark.parametrize(("name", "least"), [("running", 20), ("sandbox", 18), ("supervised", 12)])
 def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, least: int) -> None:
     page = Path(__file__).parents[2] / "docs" / f"{name}.md"
     if name == "running":

@@ -37,6 +37,7 @@ FLOORS = (
     ("supervisor",),
     ("bundle", "process", "state"),
     ("container", "ephemeral"),
+    ("sandbox",),
     ("aio", "cli"),
 )
 """The units of the package from the lowest floor to the highest. A unit imports itself and lower floors."""

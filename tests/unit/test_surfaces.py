@@ -15,7 +15,19 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio, ephemeral
 from ociruntime.aio import containers
-from ociruntime.options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, PopenKeywords, RunKeywords, RunOptions
+from ociruntime.options import (
+    CreateKeywords,
+    CreateOptions,
+    ExecKeywords,
+    ExecOptions,
+    PopenKeywords,
+    RunKeywords,
+    RunOptions,
+    SandboxKeywords,
+    SandboxOptions,
+    SandboxPopenKeywords,
+    SandboxRunKeywords,
+)
 from ociruntime.store import Entry
 
 TEXT = {"text", "encoding", "errors"}
@@ -24,6 +36,7 @@ PAIRS = [
     (oci.ContainerFiles, aio.ContainerFiles),
     (oci.Process, aio.Process),
     (oci.Attachment, aio.Attachment),
+    (oci.Sandbox, aio.Sandbox),
 ]
 
 
@@ -40,6 +53,7 @@ def keywords(function: Callable[..., Any]) -> dict[str, str]:
         (oci.Container.create, CreateKeywords, CreateOptions),
         (oci.Container.exec, ExecKeywords, ExecOptions),
         (oci.Container.popen, PopenKeywords, ExecOptions),
+        (oci.Sandbox, SandboxKeywords, SandboxOptions),
     ],
 )
 def test_options_are_the_keywords(function: Callable[..., Any], declared: Any, options: type) -> None:
@@ -49,6 +63,17 @@ def test_options_are_the_keywords(function: Callable[..., Any], declared: Any, o
     parameters = inspect.signature(function).parameters
     fields = {field.name: field.default for field in attrs.fields(options) if field.init}
     assert {name: parameters[name].default for name in keywords(function)} == {name: fields[name] for name in keywords(function)}
+
+
+@pytest.mark.parametrize(
+    ("function", "declared"), [(oci.Sandbox.run, SandboxRunKeywords), (oci.Sandbox.popen, SandboxPopenKeywords)]
+)
+def test_runs_in_a_sandbox_have_keywords_of_exec(function: Callable[..., Any], declared: Any) -> None:
+    types = {name: getattr(kind, "__forward_arg__", kind) for name, kind in declared.__annotations__.items()}
+    own = {name: kind for name, kind in keywords(function).items() if name != "bufsize"}
+    assert own == types
+    of_exec = keywords(oci.Container.exec)
+    assert own == {name: of_exec[name] for name in own}
 
 
 DROPPED = {"popen": {"bufsize"}}
@@ -102,6 +127,7 @@ def values(declared: Any) -> dict[str, Any]:
         "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs", "reference": "a:1", "platform": "linux/arm64",
         "strategy": "fuse",
         "ports": {8080: 80},
+        "max_output": 7, "on_stdout": print, "on_stderr": print, "disk": "1M", "shm": "1M", "limits": "if possible", "name": "n",
     }  # fmt: skip
     return {name: special.get(name, True) for name in [*declared.__optional_keys__, *TEXT]}
 

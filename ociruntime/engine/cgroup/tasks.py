@@ -134,7 +134,7 @@ def wait(pidfds: Iterable[int], deadline: float) -> None:
     for pidfd in pending:
         poller.register(pidfd, select.POLLIN)
     while pending and (left := deadline - time.monotonic()) > 0:
-        for pidfd, _ in poller.poll(left * 1000):
+        for pidfd, _ in poller.poll(min(left, LONGEST_POLL) * 1000):
             poller.unregister(pidfd)
             pending.discard(pidfd)
 

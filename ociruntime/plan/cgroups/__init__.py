@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from ...errors import UnsupportedError
-from ...spec import Resources
+from ...spec import Linux, Resources
 from ..model import Plan, PlanBuilder
 from ..ops import Sync
 from .limits import compile_limits, compile_rdt_change
@@ -29,7 +29,7 @@ from .systemd import CONTROLLERS, describe_scope, resource_properties, scope_of,
 
 if TYPE_CHECKING:
     from ...host import Host
-    from ...spec import Linux, RuntimeSpec
+    from ...spec import RuntimeSpec
     from ...spec.base import Json
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "existing_placement",
     "inner_cgroups",
     "member_names",
+    "why_unlimited",
 ]
 
 
@@ -67,6 +68,15 @@ def compile_cgroups(
     compile_places(builder, placement.places, resources)
     compile_limits(builder, resources, placement, host)
     return placement
+
+
+def why_unlimited(resources: Resources, host: Host, manager: Manager = "cgroupfs") -> str:
+    """Return why limits of a new container cannot be enforced; an empty string if they can. Raises SpecError."""
+    try:
+        compile_cgroups(PlanBuilder(), Linux(resources=resources), "ID", host, manager)
+    except UnsupportedError as error:
+        return str(error)
+    return ""
 
 
 def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:

@@ -1,0 +1,219 @@
+"""`Sandbox` in the event loop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+
+from .. import sandbox as _sync
+from ..errors import StateError
+from ..files import Unpicklable
+from ..options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
+from .containers import Container, ContainerFiles
+from .processes import Making, Process, work
+
+if TYPE_CHECKING:
+    from ..ephemeral import ImageLike
+    from ..overrides import Args
+    from ..process import Result
+    from ..stats import Event, Stats
+
+
+class Sandbox(Unpicklable):
+    """`ociruntime.Sandbox` whose operations are coroutines. It begins when it is awaited, or entered by ``async with``.
+
+    A run that is cancelled ends with everything that it has started; the sandbox stays.
+    """
+
+    _instead = "make a Sandbox in the process that uses it"
+
+    def __init__(self, image: ImageLike, **options: Unpack[SandboxKeywords]) -> None:
+        """Check the arguments, which are those of `ociruntime.Sandbox`, and begin nothing."""
+        check_keywords("Sandbox", options, SandboxKeywords)
+        self._image = image
+        self._options = SandboxOptions(**options)
+        self._made: _sync.Sandbox | None = None
+
+    async def _begin(self) -> Self:
+        if self._made is not None:
+            raise StateError(f"sandbox {self._made.name!r} has begun already")
+        self._made = await work(_sync.Sandbox._of, self._image, self._options, undo=_sync.Sandbox.close)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> Self:
+        return self if self._made is not None else await self._begin()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @property
+    def _sandbox(self) -> _sync.Sandbox:
+        if self._made is None:
+            raise StateError("the sandbox has not begun: await it, or use it by 'async with'")
+        return self._made
+
+    @property
+    def name(self) -> str:
+        """The id of its container, unique in the state directory."""
+        return self._sandbox.name
+
+    @property
+    def container(self) -> Container:
+        """Its container, for what a sandbox has no method for."""
+        return Container(self._sandbox.container)
+
+    @property
+    def files(self) -> ContainerFiles:
+        """Its files, which can be read, written and copied. Raises StateError: the sandbox is closed."""
+        return self._running().files
+
+    @property
+    def limits(self) -> Mapping[str, str]:
+        """See `ociruntime.Sandbox.limits`."""
+        return self._sandbox.limits
+
+    @property
+    def owned(self) -> bool:
+        """Whether it belongs to this process, instead of the parent that this process was forked from."""
+        return self._sandbox.owned
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._sandbox.closed
+
+    def __repr__(self) -> str:
+        return repr(self._made) if self._made is not None else "<Sandbox: not begun>"
+
+    def _running(self) -> Container:
+        return Container(self._sandbox._running())
+
+    @overload
+    async def run(self, args: Args, *, text: Literal[True], **options: Unpack[SandboxRunKeywords]) -> Result[str]: ...
+    @overload
+    async def run(
+        self, args: Args, *, encoding: str, errors: str | None = ..., **options: Unpack[SandboxRunKeywords]
+    ) -> Result[str]: ...
+    @overload
+    async def run(self, args: Args, *, errors: str, **options: Unpack[SandboxRunKeywords]) -> Result[str]: ...
+    @overload
+    async def run(
+        self, args: Args, *, text: Literal[False] | None = ..., **options: Unpack[SandboxRunKeywords]
+    ) -> Result[bytes]: ...
+    @overload
+    async def run(self, args: Args, *, text: bool | None, **options: Unpack[SandboxRunKeywords]) -> Result[Any]: ...
+
+    async def run(
+        self,
+        args: Args,
+        *,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        **options: Unpack[SandboxRunKeywords],
+    ) -> Result[Any]:
+        """`ociruntime.Sandbox.run` as a coroutine. Cancelling it kills the program and every process that it has started."""
+        check_keywords("run", options, SandboxRunKeywords)
+        given = {**_sync.STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        return await self._running()._exec(self._options.exec_options(args, given))
+
+    @overload
+    async def shell(self, line: str, *, text: Literal[True], **options: Unpack[SandboxRunKeywords]) -> Result[str]: ...
+    @overload
+    async def shell(
+        self, line: str, *, encoding: str, errors: str | None = ..., **options: Unpack[SandboxRunKeywords]
+    ) -> Result[str]: ...
+    @overload
+    async def shell(self, line: str, *, errors: str, **options: Unpack[SandboxRunKeywords]) -> Result[str]: ...
+    @overload
+    async def shell(
+        self, line: str, *, text: Literal[False] | None = ..., **options: Unpack[SandboxRunKeywords]
+    ) -> Result[bytes]: ...
+    @overload
+    async def shell(self, line: str, *, text: bool | None, **options: Unpack[SandboxRunKeywords]) -> Result[Any]: ...
+
+    async def shell(
+        self,
+        line: str,
+        *,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        **options: Unpack[SandboxRunKeywords],
+    ) -> Result[Any]:
+        """`ociruntime.Sandbox.shell` as a coroutine. Cancelling it kills the program and every process that it has started."""
+        check_keywords("shell", options, SandboxRunKeywords)
+        given = {**_sync.STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        return await self._running()._exec(self._options.exec_options(_sync.shell_args(line), given))
+
+    @overload
+    def popen(self, args: Args, *, text: Literal[True], **options: Unpack[SandboxPopenKeywords]) -> Making[Process[str]]: ...
+    @overload
+    def popen(
+        self, args: Args, *, encoding: str, errors: str | None = ..., **options: Unpack[SandboxPopenKeywords]
+    ) -> Making[Process[str]]: ...
+    @overload
+    def popen(self, args: Args, *, errors: str, **options: Unpack[SandboxPopenKeywords]) -> Making[Process[str]]: ...
+    @overload
+    def popen(
+        self, args: Args, *, text: Literal[False] | None = ..., **options: Unpack[SandboxPopenKeywords]
+    ) -> Making[Process[bytes]]: ...
+    @overload
+    def popen(self, args: Args, *, text: bool | None, **options: Unpack[SandboxPopenKeywords]) -> Making[Process[Any]]: ...
+
+    def popen(
+        self,
+        args: Args,
+        *,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        **options: Unpack[SandboxPopenKeywords],
+    ) -> Making[Process[Any]]:
+        """`ociruntime.Sandbox.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
+        check_keywords("popen", options, SandboxPopenKeywords)
+        given = {**_sync.POPEN_STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        return self._running()._open_process(self._options.exec_options(args, given))
+
+    def processes(self) -> tuple[int, ...]:
+        """See `ociruntime.Sandbox.processes`."""
+        return self._sandbox.processes()
+
+    async def stats(self) -> Stats:
+        """See `ociruntime.Sandbox.stats`."""
+        return self._sandbox.stats()  # less work than handing it to a thread
+
+    async def events(self, interval: float | None = None) -> AsyncIterator[Event]:
+        """`ociruntime.Sandbox.events` as an asynchronous iterator."""
+        async for event in self._running().events(interval):
+            yield event
+
+    async def stop(self, timeout: float | None = 10.0) -> None:
+        """See `ociruntime.Sandbox.stop`."""
+        await work(self._sandbox.stop, timeout)
+
+    async def kill(self) -> None:
+        """See `ociruntime.Sandbox.kill`."""
+        await work(self._sandbox.kill)
+
+    async def reset(self) -> None:
+        """See `ociruntime.Sandbox.reset`."""
+        await work(self._sandbox.reset)
+
+    async def close(self) -> None:
+        """See `ociruntime.Sandbox.close`. No effect on a sandbox that has not begun."""
+        if self._made is not None and self._made.owned:  # a forked child has no threads to work in
+            await work(self._made.close)
+
+
+# The signatures for inspect.
+Sandbox.__signature__ = inspect.signature(_sync.Sandbox)  # type: ignore[attr-defined]
+Sandbox.run.__wrapped__ = _sync.Sandbox.run  # type: ignore[attr-defined]
+_popen = inspect.signature(_sync.Sandbox.popen)
+Sandbox.popen.__signature__ = _popen.replace(  # type: ignore[attr-defined]
+    parameters=[parameter for name, parameter in _popen.parameters.items() if name != "bufsize"]
+)
