@@ -250,15 +250,17 @@ def find_bundle(image: ImageLike, options: RunOptions | SandboxOptions) -> Bundl
     overrides, overlay, sandbox = options.overrides, options.upper, options.create.empty_process
     # Volumes are directories on the disk, which the limits of a sandbox do not count.
     choice = _Choice(options.reference, options.platform, overlay or "", options.strategy, volumes=not sandbox)
-    name = image.name if is_image(image) else str(image)
-    if not is_image(image):
-        if isinstance(image, Bundle) or has_file(Path(parse_path("image", image)), "config.json"):
-            if choice._replace(overlay="") != _Choice():
+    if is_image(image):
+        name = image.name
+        if options.reference is not None or options.platform is not None:
+            raise ValueError(CHOSEN)
+    else:
+        name = "" if isinstance(image, Bundle) else parse_path("image", image)
+        if isinstance(image, Bundle) or has_file(Path(name), "config.json"):
+            if choice._replace(overlay="", volumes=True) != _Choice():
                 raise ValueError("reference, platform and strategy say how an image is opened and mounted, and a bundle is given")
             return _with_overlay(image if isinstance(image, Bundle) else Bundle.load(image), overlay).with_overrides(overrides)
-        image = Path(absolute_path(image))
-    elif options.reference is not None or options.platform is not None:
-        raise ValueError(CHOSEN)
+        image = Path(absolute_path(name))
     place = Path(os.path.realpath(tempfile.gettempdir()))
     found, needs_args = _known(image, place, choice), not (overrides.args or sandbox)
     if found is None:

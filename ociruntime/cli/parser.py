@@ -339,7 +339,7 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     )
     changes.add_argument("--gpus", metavar="GPUS", help="all, or names such as 0,1, of GPUs that a CDI spec offers; or count=N")
     changes.add_argument(
-        "-S", "--scratch", action="append", default=[], type=absolute, metavar="DIR", help="an empty DIR in memory"
+        "-S", "--scratch", action="append", default=[], type=absolute, metavar="DESTINATION", help="an empty directory in memory"
     )
     changes.add_argument("-n", "--net", action="store_true", help="same as --network none")
     changes.add_argument("--hostname", metavar="NAME", help="hostname in the container")

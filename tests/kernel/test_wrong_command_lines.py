@@ -45,7 +45,8 @@ SUCCEEDS = (
     r"(create|run) --sync-socket=.+",  # a listener may come later
     r"(mount BUNDLE|spec --bundle)=(missing|directory)|mount IMAGE=directory",
     r"(image|sif) extract --output=missing|sif add --name=.*",
-    r"(image|sif) \w+ --(platform|max-files)=.*|image (ls|extract) (IMAGE=directory|PATH=)",  # a SIF file has one platform
+    r"(image|sif) \w+ --(platform|max-files)=.*|(image (ls|extract)|inspect) (IMAGE=directory|PATH=)",  # a SIF file has one platform
+    r"(create|run|shell) --hostname=.+",  # the kernel takes any bytes
     r"build (TARGET=missing|SOURCE=directory|--upper=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
 )
@@ -62,9 +63,7 @@ NAMES = {
     "ps_options": "ps : error",
 }
 """How messages name an argument in another way."""
-WAITS = (
-    r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom|--auth-file)=fifo|sif add FILE=fifo"
-)
+WAITS = r".*(--config|--process|--resources|--from-file|--key|--password-file|--definition|--sbom|--auth-file|--env-file)=fifo|sif add FILE=fifo"
 """A FIFO of a shell's ``<(...)``: reading waits for its writer."""
 
 
