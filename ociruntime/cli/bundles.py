@@ -20,6 +20,7 @@ import ociruntime.spec as spec_model
 from ..bundle import has_file
 from ..errors import warn
 from ..files import absolute_path
+from ..image.config import METADATA_TEXTS, ImageMetadata
 from ..image.convert import sbom_format
 from ..image.sif import (
     Architecture,
@@ -71,6 +72,75 @@ def image_extract(options: Namespace) -> None:
         left_out = image.extract(options.path, target, **_limits(options))
     if left_out:
         _warn_of(left_out, "devices, sockets and symbolic links that lead out of the copy are left out")
+
+
+_SECTIONS = {"labels": "labels", **METADATA_TEXTS, "environment": "environment"}
+"""The parts of `ImageMetadata` that inspect shows, and their names in JSON."""
+
+
+def inspect(options: Namespace) -> None:
+    parts = [name for name in _SECTIONS if getattr(options, name) or options.all]
+    if not parts and not options.list_apps:
+        parts = ["labels"]
+    with _open_image(options) as image:
+        found = _metadata(image, parts, options)
+        if options.json or options.all:
+            _print_metadata(image, found, parts, whole=options.all)
+            return
+    for app in found.apps if options.list_apps else ():
+        print(_shown(app))
+    for name in parts:
+        value = getattr(found, name)
+        if name == "environment":
+            for path, text in sorted(value.items()):
+                print(f"=== {_shown(path)} ===\n{_shown(text)}")
+        elif isinstance(value, dict):
+            for key, text in sorted(value.items()):
+                print(f"{_shown(key)}: {_shown(text)}")
+        elif value:
+            print(_shown(value.rstrip("\n")))
+
+
+def _metadata(image: oci.Image, parts: list[str], options: Namespace) -> ImageMetadata:
+    """Return the metadata of an image. Its files, which may take long to decompress, are only read if they are needed."""
+    own = ImageMetadata(labels=image.labels, definition=image.definition or "")
+    known = [name for name in parts if getattr(own, name) or (name == "labels" and image.config_json is not None)]
+    if known == parts and not options.list_apps:
+        return own
+    try:
+        return image.metadata()
+    except oci.UnsupportedError as error:
+        if not options.all:
+            raise
+        warn([f"the scripts are not shown: {error}"])
+        return own
+
+
+def _print_metadata(image: oci.Image, found: ImageMetadata, parts: Iterable[str], *, whole: bool) -> None:
+    """Print metadata as JSON, in the form of Apptainer's."""
+    attributes: dict[str, Any] = {_SECTIONS[name]: getattr(found, name) for name in parts}
+    document: dict[str, Any] = {"data": {"attributes": attributes}, "type": "container"}
+    if whole:
+        attributes["apps"] = {app: {} for app in found.apps}
+        layers = (*image.layers, *image.overlays, *image.data)
+        document["image"] = {
+            "kind": image.kind,
+            "architecture": image.architecture,
+            "references": image.references,
+            "digest": image.digest,
+            "signatures": len(image.signatures),
+            "layers": [
+                {"role": layer.role, "format": layer.filesystem or layer.format, "size": layer.size, "digest": layer.digest}
+                for layer in layers
+            ],
+            "config": image.config_json,
+        }
+    print(json.dumps(document, indent=2))
+
+
+def _shown(text: str) -> str:
+    """Return a text of an image with escapes for what a terminal would interpret, except line ends and tabs."""
+    return "".join(char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
 
 
 def build(options: Namespace) -> None:

@@ -705,6 +705,29 @@ def _image(add: AddCommand) -> None:
     _add_file_commands(verbs)
 
 
+def _inspect(add: AddCommand) -> None:
+    inspect = add(
+        "bundles.inspect",
+        "print labels, definition file and scripts of an image, without mounting it",
+        "The options of Apptainer's command choose what is printed; the default is the labels.",
+    )
+    inspect.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
+    for short, option, dest, help in (
+        ("-l", "--labels", "labels", "the labels"),
+        ("-d", "--deffile", "definition", "the definition file from which the image was built"),
+        ("-e", "--environment", "environment", "the scripts that set the environment"),
+        ("-r", "--runscript", "runscript", "the script of 'apptainer run'"),
+        ("-s", "--startscript", "startscript", "the script of 'apptainer instance start'"),
+        ("-t", "--test", "test", "the script of 'apptainer test'"),
+        ("-H", "--helpfile", "help", "the text of 'apptainer run-help'"),
+    ):
+        inspect.add_argument(short, option, dest=dest, action="store_true", help=help)
+    inspect.add_argument("--list-apps", action="store_true", help="the names of the applications in /scif/apps")
+    inspect.add_argument("--all", action="store_true", help="everything, with layers and OCI configuration; implies --json")
+    inspect.add_argument("-j", "--json", action="store_true", help="print JSON")
+    _add_choice_of_image(inspect)
+
+
 def _add_file_commands(verbs: Any) -> None:
     """Add the commands that show the files in an image."""
     listing = _add_command(verbs, "ls", "bundles.image_ls", "list a file or directory of an image")
@@ -936,6 +959,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "mount": _mount,
         "umount": _umount,
         "image": _image,
+        "inspect": _inspect,
         "build": _build,
         "pull": _pull,
         "sif": _sif,

@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import sif as sif
     from .blobs import LayerFormat as LayerFormat
+    from .config import ImageMetadata as ImageMetadata
     from .config import OciImageConfig as OciImageConfig
     from .convert import build as build
     from .convert import build_sif as build_sif
@@ -34,7 +35,7 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
     {
         "blobs": "LayerFormat",
         "convert": "build build_sif",
-        "config": "OciImageConfig",
+        "config": "ImageMetadata OciImageConfig",
         "packing": "Compression",
         "registry": "pull",
         "files": "FileType ImageFile",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, NoReturn, cast
 
 import attrs
@@ -10,7 +11,15 @@ from ociruntime.arguments import check_mapping, check_type, optional, shown
 from ociruntime.errors import SifError
 from ociruntime.image.sif.model import JsonObject, JsonValue
 
-__all__ = ["MAX_DOCUMENT", "OciImageConfig", "check_oci_config", "parse_env", "parse_json_object", "string_map"]
+__all__ = [
+    "MAX_DOCUMENT",
+    "ImageMetadata",
+    "OciImageConfig",
+    "check_oci_config",
+    "parse_env",
+    "parse_json_object",
+    "string_map",
+]
 
 MAX_DOCUMENT = 1 << 20
 """Largest text or JSON object that is read, in bytes. As Python objects, JSON can take thirty times its size."""
@@ -139,6 +148,66 @@ class OciImageConfig:
             labels=string_map(document.get("Labels"), "Labels", location),
             stop_signal=_string(document, "StopSignal", location),
         )
+
+
+@attrs.frozen(kw_only=True)
+class ImageMetadata:
+    """What an image says of itself, with the terms of Apptainer's definition files. A text that the image lacks is empty."""
+
+    labels: dict[str, str] = attrs.field(factory=dict)
+    definition: str = ""
+    """The definition file from which the image was built."""
+    runscript: str = ""
+    """The script of ``apptainer run``."""
+    startscript: str = ""
+    """The script of ``apptainer instance start``."""
+    test: str = ""
+    """The script of ``apptainer test``."""
+    help: str = ""
+    environment: dict[str, str] = attrs.field(factory=dict)
+    """The scripts that set the environment, by their paths in the image."""
+    apps: tuple[str, ...] = ()
+    """The names of the applications in ``/scif/apps``."""
+
+    @classmethod
+    def from_json(cls, document: JsonObject, location: Location | None = None) -> ImageMetadata:
+        """Read ``inspect-metadata.json``, which Apptainer writes into SIF files. Raises SifError: a value has the wrong type."""
+        check_mapping("document", document)
+        optional(check_type, "location", location, Location, "a Location")
+        location = location or Location("inspect-metadata.json", None, "")
+        for key in ("data", "attributes"):
+            inner = document.get(key) or {}
+            if not isinstance(inner, dict):
+                location.refuse(key, f"{shown(inner)} is not an object")
+            document = inner
+        texts = {name: _string(document, key, location) for name, key in METADATA_TEXTS.items()}
+        return cls(
+            labels=string_map(document.get("labels"), "labels", location),
+            environment=string_map(document.get("environment"), "environment", location),
+            apps=tuple(sorted(_keys(document, "apps", location))),
+            **texts,
+        )
+
+
+METADATA_TEXTS: Final = {
+    "definition": "deffile",
+    "runscript": "runscript",
+    "startscript": "startscript",
+    "test": "test",
+    "help": "helpfile",
+}
+"""The texts of `ImageMetadata`, and what ``apptainer inspect`` calls them."""
+METADATA_DIRECTORY: Final = "/.singularity.d"
+METADATA_FILES: Final = {
+    "definition": "Singularity",
+    "runscript": "runscript",
+    "startscript": "startscript",
+    "test": "test",
+    "help": "runscript.help",
+}
+"""The files of these texts in `METADATA_DIRECTORY`."""
+ENVIRONMENT_FILE: Final = re.compile(r"/\.singularity\.d/env/(10-docker|9.*-environment).*\.sh")
+"""The scripts that set the environment of this image; others are the same in all images."""
 
 
 _KEYS: Final = (

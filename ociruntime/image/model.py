@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_str, check_type, optional, parse_path, shown, wrong_type
-from ociruntime.errors import BundleError, ImageError, SignatureError
+from ociruntime.errors import BundleError, ImageError, ImagePathError, SignatureError
 from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import (
@@ -28,7 +30,17 @@ from ociruntime.image.blobs import (
     open_archive,
     read_document,
 )
-from ociruntime.image.config import Location, OciImageConfig
+from ociruntime.image.config import (
+    ENVIRONMENT_FILE,
+    MAX_DOCUMENT,
+    METADATA_DIRECTORY,
+    METADATA_FILES,
+    ImageMetadata,
+    Location,
+    OciImageConfig,
+    parse_json_object,
+    string_map,
+)
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract, unpack
 from ociruntime.image.layers import check_archive
 from ociruntime.image.sif.format import MAGIC
@@ -173,7 +185,7 @@ class Image:
                 several images that of this machine, of another image any.
 
         Raises:
-            ImageError: the file is damaged, or not an image; the message says what it seems to be. Or there is no such image in it.
+            ImageError: the file is damaged, or not an image; the message says what it seems to be. Or it has no such image.
             BundleError: the directory is a bundle, which needs no image.
             ValueError: ``platform`` is not a platform.
             OSError: it cannot be opened or read.
@@ -251,6 +263,47 @@ class Image:
     def definition(self) -> str | None:
         """The definition file from which a SIF image was built; None without one."""
         return self.sif.definition if self.sif is not None else None
+
+    def metadata(self) -> ImageMetadata:
+        """Return the labels, the definition file and the scripts of the image, as Apptainer stores them.
+
+        They are those of the metadata object of a SIF file, and without one those of ``/.singularity.d`` in the files of the image.
+        Labels of the configuration and of the labels object, and the definition object, come before these.
+
+        Raises:
+            ImageError: a document, script or layer is damaged or too large.
+            UnsupportedError, ValueError: as for `files`, if the image has no metadata object.
+        """
+        self._check_open()
+        document = self.sif.inspect_metadata if self.sif is not None else None
+        if document is not None:
+            found = ImageMetadata.from_json(document, Location("inspect-metadata.json", None, self.name))
+        else:
+            found = self._metadata_of_files()
+        return attrs.evolve(found, labels={**found.labels, **self.labels}, definition=self.definition or found.definition)
+
+    def _metadata_of_files(self) -> ImageMetadata:
+        view = self._view(MAX_FILES, MAX_BYTES)
+
+        def text(path: str) -> str:
+            with _or_missing():
+                return view.read(path, MAX_DOCUMENT).decode("utf-8", "replace")
+            return ""
+
+        def names(path: str) -> list[str]:
+            with _or_missing():
+                return [file.path for file in view.files(path, recursive=False)][1:]
+            return []
+
+        scripts = [path for path in names(f"{METADATA_DIRECTORY}/env") if ENVIRONMENT_FILE.fullmatch(path)]
+        labels = text(f"{METADATA_DIRECTORY}/labels.json")
+        where = Location("labels.json", None, self.name)
+        return ImageMetadata(
+            labels=string_map(parse_json_object(labels.encode(), where), "", where) if labels else {},
+            environment={path: text(path) for path in scripts},
+            apps=tuple(path.rpartition("/")[2] for path in names("/scif/apps")),
+            **{name: text(f"{METADATA_DIRECTORY}/{file}") for name, file in METADATA_FILES.items()},
+        )
 
     @property
     def signatures(self) -> tuple[Descriptor, ...]:
@@ -339,7 +392,7 @@ class Image:
             max_bytes: most bytes to which the archives of the image may decompress.
 
         Raises:
-            ImagePathNotFound: there is no such file in the image.
+            ImagePathNotFound: the image has no such file.
             ImagePathError: ``path`` leads through a file that is not a directory, or through a loop of links.
             ImageError: a layer is damaged, does not have its digest, or exceeds a limit.
             UnsupportedError: the files of a layer can be read only when it is mounted, or with modules that are not installed.
@@ -366,7 +419,7 @@ class Image:
             max_bytes: see `files`.
 
         Raises:
-            ImagePathNotFound: there is no such file in the image.
+            ImagePathNotFound: the image has no such file.
             ImagePathError: it is a directory, a device, or too large: ``errno`` is EISDIR, EINVAL or EFBIG; or as for `files`.
             ImageError, UnsupportedError, ValueError: as for `files`.
         """
@@ -429,7 +482,9 @@ class Image:
             raise ClosedImageError
 
     def __repr__(self) -> str:
-        parts = [str(self.kind), self.architecture, *self._layer_texts()]
+        parts = [str(self.kind), self.architecture, *(self._layer_texts() if self.kind is not ImageKind.DIRECTORY else ())]
+        if self.signatures:
+            parts.append(f"{len(self.signatures)} signature{'s' if len(self.signatures) > 1 else ''}")
         if self.closed:
             parts.append("closed")
         return f"<Image {printable(self.name)}: {', '.join(filter(None, parts))}>"
@@ -463,6 +518,16 @@ class Image:
         )
         caption = f"<caption>image {escape(printable(self.name))}: {known}</caption>"
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+@contextmanager
+def _or_missing() -> Iterator[None]:
+    """Leave the block if a file of an image does not exist."""
+    try:
+        yield
+    except ImagePathError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
 
 
 def _check_layer(layer: Layer, name: str) -> str:

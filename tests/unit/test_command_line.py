@@ -11,8 +11,8 @@ from ociruntime.cli import build_parser, main
 from ociruntime.cli.parser import Parser, Unsupported, parse_args
 
 COMMANDS = (
-    "create start run state kill delete list prune exec shell cp ps attach logs update pause resume events mount umount image build pull "
-    "sif verify sign plan spec validate features doctor devices"
+    "create start run state kill delete list prune exec shell cp ps attach logs update pause resume events mount umount image inspect "
+    "build pull sif verify sign plan spec validate features doctor devices"
 ).split()
 
 

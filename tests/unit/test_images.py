@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import ociruntime as oci
@@ -587,3 +588,162 @@ def test_showing(tmp_path: Path) -> None:
         assert "<b>" not in html
         assert "&lt;b&gt;layout" in html
         assert image.layers[0].digest in html
+    (tmp_path / "tree").mkdir()
+    with Image.open(tmp_path / "tree") as image:
+        assert repr(image) == f"<Image {tmp_path}/tree: directory>"
+
+
+# ---- what an image says of itself ----
+
+METADATA = {
+    "labels.json": b'{"version": "1"}',
+    "Singularity": b"Bootstrap: scratch\n",
+    "runscript": b"#!/bin/sh\nexec run\n",
+    "startscript": b"#!/bin/sh\nexec start\n",
+    "runscript.help": b"how to \x1b[31mrun it\n",
+    "env/10-docker2singularity.sh": b"export A=1\n",
+    "env/90-environment.sh": b"export B=2\n",
+    "env/99-runtimevars.sh": b"the same everywhere\n",
+}
+FILES = {f".singularity.d/{name}": content for name, content in METADATA.items()} | {"scif/apps/tool/scif/runscript": b""}
+SCRIPTS = {
+    f"/.singularity.d/env/{name}": text for name, text in (("10-docker2singularity.sh", "A=1"), ("90-environment.sh", "B=2"))
+}
+FOUND = oci.image.ImageMetadata(
+    labels={"version": "1"},
+    definition="Bootstrap: scratch\n",
+    runscript="#!/bin/sh\nexec run\n",
+    startscript="#!/bin/sh\nexec start\n",
+    help="how to \x1b[31mrun it\n",
+    environment={path: f"export {text}\n" for path, text in SCRIPTS.items()},
+    apps=("tool",),
+)
+
+
+def with_metadata(kind: str, place: Path) -> Path:
+    image = OciImage()
+    image.add([(tar_of(FILES), TAR_TYPE)], name="one", config={"Labels": {"name": "x"}})
+    match kind:
+        case "layout":
+            return image.write_layout(place / "layout")
+        case "docker":
+            return image.write_docker_archive(place / "docker.tar", "x:1")
+    for name, content in FILES.items():
+        file = place / "tree" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return place / "tree"
+
+
+@pytest.mark.parametrize("kind", ["directory", "layout", "docker"])
+def test_metadata_in_files(kind: str, tmp_path: Path) -> None:
+    with Image.open(with_metadata(kind, tmp_path)) as image:
+        labels = {"version": "1"} if kind == "directory" else {"version": "1", "name": "x"}
+        assert image.metadata() == attrs.evolve(FOUND, labels=labels)
+    with pytest.raises(ValueError, match="closed"):
+        image.metadata()
+
+
+@pytest.mark.parametrize("change", ["nothing", "a file", "a link out of it", "invalid labels", "a large script"])
+def test_metadata_that_is_missing_or_damaged(change: str, tmp_path: Path) -> None:
+    path = with_metadata("directory", tmp_path)
+    place = path / ".singularity.d"
+    empty = attrs.evolve(oci.image.ImageMetadata(), apps=("tool",))
+    match change:
+        case "nothing":
+            shutil.rmtree(place)
+        case "a file":
+            shutil.rmtree(place)
+            place.write_text("x")
+        case "a link out of it":
+            (place / "runscript").unlink()
+            (place / "runscript").symlink_to("/../../../../../../../etc/hostname")
+        case "invalid labels":
+            (place / "labels.json").write_text('{"a": 1}')
+        case "a large script":
+            (place / "runscript").write_bytes(bytes(2 << 20))
+    with Image.open(path) as image:
+        match change:
+            case "a link out of it":
+                assert image.metadata() == attrs.evolve(FOUND, runscript="")
+            case "invalid labels":
+                with pytest.raises(oci.ImageError, match=r"labels\.json: a: 1 is not a string"):
+                    image.metadata()
+            case "a large script":
+                with pytest.raises(oci.ImageError, match="runscript"):
+                    image.metadata()
+            case _:
+                assert image.metadata() == empty
+
+
+def test_metadata_of_a_sif_file(tmp_path: Path) -> None:
+    """The object that Apptainer writes is used, so that files which cannot be read without mounting need not be."""
+    attributes = {
+        "labels": {"a": "1", "b": "1"},
+        "runscript": "run",
+        "environment": {"/e.sh": "X=1"},
+        "apps": {"two": {}, "one": {}},
+    }
+    for document, message in (
+        ({"data": {"attributes": attributes}}, None),
+        ({"data": {"attributes": {**attributes, "runscript": 5}}}, "inspect-metadata.json: runscript: 5 is not a string"),
+        ({"data": []}, None),
+        ({"data": "x"}, "inspect-metadata.json: data: 'x' is not an object"),
+    ):
+        builder = SifBuilder()
+        builder.add_partition(erofs(), filesystem=Filesystem.RAW)
+        builder.add_labels({"b": "2"})
+        builder.add_json(document, name="inspect-metadata.json")  # type: ignore[arg-type]
+        builder.write(tmp_path / "x.sif", overwrite=True)
+        with Image.open(tmp_path / "x.sif") as image:
+            if message is not None:
+                with pytest.raises(oci.ImageError, match=message):
+                    image.metadata()
+            elif document["data"] == []:
+                assert image.metadata() == oci.image.ImageMetadata(labels={"b": "2"})
+            else:
+                assert image.metadata() == oci.image.ImageMetadata(
+                    labels={"a": "1", "b": "2"}, runscript="run", environment={"/e.sh": "X=1"}, apps=("one", "two")
+                )
+    builder = SifBuilder()
+    builder.add_partition(erofs(), filesystem=Filesystem.RAW)
+    builder.write(tmp_path / "x.sif", overwrite=True)
+    with Image.open(tmp_path / "x.sif") as image, pytest.raises(oci.UnsupportedError, match="cannot be read without mounting it"):
+        image.metadata()
+
+
+def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(with_metadata("directory", tmp_path))
+
+    def inspect(*words: str) -> str:
+        assert main(["inspect", *words]) == 0
+        return capsys.readouterr().out
+
+    assert inspect(path) == inspect("--labels", path) == "version: 1\n"
+    assert inspect("-d", path) == "Bootstrap: scratch\n"
+    assert inspect("-r", "-s", path) == "#!/bin/sh\nexec run\n#!/bin/sh\nexec start\n"
+    assert inspect("-H", path) == "how to \\x1b[31mrun it\n"
+    assert inspect("-t", path) == ""
+    environment = [line for path, text in SCRIPTS.items() for line in (f"=== {path} ===", f"export {text}", "")]
+    assert inspect("-e", path).splitlines() == environment
+    assert inspect("--list-apps", path) == "tool\n"
+    document = json.loads(inspect("--json", "-l", "-r", path))
+    assert document == {
+        "data": {"attributes": {"labels": {"version": "1"}, "runscript": "#!/bin/sh\nexec run\n"}},
+        "type": "container",
+    }
+    everything = json.loads(inspect("--all", path))
+    assert set(everything["data"]["attributes"]) == {
+        "apps", "labels", "deffile", "runscript", "startscript", "test", "helpfile", "environment",
+    }  # fmt: skip
+    assert everything["image"]["kind"] == "directory"
+    layout = str(with_metadata("layout", tmp_path))
+    assert inspect("--reference", "one", layout) == "name: x\n"
+    assert json.loads(inspect("--all", layout))["image"]["config"]["config"] == {"Labels": {"name": "x"}}
+    file = str(file_of(tmp_path / "x.erofs", erofs()))
+    assert main(["inspect", "-r", file]) == 1
+    assert "cannot be read without mounting it" in capsys.readouterr().err
+    assert main(["inspect", "--all", file]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["image"]["layers"][0]["format"] == "erofs"
+    assert "warning: the scripts are not shown: " in shown.err
