@@ -382,7 +382,7 @@ def _show(image: Image, places: Sequence[str], rootfs: str, programs: Programs) 
     if programs.overlayfs:
         filesystems.show_layers(places, rootfs, programs, image.name)
     else:
-        why = f"{image.name} has several layers, and there is no fuse-overlayfs in PATH (Debian: fuse-overlayfs)"
+        why = f"{image.name} has several layers, and fuse-overlayfs is not in PATH (Debian: fuse-overlayfs)"
         warn([f"{rootfs} stays empty: {why}; 'ociruntime shell' with the bundle shows the files"])
 
 
