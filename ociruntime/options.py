@@ -611,6 +611,7 @@ def _enforce(options: SandboxOptions) -> Enforcement:
         network=options.network,
         devices=options.devices,
         gpus=options.gpus,
+        ports=options.ports,
         read_only=options.read_only,
         hostname=options.hostname,
     )
@@ -704,6 +705,7 @@ class SandboxOptions:
     network: Network | None = None
     devices: Iterable[StrPath] | None = None
     gpus: str | int | None = None
+    ports: Ports | None = None
     mounts: Iterable[MountLike] | None = None
     env: Env | None = None
     cwd: StrPath | None = None

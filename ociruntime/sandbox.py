@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .ephemeral import ImageLike
     from .lifecycle.files import ContainerFiles
     from .options import LimitPolicy, OutputFunction
-    from .overrides import Args, Env, MountLike, Network, StrPath, UserLike
+    from .overrides import Args, Env, MountLike, Network, Ports, StrPath, UserLike
     from .plan.cgroups import Manager
     from .presets import Preset
     from .process import Process, Result
@@ -74,6 +74,7 @@ class Sandbox(Unpicklable):
         network: Network | None = None,
         devices: Iterable[StrPath] | None = None,
         gpus: str | int | None = None,
+        ports: Ports | None = None,
         mounts: Iterable[MountLike] | None = None,
         env: Env | None = None,
         cwd: StrPath | None = None,
@@ -106,7 +107,7 @@ class Sandbox(Unpicklable):
                 ``"required"``: that is an error. ``"if possible"``: a weaker limit is set, with a warning: memory for each process
                 (RLIMIT_DATA), pids for each user of the sandbox (RLIMIT_NPROC), and none for CPUs. Default: the limits that are
                 given are required, and the default of ``pids`` may be weaker. The attribute `limits` has what was chosen.
-            network, devices, gpus: as for `ociruntime.run`.
+            network, ports, devices, gpus: as for `ociruntime.run`.
             mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. What is written there stays, and no limit
                 counts it.
             env: variables of all programs, over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
@@ -140,6 +141,7 @@ class Sandbox(Unpicklable):
             network=network,
             devices=devices,
             gpus=gpus,
+            ports=ports,
             mounts=mounts,
             env=env,
             cwd=cwd,
