@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import attrs
 from typing_extensions import TypeIs
 
 from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
@@ -25,7 +26,7 @@ from .lifecycle.prune import umount
 from .options import ConfigurationKeywords, RunOptions, check_keywords
 from .overrides import Args, Overrides
 from .plan.cgroups import MANAGERS
-from .plan.compile import LAYER, Template, compile_create, is_usable
+from .plan.compile import LAYER, STRATEGY, Template, compile_create, is_usable
 from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.layers import (
@@ -493,7 +494,7 @@ class Bundle:
         optional(check_bool, "die_with_parent", die_with_parent)
         check_bool("empty_process", empty_process)
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
-        return self._plan(
+        plan = self._plan(
             container_id=container_id,
             host=host or Host.probe(),
             gate=gate,
@@ -502,6 +503,10 @@ class Bundle:
             empty_process=empty_process,
             layer=container_id,
         )
+        layers = self._layers or bundle_layers(self._recorded_path(str(self.rootfs)))
+        if layers is not None and layers.shared and layers.note:
+            plan = attrs.evolve(plan, notes=(*plan.notes, f"{STRATEGY} {layers.note}"))
+        return plan
 
     def _plan(
         self,

@@ -188,7 +188,7 @@ class _Create:
         self.copies_early = host.privileged and (self.namespaces.user if self.own_tree else "mount" not in self.namespaces.own)
         self.builder = PlanBuilder()
         if overlay is not None and overlay.note:
-            self.builder.note(f"root filesystem by the strategy {overlay.note}")
+            self.builder.note(f"{STRATEGY} {overlay.note}")
         self.hooks = compile_hooks(self.builder, spec)
         self.bundle = bundle
         self.root = NO_SLOT
@@ -346,6 +346,8 @@ class _Create:
         )
 
 
+STRATEGY: Final = "root filesystem by the strategy"
+"""How the note begins that says how the files of an image are mounted or extracted."""
 _IN_NEW_NAMESPACES: Final = "In the new namespaces, before the root is entered"
 _IN_ROOT: Final = "In the container's root"
 _PROCESS: Final = "The process"

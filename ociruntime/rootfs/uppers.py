@@ -174,8 +174,8 @@ def find_upper(choice: str, *, privileged: bool) -> Upper:
         return Upper(choice)
     if not privileged:
         raise UnsupportedError(
-            f"overlay {choice}: only root can write to a filesystem in a file, because the kernel takes no FUSE filesystem as an "
-            "upper layer; give a directory, or 'tmpfs'"
+            f"overlay {choice}: only root can write to a filesystem in a file: the kernel takes no FUSE filesystem as an upper "
+            "layer, and fuse-overlayfs would refuse all ids but the user's own; give a directory, or 'tmpfs'"
         )
     try:
         image = open_image(choice, check=False)

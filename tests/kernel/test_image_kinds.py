@@ -186,6 +186,11 @@ def test_root_runs_an_image(images: Path, name: str, tmp_path: Path, cache: Path
     with oci.Bundle.from_image(path, tmp_path / "b") as bundle:
         assert (tmp_path / "b/rootfs/etc/passwd").exists()
         assert _show(bundle) == expected(name, owners=True)
+        extracted = name in LAYERED or name == "oci-user.sif"
+        (note,) = bundle.plan().notes
+        assert note.startswith(
+            "root filesystem by the strategy extraction, because" if extracted else "root filesystem by the strategy kernel"
+        )
         oci.run(bundle, ["sh", "-c", "rm -r /etc && mkdir /etc && echo new >/etc/new"], check=True)
         assert os.listdir(tmp_path / "b/rootfs/etc") == ["new"]
     with oci.Bundle.from_image(path, tmp_path / "b", writable=False) as bundle:
@@ -283,6 +288,7 @@ def test_a_directory_that_was_replaced(busybox_rootfs: Path, tmp_path: Path) -> 
 def test_strategies_of_root(images: Path, name: str, tmp_path: Path, cache: Path) -> None:
     with oci.Bundle.from_image(images / name, tmp_path / "b", strategy="extraction") as bundle:
         assert _show(bundle) == expected(name, owners=True)
+        assert bundle.plan().notes == ("root filesystem by the strategy extraction",)
         (digest,) = cached(cache)
         assert os.getxattr(cache / digest / "rootfs/set", "user.kept") == b"x"
     for path, strategy, why in (

@@ -570,8 +570,8 @@ def test_upper_layers(user: User) -> None:
         "['1', '1', '3']",
         "overlay /kept: container 'c' uses it; end it, or give another directory",
         (
-            "overlay /image.sif: only root can write to a filesystem in a file, because the kernel takes no FUSE filesystem as an upper "
-            "layer; give a directory, or 'tmpfs'"
+            "overlay /image.sif: only root can write to a filesystem in a file: the kernel takes no FUSE filesystem as an upper layer, "
+            "and fuse-overlayfs would refuse all ids but the user's own; give a directory, or 'tmpfs'"
         ),
         "['4', '5']",
         "['upper', 'work']",
