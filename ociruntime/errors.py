@@ -223,7 +223,10 @@ class WrongStatus(StateError):
         self.operation = operation
         self.status = status
         self.needed = needed
-        super().__init__(f"cannot {operation} container {container_id!r}: it is {status}, not {needed}")
+        if status == "paused":  # in words that clients of runc look for
+            super().__init__(f"cannot {operation} a paused container: {container_id!r} is not {needed}")
+        else:
+            super().__init__(f"cannot {operation} container {container_id!r}: it is {status}, not {needed}")
 
 
 class StepError(OCIRuntimeError, OSError):

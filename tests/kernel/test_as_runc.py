@@ -227,7 +227,7 @@ def test_exec_in_a_paused_container(sleeper: oci.Bundle, command: Command, prefi
     with oci.Container.run(prefix, sleeper, state_root=state_root) as container:
         container.pause()
         try:
-            assert "paused" in call(command("exec", prefix, "true"), status=255).stderr
+            assert "cannot exec in a paused container" in call(command("exec", prefix, "true"), status=255).stderr
             timer = threading.Timer(1, container.resume)
             timer.start()
             begun = time.monotonic()
