@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .lifecycle.files import ContainerFiles as ContainerFiles
     from .lifecycle.files import FileStatus as FileStatus
     from .lifecycle.prune import prune as prune
+    from .lifecycle.snapshots import Snapshot as Snapshot
     from .plan import Plan as Plan
     from .plan import Step as Step
     from .presets import CONTAIN as CONTAIN
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from .presets import Preset as Preset
     from .process import Process as Process
     from .process import Result as Result
+    from .rootfs.changes import Change as Change
+    from .rootfs.changes import Changes as Changes
     from .sandbox import Sandbox as Sandbox
     from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
@@ -97,6 +100,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "process": "Process Result",
         "lifecycle.files": "ContainerFiles FileStatus",
         "lifecycle.prune": "prune",
+        "lifecycle.snapshots": "Snapshot",
+        "rootfs.changes": "Change Changes",
         "ephemeral": "close_images run",
         "image": "Image SifImage build build_sif pull sign",
         "sandbox": "Sandbox",

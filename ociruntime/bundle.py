@@ -406,6 +406,10 @@ class Bundle:
         self._layers = layers if layers is None else layers._replace(bundle="")
         return self
 
+    def _with_own_layers(self, layers: Layers) -> Bundle:
+        """Return a bundle with the same configuration, of which each container mounts these layers."""
+        return Bundle._of_layers(self.path, self.spec, layers)
+
     def with_overrides(
         self, overrides: Overrides | None = None, *, args: Args = (), **changes: Unpack[ConfigurationKeywords]
     ) -> Bundle:

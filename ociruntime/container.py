@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from .arguments import check_bool, check_type, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
-from .errors import LaunchTimeout, ProcessTimeout, StateError
+from .errors import LaunchTimeout, ProcessTimeout, StateError, UnsupportedError
 from .interrupts import DeferredSignals, complete
 from .lifecycle.status import allowed, check_start, current, events, first_process, out_of_memory, stats, status_of, wait_supervised
 from .store import Entry, StateStore, Status, check_id, state_document
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
     from .bundle import Bundle
     from .engine.processes import Exit
+    from .image import Compression
     from .lifecycle.create import Created, Supervise
     from .lifecycle.files import ContainerFiles
+    from .lifecycle.snapshots import Snapshot
     from .lifecycle.update import Limits
     from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, OutputFunction, PopenKeywords
     from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
     from .process import LaunchedProcess, Process, Result
+    from .rootfs.changes import Changes
+    from .rootfs.layers import OwnLayers
     from .spec import ProcessSpec, Resources, RuntimeSpec
     from .spec.base import Json
     from .state import State
@@ -60,6 +64,7 @@ class Container:
         self._pidfd = -1
         self._spec: tuple[int, RuntimeSpec] | None = None
         self._streams: Streams | None = None
+        self._layers: OwnLayers | None = None
 
     # ---- making and finding ----
 
@@ -185,6 +190,7 @@ class Container:
             container = cls(created.entry)
             container._pidfd, container._streams = created.init.pidfd, streams
             container._keep(created.spec)
+            container._layers = created.layers
             if created.init.terminal >= 0:
                 from .terminal import Terminal
 
@@ -693,6 +699,86 @@ class Container:
 
         return ContainerFiles(self._entry, lambda: self.spec)
 
+    # ---- changes ----
+
+    def changes(self) -> Changes:
+        """Return what the running or paused container has changed in its root filesystem, compared with the image.
+
+        Files with the same content and the same owner, permissions and attributes have not changed. Mount points are left out. The
+        container is not paused: a program that runs may change further files meanwhile.
+
+        Raises:
+            StateError: this object did not make the container.
+            UnsupportedError: the container has no upper layer of its own, as those of an image have, or of `Bundle.fresh`.
+            WrongStatus: it was not started, or has ended.
+            OSError: the files cannot be read.
+        """
+        from .lifecycle.snapshots import changes
+
+        return changes(self._entry, self.spec, self._own_layers())
+
+    def diff_text(self, path: str) -> str:
+        """Return how a file of the root filesystem differs from that of the image, as a unified diff; empty if it does not.
+
+        Args:
+            path: the path as in `changes`: no symbolic link in it is followed.
+
+        Raises:
+            FileNotFoundError: there is no such file, and there was none.
+            OSError: it is not a text, or is larger than 16 MiB. And as for `changes`.
+        """
+        from .lifecycle.snapshots import diff_text
+
+        return diff_text(self._entry, self.spec, self._own_layers(), path)
+
+    def snapshot(self) -> Snapshot:
+        """Copy what the container has changed, as a `Snapshot` from which new containers start.
+
+        Its processes are frozen meanwhile. Files share their content with the copy where the filesystem can do that. Owners,
+        attributes, holes and hard links are kept.
+
+        Raises:
+            UnsupportedError: programs run in it, and cannot be frozen without a cgroup. And as for `changes`.
+        """
+        from .lifecycle.snapshots import snapshot
+
+        return snapshot(self._entry, self.spec, self._own_layers())
+
+    def commit(
+        self,
+        target: StrPath,
+        *,
+        image: StrPath | None = None,
+        labels: Mapping[str, str] | None = None,
+        compression: Compression = "gzip",
+        overwrite: bool = False,
+    ) -> None:
+        """Make a SIF file of the image of the container with what it has changed. The configuration of the image is kept.
+
+        Args:
+            target: the file to write; it appears when it is complete.
+            image: the image that the container was made of. Default: that of the bundle, with the configuration of the bundle. It
+                is needed where the rootfs of the bundle is empty, because its containers mount the image.
+            labels: labels beside those of the image, which they replace.
+            compression: as for `oci.build`.
+            overwrite: replace a file that exists.
+
+        Raises:
+            BundleError: ``image`` is needed.
+            ImageError, FileExistsError, OSError: as for `oci.build`. And as for `snapshot`.
+        """
+        with self.snapshot() as snapshot:
+            snapshot.commit(target, image=image, labels=labels, compression=compression, overwrite=overwrite)
+
+    def _own_layers(self) -> OwnLayers:
+        if self._layers is None:
+            if self._pidfd < 0:
+                raise StateError(f"container {self.id!r} was not made by this object, which alone knows its layers")
+            raise UnsupportedError(
+                f"container {self.id!r} has no upper layer of its own: run it from an image, or from a bundle with Bundle.fresh()"
+            )
+        return self._layers
+
     # ---- supervised containers ----
 
     def attach(self, *, stderr: bool = False) -> Attachment:
@@ -780,6 +866,7 @@ class Container:
             self._streams.close()
         if self.terminal is not None:
             self.terminal.close()
+        self._layers = None
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             abandon(pidfd)

@@ -417,6 +417,11 @@ static long carry_out(const struct head *h)
         ARGS(reap);
         return reap(o->childless != 0);
     }
+    case OP_GIVE: {
+        ARGS(give);
+        report(REPORT_FD, h->step, 0, fd_of(o->fd));
+        return 0;
+    }
     case OP_SERVE: {
         ARGS(serve);
         serve(fd_of(o->peer), fd_of(o->end), fd_of(o->proc));

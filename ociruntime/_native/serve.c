@@ -5,6 +5,7 @@
  * if it is a regular file or a directory, through that descriptor. The caller reads no file of the container itself: a filesystem
  * that a container serves can delay this process, but not the caller.
  */
+#include <linux/fs.h>
 #include <linux/poll.h>
 #include <linux/stat.h>
 #include <linux/time_types.h>
@@ -12,9 +13,6 @@
 
 #include "init.h"
 
-#define SEEK_SET 0
-#define SEEK_CUR 1
-#define SEEK_DATA 3
 #define SIGNAL_BYTES sizeof(uint64_t)
 
 static struct {
@@ -90,7 +88,7 @@ static long open_path(int dir, const char *name, long *size)
     return keep_with_status(fd, size);
 }
 
-/* "self/fd/" and the number of a descriptor. */
+/* "self/fd/" and the number of a descriptor. The working directory is the procfs of the caller. */
 static void proc_path(int fd, char path[24])
 {
     char digits[12];
@@ -119,27 +117,58 @@ static long reopen(int fd, int proc, long *size)
     return keep_with_status(sys(__NR_openat, proc, path, request.head.flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC), size);
 }
 
-/* Read the next bytes, or tell the length of the hole before them. Filesystems without holes have data everywhere. */
+/* Go to the next data; return the length of the hole before them. Filesystems without holes have data everywhere. */
+static long skip_hole(int fd)
+{
+    long at = sys(__NR_lseek, fd, 0, SEEK_CUR), data = at < 0 ? at : sys(__NR_lseek, fd, at, SEEK_DATA);
+
+    if (at < 0)
+        return at;
+    if (data == -ENXIO) { /* there is no more data: at the end, or in a last hole */
+        struct statx st;
+        long mode = mode_of(fd, &st);
+        if (mode < 0)
+            return mode;
+        data = (uint64_t)at < st.stx_size ? (long)st.stx_size : at;
+    }
+    if (data <= at)
+        return 0;
+    data = sys(__NR_lseek, fd, data, SEEK_SET);
+    return data < 0 ? data : data - at;
+}
+
+/* Read the next bytes, or tell the length of the hole before them. */
 static long read_part(int fd, long *size)
 {
     uint64_t most = request.head.a < SERVED ? request.head.a : SERVED;
-    long n, at = sys(__NR_lseek, fd, 0, SEEK_CUR), data = at < 0 ? at : sys(__NR_lseek, fd, at, SEEK_DATA);
+    long n = skip_hole(fd);
 
-    if (data == -ENXIO) { /* there is no more data: at the end, or in a last hole */
-        struct statx st;
-        n = mode_of(fd, &st);
-        if (n < 0)
-            return n;
-        data = (uint64_t)at < st.stx_size ? (long)st.stx_size : at;
-    }
-    if (data > at) {
-        answer.head.value = (uint64_t)(data - at);
-        at = sys(__NR_lseek, fd, data, SEEK_SET);
-        return at < 0 ? at : 0;
+    if (n) {
+        answer.head.value = n < 0 ? 0 : (uint64_t)n;
+        return n < 0 ? n : 0;
     }
     n = sys(__NR_read, fd, answer.data, most);
     if (n > 0)
         *size = n;
+    return n;
+}
+
+/* Copy the next bytes, or the hole before them, to another file, and tell how many. */
+static long copy_part(int from, int to)
+{
+    long at, end, n = skip_hole(from);
+
+    if (n > 0 && (at = sys(__NR_lseek, to, n, SEEK_CUR)) < 0)
+        return at;
+    if (n == 0) {
+        at = sys(__NR_lseek, from, 0, SEEK_CUR);
+        end = sys(__NR_lseek, from, at, SEEK_HOLE);
+        if (at < 0 || (n = sys(__NR_lseek, from, at, SEEK_SET)) < 0)
+            return at < 0 ? at : n;
+        n = end > at && (uint64_t)(end - at) < request.head.a ? end - at : (long)request.head.a;
+        n = sys(__NR_sendfile, to, from, 0, n);
+    }
+    answer.head.value = n < 0 ? 0 : (uint64_t)n;
     return n;
 }
 
@@ -168,6 +197,26 @@ static long touch(int fd, const char *name)
 {
     struct __kernel_timespec times[2] = { { request.head.a, request.head.b }, { request.head.a, request.head.b } };
     return sys(__NR_utimensat, fd, name[0] ? name : 0, times, name[0] ? AT_SYMLINK_NOFOLLOW : 0);
+}
+
+/* The extended attributes of a file, also of one that is open with O_PATH: their names, or one of them. */
+static long attributes(int fd, const char *name, long *size)
+{
+    char path[24];
+    long n;
+
+    proc_path(fd, path);
+    n = name[0] ? sys(__NR_getxattr, path, name, answer.data, SERVED) : sys(__NR_listxattr, path, answer.data, SERVED);
+    if (n > 0)
+        *size = n;
+    return n;
+}
+
+static long set_attribute(int fd, const struct parts *p)
+{
+    char path[24];
+    proc_path(fd, path);
+    return sys(__NR_setxattr, path, p->name, p->data, p->size, 0);
 }
 
 /* Carry out a request; the size of the answer's data goes to *size. */
@@ -221,6 +270,18 @@ static long answer_call(const struct parts *p, int proc, long *size)
         return sys(__NR_fchmod, fd, r->mode);
     case CALL_TOUCH:
         return touch(fd, p->name);
+    case CALL_ATTRIBUTES:
+        return attributes(fd, p->name, size);
+    case CALL_SET_ATTRIBUTE:
+        return set_attribute(fd, p);
+    case CALL_CHOWN:
+        return sys(__NR_fchownat, fd, p->name, r->a, r->b, AT_SYMLINK_NOFOLLOW);
+    case CALL_MKNOD:
+        return sys(__NR_mknodat, fd, p->name, r->mode, device_number(r->a >> 32, r->a & 0xffffffff));
+    case CALL_CLONE:
+        return slots[r->out] < 0 ? -EBADF : sys(__NR_ioctl, slots[r->out], FICLONE, fd);
+    case CALL_COPY:
+        return slots[r->out] < 0 ? -EBADF : copy_part(fd, slots[r->out]);
     default:
         return -EPROTO;
     }
@@ -229,6 +290,7 @@ static long answer_call(const struct parts *p, int proc, long *size)
 /* Serve until the peer closes its end or the process of "end" has ended. */
 _Noreturn void serve(int peer, int end, int proc)
 {
+    sys(__NR_fchdir, proc);
     sys(__NR_close, control); /* tells the caller that all steps are done */
     for (;;) {
         struct pollfd ready[2] = { { peer, POLLIN, 0 }, { end, POLLIN, 0 } };

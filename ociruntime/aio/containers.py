@@ -22,6 +22,7 @@ from ..files import Unpicklable
 from ..lifecycle.files import AnyPath, FileStatus
 from ..lifecycle.files import ContainerFiles as _ContainerFiles
 from ..lifecycle.prune import prune as _prune
+from ..lifecycle.snapshots import Snapshot
 from ..lifecycle.status import StatsTimer, check_start, first_process, watch
 from ..options import AsyncPopenKeywords, CreateKeywords, ExecKeywords, ExecOptions, RunKeywords, RunOptions, check_keywords
 from ..overrides import Args, StrPath, UserLike
@@ -35,8 +36,10 @@ from .processes import Attachment, Making, Process, Reader, Writer, connect, end
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..engine.fileserver import Content
+    from ..image import Compression
     from ..lifecycle.files import Readable, Writable
     from ..lifecycle.update import Limits
+    from ..rootfs.changes import Changes
     from ..spec import Resources, RuntimeSpec
     from ..spec.base import Json
     from ..state import State
@@ -303,6 +306,30 @@ class Container:
     def files(self) -> ContainerFiles:
         """The files of the running or paused container."""
         return ContainerFiles(self._sync)
+
+    async def changes(self) -> Changes:
+        """See `ociruntime.Container.changes`."""
+        return await work(self._sync.changes)
+
+    async def diff_text(self, path: str) -> str:
+        """See `ociruntime.Container.diff_text`."""
+        return await work(self._sync.diff_text, path)
+
+    async def snapshot(self) -> Snapshot:
+        """See `ociruntime.Container.snapshot`."""
+        return await work(self._sync.snapshot, undo=Snapshot.close)
+
+    async def commit(
+        self,
+        target: StrPath,
+        *,
+        image: StrPath | None = None,
+        labels: Mapping[str, str] | None = None,
+        compression: Compression = "gzip",
+        overwrite: bool = False,
+    ) -> None:
+        """See `ociruntime.Container.commit`."""
+        await work(self._sync.commit, target, image=image, labels=labels, compression=compression, overwrite=overwrite)
 
     def attach(self, *, stderr: bool = False) -> Making[Attachment]:
         """`ociruntime.Container.attach`, to be awaited or entered by ``async with``."""

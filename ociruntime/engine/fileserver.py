@@ -14,7 +14,7 @@ import posixpath
 import socket
 import stat
 import struct
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
@@ -22,7 +22,7 @@ from ..files import NotRegularError, check_regular, write_all
 from ..image.layers import FILE_TYPES
 from ..interrupts import waiting
 from ..plan.compile import SERVED_ROOT
-from ..plan.kernel import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from ..plan.kernel import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
 from ..plan.ops import SERVED, Call
 
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ _IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _NO_XDEV: Final = 0x01
 _REMOVEDIR: Final = 0x200
 """AT_REMOVEDIR"""
-_FOUND, _FILE, _PLACE = range(SERVED_ROOT + 1, SERVED_ROOT + 4)
-"""Slots: what a path leads to, a file that is open, and the directory that a walk has come to."""
+_FOUND, _FILE, _PLACE, _OTHER = range(SERVED_ROOT + 1, SERVED_ROOT + 5)
+"""Slots: what a path leads to, a file that is open, the directory that a walk has come to, and a second file."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_BELOW: Final = RESOLVE_NO_SYMLINKS | 0x08
+"""With RESOLVE_BENEATH"""
 _U64: Final = (1 << 64) - 1
 _TRIES: Final = 100
 """Attempts at a path that another process changes meanwhile."""
@@ -71,12 +73,14 @@ class FileInfo(NamedTuple):
     """Seconds, to which `mtime_part` adds nanoseconds."""
     mtime_part: int
     device: tuple[int, int]
+    rdev: tuple[int, int] = (0, 0)
+    """Major and minor number of a device."""
 
     @classmethod
     def of_statx(cls, raw: memoryview) -> Self:
         fields = _STATX.unpack_from(raw)
         links, uid, gid, mode, inode, size = fields[3:9]
-        return cls(mode, links, uid, gid, inode, size, fields[17], fields[18], (fields[21], fields[22]))
+        return cls(mode, links, uid, gid, inode, size, fields[17], fields[18], (fields[21], fields[22]), (fields[19], fields[20]))
 
     @classmethod
     def of_host(cls, info: os.stat_result) -> Self:
@@ -128,15 +132,15 @@ class FileServer:
         init: the init process.
         peer: the caller's end of its socket, with messages.
         name: the container, for paths in errors.
-        user: the uid of the server in the container, for errors.
         ended: returns the error for a container that has ended.
     """
 
-    def __init__(self, init: Init, peer: socket.socket, *, name: str, user: int, ended: Callable[[], Exception]) -> None:
+    def __init__(self, init: Init, peer: socket.socket, *, name: str, ended: Callable[[], Exception]) -> None:
         self._init = init
         self._peer = peer
         self._name = name
-        self._user = user
+        self.user = 0
+        """The uid of the server in the container, for errors."""
         self._ended = ended
         self.broken = False
         """Whether a call has ended without its answer, so that there can be no other."""
@@ -196,8 +200,8 @@ class FileServer:
 
     def _failure(self, number: int) -> OSError:
         if number in (errno.EACCES, errno.EPERM):
-            remedy = "; user=0 stands for root of the container" if self._user else ""
-            return OSError(number, f"Permission denied to user {self._user} of the container{remedy}")
+            remedy = "; user=0 stands for root of the container" if self.user else ""
+            return OSError(number, f"Permission denied to user {self.user} of the container{remedy}")
         return OSError(number, "it is a mount point" if number == errno.EXDEV else os.strerror(number))
 
     # ---- paths ----
@@ -300,10 +304,10 @@ class FileServer:
             return
         raise _restless()
 
-    def read(self) -> Parts:
+    def read(self, slot: int = _FILE) -> Parts:
         """Yield the content."""
         while True:
-            answer = self.call(Call.READ, _FILE, a=SERVED)
+            answer = self.call(Call.READ, slot, a=SERVED)
             if answer.value:
                 yield answer.value
             elif answer.data:
@@ -339,9 +343,122 @@ class FileServer:
                 if name not in (b".", b".."):
                     yield name
 
+    # ---- layers, in which no symbolic link is followed ----
+
+    def look_at(self, slot: int, path: bytes) -> FileInfo:
+        """Find a file of a layer, as `_FOUND`."""
+        flags = os.O_PATH | os.O_NOFOLLOW
+        return self.call(Call.OPEN, slot, path or b".", flags=flags, a=_BELOW, out=_FOUND).file
+
+    def attribute(self, name: bytes) -> bytes | None:
+        """Return an extended attribute of what was found last; None if it has no such attribute."""
+        try:
+            return bytes(self.call(Call.ATTRIBUTES, _FOUND, name).data)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.ENOTSUP):
+                return None
+            raise
+
+    def attributes(self) -> list[bytes]:
+        """Return the names of the extended attributes of what was found last."""
+        try:
+            names = bytes(self.call(Call.ATTRIBUTES, _FOUND).data).split(b"\0")
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                return []
+            raise
+        return [name for name in names if name]
+
+    def names_in(self, slot: int, path: bytes) -> list[bytes]:
+        """Return the names in a directory of a layer."""
+        self.call(Call.OPEN, slot, path or b".", flags=_DIRECTORY, a=_BELOW, out=_PLACE)
+        return list(self.names())
+
+    def content(self, slot: int, path: bytes) -> Parts:
+        """Yield the content of a regular file of a layer, which was looked at."""
+        self.open_found(self.look_at(slot, path), os.O_RDONLY, os.fsdecode(path))
+        yield from self.read()
+
+    # What follows copies a file of a layer, which is open, to the directory of another layer that was opened last.
+
+    def open_layer_directory(self, slot: int, path: bytes) -> None:
+        """Open a directory of a layer."""
+        self.call(Call.OPEN, slot, path or b".", flags=_DIRECTORY, a=_BELOW, out=_PLACE)
+
+    def make(self, call: Call, name: bytes, *, data: bytes = b"", mode: int = 0, a: int = 0) -> None:
+        """Make something that is not a regular file."""
+        self.call(call, _PLACE, name, data=data, mode=mode, a=a)
+
+    def make_file(self, name: bytes) -> None:
+        """Make a regular file, as `_OTHER`."""
+        self.call(Call.OPEN, _PLACE, name, flags=_NEW, mode=0o600, out=_OTHER)
+
+    def share_content(self) -> None:
+        """Let it share the content of the file that is open. Raises OSError: the filesystem cannot do that."""
+        self.call(Call.CLONE, _FILE, out=_OTHER)
+
+    def copy_content(self, most: int) -> None:
+        """Copy the content of the file that is open to it, ``most`` bytes with each call."""
+        while self.call(Call.COPY, _FILE, a=most, out=_OTHER).value:
+            pass
+        self.call(Call.TRUNCATE, _OTHER)
+
+    def link_in_layer(self, slot: int, path: bytes, name: bytes) -> None:
+        """Make a hard link to a file of the layer."""
+        folder, other = posixpath.split(path)
+        self.call(Call.OPEN, slot, folder or b".", flags=os.O_PATH | os.O_DIRECTORY, a=_BELOW, out=_FOUND)
+        self.call(Call.LINK, _PLACE, name, data=other, out=_FOUND)
+
+    def finish_copy(self, name: bytes, info: FileInfo, attributes: Mapping[bytes, bytes], *, directory: bool) -> None:
+        """Give a copy its owner, permissions, attributes and time; a file that is not a directory is `_OTHER`, if it is regular."""
+        slot = _PLACE if directory else _OTHER
+        is_whiteout = stat.S_ISCHR(info.mode) and info.rdev == (0, 0)
+        if not is_whiteout:
+            self.call(Call.CHOWN, _PLACE, name, a=info.uid, b=info.gid)
+        if directory or stat.S_ISREG(info.mode):
+            for attribute, value in attributes.items():
+                self.call(Call.SET_ATTRIBUTE, slot, attribute, data=value)
+            self.call(Call.CHMOD, slot, mode=stat.S_IMODE(info.mode))
+        self.call(Call.TOUCH, _PLACE, name, a=info.mtime, b=info.mtime_part)
+
+    def same_content(self, one: tuple[int, bytes], other: tuple[int, bytes]) -> bool:
+        """Return whether two regular files of layers have the same content."""
+        for (slot, path), out in ((one, _FILE), (other, _OTHER)):
+            self.look_at(slot, path)
+            self.call(Call.REOPEN, _FOUND, flags=os.O_RDONLY, out=out)
+        return same_parts(self.read(), self.read(_OTHER))
+
 
 def _restless() -> OSError:
     return OSError(errno.EAGAIN, "other processes change it again and again")
+
+
+def same_parts(one: Parts, other: Parts) -> bool:
+    """Return whether two contents are the same, however their holes are."""
+    left: memoryview | int = 0
+    right: memoryview | int = 0
+    while True:
+        left, right = left or next(one, 0), right or next(other, 0)
+        if not left or not right:
+            return not left and not right
+        count = min(_length(left), _length(right))
+        if not isinstance(left, int) or not isinstance(right, int):
+            count = min(count, SERVED)
+            if _begin(left, count) != _begin(right, count):
+                return False
+        left, right = _rest(left, count), _rest(right, count)
+
+
+def _length(part: memoryview | int) -> int:
+    return part if isinstance(part, int) else len(part)
+
+
+def _begin(part: memoryview | int, count: int) -> Content:
+    return bytes(count) if isinstance(part, int) else part[:count]
+
+
+def _rest(part: memoryview | int, count: int) -> memoryview | int:
+    return part - count if isinstance(part, int) else part[count:]
 
 
 # ---- trees ----

@@ -28,7 +28,7 @@ from ..overrides import Overrides
 from ..plan.kernel import CLONE_NEW
 from ..procfs import start_time
 from ..rootfs.bundles import in_use
-from ..rootfs.layers import make_upper
+from ..rootfs.layers import Descriptor, OwnLayers, make_upper
 from ..rootfs.mount import ephemeral_name
 from ..rootfs.users import Caller, env_with_home
 from ..spec import Mount
@@ -286,6 +286,8 @@ class Created:
     """The configuration that is recorded, which further processes get too."""
     own_pids: bool
     """Whether it has a pid namespace of its own."""
+    layers: OwnLayers | None = None
+    """The layers of its root filesystem, if it has an upper layer of its own."""
 
     def discard(self) -> None:
         """Delete the container by force, and close what is open here."""
@@ -524,6 +526,7 @@ class Creation:
         if execution.network is not None:
             execution.network.release()
         process = prepared.bundle.spec.process
+        layers = self._own_layers(init, prepared)
         launched = Launched(
             args=tuple((process.args if process else None) or ()),
             pid=init.pid,
@@ -535,7 +538,17 @@ class Creation:
             terminal=self._terminals[0] if self._terminals else -1,
         )
         own_pids = bool(execution.plan.clone_flags & CLONE_NEW["pid"])
-        return Created(entry=self.entry, document=document, init=launched, spec=prepared.bundle.spec, own_pids=own_pids)
+        spec = prepared.bundle.spec
+        return Created(entry=self.entry, document=document, init=launched, spec=spec, own_pids=own_pids, layers=layers)
+
+    def _own_layers(self, init: Init, prepared: Prepared) -> OwnLayers | None:
+        """Return the layers of a container with an upper layer of its own, which this process finds then."""
+        layers = prepared.bundle._find_layers()
+        if not prepared.layer or layers is None:
+            return None
+        opened = init.files.pop("give", -1)
+        upper = layers.upper.directory or layers.place(prepared.layer)
+        return OwnLayers(prepared.bundle, layers, f"{upper}/upper", Descriptor(opened) if opened >= 0 else None)
 
     def follow_up(self, created: Created) -> Created:
         """Do what comes after the block, without the container's lock: hooks may use the container.

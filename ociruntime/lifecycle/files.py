@@ -48,6 +48,7 @@ from .status import first_process, status_of
 
 if TYPE_CHECKING:
     from ..overrides import UserLike
+    from ..plan import Plan
     from ..spec import RuntimeSpec
     from ..store import Entry, StateRecord
 
@@ -99,6 +100,29 @@ def launch_server(entry: Entry, spec: RuntimeSpec, user: UserLike | None) -> Fil
         WrongStatus: the container was not started, or has ended.
         StepError, BundleError: the container does not have the user.
     """
+    uid = 0
+
+    def compile(document: StateRecord, namespaces: int) -> Plan:
+        nonlocal uid
+        process, pid = _process_of(spec, document, user), document["pid"]
+        uid = (process.user.uid or 0) if process.user else 0
+        return compile_serve(process, spec, Host.probe(), namespaces=namespaces, container_id=entry.id, pid=pid)
+
+    server = start_server(entry, compile)
+    server.user = uid
+    return server
+
+
+def start_server(entry: Entry, compile: Callable[[StateRecord, int], Plan]) -> FileServer:
+    """Start a server.
+
+    Args:
+        compile: returns its plan, given the state of the container and the namespaces that are not the caller's.
+
+    Raises:
+        WrongStatus: the container was not started, or has ended.
+        StepError: the server cannot be started.
+    """
     with ExitStack() as stack:
         stack.enter_context(entry.locked(shared=True))
         document = entry.read()
@@ -109,15 +133,7 @@ def launch_server(entry: Entry, spec: RuntimeSpec, user: UserLike | None) -> Fil
         if pidfd is None:
             raise _wrong_status(entry, Status.STOPPED)
         stack.callback(os.close, pidfd)
-        process = _process_of(spec, document, user)
-        plan = compile_serve(
-            process,
-            spec,
-            Host.probe(),
-            namespaces=foreign_namespaces(document),
-            container_id=entry.id,
-            pid=document["pid"],
-        )
+        plan = compile(document, foreign_namespaces(document))
         caller, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         failed = stack.enter_context(ExitStack())
         failed.callback(caller.close)
@@ -127,8 +143,7 @@ def launch_server(entry: Entry, spec: RuntimeSpec, user: UserLike | None) -> Fil
             failed.callback(execution.abort)
             execution.finish()
         failed.pop_all()
-    uid = (process.user.uid or 0) if process.user else 0
-    return FileServer(init, caller, name=entry.id, user=uid, ended=lambda: _wrong_status(entry, Status.STOPPED))
+    return FileServer(init, caller, name=entry.id, ended=lambda: _wrong_status(entry, Status.STOPPED))
 
 
 def _process_of(spec: RuntimeSpec, document: StateRecord, user: UserLike | None) -> ProcessSpec:

@@ -88,7 +88,7 @@ from .rootfs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..host import Host
     from ..spec import RuntimeSpec
@@ -570,6 +570,43 @@ def compile_serve(process: ProcessSpec, spec: RuntimeSpec, host: Host, *, namesp
     builder.add("sync", Sync.CREATED, text="wait until the caller is ready")
     builder.add("serve", peer, pidfd, proc, text="files of the container, until it or the caller ends")
     return builder.build(f"files of {container_id}", clone_flags=0, namespaces=namespaces)
+
+
+SERVED_LAYERS: Final = 3
+"""The slot of the first layer in a plan of `compile_serve_layers`."""
+
+
+def compile_serve_layers(
+    spec: RuntimeSpec, host: Host, *, namespaces: int, container_id: str, layers: Sequence[tuple[str, str]]
+) -> Plan:
+    """Compile the plan of an init that serves the layers of a container's root filesystem, with all rights over their files.
+
+    For a user these are the rights of root in the container's user namespace, which has the subordinate ids; root keeps its own.
+    Nothing of the container is executed, and no path of it is followed.
+
+    Args:
+        spec: the container's config.
+        namespaces: the CLONE_NEW* bits of the namespaces of the container that are not the caller's.
+        layers: what each layer is, for people, and a path by which the caller opens it.
+    """
+    builder = PlanBuilder()
+    builder.phase = "On the host, before the clone"
+    builder.add_host("clone3", 0, "", text="init process")
+    builder.phase = _PROCESS
+    proc = open_procfs(builder)
+    pidfd = builder.add_input("pidfd", "the container's process")
+    peer = builder.add_input("peer", "the socket of the caller")
+    parent = builder.add_input("parent", "the caller")
+    for name, path in layers:
+        builder.add_input("path", name, path)
+    joined = 0 if host.privileged else namespaces & kernel.CLONE_NEW["user"]
+    if joined:
+        builder.add("setns", pidfd, joined, text="user namespace of the container")
+        become_root(builder, namespaces_of(spec.linux), with_default_mappings(spec, host).linux)
+    compile_parent_death(builder, parent)
+    builder.add("sync", Sync.CREATED, text="wait until the caller is ready")
+    builder.add("serve", peer, pidfd, proc, text="layers of the container, until it or the caller ends")
+    return builder.build(f"layers of {container_id}", clone_flags=0, namespaces=namespaces)
 
 
 _CHECKED_BY_RULES: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")

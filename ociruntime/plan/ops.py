@@ -52,7 +52,7 @@ WAITING: Final = frozenset({"handout", "netlink"})
 REPORTING: Final = {
     Report.SYNC: frozenset({"sync"}),
     Report.FORKED: frozenset({"fork", "fork_last"}),
-    Report.FD: frozenset({"handout", "netlink", "console", "gate"}),
+    Report.FD: frozenset({"handout", "netlink", "console", "gate", "give"}),
     Report.HOOK: frozenset({"hook"}),
 }
 """The operations that send each kind of report. Every operation can send `Report.ERROR`."""
@@ -113,6 +113,18 @@ class Call(IntEnum):
     """Set the time of the last change to ``a`` seconds and ``b`` nanoseconds: of the name, or of ``slot`` if it is empty."""
     LINK = 15
     """Make the name a hard link to the name in the data, which is in the directory in ``out``."""
+    ATTRIBUTES = 16
+    """Read the extended attribute with the name; without a name, the names of all, each of which ends in NUL."""
+    SET_ATTRIBUTE = 17
+    """Set the extended attribute with the name to the data."""
+    CHOWN = 18
+    """Give the name to the user ``a`` and the group ``b``. Links are not followed."""
+    MKNOD = 19
+    """Make a FIFO or a device ``a`` (as `kernel.makedev` returns it) with ``mode``."""
+    CLONE = 20
+    """Let the empty file in ``out`` share the content of the one in ``slot``, where the filesystem can do that."""
+    COPY = 21
+    """Copy the next ``a`` bytes at most, or the next hole, to the file in ``out``; ``value`` is their number, 0 at the end."""
 
 
 SERVED: Final = 1 << 16
@@ -209,6 +221,7 @@ OPS: Final = _table(
     fsconfig_fds: slot fs, str key, data slots
     serve: slot peer, slot end, slot proc
     guard: slot ended
+    give: slot fd
     """
 )
 

@@ -8,6 +8,7 @@ layers cannot be mounted, the image is extracted once, into a cache that is addr
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
@@ -38,6 +39,7 @@ from .mount import (
 from .uppers import Upper, check_unused, make_directories, occupy
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..image import Image, Layer
     from .users import MissingPoint
 
@@ -168,6 +170,8 @@ class Layers(NamedTuple):
     """The mounted bundle that the layers belong to: it is not unmounted while a container uses it. Empty if there is none."""
     note: str = ""
     """Which strategy was chosen for the image, and why the better ones cannot be used, as plans show it."""
+    owner: object = None
+    """What keeps the lower layers while something refers to it."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -213,6 +217,33 @@ class Layers(NamedTuple):
         """Return the actions that undo `make_upper` with the same arguments."""
         place = [["bundle", self.place(name)]] if self.has_place else []
         return [*place, *([["overlay", self.upper.directory, container]] if self.upper.directory else [])]
+
+
+class Descriptor:
+    """A file descriptor that is closed with this object."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        weakref.finalize(self, os.close, fd).atexit = False
+
+
+class OwnLayers:
+    """The layers of the root filesystem of a container that has an upper layer of its own.
+
+    Args:
+        bundle: the bundle of the container.
+        layers: the layers of the bundle.
+        upper: the directory of the upper layer; empty if it is in a filesystem without a place.
+        opened: that directory then.
+    """
+
+    def __init__(self, bundle: Bundle, layers: Layers, upper: str, opened: Descriptor | None) -> None:
+        self.bundle, self.layers, self._upper, self._opened = bundle, layers, upper, opened
+
+    def paths(self) -> list[tuple[str, str]]:
+        """Return what each layer is and a path of this process, the uppermost first."""
+        upper = self._upper if self._opened is None else f"/proc/self/fd/{self._opened.fd}"
+        return [("upper layer", upper), *((f"layer {path}", path) for path in self.layers.paths)]
 
 
 _CONTAINER: Final = "container"

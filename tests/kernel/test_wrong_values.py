@@ -38,7 +38,18 @@ pytestmark = pytest.mark.slow
 EXHAUSTIVE = "OCIRUNTIME_EXHAUSTIVE" in os.environ
 """Whether to try all odd configs, which takes minutes."""
 MADE_BY_THE_LIBRARY = {
-    *("Attachment", "Container", "ContainerFiles", "aio.ContainerFiles", "Process", "SifImage", "At", "ObjectReader", "Image"),
+    *(
+        "Attachment",
+        "Container",
+        "ContainerFiles",
+        "Snapshot",
+        "aio.ContainerFiles",
+        "Process",
+        "SifImage",
+        "At",
+        "ObjectReader",
+        "Image",
+    ),
     *("aio.Attachment", "aio.Container", "aio.Process", "aio.Reader", "aio.Writer", "aio.Attachment.connect"),
 }
 """Constructors of values that calls return: they store what they are given."""
@@ -169,10 +180,23 @@ class World:
                 container.kill("KILL")
                 container.wait()
             return container
-        return self._container("running")
+        return self._changed() if method in ("changes", "diff_text", "snapshot", "commit") else self._container("running")
 
     def make_aio_Container(self, method: str) -> oci.aio.Container:
         return oci.aio.Container(self.make_Container(method))
+
+    def make_Snapshot(self, method: str) -> oci.Snapshot:
+        return self._changed().snapshot()
+
+    def make_Changes(self, method: str) -> oci.Changes:
+        return oci.Changes()
+
+    def _changed(self) -> oci.Container:
+        """Return a container with an upper layer of its own."""
+        found: oci.Container | None = self.kept.get("changed")
+        if found is None:
+            found = self.kept["changed"] = oci.Container.run(self.id(), self.bundle.fresh(), state_root=self.state_root)
+        return found
 
     def make_ContainerFiles(self, method: str) -> oci.ContainerFiles:
         files = self._container("running").files
@@ -408,7 +432,7 @@ class World:
             "image": self.image,
             "item": "sleep" if call.startswith("At") else self.make_SifImage("").descriptors[0],
             "key": self._keys()[0],
-            "kind": "network",
+            "kind": "added" if call == "Changes.of_kind" else "network",
             "layer": self.make_Image("").layers[0],
             "labels": {"a": "b"},
             "line": "true",
@@ -445,6 +469,10 @@ class World:
             of_container = {"put": "destination", "put_archive": "destination", "get": "source", "get_archive": "source"}
             if method in of_container:
                 return theirs if of_container[method] == name else io.BytesIO() if method == "get_archive" else ours
+        if call.endswith("Container.diff_text"):
+            return "/etc/passwd"
+        if call.endswith((".commit",)):
+            return self.new_path()
         if call in ("RuntimeSpec.from_image_config",):
             return {"Cmd": ["sh"]}
         if call in ("ProcessSpec.load", "ProcessSpec.check"):

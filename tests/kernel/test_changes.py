@@ -1,0 +1,302 @@
+"""What a container has changed, and snapshots of it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from ..support.fixture_types import MakeBundle
+from ..support.private_users import give, new_user
+from ..support.users import run_tests_as_user
+
+AS_ROOT = os.geteuid() == 0
+UPPERS = ["directory", "tmpfs"]
+Start = Callable[..., oci.Container]
+
+
+def spec() -> oci.RuntimeSpec:
+    return oci.RuntimeSpec.default(rootless=not AS_ROOT).with_args(["sleep", "1000"])
+
+
+@pytest.fixture(params=UPPERS)
+def start(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterator[Start]:
+    """Runs a container with an upper layer of its own, in a directory or in memory."""
+    made: list[oci.Container] = []
+    overlay = "tmpfs" if request.param == "tmpfs" else None
+    if overlay is not None and not AS_ROOT and oci.Host.probe().kernel < (6, 6):
+        pytest.skip("a tmpfs has attributes of users from Linux 6.6 on")
+    bundle = make_bundle(spec())
+    for name in ("dir", "dir/inner", "gone", "replaced"):
+        (bundle.rootfs / name).mkdir()
+    for name in ("same", "text", "dir/file", "dir/inner/file", "gone/file", "replaced/old", "replaced/kept", "file"):
+        (bundle.rootfs / name).write_text(f"{name}\n")
+    (bundle.rootfs / "link").symlink_to("text")
+
+    def run(of: oci.Bundle | None = None) -> oci.Container:
+        made.append(oci.Container.run(f"{prefix}-{len(made)}", of or bundle.fresh(overlay=overlay), state_root=state_root))
+        return made[-1]
+
+    yield run
+    for container in made:
+        with suppress(oci.ContainerNotFound):
+            container.delete(force=True)
+
+
+def sh(container: oci.Container, script: str) -> str:
+    return container.exec(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+SCRIPT = """
+cd /
+touch same; chmod 644 same
+echo more >> text
+rm -r gone
+rm -r replaced; mkdir replaced; echo -n x > replaced/new; printf 'replaced/kept\\n' > replaced/kept
+rm file; mkdir file
+chmod 700 dir/inner
+echo -n 12345 > dir/new
+rm dir/file
+ln -sfn same link
+mkfifo pipe
+mkdir empty
+rm -rf tmp/x; mkdir tmp/x; rmdir tmp/x
+printf 'a\\0b' > binary
+printf x > "$(printf 'odd\\377\\nname')"
+"""
+CHANGES = [
+    "A /binary",
+    "C /dir/inner",
+    "R /dir/file",
+    "A /dir/new",
+    "A /empty",
+    "C /file",
+    "R /gone",
+    "C /link",
+    "A /odd\udcff\nname",
+    "A /pipe",
+    "R /replaced/old",
+    "A /replaced/new",
+    "C /text",
+]
+
+
+def test_changes(start: Start) -> None:
+    container = start()
+    assert container.changes() == ()
+    assert sh(container, SCRIPT) == ""
+    changes = container.changes()
+    assert sorted(map(str, changes)) == sorted(CHANGES)
+    assert [change.path for change in changes] == sorted((change.path for change in changes), key=os.fsencode)
+    by_path = {change.path: change for change in changes}
+    assert (by_path["/dir/new"].size, by_path["/pipe"].type, by_path["/gone"].type) == (5, "FIFO", "directory")
+    assert (
+        repr(changes) == f"<Changes: {len(changes.of_kind('added'))} added, {len(changes.of_kind('changed'))} changed, 3 removed>"
+    )
+    assert "<code>/dir/new</code>" in changes._repr_html_()
+    assert pickle.loads(pickle.dumps(changes)) == changes
+    assert container.diff_text("/text") == "--- a/text\n+++ b/text\n@@ -1 +1,2 @@\n text\n+more\n"
+    assert container.diff_text("/dir/new") == "--- /dev/null\n+++ b/dir/new\n@@ -0,0 +1 @@\n+12345\n\\ No newline at end of file\n"
+    assert container.diff_text("/dir/file") == "--- a/dir/file\n+++ /dev/null\n@@ -1 +0,0 @@\n-dir/file\n"
+    assert container.diff_text("/same") == container.diff_text("bin/busybox") == ""
+    with pytest.raises(FileNotFoundError):
+        container.diff_text("/none")
+    with pytest.raises(OSError, match="a binary file, not a text"):
+        container.diff_text("/binary")
+    with pytest.raises(OSError, match="a FIFO, not a text"):
+        container.diff_text("/pipe")
+
+
+def test_snapshots(start: Start, state_root: Path) -> None:
+    container = start()
+    sh(container, SCRIPT + "ln text dir/hard; dd if=/dev/zero of=sparse bs=1 count=1 seek=1G 2>/dev/null; chmod 4711 dir/new")
+    before = set(map(str, container.changes()))
+    with container.snapshot() as snapshot:
+        sh(container, "echo later > later; rm text")
+        forks = [start(snapshot.bundle), start(snapshot.bundle)]
+        result = oci.run(snapshot.bundle, ["cat", "/text"], capture_output=True, text=True, state_root=state_root)
+        assert result.stdout == "text\nmore\n"
+        ran = oci.run(
+            snapshot.bundle, ["sh", "-c", "echo x > x; cat text"], overlay="tmpfs", capture_output=True, state_root=state_root
+        )
+        assert ran.stdout == b"text\nmore\n"
+        place = Path(snapshot.upper).parent
+    with pytest.raises(oci.StateError, match="closed"):
+        _ = snapshot.bundle
+    assert place.exists(), "containers use it"
+    for fork in forks:
+        assert fork.changes() == (), "compared with the snapshot"
+        assert "later" not in fork.files.listdir("/")
+        assert not fork.files.exists("/gone")
+        assert fork.files.listdir("/replaced") == ["kept", "new"]
+        assert sh(fork, "stat -c %h text; stat -c %a dir/new; stat -c %s:%b sparse").split()[:2] == ["2", "4711"]
+        assert int(sh(fork, "stat -c %b sparse")) < 10_000
+        assert fork.files.stat("/pipe").type == "FIFO"
+        sh(fork, "echo own > own")
+        with fork.snapshot() as second:
+            assert [str(change) for change in fork.changes()] == ["A /own"]
+            third = start(second.bundle)
+            assert third.files.read_text("/own") == "own\n"
+            assert third.files.read_text("/text") == "text\nmore\n"
+            third.delete(force=True)
+            del third
+        del second
+    assert forks[1].files.read_text("/own") == "own\n"
+    assert {"A /later"} <= set(map(str, container.changes()))
+    assert before - set(map(str, container.changes())) == {"C /text"}
+    while forks:
+        forks.pop().delete(force=True)
+    del fork
+    gc.collect()
+    assert not place.exists()
+
+
+def test_a_snapshot_of_running_programs(start: Start) -> None:
+    container = start()
+    with container.popen(["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > one; echo $i > two; done"]) as process:
+        try:
+            container.pause()
+            container.resume()
+        except oci.UnsupportedError:
+            with pytest.raises(oci.UnsupportedError, match="end them first"):
+                container.snapshot()
+        else:
+            for _ in range(5):
+                with container.snapshot() as snapshot:
+                    upper = Path(snapshot.upper)
+                    one, two = (int((upper / name).read_text() or 0) for name in ("one", "two"))
+                    assert one - two in (0, 1) or 0 in (one, two), "at one moment"
+                assert container.status == "running"
+        process.kill()
+    container.snapshot().close()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="needs devices")
+def test_everything_is_copied(start: Start) -> None:
+    container = start()
+    sh(container, "mkdir d; touch d/f; chown 5:6 d d/f; mknod d/null c 1 3; ln -s x d/l; chown -h 7:8 d/l; touch -d @1000 d/f d")
+    upper = Path(f"/proc/self/fd/{container._layers._opened.fd}") if container._layers and container._layers._opened else None
+    with container.snapshot() as snapshot:
+        copy = Path(snapshot.upper)
+        assert (copy / "d").stat().st_uid == 5
+        assert (copy / "d/f").stat().st_gid == 6
+        assert (copy / "d/l").lstat().st_gid == 8
+        assert stat.S_ISCHR((copy / "d/null").stat().st_mode)
+        assert (copy / "d").stat().st_mtime == (copy / "d/f").stat().st_mtime == 1000
+        assert upper is None or set(os.listdir(upper)) == set(os.listdir(copy))
+
+
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="no mksquashfs (Debian: squashfs-tools)")
+def test_commits(start: Start, state_root: Path, tmp_path: Path) -> None:
+    container = start()
+    sh(container, SCRIPT)
+    container.commit(tmp_path / "one.sif", labels={"a": "b"})
+    cat = ["sh", "-c", "cat text; ls replaced; ls -d gone"]
+    options = {"capture_output": True, "state_root": state_root}
+    expected = b"text\nmore\nkept\nnew\n"
+    assert oci.run(tmp_path / "one.sif", cat, **options).stdout == expected  # type: ignore[call-overload]
+    with container.snapshot() as snapshot:
+        fork = start(snapshot.bundle)
+        sh(fork, "rm -r replaced; echo more >> text")
+        fork.commit(tmp_path / "two.sif")
+    assert oci.run(tmp_path / "two.sif", cat, **options).stdout == b"text\nmore\nmore\n"  # type: ignore[call-overload]
+    with pytest.raises(FileExistsError):
+        fork.commit(tmp_path / "two.sif")
+    assert sorted(name for name in os.listdir(tmp_path) if "sif" in name or "snap" in name) == ["one.sif", "two.sif"]
+    with oci.Image.open(tmp_path / "one.sif") as image:
+        assert image.labels["a"] == "b"
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="needs mounts")
+@pytest.mark.parametrize("overlay", [None, "tmpfs"])
+def test_an_image(busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Path, overlay: str | None) -> None:
+    """A bundle of an image is mounted; a SIF keeps its configuration."""
+    source = tmp_path / "source.sif"
+    oci.build(busybox_sif, source, config={"Cmd": ["sh", "-c", "cat /new"], "Env": ["A=b"]})
+    with oci.Bundle.from_image(source, tmp_path / "mounted") as bundle:
+        fresh = bundle.with_args(["sleep", "1000"]).fresh(overlay=overlay)
+        with oci.Container.run(prefix, fresh, state_root=state_root) as container:
+            sh(container, "echo new > /new")
+            assert [str(change) for change in container.changes()] == ["A /new"]
+            container.commit(tmp_path / "target.sif", image=source)
+    assert oci.run(tmp_path / "target.sif", capture_output=True, state_root=state_root).stdout == b"new\n"
+
+
+def test_mount_points_are_left_out(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    bundle = make_bundle(spec()).with_overrides(mounts=[f"{tmp_path}/data:/srv/a/data"]).fresh()
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
+        sh(container, "echo x > /srv/a/data/x")
+        assert container.changes() == ()
+        sh(container, "echo x > /srv/own")
+        assert [str(change) for change in container.changes()] == ["A /srv", "A /srv/own"]
+
+
+def test_containers_without_an_upper_layer(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    bundle.spec = spec()
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
+        with pytest.raises(oci.UnsupportedError, match=r"Bundle.fresh"):
+            container.changes()
+        with pytest.raises(oci.StateError, match="was not made by this object"):
+            oci.Container.load(prefix, state_root=state_root).snapshot()
+
+
+def test_a_killed_process_leaves_no_snapshot(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = start()
+    stale = tmp_path / "ociruntime-snapshot-stale"
+    (stale / "upper/x").mkdir(parents=True)
+    (stale / "lock").touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with container.snapshot() as snapshot:
+        assert os.path.dirname(snapshot.upper) in map(str, tmp_path.iterdir())
+        assert not stale.exists()
+        container.snapshot().close()
+        assert os.path.isdir(snapshot.upper)
+
+
+@pytest.mark.root
+def test_as_a_user_without_subordinate_ids(user_python: str, prefix: str) -> None:
+    run_tests_as_user(user_python, prefix, "kernel/test_changes.py")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("newuidmap", path="/usr/bin") is None, reason="no newuidmap (Debian: uidmap)")
+def test_a_user_with_subordinate_ids(user_python: str, busybox_rootfs: Path) -> None:
+    script = """
+import sys, ociruntime as oci
+spec = oci.RuntimeSpec.default(rootless=True).with_args(["sleep", "100"])
+spec = spec.at.linux.uid_mappings.set(None).at.linux.gid_mappings.set(None)
+bundle = oci.Bundle.from_dir(sys.argv[1], spec)
+with oci.Container.run("c", bundle.fresh()) as c:
+    c.exec(["sh", "-c", "mkdir -m 777 /d; rm /etc/passwd"], check=True)
+    c.exec(["sh", "-c", "umask 77; echo secret > /d/x"], user=(1000, 1000), check=True)
+    print(*c.changes(), sep=",")
+    print(c.diff_text("/d/x").splitlines()[-1])
+    with c.snapshot() as snapshot, oci.Container.run("d", snapshot.bundle) as d:
+        print(d.files.stat("/d/x").uid, d.files.read_text("/d/x", user=1000).strip(), d.files.exists("/etc/passwd"), *d.changes())
+        d.delete(force=True)
+"""
+    with new_user(user_python, subordinate=True) as user:
+        shutil.copytree(busybox_rootfs, user.home / "bundle/rootfs", symlinks=True)
+        give(user.home)
+        done = user.run("-c", script, user.home / "bundle")
+        assert done.stdout.splitlines() == ["A /d,A /d/x,R /etc/passwd", "+secret", "1000 secret False"]
+        assert user.leftovers() == []
+        found = subprocess.run(
+            ["find", "/tmp", "-maxdepth", "1", "-name", "ociruntime-snapshot-*", "-user", str(os.stat(user.home).st_uid)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout == ""
