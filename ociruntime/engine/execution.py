@@ -345,15 +345,7 @@ class Execution:
 
     def _carry_out(self, step: Step) -> Callable[[], None] | None:
         if step.op == "network":
-            program, ports, forwards_dns = step.values
-            self.network = NetworkHelper(
-                self.init,
-                cast("str", program),
-                cast("Sequence[tuple[str, int, int, str]]", ports),
-                bool(forwards_dns),
-                directory=self._directory,
-                deadline=self._deadline,
-            )
+            self.network = self._connect(*step.values)
             return self.network.kill
         if step.op not in ("hook", "hook_state"):
             return execute_step(step, self._init)
@@ -362,6 +354,20 @@ class Execution:
         if self._is_late():
             raise self._late(self._at + 1, _TIMED_OUT)
         return None
+
+    def _connect(self, program: object, ports: object, forwards_dns: object) -> NetworkHelper:
+        """Connect the network of the container. Raises UnsupportedError, LaunchTimeout, OSError."""
+        try:
+            return NetworkHelper(
+                self.init,
+                cast("str", program),
+                cast("Sequence[tuple[str, int, int, str]]", ports),
+                bool(forwards_dns),
+                directory=self._directory,
+                deadline=self._deadline,
+            )
+        except TimeoutError as error:
+            raise self._late(self._at + 1, _TIMED_OUT if self._is_late() else error.strerror or "") from error
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline

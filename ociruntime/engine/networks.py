@@ -234,8 +234,8 @@ def resolv_conf(network: PrivateNetwork) -> str:
     return "".join(f"{line}\n" for line in (*(f"nameserver {one}" for one in network.nameservers), *network.resolver_options))
 
 
-def hosts(hostname: str | None) -> str:
-    """Return the content of the hosts file of a container: of one without a network if the hostname is None."""
+def hosts(hostname: str = "") -> str:
+    """Return the content of the hosts file of a container: of one without a network if there is no hostname."""
     return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n" + (f"{ADDRESS}\t{hostname}\n" if hostname else "")
 
 
@@ -267,6 +267,7 @@ class NetworkHelper:
 
     Raises:
         UnsupportedError: the program failed, with its messages.
+        TimeoutError: it has not connected the network in time.
         OSError: a port is taken, or this user may not publish it.
     """
 
@@ -422,7 +423,7 @@ class NetworkHelper:
     # ---- waiting for it ----
 
     def _follow(self, plan: Plan, log: socket.socket) -> None:
-        """Take the guard's reports until the program is executed. Raises UnsupportedError: a step failed."""
+        """Take the guard's reports until the program is executed. Raises UnsupportedError, TimeoutError: a step failed."""
         guard = self._running
         while True:
             with waiting():
@@ -447,7 +448,7 @@ class NetworkHelper:
         return self._failure(f"{text}: {os.strerror(code).lower()}", log)
 
     def _wait_ready(self, ready: int, log: socket.socket) -> None:
-        """Wait until the network is connected. Raises UnsupportedError: the program has ended, or takes too long."""
+        """Wait until the network is connected. Raises UnsupportedError, TimeoutError: the program has ended, or takes too long."""
         guard, poller = self._running, select.poll()
         poller.register(ready if self._is_pasta else guard.pidfd, select.POLLIN)
         while True:
@@ -464,7 +465,8 @@ class NetworkHelper:
 
     def _check_time(self, log: socket.socket) -> None:
         if time.monotonic() > self._deadline:
-            raise self._failure(f"it did not connect the network within {_START_TIMEOUT:.0f} s", log)
+            failure = self._failure(f"it did not connect the network within {_START_TIMEOUT:.0f} s", log)
+            raise TimeoutError(errno.ETIMEDOUT, str(failure))
 
     def _read(self, log: socket.socket) -> None:
         """Keep what the program says."""

@@ -176,10 +176,11 @@ def with_network(bundle: Bundle, entry: Entry) -> Bundle:
     files, private = bundle._network_files, None
     if bundle._network == "private":
         private = networks.private_network(bundle._ports)
-        contents = {networks.RESOLV_CONF: networks.resolv_conf(private), networks.HOSTS: networks.hosts(bundle.spec.hostname)}
+        hostname = bundle.spec.hostname or os.uname().nodename  # which a new UTS namespace begins with
+        contents = {networks.RESOLV_CONF: networks.resolv_conf(private), networks.HOSTS: networks.hosts(hostname)}
         mounts = [_file(entry, path, contents[path].encode()) for path in files]
     elif bundle._network == "none":
-        mounts = [_file(entry, path, networks.hosts(None).encode()) for path in files if path == networks.HOSTS]
+        mounts = [_file(entry, path, networks.hosts().encode()) for path in files if path == networks.HOSTS]
     else:
         mounts = [_bind(path, path) for path in files if os.path.isfile(path)]
     launched = bundle.with_overrides(Overrides(mounts=mounts)) if mounts else bundle

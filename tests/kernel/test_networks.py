@@ -357,6 +357,30 @@ assert len(os.listdir("/proc/self/fd")) <= descriptors + 2, subprocess.getoutput
 """)
 
 
+def test_calls_that_are_given_up(private: Net) -> None:
+    """A coroutine that is cancelled, and a call that takes too long, while the network is connected or later."""
+    private("""
+import asyncio
+from ociruntime import aio
+async def cancel(delay):
+    options = dict(network="private", ports={8080: 80}, state_root=state, stdin=subprocess.DEVNULL)
+    task = asyncio.create_task(aio.run(bundle, ["sleep", "100"], **options))
+    await asyncio.sleep(delay)
+    task.cancel()
+    try: await task
+    except asyncio.CancelledError: return
+    raise AssertionError("no cancellation")
+for delay in (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
+    asyncio.run(cancel(delay))
+    nothing_left()
+for limit in (0.02, 0.05, 0.1, 0.3):
+    try: private("sleep 100", ports={8080: 80}, timeout=limit)
+    except oci.ProcessTimeout: pass
+    else: raise AssertionError("no error")
+    nothing_left()
+""")
+
+
 def test_a_program_that_fails(private: Net) -> None:
     """Its messages are in the error, and nothing is left."""
     private("""
@@ -373,6 +397,12 @@ for content, message in (("", f"network 'private': {helper} failed: it has ended
     try: private("true")
     except oci.UnsupportedError as error: assert message in str(error), error
     else: raise AssertionError("no error")
+from ociruntime.engine import networks
+networks._START_TIMEOUT = 1
+with open(f"{directory}/{helper}", "w") as file: file.write("#!/bin/sh\\necho slow >&2\\nexec /bin/sleep 1000")
+try: private("true")
+except oci.LaunchTimeout as error: assert f"{helper} failed: it did not connect the network within 1 s (slow)" in str(error), error
+else: raise AssertionError("no error")
 os.unlink(f"{directory}/{helper}")
 os.rmdir(directory)
 nothing_left()
@@ -421,6 +451,7 @@ assert resolver == "nameserver 192.0.2.254\\nsearch example.net\\n" and names ==
 if not os.geteuid():
     resolver, names, space = files(network=own and f"/proc/{os.getpid()}/ns/net")
     assert "192.0.2.254" in resolver and space == own
+assert files(network="private")[1] == [*LOCAL, f"10.0.2.100\\t{bundle.spec.hostname or os.uname().nodename}"]
 with open(f"{work}/home/mine", "w") as file: file.write("mine\\n")
 resolver, names, _ = files(network="private", mounts=[f"{work}/home/mine:/etc/resolv.conf:ro"])
 assert resolver == "mine\\n" and names[:2] == LOCAL
