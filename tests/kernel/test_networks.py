@@ -381,6 +381,34 @@ for limit in (0.02, 0.05, 0.1, 0.3):
 """)
 
 
+def test_sandboxes(private: Net) -> None:
+    """A sandbox publishes its ports while it lives, and leaves nothing when its process is killed."""
+    private("""
+options = dict(network="private", ports={8080: 80}, state_root=state)
+with oci.Sandbox(bundle, **options) as sandbox:
+    assert sandbox.run(["sh", "-c", SERVE.replace(" -f", "").replace("exec", "")]).returncode == 0
+    assert fetch() == "served\\n"
+    assert sandbox.run(["busybox", "wget", "-qO-", "192.0.2.254:7000"], text=True).stdout == "hello 192.0.2.1"
+    try: oci.Sandbox(bundle, **options)
+    except oci.StepError as error: assert "127.0.0.1:8080/tcp cannot be published: the port is taken" in str(error), error
+    else: raise AssertionError("no error")
+    assert len(running()) == 3, "its own init, the guard and the program"
+    sandbox.reset()
+    assert sandbox.run(["sh", "-c", SERVE.replace(" -f", "").replace("exec", "")]).returncode == 0
+    assert fetch() == "served\\n"
+    assert len(running()) == 3, running()
+nothing_left()
+child = os.fork()
+if not child:
+    sandbox = oci.Sandbox(bundle, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(child, 0)
+until(lambda: not running(), f"processes are left: {running()}")
+oci.prune(state_root=state)
+nothing_left()
+""")
+
+
 def test_a_program_that_fails(private: Net) -> None:
     """Its messages are in the error, and nothing is left."""
     private("""
