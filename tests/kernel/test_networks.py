@@ -215,6 +215,15 @@ nothing_left()
 """)
 
 
+def test_a_user_namespace_without_root(private: Net) -> None:
+    """The program does not need the uid 0 in the user namespace of the container."""
+    private("""
+result = private("id -u; busybox wget -qO- 192.0.2.254:7000", user="caller", ports={8080: 80})
+assert result.stdout == f"{os.geteuid()}\\nhello 192.0.2.1", result
+nothing_left()
+""")
+
+
 def test_the_loopback_device_of_the_host_cannot_be_reached(private: Net) -> None:
     private("""
 assert fetch("127.0.0.1:7000") == "hello 127.0.0.1"
