@@ -373,8 +373,8 @@ class NetworkHelper:
         builder.add("setsid", text="new session")
         builder.add("guard", ended, text="guard of the program")
         builder.add("bounding", _CAPABILITIES, host.last_cap, text="bounding set of the program")
-        nobody = self._is_pasta and host.privileged and host.initial and bool(os.stat(_TUN).st_mode & stat.S_IWOTH)
-        if nobody:
+        drops_uid = self._is_pasta and host.privileged and host.initial and bool(os.stat(_TUN).st_mode & stat.S_IWOTH)
+        if drops_uid:
             os.fchown(ready, _NOBODY, -1)  # which pasta opens again
             builder.add("prctl", _PR_SET_KEEPCAPS, 1, 0, text="keep the capabilities for another user")
             builder.add("setgroups", b"", 0, text="no supplementary groups")
@@ -384,7 +384,7 @@ class NetworkHelper:
         builder.add("ambient", _CAPABILITIES, text="ambient capabilities of the program")
         if not self._is_pasta:
             builder.add("chdir", self._directory, 0, text=f"working directory {self._directory}, for the socket")
-        is_root = not nobody and (_is_root_of(pid) if joins else os.geteuid() == 0)
+        is_root = not drops_uid and (_is_root_of(pid) if joins else os.geteuid() == 0)
         arguments = self._pasta(forwards_dns, is_root=is_root) if self._is_pasta else self._slirp4netns(sandbox=is_root)
         builder.add("exec", (self._program,), (self._program, *arguments), _ENVIRONMENT, text=self._program)
         return builder.build("network", clone_flags=0 if joins else kernel.CLONE_NEW["pid"])
