@@ -403,3 +403,38 @@ def test_mount_with_an_upper_layer_by_the_command_line(image: Path, tmp_path: Pa
             assert look(tmp_path / "bundle", "echo x >>/new; cat /new") == "x\n"
     finally:
         subprocess.run(command("umount", tmp_path / "bundle"), check=True)
+
+
+# ---- a kept upper layer that is used read-only ----
+
+
+def test_a_kept_upper_layer_below_others(image: Path, look: Look, tmp_path: Path, state_root: Path, prefix: str) -> None:
+    """Containers see what is kept, and change nothing of it; they do not use it while one writes to it."""
+    kept, path = tmp_path / "kept", tmp_path / "bundle"
+    kept.mkdir()
+    look(image, "echo kept >/new; mkdir -p /d/e; rm /etc/passwd; rm -r /root; mkdir /root; mv /d /moved", overlay=kept)
+    script = "cat /new; ls /etc /root /moved; echo x >/new; rm -r /moved; touch /etc/passwd"
+    expected = "kept\n/etc:\n\n/moved:\ne\n\n/root:\n"
+    for source in (image, image):
+        assert look(source, script, overlay=f"{kept}:ro") == expected
+    with oci.Bundle.from_image(image, path, overlay=f"{kept}:ro") as bundle:
+        assert look(bundle, script) == look(path, script) == expected
+        assert look(pickle.loads(pickle.dumps(bundle.fresh(overlay=f"{kept}:ro"))), script) == expected
+        assert look(bundle.fresh(overlay=f"{kept}:ro").fresh(overlay="tmpfs"), "ls /new 2>&1 || true").startswith("ls: ")
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root):
+            assert look(bundle, script) == expected
+    with oci.Bundle.from_image(image, path, overlay=kept) as bundle:
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root):
+            with pytest.raises(oci.BundleError, match=rf"kept: container '{prefix}' uses it; end it, or give another directory"):
+                look(image, "true", overlay=f"{kept}:ro")
+    assert (kept / "upper/new").read_text() == "kept\n"
+    assert sorted(os.listdir(kept)) == ["upper", "work"]
+    for overlay, error, message in (
+        (f"{tmp_path}:ro", oci.BundleError, "it has no directory 'upper', so no container has written to it"),
+        (f"{tmp_path}/missing:ro", oci.BundleError, "it has no directory 'upper'"),
+        (f"{image}:ro", oci.UnsupportedError, "only a directory can be used read-only"),
+        (f"{kept}:ro:ro", ValueError, "a path that ends with ':ro' cannot be used; rename it"),
+    ):
+        with pytest.raises(error, match=message):
+            look(image, "true", overlay=overlay)
+    assert oci.Container.list(state_root=state_root) == []
