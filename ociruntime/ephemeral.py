@@ -340,7 +340,9 @@ def _known(image: Path | Image, place: Path, choice: _Choice) -> _Image | None:
     try:
         status = os.stat(path) if isinstance(image, Path) else image.status()
         chosen = (choice.reference, choice.platform) if isinstance(image, Path) else image._arguments
-        key = identity(status), Host.probe(), place, chosen, choice.strategy, is_same_file(path, choice.overlay)
+        # The files of a layout can change while the directory itself does not.
+        content = _index_of(path) if isinstance(image, Path) else image.digest
+        key = identity(status), content, Host.probe(), place, chosen, choice.strategy, is_same_file(path, choice.overlay)
     except OSError:
         key = None  # opening it has the better error
     name = path, choice.volumes
@@ -353,6 +355,14 @@ def _known(image: Path | Image, place: Path, choice: _Choice) -> _Image | None:
             for oldest in list(_images)[:-_MAX_IMAGES]:
                 _images.pop(oldest, None)
     return found
+
+
+def _index_of(path: str) -> object:
+    """Return the identity of the index of an OCI image layout; an empty string for an image of another kind."""
+    try:
+        return identity(os.stat(f"{path}/index.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
 
 
 def _open(image: Path | Image, place: Path, choice: _Choice, key: object) -> _Image | None:

@@ -271,6 +271,24 @@ def test_root_runs_an_image_that_is_open(images: Path, tmp_path: Path, script: S
     oci.prune()
 
 
+def test_an_open_layout_whose_files_change(images: Path, tmp_path: Path) -> None:
+    """Layers that the kernel mounts stay mounted for the next run; those of another image in the same directory are not taken for them."""
+    first, second = OciImage(), OciImage()
+    base = (images / "x.sqfs").read_bytes()
+    for made, greeting in ((first, "first"), (second, "second")):
+        made.add([(base, SQUASHFS_TYPE)], name="one", config={"Env": [f"GREETING={greeting}"]})
+    path = first.write_layout(tmp_path / "layout")
+    show = lambda image: oci.run(image, ["sh", "-c", "echo $GREETING"], capture_output=True, text=True).stdout  # noqa: E731
+    with oci.Image.open(path) as image:
+        assert show(image) == show(path) == "first\n"
+    for name, content in second.files().items():
+        (path / name).write_bytes(content)  # in place: the directory keeps its time
+    with oci.Image.open(path) as image:
+        image.verify()
+        assert show(image) == show(path) == "second\n"
+    oci.close_images()
+
+
 def test_a_directory_that_was_replaced(busybox_rootfs: Path, tmp_path: Path) -> None:
     """A directory is used by its path, so another one is refused."""
     shutil.copytree(busybox_rootfs, tmp_path / "tree", symlinks=True)
