@@ -377,8 +377,10 @@ def _open(image: Path | Image, place: Path, choice: _Choice, key: object) -> _Im
         if layers is None:
             return None
         layers = layers._replace(uppers=str(place))
-        root = ContainerRoot(*layers.paths)
-        spec = spec_of(opened, path, root, volumes=choice.volumes).evolve(root=Root(path=str(path)))
+        files = ContainerRoot(*layers.paths)
+        # A bind mount of the image file itself is not one of the root filesystem.
+        root = str(path) if opened.kind == "directory" else f"{path}/rootfs"
+        spec = spec_of(opened, path, files, volumes=choice.volumes).evolve(root=Root(path=root))
         user = (config.user if config else "") or ""
         return _Image(key, Bundle._of_layers(path, spec, layers), user, _is_plain(opened))
 

@@ -66,6 +66,11 @@ def test_runs_share_one_mount_that_has_no_place(image: Path, look: Look, tmp_pat
     wait_until(lambda: loops_below(tmp_path) == [], "the end of the loop device")
 
 
+def test_the_file_of_the_image_itself_can_be_bound(image: Path, look: Look) -> None:
+    """It is not the root filesystem of the container, which has no path on the host."""
+    assert look(image, "stat -c '%F %s' /data", mounts=[f"{image}:/data:ro"]) == f"regular file {image.stat().st_size}\n"
+
+
 def test_an_image_that_is_replaced(image: Path, look: Look, busybox_rootfs: Path, tmp_path: Path) -> None:
     assert look(image, "cat /etc/passwd") == "root:x:0:0:root:/root:/bin/sh\n"
     tree = tmp_path / "tree"
