@@ -234,6 +234,7 @@ def interact(
     """Connect the user's terminal, or the files in its place, with a container until the container ends.
 
     It must run in the main thread, because it handles SIGWINCH. The user's terminal is in raw mode meanwhile, and always restored.
+    A file in place of the user's terminal gets lines that end as the program writes them, without carriage returns.
 
     Args:
         stream: the master of a terminal, or the socket of an attachment.
@@ -256,7 +257,8 @@ def interact(
         stack.callback(os.set_blocking, stream, os.get_blocking(stream))
         os.set_blocking(stream, False)  # the output of a program that does not read its input is still shown
         sources = {stream: stdout, **({errors: stderr} if errors >= 0 else {})}
-        return _Relay(stream, sources, ended, _Keyboard(stdin, end_input, detach)).run()
+        lines = _Lines() if resize is not None and not os.isatty(stdout) else None
+        return _Relay(stream, sources, ended, _Keyboard(stdin, end_input, detach), lines).run()
 
 
 class _Keyboard:
@@ -320,10 +322,24 @@ class _Keyboard:
             self._end.typed()
 
 
+class _Lines:
+    """The output of a terminal without the carriage returns that it puts before line feeds (ONLCR in termios(3))."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def convert(self, data: bytes) -> bytes:
+        """Return the next part of the output; empty bytes are its end."""
+        held, self._held = self._held, b"\r" if data.endswith(b"\r") else b""
+        return (held + data.removesuffix(b"\r")).replace(b"\r\n", b"\n")
+
+
 class _Relay:
     """Copies the container's output to the caller's file descriptors, and the user's input to the container."""
 
-    def __init__(self, stream: int, sources: dict[int, int], ended: int, keyboard: _Keyboard) -> None:
+    def __init__(self, stream: int, sources: dict[int, int], ended: int, keyboard: _Keyboard, lines: _Lines | None) -> None:
+        self._lines = lines
+        """What converts the output of ``stream``; None if it stays as it is."""
         self._stream = stream
         self._sources = sources
         self._terminals = {fd for fd in sources.values() if os.isatty(fd)}
@@ -341,10 +357,13 @@ class _Relay:
                 self._ended, time_left = -1, _DRAIN_TIME
             for source in [source for source in self._sources if events.get(source, 0) & ~select.POLLOUT]:
                 data = _read(source)
+                shown = data
+                if data is not None and source == self._stream and self._lines is not None:
+                    shown = self._lines.convert(data)
+                if shown and not self._show(shown, self._sources[source]):
+                    return "hung up"
                 if data == b"":
                     del self._sources[source]
-                elif data and not self._show(data, self._sources[source]):
-                    return "hung up"
                 size_left -= len(data or b"") if time_left is not None else 0
             if time_left is not None and (time_left <= 0 or size_left <= 0):
                 break

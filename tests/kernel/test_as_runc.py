@@ -18,6 +18,7 @@ import pytest
 
 import ociruntime as oci
 from ociruntime.cli import main
+from ociruntime.terminal import _Lines
 
 from ..support.fixture_types import Command, MakeBundle
 from ..support.waiting import TIME_LIMIT, wait_until
@@ -100,6 +101,27 @@ def test_ps(sleeper: oci.Bundle, command: Command, prefix: str, state_root: Path
         container.wait()
         assert call(command("ps", prefix)).stdout.split() == titles.split()
         assert call(command("ps", "-f", "json", prefix)).stdout == "[]\n"
+
+
+# ---- a terminal without one of the caller ----
+
+
+def test_lines_in_a_file(make_bundle: MakeBundle, command: Command, prefix: str) -> None:
+    """The program has a terminal, and a file gets its lines as the program writes them; only a terminal needs carriage returns."""
+    script = "tty; printf 'one\\ntwo\\r\\nthree\\rfour\\n\\r'"
+    spec = oci.RuntimeSpec.default().with_args(["sh", "-c", script]).at.process.terminal.set(True)
+    bundle = make_bundle(spec)
+    with subprocess.Popen(command("run", "-b", bundle.path, prefix), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        shown = process.stdout.read()
+    assert process.returncode == 0
+    assert shown == b"/dev/pts/0\none\ntwo\r\nthree\rfour\n\r"
+
+
+def test_where_a_part_of_the_output_ends() -> None:
+    lines = _Lines()
+    parts = [b"a\r", b"\nb\r", b"\r\n", b"\r", b"c\r", b""]
+    assert [lines.convert(part) for part in parts] == [b"a", b"\nb", b"\r\n", b"", b"\rc", b"\r"]
 
 
 # ---- the log ----
