@@ -83,12 +83,11 @@ def _group(name: str, root: ContainerRoot) -> int:
 
 
 def env_with_home(process: ProcessSpec, root: ContainerRoot) -> tuple[str, ...] | None:
-    """Return the environment of a process with HOME: by default the home directory of its user, as runtimes set it."""
-    env = process.env or ()
-    if any(entry.startswith("HOME=") for entry in env):
+    """Return the environment of a process with HOME. An absent or empty one becomes the home directory of its user."""
+    if process.environ.get("HOME"):
         return process.env
     uid = (process.user.uid or 0) if process.user else 0
-    return (*env, f"HOME={home(uid, root)}")
+    return process.with_env(HOME=home(uid, root)).env
 
 
 def home(uid: int, root: ContainerRoot) -> str:

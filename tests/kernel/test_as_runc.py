@@ -103,6 +103,18 @@ def test_ps(sleeper: oci.Bundle, command: Command, prefix: str, state_root: Path
         assert call(command("ps", "-f", "json", prefix)).stdout == "[]\n"
 
 
+# ---- the environment ----
+
+
+@pytest.mark.parametrize(
+    ("env", "shown"), [((), "/root"), (("HOME=",), "/root"), (("HOME=/x", "HOME="), "/root"), (("HOME=", "HOME=/x"), "/x")]
+)
+def test_an_empty_home_is_none(env: tuple[str, ...], shown: str, make_bundle: MakeBundle, command: Command, prefix: str) -> None:
+    spec = oci.RuntimeSpec.default().with_args(["sh", "-c", "echo $HOME"])
+    bundle = make_bundle(spec.at.process.env.append(*env))
+    assert call(command("run", "-b", bundle.path, prefix)).stdout == f"{shown}\n"
+
+
 # ---- a terminal without one of the caller ----
 
 
