@@ -76,6 +76,17 @@ def test_files_stay_between_runs(sandbox: oci.Sandbox, busybox_rootfs: Path) -> 
     assert not (busybox_rootfs / "new").exists()
 
 
+def test_bundles_and_images(make_sandbox: MakeSandbox, bundle: oci.Bundle, busybox_sif: Path) -> None:
+    for image in (bundle, bundle.path, *((busybox_sif,) if ROOT else ())):
+        with make_sandbox(image) as sandbox:
+            assert sandbox.shell("echo x > /written; cat /written").stdout == b"x\n"
+        with make_sandbox(image, disk=-1) as sandbox:
+            assert sandbox.shell("test -e /written || echo x > /written").returncode == 0
+    assert not (bundle.rootfs / "written").exists()
+    with pytest.raises(ValueError, match="reference, platform and strategy"):
+        make_sandbox(bundle, platform="linux/amd64")
+
+
 def test_settings_of_the_sandbox_and_of_a_run(make_sandbox: MakeSandbox) -> None:
     sandbox = make_sandbox(env={"A": "1", "B": "2"}, cwd="/tmp", hostname="box")
     assert sandbox.shell("echo $A$B $PWD $(hostname)", text=True).stdout == "12 /tmp box\n"
