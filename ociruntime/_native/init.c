@@ -381,8 +381,10 @@ static long carry_out(const struct head *h)
         ARGS(link_up);
         return link_up(text(o->name));
     }
-    case OP_NETLINK:
-        return hand_out_netlink(h->step);
+    case OP_SOCKET: {
+        ARGS(socket);
+        return hand_out_socket(h->step, (int)o->family, (int)o->type, (int)o->protocol);
+    }
     case OP_CONSOLE: {
         ARGS(console);
         return open_console(h->step, o);

@@ -40,7 +40,7 @@ void wait_go(void);
 long keep_page(void);
 void use_own_page(void);
 long wait_for_start(uint32_t step, int listener);
-long hand_out_netlink(uint32_t step);
+long hand_out_socket(uint32_t step, int family, int type, int protocol);
 long link_up(const char *name);
 
 /* paths.c */

@@ -1,7 +1,6 @@
 /* The init's sockets: its reports, the gate, and what the network namespace needs. */
 #include <linux/if.h>
 #include <linux/mman.h>
-#include <linux/netlink.h>
 #include <linux/sockios.h>
 #include <sys/socket.h>
 
@@ -99,9 +98,9 @@ long wait_for_start(uint32_t step, int listener)
 }
 
 /* A socket of the container's network namespace, for the caller. */
-long hand_out_netlink(uint32_t step)
+long hand_out_socket(uint32_t step, int family, int type, int protocol)
 {
-    long fd = sys(__NR_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    long fd = sys(__NR_socket, family, type | SOCK_CLOEXEC, protocol);
     if (fd < 0)
         return fd;
     report(REPORT_FD, step, 0, (int)fd);

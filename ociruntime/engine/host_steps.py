@@ -316,7 +316,7 @@ def _netdev_move(init: Init | None, name: str, new: str) -> Callable[[], None]:
         OSError: ENODEV when the host has no such device, EEXIST when a device of the container has the new name.
     """
     assert init is not None, "the init process runs"
-    socket = init.files["netlink"]
+    socket = init.files["socket"]
     with Netlink.of_thread() as host, Netlink.from_fd(socket) as container:
         link = host.link(name)
         addresses = host.addresses(link.number)

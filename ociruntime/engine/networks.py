@@ -317,7 +317,7 @@ class NetworkHelper:
             abandon(guard.release())
 
     def _launch(self, stack: ExitStack, init: Init, forwards_dns: bool) -> None:
-        network = fcntl.ioctl(init.files["netlink"], _SIOCGSKNS)
+        network = fcntl.ioctl(init.files["socket"], _SIOCGSKNS)
         stack.callback(os.close, network)
         owner = fcntl.ioctl(network, _NS_GET_USERNS)
         stack.callback(os.close, owner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from ..engine.processes import ended_within
 from ..errors import ContainerNotFound, StepError, WrongStatus, warn
 from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
-from ..plan.compile import compile_exec
+from ..plan.compile import compile_exec, compile_socket
 from ..plan.kernel import CLONE_NEW
 from ..rootfs.users import ContainerRoot, env_with_home
 from ..spec import Capabilities, ProcessSpec, Rlimit
@@ -124,6 +125,32 @@ def execute(
         group=prepared.group,
         terminal=terminals[0] if terminals else -1,
     )
+
+
+def open_socket(entry: Entry, family: int) -> int:
+    """Return a TCP socket of the network namespace of a running container, as a file descriptor. The caller enters no namespace.
+
+    Args:
+        family: AF_INET or AF_INET6.
+
+    Raises:
+        WrongStatus: the container is not running.
+        StepError: the kernel refuses it.
+    """
+    document, pidfd = _open_running(entry)
+    try:
+        joined = foreign_namespaces(document) & (CLONE_NEW["user"] | CLONE_NEW["network"])
+        if not joined & CLONE_NEW["network"]:
+            return socket.socket(family, socket.SOCK_STREAM).detach()
+        with _end_of_container(entry, pidfd), open(os.devnull, "r+b", 0) as null:
+            plan = compile_socket(joined, family, container_id=entry.id)
+            execution = Execution(plan, stdio=(null.fileno(),) * 3, pidfd=pidfd)
+            try:
+                return os.dup(execution.begin().files["socket"])
+            finally:
+                execution.abort()
+    finally:
+        os.close(pidfd)
 
 
 def prepare_exec(document: StateRecord, spec: RuntimeSpec, options: ExecOptions) -> PreparedExec:

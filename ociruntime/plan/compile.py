@@ -609,6 +609,27 @@ def compile_serve_layers(
     return builder.build(f"layers of {container_id}", clone_flags=0, namespaces=namespaces)
 
 
+def compile_socket(namespaces: int, family: int, *, container_id: str = "ID") -> Plan:
+    """Compile the plan that makes a TCP socket in the network namespace of a container and hands it out.
+
+    Nothing of the container runs there: a process that joins the namespaces makes the socket, and ends.
+
+    Args:
+        namespaces: the CLONE_NEW* bits of the namespaces to join.
+        family: AF_INET or AF_INET6.
+    """
+    builder = PlanBuilder()
+    builder.phase = "On the host, before the clone"
+    builder.add_host("clone3", 0, "", text="init process")
+    builder.phase = "Into the network namespace of the container"
+    pidfd = builder.add_input("pidfd", "the container's process")
+    names = ", ".join(name for name, bit in kernel.CLONE_NEW.items() if namespaces & bit)
+    builder.add("setns", pidfd, namespaces, text=f"namespaces of the container: {names}")
+    builder.add("socket", family, kernel.SOCK_STREAM, 0, text="TCP socket in the network namespace, for the caller")
+    builder.add("sync", Sync.CREATED, text="wait until the caller has the socket, and ends this process")
+    return builder.build(f"socket in {container_id}", clone_flags=0, namespaces=namespaces)
+
+
 _CHECKED_BY_RULES: Final = ("$.linux.memoryPolicy", "$.linux.personality", "$.linux.seccomp")
 """Members whose support by the host is checked by the rules alone, not by the compilers."""
 

@@ -98,3 +98,8 @@ RLIMITS: Final = {
 def makedev(major: int, minor: int) -> int:
     """Return a device number as operations have it: the major number in the upper half, the minor in the lower."""
     return major << 32 | minor
+
+
+AF_INET, AF_INET6, AF_NETLINK = 2, 10, 16
+SOCK_STREAM, SOCK_RAW = 1, 3
+NETLINK_ROUTE: Final = 0

@@ -459,7 +459,8 @@ def compile_net_devices(builder: PlanBuilder, linux: Linux | None, own: Containe
     if "network" not in own:
         message = "network devices can only move into a network namespace that is not the host's"
         raise SpecError([Problem("$.linux.netDevices", message, "config-linux.md#network-devices")])
-    builder.add("netlink", text="netlink socket in the container's network namespace, for the caller")
+    values = kernel.AF_NETLINK, kernel.SOCK_RAW, kernel.NETLINK_ROUTE
+    builder.add("socket", *values, text="netlink socket in the container's network namespace, for the caller")
     for name, device in devices.items():
         new_name = device.name or name
         builder.add_host(
@@ -509,7 +510,8 @@ def compile_private_network(builder: PlanBuilder, linux: Linux | None, namespace
     if network.warning:
         builder.warn(network.warning)
     if not (linux and linux.net_devices):
-        builder.add("netlink", text="netlink socket in the container's network namespace, for the caller")
+        values = kernel.AF_NETLINK, kernel.SOCK_RAW, kernel.NETLINK_ROUTE
+        builder.add("socket", *values, text="netlink socket in the container's network namespace, for the caller")
     text = f"user-mode networking by {network.program}" + (f", because {network.reason}" if network.reason else "")
     text += "".join(f"; {port.at} -> {port.container_port}" for port in network.ports)
     builder.add_host("network", network.program, tuple(map(tuple, network.ports)), network.forwards_dns, text=text)

@@ -46,13 +46,13 @@ class Report(IntEnum):
     executed. The report has the output of the hooks."""
 
 
-WAITING: Final = frozenset({"handout", "netlink"})
+WAITING: Final = frozenset({"handout", "socket"})
 """Operations that hand out a descriptor and wait for one byte, as later steps depend on its receiver."""
 
 REPORTING: Final = {
     Report.SYNC: frozenset({"sync"}),
     Report.FORKED: frozenset({"fork", "fork_last"}),
-    Report.FD: frozenset({"handout", "netlink", "console", "gate", "give"}),
+    Report.FD: frozenset({"handout", "socket", "console", "gate", "give"}),
     Report.HOOK: frozenset({"hook"}),
 }
 """The operations that send each kind of report. Every operation can send `Report.ERROR`."""
@@ -193,7 +193,7 @@ OPS: Final = _table(
     mempolicy: num mode, data nodes
     seccomp: num flags, data filter, slot out
     handout: slot fd
-    netlink:
+    socket: num family, num type, num protocol
     link_up: str name
     console: slot devpts, slot dev, num rows, num cols, num uid, num bind
     copyup: slot source, slot target
