@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from .rootfs.changes import Change as Change
     from .rootfs.changes import Changes as Changes
     from .sandbox import Sandbox as Sandbox
+    from .sandbox import SandboxPool as SandboxPool
     from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
     from .state import State as State
@@ -104,7 +105,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "rootfs.changes": "Change Changes",
         "ephemeral": "close_images run",
         "image": "Image SifImage build build_sif pull sign",
-        "sandbox": "Sandbox",
+        "sandbox": "Sandbox SandboxPool",
         "spec": "Problem RuntimeSpec",
         "state": "State",
         "stats": "Event Stats Usage",

@@ -25,7 +25,7 @@ from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import CreateOptions, OutputFunction, RunKeywords, RunOptions, SandboxOptions
 from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike
-from .presets import Preset
+from .presets import HostFiles, Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, Strategy, may_mount, shared_mounts
 from .rootfs.mount import ephemeral_name, identity, is_same_file
@@ -269,6 +269,22 @@ def find_bundle(image: ImageLike, options: RunOptions | SandboxOptions) -> Bundl
     if found.plain and needs_args:
         raise _no_args(name)
     return _with_overlay(found.bundle, overlay).with_overrides(_with_user(overrides, found.user))
+
+
+def host_bundle(files: HostFiles, options: SandboxOptions) -> EphemeralBundle:
+    """Return a bundle whose root filesystem is made of files of the host."""
+    place = Path(os.path.realpath(tempfile.gettempdir())) / ephemeral_name()
+
+    def make() -> Bundle:
+        place.mkdir(mode=0o700)
+        rootfs = place / "rootfs"
+        rootfs.mkdir(mode=0o755)
+        files.make_root(str(rootfs))
+        spec = files.configuration().evolve(root=Root(path=str(rootfs)))
+        bundle = Bundle._of_layers(place, spec, Layers((str(rootfs),), str(place)))
+        return _with_overlay(bundle, options.upper).with_overrides(options.overrides)
+
+    return EphemeralBundle(place, make)
 
 
 def _with_overlay(bundle: Bundle, overlay: str | None) -> Bundle:

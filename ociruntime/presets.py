@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import attrs
 
-from .arguments import check_choice, shown, wrong_type
-from .overrides import Network, Overrides, UserLike, parse_env, parse_mount
+from .arguments import check_choice, parse_path, shown, wrong_type
+from .errors import BundleError
+from .files import absolute_path
+from .host import Host
+from .overrides import Network, Overrides, StrPath, UserLike, parse_env, parse_mount
 from .rootfs.users import CALLER, Caller, is_shown, working_directory
-from .spec import Mount
+from .spec import Linux, Mount, ProcessSpec, RuntimeSpec
 from .spec.base import is_below
 
-__all__ = ["CONTAIN", "CONTAINALL", "HPC", "Environment", "Preset", "parse_preset"]
+__all__ = ["CONTAIN", "CONTAINALL", "HPC", "Environment", "HostFiles", "Preset", "parse_preset"]
 
 Environment: TypeAlias = Literal["image", "clean", "caller"]
 """The variables of a container beside those of its configuration: none; those of `CLEAN`; all of the caller but `OMITTED`."""
@@ -208,3 +211,70 @@ def parse_preset(preset: Preset | str | None) -> Preset | None:
         raise wrong_type("preset", preset, "a name or a Preset")
     check_choice("preset", preset, tuple(_PRESETS))
     return _PRESETS[preset]
+
+
+# ---- the programs and files of the host, in place of an image ----
+
+_PROGRAMS: Final = "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc /opt /nix /gnu /run/current-system /run/systemd/resolve".split()
+"""Paths with the programs of the host and what they need, as far as they exist."""
+_SECRETS: Final = "/etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/ssl/private /etc/krb5.keytab /etc/sudoers.d".split()
+"""Files that only root can read, which are hidden where root is the user."""
+_PASSED: Final = "PATH LANG LANGUAGE TERM TZ USER LOGNAME".split()
+
+
+def _parse_paths(name: str, paths: Iterable[StrPath]) -> tuple[str, ...]:
+    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+        raise wrong_type(name, paths, "a sequence of paths")
+    found = []
+    for number, path in enumerate(paths):
+        absolute = absolute_path(parse_path(f"{name}[{number}]", path))
+        if absolute == "/" or _covers(_KERNEL, absolute):
+            raise ValueError(f"{name} contains {shown(path)}: a path of the host outside of /proc, /sys and /dev is needed")
+        found.append(absolute)
+    return tuple(found)
+
+
+@attrs.frozen(kw_only=True)
+class HostFiles:
+    """What a sandbox shows of the host in place of an image: its programs read-only, and paths that the caller names."""
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    hide: tuple[str, ...]
+
+    @classmethod
+    def of(cls, read: Iterable[StrPath], write: Iterable[StrPath], hide: Iterable[StrPath]) -> Self:
+        """Check the arguments of `Sandbox.host`. Raises TypeError, ValueError, BundleError: a path does not exist."""
+        files = cls(read=_parse_paths("read", read), write=_parse_paths("write", write), hide=_parse_paths("hide", hide))
+        for name, paths in (("read", files.read), ("write", files.write)):
+            for path in paths:
+                if not os.path.exists(path):
+                    raise BundleError(f"{name} contains {path}, which does not exist on the host")
+        return files
+
+    def make_root(self, root: str) -> None:
+        """Make the root filesystem below the mounts: links of the host, and the directories to write to. Raises OSError."""
+        home = Caller.current().home
+        for path in _PROGRAMS:
+            if os.path.islink(path):
+                os.makedirs(root + os.path.dirname(path), exist_ok=True)
+                os.symlink(os.readlink(path), root + path)
+        private = {"/tmp": 0o1777, "/var/tmp": 0o1777, "/run": 0o755, **({home: 0o700} if _is_bindable(home) else {})}
+        for path, mode in private.items():
+            os.makedirs(root + path, exist_ok=True)
+            os.chmod(root + path, mode)
+
+    def configuration(self) -> RuntimeSpec:
+        """Return the configuration, for a bundle with a ``rootfs`` that `make_root` has made."""
+        programs = (path for path in _PROGRAMS if os.path.isdir(path) and not os.path.islink(path))
+        read_only = dict.fromkeys((*programs, *self.read), ("rro",))
+        attributes: dict[str, tuple[str, ...]] = {**read_only, **dict.fromkeys(self.write, ())}
+        spec = RuntimeSpec.default(host=Host.probe())
+        for path in sorted(attributes, key=lambda path: path.count("/")):  # outer ones first
+            options = ("rbind", "nosuid", "nodev", *attributes[path])
+            spec = spec.with_mount(Mount(destination=path, type="bind", source=path, options=options))
+        linux = spec.linux or Linux()
+        hidden = (*(linux.masked_paths or ()), *_SECRETS, *self.hide)
+        variables = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith("LC_")}
+        process = (spec.process or ProcessSpec(cwd="/")).with_env(variables)
+        return spec.evolve(process=process, linux=linux.evolve(masked_paths=hidden))

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import os
 import signal
+import socket
+import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
-from .arguments import check_str, parse_timeout
+from .arguments import check_int, check_str, parse_timeout
 from .container import Container
 from .engine.cgroup.tasks import open_pidfds, send, wait
-from .ephemeral import OwnedContainer, find_bundle
-from .errors import StateError, warn
+from .engine.processes import ended_within
+from .ephemeral import OwnedContainer, find_bundle, host_bundle
+from .errors import StateError, WrongStatus, warn
 from .files import Unpicklable
 from .interrupts import DeferredSignals, complete
 from .lifecycle.delete import end, processes, read
-from .options import SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
+from .lifecycle.execute import open_socket
+from .options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
+from .presets import HostFiles
+from .rootfs.users import CALLER
+from .store import Status
 from .streams import DEVNULL, PIPE, STDOUT, Streams
 
 if TYPE_CHECKING:
     from .ephemeral import ImageLike
+    from .lifecycle.create import Launched
     from .lifecycle.files import ContainerFiles
     from .options import LimitPolicy, OutputFunction
     from .overrides import Args, Env, MountLike, Network, Ports, StrPath, UserLike
@@ -33,7 +44,15 @@ if TYPE_CHECKING:
     from .store import Entry
     from .streams import Stdio
 
-__all__ = ["Sandbox"]
+__all__ = ["Sandbox", "SandboxPool"]
+
+
+def host_options(options: SandboxKeywords) -> SandboxOptions:
+    """Return the options of a sandbox for the programs of the host, given its keywords. Raises as `SandboxOptions`."""
+    check_keywords("host", options, SandboxKeywords)
+    given: SandboxKeywords = {"user": CALLER, **options}
+    return SandboxOptions(**given)
+
 
 STREAMS: Final = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
 """The streams of a run, unless it says otherwise."""
@@ -159,7 +178,32 @@ class Sandbox(Unpicklable):
         )
         self._begin(image, options)
 
-    def _begin(self, image: ImageLike, options: SandboxOptions) -> None:
+    @classmethod
+    def host(
+        cls,
+        *,
+        read: Iterable[StrPath] = (),
+        write: Iterable[StrPath] = (),
+        hide: Iterable[StrPath] = (),
+        **options: Unpack[SandboxKeywords],
+    ) -> Self:
+        """Create a sandbox without an image: for the programs of the host, which it shows read-only.
+
+        It shows ``/usr`` and what belongs to it, ``/etc`` and ``/opt``, and nothing else of the host. ``/tmp``, ``/var/tmp``,
+        ``/run`` and the home directory are empty, and what is written there is removed with the sandbox. The user is the caller.
+
+        Args:
+            read: paths of the host that it shows too, read-only.
+            write: paths that it shows too, and may change.
+            hide: paths that it does not show, in what it shows. Files that only root can read in ``/etc`` are hidden anyway.
+            options: the other arguments of `Sandbox`. ``user`` is the caller by default.
+
+        Raises:
+            BundleError: a path does not exist. And as `Sandbox`.
+        """
+        return cls._of(HostFiles.of(read, write, hide), host_options(options))
+
+    def _begin(self, image: ImageLike | HostFiles, options: SandboxOptions) -> None:
         self._image = image
         self._options = options
         with DeferredSignals() as signals:
@@ -168,7 +212,7 @@ class Sandbox(Unpicklable):
         warn(options.enforcement.weak)
 
     @classmethod
-    def _of(cls, image: ImageLike, options: SandboxOptions) -> Self:
+    def _of(cls, image: ImageLike | HostFiles, options: SandboxOptions) -> Self:
         """Return a sandbox, given its options. Raises as the constructor."""
         sandbox = cls.__new__(cls)
         sandbox._begin(image, options)
@@ -177,7 +221,8 @@ class Sandbox(Unpicklable):
     def _make(self) -> None:
         """Make the container. Signals are deferred."""
         options = self._options
-        bundle = find_bundle(self._image, options)
+        image = self._image
+        bundle = host_bundle(image, options) if isinstance(image, HostFiles) else find_bundle(image, options)
         name = f"sandbox-{os.urandom(8).hex()}" if options.name is None else options.name
         with Streams(DEVNULL, DEVNULL, DEVNULL) as streams:
             owned = OwnedContainer(bundle, name, options.create, streams.child)
@@ -419,6 +464,56 @@ class Sandbox(Unpicklable):
         """Yield the events of the sandbox as they happen, such as OOM kills, until it ends. See `Container.events`."""
         return self._running().events(interval)
 
+    def wait_for_port(self, port: int, timeout: float | None = 30.0) -> None:
+        """Wait until a program in the sandbox listens on a TCP port, on any of its addresses. Nothing connects to it.
+
+        Args:
+            timeout: seconds to wait; None for no limit.
+
+        Raises:
+            TimeoutError: no program listens there in time.
+            WrongStatus: the sandbox has ended.
+        """
+        wait = self._port_wait(port, timeout)
+        while (left := wait.left()) is not None:
+            ended_within(wait.fileno(), left)
+
+    def _port_wait(self, port: int, timeout: float | None) -> PortWait:
+        return PortWait(self._running(), self._owned.created.init, port, parse_timeout(timeout))
+
+    def connect(self, port: int, timeout: float | None = None) -> socket.socket:
+        """Return a TCP socket that is connected to a port of the sandbox, which need not be reachable from the host.
+
+        The socket belongs to the network namespace of the sandbox; this process does not enter it.
+
+        Args:
+            timeout: seconds for the connection and for each later operation of the socket, as `socket.settimeout` has it.
+
+        Raises:
+            ConnectionRefusedError: no program listens there on the loopback address.
+            WrongStatus: the sandbox has ended.
+        """
+        check_port(port)
+        timeout = parse_timeout(timeout)
+        container, failure = self._running(), None
+        for family, address in LOOPBACKS.items():
+            peer = socket.socket(fileno=open_socket(container._entry, family))
+            try:
+                peer.settimeout(timeout)
+                peer.connect((address, port))
+            except OSError as error:
+                peer.close()
+                failure = failure or error
+                if not isinstance(error, ConnectionRefusedError):
+                    break
+            except BaseException:
+                peer.close()
+                raise
+            else:
+                return peer
+        assert failure is not None
+        raise type(failure)(failure.errno, f"port {port} of sandbox {self.name!r}: {os.strerror(failure.errno or 0).lower()}")
+
     def stop(self, timeout: float | None = 10.0) -> None:
         """End the sandbox: send SIGTERM to every process, wait, and kill what is left. No program can be run any more.
 
@@ -475,3 +570,212 @@ def _stop(entry: Entry, timeout: float | None) -> None:
 
 _LONGEST: Final = 1e9
 """Seconds of a wait without a limit: more than 30 years."""
+
+
+# ---- ports ----
+
+LOOPBACKS: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+_MAX_PORT: Final = 65535
+_LISTENS: Final = "0A"
+"""The state of a listening socket in /proc/net/tcp (proc(5))."""
+
+
+def check_port(port: object) -> None:
+    """Raise TypeError or ValueError for a value that is not the number of a TCP port."""
+    check_int("port", port, 1, _MAX_PORT)
+
+
+class PortWait:
+    """Waits for a TCP port of a container, by looking at the sockets of its network namespace again and again."""
+
+    def __init__(self, container: Container, init: Launched, port: int, timeout: float | None) -> None:
+        check_port(port)
+        self._name, self._init, self._port, self._timeout = container.id, init, port, timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._pause = 0.002
+
+    def fileno(self) -> int:
+        """Return the pidfd of the first process of the container, which is readable when the container has ended."""
+        return self._init.pidfd
+
+    def left(self) -> float | None:
+        """Return the seconds after which to call this again; None when a program listens. Raises TimeoutError, WrongStatus."""
+        if ended_within(self._init.pidfd, 0):
+            raise WrongStatus(self._name, "wait for a port in", Status.STOPPED, "running")
+        if self._listens():
+            return None
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            message = f"port {self._port} of sandbox {self._name!r}: no program listens there after {self._timeout} s"
+            raise TimeoutError(errno.ETIMEDOUT, message)
+        pause, self._pause = self._pause, min(2 * self._pause, 0.1)
+        return pause if self._deadline is None else min(pause, self._deadline - now)
+
+    def _listens(self) -> bool:
+        for name in ("tcp", "tcp6"):
+            try:
+                with open(f"/proc/{self._init.pid}/net/{name}", encoding="ascii") as table:
+                    rows = [line.split() for line in table]
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+                    raise
+                continue  # it has ended, or the kernel has no IPv6
+            if any(row[3] == _LISTENS and int(row[1].rpartition(":")[2], 16) == self._port for row in rows[1:]):
+                return True
+        return False
+
+
+# ---- a pool ----
+
+
+class SandboxPool(Unpicklable):
+    """Sandboxes of one image that are ready to be used: a thread makes new ones while they are taken.
+
+    Each is used once, and closed by its user. As a context manager the pool is closed at the end, with the sandboxes that are
+    ready. Several threads can use it at the same time.
+
+    Args:
+        image: the image, as for `Sandbox`.
+        size: how many sandboxes are kept ready.
+        options: the other arguments of `Sandbox`, without ``name``.
+
+    Raises:
+        TypeError, ValueError, UnsupportedError: an argument is wrong, or cannot be carried out. What else is wrong, `get` raises.
+    """
+
+    _instead = "make a SandboxPool in the process that uses it"
+
+    def __init__(self, image: ImageLike, *, size: int = 4, **options: Unpack[SandboxKeywords]) -> None:
+        check_int("size", size, 1, _MAX_POOL)
+        check_keywords("SandboxPool", options, SandboxKeywords)
+        if options.get("name") is not None:
+            raise ValueError(f"name is {options['name']!r}: each sandbox of a pool has a name of its own; leave it out")
+        self._stock = _Stock(image, SandboxOptions(**options), size)
+        self._finalizer = weakref.finalize(self, self._stock.close)
+
+    def get(self, timeout: float | None = None) -> Sandbox:
+        """Return a sandbox that no program has used; it belongs to the caller, which closes it.
+
+        Args:
+            timeout: seconds to wait if none is ready.
+
+        Raises:
+            TimeoutError: none was ready in time.
+            StateError: the pool is closed, or belongs to another process.
+            Exception: the sandbox cannot be made, as the constructor of `Sandbox` says it.
+        """
+        found = self._stock.take(parse_timeout(timeout))
+        assert found is not None, "it has waited"
+        return found
+
+    @property
+    def ready(self) -> int:
+        """How many sandboxes are ready at this moment."""
+        return len(self._stock.ready)
+
+    def close(self) -> None:
+        """Close the sandboxes that are ready, but not those that were taken. No effect for a second time, or in a forked child."""
+        complete(self._finalizer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+_MAX_POOL: Final = 1000
+
+
+class _Stock:
+    """The sandboxes of a pool that are ready, and the thread that makes them. It does not keep the pool alive."""
+
+    def __init__(self, image: ImageLike, options: SandboxOptions, size: int) -> None:
+        self.ready: deque[Sandbox] = deque()
+        self._owner = os.getpid()
+        self._image, self._options, self._size = image, options, size
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._fill, name="ociruntime-pool", daemon=True)
+        self._thread.start()
+
+    def take(self, timeout: float | None) -> Sandbox | None:
+        """Return a sandbox that is ready; None if none is and ``timeout`` is 0. Errors are those of `SandboxPool.get`."""
+        if os.getpid() != self._owner:
+            raise StateError("the pool belongs to another process, which this one was forked from; make one here")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._changed:
+                while not (self.ready or self._closed or self._failure):
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        if timeout == 0:
+                            return None
+                        raise TimeoutError(errno.ETIMEDOUT, f"no sandbox was ready after {timeout} s")
+                    self._changed.wait(_LONGEST_LOCK if left is None else min(left, _LONGEST_LOCK))
+                if self._closed:
+                    raise StateError("the pool is closed")
+                if not self.ready:
+                    failure, self._failure = self._failure, None
+                    self._changed.notify_all()  # the thread tries again
+                    assert failure is not None
+                    raise failure
+                found = self.ready.popleft()
+                self._changed.notify_all()
+            if not ended_within(found._owned.created.init.pidfd, 0):
+                return found
+            found.close()  # it was killed meanwhile
+
+    def _fill(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and (len(self.ready) >= self._size or self._failure):
+                    self._changed.wait()
+                if self._closed:
+                    return
+            try:
+                made = Sandbox._of(self._image, self._options)
+            except BaseException as error:
+                with self._changed:
+                    self._failure = error
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                if not self._closed:
+                    self.ready.append(made)
+                    self._changed.notify_all()
+                    continue
+            made.close()
+
+    def close(self) -> None:
+        if os.getpid() != self._owner:
+            return
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        while self.ready:
+            self.ready.popleft().close()
+
+
+_LONGEST_LOCK: Final = 1e6
+"""Seconds that one wait for a lock may take (`threading.TIMEOUT_MAX` is larger)."""
+
+
+# ---- the signatures of what hands its keywords on, for inspect ----
+
+
+def _with_keywords(function: Callable[..., object], source: Callable[..., object], *but: str) -> inspect.Signature:
+    """Return the signature of a function, with those keywords of another one in the place of ``**options``."""
+    own = [item for item in inspect.signature(function).parameters.values() if item.kind is not item.VAR_KEYWORD]
+    names = {item.name for item in own} | set(but)
+    more = [
+        item for item in inspect.signature(source).parameters.values() if item.kind is item.KEYWORD_ONLY and item.name not in names
+    ]
+    return inspect.signature(function).replace(parameters=[*own, *more])
+
+
+Sandbox.shell.__signature__ = _with_keywords(Sandbox.shell, Sandbox.run)  # type: ignore[attr-defined]
+Sandbox.host.__func__.__signature__ = _with_keywords(Sandbox.host.__func__, Sandbox)  # type: ignore[attr-defined]
+SandboxPool.__init__.__signature__ = _with_keywords(SandboxPool.__init__, Sandbox, "name")  # type: ignore[attr-defined]

@@ -8,6 +8,18 @@ undoes it.
 from ..process import Result
 from .containers import Container, ContainerFiles, prune, run
 from .processes import Attachment, Process, Reader, Writer
-from .sandbox import Sandbox
+from .sandbox import Sandbox, SandboxPool
 
-__all__ = ["Attachment", "Container", "ContainerFiles", "Process", "Reader", "Result", "Sandbox", "Writer", "prune", "run"]
+__all__ = [
+    "Attachment",
+    "Container",
+    "ContainerFiles",
+    "Process",
+    "Reader",
+    "Result",
+    "Sandbox",
+    "SandboxPool",
+    "Writer",
+    "prune",
+    "run",
+]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Generator, Mapping
+import socket
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import sandbox as _sync
 from ..errors import StateError
 from ..files import Unpicklable
 from ..options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
+from ..presets import HostFiles
 from .containers import Container, ContainerFiles
-from .processes import Making, Process, work
+from .processes import Making, Process, readable, within, work
 
 if TYPE_CHECKING:
     from ..ephemeral import ImageLike
-    from ..overrides import Args
+    from ..overrides import Args, StrPath
     from ..process import Result
     from ..stats import Event, Stats
 
@@ -31,9 +33,31 @@ class Sandbox(Unpicklable):
     def __init__(self, image: ImageLike, **options: Unpack[SandboxKeywords]) -> None:
         """Check the arguments, which are those of `ociruntime.Sandbox`, and begin nothing."""
         check_keywords("Sandbox", options, SandboxKeywords)
-        self._image = image
+        self._image: ImageLike | HostFiles = image
         self._options = SandboxOptions(**options)
         self._made: _sync.Sandbox | None = None
+
+    @classmethod
+    def host(
+        cls,
+        *,
+        read: Iterable[StrPath] = (),
+        write: Iterable[StrPath] = (),
+        hide: Iterable[StrPath] = (),
+        **options: Unpack[SandboxKeywords],
+    ) -> Self:
+        """See `ociruntime.Sandbox.host`. It begins when it is awaited, or entered by ``async with``."""
+        sandbox = cls.__new__(cls)
+        sandbox._image, sandbox._options = HostFiles.of(read, write, hide), _sync.host_options(options)
+        sandbox._made = None
+        return sandbox
+
+    @classmethod
+    def _from(cls, made: _sync.Sandbox) -> Self:
+        """Return a sandbox that has begun."""
+        sandbox = cls.__new__(cls)
+        sandbox._image, sandbox._options, sandbox._made = made._image, made._options, made
+        return sandbox
 
     async def _begin(self) -> Self:
         if self._made is not None:
@@ -192,6 +216,16 @@ class Sandbox(Unpicklable):
         async for event in self._running().events(interval):
             yield event
 
+    async def wait_for_port(self, port: int, timeout: float | None = 30.0) -> None:
+        """See `ociruntime.Sandbox.wait_for_port`."""
+        wait = self._sandbox._port_wait(port, timeout)
+        while (left := wait.left()) is not None:
+            await within(left, readable(wait.fileno()))
+
+    async def connect(self, port: int, timeout: float | None = None) -> socket.socket:
+        """See `ociruntime.Sandbox.connect`. `asyncio.open_connection` takes the socket, after ``setblocking(False)``."""
+        return await work(self._sandbox.connect, port, timeout, undo=socket.socket.close)
+
     async def stop(self, timeout: float | None = 10.0) -> None:
         """See `ociruntime.Sandbox.stop`."""
         await work(self._sandbox.stop, timeout)
@@ -210,8 +244,47 @@ class Sandbox(Unpicklable):
             await work(self._made.close)
 
 
+class SandboxPool(Unpicklable):
+    """`ociruntime.SandboxPool` in the event loop: ``async with pool.get() as sandbox``, or ``await pool.get()``."""
+
+    _instead = "make a SandboxPool in the process that uses it"
+
+    def __init__(self, image: ImageLike, *, size: int = 4, **options: Unpack[SandboxKeywords]) -> None:
+        """Begin to make sandboxes. Arguments and errors are those of `ociruntime.SandboxPool`."""
+        self._pool = _sync.SandboxPool(image, size=size, **options)
+
+    def get(self, timeout: float | None = None) -> Making[Sandbox]:
+        """`ociruntime.SandboxPool.get`, to be awaited or entered by ``async with``."""
+
+        async def make() -> Sandbox:
+            found = self._pool._stock.take(0)  # without a thread if one is ready
+            if found is None:
+                found = await work(self._pool.get, timeout, undo=_sync.Sandbox.close)
+            return Sandbox._from(found)
+
+        return Making(make)
+
+    @property
+    def ready(self) -> int:
+        """How many sandboxes are ready at this moment."""
+        return self._pool.ready
+
+    async def close(self) -> None:
+        """See `ociruntime.SandboxPool.close`."""
+        await work(self._pool.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
 # The signatures for inspect.
 Sandbox.__signature__ = inspect.signature(_sync.Sandbox)  # type: ignore[attr-defined]
+Sandbox.host.__func__.__wrapped__ = _sync.Sandbox.host.__func__  # type: ignore[attr-defined]
+Sandbox.shell.__wrapped__ = _sync.Sandbox.shell  # type: ignore[attr-defined]
+SandboxPool.__init__.__wrapped__ = _sync.SandboxPool.__init__  # type: ignore[attr-defined]
 Sandbox.run.__wrapped__ = _sync.Sandbox.run  # type: ignore[attr-defined]
 _popen = inspect.signature(_sync.Sandbox.popen)
 Sandbox.popen.__signature__ = _popen.replace(  # type: ignore[attr-defined]

@@ -7,12 +7,14 @@ import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -523,6 +525,193 @@ def test_two_hundred_at_once(busybox_rootfs: Path, state_root: Path) -> None:
 
     run_async(main())
     assert oci.Container.list(state_root=state_root) == []
+
+
+# ---- ports ----
+
+
+def test_ports(sandbox: oci.Sandbox) -> None:
+    with pytest.raises(TimeoutError, match=r"port 8080 of sandbox .*: no program listens there after 0\.1 s"):
+        sandbox.wait_for_port(8080, 0.1)
+    with pytest.raises(ConnectionRefusedError, match="port 8080 of sandbox"):
+        sandbox.connect(8080)
+    open_files = os.listdir("/proc/self/fd")
+    sandbox.shell(
+        "echo hello > /tmp/index.html; (sleep 0.2; exec httpd -f -p 127.0.0.1:8080 -h /tmp) > /dev/null 2>&1 &", check=True
+    )
+    namespace = os.readlink("/proc/self/ns/net")
+    sandbox.wait_for_port(8080, TIME_LIMIT)
+    for _ in range(3):
+        with sandbox.connect(8080, TIME_LIMIT) as peer, peer.makefile("rb") as answer:
+            peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert answer.read().endswith(b"\r\n\r\nhello\n")
+    assert os.readlink("/proc/self/ns/net") == namespace
+    assert len(os.listdir("/proc/self/fd")) == len(open_files)
+    sandbox.kill()
+    for call in (lambda: sandbox.wait_for_port(8080), lambda: sandbox.connect(8080)):
+        with pytest.raises(oci.WrongStatus):
+            call()
+
+
+def test_a_port_of_the_hosts_network(make_sandbox: MakeSandbox) -> None:
+    sandbox = make_sandbox(network="host")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        sandbox.wait_for_port(port, TIME_LIMIT)
+        sandbox.connect(port).close()
+
+
+def test_ports_in_an_event_loop(busybox_rootfs: Path, state_root: Path) -> None:
+    async def main() -> None:
+        async with aio.Sandbox(busybox_rootfs, state_root=state_root) as sandbox:
+            with pytest.raises(TimeoutError):
+                await sandbox.wait_for_port(8080, 0.1)
+            await sandbox.shell("echo hello > /tmp/index.html; (sleep 0.2; exec httpd -f -p 8080 -h /tmp) > /dev/null 2>&1 &")
+            await sandbox.wait_for_port(8080, TIME_LIMIT)
+            peer = await sandbox.connect(8080)
+            peer.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=peer)
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await reader.read()).endswith(b"hello\n")
+            writer.close()
+            waiting = asyncio.create_task(sandbox.wait_for_port(9, None))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    run_async(main())
+
+
+# ---- a pool ----
+
+
+def test_a_pool(busybox_rootfs: Path, state_root: Path) -> None:
+    with oci.SandboxPool(busybox_rootfs, size=3, disk="8M", state_root=state_root) as pool:
+        names = set()
+        for _ in range(8):
+            with pool.get(TIME_LIMIT) as sandbox:
+                assert sandbox.shell("ls /used", stderr=subprocess.DEVNULL).returncode != 0
+                sandbox.shell("echo x > /used", check=True)
+                names.add(sandbox.name)
+        assert len(names) == 8
+        wait_until(lambda: pool.ready == 3, "a pool that is filled again")
+        killed = next(iter(pool._stock.ready))
+        killed.kill()
+        with pool.get(TIME_LIMIT) as sandbox:  # another one
+            assert sandbox.run(["true"]).returncode == 0
+        kept = pool.get(TIME_LIMIT)
+    assert kept.run(["true"]).returncode == 0  # it belongs to its user
+    kept.close()
+    with pytest.raises(oci.StateError, match="the pool is closed"):
+        pool.get()
+    assert oci.Container.list(state_root=state_root) == []
+    assert os.listdir(state_root / ".runs") == []
+
+
+def test_a_pool_that_cannot_be_filled(state_root: Path, tmp_path: Path) -> None:
+    with oci.SandboxPool(tmp_path / "missing", state_root=state_root) as pool:
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                pool.get(TIME_LIMIT)
+    with pytest.raises(ValueError, match="name is 'x'"):
+        oci.SandboxPool(tmp_path, name="x", state_root=state_root)
+    with pytest.raises(ValueError, match="cpus is 0"):
+        oci.SandboxPool(tmp_path, cpus=0, state_root=state_root)
+
+
+def test_a_pool_in_threads_and_forked_children(busybox_rootfs: Path, state_root: Path) -> None:
+    with oci.SandboxPool(busybox_rootfs, size=2, state_root=state_root) as pool:
+
+        def work(number: int) -> int:
+            with pool.get() as sandbox:
+                return int(sandbox.shell(f"echo {number}").stdout)
+
+        with ThreadPoolExecutor(16) as threads:
+            assert list(threads.map(work, range(32))) == list(range(32))
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                pool.close()
+                pool.get()
+            except oci.StateError:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert work(1) == 1
+    assert oci.Container.list(state_root=state_root) == []
+
+
+def test_a_pool_in_an_event_loop(busybox_rootfs: Path, state_root: Path) -> None:
+    async def main() -> None:
+        async with aio.SandboxPool(busybox_rootfs, size=2, state_root=state_root) as pool:
+
+            async def one(number: int) -> int:
+                async with pool.get() as sandbox:
+                    return int((await sandbox.shell(f"echo {number}")).stdout)
+
+            assert await asyncio.gather(*map(one, range(20))) == list(range(20))
+            for number in range(20):
+                task = asyncio.create_task(one(number))
+                await asyncio.sleep(random.uniform(0, 0.02))
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    run_async(main())
+    assert oci.Container.list(state_root=state_root) == []
+
+
+# ---- the programs of the host ----
+
+
+def test_programs_of_the_host(tmp_path: Path, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, data = tmp_path / "home", tmp_path / "data"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh/key").write_text("private")
+    (data / "out/secret").mkdir(parents=True)
+    (data / "in").write_text("data\n")
+    (data / "out/secret/x").write_text("private")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TOKEN", "private")
+    hidden = data / "out/secret"
+    with oci.Sandbox.host(read=[data], write=[data / "out"], hide=[hidden], state_root=state_root) as sandbox:
+        line = f"id -u; echo $HOME $TOKEN; ls -A ~; cat {data}/in; ls {hidden}; echo new > {data}/out/new"
+        result = sandbox.shell(line, text=True)
+        assert result.stdout == f"{os.geteuid()}\n{home}\ndata\n"
+        assert (data / "out/new").read_text() == "new\n"
+        assert (data / "out/new").stat().st_uid == os.geteuid()
+        for path in (f"{data}/file", f"/usr/{prefix}", f"/etc/{prefix}"):
+            assert sandbox.shell(f"echo x > {path}").returncode != 0
+            assert not os.path.exists(path)
+        for path in (f"/tmp/{prefix}", f"/var/tmp/{prefix}", f"{home}/file", f"/run/{prefix}"):
+            assert sandbox.shell(f"echo x > {path} && cat {path}").stdout == b"x\n"
+            assert not os.path.exists(path)
+        assert sandbox.shell(f"cat {home}/.ssh/key").returncode != 0
+        assert sandbox.shell("cat /etc/shadow").stdout == b""
+        assert sandbox.run(["sh", "-c", "command -v sh"]).returncode == 0
+        place = sandbox.container.spec.root
+        assert place is not None
+        assert os.path.isdir(place.path)
+        sandbox.reset()
+        assert sandbox.shell(f"ls /tmp/{prefix}").returncode != 0
+    assert not os.path.exists(os.path.dirname(place.path))
+    with pytest.raises(oci.BundleError, match=r"read contains .*/none, which does not exist on the host"):
+        oci.Sandbox.host(read=[tmp_path / "none"], state_root=state_root)
+    with pytest.raises(ValueError, match="write contains '/'"):
+        oci.Sandbox.host(write=["/"], state_root=state_root)
+    with pytest.raises(TypeError, match="hide is '/x': a sequence of paths"):
+        oci.Sandbox.host(hide="/x", state_root=state_root)
+
+
+def test_programs_of_the_host_in_an_event_loop(state_root: Path) -> None:
+    async def main() -> None:
+        async with aio.Sandbox.host(state_root=state_root) as sandbox:
+            assert (await sandbox.shell("echo hi")).stdout == b"hi\n"
+
+    run_async(main())
 
 
 # ---- as a user ----

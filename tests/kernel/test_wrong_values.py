@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -334,7 +335,22 @@ class World:
             if found is not None:
                 found.close()
             found = self.kept["sandbox"] = oci.Sandbox(self.bundle, state_root=self.state_root)
+            found.shell("httpd -p 8080 -h /tmp", check=True)
+            found.wait_for_port(8080)
         return found
+
+    def make_SandboxPool(self, method: str) -> oci.SandboxPool:
+        found = self.kept.get("pool")
+        if method == "close" or found is None:
+            if found is not None:
+                found.close()
+            found = self.kept["pool"] = oci.SandboxPool(self.bundle, size=1, state_root=self.state_root)
+        return found
+
+    def make_aio_SandboxPool(self, method: str) -> oci.aio.SandboxPool:
+        made = oci.aio.SandboxPool.__new__(oci.aio.SandboxPool)
+        made._pool = self.make_SandboxPool(method)
+        return made
 
     def make_aio_Sandbox(self, method: str) -> oci.aio.Sandbox:
         made = oci.aio.Sandbox(self.bundle, state_root=self.state_root)
@@ -398,6 +414,8 @@ class World:
             found["stdin"] = subprocess.DEVNULL
         if call.name.endswith("Container.delete"):
             found["force"] = True
+        if call.name.endswith("Sandbox.wait_for_port"):
+            found["timeout"] = 1
         if call.name == "pull":
             found["insecure"] = True
         if call.name == "Image.verify":
@@ -441,6 +459,7 @@ class World:
             "mount": oci.spec.Mount(destination="/x", type="tmpfs", source="tmpfs"),
             "name": "arm64" if call == "Architecture.from_name" else "object",
             "object_id": 1,
+            "port": 8080,
             "privileged": False,
             "offset": 0,
             "overrides": Overrides(),
@@ -513,15 +532,21 @@ class World:
         """Take back what a call has made."""
         if isinstance(value, oci.aio.Container):
             value = value._sync
+        if isinstance(value, oci.aio.SandboxPool):
+            value = value._pool
+        if isinstance(value, oci.aio.Sandbox):
+            value = value._made
         if isinstance(value, oci.Container):
             if value not in self.kept.values():
                 value.delete(force=True)
                 value._close()
         elif isinstance(value, oci.Process | oci.aio.Process):
             value._process.discard()
+        elif isinstance(value, oci.Sandbox | oci.SandboxPool | socket.socket):
+            if value not in self.kept.values():
+                value.close()
         elif isinstance(
-            value,
-            oci.Sandbox | oci.Attachment | oci.SifImage | oci.image.Image | oci.Terminal | sif.ObjectReader | oci.aio.Attachment,
+            value, oci.Attachment | oci.SifImage | oci.image.Image | oci.Terminal | sif.ObjectReader | oci.aio.Attachment
         ):
             value.close()
             if isinstance(value, oci.Terminal) and value is not self.kept.get("terminal"):
@@ -575,7 +600,9 @@ class World:
             with suppress(OSError):  # a terminal has closed it
                 os.close(self.kept.pop(key, -1))
         for value in self.kept.values():
-            if not isinstance(value, oci.Container):
+            if isinstance(value, oci.Sandbox | oci.SandboxPool):
+                value.close()
+            elif not isinstance(value, oci.Container):
                 self.dispose(value)
         self.loop.run_until_complete(asyncio.sleep(0.01))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())

@@ -27,8 +27,8 @@ COPIES: list[Callable[[Any], Any]] = [
 ]
 copies = pytest.mark.parametrize("copied", COPIES)
 BOUND = {
-    oci.Attachment, oci.ContainerFiles, oci.Process, oci.Sandbox, oci.Snapshot, oci.Terminal,
-    aio.Attachment, aio.ContainerFiles, aio.Process, aio.Reader, aio.Sandbox, aio.Writer, sif.ObjectReader,
+    oci.Attachment, oci.ContainerFiles, oci.Process, oci.Sandbox, oci.SandboxPool, oci.Snapshot, oci.Terminal,
+    aio.Attachment, aio.ContainerFiles, aio.Process, aio.Reader, aio.Sandbox, aio.SandboxPool, aio.Writer, sif.ObjectReader,
 }  # fmt: skip
 """The public classes that hold descriptors and neither find the same thing again nor are plain values."""
 

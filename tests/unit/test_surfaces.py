@@ -37,6 +37,7 @@ PAIRS = [
     (oci.Process, aio.Process),
     (oci.Attachment, aio.Attachment),
     (oci.Sandbox, aio.Sandbox),
+    (oci.SandboxPool, aio.SandboxPool),
 ]
 
 
