@@ -2,9 +2,9 @@
 
     python benchmarks/bench_lifecycle.py [--rounds N] [--idle-ms 25] [--json FILE]
 
-Needs root and a static busybox; uses crun, runc, xargs and mksquashfs if they are installed. The cases alternate within a round, so
-that a change of the machine's speed affects all of them. Every case is measured back to back and after an idle gap. The tables have
-medians and mark figures that exceed their budget; the exit status never depends on a measurement.
+Needs root and a static busybox; uses crun, runc, bwrap, xargs and mksquashfs if they are installed. The cases alternate within a
+round, so that a change of the machine's speed affects all of them. Every case is measured back to back and after an idle gap. The
+tables have medians and mark figures that exceed their budget; the exit status never depends on a measurement.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Case = Callable[[], Times]
 
 RUN = "run, in process"
 RUN_SIF, RUN_SIF_TMPFS = "run of a SIF, in process", "run of a SIF with a tmpfs, in process"
+SANDBOX, IN_SANDBOX = "sandbox of a SIF: create, run, close", "run in a sandbox"
+POOL = "get of a sandbox from a pool"
 CLONE_NEWNS, MS_REC, MS_SLAVE, MNT_DETACH = 0x20000, 0x4000, 0x80000, 2
 UNIFIED = Path("/sys/fs/cgroup/unified")
 ENVIRONMENT = dict(os.environ)
@@ -259,6 +261,30 @@ class InProcess:
         bundle.umount()
         return {"mount of a SIF": t1 - t0, "umount of a SIF": time.perf_counter() - t1}
 
+    def sandbox(self) -> Times:
+        place = self.place
+        t0 = time.perf_counter()
+        sandbox = oci.Sandbox(place.sif, name=place.new_id(), state_root=place.root, timeout=TIMEOUT)
+        sandbox.run(["/bin/true"], check=True)
+        t1 = time.perf_counter()
+        sandbox.run(["/bin/true"], check=True)
+        t2 = time.perf_counter()
+        sandbox.close()
+        return {SANDBOX: time.perf_counter() - t2 + t1 - t0, IN_SANDBOX: t2 - t1}
+
+    def pool(self) -> Times:
+        with oci.SandboxPool(self.place.sif, size=1, state_root=self.place.root) as pool:
+            while not pool.ready:
+                time.sleep(0.001)
+            began = time.perf_counter()
+            sandbox = pool.get()
+            taken = time.perf_counter() - began
+            sandbox.close()
+        return {POOL: taken}
+
+    def bwrap(self) -> Times:
+        return {"run, bwrap": call(["bwrap", "--unshare-all", "--ro-bind", str(self.place.bundle.rootfs), "/", "/bin/true"])}
+
     def memory(self) -> float:
         with self._create() as container:
             return pss(container.pid)
@@ -320,6 +346,9 @@ def budgets(times: Times, when: str) -> list[Row]:
         rows.append(
             Row(f"{name.removesuffix(', in process')} / of a bundle ({when})", ratio(times.get(name), times.get(RUN)), 1.5, "x")
         )
+    rows.append(Row(f"{SANDBOX} / run of a bundle ({when})", ratio(times.get(SANDBOX), times.get(RUN)), 1.5, "x"))
+    for name, budget in ((IN_SANDBOX, 4), (POOL, 2)):
+        rows.append(Row(f"{name} ({when})", times[name] * 1e3 if name in times else None, budget, "ms"))
     rows.append(Row(f"CLI run / runc ({when})", ratio(times.get("run, CLI"), times.get("run, runc")), 2.5, "x"))
     bare = times["interpreter, pass"]
     for command in ("state", "start", "kill", "delete"):
@@ -369,6 +398,9 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[CommandLin
     cases: dict[str, Case] = {"interpreter": interpreter, RUN: library.run, "create, start, delete": library.steps}
     notes = [f"{o.name}: {' '.join(o.command[1:-2]) or 'no options'}{f', {o.note}' if o.note else ''}" for o in others]
     cases["SIF"], cases[RUN_SIF] = library.sif, library.run_sif
+    cases["sandbox"], cases["pool"] = library.sandbox, library.pool
+    if shutil.which("bwrap"):
+        cases["bwrap"] = library.bwrap
     if shutil.which("mksquashfs"):
         oci.build_sif(place.sif, place.bundle.rootfs)
     for other in others:
