@@ -65,6 +65,7 @@ class Container:
         self._spec: tuple[int, RuntimeSpec] | None = None
         self._streams: Streams | None = None
         self._layers: OwnLayers | None = None
+        self._knows_layers = False
 
     # ---- making and finding ----
 
@@ -190,7 +191,7 @@ class Container:
             container = cls(created.entry)
             container._pidfd, container._streams = created.init.pidfd, streams
             container._keep(created.spec)
-            container._layers = created.layers
+            container._layers, container._knows_layers = created.layers, True
             if created.init.terminal >= 0:
                 from .terminal import Terminal
 
@@ -203,6 +204,7 @@ class Container:
         """Return a handle to a container that another object of this process deletes."""
         container = cls(created.entry)
         container._keep(created.spec)
+        container._layers, container._knows_layers = created.layers, True
         return container
 
     def _keep(self, spec: RuntimeSpec) -> None:
@@ -772,7 +774,7 @@ class Container:
 
     def _own_layers(self) -> OwnLayers:
         if self._layers is None:
-            if self._pidfd < 0:
+            if not self._knows_layers:
                 raise StateError(f"container {self.id!r} was not made by this object, which alone knows its layers")
             raise UnsupportedError(
                 f"container {self.id!r} has no upper layer of its own: run it from an image, or from a bundle with Bundle.fresh()"

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
+import attrs
+
 from .arguments import check_int, check_str, parse_timeout
 from .container import Container
 from .engine.cgroup.tasks import open_pidfds, send, wait
@@ -25,6 +27,7 @@ from .files import Unpicklable
 from .interrupts import DeferredSignals, complete
 from .lifecycle.delete import end, processes, read
 from .lifecycle.execute import open_socket
+from .lifecycle.snapshots import Snapshot
 from .options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
 from .presets import HostFiles
 from .rootfs.users import CALLER
@@ -32,14 +35,17 @@ from .store import Status
 from .streams import DEVNULL, PIPE, STDOUT, Streams
 
 if TYPE_CHECKING:
+    from .engine.fileserver import Content
     from .ephemeral import ImageLike
+    from .image import Compression
     from .lifecycle.create import Launched
-    from .lifecycle.files import ContainerFiles
+    from .lifecycle.files import AnyPath, ContainerFiles, FileStatus, Readable, Writable
     from .options import LimitPolicy, OutputFunction
     from .overrides import Args, Env, MountLike, Network, Ports, StrPath, UserLike
     from .plan.cgroups import Manager
     from .presets import Preset
     from .process import Process, Result
+    from .rootfs.changes import Changes
     from .stats import Event, Stats
     from .store import Entry
     from .streams import Stdio
@@ -80,7 +86,7 @@ class Sandbox(Unpicklable):
 
     def __init__(
         self,
-        image: ImageLike,
+        image: ImageLike | Snapshot,
         *,
         memory: int | str | None = None,
         cpus: float | None = None,
@@ -112,7 +118,8 @@ class Sandbox(Unpicklable):
         """Create and start a sandbox.
 
         Args:
-            image: an image of any kind that `Bundle.from_image` takes, a `Bundle`, or a bundle directory. It does not change.
+            image: an image of any kind that `Bundle.from_image` takes, a `Bundle`, a bundle directory, or a `Snapshot`. It does not
+                change.
             memory: memory limit of all processes together, in bytes or as ``"512M"``. The kernel kills a program that needs more.
                 What is written to a root filesystem in memory (``disk``) counts too.
             cpus: CPU time in CPUs: 0.5 is half of one.
@@ -203,8 +210,8 @@ class Sandbox(Unpicklable):
         """
         return cls._of(HostFiles.of(read, write, hide), host_options(options))
 
-    def _begin(self, image: ImageLike | HostFiles, options: SandboxOptions) -> None:
-        self._image = image
+    def _begin(self, image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> None:
+        self._image = image.bundle if isinstance(image, Snapshot) else image
         self._options = options
         with DeferredSignals() as signals:
             self._make()
@@ -212,7 +219,7 @@ class Sandbox(Unpicklable):
         warn(options.enforcement.weak)
 
     @classmethod
-    def _of(cls, image: ImageLike | HostFiles, options: SandboxOptions) -> Self:
+    def _of(cls, image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> Self:
         """Return a sandbox, given its options. Raises as the constructor."""
         sandbox = cls.__new__(cls)
         sandbox._begin(image, options)
@@ -448,6 +455,250 @@ class Sandbox(Unpicklable):
             "terminal": terminal,
         }
         return self._running()._open_process(self._options.exec_options(args, given))
+
+    # ---- files ----
+
+    def read_bytes(
+        self,
+        path: AnyPath,
+        *,
+        max_size: int | None = None,
+        user: UserLike | None = None,
+    ) -> bytes:
+        """See `ContainerFiles.read_bytes`."""
+        return self.files.read_bytes(
+            path,
+            max_size=max_size,
+            user=user,
+        )
+
+    def read_text(
+        self,
+        path: AnyPath,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        max_size: int | None = None,
+        user: UserLike | None = None,
+    ) -> str:
+        """See `ContainerFiles.read_text`."""
+        return self.files.read_text(
+            path,
+            encoding=encoding,
+            errors=errors,
+            max_size=max_size,
+            user=user,
+        )
+
+    def write_bytes(
+        self,
+        path: AnyPath,
+        data: Content,
+        *,
+        mode: int = 0o644,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.write_bytes`."""
+        self.files.write_bytes(
+            path,
+            data,
+            mode=mode,
+            user=user,
+        )
+
+    def write_text(
+        self,
+        path: AnyPath,
+        text: str,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        mode: int = 0o644,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.write_text`."""
+        self.files.write_text(
+            path,
+            text,
+            encoding=encoding,
+            errors=errors,
+            mode=mode,
+            user=user,
+        )
+
+    def put(
+        self,
+        source: AnyPath | Readable,
+        destination: AnyPath,
+        *,
+        max_size: int | None = None,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.put`."""
+        self.files.put(
+            source,
+            destination,
+            max_size=max_size,
+            user=user,
+        )
+
+    def get(
+        self,
+        source: AnyPath,
+        destination: AnyPath | Writable,
+        *,
+        max_size: int | None = None,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.get`."""
+        self.files.get(
+            source,
+            destination,
+            max_size=max_size,
+            user=user,
+        )
+
+    def put_archive(
+        self,
+        source: Readable,
+        destination: AnyPath,
+        *,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.put_archive`."""
+        self.files.put_archive(
+            source,
+            destination,
+            user=user,
+        )
+
+    def get_archive(
+        self,
+        source: AnyPath,
+        destination: Writable,
+        *,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.get_archive`."""
+        self.files.get_archive(
+            source,
+            destination,
+            user=user,
+        )
+
+    def listdir(
+        self,
+        path: AnyPath = "/",
+        *,
+        user: UserLike | None = None,
+    ) -> list[str]:
+        """See `ContainerFiles.listdir`."""
+        return self.files.listdir(
+            path,
+            user=user,
+        )
+
+    def stat(
+        self,
+        path: AnyPath,
+        *,
+        follow_symlinks: bool = True,
+        user: UserLike | None = None,
+    ) -> FileStatus:
+        """See `ContainerFiles.stat`."""
+        return self.files.stat(
+            path,
+            follow_symlinks=follow_symlinks,
+            user=user,
+        )
+
+    def exists(
+        self,
+        path: AnyPath,
+        *,
+        user: UserLike | None = None,
+    ) -> bool:
+        """See `ContainerFiles.exists`."""
+        return self.files.exists(
+            path,
+            user=user,
+        )
+
+    def mkdir(
+        self,
+        path: AnyPath,
+        mode: int = 0o755,
+        *,
+        parents: bool = False,
+        exist_ok: bool = False,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.mkdir`."""
+        self.files.mkdir(
+            path,
+            mode,
+            parents=parents,
+            exist_ok=exist_ok,
+            user=user,
+        )
+
+    def remove(
+        self,
+        path: AnyPath,
+        *,
+        recursive: bool = False,
+        missing_ok: bool = False,
+        user: UserLike | None = None,
+    ) -> None:
+        """See `ContainerFiles.remove`."""
+        self.files.remove(
+            path,
+            recursive=recursive,
+            missing_ok=missing_ok,
+            user=user,
+        )
+
+    # ---- changes ----
+
+    def changes(self) -> Changes:
+        """Return what was added, changed and removed in the root filesystem. See `Container.changes`."""
+        return self._running().changes()
+
+    def diff_text(self, path: str) -> str:
+        """Return how a file differs from that of the image. See `Container.diff_text`."""
+        return self._running().diff_text(path)
+
+    def snapshot(self) -> Snapshot:
+        """Copy the root filesystem as it is, without processes. New sandboxes start from the copy: ``Sandbox(snapshot)``.
+
+        See `Container.snapshot`.
+        """
+        return self._running().snapshot()
+
+    def fork(self) -> Self:
+        """Return a new sandbox with the same arguments and a copy of the root filesystem, without processes. See `snapshot`.
+
+        It has a random name. What it writes does not go to an ``overlay`` that is kept.
+        """
+        overlay = self._options.overlay
+        kept = overlay.startswith("/")
+        options = attrs.evolve(
+            self._options, name=None, overlay=None if kept else overlay or None, reference=None, platform=None, strategy=None
+        )
+        with self.snapshot() as snapshot:
+            return self._of(snapshot, options)
+
+    def commit(
+        self,
+        target: StrPath,
+        *,
+        image: StrPath | None = None,
+        labels: Mapping[str, str] | None = None,
+        compression: Compression = "gzip",
+        overwrite: bool = False,
+    ) -> None:
+        """Make a SIF file of the image with the changes. See `Container.commit`."""
+        self._running().commit(target, image=image, labels=labels, compression=compression, overwrite=overwrite)
 
     # ---- watching and ending them ----
 

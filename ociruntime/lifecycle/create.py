@@ -295,6 +295,8 @@ class Created:
         try:
             delete(self.entry, self.init.pidfd, force=True)
         finally:
+            if self.layers is not None:
+                self.layers.close()
             os.close(self.init.pidfd)
             if self.init.terminal >= 0:
                 os.close(self.init.terminal)

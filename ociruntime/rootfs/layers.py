@@ -224,7 +224,8 @@ class Descriptor:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        weakref.finalize(self, os.close, fd).atexit = False
+        self.close = weakref.finalize(self, os.close, fd)
+        self.close.atexit = False
 
 
 class OwnLayers:
@@ -239,6 +240,11 @@ class OwnLayers:
 
     def __init__(self, bundle: Bundle, layers: Layers, upper: str, opened: Descriptor | None) -> None:
         self.bundle, self.layers, self._upper, self._opened = bundle, layers, upper, opened
+
+    def close(self) -> None:
+        """Close what is open of them."""
+        if self._opened is not None:
+            self._opened.close()
 
     def paths(self) -> list[tuple[str, str]]:
         """Return what each layer is and a path of this process, the uppermost first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import pickle
@@ -230,6 +231,60 @@ def test_an_image(busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Pa
             assert [str(change) for change in container.changes()] == ["A /new"]
             container.commit(tmp_path / "target.sif", image=source)
     assert oci.run(tmp_path / "target.sif", capture_output=True, state_root=state_root).stdout == b"new\n"
+
+
+def test_sandboxes(make_bundle: MakeBundle, state_root: Path, tmp_path: Path) -> None:
+    image = make_bundle(spec()).rootfs
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/file").write_text("data")
+    with oci.Sandbox(image, env={"NAME": "value"}, state_root=state_root) as sandbox:
+        sandbox.write_text("/tmp/text", "text")
+        sandbox.write_bytes("/tmp/bytes", b"bytes")
+        sandbox.mkdir("/tmp/a/b", parents=True)
+        sandbox.put(tmp_path / "data", "/srv")
+        assert sandbox.shell("cat /tmp/text /tmp/bytes /srv/file").stdout == b"textbytesdata"
+        assert (sandbox.read_text("/srv/file"), sandbox.read_bytes("/tmp/bytes")) == ("data", b"bytes")
+        assert sandbox.listdir("/tmp") == ["a", "bytes", "text"]
+        assert (sandbox.stat("/tmp/text").size, sandbox.exists("/none")) == (4, False)
+        sandbox.get("/srv", tmp_path / "back")
+        assert (tmp_path / "back/file").read_text() == "data"
+        sandbox.remove("/tmp/a", recursive=True)
+        assert list(map(str, sandbox.changes())) == ["A /srv", "A /srv/file", "A /tmp/bytes", "A /tmp/text"]
+        assert sandbox.diff_text("/tmp/text").endswith("+text\n\\ No newline at end of file\n")
+        with sandbox.fork() as fork, sandbox.fork() as other:
+            assert fork.name != sandbox.name
+            assert fork.shell("cat /tmp/text; echo $NAME", text=True).stdout == "textvalue\n"
+            fork.write_text("/tmp/text", "changed")
+            assert (sandbox.read_text("/tmp/text"), other.read_text("/tmp/text")) == ("text", "text")
+            fork.reset()
+            assert fork.read_text("/tmp/text") == "text", "as it was forked"
+            with fork.fork() as third:
+                fork.close()
+                assert third.read_text("/tmp/text") == "text"
+        with sandbox.snapshot() as snapshot:
+            sandbox.reset()
+            assert sandbox.changes() == ()
+            with oci.Sandbox(snapshot, state_root=state_root, disk=-1) as again:
+                assert again.read_text("/srv/file") == "data"
+    with pytest.raises(oci.StateError, match="closed"):
+        sandbox.changes()
+    assert oci.Container.list(state_root=state_root) == []
+
+
+def test_sandboxes_in_the_event_loop(make_bundle: MakeBundle, state_root: Path) -> None:
+    image = make_bundle(spec()).rootfs
+
+    async def use() -> None:
+        async with oci.aio.Sandbox(image, state_root=state_root) as sandbox:
+            await sandbox.write_text("/tmp/text", "text")
+            assert list(map(str, await sandbox.changes())) == ["A /tmp/text"]
+            assert (await sandbox.diff_text("/tmp/text")).startswith("--- /dev/null")
+            async with await sandbox.fork() as fork:
+                assert await fork.read_text("/tmp/text") == "text"
+                assert await fork.changes() == ()
+
+    asyncio.run(use())
+    assert oci.Container.list(state_root=state_root) == []
 
 
 def test_mount_points_are_left_out(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:

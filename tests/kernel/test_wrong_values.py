@@ -67,10 +67,10 @@ EXCEPTIONS = {
     r"SifImage\.open\(target=bytes\)": "a path as bytes, of a file that does not exist",
     r"sign\(key=fifo\)": "a FIFO of a shell's <(...): reading waits for its writer",
     r"Image\.verify\(keys=generator\)": "names of files, which do not exist",
-    r"(aio\.)?ContainerFiles\..*\(\w+=bytes\)": "a path as bytes, of a file that does not exist, or that was made before",
-    r"(aio\.)?ContainerFiles\.put\(source=directory\)": "a directory, where there is a file",
-    r"(aio\.)?ContainerFiles\.put\(source=dots\)": "a directory with much in it, which is copied",
-    r"(aio\.)?ContainerFiles\..*\(user=.*\)": "a user whom the container does not have, as for exec",
+    r"(aio\.)?(ContainerFiles|Sandbox)\..*\(\w+=bytes\)": "a path as bytes, of a file that does not exist, or that was made before",
+    r"(aio\.)?(ContainerFiles|Sandbox)\.put\(source=directory\)": "a directory, where there is a file",
+    r"(aio\.)?(ContainerFiles|Sandbox)\.put\(source=dots\)": "a directory with much in it, which is copied",
+    r"(aio\.)?(ContainerFiles|Sandbox)\..*\(user=.*\)": "a user whom the container does not have, as for exec",
     r"(aio\.)?run\(image=(dots|directory)\)": "a directory is a root filesystem, where the program is missing",
     r"(aio\.)?(Container\.exec|run|Sandbox\.(run|shell))\(on_std(out|err)=(class|function)\)": "it is called with the output",
 }
@@ -337,6 +337,8 @@ class World:
             found = self.kept["sandbox"] = oci.Sandbox(self.bundle, state_root=self.state_root)
             found.shell("httpd -p 8080 -h /tmp", check=True)
             found.wait_for_port(8080)
+        if method == "remove":
+            found.write_text("/tmp/to-remove", "x")
         return found
 
     def make_SandboxPool(self, method: str) -> oci.SandboxPool:
@@ -477,8 +479,8 @@ class World:
             "value": ("sh",) if call == "At.set" else {"a": 1},
             "version": 2,
         }
-        if "ContainerFiles." in call:
-            method = call.rpartition(".")[2]
+        method = call.rpartition(".")[2]
+        if "ContainerFiles." in call or ("Sandbox." in call and hasattr(oci.ContainerFiles, method)):
             if name == "path":
                 return {"remove": "/tmp/to-remove", "mkdir": f"/tmp/{self.number()}", "listdir": "/etc"}.get(method, "/etc/passwd")
             if method == "put_archive" and name == "source":
@@ -488,9 +490,9 @@ class World:
             of_container = {"put": "destination", "put_archive": "destination", "get": "source", "get_archive": "source"}
             if method in of_container:
                 return theirs if of_container[method] == name else io.BytesIO() if method == "get_archive" else ours
-        if call.endswith("Container.diff_text"):
+        if method == "diff_text":
             return "/etc/passwd"
-        if call.endswith((".commit",)):
+        if method == "commit":
             return self.new_path()
         if call in ("RuntimeSpec.from_image_config",):
             return {"Cmd": ["sh"]}
