@@ -328,6 +328,9 @@ def create(
         if ephemeral:
             creation.document["ephemeral"] = True
         opened, layer = creation.open(bundle)
+        if opened._has_caller or opened._network or options.notify_socket:
+            # `prepare` makes files. A directory that has files but no state is not taken for that of a container.
+            creation.entry.record(creation.document)
         prepared = prepare(opened, options, creation.entry, layer=layer)
         plan = prepared.compile(container_id, start=start)
         creation.record(plan, prepared)

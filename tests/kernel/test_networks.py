@@ -311,7 +311,7 @@ def test_the_caller_is_killed(private: Net) -> None:
     """A caller that is killed at any time leaves neither a guard nor a program; what is left of the container, prune removes."""
     private("""
 os.environ["REST"] = "private('sleep 100', ports={8080: 80})"
-text = open("/proc/self/cmdline").read().split("\\0")[3].partition("os.environ")[0]
+with open("/proc/self/cmdline") as file: text = file.read().split("\\0")[3].partition("os.environ")[0]
 for delay in (0.15, 0.2, 0.22, 0.24, 0.26, 0.28, 0.3, 0.35, 0.5, 1):
     caller = subprocess.Popen([sys.executable, "-P", "-c", text + "exec(os.environ['REST'])", work])
     time.sleep(delay)
@@ -322,6 +322,30 @@ for delay in (0.15, 0.2, 0.22, 0.24, 0.26, 0.28, 0.3, 0.35, 0.5, 1):
     until(lambda: oci.prune(state_root=state) or not oci.Container.list(state_root=state), "the container stays")
     nothing_left()
 """)
+
+
+def test_the_caller_is_killed_after_the_first_file(net: Net) -> None:
+    """What a call writes to the state directory before it compiles the plan is removed too."""
+    net(
+        """
+from ociruntime.lifecycle import create
+make = create._file
+def make_one(*values):
+    make(*values)
+    os.kill(os.getpid(), signal.SIGKILL)
+for options in (dict(network="private"), dict(network="none"), dict(network=None, user="caller")):
+    child = os.fork()
+    if not child:
+        create._file = make_one
+        private("true", **options)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert [name for name in os.listdir(state) if name.startswith("run-")], "killed too early"
+    assert len(oci.prune(state_root=state)) == 1
+    nothing_left()
+""",
+        "pasta",
+    )
 
 
 def test_created_containers_outlive_their_caller(private: Net) -> None:
