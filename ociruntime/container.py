@@ -711,7 +711,8 @@ class Container:
 
         Raises:
             StateError: this object did not make the container.
-            UnsupportedError: the container has no upper layer of its own, as those of an image have, or of `Bundle.fresh`.
+            UnsupportedError: the container has no upper layer of its own, as those of an image have, or of `Bundle.fresh`, or it is
+                in a file that is kept.
             WrongStatus: it was not started, or has ended.
             OSError: the files cannot be read.
         """
@@ -777,7 +778,8 @@ class Container:
             if not self._knows_layers:
                 raise StateError(f"container {self.id!r} was not made by this object, which alone knows its layers")
             raise UnsupportedError(
-                f"container {self.id!r} has no upper layer of its own: run it from an image, or from a bundle with Bundle.fresh()"
+                f"container {self.id!r} has no upper layer of its own, or it is in a file that is kept: run it from an image or "
+                "from a bundle with Bundle.fresh()"
             )
         return self._layers
 

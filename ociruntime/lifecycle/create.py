@@ -548,9 +548,12 @@ class Creation:
         return Created(entry=self.entry, document=document, init=launched, spec=spec, own_pids=own_pids, layers=layers)
 
     def _own_layers(self, init: Init, prepared: Prepared) -> OwnLayers | None:
-        """Return the layers of a container with an upper layer of its own, which this process finds then."""
+        """Return the layers of a container with an upper layer of its own, which this process finds then.
+
+        A file that is kept is not one of them: as long as this process had it open, no other container could use it.
+        """
         layers = prepared.bundle._find_layers()
-        if not prepared.layer or layers is None:
+        if not prepared.layer or layers is None or layers.upper.image is not None:
             return None
         opened = init.files.pop("give", -1)
         upper = layers.upper.directory or layers.place(prepared.layer)

@@ -312,7 +312,6 @@ def _open_upper(
         builder.add("open", base, name, kernel.O_PATH, 0, kernel.RESOLVE_NO_SYMLINKS, slot, text=f"{name} of {_named(upper)}")
     if isinstance(upper, Tmpfs):
         builder.add("mode_like", lower, ".", slots[0], text="mode of / like that of the image")
-    if not isinstance(upper, str):
         builder.add("give", slots[0], text="upper layer, which has no path, for the caller")
     return slots
 
