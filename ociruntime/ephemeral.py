@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -478,8 +478,11 @@ class EphemeralContainer(OwnedContainer):
         self.process = LaunchedProcess(self.created.init, streams)
         if self.process.terminal is not None:
             streams.use_terminal(self.process.terminal.fileno())
-        # In a pid namespace of its own all other processes end with the first one. Otherwise they could hold the pipes open.
-        self.on_end = None if self.created.own_pids else self.kill
+
+    @property
+    def on_end(self) -> Callable[[], object] | None:
+        """What ends the other processes, which could hold the pipes open. In a pid namespace they end with the first one."""
+        return None if self.created.own_pids else self.kill  # not an attribute: a cycle would keep the image open until a collection
 
     @property
     def pidfd(self) -> int:
