@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis as Diagnosis
     from .diagnosis import Finding as Finding
     from .diagnosis import doctor as doctor
+    from .diagnosis import features as features
     from .ephemeral import close_images as close_images
     from .ephemeral import run as run
     from .errors import BundleError as BundleError
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from .lifecycle.files import ContainerFiles as ContainerFiles
     from .lifecycle.files import FileStatus as FileStatus
     from .lifecycle.prune import prune as prune
+    from .lifecycle.snapshots import Change as Change
+    from .lifecycle.snapshots import Changes as Changes
     from .lifecycle.snapshots import Snapshot as Snapshot
     from .plan import Plan as Plan
     from .plan import Step as Step
@@ -66,8 +69,6 @@ if TYPE_CHECKING:
     from .presets import Preset as Preset
     from .process import Process as Process
     from .process import Result as Result
-    from .rootfs.changes import Change as Change
-    from .rootfs.changes import Changes as Changes
     from .sandbox import Sandbox as Sandbox
     from .sandbox import SandboxPool as SandboxPool
     from .spec import Problem as Problem
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from .store import Status as Status
     from .supervisor.client import Attachment as Attachment
     from .supervisor.logs import LogRecord as LogRecord
-    from .supported import features as features
     from .terminal import Terminal as Terminal
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "bundle": "Bundle",
         "cdi": "CdiDevice devices",
         "container": "Container",
-        "diagnosis": "Availability Diagnosis Finding doctor",
+        "diagnosis": "Availability Diagnosis Finding doctor features",
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
         "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
         "StepError UnsupportedError WrongStatus",
@@ -101,8 +101,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "process": "Process Result",
         "lifecycle.files": "ContainerFiles FileStatus",
         "lifecycle.prune": "prune",
-        "lifecycle.snapshots": "Snapshot",
-        "rootfs.changes": "Change Changes",
+        "lifecycle.snapshots": "Change Changes Snapshot",
         "ephemeral": "close_images run",
         "image": "Image SifImage build build_sif pull sign",
         "sandbox": "Sandbox SandboxPool",
@@ -112,7 +111,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "store": "Status",
         "supervisor.client": "Attachment",
         "supervisor.logs": "LogRecord",
-        "supported": "features",
         "terminal": "Terminal",
     },
     submodules="aio errors image spec",

@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from .image import Compression
     from .lifecycle.create import Created, Supervise
     from .lifecycle.files import ContainerFiles
-    from .lifecycle.snapshots import Snapshot
+    from .lifecycle.snapshots import Changes, Snapshot
     from .lifecycle.update import Limits
     from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, OutputFunction, PopenKeywords
     from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
     from .process import LaunchedProcess, Process, Result
-    from .rootfs.changes import Changes
     from .rootfs.layers import OwnLayers
     from .spec import ProcessSpec, Resources, RuntimeSpec
     from .spec.base import Json

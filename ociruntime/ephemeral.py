@@ -458,6 +458,7 @@ class OwnedContainer:
         except ContainerNotFound:
             pass  # another process has removed it
         finally:
+            self.created = attrs.evolve(self.created, layers=None)  # they keep the image and the upper layer
             self._release()
 
     def _delete(self) -> None:
@@ -481,8 +482,11 @@ class EphemeralContainer(OwnedContainer):
 
     @property
     def on_end(self) -> Callable[[], object] | None:
-        """What ends the other processes, which could hold the pipes open. In a pid namespace they end with the first one."""
-        return None if self.created.own_pids else self.kill  # not an attribute: a cycle would keep the image open until a collection
+        """What ends the other processes, which could hold the pipes open. In a pid namespace they end with the first one.
+
+        It is not an attribute, because such a cycle would keep the image open until a garbage collection.
+        """
+        return None if self.created.own_pids else self.kill
 
     @property
     def pidfd(self) -> int:

@@ -18,7 +18,7 @@ import attrs
 
 from .arguments import check_int, check_str
 from .errors import UnsupportedError
-from .procfs import outer_uid, read_mounts
+from .files import outer_uid, read_mounts
 
 if TYPE_CHECKING:
     import subprocess

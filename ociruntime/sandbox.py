@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from .image import Compression
     from .lifecycle.create import Launched
     from .lifecycle.files import AnyPath, ContainerFiles, FileStatus, Readable, Writable
+    from .lifecycle.snapshots import Changes
     from .options import LimitPolicy, OutputFunction
     from .overrides import Args, Env, MountLike, Network, Ports, StrPath, UserLike
     from .plan.cgroups import Manager
     from .presets import Preset
     from .process import Process, Result
-    from .rootfs.changes import Changes
     from .stats import Event, Stats
     from .store import Entry
     from .streams import Stdio
@@ -796,6 +796,7 @@ class Sandbox(Unpicklable):
     def close(self) -> None:
         """Kill every process and remove the sandbox. A second call, or one in a forked child, has no effect."""
         complete(self._finalizer)
+        self._container._layers = None
 
     def __enter__(self) -> Self:
         return self

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final, Required, TypedDict
 
 from .arguments import check_type, parse_path, shown
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import LockFile, StagedFile, absolute_path, other_writers, write_all
-from .procfs import outer_uid
+from .files import LockFile, StagedFile, absolute_path, other_writers, outer_uid, write_all
 
 if TYPE_CHECKING:
     from pathlib import Path

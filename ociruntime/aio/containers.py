@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from ..engine.fileserver import Content
     from ..image import Compression
     from ..lifecycle.files import Readable, Writable
+    from ..lifecycle.snapshots import Changes
     from ..lifecycle.update import Limits
-    from ..rootfs.changes import Changes
     from ..spec import Resources, RuntimeSpec
     from ..spec.base import Json
     from ..state import State

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ..ephemeral import ImageLike
     from ..image import Compression
     from ..lifecycle.files import AnyPath, FileStatus, Readable, Writable
+    from ..lifecycle.snapshots import Changes
     from ..overrides import Args, StrPath, UserLike
     from ..process import Result
-    from ..rootfs.changes import Changes
     from ..stats import Event, Stats
 
 

@@ -82,14 +82,14 @@ def _make(
 
 def _load_bundle(options: Namespace) -> oci.Bundle:
     """Return the bundle with the changes of its configuration and its upper layers. Raises BundleError, ValueError."""
-    from .programs import changed
+    from .bundles import changed
 
     return changed(oci.Bundle.load(options.bundle, config=options.config), options)
 
 
 def run(options: Namespace) -> int:
     if options.bundle == "." and is_image(options.id):
-        from .programs import run_image
+        from .bundles import run_image
 
         return run_image(options, options.id, options.args, terminal=options.tty)
     refuse_options(options, OF_IMAGE, f"needs an image, and {shorten(options.id)} is the id of a container")

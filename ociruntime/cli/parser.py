@@ -485,7 +485,7 @@ def _prune(add: AddCommand) -> None:
 
 def _shell(add: AddCommand) -> None:
     shell = add(
-        "programs.shell",
+        "bundles.shell",
         "run a shell in a new container of an image or bundle, and delete it",
         "What it changes in an image is removed at its end. IMAGE is a SIF file, a bundle, or the directory of a root filesystem.",
     )

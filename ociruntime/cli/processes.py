@@ -37,7 +37,7 @@ def execute(options: Namespace) -> int:
     if is_image(options.id) and not _exists(options):
         if not args:
             raise ValueError("exec: no command is given; add one")
-        from .programs import run_image
+        from .bundles import run_image
 
         return run_image(options, options.id, args, terminal=options.tty)
     refuse_options(options, OF_NEW_CONTAINER, f"needs a new container, and {shorten(options.id)} is not an image")

@@ -16,9 +16,8 @@ import attrs
 from .._native import check, lib
 from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError, debug
 from ..interrupts import waiting
-from ..plan.kernel import CLONE_NEW, NAMESPACE_FILES
 from ..plan.model import UncompiledFilter, encode
-from ..plan.ops import REPORTING, WAITING, Report, Sync
+from ..plan.ops import CLONE_NEW, NAMESPACE_FILES, REPORTING, WAITING, Report, Sync
 from ..spec.base import Problem
 from . import cgroup, undo
 from .causes import denied_by_filter, explain_clone, how_it_died, make_error

@@ -22,8 +22,7 @@ from ..files import NotRegularError, check_regular, write_all
 from ..image.layers import FILE_TYPES
 from ..interrupts import waiting
 from ..plan.compile import SERVED_ROOT
-from ..plan.kernel import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
-from ..plan.ops import SERVED, Call
+from ..plan.ops import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, SERVED, Call
 
 if TYPE_CHECKING:
     from .launch import Init

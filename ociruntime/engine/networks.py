@@ -25,14 +25,13 @@ from typing import Final, NamedTuple, Self
 
 from ..arguments import shown, wrong_type
 from ..errors import UnsupportedError
-from ..files import socket_path
+from ..files import socket_path, start_time
 from ..host import Host
 from ..interrupts import waiting
-from ..plan import kernel
+from ..plan import ops
 from ..plan.model import NO_SLOT, Plan, PlanBuilder, encode
 from ..plan.namespaces import Port, PrivateNetwork
 from ..plan.ops import Report
-from ..procfs import start_time
 from .launch import Init
 from .processes import abandon, ended_within
 
@@ -366,9 +365,9 @@ class NetworkHelper:
         joins = not os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user")) and not host.privileged
         if joins:
             own = builder.new_slot()
-            builder.add("open", NO_SLOT, "/proc/self/ns", kernel.O_PATH, 0, 0, own, text="/proc/self/ns")
-            builder.add("join", space, kernel.CLONE_NEW["user"], own, "user", text="user namespace of the container")
-            builder.add("fork", kernel.CLONE_NEW["pid"], text="guard in a new pid namespace")
+            builder.add("open", NO_SLOT, "/proc/self/ns", ops.O_PATH, 0, 0, own, text="/proc/self/ns")
+            builder.add("join", space, ops.CLONE_NEW["user"], own, "user", text="user namespace of the container")
+            builder.add("fork", ops.CLONE_NEW["pid"], text="guard in a new pid namespace")
         builder.add("chdir", "/", 0, text="working directory /")
         builder.add("setsid", text="new session")
         builder.add("guard", ended, text="guard of the program")
@@ -387,7 +386,7 @@ class NetworkHelper:
         is_root = not drops_uid and (_is_root_of(pid) if joins else os.geteuid() == 0)
         arguments = self._pasta(forwards_dns, is_root=is_root) if self._is_pasta else self._slirp4netns(sandbox=is_root)
         builder.add("exec", (self._program,), (self._program, *arguments), _ENVIRONMENT, text=self._program)
-        return builder.build("network", clone_flags=0 if joins else kernel.CLONE_NEW["pid"])
+        return builder.build("network", clone_flags=0 if joins else ops.CLONE_NEW["pid"])
 
     def _pasta(self, forwards_dns: bool, *, is_root: bool) -> Iterator[str]:
         """Yield the arguments of pasta. It is in the right user namespace, and its stdin is the network namespace.

@@ -17,7 +17,7 @@ from _thread import allocate_lock
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from ..arguments import check_type, shown
-from ..procfs import is_over, read_stat, start_time
+from ..files import is_over, read_stat, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from ..errors import UnsupportedError
-from ..procfs import outer_uid
+from ..files import outer_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..errors import StateError, UnsupportedError
-from ..procfs import read_mounts
+from ..files import read_mounts
 from . import cgroup
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ import attrs
 
 from ociruntime.errors import ImageError, UnsupportedError
 from ociruntime.files import NotRegularError, absolute_path, open_regular
+from ociruntime.image.sif.format import FdSource, Section, SectionReader
 from ociruntime.image.sif.model import DataType
-from ociruntime.image.sif.source import FdSource, Section, SectionReader
 
 if TYPE_CHECKING:
+    from ociruntime.image.sif.format import ReadableFile, Source
     from ociruntime.image.sif.reader import SifImage
-    from ociruntime.image.sif.source import ReadableFile, Source
 
 __all__ = [
     "ArchiveBlobs",

@@ -32,10 +32,9 @@ from ociruntime.image.files import MAX_BYTES, MAX_FILES, FileType, ImageFile, La
 from ociruntime.image.layers import MAX_PATH, ArchivedUpper, Budget, UpperTree
 from ociruntime.image.model import Image, ImageKind, Layer
 from ociruntime.image.packing import Compression, Files, LayoutEntry, Meter, Packing, Progress, pack
-from ociruntime.image.sif.format import PARTITION_ALIGNMENT
+from ociruntime.image.sif.format import PARTITION_ALIGNMENT, FdSource, Section
 from ociruntime.image.sif.model import Architecture, DataType, OciObject, Partition, PartitionKind, Sbom, SbomFormat
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
-from ociruntime.image.sif.source import FdSource, Section
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
 from ociruntime.interrupts import uninterruptible, waiting
 from ociruntime.spec import RuntimeSpec
@@ -44,8 +43,8 @@ from ociruntime.spec.defaults import is_whole
 
 if TYPE_CHECKING:
     from ociruntime.image.layers import Node, Tree
+    from ociruntime.image.sif.format import SeekableFile
     from ociruntime.image.sif.model import JsonObject, JsonValue
-    from ociruntime.image.sif.source import SeekableFile
 
 __all__ = ["build", "build_sif", "layout_entries", "sbom_format", "write_upper"]
 

@@ -27,12 +27,12 @@ from typing_extensions import override
 from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError, UnsupportedError
 from ociruntime.files import NotRegularError, open_in_root, open_regular
 from ociruntime.image.blobs import LayerFormat, open_zstd, split_digest
-from ociruntime.image.sif.source import ClosedImageError
+from ociruntime.image.sif.format import ClosedImageError
 from ociruntime.interrupts import deliver
 
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
-    from ociruntime.image.sif.source import ReadableFile, Section, SectionReader
+    from ociruntime.image.sif.format import ReadableFile, Section, SectionReader
 
 __all__ = ["ArchivedUpper", "Budget", "DirectoryTree", "ExtTree", "FileType", "Node", "TarTree", "Tree", "UpperTree", "contained"]
 

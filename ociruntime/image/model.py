@@ -43,10 +43,9 @@ from ociruntime.image.config import (
 )
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract, unpack
 from ociruntime.image.layers import check_archive
-from ociruntime.image.sif.format import MAGIC
+from ociruntime.image.sif.format import MAGIC, ClosedImageError, FdSource, Identity, Section, SectionReader
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label, printable, size_text
 from ociruntime.image.sif.reader import SifImage
-from ociruntime.image.sif.source import ClosedImageError, FdSource, Identity, Section, SectionReader
 from ociruntime.image.signatures import Key, Verification, verify_sif
 from ociruntime.interrupts import uninterruptible
 

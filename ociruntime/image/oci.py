@@ -19,7 +19,7 @@ from ociruntime.image.blobs import (
     read_document,
     split_digest,
 )
-from ociruntime.image.sif.source import Section
+from ociruntime.image.sif.format import Section
 from ociruntime.spec import codec
 from ociruntime.spec.base import Json, NonNegativeInt, Record
 

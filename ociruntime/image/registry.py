@@ -22,8 +22,8 @@ from ociruntime.image.convert import build
 from ociruntime.image.files import MAX_BYTES, MAX_FILES
 from ociruntime.image.model import Image, Layer
 from ociruntime.image.packing import Compression, Progress
+from ociruntime.image.sif.format import FdSource
 from ociruntime.image.sif.reader import SifImage
-from ociruntime.image.sif.source import FdSource
 from ociruntime.image.sif.writer import check_target
 from ociruntime.interrupts import deliver, uninterruptible, waiting
 

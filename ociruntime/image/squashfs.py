@@ -25,7 +25,7 @@ from ociruntime.image.blobs import open_zstd, optional_module
 from ociruntime.image.layers import FILE_TYPES, MAX_PATH, Budget, FileType, Node, contained
 
 if TYPE_CHECKING:
-    from ociruntime.image.sif.source import Section
+    from ociruntime.image.sif.format import Section
 
 __all__ = ["Reader", "SquashfsTree"]
 

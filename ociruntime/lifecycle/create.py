@@ -21,12 +21,11 @@ from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start
 from ..errors import UnsupportedError, warn
-from ..files import replace_file
+from ..files import replace_file, start_time
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
 from ..overrides import Overrides
-from ..plan.kernel import CLONE_NEW
-from ..procfs import start_time
+from ..plan.ops import CLONE_NEW
 from ..rootfs.bundles import in_use
 from ..rootfs.layers import Descriptor, OwnLayers, make_upper
 from ..rootfs.mount import ephemeral_name
@@ -38,7 +37,7 @@ from .start import Ready, after_start, send_fd, send_listener
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..engine.groups import Group
+    from ..engine.cgroup.tasks import Group
     from ..engine.launch import Init
     from ..options import CreateOptions
     from ..plan import Plan

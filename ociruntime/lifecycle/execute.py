@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ..engine import groups, undo
+from ..engine import undo
 from ..engine.cgroup import joinable, memory_limit, oom_kills, too_small
+from ..engine.cgroup.tasks import Group, MarkedGroup, make_cgroup_group, remove_empty
 from ..engine.execution import Execution
 from ..engine.launch import inherited
 from ..engine.processes import ended_within
@@ -22,7 +23,7 @@ from ..errors import ContainerNotFound, StepError, WrongStatus, warn
 from ..host import Host
 from ..plan.cgroups import existing_placement, inner_cgroups
 from ..plan.compile import compile_exec, compile_socket
-from ..plan.kernel import CLONE_NEW
+from ..plan.ops import CLONE_NEW
 from ..rootfs.users import ContainerRoot, env_with_home
 from ..spec import Capabilities, ProcessSpec, Rlimit
 from ..spec.process import UNLIMITED, RlimitType
@@ -48,7 +49,7 @@ class PreparedExec:
     process: ProcessSpec
     cgroups: tuple[str, ...]
     """The directories of the cgroups to join."""
-    group: groups.Group | None
+    group: Group | None
     """The group of all processes that it starts."""
     siblings: Sequence[str]
     """Cgroups of other exec processes, which may have ended."""
@@ -166,10 +167,10 @@ def prepare_exec(document: StateRecord, spec: RuntimeSpec, options: ExecOptions)
     if (env := env_with_home(process, root)) is not process.env:
         process = process.evolve(env=env)
     joined = _joined_cgroups(cgroups, pid, options.cgroup, host)
-    group: groups.Group | None = None
+    group: Group | None = None
     siblings: list[str] = []
     if options.own_cgroup:
-        in_cgroup = groups.make_cgroup_group(existing_placement(joined, host).places, cgroups)
+        in_cgroup = make_cgroup_group(existing_placement(joined, host).places, cgroups)
         if in_cgroup is None:
             group, process = _mark(process)
         else:
@@ -248,19 +249,19 @@ def _sweep(entry: Entry, paths: Sequence[str]) -> None:
     """Remove the cgroups of exec processes whose caller was killed, or has detached them."""
     try:
         with entry.locked(wait=False):  # an empty one may belong to an exec that is launching, which holds the lock
-            groups.remove_empty(paths)
+            remove_empty(paths)
     except (OSError, ContainerNotFound):
         return  # the next exec removes them, or the end of the container
 
 
-def _mark(process: ProcessSpec) -> tuple[groups.MarkedGroup, ProcessSpec]:
+def _mark(process: ProcessSpec) -> tuple[MarkedGroup, ProcessSpec]:
     """Return a group for a process without a cgroup of its own, and the process with the resource limit that marks it."""
     import resource
 
     limits = process.rlimits or ()
     configured = next((limit.hard for limit in limits if limit.type == RlimitType.RSS), None)
     hard = resource.getrlimit(resource.RLIMIT_RSS)[1] & UNLIMITED if configured is None else configured
-    group = groups.MarkedGroup(hard)
+    group = MarkedGroup(hard)
     if group.mark is None:
         return group, process
     others = tuple(limit for limit in limits if limit.type != RlimitType.RSS)

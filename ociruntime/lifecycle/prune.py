@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import BundleError, ContainerExists, ContainerNotFound, UnsupportedError, warn
-from ..files import LockFile
+from ..files import LockFile, MountInfo, read_mounts
 from ..interrupts import uninterruptible
 from ..overrides import StrPath
-from ..procfs import MountInfo, read_mounts
 from ..rootfs.bundles import LAYER_TYPES, BundleDirectory, locked, prune_records
 from ..rootfs.layers import containers_of as layer_containers
 from ..store import Entry, StateRecord, StateStore, Status, check_directory, check_id

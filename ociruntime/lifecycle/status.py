@@ -12,7 +12,7 @@ from ..arguments import parse_seconds
 from ..engine import cgroup
 from ..engine.processes import open_process, wait_init
 from ..errors import ProcessTimeout, WrongStatus
-from ..procfs import start_time
+from ..files import start_time
 from ..store import Entry, StateRecord, Status
 
 if TYPE_CHECKING:

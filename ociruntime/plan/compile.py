@@ -11,7 +11,7 @@ from ..spec import ProcessSpec
 from ..spec.base import Problem
 from ..spec.rules.config import config_problems, process_problems
 from ..spec.rules.host import host_problems
-from . import kernel
+from . import ops
 from .cgroups import (
     Manager,
     Placement,
@@ -409,9 +409,9 @@ class _Exec:
         self.joined, self.placement, self.pid = namespaces, placement, pid
         self.seccomp = spec.linux.seccomp if spec.linux else None
         self.own = namespaces_of(spec.linux)
-        self.joins_user = bool(namespaces & kernel.CLONE_NEW["user"])
+        self.joins_user = bool(namespaces & ops.CLONE_NEW["user"])
         # After the fork into the pid namespace the container sees the process, so the fork comes last if possible.
-        self.forks = bool(namespaces & kernel.CLONE_NEW["pid"])
+        self.forks = bool(namespaces & ops.CLONE_NEW["pid"])
         self.forks_last = self.forks and forks_last(process, self.seccomp, host, user=self.joins_user)
         # The initial CPU affinity applies before the cgroup, so the init must not be cloned into it.
         affinity = process.exec_cpu_affinity
@@ -448,7 +448,7 @@ class _Exec:
         if self.joins_user:
             drop_groups(builder, host)
         if self.joined:
-            names = ", ".join(name for name, bit in kernel.CLONE_NEW.items() if self.joined & bit)
+            names = ", ".join(name for name, bit in ops.CLONE_NEW.items() if self.joined & bit)
             builder.add("setns", pidfd, self.joined, text=f"namespaces of the container: {names}")
         if foreign_root != NO_SLOT:
             change_root(builder, foreign_root)
@@ -468,7 +468,7 @@ class _Exec:
                 builder.add("setresgid", 0, text="gid 0 in the user namespace")
                 builder.add("setresuid", 0, text="uid 0 in the user namespace")
             root = builder.new_slot()
-            builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, root, text="root of the container")
+            builder.add("open", NO_SLOT, "/", ops.O_PATH, 0, 0, root, text="root of the container")
             compile_terminal(builder, process, {}, root)
             if not self.forks_last:
                 take_terminal(builder, process)
@@ -538,8 +538,8 @@ def compile_serve(process: ProcessSpec, spec: RuntimeSpec, host: Host, *, namesp
     """
     builder = PlanBuilder()
     own = namespaces_of(spec.linux)
-    joined = namespaces & (kernel.CLONE_NEW["user"] | kernel.CLONE_NEW["mount"])
-    joins_user = bool(joined & kernel.CLONE_NEW["user"])
+    joined = namespaces & (ops.CLONE_NEW["user"] | ops.CLONE_NEW["mount"])
+    joins_user = bool(joined & ops.CLONE_NEW["user"])
     builder.phase = "On the host, before the clone"
     builder.add_host("clone3", 0, "", text="init process")
     builder.phase = "Into the container"
@@ -553,11 +553,11 @@ def compile_serve(process: ProcessSpec, spec: RuntimeSpec, host: Host, *, namesp
     if joins_user:
         drop_groups(builder, host)
     if joined:
-        names = " and ".join(name for name, bit in kernel.CLONE_NEW.items() if joined & bit)
+        names = " and ".join(name for name, bit in ops.CLONE_NEW.items() if joined & bit)
         builder.add("setns", pidfd, joined, text=f"namespaces of the container: {names}")
     if foreign_root != NO_SLOT:
         change_root(builder, foreign_root)
-    builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, SERVED_ROOT, text="root of the container")
+    builder.add("open", NO_SLOT, "/", ops.O_PATH, 0, 0, SERVED_ROOT, text="root of the container")
     builder.phase = _PROCESS
     compile_file_rights(
         builder,
@@ -599,7 +599,7 @@ def compile_serve_layers(
     parent = builder.add_input("parent", "the caller")
     for name, path in layers:
         builder.add_input("path", name, path)
-    joined = 0 if host.privileged else namespaces & kernel.CLONE_NEW["user"]
+    joined = 0 if host.privileged else namespaces & ops.CLONE_NEW["user"]
     if joined:
         builder.add("setns", pidfd, joined, text="user namespace of the container")
         become_root(builder, namespaces_of(spec.linux), with_default_mappings(spec, host).linux)
@@ -623,9 +623,9 @@ def compile_socket(namespaces: int, family: int, *, container_id: str = "ID") ->
     builder.add_host("clone3", 0, "", text="init process")
     builder.phase = "Into the network namespace of the container"
     pidfd = builder.add_input("pidfd", "the container's process")
-    names = ", ".join(name for name, bit in kernel.CLONE_NEW.items() if namespaces & bit)
+    names = ", ".join(name for name, bit in ops.CLONE_NEW.items() if namespaces & bit)
     builder.add("setns", pidfd, namespaces, text=f"namespaces of the container: {names}")
-    builder.add("socket", family, kernel.SOCK_STREAM, 0, text="TCP socket in the network namespace, for the caller")
+    builder.add("socket", family, ops.SOCK_STREAM, 0, text="TCP socket in the network namespace, for the caller")
     builder.add("sync", Sync.CREATED, text="wait until the caller has the socket, and ends this process")
     return builder.build(f"socket in {container_id}", clone_flags=0, namespaces=namespaces)
 

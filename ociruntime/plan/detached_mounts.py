@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
 from ..spec.base import is_below
-from . import kernel
+from . import ops
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import (
     PROPAGATION,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Attach = Callable[[int], int]
 """Adds the steps that attach a mount below the root in a slot; returns the slot of the mount."""
 
-IN_ROOT: Final = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+IN_ROOT: Final = ops.RESOLVE_IN_ROOT | ops.RESOLVE_NO_MAGICLINKS
 FILLED_FIRST: Final = frozenset({"tmpfs", "ramfs", "hugetlbfs", "mqueue"})
 """Filesystems in which the runtime itself may create something: mount points, devices and links."""
 SHARED: Final = frozenset(
@@ -98,7 +98,7 @@ class DetachedMounts:
         """
         builder, slot = self.builder, self.builder.new_slot()
         if is_below(source, self.rootfs):
-            builder.add("open", NO_SLOT, self.rootfs, kernel.O_PATH, 0, 0, slot, text=f"rootfs {self.rootfs}")
+            builder.add("open", NO_SLOT, self.rootfs, ops.O_PATH, 0, 0, slot, text=f"rootfs {self.rootfs}")
             self.clone_in_root(slot, source, destination, options, slot)
         else:
             flags, text = _clone_flags(source, destination, options)
@@ -106,9 +106,9 @@ class DetachedMounts:
         if unsettled:
             cut_propagation(builder, self._propagation, slot, f"mount for {destination}")
         if mapping != NO_SLOT:
-            recursive = kernel.AT_RECURSIVE if options.idmap == "ridmap" else 0
+            recursive = ops.AT_RECURSIVE if options.idmap == "ridmap" else 0
             text = f"id mapping of the mount for {destination}{' and its submounts' if recursive else ''}"
-            builder.add("mount_setattr", slot, recursive, kernel.MOUNT_ATTR_IDMAP, 0, 0, mapping, text=text)
+            builder.add("mount_setattr", slot, recursive, ops.MOUNT_ATTR_IDMAP, 0, 0, mapping, text=text)
         self.set_attributes(slot, options, destination, bind=True)
         return slot
 
@@ -117,10 +117,10 @@ class DetachedMounts:
         flags, text = _clone_flags(source, destination, options)
         inside, name = "." + source[len(self.rootfs) :], ""
         if options.follow or inside == ".":
-            flags = flags & ~kernel.AT_SYMLINK_NOFOLLOW | kernel.AT_EMPTY_PATH
+            flags = flags & ~ops.AT_SYMLINK_NOFOLLOW | ops.AT_EMPTY_PATH
         else:
             inside, name = posixpath.split(inside)
-        self.builder.add("open", root, inside, kernel.O_PATH, 0, IN_ROOT, slot, text=f"source {source} in the rootfs")
+        self.builder.add("open", root, inside, ops.O_PATH, 0, IN_ROOT, slot, text=f"source {source} in the rootfs")
         self.builder.add("open_tree", slot, name, flags, slot, text=text)
 
     def create_filesystem(self, fstype: str, source: str, destination: str, options: MountOptions, location: str) -> int:
@@ -139,7 +139,7 @@ class DetachedMounts:
         builder.add("fsopen", fstype, context, text=f"{fstype} for {destination}")
         for key, value in (("source", source), *((option, None) for option in superblock), *data):
             self.configure(context, key, value, destination)
-        builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype} for {destination}")
+        builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text=f"create the {fstype} for {destination}")
         flags = attribute_names(options.set)
         builder.add("fsmount", context, options.set, slot, text=f"{fstype} for {destination}{f' ({flags})' if flags else ''}")
         if self._label and fstype == _LABELLED_BY_XATTR:
@@ -162,7 +162,7 @@ class DetachedMounts:
                 "$.linux.namespaces: the root filesystem has layers that only this container mounts, which needs a new mount "
                 "namespace; add one"
             )
-        aside = early or self._propagation == kernel.MS_SHARED
+        aside = early or self._propagation == ops.MS_SHARED
         kernel_wide = self._host.privileged and self._host.initial
         return create_overlay(self.builder, self, overlay, self._host, aside=aside, userxattr=not kernel_wide)
 
@@ -176,7 +176,7 @@ class DetachedMounts:
         reason = f"{location}.options: the value of {key} is longer than 255 bytes, and such a filesystem"
         if not self.new_tree:
             raise UnsupportedError(f"{reason} needs a new mount namespace")
-        if self._propagation == kernel.MS_SHARED:
+        if self._propagation == ops.MS_SHARED:
             raise UnsupportedError(f"{reason} would be visible on the host for a moment; choose another linux.rootfsPropagation")
         slot = self.builder.new_slot()
         data = mount_data(options.data, location)
@@ -194,26 +194,26 @@ class DetachedMounts:
     def configure(self, context: int, key: str, value: str | None, destination: str) -> None:
         """Set one option of a filesystem context."""
         if value is None:
-            self.builder.add("fsconfig", context, kernel.FSCONFIG_SET_FLAG, key, "", text=f"{key} for {destination}")
+            self.builder.add("fsconfig", context, ops.FSCONFIG_SET_FLAG, key, "", text=f"{key} for {destination}")
         else:
-            self.builder.add("fsconfig", context, kernel.FSCONFIG_SET_STRING, key, value, text=f"{key}={value} for {destination}")
+            self.builder.add("fsconfig", context, ops.FSCONFIG_SET_STRING, key, value, text=f"{key}={value} for {destination}")
 
     def set_attributes(self, slot: int, options: MountOptions, destination: str, *, bind: bool = False) -> None:
         """Set the attributes and the propagation that the options name; others stay, those that a user namespace locks too."""
         for flags, on, off, scope in (
             (0, options.set, options.clear, ""),
-            (kernel.AT_RECURSIVE, options.recursive_set, options.recursive_clear, " and its submounts"),
+            (ops.AT_RECURSIVE, options.recursive_set, options.recursive_clear, " and its submounts"),
         ):
             if on or off:
                 text = f"{attribute_names(on, off)} for {destination}{scope}"
                 self.builder.add("mount_setattr", slot, flags, on, off, 0, NO_SLOT, text=text)
-        if not options.propagation and self._propagation == kernel.MS_SHARED and bind:
+        if not options.propagation and self._propagation == ops.MS_SHARED and bind:
             # The copy of a shared mount is in its peer group: a mount on it would appear on the host.
             text = f"private propagation for {destination} and its submounts"
-            self.builder.add("mount_setattr", slot, kernel.AT_RECURSIVE, 0, 0, kernel.MS_PRIVATE, NO_SLOT, text=text)
+            self.builder.add("mount_setattr", slot, ops.AT_RECURSIVE, 0, 0, ops.MS_PRIVATE, NO_SLOT, text=text)
         for name in options.propagation:
             bits, recursive = PROPAGATION[name]
-            flags = kernel.AT_RECURSIVE if recursive else 0
+            flags = ops.AT_RECURSIVE if recursive else 0
             self.builder.add("mount_setattr", slot, flags, 0, 0, bits, NO_SLOT, text=f"{name} propagation for {destination}")
 
     # ---- changing what is attached ----
@@ -221,17 +221,17 @@ class DetachedMounts:
     def open_mount(self, root: int, destination: str) -> int:
         """Open the mount at a destination, and return its slot."""
         slot = self.builder.new_slot()
-        self.builder.add("open", root, destination, kernel.O_PATH, 0, IN_ROOT, slot, text=f"mount {destination}")
+        self.builder.add("open", root, destination, ops.O_PATH, 0, IN_ROOT, slot, text=f"mount {destination}")
         return slot
 
     def reconfigure(self, slot: int, destination: str, superblock: tuple[str, ...], data: Data) -> None:
         """Change the filesystem of a mount."""
         context = self.context()
-        self.builder.add("fspick", slot, "", kernel.FSPICK_EMPTY_PATH, context, text=f"filesystem of {destination}")
+        self.builder.add("fspick", slot, "", ops.FSPICK_EMPTY_PATH, context, text=f"filesystem of {destination}")
         for key, value in (*((option, None) for option in superblock), *data):
             self.configure(context, key, value, destination)
         text = f"change the filesystem of {destination}"
-        self.builder.add("fsconfig", context, kernel.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
+        self.builder.add("fsconfig", context, ops.FSCONFIG_CMD_RECONFIGURE, "", "", text=text)
 
     def change(self, slot: int, options: MountOptions, destination: str) -> int:
         """Change the attributes and the propagation of a mount; return the slot of what is at the destination then."""
@@ -240,8 +240,8 @@ class DetachedMounts:
             self.set_attributes(slot, options, destination)
             return slot
         builder, copy = self.builder, self.builder.new_slot()
-        builder.add("fspick", slot, "", kernel.FSPICK_EMPTY_PATH, self.context(), text=f"{destination} is a mount point")
-        flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+        builder.add("fspick", slot, "", ops.FSPICK_EMPTY_PATH, self.context(), text=f"{destination} is a mount point")
+        flags = ops.OPEN_TREE_CLONE | ops.AT_EMPTY_PATH | ops.AT_RECURSIVE
         builder.add("open_tree", slot, "", flags, copy, text=f"copy of {destination}, to change it in a detached tree")
         self.set_attributes(copy, options, destination)
         builder.add("move_mount", copy, slot, text=f"copy of {destination} -> {destination}")
@@ -284,7 +284,7 @@ class DetachedMounts:
                 slot = mount.slot if self.new_tree or destination == "/" else self.open_mount(root, destination)
                 if mount.filesystem:
                     self.reconfigure(slot, destination, ("ro" if mount.readonly else "rw",), ())
-                bits = kernel.MOUNT_ATTR_RDONLY
+                bits = ops.MOUNT_ATTR_RDONLY
                 self.change(slot, MountOptions(set=bits) if mount.readonly else MountOptions(clear=bits), destination)
 
     # ---- attaching ----
@@ -338,7 +338,7 @@ class DetachedMounts:
 def _clone_flags(source: str, destination: str, options: MountOptions) -> tuple[int, str]:
     """Return the flags of open_tree(2) for a source, and the text of the step."""
     recursive = options.recursive_bind
-    flags = kernel.OPEN_TREE_CLONE | (kernel.AT_RECURSIVE if recursive else 0)
+    flags = ops.OPEN_TREE_CLONE | (ops.AT_RECURSIVE if recursive else 0)
     if not options.follow:
-        flags |= kernel.AT_SYMLINK_NOFOLLOW
+        flags |= ops.AT_SYMLINK_NOFOLLOW
     return flags, f"source {source}{' with its submounts' if recursive else ''} for {destination}"

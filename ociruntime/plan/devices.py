@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import SpecError
 from ..spec.base import Problem, destination_in_root, is_below
-from . import kernel
+from . import ops
 from .detached_mounts import IN_ROOT
 from .model import NO_SLOT, PlanBuilder
 from .namespaces import DETACHED_TREES, Mappings, host_id, root_id
@@ -36,7 +36,7 @@ DEFAULT_LINKS: Final = (
     ("ptmx", "pts/ptmx"),
 )
 _SECTION: Final = "config-linux.md#devices"
-_TYPES: Final = {"c": kernel.S_IFCHR, "u": kernel.S_IFCHR, "b": kernel.S_IFBLK, "p": kernel.S_IFIFO}
+_TYPES: Final = {"c": ops.S_IFCHR, "u": ops.S_IFCHR, "b": ops.S_IFBLK, "p": ops.S_IFIFO}
 
 
 class _Node(NamedTuple):
@@ -67,9 +67,7 @@ class _Node(NamedTuple):
 
 def _default_nodes() -> list[_Node]:
     return [
-        _Node(
-            f"/dev/{name}", kernel.S_IFCHR, kernel.makedev(major, minor), 0o666, 0, 0, f"device /dev/{name} c {major}:{minor} 0666"
-        )
+        _Node(f"/dev/{name}", ops.S_IFCHR, ops.makedev(major, minor), 0o666, 0, 0, f"device /dev/{name} c {major}:{minor} 0666")
         for name, major, minor in DEFAULT_DEVICES
     ]
 
@@ -83,14 +81,14 @@ def _configured_nodes(devices: Sequence[Device], uids: Mappings, gids: Mappings)
         for name, owner, mappings in (("uid", device.uid, uids), ("gid", device.gid, gids)):
             if owner and mappings and host_id(mappings, owner) is None:
                 raise SpecError([Problem(f"{location}.{name}", f"{owner} is not mapped in the user namespace", _SECTION)])
-        major, minor = (0, 0) if kind == kernel.S_IFIFO else (device.major or 0, device.minor or 0)
+        major, minor = (0, 0) if kind == ops.S_IFIFO else (device.major or 0, device.minor or 0)
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o777
         uid = device.uid or (root_id(uids) if uids else 0)
         gid = device.gid or (root_id(gids) if gids else 0)
-        description = str(device.type) if kind == kernel.S_IFIFO else f"{device.type} {major}:{minor}"
+        description = str(device.type) if kind == ops.S_IFIFO else f"{device.type} {major}:{minor}"
         text = f"device {path} {description} {mode:04o}"
         has_owner_or_mode = any(value is not None for value in (device.file_mode, device.uid, device.gid))
-        nodes.append(_Node(path, kind, kernel.makedev(major, minor), mode, uid, gid, text, location, has_owner_or_mode))
+        nodes.append(_Node(path, kind, ops.makedev(major, minor), mode, uid, gid, text, location, has_owner_or_mode))
     return nodes
 
 
@@ -125,7 +123,7 @@ class Devices:
         default = [node for node in _default_nodes() if node.path not in paths and not mounts.binds(node.path)]
         default = [] if self._dev_is_bound else default
         self._nodes = [*default, *configured]
-        created = [node for node in self._nodes if node.kind != kernel.S_IFIFO and not self._must_exist(node)]
+        created = [node for node in self._nodes if node.kind != ops.S_IFIFO and not self._must_exist(node)]
         creates = creates_nodes(host, namespaces)
         borrows = namespaces.user or not host.may_mknod
         self._created_outside = [node for node in created if creates and namespaces.user and node.location]
@@ -146,24 +144,24 @@ class Devices:
             return
         builder = self._builder
         context, top = builder.new_slot(), builder.new_slot()
-        attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC
+        attributes = ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NOEXEC
         builder.add("fsopen", "tmpfs", context, text="tmpfs for devices")
-        builder.add("fsconfig", context, kernel.FSCONFIG_SET_STRING, "mode", "700", text="mode=700 for devices")
-        builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for devices")
+        builder.add("fsconfig", context, ops.FSCONFIG_SET_STRING, "mode", "700", text="mode=700 for devices")
+        builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for devices")
         builder.add("fsmount", context, attributes, top, text="tmpfs for devices (nosuid,noexec)")
         must_attach = self._host.kernel < DETACHED_TREES
         if must_attach:
             # This kernel copies attached mounts only, so the tmpfs covers the root of a temporary mount namespace.
-            builder.add("unshare", kernel.CLONE_NEW["mount"], text="temporary mount namespace for the tmpfs")
+            builder.add("unshare", ops.CLONE_NEW["mount"], text="temporary mount namespace for the tmpfs")
             text = "private propagation for the temporary mount namespace"
-            builder.add("mount_setattr", NO_SLOT, 0, 0, 0, kernel.MS_PRIVATE, NO_SLOT, text=text)
+            builder.add("mount_setattr", NO_SLOT, 0, 0, 0, ops.MS_PRIVATE, NO_SLOT, text=text)
             builder.add("move_mount", top, NO_SLOT, text="tmpfs for devices -> /, over the host's root")
         for number, node in enumerate(self._created_outside):
             uid, gid = host_id(self._uids, node.uid), host_id(self._gids, node.gid)
             text = f"{node.text}, outside of the user namespace"
             builder.add("mknod", top, str(number), node.kind | node.mode, node.number, uid, gid, text=text)
             slot = self._slots[node] = builder.new_slot()
-            builder.add("open_tree", top, str(number), kernel.OPEN_TREE_CLONE, slot, text=f"device {node.path}")
+            builder.add("open_tree", top, str(number), ops.OPEN_TREE_CLONE, slot, text=f"device {node.path}")
         if must_attach:
             builder.add("detach", top, text="tmpfs for devices, which uncovers the host's root")
 
@@ -172,9 +170,9 @@ class Devices:
         for node in self._borrowed:
             builder, slot = self._builder, self._builder.new_slot()
             self._slots[node] = slot
-            builder.add("open", NO_SLOT, node.path, kernel.O_PATH, 0, 0, slot, text=f"the host's {node.path}")
+            builder.add("open", NO_SLOT, node.path, ops.O_PATH, 0, 0, slot, text=f"the host's {node.path}")
             builder.add("prove_dev", slot, node.kind, node.number, text=node.text)
-            flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH
+            flags = ops.OPEN_TREE_CLONE | ops.AT_EMPTY_PATH
             builder.add("open_tree", slot, "", flags, slot, text=f"the host's {node.path}")
 
     def create(self, root: int, attached: dict[str, int]) -> None:
@@ -214,5 +212,5 @@ class Devices:
     def _check(self, root: int, node: _Node) -> None:
         """Check a node in the host's /dev, where nothing is created."""
         slot = self._mounts.scratch()
-        self._builder.add("open", root, node.path, kernel.O_PATH, 0, IN_ROOT, slot, text=f"the host's {node.path}")
+        self._builder.add("open", root, node.path, ops.O_PATH, 0, IN_ROOT, slot, text=f"the host's {node.path}")
         self._builder.add("prove_dev", slot, node.kind, node.number, text=node.text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import UnsupportedError
 from ..spec.base import destination_in_root, split_option
-from . import kernel
+from . import ops
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -22,33 +22,33 @@ Data = Sequence[tuple[str, str | None]]
 
 ATTRIBUTES: Final[dict[str, tuple[int, int]]] = {
     # option: (attributes to set, attributes to clear)
-    "ro": (kernel.MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, kernel.MOUNT_ATTR_RDONLY),
-    "nosuid": (kernel.MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, kernel.MOUNT_ATTR_NOSUID),
-    "nodev": (kernel.MOUNT_ATTR_NODEV, 0),
-    "dev": (0, kernel.MOUNT_ATTR_NODEV),
-    "noexec": (kernel.MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, kernel.MOUNT_ATTR_NOEXEC),
-    "noatime": (kernel.MOUNT_ATTR_NOATIME, kernel.MOUNT_ATTR_ATIME),
-    "atime": (0, kernel.MOUNT_ATTR_ATIME),
-    "relatime": (0, kernel.MOUNT_ATTR_ATIME),
-    "norelatime": (0, kernel.MOUNT_ATTR_ATIME),
-    "strictatime": (kernel.MOUNT_ATTR_STRICTATIME, kernel.MOUNT_ATTR_ATIME),
-    "nostrictatime": (0, kernel.MOUNT_ATTR_ATIME),
-    "nodiratime": (kernel.MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, kernel.MOUNT_ATTR_NODIRATIME),
-    "nosymfollow": (kernel.MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, kernel.MOUNT_ATTR_NOSYMFOLLOW),
+    "ro": (ops.MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, ops.MOUNT_ATTR_RDONLY),
+    "nosuid": (ops.MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, ops.MOUNT_ATTR_NOSUID),
+    "nodev": (ops.MOUNT_ATTR_NODEV, 0),
+    "dev": (0, ops.MOUNT_ATTR_NODEV),
+    "noexec": (ops.MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, ops.MOUNT_ATTR_NOEXEC),
+    "noatime": (ops.MOUNT_ATTR_NOATIME, ops.MOUNT_ATTR_ATIME),
+    "atime": (0, ops.MOUNT_ATTR_ATIME),
+    "relatime": (0, ops.MOUNT_ATTR_ATIME),
+    "norelatime": (0, ops.MOUNT_ATTR_ATIME),
+    "strictatime": (ops.MOUNT_ATTR_STRICTATIME, ops.MOUNT_ATTR_ATIME),
+    "nostrictatime": (0, ops.MOUNT_ATTR_ATIME),
+    "nodiratime": (ops.MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, ops.MOUNT_ATTR_NODIRATIME),
+    "nosymfollow": (ops.MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, ops.MOUNT_ATTR_NOSYMFOLLOW),
 }
 """Attributes of one mount."""
 RECURSIVE: Final = {f"r{name}": bits for name, bits in ATTRIBUTES.items()}
 """The same for a mount and all below it."""
 _KINDS: Final = {
-    "private": kernel.MS_PRIVATE,
-    "slave": kernel.MS_SLAVE,
-    "shared": kernel.MS_SHARED,
-    "unbindable": kernel.MS_UNBINDABLE,
+    "private": ops.MS_PRIVATE,
+    "slave": ops.MS_SLAVE,
+    "shared": ops.MS_SHARED,
+    "unbindable": ops.MS_UNBINDABLE,
 }
 PROPAGATION: Final[dict[str, tuple[int, bool]]] = {
     **{name: (bits, False) for name, bits in _KINDS.items()},
@@ -171,7 +171,7 @@ class _Bits:
     def add(self, on: int, off: int) -> None:
         self.set = self.set & ~off | on
         # The access time attributes are one field of several bits, which is cleared before it is set.
-        self.clear = (self.clear | off) & ~(on & ~kernel.MOUNT_ATTR_ATIME)
+        self.clear = (self.clear | off) & ~(on & ~ops.MOUNT_ATTR_ATIME)
 
 
 _CLEARED: Final = ("rw", "suid", "dev", "exec", "relatime", "diratime", "symfollow")
@@ -179,7 +179,7 @@ _CLEARED: Final = ("rw", "suid", "dev", "exec", "relatime", "diratime", "symfoll
 
 def attribute_names(on: int, off: int = 0) -> str:
     """Return the attributes that a call sets and clears as a list of options."""
-    cleared = off & ~(on | (kernel.MOUNT_ATTR_ATIME if on & kernel.MOUNT_ATTR_ATIME else 0))
+    cleared = off & ~(on | (ops.MOUNT_ATTR_ATIME if on & ops.MOUNT_ATTR_ATIME else 0))
     names = [name for name, (bits, _) in ATTRIBUTES.items() if bits and on & bits == bits]
     return ",".join((*names, *(name for name in _CLEARED if cleared & ATTRIBUTES[name][1])))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, is_below
-from . import kernel
+from . import ops
 from .detached_mounts import FILLED_FIRST, SHARED, Attach, DetachedMounts
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import Data, MountEntry, MountOptions, parse_entry, too_long
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .cgroups import Placement
 
 
-_ALWAYS: Final = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+_ALWAYS: Final = ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV | ops.MOUNT_ATTR_NOEXEC
 
 
 class CreatedMount(NamedTuple):
@@ -62,8 +62,8 @@ class CgroupMounts:
         unified = next((h for h in hierarchies if h.version == 2), None)
         if not hierarchies or (fstype == "cgroup2" and unified is None):
             raise UnsupportedError(f"{location}: no {fstype} filesystem is mounted on this host")
-        if not self._namespaced and not options.clear & kernel.MOUNT_ATTR_RDONLY:
-            options = options._replace(set=options.set | kernel.MOUNT_ATTR_RDONLY)
+        if not self._namespaced and not options.clear & ops.MOUNT_ATTR_RDONLY:
+            options = options._replace(set=options.set | ops.MOUNT_ATTR_RDONLY)
         if fstype == "cgroup2" or all(h.version == 2 for h in hierarchies):
             assert unified is not None
             slot = self._create_one(unified, destination, options, location)
@@ -83,7 +83,7 @@ class CgroupMounts:
             options = options._replace(data=_v1_data(hierarchy))
             return self._mounts.create_filesystem("cgroup", "cgroup", destination, options, location)
         directory = self._directories.get(hierarchy.mountpoint, "")
-        if not directory and not options.set & kernel.MOUNT_ATTR_RDONLY:
+        if not directory and not options.set & ops.MOUNT_ATTR_RDONLY:
             raise UnsupportedError(
                 f"{location}: the container has no cgroup in {hierarchy.mountpoint}, so a writable mount would give it the "
                 "host's; mount it read-only, or add a cgroup namespace"
@@ -94,7 +94,7 @@ class CgroupMounts:
     def _create_all(self, hierarchies: Sequence[Hierarchy], destination: str, options: MountOptions, location: str) -> CreatedMount:
         """Create a tmpfs with a directory for each hierarchy, and links for controllers that share one, as on the host."""
         builder = self._mounts.builder
-        early = options.set & ~kernel.MOUNT_ATTR_RDONLY
+        early = options.set & ~ops.MOUNT_ATTR_RDONLY
         tmpfs = MountOptions(set=early, data=(("mode", "755"),), propagation=options.propagation)
         top = self._mounts.create_filesystem("tmpfs", "cgroup", destination, tmpfs, location)
         slots = {}
@@ -114,7 +114,7 @@ class CgroupMounts:
                             builder.add("symlink", top, controller, name, text=f"{destination}/{controller} -> {name}")
             return top
 
-        return CreatedMount(destination, "cgroup", top, attach, bool(options.set & kernel.MOUNT_ATTR_RDONLY))
+        return CreatedMount(destination, "cgroup", top, attach, bool(options.set & ops.MOUNT_ATTR_RDONLY))
 
 
 def _v1_data(hierarchy: Hierarchy) -> tuple[tuple[str, str | None], ...]:
@@ -213,12 +213,12 @@ class Mounts:
         if is_below(source, self.detached.rootfs) and mapping == NO_SLOT:
             return self._bind_inside(source, destination, options)
         # As the root it is like root.readonly: mount points are made in it.
-        readonly = destination == "/" and bool((options.set | options.recursive_set) & kernel.MOUNT_ATTR_RDONLY)
+        readonly = destination == "/" and bool((options.set | options.recursive_set) & ops.MOUNT_ATTR_RDONLY)
         if readonly:
-            options = options._replace(set=options.set & ~kernel.MOUNT_ATTR_RDONLY)
+            options = options._replace(set=options.set & ~ops.MOUNT_ATTR_RDONLY)
         slot = self.detached.clone(source, destination, options, unsettled=unsettled, mapping=mapping)
-        if readonly and options.recursive_set & kernel.MOUNT_ATTR_RDONLY:
-            self.detached.set_attributes(slot, MountOptions(clear=kernel.MOUNT_ATTR_RDONLY), destination)
+        if readonly and options.recursive_set & ops.MOUNT_ATTR_RDONLY:
+            self.detached.set_attributes(slot, MountOptions(clear=ops.MOUNT_ATTR_RDONLY), destination)
         return CreatedMount(destination, "bind", slot, self._bind_attacher(slot, source, destination, options), readonly)
 
     def _bind_attacher(self, slot: int, source: str, destination: str, options: MountOptions) -> Attach:
@@ -250,12 +250,12 @@ class Mounts:
         """Bind the host's /sys read-only, as crun does: only the owner of the network namespace may mount a sysfs."""
         _, location, destination, _, options = entry
         attributes = options.of_one_mount().set
-        if not attributes & kernel.MOUNT_ATTR_RDONLY:
+        if not attributes & ops.MOUNT_ATTR_RDONLY:
             raise UnsupportedError(
                 f"{location}: a writable sysfs in a user namespace needs a new network namespace; add one, or the option ro"
             )
         bound = MountOptions(
-            recursive_set=attributes & ~kernel.MOUNT_ATTR_ATIME, bind=True, recursive_bind=True, propagation=options.propagation
+            recursive_set=attributes & ~ops.MOUNT_ATTR_ATIME, bind=True, recursive_bind=True, propagation=options.propagation
         )
         slot = self.detached.clone("/sys", destination, bound)
         attach = self.detached.attacher(slot, destination, "sysfs", description="the host's /sys")
@@ -276,7 +276,7 @@ class Mounts:
         options = options.of_one_mount()
         # A tmpfs gets the mode of the directory that it covers, unless the options give one; without either it is 1777.
         copies_mode = fstype == "tmpfs" and all(key != "mode" for key, _ in options.data)
-        postponed = options.set & kernel.MOUNT_ATTR_RDONLY if fstype in FILLED_FIRST else 0
+        postponed = options.set & ops.MOUNT_ATTR_RDONLY if fstype in FILLED_FIRST else 0
         early = options._replace(set=options.set & ~postponed)
         slot = self.detached.create_filesystem(fstype, mount.source or "none", destination, early, location)
 
@@ -345,8 +345,8 @@ class Mounts:
         """Change an existing mount (mount(8), ``remount``): its filesystem too, unless the options say ``bind``."""
         _, _, destination, _, options = entry
         superblock, data = self._filesystem_changes(entry)
-        readonly = options.set & kernel.MOUNT_ATTR_RDONLY
-        writable = (options.clear | options.recursive_clear) & kernel.MOUNT_ATTR_RDONLY
+        readonly = options.set & ops.MOUNT_ATTR_RDONLY
+        writable = (options.clear | options.recursive_clear) & ops.MOUNT_ATTR_RDONLY
         now = tuple(option for option in superblock if option != "ro")
 
         def attach(root: int) -> int:
@@ -355,9 +355,9 @@ class Mounts:
                 self.detached.reconfigure(slot, destination, now, data)
             slot = self.detached.change(slot, options._replace(set=options.set & ~readonly), destination)
             if writable:
-                recursive = bool(options.recursive_clear & kernel.MOUNT_ATTR_RDONLY)
+                recursive = bool(options.recursive_clear & ops.MOUNT_ATTR_RDONLY)
                 self.detached.keep_writable(slot, destination, recursive=recursive, filesystem="rw" in superblock)
-            if options.recursive_set & kernel.MOUNT_ATTR_RDONLY:
+            if options.recursive_set & ops.MOUNT_ATTR_RDONLY:
                 self._postpone_readonly_below(root, slot, destination)
             if readonly:
                 self.detached.postpone_readonly(slot, destination, filesystem="ro" in superblock)
@@ -404,5 +404,5 @@ class Mounts:
                 number = slot
             elif not detached.new_tree:
                 number = detached.open_mount(root, path)
-            number = detached.change(number, MountOptions(clear=kernel.MOUNT_ATTR_RDONLY), path)
+            number = detached.change(number, MountOptions(clear=ops.MOUNT_ATTR_RDONLY), path)
             detached.postpone_readonly(number, path)

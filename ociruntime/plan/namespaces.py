@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..errors import SpecError, UnsupportedError
 from ..spec import IDMapping
 from ..spec.base import Problem, sysctl_namespace, sysctl_path
-from . import kernel
+from . import ops
 from .model import NO_SLOT, PlanBuilder
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class MountMappings:
         if not path:
             return self._namespace(location, (map_text(linux.uid_mappings or ()), map_text(linux.gid_mappings or ())))
         if path not in self._slots:
-            self._slots[path] = self._builder.add_input("namespace", location, path, kernel.CLONE_NEW["user"])
+            self._slots[path] = self._builder.add_input("namespace", location, path, ops.CLONE_NEW["user"])
         return self._slots[path]
 
     def _namespace(self, location: str, maps: tuple[str, str]) -> int:
@@ -230,7 +230,7 @@ class Namespaces(NamedTuple):
 
 
 def _bits(kinds: Collection[str]) -> int:
-    return sum(kernel.CLONE_NEW[kind] for kind in kinds)
+    return sum(ops.CLONE_NEW[kind] for kind in kinds)
 
 
 def namespaces_of(linux: Linux | None) -> Namespaces:
@@ -312,12 +312,12 @@ def compile_enter(
     elif "pid" in namespaces.own and "pid" not in namespaces.new:
         builder.add("fork", 0, text="child process in the pid namespace that was joined")
     if "cgroup" in namespaces.new:
-        builder.add("unshare", kernel.CLONE_NEW["cgroup"], text="new cgroup namespace, with the current cgroup as its root")
+        builder.add("unshare", ops.CLONE_NEW["cgroup"], text="new cgroup namespace, with the current cgroup as its root")
     if "time" in namespaces.new and not before_fork:
         _unshare_time(builder, linux, host, proc)
         slot = builder.new_slot()
         builder.add("open", proc, "self/ns/time_for_children", 0, 0, 0, slot, text="/proc/self/ns/time_for_children")
-        builder.add("setns", slot, kernel.CLONE_NEW["time"], text="time namespace of the children")
+        builder.add("setns", slot, ops.CLONE_NEW["time"], text="time namespace of the children")
 
 
 def _join(builder: PlanBuilder, namespaces: Namespaces, host: Host, changed: Collection[str]) -> None:
@@ -325,15 +325,15 @@ def _join(builder: PlanBuilder, namespaces: Namespaces, host: Host, changed: Col
     # unprivileged one joins it first, because it gives them. The mount namespace comes after the paths of the runtime's are used.
     order = {"mount": 1, "user": 2} if host.privileged else {"mount": 1, "user": -1}
     directory = builder.new_slot()
-    builder.add("open", NO_SLOT, "/proc/self/ns", kernel.O_PATH, 0, 0, directory, text="/proc/self/ns")
+    builder.add("open", NO_SLOT, "/proc/self/ns", ops.O_PATH, 0, 0, directory, text="/proc/self/ns")
     for namespace in sorted(namespaces.joined, key=lambda joined: order.get(joined.kind, 0)):
-        bit = kernel.CLONE_NEW[namespace.kind]
+        bit = ops.CLONE_NEW[namespace.kind]
         kind = "changed" if namespace.kind in changed else "namespace"
         slot = builder.add_input(kind, namespace.location, namespace.path, bit)
         if namespace.kind == "user":
             drop_groups(builder, host)
         # A process never changes its own pid namespace; joining one affects its children.
-        name = "pid_for_children" if namespace.kind == "pid" else kernel.NAMESPACE_FILES[namespace.kind]
+        name = "pid_for_children" if namespace.kind == "pid" else ops.NAMESPACE_FILES[namespace.kind]
         builder.add("join", slot, bit, directory, name, text=f"{namespace.kind} namespace {namespace.path}")
 
 
@@ -357,12 +357,12 @@ def _fork(builder: PlanBuilder, namespaces: Namespaces, linux: Linux, host: Host
 def _unshare_time(builder: PlanBuilder, linux: Linux | None, host: Host, proc: int) -> None:
     offsets = (linux.time_offsets if linux else None) or {}
     lines = [f"{clock} {offset.secs or 0} {offset.nanosecs or 0}\n" for clock, offset in offsets.items()]
-    builder.add("unshare", kernel.CLONE_NEW["time"], text="new time namespace, for children")
+    builder.add("unshare", ops.CLONE_NEW["time"], text="new time namespace, for children")
     if not lines:
         return
     slot = builder.new_slot()
     with dumpable(builder, host, "for /proc/self/timens_offsets"):
-        builder.add("open", proc, "self/timens_offsets", kernel.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
+        builder.add("open", proc, "self/timens_offsets", ops.O_WRONLY, 0, 0, slot, text="/proc/self/timens_offsets")
     description = ", ".join(line.rstrip("\n") for line in lines)
     with builder.at("$.linux.timeOffsets"):
         builder.add("write", slot, "", "".join(lines).encode(), text=f"{description} > /proc/self/timens_offsets")
@@ -372,10 +372,10 @@ def _unshare_time(builder: PlanBuilder, linux: Linux | None, host: Host, proc: i
 def dumpable(builder: PlanBuilder, host: Host, reason: str) -> Iterator[None]:
     """Make the init dumpable for the steps of a block: only then do its files in /proc belong to an unprivileged caller."""
     if not host.privileged:
-        builder.add("prctl", kernel.PR_SET_DUMPABLE, 1, 0, text=f"dumpable, {reason}")
+        builder.add("prctl", ops.PR_SET_DUMPABLE, 1, 0, text=f"dumpable, {reason}")
     yield
     if not host.privileged:
-        builder.add("prctl", kernel.PR_SET_DUMPABLE, 0, 0, text="not dumpable again, so that no process of the caller can trace it")
+        builder.add("prctl", ops.PR_SET_DUMPABLE, 0, 0, text="not dumpable again, so that no process of the caller can trace it")
 
 
 # ---- the user namespace ----
@@ -459,7 +459,7 @@ def compile_net_devices(builder: PlanBuilder, linux: Linux | None, own: Containe
     if "network" not in own:
         message = "network devices can only move into a network namespace that is not the host's"
         raise SpecError([Problem("$.linux.netDevices", message, "config-linux.md#network-devices")])
-    values = kernel.AF_NETLINK, kernel.SOCK_RAW, kernel.NETLINK_ROUTE
+    values = ops.AF_NETLINK, ops.SOCK_RAW, ops.NETLINK_ROUTE
     builder.add("socket", *values, text="netlink socket in the container's network namespace, for the caller")
     for name, device in devices.items():
         new_name = device.name or name
@@ -510,7 +510,7 @@ def compile_private_network(builder: PlanBuilder, linux: Linux | None, namespace
     if network.warning:
         builder.warn(network.warning)
     if not (linux and linux.net_devices):
-        values = kernel.AF_NETLINK, kernel.SOCK_RAW, kernel.NETLINK_ROUTE
+        values = ops.AF_NETLINK, ops.SOCK_RAW, ops.NETLINK_ROUTE
         builder.add("socket", *values, text="netlink socket in the container's network namespace, for the caller")
     text = f"user-mode networking by {network.program}" + (f", because {network.reason}" if network.reason else "")
     text += "".join(f"; {port.at} -> {port.container_port}" for port in network.ports)
@@ -531,7 +531,7 @@ def compile_sysctl(builder: PlanBuilder, linux: Linux | None, proc: int) -> None
 def open_procfs(builder: PlanBuilder) -> int:
     """Open the procfs of the runtime's mount namespace."""
     slot = builder.new_slot()
-    builder.add("open", NO_SLOT, "/proc", kernel.O_PATH, 0, 0, slot, text="/proc")
+    builder.add("open", NO_SLOT, "/proc", ops.O_PATH, 0, 0, slot, text="/proc")
     builder.add("prove_proc", slot, text="/proc is the root of a procfs")
     return slot
 
@@ -545,13 +545,13 @@ def compile_procfs(builder: PlanBuilder, linux: Linux | None, process: ProcessSp
         return NO_SLOT
     slot = builder.new_slot()
     if "user" in own and "pid" not in own:
-        builder.add("open", NO_SLOT, "/proc", kernel.O_PATH, 0, kernel.RESOLVE_NO_SYMLINKS, slot, text="/proc of the host")
+        builder.add("open", NO_SLOT, "/proc", ops.O_PATH, 0, ops.RESOLVE_NO_SYMLINKS, slot, text="/proc of the host")
         builder.add("prove_proc", slot, text="/proc of the host is the root of a procfs")
         return slot
     context = builder.new_slot()
     builder.add("fsopen", "proc", context, text="proc for the init process")
-    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the proc for the init process")
-    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+    builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text="create the proc for the init process")
+    attributes = ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV | ops.MOUNT_ATTR_NOEXEC
     builder.add("fsmount", context, attributes, slot, text="proc for the init process, not attached")
     builder.add("prove_proc", slot, text="proc for the init process is the root of a procfs")
     return slot

@@ -13,7 +13,7 @@ from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root, parse_ranges
 from ..spec.process import UNLIMITED
-from . import kernel
+from . import ops
 from .model import NO_SLOT, PlanBuilder, UncompiledFilter
 from .namespaces import KEEP_GROUPS, Setgroups, dumpable
 from .ops import Sync, Target
@@ -56,7 +56,7 @@ def compile_limits(builder: PlanBuilder, process: ProcessSpec, *, without: str =
         if limit.type == without:
             continue
         text = f"{limit.type} soft={limit.soft} hard={limit.hard}"
-        builder.add("rlimit", kernel.RLIMITS[limit.type], limit.soft, limit.hard, text=text)
+        builder.add("rlimit", ops.RLIMITS[limit.type], limit.soft, limit.hard, text=text)
 
 
 def compile_keyring(builder: PlanBuilder, host: Host) -> None:
@@ -215,12 +215,12 @@ def compile_terminal(builder: PlanBuilder, process: ProcessSpec, attached: dict[
         attached: the slots of the container's mounts; empty for an exec process, for which /dev/console stays as it is.
         root: the slot of the container's root.
     """
-    in_root = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+    in_root = ops.RESOLVE_IN_ROOT | ops.RESOLVE_NO_MAGICLINKS
     dev, devpts = builder.new_slot(), attached.get("/dev/pts")
-    builder.add("open", root, "dev", kernel.O_PATH, 0, in_root, dev, text="/dev")
+    builder.add("open", root, "dev", ops.O_PATH, 0, in_root, dev, text="/dev")
     if devpts is None:
         devpts = builder.new_slot()
-        builder.add("open", root, "dev/pts", kernel.O_PATH, 0, in_root, devpts, text="/dev/pts")
+        builder.add("open", root, "dev/pts", ops.O_PATH, 0, in_root, devpts, text="/dev/pts")
     size = process.console_size
     rows, cols = (size.height, size.width) if size else (0, 0)
     uid = (process.user.uid or 0) if process.user else 0
@@ -366,7 +366,7 @@ def compile_credentials(
     if uid and not process.terminal:
         builder.add("own_stdio", uid, text=f"standard streams that are pipes, for user {uid}")
     builder.add("bounding", caps.bounding, host.last_cap, text=f"{caps.bounding.bit_count()} capabilities in the bounding set")
-    builder.add("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
+    builder.add("prctl", ops.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
     _set_groups(builder, groups, gid, setgroups)
     builder.add("setresgid", gid, text=f"group {gid}")
     builder.add("setresuid", uid, text=f"user {uid}")
@@ -386,7 +386,7 @@ def compile_credentials(
     )  # fmt: skip
     builder.add("ambient", caps.ambient, text=f"{caps.ambient.bit_count()} ambient capabilities")
     if process.no_new_privileges:
-        builder.add("prctl", kernel.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges")
+        builder.add("prctl", ops.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges")
     if seccomp is not None:
         listener = _load_filter(builder, seccomp)
         if visible and listener != NO_SLOT:
@@ -411,7 +411,7 @@ def compile_file_rights(builder: PlanBuilder, process: ProcessSpec, host: Host, 
     groups = tuple(user.additional_gids or ()) if user else ()
     caps = grant(process.capabilities, host.last_cap, host.capabilities if held is None else held)
     kept = _OF_FILES & (caps.ambient if uid else caps.permitted)  # what execve leaves to this user
-    builder.add("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
+    builder.add("prctl", ops.PR_SET_KEEPCAPS, 1, 0, text="keep capabilities when the user changes")
     _set_groups(builder, groups, gid, setgroups)
     builder.add("setresgid", gid, text=f"group {gid}")
     builder.add("setresuid", uid, text=f"user {uid}")
@@ -479,7 +479,7 @@ def _load_filter(builder: PlanBuilder, profile: Seccomp) -> int:
         builder.add("seccomp", 0, UncompiledFilter(profile), NO_SLOT, text=text)
         return NO_SLOT
     listener = builder.new_slot()
-    builder.add("seccomp", kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER, UncompiledFilter(profile), listener, text=text)
+    builder.add("seccomp", ops.SECCOMP_FILTER_FLAG_NEW_LISTENER, UncompiledFilter(profile), listener, text=text)
     builder.add("handout", listener, text=f"listener of the seccomp filter, for {profile.listener_path}")
     return listener
 
@@ -515,8 +515,8 @@ def forks_last(process: ProcessSpec, profile: Seccomp | None, host: Host, *, use
     if profile is None:
         return True
     calls: dict[str, tuple[int | None, ...]] = {
-        "clone": (kernel.CLONE_PARENT | kernel.CLONE_PARENT_SETTID, 0, None, 0, 0),
-        "sendmsg": (None, None, kernel.MSG_NOSIGNAL),
+        "clone": (ops.CLONE_PARENT | ops.CLONE_PARENT_SETTID, 0, None, 0, 0),
+        "sendmsg": (None, None, ops.MSG_NOSIGNAL),
         "read": (None, None, 1),
         "setsid": (),
     }
@@ -525,9 +525,9 @@ def forks_last(process: ProcessSpec, profile: Seccomp | None, host: Host, *, use
     if any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls or ()):
         calls["close"] = (None,)
     if process.terminal:
-        calls["ioctl"] = (0, kernel.TIOCSCTTY, 0)
+        calls["ioctl"] = (0, ops.TIOCSCTTY, 0)
     if limit is not None:
-        calls["prlimit64"] = (0, kernel.RLIMITS[_NPROC], None, 0)
+        calls["prlimit64"] = (0, ops.RLIMITS[_NPROC], None, 0)
     return permits(profile, calls)
 
 
@@ -585,7 +585,7 @@ def allow_fork(builder: PlanBuilder, process: ProcessSpec) -> None:
     if limit is not None:
         soft = min(limit.soft + _ROOM, UNLIMITED)
         hard = max(soft, limit.hard)
-        builder.add("rlimit", kernel.RLIMITS[_NPROC], soft, hard, text=f"{_NPROC} soft={soft} hard={hard}, with room for the fork")
+        builder.add("rlimit", ops.RLIMITS[_NPROC], soft, hard, text=f"{_NPROC} soft={soft} hard={hard}, with room for the fork")
 
 
 def close_unneeded(builder: PlanBuilder) -> None:
@@ -604,4 +604,4 @@ def compile_last_fork(builder: PlanBuilder, process: ProcessSpec, host: Host) ->
     compile_oom_score(builder, process, host)
     limit = _process_limit(process)
     if limit is not None:
-        builder.add("rlimit", kernel.RLIMITS[_NPROC], limit.soft, limit.hard, text=f"{_NPROC} soft={limit.soft} hard={limit.hard}")
+        builder.add("rlimit", ops.RLIMITS[_NPROC], limit.soft, limit.hard, text=f"{_NPROC} soft={limit.soft} hard={limit.hard}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..arguments import shown
 from ..errors import SpecError, UnsupportedError
 from ..spec.base import Problem, destination_in_root
-from . import kernel
+from . import ops
 from .model import NO_SLOT, PlanBuilder
 from .mount_options import PROPAGATION, MountOptions, parse_options
 from .namespaces import dumpable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .mount_options import MountEntry
 
 
-_RECEIVES_MOUNTS: Final = (kernel.MS_SLAVE, kernel.MS_SHARED)
+_RECEIVES_MOUNTS: Final = (ops.MS_SLAVE, ops.MS_SHARED)
 
 
 def rootfs_path(spec: RuntimeSpec, bundle: str) -> str:
@@ -51,7 +51,7 @@ def root_propagation(spec: RuntimeSpec) -> tuple[int, bool]:
     if not name:
         options = [option for mount in spec.mounts or () for option in parse_options(mount.options or ()).propagation]
         receives = any(PROPAGATION[option][0] in _RECEIVES_MOUNTS for option in options)
-        return (kernel.MS_SLAVE if receives else kernel.MS_PRIVATE), True
+        return (ops.MS_SLAVE if receives else ops.MS_PRIVATE), True
     if name not in PROPAGATION:
         message = f"{shown(str(name))} is not one of [r]private, [r]slave, [r]shared, [r]unbindable"
         raise SpecError([Problem("$.linux.rootfsPropagation", message, "config-linux.md#rootfs-mount-propagation")])
@@ -79,11 +79,11 @@ def cut_tree_propagation(builder: PlanBuilder, spec: RuntimeSpec) -> None:
 
 def cut_propagation(builder: PlanBuilder, propagation: int, slot: int, subject: str) -> None:
     """Make a tree receive the host's mounts (slave) or not (private); none of its mounts appears on the host."""
-    if propagation == kernel.MS_SHARED:
+    if propagation == ops.MS_SHARED:
         return
-    slave = propagation == kernel.MS_SLAVE
-    kept, text = (kernel.MS_SLAVE, "slave") if slave else (kernel.MS_PRIVATE, "private")
-    builder.add("mount_setattr", slot, kernel.AT_RECURSIVE, 0, 0, kept, NO_SLOT, text=f"{text} propagation for {subject}")
+    slave = propagation == ops.MS_SLAVE
+    kept, text = (ops.MS_SLAVE, "slave") if slave else (ops.MS_PRIVATE, "private")
+    builder.add("mount_setattr", slot, ops.AT_RECURSIVE, 0, 0, kept, NO_SLOT, text=f"{text} propagation for {subject}")
 
 
 def clone_root(builder: PlanBuilder, spec: RuntimeSpec, path: str, *, unsettled: bool = False) -> int:
@@ -94,15 +94,15 @@ def clone_root(builder: PlanBuilder, spec: RuntimeSpec, path: str, *, unsettled:
     """
     bits, _ = root_propagation(spec)
     root = builder.new_slot()
-    builder.add("open_tree", NO_SLOT, path, kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE, root, text=f"rootfs {path}")
-    if unsettled or bits == kernel.MS_SHARED:
-        cut_propagation(builder, kernel.MS_PRIVATE if bits == kernel.MS_SHARED else bits, root, "the rootfs")
+    builder.add("open_tree", NO_SLOT, path, ops.OPEN_TREE_CLONE | ops.AT_RECURSIVE, root, text=f"rootfs {path}")
+    if unsettled or bits == ops.MS_SHARED:
+        cut_propagation(builder, ops.MS_PRIVATE if bits == ops.MS_SHARED else bits, root, "the rootfs")
     return root
 
 
 def enter_root(builder: PlanBuilder, spec: RuntimeSpec, root: int) -> None:
     """Attach the rootfs over the host's root and change into it."""
-    if root_propagation(spec)[0] == kernel.MS_SHARED:
+    if root_propagation(spec)[0] == ops.MS_SHARED:
         # The bind mounts are copied and stay peers of the host's. A peer in the old tree would be unmounted on the host with it.
         _make_tree_private(builder)
     builder.add("move_mount", root, NO_SLOT, text="rootfs -> /, over the host's root")
@@ -112,7 +112,7 @@ def enter_root(builder: PlanBuilder, spec: RuntimeSpec, root: int) -> None:
 def open_rootfs_place(builder: PlanBuilder, path: str) -> int:
     """Open the path of the rootfs for `attach_root`, while the init has the caller's ids; return its slot."""
     slot = builder.new_slot()
-    builder.add("open", NO_SLOT, path, kernel.O_PATH, 0, 0, slot, text=f"path of the rootfs {path}, for hooks")
+    builder.add("open", NO_SLOT, path, ops.O_PATH, 0, 0, slot, text=f"path of the rootfs {path}, for hooks")
     return slot
 
 
@@ -124,7 +124,7 @@ def attach_root(builder: PlanBuilder, root: int, place: int) -> None:
 
 def _make_tree_private(builder: PlanBuilder) -> None:
     text = "private propagation for the copy of the host's tree"
-    builder.add("mount_setattr", NO_SLOT, kernel.AT_RECURSIVE, 0, 0, kernel.MS_PRIVATE, NO_SLOT, text=text)
+    builder.add("mount_setattr", NO_SLOT, ops.AT_RECURSIVE, 0, 0, ops.MS_PRIVATE, NO_SLOT, text=text)
 
 
 def pivot_root(builder: PlanBuilder, root: int) -> None:
@@ -141,12 +141,12 @@ def finish_root(builder: PlanBuilder, spec: RuntimeSpec, root: int) -> None:
     """Set the propagation and the read-only attribute of the root, after everything in it is done."""
     assert spec.root is not None
     bits, recursive = root_propagation(spec)
-    if bits in (kernel.MS_SHARED, kernel.MS_UNBINDABLE):
-        flags = kernel.AT_RECURSIVE if recursive else 0
+    if bits in (ops.MS_SHARED, ops.MS_UNBINDABLE):
+        flags = ops.AT_RECURSIVE if recursive else 0
         name = next(name for name, value in PROPAGATION.items() if value == (bits, recursive))
         builder.add("mount_setattr", root, flags, 0, 0, bits, NO_SLOT, text=f"{name} propagation for /")
     if spec.root.readonly:
-        builder.add("mount_setattr", root, 0, kernel.MOUNT_ATTR_RDONLY, 0, 0, NO_SLOT, text="ro for /")
+        builder.add("mount_setattr", root, 0, ops.MOUNT_ATTR_RDONLY, 0, 0, NO_SLOT, text="ro for /")
 
 
 def hide_paths(builder: PlanBuilder, linux: Linux | None, root: int) -> None:
@@ -158,9 +158,9 @@ def hide_paths(builder: PlanBuilder, linux: Linux | None, root: int) -> None:
             builder.add("readonly", root, destination_in_root(path), text=f"read-only path {path}, if it exists")
     if linux.masked_paths:
         null = builder.new_slot()
-        in_root = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
-        builder.add("open", root, "dev/null", kernel.O_PATH, 0, in_root, null, text="/dev/null, to mask paths")
-        builder.add("prove_dev", null, kernel.S_IFCHR, kernel.makedev(1, 3), text="/dev/null is the null device")
+        in_root = ops.RESOLVE_IN_ROOT | ops.RESOLVE_NO_MAGICLINKS
+        builder.add("open", root, "dev/null", ops.O_PATH, 0, in_root, null, text="/dev/null, to mask paths")
+        builder.add("prove_dev", null, ops.S_IFCHR, ops.makedev(1, 3), text="/dev/null is the null device")
         for index, path in enumerate(linux.masked_paths):
             with builder.at(f"$.linux.maskedPaths[{index}]"):
                 builder.add("mask", root, destination_in_root(path), null, text=f"masked path {path}, if it exists")
@@ -243,7 +243,7 @@ def _create_by_paths(mounts: DetachedMounts, overlay: Overlay, *, userxattr: boo
     *lowers, upper = [path.translate(_ESCAPES) for path in layers]
     data = [("lowerdir", ":".join(lowers)), ("upperdir", f"{upper}/upper"), ("workdir", f"{upper}/work")]
     flags = [(flag, None) for flag in _flags(overlay, userxattr=userxattr)]
-    options = MountOptions(set=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, data=(*data, *flags))
+    options = MountOptions(set=ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV, data=(*data, *flags))
     return mounts.create_filesystem("overlay", "overlay", "/", options, "$.root")
 
 
@@ -264,8 +264,8 @@ def _mount(
     for key, value in mounts.labels("overlay"):
         mounts.configure(context, key, value, "/")
     text = f"{UPPER_STEPS[1]}, with {_named(overlay.upper)} over {' over '.join(map(_named, overlay.lowers))}"
-    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text=text)
-    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text=text)
+    attributes = ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV
     builder.add("fsmount", context, attributes, slot, text="overlay for / (nosuid, nodev)")
     return slot
 
@@ -285,7 +285,7 @@ def _open_layer(builder: PlanBuilder, layer: str | ImageMount, places: list[int]
     """Return the slot of a directory or filesystem. A filesystem is attached, and noted in ``places``."""
     if isinstance(layer, str):
         slot = builder.new_slot()
-        builder.add("open", NO_SLOT, layer, kernel.O_PATH, 0, 0, slot, text=f"layer {layer}")
+        builder.add("open", NO_SLOT, layer, ops.O_PATH, 0, 0, slot, text=f"layer {layer}")
         return slot
     slot = builder.add_input("image", "$.root", layer.source)
     _attach(builder, slot, layer.source, places)
@@ -309,7 +309,7 @@ def _open_upper(
         base = _open_layer(builder, upper, places)
     slots = builder.new_slot(), builder.new_slot()
     for name, slot in zip(("upper", "work"), slots, strict=True):
-        builder.add("open", base, name, kernel.O_PATH, 0, kernel.RESOLVE_NO_SYMLINKS, slot, text=f"{name} of {_named(upper)}")
+        builder.add("open", base, name, ops.O_PATH, 0, ops.RESOLVE_NO_SYMLINKS, slot, text=f"{name} of {_named(upper)}")
     if isinstance(upper, Tmpfs):
         builder.add("mode_like", lower, ".", slots[0], text="mode of / like that of the image")
         builder.add("give", slots[0], text="upper layer, which has no path, for the caller")
@@ -321,8 +321,8 @@ def _create_tmpfs(builder: PlanBuilder, mounts: DetachedMounts, tmpfs: Tmpfs, pl
     builder.add("fsopen", "tmpfs", context, text="tmpfs for the upper layer of /")
     for key, value in (("source", "tmpfs"), ("mode", "0700"), *((("size", str(tmpfs.size)),) if tmpfs.size else ())):
         mounts.configure(context, key, value, "the upper layer of /")
-    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the upper layer of /")
-    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the upper layer of /")
+    attributes = ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV
     builder.add("fsmount", context, attributes, slot, text="tmpfs for the upper layer of / (nosuid, nodev)")
     _attach(builder, slot, "tmpfs", places)
     return slot
@@ -342,11 +342,11 @@ def _namespace_aside(builder: PlanBuilder) -> Iterator[list[int]]:
     """Attach layers in a mount namespace that no other process is in, for the block."""
     back, root = builder.new_slot(), builder.new_slot()
     builder.add("open", NO_SLOT, "/proc/self/ns/mnt", 0, 0, 0, back, text="mount namespace, to return to it")
-    builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, root, text="root directory, to return to it")
-    builder.add("unshare", kernel.CLONE_NEW["mount"], text="another mount namespace, in which no process sees the layers")
-    builder.add("mount_setattr", NO_SLOT, kernel.AT_RECURSIVE, 0, 0, kernel.MS_PRIVATE, NO_SLOT, text="private propagation in it")
+    builder.add("open", NO_SLOT, "/", ops.O_PATH, 0, 0, root, text="root directory, to return to it")
+    builder.add("unshare", ops.CLONE_NEW["mount"], text="another mount namespace, in which no process sees the layers")
+    builder.add("mount_setattr", NO_SLOT, ops.AT_RECURSIVE, 0, 0, ops.MS_PRIVATE, NO_SLOT, text="private propagation in it")
     yield []
-    builder.add("setns", back, kernel.CLONE_NEW["mount"], text="back to the mount namespace before; the overlay keeps its layers")
+    builder.add("setns", back, ops.CLONE_NEW["mount"], text="back to the mount namespace before; the overlay keeps its layers")
     builder.add("chroot", root, text="back to the root directory before")
 
 
@@ -388,7 +388,7 @@ def compile_fuse(programs: Sequence[FuseProgram], host: Host, timeout: int) -> P
     builder.add_host("clone3", 0, "", text="init process")
     files = [builder.add_input("image", "$.root", program.source) for program in programs]
     output = builder.add_input("output", "messages of the programs")
-    flags = sum(kernel.CLONE_NEW[kind] for kind in ("user", "mount", "pid"))
+    flags = sum(ops.CLONE_NEW[kind] for kind in ("user", "mount", "pid"))
     with dumpable(builder, host, "for the id mappings that the caller writes"):
         builder.add("fork", flags, text="child process in new namespaces: user, mount, pid")
         builder.add_host("proc_write", "setgroups", "deny", text="deny > /proc/PID/setgroups, for an unprivileged gid map")
@@ -399,8 +399,8 @@ def compile_fuse(programs: Sequence[FuseProgram], host: Host, timeout: int) -> P
     builder.add("setresuid", 0, text="uid 0 in the user namespace")
     builder.add("setsid", text="new session, which no terminal interrupts")
     places, root, namespaces = _mount_places(builder, len(programs)), builder.new_slot(), builder.new_slot()
-    builder.add("open", NO_SLOT, "/", kernel.O_PATH, 0, 0, root, text="working directory of the programs")
-    builder.add("open", NO_SLOT, "/proc/self/ns", kernel.O_PATH, 0, 0, namespaces, text="/proc/self/ns")
+    builder.add("open", NO_SLOT, "/", ops.O_PATH, 0, 0, root, text="working directory of the programs")
+    builder.add("open", NO_SLOT, "/proc/self/ns", ops.O_PATH, 0, 0, namespaces, text="/proc/self/ns")
     for number, (program, file) in enumerate(zip(programs, files, strict=True)):
         argv = (*program.args, f"{_FUSE_PLACE}/{number}")
         text = f"{program.path} for {program.source}"
@@ -412,12 +412,12 @@ def compile_fuse(programs: Sequence[FuseProgram], host: Host, timeout: int) -> P
     mounts = [_open_fuse(builder, path) for path in paths]
     first, second = builder.new_slot(), builder.new_slot()
     builder.add("open", namespaces, "mnt", 0, 0, 0, first, text="mount namespace, to return to it")
-    builder.add("unshare", kernel.CLONE_NEW["mount"], text="another mount namespace, in which no program is")
+    builder.add("unshare", ops.CLONE_NEW["mount"], text="another mount namespace, in which no program is")
     builder.add("open", namespaces, "mnt", 0, 0, 0, second, text="mount namespace for the caller")
     builder.add("handout", second, text="mount namespace, for the caller")
     for path in ("/", *paths):
         builder.add("handout", _open_fuse(builder, path), text=f"{path}, for the caller")
-    builder.add("setns", first, kernel.CLONE_NEW["mount"], text="back to the mount namespace of the programs")
+    builder.add("setns", first, ops.CLONE_NEW["mount"], text="back to the mount namespace of the programs")
     for path, mount in zip(paths, mounts, strict=True):
         builder.add("detach", mount, text=f"unmount {path} there, so that its program can end")
     builder.add("sync", Sync.CREATED, text="wait until the caller has everything")
@@ -427,7 +427,7 @@ def compile_fuse(programs: Sequence[FuseProgram], host: Host, timeout: int) -> P
 
 def _open_fuse(builder: PlanBuilder, path: str) -> int:
     slot = builder.new_slot()
-    builder.add("open", NO_SLOT, path, kernel.O_PATH, 0, 0, slot, text=path)
+    builder.add("open", NO_SLOT, path, ops.O_PATH, 0, 0, slot, text=path)
     return slot
 
 
@@ -436,10 +436,10 @@ def _mount_places(builder: PlanBuilder, count: int) -> int:
     context, slot, target = builder.new_slot(), builder.new_slot(), builder.new_slot()
     builder.add("fsopen", "tmpfs", context, text="tmpfs for the mount points")
     for key, value in (("source", "tmpfs"), ("mode", "0700"), ("size", "1m")):
-        builder.add("fsconfig", context, kernel.FSCONFIG_SET_STRING, key, value, text=f"{key}={value} for it")
-    builder.add("fsconfig", context, kernel.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the mount points")
-    builder.add("fsmount", context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, slot, text="tmpfs (nosuid, nodev)")
-    builder.add("open", NO_SLOT, _FUSE_PLACE, kernel.O_PATH, 0, 0, target, text=_FUSE_PLACE)
+        builder.add("fsconfig", context, ops.FSCONFIG_SET_STRING, key, value, text=f"{key}={value} for it")
+    builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the mount points")
+    builder.add("fsmount", context, ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV, slot, text="tmpfs (nosuid, nodev)")
+    builder.add("open", NO_SLOT, _FUSE_PLACE, ops.O_PATH, 0, 0, target, text=_FUSE_PLACE)
     builder.add("move_mount", slot, target, text=f"tmpfs -> {_FUSE_PLACE}")
     for number in range(count):
         builder.add("mkdir", slot, str(number), 0o700, text=f"mount point {_FUSE_PLACE}/{number}")

@@ -21,9 +21,8 @@ from .._native import check, lib
 from ..engine.filesystems import FSTYPE
 from ..engine.trees import remove_tree
 from ..errors import BundleError, StateError, UnsupportedError
-from ..files import LockFile
+from ..files import LockFile, MountInfo, read_mounts
 from ..interrupts import DeferredSignals
-from ..procfs import MountInfo, read_mounts
 from ..store import check_directory, default_root, make_directory
 from .layers import LAYERS, Layers, digest_of, layers_of, prune_images, release
 from .mount import attach, clone_mount, mounts_below, mounts_on, unmount, unmount_found

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Final
 from .._native import check, lib
 from ..engine.trees import remove_tree
 from ..errors import UnsupportedError
-from ..files import LockFile, other_writers
+from ..files import LockFile, other_writers, outer_uid
 from ..interrupts import waiting
-from ..procfs import outer_uid
 
 if TYPE_CHECKING:
     from ..image import Image, Layer

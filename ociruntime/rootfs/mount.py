@@ -21,11 +21,10 @@ from ..engine.filesystems import Filesystem
 from ..engine.trees import copy_attributes, copy_tree, remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, ImageError, UnsupportedError
-from ..files import other_writers
+from ..files import MountInfo, other_writers, read_mounts
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
 from ..plan.rootfs import ImageMount
-from ..procfs import MountInfo, read_mounts
 from ..spec.base import destination_in_root
 
 if TYPE_CHECKING:

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Final, Self
 from ..arguments import check_window
 from ..engine.processes import ended_within, wait_killed
 from ..errors import ContainerNotFound, StateError, UnsupportedError, WrongStatus
-from ..files import Unpicklable
+from ..files import Unpicklable, start_time
 from ..host import Host
 from ..lifecycle.status import first_process, status_of
 from ..plan.namespaces import host_id, with_default_mappings
-from ..procfs import start_time
 from ..store import Entry, Status
 from .protocol import (
     ATTACH_SOCKET,

@@ -17,7 +17,8 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 from ociruntime.cli import main
-from ociruntime.engine import groups
+from ociruntime.engine.cgroup import tasks
+from ociruntime.engine.cgroup.tasks import MarkedGroup
 from ociruntime.plan.cgroups import Place
 
 from ..support.cgroups import V2, directory, own_cgroups
@@ -271,7 +272,7 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
     def only(place: Place) -> bool:
         return kind in place.hierarchy.controllers if kind else place.hierarchy.version == 2
 
-    monkeypatch.setattr(groups, "_is_suitable", only)
+    monkeypatch.setattr(tasks, "_is_suitable", only)
     own = container.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True).stdout.splitlines()
     assert [line.split(":")[1] for line in own if "ociruntime@exec-" in line] == [kind]
     births = "while :; do setsid sleep 1007 & done"
@@ -287,7 +288,7 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
 def test_where_no_cgroup_can_be_made(container: oci.Container, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     if not own_cgroups(container):
         pytest.skip("no cgroups")
-    monkeypatch.setattr(groups, "_is_suitable", lambda place: place.hierarchy.version == 2)
+    monkeypatch.setattr(tasks, "_is_suitable", lambda place: place.hierarchy.version == 2)
     own = directory(container, "")
     if why == "descendants":
         (own / "cgroup.max.descendants").write_text("0")
@@ -303,10 +304,10 @@ def test_where_no_cgroup_can_be_made(container: oci.Container, monkeypatch: pyte
 
 def test_a_mark_stays_below_the_hard_limit() -> None:
     for limit in (1 << 64) - 1, 1 << 63, 1 << 40, 1 << 30:
-        marks = {groups.MarkedGroup(limit).mark for _ in range(100)}
+        marks = {MarkedGroup(limit).mark for _ in range(100)}
         assert all(mark is not None and min(limit, 1 << 63) // 2 - 1 <= mark < limit for mark in marks)
         assert len(marks) == 100 or limit == 1 << 30
-    few = groups.MarkedGroup(1 << 29)
+    few = MarkedGroup(1 << 29)
     assert few.mark is None
     assert few.processes() == set()  # and not those of every process with that limit
 

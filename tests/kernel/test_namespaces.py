@@ -12,9 +12,9 @@ import pytest
 
 import ociruntime as oci
 from ociruntime.engine.execution import Execution
+from ociruntime.files import MountInfo, read_mounts
 from ociruntime.lifecycle.status import first_process
 from ociruntime.plan import compile_exec
-from ociruntime.procfs import MountInfo, read_mounts
 from ociruntime.spec import IDMapping, Namespace, TimeOffset
 
 from ..support.fixture_types import MakeBundle, Script, UserBundle

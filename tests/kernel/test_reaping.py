@@ -18,7 +18,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 from ociruntime.engine import processes
-from ociruntime.procfs import start_time
+from ociruntime.files import start_time
 
 from ..support.fixture_types import Command
 from ..support.places import REPO

@@ -19,8 +19,8 @@ import pytest
 import ociruntime as oci
 from ociruntime._native import lib
 from ociruntime.engine.trees import remove_tree
+from ociruntime.files import read_mounts
 from ociruntime.image.sif import Architecture, Filesystem, PartitionKind, SifBuilder
-from ociruntime.procfs import read_mounts
 from ociruntime.rootfs.bundles import BundleDirectory, is_mounted, locked
 from ociruntime.store import StateStore, default_root
 

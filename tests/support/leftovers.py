@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import ociruntime as oci
-from ociruntime.procfs import read_mounts
+from ociruntime.files import read_mounts
 
 from .processes import child_processes, find_processes, is_running
 from .waiting import wait_until

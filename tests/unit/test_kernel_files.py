@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from ociruntime import host, procfs
+from ociruntime import files, host
 from ociruntime.engine import processes
 from ociruntime.engine.cgroup import memory_limit, tasks
 from ociruntime.engine.cgroup.devices import current_lines
@@ -40,8 +40,8 @@ def test_pid_of_something_else_than_a_process() -> None:
 
 def test_an_empty_status_is_that_of_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "read", lambda fd, size: b"")
-    assert procfs.read_stat(os.getpid()) is None
-    assert procfs.start_time(os.getpid()) == 0
+    assert files.read_stat(os.getpid()) is None
+    assert files.start_time(os.getpid()) == 0
     assert processes.describe_state(os.getpid()) == "gone"
 
 

@@ -16,8 +16,8 @@ import attrs
 import pytest
 
 from ociruntime.errors import ContainerExists, ContainerNotFound, StateError
+from ociruntime.files import start_time
 from ociruntime.lifecycle.status import current, status_of
-from ociruntime.procfs import start_time
 from ociruntime.state import State, state_of
 from ociruntime.store import MAX_ID, StateRecord, StateStore, Status, oci_state, state_document
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
-from ociruntime import cli, seccomp, supported
+from ociruntime import cli, diagnosis, seccomp
 from ociruntime.errors import UnsupportedError
 from ociruntime.plan.mount_options import KNOWN_OPTIONS, LINKS
 from ociruntime.plan.process import CAPABILITIES
@@ -56,7 +56,7 @@ def test_it_follows_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled.append(spec)
         raise UnsupportedError("nothing at all is supported")
 
-    monkeypatch.setattr(supported, "compile_create", refuse)
+    monkeypatch.setattr(diagnosis, "compile_create", refuse)
     none = oci.features()
     assert len(compiled) > 90
     assert none.hooks == none.mount_options == none.potentially_unsafe_config_annotations == ()
@@ -69,7 +69,7 @@ def test_it_follows_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     class Everything:
         steps = ()
 
-    monkeypatch.setattr(supported, "compile_create", lambda *args, **more: Everything)
+    monkeypatch.setattr(diagnosis, "compile_create", lambda *args, **more: Everything)
     everything = oci.features()
     assert everything.hooks == ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
     assert everything.mount_options == tuple(sorted((*MOUNT_OPTIONS, *LINKS)))

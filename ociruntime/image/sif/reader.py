@@ -12,8 +12,7 @@ from ociruntime.errors import SifError
 from ociruntime.image.config import MAX_DOCUMENT, Location, OciImageConfig, parse_env, parse_json_object, string_map
 from ociruntime.image.sif import format as fmt
 from ociruntime.image.sif import model
-from ociruntime.image.sif.model import Architecture, DataType, Descriptor, Header, JsonObject, OciObject, Partition, PartitionKind
-from ociruntime.image.sif.source import (
+from ociruntime.image.sif.format import (
     ClosedImageError,
     FdSource,
     Identity,
@@ -24,6 +23,7 @@ from ociruntime.image.sif.source import (
     open_source,
     read_at,
 )
+from ociruntime.image.sif.model import Architecture, DataType, Descriptor, Header, JsonObject, OciObject, Partition, PartitionKind
 from ociruntime.interrupts import uninterruptible
 
 if TYPE_CHECKING:

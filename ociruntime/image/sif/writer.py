@@ -23,6 +23,7 @@ from ociruntime.arguments import (
 from ociruntime.files import StagedFile
 from ociruntime.image.config import Location, check_oci_config, string_map
 from ociruntime.image.sif import format as fmt
+from ociruntime.image.sif.format import FdSource, ReadableFile, SectionReader
 from ociruntime.image.sif.model import (
     NO_TIME,
     Architecture,
@@ -42,7 +43,6 @@ from ociruntime.image.sif.model import (
     Signature,
 )
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
-from ociruntime.image.sif.source import FdSource, ReadableFile, SectionReader
 from ociruntime.interrupts import uninterruptible, waiting
 
 if TYPE_CHECKING:
