@@ -12,22 +12,24 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 import attrs
 
-from .arguments import check_int, check_str, parse_timeout
+from .arguments import check_int, check_str, parse_path, parse_timeout
+from .bundle import Bundle, has_file, is_image
 from .container import Container
 from .engine.cgroup.tasks import open_pidfds, send, wait
 from .engine.processes import ended_within
 from .ephemeral import OwnedContainer, find_bundle, host_bundle
 from .errors import StateError, WrongStatus, warn
-from .files import Unpicklable
+from .files import Unpicklable, absolute_path
 from .interrupts import DeferredSignals, complete
 from .lifecycle.delete import end, processes, read
 from .lifecycle.execute import open_socket
-from .lifecycle.snapshots import Snapshot
+from .lifecycle.snapshots import Origin, Snapshot
 from .options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
 from .presets import HostFiles
 from .rootfs.users import CALLER
@@ -216,6 +218,7 @@ class Sandbox(Unpicklable):
         with DeferredSignals() as signals:
             self._make()
             signals.undo = self.close
+            self._origin = _origin_of(image, options)
         warn(options.enforcement.weak)
 
     @classmethod
@@ -673,7 +676,9 @@ class Sandbox(Unpicklable):
 
         See `Container.snapshot`.
         """
-        return self._running().snapshot()
+        snapshot = self._running().snapshot()
+        snapshot._origin = self._origin
+        return snapshot
 
     def fork(self) -> Self:
         """Return a new sandbox with the same arguments and a copy of the root filesystem, without processes. See `snapshot`.
@@ -697,8 +702,12 @@ class Sandbox(Unpicklable):
         compression: Compression = "gzip",
         overwrite: bool = False,
     ) -> None:
-        """Make a SIF file of the image with the changes. See `Container.commit`."""
-        self._running().commit(target, image=image, labels=labels, compression=compression, overwrite=overwrite)
+        """Make a SIF file of the image with the changes. See `Container.commit`.
+
+        Default of ``image``: the one that the sandbox was made of, which must still be at its path.
+        """
+        with self.snapshot() as snapshot:
+            snapshot.commit(target, image=image, labels=labels, compression=compression, overwrite=overwrite)
 
     # ---- watching and ending them ----
 
@@ -934,6 +943,18 @@ class SandboxPool(Unpicklable):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _origin_of(image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> Origin | None:
+    """Return the image that `commit` builds from; None where the bundle says it."""
+    if isinstance(image, Snapshot):
+        return image._origin
+    if isinstance(image, HostFiles | Bundle):
+        return None
+    if is_image(image):
+        return Origin(image.path, *image._arguments)
+    path = absolute_path(parse_path("image", image))
+    return None if has_file(Path(path), "config.json") else Origin(path, options.reference, options.platform)
 
 
 _MAX_POOL: Final = 1000

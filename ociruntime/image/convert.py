@@ -675,7 +675,9 @@ def _open_source(
     spec = RuntimeSpec.load(read_file(f"{path}/config.json", MAX_DOCUMENT, regular=True))
     root = os.path.join(path, spec.root.path if spec.root is not None else "rootfs")
     if not os.listdir(root):
-        raise BundleError(f"{path}: {root} is empty, because its containers mount the image: build from the image, with upper=")
+        raise BundleError(
+            f"{path}: {root} is empty, because its containers mount the image; give the image instead (upper=, or image= of commit)"
+        )
     image = stack.enter_context(Image.open(root, reference=reference, platform=platform))
     process = spec.process
     if process is None:

@@ -444,6 +444,14 @@ def _clear(parent: str) -> None:
             continue  # it is in use, just being made, or was removed by another process
 
 
+class Origin(NamedTuple):
+    """The image that a root filesystem was made of, and which of several it is, as `oci.build` takes them."""
+
+    image: StrPath
+    reference: str | None = None
+    platform: str | None = None
+
+
 class Snapshot(Unpicklable):
     """The root filesystem of a container at one moment, from which any number of new containers start.
 
@@ -460,6 +468,7 @@ class Snapshot(Unpicklable):
     def __init__(self, bundle: Bundle, copy: _Copy) -> None:
         self._bundle: Bundle | None = bundle
         self._copy: _Copy | None = copy
+        self._origin: Origin | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -485,15 +494,28 @@ class Snapshot(Unpicklable):
         overwrite: bool = False,
     ) -> None:
         """Make a SIF file of the image with the changes. Arguments and errors are those of `Container.commit`."""
-        source = str(self.bundle.path) if image is None else parse_path("image", image)
+        origin = Origin(str(self.bundle.path)) if self._origin is None else self._origin
+        if image is not None:
+            origin = Origin(parse_path("image", image))
         assert self._copy is not None, "the bundle was there"
+        source, reference, platform = origin
         final = parse_path("target", target)
         with tempfile.TemporaryDirectory(prefix=f".{_PREFIX}", dir=os.path.dirname(final) or ".") as place:
             *others, last = self._copy.uppers
             for number, upper in enumerate(others):
-                source, base = f"{place}/{number}.sif", source
-                build(base, source, upper=upper, labels=labels, compression=compression)
-            build(source, final, upper=last, labels=labels, compression=compression, overwrite=overwrite)
+                made = f"{place}/{number}.sif"
+                build(source, made, upper=upper, reference=reference, platform=platform, labels=labels, compression=compression)
+                source, reference, platform = made, None, None
+            build(
+                source,
+                final,
+                upper=last,
+                reference=reference,
+                platform=platform,
+                labels=labels,
+                compression=compression,
+                overwrite=overwrite,
+            )
 
     def close(self) -> None:
         """Give it up. The files are removed with the last object of a container that uses them."""

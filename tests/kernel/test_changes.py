@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -230,6 +231,26 @@ def test_an_image(busybox_sif: Path, state_root: Path, prefix: str, tmp_path: Pa
             assert [str(change) for change in container.changes()] == ["A /new"]
             container.commit(tmp_path / "target.sif", image=source)
     assert oci.run(tmp_path / "target.sif", capture_output=True, state_root=state_root).stdout == b"new\n"
+
+
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="no mksquashfs (Debian: squashfs-tools)")
+@pytest.mark.filterwarnings("ignore::ociruntime.errors.OCIRuntimeWarning")  # a user extracts the image, and has no cgroups
+def test_a_sandbox_of_an_image(busybox_sif: Path, state_root: Path, tmp_path: Path) -> None:
+    """It knows its image, also where a user's containers mount it themselves; so do its forks and snapshots."""
+    options: Any = {"capture_output": True, "state_root": state_root}
+    source = tmp_path / "source.sif"
+    oci.build(busybox_sif, source, config={"Cmd": ["cat", "/new"]})
+    with oci.Sandbox(source, state_root=state_root) as sandbox:
+        sandbox.write_text("/new", "one")
+        sandbox.commit(tmp_path / "one.sif")
+        with sandbox.fork() as fork:
+            fork.write_text("/new", "two")
+            fork.commit(tmp_path / "two.sif")
+        with sandbox.snapshot() as snapshot, oci.Sandbox(snapshot, state_root=state_root) as other:
+            snapshot.commit(tmp_path / "three.sif")
+            other.commit(tmp_path / "four.sif")
+    found = [oci.run(tmp_path / f"{name}.sif", **options).stdout for name in ("one", "two", "three", "four")]
+    assert found == [b"one", b"two", b"one", b"one"]
 
 
 def test_sandboxes(make_bundle: MakeBundle, state_root: Path, tmp_path: Path) -> None:
