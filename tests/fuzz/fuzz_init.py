@@ -18,6 +18,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,8 +32,8 @@ ENDS = (0, 255)
 NOBODY = 65534
 PATIENCE = 10.0
 """Seconds for one program."""
-WAITS = frozenset({"reap", "gate", "serve"})
-"""Operations that wait for something that does not come."""
+WAITS = frozenset({"reap", "gate", "serve", "guard"})
+"""Operations that wait for something that does not come, or for a child, which then forks other processes than this one's."""
 REFUSED = frozenset({"unshare", "mount", "prctl", "rlimit"})
 """Operations that get numbers which the kernel refuses: their success can end the init, or change what the next ones may do."""
 NUMBERS = (0, 1, 2, 3, 4, 8, 0o755, 0x1000, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1)
@@ -203,6 +204,8 @@ def main() -> int:
             clone.init_memfd()
             become_nobody(above)
             status = fuzz(arguments, above, ends, (null, null, log))
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(status)

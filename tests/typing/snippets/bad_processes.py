@@ -6,7 +6,7 @@ from ociruntime import aio
 
 oci.run("image.sif", ["true"], memroy="1M")  # slip
 oci.run("image.sif", ["true"], timeout="5")  # slip
-oci.run("image.sif", ["true"], network="bridge")  # slip
+oci.run("image.sif", ["true"], network=5)  # slip
 oci.run("image.sif", [1])  # slip
 oci.run("image.sif", ["true"], user=1.5)  # slip
 
