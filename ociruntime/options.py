@@ -734,7 +734,7 @@ class SandboxOptions:
     def exec_options(self, args: Args, options: Mapping[str, Any]) -> ExecOptions:
         """Return the options of one run in the sandbox, given its keywords. Raises as `ExecOptions`."""
         given: dict[str, Any] = {"max_output": self.max_output, "timeout": self.timeout, "lingers": False}
-        given |= {name: value for name, value in options.items() if value is not None}
+        given |= {name: value for name, value in options.items() if value is not None or name not in ("max_output", "timeout")}
         if given.get("terminal"):
             given |= {"capture_output": True, "stdin": None, "stdout": None, "stderr": None}
         elif given.get("input") is not None and given.get("stdin") == DEVNULL:

@@ -33,7 +33,7 @@ from .lifecycle.snapshots import Origin, Snapshot
 from .options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
 from .presets import HostFiles
 from .rootfs.users import CALLER
-from .store import Status
+from .store import StateStore, Status
 from .streams import DEVNULL, PIPE, STDOUT, Streams
 
 if TYPE_CHECKING:
@@ -759,7 +759,7 @@ class Sandbox(Unpicklable):
         for family, address in LOOPBACKS.items():
             peer = socket.socket(fileno=open_socket(container._entry, family))
             try:
-                peer.settimeout(timeout)
+                peer.settimeout(None if timeout is None else max(timeout, 0.001))  # 0 would not wait for the connection at all
                 peer.connect((address, port))
             except OSError as error:
                 peer.close()
@@ -911,7 +911,9 @@ class SandboxPool(Unpicklable):
         check_keywords("SandboxPool", options, SandboxKeywords)
         if options.get("name") is not None:
             raise ValueError(f"name is {options['name']!r}: each sandbox of a pool has a name of its own; leave it out")
-        self._stock = _Stock(image, SandboxOptions(**options), size)
+        given = SandboxOptions(**options)
+        StateStore(given.state_root)  # raises here what the thread would only keep for `get`
+        self._stock = _Stock(image, given, size)
         self._finalizer = weakref.finalize(self, self._stock.close)
 
     def get(self, timeout: float | None = None) -> Sandbox:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .. import sandbox as _sync
+from ..arguments import parse_timeout
 from ..errors import StateError
 from ..files import Unpicklable
 from ..lifecycle.snapshots import Snapshot
@@ -491,6 +492,7 @@ class SandboxPool(Unpicklable):
 
     def get(self, timeout: float | None = None) -> Making[Sandbox]:
         """`ociruntime.SandboxPool.get`, to be awaited or entered by ``async with``."""
+        timeout = parse_timeout(timeout)
 
         async def make() -> Sandbox:
             found = self._pool._stock.take(0)  # without a thread if one is ready

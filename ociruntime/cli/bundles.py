@@ -488,7 +488,7 @@ def spec(options: Namespace) -> None:
     if has_file(bundle, "config.json"):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     host = oci.Host.probe()
-    if options.for_user or not host.privileged:
+    if options.for_user or not (host.privileged and host.initial):
         config = oci.RuntimeSpec.default(rootless=options.for_user, host=None if options.for_user else host).with_args(["sh"])
     else:
         config = _as_in_runc(oci.RuntimeSpec.default(seccomp=False, host=host), host)

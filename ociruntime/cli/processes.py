@@ -166,7 +166,7 @@ def ps(options: Namespace) -> None:
     if options.format == "json":
         print_compact(pids)
     elif options.ps_options or shutil.which("ps"):
-        _print_host_ps(_without_separator(options.ps_options) or ["-ef"], pids)
+        _print_host_ps(_without_separator(options.ps_options) or ["-efww"], pids)
     else:
         print_table([("UID", "PID", "PPID", "COMMAND"), *(row for pid in pids if (row := _process_row(pid)))])
 

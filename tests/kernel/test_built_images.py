@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -149,7 +150,8 @@ def test_the_upper_layer_of_a_user(user: User, busybox_rootfs: Path) -> None:
     os.chmod(user.home / "kept/upper/srv/new", 0o644)
     done = user.command("build", "--upper", "kept", "y.sif", "layout", check=False, **env)
     assert done.returncode == 1
-    assert "kept/upper/srv/new: belongs to uid 4711 and gid 4711, which are neither the caller's nor in its ranges" in done.stderr
+    why = "belongs to uid 4711 and gid 4711, which are neither the caller's nor in its ranges"
+    assert re.search(f"kept/upper/srv/(new|same): {why}", done.stderr)  # these are links to one file
     assert sorted(path.name for path in user.home.iterdir()) == ["cache", "kept", "layout", "oci.sif", "x.sif"]
     user.command("prune", **env)
 

@@ -132,7 +132,8 @@ def nothing_left():
     assert oci.Container.list(state_root=state) == []
     runs = f"{state}/.runs"
     assert not os.path.isdir(runs) or not os.listdir(runs), os.listdir(runs)
-    assert set(os.listdir(f"{work}/home")) <= {"state", "bundle"}, os.listdir(f"{work}/home")
+    # A process that is killed while Python looks for a directory for temporary files leaves a file there, with a name of its choice.
+    assert not [name for name in os.listdir(f"{work}/home") if name.startswith("ociruntime")], os.listdir(f"{work}/home")
     assert is_free(8080)
 class Serving:
     def __enter__(self):

@@ -23,6 +23,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 
+from ..support.fixture_types import MakeBundle
 from ..support.processes import find_processes, is_running
 from ..support.users import run_tests_as_user
 from ..support.waiting import TIME_LIMIT, run_async, wait_until
@@ -78,7 +79,8 @@ def test_files_stay_between_runs(sandbox: oci.Sandbox, busybox_rootfs: Path) -> 
     assert not (busybox_rootfs / "new").exists()
 
 
-def test_bundles_and_images(make_sandbox: MakeSandbox, bundle: oci.Bundle, busybox_sif: Path) -> None:
+def test_bundles_and_images(make_sandbox: MakeSandbox, make_bundle: MakeBundle, busybox_sif: Path) -> None:
+    bundle = make_bundle(oci.RuntimeSpec.default(host=oci.Host.probe()))
     for image in (bundle, bundle.path, *((busybox_sif,) if ROOT else ())):
         with make_sandbox(image) as sandbox:
             assert sandbox.shell("echo x > /written; cat /written").stdout == b"x\n"

@@ -202,6 +202,9 @@ class World:
                     "IMAGE": str(self.image),
                     "SOURCE": f"{self.places}/directory",
                 }
+                if command == "cp":  # one of both is in a container
+                    inside = f"{self.running.id}:/tmp"
+                    known |= {"SOURCE": inside} if given.dest == "destination" else {"DESTINATION": inside}
                 words.append(known.get(str(action.metavar), f"{self.places}/{self.new_id()}"))
         return words
 
