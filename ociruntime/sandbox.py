@@ -928,7 +928,8 @@ class SandboxPool(Unpicklable):
             Exception: the sandbox cannot be made, as the constructor of `Sandbox` says it.
         """
         found = self._stock.take(parse_timeout(timeout))
-        assert found is not None, "it has waited"
+        if found is None:
+            raise TimeoutError(errno.ETIMEDOUT, f"no sandbox was ready after {timeout} s")
         return found
 
     @property

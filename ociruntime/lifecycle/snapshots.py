@@ -396,7 +396,12 @@ def diff_text(entry: Entry, spec: RuntimeSpec, layers: OwnLayers, path: str) -> 
     """Return the changes of a file. Arguments and errors are those of `Container.diff_text`."""
     wanted = posixpath.normpath("/" + parse_path("path", path).lstrip("/"))
     with _serving(entry, spec, layers) as server, server.located(os.fsencode(wanted)):
-        return _comparison(server, spec, layers).diff_text(wanted)
+        try:
+            return _comparison(server, spec, layers).diff_text(wanted)
+        except OSError as error:
+            if error.filename == wanted:
+                error.filename = path  # as the caller wrote it
+            raise
 
 
 # ---- snapshots ----
