@@ -12,11 +12,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 import attrs
+from typing_extensions import override
 
 from .arguments import check_int, check_str, parse_path, parse_timeout
 from .bundle import Bundle, has_file, is_image
@@ -29,6 +31,7 @@ from .files import Unpicklable, absolute_path
 from .interrupts import DeferredSignals, complete
 from .lifecycle.delete import end, processes, read
 from .lifecycle.execute import open_socket
+from .lifecycle.files import FileOperations
 from .lifecycle.snapshots import Origin, Snapshot
 from .options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
 from .presets import HostFiles
@@ -37,11 +40,11 @@ from .store import StateStore, Status
 from .streams import DEVNULL, PIPE, STDOUT, Streams
 
 if TYPE_CHECKING:
-    from .engine.fileserver import Content
+    from .engine.fileserver import FileServer
     from .ephemeral import ImageLike
     from .image import Compression
     from .lifecycle.create import Launched
-    from .lifecycle.files import AnyPath, ContainerFiles, FileStatus, Readable, Writable
+    from .lifecycle.files import AnyPath, ContainerFiles
     from .lifecycle.snapshots import Changes
     from .options import LimitPolicy, OutputFunction
     from .overrides import Args, Env, MountLike, Network, Ports, StrPath, UserLike
@@ -74,7 +77,7 @@ def shell_args(line: str) -> tuple[str, ...]:
     return "/bin/sh", "-c", line
 
 
-class Sandbox(Unpicklable):
+class Sandbox(FileOperations, Unpicklable):
     """A container of this process, without a program of its own, in which programs run and files are kept until `close`.
 
     Its first process only reaps the others. It has private namespaces, and an upper layer of its own over the image, which is
@@ -459,207 +462,15 @@ class Sandbox(Unpicklable):
         }
         return self._running()._open_process(self._options.exec_options(args, given))
 
-    # ---- files ----
+    # ---- files: the methods of `FileOperations` ----
 
-    def read_bytes(
-        self,
-        path: AnyPath,
-        *,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> bytes:
-        """See `ContainerFiles.read_bytes`."""
-        return self.files.read_bytes(
-            path,
-            max_size=max_size,
-            user=user,
-        )
+    @override
+    def _server(self, user: UserLike | None) -> AbstractContextManager[FileServer]:
+        return self.files._server(user)
 
-    def read_text(
-        self,
-        path: AnyPath,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> str:
-        """See `ContainerFiles.read_text`."""
-        return self.files.read_text(
-            path,
-            encoding=encoding,
-            errors=errors,
-            max_size=max_size,
-            user=user,
-        )
-
-    def write_bytes(
-        self,
-        path: AnyPath,
-        data: Content,
-        *,
-        mode: int = 0o644,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.write_bytes`."""
-        self.files.write_bytes(
-            path,
-            data,
-            mode=mode,
-            user=user,
-        )
-
-    def write_text(
-        self,
-        path: AnyPath,
-        text: str,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        mode: int = 0o644,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.write_text`."""
-        self.files.write_text(
-            path,
-            text,
-            encoding=encoding,
-            errors=errors,
-            mode=mode,
-            user=user,
-        )
-
-    def put(
-        self,
-        source: AnyPath | Readable,
-        destination: AnyPath,
-        *,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.put`."""
-        self.files.put(
-            source,
-            destination,
-            max_size=max_size,
-            user=user,
-        )
-
-    def get(
-        self,
-        source: AnyPath,
-        destination: AnyPath | Writable,
-        *,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.get`."""
-        self.files.get(
-            source,
-            destination,
-            max_size=max_size,
-            user=user,
-        )
-
-    def put_archive(
-        self,
-        source: Readable,
-        destination: AnyPath,
-        *,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.put_archive`."""
-        self.files.put_archive(
-            source,
-            destination,
-            user=user,
-        )
-
-    def get_archive(
-        self,
-        source: AnyPath,
-        destination: Writable,
-        *,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.get_archive`."""
-        self.files.get_archive(
-            source,
-            destination,
-            user=user,
-        )
-
-    def listdir(
-        self,
-        path: AnyPath = "/",
-        *,
-        user: UserLike | None = None,
-    ) -> list[str]:
-        """See `ContainerFiles.listdir`."""
-        return self.files.listdir(
-            path,
-            user=user,
-        )
-
-    def stat(
-        self,
-        path: AnyPath,
-        *,
-        follow_symlinks: bool = True,
-        user: UserLike | None = None,
-    ) -> FileStatus:
-        """See `ContainerFiles.stat`."""
-        return self.files.stat(
-            path,
-            follow_symlinks=follow_symlinks,
-            user=user,
-        )
-
-    def exists(
-        self,
-        path: AnyPath,
-        *,
-        user: UserLike | None = None,
-    ) -> bool:
-        """See `ContainerFiles.exists`."""
-        return self.files.exists(
-            path,
-            user=user,
-        )
-
-    def mkdir(
-        self,
-        path: AnyPath,
-        mode: int = 0o755,
-        *,
-        parents: bool = False,
-        exist_ok: bool = False,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.mkdir`."""
-        self.files.mkdir(
-            path,
-            mode,
-            parents=parents,
-            exist_ok=exist_ok,
-            user=user,
-        )
-
-    def remove(
-        self,
-        path: AnyPath,
-        *,
-        recursive: bool = False,
-        missing_ok: bool = False,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ContainerFiles.remove`."""
-        self.files.remove(
-            path,
-            recursive=recursive,
-            missing_ok=missing_ok,
-            user=user,
-        )
+    @override
+    def _path(self, path: AnyPath, name: str = "path") -> bytes:
+        return self.files._path(path, name)
 
     # ---- changes ----
 

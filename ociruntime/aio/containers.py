@@ -6,11 +6,14 @@ import asyncio
 import inspect
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+
+from typing_extensions import override
 
 from .. import container as _sync
 from .. import ephemeral as _ephemeral
@@ -396,16 +399,15 @@ class Container:
         return repr(self._sync)
 
 
-class ContainerFiles(Unpicklable):
-    """The files of a container: `ociruntime.ContainerFiles` whose operations are coroutines. Cancelling one ends it at once."""
+class FileOperations(ABC):
+    """What can be done with the files of a container, as coroutines. Cancelling one ends it at once."""
 
-    _instead = "send the Container, and use its files there"
-
-    def __init__(self, container: _sync.Container) -> None:
-        self._container = container
+    @abstractmethod
+    def _files(self) -> _ContainerFiles:
+        """Return the files."""
 
     async def _work(self, method: Callable[Concatenate[_ContainerFiles, _P], _T], *args: _P.args, **options: _P.kwargs) -> _T:
-        files = self._container.files
+        files = self._files()
         return await work(method, files, *args, undo=lambda _: None, hurry=files._cancel, **options)
 
     async def read_bytes(self, path: AnyPath, *, max_size: int | None = None, user: UserLike | None = None) -> bytes:
@@ -484,6 +486,19 @@ class ContainerFiles(Unpicklable):
     ) -> None:
         """See `ociruntime.ContainerFiles.remove`."""
         await self._work(_ContainerFiles.remove, path, recursive=recursive, missing_ok=missing_ok, user=user)
+
+
+class ContainerFiles(FileOperations, Unpicklable):
+    """The files of a container: `ociruntime.ContainerFiles` whose operations are coroutines. Cancelling one ends it at once."""
+
+    _instead = "send the Container, and use its files there"
+
+    def __init__(self, container: _sync.Container) -> None:
+        self._container = container
+
+    @override
+    def _files(self) -> _ContainerFiles:
+        return self._container.files
 
 
 # The signatures for inspect.

@@ -7,6 +7,8 @@ import socket
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from typing_extensions import override
+
 from .. import sandbox as _sync
 from ..arguments import parse_timeout
 from ..errors import StateError
@@ -14,21 +16,20 @@ from ..files import Unpicklable
 from ..lifecycle.snapshots import Snapshot
 from ..options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
 from ..presets import HostFiles
-from .containers import Container, ContainerFiles
+from .containers import Container, ContainerFiles, FileOperations
 from .processes import Making, Process, readable, within, work
 
 if TYPE_CHECKING:
-    from ..engine.fileserver import Content
     from ..ephemeral import ImageLike
     from ..image import Compression
-    from ..lifecycle.files import AnyPath, FileStatus, Readable, Writable
+    from ..lifecycle.files import ContainerFiles as _ContainerFiles
     from ..lifecycle.snapshots import Changes
-    from ..overrides import Args, StrPath, UserLike
+    from ..overrides import Args, StrPath
     from ..process import Result
     from ..stats import Event, Stats
 
 
-class Sandbox(Unpicklable):
+class Sandbox(FileOperations, Unpicklable):
     """`ociruntime.Sandbox` whose operations are coroutines. It begins when it is awaited, or entered by ``async with``.
 
     A run that is cancelled ends with everything that it has started; the sandbox stays.
@@ -209,205 +210,11 @@ class Sandbox(Unpicklable):
         given = {**_sync.POPEN_STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
         return self._running()._open_process(self._options.exec_options(args, given))
 
-    async def read_bytes(
-        self,
-        path: AnyPath,
-        *,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> bytes:
-        """See `ociruntime.Sandbox.read_bytes`."""
-        return await self.files.read_bytes(
-            path,
-            max_size=max_size,
-            user=user,
-        )
+    # ---- files: the methods of `FileOperations` ----
 
-    async def read_text(
-        self,
-        path: AnyPath,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> str:
-        """See `ociruntime.Sandbox.read_text`."""
-        return await self.files.read_text(
-            path,
-            encoding=encoding,
-            errors=errors,
-            max_size=max_size,
-            user=user,
-        )
-
-    async def write_bytes(
-        self,
-        path: AnyPath,
-        data: Content,
-        *,
-        mode: int = 0o644,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.write_bytes`."""
-        await self.files.write_bytes(
-            path,
-            data,
-            mode=mode,
-            user=user,
-        )
-
-    async def write_text(
-        self,
-        path: AnyPath,
-        text: str,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        mode: int = 0o644,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.write_text`."""
-        await self.files.write_text(
-            path,
-            text,
-            encoding=encoding,
-            errors=errors,
-            mode=mode,
-            user=user,
-        )
-
-    async def put(
-        self,
-        source: AnyPath | Readable,
-        destination: AnyPath,
-        *,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.put`."""
-        await self.files.put(
-            source,
-            destination,
-            max_size=max_size,
-            user=user,
-        )
-
-    async def get(
-        self,
-        source: AnyPath,
-        destination: AnyPath | Writable,
-        *,
-        max_size: int | None = None,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.get`."""
-        await self.files.get(
-            source,
-            destination,
-            max_size=max_size,
-            user=user,
-        )
-
-    async def put_archive(
-        self,
-        source: Readable,
-        destination: AnyPath,
-        *,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.put_archive`."""
-        await self.files.put_archive(
-            source,
-            destination,
-            user=user,
-        )
-
-    async def get_archive(
-        self,
-        source: AnyPath,
-        destination: Writable,
-        *,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.get_archive`."""
-        await self.files.get_archive(
-            source,
-            destination,
-            user=user,
-        )
-
-    async def listdir(
-        self,
-        path: AnyPath = "/",
-        *,
-        user: UserLike | None = None,
-    ) -> list[str]:
-        """See `ociruntime.Sandbox.listdir`."""
-        return await self.files.listdir(
-            path,
-            user=user,
-        )
-
-    async def stat(
-        self,
-        path: AnyPath,
-        *,
-        follow_symlinks: bool = True,
-        user: UserLike | None = None,
-    ) -> FileStatus:
-        """See `ociruntime.Sandbox.stat`."""
-        return await self.files.stat(
-            path,
-            follow_symlinks=follow_symlinks,
-            user=user,
-        )
-
-    async def exists(
-        self,
-        path: AnyPath,
-        *,
-        user: UserLike | None = None,
-    ) -> bool:
-        """See `ociruntime.Sandbox.exists`."""
-        return await self.files.exists(
-            path,
-            user=user,
-        )
-
-    async def mkdir(
-        self,
-        path: AnyPath,
-        mode: int = 0o755,
-        *,
-        parents: bool = False,
-        exist_ok: bool = False,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.mkdir`."""
-        await self.files.mkdir(
-            path,
-            mode,
-            parents=parents,
-            exist_ok=exist_ok,
-            user=user,
-        )
-
-    async def remove(
-        self,
-        path: AnyPath,
-        *,
-        recursive: bool = False,
-        missing_ok: bool = False,
-        user: UserLike | None = None,
-    ) -> None:
-        """See `ociruntime.Sandbox.remove`."""
-        await self.files.remove(
-            path,
-            recursive=recursive,
-            missing_ok=missing_ok,
-            user=user,
-        )
+    @override
+    def _files(self) -> _ContainerFiles:
+        return self._sandbox.files
 
     async def changes(self) -> Changes:
         """See `ociruntime.Sandbox.changes`."""

@@ -10,11 +10,13 @@ import socket
 import stat
 import tarfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias, TypeGuard
 
 import attrs
+from typing_extensions import override
 
 from ..arguments import check_bool, check_int, check_type, parse_path, shown, wrong_type
 from ..engine.execution import Execution
@@ -159,89 +161,22 @@ def _wrong_status(entry: Entry, status: Status) -> WrongStatus:
     return WrongStatus(entry.id, "use the files of", status, "running or paused")
 
 
-class ContainerFiles(Unpicklable):
-    """The files of a running or paused container, used with the rights of one of its users.
+class FileOperations(ABC):
+    """What can be done with the files of a container. Each method has the user as whom it is done."""
 
-    Paths are those of the container. A relative one counts from the working directory of its process, and no link leads out of its
-    root directory. Only regular files are opened: a FIFO, a socket or a device raises NotRegularError, which is an OSError. Errors
-    are those of Python's own functions for files, with paths as ``ID:/path``.
+    @abstractmethod
+    def _server(self, user: UserLike | None) -> AbstractContextManager[FileServer]:
+        """Give a server for the block."""
 
-    Every method has the argument ``user``, as `Container.exec`; by default it is the user of the container's process. It has the
-    rights of a program that `exec` runs as this user, and what is made belongs to it. The calls do not count for the limits of the
-    container, and work while it is paused.
-
-    Each call starts a process for some milliseconds. As a context manager, the object keeps it for all calls of the block.
-
-    Raises:
-        WrongStatus: the container was not started, or has ended.
-        StepError, BundleError: it does not have the user.
-        FileNotFoundError, PermissionError, OSError: a path cannot be used.
-        TimeoutError: a filesystem that the container itself serves does not answer.
-    """
-
-    _instead = "send the Container, and use its files there"
-
-    def __init__(self, entry: Entry, spec: Callable[[], RuntimeSpec]) -> None:
-        self._entry = entry
-        self._spec = spec
-        self._lock = threading.RLock()
-        self._kept: dict[str, FileServer] | None = None
-        self._owner = os.getpid()
-        self._current: FileServer | None = None
-        self._cancelled = False
-
-    def __enter__(self) -> Self:
-        self._kept, self._owner = {}, os.getpid()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        kept, self._kept = self._kept or {}, None
-        if os.getpid() == self._owner:
-            with DeferredSignals():
-                for server in kept.values():
-                    server.close()
-
-    def _cancel(self) -> None:
-        """End the call that another thread is in, or is about to make: it raises WrongStatus."""
-        self._cancelled = True
-        if (server := self._current) is not None:
-            server.cancel()
-
-    @contextmanager
-    def _server(self, user: UserLike | None) -> Iterator[FileServer]:
-        key = repr(user)
-        with self._lock, DeferredSignals():
-            kept = self._kept if os.getpid() == self._owner else None
-            server = kept.get(key) if kept is not None else None
-            if server is None:
-                server = launch_server(self._entry, self._spec(), user)
-                if kept is not None:
-                    kept[key] = server
-            try:
-                self._current = server
-                if self._cancelled:
-                    server.cancel()
-                yield server
-            finally:
-                self._current = None
-                if kept is None or server.broken:
-                    server.close()
-                    if kept is not None:
-                        del kept[key]
+    @abstractmethod
+    def _path(self, path: AnyPath, name: str = "path") -> bytes:
+        """Return a path as the server takes it. Raises TypeError, ValueError."""
 
     @contextmanager
     def _using(self, path: bytes, user: UserLike | None) -> Iterator[FileServer]:
         """Give a server for the block. An OSError in it that has no path gets this one."""
         with self._server(user) as server, server.located(path):
             yield server
-
-    def _path(self, path: AnyPath, name: str = "path") -> bytes:
-        """Return a path as the server takes it. Raises TypeError, ValueError."""
-        encoded = _host_path(path, name)
-        if encoded.startswith(b"/"):
-            return encoded
-        process = self._spec().process
-        return posixpath.join(os.fsencode(process.cwd if process else "/"), encoded)
 
     # ---- content ----
 
@@ -478,6 +413,86 @@ class ContainerFiles(Unpicklable):
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+
+class ContainerFiles(FileOperations, Unpicklable):
+    """The files of a running or paused container, used with the rights of one of its users.
+
+    Paths are those of the container. A relative one counts from the working directory of its process, and no link leads out of its
+    root directory. Only regular files are opened: a FIFO, a socket or a device raises NotRegularError, which is an OSError. Errors
+    are those of Python's own functions for files, with paths as ``ID:/path``.
+
+    Every method has the argument ``user``, as `Container.exec`; by default it is the user of the container's process. It has the
+    rights of a program that `exec` runs as this user, and what is made belongs to it. The calls do not count for the limits of the
+    container, and work while it is paused.
+
+    Each call starts a process for some milliseconds. As a context manager, the object keeps it for all calls of the block.
+
+    Raises:
+        WrongStatus: the container was not started, or has ended.
+        StepError, BundleError: it does not have the user.
+        FileNotFoundError, PermissionError, OSError: a path cannot be used.
+        TimeoutError: a filesystem that the container itself serves does not answer.
+    """
+
+    _instead = "send the Container, and use its files there"
+
+    def __init__(self, entry: Entry, spec: Callable[[], RuntimeSpec]) -> None:
+        self._entry = entry
+        self._spec = spec
+        self._lock = threading.RLock()
+        self._kept: dict[str, FileServer] | None = None
+        self._owner = os.getpid()
+        self._current: FileServer | None = None
+        self._cancelled = False
+
+    def __enter__(self) -> Self:
+        self._kept, self._owner = {}, os.getpid()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        kept, self._kept = self._kept or {}, None
+        if os.getpid() == self._owner:
+            with DeferredSignals():
+                for server in kept.values():
+                    server.close()
+
+    def _cancel(self) -> None:
+        """End the call that another thread is in, or is about to make: it raises WrongStatus."""
+        self._cancelled = True
+        if (server := self._current) is not None:
+            server.cancel()
+
+    @override
+    @contextmanager
+    def _server(self, user: UserLike | None) -> Iterator[FileServer]:
+        key = repr(user)
+        with self._lock, DeferredSignals():
+            kept = self._kept if os.getpid() == self._owner else None
+            server = kept.get(key) if kept is not None else None
+            if server is None:
+                server = launch_server(self._entry, self._spec(), user)
+                if kept is not None:
+                    kept[key] = server
+            try:
+                self._current = server
+                if self._cancelled:
+                    server.cancel()
+                yield server
+            finally:
+                self._current = None
+                if kept is None or server.broken:
+                    server.close()
+                    if kept is not None:
+                        del kept[key]
+
+    @override
+    def _path(self, path: AnyPath, name: str = "path") -> bytes:
+        encoded = _host_path(path, name)
+        if encoded.startswith(b"/"):
+            return encoded
+        process = self._spec().process
+        return posixpath.join(os.fsencode(process.cwd if process else "/"), encoded)
 
 
 def _codec(encoding: str | None, errors: str | None) -> Codec:
