@@ -290,7 +290,8 @@ static long answer_call(const struct parts *p, int proc, long *size)
 /* Serve until the peer closes its end or the process of "end" has ended. */
 _Noreturn void serve(int peer, int end, int proc)
 {
-    sys(__NR_fchdir, proc);
+    if (sys(__NR_fchdir, proc) < 0) /* descriptors are named by paths relative to it */
+        leave(255);
     sys(__NR_close, control); /* tells the caller that all steps are done */
     for (;;) {
         struct pollfd ready[2] = { { peer, POLLIN, 0 }, { end, POLLIN, 0 } };
