@@ -76,6 +76,8 @@ EXCEPTIONS = {
     r"(aio\.)?(Container\.exec|run|Sandbox\.(run|shell))\(on_std(out|err)=(class|function)\)": "it is called with the output",
 }
 """What is as it should be, and not as the test demands: call, parameter and value, with the reason."""
+CHANGING = {f"{module}Container.{method}" for module in ("", "aio.") for method in ("kill", "update")}
+"""Calls after which other calls need a new container: its process has ended, or has a limit that is too low for them."""
 NEEDS_A_REGISTRY = {"pull"}
 """Calls that fail after their arguments were accepted: no registry runs here."""
 FEW = (
@@ -569,11 +571,11 @@ class World:
                 positional.append(keywords.pop(parameter.name))
         if call.name.startswith("aio."):
             self.loop.run_until_complete(self._await(call, positional, keywords))
-            if call.name == "aio.Container.kill":
+            if call.name in CHANGING:
                 self.drop("running")
             return
         value = call.function(*positional, **keywords)
-        if call.name == "Container.kill":
+        if call.name in CHANGING:
             self.drop("running")
         if inspect.isgenerator(value):
             if call.name not in ("Container.events", "Sandbox.events"):
