@@ -1,4 +1,4 @@
-"""Images, bundles and their configuration: mount, umount, image, build, sif, verify, sign, plan, spec, validate, features ..."""
+"""Images, bundles and their configuration: mount, umount, image, build, sif, verify, sign, plan, spec ...; programs in images."""
 
 from __future__ import annotations
 
