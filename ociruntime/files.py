@@ -153,6 +153,19 @@ def other_writers(info: os.stat_result) -> str:
     return ""
 
 
+@contextmanager
+def inheritable(fd: int) -> Iterator[int]:
+    """Give a descriptor for a program that is started to inherit: above 2, as the program gets other standard streams."""
+    if fd > 2:
+        yield fd
+        return
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    try:
+        yield copy
+    finally:
+        os.close(copy)
+
+
 def write_all(fd: int, content: bytes | bytearray | memoryview) -> None:
     """Write all of the content, at the file's position. Raises OSError: it does not fit, for example."""
     left = memoryview(content)

@@ -22,6 +22,7 @@ from weakref import finalize
 
 from .._native import check, lib
 from ..errors import HookError, SifError, UnsupportedError
+from ..files import inheritable
 from ..host import Host
 from ..plan.rootfs import FuseProgram, compile_fuse
 from .execution import Execution
@@ -118,8 +119,9 @@ def mount(image: Filesystem, target: str, programs: Programs) -> None:
         UnsupportedError: the program cannot mount it; the message has what it says.
     """
     before, what = os.stat(target).st_dev, f"cannot mount {image.path}"
-    command = [*_command(image, programs, os.getuid(), os.getgid(), f"/proc/self/fd/{image.fd}"), target]
-    said = _run(command, (image.fd,), what, _MOUNT_TIMEOUT)
+    with inheritable(image.fd) as fd:
+        command = [*_command(image, programs, os.getuid(), os.getgid(), f"/proc/self/fd/{fd}"), target]
+        said = _run(command, (fd,), what, _MOUNT_TIMEOUT)
     if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
         raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(said)}")
 
@@ -306,7 +308,8 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
     """
     command = [programs.unsquashfs, "-no-progress", "-quiet", "-offset", str(image.offset), "-dest", target]
     attributes = [] if privileged else ["-no-xattrs"]
-    _run([*command, *attributes, f"/proc/self/fd/{image.fd}"], (image.fd,), f"cannot extract {image.path}", None)
+    with inheritable(image.fd) as fd:
+        _run([*command, *attributes, f"/proc/self/fd/{fd}"], (fd,), f"cannot extract {image.path}", None)
 
 
 def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float | None, *, directory: str | None = None) -> str:

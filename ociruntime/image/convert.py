@@ -23,7 +23,7 @@ import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
 from ociruntime.errors import BundleError, ImageError, ImagePathError, ProcessError, SifError, UnsupportedError
-from ociruntime.files import absolute_path, check_space, read_file
+from ociruntime.files import absolute_path, check_space, inheritable, read_file
 from ociruntime.host import Host, start_with_subordinate_ids
 from ociruntime.image import oci
 from ociruntime.image.blobs import LayerFormat, check_digest
@@ -753,10 +753,10 @@ def _archive_upper(path: str, target: str, output: int, host: Host, limits: tupl
     """
     package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     places = [package, *(os.path.abspath(place) for place in sys.path)]
-    code = f"import sys; sys.path[:] = {places!r}; from {__name__} import write_upper; write_upper({path!r}, {output}, {limits!r})"
-    command = [sys.executable, "-I", "-S", "-c", code]
-    with tempfile.TemporaryFile() as messages:
-        with start_with_subordinate_ids(host, command, stderr=messages.fileno(), pass_fds=[output]) as process:
+    start = f"import sys; sys.path[:] = {places!r}; from {__name__} import write_upper"
+    with tempfile.TemporaryFile() as messages, inheritable(output) as fd:
+        command = [sys.executable, "-I", "-S", "-c", f"{start}; write_upper({path!r}, {fd}, {limits!r})"]
+        with start_with_subordinate_ids(host, command, stderr=messages.fileno(), pass_fds=[fd]) as process:
             try:
                 with waiting():
                     answer, _ = process.communicate()

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 import attrs
 
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
-from ociruntime.files import absolute_path, write_all
+from ociruntime.files import absolute_path, inheritable, write_all
 from ociruntime.image.files import ImageFile, image_file
 from ociruntime.image.layers import FileType, Node
 from ociruntime.image.sif.model import printable
@@ -121,9 +121,9 @@ def pack(files: Files, output: int, meter: Meter) -> None:
         ProcessError: the program failed; the message has its output.
         OSError: a file cannot be read, or the output not be written.
     """
-    command = _command(files.root, output, files.packing)
-    with tempfile.TemporaryFile() as messages:
-        process = _start(command, output, messages, files.packing.latest)
+    with tempfile.TemporaryFile() as messages, inheritable(output) as inherited:
+        command = _command(files.root, inherited, files.packing)
+        process = _start(command, inherited, messages, files.packing.latest)
         assert process.stdin is not None
         stream, is_broken = _Pipe(process.stdin.fileno()), False
         try:

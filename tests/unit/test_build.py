@@ -26,6 +26,7 @@ from ociruntime.cli import main
 from ociruntime.image.files import View, top_node
 from ociruntime.image.sif import Filesystem, PartitionKind, Sbom, SbomFormat, SifBuilder
 
+from ..support.fixture_types import Script
 from ..support.images import TAR_TYPE, OciImage, small_filesystem, tar_of
 from ..support.waiting import wait_until
 
@@ -167,6 +168,31 @@ def test_every_file_is_as_the_layers_say(kind: str, program: str | None, tmp_pat
         assert built.config_json == CONFIG
         assert built.labels == {"own": "1"}
         assert built.architecture == "amd64"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_without_standard_streams(program: str | None, script: Script, tmp_path: Path) -> None:
+    """The files that are opened get the numbers of the standard streams, which programs that are started have for themselves."""
+    source = KINDS["oci-layout"](tmp_path / "source")
+    text = """
+import os, sys, traceback
+import ociruntime as oci
+os.closerange(0, 3)
+try:
+    oci.build(sys.argv[1], sys.argv[2], mksquashfs=sys.argv[3] or None)
+    with oci.Image.open(sys.argv[2]) as image:
+        image.unpack(sys.argv[4], privileged=False)
+except BaseException:
+    with open(sys.argv[5], "w") as file:
+        traceback.print_exc(file=file)
+    raise
+"""
+    failed = tmp_path / "failed"
+    script(text, source, tmp_path / "x.sif", program or "", tmp_path / "root", failed, check=False)
+    assert not failed.exists(), failed.read_text()
+    found = describe(tmp_path / "x.sif")
+    assert {path: value for path, value in found.items() if not path.startswith(tuple(ADDED))} == describe(source)
+    assert (tmp_path / "root").is_dir()
 
 
 def as_extracted(root: Path) -> dict[str, tuple[object, ...]]:
