@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import ociruntime as oci
 
 from ..errors import StepError, UnsupportedError
+from ..files import absolute_path
 from ..terminal import DetachKeys, check_user_terminal, interact
 from .common import (
     OF_NEW_CONTAINER,
@@ -122,9 +123,11 @@ class _Place(NamedTuple):
 
 
 def _place(word: str) -> _Place:
-    """Return the place that a word of the command line names."""
+    """Return the place that a word of the command line names. Raises FileNotFoundError: the working directory was removed."""
     container_id, colon, rest = word.partition(":")
     if not colon or "/" in container_id or container_id in ("", ".", ".."):
+        if word != "-":
+            absolute_path(word)  # refuses a relative one in a directory that was removed; an end such as "/." has a meaning
         return _Place("", word)
     return _Place(container_id, rest if rest.startswith("/") else f"/{rest}")
 

@@ -47,6 +47,7 @@ SUCCEEDS = (
     r"(image|sif) extract --output=missing|sif add --name=.*",
     r"(image|sif) \w+ --(platform|max-files)=.*|(image (ls|extract)|inspect) (IMAGE=directory|PATH=)",  # a SIF file has one platform
     r"(create|run|shell) --hostname=.+",  # the kernel takes any bytes
+    r"cp (SOURCE=directory|DESTINATION=.+)",  # any word is the name of a new file
     r"build (TARGET=missing|SOURCE=directory|--upper=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
 )
