@@ -19,7 +19,7 @@ import pytest
 import ociruntime as oci
 import ociruntime.aio
 from ociruntime.engine.processes import reap_abandoned
-from ociruntime.spec import Hooks, Seccomp
+from ociruntime.spec import Hooks, ProcessSpec, Seccomp
 
 from ..support.cgroups import has
 from ..support.fixture_types import Command, MakeBundle
@@ -419,16 +419,19 @@ def test_a_start_without_memory(make_bundle: MakeBundle, state_root: Path, prefi
 
 @pytest.mark.skipif(not has("memory"), reason="no memory controller")
 def test_an_exec_without_memory(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
-    """As the limit is lowered, the exec process is killed at the end of its launch or before, or the init process is."""
+    """As the limit is lowered, the exec process is killed at the end of its launch or before, or the init process is.
+
+    In every second container the kernel prefers the exec process.
+    """
     fill = "dd if=/dev/zero of=/dev/shm/x bs=1k count=1000 2>/dev/null; echo full; exec sleep 1000"
     bundle = make_bundle(oci.RuntimeSpec.default().with_args(["sh", "-c", fill]).at.linux.resources.memory.evolve(limit=4 << 20))
 
-    def squeeze(container: oci.Container) -> None:
+    def squeeze(container: oci.Container, process: ProcessSpec) -> None:
         usage = container.stats().memory
         assert usage is not None
         for limit in range(usage.usage + 65536, 1 << 20, -16384):
             container.update(memory=limit)
-            if error := message(lambda: container.exec(["true"], timeout=TIME_LIMIT)):
+            if error := message(lambda: container.exec(process=process, timeout=TIME_LIMIT)):
                 errors.append(error)
                 return
 
@@ -436,8 +439,9 @@ def test_an_exec_without_memory(make_bundle: MakeBundle, state_root: Path, prefi
     for number in range(20):
         with oci.Container.run(f"{prefix}-{number}", bundle, stdout=subprocess.PIPE, state_root=state_root) as container:
             container.stdout.readline()
+            process = bundle.spec.process.evolve(args=("true",), oom_score_adj=1000 if number % 2 else None)
             with suppress(oci.WrongStatus, oci.StepError):  # it was killed, or uses more
-                squeeze(container)
+                squeeze(container, process)
         if errors:
             break
     assert re.match(TOO_SMALL + "execute a process; it needs more than", errors[0])
