@@ -206,8 +206,10 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
     What a test leaves behind is removed, so that it does not disturb other tests.
     """
+    stdin = os.readlink("/proc/self/fd/0")
     if "kernel" not in request.path.parts or os.geteuid() != 0:
         yield
+        assert os.readlink("/proc/self/fd/0") == stdin
         return
     from ociruntime import ephemeral
     from ociruntime.engine.clone import init_memfd
@@ -232,6 +234,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
             assert child_processes() <= children
             now = _fds()
             assert len(now) <= len(fds), {n: what for n, what in now.items() if fds.get(n) != what}
+            assert os.readlink("/proc/self/fd/0") == stdin
             return
     except AssertionError:
         remove_leftovers(directory, prefix)
