@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -540,3 +540,103 @@ def doctor(options: Namespace) -> int:
     diagnosis = oci.doctor(state_root=options.root)
     print(json.dumps(diagnosis.to_dict(), indent=2) if options.format == "json" else diagnosis)
     return int(not diagnosis.usable)
+
+
+def completion(options: Namespace) -> None:
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise oci.UnsupportedError("completion needs shtab: pip install 'ociruntime[cli]'") from None
+    from .parser import build_parser
+
+    parser = build_parser()
+    _choose_completions(parser, {"files": shtab.FILE, "directories": shtab.DIRECTORY})
+    print(shtab.complete(parser, options.shell, preamble=_COMPLETION[options.shell]))
+    if options.shell == "bash":
+        print("complete -o bashdefault -F _ociruntime ociruntime")
+
+
+def _choose_completions(parser: ArgumentParser, known: dict[str, Any]) -> None:
+    """Set the attribute `complete`, which shtab reads, of the arguments that are files, directories or ids of containers."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                _choose_completions(command, known)
+        elif (kind := _COMPLETED.get(str(action.metavar))) and action.type is not int:
+            name = f"_ociruntime_{kind}"
+            complete = known.get(kind) or {"bash": name, "zsh": name, "fish": f"({name})"}
+            vars(action)["complete"] = complete
+
+
+_COMPLETED: Final = {
+    "ID": "ids",
+    "ID | IMAGE": "ids_or_files",
+    **dict.fromkeys(("SOURCE", "DESTINATION"), "places_or_files"),
+    **dict.fromkeys(("BUNDLE", "DIR"), "directories"),
+    **dict.fromkeys(("FILE", "IMAGE", "SIF", "SOCKET", "TARGET", "TO", "WHERE", "SOURCE[:DESTINATION[:ro]][,...]"), "files"),
+}
+"""What is offered for an argument, by what the help calls it."""
+
+_COMPLETION: Final = {
+    "bash": """
+_ociruntime_ids() {
+  local i root=()
+  for ((i = 1; i < COMP_CWORD - 1; i++)); do
+    [[ ${COMP_WORDS[i]} != --root ]] || root=(--root "${COMP_WORDS[i + 1]}")
+  done
+  compgen -W "$(ociruntime "${root[@]}" list --quiet 2>/dev/null)" "${@:2}" -- "$1"
+}
+_ociruntime_ids_or_files() { _ociruntime_ids "$1"; compgen -f -- "$1"; }
+_ociruntime_places_or_files() { _ociruntime_ids "$1" -S :; compgen -f -- "$1"; }
+
+# Bash also divides words at = and :, which shtab does not expect.
+_ociruntime() {
+  local i word words=() current
+  for i in "${!COMP_WORDS[@]}"; do
+    word=${COMP_WORDS[i]}
+    if [[ $word == = && ${words[-1]} == --* ]]; then
+      ((i < COMP_CWORD)) || words+=("")
+    elif ((i)) && [[ $word == [=:]* || ${words[-1]} == *[=:] ]]; then
+      words[-1]+=$word
+    else
+      words+=("$word")
+    fi
+    ((i != COMP_CWORD)) || current=$((${#words[@]} - 1))
+  done
+  local COMP_WORDS=("${words[@]}") COMP_CWORD=$current
+  _shtab_ociruntime
+  word=${words[current]}
+  COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[=:]}"}"}")
+}
+""",
+    "zsh": """
+_ociruntime_ids() {
+  local -a typed=("${(@Q)${(z)BUFFER}}") root ids
+  local at=${typed[(i)--root]}
+  (( at < $#typed )) && root=(--root "$typed[at + 1]")
+  ids=("${(@f)$(ociruntime $root list --quiet 2>/dev/null)}")
+  compadd "$@" -a ids
+}
+_ociruntime_ids_or_files() { _alternative 'ids:container:_ociruntime_ids' 'files:file:_files' }
+_ociruntime_places_or_files() { _alternative 'ids:container:_ociruntime_ids -S :' 'files:file:_files' }
+""",
+    "fish": """
+function _ociruntime_ids
+  set -l typed (commandline -opc)
+  set -l root
+  if set -l at (contains -i -- --root $typed)
+    set root --root $typed[(math $at + 1)]
+  end
+  ociruntime $root list --quiet 2>/dev/null
+end
+function _ociruntime_ids_or_files
+  _ociruntime_ids
+  __fish_complete_path (commandline -ct)
+end
+function _ociruntime_places_or_files
+  _ociruntime_ids | string replace -r '$' :
+  __fish_complete_path (commandline -ct)
+end
+""",
+}
+"""The functions that find what is offered, in the language of each shell."""

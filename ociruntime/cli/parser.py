@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Final, NoReturn
@@ -34,6 +34,75 @@ from .common import (
 VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
 
+
+EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "create": ("ociruntime create --bundle bundle c1", "ociruntime create --bundle bundle --overlay none --env DEBUG=1 c1"),
+    "run": (
+        "ociruntime run image.sif                            # the program of the image",
+        "ociruntime run --bind .:/data image.sif ls /data    # another program, with a directory of the host",
+        "ociruntime run --hpc image.sif sh -c 'id; pwd'      # as yourself, in this directory",
+        "ociruntime run --bundle bundle --detach c1          # a container of a bundle, in the background",
+    ),
+    "kill": ("ociruntime kill c1 TERM", "ociruntime kill --timeout 5 c1    # KILL after five seconds"),
+    "delete": ("ociruntime delete --force c1",),
+    "list": ("ociruntime list", "ociruntime list --format json"),
+    "exec": (
+        "ociruntime exec c1 ls /etc                 # in a running container",
+        "ociruntime exec -it c1 sh",
+        "ociruntime exec image.sif cat /etc/passwd  # in a new container of an image",
+        "ociruntime exec --containall --env A=1 image.sif env",
+    ),
+    "shell": (
+        "ociruntime shell image.sif",
+        "ociruntime shell --hpc --writable-tmpfs image.sif        # as yourself; writes to the image are discarded",
+        "ociruntime shell --fakeroot --overlay changes image.sif  # as root; writes are kept in the directory changes",
+    ),
+    "cp": (
+        "ociruntime cp notes.txt c1:/tmp",
+        "ociruntime cp c1:/etc/passwd .",
+        "ociruntime cp c1:/etc - | tar -t",
+    ),
+    "ps": ("ociruntime ps c1", "ociruntime ps c1 -ef", "ociruntime ps --format json c1"),
+    "logs": ("ociruntime logs --tail 10 --timestamps c1", "ociruntime logs --since 10m c1"),
+    "update": ("ociruntime update --memory 256m --pids-limit 100 c1",),
+    "events": ("ociruntime events --stats c1",),
+    "mount": (
+        "ociruntime mount image.sif bundle     # for 'ociruntime run --bundle bundle c1'",
+        "ociruntime mount --overlay tmpfs image.sif bundle",
+    ),
+    "umount": ("ociruntime umount bundle",),
+    "image ls": ("ociruntime image ls image.sif /etc",),
+    "image cat": ("ociruntime image cat image.sif /etc/passwd",),
+    "image extract": ("ociruntime image extract image.sif /etc --output etc",),
+    "inspect": ("ociruntime inspect image.sif", "ociruntime inspect --all image.sif"),
+    "build": (
+        "ociruntime build new.sif rootfs                     # of a directory",
+        "ociruntime build new.sif docker-archive:image.tar   # of what 'docker save' has written",
+        "ociruntime build --oci --label version=1 new.sif oci:layout",
+    ),
+    "pull": (
+        "ociruntime pull docker://alpine:3.20                # writes alpine_3.20.sif",
+        "ociruntime pull new.sif docker://alpine",
+    ),
+    "sif list": ("ociruntime sif list image.sif",),
+    "sif dump": ("ociruntime sif dump 1 image.sif > object",),
+    "sif add": ("ociruntime sif add image.sif notes.txt",),
+    "verify": (
+        "ociruntime verify --key public.pem image.sif",
+        "ociruntime verify layout                            # the digests of an OCI image",
+    ),
+    "sign": ("ociruntime sign --key private.pem image.sif",),
+    "plan": ("ociruntime plan --bundle bundle",),
+    "spec": ("ociruntime spec --bundle bundle",),
+    "validate": ("ociruntime validate --bundle bundle --host",),
+    "doctor": ("ociruntime doctor", "ociruntime doctor --format json"),
+    "completion": (
+        "source <(ociruntime completion bash)         # in ~/.bashrc",
+        'eval "$(ociruntime completion zsh)"          # in ~/.zshrc, after compinit',
+        "ociruntime completion fish | source          # in ~/.config/fish/config.fish",
+    ),
+}
+"""Lines at the end of a command's help, as people type them."""
 
 _OVERLAYS: Final = "a directory, also as DIR:ro, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for read-only"
 
@@ -65,6 +134,14 @@ class HelpFormatter(argparse.HelpFormatter):
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
+def _suggest(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the word most like a mistyped one, or an empty string."""
+    import difflib  # imported here for its cost
+
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reads options as getopt(3) does.
 
@@ -94,8 +171,27 @@ class Parser(argparse.ArgumentParser):
                 options, positionals = [], [default, *words]
         namespace, unknown = super().parse_known_args(options + positionals, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._explain_unknown(unknown[0])}")
         return namespace, unknown
+
+    def _explain_unknown(self, word: str) -> str:
+        """Return the end of a message about a word that this parser does not know, or an empty string."""
+        option = word.partition("=")[0]
+        if not option.startswith("--"):
+            return ""
+        if option in _build_global_parser()[0]._option_string_actions:
+            return f"; {option} stands before the command"
+        return _suggest(option, self._option_string_actions)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):
+            more = f"'{self.prog} --help' lists the commands{_suggest(value, action.choices)}"
+            raise argparse.ArgumentError(None, f"{value!r} is not a command; {more}")
+        known = ", ".join(map(repr, action.choices))
+        message = f"invalid choice: {value!r} (choose from {known}){_suggest(str(value), action.choices)}"
+        raise argparse.ArgumentError(action, message)
 
     def format_help(self) -> str:
         if not self.command_groups:
@@ -189,7 +285,7 @@ def parse_args(words: Sequence[str]) -> argparse.Namespace:
         words = positionals = [*positionals[1:], "--help"]
         name = words[0] if words[1:] else ""
     if name and name not in adders and not {"-h", "--help"}.isdisjoint(positionals):
-        parser.error(f"no help topic for {name!r}; 'ociruntime --help' lists the commands")
+        parser.error(f"no help topic for {name!r}; 'ociruntime --help' lists the commands{_suggest(name, adders)}")
     if name not in adders or not {"-h", "--help"}.isdisjoint(options):
         return build_parser().parse_args(words)
     adders[name](partial(_add_command, commands, name))
@@ -256,6 +352,8 @@ def _add_command(commands: Any, name: str, function: str, help: str, more: str =
         more: further sentences for the help of the command.
     """
     parser: Parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".rstrip())
+    if examples := EXAMPLES.get(parser.prog.partition(" ")[2]):
+        parser.epilog = "\n  ".join(("examples:", *examples))
     module, _, attribute = function.partition(".")
     parser.set_defaults(run=partial(_execute, module, attribute))
     return parser
@@ -942,6 +1040,11 @@ def _doctor(add: AddCommand) -> None:
     _add_format(doctor)
 
 
+def _completion(add: AddCommand) -> None:
+    completion = add("bundles.completion", "print a script with which a shell completes commands, options, ids and file names")
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+
+
 _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
     "containers": {
         "create": _create,
@@ -967,6 +1070,13 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "sign": _sign,
         "plan": _plan,
     },
-    "configuration": {"spec": _spec, "validate": _validate, "features": _features, "doctor": _doctor, "devices": _devices},
+    "configuration": {
+        "spec": _spec,
+        "validate": _validate,
+        "features": _features,
+        "doctor": _doctor,
+        "devices": _devices,
+        "completion": _completion,
+    },
 }
 """The functions that add the commands, by name, by heading of the help."""

@@ -190,6 +190,8 @@ class World:
                 words.append(self.new_id() if command in ("create", "run") else self.running.id)
             elif action.nargs == argparse.REMAINDER:
                 words += ["true"] if command == "exec" else []
+            elif action.choices:
+                words.append(next(iter(action.choices)))
             elif action.metavar == "PATH":
                 words.append("/bin/busybox")
             elif action.nargs != "?":

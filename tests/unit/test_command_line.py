@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ociruntime.cli.parser import Parser, Unsupported, parse_args
 
 COMMANDS = (
     "create start run state kill delete list prune exec shell cp ps attach logs update pause resume events mount umount image inspect "
-    "build pull sif verify sign plan spec validate features doctor devices"
+    "build pull sif verify sign plan spec validate features doctor devices completion"
 ).split()
 
 
@@ -97,8 +98,9 @@ def test_the_rest_is_not_options(line: str, expected: dict[str, object]) -> None
     [
         ("", "the following arguments are required: ID"),
         ("--bogus x", "unrecognized arguments: --bogus"),
-        ("--fil=y x", "unrecognized arguments: --fil=y"),
-        ("--al x", "unrecognized arguments: --al"),
+        ("--fil=y x", "unrecognized arguments: --fil=y; did you mean '--file'?"),
+        ("--al x", "unrecognized arguments: --al; did you mean '--all'?"),
+        ("--root=/r x", "unrecognized arguments: --root=/r; --root stands before the command"),
         ("-z x", "unrecognized arguments: -z"),
         ("-az x", "argument -a/--all: ignored explicit argument 'z'"),
         ("--file", "argument -f/--file: expected one argument"),
@@ -106,6 +108,7 @@ def test_the_rest_is_not_options(line: str, expected: dict[str, object]) -> None
         ("--all=1 x", "argument -a/--all: ignored explicit argument '1'"),
         ("-n y x", "argument -n/--number: invalid int value: 'y'"),
         ("--kind c x", "argument --kind: invalid choice: 'c' (choose from 'a', 'b')"),
+        ("--kind bb x", "argument --kind: invalid choice: 'bb' (choose from 'a', 'b'); did you mean 'b'?"),
         ("--never x", "--never is not supported"),
         ("x y z", "unrecognized arguments: z"),
     ],
@@ -154,12 +157,27 @@ def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ociruntime: error: " in capsys.readouterr().err
 
 
-def test_an_unknown_command_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("stat x", "'stat' is not a command; 'ociruntime --help' lists the commands; did you mean 'state'?"),
+        ("frobnicate", "'frobnicate' is not a command; 'ociruntime --help' lists the commands"),
+        ("image lss x", "'lss' is not a command; 'ociruntime image --help' lists the commands; did you mean 'ls'?"),
+        ("help dlete", "no help topic for 'dlete'; 'ociruntime --help' lists the commands; did you mean 'delete'?"),
+        ("list --fromat json", "unrecognized arguments: --fromat json; did you mean '--format'?"),
+        ("list --root /x", "unrecognized arguments: --root /x; --root stands before the command"),
+    ],
+)
+def test_mistyped_words(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_args(["stat", "state"])
-    error = capsys.readouterr().err
-    for name in COMMANDS:
-        assert f"'{name}'" in error
+        parse_args(line.split())
+    assert capsys.readouterr().err.splitlines()[-1].partition(": error: ")[2] == message
+
+
+def test_completion_without_shtab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    assert capsys.readouterr() == ("", "ociruntime: completion needs shtab: pip install 'ociruntime[cli]'\n")
 
 
 @pytest.mark.parametrize("line", ["--help", "-h", "-h state"])
