@@ -122,6 +122,8 @@ def packages(session: nox.Session) -> None:
         for package, python in pythons.items():
             session.run("python", "-m", "venv", str(python.parent.parent))
             session.run(str(python), "-m", "pip", "install", "-q", f"{package}[test]", external=True)
+            if not (python.parents[1] / "share/man/man1/ociruntime.1").exists():
+                session.error(f"{package.name}: the man page is not installed")
         with session.chdir(unpacked / "tests"):
             session.run(str(pythons[wheel]), "-m", "pytest", "-q", "unit/test_import.py", external=True)
             session.run(str(pythons[sdist]), "-m", "pytest", "-q", "-n", "2", "unit", external=True)
