@@ -734,10 +734,10 @@ class ContainerTree(_Tree):
 
 
 class HostTree(_Tree):
-    """A directory of the caller, as `Source` and `Target`. Raises OSError: it cannot be opened."""
+    """A directory of the caller, as `Source` and `Target`; ``follow``: whether it may be a symbolic link. Raises OSError."""
 
-    def __init__(self, path: bytes) -> None:
-        self._fd = os.open(os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self, path: bytes, *, follow: bool = True) -> None:
+        self._fd = os.open(os.fsdecode(path), (os.O_RDONLY | os.O_DIRECTORY if follow else _DIRECTORY) | os.O_CLOEXEC)
         super().__init__(os.fsdecode(path), FileInfo.of_host(os.fstat(self._fd)))
 
     def __enter__(self) -> Self:

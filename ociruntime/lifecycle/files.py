@@ -286,6 +286,7 @@ class FileOperations(ABC):
 
         The rules are those of `put`. The copies belong to the caller. A single file replaces its destination when it is complete;
         after an error the destination is what it was. In a directory, mount points are left out too, with an `OCIRuntimeWarning`.
+        Symbolic links below ``destination``, which an earlier copy may have brought from the container, are not followed.
 
         Args:
             source: the path in the container.
@@ -301,13 +302,14 @@ class FileOperations(ABC):
                 return
             path = _host_path(destination, "destination")
             info, name = server.find(where), _own_name(where)
-            if os.path.isdir(path) and name:
+            given = not (name and os.path.isdir(path))
+            if not given:
                 path = os.path.join(path, name)
             if info.is_directory:
-                _get_tree(server, where, path, limit)
+                _get_tree(server, where, path, limit, follow=given)
             else:
                 info = server.open_found(info, os.O_RDONLY, server.label(where))
-                _get_file(server, path, limit, info)
+                _get_file(server, path, limit, info, follow=given)
 
     def put_archive(self, source: Readable, destination: AnyPath, *, user: UserLike | None = None) -> None:
         """Extract a tar archive, of any compression that `tarfile` reads, into a directory that exists.
@@ -556,9 +558,9 @@ def _put_tree(server: FileServer, source: bytes, where: bytes, limit: Limit) -> 
         _warn_left_out(copy_tree(tree, target, limit, made))
 
 
-def _get_file(server: FileServer, path: bytes, limit: Limit, info: FileInfo) -> None:
+def _get_file(server: FileServer, path: bytes, limit: Limit, info: FileInfo, *, follow: bool) -> None:
     parts = limit.count(server.read())
-    if os.path.exists(path) and not os.path.isfile(path):
+    if os.path.exists(path) and not os.path.isfile(path) and (follow or not os.path.islink(path)):
         with open(path, "wb", buffering=0) as special:
             _write_object(special, parts)
         return
@@ -568,12 +570,14 @@ def _get_file(server: FileServer, path: bytes, limit: Limit, info: FileInfo) -> 
         staged.commit()
 
 
-def _get_tree(server: FileServer, where: bytes, path: bytes, limit: Limit) -> None:
+def _get_tree(server: FileServer, where: bytes, path: bytes, limit: Limit, *, follow: bool) -> None:
     source, made = server.open_directory(where, same_mount=True), None
+    if not follow and os.path.islink(path):
+        raise NotADirectoryError(errno.ENOTDIR, "a symbolic link, which a copy does not follow; remove it", os.fsdecode(path))
     if not os.path.isdir(path):
         os.mkdir(os.fsdecode(path), 0o700)
         made = source.top
-    with HostTree(path) as target:
+    with HostTree(path, follow=follow) as target:
         _warn_left_out(copy_tree(source, target, limit, made))
 
 

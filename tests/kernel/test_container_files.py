@@ -283,6 +283,32 @@ def test_deep_trees(container: oci.Container, tmp_path: Path) -> None:
     subprocess.run(["rm", "-rf", str(tmp_path / "deep")], check=True)
 
 
+def test_links_of_an_earlier_copy_are_not_followed(container: oci.Container, tmp_path: Path) -> None:
+    """What a container has put into a directory of the caller does not lead the next copy elsewhere."""
+    host, copies, files = tmp_path / "host", tmp_path / "copies", container.files
+    host.mkdir()
+    (host / "file").write_text("host")
+    os.mkfifo(host / "fifo")
+    copies.mkdir()
+    sh(container, f"mkdir /tmp/a /tmp/dir; cd /tmp/a; ln -s {host} dir; ln -s {host}/file file; ln -s {host}/fifo fifo; ln -s /none none")
+    sh(container, "cd /tmp; for name in dir/file file fifo; do echo inside > $name; done; mkdir none")
+    files.get("/tmp/a/.", copies)
+    for name in ("dir", "none"):
+        with pytest.raises(NotADirectoryError, match="a symbolic link, which a copy does not follow"):
+            files.get(f"/tmp/{name}", copies)
+    reader = os.open(host / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("file", "fifo"):
+        files.get(f"/tmp/{name}", copies)
+        assert (copies / name).lstat().st_size == len("inside\n")
+    assert (host / "file").read_text() == "host"
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+    (tmp_path / "link").symlink_to(copies)
+    files.get("/tmp/file", tmp_path / "link")
+    files.get("/tmp/dir/.", tmp_path / "link")
+    assert (copies / "file").read_text() == "inside\n", "a link that the caller gives is followed"
+
+
 def test_mount_points_are_not_entered(container: oci.Container, tmp_path: Path) -> None:
     files = container.files
     with pytest.warns(oci.OCIRuntimeWarning, match=r"/dev \(a mount point\).*/proc \(a mount point\)"):
