@@ -346,6 +346,22 @@ _forking: Final = RLock()
 _open: Final[set[LockFile]] = set()
 
 
+class Descriptor:
+    """A file descriptor that is closed with this object."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close it. A second call has no effect."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class LockFile:
     """An open file or directory for a lock. Closing it, and the end of the process, release the lock.
 

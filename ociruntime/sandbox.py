@@ -23,7 +23,7 @@ from typing_extensions import override
 from .arguments import check_int, check_str, parse_path, parse_timeout
 from .bundle import Bundle, has_file, is_image
 from .container import Container
-from .engine.cgroup.tasks import open_pidfds, send, wait
+from .engine.cgroup.tasks import signal_each, wait_each
 from .engine.processes import ended_within
 from .ephemeral import OwnedContainer, find_bundle, host_bundle
 from .errors import StateError, WrongStatus, warn
@@ -633,9 +633,8 @@ def _stop(entry: Entry, timeout: float | None) -> None:
     def others() -> set[int]:
         return processes(document) - {document.get("pid", 0)}
 
-    with open_pidfds(others, others()) as pidfds:
-        send(pidfds, signal.SIGTERM)
-        wait(pidfds, deadline)
+    signal_each(others, signal.SIGTERM)
+    wait_each(others, deadline)
     with entry.locked():
         end(entry, *read(entry, force=True), -1)
 

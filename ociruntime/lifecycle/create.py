@@ -21,13 +21,13 @@ from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start
 from ..errors import UnsupportedError, warn
-from ..files import replace_file, start_time
+from ..files import Descriptor, replace_file, start_time
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
 from ..overrides import Overrides
 from ..plan.ops import CLONE_NEW
 from ..rootfs.bundles import in_use
-from ..rootfs.layers import Descriptor, OwnLayers, make_upper
+from ..rootfs.layers import OwnLayers, make_upper
 from ..rootfs.mount import ephemeral_name
 from ..rootfs.users import Caller, env_with_home
 from ..spec import Mount

@@ -67,6 +67,7 @@ class PreparedExec:
             unit=undo.unit(document.get("undo", [])),
             container_id=entry.id,
             pid=document["pid"],
+            tracked=isinstance(self.group, MarkedGroup) and os.path.exists("/proc/self/ns/cgroup"),
         )
 
 
@@ -97,13 +98,16 @@ def execute(
         plan = prepared.compile(entry, document, spec)
         clean_ups.on_failure(_close, terminals)
         console = terminals.append if options.console_socket is None else to_socket(options.console_socket)
+        takers = receivers(spec, document, console)
+        if isinstance(group := prepared.group, MarkedGroup):
+            takers["give"] = lambda _, namespace: group.identify(namespace)
         execution = Execution(
             plan,
             stdio=stdio,
             pidfd=pidfd,
             preserve=preserve,
             cache=entry.path.parent / ".seccomp",
-            receivers=receivers(spec, document, console),
+            receivers=takers,
             deadline=deadline,
         )
         clean_ups.on_failure(execution.abort)

@@ -376,6 +376,7 @@ def compile_exec(
     unit: tuple[str, bool, str] | None = None,
     container_id: str = "ID",
     pid: int = 0,
+    tracked: bool = False,
 ) -> Plan:
     """Compile the plan that runs an exec process in a container (not in runtime.md; as other runtimes do it).
 
@@ -386,12 +387,14 @@ def compile_exec(
         cgroups: the container's cgroup directories.
         unit: the systemd unit of the cgroup, whether it belongs to the user's own systemd, and its directory.
         pid: the container's process, whose root is used if it is not that of its mount namespace.
+        tracked: whether the process gets a cgroup namespace, by which the caller finds everything that it starts.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
     """
     check_process(spec, process)
     execution = _Exec(process, spec, host, namespaces, existing_placement(cgroups, host), pid)
+    execution.tracked = tracked and (execution.joins_user or host.privileged)
     execution.before_clone(unit)
     execution.into_container()
     execution.as_process()
@@ -419,6 +422,7 @@ class _Exec:
             (cpus or "").strip() for cpus in ((affinity.initial, affinity.final) if affinity else (None, None))
         )
         self.joins_later = bool(self.initial_cpus)
+        self.tracked = False
         self.builder = PlanBuilder()
 
     def before_clone(self, unit: tuple[str, bool, str] | None) -> None:
@@ -445,11 +449,17 @@ class _Exec:
             foreign_root = builder.add_input("path", "the container's root", f"/proc/{self.pid}/root")
         if process.apparmor_profile or process.selinux_label:
             compile_labels(builder, process, host, open_procfs(builder))
+        proc = open_procfs(builder) if self.tracked else NO_SLOT
         if self.joins_user:
             drop_groups(builder, host)
         if self.joined:
             names = ", ".join(name for name, bit in ops.CLONE_NEW.items() if self.joined & bit)
             builder.add("setns", pidfd, self.joined, text=f"namespaces of the container: {names}")
+        if self.tracked:
+            builder.add("unshare", ops.CLONE_NEW["cgroup"], text="new cgroup namespace, of this process and what it starts")
+            own = builder.new_slot()
+            builder.add("open", proc, "self/ns/cgroup", 0, 0, 0, own, text="cgroup namespace")
+            builder.add("give", own, text="cgroup namespace, for the caller")
         if foreign_root != NO_SLOT:
             change_root(builder, foreign_root)
         if not self.forks_last:

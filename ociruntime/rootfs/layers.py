@@ -8,7 +8,6 @@ layers cannot be mounted, the image is extracted once, into a cache that is addr
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
@@ -21,6 +20,7 @@ from ..engine import filesystems
 from ..engine.filesystems import MOUNTERS, Filesystem, Programs
 from ..engine.trees import copy_attributes
 from ..errors import BundleError, ImageError, UnsupportedError, warn
+from ..files import Descriptor
 from ..host import Host
 from ..interrupts import waiting
 from ..plan.rootfs import Overlay
@@ -217,15 +217,6 @@ class Layers(NamedTuple):
         """Return the actions that undo `make_upper` with the same arguments."""
         place = [["bundle", self.place(name)]] if self.has_place else []
         return [*place, *([["overlay", self.upper.directory, container]] if self.upper.directory else [])]
-
-
-class Descriptor:
-    """A file descriptor that is closed with this object."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.close = weakref.finalize(self, os.close, fd)
-        self.close.atexit = False
 
 
 class OwnLayers:

@@ -290,7 +290,10 @@ def test_links_of_an_earlier_copy_are_not_followed(container: oci.Container, tmp
     (host / "file").write_text("host")
     os.mkfifo(host / "fifo")
     copies.mkdir()
-    sh(container, f"mkdir /tmp/a /tmp/dir; cd /tmp/a; ln -s {host} dir; ln -s {host}/file file; ln -s {host}/fifo fifo; ln -s /none none")
+    sh(
+        container,
+        f"mkdir /tmp/a /tmp/dir; cd /tmp/a; ln -s {host} dir; ln -s {host}/file file; ln -s {host}/fifo fifo; ln -s /none none",
+    )
     sh(container, "cd /tmp; for name in dir/file file fifo; do echo inside > $name; done; mkdir none")
     files.get("/tmp/a/.", copies)
     for name in ("dir", "none"):

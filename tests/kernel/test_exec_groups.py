@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from ociruntime.plan.cgroups import Place
 from ..support.cgroups import V2, directory, own_cgroups
 from ..support.fixture_types import MakeBundle, Script, UserBundle
 from ..support.places import REPO
-from ..support.users import UID
+from ..support.users import UID, run_tests_as_user
 from ..support.waiting import SLOWER, TIME_LIMIT, run_async, timed_out, timed_out_with_output, wait_until, wait_until_async, within
 
 pytestmark = pytest.mark.vm
@@ -33,6 +34,7 @@ ESCAPES = {
     "setsid": "setsid sleep {0} & sleep {0}",
     "double fork": "(setsid sh -c '(setsid sleep {0} &) & sleep {0}' &); sleep {0}",
     "ends first": "setsid sleep {0} & exit 0",
+    "another mark": "(ulimit -S -m 12345; setsid sleep {0}) & sleep {0}",
     "no environment": "env -i /bin/setsid /bin/sleep {0} & sleep {0}",
 }
 PIPE = subprocess.PIPE
@@ -49,7 +51,8 @@ with oci.Container.run(prefix, oci.Bundle.load(path), state_root=root) as contai
     with container.popen(["sleep", "1009"]) as other:
         began = time.monotonic()
         try:
-            container.exec(["sh", "-c", "setsid sleep 1007 & sleep 1007"], timeout=0.3, capture_output=True)
+            script = "setsid sleep 1007 & (ulimit -S -m 12345; setsid sleep 1007) & sleep 1007"
+            container.exec(["sh", "-c", script], timeout=0.3, capture_output=True)
         except oci.ProcessTimeout as error:
             assert error.result.returncode == -9, error
         else:
@@ -109,6 +112,31 @@ def test_a_timeout_ends_all_that_was_started(container: oci.Container, way: str)
         other.kill(all=True)
         assert sleepers(container, 1009) == []
     assert left(container) == []
+
+
+def test_more_processes_than_the_caller_may_open_files(container: oci.Container) -> None:
+    script = "i=0; while [ $i -lt 200 ]; do setsid sleep 1007 & i=$((i+1)); done; sleep 1007"
+    with container.popen(["sh", "-c", script]) as process:
+        wait_until(lambda: len(sleepers(container, 1007)) == 201, "the start")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 140, hard))
+        try:
+            process.kill(all=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert sleepers(container, 1007) == []
+
+
+def test_a_process_that_forks_again_and_again(container: oci.Container) -> None:
+    """It ends within a limit of processes, in sessions of their own and continued when they are stopped."""
+    if os.geteuid() == 0 and not own_cgroups(container):
+        pytest.skip("nothing limits the processes of root without cgroups")
+    script = "echo 'kill -CONT -1; setsid sh /tmp/b & setsid sh /tmp/b & exec sleep 1007' > /tmp/b; setsid sh /tmp/b & sleep 1007"
+    result = timed_out(lambda: container.exec(["sh", "-c", f"ulimit -u 300; {script}"], timeout=SLOWER, capture_output=True))
+    assert result.returncode == -9
+    assert sleepers(container, 1007) == []
+    time.sleep(0.2)
+    assert sleepers(container, 1007) == []
 
 
 def test_kill_takes_one_or_all(container: oci.Container) -> None:
@@ -310,6 +338,14 @@ def test_a_mark_stays_below_the_hard_limit() -> None:
     few = MarkedGroup(1 << 29)
     assert few.mark is None
     assert few.processes() == set()  # and not those of every process with that limit
+
+
+@needs_root
+@pytest.mark.skipif("VMTEST" in os.environ, reason="a user runs all tests there")
+def test_as_a_user(user_python: str, prefix: str) -> None:
+    run_tests_as_user(
+        user_python, prefix, "kernel/test_exec_groups.py", "-k", "all_that_was_started or more_processes or again_and"
+    )
 
 
 @needs_root

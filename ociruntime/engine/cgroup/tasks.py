@@ -8,13 +8,14 @@ import select
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
 from ..._native import check, ffi, lib
 from ...errors import StepError, UnsupportedError
-from ...files import read_stat, start_time
+from ...files import Descriptor, read_stat, start_time
 from ..processes import LONGEST_POLL, EndWaiter
 from .tree import GONE, MemoryLimit, make_one, memory_limit, oom_kills, read, read_if_exists, sort_likely, too_small, walk, write
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _KILL_TIMEOUT: Final = 10.0
 """Seconds for processes to die of SIGKILL."""
+_MOST_PIDFDS: Final = 128
+"""Processes of which pidfds are open at a time: a container may have more than the caller may open files."""
 _FREEZE_TIMEOUT: Final = 10.0
 """Seconds for processes to freeze. One that waits in the kernel, for a disk for example, freezes only when that wait is over."""
 
@@ -50,10 +53,13 @@ def processes(paths: Iterable[str]) -> set[int]:
 
 @contextmanager
 def open_pidfds(list_pids: Callable[[], set[int]], pids: Iterable[int]) -> Iterator[list[int]]:
-    """Open pidfds of processes, for the block. One whose pid ``list_pids`` no longer returns afterwards is left out."""
+    """Open pidfds of processes, for the block: of the first `_MOST_PIDFDS`, so the caller begins again with those that are left.
+
+    One whose pid ``list_pids`` no longer returns afterwards is left out.
+    """
     opened: dict[int, int] = {}
     try:
-        for pid in pids:
+        for pid in islice(pids, _MOST_PIDFDS):
             try:
                 opened[pid] = os.pidfd_open(pid)
             except ProcessLookupError:
@@ -74,6 +80,22 @@ def send(pidfds: Iterable[int], number: int) -> None:
             continue
 
 
+def signal_each(list_pids: Callable[[], set[int]], number: int) -> None:
+    """Send a signal to each of the processes that ``list_pids`` returns. Raises PermissionError."""
+    pids = sorted(list_pids())
+    for begin in range(0, len(pids), _MOST_PIDFDS):
+        with open_pidfds(list_pids, pids[begin : begin + _MOST_PIDFDS]) as pidfds:
+            send(pidfds, number)
+
+
+def wait_each(list_pids: Callable[[], set[int]], deadline: float) -> None:
+    """Wait for the end of the processes that ``list_pids`` returns, until a time of `time.monotonic`."""
+    while (pids := list_pids()) and time.monotonic() < deadline:
+        with open_pidfds(list_pids, pids) as pidfds:
+            wait(pidfds, deadline)
+        time.sleep(0.0005)  # they are listed for a moment longer
+
+
 def signal_all(paths: Sequence[str], number: int) -> None:
     """Send a signal to every process. They are frozen meanwhile, so that none of them can fork unseen.
 
@@ -83,8 +105,7 @@ def signal_all(paths: Sequence[str], number: int) -> None:
     was_frozen = frozen(paths)
     thaw = not was_frozen and freeze(paths, True, needed=False)
     try:
-        with open_pidfds(lambda: processes(paths), processes(paths)) as pidfds:
-            send(pidfds, number)
+        signal_each(lambda: processes(paths), number)
     finally:
         if thaw:
             freeze(paths, False)
@@ -99,17 +120,17 @@ def kill(paths: Iterable[str]) -> None:
     paths = list(paths)
     deadline = time.monotonic() + _KILL_TIMEOUT
     again = False
-    while pids := processes(paths):
+    while processes(paths):
         if time.monotonic() > deadline:
             raise TimeoutError(errno.ETIMEDOUT, "processes do not die of SIGKILL", paths[0])
         for path in paths:
             kill_v2(path)
         thaw = again and freeze(paths, True, needed=False, timeout=0.1)  # they fork as fast as they are killed
-        with open_pidfds(lambda: processes(paths), processes(paths) if thaw else pids) as pidfds:
-            send(pidfds, signal.SIGKILL)
-            if thaw:
-                freeze(paths, False)
-            thaw_killed(paths)
+        signal_each(lambda: processes(paths), signal.SIGKILL)
+        if thaw:
+            freeze(paths, False)
+        thaw_killed(paths)
+        with open_pidfds(lambda: processes(paths), processes(paths)) as pidfds:
             wait(pidfds, deadline)
         again = True
 
@@ -484,8 +505,10 @@ def _reading(fd: int, handler: Callable[[], list[EventKind]], *, seek: bool = Tr
 #
 # Sessions and parents do not identify them: setsid(2) and a double fork leave both. A cgroup does, so an exec process gets one of
 # its own below the cgroup that it would run in. It limits and counts nothing: no controller is enabled there (v2), or its hierarchy
-# has none that matters (v1). Where no cgroup can be created, the processes are identified by a mark that they inherit: a random
-# soft limit of the resident set (RLIMIT_RSS), which Linux does not enforce.
+# has none that matters (v1). Where no cgroup can be created, the processes are identified by a cgroup namespace of their own, which
+# only CAP_SYS_ADMIN can leave, and which hides nothing from them. The files of a process whose program its user may not read say
+# nothing about namespaces. So there is a mark too that they inherit: a random soft limit of the resident set (RLIMIT_RSS), which
+# Linux does not enforce.
 
 _PREFIX: Final = "ociruntime@exec-"
 """Prefix of the names of the groups' cgroups. Container ids have no ``@``, so no container's cgroup has such a name by default."""
@@ -541,19 +564,32 @@ class CgroupGroup(Group):
 
 
 class MarkedGroup(Group):
-    """A group whose processes have inherited a mark."""
+    """A group whose processes have inherited a cgroup namespace of its own, and a mark."""
 
     def __init__(self, limit: int) -> None:
         """Choose the mark: less than ``limit``, the hard limit that the processes have, and at least half of it."""
         limit = min(limit, 1 << 63)
         self.mark = limit - 1 - int.from_bytes(os.urandom(8)) % (limit // 2) if limit >= _MIN_LIMIT else None
-        """The soft limit, or None where the hard limit leaves too few numbers. Then the group has no known processes."""
+        """The soft limit, or None where the hard limit leaves too few numbers."""
+        self._namespace: tuple[Descriptor, os.stat_result] | None = None
+
+    def identify(self, namespace: int) -> None:
+        """Take the file descriptor of the cgroup namespace of the first process. As long as it is open, no other gets its number."""
+        self._namespace = Descriptor(namespace), os.fstat(namespace)
 
     def processes(self) -> set[int]:
-        if self.mark is None:
-            return set()
-        mark = b"%d" % self.mark
-        return {int(name) for name in os.listdir("/proc") if name.isdigit() and self._soft_limit(int(name)) == mark}
+        with os.scandir("/proc") as entries:
+            return {int(entry.name) for entry in entries if entry.name.isdigit() and self._has(int(entry.name))}
+
+    def _has(self, pid: int) -> bool:
+        if self._namespace is not None:
+            try:
+                return os.path.samestat(os.stat(f"/proc/{pid}/ns/cgroup"), self._namespace[1])
+            except (FileNotFoundError, ProcessLookupError):
+                return False  # it has ended
+            except PermissionError:
+                pass  # it belongs to another user, or its program cannot be read
+        return self.mark is not None and self._soft_limit(pid) == b"%d" % self.mark
 
     @staticmethod
     def _soft_limit(pid: int) -> bytes:
@@ -563,6 +599,39 @@ class MarkedGroup(Group):
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return b""  # it has ended, or belongs to another user
         return row[0] if row and start_time(pid) else b""
+
+    def kill(self) -> None:
+        begun = time.monotonic()
+        deadline, pause, known = begun + _GROUP_KILL_TIMEOUT, 0.0005, set[int]()
+        while pids := self._send(signal.SIGKILL):
+            if known and not pids <= known:  # they fork as fast as they are killed
+                self._stop()
+                pids |= self._send(signal.SIGKILL)
+                deadline = min(time.monotonic() + _GROUP_KILL_TIMEOUT, begun + _KILL_TIMEOUT)
+            known |= pids
+            if time.monotonic() > deadline:
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+
+    def _stop(self) -> None:
+        """Stop all processes, until none is found that was not stopped."""
+        stopped = set[int]()
+        deadline = time.monotonic() + _KILL_TIMEOUT
+        while (pids := self._send(signal.SIGSTOP, but=stopped)) and time.monotonic() < deadline:
+            stopped |= pids
+
+    def _send(self, number: int, but: Collection[int] = ()) -> set[int]:
+        """Send a signal to each process as it is found, before it forks once more. Return the pids."""
+        sent: set[int] = set()
+        with os.scandir("/proc") as entries:
+            for entry in entries:
+                if not entry.name.isdigit() or (pid := int(entry.name)) in but or not self._has(pid):
+                    continue
+                with open_pidfds(lambda pid=pid: {pid} if self._has(pid) else set(), [pid]) as pidfds:  # type: ignore[misc]
+                    send(pidfds, number)
+                    sent.update([pid] if pidfds else [])
+        return sent
 
 
 def make_cgroup_group(places: Iterable[Place], own: Sequence[str]) -> tuple[CgroupGroup, list[str]] | None:
