@@ -727,7 +727,7 @@ class Container:
 
         Raises:
             FileNotFoundError: there is no such file, and there was none.
-            OSError: it is not a text, or is larger than 16 MiB. And as for `changes`.
+            OSError: it is not a text, is larger than 16 MiB, or has more than a million lines. And as for `changes`.
         """
         from .lifecycle.snapshots import diff_text
 

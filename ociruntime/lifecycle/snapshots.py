@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import attrs
+from typing_extensions import override
 
 from ..arguments import check_choice, parse_path
 from ..engine import cgroup
@@ -55,6 +56,9 @@ _MARKS: Final = (b"trusted.overlay.", b"user.overlay.")
 _OPAQUE, _WHITEOUT, _METACOPY, _REDIRECT = b"opaque", b"whiteout", b"metacopy", b"redirect"
 _MOST_TEXT: Final = 16 << 20
 """Bytes of a file of which differences are shown."""
+_MOST_LINES: Final = 1 << 20
+_MOST_COMPARED: Final = 1 << 23
+"""Pairs of lines that are looked at for one file: some seconds."""
 _MOST_CHANGES: Final = 1 << 20
 _MOST_ROWS: Final = 200
 """Changes that a notebook shows."""
@@ -340,7 +344,7 @@ class LayerComparison:
         before = self._text(lower.place, lower.info, path) if lower is not None else []
         after = [] if removed else self._text((self._upper, inner), upper, path)
         old, new = ("/dev/null" if lower is None else f"a{path}"), ("/dev/null" if removed else f"b{path}")
-        return "".join(difflib.unified_diff(before, after, old, new))
+        return "".join(_unified_diff(before, after, old, new))
 
     def _text(self, place: Place, info: FileInfo, path: str) -> list[str]:
         if not stat.S_ISREG(info.mode):
@@ -350,15 +354,53 @@ class LayerComparison:
         content = b"".join(bytes(part) for part in self._server.content(*place))
         if b"\0" in content:
             raise OSError(errno.EINVAL, "a binary file, not a text", path)
-        lines = content.decode("utf-8", "surrogateescape").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines[-1] += "\n\\ No newline at end of file\n"
-        return lines
+        if content.count(b"\n") > _MOST_LINES:
+            raise OSError(errno.EFBIG, f"more than {_MOST_LINES} lines", path)
+        *lines, last = (f"{line}\n" for line in content.decode("utf-8", "surrogateescape").split("\n"))
+        return [*lines, f"{last}\\ No newline at end of file\n"] if last != "\n" else lines
+
+
+class _LineMatcher(difflib.SequenceMatcher[str]):
+    """A comparison of lines that takes a limited time, whatever the lines are: what it does not come to counts as changed."""
+
+    a: list[str]
+    b: list[str]
+    b2j: dict[str, list[int]]
+    _left = _MOST_COMPARED
+
+    @override
+    def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> difflib.Match:
+        ahi, bhi = len(self.a) if ahi is None else ahi, len(self.b) if bhi is None else bhi
+        most = min(ahi - alo, bhi - blo)
+        if same := next((at for at in range(most) if self.a[alo + at] != self.b[blo + at]), most):
+            return difflib.Match(alo, blo, same)
+        if same := next((at for at in range(most) if self.a[ahi - 1 - at] != self.b[bhi - 1 - at]), most):
+            return difflib.Match(ahi - same, bhi - same, same)
+        self._left -= sum(1 + len(self.b2j.get(self.a[at], ())) for at in range(alo, ahi))
+        return super().find_longest_match(alo, ahi, blo, bhi) if self._left > 0 else difflib.Match(alo, blo, 0)
+
+
+def _unified_diff(before: list[str], after: list[str], old: str, new: str) -> Iterator[str]:
+    """Yield a unified diff, as `difflib.unified_diff`, which has no limit of its time."""
+    groups = list(_LineMatcher(None, before, after).get_grouped_opcodes())
+    if groups:
+        yield f"--- {old}\n+++ {new}\n"
+    for group in groups:
+        (_, begin, _, new_begin, _), (_, _, end, _, new_end) = group[0], group[-1]
+        yield f"@@ -{_hunk_range(begin, end)} +{_hunk_range(new_begin, new_end)} @@\n"
+        for kind, one, two, three, four in group:
+            yield from (f"{' ' if kind == 'equal' else '-'}{line}" for line in before[one:two])
+            yield from (f"+{line}" for line in after[three:four] if kind != "equal")
+
+
+def _hunk_range(begin: int, end: int) -> str:
+    count = end - begin
+    return f"{begin + 1}" if count == 1 else f"{begin + 1 if count else begin},{count}"
 
 
 _PREFIX: Final = "ociruntime-snapshot-"
 _LOCK: Final = "lock"
-_NOT_COPIED: Final = ("origin", "impure", "nlink", "upper", "uuid")
+_NOT_COPIED: Final = {mark + name for mark in _MARKS for name in (b"origin", b"impure", b"nlink", b"upper", b"uuid")}
 """Attributes of overlayfs that belong to one upper layer alone."""
 _COPIED_AT_ONCE: Final = 1 << 26
 
@@ -600,8 +642,7 @@ class _LayerCopy:
         """Return the attributes of the file that was looked at last, as far as they are copied."""
         found = {}
         for name in self._server.attributes():
-            prefix, _, mark = name.rpartition(b".overlay.")
-            if prefix and mark.decode("ascii", "replace") in _NOT_COPIED:
+            if name in _NOT_COPIED:
                 continue
             value = self._server.attribute(name)
             if value is not None:

@@ -20,6 +20,7 @@ import ociruntime as oci
 from ..support.fixture_types import MakeBundle
 from ..support.private_users import give, new_user
 from ..support.users import run_tests_as_user
+from ..support.waiting import within
 
 AS_ROOT = os.geteuid() == 0
 UPPERS = ["directory", "tmpfs"]
@@ -116,6 +117,21 @@ def test_changes(start: Start) -> None:
         container.diff_text("/binary")
     with pytest.raises(OSError, match="a FIFO, not a text"):
         container.diff_text("/pipe")
+
+
+def test_differences_of_odd_texts(start: Start) -> None:
+    """They take a limited time, however the lines repeat, and lines end with a newline alone."""
+    container = start()
+    count = "i=0; while [ $i -lt 400 ]; do echo $((i * i % 317)); i=$((i+1)); done > one; cat $(yes one | head -n 300) > text"
+    sh(container, f"{count}; printf 'form\\ffeed\\rand\\342\\200\\250more\\n' > odd; yes '' | head -c 1100000 > lines")
+    assert container.diff_text("/odd") == "--- /dev/null\n+++ b/odd\n@@ -0,0 +1 @@\n+form\ffeed\rand\u2028more\n"
+    with pytest.raises(OSError, match="more than 1048576 lines"):
+        container.diff_text("/lines")
+    with container.snapshot() as snapshot:
+        changed = start(snapshot.bundle)
+    sh(changed, "awk '{ print ($1 * 7 + NR) % 317 }' text > other; mv other text")
+    with within(60):
+        assert changed.diff_text("/text").startswith("--- a/text\n+++ b/text\n@@ -1")
 
 
 def test_snapshots(start: Start, state_root: Path) -> None:

@@ -574,7 +574,7 @@ class MarkedGroup(Group):
         self._namespace: tuple[Descriptor, os.stat_result] | None = None
 
     def identify(self, namespace: int) -> None:
-        """Take the file descriptor of the cgroup namespace of the first process. As long as it is open, no other gets its number."""
+        """Take the file descriptor of the cgroup namespace of the processes. While it is open, no other gets its number."""
         self._namespace = Descriptor(namespace), os.fstat(namespace)
 
     def processes(self) -> set[int]:
