@@ -27,13 +27,25 @@ from .arguments import (
 from .errors import UnsupportedError
 from .files import absolute_path
 from .host import Host
-from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike, is_bool, parse_mounts, validated_by
-from .plan.cgroups import MANAGERS, Manager, why_unlimited
+from .overrides import (
+    Args,
+    Env,
+    MountLike,
+    Network,
+    Overrides,
+    Ports,
+    StrPath,
+    UserLike,
+    find_enforcement,
+    is_bool,
+    parse_mounts,
+    validated_by,
+)
+from .plan.cgroups import MANAGERS, Manager
 from .presets import Preset, complete, parse_preset
 from .rootfs.layers import Strategy, parse_strategy
 from .rootfs.uppers import parse_overlay
-from .spec import Mount, Resources, Rlimit
-from .spec.process import RlimitType
+from .spec import Mount, Rlimit, RlimitType
 from .streams import BESIDE_A_TERMINAL, DEVNULL, PIPE, Codec, Output, Stdio, Streams
 from .terminal import check_user_terminal
 
@@ -569,6 +581,8 @@ class RunOptions(_StreamOptions):
 _SANDBOX_PIDS: Final = 1024
 _SANDBOX_DISK: Final = 1 << 30
 """The limits of a sandbox whose caller gives none."""
+_NO_CORE: Final = Rlimit(type=RlimitType.CORE, soft=1, hard=1)
+"""No core dump. Unlike 0, it also keeps the kernel from starting a program of the host that takes them (core_pattern)."""
 
 
 def _parse_disk(value: int | str | None) -> int | None:
@@ -584,18 +598,18 @@ def _check_policy(_: object, attribute: attrs.Attribute[Any], value: str | None)
         check_choice(attribute.name, value, get_args(LimitPolicy))
 
 
-class Enforcement(NamedTuple):
-    """What enforces the limits of a sandbox."""
+class SandboxLimits(NamedTuple):
+    """The limits of a sandbox, and what enforces them."""
 
     overrides: Overrides
     """Those of the call, with the limits that cgroups or resource limits enforce."""
     by: Mapping[str, str]
-    """``cgroup``, ``rlimit``, ``tmpfs`` or ``none``, by the name of a limit."""
+    """``cgroup``, ``rlimit``, ``tmpfs``, ``image`` or ``none``, by the name of a limit."""
     weak: Sequence[str] = ()
     """The limits of the call that are weaker than asked for, as warnings."""
 
 
-def _enforce(options: SandboxOptions) -> Enforcement:
+def _enforce(options: SandboxOptions) -> SandboxLimits:
     """Decide what enforces each limit of a sandbox. Raises UnsupportedError: one that is required cannot be enforced."""
     mounts = parse_mounts(options.mounts)
     if options.shm is not None:
@@ -614,6 +628,9 @@ def _enforce(options: SandboxOptions) -> Enforcement:
         ports=options.ports,
         read_only=options.read_only,
         hostname=options.hostname,
+        no_swap=True,
+        default_rlimits=(_NO_CORE,),
+        default_tmpfs_size=max(0, _SANDBOX_DISK if options.disk is None else options.disk),
     )
     host = Host.probe()
     by: dict[str, str] = {}
@@ -624,28 +641,26 @@ def _enforce(options: SandboxOptions) -> Enforcement:
         value = getattr(overrides, name)
         if value is None:
             continue
-        reason = why_unlimited(Overrides(**{name: value}).limit(Resources()), host, options.cgroup_manager)
-        if not reason:
-            by |= {name: "cgroup"} if value > 0 else {}
-            continue
-        cleared[name] = None
+        found = find_enforcement(name, value, host, options.cgroup_manager)
+        if found.reason:
+            cleared[name] = None
         if value < 0:
             continue
-        rlimit = _rlimit_of(name, value, host)
-        by[name] = "none" if rlimit is None else "rlimit"
-        rlimits += [] if rlimit is None else [rlimit]
-        if options.limits == "required" or getattr(options, name) is not None:
-            lacking[name] = reason
+        by[name] = found.by
+        if found.rlimit is not None:
+            rlimits.append(found.rlimit)
+        if found.reason and (options.limits == "required" or getattr(options, name) is not None):
+            lacking[name] = found.reason
     if lacking and options.limits != "if possible":
         reasons = "; ".join(dict.fromkeys(lacking.values()))
         raise UnsupportedError(
             f"{', '.join(lacking)}: cannot be limited for all processes of a sandbox together: {reasons}; or pass "
             "limits='if possible' for weaker limits"
         )
-    by["disk"] = "tmpfs" if options.upper.startswith("tmpfs:") else "none"
+    by["disk"] = "tmpfs" if options.upper.startswith("tmpfs:") else "image" if os.path.isfile(options.upper) else "none"
     overrides = attrs.evolve(overrides, rlimits=tuple(rlimits), **cleared)
     weak = [f"sandbox: {name} is {_WEAKER[name, by[name]]}: {reason}" for name, reason in lacking.items()]
-    return Enforcement(overrides if options.preset is None else complete(options.preset, overrides), by, weak)
+    return SandboxLimits(overrides if options.preset is None else complete(options.preset, overrides), by, weak)
 
 
 _WEAKER: Final = {
@@ -656,18 +671,9 @@ _WEAKER: Final = {
 }
 
 
-def _rlimit_of(name: str, value: int, host: Host) -> Rlimit | None:
-    """Return the resource limit that comes closest to a limit of a whole sandbox, if there is one."""
-    if name == "memory":
-        return Rlimit(type=RlimitType.DATA, soft=value, hard=value)
-    if name == "pids" and host.euid:  # the kernel does not enforce it for root
-        return Rlimit(type=RlimitType.NPROC, soft=value, hard=value)
-    return None
-
-
 def _shm_of(size: int) -> Mount:
-    limit = () if size < 0 else (f"size={size}",)
-    return Mount(destination="/dev/shm", type="tmpfs", source="shm", options=("nosuid", "noexec", "nodev", "mode=1777", *limit))
+    limit = "size=50%" if size < 0 else f"size={size}"
+    return Mount(destination="/dev/shm", type="tmpfs", source="shm", options=("nosuid", "noexec", "nodev", "mode=1777", limit))
 
 
 def _upper_of(options: SandboxOptions) -> str:
@@ -724,7 +730,7 @@ class SandboxOptions:
     """How the container is created."""
     upper: str = attrs.field(init=False, default=attrs.Factory(_upper_of, takes_self=True))
     """Where the writes to the root filesystem go, in the form of `parse_overlay`."""
-    enforcement: Enforcement = attrs.field(init=False, default=attrs.Factory(_enforce, takes_self=True))
+    enforcement: SandboxLimits = attrs.field(init=False, default=attrs.Factory(_enforce, takes_self=True))
 
     @property
     def overrides(self) -> Overrides:

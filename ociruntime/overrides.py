@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import attrs
 
@@ -26,10 +26,12 @@ from .arguments import (
 from .engine.networks import parse_ports
 from .files import absolute_path
 from .host import Host
+from .plan.cgroups import Manager, why_unlimited
 from .plan.mount_options import KNOWN_OPTIONS
 from .plan.namespaces import KEEP_GROUPS, Port, maps_own_id_alone
+from .plan.rootfs import Tmpfs
 from .rootfs.users import CALLER, Caller, is_shown, resolve, working_directory
-from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, Rlimit, User
+from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, Rlimit, RlimitType, User
 
 if TYPE_CHECKING:
     from .cdi import Gpus, Requested
@@ -281,6 +283,8 @@ class Overrides:
     memory: int | None = attrs.field(default=None, converter=_parse_memory)
     cpus: float | None = attrs.field(default=None, converter=_parse_cpus)
     pids: int | None = attrs.field(default=None, converter=_parse_pids)
+    no_swap: bool = False
+    """Whether ``memory`` limits memory and swap together. Otherwise swap is not limited."""
     network: str | None = attrs.field(default=None, converter=_parse_network)
     ports: tuple[Port, ...] = attrs.field(default=(), converter=parse_ports)
     devices: tuple[Requested, ...] | None = attrs.field(default=None, converter=_parse_devices)
@@ -300,6 +304,10 @@ class Overrides:
     selinux_label: str | None = attrs.field(default=None, validator=is_str)
     rlimits: tuple[Rlimit, ...] = ()
     """Resource limits of the process, each instead of the one of its type."""
+    default_rlimits: tuple[Rlimit, ...] = ()
+    """Resource limits for a process that has none of their types."""
+    default_tmpfs_size: int | None = None
+    """The size of each tmpfs that has none, or 0 for that of the kernel. Its number of files is then limited too."""
 
     def __attrs_post_init__(self) -> None:
         if self.ports and self.network != "private":
@@ -336,6 +344,9 @@ class Overrides:
             changed = changed.with_mount(parse_mount(mount))
         if self.user == CALLER:
             changed = _as_caller(changed)
+        if self.default_tmpfs_size is not None:
+            bounded = [_bounded(mount, self.default_tmpfs_size) for mount in changed.mounts or ()]
+            changed = changed.evolve(mounts=tuple(bounded))
         changed = changed.evolve(process=self._process(changed, root))
         return self._devices(self._limits(self._network(changed)))
 
@@ -355,6 +366,10 @@ class Overrides:
             types = {limit.type for limit in self.rlimits}
             kept = tuple(limit for limit in process.rlimits or () if limit.type not in types)
             process = process.evolve(rlimits=(*kept, *self.rlimits))
+        if self.default_rlimits:
+            types = {limit.type for limit in process.rlimits or ()}
+            added = (limit for limit in self.default_rlimits if limit.type not in types)
+            process = process.evolve(rlimits=(*(process.rlimits or ()), *added))
         if self.default_env:
             process = _with_default_env(process, self.default_env)
         if self.env:
@@ -389,12 +404,58 @@ class Overrides:
         """Return resources with the limits of the overrides."""
         changes: dict[str, Any] = {}
         if self.memory is not None:
-            changes["memory"] = (resources.memory or Memory()).evolve(limit=self.memory)
+            memory = (resources.memory or Memory()).evolve(limit=self.memory)
+            changes["memory"] = memory.evolve(swap=self.memory) if self.no_swap else memory
         if self.cpus is not None:
             changes["cpu"] = (resources.cpu or CPU()).evolve(quota=round(self.cpus * _PERIOD), period=_PERIOD)
         if self.pids is not None:
             changes["pids"] = (resources.pids or Pids()).evolve(limit=self.pids)
         return resources.evolve(**changes)
+
+
+def _bounded(mount: Mount, size: int) -> Mount:
+    """Return a mount, and a tmpfs with limits of its size and of its files where it has none."""
+    parts = (option.partition("=") for option in mount.options or ())
+    given = {name: value for name, _, value in parts}
+    if mount.type != "tmpfs" or not given.keys().isdisjoint(("bind", "rbind", "remount")):
+        return mount
+    if size and given.keys().isdisjoint(("size", "nr_blocks")):
+        given["size"] = str(size)
+        mount = mount.evolve(options=(*(mount.options or ()), f"size={size}"))
+    try:
+        files = Tmpfs(parse_size(given.get("size", ""))).files
+    except ValueError:
+        return mount  # a part of the memory, in percent
+    return mount if "nr_inodes" in given else mount.evolve(options=(*(mount.options or ()), f"nr_inodes={files}"))
+
+
+class Enforcement(NamedTuple):
+    """What enforces a limit of a container."""
+
+    by: str
+    """``cgroup``, ``rlimit`` or ``none``."""
+    reason: str = ""
+    """Why it is not a cgroup, and what helps."""
+    rlimit: Rlimit | None = None
+
+
+def find_enforcement(name: str, value: float, host: Host, manager: Manager = "cgroupfs") -> Enforcement:
+    """Return what enforces a limit: a cgroup, or the resource limit that comes closest.
+
+    Args:
+        name: ``memory``, ``cpus`` or ``pids``.
+        value: its value; negative for no limit.
+    """
+    given: dict[str, Any] = {name: value}
+    reason = why_unlimited(Overrides(**given).limit(Resources()), host, manager)
+    if not reason:
+        return Enforcement("cgroup")
+    limited = {"memory": RlimitType.DATA}
+    if host.euid:  # the kernel does not enforce it for root
+        limited["pids"] = RlimitType.NPROC
+    if name not in limited or value < 0:
+        return Enforcement("none", reason)
+    return Enforcement("rlimit", reason, Rlimit(type=limited[name], soft=int(value), hard=int(value)))
 
 
 _NOTHING: Final = Overrides()

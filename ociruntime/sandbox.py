@@ -126,11 +126,11 @@ class Sandbox(FileOperations, Unpicklable):
             image: an image of any kind that `Bundle.from_image` takes, a `Bundle`, a bundle directory, or a `Snapshot`. It does not
                 change.
             memory: memory limit of all processes together, in bytes or as ``"512M"``. The kernel kills a program that needs more.
-                What is written to a root filesystem in memory (``disk``) counts too.
+                What is written to a root filesystem in memory (``disk``) counts too, and so does swap.
             cpus: CPU time in CPUs: 0.5 is half of one.
             pids: limit of processes and threads. Default: 1024. -1 for no limit.
             disk: limit of what is written to the root filesystem, which is in memory then. Default: ``"1G"``. -1 for no limit, in a
-                directory on the disk (``TMPDIR``).
+                directory on the disk (``TMPDIR``). It is also the size of each other tmpfs that has none.
             shm: size of ``/dev/shm``. Default: as the configuration says, which is 64 MiB for an image. -1 for half of the memory.
             max_output: bytes of each output stream of a run that are kept, unless the run says otherwise. -1 for all.
             timeout: seconds for each run that does not say otherwise. Default: no limit.
@@ -139,8 +139,8 @@ class Sandbox(FileOperations, Unpicklable):
                 (RLIMIT_DATA), pids for each user of the sandbox (RLIMIT_NPROC), and none for CPUs. Default: the limits that are
                 given are required, and the default of ``pids`` may be weaker. The attribute `limits` has what was chosen.
             network, ports, devices, gpus: as for `ociruntime.run`.
-            mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. What is written there stays, and no limit
-                counts it.
+            mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. What is written to the host stays, and
+                no limit counts it.
             env: variables of all programs, over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
             cwd: the working directory of all programs.
             user: the user of all programs, as for `ociruntime.run`.
@@ -264,7 +264,8 @@ class Sandbox(FileOperations, Unpicklable):
     def limits(self) -> Mapping[str, str]:
         """What enforces each of its limits: ``memory``, ``cpus``, ``pids`` if they are limited, and ``disk``.
 
-        ``"cgroup"`` and ``"tmpfs"`` hold for all processes together, ``"rlimit"`` for each process or user; ``"none"``: nothing.
+        ``"cgroup"``, ``"tmpfs"`` and ``"image"``, a filesystem in a file, hold for all processes together, ``"rlimit"`` for each
+        process or user; ``"none"``: nothing.
         """
         return MappingProxyType(self._options.enforcement.by)
 

@@ -187,6 +187,18 @@ class Tmpfs(NamedTuple):
     size: int = 0
     """Its size in bytes; 0 for the default of the kernel, which is half of the memory."""
 
+    @property
+    def files(self) -> int:
+        """The most files that it can have; 0 for the default of the kernel, which depends on the memory alone.
+
+        An empty file takes about 1 KiB of the kernel's memory, and nothing of the size.
+        """
+        return self.size and max(_LEAST_FILES, self.size // _BYTES_PER_FILE)
+
+
+_BYTES_PER_FILE: Final = 4096
+_LEAST_FILES: Final = 1024
+
 
 class Overlay(NamedTuple):
     """The layers of the root filesystem of one container."""
@@ -319,7 +331,8 @@ def _open_upper(
 def _create_tmpfs(builder: PlanBuilder, mounts: DetachedMounts, tmpfs: Tmpfs, places: list[int]) -> int:
     context, slot = mounts.context(), builder.new_slot()
     builder.add("fsopen", "tmpfs", context, text="tmpfs for the upper layer of /")
-    for key, value in (("source", "tmpfs"), ("mode", "0700"), *((("size", str(tmpfs.size)),) if tmpfs.size else ())):
+    limits = (("size", str(tmpfs.size)), ("nr_inodes", str(tmpfs.files))) if tmpfs.size else ()
+    for key, value in (("source", "tmpfs"), ("mode", "0700"), *limits):
         mounts.configure(context, key, value, "the upper layer of /")
     builder.add("fsconfig", context, ops.FSCONFIG_CMD_CREATE, "", "", text="create the tmpfs for the upper layer of /")
     attributes = ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV

@@ -9,13 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ociruntime as oci
 
 from ..support.cgroups import Limited
-from ..support.fixture_types import Command, MakeBundle, UserBundle
+from ..support.fixture_types import Command, MakeBundle, MakeSandbox, UserBundle
 from ..support.mounts import Runner
 from ..support.terminals import Session
 from ..support.users import UID, User, give, temporary_user
@@ -118,3 +119,25 @@ def mounted_tmpfs(tree: Path) -> Iterator[Path]:
     (tree / "dir/below").write_text("below\n")
     yield tree
     subprocess.run(["umount", "-l", tree / "dir"], check=True)
+
+
+@pytest.fixture
+def make_sandbox(busybox_rootfs: Path, state_root: Path, prefix: str) -> Iterator[MakeSandbox]:
+    made: list[oci.Sandbox] = []
+
+    def make(image: Any = None, **options: Any) -> oci.Sandbox:
+        options.setdefault("name", f"{prefix}-{len(made)}")
+        made.append(oci.Sandbox(busybox_rootfs if image is None else image, state_root=state_root, **options))
+        return made[-1]
+
+    yield make
+    for sandbox in made:
+        sandbox.close()
+    assert oci.Container.list(state_root=state_root) == []
+    if made:
+        assert os.listdir(state_root / ".runs") == []
+
+
+@pytest.fixture
+def sandbox(make_sandbox: MakeSandbox) -> oci.Sandbox:
+    return make_sandbox()

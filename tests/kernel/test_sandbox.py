@@ -12,46 +12,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import ociruntime as oci
 from ociruntime import aio
 
-from ..support.fixture_types import MakeBundle
+from ..support.fixture_types import MakeBundle, MakeSandbox
 from ..support.processes import find_processes, is_running
 from ..support.users import run_tests_as_user
 from ..support.waiting import TIME_LIMIT, run_async, wait_until
 
 ROOT = os.geteuid() == 0
-MakeSandbox = Callable[..., oci.Sandbox]
-
-
-@pytest.fixture
-def make_sandbox(busybox_rootfs: Path, state_root: Path, prefix: str) -> Iterator[MakeSandbox]:
-    made: list[oci.Sandbox] = []
-
-    def make(image: Any = busybox_rootfs, **options: Any) -> oci.Sandbox:
-        options.setdefault("name", f"{prefix}-{len(made)}")
-        made.append(oci.Sandbox(image, state_root=state_root, **options))
-        return made[-1]
-
-    yield make
-    for sandbox in made:
-        sandbox.close()
-    assert oci.Container.list(state_root=state_root) == []
-    if made:
-        assert os.listdir(state_root / ".runs") == []
-
-
-@pytest.fixture
-def sandbox(make_sandbox: MakeSandbox) -> oci.Sandbox:
-    return make_sandbox()
 
 
 # ---- running programs ----

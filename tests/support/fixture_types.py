@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ociruntime as oci
 
@@ -31,3 +31,9 @@ class Command(Protocol):
     """Returns the arguments that run an ``ociruntime`` command on the test's state directory."""
 
     def __call__(self, *args: object) -> list[str]: ...
+
+
+class MakeSandbox(Protocol):
+    """Makes a sandbox of busybox, or of another image, that is closed at the end of the test."""
+
+    def __call__(self, image: Any = None, **options: Any) -> oci.Sandbox: ...

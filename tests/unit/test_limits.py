@@ -9,6 +9,8 @@ import pytest
 
 from ociruntime.arguments import parse_count, parse_cpus, parse_limit, parse_size
 from ociruntime.overrides import Overrides
+from ociruntime.rootfs.users import ContainerRoot
+from ociruntime.spec import Mount, RuntimeSpec
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,31 @@ def test_cpus_and_counts() -> None:
 def test_run_names_the_argument(name: str, value: object) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^{name} is {value!r}: a number of"):
         Overrides(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        ((), ("size=8388608", "nr_inodes=2048")),
+        (("size=1m", "mode=755"), ("nr_inodes=1024",)),
+        (("size=65536k",), ("nr_inodes=16384",)),
+        (("size=64M", "nr_inodes=9"), ()),
+        (("size=50%",), ()),
+        (("size=0",), ()),
+        (("nr_blocks=7",), ()),
+        (("rbind",), ()),
+        (("remount", "ro"), ()),
+    ],
+)
+def test_every_tmpfs_of_a_sandbox_is_limited(options: tuple[str, ...], added: tuple[str, ...]) -> None:
+    mount = Mount(destination="/x", type="tmpfs", source="tmpfs", options=options)
+    given = RuntimeSpec.default().evolve(mounts=(mount, mount.evolve(type="ramfs")))
+    changed = Overrides(default_tmpfs_size=8 << 20).apply(given, _no_root)
+    assert [one.options for one in changed.mounts or ()] == [(*options, *added), options]
+    unlimited = Overrides(default_tmpfs_size=0).apply(given, _no_root).mounts or ()
+    assert unlimited[0].options == (options if not options else (*options, *added))
+    assert Overrides(pids=3).apply(given, _no_root).mounts == given.mounts
+
+
+def _no_root(spec: RuntimeSpec) -> ContainerRoot:
+    raise AssertionError("names of users are not looked up")
