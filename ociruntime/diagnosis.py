@@ -26,6 +26,7 @@ from .engine.filesystems import MOUNTERS, MTAB, Programs
 from .engine.networks import NetworkPrograms
 from .errors import SpecError, StateError, UnsupportedError
 from .host import Hierarchy, Host, Systemd
+from .overrides import find_enforcement
 from .plan.cgroups.placement import no_cgroups, privileged_remedy
 from .plan.compile import compile_create
 from .plan.mount_options import LINKS
@@ -49,6 +50,7 @@ from .spec import (
     MountExtensions,
     NamespaceType,
     ProcessSpec,
+    RlimitType,
     Root,
     RuntimeSpec,
     Seccomp,
@@ -339,6 +341,7 @@ def diagnose(probes: Probes) -> Diagnosis:
             _squashfs_tools(probes),
             _cgroups(probes),
             _systemd(probes),
+            _sandbox_limits(probes),
             _private_networks(probes),
             _seccomp(probes),
             _state_directory(probes),
@@ -589,6 +592,27 @@ def _systemd(probes: Probes) -> Finding:
         )
     remedy = _by_root(host, f"loginctl enable-linger {host.euid}") if host.euid else ""
     return Finding("systemd", Availability.LIMITED, "it is running, but not for this user", remedy)
+
+
+_WEAKER: Final = {
+    RlimitType.NPROC: "{} for each of its users (RLIMIT_NPROC)",
+    RlimitType.DATA: "{} for each process (RLIMIT_DATA)",
+    None: "{} not at all",
+}
+"""How a limit holds without a cgroup, by the type of the resource limit."""
+
+
+def _sandbox_limits(probes: Probes) -> Finding:
+    """Return the finding about the limits of a `Sandbox`."""
+    subject, always = "sandbox limits", "disk and /dev/shm by the size of a tmpfs, output by the caller"
+    found = {name: find_enforcement(name, 1, probes.host) for name in ("pids", "memory", "cpus")}
+    cgroups = [name for name, one in found.items() if not one.reason]
+    together = f"{', '.join(cgroups)} of all processes together by cgroups" if cgroups else ""
+    if len(cgroups) == len(found):
+        return Finding(subject, Availability.OK, f"{together}; {always}")
+    weak = ", ".join(_WEAKER[one.rlimit.type if one.rlimit else None].format(name) for name, one in found.items() if one.reason)
+    detail = "; ".join(part for part in (together, f"without a cgroup: {weak}", always) if part)
+    return Finding(subject, Availability.LIMITED, detail, _cgroups(probes).remedy)
 
 
 def _private_networks(probes: Probes) -> Finding:
