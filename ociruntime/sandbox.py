@@ -216,10 +216,9 @@ class Sandbox(FileOperations, Unpicklable):
         return cls._of(HostFiles.of(read, write, hide), host_options(options))
 
     def _begin(self, image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> None:
-        self._image = image.bundle if isinstance(image, Snapshot) else image
         self._options = options
         with DeferredSignals() as signals:
-            self._make()
+            self._make(image.bundle if isinstance(image, Snapshot) else image)
             signals.undo = self.close
             self._origin = _origin_of(image, options)
         warn(options.enforcement.weak)
@@ -231,15 +230,15 @@ class Sandbox(FileOperations, Unpicklable):
         sandbox._begin(image, options)
         return sandbox
 
-    def _make(self) -> None:
+    def _make(self, image: ImageLike | HostFiles) -> None:
         """Make the container. Signals are deferred."""
         options = self._options
-        image = self._image
         bundle = host_bundle(image, options) if isinstance(image, HostFiles) else find_bundle(image, options)
         name = f"sandbox-{os.urandom(8).hex()}" if options.name is None else options.name
         with Streams(DEVNULL, DEVNULL, DEVNULL) as streams:
             owned = OwnedContainer(bundle, name, options.create, streams.child)
         self._owned, self._container = owned, Container._of(owned.created)
+        self._image: ImageLike | HostFiles | None = image
         # Not as a method of this object, which could not be collected then. At the end of the interpreter it is closed too.
         self._finalizer = weakref.finalize(self, owned.discard)
 
@@ -609,15 +608,17 @@ class Sandbox(FileOperations, Unpicklable):
         What is in ``mounts`` or in an ``overlay`` that is kept stays. If this raises, the sandbox is closed.
         """
         self._running()
+        image = self._image
+        assert image is not None, "it is open"
         with DeferredSignals() as signals:
             self.close()
-            self._make()
+            self._make(image)
             signals.undo = self.close
 
     def close(self) -> None:
         """Kill every process and remove the sandbox. A second call, or one in a forked child, has no effect."""
         complete(self._finalizer)
-        self._container._layers = None
+        self._container._layers = self._image = None  # which can keep the files of a snapshot
 
     def __enter__(self) -> Self:
         return self

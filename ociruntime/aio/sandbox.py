@@ -40,7 +40,7 @@ class Sandbox(FileOperations, Unpicklable):
     def __init__(self, image: ImageLike | Snapshot, **options: Unpack[SandboxKeywords]) -> None:
         """Check the arguments, which are those of `ociruntime.Sandbox`, and begin nothing."""
         check_keywords("Sandbox", options, SandboxKeywords)
-        self._image: ImageLike | HostFiles | Snapshot = image
+        self._image: ImageLike | HostFiles | Snapshot | None = image
         self._options = SandboxOptions(**options)
         self._made: _sync.Sandbox | None = None
 
@@ -63,13 +63,15 @@ class Sandbox(FileOperations, Unpicklable):
     def _from(cls, made: _sync.Sandbox) -> Self:
         """Return a sandbox that has begun."""
         sandbox = cls.__new__(cls)
-        sandbox._image, sandbox._options, sandbox._made = made._image, made._options, made
+        sandbox._image, sandbox._options, sandbox._made = None, made._options, made
         return sandbox
 
     async def _begin(self) -> Self:
         if self._made is not None:
             raise StateError(f"sandbox {self._made.name!r} has begun already")
+        assert self._image is not None, "it has not begun"
         self._made = await work(_sync.Sandbox._of, self._image, self._options, undo=_sync.Sandbox.close)
+        self._image = None  # a snapshot keeps its files while something refers to it
         return self
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -230,10 +232,7 @@ class Sandbox(FileOperations, Unpicklable):
 
     async def fork(self) -> Self:
         """See `ociruntime.Sandbox.fork`."""
-        made = await work(self._sandbox.fork, undo=_sync.Sandbox.close)
-        sandbox = type(self).__new__(type(self))
-        sandbox._image, sandbox._options, sandbox._made = made._image, made._options, made
-        return sandbox
+        return self._from(await work(self._sandbox.fork, undo=_sync.Sandbox.close))
 
     async def commit(
         self,

@@ -560,6 +560,25 @@ def test_ports_in_an_event_loop(busybox_rootfs: Path, state_root: Path) -> None:
     run_async(main())
 
 
+# ---- forks ----
+
+
+def test_a_closed_fork_keeps_no_files(sandbox: oci.Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy that it began with is removed when it is closed, and not when the object is."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    sandbox.write_text("/file", "content")
+    fork = sandbox.fork()
+    assert fork.read_text("/file") == "content"
+    assert list((tmp_path / "temporary").glob("*snapshot*"))
+    fork.write_text("/file", "other")
+    fork.reset()
+    assert fork.read_text("/file") == "content"
+    fork.close()
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert fork.closed
+
+
 # ---- a pool ----
 
 
