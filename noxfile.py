@@ -161,8 +161,9 @@ def demo(session: nox.Session) -> None:
     """Run the walk-through, from building a SIF image to unmounting it, and then the other examples."""
     session.install(".")
     session.run("python", "examples/walkthrough.py")
-    for name in ("live_output", "timeouts", "many_at_once", "with_asyncio", "supervised", "terminal"):
-        session.run("python", f"examples/{name}.py")
+    for example in sorted(Path("examples").glob("*.py")):
+        if example.stem not in ("common", "walkthrough"):
+            session.run("python", str(example))
 
 
 @nox.session
