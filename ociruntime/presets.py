@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import attrs
@@ -217,9 +219,22 @@ def parse_preset(preset: Preset | str | None) -> Preset | None:
 
 _PROGRAMS: Final = "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc /opt /nix /gnu /run/current-system /run/systemd/resolve".split()
 """Paths with the programs of the host and what they need, as far as they exist."""
-_SECRETS: Final = "/etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/ssl/private /etc/krb5.keytab /etc/sudoers.d".split()
-"""Files that only root can read, which are hidden where root is the user."""
 _PASSED: Final = "PATH LANG LANGUAGE TERM TZ USER LOGNAME".split()
+
+
+def _secrets(directory: str) -> Iterator[str]:
+    """Yield the files and directories below one that not every user of the host can read."""
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                mode = entry.stat(follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue  # it was removed meanwhile
+            needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
+            if mode & needed != needed:
+                yield entry.path
+            elif stat.S_ISDIR(mode):
+                yield from _secrets(entry.path)
 
 
 def _parse_paths(name: str, paths: Iterable[StrPath]) -> tuple[str, ...]:
@@ -274,7 +289,8 @@ class HostFiles:
             options = ("rbind", "nosuid", "nodev", *attributes[path])
             spec = spec.with_mount(Mount(destination=path, type="bind", source=path, options=options))
         linux = spec.linux or Linux()
-        hidden = (*(linux.masked_paths or ()), *_SECRETS, *self.hide)
+        secrets = _secrets("/etc") if os.geteuid() == 0 else ()  # other users cannot read them anyway
+        hidden = (*(linux.masked_paths or ()), *secrets, *self.hide)
         variables = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith("LC_")}
         process = (spec.process or ProcessSpec(cwd="/")).with_env(variables)
         return spec.evolve(process=process, linux=linux.evolve(masked_paths=hidden))

@@ -207,7 +207,7 @@ class Sandbox(FileOperations, Unpicklable):
         Args:
             read: paths of the host that it shows too, read-only.
             write: paths that it shows too, and may change.
-            hide: paths that it does not show, in what it shows. Files that only root can read in ``/etc`` are hidden anyway.
+            hide: paths that it does not show, in what it shows. Of ``/etc``, what not every user can read is hidden anyway.
             options: the other arguments of `Sandbox`. ``user`` is the caller by default.
 
         Raises:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -700,6 +701,24 @@ def test_programs_of_the_host(tmp_path: Path, state_root: Path, prefix: str, mon
         oci.Sandbox.host(write=["/"], state_root=state_root)
     with pytest.raises(TypeError, match="hide is '/x': a sequence of paths"):
         oci.Sandbox.host(hide="/x", state_root=state_root)
+
+
+@pytest.mark.root
+def test_secrets_of_the_host_are_hidden_from_root(state_root: Path, prefix: str) -> None:
+    """Root can read every file of /etc, and is the user in the sandbox of root."""
+    place = Path("/etc", prefix)
+    try:
+        (place / "private").mkdir(parents=True)
+        for name, mode in (("key", 0o600), ("group-key", 0o640), ("public", 0o644), ("private/inner", 0o644)):
+            (place / name).write_text(f"{name}\n")
+            (place / name).chmod(mode)
+        (place / "private").chmod(0o700)
+        (place / "link").symlink_to("public")
+        with oci.Sandbox.host(state_root=state_root) as sandbox:
+            result = sandbox.shell(f"cd {place}; cat key group-key public link private/inner /etc/shadow", text=True)
+            assert result.stdout == "public\npublic\n"
+    finally:
+        shutil.rmtree(place)
 
 
 def test_programs_of_the_host_in_an_event_loop(state_root: Path) -> None:
