@@ -46,10 +46,14 @@ from .common import (
     flag,
     parse_env,
     parse_env_file,
+    print_json,
+    print_lines,
     print_table,
     refuse_options,
     shell_status,
     shorten,
+    show_progress,
+    terminal,
 )
 
 _SHELL: Final = ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")
@@ -100,7 +104,8 @@ def open_image(options: Namespace, path: str) -> Iterator[oci.Image]:
         if options.verify or options.keys:
             if not options.keys and image.kind == "sif":
                 raise ValueError(f"--verify: {shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
-            image.verify(options.keys)
+            with show_progress(quiet=False) as progress:
+                image.verify(options.keys, progress=progress)
         yield image
 
 
@@ -224,7 +229,7 @@ def image_ls(options: Namespace) -> None:
     with _open_image(options) as image:
         files = image.files(options.path, recursive=options.recursive, **_limits(options))
         if options.json:
-            print(json.dumps([attrs.asdict(file) for file in files], indent=2))
+            print_json([attrs.asdict(file) for file in files])
         else:
             for file in files:
                 print(file)
@@ -265,8 +270,7 @@ def inspect(options: Namespace) -> None:
             for path, text in sorted(value.items()):
                 print(f"=== {_shown(path)} ===\n{_shown(text)}")
         elif isinstance(value, dict):
-            for key, text in sorted(value.items()):
-                print(f"{_shown(key)}: {_shown(text)}")
+            print_lines(f"{_shown(key)}: {_shown(text)}" for key, text in sorted(value.items()))
         elif value:
             print(_shown(value.rstrip("\n")))
 
@@ -305,7 +309,7 @@ def _print_metadata(image: oci.Image, found: ImageMetadata, parts: Iterable[str]
             ],
             "config": image.config_json,
         }
-    print(json.dumps(document, indent=2))
+    print_json(document)
 
 
 def _shown(text: str) -> str:
@@ -343,7 +347,7 @@ def build(options: Namespace) -> None:
             all_root=options.all_root or None,
             processors=options.processors,
             overwrite=options.force,
-            progress=_show_progress if sys.stderr.isatty() and not options.quiet else None,
+            progress=stack.enter_context(show_progress(options.quiet)),
             **_limits(options),
         )
     if left_out:
@@ -355,17 +359,18 @@ def pull(options: Namespace) -> None:
     if target is None:
         name = options.reference.partition("@")[0].rstrip("/").rpartition("/")[2]
         target = f"{name.replace(':', '_')}.sif"
-    oci.pull(
-        options.reference,
-        target,
-        format=options.format,
-        platform=options.platform,
-        auth_file=options.auth_file,
-        insecure=options.insecure,
-        compression=options.compression,
-        overwrite=options.force,
-        progress=_show_progress if sys.stderr.isatty() and not options.quiet else None,
-    )
+    with show_progress(options.quiet) as progress:
+        oci.pull(
+            options.reference,
+            target,
+            format=options.format,
+            platform=options.platform,
+            auth_file=options.auth_file,
+            insecure=options.insecure,
+            compression=options.compression,
+            overwrite=options.force,
+            progress=progress,
+        )
 
 
 _TRANSPORTS = {"oci": "oci-layout", "oci-archive": "oci-archive", "docker-archive": "docker-archive"}
@@ -381,12 +386,6 @@ def _parse_source(text: str) -> tuple[str | None, str, str | None]:
         if letter == ":" and os.path.exists(rest[:position]):
             return _TRANSPORTS[transport], rest[:position], rest[position + 1 :]
     return _TRANSPORTS[transport], rest, None
-
-
-def _show_progress(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    sys.stderr.write(f"\r{100 * done // total if total else 100:3d}% of {total / (1 << 20):.1f} MiB{end}")
-    sys.stderr.flush()
 
 
 def _warn_of(files: Iterable[oci.image.ImageFile], what: str) -> None:
@@ -406,13 +405,16 @@ def _limits(options: Namespace, *more: str) -> dict[str, Any]:
 
 def sif_list(options: Namespace) -> None:
     with oci.SifImage.open(options.sif) as image:
-        print(json.dumps(image.to_dict(), indent=2) if options.json else image.table())
+        if options.json:
+            print_json(image.to_dict())
+        else:
+            print(image.table())
 
 
 def sif_header(options: Namespace) -> None:
     with oci.SifImage.open(options.sif) as image:
         header = image.to_dict()["header"]
-    print(json.dumps(header, indent=2))
+    print_json(header)
 
 
 def sif_dump(options: Namespace) -> None:
@@ -447,8 +449,15 @@ def sif_add(options: Namespace) -> None:
             metadata=metadata,
             alignment=1 if options.type != "partition" else 4096,
         )
-        for object_id in add_objects(options.sif, builder):
-            print(f"added object {object_id}")
+        _print_added("object", add_objects(options.sif, builder), options)
+
+
+def _print_added(what: str, ids: Sequence[int], options: Namespace) -> None:
+    if options.json:
+        print_json(ids)
+        return
+    for object_id in ids:
+        print(f"added {what} {object_id}")
 
 
 def sif_del(options: Namespace) -> None:
@@ -458,23 +467,19 @@ def sif_del(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> None:
-    with _open_image(options) as image:
-        found = image.verify(options.keys)
+    with _open_image(options) as image, show_progress(quiet=False) as progress:
+        found = image.verify(options.keys, progress=progress)
     if options.json:
-        print(json.dumps({"signatures": [attrs.asdict(item) for item in found.signatures], "digests": found.digests}, indent=2))
-        return
-    for item in found.signatures:
-        print(f"valid: {item}")
-    for digest in found.digests:
-        print(f"valid: layer {digest}")
+        print_json({"signatures": [attrs.asdict(item) for item in found.signatures], "digests": found.digests})
+    else:
+        print_lines([f"valid: {item}" for item in found.signatures] + [f"valid: layer {digest}" for digest in found.digests])
 
 
 def sign(options: Namespace) -> None:
     password = None
     if options.password_file is not None:
         password = Path(options.password_file).read_text().removesuffix("\n")
-    for number in oci.sign(options.sif, key=options.key, password=password):
-        print(f"added signature {number}")
+    _print_added("signature", oci.sign(options.sif, key=options.key, password=password), options)
 
 
 def plan(options: Namespace) -> None:
@@ -519,26 +524,38 @@ def _as_in_runc(spec: oci.RuntimeSpec, host: oci.Host) -> oci.RuntimeSpec:
 def validate(options: Namespace) -> int:
     config = oci.Bundle.load(options.bundle).config_bytes
     problems = oci.RuntimeSpec.check(config, oci.Host.probe() if options.host else None)
-    for problem in problems:
-        print(f"{problem.severity}: {problem}")
+    if options.json:
+        print_json([attrs.asdict(problem) for problem in problems])
+    else:
+        print_lines(f"{problem.severity}: {problem}" for problem in problems)
     return int(any(problem.severity == "error" for problem in problems))
 
 
 def features(options: Namespace) -> None:
-    print(oci.features().to_json(indent=2))
+    print_json(oci.features().to_dict())
 
 
 def devices(options: Namespace) -> None:
     offered = oci.devices()
     if options.format == "json":
-        print(json.dumps([device.to_dict() for device in offered], indent=2))
+        print_json([device.to_dict() for device in offered])
     else:
         print_table([("DEVICE", "NODES", "SPEC"), *((one.name, " ".join(one.nodes), one.path) for one in offered)])
 
 
 def doctor(options: Namespace) -> int:
     diagnosis = oci.doctor(state_root=options.root)
-    print(json.dumps(diagnosis.to_dict(), indent=2) if options.format == "json" else diagnosis)
+    if options.format == "json":
+        print_json(diagnosis.to_dict())
+    elif terminal(sys.stdout) is None:
+        print(diagnosis)
+    else:
+        rows = [
+            (one.subject, str(one.status), f"{one.detail}\n-> {one.remedy}" if one.remedy else one.detail)
+            for one in diagnosis.findings
+        ]
+        print_table([("SUBJECT", "STATUS", "DETAIL"), *rows])
+        print("", str(diagnosis).splitlines()[-1], sep="\n")
     return int(not diagnosis.usable)
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO, TypeVar
 
 from ..arguments import parse_path, shown
 from ..files import absolute_path, connect_socket
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -259,6 +263,87 @@ def format_time(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}".rstrip("0").rstrip(".") + "Z"
 
 
+def terminal(stream: TextIO) -> Console | None:
+    """Return the terminal that a stream is, for colours and tables, or None for plain text.
+
+    Text is plain if the stream is not a terminal or the terminal can do no more, with ``NO_COLOR``, and without rich, which comes
+    with the extra `cli`.
+    """
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+        return None
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return None
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+_STYLES: Final = {
+    **dict.fromkeys(("running", "ok", "valid"), "green"),
+    **dict.fromkeys(("created", "paused", "limited", "missing", "warning"), "yellow"),
+    "error": "red",
+    "stopped": "dim",
+}
+"""The styles of words that are a whole cell of a table, or begin a line before a colon."""
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines. On a terminal, the word before the first colon is set off."""
+    console = terminal(sys.stdout)
+    for line in lines:
+        word, colon, rest = line.partition(":")
+        if console is not None and colon:
+            console.print(console.render_str(word, style=_STYLES.get(word, "bold")), end="", soft_wrap=True)
+            word = ""
+        print(f"{word}{colon}{rest}")
+
+
+def print_json(document: object) -> None:
+    """Print indented JSON, with colours on a terminal."""
+    import json
+
+    text = json.dumps(document, indent=2)
+    if (console := terminal(sys.stdout)) is None:
+        print(text)
+    else:
+        console.print_json(text, ensure_ascii=True)
+
+
+@contextmanager
+def show_progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function that shows progress on stderr, in a line that is erased in the end, or None if that is not a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    begin = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _REFRESH:
+            return
+        last = now
+        part = done / total if total else 1.0
+        left = f", {(now - begin) * (1 - part) / part:.0f} s left" if part else ""
+        bar = "#" * round(_BAR * part)
+        line = f"{100 * part:3.0f}% [{bar:{_BAR}}] of {total / (1 << 20):.1f} MiB{left}"
+        sys.stderr.write(f"\r{line:{_LINE}}")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if last != begin:
+            sys.stderr.write(f"\r{'':{_LINE}}\r")
+            sys.stderr.flush()
+
+
+_REFRESH: Final = 0.1
+"""Seconds between two looks of a progress bar, and before the first."""
+_BAR: Final = 30
+_LINE: Final = 75
+
+
 def print_compact(document: object) -> None:
     """Print JSON on one line without spaces, as runc does; clients search such lines for text."""
     import json
@@ -267,7 +352,17 @@ def print_compact(document: object) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows, the first of which has the titles, in columns."""
+    """Print rows, the first of which has the titles, in columns. On a terminal, long cells are continued on further lines."""
+    if (console := terminal(sys.stdout)) is not None:
+        from rich.table import Table
+
+        table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+        for column in table.columns:
+            column.overflow = "fold"
+        for row in rows[1:]:
+            table.add_row(*(console.render_str(cell, style=_STYLES.get(cell, "")) for cell in row))
+        console.print(table)
+        return
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

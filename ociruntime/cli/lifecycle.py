@@ -21,6 +21,7 @@ from .common import (
     is_image,
     pidfd_socket,
     print_compact,
+    print_json,
     print_table,
     refuse_options,
     shell_status,
@@ -191,15 +192,15 @@ def start(options: Namespace) -> None:
 
 def state(options: Namespace) -> None:
     container = oci.Container.load(options.id, state_root=options.root)
-    document = json.dumps(container.state_document(), indent=2)
+    document = container.state_document()
     if options.sync_socket is None:
-        print(document)
+        print_json(document)
         return
     import socket
 
     with socket.socket(socket.AF_UNIX) as peer:
         connect_socket(peer, options.sync_socket)
-        peer.sendall(document.encode())
+        peer.sendall(json.dumps(document, indent=2).encode())
 
 
 def kill(options: Namespace) -> None:
@@ -261,7 +262,11 @@ def _caller() -> str:
 
 
 def prune(options: Namespace) -> None:
-    for name in oci.prune(state_root=options.root):
+    names = oci.prune(state_root=options.root)
+    if options.json:
+        print_json(names)
+        return
+    for name in names:
         print(name)
 
 

@@ -386,6 +386,9 @@ def _add_strategy(parser: Arguments) -> None:
 
 def _add_format(parser: Parser) -> None:
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="output format (default: table)")
+    parser.add_argument(
+        "--json", action="store_const", const="json", default=argparse.SUPPRESS, dest="format", help="same as --format json"
+    )
 
 
 def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
@@ -574,11 +577,12 @@ def _list(add: AddCommand) -> None:
 
 
 def _prune(add: AddCommand) -> None:
-    add(
+    prune = add(
         "lifecycle.prune",
         "remove stopped containers and orphans, and print their ids",
         "What interrupted operations have left is removed too.",
     )
+    prune.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _shell(add: AddCommand) -> None:
@@ -786,6 +790,7 @@ def _sif(add: AddCommand) -> None:
     more.add_argument("--name", help="name of the object (default: that of FILE)")
     more.add_argument("--group", type=int, default=1, metavar="N", help="group of the object; 0 for none (default: 1)")
     more.add_argument("--link", type=int, metavar="ID", help="id of the object to which it is linked")
+    more.add_argument("--json", action="store_true", help="print JSON")
     removal = _add_command(verbs, "del", "bundles.sif_del", "remove an object from a SIF file", "The other objects keep their ids.")
     removal.add_argument("id", metavar="ID", type=int, help="id of the object")
     removal.add_argument("sif", metavar="SIF", type=path, help="image file")
@@ -985,6 +990,7 @@ def _sign(add: AddCommand) -> None:
         "-k", "--key", required=True, metavar="FILE", type=path, help="private key, OpenPGP or PEM (RSA, ECDSA, Ed25519)"
     )
     sign.add_argument("--password-file", metavar="FILE", type=path, help="file with the password of the key")
+    sign.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _plan(add: AddCommand) -> None:
@@ -1016,6 +1022,7 @@ def _validate(add: AddCommand) -> None:
     )
     _add_bundle(validate)
     validate.add_argument("--host", action="store_true", help="also check what this host supports")
+    validate.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _features(add: AddCommand) -> None:

@@ -234,6 +234,7 @@ INSTALL: Final = "pip install 'ociruntime[images]'"
 _ZSTD_WINDOW: Final = 128 << 20
 """Most memory for decompression, as the program zstd has it."""
 _MAX_LINKS: Final = 16
+_PIECE: Final = 1 << 20
 _DIGEST: Final = re.compile(r"(sha256):([0-9a-f]{64})|(sha384):([0-9a-f]{96})|(sha512):([0-9a-f]{128})")
 _HEADER_READ: Final = 1 << 20
 """Most bytes of one read of headers: a member with a longer extended header is refused."""
@@ -263,11 +264,21 @@ def split_digest(digest: str, where: str) -> tuple[str, str]:
     return algorithm, hexadecimal
 
 
-def check_digest(section: Section, digest: str, where: str) -> None:
-    """Compare the content of a blob with its digest. Raises ImageError."""
+def hash_content(reader: SectionReader, algorithm: str, count: Callable[[int], None] | None = None) -> str:
+    """Return the digest of what a file holds, in hexadecimal digits. `count` is called with the bytes of each piece."""
+    digest = hashlib.new(algorithm)
+    while piece := reader.read(_PIECE):
+        digest.update(piece)
+        if count is not None:
+            count(len(piece))
+    return digest.hexdigest()
+
+
+def check_digest(section: Section, digest: str, where: str, count: Callable[[int], None] | None = None) -> None:
+    """Compare the content of a blob with its digest. `count` is called with the bytes of each piece. Raises ImageError."""
     algorithm, expected = split_digest(digest, where)
     with section.reader() as reader:
-        found = hashlib.file_digest(reader, algorithm).hexdigest()
+        found = hash_content(reader, algorithm, count)
     if found != expected:
         raise ImageError(f"{where}: the content has the digest {algorithm}:{found}, not {digest}: the image is damaged")
 

@@ -43,6 +43,7 @@ from ociruntime.image.config import (
 )
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract, unpack
 from ociruntime.image.layers import check_archive
+from ociruntime.image.packing import Meter, Progress
 from ociruntime.image.sif.format import MAGIC, ClosedImageError, FdSource, Identity, Section, SectionReader
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label, printable, size_text
 from ociruntime.image.sif.reader import SifImage
@@ -309,7 +310,7 @@ class Image:
         """The signatures in a SIF file. They are not verified here."""
         return self.sif.find(DataType.SIGNATURE) if self.sif is not None else ()
 
-    def verify(self, keys: Iterable[Key] = ()) -> Verification:
+    def verify(self, keys: Iterable[Key] = (), *, progress: Progress | None = None) -> Verification:
         """Verify what the open image holds: the signatures of a SIF file, the digests of an OCI image's layers.
 
         What is read is what this object gives and mounts, from the files that are open. All data is read once. Documents of an OCI
@@ -320,6 +321,7 @@ class Image:
                 Ed25519) or X.509 certificates, which are trusted as they are. A SIF file needs them: each group of its objects
                 needs a valid signature by one of them. An OCI-SIF file is compared with its digests, and if there are keys, its
                 signatures are verified too.
+            progress: called with the bytes that are read, and with their number in all. What it raises ends the call.
 
         Raises:
             SignatureError: the image is not signed by a given key, or not as a whole, or it was changed.
@@ -332,6 +334,8 @@ class Image:
         if isinstance(keys, str | bytes | os.PathLike | Mapping) or not isinstance(keys, Iterable):
             raise wrong_type("keys", keys, "a list of keys")
         keys = tuple(keys)
+        if progress is not None and not callable(progress):
+            raise wrong_type("progress", progress, "a function")
         if not keys and self.kind is ImageKind.SIF:
             raise ValueError(f"{self.name}: a SIF file is verified by its signatures; pass the public keys of the signers")
         if keys and self.sif is None:
@@ -340,9 +344,11 @@ class Image:
         if self.kind in (ImageKind.FILESYSTEM, ImageKind.DIRECTORY):
             message = f"a {self.kind} has neither signatures nor digests that could be verified"
             raise SignatureError(message, reason="unsigned", path=self.name)
-        signatures = verify_sif(self.sif, keys) if self.sif is not None and keys else ()
+        signed = [item for item in self.sif if item.group is not None] if self.sif is not None and keys else []
         layers = () if self.kind is ImageKind.SIF else (*self.layers, *self.overlays, *self.data)
-        return Verification(signatures=signatures, digests=tuple(_check_layer(layer, self.name) for layer in layers))
+        meter = Meter(progress, sum(item.size for item in signed) + sum(layer.size for layer in layers))
+        signatures = verify_sif(self.sif, keys, meter.add) if self.sif is not None and keys else ()
+        return Verification(signatures=signatures, digests=tuple(_check_layer(layer, self.name, meter.add) for layer in layers))
 
     def check_layers(self) -> None:
         """Compare the filesystems of an OCI image with their digests. Raises ImageError, OSError."""
@@ -529,15 +535,25 @@ def _or_missing() -> Iterator[None]:
             raise
 
 
-def _check_layer(layer: Layer, name: str) -> str:
-    """Compare a layer with its digest, or that of a docker archive with its diff id; return it. Raises ImageError."""
+def _check_layer(layer: Layer, name: str, count: Callable[[int], None] = lambda size: None) -> str:
+    """Compare a layer with its digest, or that of a docker archive with its diff id; return it.
+
+    Args:
+        layer: the layer.
+        name: name of the image, for messages.
+        count: called with the bytes of each piece that was read.
+
+    Raises:
+        ImageError: the layer has another digest.
+    """
     digest = layer.digest or layer.diff_id
     where = f"{name}: layer {digest}"
     if layer.digest:
         assert layer._section is not None  # the layers of OCI images are in files
-        check_digest(layer._section, digest, where)
+        check_digest(layer._section, digest, where, count)
     else:
         check_archive(layer, where)
+        count(layer.size)
     return digest
 
 

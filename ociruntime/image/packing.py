@@ -32,7 +32,7 @@ __all__ = ["Compression", "Files", "LayoutEntry", "Meter", "Packing", "Progress"
 
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 Progress: TypeAlias = Callable[[int, int], object]
-"""Called with the bytes of content that are packed, and with their number in all."""
+"""Called with the bytes of content that are done, and with their number in all."""
 
 _TAR2SQFS: Final = "tar2sqfs"
 _PIECE: Final = 1 << 20
@@ -96,7 +96,7 @@ class Meter:
 
     def add(self, count: int) -> None:
         """Count bytes that are done."""
-        self._done += count
+        self._done = min(self._done + count, self._total)
         if count and self._done >= min(self._reported + _PIECE, self._total):
             self._report()
 

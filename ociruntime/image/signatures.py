@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
@@ -19,7 +19,7 @@ import attrs
 
 from ociruntime.arguments import check_str, check_type, optional, parse_path
 from ociruntime.errors import ImageError, SignatureError, SpecError, UnsupportedError
-from ociruntime.image.blobs import MAX_DOCUMENT, split_digest
+from ociruntime.image.blobs import MAX_DOCUMENT, hash_content, split_digest
 from ociruntime.image.sif.model import DataType, Descriptor, HashKind, Signature, printable
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.writer import SifBuilder, append_objects
@@ -132,8 +132,9 @@ def _protected_descriptor(item: Descriptor, relative_id: int) -> bytes:
 class _Digests:
     """Digests of an open image. Data is read once for each algorithm."""
 
-    def __init__(self, sif: SifImage) -> None:
+    def __init__(self, sif: SifImage, count: Callable[[int], None] | None = None) -> None:
         self._sif = sif
+        self._count = count
         self._data: dict[tuple[int, str], str] = {}
 
     def header(self, algorithm: str) -> str:
@@ -146,7 +147,7 @@ class _Digests:
         found = self._data.get((item.id, algorithm))
         if found is None:
             with self._sif.reader(item) as reader:
-                found = f"{algorithm}:{hashlib.file_digest(reader, algorithm).hexdigest()}"
+                found = f"{algorithm}:{hash_content(reader, algorithm, self._count)}"
             self._data[item.id, algorithm] = found
         return found
 
@@ -276,25 +277,30 @@ class _Envelope(Record):
     signatures: tuple[_EnvelopeSignature, ...]
 
 
-def verify_sif(sif: SifImage, keys: Iterable[Key]) -> tuple[ValidSignature, ...]:
+def verify_sif(sif: SifImage, keys: Iterable[Key], count: Callable[[int], None] | None = None) -> tuple[ValidSignature, ...]:
     """Verify the signatures of an open SIF file.
 
     Each object must be in a group, and each group must have a valid signature by one of the keys over the header and over the
     descriptors and data of all its objects. Signatures by other keys do not count, and do no harm.
+
+    Args:
+        sif: the file.
+        keys: public keys that are trusted.
+        count: called with the bytes of each piece that was read.
 
     Raises:
         SignatureError: that is not so, or a key cannot be used.
         UnsupportedError: a library is missing.
         OSError: a key or the image cannot be read.
     """
-    return _Verifier(sif, _Keys.read(keys)).verify()
+    return _Verifier(sif, _Keys.read(keys), count).verify()
 
 
 class _Verifier:
-    def __init__(self, sif: SifImage, keys: _Keys) -> None:
+    def __init__(self, sif: SifImage, keys: _Keys, count: Callable[[int], None] | None) -> None:
         self._sif = sif
         self._keys = keys
-        self._digests = _Digests(sif)
+        self._digests = _Digests(sif, count)
 
     def verify(self) -> tuple[ValidSignature, ...]:
         check_grouped(self._sif)

@@ -609,6 +609,42 @@ def test_verified_is_what_is_open(tmp_path: Path, image: Path, keys: dict[str, P
         opened.verify([keys["pgp"].public])
 
 
+def test_progress(tmp_path: Path, keys: dict[str, Pair]) -> None:
+    builder = SifBuilder()
+    builder.add_partition(squashfs(3 << 20), filesystem=Filesystem.SQUASHFS)
+    builder.add_generic(b"in another group", name="extra", group=2)
+    builder.write(tmp_path / "image.sif")
+    oci.sign(tmp_path / "image.sif", key=keys["pgp"].private)
+    oci.sign(tmp_path / "image.sif", key=keys["ed25519"].private)
+    calls: list[tuple[int, int]] = []
+    with Image.open(tmp_path / "image.sif") as image:
+        image.verify([keys["pgp"].public], progress=lambda done, total: calls.append((done, total)))
+        total = (3 << 20) + len(b"in another group")
+        assert calls == [(0, total), (1 << 20, total), (2 << 20, total), (3 << 20, total), (total, total)]
+
+        def fail(done: int, total: int) -> None:
+            if done:
+                raise RuntimeError("enough")
+
+        with pytest.raises(RuntimeError, match="enough"):
+            image.verify([keys["pgp"].public], progress=fail)
+        with pytest.raises(TypeError, match="progress is 1"):
+            image.verify([keys["pgp"].public], progress=1)  # type: ignore[arg-type]
+
+
+def test_progress_of_an_oci_image(tmp_path: Path) -> None:
+    image = OciImage()
+    image.add([(tar_of({"a": bytes(3 << 20)}), TAR_TYPE), (tar_of({"b": b"b"}), TAR_TYPE)])
+    calls: list[tuple[int, int]] = []
+    for path in (image.write_layout(tmp_path / "layout"), image.write_docker_archive(tmp_path / "x.tar", "a:1")):
+        with Image.open(path) as opened:
+            opened.verify(progress=lambda done, total: calls.append((done, total)))
+            assert calls[0][0] == 0
+            assert calls == sorted(calls)
+            assert calls[-1] == (sum(layer.size for layer in opened.layers),) * 2
+        calls.clear()
+
+
 def test_memory_is_bounded(tmp_path: Path, keys: dict[str, Pair]) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
