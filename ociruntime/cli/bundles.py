@@ -43,6 +43,7 @@ from .common import (
     OF_IMAGE,
     OF_NEW_CONTAINER,
     SignalForwarding,
+    explain_uri,
     flag,
     parse_env,
     parse_env_file,
@@ -76,6 +77,8 @@ def shell(options: Namespace) -> int:
 
 def run_image(options: Namespace, image: str | oci.Bundle, args: Sequence[str], *, terminal: bool) -> int:
     """Run a program in a new container of an image, and return its exit status. Signals are forwarded to it."""
+    if isinstance(image, str) and (message := explain_uri(image)):
+        raise ValueError(message)
     for name, value in vars(options).items():
         if name not in _ALLOWED | _GLOBAL and value not in _DEFAULTS:
             raise ValueError(f"{flag(name)} cannot be used with an image, only with the id of a container")

@@ -93,10 +93,12 @@ def path(text: str) -> str:
     """Return a path of the host; ``-`` stands for a standard stream where a command allows it.
 
     Raises:
-        ArgumentTypeError: it is empty or too long.
+        ArgumentTypeError: it is empty or too long, or names an image in a registry.
         FileNotFoundError: it is relative, and the working directory was removed.
     """
     found = path_in_container(text)
+    if message := explain_uri(text):
+        raise ArgumentTypeError(message)
     if found != "-":
         absolute_path(found)
     return found
@@ -191,6 +193,14 @@ def parse_binds(text: str) -> list[str]:
             raise ArgumentTypeError(f"{shown(item)} is not SOURCE[:DESTINATION[:ro]]; DESTINATION is an absolute path")
         mounts.append(f"{source}:{destination}:{option}".rstrip(":"))
     return mounts
+
+
+def explain_uri(text: str) -> str:
+    """Return why the name of an image in a registry is not that of a file, or an empty string for another text."""
+    if not text.startswith(("docker://", "oras://", "library://", "shub://")):
+        return ""
+    remedy = f"'ociruntime pull {text}' makes a SIF file of it" if text.startswith(("docker:", "oras:")) else "fetch it first"
+    return f"{shown(text)} is in a registry and not a file; {remedy}"
 
 
 def is_image(word: str) -> bool:

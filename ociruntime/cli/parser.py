@@ -138,8 +138,9 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the word most like a mistyped one, or an empty string."""
     import difflib  # imported here for its cost
 
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    names = {name.lstrip("-"): name for name in known}
+    close = difflib.get_close_matches(word.lstrip("-"), names, n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -592,7 +593,7 @@ def _shell(add: AddCommand) -> None:
         "What it changes in an image is removed at its end. IMAGE is a SIF file, a bundle, or the directory of a root filesystem.",
     )
     shell.add_argument("image", metavar="IMAGE", type=path, help="image file, bundle or directory")
-    shell.add_argument("--shell", metavar="PATH", type=path, help="the shell (default: bash, or sh in an image without bash)")
+    shell.add_argument("-s", "--shell", metavar="PATH", type=path, help="the shell (default: bash, or sh in an image without bash)")
     _add_changes(shell)
     _add_image_options(shell)
 

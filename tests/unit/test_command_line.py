@@ -165,6 +165,8 @@ def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("image lss x", "'lss' is not a command; 'ociruntime image --help' lists the commands; did you mean 'ls'?"),
         ("help dlete", "no help topic for 'dlete'; 'ociruntime --help' lists the commands; did you mean 'delete'?"),
         ("list --fromat json", "unrecognized arguments: --fromat json; did you mean '--format'?"),
+        ("exec --dns 1 x y", "unrecognized arguments: --dns"),
+        ("exec --containal x y", "unrecognized arguments: --containal; did you mean '--containall'?"),
         ("list --root /x", "unrecognized arguments: --root /x; --root stands before the command"),
     ],
 )
@@ -237,6 +239,26 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("ociruntime version ")
     assert (second, third[:9]) == ("spec: 1.3.0", "+SYSTEMD ")
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("run docker://alpine:3", "'ociruntime pull docker://alpine:3' makes a SIF file of it"),
+        ("exec docker://alpine:3 id", "'ociruntime pull docker://alpine:3' makes a SIF file of it"),
+        ("shell oras://r.example/x", "'ociruntime pull oras://r.example/x' makes a SIF file of it"),
+        ("mount docker://alpine bundle", "'ociruntime pull docker://alpine' makes a SIF file of it"),
+        ("build x.sif docker://alpine", "'ociruntime pull docker://alpine' makes a SIF file of it"),
+        ("inspect library://alpine", "fetch it first"),
+    ],
+)
+def test_an_image_in_a_registry(line: str, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if line.startswith(("run", "exec")):
+        assert main(line.split()) in (1, 255)
+    else:
+        with pytest.raises(SystemExit, match="2"):
+            main(line.split())
+    assert capsys.readouterr().err.endswith(f" is in a registry and not a file; {remedy}\n")
 
 
 def test_an_image_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
