@@ -45,6 +45,7 @@ from .common import (
     SignalForwarding,
     explain_uri,
     flag,
+    one_line,
     parse_env,
     parse_env_file,
     print_json,
@@ -362,7 +363,7 @@ def pull(options: Namespace) -> None:
     if target is None:
         name = options.reference.partition("@")[0].rstrip("/").rpartition("/")[2]
         target = f"{name.replace(':', '_')}.sif"
-    with show_progress(options.quiet) as progress:
+    with show_progress(options.quiet, f"fetching {one_line(options.reference)}") as progress:
         oci.pull(
             options.reference,
             target,

@@ -320,12 +320,24 @@ def print_json(document: object) -> None:
 
 
 @contextmanager
-def show_progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function that shows progress on stderr, in a line that is erased in the end, or None if that is not a terminal."""
+def show_progress(quiet: bool, first: str = "") -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function that shows progress on stderr, in a line that is erased in the end, or None if that is not a terminal.
+
+    Args:
+        quiet: whether to show none.
+        first: what is shown until the function is called.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
     begin = last = time.monotonic()
+
+    def write(line: str, end: str = "") -> None:
+        sys.stderr.write(f"\r{line[:_LINE]:{_LINE}}{end}")
+        sys.stderr.flush()
+
+    if first:
+        write(first)
 
     def show(done: int, total: int) -> None:
         nonlocal last
@@ -336,16 +348,13 @@ def show_progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         part = done / total if total else 1.0
         left = f", {(now - begin) * (1 - part) / part:.0f} s left" if part else ""
         bar = "#" * round(_BAR * part)
-        line = f"{100 * part:3.0f}% [{bar:{_BAR}}] of {total / (1 << 20):.1f} MiB{left}"
-        sys.stderr.write(f"\r{line:{_LINE}}")
-        sys.stderr.flush()
+        write(f"{100 * part:3.0f}% [{bar:{_BAR}}] of {total / (1 << 20):.1f} MiB{left}")
 
     try:
         yield show
     finally:
-        if last != begin:
-            sys.stderr.write(f"\r{'':{_LINE}}\r")
-            sys.stderr.flush()
+        if first or last != begin:
+            write("", "\r")
 
 
 _REFRESH: Final = 0.1

@@ -140,6 +140,13 @@ def test_short_work_shows_no_progress(monkeypatch: pytest.MonkeyPatch, clock: li
     assert stream.getvalue() == ""
 
 
+def test_what_is_shown_before_the_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    with common.show_progress(quiet=False, first="fetching docker://" + 99 * "x"):
+        pass
+    assert stream.getvalue() == f"\rfetching docker://{57 * 'x'}\r{75 * ' '}\r"
+
+
 def test_no_progress_where_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with common.show_progress(quiet=False) as show:
         assert show is None  # a pipe
