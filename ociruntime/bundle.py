@@ -522,17 +522,19 @@ class Bundle:
         die_with_parent: bool | None,
         empty_process: bool,
         layer: str,
+        uncovered: Sequence[str] | None = None,
     ) -> Plan:
         """Return the plan of a container, as `plan` does.
 
         Args:
             layer: the name of the container's upper layer, if it has one of its own.
+            uncovered: as for `compile_create`.
         """
         layers = self._find_layers() if layer else None
         network = self._private
         if network is None and self._network == "private":
             network = private_network(self._ports)
-        if not is_usable(self.spec, cgroup_manager):
+        if not is_usable(self.spec, cgroup_manager) or uncovered is not None:
             return compile_create(
                 self.spec,
                 host,
@@ -544,6 +546,7 @@ class Bundle:
                 empty=empty_process,
                 overlay=None if layers is None else layers.overlay(layer),
                 network=network,
+                uncovered=uncovered,
             )
         overlay = None if layers is None else layers.overlay(LAYER)
         key = (self.spec, host, gate, cgroup_manager, die_with_parent, empty_process, overlay, network)

@@ -86,6 +86,7 @@ class Container:
         notify_socket: StrPath | None = None,
         cgroup_manager: Manager = "cgroupfs",
         new_keyring: bool = True,
+        pivot_root: bool = True,
         die_with_parent: bool = False,
         supervise: bool = False,
         log_path: StrPath | None = None,
@@ -114,6 +115,9 @@ class Container:
             cgroup_manager: what makes the cgroups: ``"cgroupfs"`` (this process), ``"systemd"``, or ``"disabled"``: the container
                 stays in the caller's cgroups, and a configuration with limits is refused.
             new_keyring: whether its processes get a session keyring of their own instead of the caller's.
+            pivot_root: whether pivot_root(2) detaches the host's tree, which a host on an initial ramfs does not allow. If false,
+                the root filesystem is mounted over that tree, in which procfs and sysfs are hidden. This confines less: a process
+                with CAP_SYS_ADMIN can unmount it.
             die_with_parent: whether all its processes are killed when this process ends, however it ends. A stopped container is
                 left, for `delete` or `prune`.
             supervise: whether it gets a supervisor: a process that owns its streams, keeps a log of its output, lets clients
@@ -146,6 +150,7 @@ class Container:
             notify_socket=notify_socket,
             cgroup_manager=cgroup_manager,
             new_keyring=new_keyring,
+            pivot_root=pivot_root,
             die_with_parent=die_with_parent,
             supervise=supervise,
             log_path=log_path,

@@ -290,12 +290,15 @@ def _rebuild_step_error(cls: type[StepError], errno: int, fields: dict[str, obje
 class HookError(OCIRuntimeError):
     """A hook failed, could not be started or took longer than its timeout (config.md, POSIX-platform Hooks)."""
 
-    def __init__(self, message: str, *, kind: str, path: str, returncode: int | None = None, output: str = "") -> None:
+    def __init__(
+        self, message: str, *, kind: str, path: str, index: int = 0, returncode: int | None = None, output: str = ""
+    ) -> None:
         self.kind = kind
+        self.index = index
         self.path = path
         self.returncode = returncode
         self.output = output
-        super().__init__(f"{kind} hook {path}: {message}" + (f": {output}" if output else ""))
+        super().__init__(f"error running {kind} hook #{index}: {path} {message}" + (f": {output}" if output else ""))
 
 
 class ProcessError(OCIRuntimeError, subprocess.CalledProcessError):

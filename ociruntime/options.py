@@ -86,6 +86,7 @@ class CreateKeywords(TypedDict, total=False):
     notify_socket: StrPath | None
     cgroup_manager: Manager
     new_keyring: bool
+    pivot_root: bool
     die_with_parent: bool
     supervise: bool
     log_path: StrPath | None
@@ -329,6 +330,7 @@ class CreateOptions:
     notify_socket: str | None = attrs.field(default=None, converter=_path, validator=[_is_path, _check_notify_socket])
     cgroup_manager: Manager = attrs.field(default="cgroupfs", validator=_check_manager)
     new_keyring: bool = attrs.field(default=True, validator=is_bool)
+    pivot_root: bool = attrs.field(default=True, validator=is_bool)
     die_with_parent: bool | None = attrs.field(default=False, validator=is_bool)
     supervise: bool = attrs.field(default=False, validator=is_bool)
     log_path: str | None = attrs.field(default=None, converter=_absolute, validator=_is_path)

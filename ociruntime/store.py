@@ -87,7 +87,7 @@ class StateRecord(TypedDict, total=False):
     rootfs: str
     process: bool
     """Whether the config has a process."""
-    hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int]]]
+    hooks: dict[str, Sequence[tuple[str, Sequence[str], Sequence[str], int, int]]]
     """The hooks of start and delete by kind: path, arguments, environment and timeout in seconds."""
     supervisor: list[int]
     """Its pid and start time."""

@@ -39,6 +39,7 @@ def _create_options(options: Namespace) -> dict[str, Any]:
         "preserve_fds": options.preserve_fds,
         "cgroup_manager": options.cgroup_manager,
         "new_keyring": not options.no_new_keyring,
+        "pivot_root": not options.no_pivot,
         "supervise": bool(supervised),
         "log_path": options.log_path,
         "log_format": options.container_log_format or "kubernetes",

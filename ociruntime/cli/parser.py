@@ -247,16 +247,6 @@ class Parser(argparse.ArgumentParser):
         return False
 
 
-class Unsupported(argparse.Action):
-    """The action of an option that other runtimes have and this one refuses."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error(f"{self.option_strings[0]} is not supported")
-
-
 def build_parser() -> Parser:
     """Return the parser of the whole command line."""
     parser, commands = _build_global_parser()
@@ -499,7 +489,9 @@ def _add_create_arguments(parser: Parser) -> None:
     parser.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="pass N file descriptors from 3 on to the process")
     _add_pidfd_socket(parser, "init process")
-    parser.add_argument("--no-pivot", action=Unsupported, help="not supported; the root is always changed by pivot_root(2)")
+    parser.add_argument(
+        "--no-pivot", action="store_true", help="mount the root over the host's instead of calling pivot_root(2), as on a ramfs"
+    )
     parser.add_argument("--no-new-keyring", action="store_true", help="keep the caller's session keyring")
     parser.add_argument("--empty-process", action="store_true", help="run an init process that only reaps, as in a pod")
     supervised = parser.add_argument_group("supervision")

@@ -159,7 +159,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ),
     ("pivot_root", errno.EINVAL): (
         "the host's root is the initial ramfs, which cannot be pivoted",
-        "switch the host to another root",
+        "pass pivot_root=False (--no-pivot), or switch the host to another root",
     ),
     ("cgroup_mkdir", errno.EEXIST): ("the cgroup exists and is in use", "use another linux.cgroupsPath"),
     ("cgroup_mkdir", errno.EACCES): ("this user may not create cgroups there", _DELEGATE),

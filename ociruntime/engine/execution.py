@@ -158,7 +158,7 @@ class Execution:
             raise self.error(message)
         if message.kind is Report.HOOK:
             assert self._hooks is not None, "a plan with hooks"
-            raise self._hooks.failure(self.plan.steps[message.step - 1], message)
+            raise self._hooks.failure(self.plan.steps, message)
         if message.kind is Report.SYNC:
             self._at = message.step
             self._host_steps()

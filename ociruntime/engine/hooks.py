@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..plan.model import Step
     from .launch import Init
 
-StoredHook: TypeAlias = tuple[str, Sequence[str], Sequence[str], int]
+StoredHook: TypeAlias = tuple[str, Sequence[str], Sequence[str], int, int]
 """A `HookProgram`, or the members of one from the state."""
 _TAIL: Final = 2000
 """Bytes of a hook's output in an error."""
@@ -59,15 +59,15 @@ def run(kind: str, hook: StoredHook, state: Mapping[str, object], deadline: floa
                 process_group=0,
             )
         except OSError as error:
-            raise HookError(f"cannot be run: {error.strerror}", kind=kind, path=hook.path) from error
+            raise _error(kind, hook, f"cannot be run: {error.strerror}") from error
         timed_out = not _wait(child, hook.timeout, output, deadline)
         status = child.wait()
         if timed_out and deadline is not None and time.monotonic() > deadline:
             return
         if timed_out:
-            raise HookError(f"took more than {hook.timeout} s", kind=kind, path=hook.path, returncode=status, output=_tail(output))
+            raise _error(kind, hook, f"took more than {hook.timeout} s", status, _tail(output))
         if status != 0:
-            raise HookError(_describe(status), kind=kind, path=hook.path, returncode=status, output=_tail(output))
+            raise _error(kind, hook, _describe(status), status, _tail(output))
     finally:
         os.close(document)
         os.close(output)
@@ -105,6 +105,10 @@ def _describe(returncode: int) -> str:
     return f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
 
+def _error(kind: str, hook: HookProgram, problem: str, returncode: int | None = None, output: str = "") -> HookError:
+    return HookError(problem, kind=kind, index=hook.position, path=hook.path, returncode=returncode, output=output)
+
+
 def _tail(fd: int) -> str:
     """Return the end of the output of the last hook. The init process writes a NUL before each."""
     size = os.fstat(fd).st_size
@@ -120,10 +124,10 @@ def failure(message: Message, kind: str, hook: StoredHook) -> HookError:
     finally:
         os.close(message.fd)
     if message.value < 0:
-        return HookError(f"cannot be run: {os.strerror(-message.value)}", kind=kind, path=hook.path, output=output)
+        return _error(kind, hook, f"cannot be run: {os.strerror(-message.value)}", None, output)
     status = os.waitstatus_to_exitcode(message.value & 0xFFFF)
     problem = f"took more than {hook.timeout} s" if message.value & _TIMED_OUT else _describe(status)
-    return HookError(problem, kind=kind, path=hook.path, returncode=status, output=output)
+    return _error(kind, hook, problem, status, output)
 
 
 class HookRunner:
@@ -158,12 +162,14 @@ class HookRunner:
         os.write(self._document, json.dumps(self._state_with(_pid_inside(init.pid))).encode())
         fcntl.fcntl(self._document, F_ADD_SEALS, SEALS)
 
-    def failure(self, step: Step, message: Message) -> HookError:
-        """Return the error for a report about a hook that the init process ran."""
-        arguments = step.arguments()
+    def failure(self, steps: Sequence[Step], message: Message) -> HookError:
+        """Return the error for a report about a hook that the init process ran, given the steps of the plan."""
+        *before, step = steps[: message.step]
+        arguments, kind = step.arguments(), step.text.partition(" ")[0]
         args, env = (cast("Sequence[str]", arguments[name]) for name in ("argv", "env"))
-        hook = HookProgram(str(arguments["path"]), args, env, cast("int", arguments["timeout"]) // 1000)
-        return failure(message, step.text.partition(" ")[0], hook)
+        index = sum(other.op == "hook" and other.text.partition(" ")[0] == kind for other in before)
+        hook = HookProgram(str(arguments["path"]), args, env, cast("int", arguments["timeout"]) // 1000, index)
+        return failure(message, kind, hook)
 
     def close(self) -> None:
         if self._document >= 0:

@@ -21,7 +21,7 @@ from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start
 from ..errors import UnsupportedError, warn
-from ..files import Descriptor, replace_file, start_time
+from ..files import Descriptor, read_mounts, replace_file, start_time
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
 from ..overrides import Overrides
@@ -127,6 +127,7 @@ class Prepared:
             die_with_parent=options.die_with_parent,
             empty_process=options.empty_process,
             layer=self.layer,
+            uncovered=None if options.pivot_root else _whole_kernel_mounts(),
         )
         receiver = options.console_socket is not None or options.terminal or options.supervised
         if plan.terminal and not receiver:
@@ -134,6 +135,12 @@ class Prepared:
         if options.console_socket is not None and not plan.terminal:
             raise UnsupportedError("console_socket is given, but $.process.terminal is not true")
         return plan
+
+
+def _whole_kernel_mounts() -> list[str]:
+    """Return where procfs and sysfs are mounted with their root directory: each place once, and before those above it."""
+    points = {mount.point for mount in read_mounts() if mount.fstype in ("proc", "sysfs") and mount.root == "/"}
+    return sorted(points, reverse=True)
 
 
 # ---- the caller as a user ----

@@ -8,7 +8,7 @@ import attrs
 
 from ..errors import SpecError, UnsupportedError
 from ..spec import ProcessSpec
-from ..spec.base import Problem
+from ..spec.base import Problem, is_below
 from ..spec.rules.config import config_problems, process_problems
 from ..spec.rules.host import host_problems
 from . import ops
@@ -78,6 +78,7 @@ from .rootfs import (
     attach_root,
     change_root,
     clone_root,
+    cover_root,
     cut_tree_propagation,
     enter_root,
     finish_root,
@@ -108,6 +109,7 @@ def compile_create(
     empty: bool = False,
     overlay: Overlay | None = None,
     network: PrivateNetwork | None = None,
+    uncovered: Sequence[str] | None = None,
 ) -> Plan:
     """Compile the plan that creates and starts a container.
 
@@ -123,6 +125,7 @@ def compile_create(
         empty: whether no program is executed: the init stays the first process and reaps its children, for a pod.
         overlay: becomes the root filesystem in the place of the directory that the config names.
         network: connects the new network namespace of the container with that of the caller.
+        uncovered: to enter the root without pivot_root(2): where procfs and sysfs are mounted on the host. None: pivot.
 
     Raises:
         SpecError: the config contradicts itself, or no host can do what it asks for.
@@ -134,7 +137,16 @@ def compile_create(
     if spec.root is None:
         raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
     create = _Create(
-        spec, host, bundle, container_id, manager, die_with_parent=die_with_parent, empty=empty, overlay=overlay, network=network
+        spec,
+        host,
+        bundle,
+        container_id,
+        manager,
+        die_with_parent=die_with_parent,
+        empty=empty,
+        overlay=overlay,
+        network=network,
+        uncovered=uncovered,
     )
     create.before_clone()
     create.in_runtime_namespaces()
@@ -164,6 +176,7 @@ class _Create:
         empty: bool,
         overlay: Overlay | None,
         network: PrivateNetwork | None,
+        uncovered: Sequence[str] | None,
     ) -> None:
         self.configured = spec.linux
         self.spec = spec = with_default_mappings(spec, host)
@@ -179,6 +192,7 @@ class _Create:
         # Without a process the container waits at the gate, which never opens.
         self.process = spec.process or ProcessSpec(cwd="/")
         self.rootfs = rootfs_path(spec, bundle)
+        self.uncovered = None if uncovered is None else [path for path in uncovered if not is_below(path, self.rootfs)]
         self.namespaces = namespaces_of(spec.linux)
         if die_with_parent and "pid" not in self.namespaces.new:
             raise UnsupportedError("$.linux.namespaces: a container that is killed with its parent needs a new pid namespace")
@@ -261,19 +275,26 @@ class _Create:
         builder = self.builder
         pivots_first = self.own_tree and not self.hooks.at_create
         if pivots_first:
-            enter_root(builder, self.spec, self.root)
+            enter_root(builder, self.spec, self.root, self.uncovered)
             builder.phase = _IN_ROOT
         elif self.own_tree:
             # Hooks find everything mounted below the path of the rootfs, in this copy of the host's tree.
             attach_root(builder, self.root, self.place)
-        self.root, self.attached = self.mounts.attach(self.root, pivot=pivots_first)
+        change = ("pivot_root" if self.uncovered is None else "chroot") if pivots_first else None
+        self.root, self.attached = self.mounts.attach(self.root, change)
         self.devices.create(self.root, self.attached)
         if self.hooks.at_create:
             builder.phase = "Hooks"
             compile_create_hooks(builder, self.hooks, self.root)
         builder.phase = _IN_ROOT
-        if not pivots_first:
-            (pivot_root if self.own_tree else change_root)(builder, self.root)
+        if pivots_first:
+            return
+        if not self.own_tree:
+            change_root(builder, self.root)
+        elif self.uncovered is None:
+            pivot_root(builder, self.root)
+        else:
+            cover_root(builder, self.root, self.uncovered)
 
     def in_container_root(self) -> None:
         """Set what belongs to the container's namespaces and root, and make the root read-only."""

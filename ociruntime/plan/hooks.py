@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .ops import Sync
 
 if TYPE_CHECKING:
-    from ..spec import Hook, Hooks, RuntimeSpec
+    from ..spec import Hook, RuntimeSpec
     from .model import PlanBuilder
 
 _ATTRIBUTES: Final = {
@@ -35,6 +35,8 @@ class HookProgram(NamedTuple):
     env: Sequence[str]
     timeout: int
     """Unit: seconds. 0 means no timeout."""
+    position: int = 0
+    """Where it is among the hooks of its kind, from 0 on."""
 
     def describe(self, kind: str) -> str:
         """Return the hook in one line, its kind first."""
@@ -65,7 +67,7 @@ class CompiledHooks(NamedTuple):
 
 def compile_hooks(builder: PlanBuilder, spec: RuntimeSpec) -> CompiledHooks:
     """Return the hooks of a config, and add the inputs that hooks in the container need."""
-    programs = dict(_programs(spec.hooks)) if spec.hooks is not None else {}
+    programs = dict(_programs(spec)) if spec.hooks is not None else {}
     state = output = -1
     if any(kind in programs for kind in _IN_CONTAINER):
         state = builder.add_input("state", "state of the container, for its hooks")
@@ -73,11 +75,23 @@ def compile_hooks(builder: PlanBuilder, spec: RuntimeSpec) -> CompiledHooks:
     return CompiledHooks(programs, state, output)
 
 
-def _programs(hooks: Hooks) -> Iterator[tuple[str, tuple[HookProgram, ...]]]:
+def _programs(spec: RuntimeSpec) -> Iterator[tuple[str, tuple[HookProgram, ...]]]:
+    """Yield the hooks of each kind. A startContainer hook without an environment gets that of the process, as with runc."""
     for kind, attribute in _ATTRIBUTES.items():
-        entries: tuple[Hook, ...] = getattr(hooks, attribute) or ()
+        entries: tuple[Hook, ...] = getattr(spec.hooks, attribute) or ()
+        default = spec.process.env if kind == "startContainer" and spec.process is not None else None
+        programs = (
+            HookProgram(
+                hook.path,
+                tuple(hook.args or (hook.path,)),
+                tuple((default if hook.env is None else hook.env) or ()),
+                hook.timeout or 0,
+                index,
+            )
+            for index, hook in enumerate(entries)
+        )
         if entries:
-            yield kind, tuple(HookProgram(h.path, tuple(h.args or (h.path,)), tuple(h.env or ()), h.timeout or 0) for h in entries)
+            yield kind, tuple(programs)
 
 
 def compile_create_hooks(builder: PlanBuilder, hooks: CompiledHooks, root: int) -> None:
@@ -108,5 +122,5 @@ def compile_start_hooks(builder: PlanBuilder, hooks: CompiledHooks, root: int) -
 
 def _run_in_container(builder: PlanBuilder, hooks: CompiledHooks, kind: str, root: int) -> None:
     for program in hooks.programs.get(kind, ()):
-        path, args, env, timeout = program
+        path, args, env, timeout, _ = program
         builder.add("hook", root, path, args, env, hooks.state, hooks.output, timeout * 1000, text=program.describe(kind))

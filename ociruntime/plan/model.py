@@ -75,7 +75,7 @@ HOST_OPS: Final[Mapping[str, tuple[str, ...]]] = {
     "systemd_set": ("unit", "properties", "user"),
     "systemd_scope": ("unit", "properties", "path", "directories", "user"),
     "clone3": ("flags", "cgroup"),
-    "hook": ("kind", "path", "args", "env", "timeout"),
+    "hook": ("kind", "path", "args", "env", "timeout", "position"),
     "hook_state": (),
     "idmap": ("file", "text", "helper"),
     "proc_write": ("file", "text"),

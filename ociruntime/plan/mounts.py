@@ -314,10 +314,11 @@ class Mounts:
 
     # ---- in the container's root ----
 
-    def attach(self, root: int, *, pivot: bool = True) -> tuple[int, dict[str, int]]:
+    def attach(self, root: int, change: str | None) -> tuple[int, dict[str, int]]:
         """Attach every mount in the order of the config; return the slots of the root and of the mounts by their destinations.
 
-        A mount on ``/`` becomes the root: at once with ``pivot``, else when the caller enters the slot.
+        Args:
+            change: the operation by which a mount on ``/`` becomes the root. None: the caller enters its slot.
         """
         attached: dict[str, int] = {}
         self._filled = {"/": root}
@@ -332,8 +333,8 @@ class Mounts:
                 if mount.fstype in FILLED_FIRST | {"cgroup"} or mount.destination == "/":
                     self._filled[mount.destination] = slot
                 if mount.destination == "/" and mount.slot != NO_SLOT:
-                    if pivot:
-                        self.builder.add("pivot_root", slot, text=f"the {mount.fstype} mount becomes /")
+                    if change is not None:
+                        self.builder.add(change, slot, text=f"the {mount.fstype} mount becomes /")
                     root, attached = slot, {}
         return root, attached
 

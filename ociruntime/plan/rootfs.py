@@ -100,11 +100,18 @@ def clone_root(builder: PlanBuilder, spec: RuntimeSpec, path: str, *, unsettled:
     return root
 
 
-def enter_root(builder: PlanBuilder, spec: RuntimeSpec, root: int) -> None:
-    """Attach the rootfs over the host's root and change into it."""
+def enter_root(builder: PlanBuilder, spec: RuntimeSpec, root: int, uncovered: Sequence[str] | None) -> None:
+    """Attach the rootfs over the host's root and change into it.
+
+    Args:
+        uncovered: as for `compile_create`.
+    """
     if root_propagation(spec)[0] == ops.MS_SHARED:
         # The bind mounts are copied and stay peers of the host's. A peer in the old tree would be unmounted on the host with it.
         _make_tree_private(builder)
+    if uncovered is not None:
+        cover_root(builder, root, uncovered)
+        return
     builder.add("move_mount", root, NO_SLOT, text="rootfs -> /, over the host's root")
     pivot_root(builder, root)
 
@@ -130,6 +137,25 @@ def _make_tree_private(builder: PlanBuilder) -> None:
 def pivot_root(builder: PlanBuilder, root: int) -> None:
     """Make the rootfs /, and detach the host's tree."""
     builder.add("pivot_root", root, text="rootfs becomes /, and the host's tree is detached")
+
+
+def cover_root(builder: PlanBuilder, root: int, uncovered: Sequence[str]) -> None:
+    """Make the rootfs / by mounting it over the host's tree, which stays, private to the container.
+
+    As long as the tree has a whole procfs or sysfs, the kernel lets a user namespace in the container mount another one, without
+    the masks of the container's. So these are hidden.
+
+    Args:
+        uncovered: their mount points.
+    """
+    if uncovered:
+        host = builder.new_slot()
+        builder.add("open", NO_SLOT, "/", ops.O_PATH, 0, 0, host, text="the host's root")
+        for path in uncovered:
+            builder.add("mask", host, path.lstrip("/"), NO_SLOT, text=f"{path} of the host is hidden")
+        builder.add("close", host, text="the host's root")
+    builder.add("move_mount", root, NO_SLOT, text="rootfs -> /, over the host's root")
+    builder.add("chroot", root, text="rootfs becomes /, and the host's tree stays below it")
 
 
 def change_root(builder: PlanBuilder, root: int) -> None:

@@ -166,7 +166,7 @@ def test_what_is_printed_before_it_is_ready_is_read(
         command("run", "--supervise", "-b", bundle.path, prefix), env=env, capture_output=True, text=True, timeout=TIME_LIMIT
     )
     assert done.returncode == 1
-    assert "poststart hook /none: cannot be run" in done.stderr
+    assert "poststart hook #0: /none cannot be run" in done.stderr
 
 
 SHOW = "readlink /proc/self/fd/3; readlink /proc/self/fd/4; echo $LISTEN_FDS-$LISTEN_PID-$LISTEN_FDNAMES"

@@ -166,6 +166,17 @@ def test_exactly_its_own_arguments_environment_and_descriptors(
     assert (log / "fds").read_text().split() == ["0", "1", "2", "3"]  # 3 is the directory that ls reads
 
 
+@pytest.mark.parametrize("env", [None, ()])
+def test_a_start_hook_without_an_environment_gets_that_of_the_process(
+    hooked: Callable[..., oci.Bundle], log: Path, state_root: Path, prefix: str, env: tuple[str, ...] | None
+) -> None:
+    script = f'echo "$ONE $HOME" > {log}/environ'
+    bundle = hooked(hooks(startContainer=[Hook(path=SH, args=("sh", "-c", script), env=env)]), ("true",))
+    bundle = bundle.with_process(env=("PATH=/bin", "ONE=two"))
+    oci.Container.run(prefix, bundle, state_root=state_root).delete(force=True)
+    assert (log / "environ").read_text() == ("two /root\n" if env is None else " \n")
+
+
 def _env_copy(log: Path) -> str:
     """A program of its own on the host, which without arguments is env."""
     (log / "env").symlink_to(SH)
@@ -196,19 +207,20 @@ def test_one_that_fails(hooked: Callable[..., oci.Bundle], log: Path, state_root
         hook = hook.evolve(path=str(log / "passwd"))
         (log / "passwd").write_text("root:x\n")
     hook = hook.evolve(env=(f"MARK={prefix}", "PATH=/bin"))
-    later = {kind: [hook, note(log, "later")]} | ({} if kind == "poststop" else {"poststop": [note(log, "after")]})
+    later = {kind: [sh("exit 0"), hook, note(log, "later")]} | ({} if kind == "poststop" else {"poststop": [note(log, "after")]})
     bundle = hooked(hooks(**later), ("sh", "-c", f"touch {log}/ran; exec sleep 100"))
     if kind == "poststop":
         container = oci.Container.run(prefix, bundle, state_root=state_root)
-        with pytest.warns(oci.OCIRuntimeWarning, match=words):
+        with pytest.warns(oci.OCIRuntimeWarning, match=f"error running poststop hook #1: .*{words}"):
             container.delete(force=True)
         assert state_in(log, "later")["status"] == "stopped"
     else:
         for make in (oci.Container.create, oci.Container.run):
             (log / "ran").unlink(missing_ok=True)
             (log / "after.state").unlink(missing_ok=True)
-            with pytest.raises(oci.HookError, match=words) as caught:
+            with pytest.raises(oci.HookError, match=f"error running {kind} hook #1: .*{words}") as caught:
                 begin(make, prefix, bundle, state_root)
+            assert caught.value.index == 1
             assert (caught.value.kind, caught.value.path, caught.value.returncode) == (kind, hook.path, returncode)
             assert not (log / "later.state").exists()
             assert state_in(log, "after")["status"] == "stopped"
@@ -296,7 +308,7 @@ def test_hooks_on_the_command_line(
         "--root", state_root, "run", "-b", bundle.path, prefix,
     )  # fmt: skip
     assert (log / "one.state").exists()
-    assert done.stderr == f"ociruntime: warning: poststop hook {SH}: ended with exit code 9: sorry\n"
+    assert done.stderr == f"ociruntime: warning: error running poststop hook #0: {SH} ended with exit code 9: sorry\n"
 
 
 def test_no_warning_without_failure(hooked: Callable[..., oci.Bundle], log: Path, state_root: Path, prefix: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,10 @@ from ociruntime.engine.execution import Execution
 from ociruntime.files import MountInfo, read_mounts
 from ociruntime.lifecycle.status import first_process
 from ociruntime.plan import compile_exec
-from ociruntime.spec import IDMapping, Namespace, TimeOffset
+from ociruntime.spec import Capabilities, Hook, Hooks, IDMapping, Mount, Namespace, TimeOffset
 
 from ..support.fixture_types import MakeBundle, Script, UserBundle
-from ..support.users import FIRST_ID, UID, give
+from ..support.users import FIRST_ID, UID, VARIANTS, give
 from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
@@ -471,3 +472,59 @@ def test_values_that_the_kernel_refuses_are_named(make_bundle: MakeBundle, state
         with pytest.raises(oci.StepError) as caught:
             oci.run(make_bundle(bad), state_root=state_root, container_id=prefix)
         assert str(caught.value).startswith(start)
+
+
+# ---- the root without pivot_root(2) ----
+
+LOOK_AROUND = """
+ls /
+unshare -Urpfm sh -c 'echo entered; mount -t proc none /proc && echo mounted'
+"""
+"""The host has a whole procfs, which would let the kernel mount another one in a new user namespace."""
+
+
+def looking_around(spec: oci.RuntimeSpec) -> oci.RuntimeSpec:
+    """Let the process make namespaces, and map root in them."""
+    held = ("CAP_SETFCAP",)
+    return spec.at.linux.seccomp.set(None).at.process.capabilities.set(Capabilities(bounding=held, effective=held, permitted=held))
+
+
+@pytest.mark.parametrize("variant", ["plain", "user namespace"])
+@pytest.mark.parametrize("kind", ["hook", "tmpfs on /", ""])
+def test_the_root_is_mounted_over_the_hosts(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path, variant: str, kind: str
+) -> None:
+    spec = VARIANTS[variant](looking_around(oci.RuntimeSpec.default().with_args(["sleep", "1000"])))
+    if kind == "hook":
+        told = Hook(
+            path="/bin/sh", args=("sh", "-c", f"test -d /proc/self && ls {tmp_path} > /dev/null && echo ran > {tmp_path}/ran")
+        )
+        spec = spec.evolve(hooks=Hooks(create_runtime=(told,)))
+    bundle = give(make_bundle(spec), 0)
+    if kind == "tmpfs on /":
+        bare = Mount(destination="/", type="tmpfs", source="tmpfs")
+        shutil.copytree(bundle.rootfs / "bin", tmp_path / "bin", symlinks=True)
+        programs = Mount(destination="/bin", type="bind", source=str(tmp_path / "bin"), options=("bind",))
+        bundle.spec = spec.evolve(mounts=(bare, programs, *(spec.mounts or ())))
+    with oci.Container.create(prefix, bundle, state_root=state_root, pivot_root=False) as container:
+        container.start()
+        wanted = ["bin", "dev", "proc", "sys"] if kind == "tmpfs on /" else os.listdir(bundle.rootfs)
+        said = container.exec(["sh", "-c", LOOK_AROUND], capture_output=True, text=True, check=False)
+        assert sorted(said.stdout.split()) == sorted([*wanted, "entered"]), said.stderr
+        assert (tmp_path / "ran").exists() == (kind == "hook")
+
+
+NO_PIVOT = """
+import sys
+from ociruntime.cli import main
+bundle, state, name, uid = sys.argv[1:]
+become(int(uid))
+sys.exit(main(["--root", state, "run", "--no-pivot", "--bundle", bundle, name]))
+"""
+
+
+def test_the_root_is_mounted_over_the_hosts_by_a_user(user_bundle: UserBundle, prefix: str, user_script: Script) -> None:
+    spec = looking_around(oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args(["sh", "-c", LOOK_AROUND]))
+    bundle, state = user_bundle(spec)
+    done = user_script(NO_PIVOT, bundle, state, prefix, UID, check=False)
+    assert sorted(done.stdout.split()) == sorted([*os.listdir(bundle / "rootfs"), "entered"]), done.stderr

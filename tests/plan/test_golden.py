@@ -492,6 +492,22 @@ def test_only_remedies_that_work_on_the_host(host: Host, words: str) -> None:
         assert "cgroupfs" not in str(caught.value)  # which cannot set the limit either
 
 
+@pytest.mark.parametrize(
+    "change", [None, hooked("createRuntime"), mount(destination="/", type="tmpfs", source="tmpfs", options=())]
+)
+def test_without_pivot_root_the_kernels_filesystems_are_hidden_before_the_root_is_covered(change: Change | None) -> None:
+    points = ["/sys", "/proc/x", "/proc", "/bundle/rootfs/proc"]  # the last one is a mount of the container's own
+    plan = compiled(config(change), uncovered=points)
+    ops = [step.op for step in plan.steps]
+    assert "pivot_root" not in ops
+    place = ops.index("chroot")
+    hidden = [step.values[1] for step in plan.steps[:place] if step.op == "mask"]
+    assert hidden == ["sys", "proc/x", "proc"]
+    assert ops[place - 5 : place] == ["mask", "mask", "mask", "close", "move_mount"]
+    entered = plan.steps[max(number for number, op in enumerate(ops) if op == "chroot")]
+    assert entered.op == "chroot"
+
+
 def test_order_of_the_steps() -> None:
     plan = compiled(config())
     assert [step.op for step in plan.steps].count("pivot_root") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ociruntime.cli import build_parser, main
-from ociruntime.cli.parser import Parser, Unsupported, parse_args
+from ociruntime.cli.parser import Parser, parse_args
 
 COMMANDS = (
     "create start run state kill delete list prune exec shell cp ps attach logs update pause resume events mount umount image inspect "
@@ -26,7 +26,6 @@ def parser(*, rest: bool) -> Parser:
     made.add_argument("--kind", choices=("a", "b"), default="a")
     made.add_argument("-e", "--env", action="append", default=[])
     made.add_argument("--same", action="store_const", const="b", dest="kind")
-    made.add_argument("--never", action=Unsupported)
     made.add_argument("id", metavar="ID")
     if rest:
         made.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG")
@@ -109,7 +108,6 @@ def test_the_rest_is_not_options(line: str, expected: dict[str, object]) -> None
         ("-n y x", "argument -n/--number: invalid int value: 'y'"),
         ("--kind c x", "argument --kind: invalid choice: 'c' (choose from 'a', 'b')"),
         ("--kind bb x", "argument --kind: invalid choice: 'bb' (choose from 'a', 'b'); did you mean 'b'?"),
-        ("--never x", "--never is not supported"),
         ("x y z", "unrecognized arguments: z"),
     ],
 )

@@ -124,7 +124,7 @@ def values(declared: Any) -> dict[str, Any]:
         "bufsize": 0, "timeout": 5, "input": b"x", "memory": "1M", "cpus": 2.0, "pids": 3, "network": "none", "hostname": "h",
         "container_id": "c", "state_root": "/s", "mounts": ["/a:/b"], "devices": ["/dev/null"], "gpus": 1, "preset": "hpc", "cgroup_manager": "disabled", "own_cgroup": False,
         "console_socket": "/c", "pid_file": "/p", "apparmor_profile": "a", "selinux_label": "l", "die_with_parent": False,
-        "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
+        "listen_fds": 1, "notify_socket": "/n", "new_keyring": False, "pivot_root": False, "log_path": "/l", "log_format": "json", "sync_socket": "/y",
         "text": True, "encoding": "latin-1", "errors": "replace", "overlay": "tmpfs", "reference": "a:1", "platform": "linux/arm64",
         "strategy": "fuse",
         "ports": {8080: 80},
