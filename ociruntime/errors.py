@@ -223,8 +223,11 @@ class WrongStatus(StateError):
         self.operation = operation
         self.status = status
         self.needed = needed
-        if status == "paused":  # in words that clients of runc look for
+        # in words that clients of runc look for
+        if status == "paused":
             super().__init__(f"cannot {operation} a paused container: {container_id!r} is not {needed}")
+        elif status == "stopped":
+            super().__init__(f"cannot {operation} container {container_id!r}: container not running: it is stopped, not {needed}")
         else:
             super().__init__(f"cannot {operation} container {container_id!r}: it is {status}, not {needed}")
 

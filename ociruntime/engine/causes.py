@@ -161,7 +161,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "the host's root is the initial ramfs, which cannot be pivoted",
         "pass pivot_root=False (--no-pivot), or switch the host to another root",
     ),
-    ("cgroup_mkdir", errno.EEXIST): ("the cgroup exists and is in use", "use another linux.cgroupsPath"),
+    ("cgroup_mkdir", errno.EEXIST): ("the container's cgroup is not empty", "use another linux.cgroupsPath"),
     ("cgroup_mkdir", errno.EACCES): ("this user may not create cgroups there", _DELEGATE),
     ("cgroup_enable", errno.EBUSY): (
         "a parent cgroup has processes of its own, which forbids limits below it",

@@ -22,6 +22,7 @@ from ..interrupts import waiting
 from ..plan.hooks import HookProgram
 from .clone import F_ADD_SEALS, SEALS, sealed_memfd
 from .launch import Message
+from .processes import pid_inside
 
 if TYPE_CHECKING:
     from ..plan.model import Step
@@ -102,7 +103,10 @@ def _release_output(output: int, begin: int) -> int:
 
 
 def _describe(returncode: int) -> str:
-    return f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    name = signal.strsignal(-returncode)
+    return f"was killed by signal {-returncode}" + (f" ({name.lower()})" if name else "")
 
 
 def _error(kind: str, hook: HookProgram, problem: str, returncode: int | None = None, output: str = "") -> HookError:
@@ -159,7 +163,7 @@ class HookRunner:
                 deadline,
             )
             return
-        os.write(self._document, json.dumps(self._state_with(_pid_inside(init.pid))).encode())
+        os.write(self._document, json.dumps(self._state_with(pid_inside(init.pid))).encode())
         fcntl.fcntl(self._document, F_ADD_SEALS, SEALS)
 
     def failure(self, steps: Sequence[Step], message: Message) -> HookError:
@@ -175,9 +179,3 @@ class HookRunner:
         if self._document >= 0:
             os.close(self._document)
             self._document = -1
-
-
-def _pid_inside(pid: int) -> int:
-    """Return the pid of a process in its own pid namespace (proc_pid_status(5), NSpid)."""
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as status:
-        return next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))

@@ -218,6 +218,12 @@ def _exit_of_zombie(pid: int, pidfd: int) -> Exit:
     return _parse_status(int(fields[49])) if fields is not None and is_over(fields) and pid_of(pidfd) == pid else Exit(None)
 
 
+def pid_inside(pid: int) -> int:
+    """Return the pid of a process in its own pid namespace (proc_pid_status(5), NSpid). Raises OSError: it has ended."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as status:
+        return next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))
+
+
 def pid_of(pidfd: int) -> int:
     """Return the pid of the process of a pidfd in the caller's pid namespace (proc(5), fdinfo); -1 if it was reaped.
 

@@ -16,6 +16,7 @@ from ..engine.processes import (
     is_init,
     not_dead,
     open_process,
+    pid_inside,
     pid_namespace_members,
     pid_of,
     reap_abandoned,
@@ -261,7 +262,7 @@ _CLONE_NEWPID: Final = 0x20000000
 
 
 def kill(entry: Entry, number: int, *, all: bool) -> None:
-    """Send a signal to the init process of a container.
+    """Send a signal to the init process of a container. KILL goes to every process if the kernel does not kill the others then.
 
     Args:
         all: send it to every process of the container.
@@ -281,13 +282,17 @@ def kill(entry: Entry, number: int, *, all: bool) -> None:
     try:
         if pidfd is None:
             raise WrongStatus(entry.id, "kill", Status.STOPPED, "created or running")
+        # The first process of a pid namespace takes all others there with it.
+        alone = number == signal.SIGKILL and pid_inside(pid_of(pidfd)) != 1
         signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         raise WrongStatus(entry.id, "kill", Status.STOPPED, "created or running") from None
     finally:
         if pidfd is not None:
             os.close(pidfd)
-    if status is Status.PAUSED and number == signal.SIGKILL:
+    if alone:
+        cgroup.kill(document.get("cgroups", []))
+    elif status is Status.PAUSED and number == signal.SIGKILL:
         cgroup.thaw_killed(document.get("cgroups", []))
 
 

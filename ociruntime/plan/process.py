@@ -142,7 +142,7 @@ def list_mask(text: str) -> bytes:
 def _number(table: dict[str, int], name: str, location: str, meaning: str) -> int:
     number = table.get(name)
     if number is None:
-        raise SpecError([Problem(location, f"{shown(str(name))} is not {meaning}; known are {', '.join(table)}", _PROCESS)])
+        raise SpecError([Problem(location, f"invalid {meaning} {shown(str(name))}; known are {', '.join(table)}", _PROCESS)])
     return number
 
 
@@ -158,10 +158,10 @@ def compile_scheduling(builder: PlanBuilder, process: ProcessSpec) -> None:
         location = "$.process.scheduler"
         if scheduler.policy == "SCHED_ISO":
             raise UnsupportedError(f"{location}.policy: Linux does not implement SCHED_ISO")
-        policy = _number(POLICIES, scheduler.policy, f"{location}.policy", "a scheduling policy")
+        policy = _number(POLICIES, scheduler.policy, f"{location}.policy", "scheduling policy")
         flags = 0
         for index, flag in enumerate(scheduler.flags or ()):
-            flags |= _number(SCHEDULER_FLAGS, flag, f"{location}.flags[{index}]", "a scheduling flag")
+            flags |= _number(SCHEDULER_FLAGS, flag, f"{location}.flags[{index}]", "scheduling flag")
         nice, priority = scheduler.nice or 0, scheduler.priority or 0
         times = (scheduler.runtime or 0, scheduler.deadline or 0, scheduler.period or 0)
         attr = _SCHED_ATTR.pack(_SCHED_ATTR.size, policy, flags, nice, priority, *times, 0, 0)
@@ -171,7 +171,7 @@ def compile_scheduling(builder: PlanBuilder, process: ProcessSpec) -> None:
         builder.add("scheduler", attr, text=f"scheduler {scheduler.policy}, {', '.join(description)}")
     if process.io_priority is not None:
         io_class, level = process.io_priority.class_, process.io_priority.priority or 0
-        number = _number(IO_CLASSES, io_class, "$.process.ioPriority.class", "an I/O priority class")
+        number = _number(IO_CLASSES, io_class, "$.process.ioPriority.class", "I/O priority class")
         builder.add("ioprio", number << 13 | level, text=f"I/O priority {io_class} {level}")
 
 
@@ -192,9 +192,9 @@ def compile_memory_policy(builder: PlanBuilder, linux: Linux | None) -> None:
     if policy is None:
         return
     location = "$.linux.memoryPolicy"
-    mode = _number(MEMORY_MODES, policy.mode, f"{location}.mode", "a memory policy")
+    mode = _number(MEMORY_MODES, policy.mode, f"{location}.mode", "memory policy")
     for index, flag in enumerate(policy.flags or ()):
-        mode |= _number(MEMORY_FLAGS, flag, f"{location}.flags[{index}]", "a memory policy flag")
+        mode |= _number(MEMORY_FLAGS, flag, f"{location}.flags[{index}]", "memory policy flag")
     nodes = list_mask(policy.nodes) if policy.nodes and policy.nodes.strip() else b""
     description = " ".join(filter(None, (policy.mode, policy.nodes, *(policy.flags or ()))))
     builder.add("mempolicy", mode, nodes, text=f"memory policy {description}")
@@ -204,7 +204,7 @@ def compile_personality(builder: PlanBuilder, linux: Linux | None) -> None:
     """Set ``personality``. Raises SpecError: the domain does not exist."""
     personality = linux.personality if linux else None
     if personality is not None:
-        number = _number(PERSONALITIES, personality.domain, "$.linux.personality.domain", "an execution domain")
+        number = _number(PERSONALITIES, personality.domain, "$.linux.personality.domain", "execution domain")
         builder.add("personality", number, text=f"execution domain {personality.domain}")
 
 

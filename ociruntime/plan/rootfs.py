@@ -187,9 +187,12 @@ def hide_paths(builder: PlanBuilder, linux: Linux | None, root: int) -> None:
         in_root = ops.RESOLVE_IN_ROOT | ops.RESOLVE_NO_MAGICLINKS
         builder.add("open", root, "dev/null", ops.O_PATH, 0, in_root, null, text="/dev/null, to mask paths")
         builder.add("prove_dev", null, ops.S_IFCHR, ops.makedev(1, 3), text="/dev/null is the null device")
+        hidden: set[str] = set()
         for index, path in enumerate(linux.masked_paths):
-            with builder.at(f"$.linux.maskedPaths[{index}]"):
-                builder.add("mask", root, destination_in_root(path), null, text=f"masked path {path}, if it exists")
+            if (place := destination_in_root(path)) not in hidden:
+                hidden.add(place)
+                with builder.at(f"$.linux.maskedPaths[{index}]"):
+                    builder.add("mask", root, place, null, text=f"masked path {path}, if it exists")
 
 
 # ---- the overlay that becomes the root filesystem of one container, mounted in the mount namespace of that container ----

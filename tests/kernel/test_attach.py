@@ -140,7 +140,8 @@ def test_attach_errors(bundle: oci.Bundle, state_root: Path, prefix: str, comman
     with create(prefix, bundle, state_root, "exit 1") as container:
         container.start()
         container.wait(TIME_LIMIT)
-        assert said(prefix) == (1, f"ociruntime: cannot attach to container {prefix!r}: it is stopped, not created or running\n")
+        reason = "container not running: it is stopped, not created or running"
+        assert said(prefix) == (1, f"ociruntime: cannot attach to container {prefix!r}: {reason}\n")
         assert "is not a valid key" in said(prefix, "--detach-keys", "shift-x")[1]
 
 

@@ -175,6 +175,24 @@ def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root
     assert_nothing_left(state_root, prefix)
 
 
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_kill_without_a_pid_namespace_reaches_every_process(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, status: str
+) -> None:
+    spec = oci.RuntimeSpec.default().without_namespace(oci.spec.NamespaceType.PID)
+    with oci.Container.run(prefix, make_bundle(spec.with_args(["sleep", "1000"])), state_root=state_root) as container:
+        other = container.popen(["sleep", "1000"])
+        container.kill("CONT")
+        assert len(container.processes()) == 2
+        if status == "paused":
+            container.pause()
+        container.kill("KILL")
+        assert other.wait(TIME_LIMIT) == -signal.SIGKILL
+        assert container.wait(TIME_LIMIT) == -signal.SIGKILL
+        with pytest.raises(oci.WrongStatus, match="container not running"):
+            container.kill("KILL")
+
+
 @pytest.mark.parametrize("status", ["created", "running", "paused", "stopped", "damaged"])
 def test_delete_by_force(bundle: oci.Bundle, state_root: Path, prefix: str, status: str) -> None:
     container = oci.Container.create(prefix, bundle, state_root=state_root)

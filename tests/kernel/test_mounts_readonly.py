@@ -207,6 +207,13 @@ def test_masked_paths(any_tree: Runner, tree: Path) -> None:
     assert any_tree(script, bundle=bundle) == "/t is writable\n"
 
 
+def test_a_path_that_is_masked_twice_gets_one_mount(either: Runner) -> None:
+    paths = ("/secret", "/secret/", "//secret", "/etc/passwd", "/etc/../etc/passwd")
+    bundle = either.bundle(change=hidden(masked=paths))
+    (bundle.rootfs / "secret").mkdir()
+    assert either("grep -c ' /secret ' /proc/mounts; grep -c ' /etc/passwd ' /proc/mounts", bundle=bundle) == "1\n1\n"
+
+
 def test_proc_as_a_whole_can_be_hidden(any_tree: Runner) -> None:
     assert any_tree("ls -A /proc", change=hidden(masked=("/proc", "/proc/kcore"))) == ""
 

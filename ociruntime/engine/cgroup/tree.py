@@ -164,7 +164,7 @@ def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
     except (FileNotFoundError, FileExistsError):
         missing = _missing(path)
         if not missing and _in_use(path):
-            raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use", path) from None
+            raise FileExistsError(errno.EEXIST, "the container's cgroup is not empty", path) from None
         for directory in missing:
             try:
                 make_one(directory)
@@ -225,10 +225,11 @@ def missing_parents(paths: Iterable[str]) -> list[str]:
 
 def _check_unused(path: str) -> None:
     if _in_use(path):
-        raise FileExistsError(errno.EEXIST, "the cgroup exists and is in use: choose another linux.cgroupsPath", path)
+        raise FileExistsError(errno.EEXIST, "the container's cgroup is not empty: choose another linux.cgroupsPath", path)
     frozen = (read_if_exists(path, "freezer.state") or "THAWED").strip() != "THAWED"
     if frozen or (read_if_exists(path, "cgroup.freeze") or "0").strip() != "0":
-        raise FileExistsError(errno.EEXIST, "the cgroup exists and is frozen: thaw it, or choose another linux.cgroupsPath", path)
+        words = "container's cgroup unexpectedly frozen: thaw it, or choose another linux.cgroupsPath"
+        raise FileExistsError(errno.EEXIST, words, path)
 
 
 def _in_use(directory: str) -> bool:
