@@ -302,6 +302,9 @@ class Container:
     def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:
         """Send a signal to the init process (runtime.md, Kill), or with ``all`` to every process of the container.
 
+        ``KILL`` reaches every process also if the container has no pid namespace of its own. 0 sends nothing, as in kill(2): it
+        asks whether a signal could be sent.
+
         Raises:
             ValueError: ``signal`` is not a signal.
             WrongStatus: the container is neither created nor running.

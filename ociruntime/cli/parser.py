@@ -548,7 +548,9 @@ def _state(add: AddCommand) -> None:
 def _kill(add: AddCommand) -> None:
     kill = add("lifecycle.kill", "send a signal to the init process of a container")
     _add_id(kill)
-    kill.add_argument("signal", nargs="?", metavar="SIGNAL", help="name or number (default: TERM)")
+    kill.add_argument(
+        "signal", nargs="?", metavar="SIGNAL", help="name or number (default: TERM); 0 only asks whether one could be sent"
+    )
     kill.add_argument("-s", "--signal", dest="signal_option", metavar="SIGNAL", help="the signal, as an option")
     kill.add_argument("-a", "--all", action="store_true", help="send the signal to every process in the container")
     kill.add_argument("-f", "--force", action="store_true", help="send KILL")

@@ -17,7 +17,7 @@ from .._native import check, lib
 from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError, debug
 from ..interrupts import waiting
 from ..plan.model import UncompiledFilter, encode
-from ..plan.ops import CLONE_NEW, NAMESPACE_FILES, REPORTING, WAITING, Report, Sync
+from ..plan.ops import CLONE_NEW, NAMESPACE_FILES, REPORTING, WAITING, Report, Sync, Target
 from ..spec.base import Problem
 from . import cgroup, undo
 from .causes import denied_by_filter, explain_clone, how_it_died, make_error
@@ -535,6 +535,8 @@ def step_error(plan: Plan, number: int, code: int, words: str, cause: str = "") 
         cause = denied_by_filter(profile, step.op, code)
     if step.op == "clone3" and code in (errno.EPERM, errno.ENOSPC) and os.geteuid():
         cause = explain_clone(code, bool(plan.clone_flags & CLONE_NEW["user"]))
+    if step.op == "target" and code == errno.ELOOP and cast("int", step.arguments()["kind"]) & ~Target.IN_PROC == Target.NO_LINK:
+        cause = "it is a symbolic link in the image: procfs and sysfs must be mounted on ordinary directory"
     looked_up = any(earlier.op == "lookup" for earlier in plan.steps[: number - 1])
     return make_error(
         number, len(plan.steps), step.op, step.text, code, words, cause,

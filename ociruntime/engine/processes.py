@@ -244,7 +244,10 @@ _SIGNAL: Final = re.compile(r"(RTMIN\+)?([0-9]{1,3})")
 
 
 def signal_number(value: int | str) -> int:
-    """Return the number of a signal: a number, ``"9"``, ``"KILL"``, ``"SIGKILL"``, ``"RTMIN+3"``. Raises TypeError, ValueError."""
+    """Return the number of a signal: a number, ``"9"``, ``"KILL"``, ``"SIGKILL"``, ``"RTMIN+3"``. Raises TypeError, ValueError.
+
+    0 sends no signal, as in kill(2): the operation only fails where a signal could not be sent.
+    """
     check_type("signal", value, (int, str), "a number or name of a signal")
     if isinstance(value, int):
         number = int(value)
@@ -256,8 +259,8 @@ def signal_number(value: int | str) -> int:
         elif found := _SIGNAL.fullmatch(text):
             number = int(found[2]) + (signal.SIGRTMIN if found[1] else 0)
         else:
-            number = 0
-    if not 1 <= number <= 64:
+            number = -1
+    if not 0 <= number <= 64:
         raise ValueError(f"{shown(value)} is not a signal")
     return number
 

@@ -16,7 +16,7 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import MakeBundle, Script
+from ..support.fixture_types import Command, MakeBundle, Script
 from ..support.leftovers import assert_nothing_left
 from ..support.waiting import TIME_LIMIT, timed_out_with_output, wait_until
 
@@ -173,6 +173,25 @@ def test_create_and_delete_by_different_processes(bundle: oci.Bundle, state_root
     assert container.exec(["true"]).returncode == 0
     container.delete(force=True)
     assert_nothing_left(state_root, prefix)
+
+
+def test_signal_0_asks_whether_one_could_be_sent(bundle: oci.Bundle, state_root: Path, prefix: str, command: Command) -> None:
+    def said(*words: str) -> tuple[int, str]:
+        done = subprocess.run(command("kill", *words), stderr=subprocess.PIPE, text=True, timeout=TIME_LIMIT, check=False)
+        return done.returncode, done.stderr
+
+    with oci.Container.run(prefix, bundle, state_root=state_root) as container:
+        container.kill(0)
+        assert said(prefix, "0") == said("--all", prefix, "0") == (0, "")
+        assert container.status is oci.Status.RUNNING
+        container.kill("KILL")
+        container.wait(TIME_LIMIT)
+        assert said("--all", prefix, "0") == (0, "")
+        status, message = said(prefix, "0")
+        assert status == 1
+        assert "container not running" in message
+        with pytest.raises(ValueError, match="-1 is not a signal"):
+            container.kill(-1)
 
 
 @pytest.mark.parametrize("status", ["running", "paused"])
