@@ -276,7 +276,7 @@ def parse_args(words: Sequence[str]) -> argparse.Namespace:
         words = positionals = [*positionals[1:], "--help"]
         name = words[0] if words[1:] else ""
     if name and name not in adders and not {"-h", "--help"}.isdisjoint(positionals):
-        parser.error(f"no help topic for {name!r}; 'ociruntime --help' lists the commands{_suggest(name, adders)}")
+        parser.error(f"No help topic for {name!r}; 'ociruntime --help' lists the commands{_suggest(name, adders)}")
     if name not in adders or not {"-h", "--help"}.isdisjoint(options):
         return build_parser().parse_args(words)
     adders[name](partial(_add_command, commands, name))

@@ -140,15 +140,18 @@ def test_where_a_part_of_the_output_ends() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-@pytest.mark.parametrize("place", ["stderr", "file"])
+@pytest.mark.parametrize("place", ["stderr", "file", "descriptor"])
 def test_debug(form: str, place: str, make_bundle: MakeBundle, command: Command, prefix: str, tmp_path: Path) -> None:
     bundle = make_bundle(oci.RuntimeSpec.default().with_args(["echo", "out"]))
     log = tmp_path / "log"
-    words = command("--debug", "--log-format", form, *(["--log", log] if place == "file" else []), "run", "-b", bundle.path, prefix)
-    done = call(words)
+    with open(log, "wb") as file:
+        number = file.fileno()
+        options = {"stderr": [], "file": ["--log", log], "descriptor": ["--log", f"/dev/fd/{number}"]}[place]
+        words = command("--debug", "--log-format", form, *options, "run", "-b", bundle.path, prefix)
+        done = call(words, pass_fds=[number] if place == "descriptor" else [])
     assert done.stdout == "out\n"
-    assert (done.stderr == "") == (place == "file")
-    lines = (log.read_text() if place == "file" else done.stderr).splitlines()
+    assert (done.stderr == "") == (place != "stderr")
+    lines = (done.stderr if place == "stderr" else log.read_text()).splitlines()
     assert len(lines) > 3
     if form == "json":
         assert all(line.startswith('{"level":"debug","msg":"') for line in lines)
@@ -181,7 +184,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2
-        assert "no help topic for 'foo'" in capsys.readouterr().err
+        assert "No help topic for 'foo'" in capsys.readouterr().err
 
 
 # ---- options ----

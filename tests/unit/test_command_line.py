@@ -161,7 +161,7 @@ def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("stat x", "'stat' is not a command; 'ociruntime --help' lists the commands; did you mean 'state'?"),
         ("frobnicate", "'frobnicate' is not a command; 'ociruntime --help' lists the commands"),
         ("image lss x", "'lss' is not a command; 'ociruntime image --help' lists the commands; did you mean 'ls'?"),
-        ("help dlete", "no help topic for 'dlete'; 'ociruntime --help' lists the commands; did you mean 'delete'?"),
+        ("help dlete", "No help topic for 'dlete'; 'ociruntime --help' lists the commands; did you mean 'delete'?"),
         ("list --fromat json", "unrecognized arguments: --fromat json; did you mean '--format'?"),
         ("exec --dns 1 x y", "unrecognized arguments: --dns"),
         ("exec --containal x y", "unrecognized arguments: --containal; did you mean '--containall'?"),
