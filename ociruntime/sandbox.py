@@ -28,6 +28,7 @@ from .engine.processes import ended_within
 from .ephemeral import OwnedContainer, find_bundle, host_bundle
 from .errors import StateError, WrongStatus, warn
 from .files import Unpicklable, absolute_path
+from .image.model import identity_at
 from .interrupts import DeferredSignals, complete
 from .lifecycle.delete import end, processes, read
 from .lifecycle.execute import open_socket
@@ -218,9 +219,9 @@ class Sandbox(FileOperations, Unpicklable):
     def _begin(self, image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> None:
         self._options = options
         with DeferredSignals() as signals:
+            self._origin = _origin_of(image, options)
             self._make(image.bundle if isinstance(image, Snapshot) else image)
             signals.undo = self.close
-            self._origin = _origin_of(image, options)
         warn(options.enforcement.weak)
 
     @classmethod
@@ -515,7 +516,7 @@ class Sandbox(FileOperations, Unpicklable):
     ) -> None:
         """Make a SIF file of the image with the changes. See `Container.commit`.
 
-        Default of ``image``: the one that the sandbox was made of, which must still be at its path.
+        Default of ``image``: the one that the sandbox was made of, which must still be at its path. Raises ImageError: it is not.
         """
         with self.snapshot() as snapshot:
             snapshot.commit(target, image=image, labels=labels, compression=compression, overwrite=overwrite)
@@ -612,6 +613,8 @@ class Sandbox(FileOperations, Unpicklable):
         assert image is not None, "it is open"
         with DeferredSignals() as signals:
             self.close()
+            if not isinstance(image, Bundle):
+                self._origin = _origin_of(image, self._options)
             self._make(image)
             signals.undo = self.close
 
@@ -767,9 +770,14 @@ def _origin_of(image: ImageLike | HostFiles | Snapshot, options: SandboxOptions)
     if isinstance(image, HostFiles | Bundle):
         return None
     if is_image(image):
-        return Origin(image.path, *image._arguments)
+        return Origin(image.path, *image._arguments, None if image._opened is None else image._opened.identity)
     path = absolute_path(parse_path("image", image))
-    return None if has_file(Path(path), "config.json") else Origin(path, options.reference, options.platform)
+    if has_file(Path(path), "config.json"):
+        return None
+    try:
+        return Origin(path, options.reference, options.platform, identity_at(path))
+    except OSError:
+        return None  # making the sandbox has the better error
 
 
 _MAX_POOL: Final = 1000

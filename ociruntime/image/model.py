@@ -202,11 +202,18 @@ class Image:
         return type(self)._reopen, (self.path, *self._arguments, self._opened.identity)
 
     @classmethod
-    def _reopen(cls, path: str, reference: str | None, platform: str | None, identity: Identity) -> Image:
+    def _reopen(
+        cls,
+        path: str,
+        reference: str | None,
+        platform: str | None,
+        identity: Identity,
+        problem: str = "since it was pickled; open it again",
+    ) -> Image:
         image = cls.open(path, reference=reference, platform=platform)
         if image._opened is not None and image._opened.identity != identity:
             image.close()
-            raise ImageError(f"{path}: the image was replaced or changed since it was pickled; open it again")
+            raise ImageError(f"{path}: the image was replaced or changed {problem}")
         return image
 
     @property
@@ -778,11 +785,21 @@ def _partition(sif: SifImage, item: Descriptor, path: str) -> Layer:
     )
 
 
+def identity_at(path: str) -> Identity:
+    """Return the identity of the image that is opened at a path now. The index of a layout belongs to it. Raises OSError."""
+    info = os.stat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+    if not {"oci-layout", "index.json"} <= set(os.listdir(path)):
+        return info.st_dev, info.st_ino, 0, 0
+    index = os.stat(f"{path}/index.json")
+    return info.st_dev, info.st_ino, index.st_size, index.st_mtime_ns
+
+
 def _open_directory(name: str, path: str, reference: str | None, platform: oci.Platform | None) -> _Opened:
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        info = os.fstat(fd)
-        identity: Identity = (info.st_dev, info.st_ino, 0, 0)
+        identity = identity_at(f"/proc/self/fd/{fd}")
         names = set(os.listdir(fd))
         if "config.json" in names and "rootfs" in names:
             raise BundleError(f"{name} is a bundle, not an image: use it as it is, or its rootfs directory")

@@ -27,6 +27,7 @@ from ..files import LockFile, Unpicklable
 from ..host import Host
 from ..image.convert import build
 from ..image.layers import FILE_TYPES, FileType
+from ..image.model import Image
 from ..interrupts import DeferredSignals, complete
 from ..plan.compile import SERVED_LAYERS, compile_serve_layers
 from ..plan.ops import Call
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from ..bundle import Bundle
     from ..image import Compression
+    from ..image.sif.format import Identity
     from ..overrides import StrPath
     from ..rootfs.layers import Layers
     from ..spec import RuntimeSpec
@@ -494,9 +496,25 @@ def _clear(parent: str) -> None:
 class Origin(NamedTuple):
     """The image that a root filesystem was made of, and which of several it is, as `oci.build` takes them."""
 
-    image: StrPath
+    image: str
     reference: str | None = None
     platform: str | None = None
+    identity: Identity | None = None
+    """What it was then, if it can be told from another image that has its path later."""
+
+    def open(self, stack: ExitStack) -> StrPath | Image:
+        """Return it as `oci.build` takes it. Raises ImageError: another image has its path now; OSError."""
+        if self.identity is None:
+            return self.image
+        return stack.enter_context(
+            Image._reopen(
+                self.image,
+                self.reference,
+                self.platform,
+                self.identity,
+                "since the container was made of it; pass image=, the path that it has now",
+            )
+        )
 
 
 class Snapshot(Unpicklable):
@@ -545,9 +563,12 @@ class Snapshot(Unpicklable):
         if image is not None:
             origin = Origin(parse_path("image", image))
         assert self._copy is not None, "the bundle was there"
-        source, reference, platform = origin
         final = parse_path("target", target)
-        with tempfile.TemporaryDirectory(prefix=f".{_PREFIX}", dir=os.path.dirname(final) or ".") as place:
+        with ExitStack() as stack:
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{_PREFIX}", dir=os.path.dirname(final) or "."))
+            source, reference, platform = origin.open(stack), origin.reference, origin.platform
+            if isinstance(source, Image):
+                reference = platform = None
             *others, last = self._copy.uppers
             for number, upper in enumerate(others):
                 made = f"{place}/{number}.sif"

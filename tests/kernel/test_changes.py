@@ -269,6 +269,26 @@ def test_a_sandbox_of_an_image(busybox_sif: Path, state_root: Path, tmp_path: Pa
     assert found == [b"one", b"two", b"one", b"one"]
 
 
+@pytest.mark.filterwarnings("ignore::ociruntime.errors.OCIRuntimeWarning")  # a user extracts the image, and has no cgroups
+def test_an_image_that_was_replaced(busybox_sif: Path, state_root: Path, tmp_path: Path) -> None:
+    source, other = tmp_path / "source.sif", tmp_path / "other.sif"
+    oci.build(busybox_sif, source)
+    oci.build(busybox_sif, other, config={"Cmd": ["other"]})
+    with oci.Sandbox(source, state_root=state_root) as sandbox, sandbox.snapshot() as snapshot:
+        source.rename(tmp_path / "moved.sif")
+        other.rename(source)
+        for commit in (sandbox.commit, snapshot.commit):
+            with pytest.raises(oci.ImageError, match=r"source.sif: the image was replaced or changed since .*; pass image="):
+                commit(tmp_path / "target.sif")
+            assert set(os.listdir(tmp_path)) - {"state"} == {"moved.sif", "source.sif"}
+        sandbox.commit(tmp_path / "target.sif", image=tmp_path / "moved.sif")
+        sandbox.reset()
+        sandbox.commit(tmp_path / "again.sif")
+    with oci.Image.open(tmp_path / "again.sif") as image:
+        assert (config := image.config()) is not None
+        assert config.cmd == ("other",)
+
+
 def test_sandboxes(make_bundle: MakeBundle, state_root: Path, tmp_path: Path) -> None:
     image = make_bundle(spec()).rootfs
     (tmp_path / "data").mkdir()
