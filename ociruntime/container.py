@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from .arguments import check_bool, check_type, parse_path, parse_timeout
@@ -717,7 +718,8 @@ class Container:
         container is not paused: a program that runs may change further files meanwhile.
 
         Raises:
-            StateError: this object did not make the container.
+            StateError: another process has made the container, and this one does not find its layers: the upper layer is in
+                memory, or the image is mounted for that process alone.
             UnsupportedError: the container has no upper layer of its own, as those of an image have, or of `Bundle.fresh`, or it is
                 in a file that is kept.
             WrongStatus: it was not started, or has ended.
@@ -781,14 +783,27 @@ class Container:
             snapshot.commit(target, image=image, labels=labels, compression=compression, overwrite=overwrite)
 
     def _own_layers(self) -> OwnLayers:
-        if self._layers is None:
-            if not self._knows_layers:
-                raise StateError(f"container {self.id!r} was not made by this object, which alone knows its layers")
+        layers = self._layers if self._knows_layers else self._find_layers()
+        if layers is None:
             raise UnsupportedError(
                 f"container {self.id!r} has no upper layer of its own, or it is in a file that is kept: run it from an image or "
                 "from a bundle with Bundle.fresh()"
             )
-        return self._layers
+        return layers
+
+    def _find_layers(self) -> OwnLayers | None:
+        """Return the layers of a container that another object has made. Raises StateError."""
+        from .bundle import Bundle
+        from .lifecycle.snapshots import recorded_layers
+        from .rootfs.layers import OwnLayers
+
+        found = recorded_layers(self._entry)
+        if found is None:
+            return None
+        upper, *lowers = found.paths
+        layers = found._replace(lowers=tuple(lowers))
+        bundle = Bundle._of_layers(Path(self._entry.read()["bundle"]), self.spec, layers)
+        return OwnLayers(bundle, layers, upper, None)
 
     # ---- supervised containers ----
 

@@ -57,6 +57,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "ociruntime shell --hpc --writable-tmpfs image.sif        # as yourself; writes to the image are discarded",
         "ociruntime shell --fakeroot --overlay changes image.sif  # as root; writes are kept in the directory changes",
     ),
+    "diff": ("ociruntime diff c1", "ociruntime diff c1 /etc/passwd"),
+    "commit": ("ociruntime commit c1 new.sif --label version=2",),
     "cp": (
         "ociruntime cp notes.txt c1:/tmp",
         "ociruntime cp c1:/etc/passwd .",
@@ -162,6 +164,7 @@ class Parser(argparse.ArgumentParser):
         self.command_groups: dict[str, list[argparse.Action]] = {}
         self.default_command: tuple[str, Collection[str]] | None = None
         self.begins_rest: Callable[[str], bool] = lambda word: True
+        self._unknown: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         words = list(sys.argv[1:] if args is None else args)
@@ -170,10 +173,16 @@ class Parser(argparse.ArgumentParser):
             default, commands = self.default_command
             if positionals[0] not in commands and "-h" not in words and "--help" not in words:
                 options, positionals = [], [default, *words]
+        self._unknown = [word for word in options if word.startswith("-") and not self._is_known(word)]
         namespace, unknown = super().parse_known_args(options + positionals, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._explain_unknown(unknown[0])}")
         return namespace, unknown
+
+    def _is_known(self, word: str) -> bool:
+        """Return whether a word is an option of this parser, or begins with one."""
+        known = self._option_string_actions
+        return word.partition("=")[0] in known or (not word.startswith("--") and word[:2] in known)
 
     def _explain_unknown(self, word: str) -> str:
         """Return the end of a message about a word that this parser does not know, or an empty string."""
@@ -210,6 +219,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and an error on one line, and exit with status 2."""
+        if self._unknown and message.startswith("the following arguments are required"):
+            message = f"unrecognized arguments: {' '.join(self._unknown)}{self._explain_unknown(self._unknown[0])}"
         super().error(shorten(one_line(message)))
 
     def split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -641,6 +652,44 @@ def _cp(add: AddCommand) -> None:
     cp.add_argument("-u", "--user", metavar="USER[:GROUP]", help="user of the container (default: the one of its process)")
 
 
+def _diff(add: AddCommand) -> None:
+    diff = add(
+        "processes.diff",
+        "list the files that a container has added (A), changed (C) and removed (R)",
+        "The container is running or paused, and has an upper layer of its own, as with --overlay. With PATH, the changed lines of "
+        "that file are printed.",
+    )
+    _add_id(diff)
+    diff.add_argument("path", nargs="?", metavar="PATH", help="a text file of the container")
+    _add_format(diff)
+
+
+def _commit(add: AddCommand) -> None:
+    commit = add(
+        "processes.commit",
+        "make a SIF file of the image of a container and what the container has changed",
+        "The container is running or paused, and has an upper layer of its own, as with --overlay.",
+    )
+    _add_id(commit)
+    commit.add_argument("target", metavar="TARGET", type=path, help="SIF file to write")
+    commit.add_argument("--image", metavar="IMAGE", type=path, help="the image of the container (default: that of its bundle)")
+    commit.add_argument("-f", "-F", "--force", action="store_true", help="replace an existing file")
+    _add_labels(commit)
+    _add_compression(commit)
+
+
+def _add_labels(parser: Parser) -> None:
+    parser.add_argument(
+        "-l",
+        "--label",
+        action="append",
+        default=[],
+        type=label,
+        metavar="KEY=VALUE",
+        help="add a label; may be given several times",
+    )
+
+
 def _ps(add: AddCommand) -> None:
     ps = add("processes.ps", "list the processes of a container")
     _add_id(ps)
@@ -918,15 +967,7 @@ def _build(add: AddCommand) -> None:
     build.add_argument("-q", "--quiet", action="store_true", help="do not show the progress")
     build.add_argument("--upper", metavar="DIR", type=path, help="upper directory of an overlay, whose changes are included")
     build.add_argument("--config", metavar="FILE", type=path, help="JSON with the config of an OCI image (default: the image's)")
-    build.add_argument(
-        "-l",
-        "--label",
-        action="append",
-        default=[],
-        type=label,
-        metavar="KEY=VALUE",
-        help="add a label; may be given several times",
-    )
+    _add_labels(build)
     build.add_argument("--definition", metavar="FILE", type=path, help="definition file to store")
     build.add_argument("--sbom", action="append", default=[], metavar="FILE", type=path, help="software bill of materials to store")
     build.add_argument("--arch", help="architecture, as arm64 (default: the image's)")
@@ -1058,7 +1099,16 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "list": _list,
         "prune": _prune,
     },
-    "processes and output": {"exec": _exec, "shell": _shell, "cp": _cp, "ps": _ps, "attach": _attach, "logs": _logs},
+    "processes and output": {
+        "exec": _exec,
+        "shell": _shell,
+        "cp": _cp,
+        "diff": _diff,
+        "commit": _commit,
+        "ps": _ps,
+        "attach": _attach,
+        "logs": _logs,
+    },
     "resources": {"update": _update, "pause": _pause, "resume": _resume, "events": _events},
     "images and bundles": {
         "mount": _mount,

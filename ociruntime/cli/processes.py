@@ -1,4 +1,4 @@
-"""Processes in a container and their output: exec, ps, attach, logs."""
+"""Processes in a container, their output and files: exec, ps, attach, logs, cp, diff, commit."""
 
 from __future__ import annotations
 
@@ -112,6 +112,30 @@ def cp(options: Namespace) -> None:
         container.files.put_archive(sys.stdin.buffer, destination.path, user=options.user)
     else:
         container.files.put(source.path, destination.path, user=options.user)
+
+
+def diff(options: Namespace) -> None:
+    container = oci.Container.load(options.id, state_root=options.root)
+    if options.path is not None:
+        sys.stdout.buffer.write(container.diff_text(options.path).encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+        return
+    changes = container.changes()
+    if options.format == "json":
+        print_compact([{"path": entry.path, "kind": entry.kind, "type": entry.type, "size": entry.size} for entry in changes])
+    for entry in changes if options.format == "table" else ():
+        print("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(entry)))
+
+
+def commit(options: Namespace) -> None:
+    container = oci.Container.load(options.id, state_root=options.root)
+    container.commit(
+        options.target,
+        image=options.image,
+        labels=dict(options.label),
+        compression=options.compression,
+        overwrite=options.force,
+    )
 
 
 class _Place(NamedTuple):

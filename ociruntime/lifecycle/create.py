@@ -444,6 +444,9 @@ class Creation:
         document["namespaces"], document["new_keyring"] = plan.namespaces, options.new_keyring
         if options.notify_socket and spec.process is not None:
             document["notify"] = options.notify_socket
+        layers = prepared.bundle._find_layers()
+        if prepared.layer and layers is not None and layers.upper.image is None:
+            document["layers"] = layers.record(prepared.layer)
         document["rootfs"], document["total"] = str(prepared.bundle.rootfs), len(plan.steps)
         document["process"], document["hooks"] = options.empty_process or spec.process is not None, dict(plan.hooks)
         if not self._start:
@@ -559,11 +562,10 @@ class Creation:
         A file that is kept is not one of them: as long as this process had it open, no other container could use it.
         """
         layers = prepared.bundle._find_layers()
-        if not prepared.layer or layers is None or layers.upper.image is not None:
+        if "layers" not in self.document or layers is None:
             return None
         opened = init.files.pop("give", -1)
-        upper = layers.upper.directory or layers.place(prepared.layer)
-        return OwnLayers(prepared.bundle, layers, f"{upper}/upper", Descriptor(opened) if opened >= 0 else None)
+        return OwnLayers(prepared.bundle, layers, self.document["layers"][0], Descriptor(opened) if opened >= 0 else None)
 
     def follow_up(self, created: Created) -> Created:
         """Do what comes after the block, without the container's lock: hooks may use the container.

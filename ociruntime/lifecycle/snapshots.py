@@ -31,7 +31,7 @@ from ..image.model import Image
 from ..interrupts import DeferredSignals, complete
 from ..plan.compile import SERVED_LAYERS, compile_serve_layers
 from ..plan.ops import Call
-from ..rootfs.layers import OwnLayers
+from ..rootfs.layers import Layers, OwnLayers
 from ..rootfs.uppers import Upper
 from ..store import Status
 from .delete import processes
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from ..image import Compression
     from ..image.sif.format import Identity
     from ..overrides import StrPath
-    from ..rootfs.layers import Layers
     from ..spec import RuntimeSpec
     from ..store import Entry
 
@@ -428,6 +427,25 @@ def _comparison(server: FileServer, spec: RuntimeSpec, layers: OwnLayers) -> Lay
     first = SERVED_LAYERS + 1
     points = [mount.destination for mount in spec.mounts or ()]
     return LayerComparison(server, SERVED_LAYERS, range(first, first + len(layers.layers.paths)), points)
+
+
+def recorded_layers(entry: Entry) -> Layers | None:
+    """Return the layers of a container that another process has made, with the upper one first; None if it has none of its own.
+
+    Raises:
+        StateError: this process cannot find them.
+    """
+    recorded = entry.read().get("layers", [])
+    remedy = "use the object that made it"
+    if recorded and not recorded[0]:
+        why = "its upper layer is in memory, where only the process that made it finds it"
+        raise StateError(f"container {entry.id!r}: {why}; {remedy}, or make it with an upper layer on disk")
+    if "" in recorded:
+        why = "its image is mounted for the process that made it alone"
+        raise StateError(f"container {entry.id!r}: {why}; {remedy}, or mount the image with 'ociruntime mount' and run its bundle")
+    if lost := next((path for path in recorded if not os.path.isdir(path)), None):
+        raise StateError(f"container {entry.id!r}: its layer {lost} was removed")
+    return Layers(tuple(recorded), os.path.realpath(tempfile.gettempdir())) if recorded else None
 
 
 def changes(entry: Entry, spec: RuntimeSpec, layers: OwnLayers) -> Changes:

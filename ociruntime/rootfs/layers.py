@@ -213,6 +213,16 @@ class Layers(NamedTuple):
             return self.upper.image.mount(self.paths[0])
         return next(lower for lower in self.lowers if not isinstance(lower, str) and lower.layer.source == source).mount()
 
+    def record(self, name: str) -> list[str]:
+        """Return the paths by which another process finds the upper layer of one container, and the lower ones; empty for none.
+
+        Args:
+            name: the name of the directory of its upper layer.
+        """
+        upper = self.upper.layer(self.place(name))
+        lowers = (lower if isinstance(lower, str) else "" for lower in self.lowers)
+        return [f"{upper}/upper" if isinstance(upper, str) else "", *lowers]
+
     def undo(self, name: str, container: str) -> list[list[str]]:
         """Return the actions that undo `make_upper` with the same arguments."""
         place = [["bundle", self.place(name)]] if self.has_place else []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import pickle
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import MakeBundle
+from ..support.fixture_types import Command, MakeBundle
 from ..support.private_users import give, new_user
 from ..support.users import run_tests_as_user
 from ..support.waiting import within
@@ -358,8 +360,49 @@ def test_containers_without_an_upper_layer(bundle: oci.Bundle, state_root: Path,
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         with pytest.raises(oci.UnsupportedError, match=r"Bundle.fresh"):
             container.changes()
-        with pytest.raises(oci.StateError, match="was not made by this object"):
+        with pytest.raises(oci.UnsupportedError, match=r"Bundle.fresh"):
             oci.Container.load(prefix, state_root=state_root).snapshot()
+
+
+def test_a_container_of_another_process(start: Start, state_root: Path, tmp_path: Path, command: Command) -> None:
+    container = start()
+    sh(container, SCRIPT + "printf '\\033[31m' > \"$(printf 'red\\033')\"")
+    loaded = oci.Container.load(container.id, state_root=state_root)
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(*words), cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    if "tmpfs" in repr(container._layers and container._layers.layers.upper):
+        with pytest.raises(
+            oci.StateError, match=f"container '{container.id}': its upper layer is in memory, .* the object that made it"
+        ):
+            loaded.changes()
+        assert "in memory" in call("diff", container.id).stderr
+        return
+    assert loaded.changes() == container.changes()
+    assert call("diff", container.id).stdout.splitlines() == [
+        line.replace("\udcff\n", "\\udcff\\n").replace("\033", "\\x1b") for line in map(str, container.changes())
+    ]
+    assert call("diff", container.id, "/text").stdout == container.diff_text("/text") != ""
+    assert json.loads(call("diff", "--format", "json", container.id).stdout)[0]["path"] == "/binary"
+    with loaded.snapshot() as snapshot:
+        assert start(snapshot.bundle).files.read_text("/text") == "text\nmore\n"
+    if shutil.which("mksquashfs") is not None:
+        done = call("commit", container.id, "new.sif", "--label", "a=b")
+        assert done.returncode == 0, done.stderr
+        assert oci.run(tmp_path / "new.sif", ["cat", "/text"], capture_output=True, state_root=state_root).stdout == b"text\nmore\n"
+        assert "exists" in call("commit", container.id, "new.sif").stderr
+    container.kill("KILL", all=True)
+    container.wait()
+    with pytest.raises(oci.WrongStatus):
+        loaded.changes()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="needs mounts")
+def test_an_image_that_another_process_has_mounted(busybox_sif: Path, state_root: Path) -> None:
+    with oci.Sandbox(busybox_sif, state_root=state_root, disk=-1) as sandbox:
+        with pytest.raises(oci.StateError, match=r"its image is mounted for the process that made it alone; .*ociruntime mount"):
+            oci.Container.load(sandbox.name, state_root=state_root).changes()
 
 
 def test_a_killed_process_leaves_no_snapshot(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ SUCCEEDS = (
     r"(image|sif) \w+ --(platform|max-files)=.*|(image (ls|extract)|inspect) (IMAGE=directory|PATH=)",  # a SIF file has one platform
     r"(create|run|shell) --hostname=.+",  # the kernel takes any bytes
     r"cp (SOURCE=directory|DESTINATION=.+)",  # any word is the name of a new file
+    r"commit (TARGET=missing|--image=directory)",
     r"build (TARGET=missing|SOURCE=directory|--upper=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
 )
@@ -143,7 +144,7 @@ class World:
         self.root = directory / "state"
         self.bundle = make_bundle(name="short")
         self.bundle.spec = oci.RuntimeSpec.default(rootless=os.geteuid() != 0).with_args(["true"])
-        self.running = oci.Container.run(f"{prefix}-0", self.bundle.with_args(["sleep", "1000"]), state_root=self.root)
+        self.running = oci.Container.run(f"{prefix}-0", self.bundle.with_args(["sleep", "1000"]).fresh(), state_root=self.root)
         self.here = directory / "here"
         self.here.mkdir()
         self.places = directory / "places"
