@@ -583,7 +583,8 @@ class Snapshot(Unpicklable):
         assert self._copy is not None, "the bundle was there"
         final = parse_path("target", target)
         with ExitStack() as stack:
-            place = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{_PREFIX}", dir=os.path.dirname(final) or "."))
+            # Where the next snapshot removes it, if this process is killed.
+            place = stack.enter_context(tempfile.TemporaryDirectory(dir=self._copy.place))
             source, reference, platform = origin.open(stack), origin.reference, origin.platform
             if isinstance(source, Image):
                 reference = platform = None

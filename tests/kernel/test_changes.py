@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -417,6 +418,22 @@ def test_a_killed_process_leaves_no_snapshot(start: Start, tmp_path: Path, monke
         assert not stale.exists()
         container.snapshot().close()
         assert os.path.isdir(snapshot.upper)
+
+
+@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="no mksquashfs (Debian: squashfs-tools)")
+def test_a_killed_commit_leaves_nothing(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    container = start()
+    if (pid := os.fork()) == 0:
+        monkeypatch.setattr("ociruntime.lifecycle.snapshots.build", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        container.commit(tmp_path / "target/new.sif")
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert os.listdir(tmp_path / "target") == []
+    container.snapshot().close()
+    assert [name for name in os.listdir(tmp_path / "temporary") if "snapshot" in name] == []
 
 
 @pytest.mark.root
