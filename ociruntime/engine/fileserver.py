@@ -42,8 +42,11 @@ _IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _NO_XDEV: Final = 0x01
 _REMOVEDIR: Final = 0x200
 """AT_REMOVEDIR"""
-_FOUND, _FILE, _PLACE, _OTHER = range(SERVED_ROOT + 1, SERVED_ROOT + 5)
-"""Slots: what a path leads to, a file that is open, the directory that a walk has come to, and a second file."""
+_FOUND, _FILE, _PLACE, _OTHER, _NEAR = range(SERVED_ROOT + 1, SERVED_ROOT + 6)
+"""Slots: what a path leads to, a file that is open, the directory that a walk has come to, a second file, and a directory of a long
+path."""
+_LONGEST_PATH: Final = 3840
+"""Bytes of a path of a layer that one call takes: with the longest name less than PATH_MAX."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _BELOW: Final = RESOLVE_NO_SYMLINKS | 0x08
@@ -344,10 +347,17 @@ class FileServer:
 
     # ---- layers, in which no symbolic link is followed ----
 
+    def _open_in_layer(self, slot: int, path: bytes, flags: int, out: int) -> FileInfo:
+        """Open a file of a layer. A container may have paths of any length."""
+        while len(path) > _LONGEST_PATH:
+            end = path.rindex(b"/", 0, _LONGEST_PATH)
+            self.call(Call.OPEN, slot, path[:end], flags=os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, a=_BELOW, out=_NEAR)
+            slot, path = _NEAR, path[end + 1 :]
+        return self.call(Call.OPEN, slot, path or b".", flags=flags, a=_BELOW, out=out).file
+
     def look_at(self, slot: int, path: bytes) -> FileInfo:
         """Find a file of a layer, as `_FOUND`."""
-        flags = os.O_PATH | os.O_NOFOLLOW
-        return self.call(Call.OPEN, slot, path or b".", flags=flags, a=_BELOW, out=_FOUND).file
+        return self._open_in_layer(slot, path, os.O_PATH | os.O_NOFOLLOW, _FOUND)
 
     def attribute(self, name: bytes) -> bytes | None:
         """Return an extended attribute of what was found last; None if it has no such attribute."""
@@ -370,7 +380,7 @@ class FileServer:
 
     def names_in(self, slot: int, path: bytes) -> list[bytes]:
         """Return the names in a directory of a layer."""
-        self.call(Call.OPEN, slot, path or b".", flags=_DIRECTORY, a=_BELOW, out=_PLACE)
+        self.open_layer_directory(slot, path)
         return list(self.names())
 
     def content(self, slot: int, path: bytes) -> Parts:
@@ -382,7 +392,7 @@ class FileServer:
 
     def open_layer_directory(self, slot: int, path: bytes) -> None:
         """Open a directory of a layer."""
-        self.call(Call.OPEN, slot, path or b".", flags=_DIRECTORY, a=_BELOW, out=_PLACE)
+        self._open_in_layer(slot, path, _DIRECTORY, _PLACE)
 
     def make(self, call: Call, name: bytes, *, data: bytes = b"", mode: int = 0, a: int = 0) -> None:
         """Make something that is not a regular file."""
@@ -405,7 +415,7 @@ class FileServer:
     def link_in_layer(self, slot: int, path: bytes, name: bytes) -> None:
         """Make a hard link to a file of the layer."""
         folder, other = posixpath.split(path)
-        self.call(Call.OPEN, slot, folder or b".", flags=os.O_PATH | os.O_DIRECTORY, a=_BELOW, out=_FOUND)
+        self._open_in_layer(slot, folder, os.O_PATH | os.O_DIRECTORY, _FOUND)
         self.call(Call.LINK, _PLACE, name, data=other, out=_FOUND)
 
     def finish_copy(self, name: bytes, info: FileInfo, attributes: Mapping[bytes, bytes], *, directory: bool) -> None:

@@ -137,6 +137,22 @@ def test_differences_of_odd_texts(start: Start) -> None:
         assert changed.diff_text("/text").startswith("--- a/text\n+++ b/text\n@@ -1")
 
 
+def test_deep_trees(start: Start) -> None:
+    """Far below the longest path."""
+    container, depth, name = start(), 120, "d" * 200
+    sh(
+        container,
+        f"mkdir deep; cd -P deep; for i in $(seq {depth}); do mkdir {name}; cd -P {name} || exit 1; done; echo x > end; ln end hard",
+    )
+    found = container.changes()
+    assert [change.kind for change in found] == ["added"] * (depth + 3)
+    assert found[-1].path == f"/deep/{f'{name}/' * depth}hard"
+    with container.snapshot() as snapshot:
+        fork = start(snapshot.bundle)
+    script = f"cd -P /deep; for i in $(seq {depth}); do cd -P {name} || exit 1; done; cat hard; stat -c %h end"
+    assert sh(fork, script).split() == ["x", "2"]
+
+
 def test_snapshots(start: Start, state_root: Path) -> None:
     container = start()
     sh(container, SCRIPT + "ln text dir/hard; dd if=/dev/zero of=sparse bs=1 count=1 seek=1G 2>/dev/null; chmod 4711 dir/new")
