@@ -376,8 +376,8 @@ def build(
         ImageError: the image is damaged or exceeds a limit, or a file of ``sboms`` is not an SBOM.
         SifError: an argument, or the image's configuration, cannot be stored.
         BundleError: ``source`` is a bundle whose root filesystem is only mounted by its containers.
-        UnsupportedError: the image has a part that cannot be read: an encrypted partition, a filesystem that must be mounted; or a
-            program or Python module is not installed. The message names it.
+        UnsupportedError: the image has a part that cannot be read: an encrypted partition, a filesystem with an unusual feature; or
+            a program or Python module is not installed. The message names it.
         ProcessError: the program that makes the squashfs failed; the message has its output.
         ValueError: an argument is not valid.
         OSError: a file cannot be read or written.

@@ -17,7 +17,19 @@ from typing_extensions import override
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, LayerFormat, check_digest, optional_module
-from ociruntime.image.layers import FILE_TYPES, MAX_DEPTH, MAX_PATH, Budget, DirectoryTree, ExtTree, FileType, Node, TarTree, Tree
+from ociruntime.image.layers import (
+    FILE_TYPES,
+    MAX_DEPTH,
+    MAX_PATH,
+    Budget,
+    DirectoryTree,
+    ErofsTree,
+    ExtTree,
+    FileType,
+    Node,
+    TarTree,
+    Tree,
+)
 from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import complete
 
@@ -158,20 +170,15 @@ class Layers:
             return TarTree(layer, where, lambda path: _top(below.find(path, follow=False)[-1][1]), budget)
         if layer.format is LayerFormat.DIRECTORY:
             return DirectoryTree(layer._directory, self.name)
-        if layer.format is LayerFormat.EXT and layer._section is not None:
+        if layer.format.is_filesystem and layer._section is not None:
+            reader: Any = {LayerFormat.EXT: ExtTree, LayerFormat.EROFS: ErofsTree}.get(layer.format)
+            if reader is None:
+                module = optional_module("ociruntime.image.squashfs", "reading a squashfs without mounting it", INSTALL)
+                reader = module.SquashfsTree
             if layer.digest:
                 check_digest(layer._section, layer.digest, where)
-            return ExtTree(layer._section, where)
-        if layer.format is LayerFormat.SQUASHFS and layer._section is not None:
-            module: Any = optional_module("ociruntime.image.squashfs", "reading a squashfs without mounting it", INSTALL)
-            if layer.digest:
-                check_digest(layer._section, layer.digest, where)
-            tree: Tree = module.SquashfsTree(layer._section, where)
+            tree: Tree = reader(layer._section, where)
             return tree
-        if layer.format.is_filesystem:
-            mount = f"mount -o ro,loop,offset={layer.offset} {layer.path} DIR"
-            remedy = f"mount it ('{mount}' as root, 'erofsfuse --offset={layer.offset} {layer.path} DIR' as a user), and use DIR"
-            raise UnsupportedError(f"{where}: files of an {layer.filesystem} cannot be read without mounting it; {remedy}")
         raise UnsupportedError(f"{where}: files cannot be read from a layer of the format {layer.format!s}")
 
 

@@ -58,6 +58,7 @@ def erofs(size: int = 16 << 10) -> bytes:
     head[1024:1028] = b"\xe2\xe1\xf5\xe0"
     head[1036] = 12
     struct.pack_into("<I", head, 1024 + 36, size >> 12)
+    struct.pack_into("<I", head, 1024 + 80, 0x80)  # a feature without which it cannot be read
     return bytes(head)
 
 
