@@ -164,8 +164,8 @@ class Bundle:
 
         For root, ``rootfs`` is an overlay over the layers of the image, which all containers of the bundle share. For a user, it is
         the image alone, mounted read-only by FUSE. It is an empty directory if fusermount3 is missing, if fuse-overlayfs is and
-        the image has several layers, and if the image is extracted to a cache. Each container of a user has an upper layer of its
-        own, which is removed with it, and all files of the image belong to the user.
+        the image has several layers, if a layer is an erofs, and if the image is extracted to a cache. Each container of a user
+        has an upper layer of its own, which is removed with it, and all files of the image belong to the user.
 
         The directory has mode 0700, and the layers are mounted ``nosuid`` and ``nodev``. Each volume of the image is a directory in
         ``volumes``, with a copy of what the image has at its path.

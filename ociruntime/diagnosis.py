@@ -502,11 +502,7 @@ def _oci_images(probes: Probes) -> Finding:
 def _mounted_images(probes: Probes, kind: str, filesystem: str) -> Finding:
     """Return the finding about images with a filesystem other than squashfs."""
     subject, program = f"{kind} images", MOUNTERS[kind]
-    try:
-        strategy, reason = choose({kind}, probes.host, probes.programs)
-    except UnsupportedError as error:
-        remedies = _fuse_obstacles(probes, program)[1]
-        return Finding(subject, Availability.MISSING, str(error).rpartition("; ")[0], "; ".join(remedies))
+    strategy, reason = choose({kind}, probes.host, probes.programs)  # they can always be extracted
     if strategy is Strategy.KERNEL:
         return _kernel_images(probes, subject, filesystem)
     if strategy is Strategy.EXTRACTION:

@@ -146,19 +146,18 @@ def _command(image: Filesystem, programs: Programs, uid: int, gid: int, file: st
     """Return the command that mounts a filesystem; the mount point is still to be appended.
 
     Args:
-        uid, gid: the owner of all its files.
+        uid, gid: the owner of all its files. erofsfuse has no option for it.
         file: the path by which the program opens the file.
     """
-    options = f"ro,nosuid,nodev,uid={uid},gid={gid}"
-    offset: tuple[str, ...] = ()
+    options, owner = f"ro,nosuid,nodev,offset={image.offset}", f",uid={uid},gid={gid}"
+    program = getattr(programs, MOUNTERS[image.format])
     match image.format:
         case "squashfs":
-            options += f",offset={image.offset}"
+            return program, "-o", options + owner, file
         case "ext":  # its own checks of permissions know nothing of uid=, and a journal cannot be replayed read-only
-            options += f",offset={image.offset},norecovery,fakeroot"
+            return program, "-o", f"{options}{owner},norecovery,fakeroot", file
         case _:
-            offset = (f"--offset={image.offset}",)
-    return (getattr(programs, MOUNTERS[image.format]), *offset, "-o", options, file)
+            return program, f"--offset={image.offset}", "-o", "ro,nosuid,nodev", file
 
 
 class Served:
@@ -168,7 +167,8 @@ class Served:
     process, however that ends.
 
     Args:
-        images: the filesystems. All their files belong to the caller.
+        images: the filesystems. All their files belong to the caller, but erofsfuse shows the owners of the image: root is the
+            caller, and others do not exist in the namespaces.
 
     Raises:
         UnsupportedError: a program cannot mount its filesystem; the message has what it says.

@@ -125,8 +125,6 @@ def _no_fuse(formats: Collection[str], host: Host, programs: Programs, layers: i
 
 
 def _no_extraction(formats: Collection[str], host: Host, programs: Programs, layers: int) -> str:
-    if "erofs" in formats:
-        return "files of erofs filesystems can only be read where they are mounted"
     if "squashfs" not in formats or _extracts_by_program(formats, programs, layers):
         return ""
     if programs.library:
@@ -382,6 +380,7 @@ def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, pri
     """
     parts, places = _filesystems(image), layer_places(bundle, len(image.layers))
     foreign, note = partial(_has_foreign_opaque, image, "user"), choice.note
+    no_mount = _no_mount(parts, programs)
     if choice.strategy is Strategy.KERNEL:
         mounts = tuple(map(shared_mount, parts))
         if _has_foreign_opaque(image, "trusted", [mount.path for mount in mounts]):
@@ -391,7 +390,7 @@ def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, pri
         for part, place in zip(parts, places, strict=True):
             os.makedirs(place, mode=0o700, exist_ok=True)
             mount_filesystem(part, place)
-    elif private or programs.no_mount:
+    elif private or no_mount:
         found = tuple(map(ImagePart.of, parts))
         served = served_image(found, parts)
         lowers = tuple(ServedMount(found, number, served) for number in range(len(found)))
@@ -399,8 +398,8 @@ def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, pri
             return None
         if private:
             return Layers(lowers, f"{bundle}/overlay", note=note)
-        note += f"; each container mounts the image, because there is {programs.no_mount}"
-        warn([f"{bundle}/rootfs stays empty: there is {programs.no_mount}; 'ociruntime shell' with the bundle shows the files"])
+        note += f"; each container mounts the image, because {no_mount}"
+        warn([f"{bundle}/rootfs stays empty: {no_mount}; 'ociruntime shell' with the bundle shows the files"])
         return layers_of(bundle, _origin(_IMAGE, _encode(found), note))._replace(lowers=lowers)
     else:
         for part, place in zip(parts, places, strict=True):
@@ -413,6 +412,13 @@ def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, pri
         if len(places) > 1:
             _show(image, places, f"{bundle}/rootfs", programs)
     return layers_of(bundle, _origin(choice.strategy, str(len(parts)), note))
+
+
+def _no_mount(parts: Sequence[Filesystem], programs: Programs) -> str:
+    """Return why FUSE cannot mount filesystems on the host for containers of this user; an empty string if it can."""
+    if any(part.format == "erofs" for part in parts):
+        return "erofsfuse shows the owners of the image, which do not exist in a container of this user"
+    return f"there is {programs.no_mount}" if programs.no_mount else ""
 
 
 def _show(image: Image, places: Sequence[str], rootfs: str, programs: Programs) -> None:

@@ -26,6 +26,7 @@ import ociruntime as oci
 from ociruntime import aio
 from ociruntime.engine.filesystems import Programs
 from ociruntime.ephemeral import close_images
+from ociruntime.image.sif import Filesystem, SifBuilder
 
 from ..support.images import SQUASHFS_TYPE, OciImage
 from ..support.places import REPO
@@ -33,7 +34,7 @@ from ..support.processes import is_running
 from ..support.waiting import TIME_LIMIT, run_async, wait_until
 
 pytestmark = pytest.mark.vm
-SERVERS = ("squashfuse", "fuse2fs", "fuse-overlayfs", "oci-init")
+SERVERS = ("squashfuse", "fuse2fs", "erofsfuse", "fuse-overlayfs", "oci-init")
 
 
 def _may_use_fuse() -> bool:
@@ -325,8 +326,8 @@ def test_an_ext_image(offer: Offer, busybox_rootfs: Path, tmp_path: Path) -> Non
 
 EROFS = """#!/bin/sh
 # serves a squashfs in the place of an erofs
-[ "$1 $2" = "--offset=0 -o" ] || exit 1
-exec {squashfuse} -o "$3" {squashfs} "$5"
+[ "$1 $2 $3" = "--offset=0 -o ro,nosuid,nodev" ] || exit 1
+exec {squashfuse} -o "$3,uid=0,gid=0" {squashfs} "$5"
 """
 
 
@@ -338,21 +339,75 @@ def test_an_erofs_image(offer: Offer, busybox_rootfs: Path, tmp_path: Path) -> N
     image = tmp_path / "x.erofs"
     superblock = struct.pack("<IIIB", 0xE0F5E1E2, 0, 0, 12).ljust(36, b"\0") + struct.pack("<I", 4)
     image.write_bytes((bytes(1024) + superblock).ljust(16 << 10, b"\0"))
-    directory = offer("unsquashfs")
-    with pytest.raises(oci.UnsupportedError, match=r"no erofsfuse in PATH .*install erofsfuse where users may open /dev/fuse"):
-        oci.run(image, ["true"])
+    directory = offer()
     (directory / "erofsfuse").write_text(EROFS.format(squashfuse=squashfuse, squashfs=squashfs))
     (directory / "erofsfuse").chmod(stat.S_IRWXU)
     assert output(image) == "out\n"
 
 
-@pytest.mark.skipif(shutil.which("erofsfuse") is None, reason="no erofsfuse (not in Debian 12)")
-@pytest.mark.skipif(shutil.which("mkfs.erofs") is None, reason="no mkfs.erofs (Debian: erofs-utils)")
+@pytest.fixture
+def erofs(busybox_rootfs: Path, tmp_path: Path) -> Path:
+    """A SIF file with an erofs. Its files belong to root, except one."""
+    mkfs = shutil.which("mkfs.erofs")
+    if mkfs is None:
+        pytest.skip("no mkfs.erofs (Debian: erofs-utils)")
+    tree = tmp_path / "tree"
+    shutil.copytree(busybox_rootfs, tree, symlinks=True)
+    (tree / "foreign").write_text("foreign\n")
+    subprocess.run([mkfs, "--all-root", tmp_path / "x.erofs", tree], check=True, stdout=subprocess.DEVNULL)
+    content = bytearray((tmp_path / "x.erofs").read_bytes())
+    with oci.Image.open(tmp_path / "x.erofs") as opened:
+        (node,) = (route[-1][1][0] for route in [opened._view(1000, 1 << 30).find("/foreign")])
+        inode = node.tree._inode(node.location)  # type: ignore[attr-defined]
+    content[inode.attributes - 8 : inode.attributes - 4] = struct.pack("<HH", 33, 33)  # the owner in a small inode
+    (tmp_path / "x.erofs").write_bytes(content)
+    builder = SifBuilder()
+    builder.add_partition(tmp_path / "x.erofs", filesystem=Filesystem.RAW)
+    builder.write(tmp_path / "x.sif")
+    return tmp_path / "x.sif"
+
+
 @user_test
-def test_erofsfuse(offer: Offer, busybox_rootfs: Path, tmp_path: Path) -> None:
-    subprocess.run(["mkfs.erofs", tmp_path / "x.erofs", busybox_rootfs], check=True, stdout=subprocess.DEVNULL)
+def test_an_erofs_that_is_extracted(offer: Offer, erofs: Path) -> None:
+    offer()
+    with pytest.warns(oci.OCIRuntimeWarning, match=r"is extracted, because FUSE cannot be used: no erofsfuse in PATH"):
+        assert output(erofs, "rm -r /etc; touch /new; stat -c %u /foreign; ls -d /new") == "0\n/new\n"
+    oci.prune()
+
+
+@user_test
+def test_erofsfuse(offer: Offer, erofs: Path, tmp_path: Path) -> None:
+    """The files belong to root, unless the image has another owner, who does not exist in the container."""
+    offer("erofsfuse", "fusermount3")
+    script = "touch /new; rm -r /etc; chmod 700 /bin; cat /foreign; stat -c %u:%g /foreign /bin; ls -d /new /etc 2>/dev/null || :"
+    assert output(erofs, script) == "foreign\n65534:65534\n0:0\n/new\n"
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(lambda number: output(erofs, f"test ! -e /new && echo {number} >/new && cat /new"), range(30)))
+    assert found == [f"{number}\n" for number in range(30)]
+    assert len(named("erofsfuse")) == 1
+    with pytest.warns(oci.OCIRuntimeWarning, match="rootfs stays empty: erofsfuse shows the owners of the image"):
+        bundle = oci.Bundle.from_image(erofs, tmp_path / "b")
+    with bundle:
+        assert os.listdir(bundle.path / "rootfs") == []
+        with oci.Container.run("c", bundle.with_args(["sleep", "1000"]), state_root=tmp_path / "state") as container:
+            for pid in named("erofsfuse"):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: named("erofsfuse") == [], "the end of erofsfuse")
+            with pytest.raises(oci.StepError, match="Transport endpoint is not connected"):
+                container.exec(["cat", "/etc/passwd"], check=True)
+            assert output(bundle) == "out\n"
+    assert not (tmp_path / "b").exists()
+
+
+@user_test
+def test_an_erofs_that_erofsfuse_refuses(offer: Offer, erofs: Path, tmp_path: Path) -> None:
     offer("erofsfuse")
-    assert output(tmp_path / "x.erofs", "touch /new; ls -d /new") == "/new\n"
+    content = bytearray((tmp_path / "x.erofs").read_bytes())
+    content[1024 + 80 : 1024 + 84] = b"\xff" * 4
+    (tmp_path / "x.erofs").write_bytes(content)
+    with pytest.raises(oci.UnsupportedError, match=r"cannot mount .*x\.erofs: erofsfuse failed: .*feature"):
+        oci.run(tmp_path / "x.erofs", ["true"])
+    assert erofs.exists()
 
 
 # ---- programs that fail, and what is killed ----

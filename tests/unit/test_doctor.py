@@ -140,7 +140,7 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
         (NO_FUSE, "OCI images", "limited", "merged by the extra 'images', which is not installed",
          f"{FUSE}; or, for extraction: pip install 'ociruntime[images]'", True),
         (NO_FUSE, "ext images", "limited", "extraction: extracted to a cache, because FUSE cannot be used: no fuse2fs", "let root run 'apt install fuse2fs'", True),
-        (CLOSED, "erofs images", "missing", "/dev/fuse: permission denied", "let root run 'chmod 666 /dev/fuse'", True),
+        (CLOSED, "erofs images", "limited", "/dev/fuse: permission denied", "let root run 'chmod 666 /dev/fuse'", True),
         (attrs.evolve(ROOT, filesystems=frozenset({"overlay"})), "erofs images", "missing", "no erofs",
          "run 'modprobe -a erofs'", True),
         (NOTHING, "squashfs-tools", "missing", "mksquashfs", "let root run 'apt install squashfs-tools'", True),

@@ -45,17 +45,12 @@ def test_fuse_needs_all_of_its_parts(lacking: Programs, formats: set[str], why: 
     assert choose(formats, USER, ALL._replace(fusermount="", mtab=False)).strategy is Strategy.FUSE
 
 
-@pytest.mark.parametrize(("formats", "program"), [(EROFS, "erofsfuse"), (EXT | EROFS, "erofsfuse")])
-def test_filesystems_that_are_mounted_only(formats: set[str], program: str) -> None:
+@pytest.mark.parametrize(("formats", "program"), [(EXT, "fuse2fs"), (EROFS, "erofsfuse"), (EXT | EROFS, "erofsfuse")])
+def test_other_filesystems_are_extracted_without_a_program(formats: set[str], program: str) -> None:
     assert choose(formats, USER, ALL, layers=len(formats)).strategy is Strategy.FUSE
-    with pytest.raises(UnsupportedError, match=f"no {program} in PATH .* only be read where they are mounted; install .*{program}"):
-        choose(formats, USER, ALL._replace(**{program: ""}))  # type: ignore[arg-type]
-
-
-def test_an_ext_filesystem_is_extracted_without_a_program() -> None:
-    assert choose(EXT, USER, ALL).strategy is Strategy.FUSE
-    without = ALL._replace(fuse2fs="", unsquashfs="")
-    assert choose(EXT, USER, without) == (Strategy.EXTRACTION, "FUSE cannot be used: no fuse2fs in PATH (Debian: fuse2fs)")
+    without = ALL._replace(**{program: "", "unsquashfs": ""})  # type: ignore[arg-type]
+    reason = f"FUSE cannot be used: no {program} in PATH (Debian: {program})"
+    assert choose(formats, USER, without, layers=len(formats)) == (Strategy.EXTRACTION, reason)
 
 
 def test_archives_are_extracted() -> None:
@@ -73,7 +68,6 @@ def test_the_strategy_that_is_asked_for() -> None:
         (SQUASHFS, USER, Strategy.KERNEL, "only root mounts"),
         (SQUASHFS, ROOT, Strategy.FUSE, "root mounts images by the kernel"),
         (TAR, USER, Strategy.FUSE, "cannot be mounted"),
-        (EROFS, ROOT, Strategy.EXTRACTION, "only be read where they are mounted"),
     ):
         with pytest.raises(UnsupportedError, match=f"^the strategy {strategy} cannot be used: .*{why}"):
             choose(formats, host, ALL, only=strategy)
