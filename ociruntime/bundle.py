@@ -24,7 +24,7 @@ from .host import Host
 from .interrupts import DeferredSignals, complete
 from .lifecycle.prune import umount
 from .options import ConfigurationKeywords, RunOptions, check_keywords
-from .overrides import Args, Overrides
+from .overrides import Args, Overlays, Overrides
 from .plan.cgroups import MANAGERS
 from .plan.compile import LAYER, STRATEGY, Template, compile_create, is_usable
 from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
@@ -42,7 +42,7 @@ from .rootfs.layers import (
     with_upper,
 )
 from .rootfs.mount import check_image, is_same_file, make_volume, open_image
-from .rootfs.uppers import NONE, find_upper, parse_overlay
+from .rootfs.uppers import NONE, Lower, ReadOnlyImage, file_states, find_upper, own_layer, parse_overlay
 from .rootfs.users import CALLER, ContainerRoot, resolve
 from .spec import RuntimeSpec
 from .spec.base import is_below
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .plan.cgroups import Manager
     from .plan.namespaces import Port, PrivateNetwork
-    from .rootfs.mount import ServedMount, SharedMount
     from .rootfs.users import MissingPoint
     from .spec import Linux
 
@@ -86,7 +85,8 @@ class Bundle:
         self._variants: dict[object, Bundle] = {}
         self._layers: Layers | None = None
         """What the containers mount, of a bundle without a record."""
-        self._mounts: dict[str, tuple[str | SharedMount | ServedMount, ...]] = {}
+        self._mounts: dict[str, tuple[Lower, ...]] = {}
+        self._lowers: dict[object, tuple[str | ReadOnlyImage, ...]] = {}
         """The lower layers of the record, by their origin, which keep the programs that serve them. All variants share it."""
         self._has_caller = False
         """Whether the containers have the caller as a user, in passwd and group."""
@@ -154,7 +154,7 @@ class Bundle:
         path: StrPath,
         *,
         writable: bool = True,
-        overlay: StrPath | None = None,
+        overlay: Overlays | None = None,
         spec: RuntimeSpec | None = None,
         reference: str | None = None,
         platform: str | None = None,
@@ -180,8 +180,8 @@ class Bundle:
             path: the bundle directory; it must not exist, or be empty.
             writable: mount a writable overlay over the image. Changes are in ``overlay/upper`` and are removed with the bundle.
                 False makes the root filesystem read-only, for a user by the configuration.
-            overlay: an upper layer instead, as for `fresh`. Each container of the bundle mounts it itself. A directory or file is
-                kept, and one container at a time uses it.
+            overlay: an upper layer instead, or layers, as for `fresh`. Each container of the bundle mounts them itself. A directory
+                or file is kept, and one container at a time uses it.
             spec: the configuration; by default the default one with the settings of the image's configuration.
             reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
             platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
@@ -283,7 +283,7 @@ class Bundle:
         layers = self._find_layers()
         return (str(self.rootfs),) if layers is None else layers.paths
 
-    def fresh(self, *, overlay: StrPath | None = None) -> Bundle:
+    def fresh(self, *, overlay: Overlays | None = None) -> Bundle:
         """Return a handle to this bundle of which each container has an upper layer of its own.
 
         What a container writes to its root filesystem is seen by no other container, and is removed with it. The containers start
@@ -294,9 +294,12 @@ class Bundle:
             overlay: where the writes go. Default: a directory on disk, in ``TMPDIR`` or in the mounted bundle. ``"tmpfs"`` or
                 ``"tmpfs:size=64M"``: memory, which counts for the memory limit of the container; by default the kernel limits it
                 to half of the memory. ``"none"``: the root filesystem is read-only. A directory, whose content is kept: ``upper``
-                and ``work`` are made in it. Such a directory with ``:ro`` behind it: the container sees its content, and writes
-                are removed with the container. A file with an ext2, ext3 or ext4 filesystem, or a SIF file that has one as
+                and ``work`` are made in it. A file with an ext2, ext3 or ext4 filesystem, or a SIF file that has one as
                 overlay: its content is kept, and only root can use it. A directory or file has one container at a time.
+
+                With ``:ro`` behind it, such a path is a read-only layer: the container sees its content, and writes go to the
+                default. So is any directory, or a file with a squashfs, also for users. A list has any number of read-only
+                layers, each above those before it, and at most one for the writes: ``["a.sqfs:ro", "b.img:ro", "kept"]``.
 
         Raises:
             ValueError, BundleError: the overlay does not exist, or is not one.
@@ -304,12 +307,12 @@ class Bundle:
             UnsupportedError: this user cannot use it.
         """
         choice = parse_overlay(overlay)
-        return self._memoized(("overlay", choice), lambda: self._fresh(choice))
+        return self._memoized(("overlay", choice, file_states(choice)), lambda: self._fresh(choice))
 
     def _fresh(self, choice: str) -> Bundle:
         layers = with_upper(self._private_layers(), find_upper(choice, privileged=may_mount()))
         spec = self.spec
-        if choice == NONE and spec.root is not None:
+        if own_layer(choice) == NONE and spec.root is not None:
             spec = spec.evolve(root=spec.root.evolve(readonly=True))
         changed = self._with_spec(spec)
         changed._layers = layers
@@ -344,7 +347,10 @@ class Bundle:
             return None
         layers = self._with_mounts(bundle_layers(place))
         if layers is not None and layers.upper.choice:
-            layers = with_upper(layers, find_upper(layers.upper.choice, privileged=privileged))
+            upper = find_upper(layers.upper.choice, privileged=privileged)
+            key = upper.choice, file_states(upper.choice)
+            lowers = self._lowers.setdefault(key, upper.lowers)  # with the mounts that this process has already
+            layers = with_upper(layers, upper._replace(lowers=lowers))
         return layers
 
     def _with_mounts(self, layers: Layers | None) -> Layers | None:
@@ -472,6 +478,7 @@ class Bundle:
     def _with_spec(self, spec: RuntimeSpec) -> Bundle:
         changed = Bundle(self.path, config=None)
         changed._spec, changed._layers, changed._has_caller, changed._mounts = spec, self._layers, self._has_caller, self._mounts
+        changed._lowers = self._lowers
         changed._network, changed._ports, changed._private = self._network, self._ports, self._private
         return changed
 
@@ -584,6 +591,7 @@ class Bundle:
         check_bool("force", force)
         self._variants.clear()  # those of `fresh` may keep the image mounted
         self._mounts.clear()
+        self._lowers.clear()
         umount(self.path, force=force, state_root=state_root)
 
     def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[object, ...]]:
@@ -726,7 +734,7 @@ def fill(
     if spec is None:
         root = ContainerRoot(*((path / "rootfs",) if layers.shared else layers.paths))
         spec = spec_of(image, path, root, volumes=volumes)
-    if (overlay == NONE or not (layers.shared or writable)) and spec.root is not None:
+    if (own_layer(overlay) == NONE or not (layers.shared or writable)) and spec.root is not None:
         spec = spec.evolve(root=spec.root.evolve(readonly=True))
     spec.save(path / "config.json")
     return layers

@@ -24,11 +24,11 @@ from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import CreateOptions, OutputFunction, RunKeywords, RunOptions, SandboxOptions
-from .overrides import Args, Env, MountLike, Network, Overrides, Ports, StrPath, UserLike
+from .overrides import Args, Env, MountLike, Network, Overlays, Overrides, Ports, StrPath, UserLike
 from .presets import HostFiles, Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, Strategy, may_mount, shared_mounts
-from .rootfs.mount import ephemeral_name, identity, is_same_file
+from .rootfs.mount import SEPARATOR, ephemeral_name, identity, is_same_file
 from .rootfs.uppers import find_upper
 from .rootfs.users import ContainerRoot
 from .spec import Root
@@ -90,7 +90,7 @@ def run(
     gpus: str | int | None = None,
     ports: Ports | None = None,
     read_only: bool | None = None,
-    overlay: StrPath | None = None,
+    overlay: Overlays | None = None,
     hostname: str | None = None,
     terminal: bool = False,
     container_id: str | None = None,
@@ -139,7 +139,7 @@ def run(
         read_only: whether the root filesystem is read-only.
         overlay: where writes to the root filesystem go, as for `Bundle.fresh`: ``"tmpfs"``, ``"tmpfs:size=64M"``, ``"none"``, or a
             directory or file that is kept. Default: a directory on disk that is removed at the end; for a bundle, its own root
-            filesystem.
+            filesystem. A list can have read-only layers too, such as ``["tools.sqfs:ro", "kept"]``.
         hostname: the hostname in the container.
         terminal: give the program a terminal in place of its streams, connected with the caller's, which must have one; with
             ``capture_output`` not connected, and the output is in ``stdout``. ``timeout`` then needs ``capture_output``.
@@ -288,7 +288,7 @@ def host_bundle(files: HostFiles, options: SandboxOptions) -> EphemeralBundle:
 
 
 def _with_overlay(bundle: Bundle, overlay: str | None) -> Bundle:
-    return bundle if overlay is None else bundle.fresh(overlay=overlay or None)
+    return bundle if overlay is None else bundle.fresh(overlay=overlay.split(SEPARATOR) if overlay else None)
 
 
 def _is_plain(image: Image) -> bool:

@@ -32,6 +32,7 @@ from .overrides import (
     Env,
     MountLike,
     Network,
+    Overlays,
     Overrides,
     Ports,
     StrPath,
@@ -173,7 +174,7 @@ class RunKeywords(ConfigurationKeywords, total=False):
     stderr: Stdio
     timeout: float | None
     check: bool
-    overlay: StrPath | None
+    overlay: Overlays | None
     terminal: bool
     container_id: str | None
     state_root: StrPath | None
@@ -192,7 +193,7 @@ class SandboxKeywords(ConfigurationKeywords, total=False):
     max_output: int | str | None
     timeout: float | None
     limits: LimitPolicy | None
-    overlay: StrPath | None
+    overlay: Overlays | None
     name: str | None
     state_root: StrPath | None
     cgroup_manager: Manager

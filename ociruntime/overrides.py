@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
-__all__ = ["Args", "Env", "MountLike", "Network", "Overrides", "Ports", "StrPath", "UserLike"]
+__all__ = ["Args", "Env", "MountLike", "Network", "Overlays", "Overrides", "Ports", "StrPath", "UserLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Args: TypeAlias = Sequence[StrPath]
+Overlays: TypeAlias = StrPath | Sequence[StrPath]
+"""Where writes go, and which layers are below, as for `Bundle.fresh`."""
 Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
 """A mapping of names to values, where None removes a variable; or ``NAME=value`` strings."""
 UserLike: TypeAlias = "str | int | tuple[int, int] | User"

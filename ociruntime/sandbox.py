@@ -36,6 +36,7 @@ from .lifecycle.files import FileOperations
 from .lifecycle.snapshots import Origin, Snapshot
 from .options import SandboxKeywords, SandboxOptions, SandboxPopenKeywords, SandboxRunKeywords, check_keywords
 from .presets import HostFiles
+from .rootfs.uppers import own_layer
 from .rootfs.users import CALLER
 from .store import StateStore, Status
 from .streams import DEVNULL, PIPE, STDOUT, Streams
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from .lifecycle.files import AnyPath, ContainerFiles
     from .lifecycle.snapshots import Changes
     from .options import LimitPolicy, OutputFunction
-    from .overrides import Args, Env, MountLike, Network, Ports, StrPath, UserLike
+    from .overrides import Args, Env, MountLike, Network, Overlays, Ports, StrPath, UserLike
     from .plan.cgroups import Manager
     from .presets import Preset
     from .process import Process, Result
@@ -112,7 +113,7 @@ class Sandbox(FileOperations, Unpicklable):
         user: UserLike | None = None,
         preset: Preset | str | None = None,
         read_only: bool | None = None,
-        overlay: StrPath | None = None,
+        overlay: Overlays | None = None,
         hostname: str | None = None,
         name: str | None = None,
         state_root: StrPath | None = None,
@@ -497,7 +498,7 @@ class Sandbox(FileOperations, Unpicklable):
 
         It has a random name. What it writes does not go to an ``overlay`` that is kept.
         """
-        overlay = self._options.overlay
+        overlay = own_layer(self._options.overlay)
         kept = overlay.startswith("/")
         options = attrs.evolve(
             self._options, name=None, overlay=None if kept else overlay or None, reference=None, platform=None, strategy=None

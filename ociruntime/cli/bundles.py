@@ -202,12 +202,9 @@ def _without_mount(preset: oci.Preset, name: str) -> oci.Preset:
 _PATHS: Final = ("binds", "read_only_binds", "tmpfs")
 
 
-def overlay(options: Namespace) -> str | None:
-    """Return the upper layer that the options choose. Raises ValueError."""
-    chosen: list[str] = [*options.overlay, *(["tmpfs"] if options.writable_tmpfs or options.compat else [])]
-    if len(chosen) > 1:
-        raise ValueError(f"--overlay {shown(chosen[0])}: a container has one upper layer, and another one is given too")
-    return chosen[0] if chosen else None
+def overlay(options: Namespace) -> list[str] | None:
+    """Return the layers that the options choose. Raises ValueError."""
+    return [*options.overlay, *(["tmpfs"] if options.writable_tmpfs or options.compat else [])] or None
 
 
 def changed(bundle: oci.Bundle, options: Namespace) -> oci.Bundle:
@@ -220,7 +217,7 @@ def changed(bundle: oci.Bundle, options: Namespace) -> oci.Bundle:
 def mount(options: Namespace) -> None:
     with open_image(options, options.image) as image:
         oci.Bundle.from_image(
-            image, options.bundle, writable=not options.read_only, overlay=options.overlay, strategy=options.strategy
+            image, options.bundle, writable=not options.read_only, overlay=options.overlay or None, strategy=options.strategy
         )
 
 

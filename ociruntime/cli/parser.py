@@ -106,7 +106,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Lines at the end of a command's help, as people type them."""
 
-_OVERLAYS: Final = "a directory, also as DIR:ro, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for read-only"
+_OVERLAYS: Final = (
+    "a directory, a file with an ext filesystem, 'tmpfs', 'tmpfs:size=64M', or 'none' for read-only; DIR:ro and FILE:ro are layers "
+    "that are only read, any number of them, the lowest first"
+)
 
 
 def _terminal_width() -> int:
@@ -787,7 +790,9 @@ def _mount(add: AddCommand) -> None:
     mount.add_argument("image", metavar="IMAGE", type=path, help="image file or directory")
     mount.add_argument("bundle", metavar="BUNDLE", type=path, help="bundle directory to create")
     mount.add_argument("--read-only", action="store_true", help="mount no writable overlay over the image")
-    mount.add_argument("--overlay", metavar="WHERE", help=f"where the writes of each container go: {_OVERLAYS}")
+    mount.add_argument(
+        "--overlay", action="append", default=[], metavar="WHERE", help=f"where the writes of each container go: {_OVERLAYS}"
+    )
     _add_choice_of_image(mount)
     _add_strategy(mount)
     _add_verification(mount)

@@ -16,7 +16,7 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 from weakref import finalize
 
@@ -58,7 +58,7 @@ class Filesystem(NamedTuple):
 
 
 MOUNTERS: Final = {"squashfs": "squashfuse", "ext": "fuse2fs", "erofs": "erofsfuse"}
-"""The program that mounts each format by FUSE. They are fields of `Programs`."""
+"""The program that mounts each format by FUSE. They are fields of `Programs`, and the names of Debian's packages."""
 
 
 class Programs(NamedTuple):
@@ -93,6 +93,18 @@ class Programs(NamedTuple):
             device = f"{_DEVICE}: {os.strerror(error.errno or errno.EIO).lower()}"
         mtab = os.path.exists(MTAB)
         return Programs(squashfuse, fusermount, unsquashfs, fuse2fs, erofsfuse, library, device, mtab, overlayfs, _is_nameless())
+
+    def no_fuse(self, formats: Collection[str]) -> str:
+        """Return why filesystems cannot be served by FUSE; an empty string if they can be.
+
+        Args:
+            formats: as `MOUNTERS` has them.
+        """
+        names = [MOUNTERS[kind] for kind in sorted(formats)]
+        missing = [f"no {name} in PATH (Debian: {name})" for name in names if not getattr(self, name)]
+        if self.device:
+            missing.append(self.device)
+        return f"FUSE cannot be used: {', '.join(missing)}" if missing else ""
 
     @property
     def no_mount(self) -> str:

@@ -474,8 +474,9 @@ class _Copy:
 
     def __init__(self, below: Layers) -> None:
         kept = below.owner.uppers if isinstance(below.owner, _Copy) else ()
-        if not kept and below.upper.below:
-            kept = (f"{below.upper.below}/upper",)
+        if not kept:
+            count = len(below.upper.lowers)
+            kept = tuple(reversed(below.paths[:count]))
         self._below = below.owner  # which stays as long as this one
         parent = os.path.realpath(tempfile.gettempdir())
         _clear(parent)

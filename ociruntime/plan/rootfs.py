@@ -208,6 +208,8 @@ class ImageMount(NamedTuple):
 
     source: str
     """What is mounted, for people and as the name of the mount: ``squashfs at 36864 of /srv/image.sif``."""
+    directory: str = ""
+    """The directory in it that is the layer; an empty string for its root directory."""
 
 
 class Tmpfs(NamedTuple):
@@ -330,7 +332,12 @@ def _open_layer(builder: PlanBuilder, layer: str | ImageMount, places: list[int]
         return slot
     slot = builder.add_input("image", "$.root", layer.source)
     _attach(builder, slot, layer.source, places)
-    return slot
+    if not layer.directory:
+        return slot
+    inner = builder.new_slot()
+    text = f"{layer.directory} of {layer.source}"
+    builder.add("open", slot, layer.directory, ops.O_PATH, 0, ops.RESOLVE_NO_SYMLINKS, inner, text=text)
+    return inner
 
 
 def _attach(builder: PlanBuilder, slot: int, name: str, places: list[int]) -> None:

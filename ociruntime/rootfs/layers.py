@@ -19,7 +19,7 @@ from ..arguments import check_choice, optional
 from ..engine import filesystems
 from ..engine.filesystems import MOUNTERS, Filesystem, Programs
 from ..engine.trees import copy_attributes
-from ..errors import BundleError, ImageError, UnsupportedError, warn
+from ..errors import BundleError, UnsupportedError, warn
 from ..files import Descriptor
 from ..host import Host
 from ..interrupts import waiting
@@ -30,13 +30,14 @@ from .mount import (
     ImagePart,
     ServedMount,
     SharedMount,
+    has_foreign_opaque,
     mount_filesystem,
     mount_overlay,
     mounts_on,
     served_image,
     shared_mount,
 )
-from .uppers import Upper, check_unused, make_directories, occupy
+from .uppers import Lower, Upper, check_unused, make_directories, occupy
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -73,9 +74,6 @@ class Choice(NamedTuple):
         return f"{self.strategy}, because {self.reason}" if self.reason else str(self.strategy)
 
 
-_PACKAGES: Final = {"squashfuse": "squashfuse", "fuse2fs": "fuse2fs", "erofsfuse": "erofsfuse", "fusermount3": "fuse3"}
-
-
 def choose(formats: Collection[str], host: Host, programs: Programs, *, layers: int = 1, only: Strategy | None = None) -> Choice:
     """Return the best strategy for an image that a host offers to this user.
 
@@ -97,7 +95,7 @@ def choose(formats: Collection[str], host: Host, programs: Programs, *, layers: 
             return Choice(strategy, next(reversed(reasons.values()), ""))
     if only is not None:
         raise UnsupportedError(f"the strategy {only} cannot be used: {reasons[only]}")
-    install = [_PACKAGES[MOUNTERS[kind]] for kind in sorted(formats) if kind in MOUNTERS]
+    install = [MOUNTERS[kind] for kind in sorted(formats) if kind in MOUNTERS]
     unsquashfs = ", or squashfs-tools" if formats == {"squashfs"} else ""
     raise UnsupportedError(
         f"an image cannot be mounted by this user: {reasons[Strategy.FUSE]}; it cannot be extracted either: "
@@ -117,11 +115,7 @@ def _no_fuse(formats: Collection[str], host: Host, programs: Programs, layers: i
         return _no_kernel(formats, host, programs, layers)
     if mounts_by_kernel(host):
         return "root mounts images by the kernel"
-    needed = {MOUNTERS[kind]: getattr(programs, MOUNTERS[kind]) for kind in sorted(formats)}
-    missing = [f"no {program} in PATH (Debian: {_PACKAGES[program]})" for program, path in needed.items() if not path]
-    if programs.device:
-        missing.append(programs.device)
-    return f"FUSE cannot be used: {', '.join(missing)}" if missing else ""
+    return programs.no_fuse(formats)
 
 
 def _no_extraction(formats: Collection[str], host: Host, programs: Programs, layers: int) -> str:
@@ -154,7 +148,7 @@ def may_mount() -> bool:
 class Layers(NamedTuple):
     """The root filesystem of a bundle whose containers mount it: lower layers, and an upper layer for each container."""
 
-    lowers: tuple[str | SharedMount | ServedMount, ...]
+    lowers: tuple[Lower, ...]
     """Absolute paths of the directories with the files of the image, and mounts of it, the uppermost first."""
     uppers: str
     """Absolute path of the directory of the upper layers."""
@@ -277,8 +271,8 @@ def make_upper(layers: Layers, name: str, container: str, is_used: Callable[[str
             raise BundleError(f"{layers.uppers} does not exist: the bundle was unmounted, or TMPDIR is wrong") from None
     if layers.bundle:
         os.symlink(container, f"{place}/{_CONTAINER}")
-    if layers.upper.below:
-        check_unused(layers.upper.below, is_used)
+    for directory in layers.upper.directories_below:
+        check_unused(directory, is_used)
     if layers.upper.private:
         make_directories(place, lower)
     elif layers.upper.directory:
@@ -519,34 +513,6 @@ def uncovered(layers: Layers) -> Layers:
     return layers._replace(lowers=(SharedMount.again(mounted[0]),), shared=False)
 
 
-_MOST_DIRECTORIES: Final = 1_000_000
-
-
-def has_foreign_opaque(place: str, own: str) -> bool:
-    """Return whether a directory of a layer hides those below by an attribute that the overlay does not see.
-
-    Args:
-        place: where the layer is mounted. squashfuse shows attributes of other classes than ``user`` under wrong names.
-        own: the class of attributes that the overlay sees, ``trusted`` or ``user``.
-
-    Raises:
-        ImageError: there are too many directories.
-        OSError: they cannot be read.
-    """
-    pending, count = [f"{place}/."], 0
-    while pending:
-        path = pending.pop()
-        count += 1
-        if count > _MOST_DIRECTORIES:
-            raise ImageError(f"the image has more than {_MOST_DIRECTORIES} directories")
-        names = os.listxattr(path, follow_symlinks=False)
-        if any(name.endswith(".overlay.opaque") and name != f"{own}.overlay.opaque" for name in names):
-            return True
-        with os.scandir(path) as entries:
-            pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return False
-
-
 def _has_attributes(image: Image, layer: Layer) -> bool:
     """Return whether files of a layer may have extended attributes. A squashfs without them says so in its superblock."""
     if layer.format != "squashfs":
@@ -592,7 +558,7 @@ def layers_of(bundle: str, origin: str) -> Layers:
     origin, _, choice = origin.partition(_CHOICE)
     kind, _, rest = origin.removeprefix(_SHARED).partition("=")
     detail, _, note = rest.partition(_NOTE)
-    lowers: Sequence[str | ServedMount]
+    lowers: Sequence[Lower]
     if kind == _CACHE:
         lowers = [extracted_files(unquote(detail))]
     elif kind == _DIRECTORY:
@@ -612,9 +578,9 @@ def with_choice(layers: Layers, choice: str) -> Layers:
 
 
 def with_upper(layers: Layers, upper: Upper) -> Layers:
-    """Return layers with the upper layer that `find_upper` has found."""
-    lowers = layers.lowers[1:] if layers.upper.below and layers.lowers[0] == f"{layers.upper.below}/upper" else layers.lowers
-    return layers._replace(upper=upper, lowers=(f"{upper.below}/upper", *lowers) if upper.below else lowers)
+    """Return layers with the upper layer that `find_upper` has found, and the read-only ones below it."""
+    own = layers.lowers[len(layers.upper.lowers) :]
+    return layers._replace(upper=upper, lowers=(*upper.lowers, *own))
 
 
 def layer_places(bundle: str, count: int) -> list[str]:

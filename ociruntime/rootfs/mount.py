@@ -298,7 +298,7 @@ def open_image(
 
     Args:
         reference, platform: as for `Image.open`.
-        overlay: the path of the upper layer, which may be in the image itself.
+        overlay: the choice of an upper layer, which may be in the image itself.
         check: whether it must be able to become a root filesystem.
 
     Raises:
@@ -318,9 +318,16 @@ def open_image(
     return image
 
 
+READ_ONLY: Final = ":ro"
+"""End of the path of a layer that is used read-only, in the choice of an upper layer."""
+SEPARATOR: Final = "\0"
+"""Between the layers of such a choice."""
+
+
 def is_same_file(path: str | os.PathLike[str], overlay: str) -> bool:
-    """Return whether the upper layer is in the file of the image itself."""
-    return bool(overlay) and os.path.exists(overlay) and os.path.samefile(path, overlay)
+    """Return whether a layer of the choice of an upper layer is in the file of the image itself."""
+    files = [layer.removesuffix(READ_ONLY) for layer in overlay.split(SEPARATOR) if layer.startswith("/")]
+    return any(os.path.exists(file) and os.path.samefile(path, file) for file in files)
 
 
 def check_image(image: Image, *, own_overlay: bool = False) -> None:
@@ -425,6 +432,39 @@ def make_volume(root: ContainerRoot, destination: str, path: Path, *, privileged
             copy_tree(sources, str(path), name, privileged=privileged)
         except OSError as error:
             raise BundleError(f"{name} cannot be copied: {error.strerror}") from error
+
+
+_MOST_DIRECTORIES: Final = 1_000_000
+
+
+def has_foreign_opaque(place: str, own: str) -> bool:
+    """Return whether a directory of a layer hides those below by an attribute that the overlay does not see.
+
+    Args:
+        place: where the layer is mounted. squashfuse shows attributes of other classes than ``user`` under wrong names.
+        own: the class of attributes that the overlay sees, ``trusted`` or ``user``.
+
+    Raises:
+        ImageError: there are too many directories.
+        OSError: they cannot be read.
+    """
+    pending, count = [f"{place}/."], 0
+    while pending:
+        path = pending.pop()
+        count += 1
+        if count > _MOST_DIRECTORIES:
+            raise ImageError(f"the image has more than {_MOST_DIRECTORIES} directories")
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            return False  # a filesystem without attributes
+        if any(name.endswith(".overlay.opaque") and name != f"{own}.overlay.opaque" for name in names):
+            return True
+        with os.scandir(path) as entries:
+            pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return False
 
 
 # ---- detached mounts of images, which all containers of a process share ----

@@ -218,6 +218,14 @@ def make_ext3(path: Path) -> None:
     subprocess.run(["mkfs.ext3", "-q", "-F", path], check=True)
 
 
+def make_squashfs(path: Path, **files: str) -> None:
+    tree = path.with_suffix(".tree")
+    tree.mkdir()
+    for name, text in files.items():
+        (tree / name).write_text(text)
+    subprocess.run(["mksquashfs", tree, path, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_the_overlay_in_a_sif_file(image: Path, look: Look, tmp_path: Path, state_root: Path) -> None:
     """It is kept in the image. Without it the image would not be complete, so it is not used without it."""
     filesystem = tmp_path / "overlay.img"
@@ -231,7 +239,12 @@ def test_the_overlay_in_a_sif_file(image: Path, look: Look, tmp_path: Path, stat
     image = tmp_path / "writable.sif"
     builder.write(image)
     (tmp_path / "link.sif").symlink_to(image)
-    for overlay, expected in ((image, "x\n"), (tmp_path / "link.sif", "x\nx\n")):
+    for overlay, expected in (
+        (image, "x\n"),
+        (tmp_path / "link.sif", "x\nx\n"),
+        (f"{image}:ro", "x\nx\nx\n"),
+        (f"{image}:ro", "x\nx\nx\n"),
+    ):
         assert look(image, "echo x >>/new; cat /new", overlay=overlay) == expected
     with pytest.raises(oci.UnsupportedError, match=r"has a writable layer, .* use it with overlay="):
         oci.run(image, ["true"], state_root=state_root)
@@ -266,6 +279,7 @@ def test_only_one_container_at_a_time_uses_what_is_kept(
 @pytest.mark.parametrize(
     ("overlay", "error", "message"),
     [
+        ("x.sqfs", oci.ImageError, r"overlay .*/x\.sqfs: a squashfs cannot be written to; give it read-only, as FILE:ro"),
         ("missing", oci.BundleError, "overlay .*/missing: no such file or directory; make a directory there"),
         ("text", oci.ImageError, "overlay .*/text: neither a directory nor a file with an ext filesystem: .* a text file"),
         ("image.sif", oci.ImageError, r"overlay .*/image\.sif: it has no ext filesystem for an upper layer"),
@@ -276,6 +290,7 @@ def test_what_cannot_be_an_upper_layer(
     image: Path, state_root: Path, prefix: str, tmp_path: Path, overlay: str, error: type[Exception], message: str
 ) -> None:
     (tmp_path / "text").write_text("text\n")
+    make_squashfs(tmp_path / "x.sqfs", text="x\n")
     for name in "nested", "upper", "work":
         (tmp_path / name).mkdir()
     options = f"lowerdir=/usr/share/misc,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
@@ -435,11 +450,155 @@ def test_a_kept_upper_layer_below_others(image: Path, look: Look, tmp_path: Path
     assert (kept / "upper/new").read_text() == "kept\n"
     assert sorted(os.listdir(kept)) == ["upper", "work"]
     for overlay, error, message in (
-        (f"{tmp_path}:ro", oci.BundleError, "it has no directory 'upper', so no container has written to it"),
-        (f"{tmp_path}/missing:ro", oci.BundleError, "it has no directory 'upper'"),
-        (f"{image}:ro", oci.UnsupportedError, "only a directory can be used read-only"),
+        (f"{tmp_path}/missing:ro", oci.BundleError, "missing:ro: no such file or directory; give a directory, or a file with"),
+        (f"{image}:ro", oci.ImageError, r"image\.sif:ro: it has no filesystem for a layer; give a directory"),
         (f"{kept}:ro:ro", ValueError, "a path that ends with ':ro' cannot be used; rename it"),
     ):
         with pytest.raises(error, match=message):
             look(image, "true", overlay=overlay)
     assert oci.Container.list(state_root=state_root) == []
+
+
+# ---- several layers ----
+
+
+@pytest.fixture
+def parts(image: Path, look: Look, tmp_path: Path) -> Path:
+    """A directory with layers of each kind: a plain directory, a kept one, a squashfs and an ext3. All have ``/name``."""
+    place = tmp_path / "parts"
+    (place / "plain").mkdir(parents=True)
+    (place / "plain/name").write_text("plain\n")
+    (place / "plain/plain").touch()
+    (place / "kept").mkdir()
+    look(image, "echo kept >/name; touch /kept; rm /etc/passwd", overlay=place / "kept")
+    make_squashfs(place / "x.sqfs", name="squashfs\n", squashfs="")
+    make_ext3(place / "x.img")
+    look(image, "echo ext >/name; touch /ext; rm -r /root; mkdir /root", overlay=place / "x.img")
+    return place
+
+
+NAMES = (
+    "cat /name; for name in /plain /kept /squashfs /ext /etc/passwd; do test -e $name && echo $name; done; echo x >/name; cat /name"
+)
+
+
+def test_read_only_layers_in_their_order(image: Path, look: Look, parts: Path, tmp_path: Path) -> None:
+    """Each one lies above those before it, as with Apptainer, and none changes."""
+    plain, kept, squashfs, ext = (f"{parts}/{name}:ro" for name in ("plain", "kept", "x.sqfs", "x.img"))
+    for overlay, expected in (
+        ([squashfs], "squashfs /squashfs /etc/passwd x"),
+        ([ext], "ext /ext /etc/passwd x"),
+        ([plain, ext], "ext /plain /ext /etc/passwd x"),
+        ([ext, plain], "plain /plain /ext /etc/passwd x"),
+        ((squashfs, ext, kept, plain), "plain /plain /kept /squashfs /ext x"),
+        ((plain, kept, ext, squashfs), "squashfs /plain /kept /squashfs /ext x"),
+        ([ext, "tmpfs:size=1M", plain], "plain /plain /ext /etc/passwd x"),
+    ):
+        for _ in range(2):
+            assert look(image, NAMES, overlay=overlay).split() == expected.split()
+    assert look(image, "cat /name; ls /root; touch /x || echo read-only", overlay=[squashfs, ext, "none"]) == "ext\nread-only\n"
+    own = tmp_path / "own"
+    own.mkdir()
+    for expected in ("squashfs\nx\n", "x\nx\n"):
+        assert look(image, "cat /name; echo x >/name; cat /name", overlay=[own, plain, squashfs]) == expected
+    assert look(image, "cat /name; echo y >/name; touch /more", overlay=[plain, parts / "x.img"]) == "ext\n"
+    assert look(image, "cat /name; ls -d /more", overlay=[ext, plain, squashfs]) == "squashfs\n/more\n"
+    assert look(image, "cat /name", overlay=[squashfs, ext]) == "y\n"  # as it is now, not as it was mounted before
+    oci.close_images()
+    wait_until(lambda: loops_below(tmp_path) == [], "the end of the loop devices")
+
+
+def test_read_only_layers_of_bundles(
+    image: Path, look: Look, parts: Path, tmp_path: Path, state_root: Path, prefix: str, command: Command
+) -> None:
+    overlay = [f"{parts}/x.sqfs:ro", f"{parts}/x.img:ro"]
+    expected = "ext\n/squashfs\n/ext\n/etc/passwd\nx\n"
+    with oci.Bundle.from_image(image, tmp_path / "b", overlay=overlay) as bundle:
+        assert look(bundle, NAMES) == look(tmp_path / "b", NAMES) == expected
+        assert look(bundle.fresh(overlay="tmpfs"), "ls -d /ext 2>&1 || true").startswith("ls: ")
+        fresh = pickle.loads(pickle.dumps(bundle.fresh(overlay=[*overlay, "tmpfs"])))
+        assert look(fresh, NAMES) == expected
+        names = [f"{prefix}-{number}" for number in range(2)]
+        one, two = (oci.Container.run(name, bundle.with_args(["sleep", "1000"]), state_root=state_root) for name in names)
+        with one, two:
+            for container in one, two:
+                assert container.exec(["cat", "/name"], capture_output=True, text=True).stdout == "ext\n"
+            with one.snapshot() as snapshot:
+                assert look(snapshot.bundle, NAMES) == expected
+                snapshot.commit(tmp_path / "new.sif", image=image)
+    assert look(tmp_path / "new.sif", "cat /name; ls -d /ext /squashfs; ls /root") == "ext\n/ext\n/squashfs\n"
+    words = [word for layer in overlay for word in ("--overlay", layer)]
+    done = subprocess.run(command("run", *words, image, "sh", "-c", NAMES), capture_output=True, text=True, check=True)
+    assert done.stdout == expected
+    for kind in ("exec", "shell"):
+        program = ("sh",) if kind == "exec" else ()
+        done = subprocess.run(command(kind, *words, image, *program), input=NAMES, capture_output=True, text=True, check=True)
+        assert done.stdout == expected
+    subprocess.run(command("mount", *words, image, tmp_path / "b"), check=True)
+    try:
+        assert look(tmp_path / "b", NAMES) == expected
+    finally:
+        subprocess.run(command("umount", tmp_path / "b"), check=True)
+    oci.close_images()
+    del fresh, snapshot, one, two, container
+    wait_until(lambda: loops_below(tmp_path) == [], "the end of the loop devices")
+
+
+def test_many_with_the_same_layers(image: Path, look: Look, parts: Path, tmp_path: Path) -> None:
+    overlay = [f"{parts}/x.sqfs:ro", f"{parts}/x.img:ro"]
+    with ThreadPoolExecutor(10) as pool:
+        found = list(
+            pool.map(lambda number: look(image, f"cat /name; echo {number} >/name; cat /name", overlay=overlay), range(30))
+        )
+    assert found == [f"ext\n{number}\n" for number in range(30)]
+    assert len(loops_below(tmp_path)) == 3
+    oci.close_images()
+    wait_until(lambda: loops_below(tmp_path) == [], "the end of the loop devices")
+
+
+def test_layers_that_cannot_be_used(
+    image: Path, look: Look, parts: Path, tmp_path: Path, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociruntime.rootfs.uppers._PATIENCE", 0.1)
+    make_ext3(tmp_path / "new.img")
+    make_squashfs(tmp_path / "user.sqfs")
+    tree = tmp_path / "opaque"
+    (tree / "etc").mkdir(parents=True)
+    os.setxattr(tree / "etc", "user.overlay.opaque", b"y")
+    subprocess.run(["mksquashfs", tree, tmp_path / "opaque.sqfs", "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+    (tmp_path / "text").write_text("text\n")
+    plain = f"{parts}/plain:ro"
+    for overlay, error, message in (
+        ([plain, f"{tmp_path}/missing:ro"], oci.BundleError, "overlay .*missing:ro: no such file or directory; give a directory"),
+        ([plain, f"{tmp_path}/text:ro"], oci.ImageError, "overlay .*text:ro: neither a directory nor a file with a filesystem: "),
+        ([f"{tmp_path}/new.img:ro", plain], oci.BundleError, r"overlay .*new\.img:ro: it has no directory 'upper'"),
+        (f"{tmp_path}/opaque.sqfs:ro", oci.UnsupportedError, r"opaque\.sqfs:ro: directories in it hide others by an attribute"),
+        (
+            [plain, "tmpfs", parts / "kept"],
+            ValueError,
+            r"overlay has the upper layers 'tmpfs' and '.*/kept': a container writes to one",
+        ),
+        ([plain, parts / "plain"], ValueError, r"overlay\[1\] is .*plain'.*, which is a layer already; leave one out"),
+        ([plain, None], TypeError, r"overlay\[1\]"),
+        ([[plain]], TypeError, r"overlay\[0\]"),
+    ):
+        with pytest.raises(error, match=message):
+            look(image, "true", overlay=overlay)
+    with oci.Bundle.from_image(image, tmp_path / "b", overlay=parts / "x.img") as bundle:
+        with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root):
+            with pytest.raises(oci.BundleError, match=r"overlay .*x\.img: another container uses it"):
+                look(image, "true", overlay=f"{parts}/x.img:ro")
+    used = oci.Bundle.from_image(image, tmp_path / "b", overlay=f"{parts}/x.img:ro")
+    with used:
+        fresh = used.fresh(overlay=f"{parts}/x.img:ro")
+        assert look(fresh, "cat /name") == "ext\n"
+        look(image, "echo y >/name", overlay=parts / "x.img")
+        with pytest.raises(
+            oci.BundleError, match=r"x\.img:ro: the file has changed since it was used first; load the bundle again"
+        ):
+            look(fresh, "true")
+        assert look(used, "cat /name") == "y\n"
+    assert oci.Container.list(state_root=state_root) == []
+    oci.close_images()
+    del fresh, used, bundle
+    wait_until(lambda: loops_below(tmp_path) == [], "the end of the loop devices")

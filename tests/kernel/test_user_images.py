@@ -571,10 +571,76 @@ def test_upper_layers(user: User) -> None:
         "overlay /kept: container 'c' uses it; end it, or give another directory",
         (
             "overlay /image.sif: only root can write to a filesystem in a file: the kernel takes no FUSE filesystem as an upper layer, "
-            "and fuse-overlayfs would refuse all ids but the user's own; give a directory, or 'tmpfs'"
+            "and fuse-overlayfs would refuse all ids but the user's own; give a directory, 'tmpfs', or FILE:ro"
         ),
         "['4', '5']",
         "['upper', 'work']",
     ]
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+LAYERS = """
+import warnings
+sh = lambda image, script, **more: oci.run(image, ["sh", "-c", script], capture_output=True, text=True, **more).stdout
+names = "cat /name; for name in /plain /kept /squashfs /ext /etc/group; do test -e $name && echo $name; done; echo x >/name; cat /name"
+sh("image.sif", "echo kept >/name; touch /kept; rm /etc/group", overlay="kept")
+for layers in json.loads(sys.argv[1]):
+    print(*sh("image.sif", names, overlay=layers).split())
+    print(*sh("image.sif", names, overlay=[*layers, "tmpfs"]).split())
+    with oci.Bundle.from_image("image.sif", "bundle", overlay=layers) as bundle:
+        print(*sh(bundle, names).split(), *sh("bundle", names).split())
+oci.close_images()
+"""
+
+
+def test_read_only_layers(user_with_fuse: User, tmp_path: Path) -> None:
+    user, mkfs = user_with_fuse, shutil.which("mkfs.ext3", path="/usr/sbin:/sbin")
+    for name in ("plain", "tree", "ext/upper"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "name").write_text(f"{name}\n")
+    (tmp_path / "plain/plain").touch()
+    (tmp_path / "tree/squashfs").touch()
+    (tmp_path / "ext/upper/ext").touch()
+    (tmp_path / "ext/upper/etc").mkdir()
+    os.mknod(tmp_path / "ext/upper/etc/group", 0o20000, 0)  # a whiteout
+    shutil.copytree(tmp_path / "plain", user.home / "plain")
+    (user.home / "kept").mkdir()
+    subprocess.run(
+        ["mksquashfs", tmp_path / "tree", user.home / "x.sqfs", "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL
+    )
+    cases = [
+        (["x.sqfs:ro"], "tree /squashfs /etc/group x"),
+        (["plain:ro", "x.sqfs:ro", "kept:ro"], "kept /plain /kept /squashfs x"),
+        (["kept:ro", "x.sqfs:ro", "plain:ro"], "plain /plain /kept /squashfs x"),
+    ]
+    if mkfs is not None and shutil.which("fuse2fs"):
+        subprocess.run([mkfs, "-q", "-d", tmp_path / "ext", user.home / "x.img", "8M"], check=True)
+        cases.append((["x.sqfs:ro", "x.img:ro"], "ext/upper /squashfs /ext x"))
+    give(user.home)
+    done = run_script(user, LAYERS, json.dumps([layers for layers, _ in cases]))
+    assert done.stdout.splitlines() == [line for _, line in cases for line in (line, line, f"{line} {line}")]
+    shown = command(user, "run", "--overlay", "x.sqfs:ro", "--overlay", "plain:ro", "image.sif", "cat", "/name")
+    assert shown.stdout == "plain\n"
+    assert user.leftovers() == []
+    clean_cache(user)
+
+
+def test_read_only_layers_without_fuse(user_without_fuse: User, tmp_path: Path) -> None:
+    """Only a directory can be one."""
+    user = user_without_fuse
+    for name in ("plain", "tree"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(f"{name}\n")
+    shutil.copytree(tmp_path / "plain", user.home / "plain")
+    subprocess.run(
+        ["mksquashfs", tmp_path / "tree", user.home / "x.sqfs", "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL
+    )
+    give(user.home)
+    assert command(user, "run", "--overlay", "plain:ro", "image.sif", "cat", "/name").stdout == "plain\n"
+    failed = command(user, "run", "--overlay", "plain:ro", "--overlay", "x.sqfs:ro", "image.sif", "cat", "/name", check=False)
+    assert failed.returncode == 1
+    assert "x.sqfs:ro: FUSE cannot be used: " in failed.stderr
+    assert "; a directory can be used instead" in failed.stderr
     assert user.leftovers() == []
     clean_cache(user)
