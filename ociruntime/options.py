@@ -45,7 +45,8 @@ from .overrides import (
 from .plan.cgroups import MANAGERS, Manager
 from .presets import Preset, complete, parse_preset
 from .rootfs.layers import Strategy, parse_strategy
-from .rootfs.uppers import parse_overlay
+from .rootfs.mount import SEPARATOR
+from .rootfs.uppers import own_layer, parse_overlay
 from .spec import Mount, Rlimit, RlimitType
 from .streams import BESIDE_A_TERMINAL, DEVNULL, PIPE, Codec, Output, Stdio, Streams
 from .terminal import check_user_terminal
@@ -660,7 +661,8 @@ def _enforce(options: SandboxOptions) -> SandboxLimits:
             f"{', '.join(lacking)}: cannot be limited for all processes of a sandbox together: {reasons}; or pass "
             "limits='if possible' for weaker limits"
         )
-    by["disk"] = "tmpfs" if options.upper.startswith("tmpfs:") else "image" if os.path.isfile(options.upper) else "none"
+    own = own_layer(options.upper)
+    by["disk"] = "tmpfs" if own.startswith("tmpfs:") else "image" if os.path.isfile(own) else "none"
     overrides = attrs.evolve(overrides, rlimits=tuple(rlimits), **cleared)
     weak = [f"sandbox: {name} is {_WEAKER[name, by[name]]}: {reason}" for name, reason in lacking.items()]
     return SandboxLimits(overrides if options.preset is None else complete(options.preset, overrides), by, weak)
@@ -680,12 +682,13 @@ def _shm_of(size: int) -> Mount:
 
 
 def _upper_of(options: SandboxOptions) -> str:
-    if options.overlay:
+    if own_layer(options.overlay):
         if options.disk is not None:
             raise ValueError("disk limits a temporary upper layer, and overlay is another one; leave one of them out")
         return options.overlay
     size = _SANDBOX_DISK if options.disk is None else options.disk
-    return "" if size < 0 else f"tmpfs:size={size}"
+    layers = [options.overlay, "" if size < 0 else f"tmpfs:size={size}"]
+    return SEPARATOR.join(layer for layer in layers if layer)
 
 
 def _create_of_sandbox(options: SandboxOptions) -> CreateOptions:

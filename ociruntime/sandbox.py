@@ -148,7 +148,8 @@ class Sandbox(FileOperations, Unpicklable):
             user: the user of all programs, as for `ociruntime.run`.
             preset: as for `ociruntime.run`.
             read_only: whether the root filesystem is read-only.
-            overlay: where writes to the root filesystem go instead, as for `Bundle.fresh`. It conflicts with ``disk``.
+            overlay: where writes to the root filesystem go instead, as for `Bundle.fresh`. It conflicts with ``disk``, which
+                read-only layers alone do not.
             hostname: the hostname in the sandbox.
             name: the id of the container. Default: a random one.
             state_root: the state directory; by default ``/run/ociruntime`` for root.

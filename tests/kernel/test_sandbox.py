@@ -351,6 +351,22 @@ def test_a_kept_overlay(make_sandbox: MakeSandbox, tmp_path: Path) -> None:
         make_sandbox(overlay="tmpfs", disk="1M")
 
 
+def test_read_only_layers(make_sandbox: MakeSandbox, tmp_path: Path) -> None:
+    """They have no upper layer, so the limit holds."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    sandbox = make_sandbox(overlay=[f"{tmp_path}/one:ro", f"{tmp_path}/two:ro"], disk="2M")
+    assert sandbox.limits["disk"] == "tmpfs"
+    assert sandbox.run(["cat", "/name"]).stdout == b"two"
+    full = sandbox.run(["dd", "if=/dev/zero", "of=/big", "bs=1M", "count=4"], check=False)
+    assert b"No space left on device" in full.stderr
+    sandbox.run(["sh", "-c", "rm /big; echo -n new >/name"])
+    with sandbox.fork() as fork:
+        assert fork.run(["cat", "/name"]).stdout == b"new"
+    assert (tmp_path / "two/name").read_bytes() == b"two"
+
+
 @pytest.mark.root
 def test_memory_and_cpus(make_sandbox: MakeSandbox) -> None:
     sandbox = make_sandbox(memory="32M", cpus=0.5, limits="required")
