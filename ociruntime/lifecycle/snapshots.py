@@ -480,9 +480,13 @@ class _Copy:
         self._below = below.owner  # which stays as long as this one
         parent = os.path.realpath(tempfile.gettempdir())
         _clear(parent)
-        self.place = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-        self._lock = LockFile(f"{self.place}/{_LOCK}", os.O_RDWR | os.O_CREAT)
-        self._lock.acquire(shared=True)
+        while True:
+            self.place = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+            self._lock = LockFile(f"{self.place}/{_LOCK}", os.O_RDWR | os.O_CREAT)
+            self._lock.acquire(shared=True)
+            if os.path.exists(self.place):
+                break
+            self._lock.close()  # before it was locked, another copy took it for the rest of a process that was killed
         self.upper = f"{self.place}/upper"
         self.uppers: tuple[str, ...] = (*kept, self.upper)
         """The upper layers over the image, the lowest first."""

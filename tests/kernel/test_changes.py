@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.lifecycle import snapshots
 
 from ..support.fixture_types import Command, MakeBundle
 from ..support.private_users import give, new_user
@@ -420,6 +421,30 @@ def test_an_image_that_another_process_has_mounted(busybox_sif: Path, state_root
     with oci.Sandbox(busybox_sif, state_root=state_root, disk=-1) as sandbox:
         with pytest.raises(oci.StateError, match=r"its image is mounted for the process that made it alone; .*ociruntime mount"):
             oci.Container.load(sandbox.name, state_root=state_root).changes()
+
+
+def test_a_snapshot_takes_no_other_for_the_rest_of_a_killed_process(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that looks for such rests sees the directory of another one before that has locked it."""
+    container = start()
+    sh(container, "echo x > /own")
+    cleared: list[str] = []
+
+    class Slow(snapshots.LockFile):
+        def acquire(self, *, shared: bool = False, wait: bool | float = True) -> None:
+            if shared and not cleared:
+                cleared.append(str(tmp_path))
+                snapshots._clear(str(tmp_path))
+            super().acquire(shared=shared, wait=wait)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(snapshots, "LockFile", Slow)
+    with container.snapshot() as snapshot:
+        assert Path(snapshot.upper, "own").read_text() == "x\n"
+    assert cleared
+    del snapshot
+    assert not list(tmp_path.glob("ociruntime-snapshot-*"))
 
 
 def test_a_killed_process_leaves_no_snapshot(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
