@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import zip_longest
+from threading import Thread
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import attrs
@@ -782,8 +784,9 @@ def _archive_upper(path: str, target: str, output: int, host: Host, limits: tupl
 def write_upper(path: str, output: int, limits: tuple[int, int]) -> None:
     """Write an archive of an upper directory to a descriptor, and the sockets that it has, or an error, as JSON to stdout.
 
-    It is the main function of a process of its own.
+    It is the main function of a process of its own, which ends with its caller.
     """
+    Thread(target=_end_with_caller, daemon=True).start()
     answer: object
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -795,6 +798,14 @@ def write_upper(path: str, output: int, limits: tuple[int, int]) -> None:
     except OSError as error:
         answer = {"errno": error.errno, "path": error.filename}
     print(json.dumps(answer))
+
+
+def _end_with_caller() -> None:
+    """End this process when the other end of its stdout is closed, as a caller that is killed leaves it."""
+    poller = select.poll()
+    poller.register(1, 0)  # errors are reported in any case
+    poller.poll()
+    os._exit(1)
 
 
 def _open_root_filesystem(path: str) -> Image:

@@ -16,6 +16,8 @@ import ociruntime as oci
 
 from ..support.images import TAR_TYPE, OciImage
 from ..support.private_users import FIRST, User, give, new_user
+from ..support.processes import find_processes
+from ..support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -154,6 +156,38 @@ def test_the_upper_layer_of_a_user(user: User, busybox_rootfs: Path) -> None:
     assert re.search(f"kept/upper/srv/(new|same): {why}", done.stderr)  # these are links to one file
     assert sorted(path.name for path in user.home.iterdir()) == ["cache", "kept", "layout", "oci.sif", "x.sif"]
     user.command("prune", **env)
+
+
+SLOW_READER = """\
+#!{python}
+import os, sys
+*options, code = sys.argv[1:]
+begin, call = code.rsplit("; ", 1)
+slow = "import time; from ociruntime.image.convert import Files; Files.write_archive = lambda *rest: time.sleep(1000)"
+os.execv("{python}", ["{python}", *options, f"{{begin}}; {{slow}}; {{call}}"])
+"""
+
+
+def test_the_reader_of_an_upper_layer_ends_with_its_caller(user: User, busybox_rootfs: Path) -> None:
+    """The files of subordinate ids are read by another process."""
+    if not user.subordinate:
+        pytest.skip("all files belong to the user, which reads them itself")
+    changed = user.home / "kept/upper/file"
+    for directory in (changed.parent, user.home / "kept/work"):
+        directory.mkdir(parents=True)
+    changed.touch()
+    reader = user.home / "reader"
+    reader.write_text(SLOW_READER.format(python=user.python))
+    reader.chmod(0o755)
+    write_layout(busybox_rootfs, user.home / "layout")
+    give(user.home)
+    os.chown(changed, FIRST, FIRST)
+    text = "import sys; sys.executable = './reader'; import ociruntime as oci; oci.build('layout', 'x.sif', upper='kept')"
+    with user.start("-c", text, stdout=1, stderr=2) as builder:
+        wait_until(lambda: any(pid in user.processes() for pid in find_processes("write_archive = ")), "the start of the reader")
+        builder.kill()
+    assert user.leftovers() == []
+    assert sorted(os.listdir(user.home)) == ["kept", "layout", "reader"]
 
 
 def test_an_image_with_nothing_to_run(tmp_path: Path, state_root: Path) -> None:
