@@ -18,7 +18,7 @@ from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .files import absolute_path
 from .host import Host
-from .interrupts import DeferredSignals
+from .interrupts import DeferredSignals, time_limit
 from .lifecycle.create import EphemeralBundle, create
 from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
@@ -225,9 +225,9 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
     """Run a program in a new container and wait for it, as `run` does. The observer is called while signals are deferred."""
     options.check_interactive()
     with DeferredSignals() as signals, options.open_streams() as streams:
-        bundle = find_bundle(image, options)
         deadline = Deadline(options.timeout)
         try:
+            bundle = find_bundle(image, options, deadline.at)
             container = EphemeralContainer(bundle, options, streams, deadline.at)
         except LaunchTimeout as error:
             raise deadline.expired(error, streams) from error
@@ -245,8 +245,21 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
             container.discard()
 
 
-def find_bundle(image: ImageLike, options: RunOptions | SandboxOptions) -> Bundle | EphemeralBundle:
-    """Return the bundle of an image, with the overrides. Raises BundleError, SpecError, and as `opened_image`."""
+def find_bundle(image: ImageLike, options: RunOptions | SandboxOptions, deadline: float | None = None) -> Bundle | EphemeralBundle:
+    """Return the bundle of an image, with the overrides.
+
+    Args:
+        deadline: until when programs that serve the image must have started, by `time.monotonic`.
+
+    Raises:
+        BundleError, SpecError: it cannot be used. And as `opened_image`.
+        LaunchTimeout: the deadline has passed.
+    """
+    with time_limit(deadline):
+        return _find_bundle(image, options)
+
+
+def _find_bundle(image: ImageLike, options: RunOptions | SandboxOptions) -> Bundle | EphemeralBundle:
     overrides, overlay, sandbox = options.overrides, options.upper, options.create.empty_process
     # Volumes are directories on the disk, which the limits of a sandbox do not count.
     choice = _Choice(options.reference, options.platform, overlay or "", options.strategy, volumes=not sandbox)
@@ -439,7 +452,10 @@ class OwnedContainer:
         ephemeral = options.die_with_parent is not False
         self._lock = CallerLock(store, container_id) if ephemeral else None
         try:
-            self.created = create(container_id, bundle, options, stdio=stdio, start=True, ephemeral=ephemeral, deadline=deadline)
+            with time_limit(deadline):
+                self.created = create(
+                    container_id, bundle, options, stdio=stdio, start=True, ephemeral=ephemeral, deadline=deadline
+                )
         except BaseException:
             self._release()
             raise

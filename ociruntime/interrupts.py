@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial, wraps
 from types import FrameType
 from typing import Any, Final, ParamSpec, TypeVar, overload
@@ -138,6 +139,28 @@ def waiting() -> AbstractContextManager[None]:
     if signals is None or signals._waiting or threading.current_thread() is not threading.main_thread():
         return nullcontext()
     return signals._open()
+
+
+_deadline: Final[ContextVar[float | None]] = ContextVar("deadline", default=None)
+
+
+@contextmanager
+def time_limit(deadline: float | None) -> Iterator[None]:
+    """Set the end of the time-out of a call, for the launches that it needs on its way, such as that of a FUSE program.
+
+    Args:
+        deadline: the time, by `time.monotonic`; None for no limit.
+    """
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def current_deadline() -> float | None:
+    """Return the deadline that `time_limit` has set around this point of the thread."""
+    return _deadline.get()
 
 
 def deliver() -> None:

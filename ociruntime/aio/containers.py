@@ -545,9 +545,9 @@ async def run(
     if given.interactive:
         raise ValueError("terminal=True cannot be interactive in an event loop; pass capture_output=True")
     with given.open_streams() as streams:
-        bundle = await work(find_bundle, image, given)
         deadline = Deadline(given.timeout)
         try:
+            bundle = await work(find_bundle, image, given, deadline.at)
             container = await work(EphemeralContainer, bundle, given, streams, deadline.at, undo=EphemeralContainer.discard)
         except LaunchTimeout as error:
             raise deadline.expired(error, streams) from error

@@ -9,21 +9,24 @@ programs, and have no place on the host (see `ociruntime.plan.rootfs.compile_fus
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 from weakref import finalize
 
 from .._native import check, lib
-from ..errors import HookError, SifError, UnsupportedError
+from ..errors import HookError, LaunchTimeout, SifError, UnsupportedError
 from ..files import inheritable
 from ..host import Host
+from ..interrupts import current_deadline, waiting
 from ..plan.rootfs import FuseProgram, compile_fuse
 from .execution import Execution
 from .hooks import HookRunner
@@ -37,6 +40,8 @@ _DEVICE: Final = "/dev/fuse"
 _NS_GET_USERNS: Final = 0xB701
 _MOUNT_TIMEOUT: Final = 60.0
 """Seconds to mount or unmount; the image may be on a slow network filesystem."""
+_END_TIMEOUT: Final = 5.0
+"""Seconds for processes that were killed to end."""
 _UNPRIVILEGED: Final = "because you're not superuser!"
 """End of unsquashfs's messages about devices, which a user cannot create."""
 _KEPT: Final = 1 << 16
@@ -184,6 +189,7 @@ class Served:
 
     Raises:
         UnsupportedError: a program cannot mount its filesystem; the message has what it says.
+        LaunchTimeout: the time of `time_limit` is over.
         StepError: the kernel refuses the namespaces.
     """
 
@@ -267,6 +273,7 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
         receivers={"handout": receive},
         hooks=messages,
         mount=lambda source: os.open(f"/proc/self/fd/{next(files).fd}", os.O_RDONLY | os.O_CLOEXEC),
+        deadline=current_deadline(),
     )
     try:
         init = execution.begin()
@@ -275,6 +282,9 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
     except HookError as error:
         problem = f"failed: {_message(error.output)}" if (error.returncode or 0) > 0 else str(error).partition(": ")[2]
         raise UnsupportedError(f"cannot mount {images[0].path}: {os.path.basename(error.path)} {problem}") from error
+    except LaunchTimeout as error:
+        error.command = (os.path.basename(servers[0].path), images[0].path)
+        raise
     finally:
         os.close(null)
         if messages.fd >= 0:
@@ -294,15 +304,18 @@ def unmount(target: str, *, detach: bool = False) -> None:
     if program is None:
         raise OSError(errno.ENOENT, "fusermount3 is not in PATH (Debian: fuse3)", target)
     command = [program, "-u", *(["-z"] if detach else []), "--", target]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_MOUNT_TIMEOUT,
-        env=_environment(),
-    )
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_MOUNT_TIMEOUT,
+            env=_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, f"fusermount3 did not end within {_MOUNT_TIMEOUT:.0f} s", target) from None
     if done.returncode:
         code = errno.EBUSY if os.strerror(errno.EBUSY) in done.stderr else errno.EIO
         raise OSError(code, os.strerror(code) if code == errno.EBUSY else _message(done.stderr), target)
@@ -325,7 +338,7 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
 
 
 def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float | None, *, directory: str | None = None) -> str:
-    """Run a program to its end, and return its messages. Raises SifError, UnsupportedError.
+    """Run a program to its end, and return its messages. Signals are handled meanwhile. Raises SifError, UnsupportedError.
 
     Args:
         fds: file descriptors that it inherits.
@@ -333,7 +346,7 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
     """
     name = os.path.basename(command[0])
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -342,20 +355,33 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
             cwd=directory,
             start_new_session=True,
             umask=0,  # unsquashfs makes files with the modes of the image, less the umask
-            timeout=timeout,
             text=True,
             errors="replace",
             env=_environment(),
-        )
+        ) as process:
+            said = _finish(process, timeout)
     except subprocess.TimeoutExpired:
         raise UnsupportedError(f"{what}: {name} did not end within {timeout:.0f} s") from None
     except OSError as error:
         raise UnsupportedError(f"{what}: {command[0]}: {error.strerror}") from error
-    lines = done.stderr.splitlines()
-    if done.returncode == 0 or (done.returncode == 2 and lines and all(line.endswith(_UNPRIVILEGED) for line in lines)):
-        return done.stderr
-    ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed: {_message(done.stderr)}"
+    status, lines = process.returncode, said.splitlines()
+    if status == 0 or (status == 2 and lines and all(line.endswith(_UNPRIVILEGED) for line in lines)):
+        return said
+    ended = f"was killed by signal {-status}" if status < 0 else f"failed: {_message(said)}"
     raise (SifError if timeout is None else UnsupportedError)(f"{what}: {name} {ended}")
+
+
+def _finish(process: subprocess.Popen[str], timeout: float | None) -> str:
+    """Wait for the end of a program, and return its messages. If that fails, its session is killed, fusermount3 too."""
+    try:
+        with waiting():
+            return process.communicate(timeout=timeout)[1]
+    except BaseException:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_END_TIMEOUT)  # until the last of them has closed the pipe
+        raise
 
 
 def _message(text: str) -> str:

@@ -190,8 +190,8 @@ def test_run_hands_on_every_keyword(keyword: str, monkeypatch: pytest.MonkeyPatc
         {"capture_output": True} if keyword in ("terminal", "input") else {"network": "private"} if keyword == "ports" else {}
     )
     calls: list[Any] = []
-    monkeypatch.setattr(ephemeral, "find_bundle", lambda image, options: (image, options))
-    monkeypatch.setattr(containers, "find_bundle", lambda image, options: (image, options))
+    monkeypatch.setattr(ephemeral, "find_bundle", lambda image, options, deadline: (image, options))
+    monkeypatch.setattr(containers, "find_bundle", lambda image, options, deadline: (image, options))
     monkeypatch.setattr(ephemeral, "EphemeralContainer", record(calls))
     reached = record(calls)
     reached.discard = None  # type: ignore[attr-defined]
