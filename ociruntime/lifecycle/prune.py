@@ -248,11 +248,11 @@ def umount(path: str | os.PathLike[str], *, force: bool, state_root: str | os.Pa
             else:
                 _unmount_unused(directory, state_root)
         except OSError as error:
-            users = list(_processes_in(directory.rootfs))
-            raise BundleError(
-                f"{directory.path} cannot be unmounted: {error.strerror}: {_named(users) or 'a process'} has open files or its "
-                "working directory there; end it, or use force (nothing has been removed)"
-            ) from error
+            why = error.strerror
+            if error.errno == errno.EBUSY:
+                users = _named(list(_processes_in(directory.rootfs))) or "a process"
+                why = f"{why}: {users} has open files or its working directory there; end it, or use force"
+            raise BundleError(f"{directory.path} cannot be unmounted: {why} (nothing has been removed)") from error
         directory.remove()
 
 
