@@ -386,6 +386,9 @@ def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, pri
             mount_filesystem(part, place)
     elif private or no_mount:
         found = tuple(map(ImagePart.of, parts))
+        if not private:
+            for image_part in found:
+                image_part.check()
         served = served_image(found, parts)
         lowers = tuple(ServedMount(found, number, served) for number in range(len(found)))
         if foreign([lower.path for lower in lowers]):

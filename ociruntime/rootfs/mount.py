@@ -521,6 +521,10 @@ class SharedMount:
         return f"<SharedMount {self.layer.source}>"
 
 
+_DELETED: Final = " (deleted)"
+"""End of the path in procfs of a file that was removed."""
+
+
 class ImagePart(NamedTuple):
     """A filesystem in a file, which can be found again."""
 
@@ -532,11 +536,15 @@ class ImagePart(NamedTuple):
 
     @classmethod
     def of(cls, image: Filesystem) -> ImagePart:
-        """Return the part that is open. Raises UnsupportedError: the file has no path any more."""
+        """Return the part that is open."""
         path, info = os.readlink(f"/proc/self/fd/{image.fd}"), os.fstat(image.fd)
-        if not os.path.exists(path) or not os.path.samestat(os.stat(path), info):
-            raise UnsupportedError(f"{image.path}: the file was replaced or removed after it was opened; open the image again")
         return cls(path, identity(info)[:4], image.offset, image.size, image.format)
+
+    def check(self) -> None:
+        """Check that other processes can find it. Raises UnsupportedError: the file has no path any more."""
+        if not os.path.exists(self.path) or identity(os.stat(self.path))[:4] != self.identity:
+            path = self.path.removesuffix(_DELETED)
+            raise UnsupportedError(f"{path}: the file was replaced or removed after it was opened; open the image again")
 
     def open(self) -> Filesystem:
         """Open the file. Raises BundleError: it is not the same any more."""

@@ -142,6 +142,7 @@ def signed(image: Path, tmp_path: Path) -> Path:
         pem, public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         (tmp_path / name).write_bytes(key.public_key().public_bytes(pem, public))
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "secret").write_bytes(secret)
     oci.sign(path, key=secret)
     return path
 
@@ -178,6 +179,109 @@ def test_verified_images(user: User, signed: Path) -> None:
         assert "ran" not in done.stdout
         assert message.lower() in done.stderr.lower(), words
     assert not (user.home / "mounted").exists()
+    assert user.leftovers() == []
+
+
+def tampered(signed: Path) -> dict[str, str]:
+    """Write copies of a signed image beside it that were changed afterwards; return what the refusal of each says."""
+    content = signed.read_bytes()
+    with oci.SifImage.open(signed) as sif:
+        root = sif.primary_partition
+        assert root is not None
+        table = sif.header.descriptors_offset
+        (signature,) = (item for item in sif if item.data_type == oci.image.sif.DataType.SIGNATURE)
+    described = content.index(b"rootfs.squashfs\0", table)
+    other = (signed.parent / "again.sif").read_bytes()
+    found: dict[str, str] = {}
+    for name, offset, message in (
+        ("data", root.offset + 100, "changed since it was signed"),
+        ("descriptor", described, "changed since it was signed"),
+        ("header", 3, "changed since it was signed"),
+    ):
+        changed = bytearray(content)
+        changed[offset] ^= 1
+        (signed.parent / f"{name}.sif").write_bytes(changed)
+        found[f"{name}.sif"] = message
+    changed = bytearray(content)
+    end = signature.offset + signature.size
+    changed[signature.offset : end] = other[signature.offset : end]
+    (signed.parent / "swapped.sif").write_bytes(changed)
+    (signed.parent / "added.sif").write_bytes(content)
+    (signed.parent / "more").write_bytes(content[root.offset : root.offset + root.size])
+    return {
+        **found,
+        "swapped.sif": "changed since it was signed",
+        "added.sif": "object 4 is in no group, so no signature covers it",
+    }
+
+
+@pytest.fixture
+def refused(signed: Path, busybox_rootfs: Path, command: Command) -> dict[str, str]:
+    """Changed copies of a signed image beside it, and what the refusal of each says."""
+    again = signed.parent / "again.sif"
+    oci.build_sif(again, busybox_rootfs, oci_config={"Cmd": ["sh", "-c", "echo $SET; pwd"], "Env": ["SET=other"]})
+    oci.sign(again, key=(signed.parent / "secret").read_bytes())
+    found = tampered(signed)
+    add = ["sif", "add", "--type", "partition", "--group", "0"]
+    subprocess.run(command(*add, signed.parent / "added.sif", signed.parent / "more"), check=True, timeout=TIME_LIMIT)
+    return found
+
+
+def check_refused(call: Callable[..., subprocess.CompletedProcess[str]], refused: dict[str, str]) -> None:
+    assert call("run", "--verify", "--key", "key", "signed.sif").stdout.splitlines() == ["image", "/"]
+    verify = ["--verify", "--key", "key"]
+    for name, message in refused.items():
+        for words in (["verify", name, *verify[1:]], ["mount", *verify, name, "mounted"], ["run", *verify, name]):
+            done = call(*words)
+            assert (done.returncode, done.stdout) == (1, ""), words
+            assert message in done.stderr, words
+            assert done.stderr.count("\n") == 1
+
+
+def test_a_user_runs_and_mounts_no_changed_image(user: User, signed: Path, refused: dict[str, str]) -> None:
+    for name in ("signed.sif", "key", *refused):
+        shutil.copy(signed.parent / name, user.home / name)
+    give(user.home)
+    check_refused(lambda *words: run(user, *words, check=False), refused)
+    assert not (user.home / "mounted").exists()
+    assert user.leftovers() == []
+
+
+def test_root_runs_and_mounts_no_changed_image(
+    signed: Path, refused: dict[str, str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(signed.parent)
+    check_refused(
+        lambda *words: subprocess.run(command(*words), capture_output=True, text=True, timeout=TIME_LIMIT, check=False), refused
+    )
+    assert not (signed.parent / "mounted").exists()
+
+
+REPLACED = """
+import os, sys, ociruntime as oci
+for call in oci.run, lambda image: oci.run(oci.Bundle.from_image(image, "mounted")):
+    os.link("signed.sif", "used.sif")
+    with oci.Image.open("used.sif") as image:
+        image.verify(["key"])
+        os.symlink("image.sif", "next.sif")
+        os.replace("next.sif", "used.sif")
+        call(image)
+    os.unlink("used.sif")
+    if os.path.exists("mounted"):
+        oci.Bundle.load("mounted").umount()
+"""
+
+
+def test_a_file_that_is_replaced_after_a_user_has_verified_it(user: User, signed: Path, busybox_rootfs: Path) -> None:
+    """It is the file that was verified that runs."""
+    oci.build_sif(user.home / "evil.sif", busybox_rootfs, oci_config={"Cmd": ["echo", "evil"]})
+    os.replace(user.home / "evil.sif", user.home / "image.sif")
+    for name in ("signed.sif", "key"):
+        shutil.copy(signed.parent / name, user.home / name)
+    give(user.home)
+    env = {"HOME": str(user.home), "XDG_CACHE_HOME": f"{user.home}/cache"}
+    shown = user.run("-W", "ignore", "-c", REPLACED, **env).stdout
+    assert shown.splitlines() == ["image", "/"] * 2
     assert user.leftovers() == []
 
 
