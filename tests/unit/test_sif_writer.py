@@ -722,14 +722,17 @@ def install(entries: tuple[LayoutEntry, ...], root: Path) -> None:
         path.chmod(entry.mode)
 
 
-SHELLS = [["/bin/sh"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]
+SHELLS = [["/bin/sh"], *(words for words in (["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(words[0]))]
+ODD = ["a  b", "*", "?", "", "$HOME", "`id`", "it's", '"', "two\nlines\n", "\\", "-n", "--", "[a-z]*", "~", "#", "\t", "\udcff"]
+"""Arguments that a shell would change if they were not quoted."""
 
 
 def act(shell: list[str], root: Path, action: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [*shell, str(root / ".singularity.d" / "actions" / action), *args]
     return subprocess.run(
-        command, env={"PATH": os.environ["PATH"]} | env, capture_output=True, text=True, input="echo from a shell\n", check=False
-    )
+        command, env={"PATH": os.environ["PATH"]} | env, capture_output=True, text=True, errors="surrogateescape",
+        input="echo from a shell\n", check=False,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -740,6 +743,9 @@ def test_actions(shell: list[str], tmp_path: Path) -> None:
     assert act(shell, tmp_path, "exec", "echo", "a  b").stdout == "a  b\n"
     assert act(shell, tmp_path, "exec").returncode == 2
     assert act(shell, tmp_path, "shell", "-c", "echo $0 $1", "x", "y").stdout == "x y\n"
+    for action in (["exec"], ["run"], ["start"], ["shell", "-c", 'exec "$@"', "sh"]):
+        if action != ["start"]:  # without Entrypoint and Cmd there is nothing to start
+            assert act(shell, tmp_path, *action, "printf", "<%s>", *ODD).stdout == "".join(f"<{word}>" for word in ODD), action
     assert act(shell, tmp_path, "run", "sh", "-c", "exit 7").returncode == 7
     (tmp_path / "own").symlink_to(shutil.which("echo") or "")
     assert act(shell, tmp_path, "shell", "a", SINGULARITY_SHELL=str(tmp_path / "own")).stdout == "a\n"
@@ -779,6 +785,30 @@ def test_the_oci_config_in_the_layout(shell: list[str], tmp_path: Path) -> None:
     shown = act(shell, tmp_path, "exec", "sh", "-c", 'printf "%s|%s|%s|%s" "$TOLD" "$KEPT" "${EMPTY-unset}" "$PATH"', KEPT="caller")
     assert shown.stdout == f"{hostile}|caller||/image/bin:{os.environ['PATH']}"
     assert shown.stderr == ""
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize("action", ["run", "start"])
+def test_odd_words_in_the_oci_config(shell: list[str], action: str, tmp_path: Path) -> None:
+    shown = "".join(f"<{word}>" for word in ODD)
+    show: list[JsonValue] = ["printf", "<%s>"]
+    words: list[JsonValue] = [*ODD]
+    configs: list[dict[str, JsonValue]] = [
+        {"Entrypoint": [*show, *words]},
+        {"Entrypoint": show, "Cmd": words},
+        {"Cmd": [*show, *words]},
+    ]
+    for number, config in enumerate(configs):
+        root = tmp_path / f"root{number}"
+        root.mkdir()
+        install(layout_entries(config), root)
+        assert act(shell, root, action).stdout == shown
+        if number < 2:  # the words replace Cmd
+            assert act(shell, root, action, *ODD).stdout == (shown if number else shown + shown)
+        variables: list[JsonValue] = [f"V{place}={word}" for place, word in enumerate(ODD)]
+        install(layout_entries({**config, "Env": variables}), root := tmp_path / f"env{number}")
+        names = " ".join(f'"$V{place}"' for place in range(len(ODD)))
+        assert act(shell, root, "exec", "sh", "-c", f"printf '<%s>' {names}").stdout == shown
 
 
 def test_only_an_entrypoint(tmp_path: Path) -> None:
