@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -29,8 +30,8 @@ from ociruntime.ephemeral import close_images
 from ociruntime.image.sif import Filesystem, SifBuilder
 
 from ..support.images import SQUASHFS_TYPE, OciImage
-from ..support.places import REPO
-from ..support.processes import is_running
+from ..support.places import REPO, WALKTHROUGH, link_programs
+from ..support.processes import find_processes, is_running
 from ..support.waiting import TIME_LIMIT, run_async, wait_until
 
 pytestmark = pytest.mark.vm
@@ -308,6 +309,31 @@ def test_layers_without_fusermount3(offer: Offer, layered: Path) -> None:
     assert len(named("oci-init")) == 1
 
 
+@pytest.mark.skipif("VMTEST" not in os.environ, reason="for the user of tests/vm; test_user_images.py has it for others")
+@user_test
+@pytest.mark.parametrize(
+    ("without", "runtime"),
+    [((), True), (("fusermount3",), False), (("squashfuse",), False)],
+    ids=["everything", "no fusermount3", "no squashfuse"],
+)
+def test_the_walk_through(without: tuple[str, ...], runtime: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo of README, which checks that nothing of it is left."""
+    (tmp_path / "path").mkdir()
+    link_programs(tmp_path / "path", without)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    if not runtime:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with tempfile.TemporaryFile("w+") as shown:  # a container would hold a pipe open
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", WALKTHROUGH], stdin=subprocess.DEVNULL, stdout=shown, stderr=shown,
+            timeout=3 * TIME_LIMIT, check=False,
+        )  # fmt: skip
+        shown.seek(0)
+        text = shown.read()
+    assert (done.returncode, text.endswith("\nDone.\n")) == (0, True), text
+    oci.prune()
+
+
 # ---- other filesystems ----
 
 
@@ -432,6 +458,50 @@ def test_a_program_that_fails(offer: Offer, image: Path, tmp_path: Path, script:
     with pytest.raises(oci.UnsupportedError, match=message):
         oci.Bundle.from_image(image, tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+HANGING = "#!/bin/sh\n: >{begun}\nexec sleep 98765\n"
+
+
+@user_test
+def test_a_program_that_hangs(offer: Offer, image: Path, layered: Path, tmp_path: Path) -> None:
+    """The time limit of a call covers it, and so does an interrupt, on the host too."""
+    directory, begun = offer("sleep", "fusermount3"), tmp_path / "begun"
+    (directory / "squashfuse").write_text(HANGING.format(begun=begun))
+    (directory / "squashfuse").chmod(stat.S_IRWXU)
+    begin = time.monotonic()
+    with pytest.raises(oci.ProcessTimeout, match=r"'squashfuse .*image.sif' took longer than 1 s and was killed"):
+        oci.run(image, ["true"], timeout=1)
+    with pytest.raises(oci.ProcessTimeout, match=r"'squashfuse .*layered.sif' took longer than 1 s and was killed"):
+        run_async(aio.run(layered, ["true"], timeout=1))
+    assert time.monotonic() - begin < TIME_LIMIT
+    for call in (lambda: oci.run(image, ["true"]), lambda: oci.Bundle.from_image(image, tmp_path / "b")):
+        begun.unlink()
+
+        def interrupt() -> None:
+            wait_until(begun.exists, "the start of the program")
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupter = Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        interrupter.join()
+    assert not (tmp_path / "b").exists()
+    wait_until(lambda: not any(map(is_running, find_processes("98765", "cmdline"))), "the end of the programs")
+
+
+@user_test
+def test_a_program_that_hangs_before_a_bundle_is_run(offer: Offer, image: Path, tmp_path: Path) -> None:
+    """The containers of a bundle that another process has mounted start the program themselves."""
+    directory = offer("squashfuse", "sleep")
+    command("mount", image, tmp_path / "b")
+    (directory / "squashfuse").unlink()
+    (directory / "squashfuse").write_text(HANGING.format(begun=tmp_path / "begun"))
+    (directory / "squashfuse").chmod(stat.S_IRWXU)
+    with pytest.raises(oci.ProcessTimeout, match=r"'squashfuse .*image.sif' took longer than 1 s and was killed"):
+        oci.run(tmp_path / "b", ["true"], timeout=1)
+    command("umount", tmp_path / "b")
 
 
 @user_test

@@ -36,6 +36,8 @@ class User:
         self.fuse = fuse
         self.groups: tuple[int, ...] = ()
         """Supplementary groups of what is started."""
+        self.cgroups: tuple[Path, ...] = ()
+        """Where it is started, a cgroup in each of some hierarchies."""
         files = home.parent / "etc"
         files.mkdir()
         commands = ["set -e"]
@@ -66,7 +68,8 @@ class User:
 
     def start(self, *args: object, stdout: int, stderr: int, stdin: int = subprocess.DEVNULL, **env: str) -> subprocess.Popen[str]:
         """Start the interpreter as the user."""
-        enter = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh"]
+        join = "".join(f"echo 0 >{cgroup}/cgroup.procs && " for cgroup in self.cgroups)
+        enter = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "sh", "-c", f'{join}cd "$1" && shift && exec "$@"', "sh"]
         groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
         become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", groups]
         environment = ["env", "-i", *(f"{name}={value}" for name, value in {"PATH": os.environ["PATH"], **env}.items())]
