@@ -529,7 +529,19 @@ class Image:
             for layer in (*self.layers, *self.overlays, *self.data)
         )
         caption = f"<caption>image {escape(printable(self.name))}: {known}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{self._labels_html()}"
+
+    def _labels_html(self) -> str:
+        """Return a table of the labels, or what is wrong with the configuration; empty without labels and after `close`."""
+        from html import escape
+
+        try:
+            labels = {} if self.closed else self.labels
+        except ImageError as error:
+            return f"<p>{escape(printable(str(error)))}</p>"
+        shown = [(escape(printable(key)), escape(printable(value))) for key, value in labels.items()]
+        rows = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in shown)
+        return f"<table><thead><tr><th>label</th><th>value</th></tr></thead><tbody>{rows}</tbody></table>" if rows else ""
 
 
 @contextmanager
