@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from .._native import lib
@@ -125,6 +126,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("exec", errno.ELOOP): (
         "too many symbolic links, or interpreters that are scripts",
         "check the file, and the first line of a script",
+    ),
+    **dict.fromkeys(
+        product(("lookup", "exec", "chdir"), (errno.ENOTCONN, errno.ESTALE)),
+        ("the program that serves this filesystem by FUSE has ended, or a server removed the file", "create the container again"),
     ),
     ("exec", errno.ETXTBSY): ("text file busy: the file is open for writing", "run it when no process writes to it"),
     ("bounding", errno.EPERM): ("needs CAP_SETPCAP", ""),
