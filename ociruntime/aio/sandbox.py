@@ -69,8 +69,8 @@ class Sandbox(FileOperations, Unpicklable):
     async def _begin(self) -> Self:
         if self._made is not None:
             raise StateError(f"sandbox {self._made.name!r} has begun already")
-        assert self._image is not None, "it has not begun"
-        self._made = await work(_sync.Sandbox._of, self._image, self._options, undo=_sync.Sandbox.close)
+        image: Any = self._image  # None, which a caller may have passed, is refused like any other wrong value
+        self._made = await work(_sync.Sandbox._of, image, self._options, undo=_sync.Sandbox.close)
         self._image = None  # a snapshot keeps its files while something refers to it
         return self
 
