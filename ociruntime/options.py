@@ -613,9 +613,15 @@ class SandboxLimits(NamedTuple):
     """The limits of the call that are weaker than asked for, as warnings."""
 
 
+def _counts_swap(host: Host) -> bool:
+    """Return whether a limit of memory can count swap too: with cgroup v1 only if the kernel was booted to account it."""
+    hierarchy = host.hierarchy("memory")
+    return hierarchy is None or hierarchy.version == 2 or os.path.exists(f"{hierarchy.mountpoint}/memory.memsw.limit_in_bytes")
+
+
 def _enforce(options: SandboxOptions) -> SandboxLimits:
     """Decide what enforces each limit of a sandbox. Raises UnsupportedError: one that is required cannot be enforced."""
-    mounts = parse_mounts(options.mounts)
+    host, mounts = Host.probe(), parse_mounts(options.mounts)
     if options.shm is not None:
         mounts = (*(mounts or ()), _shm_of(options.shm))
     overrides = Overrides(
@@ -632,11 +638,10 @@ def _enforce(options: SandboxOptions) -> SandboxLimits:
         ports=options.ports,
         read_only=options.read_only,
         hostname=options.hostname,
-        no_swap=True,
+        no_swap=_counts_swap(host),
         default_rlimits=(_NO_CORE,),
         default_tmpfs_size=max(0, _SANDBOX_DISK if options.disk is None else options.disk),
     )
-    host = Host.probe()
     by: dict[str, str] = {}
     rlimits: list[Rlimit] = []
     lacking: dict[str, str] = {}

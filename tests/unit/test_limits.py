@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from ociruntime.arguments import parse_count, parse_cpus, parse_limit, parse_size
+from ociruntime.host import Hierarchy, Host
+from ociruntime.options import SandboxOptions
 from ociruntime.overrides import Overrides
 from ociruntime.rootfs.users import ContainerRoot
-from ociruntime.spec import Mount, RuntimeSpec
+from ociruntime.spec import Mount, Resources, RuntimeSpec
 
 
 @pytest.mark.parametrize(
@@ -117,3 +121,18 @@ def test_every_tmpfs_of_a_sandbox_is_limited(options: tuple[str, ...], added: tu
 
 def _no_root(spec: RuntimeSpec) -> ContainerRoot:
     raise AssertionError("names of users are not looked up")
+
+
+@pytest.mark.parametrize(("version", "accounts", "counts"), [(1, True, True), (1, False, False), (2, False, True)])
+def test_the_memory_of_a_sandbox_counts_swap(
+    version: int, accounts: bool, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cgroup v1 has no file for it where the kernel does not account swap: then memory alone is limited."""
+    if accounts:
+        (tmp_path / "memory.memsw.limit_in_bytes").touch()
+    hierarchy = Hierarchy(str(tmp_path), version, frozenset({"cpu", "memory", "pids"}))
+    host = attrs.evolve(Host.probe(), hierarchies=(hierarchy,))
+    monkeypatch.setattr(Host, "probe", lambda: host)
+    memory = SandboxOptions(memory="64M").overrides.limit(Resources()).memory
+    assert memory is not None
+    assert (memory.limit, memory.swap) == (64 << 20, 64 << 20 if counts else None)
