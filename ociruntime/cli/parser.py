@@ -451,7 +451,7 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     changes.add_argument("--hostname", metavar="NAME", help="hostname in the container")
     changes.add_argument("-f", "--fakeroot", action="store_true", help="run as root of the container, with --hpc too")
     changes.add_argument(
-        "--overlay", action="append", default=[], metavar="WHERE", help=f"where the container's writes go: {_OVERLAYS}"
+        "-o", "--overlay", action="append", default=[], metavar="WHERE", help=f"where the container's writes go: {_OVERLAYS}"
     )
     changes.add_argument("--writable-tmpfs", action="store_true", help="same as --overlay tmpfs")
     habits = parser.add_argument_group("as Apptainer runs programs")

@@ -119,7 +119,7 @@ def test_an_upper_layer_that_is_kept_by_a_user(user: User) -> None:
     run(user, "spec", "-b", "bundle")
     (user.home / "kept").mkdir()
     os.chown(user.home / "kept", UID, UID)
-    run(user, "run", "--overlay", "kept", "image.sif", "sh", "-c", "echo kept >/f; rm /etc/passwd")
+    run(user, "run", "-o", "kept", "image.sif", "sh", "-c", "echo kept >/f; rm /etc/passwd")
     script = "cat /f; ls /etc/passwd || echo removed; echo x >/f; touch /g"
     for _ in range(2):
         done = run(user, "exec", "--overlay", "kept:ro", "image.sif", "sh", "-c", f"ls /g || {{ {script}; }}", check=False)
@@ -342,10 +342,13 @@ def test_a_shell(user: User) -> None:
         ("run --hpc --no-mount /srv image.sif", "--no-mount '/srv': this path is not one that --hpc binds"),
         ("run --hpc --workdir w image.sif", "--workdir needs --contain: without it, /tmp, /var/tmp and the home directory are not"),
         ("run --fakeroot -u 5 image.sif", "--fakeroot conflicts with --user: it makes the program root of the container"),
-        ("run --overlay tree --writable-tmpfs image.sif", "--overlay 'tree': a container has one upper layer, and another one is"),
-        ("run --overlay tree:ro image.sif", "/tree:ro: it has no directory 'upper', so no container has written to it"),
-        ("run --overlay image.sif:ro image.sif", "/image.sif:ro: only a directory can be used read-only"),
-        ("run --overlay a:ro:ro image.sif", "overlay is 'a:ro:ro': a path that ends with ':ro' cannot be used; rename it"),
+        (
+            "run --overlay tree --writable-tmpfs image.sif",
+            "/tree' and 'tmpfs': a container writes to one; add ':ro' to the path of a layer",
+        ),
+        ("run --overlay none:ro image.sif", "/none:ro: no such file or directory; give a directory, or a file with a filesystem"),
+        ("run --overlay image.sif:ro image.sif", "/image.sif:ro: it has no filesystem for a layer; give a directory, or a file"),
+        ("run --overlay a:ro:ro image.sif", "overlay[0] is 'a:ro:ro': a path that ends with ':ro' cannot be used; rename it"),
         ("run --home a:b image.sif", "'a:b' is not SOURCE[:DESTINATION]; DESTINATION is an absolute path"),
         ("run --scratch a image.sif", "'a' is not an absolute path in the container"),
         (
