@@ -220,8 +220,8 @@ def fuzz(arguments: argparse.Namespace, directory: str, ends: Counter[int], stdi
         where = f"seed {arguments.seed} round {sum(ends.values())}: {raw.hex()}"
         try:
             status, failed = run(raw, stdio)
-        except Stuck:
-            print(f"it does not end: {where}")
+        except (Stuck, TimeoutError) as error:
+            print(f"it does not end: {error}: {where}")
             return 1
         ends[status] += 1
         if status not in ENDS or (status == 255 and len(raw) >= 16 and not failed):
