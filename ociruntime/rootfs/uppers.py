@@ -344,7 +344,8 @@ def _find_filesystem(path: str, name: str, formats: Collection[str]) -> tuple[in
         use = f"{what.partition(' ')[2]} for {'an upper' if formats == ('ext',) else 'a'} layer"
         if not found and [layer for layer in layers if layer.format in filesystems.MOUNTERS]:
             raise ImageError(f"{name}: a {layers[0].filesystem} cannot be written to; give it read-only, as FILE{READ_ONLY}")
-        raise ImageError(f"{name}: it has {count} {use}; give a directory, or a file of mkfs.ext3")
+        remedy = "of mkfs.ext3" if formats == ("ext",) else "with a filesystem alone, or a SIF file with an overlay partition"
+        raise ImageError(f"{name}: it has {count} {use}; give a directory, or a file {remedy}")
 
 
 def check_unused(directory: str, is_used: Callable[[str], bool]) -> None:
