@@ -155,7 +155,10 @@ def test_a_container_that_left_its_cgroup(container: oci.Container, prefix: str)
     try:
         (elsewhere / "cgroup.procs").write_text(str(container.pid))
         own.rmdir()
-        assert cgroups_of_exec(container)[""].endswith(f"/{prefix}-elsewhere")
+        with container.popen(["sleep", "1000"]) as process:  # which sees that cgroup as its root
+            seen = Path(f"/proc/{process.pid}/cgroup").read_text()
+            process.kill()
+        assert seen.endswith(f"/{prefix}-elsewhere\n")
     finally:
         container.delete(force=True)
         os.rmdir(elsewhere)

@@ -58,7 +58,7 @@ def test_everything_dies(limited: Limited, way: str, nested: bool) -> None:
         if way == "paused":
             container.pause()
         if way == "delete":
-            container.kill("KILL")
+            os.kill(container.pid, signal.SIGKILL)
             container.wait(TIME_LIMIT)
             assert any(map(is_running, pids))
             container.delete()

@@ -506,9 +506,9 @@ def _reading(fd: int, handler: Callable[[], list[EventKind]], *, seek: bool = Tr
 # Sessions and parents do not identify them: setsid(2) and a double fork leave both. A cgroup does, so an exec process gets one of
 # its own below the cgroup that it would run in. It limits and counts nothing: no controller is enabled there (v2), or its hierarchy
 # has none that matters (v1). Where no cgroup can be created, the processes are identified by a cgroup namespace of their own, which
-# only CAP_SYS_ADMIN can leave, and which hides nothing from them. The files of a process whose program its user may not read say
-# nothing about namespaces. So there is a mark too that they inherit: a random soft limit of the resident set (RLIMIT_RSS), which
-# Linux does not enforce.
+# only CAP_SYS_ADMIN can leave. It shows the cgroup that they are in as the root. The files of a process whose program its user may
+# not read say nothing about namespaces. So there is a mark too that they inherit: a random soft limit of the resident set
+# (RLIMIT_RSS), which Linux does not enforce.
 
 _PREFIX: Final = "ociruntime@exec-"
 """Prefix of the names of the groups' cgroups. Container ids have no ``@``, so no container's cgroup has such a name by default."""
