@@ -31,7 +31,7 @@ from ..image.model import Image
 from ..interrupts import DeferredSignals, complete
 from ..plan.compile import SERVED_LAYERS, compile_serve_layers
 from ..plan.ops import Call
-from ..rootfs.layers import Layers, OwnLayers
+from ..rootfs.layers import Layers, OwnLayers, recorded_lower
 from ..rootfs.uppers import Upper
 from ..store import Status
 from .delete import processes
@@ -443,9 +443,10 @@ def recorded_layers(entry: Entry) -> Layers | None:
     if "" in recorded:
         why = "its image is mounted for the process that made it alone"
         raise StateError(f"container {entry.id!r}: {why}; {remedy}, or mount the image with 'ociruntime mount' and run its bundle")
-    if lost := next((path for path in recorded if not os.path.isdir(path)), None):
-        raise StateError(f"container {entry.id!r}: its layer {lost} was removed")
-    return Layers(tuple(recorded), os.path.realpath(tempfile.gettempdir())) if recorded else None
+    try:
+        return Layers(tuple(map(recorded_lower, recorded)), os.path.realpath(tempfile.gettempdir())) if recorded else None
+    except FileNotFoundError as error:
+        raise StateError(f"container {entry.id!r}: its layer {error.filename} was removed") from error
 
 
 def changes(entry: Entry, spec: RuntimeSpec, layers: OwnLayers) -> Changes:

@@ -7,6 +7,7 @@ layers cannot be mounted, the image is extracted once, into a cache that is addr
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from enum import StrEnum
@@ -206,19 +207,46 @@ class Layers(NamedTuple):
         return next(lower for lower in self.lowers if not isinstance(lower, str) and lower.layer.source == source).mount()
 
     def record(self, name: str) -> list[str]:
-        """Return the paths by which another process finds the upper layer of one container, and the lower ones; empty for none.
+        """Return how another process finds the upper layer of one container, and the lower ones, by `recorded_layers`.
 
         Args:
             name: the name of the directory of its upper layer.
+
+        Returns:
+            The path of each layer; of an image that is mounted below the overlay of its bundle, the mount point behind
+            `_MOUNTED`; an empty string for what another process cannot find.
         """
         upper = self.upper.layer(self.place(name))
-        lowers = (lower if isinstance(lower, str) else "" for lower in self.lowers)
-        return [f"{upper}/upper" if isinstance(upper, str) else "", *lowers]
+        return [f"{upper}/upper" if isinstance(upper, str) else "", *map(_recorded, self.lowers)]
 
     def undo(self, name: str, container: str) -> list[list[str]]:
         """Return the actions that undo `make_upper` with the same arguments."""
         place = [["bundle", self.place(name)]] if self.has_place else []
         return [*place, *([["overlay", self.upper.directory, container]] if self.upper.directory else [])]
+
+
+_MOUNTED: Final = "mounted:"
+
+
+def _recorded(lower: Lower) -> str:
+    if isinstance(lower, SharedMount):
+        return lower.point and f"{_MOUNTED}{lower.point}"
+    return lower if isinstance(lower, str) else ""
+
+
+def recorded_lower(text: str) -> Lower:
+    """Return a lower layer, given what `Layers.record` has returned.
+
+    Raises:
+        FileNotFoundError: it was removed or unmounted.
+        OSError: it cannot be mounted once more.
+    """
+    place = text.removeprefix(_MOUNTED)
+    if place == text and os.path.isdir(place):
+        return place
+    if place != text and (mounted := mounts_on(place)):
+        return SharedMount.again(mounted[0])
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
 
 
 class OwnLayers:

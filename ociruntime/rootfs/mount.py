@@ -484,13 +484,15 @@ class SharedMount:
         kind: the format, as in `Filesystem`.
         name: the file that errors name.
         layer: the mount in plans.
+        point: the mount point of the image, if it is mounted elsewhere.
 
     Raises:
         OSError: the kernel cannot mount the image; with its message.
     """
 
-    def __init__(self, device: str, kind: str, name: str, layer: ImageMount) -> None:
+    def __init__(self, device: str, kind: str, name: str, layer: ImageMount, point: str = "") -> None:
         self._device, self._kind, self._name = device, kind, name
+        self.point = point
         self.layer = layer
         self._mount = self.mount()
         # Not __del__: while it runs, another thread can still get the object from the weak dictionary.
@@ -506,7 +508,8 @@ class SharedMount:
     def again(cls, mounted: MountInfo) -> SharedMount:
         """Mount the image of a loop device that is mounted elsewhere. Raises OSError."""
         kind = "ext" if mounted.fstype.startswith("ext") else mounted.fstype
-        return cls(f"/dev/loop{mounted.device.partition(':')[2]}", kind, mounted.point, ImageMount(f"{kind} on {mounted.point}"))
+        device, point = f"/dev/loop{mounted.device.partition(':')[2]}", mounted.point
+        return cls(device, kind, point, ImageMount(f"{kind} on {point}"), point)
 
     @property
     def path(self) -> str:

@@ -66,6 +66,12 @@ def prepare(name: str, place: Path, make_bundle: MakeBundle, prefix: str) -> Non
         (place / "public.pem").write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
         if name == "verify":
             oci.sign(place / "image.sif", key=place / "private.pem")
+    elif name in ("diff", "commit"):
+        with oci.Image.open(place / "image.sif") as image:
+            bundle = oci.Bundle.from_image(image, place / "bundle")
+        bundle.spec.with_args(["sh", "-c", f"echo x >>/etc/passwd; {SLEEP}"]).save(bundle.path / "config.json")
+        words = ["run", "--detach", "--bundle", bundle.path, "--overlay", place / "changes", prefix]
+        subprocess.run([place.parent / "bin/ociruntime", *words], check=True)
     elif name in ("kill", "delete", "exec", "cp", "ps", "logs", "update", "events", "list"):
         bundle = make_bundle(oci.RuntimeSpec.default().with_args(["sh", "-c", SLEEP]))
         subprocess.run([place.parent / "bin/ociruntime", "run", "--detach", "--bundle", bundle.path, prefix], check=True)
