@@ -11,6 +11,8 @@ import errno
 import fcntl
 import os
 import stat
+import sys
+import termios
 import time
 from _thread import RLock  # `threading` itself costs more than a short command does with it
 from collections.abc import Iterator
@@ -164,6 +166,18 @@ def inheritable(fd: int) -> Iterator[int]:
         yield copy
     finally:
         os.close(copy)
+
+
+_TERMINAL_BUFFER: Final = 1 << 16
+
+
+def unread(fd: int) -> int:
+    """Return how many bytes may have been written to a pipe or a terminal that were not read.
+
+    The kernel hands on what is written to a terminal a moment later, and does not count it before.
+    """
+    counted = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return counted + (_TERMINAL_BUFFER if os.isatty(fd) else 0)
 
 
 def write_all(fd: int, content: bytes | bytearray | memoryview) -> None:

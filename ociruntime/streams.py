@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import array
 import codecs
 import errno
-import fcntl
 import io
 import os
 import select
-import termios
 import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from .arguments import check_bool, check_fd, check_str, optional, shown, wrong_type
-from .files import Unpicklable
+from .files import Unpicklable, unread
 from .interrupts import DeferredSignals
 
 
@@ -37,6 +34,8 @@ PIPE: Final = -1
 STDOUT: Final = -2
 DEVNULL: Final = -3
 _CHUNK: Final = 1 << 16
+_LEAST_READ: Final = 4095
+"""Bytes that one read returns if there are so many: a terminal never returns more."""
 _CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of a program whose file descriptor may stay silent (see `ociruntime.engine.processes.EndWaiter`)."""
 
@@ -441,11 +440,10 @@ class Streams:
         """Read what a program that has ended left in its pipes, and close them, also where another process has them open."""
         for fd, number in self.ends().items():
             if number:
-                waiting = array.array("i", [0])
-                fcntl.ioctl(fd, termios.FIONREAD, waiting)
-                for _ in range(waiting[0] // _CHUNK + 1):
-                    if not self.move(fd, number):
-                        break
+                poller, reads = select.poll(), unread(fd) // _LEAST_READ + 1
+                poller.register(fd, select.POLLIN)
+                while reads and poller.poll(0) and self.move(fd, number):
+                    reads -= 1
             self.finish(number)
 
     def ends(self) -> dict[int, int]:

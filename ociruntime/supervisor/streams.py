@@ -10,12 +10,11 @@ import select
 import socket
 import stat
 import struct
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
 
-from ..files import open_regular
+from ..files import open_regular, unread
 
 IN, OUT, HUP, RDHUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLRDHUP, select.EPOLLERR
 
@@ -203,7 +202,7 @@ class ContainerStreams:
     def drain(self) -> None:
         """Read what has been printed so far. It is bounded, because a process that survives the init process may print for ever."""
         for fd in tuple(self._sources):
-            left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+            left = unread(fd)
             while left > 0 and (size := self._read(fd)):
                 left -= size
 
