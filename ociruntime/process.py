@@ -228,6 +228,8 @@ class LaunchedProcess:
         self.streams.close()
         if self.terminal is not None:
             self.terminal.close()
+        if self._launched.group is not None:
+            self._launched.group.close()
         self._child.close()
 
     def __del__(self) -> None:

@@ -541,6 +541,9 @@ class Group(ABC):
         """Remove the cgroup. Return whether that is done: nothing is removed while a process runs."""
         return True
 
+    def close(self) -> None:  # noqa: B027 - not every group has something open
+        """Close what is open here. The processes go on, and may not be known any more."""
+
 
 class CgroupGroup(Group):
     """A group with a cgroup of its own."""
@@ -613,6 +616,10 @@ class MarkedGroup(Group):
                 return
             time.sleep(pause)
             pause = min(2 * pause, 0.02)
+        self.close()
+
+    def close(self) -> None:
+        self._namespace = None  # its number may be that of another one from now on
 
     def _stop(self) -> None:
         """Stop all processes, until none is found that was not stopped."""
