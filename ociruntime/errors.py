@@ -296,6 +296,7 @@ class HookError(OCIRuntimeError):
     def __init__(
         self, message: str, *, kind: str, path: str, index: int = 0, returncode: int | None = None, output: str = ""
     ) -> None:
+        self.problem = message
         self.kind = kind
         self.index = index
         self.path = path

@@ -280,7 +280,7 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
         execution.finish()
         abandon(init.release())
     except HookError as error:
-        problem = f"failed: {_message(error.output)}" if (error.returncode or 0) > 0 else str(error).partition(f" {error.path} ")[2]
+        problem = f"failed: {_message(error.output)}" if (error.returncode or 0) > 0 else error.problem
         raise UnsupportedError(f"cannot mount {images[0].path}: {os.path.basename(error.path)} {problem}") from error
     except LaunchTimeout as error:
         error.command = (os.path.basename(servers[0].path), images[0].path)
