@@ -86,8 +86,9 @@ class Bundle:
         self._layers: Layers | None = None
         """What the containers mount, of a bundle without a record."""
         self._mounts: dict[str, tuple[Lower, ...]] = {}
-        self._lowers: dict[object, tuple[str | ReadOnlyImage, ...]] = {}
         """The lower layers of the record, by their origin, which keep the programs that serve them. All variants share it."""
+        self._lowers: dict[object, tuple[str | ReadOnlyImage, ...]] = {}
+        """The read-only layers of the overlay of the record, by its choice, which keep their mounts. All variants share it."""
         self._has_caller = False
         """Whether the containers have the caller as a user, in passwd and group."""
         self._network = ""

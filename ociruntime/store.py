@@ -106,7 +106,7 @@ class StateRecord(TypedDict, total=False):
     ephemeral: bool
     """Whether it is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`)."""
     layers: list[str]
-    """Paths of the upper layer and the lower layers, if the container has an upper layer of its own; empty for what has no path."""
+    """The upper layer and the lower layers, if the container has an upper layer of its own, as `Layers.record` returns them."""
     notify: str
     """The host's socket for the readiness notification; absent without one."""
 

@@ -123,7 +123,8 @@ def diff(options: Namespace) -> None:
     changes = container.changes()
     if options.format == "json":
         print_compact([{"path": entry.path, "kind": entry.kind, "type": entry.type, "size": entry.size} for entry in changes])
-    for entry in changes if options.format == "table" else ():
+        return
+    for entry in changes:
         print("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(entry)))
 
 
