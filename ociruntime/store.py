@@ -450,8 +450,10 @@ class Entry:
         return document
 
     @contextmanager
-    def locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[None]:
+    def locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[LockFile]:
         """Hold the container's lock: one operation that changes it at a time, or several shared ones, over all processes.
+
+        It can be a new lock in the directory of a container whose removal, by another process, is at its last step.
 
         Args:
             wait: whether to wait for the lock, or the seconds to wait.
@@ -472,7 +474,7 @@ class Entry:
             lock.acquire(shared=shared, wait=wait)
             if lock.removed:  # the container was deleted during the wait
                 raise self._not_found()
-            yield
+            yield lock
 
     def remove(self) -> None:
         """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""

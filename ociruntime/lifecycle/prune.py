@@ -200,9 +200,10 @@ def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
     failure = next(iter(failures.values()), None)
     for entry in store.entries():
         try:
-            with entry.locked(wait=False):
+            with entry.locked(wait=False) as held:
                 document, status = read(entry, force=True)
-                if status not in _OVER or has_caller(store, entry.id):
+                # A caller removes the container and then its own lock: without that one, this one tells whether it did.
+                if status not in _OVER or has_caller(store, entry.id) or held.removed:
                     continue
                 sweep(entry, document)
             removed.append(entry.id)

@@ -327,6 +327,21 @@ def test_live_callers_meet_pruning(bundle: oci.Bundle, state_root: Path, prefix:
     assert oci.Container.list(state_root=state_root) == locks(state_root) == find_processes(prefix, "cgroup") == []
 
 
+def test_a_call_that_ends_meanwhile(state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the last step of a removal, `prune` makes the lock anew: what the caller removes then is not what it has pruned."""
+
+    def end(*_: object) -> bool:
+        shutil.rmtree(state_root / prefix)
+        return False  # the lock of the caller goes after the container
+
+    (state_root / prefix).mkdir(0o700, parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("ociruntime.lifecycle.prune.has_caller", end)
+        assert oci.prune(state_root=state_root) == ()
+    (state_root / prefix).mkdir(0o700)
+    assert oci.prune(state_root=state_root) == (prefix,)
+
+
 def test_a_lock_without_a_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     """A caller that was killed between the two, and one whose id another kind of container has got meanwhile."""
     (state_root / ".runs").mkdir(parents=True)
