@@ -28,6 +28,8 @@ _BOUND: Final = 16 << 30
 _MAX_KNOWN: Final = 1000
 """How many files have a digest that is kept."""
 _CHUNK: Final = 1 << 20
+_DIRECTORIES: Final = ("partial", "rootfs", "users")
+"""What an image has beside its lock and links."""
 
 
 def _cache_directory() -> str:
@@ -149,10 +151,10 @@ class Cache:
                 if self._live_users(digest):
                     return False
                 for name in sorted(os.listdir(place), key=lambda name: name == "lock"):
-                    if name in ("lock", "size"):
-                        _unlink(f"{place}/{name}")
-                    else:
+                    if name in _DIRECTORIES:
                         remove_tree(f"{place}/{name}")
+                    else:  # a link, also one that a process which was killed had not yet given its name
+                        _unlink(f"{place}/{name}")
                 os.rmdir(place)
         except BlockingIOError:
             return False
