@@ -21,7 +21,7 @@ from .engine.networks import NETWORK_FILES, private_network
 from .errors import BundleError
 from .files import absolute_path, read_file
 from .host import Host
-from .interrupts import DeferredSignals, complete
+from .interrupts import complete, uninterruptible
 from .lifecycle.prune import umount
 from .options import ConfigurationKeywords, RunOptions, check_keywords
 from .overrides import Args, Overlays, Overrides
@@ -142,11 +142,13 @@ class Bundle:
             raise BundleError(f"{path} has no rootfs directory")
         if has_file(path, "config.json"):
             raise BundleError(f"{path} has a config.json already: use Bundle.load()")
-        with DeferredSignals() as signals:
+
+        @uninterruptible(undo=lambda bundle: (bundle.path / "config.json").unlink())
+        def make(kind: type[Self]) -> Self:
             (spec or RuntimeSpec.default(host=Host.probe())).save(path / "config.json")
-            bundle = cls.load(path)
-            signals.undo = (path / "config.json").unlink
-        return bundle
+            return kind.load(path)
+
+        return make(cls)
 
     @classmethod
     def from_image(
@@ -203,28 +205,29 @@ class Bundle:
             raise ValueError("writable=False conflicts with overlay: pass overlay='none' alone")
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         chosen = parse_strategy(strategy)
-        with (
-            DeferredSignals() as signals,
-            opened_image(image, reference=reference, platform=platform, overlay=choice) as opened,
-        ):
-            find_upper(choice, privileged=may_mount())
-            made = _make(path)
-            with locked(path) as directory:
-                if os.listdir(directory.fd):
-                    raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
-                mode = None if made else stat.S_IMODE(os.fstat(directory.fd).st_mode)
-                try:
-                    directory.begin()
-                    os.fchmod(directory.fd, 0o700)
-                    layers = fill(Path(directory.real), opened, writable=writable, spec=spec, strategy=chosen, overlay=choice)
-                    directory.commit(layers)
-                    bundle = cls.load(path)
-                    bundle._with_mounts(layers)
-                except BaseException:
-                    directory.take_back(mode)
-                    raise
-            signals.undo = lambda: _take_back(path, mode)
-        return bundle
+
+        @uninterruptible(undo=lambda made: _take_back(path, made[1]))
+        def mount() -> tuple[Self, int | None]:
+            with opened_image(image, reference=reference, platform=platform, overlay=choice) as opened:
+                find_upper(choice, privileged=may_mount())
+                made = _make(path)
+                with locked(path) as directory:
+                    if os.listdir(directory.fd):
+                        raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
+                    mode = None if made else stat.S_IMODE(os.fstat(directory.fd).st_mode)
+                    try:
+                        directory.begin()
+                        os.fchmod(directory.fd, 0o700)
+                        layers = fill(Path(directory.real), opened, writable=writable, spec=spec, strategy=chosen, overlay=choice)
+                        directory.commit(layers)
+                        bundle = cls.load(path)
+                        bundle._with_mounts(layers)
+                    except BaseException:
+                        directory.take_back(mode)
+                        raise
+            return bundle, mode
+
+        return mount()[0]
 
     @classmethod
     def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:

@@ -14,7 +14,7 @@ from .arguments import check_bool, check_type, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError, UnsupportedError
-from .interrupts import DeferredSignals, complete
+from .interrupts import DeferredSignals, complete, uninterruptible
 from .lifecycle.status import allowed, check_start, current, events, first_process, out_of_memory, stats, status_of, wait_supervised
 from .store import Entry, StateStore, Status, check_id, state_document
 
@@ -171,7 +171,14 @@ class Container:
 
     run.__func__.__wrapped__ = create.__func__  # type: ignore[attr-defined]  # the signature for inspect
 
+    def _discard(self) -> None:
+        try:
+            self.delete(force=True)
+        finally:
+            self._close()
+
     @classmethod
+    @uninterruptible(undo=_discard)
     def _create(cls, container_id: str, bundle: Bundle | StrPath, options: CreateOptions, *, start: bool) -> Self:
         from .bundle import Bundle
         from .lifecycle.create import create
@@ -184,24 +191,22 @@ class Container:
             from .supervisor import client
 
             supervise = client.supervise
-        with DeferredSignals() as signals:
-            opened = bundle if isinstance(bundle, Bundle) else Bundle.load(parse_path("bundle", bundle))
-            streams = Streams(options.stdin, options.stdout, options.stderr)
-            try:
-                created = create(container_id, opened, options, stdio=streams.child, start=start, supervise=supervise)
-            except BaseException:
-                streams.close()
-                raise
-            streams.launched()
-            container = cls(created.entry)
-            container._pidfd, container._streams = created.init.pidfd, streams
-            container._keep(created.spec)
-            container._layers, container._knows_layers = created.layers, True
-            if created.init.terminal >= 0:
-                from .terminal import Terminal
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(parse_path("bundle", bundle))
+        streams = Streams(options.stdin, options.stdout, options.stderr)
+        try:
+            created = create(container_id, opened, options, stdio=streams.child, start=start, supervise=supervise)
+        except BaseException:
+            streams.close()
+            raise
+        streams.launched()
+        container = cls(created.entry)
+        container._pidfd, container._streams = created.init.pidfd, streams
+        container._keep(created.spec)
+        container._layers, container._knows_layers = created.layers, True
+        if created.init.terminal >= 0:
+            from .terminal import Terminal
 
-                container.terminal = Terminal(created.init.terminal)
-            signals.undo = container._discard
+            container.terminal = Terminal(created.init.terminal)
         return container
 
     @classmethod
@@ -215,12 +220,6 @@ class Container:
     def _keep(self, spec: RuntimeSpec) -> None:
         """Keep the configuration, so that the first exec does not read it."""
         self._spec = os.stat(f"{self._entry.directory}/config.json").st_ino, spec
-
-    def _discard(self) -> None:
-        try:
-            self.delete(force=True)
-        finally:
-            self._close()
 
     @classmethod
     def load(cls, container_id: str, *, state_root: StrPath | None = None) -> Self:
@@ -672,14 +671,12 @@ class Container:
         )
         return self._open_process(options)
 
+    @uninterruptible(undo=lambda process: process._process.discard())
     def _open_process(self, options: ExecOptions) -> Process[Any]:
         """Execute a further process and return it, as `popen` does."""
         from .process import Process
 
-        with DeferredSignals() as signals:
-            launched = self._popen(options)
-            signals.undo = launched.discard
-        return Process(launched)
+        return Process(self._popen(options))
 
     def _popen(self, options: ExecOptions) -> LaunchedProcess:
         streams = options.open_pipes()

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import partial, wraps
+from functools import wraps
 from types import FrameType
-from typing import Any, Final, ParamSpec, TypeVar, overload
+from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,14 +32,10 @@ class DeferredSignals:
     Python runs handlers in the main thread only. In another thread, and in a block within a block, this has no effect.
     """
 
-    undo: Callable[[], object] | None = None
-    """Called if a handler raises at the end of a block that did not raise itself, before the exception goes on."""
-
     _active: DeferredSignals | None = None
     """The block that defers signals at this moment. Only the main thread changes it."""
 
     def __init__(self) -> None:
-        self._owner = os.getpid()
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._arrived: dict[int, FrameType | None] = {}
         self._waiting = False
@@ -56,23 +52,10 @@ class DeferredSignals:
                 self._outer, DeferredSignals._active = DeferredSignals._active, self
         return self
 
-    def __exit__(self, kind: object, *rest: object) -> None:
-        try:
-            if DeferredSignals._active is self:
-                DeferredSignals._active = self._outer
-            self._restore()
-        except BaseException as interruption:
-            if kind is None and self.undo is not None and os.getpid() == self._owner:  # not what a handler has forked
-                self._undo(self.undo, interruption)
-            raise
-
-    @staticmethod
-    def _undo(undo: Callable[[], object], interruption: BaseException) -> None:
-        """Undo the work of the block. An error is added to the interruption as a note."""
-        try:
-            undo()
-        except Exception as error:
-            interruption.add_note(f"what the interrupted call had made could not be removed: {error}")
+    def __exit__(self, *exc: object) -> None:
+        if DeferredSignals._active is self:
+            DeferredSignals._active = self._outer
+        self._restore()
 
     @contextmanager
     def delivered(self) -> Iterator[None]:
@@ -169,15 +152,7 @@ def deliver() -> None:
         pass
 
 
-@overload
-def uninterruptible() -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-
-
-@overload
-def uninterruptible(undo: Callable[[T], object]) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-
-
-def uninterruptible(undo: Callable[[T], object] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def uninterruptible(undo: Callable[[Any], object] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a function that is not interrupted: the exception of a handler is raised at its end.
 
     Args:
@@ -187,14 +162,28 @@ def uninterruptible(undo: Callable[[T], object] | None = None) -> Callable[[Call
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
         def run(*args: P.args, **options: P.kwargs) -> T:
-            with DeferredSignals() as signals:
-                result = function(*args, **options)
-                signals.undo = partial(undo, result) if undo is not None else None
-            return result
+            made: list[T] = []
+            caller = os.getpid()
+            try:
+                with DeferredSignals():
+                    made.append(function(*args, **options))
+                return made[0]  # within the outer block: Python may run a handler when the inner one has ended
+            except BaseException as interruption:
+                if made and undo is not None and os.getpid() == caller:  # not what a handler has forked
+                    _undo(undo, made[0], interruption)
+                raise
 
         return run
 
     return decorate
+
+
+def _undo(undo: Callable[[T], object], made: T, interruption: BaseException) -> None:
+    """Undo the work of a function. An error is added to the interruption as a note."""
+    try:
+        undo(made)
+    except Exception as error:
+        interruption.add_note(f"what the interrupted call had made could not be removed: {error}")
 
 
 def complete(function: Callable[[], object]) -> None:

@@ -29,7 +29,7 @@ from .ephemeral import OwnedContainer, find_bundle, host_bundle
 from .errors import StateError, WrongStatus, warn
 from .files import Unpicklable, absolute_path
 from .image.model import identity_at
-from .interrupts import DeferredSignals, complete
+from .interrupts import complete, uninterruptible
 from .lifecycle.delete import end, processes, read
 from .lifecycle.execute import open_socket
 from .lifecycle.files import FileOperations
@@ -220,11 +220,15 @@ class Sandbox(FileOperations, Unpicklable):
 
     def _begin(self, image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> None:
         self._options = options
-        with DeferredSignals() as signals:
-            self._origin = _origin_of(image, options)
-            self._make(image.bundle if isinstance(image, Snapshot) else image)
-            signals.undo = self.close
+        self._begin_with(image)
         warn(options.enforcement.weak)
+
+    @uninterruptible(undo=lambda sandbox: sandbox.close())
+    def _begin_with(self, image: ImageLike | HostFiles | Snapshot) -> Self:
+        """Make the container, and return this sandbox. Raises as the constructor."""
+        self._origin = _origin_of(image, self._options)
+        self._make(image.bundle if isinstance(image, Snapshot) else image)
+        return self
 
     @classmethod
     def _of(cls, image: ImageLike | HostFiles | Snapshot, options: SandboxOptions) -> Self:
@@ -613,12 +617,15 @@ class Sandbox(FileOperations, Unpicklable):
         self._running()
         image = self._image
         assert image is not None, "it is open"
-        with DeferredSignals() as signals:
+
+        @uninterruptible(undo=lambda _: self.close())
+        def renew() -> None:
             self.close()
             if not isinstance(image, Bundle):
                 self._origin = _origin_of(image, self._options)
             self._make(image)
-            signals.undo = self.close
+
+        renew()
 
     def close(self) -> None:
         """Kill every process and remove the sandbox. A second call, or one in a forked child, has no effect."""
