@@ -1,4 +1,4 @@
-"""Opening files that a container, an image or another user can replace, and replacing and locking files.
+"""Opening files that a container, an image or another user can replace; replacing, locking and sealing files.
 
 Opening a special file acts on what is behind it: a driver is loaded or a device is claimed, a FIFO blocks, and a device node works
 for the runtime even where the container's device rules deny it. So the type is checked first, through a descriptor of ``O_PATH``,
@@ -207,6 +207,33 @@ def check_space(fd: int, path: StrPath, failure: Exception) -> None:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from failure
+
+
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MFD_EXEC: Final = 0x10
+
+
+def seal(fd: int) -> None:
+    """Make a file in memory unchangeable. Raises OSError."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def sealed_memfd(name: str, content: bytes, *, executable: bool = False) -> int:
+    """Return a descriptor, open for reading, of a file in memory that cannot be changed. Raises OSError."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create(name, flags | (_MFD_EXEC if executable else 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL or not executable:
+            raise
+        fd = os.memfd_create(name, flags)  # before Linux 6.3 every memfd is executable
+    try:
+        write_all(fd, content)
+        seal(fd)
+        # A file that is open for writing cannot be executed.
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
 
 
 class StagedFile:

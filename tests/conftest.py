@@ -212,7 +212,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         assert os.readlink("/proc/self/fd/0") == stdin
         return
     from ociruntime import ephemeral
-    from ociruntime.engine.clone import init_memfd
+    from ociruntime.engine.launch import init_memfd
 
     init_memfd()  # kept for the life of the process on purpose
     base: Path = request.getfixturevalue("tmp_path_factory").getbasetemp().resolve()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
-from .._native import check, lib
+from .._native import check, clone, lib
 from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError, debug
 from ..interrupts import waiting
 from ..plan.model import UncompiledFilter, encode
@@ -21,7 +21,6 @@ from ..plan.ops import CLONE_NEW, NAMESPACE_FILES, REPORTING, WAITING, Report, S
 from ..spec.base import Problem
 from . import cgroup, undo
 from .causes import denied_by_filter, explain_clone, how_it_died, make_error
-from .clone import clone
 from .host_steps import execute_step
 from .launch import NONE_PRESERVED, STALL, Init, Message, Preserved, StallDetector, own_child
 from .networks import NetworkHelper

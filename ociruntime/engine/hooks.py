@@ -6,7 +6,6 @@ the init process runs them. This module is imported only if there are hooks.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from .._native import check, lib
 from ..errors import HookError
+from ..files import seal, sealed_memfd, write_all
 from ..interrupts import waiting
 from ..plan.hooks import HookProgram
-from .clone import F_ADD_SEALS, SEALS, sealed_memfd
 from .launch import Message
 from .processes import pid_inside
 
@@ -163,8 +162,8 @@ class HookRunner:
                 deadline,
             )
             return
-        os.write(self._document, json.dumps(self._state_with(pid_inside(init.pid))).encode())
-        fcntl.fcntl(self._document, F_ADD_SEALS, SEALS)
+        write_all(self._document, json.dumps(self._state_with(pid_inside(init.pid))).encode())
+        seal(self._document)
 
     def failure(self, steps: Sequence[Step], message: Message) -> HookError:
         """Return the error for a report about a hook that the init process ran, given the steps of the plan."""

@@ -15,17 +15,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .._native import check, ffi, lib
-from ..files import socket_path
+from .._native import check, clone, ffi, lib
+from ..files import sealed_memfd, socket_path
 from ..plan.ops import Report
-from .clone import clone, init_memfd, sealed_memfd
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
 
 if TYPE_CHECKING:
     from typing import Protocol, Self
 
     class Clone(Protocol):
-        """A function that starts an init process: `ociruntime.engine.clone.clone`, or one that calls it in another process."""
+        """A function that starts an init process: `ociruntime._native.clone`, or one that calls it in another process."""
 
         def __call__(
             self, *, flags: int, cgroup: int, init: int, control: int, preserve: int, kept: Sequence[int], fds: Sequence[int]
@@ -194,6 +193,22 @@ def own_child(pid: int) -> int:
         os.close(pidfd)
         raise ProcessLookupError(errno.ESRCH, "not a child of this process", str(pid)) from None
     return pidfd
+
+
+_INIT: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native/init")
+_inits: dict[int, int] = {}
+"""Descriptors of the program of the init, by pid of the process that opened them: a forked child may have closed its copy."""
+_inits_lock = threading.Lock()
+
+
+def init_memfd() -> int:
+    """Return the sealed memfd with the program of the init. It is created once in each process. Raises OSError."""
+    with _inits_lock:
+        fd = _inits.get(os.getpid())
+        if fd is None:
+            with open(_INIT, "rb") as program:
+                fd = _inits[os.getpid()] = sealed_memfd("oci-init", program.read(), executable=True)
+    return fd
 
 
 class Init:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
+from .._native import clone
 from ..engine import networks, undo
-from ..engine.clone import clone
 from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start

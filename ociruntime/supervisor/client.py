@@ -129,7 +129,7 @@ class Supervisor:
     ) -> tuple[int, int]:
         """Start the init as a child of the supervisor, whose streams replace the first three of ``fds``.
 
-        Arguments, return value and errors are those of `ociruntime.engine.clone.clone`.
+        Arguments, return value and errors are those of `ociruntime._native.clone`.
         """
         inputs = [init, *([cgroup] if cgroup >= 0 else []), *fds[3:]]
         while len(inputs) > MAX_FDS:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from ..engine.clone import clone
+from .._native import clone
 from ..files import connect_socket, socket_path
 from .control import Clients, Control
 from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, RECORD, RECORD_SIZE, receive_message, send_message

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 SWEEP = """
 import os, signal, sys, tempfile, time
 import ociruntime as oci
-from ociruntime.engine.clone import init_memfd
+from ociruntime.engine.launch import init_memfd
 
 kind, source, root, scratch, prefix, step, when = sys.argv[1:]
 tempfile.tempdir = scratch
