@@ -17,14 +17,13 @@ from typing_extensions import override
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, LayerFormat, check_digest, optional_module
+from ociruntime.image.filesystems import ErofsTree, ExtTree
 from ociruntime.image.layers import (
     FILE_TYPES,
     MAX_DEPTH,
     MAX_PATH,
     Budget,
     DirectoryTree,
-    ErofsTree,
-    ExtTree,
     FileType,
     Node,
     TarTree,

@@ -29,7 +29,7 @@ import ociruntime as oci
 from ociruntime.cli import main
 from ociruntime.image import FileType, Image, ImageFile, ImageKind, SifBuilder
 from ociruntime.image.files import image_file, top_node
-from ociruntime.image.layers import ErofsTree, ExtTree
+from ociruntime.image.filesystems import ErofsTree, ExtTree
 from ociruntime.image.sif import Filesystem, PartitionKind
 
 from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage
