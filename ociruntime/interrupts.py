@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from types import FrameType
 from typing import Any, Final, ParamSpec, TypeVar
+
+from .errors import LaunchTimeout
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,7 +133,7 @@ _deadline: Final[ContextVar[float | None]] = ContextVar("deadline", default=None
 
 @contextmanager
 def time_limit(deadline: float | None) -> Iterator[None]:
-    """Set the end of the time-out of a call, for the launches that it needs on its way, such as that of a FUSE program.
+    """Set the end of the time-out of a call, for long work on its way, such as the extraction of an image.
 
     Args:
         deadline: the time, by `time.monotonic`; None for no limit.
@@ -144,6 +148,19 @@ def time_limit(deadline: float | None) -> Iterator[None]:
 def current_deadline() -> float | None:
     """Return the deadline that `time_limit` has set around this point of the thread."""
     return _deadline.get()
+
+
+def time_left() -> float | None:
+    """Return the seconds until the deadline of `time_limit`; None if there is none."""
+    deadline = _deadline.get()
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def check_deadline() -> None:
+    """Raise LaunchTimeout if the deadline of `time_limit` has passed. For points of long work; the caller undoes it."""
+    if time_left() == 0.0:
+        text = "make the files of the image"
+        raise LaunchTimeout(errno.ETIMEDOUT, step=0, total=0, op="extract", text=text, cause="the time of the call is over")
 
 
 def deliver() -> None:

@@ -26,7 +26,7 @@ from .._native import check, lib
 from ..errors import HookError, LaunchTimeout, SifError, UnsupportedError
 from ..files import inheritable
 from ..host import Host
-from ..interrupts import current_deadline, waiting
+from ..interrupts import check_deadline, current_deadline, time_left, waiting
 from ..plan.rootfs import FuseProgram, compile_fuse
 from .execution import Execution
 from .hooks import HookRunner
@@ -330,6 +330,7 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
 
     Raises:
         SifError: unsquashfs cannot extract all of it; the message has what it says. What was extracted stays.
+        LaunchTimeout: the time of `time_limit` is over; unsquashfs was killed, and what was extracted stays.
     """
     command = [programs.unsquashfs, "-no-progress", "-quiet", "-offset", str(image.offset), "-dest", target]
     attributes = [] if privileged else ["-no-xattrs"]
@@ -342,6 +343,7 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
 
     Args:
         fds: file descriptors that it inherits.
+        timeout: seconds until it is killed; None for the time of `time_limit`, after which LaunchTimeout is raised.
         directory: its working directory; by default the caller's.
     """
     name = os.path.basename(command[0])
@@ -359,8 +361,9 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
             errors="replace",
             env=_environment(),
         ) as process:
-            said = _finish(process, timeout)
+            said = _finish(process, time_left() if timeout is None else timeout)
     except subprocess.TimeoutExpired:
+        check_deadline()
         raise UnsupportedError(f"{what}: {name} did not end within {timeout:.0f} s") from None
     except OSError as error:
         raise UnsupportedError(f"{what}: {command[0]}: {error.strerror}") from error

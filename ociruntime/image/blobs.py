@@ -25,6 +25,7 @@ from ociruntime.errors import ImageError, UnsupportedError
 from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image.sif.format import FdSource, Section, SectionReader
 from ociruntime.image.sif.model import DataType
+from ociruntime.interrupts import check_deadline
 
 if TYPE_CHECKING:
     from ociruntime.image.sif.format import ReadableFile, Source
@@ -265,9 +266,13 @@ def split_digest(digest: str, where: str) -> tuple[str, str]:
 
 
 def hash_content(reader: SectionReader, algorithm: str, count: Callable[[int], None] | None = None) -> str:
-    """Return the digest of what a file holds, in hexadecimal digits. `count` is called with the bytes of each piece."""
+    """Return the digest of what a file holds, in hexadecimal digits. `count` is called with the bytes of each piece.
+
+    Raises LaunchTimeout: the deadline of the call has passed.
+    """
     digest = hashlib.new(algorithm)
     while piece := reader.read(_PIECE):
+        check_deadline()
         digest.update(piece)
         if count is not None:
             count(len(piece))

@@ -30,7 +30,7 @@ from ociruntime.image.layers import (
     Tree,
 )
 from ociruntime.image.sif.model import printable
-from ociruntime.interrupts import complete
+from ociruntime.interrupts import check_deadline, complete
 
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
@@ -436,6 +436,7 @@ class _Writer:
         try:
             size = 0
             for piece in pieces:
+                check_deadline()
                 size += len(piece)
                 if size > node.size:
                     break

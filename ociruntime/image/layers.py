@@ -27,7 +27,7 @@ from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError, Unsup
 from ociruntime.files import NotRegularError, open_in_root, open_regular
 from ociruntime.image.blobs import LayerFormat, open_zstd, split_digest
 from ociruntime.image.sif.format import ClosedImageError
-from ociruntime.interrupts import deliver
+from ociruntime.interrupts import check_deadline, deliver
 
 if TYPE_CHECKING:
     from ociruntime.image.model import Layer
@@ -132,7 +132,7 @@ class Tree(Protocol):
 
 
 class Budget:
-    """The files and bytes that a call may still read or write. Exceeding it raises ImageError."""
+    """The files and bytes that a call may still read or write. Exceeding it raises ImageError, and its deadline LaunchTimeout."""
 
     def __init__(self, name: str, max_files: int, max_bytes: int) -> None:
         self._name = name
@@ -140,11 +140,13 @@ class Budget:
         self.files_left, self._bytes_left = max_files, max_bytes
 
     def take_files(self, count: int = 1) -> None:
+        check_deadline()
         self.files_left -= count
         if self.files_left < 0:
             raise ImageError(f"{self._name}: more files than the limit max_files={self._max_files}")
 
     def take_bytes(self, count: int) -> None:
+        check_deadline()
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise ImageError(f"{self._name}: more data than the limit max_bytes={self._max_bytes}")

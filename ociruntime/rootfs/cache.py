@@ -18,7 +18,7 @@ from .._native import check, lib
 from ..engine.trees import remove_tree
 from ..errors import UnsupportedError
 from ..files import LockFile, other_writers, outer_uid
-from ..interrupts import waiting
+from ..interrupts import check_deadline, time_left, waiting
 
 if TYPE_CHECKING:
     from ..image import Image, Layer
@@ -183,8 +183,14 @@ class Cache:
             except FileNotFoundError:
                 continue  # another process has just removed the image
             with lock:
+                left = time_left()
                 with waiting():
-                    lock.acquire(wait=wait)
+                    try:
+                        lock.acquire(wait=wait if left is None or not wait else left)
+                    except BlockingIOError:
+                        if wait:
+                            check_deadline()
+                        raise
                 if not lock.removed:
                     yield
                     return
@@ -199,6 +205,7 @@ class Cache:
             return digest
         state, reader = hashlib.sha256(), image.reader(layer)
         while chunk := reader.read(_CHUNK):
+            check_deadline()
             state.update(chunk)
         _make_private(directory)
         _replace_link(known, state.hexdigest())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..arguments import check_choice, optional
 from ..engine import filesystems
 from ..engine.filesystems import MOUNTERS, Filesystem, Programs
 from ..engine.trees import copy_attributes
-from ..errors import BundleError, UnsupportedError, warn
+from ..errors import BundleError, LaunchTimeout, UnsupportedError, warn
 from ..files import Descriptor
 from ..host import Host
 from ..interrupts import waiting
@@ -377,7 +378,7 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     formats, count = {str(layer.format) for layer in image.layers}, len(image.layers)
     chosen, reason = choose(formats, host, programs, layers=count, only=strategy)
     if chosen is not Strategy.EXTRACTION:
-        with waiting():
+        with waiting(), _naming(image):
             image.check_layers()
         layers = _mount(image, Choice(chosen, reason), str(bundle), programs, private=private)
         if layers is not None:
@@ -389,9 +390,20 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     if formats & set(MOUNTERS) and strategy is None:
         warn([f"{image.name} is extracted, because {reason}"])
     cache, privileged = Cache(), mounts_by_kernel(host)
-    digest = cache.digest_of(image, privileged=privileged)
-    cache.add(digest, partial(_extract, image, programs, privileged), str(bundle), used)
+    with _naming(image):
+        digest = cache.digest_of(image, privileged=privileged)
+        cache.add(digest, partial(_extract, image, programs, privileged), str(bundle), used)
     return layers_of(str(bundle), _origin(_CACHE, quote(cache.place(digest)), Choice(Strategy.EXTRACTION, reason).note))
+
+
+@contextmanager
+def _naming(image: Image) -> Iterator[None]:
+    """Name the image in the error of a block that takes longer than the call may."""
+    try:
+        yield
+    except LaunchTimeout as error:
+        error.command = ("extract", image.name)
+        raise
 
 
 def _mount(image: Image, choice: Choice, bundle: str, programs: Programs, *, private: bool) -> Layers | None:
@@ -469,7 +481,7 @@ def shared_mounts(image: Image, strategy: Strategy | None = None) -> Layers | No
     chosen, reason = choose(formats, host, programs, layers=len(image.layers), only=strategy)
     if chosen is Strategy.EXTRACTION:
         return None
-    with waiting():
+    with waiting(), _naming(image):
         image.check_layers()
     return _mount(image, Choice(chosen, reason), "", programs, private=True)
 

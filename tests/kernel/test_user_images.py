@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -593,6 +595,58 @@ def test_an_extraction_that_was_killed(user_without_fuse: User) -> None:
     for directory in (files.parent, files.with_name("users")):
         (directory / "size.0123456789abcdef").symlink_to("1")  # a process was killed before it could rename it
     clean_cache(user)
+
+
+WITHOUT_END = """#!/bin/sh
+for word; do test "$before" = -dest && mkdir "$word" && echo partial >"$word/file"; before=$word; done
+exec sleep 1000
+"""
+LATE = """
+import time
+for call in (oci.run, lambda *args, **options: asyncio.run(aio.run(*args, **options))):
+    begun = time.monotonic()
+    try:
+        call(sys.argv[1], ["true"], strategy="extraction", timeout=0.5)
+    except oci.ProcessTimeout as error:
+        print(error)
+    assert time.monotonic() - begun < 30
+"""
+
+
+@pytest.mark.parametrize("privileged", [True, False], ids=["root", "user"])
+def test_a_time_limit_ends_an_extraction(user_without_fuse: User, privileged: bool, tmp_path: Path) -> None:
+    """Also one by another process for which the call waits. Nothing of a partial one is left."""
+    user = user_without_fuse
+    programs = user.home / "programs"
+    programs.mkdir()
+    (programs / "unsquashfs").write_text(WITHOUT_END)
+    (programs / "unsquashfs").chmod(0o755)
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path) if privileged else cache(user)}
+    arguments = ("-c", f"import asyncio, os, sys, ociruntime as oci\nfrom ociruntime import aio\n{LATE}", user.home / "image.sif")
+    images = Path(env["XDG_CACHE_HOME"], "ociruntime/images")
+
+    def late() -> None:
+        if privileged:
+            command = [sys.executable, "-P", *map(str, arguments)]
+            environ = {**os.environ, **env, "PYTHONPATH": ":".join(sys.path)}
+            said = subprocess.run(command, env=environ, cwd="/", stdout=subprocess.PIPE, text=True, check=True).stdout
+        else:
+            said = user.run(*arguments, **env).stdout
+        line = f"'extract {user.home}/image.sif' took longer than 0.5 s and was killed\n"
+        assert said == line * 2
+
+    late()
+    (place,) = [path for path in images.glob("*") if len(path.name) == 64]
+    assert os.listdir(place) == ["lock"]
+    with open(place / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        late()
+    assert os.listdir(place) == ["lock"]
+    if not privileged:
+        assert user.processes() == []
+        assert user.leftovers() == []
+        assert run_script(user, 'print(oci.run("image.sif", ["true"], timeout=60).returncode)').stdout == "0\n"
+        clean_cache(user)
 
 
 def test_the_cache_is_bounded(user_without_fuse: User, busybox_rootfs: Path, tmp_path: Path) -> None:
