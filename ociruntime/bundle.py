@@ -646,6 +646,16 @@ def _may_make(directory: str, linux: Linux | None) -> bool:
     return is_mapped(mappings_of(linux, "uid"), info.st_uid) and is_mapped(mappings_of(linux, "gid"), info.st_gid)
 
 
+def with_own_writes(bundle: Bundle) -> Bundle:
+    """Return a bundle whose containers see what those of this one see, and share with them what an overlay of the bundle keeps.
+
+    Other writes are removed with the container that makes them. Raises as `Bundle.fresh`.
+    """
+    if bundle._find_layers() is not None:
+        return bundle  # each container has an upper layer of its own, or the overlay that was chosen
+    return bundle._with_own_layers(bundle._private_layers()._replace(lowers=(str(bundle.rootfs),)))
+
+
 def has_file(bundle: Path, name: str) -> bool:
     """Return whether a directory has a file of a bundle. A name that ends with a slash is that of a directory.
 

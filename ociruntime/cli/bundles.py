@@ -18,7 +18,7 @@ import ociruntime as oci
 import ociruntime.spec as spec_model
 
 from ..arguments import shown
-from ..bundle import has_file
+from ..bundle import has_file, with_own_writes
 from ..ephemeral import execute
 from ..errors import warn
 from ..files import absolute_path
@@ -72,7 +72,7 @@ def shell(options: Namespace) -> int:
     image: str | oci.Bundle = options.image
     if os.path.isfile(f"{options.image}/config.json"):
         refuse_options(options, OF_IMAGE, f"needs an image, and {shorten(options.image)} is a bundle")
-        image = oci.Bundle.load(options.image).fresh()
+        image = with_own_writes(oci.Bundle.load(options.image))
     return run_image(options, image, (options.shell,) if options.shell else _SHELL, terminal=os.isatty(0))
 
 

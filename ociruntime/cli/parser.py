@@ -598,7 +598,8 @@ def _shell(add: AddCommand) -> None:
     shell = add(
         "bundles.shell",
         "run a shell in a new container of an image or bundle, and delete it",
-        "What it changes in an image is removed at its end. IMAGE is a SIF file, a bundle, or the directory of a root filesystem.",
+        "What it changes is removed at its end, unless an overlay keeps it. IMAGE is a SIF file, a bundle, or the directory of a "
+        "root filesystem.",
     )
     shell.add_argument("image", metavar="IMAGE", type=path, help="image file, bundle or directory")
     shell.add_argument("-s", "--shell", metavar="PATH", type=path, help="the shell (default: bash, or sh in an image without bash)")

@@ -128,6 +128,22 @@ def test_an_upper_layer_that_is_kept_by_a_user(user: User) -> None:
     assert user.leftovers() == []
 
 
+def test_a_shell_in_a_bundle_with_an_overlay(user: User) -> None:
+    """It sees what the containers of the bundle see, and what it writes is kept as theirs is."""
+    (user.home / "kept").mkdir()
+    os.chown(user.home / "kept", UID, UID)
+    run(user, "mount", "--overlay", "kept", "image.sif", "mounted")
+    run(user, "exec", "./mounted", "sh", "-c", "echo first >/f; rm /etc/passwd")
+    assert (
+        run(user, "shell", "mounted", stdin="cat /f; ls /etc/passwd || echo removed; echo second >>/f").stdout == "first\nremoved\n"
+    )
+    assert run(user, "shell", "mounted", stdin="cat /f").stdout == "first\nsecond\n"
+    assert run(user, "shell", "--overlay", "none", "mounted", stdin="ls /f || ls /etc/passwd").stdout == "/etc/passwd\n"
+    run(user, "umount", "mounted")
+    assert (user.home / "kept/upper/f").read_text() == "first\nsecond\n"
+    assert user.leftovers() == []
+
+
 @pytest.fixture
 def signed(image: Path, tmp_path: Path) -> Path:
     """A signed copy of the image; ``key`` beside it has its public key, and ``other`` another one."""

@@ -425,6 +425,31 @@ def test_mount_with_an_upper_layer_by_the_command_line(image: Path, tmp_path: Pa
         subprocess.run(command("umount", tmp_path / "bundle"), check=True)
 
 
+def test_a_shell_sees_what_containers_of_its_bundle_see(image: Path, tmp_path: Path, command: Command) -> None:
+    """What it writes is kept in an overlay that the caller has chosen, and otherwise removed."""
+
+    def call(name: str, *args: object, script: str) -> str:
+        done = subprocess.run(command(name, *args), input=script, stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout
+
+    bundle, script = tmp_path / "bundle", "cat /new; echo more >>/new; touch /other"
+    (tmp_path / "kept").mkdir()
+    for options, seen in (((), "written\n"), (("--overlay", tmp_path / "kept"), "written\nmore\n"), (("--overlay", "tmpfs"), "")):
+        call("mount", *options, image, bundle, script="")
+        try:
+            call("exec", f"{bundle}/", "sh", "-c", "echo written >/new", script="")
+            first = call("shell", bundle, script=script.replace("cat /new", "cat /new || true"))
+            assert call("shell", bundle, script="cat /new || true") == seen
+            assert first == ("written\n" if seen else "")
+            assert call("shell", "--overlay", "tmpfs", bundle, script="ls /new || true") == ("" if options else "/new\n")
+            assert (bundle / "rootfs/new").exists() == (not options)
+            assert not (bundle / "rootfs/other").exists()
+        finally:
+            call("umount", bundle, script="")
+    assert (tmp_path / "kept/upper/other").exists()
+    assert mounts_below(tmp_path) == []
+
+
 # ---- a kept upper layer that is used read-only ----
 
 
