@@ -129,9 +129,9 @@ def changes(options: Namespace) -> dict[str, Any]:
             mounts.insert(0, f"{options.workdir}/{name}:{destination}")
     if options.fakeroot and options.user is not None:
         raise ValueError("--fakeroot conflicts with --user: it makes the program root of the container")
-    network = "none" if options.net and options.network is None else options.network
+    network = "private" if options.net and options.network is None else options.network
     if options.publish and network != "private":
-        raise ValueError("--publish needs --network private: the ports of other networks are not forwarded")
+        raise ValueError("--publish needs --network private or --net: the ports of other networks are not forwarded")
     return {
         "env": variables or None,
         "cwd": options.cwd,

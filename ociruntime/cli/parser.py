@@ -434,7 +434,7 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
         action="append",
         default=[],
         metavar="[ADDRESS:]PORT:PORT[/udp]",
-        help="with --network private: forward a port of the host to one of the container (default address: 127.0.0.1)",
+        help="with a private network: forward a port of the host to one of the container (default address: 127.0.0.1)",
     )
     changes.add_argument(
         "--device",
@@ -447,7 +447,7 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     changes.add_argument(
         "-S", "--scratch", action="append", default=[], type=absolute, metavar="DESTINATION", help="an empty directory in memory"
     )
-    changes.add_argument("-n", "--net", action="store_true", help="same as --network none")
+    changes.add_argument("-n", "--net", action="store_true", help="a network of its own: same as --network private")
     changes.add_argument("--hostname", metavar="NAME", help="hostname in the container")
     changes.add_argument("-f", "--fakeroot", action="store_true", help="run as root of the container, with --hpc too")
     changes.add_argument(

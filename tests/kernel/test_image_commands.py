@@ -99,7 +99,7 @@ def test_flags_of_apptainer(user: User) -> None:
 
     node = os.uname().nodename
     assert call("--contain") == [str(UID), home, f"{home} given", node, "0", str(lines)]
-    assert call("-C", "--scratch", "/scratch", "--net") == [str(UID), home, home, node, "0", "scratch", "3"]
+    assert call("-C", "--scratch", "/scratch", "--net", "--network", "none") == [str(UID), home, home, node, "0", "scratch", "3"]
     assert call("--compat", "--hostname", "box", "--env-file", "file.env") == [
         str(UID), home, f"{home} from file", "box", "0", str(lines),
     ]  # fmt: skip

@@ -364,7 +364,7 @@ container.kill("KILL")
 until(lambda: not running(), "the guard ends with the container")
 container.delete()
 nothing_left()
-subprocess.run([*command, "create", prefix, "-b", place, "--network", "private"], check=True,
+subprocess.run([*command, "create", prefix, "-b", place, "--net"], check=True,
     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 oci.Container.load(prefix, state_root=state).delete(force=True)
 assert running() == []
