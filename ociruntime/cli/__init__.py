@@ -145,15 +145,17 @@ def _parse(words: Sequence[str], options: Namespace) -> None:
 def status_of(error: Exception, command: str) -> int:
     """Return the exit status of a command that fails.
 
-    A program that cannot be run gives 126 or 127, as in shells. Another error gives 1, or of ``exec`` 255, as runc does: 1 is
-    often the exit code of the program.
+    Every error of ``exec`` gives 255, as runc does: a lower number is often the exit code of the program. Otherwise a program that
+    cannot be run gives 126 or 127, as in shells, and another error 1.
     """
+    if command == "exec":
+        return EXEC_FAILED
     if isinstance(error, StepError) and error.op in ("lookup", "exec"):
         if error.errno == errno.ENOENT:
             return NOT_FOUND
         if error.errno in _OF_THE_PROGRAM:
             return NOT_EXECUTABLE
-    return EXEC_FAILED if command == "exec" else FAILED
+    return FAILED
 
 
 def _check_log(options: Namespace) -> None:

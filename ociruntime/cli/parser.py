@@ -612,7 +612,7 @@ def _exec(add: AddCommand) -> None:
         "processes.execute",
         "run a further program in a running container, or a program in a new container of an image",
         "IMAGE is a SIF file, or the path, with a slash, of a bundle or root filesystem. "
-        "The exit status is that of the program: 128+n if signal n killed it, 126 or 127 if it cannot be run.",
+        "The exit status is that of the program: 128+n if signal n killed it, 255 if it cannot be run.",
     )
     parser.add_argument("id", metavar="ID | IMAGE", help="id of the container, or an image")
     _add_rest(parser, "args", "COMMAND", "the program and its arguments", "ID | IMAGE")

@@ -415,7 +415,7 @@ def test_the_command_line(container: oci.Container, state_root: Path, script: Sc
     assert cli("--cap", "CAP_SYS_ADMIN", container.id, "grep", "CapInh", "/proc/self/status")[1].endswith("0000000000000000\n")
     assert cli(container.id, "sh", "-c", "exit 5")[0] == 5
     assert cli(container.id, "sh", "-c", "kill -TERM $$")[0] == 143
-    assert cli(container.id, "no-such-program")[0] == 127
+    assert cli(container.id, "no-such-program")[0] == 255
     assert cli("--user", "nobody-here", container.id, "true") == (
         255, "ociruntime: user 'nobody-here' is neither a number nor in the container's /etc/passwd\n",
     )  # fmt: skip
