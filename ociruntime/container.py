@@ -517,7 +517,8 @@ class Container:
             cwd: the working directory in the container.
             user: ``"name"``, ``"name:group"``, ``"uid:gid"``, a uid or ``(uid, gid)``; ``"caller"`` for the caller's ids.
             groups: supplementary groups instead of the user's own.
-            capabilities: further capabilities, in the bounding, effective and permitted sets only.
+            capabilities: further capabilities, in the bounding, effective and permitted sets. Those that the container's process
+                may inherit are ambient too.
             no_new_privileges, apparmor_profile, selinux_label: as in the process object (config.md, Process).
             process: a complete process object (config.md, Process) or its JSON, instead of the container's. ``args``, if not empty,
                 replace its own.

@@ -303,5 +303,9 @@ def _process_of(spec: RuntimeSpec, options: ExecOptions, root: ContainerRoot) ->
     assert process is not None, "the process was given"
     if not options.capabilities:
         return process
-    # Never to the inheritable or ambient sets: a program of another user, or without them on its file, must not get them.
-    return process.evolve(capabilities=(process.capabilities or Capabilities()).add(*options.capabilities))
+    # To the ambient set only what the container's own process may inherit: a program of another user, or without capabilities on
+    # its file, must not get others.
+    held = process.capabilities or Capabilities()
+    inherited = Capabilities().add(*options.capabilities).permitted
+    ambient = [name for name in inherited or () if name in (held.inheritable or ())]
+    return process.evolve(capabilities=held.add(*options.capabilities).add(*ambient, ambient=True))

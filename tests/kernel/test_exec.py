@@ -18,7 +18,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.spec import Capabilities
 
-from ..support.fixture_types import Command, Script
+from ..support.fixture_types import Command, MakeBundle, Script
 from ..support.processes import is_running
 from ..support.waiting import TIME_LIMIT, timed_out_with_output, wait_until, within
 
@@ -89,6 +89,19 @@ def test_capabilities_never_become_inheritable(container: oci.Container) -> None
         assert sets["CapBnd"] & admin
         assert sets["CapInh"] == sets["CapAmb"] == 0
         assert bool(sets["CapEff"] & admin) is (user == 0)
+
+
+def test_capabilities_that_the_container_inherits_become_ambient(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    sets = {"bounding": ["CAP_SYSLOG"], "inheritable": ["CAP_SYSLOG"], "permitted": [], "effective": [], "ambient": []}
+    spec = oci.RuntimeSpec.default().with_args(["sleep", "1000"]).merge({"process": {"capabilities": sets}})
+    syslog, kill = 1 << 34, 1 << 5
+    with oci.Container.run(prefix, make_bundle(spec), state_root=state_root) as container:
+        for user in (0, 1000):
+            status = said(container, "grep ^Cap /proc/self/status", capabilities=["syslog", "CAP_KILL"], user=user)
+            found = {name: int(value, 16) for name, value in (line.split(":\t") for line in status.splitlines())}
+            assert found["CapInh"] == found["CapAmb"] == syslog
+            assert found["CapBnd"] == syslog | kill
+            assert found["CapEff"] == (syslog if user else syslog | kill)
 
 
 def test_a_process_object(container: oci.Container) -> None:
