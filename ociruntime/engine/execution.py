@@ -424,6 +424,7 @@ class Execution:
         assert isinstance(uncompiled, UncompiledFilter)
         assert isinstance(flags, int)
         compiled = _filter(uncompiled.profile, self._cache)
+        debug("seccomp filter flags: %d", flags | compiled.flags)
         return (flags | compiled.flags, compiled.program, out)
 
 

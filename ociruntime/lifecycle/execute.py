@@ -290,7 +290,7 @@ def _joined_cgroups(cgroups: Sequence[str], pid: int, cgroup: str | Mapping[str,
     chosen = inner_cgroups(placement, cgroup)
     missing = next((path for path in chosen.values() if not os.path.isdir(path)), None)
     if missing is not None:
-        raise FileNotFoundError(errno.ENOENT, "the container has no such cgroup", missing)
+        raise FileNotFoundError(errno.ENOENT, "adding pid to the cgroup: no such file or directory; create it first", missing)
     others = joinable([path for path in cgroups if path not in chosen], pid)
     return (*chosen.values(), *others)
 

@@ -337,4 +337,6 @@ def send_listener(fd: int, path: str, metadata: str, state: Mapping[str, object]
     try:
         send_fd(fd, path, json.dumps(document).encode())
     except OSError as error:
-        raise UnsupportedError(f"$.linux.seccomp.listenerPath: no seccomp agent takes the listener at {path}: {error}") from error
+        reason = (error.strerror or str(error)).lower()
+        problem = f"failed to connect with seccomp agent at {path}: {reason}; start the agent first"
+        raise UnsupportedError(f"$.linux.seccomp.listenerPath: {problem}") from error

@@ -163,6 +163,18 @@ def test_debug(form: str, place: str, make_bundle: MakeBundle, command: Command,
         assert any(words_ in text for text in texts), words_
 
 
+@pytest.mark.parametrize(
+    ("flags", "number"),
+    [([], 0), (["SECCOMP_FILTER_FLAG_LOG"], 2), (["SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"], 6)],
+)
+def test_debug_tells_the_flags_of_the_filter(
+    flags: list[str], number: int, make_bundle: MakeBundle, command: Command, prefix: str
+) -> None:
+    seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": None, "flags": flags}
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["true"]).merge({"linux": {"seccomp": seccomp}}))
+    assert f'msg="seccomp filter flags: {number}"' in call(command("--debug", "run", "-b", bundle.path, prefix)).stderr
+
+
 def test_no_debug(make_bundle: MakeBundle, command: Command, prefix: str) -> None:
     bundle = make_bundle(oci.RuntimeSpec.default().with_args(["true"]))
     assert call(command("run", "-b", bundle.path, prefix)).stderr == ""

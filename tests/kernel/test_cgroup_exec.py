@@ -79,11 +79,11 @@ def test_paths_by_controller(container: oci.Container) -> None:
 @pytest.mark.parametrize(
     ("wanted", "error", "text"),
     [
-        ("..", ValueError, "leads out"),
+        ("..", ValueError, "bad sub cgroup path: it leads out"),
         ("a/../../b", ValueError, "leads out"),
-        ("nowhere", FileNotFoundError, "no such cgroup.*nowhere"),
+        ("nowhere", FileNotFoundError, "adding pid .*no such file or directory.*nowhere"),
         ({"pids": "nowhere"}, FileNotFoundError, "nowhere"),
-        ({"nothing": "a"}, ValueError, "no cgroup with the controller 'nothing'"),
+        ({"nothing": "a"}, ValueError, "unknown controller 'nothing'"),
         ({"pids": "../b"}, ValueError, "leads out"),
     ],
 )
@@ -102,7 +102,7 @@ def test_what_is_refused(container: oci.Container, wanted: str | dict[str, str],
         (["pids,pids:a"], "pids is given twice"),
         (["pids:a", "memory,pids:b"], "pids is given twice"),
         (["pids:../a"], "leads out"),
-        (["nowhere"], "no such cgroup"),
+        (["nowhere"], "no such file or directory; create it first"),
     ],
 )
 def test_what_the_command_refuses(

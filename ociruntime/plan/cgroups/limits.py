@@ -295,7 +295,8 @@ def _missing(write: Write, placement: Placement, host: Host, version: str = "") 
     if host.euid:
         problem = f"no cgroup{version} of user {host.euid} has the controller {write.controller}"
         return UnsupportedError(f"{location}: {problem}; if the kernel has it, let root delegate it (docs/cgroups.md)")
-    return UnsupportedError(f"{location}: no cgroup{version} hierarchy of this host has the controller {write.controller}")
+    problem = f"no cgroup{version} hierarchy of this host has the controller {write.controller}"
+    return UnsupportedError(f"{location}: invalid configuration for this host: {problem}")
 
 
 def _check_update(builder: PlanBuilder, resources: Resources, placement: Placement, only: Collection[str] | None) -> None:

@@ -163,7 +163,7 @@ def inner_cgroups(placement: Placement, paths: str | Mapping[str, str]) -> dict[
     for controller, path in paths.items():
         place = placement.of(controller)
         if place is None:
-            raise ValueError(f"cgroup {controller}:{path}: the container has no cgroup with the controller {controller!r}")
+            raise ValueError(f"cgroup {controller}:{path}: unknown controller {controller!r}: no cgroup of the container has it")
         chosen = _under(place.directory, path)
         if directories.setdefault(place.directory, chosen) != chosen:
             raise ValueError(f"cgroup {controller}:{path}: the same hierarchy already has the path {directories[place.directory]}")
@@ -173,7 +173,7 @@ def inner_cgroups(placement: Placement, paths: str | Mapping[str, str]) -> dict[
 def _under(directory: str, path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise ValueError(f"cgroup {shown(path)}: leads out of the container's cgroup")
+        raise ValueError(f"cgroup {shown(path)}: bad sub cgroup path: it leads out of the container's cgroup")
     return "/".join((directory, *parts))
 
 
