@@ -218,11 +218,13 @@ class Kind(NamedTuple):
 class Member:
     """One member of a record class."""
 
-    __slots__ = ("_kind", "_owner", "annotation", "key", "name", "required")
+    __slots__ = ("_kind", "_owner", "alias", "annotation", "key", "name", "required")
 
     def __init__(self, owner: "type[Record]", attribute: "attrs.Attribute[object]") -> None:
         self.name: Final = attribute.name
         self.key: Final[str] = attribute.metadata.get("key") or camel_case(attribute.name)
+        self.alias: Final[str] = attribute.metadata.get("alias") or self.key
+        """Another name in JSON that is read like ``key``, if ``key`` is absent."""
         self.required: Final = attribute.default is attrs.NOTHING
         self.annotation: Final[object] = attribute.type
         self._owner = owner
@@ -299,6 +301,9 @@ class Record:
 
     NULLABLE: ClassVar[bool] = False
     """Whether null means that an optional member is absent."""
+
+    MISSING: ClassVar[str] = "is missing and required"
+    """The problem of a document without a required member."""
 
     def __new__(cls, **members: object) -> Self:
         if members and not members.keys() <= members_of(cls).keys() | {"extensions"}:

@@ -179,6 +179,7 @@ def _read_json(value: Any, _: Any) -> Any:
 def _record_hook(cls: type[Record], converter: Converter) -> Hook:
     """Return the hook of a record class. The hook of a member is looked up when a document first has the member."""
     by_key = {member.key: member for member in members_of(cls).values()}
+    aliases = {member.alias: member for member in by_key.values() if member.alias != member.key}
     required = [member for member in by_key.values() if member.required]
     absent = dict.fromkeys((member.name for member in by_key.values()), None)
     nullable = cls.NULLABLE
@@ -194,6 +195,9 @@ def _record_hook(cls: type[Record], converter: Converter) -> Hook:
             if not isinstance(document, Mapping | Record):
                 raise _expected("an object", document, section_of(cls))
             document = plain(document)
+        for alias, member in aliases.items():
+            if alias in document and member.key not in document:
+                document = {member.key if key == alias else key: value for key, value in document.items()}
         members: dict[str, Any] = {}
         unknown: dict[str, object] = {}
         errors: list[Exception] = []
@@ -218,7 +222,7 @@ def _record_hook(cls: type[Record], converter: Converter) -> Hook:
         for member in required:
             if member.key not in document:
                 note = AttributeValidationNote(f"member {member.key}", member.key, member.value_type)
-                errors.append(_noted(MismatchError("is missing and required"), note))
+                errors.append(_noted(MismatchError(cls.MISSING), note))
         if errors:
             raise ClassValidationError(f"while reading {cls.__name__}", errors, cls)  # pyright: ignore[reportCallIssue]
         made = object.__new__(cls)

@@ -1,7 +1,7 @@
 """``root``, ``mounts`` and ``linux`` of config.json (config.md, config-linux.md)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 
@@ -142,8 +142,8 @@ class BlockIO(Model["places.BlockIOAt"]):
 class HugepageLimit(Model["places.HugepageLimitAt"]):
     """The hugetlb controller, for one page size (config-linux.md#huge-page-limits)."""
 
-    page_size: PageSize
-    """Page size: ``2MB``, ``1GB``. A KB is 1024 bytes."""
+    page_size: PageSize = attrs.field(metadata={"alias": "pagesize"})
+    """Page size: ``2MB``, ``1GB``. A KB is 1024 bytes. Read from ``pagesize`` too, as programs in Go accept it."""
     limit: Uint64
     """Limit of huge pages. Unit: bytes."""
 
@@ -353,6 +353,8 @@ class Personality(Model["places.PersonalityAt"]):
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class MemoryPolicy(Model["places.MemoryPolicyAt"]):
     """NUMA memory policy, as in set_mempolicy(2) (config-linux.md#memory-policy)."""
+
+    MISSING: ClassVar[str] = "invalid memory policy mode: it is missing and required"
 
     mode: MemoryPolicyMode
     """Mode, which selects the nodes that memory is allocated from."""

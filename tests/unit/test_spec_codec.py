@@ -56,6 +56,26 @@ def test_a_rich_document_round_trips_exactly() -> None:
     assert json.loads(again.to_json(indent=2)) == RICH
 
 
+def test_the_page_size_in_lower_case() -> None:
+    def limits(**members: Any) -> RuntimeSpec:
+        return RuntimeSpec.load({"ociVersion": "1.3.0", "linux": {"resources": {"hugepageLimits": [{**members, "limit": 1}]}}})
+
+    assert limits(pagesize="2MB") == limits(pageSize="2MB")
+    assert limits(pagesize="2MB").to_dict() == limits(pageSize="2MB").to_dict()
+    both = limits(pageSize="2MB", pagesize="1GB").at.linux.resources.hugepage_limits[0].get()
+    assert both is not None
+    assert (both.page_size, both.extensions) == ("2MB", {"pagesize": "1GB"})
+    with pytest.raises(SpecError, match=r"hugepageLimits\[0\].pageSize: a string expected, not the number 2"):
+        limits(pagesize=2)
+    with pytest.raises(SpecError, match=r"hugepageLimits\[0\].pageSize: is missing and required"):
+        limits(Pagesize="2MB")
+
+
+def test_a_memory_policy_without_a_mode() -> None:
+    with pytest.raises(SpecError, match=r"\$\.linux\.memoryPolicy\.mode: invalid memory policy mode: it is missing and required"):
+        RuntimeSpec.load({"ociVersion": "1.3.0", "linux": {"memoryPolicy": {"nodes": "0"}}})
+
+
 def test_the_default_round_trips_through_a_file(tmp_path: Path) -> None:
     spec = RuntimeSpec.default()
     spec.save(tmp_path / "config.json")

@@ -42,13 +42,13 @@ class Findings:
             if not text.isascii() and any("\ud800" <= c < "\udc80" or "\udd00" <= c <= "\udfff" for c in text):
                 self.error(where, "half of a surrogate pair has no bytes", section)
 
-    def check_ranges(self, path: str, text: str | None, section: str) -> None:
-        """Report an error unless the value is a list such as ``0-3,7``, or absent or empty."""
+    def check_ranges(self, path: str, text: str | None, section: str, prefix: str = "") -> None:
+        """Report an error unless the value is a list such as ``0-3,7``, or absent or empty. The message begins with the prefix."""
         if text and text.strip():
             try:
                 parse_ranges(text)
             except ValueError as error:
-                self.error(path, str(error), section)
+                self.error(path, f"{prefix}{error}", section)
 
     def check_environment(self, path: str, env: Sequence[str], section: str) -> None:
         """Warn about entries that are not ``NAME=value``, and about names that appear twice."""

@@ -6,10 +6,11 @@ First the parts that are checked on their own too, then the whole: `check_linux`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ...arguments import shown
-from ..base import destination_in_root, is_below, json_path, split_option, sysctl_namespace, sysctl_path
+from ..base import destination_in_root, is_below, json_path, parse_ranges, split_option, sysctl_namespace, sysctl_path
 from . import Findings
 
 if TYPE_CHECKING:
@@ -147,7 +148,10 @@ def _check_device(findings: Findings, rule: DeviceCgroup, where: str) -> None:
     if rule.type is not None and rule.type not in ("a", "b", "c", ""):
         findings.error(f"{where}.type", f"{shown(rule.type)} is none of a, b, c", section)
     if rule.access is not None and not set(rule.access) <= set("rwm"):
-        findings.error(f"{where}.access", f"{shown(rule.access)} is not composed of r, w and m", section)
+        if not set(rule.access) <= set("rwma") or rule.access == "a":
+            findings.error(f"{where}.access", f"{shown(rule.access)} is not composed of r, w and m", section)
+        else:
+            findings.warn(f"{where}.access", "the letter a is ignored: access is composed of r, w and m", section)
     for name, number in (("major", rule.major), ("minor", rule.minor)):
         if number is not None and number < -1:
             findings.error(f"{where}.{name}", f"{number} is negative", section)
@@ -497,12 +501,14 @@ def _check_memory_policy(findings: Findings, policy: MemoryPolicy) -> None:
     path, section, flags = "$.linux.memoryPolicy", "config-linux.md#memory-policy", policy.flags or ()
     if policy.mode in ("MPOL_DEFAULT", "MPOL_LOCAL"):
         if policy.nodes:
-            findings.error(f"{path}.nodes", f"{policy.mode} does not accept nodes", section)
+            with suppress(ValueError):  # reported below
+                count = sum(last - first + 1 for first, last in parse_ranges(policy.nodes))
+                findings.error(f"{path}.nodes", f"{policy.mode} mode requires 0 nodes but got {count}", section)
         if flags:
             findings.error(f"{path}.flags", f"{policy.mode} does not accept flags", section)
     elif policy.mode != "MPOL_PREFERRED" and policy.mode.known and not policy.nodes:
         findings.error(f"{path}.nodes", f"{policy.mode} requires at least one node", section)
-    findings.check_ranges(f"{path}.nodes", policy.nodes, section)
+    findings.check_ranges(f"{path}.nodes", policy.nodes, section, "invalid memory policy nodes: ")
     if policy.mode == "MPOL_PREFERRED" and not policy.nodes and _OF_NODES.intersection(flags):
         findings.error(f"{path}.flags", "MPOL_PREFERRED without nodes does not accept flags about nodes", section)
     if "MPOL_F_STATIC_NODES" in flags and "MPOL_F_RELATIVE_NODES" in flags:
