@@ -321,10 +321,15 @@ def grant(requested: Capabilities | None, last_cap: int, held: int) -> Granted:
     effective = mask("effective", runtime, (permitted, "they are not permitted"))
     inheritable = mask("inheritable", runtime, (bounding, "they are not in the bounding set"))
     ambient = mask("ambient", runtime, (permitted, "they are not permitted"), (inheritable, "they are not inheritable"))
-    warnings = tuple(
-        f"$.process.capabilities.{', '.join(kinds)}: {', '.join(names)}: {reason}" for (names, reason), kinds in dropped.items()
-    )
+    warnings = tuple(_dropped(kinds, ", ".join(names), reason) for (names, reason), kinds in dropped.items())
     return Granted(bounding, effective, permitted, inheritable, ambient, warnings)
+
+
+def _dropped(kinds: Sequence[str], names: str, reason: str) -> str:
+    """Return the warning about capabilities that some sets lack."""
+    if kinds == ["ambient"]:  # in the words of runc
+        names, reason = f"can't raise ambient capability {names}", reason.removeprefix("cannot be granted: ")
+    return f"$.process.capabilities.{', '.join(kinds)}: {names}: {reason}"
 
 
 _MAX_SHOWN: Final = 10
