@@ -347,7 +347,9 @@ def make_error(
             cause = "no such file or directory"
         if code == errno.ENOENT and text.partition(" ")[0].strip("'") == _DEFAULT_PROGRAM:
             remedy = "the image has nothing to run by default, or no /bin/sh, which its scripts need: name a program of the image"
-        problem = f"cannot run {text}: {cause or os.strerror(code)}"
+        # "exec PATH: no such file or directory" is what clients of runc look for
+        verb = "exec" if op == "exec" and cause == "no such file or directory" else "run"
+        problem = f"cannot {verb} {text}: {cause or os.strerror(code)}"
     return StepError(
         code,
         step=number,

@@ -97,7 +97,7 @@ def check(error: oci.StepError, case: Case, op: str) -> None:
     assert (error.op, error.errno, error.strerror) == (op, case.errno, os.strerror(case.errno))
     assert error.code == errno.errorcode[case.errno]
     assert case.message in str(error).lower()
-    assert str(error).startswith("cannot run ")
+    assert str(error).startswith(("cannot run ", f"cannot exec {case.args[0]}: no such file or directory; "))
     assert ("interpreter exists" in str(error)) == (error.errno == errno.ENOENT and op == "exec")
 
 

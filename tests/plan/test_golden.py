@@ -402,7 +402,12 @@ def test_unsupported_configs(name: str) -> None:
         ),
         (USER_V2, lambda d: (limit(pids={"limit": 5})(d), linux(cgroupsPath="/user.slice/ux")(d)), UnsupportedError, "below"),
         (NOWHERE, limit(pids={"limit": 5}), UnsupportedError, r"pids\.limit.*let root delegate"),
-        (HYBRID, limit(unified={"memory.high": "5"}), UnsupportedError, r"unified\['memory.high'\]: invalid configuration .*: no cgroup v2"),
+        (
+            HYBRID,
+            limit(unified={"memory.high": "5"}),
+            UnsupportedError,
+            r"unified\['memory.high'\]: invalid configuration .*: no cgroup v2",
+        ),
         (PURE_V2, limit(network={"classID": 5}), UnsupportedError, r"network\.classID.*which cgroup v1 alone has"),
         (PURE_V2, limit(memory={"swappiness": 5}), UnsupportedError, r"memory\.swappiness"),
     ],
