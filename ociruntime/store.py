@@ -210,7 +210,7 @@ def _unsafe(path: str, why: str) -> StateError:
     )
 
 
-def _cannot_store(path: str, error: OSError) -> StateError:
+def cannot_store(path: str, error: OSError) -> StateError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free space on its filesystem" if full else "see that it can be written"
     reason = os.strerror(error.errno or errno.EIO).lower()
@@ -442,7 +442,7 @@ class Entry:
         try:
             yield
         except OSError as error:
-            raise _cannot_store(f"{self.directory}/{name}", error) from error
+            raise cannot_store(f"{self.directory}/{name}", error) from error
 
     def update(self, **changes: object) -> StateRecord:
         document: StateRecord = {**self.read(), **changes}  # type: ignore[typeddict-item]
@@ -469,7 +469,7 @@ class Entry:
         except FileNotFoundError:
             raise self._not_found() from None
         except OSError as error:
-            raise _cannot_store(f"{self.directory}/lock", error) from error
+            raise cannot_store(f"{self.directory}/lock", error) from error
         with lock:
             lock.acquire(shared=shared, wait=wait)
             if lock.removed:  # the container was deleted during the wait
@@ -519,7 +519,7 @@ class StateStore:
             make_directory(path, link=False)
             return LockFile(f"{path}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
-            raise _cannot_store(f"{path}/{name}", error) from error
+            raise cannot_store(f"{path}/{name}", error) from error
 
     def create(self, container_id: str) -> Entry:
         """Make the directory of a new container. Of several callers exactly one succeeds.
@@ -535,7 +535,7 @@ class StateStore:
         except FileExistsError:
             raise ContainerExists(container_id, self.directory) from None
         except OSError as error:
-            raise _cannot_store(entry.directory, error) from error
+            raise cannot_store(entry.directory, error) from error
         return entry
 
     @contextmanager

@@ -7,15 +7,16 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING
 
-from ..errors import BundleError, ContainerExists, ContainerNotFound, UnsupportedError, warn
-from ..files import LockFile, MountInfo, read_mounts
+from ..errors import BundleError, ContainerExists, ContainerNotFound, StateError, UnsupportedError, warn
+from ..files import LockFile, MountInfo, read_mounts, start_time
 from ..interrupts import uninterruptible
 from ..overrides import StrPath
 from ..rootfs.bundles import LAYER_TYPES, BundleDirectory, locked, prune_records
 from ..rootfs.layers import containers_of as layer_containers
-from ..store import Entry, StateRecord, StateStore, Status, check_directory, check_id
+from ..store import Entry, StateRecord, StateStore, Status, cannot_store, check_directory, check_id
 from .delete import after_delete, end, living, lock, read, sweep
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
 _DIRECTORY: Final = ".runs"
 _PATIENCE: Final = 1.0
-"""Seconds to wait for another process that looks at a new lock in the moment before it is held."""
+"""Seconds to wait for another process that looks at a new lock in the moment before it is held, or keeps one of a dead caller."""
 
 _given_up: set[str] = set()
 """Paths of the locks whose containers `clear_orphans` could not remove: only `prune` tries again."""
 
 
 class CallerLock:
-    """Lock of one container of `run`, taken before the container exists and released when it is gone.
+    """Lock of one container of `run`, taken before the container exists and released when it is gone. Its file names the caller.
 
     Raises:
         ContainerExists: another call of `run` has a container of this id.
@@ -48,6 +49,11 @@ class CallerLock:
                 raise ContainerExists(container_id, store.directory)
             time.sleep(0.001)
         self._lock = lock
+        try:
+            os.pwrite(lock.fd, _describe(os.getpid()), 0)
+        except OSError as error:
+            self.release()
+            raise cannot_store(self._path, error) from error
 
     def release(self) -> None:
         """Release the lock. Its file goes too, unless something of the container is left, which is then an orphan.
@@ -59,6 +65,22 @@ class CallerLock:
         with self._lock:
             if not os.path.isdir(self._entry.directory):
                 _unlink(self._path)
+
+
+@cache
+def _describe(pid: int) -> bytes:
+    """Return a line that tells this process from others: its pid, its start time, and the pid namespace in which it has the pid."""
+    return b"%d %d %d\n" % (pid, start_time(pid), os.stat("/proc/self/ns/pid").st_ino)
+
+
+def _caller_has_died(lock: LockFile) -> bool:
+    """Return whether the caller that a lock names has ended. False if that is not known."""
+    caller, _, _ = os.pread(lock.fd, 100, 0).partition(b"\n")
+    pid, _, _ = caller.partition(b" ")
+    if not pid.isdigit():
+        return False  # it has just taken the lock
+    _, begin, namespace = map(int, caller.split())
+    return namespace == os.stat("/proc/self/ns/pid").st_ino and start_time(int(pid)) != begin
 
 
 def remove_orphans(store: StateStore, *, but: Container[str] = ()) -> tuple[list[str], dict[str, Exception]]:
@@ -101,7 +123,7 @@ def _remove_orphan(store: StateStore, container_id: str, path: str) -> bool:
     except FileNotFoundError:
         return False  # that run has just ended
     with lock:
-        if not _acquire(lock):
+        if not _acquire(lock, orphan=True):
             return False
         try:
             removed = _remove(Entry(store.directory, container_id))
@@ -118,7 +140,7 @@ def has_caller(store: StateStore, container_id: str) -> bool:
     except FileNotFoundError:
         return False
     with lock:
-        return not _acquire(lock)
+        return not _acquire(lock, orphan=True)
 
 
 def clear_orphans(store: StateStore) -> None:
@@ -138,7 +160,7 @@ def _remove(entry: Entry) -> bool:
         BlockingIOError: another operation on the container is under way.
     """
     try:
-        with entry.locked(wait=False):
+        with entry.locked(wait=_PATIENCE):
             document, status = read(entry, force=True)
             # A container without its first state was left by a crash: nothing holds its lock.
             if not document.get("ephemeral") and status is not Status.CREATING:
@@ -155,13 +177,26 @@ def _open(path: str) -> LockFile:
     return LockFile(path, os.O_RDWR | os.O_NOFOLLOW)
 
 
-def _acquire(lock: LockFile) -> bool:
-    """Take a lock. Return False, with the file closed, if another call holds it or the file was removed meanwhile."""
+def _acquire(lock: LockFile, *, orphan: bool = False) -> bool:
+    """Take a lock. Return False, with the file closed, if another call holds it or the file was removed meanwhile.
+
+    Args:
+        orphan: wait for the lock of a caller that has died. A process that it was starting shares the lock, until that process
+            executes its program.
+
+    Raises:
+        StateError: the caller has died, and the lock is still held after the wait.
+    """
     try:
         lock.acquire(wait=False)
     except BlockingIOError:
-        lock.close()
-        return False
+        if not orphan or not _caller_has_died(lock):
+            lock.close()
+            return False
+        try:
+            lock.acquire(wait=_PATIENCE)
+        except BlockingIOError:
+            raise StateError("a process that its caller has started still holds its lock") from None
     if lock.removed:
         lock.close()
         return False

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -222,6 +222,48 @@ def test_a_forked_child_holds_no_lock(bundle: oci.Bundle, state_root: Path, pref
         finally:
             os.kill(child, signal.SIGKILL)
     assert locks(state_root) == []
+
+
+HOLDER = """
+import subprocess, sys
+import ociruntime as oci
+image, root, name, seconds = sys.argv[1:]
+sandbox = oci.Sandbox(image, state_root=root, name=name)
+lock = sandbox._owned._lock._lock.fd
+child = subprocess.Popen(["sleep", seconds], pass_fds=[lock])
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+"""A caller that was killed while it started a process, which has copies of its descriptors until it executes its program."""
+
+
+@pytest.mark.parametrize("seconds", ["0.3", "1000"])
+def test_a_process_that_was_being_started(bundle: oci.Bundle, state_root: Path, prefix: str, seconds: str) -> None:
+    command = [sys.executable, "-c", HOLDER, bundle.path, state_root, prefix, seconds]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPO) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+    try:
+        if seconds == "0.3":
+            with oci.Sandbox(bundle, state_root=state_root, name=f"{prefix}-next"):
+                assert [found.id for found in oci.Container.list(state_root=state_root)] == [f"{prefix}-next"]
+        else:
+            with (
+                pytest.warns(oci.OCIRuntimeWarning, match=f"'{prefix}', whose caller has ended: a process .* still holds its lock"),
+                oci.Sandbox(bundle, state_root=state_root, name=f"{prefix}-next"),
+            ):
+                pass
+            with warnings.catch_warnings(action="error"), oci.Sandbox(bundle, state_root=state_root):
+                pass  # it waits once
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda: oci.prune(state_root=state_root) == (prefix,), "the removal of the orphan")
+    finally:
+        if seconds == "1000":
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    assert oci.Container.list(state_root=state_root) == locks(state_root) == []
 
 
 def test_a_cancelled_task(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
