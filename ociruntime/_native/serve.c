@@ -219,6 +219,76 @@ static long set_attribute(int fd, const struct parts *p)
     return sys(__NR_setxattr, path, p->name, p->data, p->size, 0);
 }
 
+/* What getdents64(2) fills. */
+struct dirent64 {
+    uint64_t inode, offset;
+    uint16_t length;
+    uint8_t type;
+    char name[];
+};
+
+/* The beginning of an entry in an answer, before its names. */
+struct entry {
+    uint32_t length, has_more;
+    char status[STATUS];
+};
+
+/* The sizes of the names of attributes in an entry, and of the directory entries that are read at once: each has 24 bytes or more.
+ */
+#define ATTRIBUTES 512
+#define ENTRIES (SERVED / 32)
+_Static_assert(sizeof(struct entry) + 5 + ATTRIBUTES <= 32 * 24 && STATUS <= sizeof(struct statx),
+               "the entries fit into an answer");
+
+/* Add an entry of a directory to the answer, unless it has just been removed. */
+static long add_entry(int dir, const char *name, long *size)
+{
+    struct statx st;
+    struct entry head;
+    char path[24], *to = answer.data + *size;
+    size_t name_size = length(name) + 1;
+    long mode, n, fd = sys(__NR_openat, dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd < 0)
+        return fd == -ENOENT ? 0 : fd;
+    if ((size_t)*size + sizeof head + name_size + ATTRIBUTES > SERVED)
+        return -EPROTO;
+    mode = mode_of((int)fd, &st);
+    proc_path((int)fd, path);
+    n = sys(__NR_listxattr, path, to + sizeof head + name_size, ATTRIBUTES);
+    sys(__NR_close, fd);
+    if (mode < 0)
+        return mode;
+    if (n < 0 && n != -EOPNOTSUPP && n != -ERANGE)
+        return n;
+    head.length = (uint32_t)(sizeof head + name_size + (n > 0 ? (size_t)n : 0));
+    head.has_more = n == -ERANGE;
+    memcpy(head.status, &st, STATUS);
+    memcpy(to, &head, sizeof head);
+    memcpy(to + sizeof head, name, name_size);
+    *size += head.length;
+    return 0;
+}
+
+/* Read the next entries of a directory, with the status of each. */
+static long read_entries(int dir, long *size)
+{
+    static _Alignas(struct dirent64) char entries[ENTRIES];
+    const struct dirent64 *e;
+    long n = sys(__NR_getdents64, dir, entries, sizeof entries);
+
+    for (long at = 0; at < n; at += e->length) {
+        e = (const void *)(entries + at);
+        if (e->name[0] != '.' || (e->name[1] && (e->name[1] != '.' || e->name[2]))) {
+            long err = add_entry(dir, e->name, size);
+            if (err < 0)
+                return err;
+        }
+    }
+    answer.head.value = n < 0 ? 0 : (uint64_t)n;
+    return n;
+}
+
 /* Carry out a request; the size of the answer's data goes to *size. */
 static long answer_call(const struct parts *p, int proc, long *size)
 {
@@ -251,6 +321,8 @@ static long answer_call(const struct parts *p, int proc, long *size)
         if (n > 0)
             *size = n;
         return n;
+    case CALL_ENTRIES:
+        return read_entries(fd, size);
     case CALL_MKDIR:
         return sys(__NR_mkdirat, fd, p->name, r->mode);
     case CALL_REMOVE:

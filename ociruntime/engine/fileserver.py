@@ -14,7 +14,7 @@ import posixpath
 import socket
 import stat
 import struct
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
@@ -22,7 +22,7 @@ from ..files import NotRegularError, check_regular, write_all
 from ..image.layers import FILE_TYPES
 from ..interrupts import waiting
 from ..plan.compile import SERVED_ROOT
-from ..plan.ops import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, SERVED, Call
+from ..plan.ops import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, SERVED, STATUS, Call
 
 if TYPE_CHECKING:
     from .launch import Init
@@ -38,6 +38,8 @@ _STATX: Final = struct.Struct("=IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIII")
 """The beginning of ``struct statx``."""
 _DIRENT: Final = struct.Struct("=QqHB")
 """The beginning of ``struct linux_dirent64``."""
+_ENTRY: Final = struct.Struct("=II")
+"""The beginning of an entry in an answer to `Call.ENTRIES`."""
 _IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _NO_XDEV: Final = 0x01
 _REMOVEDIR: Final = 0x200
@@ -382,6 +384,21 @@ class FileServer:
         """Return the names in a directory of a layer."""
         self.open_layer_directory(slot, path)
         return list(self.names())
+
+    def entries_in(self, slot: int, path: bytes) -> Iterator[tuple[bytes, FileInfo, Sequence[bytes] | None]]:
+        """Yield name and status of each file in a directory of a layer, and the names of its attributes; None if these are long.
+
+        No other call of the server may use a directory meanwhile.
+        """
+        self.open_layer_directory(slot, path)
+        while (answer := self.call(Call.ENTRIES, _PLACE)).value:
+            data, at = answer.data, 0
+            while at < len(data):
+                size, has_more = _ENTRY.unpack_from(data, at)
+                begin = at + _ENTRY.size
+                name, *attributes = bytes(data[begin + STATUS : at + size - 1]).split(b"\0")
+                yield name, FileInfo.of_statx(data[begin : begin + STATUS]), None if has_more else attributes
+                at += size
 
     def content(self, slot: int, path: bytes) -> Parts:
         """Yield the content of a regular file of a layer, which was looked at."""

@@ -61,6 +61,8 @@ _MOST_LINES: Final = 1 << 20
 _MOST_COMPARED: Final = 1 << 23
 """Pairs of lines that are looked at for one file: some seconds."""
 _MOST_CHANGES: Final = 1 << 20
+_FEW: Final = 16
+"""Files of an upper directory for which the lower directories are not listed."""
 _MOST_ROWS: Final = 200
 """Changes that a notebook shows."""
 
@@ -123,12 +125,20 @@ class Changes(tuple[Change, ...]):
         return f"<p>{self._counts()}</p><table>{head}{rows}</table>{more}"
 
 
-class _Found(NamedTuple):
-    """A file of the layers below."""
+class _File(NamedTuple):
+    """A file of a layer."""
 
     info: FileInfo
     place: Place
-    """Where it is, in the uppermost layer that has it."""
+    attributes: Sequence[bytes] | None = None
+    """The names of its extended attributes; None if they are not known yet."""
+
+
+class _Found(NamedTuple):
+    """A file of the layers below."""
+
+    file: _File
+    """The file, of the uppermost layer that has it."""
     directories: tuple[Place, ...]
     """The parts of a directory in the layers, the uppermost first; empty for another file."""
 
@@ -160,50 +170,69 @@ class LayerComparison:
         self._upper = upper
         self._root = tuple((slot, b"") for slot in lowers)
         self._points = {posixpath.normpath(point).strip("/").encode("utf-8", "surrogateescape") for point in points} - {b"", b"."}
+        self._listed: dict[Place, dict[bytes, _File]] = {}
+        """The files of directories that are just being compared."""
 
     # ---- single files ----
 
-    def _look(self, place: Place) -> FileInfo | None:
-        """Return the status of a file, which is found then; None if there is none."""
+    def _look(self, place: Place) -> _File | None:
+        """Return a file; None if there is none."""
         try:
-            return self._server.look_at(*place)
+            return _File(self._server.look_at(*place), place)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
             return None
 
-    def _mark(self, name: bytes) -> bytes | None:
-        """Return a mark of overlayfs of the file that was found last."""
-        for prefix in _MARKS:
-            value = self._server.attribute(prefix + name)
-            if value is not None:
-                return value
-        return None
+    def _member(self, directory: Place, name: bytes) -> _File | None:
+        """Return a file of a directory; None if there is none."""
+        listed = self._listed.get(directory)
+        return self._look(_inside(directory, name)) if listed is None else listed.get(name)
 
-    def _is_whiteout(self, info: FileInfo) -> bool:
-        """Return whether the file that was found last hides one of the layers below."""
+    def _list(self, directory: Place) -> dict[bytes, _File]:
+        """Return the files of a directory by their names; nothing if it is not a directory."""
+        found: dict[bytes, _File] = {}
+        try:
+            for name, info, attributes in self._server.entries_in(*directory):
+                found[name] = _File(info, _inside(directory, name), attributes)
+                if len(found) > _MOST_CHANGES:
+                    raise _too_many()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+        return found
+
+    def _mark(self, file: _File, name: bytes) -> bytes | None:
+        """Return a mark of overlayfs."""
+        names = [prefix + name for prefix in _MARKS if file.attributes is None or prefix + name in file.attributes]
+        if names:
+            self._server.look_at(*file.place)
+        return next((value for value in map(self._server.attribute, names) if value is not None), None)
+
+    def _is_whiteout(self, file: _File) -> bool:
+        """Return whether a file hides one of the layers below."""
+        info = file.info
         if stat.S_ISCHR(info.mode):
             return info.rdev == (0, 0)
-        return stat.S_ISREG(info.mode) and not info.size and self._mark(_WHITEOUT) is not None
+        return stat.S_ISREG(info.mode) and not info.size and self._mark(file, _WHITEOUT) is not None
 
     def _find(self, directories: Iterable[Place], name: bytes) -> _Found | None:
         """Return a file of a directory of the layers below."""
-        found: tuple[FileInfo, Place] | None = None
+        found: _File | None = None
         parts: list[Place] = []
-        for slot, base in directories:
-            place = slot, posixpath.join(base, name)
-            info = self._look(place)
-            if info is None:
+        for directory in directories:
+            file = self._member(directory, name)
+            if file is None:
                 continue
-            if self._is_whiteout(info) or (found is not None and not info.is_directory):
+            if self._is_whiteout(file) or (found is not None and not file.info.is_directory):
                 break
-            found = found or (info, place)
-            if not info.is_directory:
+            found = found or file
+            if not file.info.is_directory:
                 break
-            parts.append(place)
-            if self._mark(_OPAQUE) == b"y":
+            parts.append(file.place)
+            if self._mark(file, _OPAQUE) == b"y":
                 break
-        return _Found(*found, tuple(parts)) if found is not None else None
+        return _Found(found, tuple(parts)) if found is not None else None
 
     def _resolve(self, path: bytes) -> _Found | None:
         """Return a file of the layers below by its path from the root."""
@@ -215,29 +244,28 @@ class LayerComparison:
             directories = found.directories
         return found
 
-    def _differs(self, info: FileInfo, upper: Place, lower: _Found) -> bool:
+    def _differs(self, file: _File, lower: _File) -> bool:
         """Return whether two files of the same type differ in more than their times."""
-        below = lower.info
+        info, below = file.info, lower.info
         if (info.mode, info.uid, info.gid, info.rdev) != (below.mode, below.uid, below.gid, below.rdev):
             return True
         if info.is_link:
-            return self._link(upper) != self._link(lower.place)
-        if self._attributes(upper) != self._attributes(lower.place):
+            return self._link(file) != self._link(lower)
+        if self._attributes(file) != self._attributes(lower):
             return True
-        if not stat.S_ISREG(info.mode):
+        if not stat.S_ISREG(info.mode) or self._mark(file, _METACOPY) is not None:
             return False
-        self._look(upper)
-        if self._mark(_METACOPY) is not None:
-            return False
-        return info.size != below.size or not self._server.same_content(upper, lower.place)
+        return info.size != below.size or not self._server.same_content(file.place, lower.place)
 
-    def _link(self, place: Place) -> str:
-        self._look(place)
+    def _link(self, file: _File) -> str:
+        self._server.look_at(*file.place)
         return self._server.readlink()
 
-    def _attributes(self, place: Place) -> dict[bytes, bytes]:
-        self._look(place)
-        names = [name for name in self._server.attributes() if not name.startswith(_MARKS)]
+    def _attributes(self, file: _File) -> dict[bytes, bytes]:
+        if file.attributes is None or not all(name.startswith(_MARKS) for name in file.attributes):
+            self._server.look_at(*file.place)
+        known = self._server.attributes() if file.attributes is None else file.attributes
+        names = [name for name in known if not name.startswith(_MARKS)]
         return {name: self._server.attribute(name) or b"" for name in names}
 
     # ---- all of them ----
@@ -250,7 +278,7 @@ class LayerComparison:
             name = f"/{os.fsdecode(path)}"
             found[path] = Change(path=name, kind=kind, type=FILE_TYPES[stat.S_IFMT(info.mode)], size=size)
             if len(found) > _MOST_CHANGES:
-                raise OSError(errno.EFBIG, f"more than {_MOST_CHANGES} files were changed")
+                raise _too_many()
         for point in sorted(self._points, reverse=True):
             self._leave_parents_out(found, point)
         return Changes(found[path] for path in sorted(found))
@@ -268,40 +296,42 @@ class LayerComparison:
         pending = [_Directory(b"", self._root)]
         while pending:
             directory = pending.pop()
-            own = self._names((self._upper, directory.path))
-            names = own.union(*map(self._names, directory.moved))
+            own = self._list((self._upper, directory.path))
+            lists_all = directory.hides or len(own) > _FEW
+            self._listed = {place: self._list(place) for place in (*directory.moved, *(directory.lowers if lists_all else ()))}
+            names = set(own).union(*(self._listed[place] for place in directory.moved))
             for name in names:
                 path = posixpath.join(directory.path, name)
                 if path in self._points:
                     continue
                 below = self._find(directory.lowers, name)
-                info = self._look((self._upper, path)) if name in own else None
-                if info is None:
+                file = own.get(name)
+                if file is None:
                     yield from self._moved(directory, name, path, below, pending)
-                elif self._is_whiteout(info):
+                elif self._is_whiteout(file):
                     if below is not None:
-                        yield path, ChangeKind.REMOVED, below.info
+                        yield path, ChangeKind.REMOVED, below.file.info
                 else:
-                    yield from self._compare(info, path, below, pending)
+                    yield from self._compare(file, path, below, pending)
             if directory.hides:
-                for name in set().union(*map(self._names, directory.lowers)) - names:
+                for name in set[bytes]().union(*(self._listed[place] for place in directory.lowers)) - names:
                     below = self._find(directory.lowers, name)
                     path = posixpath.join(directory.path, name)
                     if below is not None and path not in self._points:
-                        yield path, ChangeKind.REMOVED, below.info
+                        yield path, ChangeKind.REMOVED, below.file.info
 
     def _compare(
-        self, info: FileInfo, path: bytes, below: _Found | None, pending: list[_Directory]
+        self, file: _File, path: bytes, below: _Found | None, pending: list[_Directory]
     ) -> Iterator[tuple[bytes, ChangeKind, FileInfo]]:
-        """Compare a file of the upper layer, which was found last, with the one below."""
-        place = self._upper, path
+        """Compare a file of the upper layer with the one below."""
+        info = file.info
         hides = redirect = None
         if info.is_directory:
-            hides, redirect = self._mark(_OPAQUE) == b"y", self._mark(_REDIRECT)
-        same = below is not None and stat.S_IFMT(below.info.mode) == stat.S_IFMT(info.mode)
+            hides, redirect = self._mark(file, _OPAQUE) == b"y", self._mark(file, _REDIRECT)
+        same = below is not None and stat.S_IFMT(below.file.info.mode) == stat.S_IFMT(info.mode)
         if below is None:
             yield path, ChangeKind.ADDED, info
-        elif not same or self._differs(info, place, below):
+        elif not same or self._differs(file, below.file):
             yield path, ChangeKind.CHANGED, info
         if info.is_directory:
             lowers = below.directories if same and below is not None else ()
@@ -318,13 +348,9 @@ class LayerComparison:
         """Report a file that is only in the directory that was moved here."""
         found = self._find(directory.moved, name)
         if found is not None:
-            yield path, ChangeKind.ADDED if below is None else ChangeKind.CHANGED, found.info
+            yield path, ChangeKind.ADDED if below is None else ChangeKind.CHANGED, found.file.info
             if found.directories:
                 pending.append(_Directory(path, below.directories if below is not None else (), True, found.directories))
-
-    def _names(self, place: Place) -> set[bytes]:
-        info = self._look(place)
-        return set(self._server.names_in(*place)) if info is not None and info.is_directory else set()
 
     # ---- differences ----
 
@@ -342,23 +368,33 @@ class LayerComparison:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if upper is None:
             return ""
-        before = self._text(lower.place, lower.info, path) if lower is not None else []
-        after = [] if removed else self._text((self._upper, inner), upper, path)
+        before = self._text(lower.file, path) if lower is not None else []
+        after = [] if removed else self._text(upper, path)
         old, new = ("/dev/null" if lower is None else f"a{path}"), ("/dev/null" if removed else f"b{path}")
         return "".join(_unified_diff(before, after, old, new))
 
-    def _text(self, place: Place, info: FileInfo, path: str) -> list[str]:
+    def _text(self, file: _File, path: str) -> list[str]:
+        info = file.info
         if not stat.S_ISREG(info.mode):
             raise OSError(errno.EINVAL, f"a {FILE_TYPES[stat.S_IFMT(info.mode)]}, not a text", path)
         if info.size > _MOST_TEXT:
             raise OSError(errno.EFBIG, f"more than {_MOST_TEXT >> 20} MiB", path)
-        content = b"".join(bytes(part) for part in self._server.content(*place))
+        content = b"".join(bytes(part) for part in self._server.content(*file.place))
         if b"\0" in content:
             raise OSError(errno.EINVAL, "a binary file, not a text", path)
         if content.count(b"\n") > _MOST_LINES:
             raise OSError(errno.EFBIG, f"more than {_MOST_LINES} lines", path)
         *lines, last = (f"{line}\n" for line in content.decode("utf-8", "surrogateescape").split("\n"))
         return [*lines, f"{last}\\ No newline at end of file\n"] if last != "\n" else lines
+
+
+def _inside(directory: Place, name: bytes) -> Place:
+    slot, path = directory
+    return slot, posixpath.join(path, name)
+
+
+def _too_many() -> OSError:
+    return OSError(errno.EFBIG, f"more than {_MOST_CHANGES} files were changed")
 
 
 class _LineMatcher(difflib.SequenceMatcher[str]):

@@ -125,10 +125,16 @@ class Call(IntEnum):
     """Let the empty file in ``out`` share the content of the one in ``slot``, where the filesystem can do that."""
     COPY = 21
     """Copy the next ``a`` bytes at most, or the next hole, to the file in ``out``; ``value`` is their number, 0 at the end."""
+    ENTRIES = 22
+    """Read entries of a directory with the status of each; ``value`` is 0 at the end. An entry is its length, 1 if the names of the
+    extended attributes are too long for it, both as 32-bit numbers, `STATUS` bytes of ``struct statx``, its name, and these names.
+    Each name ends in NUL."""
 
 
 SERVED: Final = 1 << 16
 """The most bytes that a request or its answer carries beside its structure."""
+STATUS: Final = 144
+"""The bytes of ``struct statx`` that `Call.ENTRIES` answers with."""
 
 
 class Op:
@@ -241,6 +247,7 @@ def c_header() -> str:
         *(f"#define TARGET_{flag.name} {flag.value}" for flag in Target),
         *(f"#define CALL_{call.name} {call.value}" for call in Call),
         f"#define SERVED {SERVED}",
+        f"#define STATUS {STATUS}",
         "",
         "struct ref { uint32_t off, len; };",
         "struct list { struct ref text; uint64_t count; };",

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine.fileserver import Answer, FileServer
 from ociruntime.lifecycle import snapshots
+from ociruntime.plan.ops import Call
 
 from ..support.fixture_types import Command, MakeBundle
 from ..support.private_users import give, new_user
@@ -121,6 +123,55 @@ def test_changes(start: Start) -> None:
         container.diff_text("/binary")
     with pytest.raises(OSError, match="a FIFO, not a text"):
         container.diff_text("/pipe")
+
+
+def test_directories_of_many_files(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take few calls of the server, and what is in their extended attributes counts."""
+    calls = []
+
+    def call(self: FileServer, call: Call, *args: Any, **keywords: Any) -> Answer:
+        calls.append(call)
+        return original(self, call, *args, **keywords)
+
+    container = start()
+    sh(
+        container,
+        'mkdir many; cd many; i=0; while [ $i -lt 600 ]; do echo $i > "$i-of-the-files"; : > "empty-$i"; i=$((i+1)); done',
+    )
+    original = FileServer.call
+    monkeypatch.setattr(FileServer, "call", call)
+    assert len(container.changes().of_kind("added")) == 1201
+    assert len(calls) < 100
+    with container.snapshot() as snapshot:
+        changed = start(snapshot.bundle)
+    sh(changed, "cd many; chmod 600 *; chmod 644 1-of-the-files; rm [2-9]-of-the-files; mkdir new; mv empty-1 new")
+    calls.clear()
+    changes = changed.changes()
+    assert len(calls) < 400
+    assert len(changes.of_kind("changed")) == 1200 - 1 - 8 - 1
+    assert [change.path for change in changes.of_kind("removed")] == [
+        *(f"/many/{number}-of-the-files" for number in range(2, 10)),
+        "/many/empty-1",
+    ]
+    assert [change.path for change in changes.of_kind("added")] == ["/many/new", "/many/new/empty-1"]
+
+
+@pytest.mark.root
+def test_long_names_of_attributes(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    bundle = make_bundle(spec())
+    many = bundle.rootfs / "many"
+    many.mkdir()
+    for number in range(40):
+        (many / f"{number}").write_text("same\n")
+    for number in (1, 2):
+        for attribute in range(8):
+            os.setxattr(many / f"{number}", f"user.{'x' * 200}{attribute}", b"value")
+    with oci.Container.run(prefix, bundle.fresh(), state_root=state_root) as container:
+        sh(container, "touch many/*")
+        assert container.changes() == ()
+        os.setxattr(Path(f"/proc/{container.pid}/root/many/1"), f"user.{'x' * 200}3", b"another")
+        assert list(map(str, container.changes())) == ["C /many/1"]
+        container.delete(force=True)
 
 
 def test_differences_of_odd_texts(start: Start) -> None:
