@@ -244,6 +244,9 @@ class Overlay(NamedTuple):
     """How the files of the image are mounted or extracted, and why, as the plan shows it."""
 
 
+WHOLE_FILES: Final = (("redirect_dir", "off"), ("metacopy", "off"))
+"""Options of an overlay whose upper layer does not refer to files of the layers below, whatever the defaults of the host are:
+otherwise it could not be copied into an image. They conflict with ``userxattr``, which implies them."""
 UPPER_STEPS: Final = ("upper layer of /", "create the overlay for /")
 """How the texts of the steps begin that fail with EINVAL if the filesystem of the upper layer cannot have one."""
 _JOINED_LAYERS: Final = 12
@@ -285,7 +288,7 @@ def _create_by_paths(mounts: DetachedMounts, overlay: Overlay, *, userxattr: boo
         )
     *lowers, upper = [path.translate(_ESCAPES) for path in layers]
     data = [("lowerdir", ":".join(lowers)), ("upperdir", f"{upper}/upper"), ("workdir", f"{upper}/work")]
-    flags = [(flag, None) for flag in _flags(overlay, userxattr=userxattr)]
+    flags = _flags(overlay, userxattr=userxattr)
     options = MountOptions(set=ops.MOUNT_ATTR_NOSUID | ops.MOUNT_ATTR_NODEV, data=(*data, *flags))
     return mounts.create_filesystem("overlay", "overlay", "/", options, "$.root")
 
@@ -302,8 +305,8 @@ def _mount(
     for key, fd in zip(("upperdir", "workdir"), upper, strict=True):
         text = f"{UPPER_STEPS[0]}: {key} in {_named(overlay.upper)}"
         builder.add("fsconfig_fds", context, key, struct.pack("=I", fd), text=text)
-    for flag in _flags(overlay, userxattr=userxattr):
-        mounts.configure(context, flag, None, "/")
+    for key, value in _flags(overlay, userxattr=userxattr):
+        mounts.configure(context, key, value, "/")
     for key, value in mounts.labels("overlay"):
         mounts.configure(context, key, value, "/")
     text = f"{UPPER_STEPS[1]}, with {_named(overlay.upper)} over {' over '.join(map(_named, overlay.lowers))}"
@@ -313,9 +316,9 @@ def _mount(
     return slot
 
 
-def _flags(overlay: Overlay, *, userxattr: bool) -> list[str]:
-    on_disk = isinstance(overlay.upper, str)
-    return [*(["userxattr"] if userxattr else []), *(["volatile"] if on_disk and not overlay.kept else [])]
+def _flags(overlay: Overlay, *, userxattr: bool) -> list[tuple[str, str | None]]:
+    volatile = isinstance(overlay.upper, str) and not overlay.kept
+    return [*([("userxattr", None)] if userxattr else WHOLE_FILES), *([("volatile", None)] if volatile else [])]
 
 
 def _named(layer: str | ImageMount | Tmpfs) -> str:

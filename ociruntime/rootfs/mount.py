@@ -24,7 +24,7 @@ from ..errors import BundleError, ImageError, UnsupportedError
 from ..files import MountInfo, other_writers, read_mounts
 from ..host import Host, runs_programs_of
 from ..image.sif import Architecture
-from ..plan.rootfs import ImageMount
+from ..plan.rootfs import WHOLE_FILES, ImageMount
 from ..spec.base import destination_in_root
 
 if TYPE_CHECKING:
@@ -273,11 +273,12 @@ def mount_overlay(lowers: Sequence[Path], rootfs: Path, overlay: Path | None) ->
             copy_attributes(f"{lowers[0]}/.", str(overlay / "upper"))
             upper = [("upperdir", opened(overlay / "upper")), ("workdir", opened(overlay / "work"))]
         if Host.probe().kernel >= _LAYERS_BY_FD:
-            mount("overlay", "overlay", rootfs, [*(("lowerdir+", fd) for fd in lower), *upper], NOSUID | NODEV)
+            mount("overlay", "overlay", rootfs, [*(("lowerdir+", fd) for fd in lower), *upper, *WHOLE_FILES], NOSUID | NODEV)
             return
         options = [
             f"lowerdir={':'.join(f'/proc/self/fd/{fd}' for fd in lower)}",
             *(f"{key}=/proc/self/fd/{fd}" for key, fd in upper),
+            *(f"{key}={value}" for key, value in WHOLE_FILES),
         ]
         data = ",".join(options)
         if len(data) > _LONGEST_DATA:
