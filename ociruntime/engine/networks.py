@@ -102,13 +102,17 @@ def _make_port(what: str, place: str, container: str, protocol: str) -> Port:
     try:
         socket.inet_pton(socket.AF_INET, address or "127.0.0.1")
     except (OSError, ValueError):
-        raise ValueError(f"ports: {what}: {shown(address)} is not an IPv4 address") from None
+        more = "; IPv6 is not supported" if ":" in address else ""
+        raise ValueError(f"ports: {what}: {shown(address)} is not an IPv4 address{more}") from None
     return Port(address or "127.0.0.1", _number(what, number), _number(what, container), protocol or "tcp")
 
 
 def _number(what: str, text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
     if not 1 <= number <= 65535:
+        begin, _, end = text.partition("-")
+        if begin.isdigit() and end.isdigit():
+            raise ValueError(f"ports: {what}: ranges of ports are not supported; give each port")
         raise ValueError(f"ports: {what}: {shown(text)} is not a port; a number from 1 to 65535 is needed")
     return number
 
@@ -166,12 +170,14 @@ def _has_default_route() -> bool:
 
 def private_network(ports: Sequence[Port]) -> PrivateNetwork:
     """Return the private network of a container on this host. Raises UnsupportedError: it offers no program for one."""
-    program, reason = NetworkPrograms.find().choose()
+    found = NetworkPrograms.find()
+    program, reason = found.choose()
+    remedy = "give the host a default route, with which pasta is used" if found.pasta else "install the package passt"
     for port in ports:
         if port.protocol == "udp" and port.address.startswith("127.") and os.path.basename(program) != "pasta":
             raise UnsupportedError(
                 f"ports: {port.at}: slirp4netns does not pass answers by UDP to the loopback device; publish the port at another "
-                "address of the host, or install the package passt"
+                f"address of the host, or {remedy}"
             )
     servers, local, options = _host_resolvers()
     forwards, warning = False, ""
@@ -181,7 +187,7 @@ def private_network(ports: Sequence[Port]) -> PrivateNetwork:
         if not forwards:
             warning = (
                 f"names are not resolved in the container: the resolver of the host, {local}, is on its loopback device, to which "
-                "slirp4netns would open every port; install the package passt"
+                f"slirp4netns would open every port; {remedy}"
             )
     return PrivateNetwork(program, reason, tuple(ports), tuple(servers), tuple(options), forwards, warning)
 
