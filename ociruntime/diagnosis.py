@@ -26,7 +26,7 @@ from .engine.filesystems import MOUNTERS, MTAB, Programs
 from .engine.networks import NetworkPrograms
 from .errors import SpecError, StateError, UnsupportedError
 from .host import Hierarchy, Host, Systemd
-from .overrides import find_enforcement
+from .overrides import find_enforcement, may_use_systemd
 from .plan.cgroups.placement import no_cgroups, privileged_remedy
 from .plan.compile import compile_create
 from .plan.mount_options import LINKS
@@ -201,6 +201,8 @@ class Probes:
     """Why filters cannot be compiled, and what to do; empty if they can."""
     distribution: str
     """The name of the distribution's family in `_PACKAGES`, or an empty string."""
+    systemd: bool = False
+    """Whether the systemd of this user can be asked for cgroups."""
 
 
 _FILESYSTEMS: Final = ("overlay", "squashfs", "ext4", "erofs")
@@ -237,6 +239,7 @@ def _probe(state_root: str | None) -> Probes:
         state_problem=problem,
         seccomp_problem=seccomp_problem,
         distribution=_find_distribution(),
+        systemd=may_use_systemd(Host.probe()),
     )
 
 
@@ -601,9 +604,15 @@ _WEAKER: Final = {
 def _sandbox_limits(probes: Probes) -> Finding:
     """Return the finding about the limits of a `Sandbox`."""
     subject, always = "sandbox limits", "disk and /dev/shm by the size of a tmpfs, output by the caller"
-    found = {name: find_enforcement(name, 1, probes.host) for name in ("pids", "memory", "cpus")}
+    names = ("pids", "memory", "cpus")
+    found = {name: find_enforcement(name, 1, probes.host) for name in names}
+    by_systemd = any(one.reason for one in found.values()) and probes.systemd
+    if by_systemd:
+        found = {name: find_enforcement(name, 1, probes.host, "systemd") for name in names}
     cgroups = [name for name, one in found.items() if not one.reason]
     together = f"{', '.join(cgroups)} of all processes together by cgroups" if cgroups else ""
+    if by_systemd and cgroups:
+        together += " of systemd, where they are given or limits='required'"
     if len(cgroups) == len(found):
         return Finding(subject, Availability.OK, f"{together}; {always}")
     weak = ", ".join(_WEAKER[one.rlimit.type if one.rlimit else None].format(name) for name, one in found.items() if one.reason)

@@ -39,6 +39,7 @@ from .overrides import (
     UserLike,
     find_enforcement,
     is_bool,
+    may_use_systemd,
     parse_mounts,
     validated_by,
 )
@@ -197,7 +198,7 @@ class SandboxKeywords(ConfigurationKeywords, total=False):
     overlay: Overlays | None
     name: str | None
     state_root: StrPath | None
-    cgroup_manager: Manager
+    cgroup_manager: Manager | None
     reference: str | None
     platform: str | None
     strategy: str | None
@@ -609,6 +610,8 @@ class SandboxLimits(NamedTuple):
     """Those of the call, with the limits that cgroups or resource limits enforce."""
     by: Mapping[str, str]
     """``cgroup``, ``rlimit``, ``tmpfs``, ``image`` or ``none``, by the name of a limit."""
+    manager: Manager
+    """What makes the cgroups."""
     weak: Sequence[str] = ()
     """The limits of the call that are weaker than asked for, as warnings."""
 
@@ -642,35 +645,54 @@ def _enforce(options: SandboxOptions) -> SandboxLimits:
         default_rlimits=(_NO_CORE,),
         default_tmpfs_size=max(0, _SANDBOX_DISK if options.disk is None else options.disk),
     )
-    by: dict[str, str] = {}
-    rlimits: list[Rlimit] = []
-    lacking: dict[str, str] = {}
-    cleared: dict[str, Any] = {}
+    manager: Manager = options.cgroup_manager or "cgroupfs"
+    limited = _limit_processes(options, overrides, host, manager)
+    if limited.lacking and options.cgroup_manager is None and may_use_systemd(host):
+        by_systemd = _limit_processes(options, overrides, host, "systemd")
+        if len(by_systemd.lacking) < len(limited.lacking):
+            manager, limited = "systemd", by_systemd
+    if limited.lacking and options.limits != "if possible":
+        reasons = "; ".join(dict.fromkeys(limited.lacking.values()))
+        raise UnsupportedError(
+            f"{', '.join(limited.lacking)}: cannot be limited for all processes of a sandbox together: {reasons}; or pass "
+            "limits='if possible' for weaker limits"
+        )
+    by, own = limited.by, own_layer(options.upper)
+    by["disk"] = "tmpfs" if own.startswith("tmpfs:") else "image" if os.path.isfile(own) else "none"
+    cleared: dict[str, Any] = dict.fromkeys(limited.cleared)
+    overrides = attrs.evolve(overrides, rlimits=tuple(limited.rlimits), **cleared)
+    weak = [f"sandbox: {name} is {_WEAKER[name, by[name]]}: {reason}" for name, reason in limited.lacking.items()]
+    return SandboxLimits(overrides if options.preset is None else complete(options.preset, overrides), by, manager, weak)
+
+
+class _ProcessLimits(NamedTuple):
+    """What enforces the limits of the processes of a sandbox with one cgroup manager."""
+
+    by: dict[str, str]
+    rlimits: list[Rlimit]
+    cleared: list[str]
+    """The limits that no cgroup enforces."""
+    lacking: dict[str, str]
+    """Why a limit cannot be enforced that must be."""
+
+
+def _limit_processes(options: SandboxOptions, overrides: Overrides, host: Host, manager: Manager) -> _ProcessLimits:
+    limited = _ProcessLimits({}, [], [], {})
     for name in ("memory", "cpus", "pids"):
         value = getattr(overrides, name)
         if value is None:
             continue
-        found = find_enforcement(name, value, host, options.cgroup_manager)
+        found = find_enforcement(name, value, host, manager)
         if found.reason:
-            cleared[name] = None
+            limited.cleared.append(name)
         if value < 0:
             continue
-        by[name] = found.by
+        limited.by[name] = found.by
         if found.rlimit is not None:
-            rlimits.append(found.rlimit)
+            limited.rlimits.append(found.rlimit)
         if found.reason and (options.limits == "required" or getattr(options, name) is not None):
-            lacking[name] = found.reason
-    if lacking and options.limits != "if possible":
-        reasons = "; ".join(dict.fromkeys(lacking.values()))
-        raise UnsupportedError(
-            f"{', '.join(lacking)}: cannot be limited for all processes of a sandbox together: {reasons}; or pass "
-            "limits='if possible' for weaker limits"
-        )
-    own = own_layer(options.upper)
-    by["disk"] = "tmpfs" if own.startswith("tmpfs:") else "image" if os.path.isfile(own) else "none"
-    overrides = attrs.evolve(overrides, rlimits=tuple(rlimits), **cleared)
-    weak = [f"sandbox: {name} is {_WEAKER[name, by[name]]}: {reason}" for name, reason in lacking.items()]
-    return SandboxLimits(overrides if options.preset is None else complete(options.preset, overrides), by, weak)
+            limited.lacking[name] = found.reason
+    return limited
 
 
 _WEAKER: Final = {
@@ -698,7 +720,7 @@ def _upper_of(options: SandboxOptions) -> str:
 
 def _create_of_sandbox(options: SandboxOptions) -> CreateOptions:
     return CreateOptions(
-        state_root=options.state_root, die_with_parent=None, cgroup_manager=options.cgroup_manager, empty_process=True
+        state_root=options.state_root, die_with_parent=None, cgroup_manager=options.enforcement.manager, empty_process=True
     )
 
 
@@ -733,15 +755,15 @@ class SandboxOptions:
     hostname: str | None = None
     name: str | None = attrs.field(default=None, validator=_is_text)
     state_root: StrPath | None = None
-    cgroup_manager: Manager = "cgroupfs"
+    cgroup_manager: Manager | None = attrs.field(default=None, validator=attrs.validators.optional(_check_manager))
     reference: str | None = attrs.field(default=None, validator=_is_text)
     platform: str | None = attrs.field(default=None, validator=_is_text)
     strategy: Strategy | None = attrs.field(default=None, converter=parse_strategy)
-    create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_sandbox, takes_self=True))
-    """How the container is created."""
     upper: str = attrs.field(init=False, default=attrs.Factory(_upper_of, takes_self=True))
     """Where the writes to the root filesystem go, in the form of `parse_overlay`."""
     enforcement: SandboxLimits = attrs.field(init=False, default=attrs.Factory(_enforce, takes_self=True))
+    create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_sandbox, takes_self=True))
+    """How the container is created."""
 
     @property
     def overrides(self) -> Overrides:

@@ -24,6 +24,7 @@ from .arguments import (
     wrong_type,
 )
 from .engine.networks import parse_ports
+from .engine.systemd import is_reachable
 from .files import absolute_path
 from .host import Host
 from .plan.cgroups import Manager, why_unlimited
@@ -458,6 +459,11 @@ def find_enforcement(name: str, value: float, host: Host, manager: Manager = "cg
     if name not in limited or value < 0:
         return Enforcement("none", reason)
     return Enforcement("rlimit", reason, Rlimit(type=limited[name], soft=int(value), hard=int(value)))
+
+
+def may_use_systemd(host: Host) -> bool:
+    """Return whether systemd can make cgroups for this user: its own one, for a user."""
+    return host.systemd is not None and is_reachable(user=host.systemd.user)
 
 
 _NOTHING: Final = Overrides()

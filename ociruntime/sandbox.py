@@ -117,7 +117,7 @@ class Sandbox(FileOperations, Unpicklable):
         hostname: str | None = None,
         name: str | None = None,
         state_root: StrPath | None = None,
-        cgroup_manager: Manager = "cgroupfs",
+        cgroup_manager: Manager | None = None,
         reference: str | None = None,
         platform: str | None = None,
         strategy: str | None = None,
@@ -153,7 +153,8 @@ class Sandbox(FileOperations, Unpicklable):
             hostname: the hostname in the sandbox.
             name: the id of the container. Default: a random one.
             state_root: the state directory; by default ``/run/ociruntime`` for root.
-            cgroup_manager: what makes the cgroups, as for `Container.create`.
+            cgroup_manager: what makes the cgroups, as for `Container.create`. Default: this process, or systemd for limits that are
+                given or required where only systemd can make cgroups for this user.
             reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
             platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
             strategy: how the layers of the image become files, as for `Bundle.from_image`. Default: the first that can be used.

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from ..errors import UnsupportedError
@@ -154,6 +155,13 @@ def _addresses(user: bool) -> Iterator[tuple[str | bytes, bool]]:
         elif kind == "unix" and "abstract" in options:
             yield b"\0" + options["abstract"].encode(), False
     yield (f"{runtime}/bus" if user else "/run/dbus/system_bus_socket"), False
+
+
+def is_reachable(*, user: bool) -> bool:
+    """Return whether there is a socket of systemd to connect to, and a library for it."""
+    if find_spec("jeepney") is None:
+        return False
+    return any(isinstance(address, bytes) or os.access(address, os.W_OK) for address, _ in _addresses(user))
 
 
 def _connect(user: bool, deadline: float) -> tuple[socket.socket, bool]:

@@ -447,3 +447,55 @@ def test_an_unprivileged_user(busybox_rootfs: Path, prefix: str, where: str) -> 
         assert done.returncode == 0, done.stderr
     finally:
         shutil.rmtree(home)
+
+
+SANDBOX = """
+import os, sys
+import ociruntime as oci
+
+rootfs, state = sys.argv[1:]
+
+def cgroup_of(sandbox):
+    with open(f"/proc/{sandbox.container.pid}/cgroup") as own:
+        return own.read().strip().removeprefix("0::")
+
+with oci.Sandbox(rootfs, memory="64M", limits="required", state_root=state) as sandbox:
+    path = cgroup_of(sandbox)
+    assert path.endswith(f"/user@{os.getuid()}.service/user.slice/ociruntime-{sandbox.name}.scope"), path
+    assert dict(sandbox.limits) == {"memory": "cgroup", "pids": "cgroup", "disk": "tmpfs"}, sandbox.limits
+    values = [open(f"/sys/fs/cgroup{path}/{file}").read().strip() for file in ("memory.max", "pids.max")]
+    assert values == [str(64 << 20), "1024"], values
+    assert sandbox.run(["echo", "hello"], text=True).stdout == "hello\\n"
+    sandbox.reset()
+    assert cgroup_of(sandbox).endswith(".scope")
+assert not os.path.exists(f"/sys/fs/cgroup{path}")
+with oci.Sandbox(rootfs, state_root=state) as sandbox:  # the default limit of processes alone needs no systemd
+    assert dict(sandbox.limits) == {"pids": "rlimit", "disk": "tmpfs"}, sandbox.limits
+    assert "ociruntime" not in cgroup_of(sandbox), cgroup_of(sandbox)
+detail = oci.doctor(state_root=state)["sandbox limits"].detail
+assert "by cgroups of systemd, where they are given" in detail, detail
+os.environ["XDG_RUNTIME_DIR"] = "/nowhere"
+try:
+    raise SystemExit(str(oci.Sandbox(rootfs, memory="64M", state_root=state)))
+except oci.UnsupportedError as error:
+    assert "memory: cannot be limited for all processes of a sandbox together: user 1000 may not create cgroups" in str(error), error
+"""
+
+
+@root
+@on_v2
+@pytest.mark.skipif(not os.path.exists("/usr/local/bin/as-user"), reason="for the machine of tests/vm only")
+def test_limits_of_a_sandbox_of_a_user(busybox_rootfs: Path, prefix: str) -> None:
+    """From a place that is not delegated, limits that are given or required are those of a scope."""
+    home = Path(f"/home/tester/{prefix}")
+    shutil.copytree(busybox_rootfs, home / "rootfs", symlinks=True)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 1000, 1000, follow_symlinks=False)
+    subprocess.run(["systemctl", "start", "user@1000.service"], check=True)
+    user = ["setpriv", "--reuid=tester", "--regid=tester", "--init-groups", "env", "XDG_RUNTIME_DIR=/run/user/1000"]
+    command = [*user, sys.executable, "-c", SANDBOX, f"{home}/rootfs", f"{home}/state"]
+    try:
+        done = subprocess.run(["systemd-run", "--scope", "-q", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        shutil.rmtree(home)

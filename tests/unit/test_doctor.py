@@ -158,6 +158,8 @@ LIBRARY = "seccomp filters need libseccomp: not found; install libseccomp2 (Debi
         (NO_CGROUPS, "sandbox limits", "limited",
          "without a cgroup: pids for each of its users (RLIMIT_NPROC), memory for each process (RLIMIT_DATA), cpus not at all; disk",
          "let root run 'loginctl enable-linger 1000', and use --cgroup-manager systemd", True),
+        (attrs.evolve(on_host(USER, hierarchies=(attrs.evolve(V2, base=None),)), systemd=True), "sandbox limits", "ok",
+         "pids, memory, cpus of all processes together by cgroups of systemd, where they are given or limits='required'; disk", "", True),
         (on_host(ROOT, hierarchies=(attrs.evolve(V2, controllers=frozenset({"cpu"})),)), "sandbox limits", "limited",
          "cpus of all processes together by cgroups; without a cgroup: pids not at all, memory for each process (RLIMIT_DATA); disk",
          "boot a kernel that has them or, in a container, let its host delegate them", True),
