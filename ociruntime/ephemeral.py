@@ -176,9 +176,7 @@ def run(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        text=text,
-        encoding=encoding,
-        errors=errors,
+        codec=(text, encoding, errors),
         timeout=timeout,
         check=check,
         env=env,
@@ -205,10 +203,7 @@ def run(
         platform=platform,
         strategy=strategy,
     )
-    result = execute(image, options)
-    if options.check:
-        result.check_returncode()
-    return result
+    return execute(image, options)
 
 
 class Observer(Protocol):
@@ -236,13 +231,16 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
                 observer.forward_to(container.pidfd)
             if options.interactive:
                 container.process.interact(signals)
-            return finish(
+            result = finish(
                 container.process, signals, options.timeout, kill=container.kill, result=container.result, on_end=container.on_end
             )
         finally:
             if observer is not None:
                 observer.stop()
             container.discard()
+    if options.check:
+        result.check_returncode()
+    return result
 
 
 def find_bundle(image: ImageLike, options: RunOptions | SandboxOptions, deadline: float | None = None) -> Bundle | EphemeralBundle:

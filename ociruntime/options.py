@@ -375,8 +375,8 @@ def _check_function(_: object, attribute: attrs.Attribute[Any], value: object) -
         raise wrong_type(attribute.name, value, "a function")
 
 
-def _codec_of(options: _StreamOptions) -> Codec | None:
-    return Codec.of(options.text, options.encoding, options.errors)
+def _find_codec(arguments: tuple[bool | None, str | None, str | None]) -> Codec | None:
+    return Codec.of(*arguments)
 
 
 @attrs.frozen(kw_only=True)
@@ -386,9 +386,8 @@ class _StreamOptions:
     stdin: Stdio = None
     stdout: Stdio = None
     stderr: Stdio = None
-    text: bool | None = None
-    encoding: str | None = None
-    errors: str | None = None
+    codec: Codec | None = attrs.field(default=None, converter=attrs.converters.optional(_find_codec))
+    """How bytes become text, given ``text``, ``encoding`` and ``errors``; None for bytes."""
     input: bytes | str | None = None
     capture_output: bool = attrs.field(default=False, validator=is_bool)
     max_output: int | None = attrs.field(default=None, converter=parse_max_output)
@@ -396,8 +395,6 @@ class _StreamOptions:
     on_stderr: OutputFunction | None = attrs.field(default=None, validator=_check_function)
     timeout: float | None = attrs.field(default=None, converter=parse_timeout)
     check: bool = attrs.field(default=False, validator=is_bool)
-    codec: Codec | None = attrs.field(init=False, default=attrs.Factory(_codec_of, takes_self=True))
-    """How bytes become text; None for bytes."""
 
     @property
     def has_terminal(self) -> bool:

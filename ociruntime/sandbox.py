@@ -367,9 +367,7 @@ class Sandbox(FileOperations, Unpicklable):
             "stdin": stdin,
             "stdout": stdout,
             "stderr": stderr,
-            "text": text,
-            "encoding": encoding,
-            "errors": errors,
+            "codec": (text, encoding, errors),
             "max_output": max_output,
             "on_stdout": on_stdout,
             "on_stderr": on_stderr,
@@ -407,7 +405,7 @@ class Sandbox(FileOperations, Unpicklable):
     ) -> Result[Any]:
         """Run a line of shell, by ``/bin/sh`` of the image. Keywords, result and errors are those of `run`."""
         check_keywords("shell", options, SandboxRunKeywords)
-        given = {**STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        given = {**STREAMS, **options, "codec": (text, encoding, errors)}
         return self._running()._exec(self._options.exec_options(shell_args(line), given))
 
     @overload
@@ -458,9 +456,7 @@ class Sandbox(FileOperations, Unpicklable):
             "stdin": stdin,
             "stdout": stdout,
             "stderr": stderr,
-            "text": text,
-            "encoding": encoding,
-            "errors": errors,
+            "codec": (text, encoding, errors),
             "bufsize": bufsize,
             "env": env,
             "cwd": cwd,

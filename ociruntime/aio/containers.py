@@ -240,7 +240,7 @@ class Container:
     ) -> Result[Any]:
         """`ociruntime.Container.exec` as a coroutine. Cancelling it kills the process and every process that it has started."""
         check_keywords("exec", options, ExecKeywords)
-        given = ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+        given = ExecOptions(args=args, codec=(text, encoding, errors), **options)
         return await self._exec(given)
 
     async def _exec(self, given: ExecOptions) -> Result[Any]:
@@ -290,7 +290,7 @@ class Container:
     ) -> Making[Process[Any]]:
         """`ociruntime.Container.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
         check_keywords("popen", options, AsyncPopenKeywords)
-        return self._open_process(ExecOptions(args=args, text=text, encoding=encoding, errors=errors, **options))
+        return self._open_process(ExecOptions(args=args, codec=(text, encoding, errors), **options))
 
     def _open_process(self, given: ExecOptions) -> Making[Process[Any]]:
         """Execute a further process and return it, as `popen` does."""
@@ -541,7 +541,7 @@ async def run(
     Arguments and errors are those of `ociruntime.run`.
     """
     check_keywords("run", options, RunKeywords)
-    given = RunOptions(args=args, text=text, encoding=encoding, errors=errors, **options)
+    given = RunOptions(args=args, codec=(text, encoding, errors), **options)
     if given.interactive:
         raise ValueError("terminal=True cannot be interactive in an event loop; pass capture_output=True")
     with given.open_streams() as streams:

@@ -151,7 +151,7 @@ class Sandbox(FileOperations, Unpicklable):
     ) -> Result[Any]:
         """`ociruntime.Sandbox.run` as a coroutine. Cancelling it kills the program and every process that it has started."""
         check_keywords("run", options, SandboxRunKeywords)
-        given = {**_sync.STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        given = {**_sync.STREAMS, **options, "codec": (text, encoding, errors)}
         return await self._running()._exec(self._options.exec_options(args, given))
 
     @overload
@@ -180,7 +180,7 @@ class Sandbox(FileOperations, Unpicklable):
     ) -> Result[Any]:
         """`ociruntime.Sandbox.shell` as a coroutine. Cancelling it kills the program and every process that it has started."""
         check_keywords("shell", options, SandboxRunKeywords)
-        given = {**_sync.STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        given = {**_sync.STREAMS, **options, "codec": (text, encoding, errors)}
         return await self._running()._exec(self._options.exec_options(_sync.shell_args(line), given))
 
     @overload
@@ -209,7 +209,7 @@ class Sandbox(FileOperations, Unpicklable):
     ) -> Making[Process[Any]]:
         """`ociruntime.Sandbox.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
         check_keywords("popen", options, SandboxPopenKeywords)
-        given = {**_sync.POPEN_STREAMS, **options, "text": text, "encoding": encoding, "errors": errors}
+        given = {**_sync.POPEN_STREAMS, **options, "codec": (text, encoding, errors)}
         return self._running()._open_process(self._options.exec_options(args, given))
 
     # ---- files: the methods of `FileOperations` ----
