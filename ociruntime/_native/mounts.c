@@ -163,8 +163,8 @@ static long empty_dir(void)
 static int is_same_place(long a, long b)
 {
     struct statx first, second;
-    return mode_of((int)a, &first) >= 0 && mode_of((int)b, &second) >= 0 && first.stx_mnt_id == second.stx_mnt_id &&
-           first.stx_ino == second.stx_ino;
+    return mode_of((int)a, &first) >= 0 && mode_of((int)b, &second) >= 0 && first.stx_mask & second.stx_mask & STATX_MNT_ID &&
+           first.stx_mnt_id == second.stx_mnt_id && first.stx_ino == second.stx_ino;
 }
 
 /* Prove that a path leads to the root of a mount now. */
