@@ -5,9 +5,10 @@ Nothing here mounts or runs anything, except that `build` runs a program that ma
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .._lazy import lazy_names
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import sif as sif
     from .blobs import LayerFormat as LayerFormat

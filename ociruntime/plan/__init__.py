@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .._lazy import lazy_names
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .compile import compile_create as compile_create
     from .compile import compile_exec as compile_exec

@@ -6,9 +6,10 @@ here mounts or runs anything.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ociruntime._lazy import lazy_names
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .model import NO_TIME as NO_TIME
     from .model import Architecture as Architecture
