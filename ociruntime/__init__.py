@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .sandbox import SandboxPool as SandboxPool
     from .spec import Problem as Problem
     from .spec import RuntimeSpec as RuntimeSpec
+    from .state import LostOutput as LostOutput
     from .state import State as State
     from .stats import Event as Event
     from .stats import Stats as Stats
@@ -106,7 +107,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "image": "Image SifImage build build_sif pull sign",
         "sandbox": "Sandbox SandboxPool",
         "spec": "Problem RuntimeSpec",
-        "state": "State",
+        "state": "LostOutput State",
         "stats": "Event Stats Usage",
         "store": "Status",
         "supervisor.client": "Attachment",

@@ -1,4 +1,4 @@
-"""`State`: the state of a container at one moment."""
+"""`State`: the state of a container at one moment. `LostOutput`: what its log lacks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ import attrs
 from .arguments import check_indent
 from .spec.base import FrozenMap
 from .store import OCI_VERSION, StateRecord, Status, describe_exit, oci_state, state_document
+
+
+@attrs.frozen
+class LostOutput:
+    """What could not be written to the log of a container."""
+
+    entries: int = 0
+    bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.bytes)
 
 
 @attrs.frozen(kw_only=True)
@@ -34,8 +45,8 @@ class State:
     attach_socket: str = ""
     control_socket: str = ""
     log_path: str = ""
-    log_lost: tuple[int, int] = (0, 0)
-    """Entries of the log, and their bytes, that could not be written."""
+    log_lost: LostOutput = LostOutput()
+    """Entries of the log that could not be written; false if there are none."""
     log_error: str = ""
 
     @property
@@ -57,7 +68,7 @@ class State:
         return json.dumps(self.to_dict(), indent=indent)
 
     def _record(self) -> StateRecord:
-        return cast("StateRecord", attrs.asdict(self, recurse=False))
+        return cast("StateRecord", attrs.asdict(self, recurse=False) | {"log_lost": attrs.astuple(self.log_lost)})
 
 
 _MEMBERS: Final = frozenset(field.name for field in attrs.fields(State))
@@ -66,5 +77,4 @@ _MEMBERS: Final = frozenset(field.name for field in attrs.fields(State))
 def state_of(record: StateRecord) -> State:
     """Return the state that a record describes."""
     members: dict[str, Any] = {name: value for name, value in record.items() if name in _MEMBERS}
-    entries, size = record.get("log_lost", (0, 0))
-    return State(**{**members, "log_lost": (entries, size)})
+    return State(**{**members, "log_lost": LostOutput(*record.get("log_lost", ()))})

@@ -291,6 +291,5 @@ def logs(options: Namespace) -> None:
         state = container.state
     except oci.ContainerNotFound:
         return  # deleted while its log was followed
-    if any(state.log_lost):
-        entries, size = state.log_lost
-        print(f"ociruntime: {entries} entries ({size} bytes) of the log are lost: {state.log_error}", file=sys.stderr)
+    if lost := state.log_lost:
+        print(f"ociruntime: {lost.entries} entries ({lost.bytes} bytes) of the log are lost: {state.log_error}", file=sys.stderr)

@@ -234,10 +234,10 @@ def test_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_di
             assert attachment.read(100) == b""
         assert container.wait(TIME_LIMIT) == 3
         state = container.state
-        assert 0 < state.log_lost[0] <= 5001
-        assert state.log_lost[1] > 0
+        assert 0 < state.log_lost.entries <= 5001
+        assert state.log_lost.bytes > 0
         assert state.to_dict()["logLost"] == {
-            "entries": state.log_lost[0], "bytes": state.log_lost[1], "error": "No space left on device",
+            "entries": state.log_lost.entries, "bytes": state.log_lost.bytes, "error": "No space left on device",
         }  # fmt: skip
         assert [record.text for record in container.logs()][-1] == "last"
         done = subprocess.run(command("logs", prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=True)
@@ -248,7 +248,7 @@ def test_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_di
 def test_entries_stay_whole_on_a_full_disk(bundle: oci.Bundle, state_root: Path, prefix: str, small_disk: Path) -> None:
     with ended(prefix, bundle, state_root, "seq 5000", log_path=small_disk / "log", log_format="json") as container:
         entries = [json.loads(line) for line in (small_disk / "log").read_text().splitlines()]
-        assert len(entries) + container.state.log_lost[0] == 5000
+        assert len(entries) + container.state.log_lost.entries == 5000
         assert (small_disk / "log").read_bytes().endswith(b"}\n")
 
 
@@ -265,7 +265,7 @@ def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, 
         for follow in (False, True):
             with pytest.raises(oci.StateError, match="not a regular file"):
                 container.logs(follow=follow)
-        assert container.state.log_lost == (0, 0)
+        assert container.state.log_lost == oci.LostOutput()
     with ended(f"{prefix}-c", bundle, state_root, "seq 10", log_path=tmp_path / "log") as container:
         with pytest.raises(ValueError, match="stdout or stderr is needed"):
             container.logs(stream="stdin")  # type: ignore[arg-type]

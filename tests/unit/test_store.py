@@ -18,7 +18,7 @@ import pytest
 from ociruntime.errors import ContainerExists, ContainerNotFound, StateError
 from ociruntime.files import start_time
 from ociruntime.lifecycle.status import current, status_of
-from ociruntime.state import State, state_of
+from ociruntime.state import LostOutput, State, state_of
 from ociruntime.store import MAX_ID, StateRecord, StateStore, Status, oci_state, state_document
 
 from ..support.waiting import TIME_LIMIT
@@ -228,6 +228,7 @@ def test_the_document_of_a_record_is_that_of_its_state() -> None:
     shown = state_document(RECORD)
     assert (shown["exitCode"], shown["exitDesc"]) == (137, "killed by signal 9, out of memory")
     assert shown["logLost"] == {"entries": 1, "bytes": 20, "error": "full"}
+    assert state_of(RECORD).log_lost == LostOutput(entries=1, bytes=20)
     assert not {"undo", "logFormat"} & shown.keys()
 
 
@@ -236,7 +237,7 @@ def test_a_state_is_an_immutable_value() -> None:
     assert state == state_of(RECORD)
     assert {state: 1}[pickle.loads(pickle.dumps(state))] == 1
     assert attrs.evolve(state, exit_code=0, oom_killed=False).exit_desc == "exited with code 0"
-    assert State(**attrs.asdict(state)) == state
+    assert State(**attrs.asdict(state, recurse=False)) == state
     assert not isinstance(state, tuple)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         state.pid = 1  # type: ignore[misc]
@@ -264,10 +265,10 @@ def test_remove_takes_the_lock_last_and_the_state_before_it(store: StateStore, m
 def test_only_directories_of_containers_count(tmp_path: Path) -> None:
     """A state root can be any directory, by mistake: the user's own directories in it are neither listed nor removed."""
     store = StateStore(tmp_path)
-    made = store.create("made")  # with nothing in it yet, as a crash can leave it
+    created = store.create("made")  # with nothing in it yet, as a crash can leave it
     for name, mode in (("documents", 0o700), ("empty", 0o755)):
         (tmp_path / name).mkdir(mode=mode)
     (tmp_path / "documents/letter").write_text("dear")
-    assert [entry.id for entry in store.entries()] == [made.id]
+    assert [entry.id for entry in store.entries()] == [created.id]
     with pytest.raises(StateError, match="not the state of a container"):
         store.entry("documents")
