@@ -27,7 +27,7 @@ def place() -> Iterator[tuple[Path, Path]]:
         yield rootfs, Path(name, "state")
 
 
-def expect(found: object, wanted: object) -> None:
-    """Exit with an error if `found` is not equal to `wanted`."""
-    if found != wanted:
-        sys.exit(f"{sys.argv[0]}: expected {wanted!r}, found {found!r}")
+def expect(found: object, expected: object) -> None:
+    """Exit with an error if `found` is not equal to `expected`."""
+    if found != expected:
+        sys.exit(f"{sys.argv[0]}: expected {expected!r}, found {found!r}")

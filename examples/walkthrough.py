@@ -37,9 +37,9 @@ def show(text: str, lines: int = 12) -> None:
         print(f"    ... {len(rows) - lines} more lines")
 
 
-def expect(found: object, wanted: object, what: str) -> None:
-    if found != wanted:
-        sys.exit(f"walkthrough: {what}: expected {wanted!r}, found {found!r}")
+def expect(found: object, expected: object, what: str) -> None:
+    if found != expected:
+        sys.exit(f"walkthrough: {what}: expected {expected!r}, found {found!r}")
 
 
 class Shell:
@@ -120,8 +120,8 @@ def build(directory: Path) -> Path:
 def leftovers(directory: Path, processes: list[int]) -> list[str]:
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(directory) in line]
     loops = [str(p) for p in Path("/sys/block").glob("loop*/loop/backing_file") if str(directory) in p.read_text()]
-    wanted = {f"ociruntime-{name}" for name in NAMES}
-    cgroups = [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path) in wanted]
+    expected = {f"ociruntime-{name}" for name in NAMES}
+    cgroups = [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path) in expected]
     alive = [f"pidfd {pidfd}" for pidfd in processes if not select.select([pidfd], [], [], 0)[0]]  # readable: it has ended
     return mounts + loops + cgroups + alive + helpers(directory)
 

@@ -206,15 +206,15 @@ class Bundle:
         optional(check_type, "spec", spec, RuntimeSpec, "a RuntimeSpec")
         chosen = parse_strategy(strategy)
 
-        @uninterruptible(undo=lambda made: _take_back(path, made[1]))
+        @uninterruptible(undo=lambda result: _take_back(path, result[1]))
         def mount() -> tuple[Self, int | None]:
             with opened_image(image, reference=reference, platform=platform, overlay=choice) as opened:
                 find_upper(choice, privileged=may_mount())
-                made = _make(path)
+                is_new = _make(path)
                 with locked(path) as directory:
                     if os.listdir(directory.fd):
                         raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
-                    mode = None if made else stat.S_IMODE(os.fstat(directory.fd).st_mode)
+                    mode = None if is_new else stat.S_IMODE(os.fstat(directory.fd).st_mode)
                     try:
                         directory.begin()
                         os.fchmod(directory.fd, 0o700)

@@ -775,8 +775,12 @@ def _warn_of_differences(edit: NodeEdit, found: _Found, what: str) -> None:
     """Warn of what is requested and not carried out for a device node of the host."""
     lost = [
         name
-        for name, wanted, real in (("mode", edit.file_mode, found.mode), ("uid", edit.uid, found.uid), ("gid", edit.gid, found.gid))
-        if wanted is not None and (wanted & 0o777 if name == "mode" else wanted) != real
+        for name, expected, real in (
+            ("mode", edit.file_mode, found.mode),
+            ("uid", edit.uid, found.uid),
+            ("gid", edit.gid, found.gid),
+        )
+        if expected is not None and (expected & 0o777 if name == "mode" else expected) != real
     ]
     if lost:
         warn([f"{what}: {edit.path} keeps {' and '.join(lost)} of the host's node, which this user cannot change"])

@@ -179,15 +179,15 @@ def uninterruptible(undo: Callable[[Any], object] | None = None) -> Callable[[Ca
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
         def run(*args: P.args, **options: P.kwargs) -> T:
-            made: list[T] = []
+            results: list[T] = []
             caller = os.getpid()
             try:
                 with DeferredSignals():
-                    made.append(function(*args, **options))
-                return made[0]  # within the outer block: Python may run a handler when the inner one has ended
+                    results.append(function(*args, **options))
+                return results[0]  # within the outer block: Python may run a handler when the inner one has ended
             except BaseException as interruption:
-                if made and undo is not None and os.getpid() == caller:  # not what a handler has forked
-                    _undo(undo, made[0], interruption)
+                if results and undo is not None and os.getpid() == caller:  # not what a handler has forked
+                    _undo(undo, results[0], interruption)
                 raise
 
         return run
@@ -195,10 +195,10 @@ def uninterruptible(undo: Callable[[Any], object] | None = None) -> Callable[[Ca
     return decorate
 
 
-def _undo(undo: Callable[[T], object], made: T, interruption: BaseException) -> None:
+def _undo(undo: Callable[[T], object], result: T, interruption: BaseException) -> None:
     """Undo the work of a function. An error is added to the interruption as a note."""
     try:
-        undo(made)
+        undo(result)
     except Exception as error:
         interruption.add_note(f"what the interrupted call had made could not be removed: {error}")
 

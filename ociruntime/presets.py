@@ -100,8 +100,8 @@ class Preset:
 def complete(preset: Preset, overrides: Overrides) -> Overrides:
     """Return the overrides of a call with those of a preset. What does not exist on the host is not bound."""
     caller, cwd, temporary = Caller.current(), working_directory(), os.environ.get("TMPDIR", "")
-    wanted = ((caller.home, preset.home is True), (cwd, preset.cwd), (posixpath.normpath(temporary), preset.tmpdir))
-    directories = [path for path, is_wanted in wanted if is_wanted and path is not None and _is_bindable(path)]
+    candidates = ((caller.home, preset.home is True), (cwd, preset.cwd), (posixpath.normpath(temporary), preset.tmpdir))
+    directories = [path for path, is_wanted in candidates if is_wanted and path is not None and _is_bindable(path)]
     own = preset.user if overrides.user is None else overrides.user
     mounts = (
         *(_memory(path) for path in preset.tmpfs),

@@ -837,7 +837,7 @@ class _Stock:
                 if self._closed:
                     return
             try:
-                made = Sandbox._of(self._image, self._options)
+                sandbox = Sandbox._of(self._image, self._options)
             except BaseException as error:
                 with self._changed:
                     self._failure = error
@@ -845,10 +845,10 @@ class _Stock:
                 continue
             with self._changed:
                 if not self._closed:
-                    self.ready.append(made)
+                    self.ready.append(sandbox)
                     self._changed.notify_all()
                     continue
-            made.close()
+            sandbox.close()
 
     def close(self) -> None:
         if os.getpid() != self._owner:

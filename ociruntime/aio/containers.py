@@ -83,7 +83,7 @@ class Container:
         bundle: Bundle | StrPath,
         options: CreateKeywords,
     ) -> Self:
-        container = cls(await work(make, container_id, bundle, undo=lambda made: made.delete(force=True), **options))
+        container = cls(await work(make, container_id, bundle, undo=lambda created: created.delete(force=True), **options))
         streams = container._sync._streams
         assert streams is not None, "it was made just now"
         try:
@@ -338,7 +338,9 @@ class Container:
         """`ociruntime.Container.attach`, to be awaited or entered by ``async with``."""
 
         async def make() -> Attachment:
-            return await Attachment.connect(await work(self._sync.attach, stderr=stderr, undo=lambda made: made.close()))
+            return await Attachment.connect(
+                await work(self._sync.attach, stderr=stderr, undo=lambda attachment: attachment.close())
+            )
 
         return Making(make)
 

@@ -57,9 +57,9 @@ async def work(
     if cancelled is None:
         return future.result()[0]
     if undo is not None and future.exception() is None and future.result():
-        back = loop.run_in_executor(None, undo, future.result()[0])
-        cancelled = await _whole(back, give_up) or cancelled
-        back.result()
+        undoing = loop.run_in_executor(None, undo, future.result()[0])
+        cancelled = await _whole(undoing, give_up) or cancelled
+        undoing.result()
     raise cancelled
 
 
@@ -192,17 +192,17 @@ class Making(Unpicklable, Generic[T]):
 
     def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
         self._make = make
-        self._made: T | None = None
+        self._result: T | None = None
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._make().__await__()
 
     async def __aenter__(self) -> T:
-        self._made = await self._make()
-        return cast(T, await self._made.__aenter__())  # type: ignore[attr-defined]
+        self._result = await self._make()
+        return cast(T, await self._result.__aenter__())  # type: ignore[attr-defined]
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._made.__aexit__(*exc)  # type: ignore[union-attr]
+        await self._result.__aexit__(*exc)  # type: ignore[union-attr]
 
 
 class Reader(Unpicklable, Generic[AnyStr]):

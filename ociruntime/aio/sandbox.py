@@ -42,7 +42,7 @@ class Sandbox(FileOperations, Unpicklable):
         check_keywords("Sandbox", options, SandboxKeywords)
         self._image: ImageLike | HostFiles | Snapshot | None = image
         self._options = SandboxOptions(**options)
-        self._made: _sync.Sandbox | None = None
+        self._begun_sandbox: _sync.Sandbox | None = None
 
     @classmethod
     def host(
@@ -56,21 +56,21 @@ class Sandbox(FileOperations, Unpicklable):
         """See `ociruntime.Sandbox.host`. It begins when it is awaited, or entered by ``async with``."""
         sandbox = cls.__new__(cls)
         sandbox._image, sandbox._options = HostFiles.of(read, write, hide), _sync.host_options(options)
-        sandbox._made = None
+        sandbox._begun_sandbox = None
         return sandbox
 
     @classmethod
-    def _from(cls, made: _sync.Sandbox) -> Self:
+    def _from(cls, begun: _sync.Sandbox) -> Self:
         """Return a sandbox that has begun."""
         sandbox = cls.__new__(cls)
-        sandbox._image, sandbox._options, sandbox._made = None, made._options, made
+        sandbox._image, sandbox._options, sandbox._begun_sandbox = None, begun._options, begun
         return sandbox
 
     async def _begin(self) -> Self:
-        if self._made is not None:
-            raise StateError(f"sandbox {self._made.name!r} has begun already")
+        if self._begun_sandbox is not None:
+            raise StateError(f"sandbox {self._begun_sandbox.name!r} has begun already")
         image: Any = self._image  # None, which a caller may have passed, is refused like any other wrong value
-        self._made = await work(_sync.Sandbox._of, image, self._options, undo=_sync.Sandbox.close)
+        self._begun_sandbox = await work(_sync.Sandbox._of, image, self._options, undo=_sync.Sandbox.close)
         self._image = None  # a snapshot keeps its files while something refers to it
         return self
 
@@ -78,16 +78,16 @@ class Sandbox(FileOperations, Unpicklable):
         return self._begin().__await__()
 
     async def __aenter__(self) -> Self:
-        return self if self._made is not None else await self._begin()
+        return self if self._begun_sandbox is not None else await self._begin()
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     @property
     def _sandbox(self) -> _sync.Sandbox:
-        if self._made is None:
+        if self._begun_sandbox is None:
             raise StateError("the sandbox has not begun: await it, or use it by 'async with'")
-        return self._made
+        return self._begun_sandbox
 
     @property
     def name(self) -> str:
@@ -120,7 +120,7 @@ class Sandbox(FileOperations, Unpicklable):
         return self._sandbox.closed
 
     def __repr__(self) -> str:
-        return repr(self._made) if self._made is not None else "<Sandbox: not begun>"
+        return repr(self._begun_sandbox) if self._begun_sandbox is not None else "<Sandbox: not begun>"
 
     def _running(self) -> Container:
         return Container(self._sandbox._running())
@@ -283,8 +283,8 @@ class Sandbox(FileOperations, Unpicklable):
 
     async def close(self) -> None:
         """See `ociruntime.Sandbox.close`. No effect on a sandbox that has not begun."""
-        if self._made is not None and self._made.owned:  # a forked child has no threads to work in
-            await work(self._made.close)
+        if self._begun_sandbox is not None and self._begun_sandbox.owned:  # a forked child has no threads to work in
+            await work(self._begun_sandbox.close)
 
 
 class SandboxPool(Unpicklable):

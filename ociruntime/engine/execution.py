@@ -95,7 +95,7 @@ class Execution:
         self._deadline = deadline
         self._watch = StallDetector()
         self._parents = list(parents)
-        self._made = list(parents)
+        self._undo_entries = list(parents)
         self._clean_ups: list[Callable[[], None]] = []
         self._at = 0
         self._init: Init | None = None
@@ -148,8 +148,8 @@ class Execution:
         if self._init is not None:
             self._init.kill()
             self._init = None
-        made, self._made = self._made, []
-        undo.undo_all(made)
+        entries, self._undo_entries = self._undo_entries, []
+        undo.undo_all(entries)
 
     def _handle(self, init: Init, message: Message) -> None:
         debug("init process %d: %s in step %d/%d", init.pid, message.kind.name.lower(), message.step, len(self.plan.steps))
@@ -338,7 +338,7 @@ class Execution:
                 cause = error.strerror if error.strerror and error.strerror != os.strerror(code) else ""
                 raise step_error(self.plan, self._at + 1, code, "", cause=cause) from error
             if (entry := undo.of_step(step)) is not None:
-                self._made.append(entry)
+                self._undo_entries.append(entry)
             self._at += 1
 
     def _carry_out(self, step: Step) -> Callable[[], None] | None:

@@ -636,11 +636,11 @@ def copy_tree(source: Source, target: Target, limit: Limit, top: FileInfo | None
         OSError: something cannot be copied.
     """
     left_out: list[str] = []
-    pending, made = [source.list()], [top]
+    pending, infos = [source.list()], [top]
     while True:
         if not pending[-1]:
             pending.pop()
-            if (info := made.pop()) is not None:
+            if (info := infos.pop()) is not None:
                 target.finish(info)
             if not pending:
                 return left_out
@@ -656,7 +656,7 @@ def copy_tree(source: Source, target: Target, limit: Limit, top: FileInfo | None
                 source.enter(name)
                 is_new = target.make_directory(name, info)
                 target.enter(name)
-                made.append(info if is_new else None)
+                infos.append(info if is_new else None)
                 pending.append(source.list(sum(map(len, pending))))
             elif kind == stat.S_IFREG:
                 opened, parts = source.read(name)

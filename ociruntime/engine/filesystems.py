@@ -138,9 +138,9 @@ def mount(image: Filesystem, target: str, programs: Programs) -> None:
     before, what = os.stat(target).st_dev, f"cannot mount {image.path}"
     with inheritable(image.fd) as fd:
         command = [*_command(image, programs, os.getuid(), os.getgid(), f"/proc/self/fd/{fd}"), target]
-        said = _run(command, (fd,), what, _MOUNT_TIMEOUT)
+        output = _run(command, (fd,), what, _MOUNT_TIMEOUT)
     if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
-        raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(said)}")
+        raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(output)}")
 
 
 def show_layers(places: Sequence[str], target: str, programs: Programs, name: str) -> None:
@@ -262,9 +262,9 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
         handed.append(fd)
         number = len(handed) - 3
         if number >= 0 and os.fstat(fd).st_dev == os.fstat(handed[1]).st_dev:  # fuse2fs succeeds in any case
-            said = os.pread(messages.fd, _KEPT, 0).decode("utf-8", "replace").replace("\0", "")
+            output = os.pread(messages.fd, _KEPT, 0).decode("utf-8", "replace").replace("\0", "")
             program = MOUNTERS[images[number].format]
-            raise UnsupportedError(f"cannot mount {images[number].path}: {program} failed: {_message(said)}")
+            raise UnsupportedError(f"cannot mount {images[number].path}: {program} failed: {_message(output)}")
 
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     execution = Execution(
@@ -361,16 +361,16 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
             errors="replace",
             env=_environment(),
         ) as process:
-            said = _finish(process, time_left() if timeout is None else timeout)
+            output = _finish(process, time_left() if timeout is None else timeout)
     except subprocess.TimeoutExpired:
         check_deadline()
         raise UnsupportedError(f"{what}: {name} did not end within {timeout:.0f} s") from None
     except OSError as error:
         raise UnsupportedError(f"{what}: {command[0]}: {error.strerror}") from error
-    status, lines = process.returncode, said.splitlines()
+    status, lines = process.returncode, output.splitlines()
     if status == 0 or (status == 2 and lines and all(line.endswith(_UNPRIVILEGED) for line in lines)):
-        return said
-    ended = f"was killed by signal {-status}" if status < 0 else f"failed: {_message(said)}"
+        return output
+    ended = f"was killed by signal {-status}" if status < 0 else f"failed: {_message(output)}"
     raise (SifError if timeout is None else UnsupportedError)(f"{what}: {name} {ended}")
 
 

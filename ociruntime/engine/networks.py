@@ -292,7 +292,7 @@ class NetworkHelper:
         limit = time.monotonic() + _START_TIMEOUT
         self._deadline = limit if deadline is None else min(limit, deadline)
         self._guard: Init | None = None
-        self._said = b""
+        self._output = b""
         for port in self._ports:
             _check_free(port)
         with ExitStack() as stack:
@@ -477,17 +477,17 @@ class NetworkHelper:
         """Keep what the program says."""
         while True:
             try:
-                said = log.recv(4096)
+                data = log.recv(4096)
             except BlockingIOError:
                 return
-            self._said = (self._said + said)[-4 * _SHOWN :]
+            self._output = (self._output + data)[-4 * _SHOWN :]
 
     def _failure(self, what: str, log: socket.socket) -> UnsupportedError:
         self._read(log)
-        lines = (line.strip() for line in self._said.decode(errors="replace").splitlines())
-        said = "; ".join(line for line in lines if line and not _is_noise(line))[-_SHOWN:]
+        lines = (line.strip() for line in self._output.decode(errors="replace").splitlines())
+        message = "; ".join(line for line in lines if line and not _is_noise(line))[-_SHOWN:]
         name = os.path.basename(self._program)
-        return UnsupportedError(f"network 'private': {name} failed: {what}" + (f" ({said})" if said else ""))
+        return UnsupportedError(f"network 'private': {name} failed: {what}" + (f" ({message})" if message else ""))
 
     # ---- the API of slirp4netns ----
 

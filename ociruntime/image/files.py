@@ -206,11 +206,11 @@ class View:
             ImagePathNotFound: there is no such file.
             ImagePathError: the path leads through a file that is not a directory, or through too many links.
         """
-        asked = os.fsdecode(path)
+        given = os.fsdecode(path)
         route: Route = [("", self._root)]
         if not self._root:
-            raise self.error(errno.ENOENT, asked)
-        parts, links = deque(_split(asked)), 0
+            raise self.error(errno.ENOENT, given)
+        parts, links = deque(_split(given)), 0
         while parts:
             part = parts.popleft()
             if part == "..":
@@ -218,16 +218,16 @@ class View:
                 continue
             above = route[-1][1]
             if not above[0].is_directory:
-                raise self.error(errno.ENOTDIR, asked)
+                raise self.error(errno.ENOTDIR, given)
             found = self.children(above).get(part)
             if found is None:
-                raise self.error(errno.ENOENT, asked)
+                raise self.error(errno.ENOENT, given)
             if found[0].type is not FileType.SYMLINK or not (follow or parts):
                 route.append((part, found))
                 continue
             links += 1
             if links > _MAX_LINKS:
-                raise self.error(errno.ELOOP, asked)
+                raise self.error(errno.ELOOP, given)
             if found[0].target.startswith("/"):
                 del route[1:]
             parts.extendleft(reversed(_split(found[0].target)))

@@ -325,11 +325,11 @@ class TarTree:
         return node.children or {}
 
     def contents(self, nodes: Sequence[Node], budget: Budget) -> Iterator[tuple[Node, Iterator[bytes]]]:
-        wanted = {node.location: node for node in nodes}
+        remaining = {node.location: node for node in nodes}
         for number, member, stream in self._members(budget, whole=False):
-            if number in wanted:
-                yield wanted.pop(number), stream.content(member)
-        if wanted:
+            if number in remaining:
+                yield remaining.pop(number), stream.content(member)
+        if remaining:
             raise ImageError(f"{self._where}: the layer changed while it was read")
 
     def attributes(self, node: Node) -> dict[str, bytes]:

@@ -193,8 +193,8 @@ class Image:
         name = parse_path("path", path)
         optional(check_str, "reference", reference)
         optional(check_str, "platform", platform)
-        wanted = None if platform is None else oci.parse_platform(platform)
-        return cls(_open(name, reference, wanted), reference=reference, platform=platform)
+        parsed = None if platform is None else oci.parse_platform(platform)
+        return cls(_open(name, reference, parsed), reference=reference, platform=platform)
 
     def __reduce__(self) -> tuple[Callable[..., Image], tuple[object, ...]]:
         if self._opened is None:

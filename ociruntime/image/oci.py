@@ -76,11 +76,11 @@ class Platform(Record):
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
-    def provides(self, wanted: "Platform") -> bool:
+    def provides(self, requested: "Platform") -> bool:
         """Return whether an image for this platform is one for another, which may leave the variant open."""
-        if (self.os, self.architecture) != (wanted.os, wanted.architecture):
+        if (self.os, self.architecture) != (requested.os, requested.architecture):
             return False
-        return wanted.variant is None or wanted.variant == (self.variant or _VARIANTS.get(self.architecture))
+        return requested.variant is None or requested.variant == (self.variant or _VARIANTS.get(self.architecture))
 
 
 @attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
@@ -277,15 +277,15 @@ def _choose(store: BlobStore, found: list[_Candidate], where: str, reference: st
         raise ImageError(f"{where}: no image is named {reference!r}; {_names(found)}")
     if len({item.descriptor.digest for item in named}) > 1:
         named = [item if item.platform is not None else _with_platform(store, item, where) for item in named]
-    wanted = [item for item in named if item.matches(platform or host_platform())]
-    if platform is not None and not wanted and any(item.platform is not None for item in named):
+    matching = [item for item in named if item.matches(platform or host_platform())]
+    if platform is not None and not matching and any(item.platform is not None for item in named):
         raise ImageError(f"{where}: no image for {platform}; {_platforms(named)}")
-    digests = {item.descriptor.digest: item for item in wanted or named}
+    digests = {item.descriptor.digest: item for item in matching or named}
     if len(digests) == 1:
         return next(iter(digests.values()))
     if len({item.references for item in digests.values()}) > 1:
         raise ImageError(f"{where}: holds {len(digests)} images; choose one with reference=; {_names(found)}")
-    if not wanted:
+    if not matching:
         raise ImageError(f"{where}: no image for {host_platform()}; choose one with platform=; {_platforms(named)}")
     raise ImageError(f"{where}: {len(digests)} images for {platform or host_platform()}; choose one by its digest with reference=")
 

@@ -91,10 +91,10 @@ def pull(
     check_int("max_files", max_files, 0)
     check_int("max_bytes", max_bytes, 0)
     optional(check_str, "platform", platform)
-    wanted = oci.host_platform() if platform is None else oci.parse_platform(platform)
+    machine = oci.host_platform() if platform is None else oci.parse_platform(platform)
     check_target(target, overwrite=overwrite)
-    command = ["skopeo", f"--override-os={wanted.os}", f"--override-arch={wanted.architecture}"]
-    command += [f"--override-variant={wanted.variant}"] if wanted.variant else []
+    command = ["skopeo", f"--override-os={machine.os}", f"--override-arch={machine.architecture}"]
+    command += [f"--override-variant={machine.variant}"] if machine.variant else []
     command += ["copy", "--quiet"] + (["--src-tls-verify=false"] if insecure else [])
     if auth_file is not None:
         auth_file = absolute_path(parse_path("auth_file", auth_file))

@@ -548,14 +548,14 @@ def _put_file(server: FileServer, source: bytes, where: bytes, limit: Limit) -> 
 
 
 def _put_tree(server: FileServer, source: bytes, where: bytes, limit: Limit) -> None:
-    made = None
+    created = None
     with HostTree(source) as tree:
         with server.located(where):
             if server.find_any(where) is None:
                 server.make_directory(where, 0o700)
-                made = FileInfo.of_host(os.stat(source))
+                created = FileInfo.of_host(os.stat(source))
             target = server.open_directory(where)
-        _warn_left_out(copy_tree(tree, target, limit, made))
+        _warn_left_out(copy_tree(tree, target, limit, created))
 
 
 def _get_file(server: FileServer, path: bytes, limit: Limit, info: FileInfo, *, follow: bool) -> None:
@@ -571,14 +571,14 @@ def _get_file(server: FileServer, path: bytes, limit: Limit, info: FileInfo, *, 
 
 
 def _get_tree(server: FileServer, where: bytes, path: bytes, limit: Limit, *, follow: bool) -> None:
-    source, made = server.open_directory(where, same_mount=True), None
+    source, created = server.open_directory(where, same_mount=True), None
     if not follow and os.path.islink(path):
         raise NotADirectoryError(errno.ENOTDIR, "a symbolic link, which a copy does not follow; remove it", os.fsdecode(path))
     if not os.path.isdir(path):
         os.mkdir(os.fsdecode(path), 0o700)
-        made = source.top
+        created = source.top
     with HostTree(path, follow=follow) as target:
-        _warn_left_out(copy_tree(source, target, limit, made))
+        _warn_left_out(copy_tree(source, target, limit, created))
 
 
 def _warn_left_out(paths: list[str]) -> None:

@@ -102,8 +102,8 @@ class Changes(tuple[Change, ...]):
     def of_kind(self, kind: ChangeKind | str) -> Changes:
         """Return those of one kind: ``"added"``, ``"changed"`` or ``"removed"``. Raises ValueError."""
         check_choice("kind", kind, tuple(ChangeKind))
-        wanted = ChangeKind(kind)
-        return Changes(change for change in self if change.kind is wanted)
+        selected = ChangeKind(kind)
+        return Changes(change for change in self if change.kind is selected)
 
     def _counts(self) -> str:
         return ", ".join(f"{len(self.of_kind(kind))} {kind}" for kind in ChangeKind)
@@ -493,12 +493,12 @@ def changes(entry: Entry, spec: RuntimeSpec, layers: OwnLayers) -> Changes:
 
 def diff_text(entry: Entry, spec: RuntimeSpec, layers: OwnLayers, path: str) -> str:
     """Return the changes of a file. Arguments and errors are those of `Container.diff_text`."""
-    wanted = posixpath.normpath("/" + parse_path("path", path).lstrip("/"))
-    with _serving(entry, spec, layers) as server, server.located(os.fsencode(wanted)):
+    location = posixpath.normpath("/" + parse_path("path", path).lstrip("/"))
+    with _serving(entry, spec, layers) as server, server.located(os.fsencode(location)):
         try:
-            return _comparison(server, spec, layers).diff_text(wanted)
+            return _comparison(server, spec, layers).diff_text(location)
         except OSError as error:
-            if error.filename == wanted:
+            if error.filename == location:
                 error.filename = path  # as the caller wrote it
             raise
 
@@ -632,9 +632,9 @@ class Snapshot(Unpicklable):
                 reference = platform = None
             *others, last = self._copy.uppers
             for number, upper in enumerate(others):
-                made = f"{place}/{number}.sif"
-                build(source, made, upper=upper, reference=reference, platform=platform, labels=labels, compression=compression)
-                source, reference, platform = made, None, None
+                target = f"{place}/{number}.sif"
+                build(source, target, upper=upper, reference=reference, platform=platform, labels=labels, compression=compression)
+                source, reference, platform = target, None, None
             build(
                 source,
                 final,

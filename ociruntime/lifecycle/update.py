@@ -93,10 +93,10 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
     with allowed(entry, "update", Status.CREATED, Status.RUNNING, Status.PAUSED) as document:
         spec = RuntimeSpec.load(entry.path / "config.json")
         linux = spec.linux or Linux()
-        wanted = (linux.resources or Resources()).merge(given)
-        linux = linux.evolve(resources=wanted, intel_rdt=_with_schemas(linux.intel_rdt, schemas))
+        merged = (linux.resources or Resources()).merge(given)
+        linux = linux.evolve(resources=merged, intel_rdt=_with_schemas(linux.intel_rdt, schemas))
         findings = Findings()
-        check_resources(findings, wanted)
+        check_resources(findings, merged)
         if linux.intel_rdt is not None:
             check_intel_rdt(findings, linux.intel_rdt)
         if errors := [problem for problem in findings.problems if problem.severity == "error"]:

@@ -64,10 +64,10 @@ def check_propagation(spec: RuntimeSpec, entries: Iterable[MountEntry]) -> None:
     Raises:
         UnsupportedError: the config asks for another propagation than private.
     """
-    asked = [(f"{entry.location}.options", name) for entry in entries for name in entry.options.propagation]
+    requests = [(f"{entry.location}.options", name) for entry in entries for name in entry.options.propagation]
     if spec.linux and spec.linux.rootfs_propagation:
-        asked.append(("$.linux.rootfsPropagation", spec.linux.rootfs_propagation))
-    for location, name in asked:
+        requests.append(("$.linux.rootfsPropagation", spec.linux.rootfs_propagation))
+    for location, name in requests:
         if name.removeprefix("r") != "private":
             raise UnsupportedError(f"{location}: {name} needs a new mount namespace; add one, or use private")
 
@@ -392,13 +392,13 @@ def _in_place(builder: PlanBuilder) -> Iterator[list[int]]:
 @contextmanager
 def _namespace_aside(builder: PlanBuilder) -> Iterator[list[int]]:
     """Attach layers in a mount namespace that no other process is in, for the block."""
-    back, root = builder.new_slot(), builder.new_slot()
-    builder.add("open", NO_SLOT, "/proc/self/ns/mnt", 0, 0, 0, back, text="mount namespace, to return to it")
+    previous, root = builder.new_slot(), builder.new_slot()
+    builder.add("open", NO_SLOT, "/proc/self/ns/mnt", 0, 0, 0, previous, text="mount namespace, to return to it")
     builder.add("open", NO_SLOT, "/", ops.O_PATH, 0, 0, root, text="root directory, to return to it")
     builder.add("unshare", ops.CLONE_NEW["mount"], text="another mount namespace, in which no process sees the layers")
     builder.add("mount_setattr", NO_SLOT, ops.AT_RECURSIVE, 0, 0, ops.MS_PRIVATE, NO_SLOT, text="private propagation in it")
     yield []
-    builder.add("setns", back, ops.CLONE_NEW["mount"], text="back to the mount namespace before; the overlay keeps its layers")
+    builder.add("setns", previous, ops.CLONE_NEW["mount"], text="back to the mount namespace before; the overlay keeps its layers")
     builder.add("chroot", root, text="back to the root directory before")
 
 

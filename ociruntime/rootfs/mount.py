@@ -616,8 +616,8 @@ def served_image(parts: tuple[ImagePart, ...], opened: Sequence[Filesystem] = ()
             opened = [part.open() for part in parts]
             for image in opened:
                 stack.callback(os.close, image.fd)
-        made = _served[key] = filesystems.Served(opened, filesystems.Programs.find())
-        return made
+        served = _served[key] = filesystems.Served(opened, filesystems.Programs.find())
+        return served
 
 
 def identity(file: os.stat_result) -> Identity:

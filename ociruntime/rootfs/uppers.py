@@ -205,9 +205,9 @@ class ReadOnlyImage:
                     f"overlay {self._path}{READ_ONLY}: the file has changed since it was used first; load the bundle again"
                 )
             if self._mount is None:
-                made = shared_mount(opened) if self._privileged else ServedMount((part,), 0)
-                self._check(made.path)
-                self._mount, self._part = made, part
+                mount = shared_mount(opened) if self._privileged else ServedMount((part,), 0)
+                self._check(mount.path)
+                self._mount, self._part = mount, part
             return self._mount
         finally:
             os.close(fd)

@@ -346,10 +346,10 @@ def evolved(value: T, changes: Mapping[str, object]) -> T:
     cls = type(value)
     if not changes.keys() <= vars(value).keys():
         raise unknown_member(cls, changes)
-    made = object.__new__(cls)
-    vars(made).update(vars(value), **changes)
-    _check(made)
-    return made
+    record = object.__new__(cls)
+    vars(record).update(vars(value), **changes)
+    _check(record)
+    return record
 
 
 def unknown_member(cls: type[Record], members: Iterable[str]) -> TypeError:

@@ -225,13 +225,13 @@ def _record_hook(cls: type[Record], converter: Converter) -> Hook:
                 errors.append(_noted(MismatchError(cls.MISSING), note))
         if errors:
             raise ClassValidationError(f"while reading {cls.__name__}", errors, cls)  # pyright: ignore[reportCallIssue]
-        made = object.__new__(cls)
-        present = vars(made)
+        record = object.__new__(cls)
+        present = vars(record)
         present.update(members)
         if len(members) < len(absent):
             present.update({name: None for name in absent if name not in members})
         present["extensions"] = FrozenMap(unknown) if unknown else EMPTY
-        return made
+        return record
 
     return read
 
@@ -285,18 +285,18 @@ def converter() -> Converter:
 
 @cache
 def _converter() -> Converter:
-    made = Converter()
+    converter = Converter()
     for scalar in _EXPECTED:
-        made.register_structure_hook(scalar, _scalar_hook(scalar))
-    made.register_structure_hook(OpenEnum, _read_enum)
-    made.register_structure_hook_func(lambda kind: kind == FrozenJson, _read_json)
-    made.register_structure_hook_factory(_is_map, _map_hook)
-    made.register_structure_hook_factory(_is_array, _array_hook)
-    made.register_structure_hook_factory(_is_constrained, _constrained_hook)
-    made.register_structure_hook_factory(_is_record, _record_hook)
-    made.register_unstructure_hook_func(lambda kind: _is_enum(kind) or kind is FrozenMap, _to_json)
-    made.register_unstructure_hook_factory(_is_record, _write_hook)
-    return made
+        converter.register_structure_hook(scalar, _scalar_hook(scalar))
+    converter.register_structure_hook(OpenEnum, _read_enum)
+    converter.register_structure_hook_func(lambda kind: kind == FrozenJson, _read_json)
+    converter.register_structure_hook_factory(_is_map, _map_hook)
+    converter.register_structure_hook_factory(_is_array, _array_hook)
+    converter.register_structure_hook_factory(_is_constrained, _constrained_hook)
+    converter.register_structure_hook_factory(_is_record, _record_hook)
+    converter.register_unstructure_hook_func(lambda kind: _is_enum(kind) or kind is FrozenMap, _to_json)
+    converter.register_unstructure_hook_factory(_is_record, _write_hook)
+    return converter
 
 
 # The converter keeps the hooks, too, but looking them up there costs as much as writing a small object.

@@ -244,11 +244,11 @@ def apply_image_config(
     directory = config.text("WorkingDir")
     if directory and process.cwd in ("", "/"):
         changes["cwd"] = directory
-    wanted = config.text("User")
+    image_user = config.text("User")
     if isinstance(user, User):
         changes["user"] = user
-    elif wanted:
-        changes["user"] = user(wanted) if user is not None else _numeric(wanted, found)
+    elif image_user:
+        changes["user"] = user(image_user) if user is not None else _numeric(image_user, found)
     annotations = {**_annotations(image, config), **config.labels("Labels"), **(base.annotations or {})}
     paths = sorted(config.mapping("Volumes"), key=lambda path: destination_in_root(path).count("/"))  # outer ones first
     if found:

@@ -138,22 +138,22 @@ def _change(value: Any, kind: Kind, steps: tuple[str | int, ...], change: Callab
     key, rest = steps[0], steps[1:]
     if kind.outer == "tuple":
         items = list(value or ())
-        made = _change(items[int(key)], kind.inner, rest, change)
+        changed = _change(items[int(key)], kind.inner, rest, change)
         index = int(key) % len(items)
-        return (*items[:index], *(() if made is None else (made,)), *items[index + 1 :])
+        return (*items[:index], *(() if changed is None else (changed,)), *items[index + 1 :])
     if kind.outer == "Mapping":
         entries: dict[Any, Any] = dict(value or {})
-        made = _change(entries.get(key), kind.inner, rest, change)
-        if made is None:
+        changed = _change(entries.get(key), kind.inner, rest, change)
+        if changed is None:
             entries.pop(key, None)
         else:
-            entries[key] = made
+            entries[key] = changed
         return FrozenMap(entries)
     name = str(key)
-    made = _change(getattr(value, name) if value is not None else None, members_of(kind.item)[name].kind, rest, change)
+    changed = _change(getattr(value, name) if value is not None else None, members_of(kind.item)[name].kind, rest, change)
     if value is None:
-        return None if made is None else kind.item(**{name: made})
-    return evolved(value, {name: made})
+        return None if changed is None else kind.item(**{name: changed})
+    return evolved(value, {name: changed})
 
 
 # ---- merging ----

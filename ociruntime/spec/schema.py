@@ -145,34 +145,34 @@ def _object(cls: type[Record], definitions: dict[str, Json]) -> dict[str, Json]:
         if (member.required and place not in OPTIONAL) or place in REQUIRED:
             required.append(member.key)
     about = describe(cls).text
-    made: dict[str, Json] = {"description": about, "x-section": section_of(cls), "type": "object", "properties": properties}
+    definition: dict[str, Json] = {"description": about, "x-section": section_of(cls), "type": "object", "properties": properties}
     if required:
-        made["required"] = required
-    definitions[cls.__name__] = made
-    return made
+        definition["required"] = required
+    definitions[cls.__name__] = definition
+    return definition
 
 
 def _property(cls: type[Record], member: Member, place: str, definitions: dict[str, Json]) -> Json:
     kind = member.kind
     item = _item(kind, definitions)
     if kind.outer == "tuple":
-        made: dict[str, Json] = {"type": "array", "items": item}
+        definition: dict[str, Json] = {"type": "array", "items": item}
         if place in _NOT_EMPTY:
-            made["minItems"] = 1
+            definition["minItems"] = 1
     elif kind.outer == "Mapping":
-        made = _mapping(place, kind, item)
+        definition = _mapping(place, kind, item)
     elif "$ref" in item:
-        made = {"allOf": [item]}  # draft 4 ignores the siblings of a $ref
+        definition = {"allOf": [item]}  # draft 4 ignores the siblings of a $ref
     else:
-        made = dict(item)
+        definition = dict(item)
     about = describe(cls, member.name)
-    made["description"] = about.text
+    definition["description"] = about.text
     if about.default_value is not None:
-        made["default"] = about.default_value
+        definition["default"] = about.default_value
     if about.unit:
-        made["x-unit"] = about.unit
-    made["x-section"] = section(cls, member.name)
-    return made
+        definition["x-unit"] = about.unit
+    definition["x-section"] = section(cls, member.name)
+    return definition
 
 
 def _mapping(place: str, kind: Kind, item: dict[str, Json]) -> dict[str, Json]:
@@ -204,19 +204,19 @@ def _enumeration(cls: type[OpenEnum]) -> dict[str, Json]:
 
 
 def _scalar(cls: type, constraint: Constraint) -> dict[str, Json]:
-    made: dict[str, Json] = {"type": _TYPES[cls]}
+    definition: dict[str, Json] = {"type": _TYPES[cls]}
     lowest, highest = constraint.range or (None, None)
     if constraint.schema_minimum is not None:
         lowest = constraint.schema_minimum
     if constraint.schema_maximum is not None:
         highest = constraint.schema_maximum
     if lowest is not None:
-        made["minimum"] = lowest
+        definition["minimum"] = lowest
     if highest is not None:
-        made["maximum"] = highest
+        definition["maximum"] = highest
     if constraint.pattern is not None:
-        made["pattern"] = constraint.pattern
-    return made
+        definition["pattern"] = constraint.pattern
+    return definition
 
 
 # ---- checking ----

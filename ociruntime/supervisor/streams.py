@@ -349,9 +349,9 @@ class LineSplitter:
         self._split_at = 0
         while len(line) - self._split_at > MAX_LINE:
             end = self._split_at + MAX_LINE
-            for back in range(4):  # not in the middle of a UTF-8 sequence
-                if line[end - back] & 0xC0 != 0x80:
-                    end -= back
+            for distance in range(4):  # not in the middle of a UTF-8 sequence
+                if line[end - distance] & 0xC0 != 0x80:
+                    end -= distance
                     break
             self._continued = True
             yield line[self._split_at : end], True

@@ -137,9 +137,9 @@ class World:
         return self.directory / f"new-{self.number()}"
 
     def new_directory(self) -> Path:
-        made = self.new_path()
-        made.mkdir()
-        return made
+        created = self.new_path()
+        created.mkdir()
+        return created
 
     # ---- instances ----
 
@@ -359,14 +359,14 @@ class World:
         return found
 
     def make_aio_SandboxPool(self, method: str) -> oci.aio.SandboxPool:
-        made = oci.aio.SandboxPool.__new__(oci.aio.SandboxPool)
-        made._pool = self.make_SandboxPool(method)
-        return made
+        created = oci.aio.SandboxPool.__new__(oci.aio.SandboxPool)
+        created._pool = self.make_SandboxPool(method)
+        return created
 
     def make_aio_Sandbox(self, method: str) -> oci.aio.Sandbox:
-        made = oci.aio.Sandbox(self.bundle, state_root=self.state_root)
-        made._made = self.make_Sandbox(method)
-        return made
+        created = oci.aio.Sandbox(self.bundle, state_root=self.state_root)
+        created._begun_sandbox = self.make_Sandbox(method)
+        return created
 
     def make_At(self, method: str) -> Any:
         return self.spec.at.process if method == "evolve" else self.spec.at.process.args
@@ -518,9 +518,9 @@ class World:
         if call == "Bundle.load":
             return self.bundle.path
         if call == "Bundle.from_dir":
-            made = self.new_path()
-            (made / "rootfs").mkdir(parents=True)
-            return made
+            created = self.new_path()
+            (created / "rootfs").mkdir(parents=True)
+            return created
         if call == "Terminal":
             if "fd" not in self.kept:
                 self.kept["fd"] = os.open("/dev/null", os.O_RDWR)
@@ -546,7 +546,7 @@ class World:
         if isinstance(value, oci.aio.SandboxPool):
             value = value._pool
         if isinstance(value, oci.aio.Sandbox):
-            value = value._made
+            value = value._begun_sandbox
         if isinstance(value, oci.Container):
             if value not in self.kept.values():
                 value.delete(force=True)
@@ -631,11 +631,11 @@ def world(
     tmp_path: Path, make_bundle: MakeBundle, busybox_sif: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     monkeypatch.chdir(tmp_path)
-    made = World(tmp_path, make_bundle, busybox_sif, prefix)
+    created = World(tmp_path, make_bundle, busybox_sif, prefix)
     try:
-        yield made
+        yield created
     finally:
-        made.close()
+        created.close()
 
 
 PROCESS_MEMBERS = dict.fromkeys(("args", "cwd", "user", "env", "rlimits", "terminal"))

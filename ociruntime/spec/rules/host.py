@@ -112,8 +112,8 @@ def _check_capabilities(findings: Findings, spec: RuntimeSpec, caps: Capabilitie
     own = any(namespace.type == "user" for namespace in (spec.linux.namespaces if spec.linux else None) or ())
     lacking = {member.value for number, member in enumerate(Capability) if not own and not host.capabilities >> number & 1} - newer
     for name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
-        wanted = frozenset[str](getattr(caps, name) or ())
-        for missing, lacker in ((wanted & newer, "this kernel"), (wanted & lacking, "the runtime")):
+        names = frozenset[str](getattr(caps, name) or ())
+        for missing, lacker in ((names & newer, "this kernel"), (names & lacking, "the runtime")):
             if missing:
                 text = f"{lacker} does not have {', '.join(sorted(missing))}, so it is not granted"
                 findings.warn(f"$.process.capabilities.{name}", text, "config.md#linux-process")
@@ -122,9 +122,9 @@ def _check_capabilities(findings: Findings, spec: RuntimeSpec, caps: Capabilitie
 def _check_mounts(findings: Findings, spec: RuntimeSpec, host: HostLike) -> None:
     too_old = _older(host, (5, 12))
     for index, mount in enumerate(spec.mounts or ()):
-        wanted = sorted(_RECURSIVE.intersection(mount.options or ()))
-        if too_old and wanted:
-            findings.error(f"$.mounts[{index}].options", f"{', '.join(wanted)} {too_old}", "config.md#linux-mount-options")
+        recursive = sorted(_RECURSIVE.intersection(mount.options or ()))
+        if too_old and recursive:
+            findings.error(f"$.mounts[{index}].options", f"{', '.join(recursive)} {too_old}", "config.md#linux-mount-options")
         if too_old and mount.uid_mappings:
             findings.error(f"$.mounts[{index}].uidMappings", too_old, "config.md#posix-platform-mounts")
 
@@ -197,7 +197,7 @@ def _check_resources(findings: Findings, resources: Resources, host: HostLike) -
         text = "ignored: they require cgroups, and CAP_SYS_ADMIN in the initial user namespace"
         findings.warn(f"{path}.devices", text, "config-linux.md#allowed-device-list")
     # member, present, v1 controller, v2 controller, section
-    wanted: list[tuple[str, object, str, str | None, str]] = [
+    settings: list[tuple[str, object, str, str | None, str]] = [
         ("memory", resources.memory, "memory", "memory", "config-linux.md#memory"),
         ("pids", resources.pids, "pids", "pids", "config-linux.md#pids"),
         ("blockIO", resources.block_io, "blkio", "io", "config-linux.md#block-io"),
@@ -207,19 +207,19 @@ def _check_resources(findings: Findings, resources: Resources, host: HostLike) -
     if cpu is not None:
         section = "config-linux.md#cpu"
         times = (cpu.shares, cpu.quota, cpu.burst, cpu.period, cpu.idle)
-        wanted.append(("cpu", any(value is not None for value in times), "cpu", "cpu", section))
+        settings.append(("cpu", any(value is not None for value in times), "cpu", "cpu", section))
         realtime = cpu.realtime_runtime is not None or cpu.realtime_period is not None
-        wanted.append(("cpu.realtimeRuntime", realtime, "cpu", None, section))
-        wanted.append(("cpu.cpus", cpu.cpus or cpu.mems, "cpuset", "cpuset", section))
+        settings.append(("cpu.realtimeRuntime", realtime, "cpu", None, section))
+        settings.append(("cpu.cpus", cpu.cpus or cpu.mems, "cpuset", "cpuset", section))
     if resources.network is not None:
         section = "config-linux.md#network"
-        wanted.append(("network.classID", resources.network.class_id is not None, "net_cls", None, section))
-        wanted.append(("network.priorities", resources.network.priorities, "net_prio", None, section))
+        settings.append(("network.classID", resources.network.class_id is not None, "net_cls", None, section))
+        settings.append(("network.priorities", resources.network.priorities, "net_prio", None, section))
     if resources.memory is not None:
         section = "config-linux.md#memory"
-        wanted.append(("memory.swappiness", resources.memory.swappiness is not None, "memory", None, section))
-        wanted.append(("memory.disableOOMKiller", resources.memory.disable_oom_killer, "memory", None, section))
-    for member, present, old, new, section in wanted:
+        settings.append(("memory.swappiness", resources.memory.swappiness is not None, "memory", None, section))
+        settings.append(("memory.disableOOMKiller", resources.memory.disable_oom_killer, "memory", None, section))
+    for member, present, old, new, section in settings:
         if present and old not in v1 and not (new is not None and new in v2):
             where = " of cgroup v1, which it requires" if new is None else ", which it requires"
             findings.error(f"{path}.{member}", f"this host does not have the controller {old}{where}", section)

@@ -397,9 +397,9 @@ def _check_mapped(findings: Findings, linux: Linux, user: User) -> None:
     """Check that ids have a mapping; setuid(2) refuses others."""
     groups = [("gid", user.gid), *((f"additionalGids[{index}]", gid) for index, gid in enumerate(user.additional_gids or ()))]
     for ranges, ids in ((linux.uid_mappings, [("uid", user.uid)]), (linux.gid_mappings, groups)):
-        for name, wanted in ids:
-            if ranges and not any(0 <= (wanted or 0) - mapping.container_id < mapping.size for mapping in ranges):
-                findings.error(f"$.process.user.{name}", f"{wanted or 0} has no mapping in the user namespace", "config.md#user")
+        for name, number in ids:
+            if ranges and not any(0 <= (number or 0) - mapping.container_id < mapping.size for mapping in ranges):
+                findings.error(f"$.process.user.{name}", f"{number or 0} has no mapping in the user namespace", "config.md#user")
 
 
 def _check_time_offsets(findings: Findings, linux: Linux, kinds: dict[str, str | None]) -> None:
@@ -427,9 +427,9 @@ def _check_devices(findings: Findings, linux: Linux, kinds: dict[str, str | None
         if destination_in_root(device.path) == "/":
             findings.error(f"{where}.path", "is the root directory", section)
         if "user" in kinds and not kinds["user"]:
-            for name, wanted, maps in (("uid", device.uid, linux.uid_mappings), ("gid", device.gid, linux.gid_mappings)):
-                if wanted and maps and not any(0 <= wanted - mapping.container_id < mapping.size for mapping in maps):
-                    findings.error(f"{where}.{name}", f"{wanted} is not mapped in the user namespace", section)
+            for name, number, maps in (("uid", device.uid, linux.uid_mappings), ("gid", device.gid, linux.gid_mappings)):
+                if number and maps and not any(0 <= number - mapping.container_id < mapping.size for mapping in maps):
+                    findings.error(f"{where}.{name}", f"{number} is not mapped in the user namespace", section)
         if not device.type.known:
             findings.error(f"{where}.type", f"{shown(str(device.type))} is not a type of device", section)
         if device.type == "p" or not device.type.known:
