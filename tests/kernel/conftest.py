@@ -25,15 +25,15 @@ from ..support.users import UID, User, give, temporary_user
 @pytest.fixture
 def session(state_root: Path) -> Iterator[Callable[..., Session]]:
     """Starts commands on terminals of their own. What a failed test leaves behind goes with them."""
-    made: list[Session] = []
+    created: list[Session] = []
 
     def start(*words: object, **more: tuple[int, int]) -> Session:
-        made.append(Session(*words, **more))
-        return made[-1]
+        created.append(Session(*words, **more))
+        return created[-1]
 
     yield start
-    failed = any(entry.process.poll() is None for entry in made)
-    for entry in made:
+    failed = any(entry.process.poll() is None for entry in created)
+    for entry in created:
         entry.close()
     for container in oci.Container.list(state_root=state_root) if failed else ():
         container.delete(force=True)
@@ -48,8 +48,8 @@ def command(state_root: Path) -> Command:
 @pytest.fixture
 def user(make_bundle: MakeBundle, prefix: str, user_python: str) -> Iterator[User]:
     """A user without privileges. For tests that root runs."""
-    with temporary_user(make_bundle, prefix, user_python) as made:
-        yield made
+    with temporary_user(make_bundle, prefix, user_python) as created:
+        yield created
 
 
 @pytest.fixture
@@ -123,18 +123,18 @@ def mounted_tmpfs(tree: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def make_sandbox(busybox_rootfs: Path, state_root: Path, prefix: str) -> Iterator[MakeSandbox]:
-    made: list[oci.Sandbox] = []
+    created: list[oci.Sandbox] = []
 
     def make(image: Any = None, **options: Any) -> oci.Sandbox:
-        options.setdefault("name", f"{prefix}-{len(made)}")
-        made.append(oci.Sandbox(busybox_rootfs if image is None else image, state_root=state_root, **options))
-        return made[-1]
+        options.setdefault("name", f"{prefix}-{len(created)}")
+        created.append(oci.Sandbox(busybox_rootfs if image is None else image, state_root=state_root, **options))
+        return created[-1]
 
     yield make
-    for sandbox in made:
+    for sandbox in created:
         sandbox.close()
     assert oci.Container.list(state_root=state_root) == []
-    if made:
+    if created:
         assert os.listdir(state_root / ".runs") == []
 
 

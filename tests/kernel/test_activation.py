@@ -66,8 +66,8 @@ def test_start_returns_when_the_process_is_ready(
         place = environment(container.pid)["NOTIFY_SOCKET"]
         assert place == f"{address(host)}/notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as process:
-            for said in (b"STATUS=loading", b"READY=0", b"XREADY=1"):
-                process.sendto(said, f"/proc/{container.pid}/root{place}")
+            for printed in (b"STATUS=loading", b"READY=0", b"XREADY=1"):
+                process.sendto(printed, f"/proc/{container.pid}/root{place}")
                 assert starting.is_alive()
             assert heard(host) == []
             process.sendto(b"STATUS=fine\nREADY=1\n", f"/proc/{container.pid}/root{place}")
@@ -219,5 +219,5 @@ def test_sockets_by_name_and_without_a_pid_of_its_own(make_bundle: MakeBundle, s
 
 
 def test_the_version_names_systemd_in_a_line_that_programs_look_for(command: Command) -> None:
-    said = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=TIME_LIMIT).stdout
-    assert [line.split()[0] for line in said.splitlines()] == ["ociruntime", "spec:", "+SYSTEMD"]
+    printed = subprocess.run(command("--version"), capture_output=True, text=True, check=True, timeout=TIME_LIMIT).stdout
+    assert [line.split()[0] for line in printed.splitlines()] == ["ociruntime", "spec:", "+SYSTEMD"]

@@ -123,10 +123,10 @@ def test_cancelling_at_any_await_leaves_nothing(bundle: oci.Bundle, state_root: 
             result = await aio.run(bundle, script, input=b"x", capture_output=True, timeout=TIME_LIMIT, state_root=state_root)
             assert result.stdout == b"x"
             return
-        made = aio.Container.create(
+        created = aio.Container.create(
             f"{prefix}-made", bundle.with_args(script), state_root=state_root, stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
-        async with made as container:
+        async with created as container:
             container.stdin.write(b"x")
             container.stdin.close()
             await container.start()
@@ -214,25 +214,25 @@ def test_text_is_what_text_files_make_of_it(bundle: oci.Bundle, state_root: Path
     async def main() -> None:
         async with aio.Container.run(prefix, bundle, state_root=state_root) as container:
             script = r"printf 'a\r\nb\rc\n'; printf '\303'; sleep 0.2; printf '\244\377'"
-            wanted = ["a\n", "b\n", "c\n", "\u00e4\udcff"]
+            expected = ["a\n", "b\n", "c\n", "\u00e4\udcff"]
             async with container.popen(["sh", "-c", script], stdout=PIPE, text=True) as process:
-                assert [line async for line in process] == wanted
+                assert [line async for line in process] == expected
             async with container.popen(["sh", "-c", script], stdout=PIPE, text=True) as process:
                 parts = []
                 while part := await process.stdout.read(1):
                     parts.append(part)
-                assert "".join(parts) == "".join(wanted)
+                assert "".join(parts) == "".join(expected)
             with container._sync.popen(["sh", "-c", script], stdout=PIPE, text=True) as same:
-                assert list(same) == wanted
+                assert list(same) == expected
 
     run_async(main())
 
 
 def test_prune(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    made = oci.Container.run(prefix, bundle.with_args(["true"]), state_root=state_root)
-    made.wait(TIME_LIMIT)
+    created = oci.Container.run(prefix, bundle.with_args(["true"]), state_root=state_root)
+    created.wait(TIME_LIMIT)
     assert run_async(aio.prune(state_root=state_root)) == (prefix,)
-    made._close()
+    created._close()
 
 
 def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
@@ -255,8 +255,8 @@ def test_the_whole_life(bundle: oci.Bundle, state_root: Path, prefix: str) -> No
             assert await asyncio.gather(*waits) == [-9] * 5
             assert container.status is oci.Status.STOPPED
         assert aio.Container.list(state_root=state_root) == []
-        made = await aio.Container.run(prefix, bundle, state_root=state_root)
-        await made.delete(force=True)
+        created = await aio.Container.run(prefix, bundle, state_root=state_root)
+        await created.delete(force=True)
 
     run_async(main())
 
@@ -303,8 +303,8 @@ def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
             assert sleeper.returncode == -9
             async with container.popen(["sh", "-c", "tty; stty size"], terminal=True) as shell:
                 shell.resize(11, 22)
-                said = await shell.stdout.read()
-            assert b"/dev/pts/" in said
+                printed = await shell.stdout.read()
+            assert b"/dev/pts/" in printed
             task = asyncio.create_task(container.exec(["sh", "-c", "sleep 1000 & sleep 1000"], capture_output=True))
             await wait_until_async(lambda: len(container.processes()) > 2, "the start")
             task.cancel()
@@ -321,8 +321,8 @@ def test_a_process(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
 
 def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     async def main() -> None:
-        made = aio.Container.create(prefix, bundle.with_args(["cat"]), state_root=state_root, stdin=PIPE, stdout=PIPE)
-        async with made as container:
+        created = aio.Container.create(prefix, bundle.with_args(["cat"]), state_root=state_root, stdin=PIPE, stdout=PIPE)
+        async with created as container:
             await container.start()
             container.stdin.write(b"hello\n")
             container.stdin.close()

@@ -315,8 +315,8 @@ def test_a_container_that_ends_while_a_client_attaches(bundle: oci.Bundle, state
         with create(prefix, bundle, state_root, f"sleep 0.{turn}; exit 6", terminal=True) as container:
             with subprocess.Popen(command("attach", prefix), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as client:
                 container.start()
-                _, said = client.communicate(timeout=TIME_LIMIT)
-                assert client.returncode == 6 or "it is stopped, not created or running" in said, said
+                _, printed = client.communicate(timeout=TIME_LIMIT)
+                assert client.returncode == 6 or "it is stopped, not created or running" in printed, printed
 
 
 @pytest.mark.parametrize("verb", ["attach", "exec", "run", "logs"])

@@ -96,8 +96,8 @@ def test_a_bundle_and_its_upper_layer(busybox_rootfs: Path, tmp_path: Path) -> N
 
 @pytest.fixture(params=[True, False], ids=["subordinate ids", "the own id"])
 def user(request: pytest.FixtureRequest, user_python: str) -> Iterator[User]:
-    with new_user(user_python, subordinate=request.param, fuse=False) as made:
-        yield made
+    with new_user(user_python, subordinate=request.param, fuse=False) as created:
+        yield created
 
 
 def test_a_user(user: User, busybox_rootfs: Path) -> None:

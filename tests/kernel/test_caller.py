@@ -49,14 +49,14 @@ def user(request: pytest.FixtureRequest, user_python: str, tree: Path, image: Pa
     """A user in two groups, whose home has ``image.sif``, ``tree`` and ``bundle``."""
     if request.param and not HELPERS:
         pytest.skip("no newuidmap (Debian: uidmap)")
-    with new_user(user_python, subordinate=request.param, fuse=FUSE and request.param) as made:
-        made.groups = (UID, 39)
-        shutil.copy(image, made.home / "image.sif")
-        shutil.copytree(tree, made.home / "tree", symlinks=True)
-        (made.home / "bundle").mkdir()
-        shutil.copytree(tree, made.home / "bundle/rootfs", symlinks=True)
-        give(made.home)
-        yield made
+    with new_user(user_python, subordinate=request.param, fuse=FUSE and request.param) as created:
+        created.groups = (UID, 39)
+        shutil.copy(image, created.home / "image.sif")
+        shutil.copytree(tree, created.home / "tree", symlinks=True)
+        (created.home / "bundle").mkdir()
+        shutil.copytree(tree, created.home / "bundle/rootfs", symlinks=True)
+        give(created.home)
+        yield created
 
 
 def run_script(user: User, text: str, *args: object, **env: str) -> list[str]:

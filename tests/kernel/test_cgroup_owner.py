@@ -130,8 +130,8 @@ def test_root_of_a_user_namespace_has_no_device_rules_and_is_told_so(
         assert inside.stdout.readline() == "\n"
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{inside.pid}/{name}").write_text("0 0 4294967295")
-        told, errors = inside.communicate("\n", timeout=TIME_LIMIT)
+        report, errors = inside.communicate("\n", timeout=TIME_LIMIT)
     assert inside.returncode == 0, errors
-    assert len(told.splitlines()) == 2
-    for line in told.splitlines():
+    assert len(report.splitlines()) == 2
+    for line in report.splitlines():
         assert line.startswith("$.linux.resources.devices: device rules need CAP_SYS_ADMIN in the initial user namespace")

@@ -87,13 +87,13 @@ def test_the_whole_life(user_bundle: UserBundle, prefix: str, given: list[Path],
     document["linux"]["resources"] = {"pids": {"limit": 8}, "memory": {"limit": 64 << 20}}
     document["process"]["args"] = ["sleep", "100"]
     done = user_script(AS_A_USER, *user_bundle(oci.RuntimeSpec.load(document)), prefix, UID, *given)
-    said = json.loads(done.stdout)
-    own = [line.split(":") for line in said["paths"] if f"ociruntime-{prefix}" in line]
+    printed = json.loads(done.stdout)
+    own = [line.split(":") for line in printed["paths"] if f"ociruntime-{prefix}" in line]
     assert {names: path for _, names, path in own} == dict.fromkeys(GIVEN, f"/{prefix}-given/ociruntime-{prefix}")
-    assert (said["limits"], said["paused"], said["exit"]) == ([9, 64 << 20], "paused", -9)
-    assert said["left"] == ["sleep\x00100\x00"]  # a group in a cgroup of v1
-    assert said["groups"] == []
-    assert f"no cgroup of user {UID} has the controller cpu; if the kernel has it, let root delegate it" in said["cpu.shares"]
-    [warning] = said["devices"]
+    assert (printed["limits"], printed["paused"], printed["exit"]) == ([9, 64 << 20], "paused", -9)
+    assert printed["left"] == ["sleep\x00100\x00"]  # a group in a cgroup of v1
+    assert printed["groups"] == []
+    assert f"no cgroup of user {UID} has the controller cpu; if the kernel has it, let root delegate it" in printed["cpu.shares"]
+    [warning] = printed["devices"]
     assert warning.startswith("$.linux.resources.devices: device rules need")
     assert not [path for directory in given for path in directory.iterdir() if path.is_dir()]

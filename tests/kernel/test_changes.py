@@ -40,7 +40,7 @@ def spec() -> oci.RuntimeSpec:
 @pytest.fixture(params=UPPERS)
 def start(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterator[Start]:
     """Runs a container with an upper layer of its own, in a directory or in memory."""
-    made: list[oci.Container] = []
+    created: list[oci.Container] = []
     overlay = "tmpfs" if request.param == "tmpfs" else None
     if overlay is not None and not AS_ROOT and oci.Host.probe().kernel < (6, 6):
         pytest.skip("a tmpfs has attributes of users from Linux 6.6 on")
@@ -52,11 +52,11 @@ def start(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: P
     (bundle.rootfs / "link").symlink_to("text")
 
     def run(of: oci.Bundle | None = None) -> oci.Container:
-        made.append(oci.Container.run(f"{prefix}-{len(made)}", of or bundle.fresh(overlay=overlay), state_root=state_root))
-        return made[-1]
+        created.append(oci.Container.run(f"{prefix}-{len(created)}", of or bundle.fresh(overlay=overlay), state_root=state_root))
+        return created[-1]
 
     yield run
-    for container in made:
+    for container in created:
         with suppress(oci.ContainerNotFound):
             container.delete(force=True)
 

@@ -42,7 +42,7 @@ Make = Callable[..., oci.Container]
 @pytest.fixture(params=["root", "user namespace"] if AS_ROOT else ["user"])
 def make(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterator[Make]:
     """Runs a container, as root with and without a user namespace, or as the user of the test."""
-    made: list[oci.Container] = []
+    created: list[oci.Container] = []
 
     def run(*args: str, change: Callable[[oci.RuntimeSpec], oci.RuntimeSpec] = lambda spec: spec) -> oci.Container:
         spec = oci.RuntimeSpec.default(rootless=not AS_ROOT).with_args(args or ["sleep", "1000"])
@@ -52,11 +52,11 @@ def make(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: Pa
             for directory, _, _ in os.walk(bundle.rootfs):
                 os.chown(directory, 100000, 100000)
         bundle.spec = change(spec)
-        made.append(oci.Container.run(f"{prefix}-{len(made)}", bundle, state_root=state_root))
-        return made[-1]
+        created.append(oci.Container.run(f"{prefix}-{len(created)}", bundle, state_root=state_root))
+        return created[-1]
 
     yield run
-    for container in made:
+    for container in created:
         with suppress(oci.ContainerNotFound):
             container.delete(force=True)
 

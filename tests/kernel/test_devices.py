@@ -201,13 +201,13 @@ def user(request: pytest.FixtureRequest, user_python: str, busybox_rootfs: Path)
     """A user whose home has ``rootfs`` and, in ``config/cdi``, a spec over /dev/zero."""
     if request.param and shutil.which("newuidmap", path="/usr/bin") is None:
         pytest.skip("no newuidmap (Debian: uidmap)")
-    with new_user(user_python, subordinate=request.param) as made:
-        shutil.copytree(busybox_rootfs, made.home / "rootfs", symlinks=True)
-        (made.home / "config/cdi").mkdir(parents=True)
-        (made.home / "state").touch()
-        (made.home / "config/cdi/vendor.json").write_text(json.dumps(spec_of(made.home / "state", "/dev/zero")))
-        give(made.home)
-        yield made
+    with new_user(user_python, subordinate=request.param) as created:
+        shutil.copytree(busybox_rootfs, created.home / "rootfs", symlinks=True)
+        (created.home / "config/cdi").mkdir(parents=True)
+        (created.home / "state").touch()
+        (created.home / "config/cdi/vendor.json").write_text(json.dumps(spec_of(created.home / "state", "/dev/zero")))
+        give(created.home)
+        yield created
 
 
 def test_the_nodes_of_a_user_are_those_of_the_host(user: User) -> None:

@@ -265,10 +265,10 @@ def test_a_terminal(container: oci.Container) -> None:
 
 
 def test_streams_of_a_created_container(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
-    made = oci.Container.create(
+    created = oci.Container.create(
         prefix, bundle.with_args(["sh", "-c", "cat; echo err >&2"]), state_root=state_root, stdin=PIPE, stdout=PIPE, stderr=STDOUT
     )
-    with made as container:
+    with created as container:
         container.stdin.write(b"in\n")
         container.stdin.close()
         container.start()
@@ -382,16 +382,16 @@ def test_preserved_descriptors(container: oci.Container, bundle: oci.Bundle, sta
             for run in (lambda: container.popen(args, stdout=PIPE, preserve_fds=60), None):
                 if run is not None:
                     with run() as process:
-                        said = process.stdout.read().decode()
+                        printed = process.stdout.read().decode()
                 else:
-                    made = oci.Container.run(
+                    created = oci.Container.run(
                         f"{prefix}-2", bundle.with_args(args), state_root=state_root, stdout=PIPE, preserve_fds=60
                     )
-                    with made:
-                        said = made.stdout.read().decode()
-                assert said.startswith("content")
-                assert said.count(str(tmp_path / "file")) == said.count("content") == 1
-                assert not [line for line in said.splitlines() if "memfd" in line or "lock" in line or "pidfd" in line]
+                    with created:
+                        printed = created.stdout.read().decode()
+                assert printed.startswith("content")
+                assert printed.count(str(tmp_path / "file")) == printed.count("content") == 1
+                assert not [line for line in printed.splitlines() if "memfd" in line or "lock" in line or "pidfd" in line]
                 os.lseek(40, 0, os.SEEK_SET)
         finally:
             os.close(40)

@@ -108,14 +108,14 @@ def layered(busybox_rootfs: Path, tmp_path: Path) -> Path:
     change = tmp_path / "change"
     change.mkdir()
     (change / "upper").write_text("up\n")
-    made = OciImage()
+    created = OciImage()
     parts = []
     for tree in (busybox_rootfs, change):
         file = tmp_path / f"{tree.name}.squashfs"
         subprocess.run(["mksquashfs", tree, file, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
         parts.append((file.read_bytes(), SQUASHFS_TYPE))
-    made.add(parts)
-    return made.write_sif(tmp_path / "layered.sif")
+    created.add(parts)
+    return created.write_sif(tmp_path / "layered.sif")
 
 
 def servers() -> list[int]:

@@ -38,13 +38,13 @@ def user(request: pytest.FixtureRequest, user_python: str, busybox_rootfs: Path,
     """A user whose home has ``image.sif``, the root filesystem ``tree`` and the bundle ``bundle``."""
     if request.param and not HELPERS:
         pytest.skip("no newuidmap (Debian: uidmap)")
-    with new_user(user_python, subordinate=request.param, fuse=FUSE and request.param) as made:
-        shutil.copy(image, made.home / "image.sif")
-        shutil.copytree(busybox_rootfs, made.home / "tree", symlinks=True)
-        (made.home / "bundle").mkdir()
-        shutil.copytree(busybox_rootfs, made.home / "bundle/rootfs", symlinks=True)
-        give(made.home)
-        yield made
+    with new_user(user_python, subordinate=request.param, fuse=FUSE and request.param) as created:
+        shutil.copy(image, created.home / "image.sif")
+        shutil.copytree(busybox_rootfs, created.home / "tree", symlinks=True)
+        (created.home / "bundle").mkdir()
+        shutil.copytree(busybox_rootfs, created.home / "bundle/rootfs", symlinks=True)
+        give(created.home)
+        yield created
 
 
 def run(user: User, *words: object, stdin: str = "", check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:

@@ -91,42 +91,42 @@ def _squashfs(tree: Path, path: Path) -> bytes:
 def images(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with an image of each kind that can be made here."""
     _needs("mksquashfs")
-    work, made = tmp_path_factory.mktemp("trees"), tmp_path_factory.mktemp("images")
+    work, created = tmp_path_factory.mktemp("trees"), tmp_path_factory.mktemp("images")
     lower, upper = work / "lower", work / "upper"
     _lower(lower, busybox_rootfs)
     _upper(upper)
     archives = [tar_of_tree(lower), tar_of_tree(upper, opaque=["opaque"])]
     image = OciImage()
     image.add([(content, TAR_TYPE) for content in archives], name="a:1", config=CONFIG)
-    image.write_layout(made / "layout")
-    image.write_archive(made / "oci.tar")
-    image.write_docker_archive(made / "docker.tar", "a:1")
+    image.write_layout(created / "layout")
+    image.write_archive(created / "oci.tar")
+    image.write_docker_archive(created / "docker.tar", "a:1")
     packed = OciImage()
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in archives]
     packed.add([(gzip.compress(content), f"{TAR_TYPE}+gzip") for content in archives], config=CONFIG, diff_ids=digests)
-    packed.write_archive(made / "gzip.tar")
+    packed.write_archive(created / "gzip.tar")
     base = _squashfs(lower, work / "lower.sqfs")
     for who, prefix in (("root", "trusted"), ("user", "user")):
         os.setxattr(upper / "opaque", f"{prefix}.overlay.opaque", b"y")
         layered = OciImage()
         layers = [(content, SQUASHFS_TYPE) for content in (base, _squashfs(upper, work / f"{who}.sqfs"))]
         layered.add(layers, config=CONFIG)
-        layered.write_sif(made / f"oci-{who}.sif")
+        layered.write_sif(created / f"oci-{who}.sif")
         os.removexattr(upper / "opaque", f"{prefix}.overlay.opaque")
     single = OciImage()
     single.add([(base, SQUASHFS_TYPE)], config=CONFIG)
-    single.write_sif(made / "one.sif")
-    (made / "x.sqfs").write_bytes(base)
+    single.write_sif(created / "one.sif")
+    (created / "x.sqfs").write_bytes(base)
     if shutil.which(TOOLS["ext"]):
         for kind in ("ext2", "ext4"):
-            subprocess.run(["truncate", "--size=8M", str(made / f"x.{kind}")], check=True)
-            subprocess.run([f"mkfs.{kind}", "-q", "-d", str(lower), str(made / f"x.{kind}")], check=True)
+            subprocess.run(["truncate", "--size=8M", str(created / f"x.{kind}")], check=True)
+            subprocess.run([f"mkfs.{kind}", "-q", "-d", str(lower), str(created / f"x.{kind}")], check=True)
         builder = SifBuilder()
-        builder.add_partition(made / "x.ext4", filesystem=Filesystem.EXT3)
-        builder.write(made / "ext.sif")
+        builder.add_partition(created / "x.ext4", filesystem=Filesystem.EXT3)
+        builder.write(created / "ext.sif")
     if shutil.which(TOOLS["erofs"]):
-        subprocess.run(["mkfs.erofs", "--quiet", str(made / "x.erofs"), str(lower)], check=True, stdout=subprocess.DEVNULL)
-    return made
+        subprocess.run(["mkfs.erofs", "--quiet", str(created / "x.erofs"), str(lower)], check=True, stdout=subprocess.DEVNULL)
+    return created
 
 
 def expected(name: str, *, owners: bool, extracted: bool = False) -> list[str]:
@@ -275,8 +275,8 @@ def test_an_open_layout_whose_files_change(images: Path, tmp_path: Path) -> None
     """Layers that the kernel mounts stay mounted for the next run; those of another image in the same directory are not taken for them."""
     first, second = OciImage(), OciImage()
     base = (images / "x.sqfs").read_bytes()
-    for made, greeting in ((first, "first"), (second, "second")):
-        made.add([(base, SQUASHFS_TYPE)], name="one", config={"Env": [f"GREETING={greeting}"]})
+    for created, greeting in ((first, "first"), (second, "second")):
+        created.add([(base, SQUASHFS_TYPE)], name="one", config={"Env": [f"GREETING={greeting}"]})
     path = first.write_layout(tmp_path / "layout")
     show = lambda image: oci.run(image, ["sh", "-c", "echo $GREETING"], capture_output=True, text=True).stdout  # noqa: E731
     with oci.Image.open(path) as image:
@@ -388,10 +388,10 @@ def user(request: pytest.FixtureRequest, user_python: str, images: Path) -> Iter
     """A user whose home has the images."""
     if request.param and not (all(map(shutil.which, ("squashfuse", "fusermount3", "newuidmap"))) and os.path.exists("/dev/fuse")):
         pytest.skip("no squashfuse, fusermount3 or newuidmap (Debian: squashfuse, fuse3, uidmap), or no /dev/fuse")
-    with new_user(user_python, subordinate=request.param, fuse=request.param) as made:
-        shutil.copytree(images, made.home, dirs_exist_ok=True)
-        give(made.home)
-        yield made
+    with new_user(user_python, subordinate=request.param, fuse=request.param) as created:
+        shutil.copytree(images, created.home, dirs_exist_ok=True)
+        give(created.home)
+        yield created
 
 
 def test_a_user_runs_every_image(user: User, images: Path) -> None:

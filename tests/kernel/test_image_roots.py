@@ -372,11 +372,11 @@ def test_a_file_with_more_links_than_the_filesystem_allows(tmp_path: Path, monke
     (tmp_path / "source/0").write_text("x")
     for number in range(1, 6):
         os.link(tmp_path / "source/0", tmp_path / f"source/{number}")
-    link, made = os.link, []
+    link, created = os.link, []
 
     def limited(*arguments: Any, **options: Any) -> None:
-        made.append(arguments)
-        if len(made) == 3:
+        created.append(arguments)
+        if len(created) == 3:
             raise OSError(31, "Too many links")
         link(*arguments, **options)
 

@@ -316,11 +316,11 @@ def test_a_block_that_is_interrupted_at_its_begin(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: oci.Bundle | oci.Container
+    created: oci.Bundle | oci.Container
     if kind == "bundle":
-        made, directory = oci.Bundle.from_sif(busybox_sif, tmp_path / "b"), tmp_path / "b"
+        created, directory = oci.Bundle.from_sif(busybox_sif, tmp_path / "b"), tmp_path / "b"
     else:
-        made, directory = oci.Container.create(prefix, bundle, state_root=state_root), state_root / prefix
+        created, directory = oci.Container.create(prefix, bundle, state_root=state_root), state_root / prefix
     own, getpid = [os.getpid()], os.getpid
 
     def interrupted() -> int:
@@ -330,7 +330,7 @@ def test_a_block_that_is_interrupted_at_its_begin(
         return getpid()
 
     monkeypatch.setattr(os, "getpid", interrupted)
-    with pytest.raises(KeyboardInterrupt), made:
+    with pytest.raises(KeyboardInterrupt), created:
         raise AssertionError("the block has begun")
     assert not directory.exists()
 

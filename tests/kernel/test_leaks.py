@@ -144,8 +144,8 @@ print(killed)
 @pytest.fixture
 def source(request: pytest.FixtureRequest, kind: str) -> Path:
     fixture = {"bundle": "bundle", "supervised": "bundle", "rootfs": "busybox_rootfs", "sif": "busybox_sif"}[kind]
-    made: oci.Bundle | Path = request.getfixturevalue(fixture)
-    return made.path if isinstance(made, oci.Bundle) else made
+    created: oci.Bundle | Path = request.getfixturevalue(fixture)
+    return created.path if isinstance(created, oci.Bundle) else created
 
 
 @pytest.mark.slow

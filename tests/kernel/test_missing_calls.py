@@ -43,10 +43,10 @@ CALLS = [
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, name: str) -> None:
-    said = script(SCRIPT, name, state_root, bundle.path, prefix).stdout.splitlines()
-    assert len(said) == 1
-    assert "Linux 5.14 or later is needed" in said[0]
-    assert "(step " in said[0]
+    printed = script(SCRIPT, name, state_root, bundle.path, prefix).stdout.splitlines()
+    assert len(printed) == 1
+    assert "Linux 5.14 or later is needed" in printed[0]
+    assert "(step " in printed[0]
     if name not in ("close_range", "openat2"):
-        assert f" {name}, ENOSYS)" in said[0]
+        assert f" {name}, ENOSYS)" in printed[0]
     assert oci.Container.list(state_root=state_root) == []

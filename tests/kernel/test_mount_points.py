@@ -22,16 +22,16 @@ def user(request: pytest.FixtureRequest, user_python: str, busybox_rootfs: Path,
     """A user whose home has ``tree``, a root filesystem of the host's root, and ``image.sif``."""
     if request.param and not HELPERS:
         pytest.skip("no newuidmap (Debian: uidmap)")
-    with new_user(user_python, subordinate=request.param) as made:
-        shutil.copy(busybox_sif, made.home / "image.sif")
-        give(made.home)
-        tree = made.home / "tree"
+    with new_user(user_python, subordinate=request.param) as created:
+        shutil.copy(busybox_sif, created.home / "image.sif")
+        give(created.home)
+        tree = created.home / "tree"
         shutil.copytree(busybox_rootfs, tree, symlinks=True)
         (tree / "srv/inner").mkdir(parents=True, mode=0o755)
         (tree / "srv").chmod(0o705)
         (tree / "srv/file").write_text("of the image\n")
         (tree / "link").symlink_to("/srv/inner/behind")
-        yield made
+        yield created
 
 
 def run_script(user: User, text: str) -> list[str]:

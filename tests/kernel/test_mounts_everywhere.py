@@ -324,12 +324,12 @@ def compare(case: Case, row: dict[str, Any], found: dict[str, tuple[int | str, l
     if result & on != on or result & off:
         return f"flags {result:#x}, not with {on:#x}, without {off:#x}"
     if option in PROPAGATIONS and "mount" in case.namespaces:
-        wanted = {
+        expected = {
             "shared": "shared" in tags,
             "unbindable": "unbindable" in tags,
             "slave": "shared" not in tags,
             "private": tags == [],
         }
-        name = option if option in wanted else option[1:]
-        return "" if wanted[name] else f"{option}: {tags}"
+        name = option if option in expected else option[1:]
+        return "" if expected[name] else f"{option}: {tags}"
     return ""

@@ -496,10 +496,10 @@ def test_the_root_is_mounted_over_the_hosts(
 ) -> None:
     spec = VARIANTS[variant](looking_around(oci.RuntimeSpec.default().with_args(["sleep", "1000"])))
     if kind == "hook":
-        told = Hook(
+        report = Hook(
             path="/bin/sh", args=("sh", "-c", f"test -d /proc/self && ls {tmp_path} > /dev/null && echo ran > {tmp_path}/ran")
         )
-        spec = spec.evolve(hooks=Hooks(create_runtime=(told,)))
+        spec = spec.evolve(hooks=Hooks(create_runtime=(report,)))
     bundle = give(make_bundle(spec), 0)
     if kind == "tmpfs on /":
         bare = Mount(destination="/", type="tmpfs", source="tmpfs")
@@ -508,9 +508,9 @@ def test_the_root_is_mounted_over_the_hosts(
         bundle.spec = spec.evolve(mounts=(bare, programs, *(spec.mounts or ())))
     with oci.Container.create(prefix, bundle, state_root=state_root, pivot_root=False) as container:
         container.start()
-        wanted = ["bin", "dev", "proc", "sys"] if kind == "tmpfs on /" else os.listdir(bundle.rootfs)
-        said = container.exec(["sh", "-c", LOOK_AROUND], capture_output=True, text=True, check=False)
-        assert sorted(said.stdout.split()) == sorted([*wanted, "entered"]), said.stderr
+        expected = ["bin", "dev", "proc", "sys"] if kind == "tmpfs on /" else os.listdir(bundle.rootfs)
+        printed = container.exec(["sh", "-c", LOOK_AROUND], capture_output=True, text=True, check=False)
+        assert sorted(printed.stdout.split()) == sorted([*expected, "entered"]), printed.stderr
         assert (tmp_path / "ran").exists() == (kind == "hook")
 
 

@@ -104,13 +104,13 @@ def test_the_whole_life(make_bundle: MakeBundle, tmp_path: Path, state_root: Pat
         assert container.stdout is not None
         assert container.stderr is not None
         assert container.wait(TIME_LIMIT) == 0, container.stderr.read().decode()
-        told = json.loads(container.stdout.read())
-        assert told["exit"] == -9
-        assert told["processes"] == 1
-        assert told["left"] == []
-        assert told["exec"].count(f"/ociruntime-{prefix}-inner") == told["cgroups"] > 0
-        assert ("EBUSY" in told.get("refused", "")) is on_v2("pids")
+        report = json.loads(container.stdout.read())
+        assert report["exit"] == -9
+        assert report["processes"] == 1
+        assert report["left"] == []
+        assert report["exec"].count(f"/ociruntime-{prefix}-inner") == report["cgroups"] > 0
+        assert ("EBUSY" in report.get("refused", "")) is on_v2("pids")
         if on_v2("pids"):
-            assert "move the processes" in told["refused"]
+            assert "move the processes" in report["refused"]
     assert Path("/proc/self/cgroup").read_text() == before
     assert not [path for path in own if os.path.exists(path)]

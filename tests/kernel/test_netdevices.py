@@ -78,8 +78,8 @@ with oci.Container.run(name, bundle, state_root=root) as container:
 
 @pytest.mark.parametrize(("new", "names"), [("eth0", "eth0"), ("v0", "v0"), ("net%d", "net0")])
 def test_a_device_moves_with_its_addresses(apart: Callable[[str, str], str], new: str, names: str) -> None:
-    said = apart(f'{{"v0": "{new}"}}', RUNS).splitlines()
-    assert said == [str(sorted(["lo", names])), "[('10.1.2.3', 24), ('10.1.2.4', 32), ('fd00::5', 64)]"]
+    printed = apart(f'{{"v0": "{new}"}}', RUNS).splitlines()
+    assert printed == [str(sorted(["lo", names])), "[('10.1.2.3', 24), ('10.1.2.4', 32), ('fd00::5', 64)]"]
 
 
 FAILS = """
@@ -117,6 +117,6 @@ assert oci.Container.list(state_root=root) == []
     ],
 )
 def test_what_cannot_move(apart: Callable[[str, str], str], devices: str, error: str) -> None:
-    said = apart(devices, REFUSED)
-    assert "netdev_move" in said
-    assert error in said
+    printed = apart(devices, REFUSED)
+    assert "netdev_move" in printed
+    assert error in printed

@@ -64,8 +64,8 @@ def test_a_container_of_an_engine(place: Path, prefix: str, who: str) -> None:
     assert podman("run", "--rm", *limits, prefix, "sh", "-c", f"{files}; exit 3", code=3) == [
         "0::/", f"{64 * MiB}", "50000 100000", "50"
     ]  # fmt: skip
-    [made] = podman("run", "-d", "--name", prefix, *limits, prefix, "sleep", "1000")
-    assert f"libpod-{made}.scope" in units()
+    [created] = podman("run", "-d", "--name", prefix, *limits, prefix, "sleep", "1000")
+    assert f"libpod-{created}.scope" in units()
     assert podman("exec", prefix, "cat", "/proc/self/cgroup") == ["0::/"]
     podman("exec", prefix, "sh", "-c", "exit 7", code=7)
     podman("update", "--memory", "80m", prefix)

@@ -62,10 +62,10 @@ def test_the_id_that_means_unchanged_is_not_the_callers(inside: Inside, member: 
 def test_the_umask_is_the_callers_and_not_used_on_the_way(inside: Inside, mask: int) -> None:
     before = os.umask(mask)
     try:
-        said = inside("umask; stat -c %a /made/here", {"cwd": "/made/here"})
+        printed = inside("umask; stat -c %a /made/here", {"cwd": "/made/here"})
     finally:
         os.umask(before)
-    assert said.split() == [f"{mask:04o}", "755"]
+    assert printed.split() == [f"{mask:04o}", "755"]
 
 
 def test_capabilities_in_five_sets(inside: Inside) -> None:
@@ -224,8 +224,8 @@ def test_affinity_of_a_further_process(bundle: oci.Bundle, state_root: Path, pre
         command = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
         kept = [{"initial": str(first)}] if oci.Host.probe().kernel >= (6, 2) else []  # older ones take a cgroup's CPUs instead
         for affinity in ({"final": str(first)}, {"initial": str(first), "final": str(first)}, *kept):
-            wanted = spec.evolve(exec_cpu_affinity=ExecCPUAffinity(**affinity))
-            seen = container.exec(command, process=wanted, capture_output=True, text=True, check=True).stdout
+            expected = spec.evolve(exec_cpu_affinity=ExecCPUAffinity(**affinity))
+            seen = container.exec(command, process=expected, capture_output=True, text=True, check=True).stdout
             assert isinstance(seen, str)
             assert seen.split()[1] == str(first)
         unset = container.exec(command, capture_output=True, text=True, check=True).stdout
@@ -293,6 +293,6 @@ def test_nothing_is_warned_of_without_a_reason(inside: Inside) -> None:
 
 
 def test_the_loopback_of_a_new_network_namespace_is_up(inside: Inside) -> None:
-    flags, said = inside("cat /sys/class/net/lo/flags; ping -c 1 -W 20 127.0.0.1 >&2 && echo reached").split()
+    flags, printed = inside("cat /sys/class/net/lo/flags; ping -c 1 -W 20 127.0.0.1 >&2 && echo reached").split()
     assert int(flags, 16) & 1
-    assert said == "reached"
+    assert printed == "reached"

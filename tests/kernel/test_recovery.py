@@ -115,9 +115,9 @@ def test_poststop_hooks_run(make_bundle: MakeBundle, state_root: Path, prefix: s
         container.start()
         (state_root / prefix / "state.json").write_text("{")
         container.delete(force=True)
-    told = json.loads((tmp_path / "after").read_bytes())
-    assert (told["id"], told["status"], told["bundle"]) == (prefix, "stopped", str(bundle.path))
-    assert told["annotations"] == {"com.example": "x"}
+    report = json.loads((tmp_path / "after").read_bytes())
+    assert (report["id"], report["status"], report["bundle"]) == (prefix, "stopped", str(bundle.path))
+    assert report["annotations"] == {"com.example": "x"}
 
 
 def test_prune_leaves_one_that_runs(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:

@@ -232,9 +232,9 @@ def test_after_close(make_sandbox: MakeSandbox, state_root: Path) -> None:
 
 
 def test_a_sandbox_that_is_not_used_any_more_is_closed(make_sandbox: MakeSandbox, busybox_rootfs: Path, state_root: Path) -> None:
-    made = oci.Sandbox(busybox_rootfs, state_root=state_root)
+    created = oci.Sandbox(busybox_rootfs, state_root=state_root)
     assert len(oci.Container.list(state_root=state_root)) == 1
-    del made
+    del created
     assert oci.Container.list(state_root=state_root) == []
 
 

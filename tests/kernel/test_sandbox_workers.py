@@ -54,11 +54,11 @@ def run_program(tmp_path: Path, text: str, *args: object, timeout: float = 4 * T
 
 def test_a_sandbox_outlives_the_thread_that_made_it(busybox_rootfs: Path, state_root: Path) -> None:
     """The kernel kills it with its process, and not with the thread."""
-    made: list[oci.Sandbox] = []
-    thread = threading.Thread(target=lambda: made.append(oci.Sandbox(busybox_rootfs, state_root=state_root)))
+    created: list[oci.Sandbox] = []
+    thread = threading.Thread(target=lambda: created.append(oci.Sandbox(busybox_rootfs, state_root=state_root)))
     thread.start()
     thread.join()
-    with made[0] as sandbox:
+    with created[0] as sandbox:
         process = sandbox.popen(["sleep", "1000"])
         other = threading.Thread(target=lambda: sandbox.shell("sleep 1000 > /dev/null 2>&1 &"))
         other.start()

@@ -94,9 +94,9 @@ def in_child(made: Filter, work: Callable[[], object]) -> tuple[object, int]:
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
-        said = file.read()
+        printed = file.read()
     _, status = os.waitpid(pid, 0)
-    return (json.loads(said) if said else None), status
+    return (json.loads(printed) if printed else None), status
 
 
 def profile(*calls: Syscall, default: str = "ALLOW", **more: object) -> Seccomp:
@@ -109,8 +109,8 @@ def rule(action: str, name: str, errno_ret: int | None = None, *args: SyscallArg
 
 def test_errno_and_a_condition() -> None:
     eq = SyscallArg(index=0, value=5, op=SeccompOperator.EQ)
-    made = compile_profile(profile(rule("ERRNO", "getpid", 77), rule("ERRNO", "personality", None, eq)))
-    got, status = in_child(made, lambda: [call(NR["getpid"]), call(NR["personality"], 5), call(NR["personality"], 0xFFFFFFFF)])
+    created = compile_profile(profile(rule("ERRNO", "getpid", 77), rule("ERRNO", "personality", None, eq)))
+    got, status = in_child(created, lambda: [call(NR["getpid"]), call(NR["personality"], 5), call(NR["personality"], 0xFFFFFFFF)])
     assert got == [-77, -errno.EPERM, 0]
     assert status == 0
 
@@ -123,26 +123,26 @@ def test_what_kills_kills_with_sigsys(action: str) -> None:
 
 
 def test_log_lets_through_and_trace_without_a_tracer_is_enosys() -> None:
-    made = compile_profile(profile(rule("LOG", "getppid"), rule("TRACE", "gettid")))
-    got, _ = in_child(made, lambda: [call(NR["getppid"]), call(NR["gettid"])])
+    created = compile_profile(profile(rule("LOG", "getppid"), rule("TRACE", "gettid")))
+    got, _ = in_child(created, lambda: [call(NR["getppid"]), call(NR["gettid"])])
     assert got == [os.getpid(), -errno.ENOSYS]
 
 
 def test_every_flag_is_taken_by_the_kernel() -> None:
     names = ("TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV")
-    made = compile_profile(profile(rule("ERRNO", "getppid", 9), flags=tuple(f"SECCOMP_FILTER_FLAG_{name}" for name in names)))
-    assert made.flags == 7
-    assert in_child(made, lambda: call(NR["getppid"])) == (-9, 0)
+    created = compile_profile(profile(rule("ERRNO", "getppid", 9), flags=tuple(f"SECCOMP_FILTER_FLAG_{name}" for name in names)))
+    assert created.flags == 7
+    assert in_child(created, lambda: call(NR["getppid"])) == (-9, 0)
 
 
 def test_a_notification_reaches_the_listener() -> None:
     flags = ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_TSYNC")
-    made = compile_profile(profile(rule("NOTIFY", "mkdir"), listener_path="/unused", flags=flags))
+    created = compile_profile(profile(rule("NOTIFY", "mkdir"), listener_path="/unused", flags=flags))
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
-            listener = load(made)
+            listener = load(created)
             theirs.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))])
             os._exit(-call(NR["mkdir"], 0, 0))
         finally:
@@ -238,8 +238,8 @@ def test_i386_is_closed_unless_asked_for_and_filtered_then() -> None:
     shut = compile_profile(profile(rule("ERRNO", "getpid", 7)))
     _, status = in_child(shut, lambda: int80(20, 0))
     assert os.WTERMSIG(status) == signal.SIGSYS
-    made = compile_profile(profile(rule("ERRNO", "getpid", 7), architectures=("SCMP_ARCH_X86_64", "SCMP_ARCH_X86")))
-    assert in_child(made, lambda: int80(20, 0)) == (-7, 0)
+    created = compile_profile(profile(rule("ERRNO", "getpid", 7), architectures=("SCMP_ARCH_X86_64", "SCMP_ARCH_X86")))
+    assert in_child(created, lambda: int80(20, 0)) == (-7, 0)
 
 
 @pytest.mark.usefixtures("_i386")
@@ -258,7 +258,7 @@ def test_x32_is_closed_unless_asked_for_and_filtered_then() -> None:
     x32 = 0x40000000
     _, status = in_child(compile_profile(profile(rule("ERRNO", "getpid", 7))), lambda: call(x32 | NR["getpid"]))
     assert os.WTERMSIG(status) == signal.SIGSYS
-    made = compile_profile(profile(rule("ERRNO", "getpid", 7), architectures=("SCMP_ARCH_X86_64", "SCMP_ARCH_X32")))
-    assert in_child(made, lambda: call(x32 | NR["getpid"])) == (-7, 0)
+    created = compile_profile(profile(rule("ERRNO", "getpid", 7), architectures=("SCMP_ARCH_X86_64", "SCMP_ARCH_X32")))
+    assert in_child(created, lambda: call(x32 | NR["getpid"])) == (-7, 0)
     got, _ = in_child(compile_profile(default_profile()), lambda: [call(x32 | NR["socket"], 38, 5, 0), call(x32 | 5000)])
     assert got == [-errno.EPERM, -errno.ENOSYS]

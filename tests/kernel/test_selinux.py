@@ -86,9 +86,9 @@ def test_the_process_and_the_mounts_have_their_labels(
     spec = spec.at.process.selinux_label.set(BOX).at.linux.mount_label.set(files)
     bundle = make_bundle(spec.with_args(["sh", "-c", f"{LABEL}; touch /t/file && echo x > /t/file && echo written"]))
     done = oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix)
-    label, *said = str(done.stdout).replace("\0", "").split()
+    label, *printed = str(done.stdout).replace("\0", "").split()
     assert label == BOX
-    assert said == (["written"] if writes else []), done.stderr
+    assert printed == (["written"] if writes else []), done.stderr
     assert ("Permission denied" in str(done.stderr)) is not writes
 
 
@@ -110,8 +110,8 @@ def test_further_processes_have_the_label_of_the_config_or_their_own(
         words = ["sh", "-c", LABEL]
         other = BOX.replace("c1", "c0")
         for given, expected in ((None, BOX), (other, other)):
-            said = container.exec(words, capture_output=True, text=True, selinux_label=given, check=True).stdout
-            assert str(said).replace("\0", "").strip() == expected
+            printed = container.exec(words, capture_output=True, text=True, selinux_label=given, check=True).stdout
+            assert str(printed).replace("\0", "").strip() == expected
         with pytest.raises(oci.StepError, match=r"label .*the policy does not know this label"):
             container.exec(words, selinux_label="no:such:label:s0")
         assert container.status is oci.Status.RUNNING

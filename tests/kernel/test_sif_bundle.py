@@ -529,15 +529,15 @@ def test_an_upper_layer_that_cannot_be_removed_is_removed_later(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "link"))
 
     def hold(*_: object) -> None:
-        (made,) = (tmp_path / "real").iterdir()
-        (made / "held").mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "none", made / "held"], check=True)
+        (created,) = (tmp_path / "real").iterdir()
+        (created / "held").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", created / "held"], check=True)
 
     monkeypatch.setattr("ociruntime.lifecycle.create.warn", hold)
     with pytest.raises(oci.BundleError, match="/held: it is a mount point; unmount it"):
         oci.run(busybox_sif, ["sh", "-c", "echo x > /new"], capture_output=True, state_root=state_root, container_id=prefix)
-    (made,) = (tmp_path / "real").iterdir()
-    subprocess.run(["umount", made / "held"], check=True)
+    (created,) = (tmp_path / "real").iterdir()
+    subprocess.run(["umount", created / "held"], check=True)
     oci.Container.load(prefix, state_root=state_root).delete(force=True)
     assert os.listdir(tmp_path / "real") == []
 

@@ -50,8 +50,8 @@ def no_unit_is_left(prefix: str) -> Iterator[None]:
 
 @pytest.fixture
 def limited(make_bundle: MakeBundle, state_root: Path, prefix: str) -> Callable[..., Any]:
-    made = Limited(make_bundle, state_root, prefix)
-    return lambda *args, **more: made(*args, cgroup_manager="systemd", **more)
+    created = Limited(make_bundle, state_root, prefix)
+    return lambda *args, **more: created(*args, cgroup_manager="systemd", **more)
 
 
 @root
@@ -115,11 +115,11 @@ def test_the_limits_on_v1(limited: Callable[..., Any], prefix: str) -> None:
         path = f"/{prefix}.slice/{prefix}-a.slice/{unit}"
         lines = Path(f"/proc/{container.pid}/cgroup").read_text().splitlines()
         assert {line.split(":", 2)[2] for line in lines} == {path}
-        wanted = {
+        expected = {
             "ActiveState": "active", "Delegate": "yes", "MemoryLimit": f"{64 * MiB}", "CPUShares": "512", "TasksMax": "33",
             "CPUQuotaPerSecUSec": "250ms", "DevicePolicy": "strict", "ControlGroup": path,
         }  # fmt: skip
-        assert show(unit, *wanted) == wanted
+        assert show(unit, *expected) == expected
         files = {
             ("memory", "memory.limit_in_bytes"): f"{64 * MiB}", ("memory", "memory.memsw.limit_in_bytes"): f"{96 * MiB}",
             ("cpu", "cpu.shares"): "512", ("cpu", "cpu.cfs_quota_us"): "50000", ("cpu", "cpu.cfs_period_us"): "200000",
@@ -290,11 +290,11 @@ def test_a_scope_of_either_systemd(sleeper: int, prefix: str) -> None:
     user, hierarchy = host.systemd.user, host.systemd.hierarchy
     unit, base = f"{prefix}.scope", (hierarchy.base or "").rstrip("/")
     path = f"{base}/{prefix}.slice/{unit}"
-    asked = [
+    requested = [
         Property("Slice", "s", f"{prefix}.slice"), Property("Delegate", "b", True), Property("MemoryMax", "t", 64 * MiB),
         Property("AllowedCPUs", "ay", (1,)), Property("TasksMax", "t", 7),
     ]  # fmt: skip
-    systemd.start_scope(unit, asked, path, user=user, pid=sleeper)
+    systemd.start_scope(unit, requested, path, user=user, pid=sleeper)
     scope = Path(hierarchy.mountpoint + path)
     try:
         assert show(unit, "MemoryMax", "AllowedCPUs") == {"MemoryMax": f"{64 * MiB}", "AllowedCPUs": "0"}
@@ -303,7 +303,7 @@ def test_a_scope_of_either_systemd(sleeper: int, prefix: str) -> None:
         systemd.set_properties(unit, [Property("TasksMax", "t", 9)], user=user)
         assert (scope / "pids.max").read_text() == "9\n"
         with pytest.raises(FileExistsError):
-            systemd.start_scope(unit, asked, path, user=user, pid=os.getpid())
+            systemd.start_scope(unit, requested, path, user=user, pid=os.getpid())
     finally:
         os.kill(sleeper, 9)
         systemd.stop(unit, user=user)

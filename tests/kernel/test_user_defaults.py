@@ -24,10 +24,10 @@ def user(request: pytest.FixtureRequest, busybox_rootfs: Path, user_python: str)
     """A user whose home has ``bundle/rootfs``."""
     if request.param and shutil.which("newuidmap", path="/usr/bin") is None:
         pytest.skip("no newuidmap (Debian: uidmap)")
-    with new_user(user_python, subordinate=request.param) as made:
-        shutil.copytree(busybox_rootfs, made.home / "bundle/rootfs", symlinks=True)
-        give(made.home)
-        yield made
+    with new_user(user_python, subordinate=request.param) as created:
+        shutil.copytree(busybox_rootfs, created.home / "bundle/rootfs", symlinks=True)
+        give(created.home)
+        yield created
 
 
 def rows(text: str) -> list[list[int]]:

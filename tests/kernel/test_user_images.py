@@ -55,10 +55,10 @@ def image(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def _user(python: str, image: Path, *, fuse: bool, subordinate: bool) -> Iterator[User]:
-    with new_user(python, subordinate=subordinate, fuse=fuse) as made:
-        shutil.copy(image, made.home / "image.sif")
-        give(made.home)
-        yield made
+    with new_user(python, subordinate=subordinate, fuse=fuse) as created:
+        shutil.copy(image, created.home / "image.sif")
+        give(created.home)
+        yield created
 
 
 @pytest.fixture(params=KINDS)
@@ -135,19 +135,19 @@ HELPERS = ("newuidmap", "newgidmap", "squashfuse", "fusermount3", "unsquashfs")
 @pytest.fixture
 def cgroups(prefix: str) -> Iterator[tuple[Path, ...]]:
     """Cgroups of the user in hierarchies of v1."""
-    made = []
+    created = []
     try:
         for name in ("pids", "memory", "freezer"):
             hierarchy = oci.Host.probe().hierarchy(name)
             if hierarchy is None or oci.Host.probe().cgroup_mode not in ("v1", "hybrid"):
                 pytest.skip("needs cgroup v1; on v2, test_the_walk_through of test_fuse.py")
-            made.append(Path(hierarchy.mountpoint, f"{prefix}-given"))
-            made[-1].mkdir()
-            for path in (made[-1], made[-1] / "cgroup.procs", made[-1] / "tasks"):
+            created.append(Path(hierarchy.mountpoint, f"{prefix}-given"))
+            created[-1].mkdir()
+            for path in (created[-1], created[-1] / "cgroup.procs", created[-1] / "tasks"):
                 os.chown(path, UID, UID)
-        yield tuple(made)
+        yield tuple(created)
     finally:
-        for path in made:
+        for path in created:
             path.rmdir()  # which fails if a cgroup of a container is left
 
 

@@ -130,7 +130,9 @@ def commands(parser: argparse.ArgumentParser, name: str = "") -> dict[str, argpa
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not groups:
         return {name.strip(): parser}
-    return {path: made for choice, sub in groups[0].choices.items() for path, made in commands(sub, f"{name} {choice}").items()}
+    return {
+        path: created for choice, sub in groups[0].choices.items() for path, created in commands(sub, f"{name} {choice}").items()
+    }
 
 
 COMMANDS = commands(build_parser())
@@ -234,12 +236,12 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, make_bundle: MakeBundle, busybox_sif: Path, prefix: str) -> Iterator[World]:
-    made = World(tmp_path, make_bundle, busybox_sif, prefix)
+    created = World(tmp_path, make_bundle, busybox_sif, prefix)
     try:
-        yield made
-        made.clean()
+        yield created
+        created.clean()
     finally:
-        made.running.delete(force=True)
+        created.running.delete(force=True)
 
 
 def wrong_values(world: World, command: str, action: argparse.Action) -> Iterator[tuple[str, list[str]]]:
@@ -444,9 +446,9 @@ def test_every_command_without_a_directory_and_streams(world: World, command: st
     faults = []
     for closed in ((0,), (1,), (2,), (0, 1, 2)):
         found, _, message = outcome(world, command, closed)
-        wanted, says = (1, "ociruntime: cannot write to stdout: bad file descriptor\n") if 1 in closed and out else (status, err)
-        if (found, message) != (wanted, "" if 2 in closed else says):
-            faults.append(f"{closed}: {found}, {message!r}, expected {wanted}, {says!r}")
+        requested, says = (1, "ociruntime: cannot write to stdout: bad file descriptor\n") if 1 in closed and out else (status, err)
+        if (found, message) != (requested, "" if 2 in closed else says):
+            faults.append(f"{closed}: {found}, {message!r}, expected {requested}, {says!r}")
     removed = world.directory / "removed"
     removed.mkdir()
     monkeypatch.chdir(removed)

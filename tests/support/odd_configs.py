@@ -223,11 +223,11 @@ OF_OTHER_PLATFORMS = frozenset({"windows", "solaris", "vm", "zos", "freebsd"})
 
 def lay_over(below: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
     """Return a document with a part of another one laid over it. Objects are joined."""
-    made = copy.deepcopy(below)
+    created = copy.deepcopy(below)
     for key, value in piece.items():
-        under = made.get(key)
-        made[key] = lay_over(under, value) if isinstance(value, dict) and isinstance(under, dict) else copy.deepcopy(value)
-    return made
+        under = created.get(key)
+        created[key] = lay_over(under, value) if isinstance(value, dict) and isinstance(under, dict) else copy.deepcopy(value)
+    return created
 
 
 def _places(value: Any, path: Path = ()) -> Iterator[Path]:
@@ -264,13 +264,13 @@ def odd_configs(base: RuntimeSpec, *, each: int | None, seed: int = 0) -> Iterat
             if path[-2:-1] and path[-2] in _MAPPINGS:
                 changes += [(True, text) for text in _TEXTS]
             for is_key, value in changes if each is None else chosen.sample(changes, min(each, len(changes))):
-                made = copy.deepcopy(document)
-                around = _at(made, path[:-1])
+                created = copy.deepcopy(document)
+                around = _at(created, path[:-1])
                 if is_key:
                     around[value] = around.pop(path[-1])
                 else:
                     around[path[-1]] = value
-                yield f"{'.'.join(map(str, path))}{' as a key' if is_key else ''}: {value!r:.60}", made
+                yield f"{'.'.join(map(str, path))}{' as a key' if is_key else ''}: {value!r:.60}", created
 
 
 def members_without_values() -> set[str]:

@@ -40,8 +40,8 @@ def describe_children() -> str:
         for file in ("comm", "wchan", "stack", "status"):
             with suppress(OSError):
                 text = Path(f"/proc/{pid}/{file}").read_text()
-                wanted = ("State", "VmRSS", "SigPnd", "ShdPnd") if file == "status" else ()
-                lines += [f"  {line}" for line in text.splitlines() if not wanted or line.startswith(wanted)]
+                expected = ("State", "VmRSS", "SigPnd", "ShdPnd") if file == "status" else ()
+                lines += [f"  {line}" for line in text.splitlines() if not expected or line.startswith(expected)]
         with suppress(OSError):
             for row in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
                 _, names, path = row.split(":", 2)

@@ -43,19 +43,19 @@ DEEP = "/".join(["d" * 200] * 10)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, **values: Any) -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.type, made.mtime, made.mode = kind, 1000, 0o755 if kind == tarfile.DIRTYPE else 0o644
+    created = tarfile.TarInfo(name)
+    created.type, created.mtime, created.mode = kind, 1000, 0o755 if kind == tarfile.DIRTYPE else 0o644
     for key, value in values.items():
-        setattr(made, key, value)
-    return made
+        setattr(created, key, value)
+    return created
 
 
 def layer(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for made, content in members:
-            made.size = len(content)
-            archive.addfile(made, io.BytesIO(content))
+        for created, content in members:
+            created.size = len(content)
+            archive.addfile(created, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -89,10 +89,10 @@ def image() -> OciImage:
         (member("covered/above"), b"content"),
         (member("to-the-lower-layer", tarfile.LNKTYPE, linkname="zeros"), b""),
     )
-    made = OciImage()
+    created = OciImage()
     digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in (lower, upper)]
-    made.add([(gzip.compress(lower), f"{TAR_TYPE}+gzip"), (upper, TAR_TYPE)], name="it", config=CONFIG, diff_ids=digests)
-    return made
+    created.add([(gzip.compress(lower), f"{TAR_TYPE}+gzip"), (upper, TAR_TYPE)], name="it", config=CONFIG, diff_ids=digests)
+    return created
 
 
 def write_docker_archive(path: Path) -> Path:

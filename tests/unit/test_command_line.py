@@ -18,20 +18,20 @@ COMMANDS = (
 
 
 def parser(*, rest: bool) -> Parser:
-    made = Parser(prog="cmd")
-    made.add_argument("-f", "--file", metavar="FILE")
-    made.add_argument("-a", "--all", action="store_true")
-    made.add_argument("-t", "--tty", action="store_true")
-    made.add_argument("-n", "--number", type=int, default=1)
-    made.add_argument("--kind", choices=("a", "b"), default="a")
-    made.add_argument("-e", "--env", action="append", default=[])
-    made.add_argument("--same", action="store_const", const="b", dest="kind")
-    made.add_argument("id", metavar="ID")
+    created = Parser(prog="cmd")
+    created.add_argument("-f", "--file", metavar="FILE")
+    created.add_argument("-a", "--all", action="store_true")
+    created.add_argument("-t", "--tty", action="store_true")
+    created.add_argument("-n", "--number", type=int, default=1)
+    created.add_argument("--kind", choices=("a", "b"), default="a")
+    created.add_argument("-e", "--env", action="append", default=[])
+    created.add_argument("--same", action="store_const", const="b", dest="kind")
+    created.add_argument("id", metavar="ID")
     if rest:
-        made.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG")
+        created.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG")
     else:
-        made.add_argument("signal", nargs="?", metavar="SIGNAL")
-    return made
+        created.add_argument("signal", nargs="?", metavar="SIGNAL")
+    return created
 
 
 @pytest.mark.parametrize(

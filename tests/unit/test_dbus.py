@@ -99,15 +99,15 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "")
     (tmp_path / "systemd").mkdir()
-    made: list[Peer] = []
+    created: list[Peer] = []
 
     def make(*script: tuple[str, Answer], **more: Any) -> Peer:
-        made.append(Peer(tmp_path / "systemd/private", list(script), **more))
-        made[-1].start()
-        return made[-1]
+        created.append(Peer(tmp_path / "systemd/private", list(script), **more))
+        created[-1].start()
+        return created[-1]
 
     yield make
-    for entry in made:
+    for entry in created:
         entry.listener.shutdown(socket.SHUT_RDWR)
         entry.listener.close()
         entry.join(TIME_LIMIT)
@@ -133,9 +133,9 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_started(peer: Callable[..., Peer], name: str) -> None:
-    made = peer(*GOOD[name])
+    created = peer(*GOOD[name])
     start()
-    assert made.calls == [member for member, _ in GOOD[name]]
+    assert created.calls == [member for member, _ in GOOD[name]]
 
 
 def test_a_unit_that_failed_is_cleared_away(peer: Callable[..., Peer]) -> None:
@@ -180,8 +180,8 @@ def test_silence_has_an_end(peer: Callable[..., Peer], monkeypatch: pytest.Monke
 
 def test_breaking_off_for_ever_has_an_end(peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "TIMEOUT", 0.3)
-    made = peer(greeting=b"")
-    made.listener.shutdown(socket.SHUT_RDWR)  # what is bound and not listened to refuses
+    created = peer(greeting=b"")
+    created.listener.shutdown(socket.SHUT_RDWR)  # what is bound and not listened to refuses
     with pytest.raises(ConnectionRefusedError):
         systemd.stop(UNIT, user=True)
 
@@ -200,6 +200,6 @@ def test_no_bus_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_properties_are_changed_until_the_unit_ends(peer: Callable[..., Peer]) -> None:
-    made = peer(("SetUnitProperties", NOTHING))
+    created = peer(("SetUnitProperties", NOTHING))
     systemd.set_properties(UNIT, [("AllowedCPUs", "ay", (1, 2)), ("DeviceAllow", "a(ss)", (("/dev/null", "rw"),))], user=True)
-    assert made.calls == ["SetUnitProperties"]
+    assert created.calls == ["SetUnitProperties"]

@@ -69,9 +69,9 @@ def hard(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
 
 
 def layout(path: Path, *layers: bytes, media_type: str = TAR_TYPE) -> Path:
-    made = OciImage()
-    made.add([(layer, media_type) for layer in layers])
-    return made.write_layout(path)
+    created = OciImage()
+    created.add([(layer, media_type) for layer in layers])
+    return created.write_layout(path)
 
 
 def tar_image(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Image:
@@ -162,9 +162,9 @@ def test_parts_of_the_view(image: Image) -> None:
 
 @pytest.mark.parametrize("kind", ["layout", "archive", "sif", "docker"])
 def test_kinds_with_archives(kind: str, tmp_path: Path) -> None:
-    made = OciImage()
-    made.add([(tar(*LOWER), TAR_TYPE), (tar(*UPPER), TAR_TYPE)])
-    path = write_docker(made, tmp_path / "image") if kind == "docker" else getattr(made, f"write_{kind}")(tmp_path / "image")
+    created = OciImage()
+    created.add([(tar(*LOWER), TAR_TYPE), (tar(*UPPER), TAR_TYPE)])
+    path = write_docker(created, tmp_path / "image") if kind == "docker" else getattr(created, f"write_{kind}")(tmp_path / "image")
     with Image.open(path) as image:
         assert names(image.files()) == MERGED
         assert image.read_bytes("/up") == b"upper\n"
@@ -176,10 +176,10 @@ def zstd(content: bytes) -> bytes:
 
 @pytest.mark.parametrize(("suffix", "pack"), [("+gzip", gzip.compress), ("+zstd", zstd)])
 def test_compressed_archives(suffix: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    made = OciImage()
+    created = OciImage()
     plain = tar(member("a", content=bytes(3 << 20)), member("b", content=b"b"))
-    made.add([(pack(plain), TAR_TYPE + suffix)], diff_ids=[f"sha256:{hashlib.sha256(plain).hexdigest()}"])
-    with Image.open(made.write_layout(tmp_path / "image")) as image:
+    created.add([(pack(plain), TAR_TYPE + suffix)], diff_ids=[f"sha256:{hashlib.sha256(plain).hexdigest()}"])
+    with Image.open(created.write_layout(tmp_path / "image")) as image:
         assert [(file.path, file.size) for file in image.files()] == [("/", 0), ("/a", 3 << 20), ("/b", 1)]
         assert image.read_bytes("b") == b"b"
         assert image.read_bytes("a") == bytes(3 << 20)
@@ -274,9 +274,9 @@ def test_squashfs_layers(tree: Path, tmp_path: Path) -> None:
         pytest.skip("the filesystem of the tests has no extended attributes")
     lower = squashfs(tmp_path / "lower.sqfs", tree).read_bytes()
     second = squashfs(tmp_path / "upper.sqfs", upper, "-p", "large c 0000 0 0 0 0").read_bytes()
-    made = OciImage()
-    made.add([(lower, SQUASHFS_TYPE), (second, SQUASHFS_TYPE)])
-    with Image.open(made.write_sif(tmp_path / "image.sif")) as image:
+    created = OciImage()
+    created.add([(lower, SQUASHFS_TYPE), (second, SQUASHFS_TYPE)])
+    with Image.open(created.write_sif(tmp_path / "image.sif")) as image:
         assert names(image.files()) == ["/", "/holes", "/latin-\udce9", "/link", "/same", "/small", "/sub", "/sub/new"]
         assert image.read_bytes("sub/new") == b"new"
 
@@ -445,14 +445,14 @@ def test_nothing_is_left(
 
     def fail(*args: Any, **options: Any) -> Any:
         nonlocal calls
-        made = real(*args, **options)
+        created = real(*args, **options)
         calls += 1
         if calls == (2 if failing in ("mkdir", "open") else 1):
             if failing == "open":
-                os.close(made)
+                os.close(created)
             monkeypatch.setattr(os, failing, real)
             raise error
-        return made
+        return created
 
     monkeypatch.setattr(os, failing, fail)
     if failing == "mkdir" and path == "bin/sh":
@@ -552,9 +552,9 @@ def test_a_file_in_place_of_a_directory_and_back(tmp_path: Path) -> None:
 def test_a_truncated_or_damaged_archive(pack: Callable[[bytes], bytes], suffix: str, tmp_path: Path) -> None:
     whole = pack(tar(member("a", content=random.Random(2).randbytes(9000)), member("b", content=b"b" * 600)))
     for size in (0, 100, 600, 5000, len(whole) // 2, len(whole) - 11500 if not suffix else len(whole) - 8):
-        made = OciImage()
-        made.add([(whole[:size], TAR_TYPE + suffix)])
-        with Image.open(made.write_layout(tmp_path / f"{size}")) as image:
+        created = OciImage()
+        created.add([(whole[:size], TAR_TYPE + suffix)])
+        with Image.open(created.write_layout(tmp_path / f"{size}")) as image:
             assert f"layer {image.layers[0].digest}" in refused(lambda opened=image: everything(opened))  # type: ignore[misc]
     damaged = bytearray(whole)
     damaged[-900 if not suffix else 12] ^= 0xFF
@@ -569,9 +569,9 @@ def test_a_truncated_or_damaged_archive(pack: Callable[[bytes], bytes], suffix: 
 
 def test_digests(tmp_path: Path) -> None:
     plain = tar(member("a", content=b"a"))
-    made = OciImage()
-    made.add([(gzip.compress(plain), TAR_TYPE + "+gzip")], diff_ids=["sha256:" + "0" * 64])
-    with Image.open(made.write_layout(tmp_path / "image")) as image:
+    created = OciImage()
+    created.add([(gzip.compress(plain), TAR_TYPE + "+gzip")], diff_ids=["sha256:" + "0" * 64])
+    with Image.open(created.write_layout(tmp_path / "image")) as image:
         assert "decompressed: the content has the digest" in refused(lambda: everything(image))
 
 
@@ -589,10 +589,10 @@ def test_a_layer_that_changes(tmp_path: Path) -> None:
 
 def test_bombs_in_archives(tmp_path: Path) -> None:
     def gz(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
-        made = OciImage()
+        created = OciImage()
         plain = tar(*members, form=form)
-        made.add([(gzip.compress(plain), TAR_TYPE + "+gzip")], diff_ids=[f"sha256:{hashlib.sha256(plain).hexdigest()}"])
-        return made.write_layout(tmp_path / f"{len(os.listdir(tmp_path))}")
+        created.add([(gzip.compress(plain), TAR_TYPE + "+gzip")], diff_ids=[f"sha256:{hashlib.sha256(plain).hexdigest()}"])
+        return created.write_layout(tmp_path / f"{len(os.listdir(tmp_path))}")
 
     with Image.open(gz(member("zeros", content=bytes(32 << 20)))) as image:
         assert "max_bytes=16777216" in refused(lambda: list(image.files(max_bytes=16 << 20)))
@@ -760,9 +760,9 @@ def test_random_squashfs(tree: Path, tmp_path: Path) -> None:
 @needs_mksquashfs
 def test_a_squashfs_without_its_digest(tree: Path, tmp_path: Path) -> None:
     content = squashfs(tmp_path / "s", tree).read_bytes()
-    made = OciImage()
-    made.add([(content, SQUASHFS_TYPE)])
-    path = made.write_layout(tmp_path / "image")
+    created = OciImage()
+    created.add([(content, SQUASHFS_TYPE)])
+    path = created.write_layout(tmp_path / "image")
     (blob,) = (blob for blob in (path / "blobs" / "sha256").iterdir() if blob.read_bytes() == content)
     blob.write_bytes(content[:-1] + b"\x01")
     with Image.open(path) as image:
@@ -1042,9 +1042,9 @@ def test_erofs(kind: str, wide: Path, tmp_path: Path) -> None:
     add_compressible(wide)
     if kind == "zstd":
         pytest.importorskip("zstandard")
-    made = make_erofs(tmp_path / "erofs", wide, *EROFS[kind])
+    created = make_erofs(tmp_path / "erofs", wide, *EROFS[kind])
     expected = described(wide)
-    found = described(made)
+    found = described(created)
     assert found.keys() == expected.keys()
     if kind == "one time for all files":
         assert {file[2] for file in found.values()} == {1234567, 0}
@@ -1077,13 +1077,13 @@ class PatchedErofs:
 @needs_mkfs_erofs
 @pytest.mark.parametrize("feature", [0x40, 0x80, 0x100, 0x8000])
 def test_features_of_erofs_that_cannot_be_read(feature: int, tree: Path, tmp_path: Path) -> None:
-    made = PatchedErofs(tmp_path / "erofs", tree)
+    created = PatchedErofs(tmp_path / "erofs", tree)
     names = {0x40: "xattr_prefixes", 0x80: "48bit", 0x100: "metabox", 0x8000: "0x8000"}
     for call in (everything, lambda image: oci.build(image, tmp_path / "x.sif")):
-        with made.open((1024 + 80, struct.pack("<I", feature))) as image:
+        with created.open((1024 + 80, struct.pack("<I", feature))) as image:
             message = refused(partial(call, image), oci.UnsupportedError)
         assert f"an erofs with {names[feature]} cannot be read without mounting it" in message
-    with made.open((1024 + 86, b"\1")) as image:
+    with created.open((1024 + 86, b"\1")) as image:
         message = refused(lambda: everything(image), oci.UnsupportedError)
     assert "an erofs with data in other files cannot be read" in message
 
@@ -1091,10 +1091,10 @@ def test_features_of_erofs_that_cannot_be_read(feature: int, tree: Path, tmp_pat
 @needs_mkfs_erofs
 def test_fragments_of_erofs(tree: Path, tmp_path: Path) -> None:
     add_compressible(tree)
-    made = make_erofs(tmp_path / "erofs", tree, "-zlz4", "-Efragments")
-    if not made.read_bytes()[1024 + 80] & 0x20:
+    created = make_erofs(tmp_path / "erofs", tree, "-zlz4", "-Efragments")
+    if not created.read_bytes()[1024 + 80] & 0x20:
         pytest.skip("mkfs.erofs makes no fragments")
-    with Image.open(made) as image:
+    with Image.open(created) as image:
         assert len(list(image.files())) > 5
         message = refused(lambda: image.extract("/", tmp_path / "copy"), oci.UnsupportedError)
     assert "an erofs with fragments cannot be read without mounting it" in message
@@ -1158,18 +1158,20 @@ def test_a_hostile_erofs(tree: Path, tmp_path: Path) -> None:
 
 @needs_mkfs_erofs
 def test_loops_and_names_in_an_erofs(tree: Path, tmp_path: Path) -> None:
-    made = PatchedErofs(tmp_path / "erofs", tree)
-    sub = made.inode("sub")
+    created = PatchedErofs(tmp_path / "erofs", tree)
+    sub = created.inode("sub")
     entries = sub.end if sub.layout == 2 else sub.value * 4096
-    itself, deep = struct.unpack_from("<QH", made.bytes, entries), made.bytes.index(b"deep", entries)
-    places = [place for place in range(entries, deep, 12) if struct.unpack_from("<H", made.bytes, place + 8)[0] == deep - entries]
-    with made.open((places[0], struct.pack("<Q", itself[0]))) as image:  # the directory contains itself
+    itself, deep = struct.unpack_from("<QH", created.bytes, entries), created.bytes.index(b"deep", entries)
+    places = [
+        place for place in range(entries, deep, 12) if struct.unpack_from("<H", created.bytes, place + 8)[0] == deep - entries
+    ]
+    with created.open((places[0], struct.pack("<Q", itself[0]))) as image:  # the directory contains itself
         assert "too deep" in refused(lambda: everything(image))
     for name in (b"d/ep", b"\0eep"):
-        with made.open((deep, name)) as image:
+        with created.open((deep, name)) as image:
             refused(lambda opened=image: everything(opened))  # type: ignore[misc]
     for start in (b"\0\0", b"\1\0", b"\xff\xff"):
-        with made.open((entries + 8, start)) as image:
+        with created.open((entries + 8, start)) as image:
             refused(lambda opened=image: everything(opened))  # type: ignore[misc]
 
 
@@ -1238,10 +1240,10 @@ def test_a_hostile_layer_in_every_kind(kind: ImageKind, what: str, tmp_path: Pat
     plain = write()
     layer = pack(plain)
     suffix = "+gzip" if layer[:2] == b"\x1f\x8b" else "+zstd" if layer[:4] == b"\x28\xb5\x2f\xfd" else ""
-    made = OciImage()
+    created = OciImage()
     digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
-    made.add([(tar(member("first", content=b"x")), TAR_TYPE), (layer, TAR_TYPE + suffix)], diff_ids=[FIRST_DIGEST, digest])
-    path = WRITERS[kind](made, tmp_path / "image")
+    created.add([(tar(member("first", content=b"x")), TAR_TYPE), (layer, TAR_TYPE + suffix)], diff_ids=[FIRST_DIGEST, digest])
+    path = WRITERS[kind](created, tmp_path / "image")
     for call in (
         lambda image: list(image.files(**limits)),
         lambda image: image.read_bytes("first", **limits),
@@ -1286,9 +1288,9 @@ def test_the_memory_for_a_bomb(kind: str, tmp_path: Path) -> None:
             for piece in (item.tobuf(tarfile.GNU_FORMAT), *[bytes(1 << 20)] * 300, bytes(1024)):
                 packed.write(piece)
                 hashed.update(piece)
-        made = OciImage()
-        made.add([(zeros.getvalue(), TAR_TYPE + "+gzip")], diff_ids=[f"sha256:{hashed.hexdigest()}"])
-        path = WRITERS[ImageKind(kind)](made, tmp_path / "image")
+        created = OciImage()
+        created.add([(zeros.getvalue(), TAR_TYPE + "+gzip")], diff_ids=[f"sha256:{hashed.hexdigest()}"])
+        path = WRITERS[ImageKind(kind)](created, tmp_path / "image")
     else:
         (tmp_path / "tree").mkdir()
         with open(tmp_path / "tree/zeros", "wb") as file:

@@ -301,10 +301,10 @@ def test_an_image_for_another_platform_is_refused(tmp_path: Path, kind: ImageKin
         WRITERS[kind](two_layers(), path)
     named = kind not in (ImageKind.DIRECTORY, ImageKind.FILESYSTEM)
     there = f"linux/{HOST}" if named else "the image does not name its platform"
-    for wanted in (f"linux/{FOREIGN}", f"freebsd/{HOST}", f"linux/{HOST}/v99", *([] if named else [HOST])):
-        message = refused(path, platform=wanted)
+    for requested in (f"linux/{FOREIGN}", f"freebsd/{HOST}", f"linux/{HOST}/v99", *([] if named else [HOST])):
+        message = refused(path, platform=requested)
         assert "no image for " in message
-        assert (wanted in message, there in message) == (True, True) or f"linux/{wanted}" in message
+        assert (requested in message, there in message) == (True, True) or f"linux/{requested}" in message
     if named:
         Image.open(path, platform=HOST).close()
     status = main(["image", "ls", "--platform", f"linux/{FOREIGN}", str(path)])

@@ -67,10 +67,10 @@ def test_a_child_that_another_thread_has_just_closed() -> None:
 
 def test_a_cgroup_whose_name_has_line_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "/a\rb\x0bc\u2028d"
-    asked = []
-    monkeypatch.setattr(host, "_base", lambda mountpoint, candidates: asked.append(candidates))
+    requested = []
+    monkeypatch.setattr(host, "_base", lambda mountpoint, candidates: requested.append(candidates))
     host._hierarchies(f"1:name=systemd:{name}\n0::{name}\n")
-    assert any(name in candidates for candidates in asked)
+    assert any(name in candidates for candidates in requested)
 
 
 # ---- messages ----

@@ -92,11 +92,11 @@ class Registry:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    made = Registry()
-    yield made
-    made.released.set()
-    made.server.shutdown()
-    made.server.server_close()
+    created = Registry()
+    yield created
+    created.released.set()
+    created.server.shutdown()
+    created.server.server_close()
 
 
 @needs_skopeo
@@ -258,9 +258,9 @@ needs_registry = pytest.mark.skipif(
 
 @pytest.fixture
 def distribution(tmp_path: Path) -> Iterator[Distribution]:
-    made = Distribution(tmp_path / "registry")
-    yield made
-    made.close()
+    created = Distribution(tmp_path / "registry")
+    yield created
+    created.close()
 
 
 def message_of(path: Path) -> bytes:

@@ -50,10 +50,10 @@ def test_nothing_is_missing(reference: ModuleType) -> None:
 @pytest.mark.skipif(shutil.which("groff") is None, reason="no groff (Debian: groff-base)")
 def test_the_man_page_is_well_formed(reference: ModuleType) -> None:
     command = ["groff", "-man", "-Tutf8", "-ww", "-P-cbou"]
-    made = subprocess.run(command, input=reference.man_page(), capture_output=True, text=True, check=True)
-    assert made.stderr == ""
-    assert "ociruntime list --format json" in made.stdout
-    assert "     255" in made.stdout
+    created = subprocess.run(command, input=reference.man_page(), capture_output=True, text=True, check=True)
+    assert created.stderr == ""
+    assert "ociruntime list --format json" in created.stdout
+    assert "     255" in created.stdout
 
 
 def test_escapes(reference: ModuleType) -> None:

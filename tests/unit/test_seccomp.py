@@ -41,8 +41,8 @@ def _empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def profile(*calls: Syscall, default: str = "ERRNO", **more: Any) -> Seccomp:
-    made = Seccomp(default_action=SeccompAction(f"SCMP_ACT_{default}"), syscalls=calls)
-    return made.evolve(**more) if more else made
+    created = Seccomp(default_action=SeccompAction(f"SCMP_ACT_{default}"), syscalls=calls)
+    return created.evolve(**more) if more else created
 
 
 def call(action: str, *names: str, errno_ret: int | None = None, args: tuple[SyscallArg, ...] | None = None) -> Syscall:
@@ -137,18 +137,18 @@ def test_a_program_too_long_for_the_kernel_is_refused() -> None:
 
 def test_size_and_flags_of_a_filter() -> None:
     flags = ("SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW")
-    made = compile_profile(profile(call("ALLOW", "read"), flags=flags))
-    assert made.flags == 7
-    assert made.needs_listener is False
-    assert made.instructions * 8 == len(made.program)
+    created = compile_profile(profile(call("ALLOW", "read"), flags=flags))
+    assert created.flags == 7
+    assert created.needs_listener is False
+    assert created.instructions * 8 == len(created.program)
     assert compile_profile(profile(call("ALLOW", "read"))).flags == 0
 
 
 def test_a_notification_needs_a_listener() -> None:
     flags = ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_TSYNC")
-    made = compile_profile(profile(call("NOTIFY", "mkdir"), default="ALLOW", listener_path="/run/agent", flags=flags))
-    assert made.needs_listener
-    assert made.flags == 1 | 1 << 4 | 1 << 5  # TSYNC with a listener needs TSYNC_ESRCH
+    created = compile_profile(profile(call("NOTIFY", "mkdir"), default="ALLOW", listener_path="/run/agent", flags=flags))
+    assert created.needs_listener
+    assert created.flags == 1 | 1 << 4 | 1 << 5  # TSYNC with a listener needs TSYNC_ESRCH
     # Without a listener the kernel refuses the flag, which then means nothing.
     assert compile_profile(profile(call("ALLOW", "mkdir"), flags=flags)).flags == 1
 
@@ -169,12 +169,12 @@ def test_every_name_of_the_default_profile_is_known() -> None:
 
 
 def test_the_default_profile_is_complete_quick_and_the_same_object() -> None:
-    made = default_profile()
-    assert made is default_profile(frozenset(DEFAULT_CAPABILITIES))
-    assert len({name for rule in made.syscalls or () for name in rule.names}) > 300
-    for rule in made.syscalls or ():
+    created = default_profile()
+    assert created is default_profile(frozenset(DEFAULT_CAPABILITIES))
+    assert len({name for rule in created.syscalls or () for name in rule.names}) > 300
+    for rule in created.syscalls or ():
         assert len(set(rule.names)) == len(rule.names)
-    assert made.architectures == architectures_of(os.uname().machine)
+    assert created.architectures == architectures_of(os.uname().machine)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_architectures_by_machine(machine: str, names: str) -> None:
 @pytest.mark.skipif(sys.byteorder != "little", reason="for a little-endian machine")
 @pytest.mark.parametrize("machine", ["aarch64", "armv7l", "i686", "ppc64le", "riscv64", "mips64"])
 def test_the_default_profile_compiles_for_other_machines(machine: str) -> None:
-    made = compile_profile(default_profile(arch=machine), machine=machine)
-    assert 300 < made.instructions < 4096
+    created = compile_profile(default_profile(arch=machine), machine=machine)
+    assert 300 < created.instructions < 4096
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------------------
@@ -243,15 +243,15 @@ def test_the_key_of_the_caller_is_used(compilations: list[str]) -> None:
 def test_threads_compile_once(compilations: list[str]) -> None:
     spec = default_profile()
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: compile_profile(spec), range(16)))
-    assert all(each is made[0] for each in made)
+        created = list(pool.map(lambda _: compile_profile(spec), range(16)))
+    assert all(each is created[0] for each in created)
     assert len(compilations) == 1
 
 
 def test_the_cache_in_the_process_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "MAX_CACHED", 3)
-    made = [compile_profile(profile(call("ERRNO", "read", errno_ret=number), default="ALLOW")) for number in range(2, 7)]
-    assert list(seccomp._cache.values()) == made[-3:]
+    created = [compile_profile(profile(call("ERRNO", "read", errno_ret=number), default="ALLOW")) for number in range(2, 7)]
+    assert list(seccomp._cache.values()) == created[-3:]
 
 
 def stored(directory: Path) -> Path:
@@ -403,8 +403,8 @@ def _timed(spec: Seccomp) -> float:
 
 
 def test_a_filter_is_a_frozen_value() -> None:
-    made = Filter(b"\0" * 16)
-    assert made == Filter(b"\0" * 16)
-    assert made.instructions == 2
+    created = Filter(b"\0" * 16)
+    assert created == Filter(b"\0" * 16)
+    assert created.instructions == 2
     with pytest.raises(AttributeError):
-        made.flags = 1  # type: ignore[misc]
+        created.flags = 1  # type: ignore[misc]

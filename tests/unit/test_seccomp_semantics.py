@@ -118,15 +118,15 @@ def action_of(action: str, errno_ret: int | None) -> int:
 
 def holds(arg: SyscallArg, value: int, narrow: bool) -> bool:
     mask = LOW if narrow else (1 << 64) - 1
-    value, wanted, second = value & mask, arg.value & mask, (arg.value_two or 0) & mask
+    value, expected, second = value & mask, arg.value & mask, (arg.value_two or 0) & mask
     return {
-        "SCMP_CMP_NE": value != wanted,
-        "SCMP_CMP_LT": value < wanted,
-        "SCMP_CMP_LE": value <= wanted,
-        "SCMP_CMP_EQ": value == wanted,
-        "SCMP_CMP_GE": value >= wanted,
-        "SCMP_CMP_GT": value > wanted,
-        "SCMP_CMP_MASKED_EQ": value & wanted == second & wanted,
+        "SCMP_CMP_NE": value != expected,
+        "SCMP_CMP_LT": value < expected,
+        "SCMP_CMP_LE": value <= expected,
+        "SCMP_CMP_EQ": value == expected,
+        "SCMP_CMP_GE": value >= expected,
+        "SCMP_CMP_GT": value > expected,
+        "SCMP_CMP_MASKED_EQ": value & expected == second & expected,
     }[arg.op]
 
 

@@ -701,8 +701,8 @@ def test_fuzzer_runs() -> None:
 def test_importing_is_cheap_and_needs_only_the_errors() -> None:
     # attrs brings some modules along on its own
     code = "import sys, attrs; before = set(sys.modules); from ociruntime import SifImage; print(sorted(set(sys.modules) - before))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    loaded = set(ast.literal_eval(told))
+    report = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(ast.literal_eval(report))
     assert "ociruntime.image.sif.reader" in loaded
     assert not loaded & {"json", "uuid", "datetime", "tempfile", "html", "cattrs", "jsonschema"}
     assert not loaded & {

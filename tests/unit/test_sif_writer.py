@@ -502,11 +502,11 @@ def listing(path: Path) -> dict[str, tuple[str, str]]:
     with SifImage.open(path) as image:
         primary = image.primary_partition
         assert primary is not None
-    told = subprocess.run(
+    report = subprocess.run(
         ["unsquashfs", "-lln", "-o", str(primary.offset), "-d", "R", str(path)], capture_output=True, text=True, check=True
     ).stdout
     found = {}
-    for line in told.splitlines():
+    for line in report.splitlines():
         if " R" in line:
             head, _, name = line.partition(" R")
             mode, owner, *_ = head.split()

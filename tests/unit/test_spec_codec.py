@@ -162,10 +162,10 @@ def test_rules_across_members() -> None:
 
 
 def test_cattrs_reads_and_writes_the_same() -> None:
-    made = converter()
-    spec = made.structure(RICH, RuntimeSpec)
+    created = converter()
+    spec = created.structure(RICH, RuntimeSpec)
     assert spec == RuntimeSpec.load(RICH)
-    assert made.unstructure(spec) == RICH
+    assert created.unstructure(spec) == RICH
 
 
 @pytest.mark.parametrize(("name", "key"), [("cwd", "cwd"), ("no_new_privileges", "noNewPrivileges"), ("type_", "type")])

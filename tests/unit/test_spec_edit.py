@@ -118,11 +118,11 @@ def test_a_class_of_one_s_own_stays_itself() -> None:
         def quiet(self) -> Ours:
             return self.with_env(QUIET="1")
 
-    made = Ours.default().quiet().with_args(["x"]).at.hostname.set("y")
-    assert type(made) is Ours
-    assert type(made.merge({"hostname": "z"})) is Ours
-    assert type(Ours.loads(made.to_json())) is Ours
-    assert made != RuntimeSpec.loads(made.to_json())
+    created = Ours.default().quiet().with_args(["x"]).at.hostname.set("y")
+    assert type(created) is Ours
+    assert type(created.merge({"hostname": "z"})) is Ours
+    assert type(Ours.loads(created.to_json())) is Ours
+    assert created != RuntimeSpec.loads(created.to_json())
 
 
 # ---- helpers ----
@@ -445,15 +445,15 @@ def test_an_image_s_config() -> None:
 def test_an_image_s_config_on_a_base_and_with_names() -> None:
     base = SPEC.with_env(LANG="de").at.process.cwd.set("/home").with_annotations({"org.example": "ours"})
     named = IMAGE | {"config": IMAGE["config"] | {"User": "www-data"}}
-    asked: list[str] = []
+    requested: list[str] = []
 
     def look(name: str) -> User:
-        asked.append(name)
+        requested.append(name)
         return User(uid=33, gid=33)
 
     spec = RuntimeSpec.from_image_config(named, base, user=look)
     assert spec.process is not None
-    assert asked == ["www-data"]
+    assert requested == ["www-data"]
     assert spec.process.user == User(uid=33, gid=33)
     assert spec.process.cwd == "/home"
     assert spec.process.environ["LANG"] == "de"

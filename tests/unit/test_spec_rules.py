@@ -29,10 +29,10 @@ BASE: dict[str, Any] = {
 
 def config(**members: Any) -> dict[str, Any]:
     """A config with these members; ``process`` and ``linux`` are laid over those of the base."""
-    made = BASE | members
+    created = BASE | members
     if isinstance(members.get("process"), dict):
-        made["process"] = BASE["process"] | members["process"]
-    return {key: item for key, item in made.items() if item is not None}
+        created["process"] = BASE["process"] | members["process"]
+    return {key: item for key, item in created.items() if item is not None}
 
 
 def linux(*kinds: str, **members: Any) -> dict[str, Any]:

@@ -89,30 +89,30 @@ class Resolver:
         """A schema without references, alternatives of one and words for people: equal for what gives equal verdicts."""
         if "$ref" in schema:
             return self.plain(*self.follow(schema["$ref"], base))
-        made: Schema = {}
+        created: Schema = {}
         for part in [*schema.get("allOf", ()), *(schema.get("anyOf", ()))]:
             assert len(schema.get("anyOf", ())) < 2
             for key, value in self.plain(part, base).items():
                 if isinstance(value, dict):
-                    made[key] = made.get(key, {}) | value
+                    created[key] = created.get(key, {}) | value
                 elif isinstance(value, list):
-                    made[key] = sorted({*made.get(key, ()), *value})
+                    created[key] = sorted({*created.get(key, ()), *value})
                 else:
-                    made[key] = value
+                    created[key] = value
         for key, value in schema.items():
             if key in ("properties", "patternProperties"):
-                made[key] = made.get(key, {}) | {name: self.plain(inner, base) for name, inner in value.items()}
+                created[key] = created.get(key, {}) | {name: self.plain(inner, base) for name, inner in value.items()}
             elif key in ("items", "additionalProperties"):
-                made[key] = self.plain(value, base)
+                created[key] = self.plain(value, base)
             elif key in ("required", "enum"):
-                made[key] = sorted(value)
+                created[key] = sorted(value)
             elif key in ("type", "minimum", "maximum", "pattern", "minItems"):
-                made[key] = value
+                created[key] = value
             else:
                 assert key in ("$schema", "title", "description", "default", "definitions", "allOf", "anyOf") or key[:2] == "x-", (
                     key
                 )
-        return made
+        return created
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def test_the_published_schema_is_a_schema_with_words_and_sections(cls: type[Mode
     assert schema == generate(cls)
     Draft4Validator.check_schema(schema)
     definitions: Any = schema["definitions"]
-    objects = [schema, *(made for made in definitions.values() if made["type"] == "object")]
-    assert len(objects) == 1 + len(definitions) - sum("enum" in made or "pattern" in made for made in definitions.values())
-    for made in objects:
-        for key, member in made["properties"].items():
+    objects = [schema, *(created for created in definitions.values() if created["type"] == "object")]
+    assert len(objects) == 1 + len(definitions) - sum("enum" in created or "pattern" in created for created in definitions.values())
+    for created in objects:
+        for key, member in created["properties"].items():
             assert member["description"].endswith("."), key
             assert ".md#" in member["x-section"], key
 
@@ -253,9 +253,9 @@ def complete(schema: Schema) -> Any:
     """A document with every member of a plain schema."""
     match schema.get("type"):
         case "object":
-            made = {key: complete(inner) for key, inner in schema.get("properties", {}).items()}
+            created = {key: complete(inner) for key, inner in schema.get("properties", {}).items()}
             inner = schema.get("additionalProperties") or next(iter(schema.get("patternProperties", {}).values()), None)
-            return made | ({"some.key": complete(inner)} if inner else {})
+            return created | ({"some.key": complete(inner)} if inner else {})
         case "array":
             return [complete(schema["items"]), complete(schema["items"])]
         case "string":
@@ -277,8 +277,8 @@ def places(value: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | 
 
 def mutated(document: Any, way: tuple[str | int, ...], change: random.Random) -> Any:
     """The document reduced to what is on the way, its siblings and required members, and changed there."""
-    made = json.loads(json.dumps(document))
-    inside = made
+    created = json.loads(json.dumps(document))
+    inside = created
     for depth, step in enumerate(way[:-1]):
         if depth < 2 and isinstance(inside, dict):  # small documents are checked fast
             for key in [key for key in inside if key not in (step, "ociVersion", "kernel", "layerFolders", "cwd", "ociVersionMin",
@@ -299,7 +299,7 @@ def mutated(document: Any, way: tuple[str | int, ...], change: random.Random) ->
         )
     else:
         inside[last] = change.choice(JUNK)
-    return made
+    return created
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -313,14 +313,14 @@ def test_both_schemas_judge_mutated_documents_alike(official: Resolver, name: st
     everywhere = list(places(document))
     verdicts = {True: 0, False: 0}
     for way in everywhere * max(1, (4000 if cls is RuntimeSpec else 1000) // len(everywhere)):
-        made = mutated(document, way, change)
-        verdict = theirs.is_valid(made)
-        assert ours.is_valid(made) is verdict, (way, made)
+        created = mutated(document, way, change)
+        verdict = theirs.is_valid(created)
+        assert ours.is_valid(created) is verdict, (way, created)
         # What the schema takes loads, but for what the text of the spec demands beyond: more members, a clock's offset that is an
         # object, an annotation's name.
-        for problem in unloadable(cls, made) if verdict else ():
+        for problem in unloadable(cls, created) if verdict else ():
             demanded = "missing and required" in problem.message or "timeOffsets." in problem.path
-            assert demanded or problem.path.endswith("['']"), (way, made, problem)
+            assert demanded or problem.path.endswith("['']"), (way, created, problem)
         verdicts[verdict] += 1
     assert sum(verdicts.values()) >= (3500 if cls is RuntimeSpec else 900)
     assert min(verdicts.values()) > sum(verdicts.values()) // 5

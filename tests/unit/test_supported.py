@@ -17,21 +17,26 @@ from ociruntime.spec.linux import MOUNT_OPTIONS
 
 
 def test_the_document_is_valid() -> None:
-    made = oci.features()
-    assert made.validate() == ()
-    assert Features.check(made.to_json().encode()) == ()
-    assert Features.loads(made.to_json()) == made == oci.features()
-    for version in (made.oci_version_min, made.oci_version_max):
+    created = oci.features()
+    assert created.validate() == ()
+    assert Features.check(created.to_json().encode()) == ()
+    assert Features.loads(created.to_json()) == created == oci.features()
+    for version in (created.oci_version_min, created.oci_version_max):
         assert oci.RuntimeSpec.default().evolve(oci_version=version).validate() == ()
 
 
 def test_every_value_is_in_the_model() -> None:
-    made = oci.features()
-    assert made.linux is not None
-    assert made.linux.seccomp is not None
-    assert set(made.mount_options or ()) <= {*MOUNT_OPTIONS, *LINKS}
-    assert set(made.linux.capabilities or ()) == set(CAPABILITIES) == {member.value for member in Capability}
-    for values in (made.linux.namespaces, made.linux.seccomp.actions, made.linux.seccomp.archs, made.linux.seccomp.known_flags):
+    created = oci.features()
+    assert created.linux is not None
+    assert created.linux.seccomp is not None
+    assert set(created.mount_options or ()) <= {*MOUNT_OPTIONS, *LINKS}
+    assert set(created.linux.capabilities or ()) == set(CAPABILITIES) == {member.value for member in Capability}
+    for values in (
+        created.linux.namespaces,
+        created.linux.seccomp.actions,
+        created.linux.seccomp.archs,
+        created.linux.seccomp.known_flags,
+    ):
         assert values
         assert all(value.known for value in values)
 

@@ -103,10 +103,10 @@ def test_the_twin_has_the_same_names_and_arguments(sync: type, twin: type) -> No
             continue
         parameters = {key: value for key, value in inspect.signature(one).parameters.items() if key not in DROPPED.get(name, ())}
         assert parameters == inspect.signature(other).parameters, name
-        wanted = {str(inspect.signature(one).return_annotation)}
+        expected = {str(inspect.signature(one).return_annotation)}
         if not inspect.iscoroutinefunction(other):
-            wanted |= {f"Making[{kind}]" for kind in wanted} | {f"Async{kind}" for kind in wanted}
-        assert str(inspect.signature(other, follow_wrapped=False).return_annotation) in wanted, name
+            expected |= {f"Making[{kind}]" for kind in expected} | {f"Async{kind}" for kind in expected}
+        assert str(inspect.signature(other, follow_wrapped=False).return_annotation) in expected, name
 
 
 def test_the_modules_have_the_same_functions() -> None:

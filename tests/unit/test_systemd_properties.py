@@ -45,8 +45,8 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize(("path", "user"), NAMES)
 def test_names(path: str | None, user: bool) -> None:
-    made = scope_of(path, "c1", user=user, base="/u" if user else "/")
-    assert (made.unit, made.path) == NAMES[path, user]
+    created = scope_of(path, "c1", user=user, base="/u" if user else "/")
+    assert (created.unit, created.path) == NAMES[path, user]
 
 
 def test_an_id_is_escaped() -> None:
@@ -99,8 +99,8 @@ def resources(document: dict[str, Any]) -> Resources:
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits(name: str) -> None:
     document, expected = LIMITS[name]
-    wanted = resources(document)
-    assert [str(entry) for entry in limit_properties((*v2_writes(wanted), *unified_writes(wanted)))] == expected
+    requested = resources(document)
+    assert [str(entry) for entry in limit_properties((*v2_writes(requested), *unified_writes(requested)))] == expected
 
 
 def test_masks_start_with_the_lowest_byte() -> None:
@@ -147,10 +147,10 @@ def test_devices(name: str) -> None:
 
 
 def allowed(rules: list[dict[str, Any]]) -> list[str] | None:
-    made = device_properties(rules_of(resources({"devices": rules}).devices or ()))
-    if not made:
+    created = device_properties(rules_of(resources({"devices": rules}).devices or ()))
+    if not created:
         return None
-    policy, entries = made
+    policy, entries = created
     assert policy == Property("DevicePolicy", "s", "strict")
     assert (entries.name, entries.signature) == ("DeviceAllow", "a(ss)")
     assert isinstance(entries.value, tuple)
@@ -191,10 +191,12 @@ def test_bad_annotations(name: str, text: str) -> None:
 
 
 def test_all_properties() -> None:
-    wanted = resources({"pids": {"limit": 5}})
+    expected = resources({"pids": {"limit": 5}})
     note = {"org.systemd.property.TasksMax": "uint64 9", "org.systemd.property.Description": "'mine'"}
-    made = scope_properties(scope_of("a.slice:b:c", "c1", user=False), limit_properties(v2_writes(wanted)), note, container_id="c1")
-    assert [str(entry) for entry in made] == [
+    created = scope_properties(
+        scope_of("a.slice:b:c", "c1", user=False), limit_properties(v2_writes(expected)), note, container_id="c1"
+    )
+    assert [str(entry) for entry in created] == [
         "Slice=a.slice", "Delegate=yes", "DefaultDependencies=no", "CPUAccounting=yes", "MemoryAccounting=yes", "IOAccounting=yes",
         "TasksAccounting=yes", "TasksMax=9", "Description=mine",
     ]  # fmt: skip

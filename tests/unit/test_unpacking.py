@@ -20,11 +20,11 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away 
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
-    made = tarfile.TarInfo(name)
-    made.type, made.size = kind, len(content)
+    created = tarfile.TarInfo(name)
+    created.type, created.size = kind, len(content)
     for key, value in attributes.items():
-        setattr(made, key, value)
-    return made, content
+        setattr(created, key, value)
+    return created, content
 
 
 def image_of(path: Path, *layers: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
@@ -33,8 +33,8 @@ def image_of(path: Path, *layers: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
     for members in layers:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for made, content in members:
-                archive.addfile(made, io.BytesIO(content))
+            for created, content in members:
+                archive.addfile(created, io.BytesIO(content))
         contents.append((buffer.getvalue(), TAR_TYPE))
     image = OciImage()
     image.add(contents)
@@ -71,25 +71,25 @@ MEMBERS = [
 
 @pytest.mark.parametrize("privileged", [False, pytest.param(True, marks=root)])
 def test_what_is_kept(tmp_path: Path, privileged: bool) -> None:
-    made = unpack(image_of(tmp_path / "layout", MEMBERS), tmp_path / "to", privileged=privileged)
-    su = (made / "bin/su").stat()
+    created = unpack(image_of(tmp_path / "layout", MEMBERS), tmp_path / "to", privileged=privileged)
+    su = (created / "bin/su").stat()
     assert (su.st_uid, su.st_gid) == ((3, 4) if privileged else (os.geteuid(), os.getegid()))
     assert stat.S_IMODE(su.st_mode) == (0o4755 if privileged else 0o755)
-    assert (su.st_mtime, (made / "bin").stat().st_mtime) == (2000, 1000)
-    assert stat.S_IMODE((made / "bin").stat().st_mode) == 0o555
-    found = {name: os.getxattr(made / "bin/su", name) for name in os.listxattr(made / "bin/su")}
+    assert (su.st_mtime, (created / "bin").stat().st_mtime) == (2000, 1000)
+    assert stat.S_IMODE((created / "bin").stat().st_mode) == 0o555
+    found = {name: os.getxattr(created / "bin/su", name) for name in os.listxattr(created / "bin/su")}
     assert found.pop("security.selinux", b"").find(b"init_exec_t") < 0  # a label is that of the host
     assert found == {"user.kept": b"x"} | ({"trusted.kept": b"y"} if privileged else {})
-    assert (made / "bin/same").stat().st_ino == su.st_ino
-    assert stat.S_IMODE((made / "secret").stat().st_mode) == 0
-    assert os.readlink(made / "absolute") == "/etc/passwd"
-    assert os.readlink(made / "up") == "../../../../etc/passwd"
-    assert stat.S_ISFIFO((made / "fifo").lstat().st_mode)
-    assert (made / "null").exists() == privileged
-    assert (made / ("n" * 250)).read_text() == "long"
-    assert (made / "/".join(["d" * 100] * 20) / "deep").read_text() == "deep"
-    assert (made / "twice").read_text() == "two"
-    assert os.listxattr(made / "twice") == []
+    assert (created / "bin/same").stat().st_ino == su.st_ino
+    assert stat.S_IMODE((created / "secret").stat().st_mode) == 0
+    assert os.readlink(created / "absolute") == "/etc/passwd"
+    assert os.readlink(created / "up") == "../../../../etc/passwd"
+    assert stat.S_ISFIFO((created / "fifo").lstat().st_mode)
+    assert (created / "null").exists() == privileged
+    assert (created / ("n" * 250)).read_text() == "long"
+    assert (created / "/".join(["d" * 100] * 20) / "deep").read_text() == "deep"
+    assert (created / "twice").read_text() == "two"
+    assert os.listxattr(created / "twice") == []
 
 
 HOSTILE = {
@@ -138,8 +138,8 @@ def test_numbers_that_no_file_has(tmp_path: Path, made: tuple[tarfile.TarInfo, b
 
 
 def test_a_member_with_an_absolute_path_stays_inside(tmp_path: Path) -> None:
-    made = unpack(image_of(tmp_path / "layout", [member("/etc/inside", content=b"x")]), tmp_path / "to")
-    assert (made / "etc/inside").read_bytes() == b"x"
+    created = unpack(image_of(tmp_path / "layout", [member("/etc/inside", content=b"x")]), tmp_path / "to")
+    assert (created / "etc/inside").read_bytes() == b"x"
 
 
 def test_limits(tmp_path: Path) -> None:

@@ -174,12 +174,12 @@ def test_links_stay_in_the_root(rootfs: Path) -> None:
 @pytest.fixture
 def layers(tmp_path: Path) -> list[Path]:
     """Three layers, the uppermost first."""
-    made = [tmp_path / name for name in ("upper", "middle", "lower")]
-    for layer in made:
+    created = [tmp_path / name for name in ("upper", "middle", "lower")]
+    for layer in created:
         (layer / "etc").mkdir(parents=True)
-    (made[2] / "etc/passwd").write_bytes(PASSWD)
-    (made[1] / "etc/group").write_bytes(GROUP)
-    return made
+    (created[2] / "etc/passwd").write_bytes(PASSWD)
+    (created[1] / "etc/group").write_bytes(GROUP)
+    return created
 
 
 def test_files_are_found_in_any_layer(layers: list[Path]) -> None:
@@ -327,15 +327,15 @@ def test_any_files(tmp_path_factory: pytest.TempPathFactory, passwd: str, group:
         (rootfs / "etc" / file).write_bytes(content.encode("utf-8", "surrogateescape"))
     root = ContainerRoot(rootfs)
     text = user if of_group is None else f"{user}:{of_group}"
-    wanted = expected(text, passwd, group)
+    requested = expected(text, passwd, group)
     found = error_or(lambda: resolve(text, root))
     if isinstance(found, str):
-        assert wanted is None
+        assert requested is None
         assert re.fullmatch(r"(user|group) ['\"].{0,79} is neither a number nor in the container's /etc/(passwd|group)", found)
         assert found.isprintable()
         assert len(found) < 200
     else:
-        assert found == wanted
+        assert found == requested
     for uid in (0, 1000):
         path = next((fields[5] for fields, ids in rows(passwd, 2, 3) if ids[0] == uid and len(fields) > 5), "")
         first = next((fields for fields, ids in rows(passwd, 2, 3) if ids[0] == uid), [])
