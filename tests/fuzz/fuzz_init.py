@@ -22,7 +22,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 
-from ociruntime.engine import clone
+from ociruntime.engine import launch
 from ociruntime.engine.launch import Init, own_child
 from ociruntime.plan.model import encode
 from ociruntime.plan.ops import NO_SLOT, OPS, Report
@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--init", help="the init to run (default: that of the package)")
     arguments = parser.parse_args()
     if arguments.init:
-        setattr(clone, "_INIT", arguments.init)  # noqa: B010 - it is final
+        setattr(launch, "_INIT", arguments.init)  # noqa: B010 - it is final
     ends: Counter[int] = Counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-init-") as above:
         os.chmod(above, 0o777)
@@ -201,7 +201,7 @@ def main() -> int:
             return os.waitstatus_to_exitcode(status)
         status = 1
         try:
-            clone.init_memfd()
+            launch.init_memfd()
             become_nobody(above)
             status = fuzz(arguments, above, ends, (null, null, log))
         except BaseException:
