@@ -372,7 +372,7 @@ class Container:
 
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds.
-            StepError: its program cannot begin within its memory limit. The container goes on.
+            StepError: its program cannot begin within its memory limit. The container keeps running.
         """
         timeout = parse_timeout(timeout)
         document = self._entry.read()
@@ -858,7 +858,7 @@ class Container:
 
     @classmethod
     def _handle(cls, container_id: str, state_root: str) -> Self:
-        """Return a handle to a container that may not exist any more. Raises StateError for an invalid id."""
+        """Return a handle to a container that may no longer exist. Raises StateError for an invalid id."""
         return cls(Entry(state_root, check_id(container_id)))
 
     def __enter__(self) -> Self:
@@ -892,6 +892,6 @@ class Container:
             abandon(pidfd)
 
     def __del__(self) -> None:
-        # At the interpreter's end nothing can be imported any more, and the kernel closes all.
+        # While the interpreter exits nothing can be imported, and the kernel closes the descriptors.
         if getattr(self, "_pidfd", -1) >= 0 and not sys.is_finalizing():
             self._close()

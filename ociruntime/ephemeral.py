@@ -207,7 +207,7 @@ def run(
 
 
 class Observer(Protocol):
-    """What learns of the program of a call."""
+    """A receiver of the start and the end of the program of a call."""
 
     def forward_to(self, pidfd: int) -> None:
         """The program runs."""

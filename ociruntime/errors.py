@@ -325,7 +325,7 @@ class ProcessTimeout(OCIRuntimeError, TimeoutError, subprocess.TimeoutExpired):
     """A process did not end within ``timeout`` seconds.
 
     `run` and `exec` have killed the process: ``result`` is the result with the output so far, which ``stdout`` and ``stderr`` are
-    too. After any other call the process goes on, and ``result`` is None.
+    too. After any other call the process keeps running, and ``result`` is None.
     """
 
     def __init__(self, cmd: Sequence[str] | str, timeout: float, result: Result[Any] | None = None) -> None:

@@ -192,7 +192,7 @@ _SPACE: Final = 1 << 20
 
 
 def check_space(fd: int, path: StrPath, failure: Exception) -> None:
-    """Check whether a program that failed to write a file found the disk full. The file is no longer needed.
+    """Check whether a program that failed to write a file found the disk full. The file is not needed after that.
 
     Args:
         fd: descriptor of the file.
@@ -457,7 +457,7 @@ class LockFile:
 
     @property
     def removed(self) -> bool:
-        """Whether the file has no name any more, so that its lock means nothing."""
+        """Whether the file no longer has a name, so that its lock means nothing."""
         return os.fstat(self.fd).st_nlink == 0
 
     def close(self) -> None:

@@ -224,7 +224,7 @@ class LaunchedProcess:
         self._child.detach()
 
     def close(self) -> None:
-        """Close the streams, the terminal and the pidfd. The process goes on."""
+        """Close the streams, the terminal and the pidfd. The process keeps running."""
         self.streams.close()
         if self.terminal is not None:
             self.terminal.close()
@@ -305,7 +305,7 @@ class BaseProcess(Unpicklable):
         self.close()
 
     def close(self) -> None:
-        """Close the streams, the terminal and the pidfd. The process goes on."""
+        """Close the streams, the terminal and the pidfd. The process keeps running."""
         self._process.close()
 
     def __repr__(self) -> str:
@@ -346,7 +346,7 @@ class Process(BaseProcess, Generic[AnyStr]):
 
         Raises:
             ProcessTimeout: it still runs after ``timeout`` seconds.
-            StepError: the program cannot begin within its memory limit. The process goes on.
+            StepError: the program cannot begin within its memory limit. The process keeps running.
         """
         timeout = parse_timeout(timeout)
         if not self._process.ended(timeout):

@@ -590,7 +590,7 @@ class Sandbox(FileOperations, Unpicklable):
         raise type(failure)(failure.errno, f"port {port} of sandbox {self.name!r}: {os.strerror(failure.errno or 0).lower()}")
 
     def stop(self, timeout: float | None = 10.0) -> None:
-        """End the sandbox: send SIGTERM to every process, wait, and kill what is left. No program can be run any more.
+        """End the sandbox: send SIGTERM to every process, wait, and kill what is left. No further program can be run.
 
         Args:
             timeout: seconds to wait; None for no limit.
@@ -601,7 +601,7 @@ class Sandbox(FileOperations, Unpicklable):
         _stop(self._running()._entry, parse_timeout(timeout))
 
     def kill(self) -> None:
-        """Kill every process, the first one included. No program can be run any more."""
+        """Kill every process, the first one included. No further program can be run."""
         entry = self._running()._entry
         with entry.locked():
             end(entry, *read(entry, force=True), -1)

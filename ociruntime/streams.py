@@ -254,7 +254,7 @@ class Streams:
         self._typed: bytes | None = None
         self._end: EndOfInput | None = None
         self.linger = True
-        """Whether `pump` goes on after the end of the program while another process has its pipes open."""
+        """Whether `pump` continues after the end of the program while another process has its pipes open."""
         try:
             for number, stream in enumerate((stdin, stdout, stderr)):
                 self.child.append(self._open(number, stream))

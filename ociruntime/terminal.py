@@ -31,7 +31,7 @@ _CHUNK: Final = 1 << 16
 _DRAIN_TIME: Final = 1.0
 """Seconds to wait for output after the end of the process: the kernel delivers it a moment later."""
 _DRAIN_SIZE: Final = 1 << 20
-"""Bytes to read after the end of the process, more than a terminal holds: a process that survives it may print for ever."""
+"""Bytes to read after the end of the process, more than a terminal holds: a process that outlives it may print forever."""
 
 
 class Terminal(Unpicklable, io.RawIOBase):

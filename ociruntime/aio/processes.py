@@ -35,7 +35,7 @@ async def work(
     hurry: Callable[[], object] | None = None,
     **options: Any,
 ) -> T:
-    """Do something in a thread, to its end. When the task is cancelled meanwhile, it is undone before that is told.
+    """Run a function in a thread, to its end. If the task is cancelled meanwhile, undo it before raising CancelledError.
 
     What can be undone is not even begun when the task is cancelled while no thread is free. When it has begun, ``hurry`` is called
     and may bring the end about.
@@ -419,7 +419,7 @@ class Process(BaseProcess, Generic[AnyStr]):
         await asyncio.gather(feed(), read(self.stdout, self._read[0]), read(self.stderr, self._read[1]), ended(self._process))
 
     def close(self) -> None:
-        """Close the streams, the terminal and the pidfd. The process goes on."""
+        """Close the streams, the terminal and the pidfd. The process keeps running."""
         self._close_streams()
         self._process.close()
 

@@ -180,7 +180,7 @@ def _command(image: Filesystem, programs: Programs, uid: int, gid: int, file: st
 class Served:
     """Filesystems that are mounted in namespaces of their programs. This process has the mounts by file descriptors.
 
-    The programs end when the object is not used any more and no container has a copy of the mounts. The object ends with this
+    The programs end when nothing refers to the object and no container has a copy of the mounts. The object ends with this
     process, however that ends.
 
     Args:

@@ -140,7 +140,7 @@ class NetworkPrograms(NamedTuple):
 
     @property
     def obstacle(self) -> tuple[str, str]:
-        """Why this user can have no private network, and what helps; empty strings if there is no obstacle."""
+        """Why this user can have no private network, and what helps; empty strings if nothing prevents one."""
         if self.device:
             return self.device, "load the module tun, and let this user open the device"
         if self.slirp4netns or (self.pasta and self.routed):

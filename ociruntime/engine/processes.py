@@ -180,7 +180,7 @@ def reap(pid: int, pidfd: int) -> tuple[Exit, Usage]:
 
 
 def is_reaped(pidfd: int) -> bool:
-    """Return whether a process that has exited needs no reaping any more; a child is reaped.
+    """Return whether a process that has exited no longer needs reaping; a child is reaped.
 
     A child cannot be reaped as long as its tracer has not waited for it, or other processes of its pid namespace exist.
     """

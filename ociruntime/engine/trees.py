@@ -43,7 +43,7 @@ def remove_tree(path: str | os.PathLike[str], *, parent: int | None = None) -> N
 
     Raises:
         BundleError: something in it cannot be removed: an immutable file, a mount point, a file of another user. It is named, what
-            was removed before stays removed, and the next call goes on from there.
+            was removed before stays removed, and the next call continues from there.
     """
     top = os.path.abspath(path)
     try:

@@ -215,7 +215,7 @@ _OVER = (Status.STOPPED, Status.CREATING)
 
 
 def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
-    """Remove all containers that nothing uses any more, and what crashes have left.
+    """Remove all containers that nothing uses, and what crashes have left.
 
     These are containers that are stopped or damaged, those whose making was interrupted, and orphans: containers of `run` whose
     caller has ended, which are killed first. All others stay. Bundles that a process was mounting or unmounting when it was killed

@@ -507,7 +507,7 @@ def diff_text(entry: Entry, spec: RuntimeSpec, layers: OwnLayers, path: str) -> 
 
 
 class _Copy:
-    """A directory with a copy of an upper layer. It is removed when nothing refers to this object any more."""
+    """A directory with a copy of an upper layer. It is removed when nothing refers to this object."""
 
     def __init__(self, below: Layers) -> None:
         kept = below.owner.uppers if isinstance(below.owner, _Copy) else ()

@@ -262,7 +262,7 @@ class Ready:
                 os.close(pidfd)
 
     def wait_aside(self, document: StateRecord, own: int) -> None:
-        """Wait in a thread. The caller goes on as the main process of the service."""
+        """Wait in a thread. The caller continues as the main process of the service."""
         pidfd = os.dup(own)
 
         def wait() -> None:

@@ -1,6 +1,6 @@
 """The cache of extracted images: where the layers of an image cannot be mounted, their files are extracted once, as one tree.
 
-An image is addressed by the digests of its layers. It stays until it is not used by a bundle any more, and then as long as the
+An image is addressed by the digests of its layers. It stays while a bundle uses it, and then as long as the
 cache is not above its bound.
 """
 
@@ -164,7 +164,7 @@ class Cache:
         return True
 
     def _live_users(self, digest: str) -> bool:
-        """Forget the bundles that do not exist any more, and return whether any is left."""
+        """Forget the bundles that no longer exist, and return whether any is left."""
         users, left = f"{self._root}/{digest}/users", False
         for name in os.listdir(users) if os.path.isdir(users) else ():
             if os.path.lexists(read_link(f"{users}/{name}")):
@@ -227,7 +227,7 @@ def extracted_files(place: str) -> str:
 
 
 def release_image(place: str, bundle: str) -> None:
-    """Note that a bundle does not use an image any more. Arguments as for `extracted_files`, and the directory of the bundle."""
+    """Note that a bundle no longer uses an image. Arguments as for `extracted_files`, and the directory of the bundle."""
     _unlink(_reference(place, bundle))
 
 

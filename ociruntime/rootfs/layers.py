@@ -552,7 +552,7 @@ def uncovered(layers: Layers) -> Layers:
         return layers._replace(shared=False)
     mounted = mounts_on(rootfs)
     if not mounted:
-        raise BundleError(f"{layers.bundle}: the image is not mounted any more; umount the bundle, and mount the image again")
+        raise BundleError(f"{layers.bundle}: the image is not mounted; umount the bundle, and mount the image again")
     return layers._replace(lowers=(SharedMount.again(mounted[0]),), shared=False)
 
 
@@ -643,7 +643,7 @@ def _extracted(origin: str) -> str:
 
 
 def release(origin: str, bundle: str) -> None:
-    """Note that a bundle does not use its extracted image any more. No effect for another origin."""
+    """Note that a bundle no longer uses its extracted image. No effect for another origin."""
     if place := _extracted(origin):
         release_image(place, bundle)
 

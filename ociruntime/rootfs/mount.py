@@ -474,7 +474,7 @@ Identity = tuple[int, ...]
 
 
 class SharedMount:
-    """A filesystem in an image that is mounted, but at no place. It is unmounted when the object is not used any more.
+    """A filesystem in an image that is mounted, but not at a path. It is unmounted when nothing refers to the object.
 
     Only this process has it, by a file descriptor, and it ends with the process. While it is open, the kernel keeps the superblock
     and the page cache of the image. A container gets another mount of the same superblock, which reads nothing. The loop device
@@ -545,17 +545,17 @@ class ImagePart(NamedTuple):
         return cls(path, identity(info)[:4], image.offset, image.size, image.format)
 
     def check(self) -> None:
-        """Check that other processes can find it. Raises UnsupportedError: the file has no path any more."""
+        """Check that other processes can find it. Raises UnsupportedError: the file no longer has a path."""
         if not os.path.exists(self.path) or identity(os.stat(self.path))[:4] != self.identity:
             path = self.path.removesuffix(_DELETED)
             raise UnsupportedError(f"{path}: the file was replaced or removed after it was opened; open the image again")
 
     def open(self) -> Filesystem:
-        """Open the file. Raises BundleError: it is not the same any more."""
+        """Open the file. Raises BundleError: another file has taken its place."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise BundleError(f"{self.path}: the image cannot be opened any more: {(error.strerror or '').lower()}") from error
+            raise BundleError(f"{self.path}: the image can no longer be opened: {(error.strerror or '').lower()}") from error
         if identity(os.fstat(fd))[:4] != self.identity:
             os.close(fd)
             raise BundleError(f"{self.path}: the image has changed since it was mounted; umount the bundle, and mount it again")

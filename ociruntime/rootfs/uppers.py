@@ -398,7 +398,7 @@ def occupy(directory: str, container: str, is_used: Callable[[str], bool], lower
 
 
 def leave(directory: str, container: str) -> None:
-    """Note that a container does not use a kept directory any more. No effect if it did not. Raises StateError, OSError."""
+    """Note that a container no longer uses a kept directory. No effect if it did not. Raises StateError, OSError."""
     link = f"{directory}/{_CONTAINER}"
     if not directory.startswith("/") or os.path.normpath(directory) != directory:
         raise refusal(directory, "it is not an absolute path without '..'")

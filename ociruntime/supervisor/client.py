@@ -297,7 +297,7 @@ class Attachment(Unpicklable, io.RawIOBase):
     """A connection to the streams of a container, as one of several clients: a raw file that reads its output and writes its input.
 
     Reading returns ``b""`` at the end: the container has ended, or the supervisor has disconnected a client that did not read.
-    Closing detaches; the container goes on. stdout and stderr come as one stream, unless stderr was asked for separately.
+    Closing detaches; the container keeps running. stdout and stderr are one stream unless stderr was requested separately.
     """
 
     _instead = "send the Container and attach there"

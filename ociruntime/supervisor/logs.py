@@ -247,7 +247,7 @@ def _check(entry: Entry, path: str, *, follow: bool) -> None:
     except FileNotFoundError:
         if follow:
             return  # it may be rotated just now
-        raise StateError(f"the log of container {entry.id!r}: {path} is not there any more") from None
+        raise StateError(f"the log of container {entry.id!r}: {path} no longer exists") from None
     if not stat.S_ISREG(mode):
         raise StateError(f"the log of container {entry.id!r}: {path} is not a regular file and cannot be read again")
 

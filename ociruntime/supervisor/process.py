@@ -182,7 +182,7 @@ class SupervisorProcess:
             message, fds = receive_message(self._creator)
         except OSError as error:
             if self._pidfd >= 0:
-                raise  # the creator expects no answer any more
+                raise  # the creator no longer expects an answer
             send_message(self._creator, [], errno=error.errno)
             return
         if message is None:

@@ -200,7 +200,7 @@ class ContainerStreams:
         return bool(self._sources)
 
     def drain(self) -> None:
-        """Read what has been printed so far. It is bounded, because a process that survives the init process may print for ever."""
+        """Read what has been printed so far. It is bounded, because a process that outlives the init process may print forever."""
         for fd in tuple(self._sources):
             left = unread(fd)
             while left > 0 and (size := self._read(fd)):
@@ -376,7 +376,7 @@ class LogDriver:
     def __init__(self, path: str, log_format: str, limit: int = 0) -> None:
         self.path = path
         self._encode = ENCODERS[log_format]
-        self._has_partial = log_format != "basic"  # a basic entry cannot say that its line goes on
+        self._has_partial = log_format != "basic"  # a basic entry cannot mark a line that continues
         self._limit = limit
         self._splitters: dict[bytes, LineSplitter] = {}
         self.lost_entries = self.lost_bytes = 0

@@ -275,7 +275,7 @@ def test_an_image_that_changes_while_it_is_mounted(offer: Offer, image: Path, tm
         assert f"{image}: the image has changed since it was mounted; umount the bundle, and mount it again" in done.stderr
         image.unlink()
         done = command("shell", tmp_path / "b", check=False)
-        assert f"{image}: the image cannot be opened any more: no such file or directory" in done.stderr
+        assert f"{image}: the image can no longer be opened: no such file or directory" in done.stderr
     assert not (tmp_path / "b").exists()
 
 

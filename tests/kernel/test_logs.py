@@ -270,7 +270,7 @@ def test_logs_that_cannot_be(bundle: oci.Bundle, state_root: Path, prefix: str, 
         with pytest.raises(ValueError, match="stdout or stderr is needed"):
             container.logs(stream="stdin")  # type: ignore[arg-type]
         (tmp_path / "log").unlink()
-        with pytest.raises(oci.StateError, match="not there any more"):
+        with pytest.raises(oci.StateError, match="no longer exists"):
             container.logs()
         assert list(container.logs(follow=True)) == []
 

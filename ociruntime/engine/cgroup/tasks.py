@@ -542,7 +542,7 @@ class Group(ABC):
         return True
 
     def close(self) -> None:  # noqa: B027 - not every group has something open
-        """Close what is open here. The processes go on, and may not be known any more."""
+        """Close what is open here. The processes keep running, and may no longer be known."""
 
 
 class CgroupGroup(Group):
