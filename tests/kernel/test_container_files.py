@@ -33,7 +33,7 @@ from ..support.fixture_types import Command, MakeBundle, Script
 from ..support.private_users import UID, give, new_user
 from ..support.processes import child_processes
 from ..support.users import run_tests_as_user, with_user_namespace
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 AS_ROOT = os.geteuid() == 0
 Make = Callable[..., oci.Container]
@@ -671,7 +671,7 @@ def test_aio(container: oci.Container, state_root: Path, tmp_path: Path) -> None
         copying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await copying
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < TIME_LIMIT
 
     asyncio.run(use())
     assert container.files.stat("/tmp/large").size < 1 << 30

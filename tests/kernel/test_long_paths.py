@@ -19,7 +19,7 @@ from ociruntime.files import socket_path
 
 from ..support.leftovers import mounts_below
 from ..support.places import REPO
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.sif]
 
@@ -87,7 +87,7 @@ def test_the_life_of_a_supervised_container(busybox_rootfs: Path, place: Path, p
         container.resume()
         with container.attach() as attachment:
             attachment.write(b"line\n")
-            assert container.wait(60) == 3
+            assert container.wait(TIME_LIMIT) == 3
         assert next(iter(container.logs())).text == "begun"
 
 
@@ -161,7 +161,7 @@ def test_sockets_of_the_caller(busybox_rootfs: Path, place: Path, prefix: str) -
         with oci.Container.create(prefix, bundle, state_root=state_root, supervise=True, sync_socket=place / "sync"):
             wait_until(lambda: len(heard) == 1, "the state at the sync socket", 20)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.settimeout(60)
+        listener.settimeout(TIME_LIMIT)
         with socket_path(place, "notify") as address:
             listener.bind(address)
         with oci.Container.create(prefix, bundle, state_root=state_root, notify_socket=str(place / "notify")) as container:
@@ -172,7 +172,7 @@ def test_sockets_of_the_caller(busybox_rootfs: Path, place: Path, prefix: str) -
             assert b"NOTIFY_SOCKET=/run/notify/notify" in environment, "a path that fits an address"
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as process:
                 process.sendto(b"READY=1", f"/proc/{container.pid}/root/run/notify/notify")
-            starting.join(60)
+            starting.join(TIME_LIMIT)
             assert listener.recv(100) == f"READY=1\nMAINPID={container.pid}".encode()
 
 

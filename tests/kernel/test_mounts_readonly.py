@@ -17,6 +17,7 @@ from ..support.fixture_types import Command, MakeBundle, Script, UserBundle
 from ..support.leftovers import assert_nothing_left
 from ..support.mounts import Change, Runner, bind, parse, tmpfs
 from ..support.users import UID
+from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 TRY = 'for p in {}; do touch $p/new 2>/dev/null && echo "$p is writable"; done; true'
@@ -63,7 +64,7 @@ def test_a_terminal_and_a_working_directory_in_what_is_readonly(any_tree: Runner
     with oci.Container.run(prefix, bundle, state_root=state_root, terminal=True) as container:
         assert container.terminal is not None
         assert [container.terminal.readline() for _ in range(2)] == [b"/t/work/dir\r\n", b"console\r\n"]
-        assert container.wait(10) == 0
+        assert container.wait(TIME_LIMIT) == 0
 
 
 def test_the_last_entry_says_whether_it_is_readonly(any_tree: Runner) -> None:

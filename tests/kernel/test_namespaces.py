@@ -380,7 +380,7 @@ def life(bundle, root, prefix):
     container.start()
     shown["exec"] = container.exec(args, capture_output=True, text=True, check=True).stdout
     container.kill("KILL", all=True)
-    assert container.wait(10) == -9
+    assert container.wait(TIME_LIMIT) == -9
     container.delete()
     assert [name for name in os.listdir(root) if not name.startswith(".")] == []
     return shown

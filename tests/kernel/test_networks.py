@@ -101,7 +101,7 @@ def private(script, **options):
     options = {"network": "private", "stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "state_root": state} | options
     return oci.run(bundle, ["sh", "-c", script], **options)
 def until(condition, what):
-    end = time.monotonic() + 30
+    end = time.monotonic() + TIME_LIMIT
     while not (found := condition()):
         assert time.monotonic() < end, what
         time.sleep(0.01)
@@ -148,7 +148,7 @@ class Serving:
     def __exit__(self, *error):
         try: oci.Container.load(prefix, state_root=state).kill("KILL")
         except oci.StateError: pass
-        self.thread.join(30)
+        self.thread.join(TIME_LIMIT)
         assert not self.thread.is_alive()
 """
 Net = Callable[..., str]
@@ -182,8 +182,9 @@ def net(busybox_rootfs: Path, user_python: str, who: int, prefix: str) -> Iterat
                 (work / "bin" / helper).symlink_to(found)
             space = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
             command = [*space, shutil.which("python3", path="/usr/bin") or user_python, "-P", "-c", OUTSIDE, name]
+            inside = f"TIME_LIMIT = {TIME_LIMIT}\n{INSIDE}{text}"
             done = subprocess.run(
-                [*command, "outside", str(who), user_python, INSIDE + text], capture_output=True, text=True, timeout=3 * TIME_LIMIT
+                [*command, "outside", str(who), user_python, inside], capture_output=True, text=True, timeout=3 * TIME_LIMIT
             )
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
@@ -204,7 +205,7 @@ with Serving() as container:
     assert fetch() == "served\\n"
     assert is_free(8080, "192.0.2.1"), "published for the host alone"
     def inside(*words):
-        return container.exec(["busybox", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+        return container.exec(["busybox", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIME_LIMIT)
     assert inside("wget", "-qO-", "192.0.2.254:7000").stdout == "hello 192.0.2.1"
     assert "203.0.113.7" in inside("nslookup", "some.test").stdout
     assert "203.0.113.7" in inside("nslookup", "other").stdout, "the search list of the host"
@@ -254,7 +255,7 @@ with socket.socket(type=socket.SOCK_DGRAM) as peer:
         except OSError: return b""
     assert until(ask, "no answer by udp") == b"ping"
 oci.Container.load(prefix, state_root=state).kill("KILL")
-done.join(30)
+done.join(TIME_LIMIT)
 nothing_left()
 """)
 
@@ -377,7 +378,7 @@ def test_many_at_once(private: Net) -> None:
 failures = []
 def one(number):
     try:
-        result = private("busybox wget -qO- 192.0.2.254:7000", ports={9000 + number: 80}, timeout=120)
+        result = private("busybox wget -qO- 192.0.2.254:7000", ports={9000 + number: 80}, timeout=2 * TIME_LIMIT)
         assert result.stdout == "hello 192.0.2.1", result
     except BaseException as error: failures.append(error)
 descriptors = len(os.listdir("/proc/self/fd"))
@@ -534,7 +535,7 @@ def test_a_resolver_on_the_loopback_device(net: Net) -> None:
     """pasta forwards queries to it, and nothing else."""
     net(
         """
-result = private("cat /etc/resolv.conf; busybox nslookup other", timeout=60)
+result = private("cat /etc/resolv.conf; busybox nslookup other", timeout=TIME_LIMIT)
 assert "203.0.113.8" in result.stdout and "nameserver 10.0.2.3\\n" in result.stdout, result
 nothing_left()
 """,
@@ -549,7 +550,7 @@ def test_a_resolver_on_the_loopback_device_without_pasta(net: Net) -> None:
         """
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    result = private("cat /etc/resolv.conf; timeout 2 busybox nc 10.0.2.3 53; echo $?", timeout=60)
+    result = private("cat /etc/resolv.conf; timeout 2 busybox nc 10.0.2.3 53; echo $?", timeout=TIME_LIMIT)
 assert ["install the package passt" in str(warning.message) for warning in caught] == [True], caught
 assert "nameserver" not in result.stdout and result.stdout.split()[-1] != "0", result
 nothing_left()

@@ -22,7 +22,7 @@ import ociruntime as oci
 from ..support.places import WALKTHROUGH, link_programs
 from ..support.private_users import UID, User, give, new_user
 from ..support.processes import is_running
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = pytest.mark.root
 FUSE = all(shutil.which(name) for name in ("squashfuse", "fusermount3")) and os.path.exists("/dev/fuse")
@@ -442,7 +442,7 @@ def test_a_caller_that_was_killed(user: User, delay: float) -> None:
     process = user.start(
         "-W", "ignore::ociruntime.OCIRuntimeWarning", "-c", text, DELAY=str(delay), XDG_CACHE_HOME=cache(user), stdout=1, stderr=2
     )
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(TIME_LIMIT) == -signal.SIGKILL
     wait_until(lambda: {name_of(pid) for pid in user.processes()} <= {"squashfuse", None}, "the others' end")
     command(user, "prune")
     bundle = user.home / "bundle"

@@ -144,7 +144,7 @@ class Follower:
 
     def wait_for(self, kind: str) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: kind in self.kinds, 20), self.kinds
+            assert self._changed.wait_for(lambda: kind in self.kinds, TIME_LIMIT), self.kinds
 
     def end(self) -> list[str]:
         self._thread.join(TIME_LIMIT)

@@ -99,7 +99,7 @@ FEW = (
 """Values for the calls of `ociruntime.aio`, which check most of their arguments by the code of their twins."""
 AS_A_USER = (*FEW, "unreadable", "missing path", "directory", "text file", "dots", "closed fd")
 """Values for a user, among them those with which a user fares differently than root."""
-TIME_LIMIT = 5
+CALL_LIMIT = 5
 """Seconds for one call."""
 MAX_MESSAGE = 9000
 """Length of a message with a path of PATH_MAX bytes, twice."""
@@ -702,7 +702,7 @@ def test_wrong_values_are_refused_by_name(world: World, calls: list[Call]) -> No
                 if name in ("console_socket", "log_path", "sync_socket"):
                     del arguments["stdin"]
                 error: BaseException | None = None
-                signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT * SLOWER)
+                signal.setitimer(signal.ITIMER_REAL, CALL_LIMIT * SLOWER)
                 try:
                     world.call(call, arguments)
                 except (Exception, TooLong) as caught:

@@ -33,10 +33,11 @@ from ociruntime.image.filesystems import ErofsTree, ExtTree
 from ociruntime.image.sif import Filesystem, PartitionKind
 
 from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage
+from ..support.waiting import SLOWER
 from .test_images import WRITERS, write_docker
 
 MEMORY_BOUND = 96 << 20
-SECONDS = 20
+SECONDS = 20 * SLOWER
 needs_mksquashfs = pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="mksquashfs is not installed")
 
 

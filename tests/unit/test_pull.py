@@ -25,7 +25,7 @@ from ociruntime.cli import main
 from ociruntime.image.sif import SifBuilder
 
 from ..support.images import INDEX_TYPE, MANIFEST_TYPE, TAR_TYPE, OciImage, small_filesystem, tar_of
-from ..support.waiting import wait_until
+from ..support.waiting import TIME_LIMIT, wait_until
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="no skopeo (Debian: skopeo)")
 needs_a_program = pytest.mark.skipif(
@@ -66,7 +66,7 @@ class Registry:
     def answer(self, handler: http.server.BaseHTTPRequestHandler, with_body: bool) -> None:
         if self.stop_at is not None and self.stop_at in handler.path:
             os.kill(os.getpid(), signal.SIGINT)
-            self.released.wait(60)
+            self.released.wait(TIME_LIMIT)
         content, media_type, status = (
             b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}',
             "application/json",
@@ -248,7 +248,7 @@ class Distribution:
     def _request(self, method: str, path: str, content: bytes, media_type: str = "") -> Any:
         url = path if path.startswith("http") else f"http://{self.host}{path}"
         headers = {"Content-Type": media_type} if media_type else {}
-        return urllib.request.urlopen(urllib.request.Request(url, data=content, method=method, headers=headers), timeout=60)
+        return urllib.request.urlopen(urllib.request.Request(url, data=content, method=method, headers=headers), timeout=TIME_LIMIT)
 
 
 needs_registry = pytest.mark.skipif(
