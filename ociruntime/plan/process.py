@@ -511,7 +511,7 @@ def forks_last(process: ProcessSpec, profile: Seccomp | None, host: Host, *, use
         user: whether the init is in the container's user namespace, where it cannot raise limits.
     """
     limit = _process_limit(process)
-    may_raise = host.privileged and not user and host.capabilities & CAP_SYS_RESOURCE
+    may_raise = host.initial and not user and host.privileged and host.capabilities & CAP_SYS_RESOURCE
     if limit is not None and limit.hard - limit.soft < _ROOM and not may_raise:
         return False
     scheduler = process.scheduler

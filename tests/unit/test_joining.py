@@ -68,7 +68,13 @@ def test_attributes_that_a_fork_resets() -> None:
 
 @pytest.mark.parametrize(
     ("hard", "host", "user", "last"),
-    [(8, USER, True, True), (7, USER, True, False), (6, HOST, False, True), (6, HOST, True, False)],
+    [
+        (8, USER, True, True),
+        (7, USER, True, False),
+        (6, HOST, False, True),
+        (6, HOST, True, False),
+        (6, attrs.evolve(HOST, initial=False), False, False),  # CAP_SYS_RESOURCE of another user namespace raises no limit
+    ],
 )
 def test_the_init_needs_room_among_the_users_processes(hard: int, host: Host, user: bool, last: bool) -> None:
     process = ProcessSpec(cwd="/", rlimits=(Rlimit(type=RlimitType("RLIMIT_NPROC"), soft=6, hard=hard),))
