@@ -16,6 +16,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.cgroups import Limited
+from ..support.clients import Client
 from ..support.fixture_types import Command, MakeBundle, MakeSandbox, UserBundle
 from ..support.mounts import Runner
 from ..support.terminals import Session
@@ -141,3 +142,11 @@ def make_sandbox(busybox_rootfs: Path, state_root: Path, prefix: str) -> Iterato
 @pytest.fixture
 def sandbox(make_sandbox: MakeSandbox) -> oci.Sandbox:
     return make_sandbox()
+
+
+@pytest.fixture
+def client(prefix: str, user_python: str, busybox_rootfs: Path) -> Iterator[Client]:
+    """A directory for another program that runs containers with this runtime."""
+    made = Client(prefix, user_python, busybox_rootfs)
+    yield made
+    made.close()

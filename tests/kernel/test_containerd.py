@@ -1,0 +1,115 @@
+"""containerd with this runtime in the place of runc: ctr, and the shim io.containerd.runc.v2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from ..support.clients import Client, needs
+from ..support.images import TAR_TYPE, OciImage, tar_of_tree
+from ..support.places import MiB
+from ..support.waiting import wait_until
+
+pytestmark = [pytest.mark.root, needs("containerd", "ctr", "containerd-shim-runc-v2")]
+
+IMAGE = "localhost/busybox:latest"
+CONFIGURATION = """
+version = 2
+root = "{directory}/root"
+state = "{directory}/run"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+
+[grpc]
+address = "{directory}/socket"
+
+[ttrpc]
+address = "{directory}/socket.ttrpc"
+"""
+
+
+class Containerd:
+    """A containerd with all its files in the directory of a client, and an image of busybox.
+
+    Its namespace is the prefix, which is also the parent cgroup of the containers.
+    """
+
+    def __init__(self, client: Client, rootfs: Path) -> None:
+        self.client = client
+        configuration = client.path / "config.toml"
+        configuration.write_text(CONFIGURATION.format(directory=client.path))
+        client.daemon("containerd", "--config", configuration)
+        self.address = client.path / "socket"
+        wait_until(self.address.exists, "the start of containerd", 60)
+        image = OciImage()
+        image.add([(tar_of_tree(rootfs), TAR_TYPE)], name=IMAGE)
+        self("image", "import", "--snapshotter", "native", image.write_archive(client.path / "oci.tar"))
+
+    def __call__(self, *words: object, code: int = 0) -> str:
+        return self.client.run("ctr", "--address", self.address, "--namespace", self.client.prefix, *words, code=code)
+
+    def run(self, *words: object, code: int = 0) -> str:
+        """Run a container. The options are those of ``ctr run``, then the id and the words of the program."""
+        options = [word for word in words if str(word).startswith("--")]
+        rest = [word for word in words if word not in options]
+        runtime = ("--snapshotter", "native", "--runc-binary", self.client.runtime, "--runc-root", self.client.path)
+        return self("run", *runtime, *options, IMAGE, *rest, code=code)
+
+    def error(self, *words: object) -> str:
+        """Run a container that cannot be created, and return what ctr prints about it."""
+        with pytest.raises(AssertionError, match="exit code 1\n") as caught:
+            self.run(*words)
+        return str(caught.value)
+
+    @property
+    def container(self) -> oci.Container:
+        """The only container, as the runtime knows it."""
+        [container] = oci.Container.list(state_root=self.client.path / self.client.prefix)
+        return container
+
+    def task(self) -> str:
+        """Return the status of the only task."""
+        lines = self("task", "ls").splitlines()
+        return lines[1].split()[2] if len(lines) > 1 else ""
+
+
+@pytest.fixture
+def containerd(client: Client, busybox_rootfs: Path) -> Containerd:
+    return Containerd(client, busybox_rootfs)
+
+
+def test_containers_in_the_foreground(containerd: Containerd) -> None:
+    """Exit codes, output, errors and options of one container each."""
+    assert containerd.run("--rm", "one", "sh", "-c", "id -u; exit 3", code=3) == "0"
+    assert containerd.run("--rm", "--cwd=/tmp", "--env=A=b", "one", "sh", "-c", "pwd; echo $A") == "/tmp\nb"
+    containerd.run("--rm", "--read-only", "one", "sh", "-c", "! echo > /file")
+    containerd.run("--rm", "--no-pivot", "one", "true")
+    containerd.run("--rm", "--privileged", "one", "true")
+    assert containerd.run("--rm", "--uidmap=0:100000:1000", "--gidmap=0:100000:1000", "one", "cat", "/proc/self/uid_map").split() == [
+        "0", "100000", "1000"
+    ]  # fmt: skip
+    for program, problem in (("nope", "executable file not found in $PATH"), ("/etc/passwd", "permission denied")):
+        # The shim takes the message from the log of the runtime, and ctr prints it.
+        assert problem in containerd.error("--rm", "one", program)
+    assert containerd("containers", "ls", "--quiet") == ""
+
+
+def test_a_container_in_the_background(containerd: Containerd) -> None:
+    """Exec, pause, processes, metrics, kill and delete."""
+    containerd.run("--detach", "--memory-limit=67108864", "one", "sleep", "1000")
+    assert containerd.task() == "RUNNING"
+    assert containerd.container.stats().memory.limit == 64 * MiB
+    pid = str(containerd.container.state.pid)
+    assert containerd("task", "exec", "--exec-id", "first", "one", "sh", "-c", "echo out; exit 7", code=7) == "out"
+    assert pid in containerd("task", "ps", "one")
+    assert f"memory.limit_in_bytes    {64 * MiB}" in containerd("task", "metrics", "one")
+    containerd("task", "pause", "one")
+    assert containerd.task() == "PAUSED"
+    containerd("task", "resume", "one")
+    containerd("task", "kill", "--signal", "SIGKILL", "one")
+    wait_until(lambda: containerd.task() == "STOPPED", "the end of the task")
+    containerd("task", "rm", "one")
+    containerd("containers", "rm", "one")
+    assert oci.Container.list(state_root=containerd.client.path / containerd.client.prefix) == []

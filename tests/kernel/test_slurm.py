@@ -1,0 +1,101 @@
+"""Slurm with this runtime in oci.conf: ``srun --container``, ``sbatch --container`` and ``scancel``."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+import ociruntime as oci
+
+from ..support.clients import Client, needs
+from ..support.waiting import wait_until
+
+pytestmark = [pytest.mark.root, needs("slurmctld", "slurmd", "srun", "munged")]
+
+SLURM_CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={directory}/munge.socket
+StateSaveLocation={directory}/controller
+SlurmdSpoolDir={directory}/spool
+SlurmctldPidFile={directory}/slurmctld.pid
+SlurmdPidFile={directory}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES State=UP
+"""
+OCI_CONF = """
+RunTimeQuery="{runtime} state %n.%u.%j.%s.%t"
+RunTimeKill="{runtime} kill -a %n.%u.%j.%s.%t"
+RunTimeDelete="{runtime} delete --force %n.%u.%j.%s.%t"
+RunTimeRun="{runtime} run %n.%u.%j.%s.%t -b %b"
+"""
+
+
+@pytest.fixture
+def slurm(client: Client) -> Client:
+    """A cluster of this machine, with all its files in the directory of a client."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = {"controller": first.getsockname()[1], "node": second.getsockname()[1]}
+    directory, host = client.path, socket.gethostname().partition(".")[0]
+    for name in ("controller", "spool"):
+        (directory / name).mkdir()
+    key = directory / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o600)
+    slurm_conf = directory / "slurm.conf"
+    slurm_conf.write_text(SLURM_CONF.format(directory=directory, host=host, cpus=os.cpu_count(), **ports))
+    (directory / "oci.conf").write_text(OCI_CONF.format(runtime=client.runtime))
+    client.env["SLURM_CONF"] = str(slurm_conf)
+    files = {name: f"{directory}/munge.{name}" for name in ("socket", "pid", "log", "seed")}
+    client.daemon(
+        "munged", "--foreground", "--force", "--key-file", key, "--socket", files["socket"], "--pid-file", files["pid"],
+        "--log-file", files["log"], "--seed-file", files["seed"],
+    )  # fmt: skip
+    wait_until(Path(files["socket"]).exists, "the start of munged", 60)
+    client.daemon("slurmctld", "-D")
+    client.daemon("slurmd", "-D")
+    wait_until(lambda: "idle" in client.run("sinfo", "--noheader"), "the start of Slurm", 60)
+    return client
+
+
+def containers(slurm: Client) -> list[oci.Container]:
+    return oci.Container.list(state_root=slurm.state)
+
+
+def test_srun(slurm: Client, bundle: oci.Bundle) -> None:
+    """Output, input, environment, exit status and a program that does not exist."""
+    srun = ("srun", f"--container={bundle.path}")
+    assert slurm.run(*srun, "sh", "-c", "id -u; exit 3", code=3) == "0"
+    assert slurm.run(*srun, "cat", input="text") == "text"
+    assert slurm.run(*srun, "sh", "-c", "echo $SLURM_JOB_ID").isdigit()
+    slurm.run(*srun, "nope", code=127)
+    assert containers(slurm) == []
+
+
+def test_sbatch(slurm: Client, bundle: oci.Bundle) -> None:
+    script = slurm.path / "job"
+    script.write_text("#!/bin/sh\nbusybox | head -n 1 > /dev/null\necho $SLURM_JOB_ID; exit 4\n")
+    output = slurm.path / "output"
+    job = slurm.run("sbatch", "--parsable", "--wait", f"--container={bundle.path}", f"--output={output}", script, code=4)
+    assert output.read_text().splitlines()[0] == job
+    assert containers(slurm) == []
+
+
+def test_scancel(slurm: Client, bundle: oci.Bundle) -> None:
+    job = slurm.run("sbatch", "--parsable", f"--container={bundle.path}", "--output=/dev/null", "--wrap", "sleep 1000")
+    wait_until(lambda: [container.status for container in containers(slurm)] == ["running"], "the start of the job", 60)
+    slurm.run("scancel", job)
+    wait_until(lambda: slurm.run("squeue", "--noheader") == "", "the end of the job", 60)
+    wait_until(lambda: containers(slurm) == [], "the removal of the container", 60)
