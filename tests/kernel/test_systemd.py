@@ -255,6 +255,27 @@ def test_a_unit_that_runs_is_left_alone(limited: Callable[..., Any], prefix: str
 
 
 @root
+def test_a_container_is_a_service(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """A unit of Type=notify is active when the program is ready. The stop of the unit ends the container and removes it."""
+    # busybox has no systemd-notify, but speaks to syslog's socket, and what it says there has two lines.
+    notify = 'ln -s "$NOTIFY_SOCKET" /dev/log && logger "$(printf "%s\\nREADY=1\\n." STATUS=soon)"'
+    program = f"trap 'touch /stopped; exit 0' TERM; sleep 2; touch /ready; {notify}; while true; do sleep 1; done"
+    bundle, unit = make_bundle(oci.RuntimeSpec.default().with_args(["sh", "-c", program])), f"{prefix}.service"
+    run = [sys.executable, "-P", "-m", "ociruntime", "--root", state_root, "run", "-b", bundle.path, prefix]
+    environment = f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"
+    options = ["-q", f"--unit={unit}", "-p", "Type=notify", "-p", f"TimeoutStartSec={TIME_LIMIT}", environment]
+    subprocess.run(["systemd-run", *options, *run], check=True, timeout=TIME_LIMIT)  # it waits until the unit is active
+    assert (bundle.rootfs / "ready").exists()
+    assert show(unit, "ActiveState", "SubState") == {"ActiveState": "active", "SubState": "running"}
+    container = oci.Container.load(prefix, state_root=state_root)
+    assert container.status == "running"
+    subprocess.run(["systemctl", "stop", unit], check=True, timeout=TIME_LIMIT)
+    assert (bundle.rootfs / "stopped").exists()
+    assert oci.Container.list(state_root=state_root) == []
+    assert show(unit, "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+
+
+@root
 def test_a_unit_that_failed_makes_room(limited: Callable[..., Any], prefix: str) -> None:
     unit = f"pre-{prefix}.scope"
     command = ["systemd-run", "--scope", "-q", f"--unit={unit}", "-p", "RuntimeMaxSec=1", "sleep", "100"]
