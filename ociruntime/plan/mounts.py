@@ -155,6 +155,7 @@ class Mounts:
         """
         self.builder = builder
         self._bundle, self._namespaces = bundle, namespaces
+        self._in_user_namespace = "user" in namespaces or not host.initial
         self.detached = DetachedMounts(builder, spec, host, rootfs_path(spec, bundle))
         self._uids = (spec.linux.uid_mappings if spec.linux else None) or ()
         self._gids = (spec.linux.gid_mappings if spec.linux else None) or ()
@@ -202,7 +203,7 @@ class Mounts:
             return self._change(entry)
         if entry.fstype in ("cgroup", "cgroup2"):
             return self._cgroups.create(entry)
-        if "user" in self._namespaces and entry.fstype == "sysfs" and "network" not in self._namespaces:
+        if self._in_user_namespace and entry.fstype == "sysfs" and "network" not in self._namespaces:
             return self._bind_sys(entry)
         return self._filesystem(entry)
 

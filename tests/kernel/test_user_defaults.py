@@ -162,8 +162,9 @@ def test_a_shared_directory_without_the_sticky_bit(user: User) -> None:
 
 
 def test_root_of_a_user_namespace(user: User, prefix: str) -> None:
-    """As in ``unshare -r``: neither /run nor group 5 belongs to it."""
+    """As in ``unshare -r``: neither /run nor group 5 belongs to it, and it may not mount a sysfs for the host's network."""
     script = f"ociruntime spec -b bundle && ociruntime run -b bundle {prefix} && ociruntime list -q"
+    script += " && ociruntime run --network host bundle/rootfs test -e /sys/kernel"
     text = "import subprocess, sys; command = ['unshare', '-Ur', 'sh', '-c', sys.argv[1]]"
     text += "; sys.exit(subprocess.run(command, input='id -u', text=True).returncode)"
     script = script.replace("ociruntime ", f"{user.python} -P -m ociruntime ")
