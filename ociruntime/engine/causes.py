@@ -44,7 +44,7 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("capset", errno.EPERM): ("the runtime does not have these capabilities", "remove them from process.capabilities"),
     ("scheduler", errno.EPERM): (
         "not allowed for this user or this cgroup",
-        "the process scheduler can't be used together with AllowedCPUs (cpu.cpus); on v1 real-time needs cpu.realtimeRuntime",
+        "if SCHED_DEADLINE: process scheduler can't be used together with AllowedCPUs (cpu.cpus); on v1 set cpu.realtimeRuntime",
     ),
     ("scheduler", errno.EINVAL): ("the kernel's limits do not allow these values", "see /proc/sys/kernel/sched_*"),
     ("scheduler", errno.EBUSY): ("not enough CPU time is left", "use a smaller runtime, or a longer period"),
