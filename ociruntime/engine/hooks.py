@@ -19,7 +19,7 @@ from .._native import check, lib
 from ..errors import HookError
 from ..files import seal, sealed_memfd, write_all
 from ..interrupts import waiting
-from ..plan.hooks import HookProgram
+from ..plan.process import HookProgram
 from .launch import Message
 from .processes import pid_inside
 

@@ -25,7 +25,6 @@ from .cgroups import (
 )
 from .cgroups.limits import compile_rdt, compile_rdt_join
 from .devices import Devices
-from .hooks import compile_create_hooks, compile_hook_state, compile_hooks, compile_start_hooks
 from .model import NO_SLOT, Input, Plan, PlanBuilder
 from .mounts import Mounts
 from .namespaces import (
@@ -55,9 +54,12 @@ from .process import (
     candidates,
     close_unneeded,
     compile_affinity,
+    compile_create_hooks,
     compile_credentials,
     compile_execve,
     compile_file_rights,
+    compile_hook_state,
+    compile_hooks,
     compile_keyring,
     compile_labels,
     compile_last_fork,
@@ -67,6 +69,7 @@ from .process import (
     compile_parent_death,
     compile_personality,
     compile_scheduling,
+    compile_start_hooks,
     compile_terminal,
     create_cwd,
     forks_last,

@@ -17,7 +17,7 @@ from .ops import MAGIC, MAX_SLOTS, NO_SLOT, OPS
 
 if TYPE_CHECKING:
     from ..spec import Seccomp
-    from .hooks import HookProgram
+    from .process import HookProgram
 
 __all__ = [
     "HOST_OPS",
