@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from .lifecycle.files import ContainerFiles
     from .lifecycle.snapshots import Changes, Snapshot
     from .lifecycle.update import Limits
-    from .options import CreateKeywords, CreateOptions, ExecKeywords, ExecOptions, LogFormat, OutputFunction, PopenKeywords
+    from .options import (
+        CgroupsMode,
+        CreateKeywords,
+        CreateOptions,
+        ExecKeywords,
+        ExecOptions,
+        LogFormat,
+        OutputFunction,
+        PopenKeywords,
+        RestoreOptions,
+    )
     from .overrides import Args, Env, StrPath, UserLike
     from .plan.cgroups import Manager
     from .process import LaunchedProcess, Process, Result
@@ -178,23 +188,38 @@ class Container:
             self._close()
 
     @classmethod
-    @uninterruptible(undo=_discard)
     def _create(cls, container_id: str, bundle: Bundle | StrPath, options: CreateOptions, *, start: bool) -> Self:
-        from .bundle import Bundle
         from .lifecycle.create import create
+
+        def make(opened: Bundle, stdio: Sequence[int]) -> Created:
+            supervise: Supervise | None = None
+            if options.supervised:
+                from .supervisor import client
+
+                supervise = client.supervise
+            return create(container_id, opened, options, stdio=stdio, start=start, supervise=supervise)
+
+        return cls._make(bundle, options, make)
+
+    @classmethod
+    @uninterruptible(undo=_discard)
+    def _make(
+        cls, bundle: Bundle | StrPath, options: CreateOptions | RestoreOptions, make: Callable[[Bundle, Sequence[int]], Created]
+    ) -> Self:
+        """Make a container with the streams of a call.
+
+        Args:
+            make: makes it, given the bundle and the file descriptors of the streams.
+        """
+        from .bundle import Bundle
         from .streams import Streams
 
         kinds = (Bundle, str, os.PathLike)
         check_type("bundle", bundle, kinds, "a Bundle or its path (Bundle.from_image() makes one of an image)")
-        supervise: Supervise | None = None
-        if options.supervised:
-            from .supervisor import client
-
-            supervise = client.supervise
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(parse_path("bundle", bundle))
         streams = Streams(options.stdin, options.stdout, options.stderr)
         try:
-            created = create(container_id, opened, options, stdio=streams.child, start=start, supervise=supervise)
+            created = make(opened, streams.child)
         except BaseException:
             streams.close()
             raise
@@ -208,6 +233,67 @@ class Container:
 
             container.terminal = Terminal(created.init.terminal)
         return container
+
+    @classmethod
+    def restore(
+        cls,
+        container_id: str,
+        bundle: Bundle | StrPath,
+        image_path: StrPath,
+        *,
+        state_root: StrPath | None = None,
+        work_path: StrPath | None = None,
+        stdin: Stdio = None,
+        stdout: Stdio = None,
+        stderr: Stdio = None,
+        pid_file: StrPath | None = None,
+        cgroup_manager: Manager = "cgroupfs",
+        tcp_established: bool = False,
+        ext_unix_sk: bool = False,
+        shell_job: bool = False,
+        file_locks: bool = False,
+        auto_dedup: bool = False,
+        manage_cgroups_mode: CgroupsMode = "soft",
+    ) -> Self:
+        """Restore a container from the image that `checkpoint` has written. It runs. This needs root and criu.
+
+        Args:
+            container_id: the id of the restored container, which may be another one.
+            bundle: a bundle with the configuration of the container and the files of its root filesystem: an image has neither.
+            image_path: the directory of the image.
+            state_root, pid_file, cgroup_manager: as for `create`.
+            work_path: a directory for the log of criu, ``restore.log``. Default: ``image_path``.
+            stdin, stdout, stderr: as for `create`. They replace the streams that were pipes or files outside of the container.
+            tcp_established: restore the established TCP connections of the image.
+            ext_unix_sk, shell_job, file_locks, auto_dedup: as criu(8) describes them.
+            manage_cgroups_mode: ``soft``, ``full``, ``strict`` or ``ignore``: how criu restores cgroups and their limits. The
+                cgroup of the container itself is made and limited as the configuration says.
+
+        Raises:
+            ContainerExists: the id is taken.
+            UnsupportedError: this is not root, criu is missing, or cannot restore the image: the message has its reason and the
+                path of its log. In every case nothing of the container is left.
+            SpecError, StepError, HookError: as for `run`.
+        """
+        from .lifecycle.checkpoint import RestoreOptions, restore
+
+        options = RestoreOptions(
+            image_path=image_path,
+            state_root=state_root,
+            work_path=work_path,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pid_file=pid_file,
+            cgroup_manager=cgroup_manager,
+            tcp_established=tcp_established,
+            ext_unix_sk=ext_unix_sk,
+            shell_job=shell_job,
+            file_locks=file_locks,
+            auto_dedup=auto_dedup,
+            manage_cgroups_mode=manage_cgroups_mode,
+        )
+        return cls._make(bundle, options, lambda opened, stdio: restore(container_id, opened, options, stdio=stdio))
 
     @classmethod
     def _of(cls, created: Created) -> Self:
@@ -342,6 +428,58 @@ class Container:
         from .lifecycle.update import update
 
         update(self._entry, resources, limits)
+
+    def checkpoint(
+        self,
+        image_path: StrPath,
+        *,
+        work_path: StrPath | None = None,
+        parent_path: StrPath | None = None,
+        leave_running: bool = False,
+        pre_dump: bool = False,
+        tcp_established: bool = False,
+        ext_unix_sk: bool = False,
+        shell_job: bool = False,
+        file_locks: bool = False,
+        auto_dedup: bool = False,
+        manage_cgroups_mode: CgroupsMode = "soft",
+    ) -> None:
+        """Write the processes of the running container to an image, from which `restore` goes on. This needs root and criu.
+
+        The container is stopped then. After an error it goes on as before. A signal is handled when criu has ended.
+
+        Args:
+            image_path: the directory of the image, which is made if it does not exist. It has what the processes have in memory.
+            work_path: a directory for the log of criu, ``dump.log``. Default: ``image_path``.
+            parent_path: the image of an earlier ``pre_dump``; only memory that has changed since is written.
+            leave_running: let the container go on.
+            pre_dump: only write memory, while the container goes on. It is the parent of a later image.
+            tcp_established: accept established TCP connections.
+            ext_unix_sk, shell_job, file_locks, auto_dedup: as criu(8) describes them.
+            manage_cgroups_mode: ``soft``, ``full``, ``strict`` or ``ignore``: what criu writes of the cgroups.
+
+        Raises:
+            WrongStatus: the container is not running.
+            UnsupportedError: this is not root, criu is missing, or cannot write the container: the message has its reason and the
+                path of its log. Containers with a terminal, with joined namespaces, or whose root filesystem is mounted in them
+                alone cannot be written.
+        """
+        from .lifecycle.checkpoint import CheckpointOptions, checkpoint
+
+        options = CheckpointOptions(
+            image_path=image_path,
+            work_path=work_path,
+            parent_path=parent_path,
+            leave_running=leave_running,
+            pre_dump=pre_dump,
+            tcp_established=tcp_established,
+            ext_unix_sk=ext_unix_sk,
+            shell_job=shell_job,
+            file_locks=file_locks,
+            auto_dedup=auto_dedup,
+            manage_cgroups_mode=manage_cgroups_mode,
+        )
+        checkpoint(self._entry, self._pidfd, options)
 
     def stats(self) -> Stats:
         """Return what the container uses: CPU, memory, tasks, disks, huge pages, network interfaces and pressure.

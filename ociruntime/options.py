@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_args
 
 import attrs
 
@@ -57,12 +57,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncPopenKeywords",
+    "CheckpointKeywords",
+    "CheckpointOptions",
     "ConfigurationKeywords",
     "CreateKeywords",
     "CreateOptions",
     "ExecKeywords",
     "ExecOptions",
     "PopenKeywords",
+    "RestoreKeywords",
+    "RestoreOptions",
     "RunKeywords",
     "RunOptions",
     "check_keywords",
@@ -70,6 +74,7 @@ __all__ = [
 
 LogFormat: TypeAlias = Literal["kubernetes", "json", "basic"]
 LimitPolicy: TypeAlias = Literal["required", "if possible"]
+CgroupsMode: TypeAlias = Literal["soft", "full", "strict", "ignore"]
 OutputFunction: TypeAlias = "Callable[[Any], object]"
 """A function that gets output as it comes, as bytes or text."""
 
@@ -96,6 +101,39 @@ class CreateKeywords(TypedDict, total=False):
     log_format: LogFormat
     sync_socket: StrPath | None
     empty_process: bool
+
+
+class CheckpointKeywords(TypedDict, total=False):
+    """The keywords of `Container.checkpoint`."""
+
+    work_path: StrPath | None
+    parent_path: StrPath | None
+    leave_running: bool
+    pre_dump: bool
+    tcp_established: bool
+    ext_unix_sk: bool
+    shell_job: bool
+    file_locks: bool
+    auto_dedup: bool
+    manage_cgroups_mode: CgroupsMode
+
+
+class RestoreKeywords(TypedDict, total=False):
+    """The keywords of `Container.restore`."""
+
+    state_root: StrPath | None
+    work_path: StrPath | None
+    stdin: Stdio
+    stdout: Stdio
+    stderr: Stdio
+    pid_file: StrPath | None
+    cgroup_manager: Manager
+    tcp_established: bool
+    ext_unix_sk: bool
+    shell_job: bool
+    file_locks: bool
+    auto_dedup: bool
+    manage_cgroups_mode: CgroupsMode
 
 
 class _ProgramKeywords(TypedDict, total=False):
@@ -252,6 +290,10 @@ def _check_log_format(_: object, attribute: attrs.Attribute[Any], value: str) ->
     check_choice(attribute.name, value, get_args(LogFormat))
 
 
+def _check_cgroups_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    check_choice(attribute.name, value, get_args(CgroupsMode))
+
+
 def _check_notify_socket(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value and not value.startswith(("/", "@")):
         raise ValueError(f"{attribute.name} is {value!r}: an absolute path, or @ and the name of an abstract socket is needed")
@@ -265,6 +307,10 @@ def _path(path: StrPath | None) -> str | None:
 def _absolute(path: StrPath | None) -> str | None:
     text = _path(path)
     return absolute_path(text) if isinstance(text, str) and text else text
+
+
+def _absolute_path(path: StrPath) -> str:
+    return cast("str", _absolute(path))
 
 
 def _check_listen_fds(_: object, attribute: attrs.Attribute[Any], value: int | Sequence[str]) -> None:
@@ -362,6 +408,41 @@ class CreateOptions:
     def listen_count(self) -> int:
         """The number of sockets for socket activation."""
         return self.listen_fds if isinstance(self.listen_fds, int) else len(self.listen_fds)
+
+
+@attrs.frozen(kw_only=True)
+class _CriuOptions:
+    """What a checkpoint and a restore have in common. Paths are absolute."""
+
+    image_path: str = attrs.field(converter=_absolute_path, validator=_is_path)
+    work_path: str | None = attrs.field(default=None, converter=_absolute, validator=_is_path)
+    tcp_established: bool = attrs.field(default=False, validator=is_bool)
+    ext_unix_sk: bool = attrs.field(default=False, validator=is_bool)
+    shell_job: bool = attrs.field(default=False, validator=is_bool)
+    file_locks: bool = attrs.field(default=False, validator=is_bool)
+    auto_dedup: bool = attrs.field(default=False, validator=is_bool)
+    manage_cgroups_mode: CgroupsMode = attrs.field(default="soft", validator=_check_cgroups_mode)
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointOptions(_CriuOptions):
+    """The options of `Container.checkpoint`, which documents them. Raises TypeError, ValueError."""
+
+    parent_path: str | None = attrs.field(default=None, converter=_absolute, validator=_is_path)
+    leave_running: bool = attrs.field(default=False, validator=is_bool)
+    pre_dump: bool = attrs.field(default=False, validator=is_bool)
+
+
+@attrs.frozen(kw_only=True)
+class RestoreOptions(_CriuOptions):
+    """The options of `Container.restore`, which documents them. Raises TypeError, ValueError."""
+
+    state_root: StrPath | None = None
+    stdin: Stdio = None
+    stdout: Stdio = None
+    stderr: Stdio = None
+    pid_file: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
+    cgroup_manager: Manager = attrs.field(default="cgroupfs", validator=_check_manager)
 
 
 def parse_max_output(value: int | str | None) -> int | None:

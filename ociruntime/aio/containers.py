@@ -27,7 +27,17 @@ from ..lifecycle.files import ContainerFiles as _ContainerFiles
 from ..lifecycle.prune import prune as _prune
 from ..lifecycle.snapshots import Snapshot
 from ..lifecycle.status import StatsTimer, check_start, first_process, watch
-from ..options import AsyncPopenKeywords, CreateKeywords, ExecKeywords, ExecOptions, RunKeywords, RunOptions, check_keywords
+from ..options import (
+    AsyncPopenKeywords,
+    CheckpointKeywords,
+    CreateKeywords,
+    ExecKeywords,
+    ExecOptions,
+    RestoreKeywords,
+    RunKeywords,
+    RunOptions,
+    check_keywords,
+)
 from ..overrides import Args, StrPath, UserLike
 from ..process import Deadline, LaunchedProcess, Result
 from ..stats import Event
@@ -76,12 +86,20 @@ class Container:
         return Making(partial(cls._make, _sync.Container.run, container_id, bundle, options))
 
     @classmethod
+    def restore(
+        cls, container_id: str, bundle: Bundle | StrPath, image_path: StrPath, **options: Unpack[RestoreKeywords]
+    ) -> Making[Self]:
+        """`ociruntime.Container.restore`, to be awaited or entered by ``async with``."""
+        make = partial(_sync.Container.restore, image_path=image_path)
+        return Making(partial(cls._make, make, container_id, bundle, options))
+
+    @classmethod
     async def _make(
         cls,
         make: Callable[..., _sync.Container],
         container_id: str,
         bundle: Bundle | StrPath,
-        options: CreateKeywords,
+        options: Mapping[str, Any],
     ) -> Self:
         container = cls(await work(make, container_id, bundle, undo=lambda created: created.delete(force=True), **options))
         streams = container._sync._streams
@@ -174,6 +192,11 @@ class Container:
     async def update(self, resources: Resources | Mapping[str, Json] | None = None, **limits: Unpack[Limits]) -> None:
         """See `ociruntime.Container.update`."""
         await work(self._sync.update, resources, **limits)
+
+    async def checkpoint(self, image_path: StrPath, **options: Unpack[CheckpointKeywords]) -> None:
+        """See `ociruntime.Container.checkpoint`."""
+        check_keywords("checkpoint", options, CheckpointKeywords)
+        await work(self._sync.checkpoint, image_path, **options)
 
     async def stats(self) -> Stats:
         """See `ociruntime.Container.stats`."""
@@ -506,6 +529,8 @@ class ContainerFiles(FileOperations, Unpicklable):
 # The signatures for inspect.
 Container.create.__func__.__wrapped__ = _sync.Container.create.__func__  # type: ignore[attr-defined]
 Container.run.__func__.__wrapped__ = _sync.Container.run.__func__  # type: ignore[attr-defined]
+Container.restore.__func__.__wrapped__ = _sync.Container.restore.__func__  # type: ignore[attr-defined]
+Container.checkpoint.__wrapped__ = _sync.Container.checkpoint  # type: ignore[attr-defined]
 Container.exec.__wrapped__ = _sync.Container.exec  # type: ignore[attr-defined]
 _popen = inspect.signature(_sync.Container.popen)
 Container.popen.__signature__ = _popen.replace(  # type: ignore[attr-defined]

@@ -225,6 +225,45 @@ def delete(options: Namespace) -> None:
             raise
 
 
+def _criu_options(options: Namespace) -> dict[str, Any]:
+    """Return the keyword arguments that `Container.checkpoint` and `Container.restore` share."""
+    names = ("work_path", "tcp_established", "ext_unix_sk", "shell_job", "file_locks", "auto_dedup", "manage_cgroups_mode")
+    return {name: getattr(options, name) for name in names}
+
+
+def checkpoint(options: Namespace) -> None:
+    oci.Container.load(options.id, state_root=options.root).checkpoint(
+        options.image_path,
+        parent_path=options.parent_path,
+        leave_running=options.leave_running,
+        pre_dump=options.pre_dump,
+        **_criu_options(options),
+    )
+
+
+def restore(options: Namespace) -> int:
+    with SignalForwarding() as signals:
+        container = oci.Container.restore(
+            options.id,
+            options.bundle,
+            options.image_path,
+            state_root=options.root,
+            pid_file=options.pid_file,
+            cgroup_manager=options.cgroup_manager,
+            **_criu_options(options),
+        )
+        if options.detach:
+            return 0
+        try:
+            signals.forward_to(container.fileno())
+            code = container.wait()
+        finally:
+            signals.stop()
+            container.delete(force=True)
+    assert code is not None, "a child's exit status is known"
+    return shell_status(code)
+
+
 def list_containers(options: Namespace) -> None:
     states = []
     if options.root is not None:

@@ -585,6 +585,52 @@ def _list(add: AddCommand) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
 
 
+def _add_criu_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--image-path", default="checkpoint", metavar="DIR", type=path, help="directory of the image (default: checkpoint)"
+    )
+    parser.add_argument("--work-path", metavar="DIR", type=path, help="directory for the log of criu (default: that of the image)")
+    parser.add_argument("--tcp-established", action="store_true", help="also established TCP connections")
+    parser.add_argument("--ext-unix-sk", action="store_true", help="also Unix sockets that are connected out of the container")
+    parser.add_argument("--shell-job", action="store_true", help="also a session of the terminal of the caller")
+    parser.add_argument("--file-locks", action="store_true", help="also file locks")
+    parser.add_argument("--auto-dedup", action="store_true", help="remove memory that is written twice from earlier images")
+    parser.add_argument(
+        "--manage-cgroups-mode",
+        choices=("soft", "full", "strict", "ignore"),
+        default="soft",
+        help="how criu treats cgroups (default: soft)",
+    )
+
+
+def _checkpoint(add: AddCommand) -> None:
+    checkpoint = add(
+        "lifecycle.checkpoint",
+        "write a running container to an image, and stop it",
+        "criu writes the image; this needs root. The container is left for 'ociruntime delete'.",
+    )
+    _add_id(checkpoint)
+    _add_criu_options(checkpoint)
+    checkpoint.add_argument("--leave-running", action="store_true", help="let the container go on")
+    checkpoint.add_argument("--pre-dump", action="store_true", help="only write memory, as parent of a later image; it goes on")
+    checkpoint.add_argument(
+        "--parent-path", metavar="DIR", type=path, help="image of an earlier --pre-dump; write only memory that has changed"
+    )
+
+
+def _restore(add: AddCommand) -> None:
+    restore = add(
+        "lifecycle.restore",
+        "restore a container from an image that 'ociruntime checkpoint' has written",
+        "It gets the streams of the command. Without --detach, the command waits for its end and deletes it, as run does.",
+    )
+    _add_id(restore)
+    _add_bundle(restore)
+    _add_criu_options(restore)
+    restore.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
+    restore.add_argument("-d", "--detach", action="store_true", help="return when it runs")
+
+
 def _prune(add: AddCommand) -> None:
     prune = add(
         "lifecycle.prune",
@@ -1102,6 +1148,8 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "state": _state,
         "kill": _kill,
         "delete": _delete,
+        "checkpoint": _checkpoint,
+        "restore": _restore,
         "list": _list,
         "prune": _prune,
     },

@@ -464,6 +464,7 @@ class Creation:
         preserve: Preserved,
         supervise: Supervise | None,
         deadline: float | None,
+        make: Callable[..., Execution] = Execution,
     ) -> Execution:
         """Execute the plan to the point where the container is created. Raises StepError, HookError."""
         spec, supervisor = prepared.bundle.spec, None
@@ -475,7 +476,7 @@ class Creation:
             )
             self._clean_ups.on_failure(supervisor.abort)
         self._clean_ups.on_failure(self._close_terminals)
-        execution = Execution(
+        execution = make(
             plan,
             stdio=stdio,
             gate=gate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -14,6 +15,7 @@ from ..spec.rules.host import host_problems
 from . import ops
 from .cgroups import (
     Manager,
+    Place,
     Placement,
     cgroup_to_attach,
     compile_attach,
@@ -50,6 +52,7 @@ from .namespaces import (
 from .ops import Sync
 from .process import (
     ALL_CAPABILITIES,
+    DEFAULT_PATH,
     allow_fork,
     candidates,
     close_unneeded,
@@ -388,6 +391,76 @@ def _compile_attributes(builder: PlanBuilder, process: ProcessSpec, spec: Runtim
     compile_memory_policy(builder, spec.linux)
     compile_personality(builder, spec.linux)
     compile_keyring(builder, host)
+
+
+def compile_restore(
+    spec: RuntimeSpec,
+    host: Host,
+    command: Sequence[str],
+    *,
+    bundle: str,
+    container_id: str = "ID",
+    manager: Manager = "cgroupfs",
+    places_cgroups: bool = True,
+) -> Plan:
+    """Compile the plan that runs criu to restore a container from an image.
+
+    criu gets the cgroups of the container, in which its processes begin, and a mount namespace of its own, in which the rootfs is a
+    mount of its own. The rest of the container is in the image.
+
+    Args:
+        command: the absolute path of criu, and its arguments.
+        bundle: absolute path of the bundle directory.
+        manager: the cgroup manager.
+        places_cgroups: whether criu moves processes into cgroups. It gets those of the container in the place of the dumped ones.
+
+    Raises:
+        SpecError, UnsupportedError: as for `compile_create`.
+    """
+    check(spec, host)
+    if spec.root is None:
+        raise SpecError([Problem("$.root", "is needed on Linux", "config.md#root")])
+    builder, linux, namespaces = PlanBuilder(), spec.linux, namespaces_of(spec.linux)
+    hooks = compile_hooks(PlanBuilder(), spec)
+    if hooks.at_create:
+        raise UnsupportedError(
+            "$.hooks: criu restores a container in one step, in which no hook of create can run; remove these hooks"
+        )
+    builder.phase = "On the host, before the clone"
+    placement = compile_cgroups(builder, linux, container_id, host, manager)
+    if not placement.places:
+        raise UnsupportedError(f"a container is restored into cgroups, by which its processes are known: {placement.lack}")
+    if not placement.scope:
+        compile_owner(builder, placement, spec, namespaces, host)
+    flags, into = ops.CLONE_NEW["mount"], placement.into
+    text = "init process in a new namespace: mount" + (f"; cgroup {into}" if into else "")
+    builder.add_host("clone3", flags, into, text=text)
+    builder.phase = "In the mount namespace of criu"
+    if placement.scope:
+        compile_scope(builder, placement, spec, container_id, host)
+        compile_owner(builder, placement, spec, namespaces, host)
+    compile_join(builder, placement)
+    path = rootfs_path(spec, bundle)
+    attach_root(builder, clone_root(builder, spec, path, unsettled=True), open_rootfs_place(builder, path))
+    builder.add("setsid", text="new session, which no terminal interrupts")
+    builder.add("prctl", ops.PR_SET_PDEATHSIG, signal.SIGKILL, 0, text="killed with the caller")
+    builder.add("sync", Sync.CREATED, text="wait until the caller has recorded what is made")
+    places = placement.places if places_cgroups else ()
+    arguments = (*command, *(word for place in places for word in ("--cgroup-root", _cgroup_root(place))))
+    builder.add("exec", (command[0],), arguments, (f"PATH={DEFAULT_PATH}",), text=f"{command[0]} restore")
+    return builder.build(
+        f"restore {container_id} from {bundle}",
+        clone_flags=flags,
+        cgroups=placement.directories,
+        namespaces=namespaces.bits,
+        hooks=hooks.stored(),
+    )
+
+
+def _cgroup_root(place: Place) -> str:
+    """Return a cgroup as ``--cgroup-root`` of criu takes it."""
+    path = place.directory.removeprefix(place.hierarchy.mountpoint)
+    return path if place.hierarchy.version == 2 else f"{','.join(sorted(place.hierarchy.controllers))}:{path}"
 
 
 def compile_exec(

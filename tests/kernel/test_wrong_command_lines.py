@@ -21,6 +21,7 @@ import pytest
 import ociruntime as oci
 from ociruntime.cli import build_parser, main, script
 from ociruntime.cli.common import one_line
+from ociruntime.lifecycle import checkpoint
 
 from ..support.fixture_types import Command, MakeBundle
 from ..support.users import User
@@ -61,6 +62,10 @@ NAMES = {
     "l3_cache_schema": "$.linux.intelRdt",
     "mem_bw_schema": "$.linux.intelRdt",
     "process_label": "$.process.selinuxLabel",
+    "image_path": "criu",  # which is missing in these tests
+    "work_path": "criu",
+    "parent_path": "criu",
+    "pid_file": "criu",
     "path": "is a directory",  # the root directory of an image
     "ps_options": "ps : error",
 }
@@ -177,7 +182,7 @@ class World:
     def words(self, command: str, parser: argparse.ArgumentParser, given: argparse.Action, value: Sequence[str]) -> list[str]:
         """Return a command line in which one argument has a value, and all others that are needed have valid ones."""
         words = command.split()
-        if command in ("create", "run", "plan", "validate", "spec") and given.dest != "bundle":
+        if command in ("create", "run", "restore", "plan", "validate", "spec") and given.dest != "bundle":
             words += ["--bundle", str(self.bundle.path)]
         if given.option_strings:
             words += [f"{given.option_strings[-1]}={value[0]}"]
@@ -190,7 +195,7 @@ class World:
             elif action.type is int:
                 words.append("1")
             elif action.dest == "id":
-                words.append(self.new_id() if command in ("create", "run") else self.running.id)
+                words.append(self.new_id() if command in ("create", "run", "restore") else self.running.id)
             elif action.nargs == argparse.REMAINDER:
                 words += ["true"] if command == "exec" else []
             elif action.choices:
@@ -235,7 +240,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, make_bundle: MakeBundle, busybox_sif: Path, prefix: str) -> Iterator[World]:
+def world(
+    tmp_path: Path, make_bundle: MakeBundle, busybox_sif: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    monkeypatch.setattr(checkpoint, "CRIU", "no-criu")
     created = World(tmp_path, make_bundle, busybox_sif, prefix)
     try:
         yield created
@@ -361,6 +369,8 @@ def valid_line(world: World, command: str) -> list[str]:
         words.append("--stats")
     if command in ("image extract", "sif extract"):
         words += ["--output", f"{world.places}/{world.new_id()}"]
+    if command in ("checkpoint", "restore"):
+        words += ["--image-path", f"{world.places}/{world.new_id()}"]
     if command == "pull":
         words.insert(1, f"{world.places}/{world.new_id()}")
     return words

@@ -12,7 +12,7 @@ from ociruntime.cli import build_parser, main
 from ociruntime.cli.parser import Parser, parse_args
 
 COMMANDS = (
-    "create start run state kill delete list prune exec shell cp diff commit ps attach logs update pause resume events mount umount image inspect "
+    "create start run state kill delete checkpoint restore list prune exec shell cp diff commit ps attach logs update pause resume events mount umount image inspect "
     "build pull sif verify sign plan spec validate features doctor devices completion"
 ).split()
 
