@@ -159,7 +159,10 @@ def test_no_progress_where_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> No
 
 JSON_ALWAYS = {"state", "features", "events", "sif header"}
 NO_DOCUMENT = set(
-    "create start run kill delete exec shell cp attach logs update pause resume mount umount build commit pull spec completion".split()
+    (
+        "create start run kill delete exec shell cp attach logs update pause resume checkpoint restore mount umount build commit pull spec "
+        "completion"
+    ).split()
 ) | {"image cat", "image extract", "sif cat", "sif extract", "sif dump", "sif del"}
 """They print nothing, or what a program or a file has written."""
 
