@@ -295,10 +295,12 @@ class InProcess:
         with self._create() as container:
             return pss(container.pid)
 
-    def parallel(self, count: int, workers: int) -> float:
+    @staticmethod
+    def parallel(work: Case, count: int, workers: int) -> float:
+        """Return how often threads do a piece of work in a second."""
         with ThreadPoolExecutor(workers) as pool:
             began = time.perf_counter()
-            list(pool.map(lambda _: self.run(), range(count)))
+            list(pool.map(lambda _: work(), range(count)))
             return count / (time.perf_counter() - began)
 
 
@@ -447,7 +449,10 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[CommandLin
 
     few = max(3, rounds // 6)
     memory = {"ociruntime": optional(library.memory, "memory", few, notes)}
-    rates = {"ociruntime": optional(partial(library.parallel, options.containers, 4), "4 threads", few, notes)}
+    rates = {"ociruntime": optional(partial(library.parallel, library.run, options.containers, 4), "4 threads", few, notes)}
+    for name, work in (("run of a bundle", library.run), (SANDBOX, library.sandbox)):
+        label = f"{name}, 64 threads"
+        rates[label] = optional(partial(library.parallel, work, 2 * options.containers, 64), label, few, notes)
     for other in others:
         memory[other.name] = optional(other.memory, f"memory, {other.name}", few, notes)
         if shutil.which("xargs"):
@@ -457,10 +462,10 @@ def bench(options: argparse.Namespace, place: Place, others: Sequence[CommandLin
     rows.append(Row("containers/s, 4 threads / xargs -P4 crun", ratio(rates["ociruntime"], rates.get("crun")), 3, "x", True))
     rows.append(Row("PSS of a created container's init", memory["ociruntime"], 64, "KiB"))
     show(times, idle, options.idle_ms)
-    print(f"\n{'':42} {'containers/s':>14} {'init PSS, KiB':>14}")
-    for name in memory:
+    print(f"\n{'':50} {'containers/s':>14} {'init PSS, KiB':>14}")
+    for name in {**memory, **rates}:
         figures = (rates.get(name), memory.get(name))
-        print(f"{name:42} " + " ".join(f"{'-' if figure is None else f'{figure:.0f}':>14}" for figure in figures))
+        print(f"{name:50} " + " ".join(f"{'-' if figure is None else f'{figure:.0f}':>14}" for figure in figures))
     show_parts(times, "back to back")
     show_parts(idle, "idle gaps")
     show_budgets(rows)
