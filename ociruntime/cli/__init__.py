@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words of the command line; `sys.argv` by default.
 
     Raises:
-        SystemExit: the command line is wrong, with status 2, or help or the version was printed.
+        SystemExit: the command line is wrong, with status 1 or 3, or help or the version was printed.
     """
     options = Namespace(command="", log=None, log_format="text", debug=False)
     try:

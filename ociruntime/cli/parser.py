@@ -35,6 +35,8 @@ VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELI
 """What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
 
 
+UNKNOWN_COMMAND: Final = 3
+"""The exit status, as in runc, where it is 1 for any other mistake in the command line."""
 EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "create": ("ociruntime create --bundle bundle c1", "ociruntime create --bundle bundle --overlay none --env DEBUG=1 c1"),
     "run": (
@@ -201,7 +203,7 @@ class Parser(argparse.ArgumentParser):
             return
         if isinstance(action, argparse._SubParsersAction):
             more = f"'{self.prog} --help' lists the commands{_suggest(value, action.choices)}"
-            raise argparse.ArgumentError(None, f"{value!r} is not a command; {more}")
+            self.error(f"{value!r} is not a command; {more}", UNKNOWN_COMMAND)
         known = ", ".join(map(repr, action.choices))
         message = f"invalid choice: {value!r} (choose from {known}){_suggest(str(value), action.choices)}"
         raise argparse.ArgumentError(action, message)
@@ -220,11 +222,12 @@ class Parser(argparse.ArgumentParser):
         formatter.add_text(self.epilog)
         return formatter.format_help()
 
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and an error on one line, and exit with status 2."""
+    def error(self, message: str, status: int = 1) -> NoReturn:
+        """Print the usage and an error on one line, and exit."""
         if self._unknown and message.startswith("the following arguments are required"):
             message = f"unrecognized arguments: {' '.join(self._unknown)}{self._explain_unknown(self._unknown[0])}"
-        super().error(shorten(one_line(message)))
+        self.print_usage(sys.stderr)
+        self.exit(status, f"{self.prog}: error: {shorten(one_line(message))}\n")
 
     def split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the options, with their values, and the positional arguments. A value that begins with a dash is joined."""
@@ -280,7 +283,7 @@ def parse_args(words: Sequence[str]) -> argparse.Namespace:
         The options. Their attribute `run` is a function of them, which executes the command and returns its exit status or None.
 
     Raises:
-        SystemExit: the command line is wrong, with status 2, or help or the version was printed.
+        SystemExit: the command line is wrong, with status 1 or `UNKNOWN_COMMAND`, or help or the version was printed.
     """
     parser, commands = _build_global_parser()
     options, positionals = parser.split(words)
@@ -290,7 +293,7 @@ def parse_args(words: Sequence[str]) -> argparse.Namespace:
         words = positionals = [*positionals[1:], "--help"]
         name = words[0] if words[1:] else ""
     if name and name not in adders and not {"-h", "--help"}.isdisjoint(positionals):
-        parser.error(f"No help topic for {name!r}; 'ociruntime --help' lists the commands{_suggest(name, adders)}")
+        parser.error(f"No help topic for {name!r}; 'ociruntime --help' lists the commands{_suggest(name, adders)}", UNKNOWN_COMMAND)
     if name not in adders or not {"-h", "--help"}.isdisjoint(options):
         return build_parser().parse_args(words)
     adders[name](partial(_add_command, commands, name))

@@ -195,7 +195,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["help", "foo"], ["foo", "-h"], ["foo", "--help"]):
         with pytest.raises(SystemExit) as stop:
             main(words)
-        assert stop.value.code == 2
+        assert stop.value.code == 3
         assert "No help topic for 'foo'" in capsys.readouterr().err
 
 

@@ -107,7 +107,7 @@ def execute(*words: str) -> tuple[int, str]:
 def fault_of(status: int, err: str, *things: str) -> str:
     """Return what is wrong with the outcome of a wrong command line; empty if nothing is. It names one of the things."""
     lines = err.splitlines()
-    if status == 2 and lines[:1] and lines[0].startswith("usage: "):
+    if status in (1, 3) and lines[:1] and lines[0].startswith("usage: "):
         lines = lines[1:]
     if "Traceback" in err:
         return f"traceback: {err[-600:]}"
