@@ -20,7 +20,7 @@ from ociruntime.spec import Capabilities, Hook, Hooks, IDMapping, Mount, Namespa
 
 from ..support.fixture_types import MakeBundle, Script, UserBundle
 from ..support.users import FIRST_ID, UID, VARIANTS, give
-from ..support.waiting import TIME_LIMIT, wait_until
+from ..support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 FILES = {
@@ -235,7 +235,7 @@ def test_joining_what_another_container_has(
             script = "for n in /proc/self/ns/*; do readlink $n; done | sort -u"
             assert set(say(container, "sh", "-c", script).split()) == set(theirs.values())
             container.kill("KILL")
-            assert container.wait(TIME_LIMIT) == -9  # it is our child, whatever forked on the way
+            assert container.wait() == -9  # it is our child, whatever forked on the way
 
 
 def test_the_user_namespace_that_we_are_in(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
@@ -380,7 +380,7 @@ def life(bundle, root, prefix):
     container.start()
     shown["exec"] = container.exec(args, capture_output=True, text=True, check=True).stdout
     container.kill("KILL", all=True)
-    assert container.wait(TIME_LIMIT) == -9
+    assert container.wait() == -9
     container.delete()
     assert [name for name in os.listdir(root) if not name.startswith(".")] == []
     return shown

@@ -239,7 +239,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("seconds", ["0.3", "1000"])
 def test_a_process_that_was_being_started(bundle: oci.Bundle, state_root: Path, prefix: str, seconds: str) -> None:
-    command = [sys.executable, "-c", HOLDER, bundle.path, state_root, prefix, seconds]
+    command = [sys.executable, "-P", "-c", HOLDER, bundle.path, state_root, prefix, seconds]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPO) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
