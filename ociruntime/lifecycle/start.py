@@ -186,9 +186,6 @@ def _end_of_connection(entry: Entry, document: StateRecord, reached: Progress | 
     Args:
         reached: the last step of the init process; None if it ended at once.
     """
-
-    from ..engine.causes import how_it_died
-
     last = next(number for number, op, _ in document["steps"] if op in ("exec", "reap") and isinstance(number, int))
     if reached is not None and reached.error:
         return _step_error(entry, document, reached.step, reached.error)
@@ -198,6 +195,8 @@ def _end_of_connection(entry: Entry, document: StateRecord, reached: Progress | 
     number = reached.step if reached is not None else last
     if (error := _out_of_memory(document, number)) is not None:
         return error
+    from ..engine.causes import how_it_died
+
     op, text = _step_of(document, number)
     cause = how_it_died(None)
     return StepError(errno.EINTR, step=number, total=document.get("total", 0), op=op, text=text, cause=cause)
