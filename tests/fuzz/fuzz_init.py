@@ -20,12 +20,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ociruntime.engine import launch
 from ociruntime.engine.launch import Init, own_child
+from ociruntime.engine.processes import describe_state, ended_within
 from ociruntime.plan.model import encode
-from ociruntime.plan.ops import NO_SLOT, OPS, Report
+from ociruntime.plan.ops import NO_SLOT, OPS, REPORTING, WAITING, Report
 
 ENDS = (0, 255)
 """The exit statuses of an init that ends by itself."""
@@ -41,6 +42,17 @@ NAMES = ("", "/", ".", "..", "a", "a/b", "/a/b/../c", "tmpfs", "self/attr/exec",
 Step = tuple[int, str, tuple[object, ...]]
 
 
+def operations(raw: bytes) -> Iterator[str]:
+    """Yield the names of the operations in a program, as the init reads them."""
+    names, at = {op.code: name for name, op in OPS.items()}, 16
+    while at + 8 <= len(raw):
+        length, code = struct.unpack_from("=IH", raw, at)
+        if length < 8:
+            return
+        yield names.get(code, "")
+        at += length
+
+
 class Programs:
     """Makes programs, good ones and bad ones."""
 
@@ -50,7 +62,10 @@ class Programs:
 
     def make(self) -> bytes:
         """Return the next program."""
-        return self._change(bytearray(encode(self._steps(), 0)))
+        while True:
+            raw = self._change(bytearray(encode(self._steps(), 0)))
+            if WAITS.isdisjoint(operations(raw)):  # a change can make such an operation of another one
+                return raw
 
     def _steps(self) -> list[Step]:
         rng = self._random
@@ -144,6 +159,8 @@ def run(raw: bytes, stdio: Sequence[int]) -> tuple[int, bool]:
             raise Stuck
 
     failed = False
+    # An init that ends before it has read an answer loses its last reports: only what waits for an answer gets one.
+    answered = (name in WAITING for name in operations(raw) if name in REPORTING[Report.FD])
     try:
         while True:
             init.wait(check)
@@ -156,11 +173,13 @@ def run(raw: bytes, stdio: Sequence[int]) -> tuple[int, bool]:
                 failed = True  # the child may have no page, for an error that the socket does not carry
             elif message.fd >= 0:
                 os.close(message.fd)
-            if message.kind in (Report.SYNC, Report.FORKED, Report.FD):
+            if message.kind in (Report.SYNC, Report.FORKED) or (message.kind is Report.FD and next(answered, False)):
                 try:
                     init.go()
                 except BrokenPipeError:
                     pass
+        if not ended_within(init.pidfd, max(0.0, deadline - time.monotonic())):
+            raise Stuck(describe_state(init.pid))
         ended = os.waitid(os.P_PIDFD, init.pidfd, os.WEXITED)
         failed |= init.progress.error > 0
     except Stuck:
