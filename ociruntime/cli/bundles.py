@@ -106,11 +106,16 @@ def open_image(options: Namespace, path: str) -> Iterator[oci.Image]:
     """Open an image for the block, and verify it if the options say so. Raises as `Image.open` and `Image.verify`."""
     with oci.Image.open(path, reference=options.reference, platform=options.platform) as image:
         if options.verify or options.keys:
-            if not options.keys and image.kind == "sif":
-                raise ValueError(f"--verify: {shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
-            with show_progress(quiet=False) as progress:
-                image.verify(options.keys, progress=progress)
+            _verify(image, path, options.keys)
         yield image
+
+
+def _verify(image: oci.Image, path: str, keys: Sequence[str]) -> oci.image.Verification:
+    """Verify an image and return what was found. Raises as `Image.verify`."""
+    if not keys and image.kind == "sif":
+        raise ValueError(f"{shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
+    with show_progress(quiet=False) as progress:
+        return image.verify(keys, progress=progress)
 
 
 def changes(options: Namespace) -> dict[str, Any]:
@@ -468,8 +473,8 @@ def sif_del(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> None:
-    with _open_image(options) as image, show_progress(quiet=False) as progress:
-        found = image.verify(options.keys, progress=progress)
+    with _open_image(options) as image:
+        found = _verify(image, options.image, options.keys)
     if options.json:
         print_json({"signatures": [attrs.asdict(item) for item in found.signatures], "digests": found.digests})
     else:
