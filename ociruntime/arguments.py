@@ -13,7 +13,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from reprlib import Repr
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+Duration: TypeAlias = "float | str | timedelta"
+"""Seconds, a time as ``"500ms"``, ``"30s"``, ``"1h30m"`` or ``"2 days"``, or a timedelta."""
 
 _repr: Final = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
@@ -33,6 +39,13 @@ def shown(value: object) -> str:
 def wrong_type(name: str, value: object, needed: str) -> TypeError:
     """Return the error for an argument of another type. ``needed`` is a noun phrase in the singular."""
     return TypeError(f"{name} is {shown(value)}: {needed} is needed")
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that a name is most like, or None if it is not like one of them."""
+    from difflib import get_close_matches  # imported here for its cost: only errors need it
+
+    return next(iter(get_close_matches(name, known, 1, cutoff)), None)
 
 
 def check_type(name: str, value: object, kinds: type | tuple[type, ...], needed: str) -> None:
@@ -125,7 +138,7 @@ def parse_path(name: str, value: object) -> str:
     return path
 
 
-def parse_args(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+def parse_args(args: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Return a command line as a tuple of strings.
 
     Raises:
@@ -144,18 +157,55 @@ def parse_args(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
 
 
 def parse_seconds(name: str, value: object) -> float | None:
-    """Return a time in seconds; None stays None, and a time that is longer than any wait becomes the longest.
+    """Return a `Duration` in seconds; None stays None, and a time that is longer than any wait becomes the longest.
 
     Raises:
-        TypeError, ValueError: it is not a number.
+        TypeError, ValueError: it is not a time.
     """
     if value is None:
         return None
-    check_type(name, value, (int, float), "a number of seconds or None")
-    assert isinstance(value, int | float)
-    if math.isnan(value):
+    if isinstance(value, str):
+        seconds = _read_duration(value)
+        if seconds is None:
+            raise ValueError(f"{name} is {shown(value)}: {_TIMES} is needed")
+    elif not isinstance(value, int | float) and hasattr(value, "total_seconds"):
+        seconds = value.total_seconds()
+    else:
+        check_type(name, value, (int, float), f"{_TIMES}, a timedelta or None")
+        assert isinstance(value, int | float)
+        seconds = value
+    if math.isnan(seconds):
         raise ValueError(f"{name} is not a number")
-    return value if value < _MAX_SECONDS else _MAX_SECONDS
+    return seconds if seconds < _MAX_SECONDS else _MAX_SECONDS
+
+
+_TIMES: Final = "a number of seconds, or a time such as '500ms', '30s' or '1h30m'"
+_DURATION: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?)\s*([a-zµ]*)\s*", re.IGNORECASE)
+_SECONDS: Final = {
+    unit: seconds
+    for units, seconds in (
+        ("ns", 1e-9),
+        ("us µs", 1e-6),
+        ("ms", 1e-3),
+        ("s sec second seconds", 1.0),
+        ("m min minute minutes", 60.0),
+        ("h hour hours", 3600.0),
+        ("d day days", 86400.0),
+    )
+    for unit in units.split()
+}
+
+
+def _read_duration(text: str) -> float | None:
+    """Return the seconds of text such as ``5``, ``500ms`` or ``1m30s``; None if it is not a time."""
+    parts: list[tuple[str, str]] = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        return None
+    if len(parts) == 1 and not parts[0][1]:
+        return float(parts[0][0])
+    if any(unit.lower() not in _SECONDS for _, unit in parts):
+        return None
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
 
 
 def parse_timeout(timeout: object) -> float | None:

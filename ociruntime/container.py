@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from .arguments import check_bool, check_type, parse_path, parse_timeout
+from .arguments import Duration, check_bool, check_type, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
 from .errors import LaunchTimeout, ProcessTimeout, StateError, UnsupportedError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ExecKeywords,
         ExecOptions,
         LogFormat,
+        NoKeywords,
         OutputFunction,
         PopenKeywords,
         RestoreOptions,
@@ -104,6 +105,7 @@ class Container:
         log_format: LogFormat = "kubernetes",
         sync_socket: StrPath | None = None,
         empty_process: bool = False,
+        **unknown: Unpack[NoKeywords],
     ) -> Self:
         """Create a container: everything but its process (runtime.md, Create).
 
@@ -146,8 +148,9 @@ class Container:
             SpecError, UnsupportedError: the configuration cannot be carried out on this host.
             StepError, HookError: a step or a hook failed. In every case nothing of the container is left.
         """
-        from .options import CreateOptions
+        from .options import CreateKeywords, CreateOptions, check_keywords
 
+        check_keywords("create", unknown, CreateKeywords)
         options = CreateOptions(
             state_root=state_root,
             stdin=stdin,
@@ -490,7 +493,7 @@ class Container:
 
         return stats(self._entry)
 
-    def events(self, interval: float | None = None) -> Iterator[Event]:
+    def events(self, interval: Duration | None = None) -> Iterator[Event]:
         """Yield the events of the container as they happen, up to the exit of its init process.
 
         Args:
@@ -502,7 +505,7 @@ class Container:
 
         return events(self._entry, self._pidfd, interval)
 
-    def wait(self, timeout: float | None = None) -> int | None:
+    def wait(self, timeout: Duration | None = None) -> int | None:
         """Wait for the end of the init process and return its exit code, negative for a signal.
 
         None if the exit code is not known: before Linux 6.15 the kernel tells it to the parent only, the process that created the
@@ -621,7 +624,7 @@ class Container:
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         check: bool = False,
         env: Env | None = None,
         cwd: StrPath | None = None,
@@ -636,6 +639,7 @@ class Container:
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
         own_cgroup: bool = True,
+        **unknown: Unpack[NoKeywords],
     ) -> Result[Any]:
         """Execute a further process in the container and wait for it, as `subprocess.run` does.
 
@@ -649,7 +653,8 @@ class Container:
                 An exception of one kills the program.
             stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
             text: decode the output, as ``encoding`` and ``errors`` do. Default: UTF-8, with surrogates for invalid bytes.
-            timeout: seconds until the process and every process that it has started are killed, and ProcessTimeout is raised.
+            timeout: seconds, or a time such as ``"90s"`` or a timedelta, until the process and every process that it has started
+                are killed, and ProcessTimeout is raised.
             check: raise ProcessError if the process does not exit with 0.
             env: variables over those of the container's process: a mapping, where None removes one, or ``NAME=value`` strings.
             cwd: the working directory in the container.
@@ -679,8 +684,9 @@ class Container:
             ProcessTimeout: the process did not end within ``timeout`` seconds.
             ProcessError: with ``check``, the process did not exit with 0.
         """
-        from .options import ExecOptions
+        from .options import ExecKeywords, ExecOptions, check_keywords
 
+        check_keywords("exec", unknown, ExecKeywords)
         options = ExecOptions(
             args=args,
             input=input,
@@ -768,6 +774,7 @@ class Container:
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
         own_cgroup: bool = True,
+        **unknown: Unpack[NoKeywords],
     ) -> Process[Any]:
         """Execute a further process in the container and return its `Process`, as `subprocess.Popen` does.
 
@@ -779,8 +786,9 @@ class Container:
             console_socket: a listening Unix socket that gets the master of a terminal of the process instead.
             pid_file: a file that gets the pid of the process.
         """
-        from .options import ExecOptions
+        from .options import ExecOptions, PopenKeywords, check_keywords
 
+        check_keywords("popen", unknown, PopenKeywords)
         options = ExecOptions(
             args=args,
             stdin=stdin,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Typ
 
 import attrs
 
-from .arguments import parse_path
+from .arguments import Duration, parse_path
 from .bundle import CHOSEN, Bundle, fill, has_file, is_image, opened_image, spec_of
 from .engine import cgroup
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
@@ -23,8 +23,8 @@ from .lifecycle.create import EphemeralBundle, create
 from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
-from .options import CreateOptions, OutputFunction, RunKeywords, RunOptions, SandboxOptions
-from .overrides import Args, Env, MountLike, Network, Overlays, Overrides, Ports, StrPath, UserLike
+from .options import CreateOptions, NoKeywords, OutputFunction, RunKeywords, RunOptions, SandboxOptions, check_keywords
+from .overrides import Args, Env, Mounts, Network, Overlays, Overrides, Ports, StrPath, UserLike
 from .presets import HostFiles, Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, Strategy, may_mount, shared_mounts
@@ -75,13 +75,13 @@ def run(
     text: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
-    timeout: float | None = None,
+    timeout: Duration | None = None,
     check: bool = False,
     env: Env | None = None,
     cwd: StrPath | None = None,
     user: UserLike | None = None,
     preset: Preset | str | None = None,
-    mounts: Iterable[MountLike] | None = None,
+    mounts: Mounts | None = None,
     memory: int | str | None = None,
     cpus: float | None = None,
     pids: int | None = None,
@@ -100,6 +100,7 @@ def run(
     reference: str | None = None,
     platform: str | None = None,
     strategy: str | None = None,
+    **unknown: Unpack[NoKeywords],
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
 
@@ -115,7 +116,8 @@ def run(
             exception of one kills the program.
         stdin, stdout, stderr: file descriptors, files, ``subprocess.PIPE``, ``DEVNULL`` or ``STDOUT``; by default the caller's.
         text: decode the output, as ``encoding`` and ``errors`` do. Default: UTF-8, with surrogates for invalid bytes.
-        timeout: seconds until every process of the container is killed, and ProcessTimeout is raised.
+        timeout: seconds, or a time such as ``"90s"`` or a timedelta, until every process of the container is killed, and
+            ProcessTimeout is raised.
         check: raise ProcessError if the program does not exit with 0.
         env: variables over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
         cwd: the working directory in the container.
@@ -123,7 +125,8 @@ def run(
             ``"caller"``: the ids, groups, name and home directory of the caller.
         preset: ``"hpc"`` for the caller with its home and working directory, temporary directories, environment and network, as
             Apptainer runs programs; or a `Preset`. The other arguments win.
-        mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. One replaces a mount at its destination.
+        mounts: ``"source:destination"``, with ``:ro`` read-only, a tuple of these parts, a `Mount`, or its JSON; or a mapping of
+            sources to destinations. One replaces a mount at its destination.
         memory: memory limit in bytes or as ``"512M"``. A program that needs more is killed.
         cpus: CPU time in CPUs: 0.5 is half of one.
         pids: limit of processes and threads.
@@ -166,6 +169,7 @@ def run(
     An interruption, KeyboardInterrupt for example, kills the container too. The exception has the output so far in its attribute
     ``result``, a `Result`.
     """
+    check_keywords("run", unknown, RunKeywords)
     options = RunOptions(
         args=args,
         input=input,

@@ -7,16 +7,18 @@ typed by the ``...Keywords`` of the same name.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_args
 
 import attrs
 
 from .arguments import (
+    Duration,
     check_choice,
     check_int,
     check_str,
     check_type,
+    closest,
     parse_limit,
     parse_path,
     parse_size,
@@ -30,7 +32,7 @@ from .host import Host
 from .overrides import (
     Args,
     Env,
-    MountLike,
+    Mounts,
     Network,
     Overlays,
     Overrides,
@@ -64,6 +66,7 @@ __all__ = [
     "CreateOptions",
     "ExecKeywords",
     "ExecOptions",
+    "NoKeywords",
     "PopenKeywords",
     "RestoreKeywords",
     "RestoreOptions",
@@ -165,7 +168,7 @@ class ExecKeywords(_ProgramKeywords, total=False):
     max_output: int | str | None
     on_stdout: OutputFunction | None
     on_stderr: OutputFunction | None
-    timeout: float | None
+    timeout: Duration | None
     check: bool
 
 
@@ -189,7 +192,7 @@ class ConfigurationKeywords(TypedDict, total=False):
     cwd: StrPath | None
     user: UserLike | None
     preset: Preset | str | None
-    mounts: Iterable[MountLike] | None
+    mounts: Mounts | None
     memory: int | str | None
     cpus: float | None
     pids: int | None
@@ -212,7 +215,7 @@ class RunKeywords(ConfigurationKeywords, total=False):
     stdin: Stdio
     stdout: Stdio
     stderr: Stdio
-    timeout: float | None
+    timeout: Duration | None
     check: bool
     overlay: Overlays | None
     terminal: bool
@@ -231,7 +234,7 @@ class SandboxKeywords(ConfigurationKeywords, total=False):
     disk: int | str | None
     shm: int | str | None
     max_output: int | str | None
-    timeout: float | None
+    timeout: Duration | None
     limits: LimitPolicy | None
     overlay: Overlays | None
     name: str | None
@@ -252,7 +255,7 @@ class SandboxRunKeywords(TypedDict, total=False):
     max_output: int | str | None
     on_stdout: OutputFunction | None
     on_stderr: OutputFunction | None
-    timeout: float | None
+    timeout: Duration | None
     check: bool
     env: Env | None
     cwd: StrPath | None
@@ -274,12 +277,53 @@ class SandboxPopenKeywords(TypedDict, total=False):
     terminal: bool
 
 
+class NoKeywords(TypedDict):
+    """No keywords: what a function that spells its keywords out takes besides, to say which one was meant."""
+
+
 def check_keywords(function: str, options: Mapping[str, object], keywords: type) -> None:
-    """Raise TypeError for an option that is not a keyword of a function."""
+    """Raise TypeError for an option that is not a keyword of a function. The message says which one was probably meant."""
     known: frozenset[str] = keywords.__optional_keys__  # type: ignore[attr-defined]
     for name in options:
         if name not in known:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{_remedy(name, known)}")
+
+
+def _remedy(name: str, known: Set[str]) -> str:
+    keyword, example = next((ours for theirs, *ours in _INSTEAD if name in theirs.split()), ("", ""))
+    if example and (not keyword or keyword in known):
+        return f"; {example}"
+    close = closest(name, sorted(known | _ALWAYS), 0.7)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+_ALWAYS: Final = frozenset({"args", "text", "encoding", "errors"})
+"""Arguments that are not in the ``...Keywords``."""
+_INSTEAD: Final = (
+    ("volumes volume binds bind volume_mounts", "mounts", "use mounts=['source:/destination:ro']"),
+    ("tmpfs", "mounts", "use mounts=[Mount(destination='/tmp', type='tmpfs', source='tmpfs')]"),
+    ("environment environ env_vars envs envvars", "env", "use env={'NAME': 'value'}"),
+    ("mem_limit memory_limit mem max_memory", "memory", "use memory='512M'"),
+    ("cpu_count nano_cpus cpu_limit cpu cpu_quota num_cpus", "cpus", "use cpus=0.5"),
+    ("pids_limit max_pids", "pids", "use pids=100"),
+    ("shm_size", "shm", "use shm='64M'"),
+    ("gpu nv device_requests", "gpus", "use gpus='all', or the number of GPUs"),
+    ("working_dir workdir pwd work_dir", "cwd", "use cwd='/path'"),
+    ("network_mode net", "network", "use network='none', 'private' or 'host'"),
+    ("network_disabled", "network", "use network='none'"),
+    ("publish port expose", "ports", "use ports={8080: 80} with network='private'"),
+    ("readonly read_only_root read_only_rootfs", "read_only", "use read_only=True"),
+    ("tty interactive stdin_open pty", "terminal", "use terminal=True"),
+    ("uid username user_id", "user", "use user='name' or user=1000"),
+    ("host_name", "hostname", "use hostname='name'"),
+    ("name id", "container_id", "use container_id='name'"),
+    ("universal_newlines", "", "use text=True"),
+    ("command cmd entrypoint argv", "", "use args=['program', 'argument']"),
+    ("shell", "", "use args=['sh', '-c', line], or Sandbox.shell"),
+    ("detach detached background", "", "Container.run and Container.popen return while the program runs"),
+    ("remove auto_remove rm", "", "leave it out: nothing is left of what run and Sandbox make"),
+)
+"""Keywords of other libraries, ours for them or an empty text if it depends on the call, and what to write."""
 
 
 def _check_manager(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -625,7 +669,7 @@ class RunOptions(_StreamOptions):
     cwd: StrPath | None = None
     user: UserLike | None = None
     preset: Preset | None = attrs.field(default=None, converter=parse_preset)
-    mounts: Iterable[MountLike] | None = None
+    mounts: Mounts | None = None
     memory: int | str | None = None
     cpus: float | None = None
     pids: int | None = None
@@ -823,7 +867,7 @@ class SandboxOptions:
     devices: Iterable[StrPath] | None = None
     gpus: str | int | None = None
     ports: Ports | None = None
-    mounts: Iterable[MountLike] | None = None
+    mounts: Mounts | None = None
     env: Env | None = None
     cwd: StrPath | None = None
     user: UserLike | None = None

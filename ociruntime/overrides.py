@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
@@ -39,10 +39,23 @@ if TYPE_CHECKING:
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
 
-__all__ = ["Args", "Env", "MountLike", "Network", "Overlays", "Overrides", "Ports", "StrPath", "UserLike"]
+__all__ = ["Args", "Env", "MountLike", "Mounts", "Network", "Overlays", "Overrides", "Ports", "StrPath", "UserLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
-Args: TypeAlias = Sequence[StrPath]
+
+
+class Args(Protocol):
+    """A program and its arguments: a list, tuple or other sequence of str and paths.
+
+    A type checker refuses a single str, which is a sequence of its letters: unlike here, only a str can be in a str.
+    """
+
+    def __contains__(self, value: object, /) -> bool: ...
+    def __getitem__(self, index: int, /) -> StrPath: ...
+    def __iter__(self) -> Iterator[StrPath]: ...
+    def __len__(self) -> int: ...
+
+
 Overlays: TypeAlias = StrPath | Sequence[StrPath]
 """Where writes go, and which layers are below, as for `Bundle.fresh`."""
 Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
@@ -50,8 +63,10 @@ Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
 UserLike: TypeAlias = "str | int | tuple[int, int] | User"
 """``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. Names are looked up in the container.
 ``"caller"`` is the caller."""
-MountLike: TypeAlias = "str | Mount"
-"""``"source:destination"`` or ``"source:destination:ro"``, or a `Mount`."""
+MountLike: TypeAlias = "str | tuple[StrPath, str] | tuple[StrPath, str, str] | Mapping[str, Any] | Mount"
+"""``"source:destination"`` or ``"source:destination:ro"``, a tuple of these parts, a mount as in config.json, or a `Mount`."""
+Mounts: TypeAlias = "Iterable[MountLike] | Mapping[str, str]"
+"""Mounts, or a mapping of sources to destinations: ``{"data": "/data:ro"}``."""
 Network: TypeAlias = "Literal['none', 'host', 'private', False] | StrPath"
 """``"none"`` or False, ``"host"``, ``"private"``, or the path of a network namespace."""
 Ports: TypeAlias = "Mapping[int, int] | Mapping[str, int] | Mapping[int | str, int | str] | Iterable[str]"
@@ -64,11 +79,15 @@ _MAX_ID: Final = 0xFFFFFFFE
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def parse_mounts(mounts: Iterable[MountLike] | None) -> tuple[MountLike, ...] | None:
-    """Return mounts as a tuple. Raises TypeError for a single mount."""
-    if isinstance(mounts, str | Mapping) or not isinstance(mounts, Iterable | None):
-        raise wrong_type("mounts", mounts, "a sequence of mounts")
-    return None if mounts is None else tuple(mounts)
+def parse_mounts(mounts: Mounts | None) -> tuple[Mount, ...] | None:
+    """Return the mounts of a call. Raises TypeError, ValueError, and SpecError for a mapping that is not a mount."""
+    if mounts is None:
+        return None
+    if isinstance(mounts, Mapping):
+        return tuple(parse_mount(pair) for pair in mounts.items())
+    if isinstance(mounts, str | bytes) or not isinstance(mounts, Iterable):
+        raise wrong_type("mounts", mounts, "a sequence of mounts, or a mapping of sources to destinations,")
+    return tuple(map(parse_mount, mounts))
 
 
 def validated_by(check: Callable[..., object], *limits: object) -> Validator:
@@ -155,22 +174,37 @@ is_str: Final = validated_by(check_str)
 
 
 def parse_mount(mount: MountLike) -> Mount:
-    """Return the recursive bind mount for ``source:destination[:options]``. ``ro`` includes submounts. Raises ValueError."""
+    """Return a mount; for a string or a tuple a recursive bind mount, in which ``ro`` includes submounts.
 
+    Raises:
+        TypeError, ValueError: it is not a mount.
+        SpecError: it is a mapping that is not a mount of config.json.
+    """
     if isinstance(mount, Mount):
         return mount
-    if not isinstance(mount, str):
-        raise TypeError(f"mounts contains {shown(mount)}: 'source:/destination', 'source:/destination:ro' or a Mount is needed")
-    source, colon, rest = mount.partition(":")
+    if isinstance(mount, Mapping):
+        return Mount.load(mount)
+    if isinstance(mount, tuple):
+        parts = [os.fspath(part) if isinstance(part, os.PathLike) else part for part in mount]
+        if not 2 <= len(parts) <= 3 or not all(isinstance(part, str) for part in parts):
+            raise TypeError(f"mounts contains {shown(mount)}: {_MOUNTS} is needed")
+        source, rest = parts[0], ":".join(parts[1:])
+    elif isinstance(mount, str):
+        source, _, rest = mount.partition(":")
+    else:
+        raise TypeError(f"mounts contains {shown(mount)}: {_MOUNTS} is needed")
     destination, _, text = rest.partition(":")
-    if not (source and colon and destination.startswith("/")):
-        raise ValueError(f"{shown(mount)} is not a mount: write 'source:/destination' or 'source:/destination:ro', or give a Mount")
+    if not source or not destination.startswith("/"):
+        raise ValueError(f"mounts contains {shown(mount)}: {_MOUNTS} is needed")
     given = [option for option in text.split(",") if option]
 
     if unknown := set(given) - set(KNOWN_OPTIONS):
-        raise ValueError(f"{shown(mount)}: {min(unknown)!r} is not an option of a bind mount")
+        raise ValueError(f"mounts contains {shown(mount)}: {min(unknown)!r} is not an option of a bind mount")
     options = ["rro" if option == "ro" else option for option in given]
     return Mount(destination=destination, type="bind", source=absolute_path(source), options=("rbind", *options))
+
+
+_MOUNTS: Final = "'source:/destination', 'source:/destination:ro', a tuple of these parts, or a Mount"
 
 
 def _without_sysfs(mount: Mount) -> Mount:
@@ -282,7 +316,7 @@ class Overrides:
         validator=[instance_of(str, what="an absolute path in the container"), _check_cwd, is_str],
     )
     user: UserLike | None = None
-    mounts: tuple[MountLike, ...] | None = attrs.field(default=None, converter=parse_mounts)
+    mounts: tuple[Mount, ...] | None = attrs.field(default=None, converter=parse_mounts)
     memory: int | None = attrs.field(default=None, converter=_parse_memory)
     cpus: float | None = attrs.field(default=None, converter=_parse_cpus)
     pids: int | None = attrs.field(default=None, converter=_parse_pids)
@@ -344,7 +378,7 @@ class Overrides:
             changes["root"] = spec.root.evolve(readonly=self.read_only)
         changed = spec.evolve(**changes) if changes else spec
         for mount in self.mounts or ():
-            changed = changed.with_mount(parse_mount(mount))
+            changed = changed.with_mount(mount)
         if self.user == CALLER:
             changed = _as_caller(changed)
         if self.default_tmpfs_size is not None:

@@ -15,7 +15,7 @@ from .arguments import check_choice, parse_path, shown, wrong_type
 from .errors import BundleError
 from .files import absolute_path
 from .host import Host
-from .overrides import Network, Overrides, StrPath, UserLike, parse_env, parse_mount
+from .overrides import Network, Overrides, StrPath, UserLike, parse_env
 from .rootfs.users import CALLER, Caller, is_shown, working_directory
 from .spec import Linux, Mount, ProcessSpec, RuntimeSpec
 from .spec.base import is_below
@@ -107,7 +107,7 @@ def complete(preset: Preset, overrides: Overrides) -> Overrides:
         *(_memory(path) for path in preset.tmpfs),
         *_binds((*preset.binds, *directories), preset.read_only_binds),
         *_other_home(preset, caller if own == CALLER else None),
-        *map(parse_mount, overrides.mounts or ()),
+        *(overrides.mounts or ()),
     )
     home = preset.home_directory()[1] if isinstance(preset.home, str) else caller.home
     if preset.cwd and cwd is not None and is_shown(cwd, mounts):

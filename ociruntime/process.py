@@ -12,7 +12,7 @@ from typing import IO, Any, AnyStr, Final, Generic, Self
 
 import attrs
 
-from .arguments import check_bool, parse_timeout, shown
+from .arguments import Duration, check_bool, parse_timeout, shown
 from .engine import cgroup, processes
 from .engine.processes import POLL_INTERVAL, signal_number
 from .errors import LaunchTimeout, ProcessError, ProcessTimeout
@@ -339,7 +339,7 @@ class Process(BaseProcess, Generic[AnyStr]):
             raise ValueError("stdout is not a pipe: start the process with stdout=PIPE")
         return iter(self.stdout)
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: Duration | None = None) -> int:
         """Wait for the end and return the exit code, negative for a signal.
 
         A process that fills a pipe which is not read does not end: use `communicate`, or iterate.
@@ -355,7 +355,7 @@ class Process(BaseProcess, Generic[AnyStr]):
         return self._process.reap()
 
     def communicate(
-        self, input: AnyStr | None = None, timeout: float | None = None
+        self, input: AnyStr | None = None, timeout: Duration | None = None
     ) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
         """Write ``input``, read stdout and stderr to their ends and wait.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 import attrs
 from typing_extensions import override
 
-from .arguments import check_int, check_str, parse_path, parse_timeout
+from .arguments import Duration, check_int, check_str, parse_path, parse_timeout
 from .bundle import Bundle, has_file, is_image
 from .container import Container
 from .engine.cgroup.tasks import signal_each, wait_each
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from .lifecycle.create import Launched
     from .lifecycle.files import AnyPath, ContainerFiles
     from .lifecycle.snapshots import Changes
-    from .options import LimitPolicy, OutputFunction
-    from .overrides import Args, Env, MountLike, Network, Overlays, Ports, StrPath, UserLike
+    from .options import LimitPolicy, NoKeywords, OutputFunction
+    from .overrides import Args, Env, Mounts, Network, Overlays, Ports, StrPath, UserLike
     from .plan.cgroups import Manager
     from .presets import Preset
     from .process import Process, Result
@@ -101,13 +101,13 @@ class Sandbox(FileOperations, Unpicklable):
         disk: int | str | None = None,
         shm: int | str | None = None,
         max_output: int | str | None = "16M",
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         limits: LimitPolicy | None = None,
         network: Network | None = None,
         devices: Iterable[StrPath] | None = None,
         gpus: str | int | None = None,
         ports: Ports | None = None,
-        mounts: Iterable[MountLike] | None = None,
+        mounts: Mounts | None = None,
         env: Env | None = None,
         cwd: StrPath | None = None,
         user: UserLike | None = None,
@@ -121,6 +121,7 @@ class Sandbox(FileOperations, Unpicklable):
         reference: str | None = None,
         platform: str | None = None,
         strategy: str | None = None,
+        **unknown: Unpack[NoKeywords],
     ) -> None:
         """Create and start a sandbox.
 
@@ -135,14 +136,13 @@ class Sandbox(FileOperations, Unpicklable):
                 directory on the disk (``TMPDIR``). It is also the size of each other tmpfs that has none.
             shm: size of ``/dev/shm``. Default: as the configuration says, which is 64 MiB for an image. -1 for half of the memory.
             max_output: bytes of each output stream of a run that are kept, unless the run says otherwise. -1 for all.
-            timeout: seconds for each run that does not say otherwise. Default: no limit.
+            timeout: seconds, or a time as for `ociruntime.run`, for each run that does not say otherwise. Default: no limit.
             limits: what happens where a limit cannot be enforced for all processes together, because this user has no cgroups.
                 ``"required"``: that is an error. ``"if possible"``: a weaker limit is set, with a warning: memory for each process
                 (RLIMIT_DATA), pids for each user of the sandbox (RLIMIT_NPROC), and none for CPUs. Default: the limits that are
                 given are required, and the default of ``pids`` may be weaker. The attribute `limits` has what was chosen.
             network, ports, devices, gpus: as for `ociruntime.run`.
-            mounts: ``"source:destination"``, with ``:ro`` read-only, or `Mount` objects. What is written to the host stays, and
-                no limit counts it.
+            mounts: as for `ociruntime.run`. What is written to the host stays, and no limit counts it.
             env: variables of all programs, over the image's: a mapping, where None removes one, or ``NAME=value`` strings.
             cwd: the working directory of all programs.
             user: the user of all programs, as for `ociruntime.run`.
@@ -164,6 +164,7 @@ class Sandbox(FileOperations, Unpicklable):
             UnsupportedError: this host cannot carry it out, or cannot enforce a limit that is required.
             SpecError, SifError, StepError: the sandbox cannot be started. In every case nothing of it is left.
         """
+        check_keywords("Sandbox", unknown, SandboxKeywords)
         options = SandboxOptions(
             memory=memory,
             cpus=cpus,
@@ -322,13 +323,14 @@ class Sandbox(FileOperations, Unpicklable):
         max_output: int | str | None = None,
         on_stdout: OutputFunction | None = None,
         on_stderr: OutputFunction | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         check: bool = False,
         env: Env | None = None,
         cwd: StrPath | None = None,
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         terminal: bool = False,
+        **unknown: Unpack[NoKeywords],
     ) -> Result[Any]:
         """Run a program in the sandbox and wait for it. Its output is captured.
 
@@ -362,6 +364,7 @@ class Sandbox(FileOperations, Unpicklable):
             ProcessTimeout: the program did not end within ``timeout`` seconds.
             ProcessError: with ``check``, the program did not exit with 0.
         """
+        check_keywords("run", unknown, SandboxRunKeywords)
         given = {
             "input": input,
             "stdin": stdin,
@@ -443,6 +446,7 @@ class Sandbox(FileOperations, Unpicklable):
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         terminal: bool = False,
+        **unknown: Unpack[NoKeywords],
     ) -> Process[Any]:
         """Start a program in the sandbox and return its `Process`. Iterating over that yields the lines of its output.
 
@@ -452,6 +456,7 @@ class Sandbox(FileOperations, Unpicklable):
             bufsize: of the streams: 1 for line buffering of text, 0 for none of bytes.
             terminal: give the program a terminal, whose master is `Process.terminal`.
         """
+        check_keywords("popen", unknown, SandboxPopenKeywords)
         given = {
             "stdin": stdin,
             "stdout": stdout,
@@ -535,11 +540,11 @@ class Sandbox(FileOperations, Unpicklable):
         """Return what the sandbox uses, as `Container.stats` does."""
         return self._running().stats()
 
-    def events(self, interval: float | None = None) -> Iterator[Event]:
+    def events(self, interval: Duration | None = None) -> Iterator[Event]:
         """Yield the events of the sandbox as they happen, such as OOM kills, until it ends. See `Container.events`."""
         return self._running().events(interval)
 
-    def wait_for_port(self, port: int, timeout: float | None = 30.0) -> None:
+    def wait_for_port(self, port: int, timeout: Duration | None = 30.0) -> None:
         """Wait until a program in the sandbox listens on a TCP port, on any of its addresses. Nothing connects to it.
 
         Args:
@@ -553,10 +558,10 @@ class Sandbox(FileOperations, Unpicklable):
         while (left := wait.left()) is not None:
             ended_within(wait.fileno(), left)
 
-    def _port_wait(self, port: int, timeout: float | None) -> PortWait:
+    def _port_wait(self, port: int, timeout: Duration | None) -> PortWait:
         return PortWait(self._running(), self._owned.created.init, port, parse_timeout(timeout))
 
-    def connect(self, port: int, timeout: float | None = None) -> socket.socket:
+    def connect(self, port: int, timeout: Duration | None = None) -> socket.socket:
         """Return a TCP socket that is connected to a port of the sandbox, which need not be reachable from the host.
 
         The socket belongs to the network namespace of the sandbox; this process does not enter it.
@@ -589,7 +594,7 @@ class Sandbox(FileOperations, Unpicklable):
         assert failure is not None
         raise type(failure)(failure.errno, f"port {port} of sandbox {self.name!r}: {os.strerror(failure.errno or 0).lower()}")
 
-    def stop(self, timeout: float | None = 10.0) -> None:
+    def stop(self, timeout: Duration | None = 10.0) -> None:
         """End the sandbox: send SIGTERM to every process, wait, and kill what is left. No further program can be run.
 
         Args:
@@ -737,7 +742,7 @@ class SandboxPool(Unpicklable):
         self._stock = _Stock(image, given, size)
         self._finalizer = weakref.finalize(self, self._stock.close)
 
-    def get(self, timeout: float | None = None) -> Sandbox:
+    def get(self, timeout: Duration | None = None) -> Sandbox:
         """Return a sandbox that no program has used; it belongs to the caller, which closes it.
 
         Args:

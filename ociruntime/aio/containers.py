@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from .. import container as _sync
 from .. import ephemeral as _ephemeral
-from ..arguments import parse_timeout
+from ..arguments import Duration, parse_timeout
 from ..engine.processes import EndWaiter
 from ..ephemeral import EphemeralContainer, ImageLike, find_bundle
 from ..errors import LaunchTimeout, ProcessTimeout
@@ -202,7 +202,7 @@ class Container:
         """See `ociruntime.Container.stats`."""
         return self._sync.stats()  # less work than handing it to a thread
 
-    async def events(self, interval: float | None = None) -> AsyncIterator[Event]:
+    async def events(self, interval: Duration | None = None) -> AsyncIterator[Event]:
         """`ociruntime.Container.events` as an asynchronous iterator: any number of tasks may iterate, without a thread for each."""
         timer = StatsTimer(interval)
         with watch(self._sync._entry, self._sync._pidfd) as watched:
@@ -221,7 +221,7 @@ class Container:
             if not self._sync._entry.path.is_dir():
                 self._close()
 
-    async def wait(self, timeout: float | None = None) -> int | None:
+    async def wait(self, timeout: Duration | None = None) -> int | None:
         """See `ociruntime.Container.wait`. Any number of tasks may wait at once, without a thread for each."""
         timeout = parse_timeout(timeout)
         document = self._sync._entry.read()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, cast
 
 import attrs
 
-from ..arguments import check_int, check_type, optional, parse_timeout
+from ..arguments import Duration, check_int, check_type, optional, parse_timeout
 from ..engine.processes import POLL_INTERVAL
 from ..errors import ProcessTimeout
 from ..files import Unpicklable
@@ -367,7 +367,7 @@ class Process(BaseProcess, Generic[AnyStr]):
             raise ValueError("stdout is not a pipe: start the process with stdout=PIPE")
         return cast(AsyncIterator[AnyStr], self.stdout.__aiter__())
 
-    async def wait(self, timeout: float | None = None) -> int:
+    async def wait(self, timeout: Duration | None = None) -> int:
         """Wait for the end and return the exit code, negative for a signal. Raises ProcessTimeout after ``timeout`` seconds."""
         timeout = parse_timeout(timeout)
         if self.returncode is None and not await within(timeout, ended(self._process)):
@@ -376,7 +376,7 @@ class Process(BaseProcess, Generic[AnyStr]):
         return self._process.reap()
 
     async def communicate(
-        self, input: AnyStr | None = None, timeout: float | None = None
+        self, input: AnyStr | None = None, timeout: Duration | None = None
     ) -> tuple[AnyStr | MaybeNone, AnyStr | MaybeNone]:
         """Write ``input``, read stdout and stderr to their ends and wait.
 

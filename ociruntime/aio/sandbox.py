@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from typing_extensions import override
 
 from .. import sandbox as _sync
-from ..arguments import parse_timeout
+from ..arguments import Duration, parse_timeout
 from ..errors import StateError
 from ..files import Unpicklable
 from ..lifecycle.snapshots import Snapshot
@@ -254,22 +254,22 @@ class Sandbox(FileOperations, Unpicklable):
         """See `ociruntime.Sandbox.stats`."""
         return self._sandbox.stats()  # less work than handing it to a thread
 
-    async def events(self, interval: float | None = None) -> AsyncIterator[Event]:
+    async def events(self, interval: Duration | None = None) -> AsyncIterator[Event]:
         """`ociruntime.Sandbox.events` as an asynchronous iterator."""
         async for event in self._running().events(interval):
             yield event
 
-    async def wait_for_port(self, port: int, timeout: float | None = 30.0) -> None:
+    async def wait_for_port(self, port: int, timeout: Duration | None = 30.0) -> None:
         """See `ociruntime.Sandbox.wait_for_port`."""
         wait = self._sandbox._port_wait(port, timeout)
         while (left := wait.left()) is not None:
             await within(left, readable(wait.fileno()))
 
-    async def connect(self, port: int, timeout: float | None = None) -> socket.socket:
+    async def connect(self, port: int, timeout: Duration | None = None) -> socket.socket:
         """See `ociruntime.Sandbox.connect`. `asyncio.open_connection` takes the socket, after ``setblocking(False)``."""
         return await work(self._sandbox.connect, port, timeout, undo=socket.socket.close)
 
-    async def stop(self, timeout: float | None = 10.0) -> None:
+    async def stop(self, timeout: Duration | None = 10.0) -> None:
         """See `ociruntime.Sandbox.stop`."""
         await work(self._sandbox.stop, timeout)
 
@@ -296,7 +296,7 @@ class SandboxPool(Unpicklable):
         """Begin to make sandboxes. Arguments and errors are those of `ociruntime.SandboxPool`."""
         self._pool = _sync.SandboxPool(image, size=size, **options)
 
-    def get(self, timeout: float | None = None) -> Making[Sandbox]:
+    def get(self, timeout: Duration | None = None) -> Making[Sandbox]:
         """`ociruntime.SandboxPool.get`, to be awaited or entered by ``async with``."""
         timeout = parse_timeout(timeout)
 

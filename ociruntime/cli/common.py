@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO, TypeVar
 
-from ..arguments import parse_path, shown
+from ..arguments import parse_path, parse_seconds, shown
 from ..files import absolute_path, connect_socket
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATIONS: Final = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _HALF: Final = 200
 """Characters that `shorten` keeps at each end."""
 T = TypeVar("T")
@@ -71,21 +70,20 @@ def shorten(text: str) -> str:
 
 def parse_duration(text: str) -> float:
     """Return the seconds of ``5``, ``500ms`` or ``1m30s``. Raises ArgumentTypeError."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|$)", text)
-    seconds = sum(float(number) * _DURATIONS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+    try:
+        seconds = parse_seconds("the time", text)
+    except ValueError:
+        seconds = None
+    if seconds is None:
         raise ArgumentTypeError(f"{text!r} is not a time such as 500ms, 5s or 1m30s")
     return seconds
 
 
-def parse_seconds(text: str) -> float:
-    """Return a number of seconds that is not negative. Raises ArgumentTypeError."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not seconds >= 0:  # not a number
-        raise ArgumentTypeError(f"{text!r} is not a number of seconds")
+def parse_interval(text: str) -> float:
+    """Return the seconds of a time as `parse_duration`, longer than 0. Raises ArgumentTypeError."""
+    seconds = parse_duration(text)
+    if not seconds:
+        raise ArgumentTypeError(f"{text!r} is not a time longer than 0")
     return seconds
 
 

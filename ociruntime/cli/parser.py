@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Final, NoReturn
 
 from .. import __version__
-from ..arguments import parse_count, parse_cpus, parse_size
+from ..arguments import closest, parse_count, parse_cpus, parse_size
 from .common import (
     absolute,
     is_image,
@@ -24,7 +24,7 @@ from .common import (
     parse_binds,
     parse_duration,
     parse_home,
-    parse_seconds,
+    parse_interval,
     parse_time,
     path,
     path_in_container,
@@ -143,11 +143,9 @@ class HelpFormatter(argparse.HelpFormatter):
 
 def _suggest(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the word most like a mistyped one, or an empty string."""
-    import difflib  # imported here for its cost
-
     names = {name.lstrip("-"): name for name in known}
-    close = difflib.get_close_matches(word.lstrip("-"), names, n=1)
-    return f"; did you mean {names[close[0]]!r}?" if close else ""
+    close = closest(word.lstrip("-"), names)
+    return f"; did you mean {names[close]!r}?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -571,9 +569,7 @@ def _kill(add: AddCommand) -> None:
     kill.add_argument("-s", "--signal", dest="signal_option", metavar="SIGNAL", help="the signal, as an option")
     kill.add_argument("-a", "--all", action="store_true", help="send the signal to every process in the container")
     kill.add_argument("-f", "--force", action="store_true", help="send KILL")
-    kill.add_argument(
-        "-t", "--timeout", type=parse_seconds, metavar="SECONDS", help="send KILL if the container runs after SECONDS"
-    )
+    kill.add_argument("-t", "--timeout", type=parse_duration, metavar="TIME", help="send KILL if the container runs after TIME")
 
 
 def _delete(add: AddCommand) -> None:
@@ -824,7 +820,7 @@ def _events(add: AddCommand) -> None:
     events.add_argument("--stats", action="store_true", help="print the statistics once and exit")
     events.add_argument(
         "--interval",
-        type=parse_duration,
+        type=parse_interval,
         default=5.0,
         metavar="TIME",
         help="time between statistics, as 500ms, 5s or 1m (default: 5s)",

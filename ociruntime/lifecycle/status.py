@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ..arguments import parse_seconds
+from ..arguments import Duration, parse_seconds
 from ..engine import cgroup
 from ..engine.processes import open_process, wait_init
 from ..errors import ProcessTimeout, WrongStatus
@@ -178,7 +178,7 @@ def watch(entry: Entry, own: int = -1) -> EventWatch:
     return EventWatch(document.get("cgroups", []), document["pid"], pidfd)
 
 
-def events(entry: Entry, own: int, interval: float | None) -> Iterator[Event]:
+def events(entry: Entry, own: int, interval: Duration | None) -> Iterator[Event]:
     """Yield events until the exit. Arguments and errors are those of `Container.events`."""
     timer = StatsTimer(interval)
     return _follow(entry, watch(entry, own), timer)
@@ -201,7 +201,7 @@ class StatsTimer:
         interval: seconds; None to expire never. Raises ValueError: it is not positive.
     """
 
-    def __init__(self, interval: float | None) -> None:
+    def __init__(self, interval: Duration | None) -> None:
         self._interval = parse_seconds("interval", interval)
         if self._interval is not None and self._interval <= 0:
             raise ValueError(f"interval is {interval}: more than 0 seconds is needed")

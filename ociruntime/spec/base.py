@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Final, Generic, Literal, NamedTuple, Sel
 
 import attrs
 
-from ..arguments import check_mapping, shown
+from ..arguments import check_mapping, closest, shown
 
 V = TypeVar("V")
 T = TypeVar("T", bound="Record")
@@ -354,13 +354,11 @@ def evolved(value: T, changes: Mapping[str, object]) -> T:
 
 def unknown_member(cls: type[Record], members: Iterable[str]) -> TypeError:
     """Return the error for the first of these names that is not a member of a class."""
-    from difflib import get_close_matches
-
     known = members_of(cls)
     name = next(name for name in members if name not in known and name != "extensions")
     by_key = {member.key: member.name for member in known.values()}
-    close = [by_key[name]] if name in by_key else get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = by_key.get(name) or closest(name, known)
+    hint = f"; did you mean {close!r}?" if close else ""
     return TypeError(f"{cls.__name__} has no member {name!r}{hint}")
 
 

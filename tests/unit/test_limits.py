@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from ociruntime.arguments import parse_count, parse_cpus, parse_limit, parse_size
+from ociruntime.arguments import parse_count, parse_cpus, parse_limit, parse_size, parse_timeout
 from ociruntime.host import Hierarchy, Host
 from ociruntime.options import SandboxOptions
 from ociruntime.overrides import Overrides
@@ -38,6 +39,35 @@ from ociruntime.spec import Mount, Resources, RuntimeSpec
 )
 def test_sizes(value: int | str, size: int) -> None:
     assert parse_size(value) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        (1.5, 1.5),
+        ("5", 5.0),
+        ("0.5", 0.5),
+        ("500ms", 0.5),
+        ("90 s", 90.0),
+        ("1m30s", 90.0),
+        ("1h 30min", 5400.0),
+        ("2 Days", 172800.0),
+        ("250us", 0.00025),
+        (timedelta(minutes=2, milliseconds=500), 120.5),
+        ("1000000000000 d", float(1 << 31)),
+    ],
+)
+def test_times(value: float | str | timedelta | None, seconds: float | None) -> None:
+    assert parse_timeout(value) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("value", ["", " ", "s", "5x", "5 s or so", "-1", "1m30", "five", "1e3", "1..5s", "nan", "٣s"])
+def test_what_is_not_a_time(value: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^timeout is .*: a number of seconds, or a time such as '500ms', '30s' or '1h30m' is needed$"
+    ):
+        parse_timeout(value)
 
 
 @pytest.mark.parametrize(

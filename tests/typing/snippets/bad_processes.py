@@ -5,7 +5,11 @@ import ociruntime as oci
 from ociruntime import aio
 
 oci.run("image.sif", ["true"], memroy="1M")  # slip
-oci.run("image.sif", ["true"], timeout="5")  # slip
+oci.run("image.sif", ["true"], timeout=[5])  # slip
+oci.run("image.sif", "true")  # slip
+oci.run("image.sif", ["true"], mounts=[("data", 1)])  # slip
+oci.Sandbox("image.sif", volumes=["data:/data"])  # slip
+oci.Sandbox("image.sif").run("ls")  # slip
 oci.run("image.sif", ["true"], network=5)  # slip
 oci.run("image.sif", [1])  # slip
 oci.run("image.sif", ["true"], user=1.5)  # slip

@@ -2,7 +2,10 @@
 
 import asyncio
 import subprocess
-from typing import assert_type
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, assert_type
 
 import ociruntime as oci
 from ociruntime import aio
@@ -20,10 +23,10 @@ result = oci.run(
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    timeout=5,
+    timeout="1m30s",
     env={"A": "1", "B": None},
     user=("uid:gid"),
-    mounts=["/data:/data:ro", oci.spec.Mount(destination="/x", type="tmpfs")],
+    mounts=["/data:/data:ro", (Path("data"), "/data", "ro"), oci.spec.Mount(destination="/x", type="tmpfs")],
     memory="512M",
     cpus=0.5,
     network="host",
@@ -32,6 +35,16 @@ print(result.stdout.splitlines()[0].upper(), result.returncode + 1, result.usage
 assert_type(result.signal, int | None)
 assert_type(result.oom_killed, bool)
 assert_type(result.usage.peak_memory, int)
+
+# arguments as people write them
+oci.run("image.sif", [Path("/bin/true"), "argument"], timeout=timedelta(minutes=1), mounts={"data": "/data:ro"})
+oci.run("image.sif", ["true"], mounts=[{"destination": "/x", "type": "tmpfs", "source": "tmpfs"}])
+
+
+def run_all(args: Sequence[str], more: list[str], options: dict[str, Any]) -> None:
+    oci.run("image.sif", args, **options)
+    oci.Sandbox("image.sif", memory=1).run([*args, *more])
+
 
 # containers
 with oci.Container.create("id", "/bundle", stdin=subprocess.PIPE, stdout=open("/dev/null", "wb")) as container:
