@@ -1,4 +1,4 @@
-"""The examples of docs/running.md, docs/sandbox.md and docs/supervised.md run as they stand."""
+"""The examples of docs/quickstart.md, docs/running.md, docs/sandbox.md and docs/supervised.md run as they stand."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import Script
 from ..support.waiting import SLOWER
 
-pytestmark = pytest.mark.root
+DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.root
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no shell starts here")
 @pytest.mark.parametrize(("name", "least"), [("running", 20), ("sandbox", 18), ("supervised", 12)])
 def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, least: int) -> None:
-    page = Path(__file__).parents[2] / "docs" / f"{name}.md"
+    page = DOCS / f"{name}.md"
     if name == "running":
         (bundle.path / "config.json").unlink()  # the page makes its own
     text = page.read_text().replace("'NAME", f"'{prefix}")
@@ -28,3 +30,28 @@ def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, 
     assert result.failed == 0
     assert oci.Container.list(state_root=state_root) == []
     assert set(os.listdir(state_root)) <= {".runs", ".seccomp"}
+
+
+QUICKSTART = """
+import doctest, os, sys
+os.chdir(sys.argv[2])
+text = open(sys.argv[1]).read()
+result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, "quickstart", "quickstart", 0))
+print(result.attempted > 15, result.failed)
+"""
+
+
+@pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no program starts here")
+def test_quickstart(script: Script, tmp_path: Path) -> None:
+    assert script(QUICKSTART, str(DOCS / "quickstart.md"), str(tmp_path)).stdout == "True 0\n"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no program starts here")
+def test_quickstart_of_a_user(user_script: Script, tmp_path: Path) -> None:
+    page = tmp_path / "quickstart.md"
+    page.write_text((DOCS / "quickstart.md").read_text())
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    tmp_path.chmod(0o777)
+    assert user_script("become(65533)\n" + QUICKSTART, str(page), str(tmp_path)).stdout == "True 0\n"
