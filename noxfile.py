@@ -95,6 +95,22 @@ def sanitize(session: nox.Session) -> None:
             session.run("python", "fuzz/fuzz_init.py", *(session.posargs or ["120"]), "--init", f"{temporary}/init")
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz a reader of untrusted input: NAME SECONDS [--seed N]. Without arguments, each of them for a minute.
+
+    The input of a finding is written to the current directory.
+    """
+    session.install(".[test]")
+    code = "import sys; sys.path.append(sys.argv.pop(1)); from tests.fuzz.{}"
+    main = code.format("driver import main; sys.exit(main())")
+    names = str(
+        session.run("python", "-P", "-c", code.format("targets import TARGETS; print(*TARGETS)"), str(ROOT), silent=True)
+    ).split()
+    for arguments in [session.posargs] if session.posargs else [[name] for name in names]:
+        session.run("python", "-P", "-c", main, str(ROOT), *arguments)
+
+
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 
 

@@ -73,7 +73,10 @@ def _parse_basic(line: str) -> LogRecord:
 
 def _parse_json(line: str) -> LogRecord:
     entry = json.loads(line)
-    return LogRecord(_parse_time(entry["time"]), entry["stream"], entry["log"], entry.get("partial", False))
+    when, stream, text = entry["time"], entry["stream"], entry["log"]
+    if not (isinstance(when, str) and isinstance(stream, str) and isinstance(text, str)):
+        raise TypeError("time, stream and log are strings")
+    return LogRecord(_parse_time(when), stream, text, entry.get("partial", False) is True)
 
 
 _PARSERS: Final[dict[str, Callable[[str], LogRecord]]] = {
@@ -87,7 +90,7 @@ def _parse(line: bytes, log_format: str) -> LogRecord | None:
     """Return the record of a line, or None for a torn one: on a full disk the writer counts the entry as lost."""
     try:
         return _PARSERS[log_format](line.decode("utf-8", "surrogateescape"))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -1,0 +1,112 @@
+"""A few inputs of each fuzz target, the same every time, and what the driver takes for a finding."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ociruntime.errors import BundleError
+from ociruntime.supervisor.logs import LogRecord, read_log
+
+from ..fuzz import driver
+from ..fuzz.driver import Finding, Target, attempt, fuzz
+from ..fuzz.targets import TARGETS
+
+INPUTS = {"layout": 100, "config": 100}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_target(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "signatures":
+        pytest.importorskip("cryptography")
+    if name == "cdi":
+        pytest.importorskip("yaml")
+    monkeypatch.chdir(tmp_path)
+    inputs = INPUTS.get(name, 400)
+    with TARGETS[name]() as target:
+        tried, accepted = fuzz(name, target, 7, inputs=inputs, seconds=600)
+    assert tried == inputs
+    assert accepted > 0
+    assert os.listdir(tmp_path) == []
+
+
+def _leave_open(data: bytes) -> bool:
+    os.open(os.devnull, os.O_RDONLY)
+    return True
+
+
+def _use_memory(data: bytes) -> bool:
+    return len(bytearray(driver.MEMORY_LIMIT + 1)) > 0
+
+
+def _wait(data: bytes) -> bool:
+    signal.pause()
+    return True
+
+
+def _refuse(data: bytes) -> bool:
+    raise BundleError("\x1b[0m")
+
+
+@pytest.mark.parametrize(
+    ("exercise", "message"),
+    [
+        (_leave_open, "file descriptors stay open"),
+        (_use_memory, "bytes of memory"),
+        (_wait, "more than 0 seconds"),
+        (_refuse, "not printable"),
+    ],
+)
+def test_findings(exercise: Callable[[bytes], bool], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if exercise is _wait:
+        monkeypatch.setattr(driver, "TIME_LIMIT", 0.05)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(Finding, match=message) as caught:
+        fuzz("x", Target(lambda rng: b"%d" % rng.randrange(1000), exercise), 5, inputs=10, seconds=600)
+    for fd in set(os.listdir("/proc/self/fd")) - before:
+        if os.path.exists(f"/proc/self/fd/{fd}"):
+            os.close(int(fd))
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes().isdigit()
+    assert caught.value.__notes__ == [f"input 0 of seed 5: ./run fuzz -- x --replay {path}"]
+    assert not tracemalloc.is_tracing()
+
+
+def test_inputs_depend_on_the_seed_and_their_number_alone() -> None:
+    seen: list[bytes] = []
+
+    def exercise(data: bytes) -> bool:
+        seen.append(data)
+        return True
+
+    target = Target(lambda rng: rng.randbytes(8), exercise)
+    fuzz("x", target, 1, inputs=4, seconds=600)
+    fuzz("x", target, 1, inputs=1, seconds=600, first=3)
+    assert seen[3] == seen[4]
+    assert len(set(seen)) == 4
+    assert attempt(target, b"x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"time": 5, "stream": "stdout", "log": "x"}',
+        '{"time": "2024-01-01T00:00:00Z", "stream": ["stdout"], "log": "x"}',
+        '{"time": "2024-01-01T00:00:00Z", "stream": "stdout", "log": true}',
+        "[" * 100_000,
+    ],
+    ids=["time", "stream", "log", "deep"],
+)
+def test_an_odd_line_of_a_log_is_left_out(tmp_path: Path, line: str) -> None:
+    """A program in the container may be able to write to its log."""
+    good = '{"time": "2024-01-01T00:00:00Z", "stream": "stdout", "log": "good"}'
+    (tmp_path / "log").write_text(f"{line}\n{good}\n")
+    items = read_log(str(tmp_path / "log"), "json", rotated=False, since=None, tail=None, stream=None)
+    assert next(items) == LogRecord(1_704_067_200 * 10**9, "stdout", "good")
+    items.close()
