@@ -9,7 +9,6 @@
 /* Open the mount point of /dev/console: a file that exists or is made, never what a link of the image leads to. */
 static long console_target(int dev)
 {
-    struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
     struct statx st;
     long mode, fd, made = sys(__NR_openat, dev, "console", O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_WRONLY, 0600);
 
@@ -17,7 +16,7 @@ static long console_target(int dev)
         return made;
     if (made >= 0)
         sys(__NR_close, made);
-    fd = sys(__NR_openat2, dev, "console", &how, sizeof how);
+    fd = open_path(dev, "console", O_PATH | O_NOFOLLOW, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
     if (fd < 0)
         return fd;
     mode = mode_of((int)fd, &st);
@@ -33,9 +32,8 @@ long open_console(uint32_t step, const struct op_console *o)
     struct winsize size = { (unsigned short)o->rows, (unsigned short)o->cols, 0, 0 };
     struct statx st;
     int unlock = 0;
-    struct open_how how = { .flags = O_RDWR | O_NOCTTY | O_CLOEXEC,
-                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV };
-    long peer, err, master = sys(__NR_openat2, fd_of(o->devpts), "ptmx", &how, sizeof how);
+    const uint64_t resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
+    long peer, err, master = open_path(fd_of(o->devpts), "ptmx", O_RDWR | O_NOCTTY, 0, resolve);
 
     if (master < 0)
         return master;

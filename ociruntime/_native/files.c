@@ -52,9 +52,8 @@ long make_link(int dir, const struct op_symlink *o)
 long write_file(int dir, struct ref where, struct ref data)
 {
     const char *path = text(where);
-    struct open_how how = { .flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW,
-                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV };
-    long n, fd = path[0] ? sys(__NR_openat2, dir, path, &how, sizeof how) : dir;
+    const uint64_t resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+    long n, fd = path[0] ? open_path(dir, path, O_WRONLY | O_NOFOLLOW, 0, resolve) : dir;
 
     if (fd < 0)
         return fd;

@@ -137,8 +137,7 @@ static long carry_out(const struct head *h)
     switch (h->code) {
     case OP_OPEN: {
         ARGS(open);
-        struct open_how how = { .flags = o->flags | O_CLOEXEC, .mode = o->mode, .resolve = o->resolve };
-        return keep(o->out, sys(__NR_openat2, fd_of(o->dir), text(o->path), &how, sizeof how));
+        return keep(o->out, open_path(fd_of(o->dir), text(o->path), o->flags, o->mode, o->resolve));
     }
     case OP_CLOSE: {
         ARGS(close);

@@ -44,6 +44,7 @@ long hand_out_socket(uint32_t step, int family, int type, int protocol);
 long link_up(const char *name);
 
 /* paths.c */
+long open_path(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 long in_root(int root, const char *path, int flags);
 long make_target(int root, const char *given, int want_file, int no_link, unsigned mode);
 long stat_at(int dir, const char *name, int flags, struct statx *st);

@@ -9,16 +9,22 @@
 #define PROC_ROOT_INODE 1 /* PROCFS_ROOT_INO of <linux/fs.h>, from Linux 6.17 on */
 #define NEEDED_STATUS (STATX_TYPE | STATX_MODE | STATX_UID | STATX_GID | STATX_INO | STATX_SIZE)
 
+/* Open a path; again where the kernel says EAGAIN, as something was renamed or mounted while it followed "..". */
+long open_path(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
+{
+    struct open_how how = { .flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve };
+    long fd;
+    int tries = 0;
+    do
+        fd = sys(__NR_openat2, dir, path, &how, sizeof how);
+    while (fd == -EAGAIN && ++tries < MAX_TRIES);
+    return fd;
+}
+
 /* Open a path in the root. */
 long in_root(int root, const char *path, int flags)
 {
-    struct open_how how = { .flags = (unsigned)flags | O_CLOEXEC, .resolve = IN_ROOT };
-    long fd;
-    int tries = 0;
-    do /* EAGAIN: something was renamed meanwhile */
-        fd = sys(__NR_openat2, root, path, &how, sizeof how);
-    while (fd == -EAGAIN && ++tries < MAX_TRIES);
-    return fd;
+    return open_path(root, path, (unsigned)flags, 0, IN_ROOT);
 }
 
 /* Make the last part of a path. */

@@ -72,20 +72,14 @@ static long keep_with_status(long fd, long *size)
     return keep(request.head.out, fd);
 }
 
-static long open_path(int dir, const char *name, long *size)
+static long open_requested(int dir, const char *name, long *size)
 {
     const struct request *r = &request.head;
     const unsigned made = O_CREAT | O_EXCL | O_NOFOLLOW;
-    struct open_how how = { .flags = r->flags | O_CLOEXEC, .mode = r->mode, .resolve = r->a };
-    long fd;
-    int tries = 0;
 
     if (!(r->flags & (O_PATH | O_DIRECTORY)) && (r->flags & made) != made)
         return -EPERM;
-    do /* EAGAIN: something was renamed meanwhile */
-        fd = sys(__NR_openat2, dir, name, &how, sizeof how);
-    while (fd == -EAGAIN && ++tries < 1000);
-    return keep_with_status(fd, size);
+    return keep_with_status(open_path(dir, name, r->flags, r->mode, r->a), size);
 }
 
 /* "self/fd/" and the number of a descriptor. The working directory is the procfs of the caller. */
@@ -300,7 +294,7 @@ static long answer_call(const struct parts *p, int proc, long *size)
         return -EBADF;
     switch (r->call) {
     case CALL_OPEN:
-        return open_path(fd, p->name, size);
+        return open_requested(fd, p->name, size);
     case CALL_REOPEN:
         return reopen(fd, proc, size);
     case CALL_CLOSE:
