@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..arguments import shown
 from ..engine import cgroup
 from ..engine.execution import Execution
 from ..engine.launch import NONE_PRESERVED, own_child
@@ -135,6 +136,15 @@ def _external_sources(spec: RuntimeSpec, bundle: str, mounts: Sequence[MountInfo
                     yield os.path.normpath(f"{destination}/{os.path.relpath(other.point, source)}"), other.point
 
 
+def _external(point: str, name: str) -> str:
+    """Return the argument of ``--external`` for a mount. Raises UnsupportedError: criu would misread the path."""
+    if "]:" in point:
+        raise UnsupportedError(
+            f"mount point {shown(point)}: criu cannot tell it from what is mounted there; use a path without ']:'"
+        )
+    return f"mnt[{point}]:{name}"
+
+
 def _descriptors(pid: int) -> list[str]:
     """Return the names by which criu knows the standard streams of a process.
 
@@ -224,7 +234,7 @@ def dump_command(
     command = [program, operation, "--tree", str(document["pid"]), *_directories(options, "dump.log"), *_flags(options)]
     command += ["--root", document["rootfs"], "--evasive-devices", "--link-remap"]
     for point in _external_points(spec, mounts):
-        command += ["--external", f"mnt[{point}]:{point}"]
+        command += ["--external", _external(point, point)]
     if options.parent_path is not None:
         command += ["--prev-images-dir", os.path.relpath(options.parent_path, options.image_path)]
     if options.parent_path is not None or options.pre_dump:
@@ -389,7 +399,7 @@ def restore_command(
     command += ["--root", str(bundle.rootfs), "--evasive-devices", "--link-remap"]
     command += ["--restore-detached", "--restore-sibling", "--pidfile", pid_file]
     for point, source in _external_sources(bundle.spec, str(bundle.path), mounts):
-        command += ["--external", f"mnt[{point}]:{source}"]
+        command += ["--external", _external(point, source)]
     for fd, name in enumerate(names):
         if name and name not in names[:fd]:
             command += ["--inherit-fd", f"fd[{fd}]:{name}"]

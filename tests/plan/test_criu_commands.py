@@ -75,6 +75,17 @@ def test_a_restore(tmp_path: Path) -> None:
     assert {"--restore-detached", "--restore-sibling", "--tcp-established"} <= {*command}
 
 
+def test_mount_points_that_look_like_an_argument(tmp_path: Path) -> None:
+    """A container with CAP_SYS_ADMIN chooses the names of mount points; criu would mount the path behind the first "]:"."""
+    spec = RuntimeSpec.default().evolve(mounts=(Mount(destination="/a", type="bind", source="/srv/a", options=("rbind",)),))
+    with pytest.raises(UnsupportedError, match=r"^mount point '/a/b\]:/etc': criu cannot tell"):
+        dump_command("/sbin/criu", RECORD, spec, mounts("/", "/a", "/a/b]:/etc"), CheckpointOptions(image_path="/i"))
+    bundle = oci.Bundle(tmp_path, config=spec.to_json().encode())
+    with pytest.raises(UnsupportedError, match=r"^mount point '/a/b\]:/etc': criu cannot tell"):
+        restore_command("/sbin/criu", bundle, [], "/p", RestoreOptions(image_path="/i"), mounts("/", "/srv/a/b]:/etc"))
+    assert dump_command("/sbin/criu", RECORD, spec, mounts("/", "/a", "/a/b]"), CheckpointOptions(image_path="/i"))
+
+
 def test_the_plan_of_a_restore() -> None:
     plan = compile_restore(config(), PURE_V2, ["/sbin/criu", "restore"], bundle="/b", container_id="c1")
     exec = plan.steps[-1]
