@@ -255,7 +255,7 @@ class PlanBuilder:
 
 
 _HEADER: Final = struct.Struct("=IIII")
-_HEAD: Final = struct.Struct("=IHH")
+_HEAD: Final = struct.Struct("=HHI")
 _U64: Final = struct.Struct("=Q")
 _REF: Final = struct.Struct("=II")
 _LIST: Final = struct.Struct("=IIQ")

@@ -251,7 +251,7 @@ def c_header() -> str:
         "",
         "struct ref { uint32_t off, len; };",
         "struct list { struct ref text; uint64_t count; };",
-        "struct head { uint32_t len; uint16_t code, step; };",
+        "struct head { uint16_t len, code; uint32_t step; };",
         "struct program { uint32_t magic, len, ops, inputs; };",
         "struct report { uint32_t kind, step; int32_t value; uint32_t reserved; };",
         "struct progress { uint32_t step; int32_t error; int32_t forked; };",

@@ -46,7 +46,7 @@ def operations(raw: bytes) -> Iterator[str]:
     """Yield the names of the operations in a program, as the init reads them."""
     names, at = {op.code: name for name, op in OPS.items()}, 16
     while at + 8 <= len(raw):
-        length, code = struct.unpack_from("=IH", raw, at)
+        length, code = struct.unpack_from("=HH", raw, at)
         if length < 8:
             return
         yield names.get(code, "")

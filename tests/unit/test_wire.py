@@ -21,7 +21,7 @@ def decode(raw: bytes) -> tuple[list[Step], int]:
     assert total == len(raw)
     at, steps = 16, []
     for _ in range(count):
-        size, code, number = struct.unpack_from("=IHH", raw, at)
+        size, code, number = struct.unpack_from("=HHI", raw, at)
         where, values = at + 8, []
         for _, kind in BY_CODE[code].fields:
             if kind in ("slot", "num"):
@@ -120,3 +120,9 @@ def test_a_wrong_count_of_values_is_refused(values: tuple[int, ...]) -> None:
 def test_a_number_that_does_not_fit_is_refused(value: int) -> None:
     with pytest.raises(ValueError, match="umask"):
         encode([(1, "umask", (value,))], 0)
+
+
+def test_more_steps_than_16_bits_count() -> None:
+    """A configuration with 70,000 masked paths has them."""
+    raw = encode([(70_000, "setsid", ())], 0)
+    assert decode(raw) == ([(70_000, "setsid", ())], 0)
