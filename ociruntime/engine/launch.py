@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._native import check, clone, ffi, lib
+from ..errors import UnsupportedError
 from ..files import sealed_memfd, socket_path
 from ..plan.ops import Report
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
@@ -201,11 +202,38 @@ _inits: dict[int, int] = {}
 _inits_lock = threading.Lock()
 
 
+_PROBES: Final[dict[str, Callable[[], object]]] = {
+    "statx": lambda: check(lib.oci_birth(-1)),
+    "pidfd_open": lambda: os.pidfd_open(-1),
+    "pidfd_send_signal": lambda: signal.pidfd_send_signal(-1, 0),
+    "waitid": lambda: os.waitid(os.P_PIDFD, -1, os.WEXITED),
+    "epoll_create1": lambda: select.epoll().close(),
+}
+"""Calls that have no effect, of system calls whose absence would show when a container exists already, or in the wrong place."""
+
+
+def check_calls() -> None:
+    """Raise UnsupportedError if a system call is missing."""
+    for name, call in _PROBES.items():
+        try:
+            call()
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.EPERM):
+                message = "this kernel does not have the system call, or a seccomp filter around the runtime hides it"
+                raise UnsupportedError(f"{name}: {message}; Linux 5.14 or later is needed") from error
+
+
 def init_memfd() -> int:
-    """Return the sealed memfd with the program of the init. It is created once in each process. Raises OSError."""
+    """Return the sealed memfd with the program of the init. It is created once in each process.
+
+    Raises:
+        UnsupportedError: a system call is missing.
+        OSError: there is no memory, or no free descriptor.
+    """
     with _inits_lock:
         fd = _inits.get(os.getpid())
         if fd is None:
+            check_calls()
             with open(_INIT, "rb") as program:
                 fd = _inits[os.getpid()] = sealed_memfd("oci-init", program.read(), executable=True)
     return fd

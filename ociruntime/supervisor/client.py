@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from ..arguments import check_window
+from ..engine.launch import check_calls
 from ..engine.processes import ended_within, wait_killed
 from ..errors import ContainerNotFound, StateError, UnsupportedError, WrongStatus
 from ..files import Unpicklable, start_time
@@ -86,10 +87,11 @@ class Supervisor:
         Raises:
             OSError: the log, a socket or a preserved file descriptor cannot be opened.
             StateError: the supervisor failed, or did not answer.
-            UnsupportedError: this Python does not know its interpreter.
+            UnsupportedError: this Python does not know its interpreter, or a system call is missing.
         """
         if not sys.executable:
             raise UnsupportedError("a supervisor needs a Python interpreter: sys.executable is not set")
+        check_calls()
         channel, supervisor_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel.settimeout(_ANSWER_TIMEOUT)
         try:

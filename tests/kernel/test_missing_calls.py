@@ -41,6 +41,37 @@ CALLS = [
 ]
 
 
+FROM_THE_START = """
+import errno, os, sys
+import pyseccomp
+import ociruntime as oci
+name, root, path, container_id = sys.argv[1:]
+bundle = oci.Bundle.load(path)
+blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+blocked.add_rule(pyseccomp.ERRNO(getattr(errno, os.environ["CODE"])), name)
+blocked.load()
+for supervise in (False, True):
+    try:
+        oci.Container.run(container_id, bundle, supervise=supervise, state_root=root)
+    except oci.UnsupportedError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "EPERM"])
+@pytest.mark.parametrize("name", ["statx", "pidfd_open", "pidfd_send_signal", "waitid", "epoll_create1"])
+def test_a_call_whose_absence_would_show_late(
+    bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, monkeypatch: pytest.MonkeyPatch, name: str, code: str
+) -> None:
+    monkeypatch.setenv("CODE", code)
+    printed = script(FROM_THE_START, name, state_root, bundle.path, prefix).stdout.splitlines()
+    why = (
+        "this kernel does not have the system call, or a seccomp filter around the runtime hides it; Linux 5.14 or later is needed"
+    )
+    assert printed == [f"{name}: {why}"] * 2
+    assert oci.Container.list(state_root=state_root) == []
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, name: str) -> None:
     printed = script(SCRIPT, name, state_root, bundle.path, prefix).stdout.splitlines()
