@@ -382,3 +382,26 @@ def test_reopening_on_the_command_line(bundle: oci.Bundle, state_root: Path, pre
         assert done.returncode == 1
         assert "a directory, not a regular file" in done.stderr
     assert [(tmp_path / f"log.{n}").read_text().split()[-1] for n in range(2)] == ["0", "1"]
+
+
+ODD = {
+    "json": [
+        b"[1]", b"5", b"null", b"NaN", b"{}", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000, b"\xff\xfe",
+        b'{"time": 5, "stream": "stdout", "log": "x"}',
+        b'{"time": "2020-01-01T00:00:00Z", "stream": ["stdout"], "log": "x"}',
+        b'{"time": "2020-01-01T00:00:00Z", "stream": "stdout", "log": 1}',
+        b'{"time": "' + b"9" * 5000 + b'", "stream": "stdout", "log": "x"}',
+    ],
+    "kubernetes": [b"", b"x", b"2020 stdout F", b"2020-13-01T00:00:00Z stdout P x", b"\xff " * 5],
+    "basic": [b"", b"x", b"2020 x y"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ODD)
+def test_lines_that_no_writer_wrote(tmp_path: Path, style: str) -> None:
+    """They are skipped, as torn ones are."""
+    good = {"json": '{"time": "2020-01-01T00:00:00Z", "stream": "stdout", "log": "x"}', "basic": "2020-01-01T00:00:00Z stdout x"}
+    last = good.get(style, "2020-01-01T00:00:00Z stdout F x").encode()
+    (tmp_path / "log").write_bytes(b"\n".join([*ODD[style], last, b""]))
+    with closing(read_log(str(tmp_path / "log"), style, rotated=False, since=None, tail=None, stream=None)) as records:
+        assert [record and record.text for record in (next(records), next(records))] == ["x", None]
