@@ -111,6 +111,13 @@ def fuzz(session: nox.Session) -> None:
         session.run("python", "-P", "-c", main, str(ROOT), *arguments)
 
 
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Remove each defence of tests/mutants/table.py, and require that its tests fail. Needs root. Arguments: names of mutants."""
+    session.install(".[test]", "cffi", "setuptools")
+    session.run("python", "tests/mutants/run.py", *session.posargs)
+
+
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 
 

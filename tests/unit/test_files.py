@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ociruntime.files import StagedFile, replace_file
+from ociruntime.files import StagedFile, replace_file, sealed_memfd
 from ociruntime.image.sif import DataType, SifBuilder
 from ociruntime.lifecycle.create import write_pid_file
 from ociruntime.spec import RuntimeSpec
@@ -127,3 +127,19 @@ def test_a_directory_that_is_open(target: Path, monkeypatch: pytest.MonkeyPatch,
     finally:
         os.close(directory)
     assert target.read_bytes() == CONTENT
+
+
+def test_a_sealed_file_cannot_change() -> None:
+    """Not even by root, and not through another descriptor."""
+    fd = sealed_memfd("program", b"content")
+    try:
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        try:
+            for change in (lambda: os.pwrite(again, b"x", 0), lambda: os.truncate(again, 0), lambda: os.truncate(again, 100)):
+                with pytest.raises(PermissionError):
+                    change()
+        finally:
+            os.close(again)
+        assert os.pread(fd, 100, 0) == b"content"
+    finally:
+        os.close(fd)

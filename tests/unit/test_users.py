@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import ociruntime as oci
 from ociruntime.overrides import Overrides
+from ociruntime.rootfs import users
 from ociruntime.rootfs.users import MAX_FILE, ContainerRoot, home, resolve
 from ociruntime.spec import User
 
@@ -166,6 +167,30 @@ def test_links_stay_in_the_root(rootfs: Path) -> None:
     (rootfs / "etc/passwd").symlink_to("/etc/passwd")  # itself, in the root
     with pytest.raises(oci.BundleError, match="/etc/passwd: Too many levels"):
         resolve("root", ContainerRoot(rootfs))
+
+
+def test_a_sparse_file(rootfs: Path) -> None:
+    """As large as a filesystem allows, and without content: no more than the bound is read."""
+    os.truncate(rootfs / "etc/passwd", 1 << 43)
+    with pytest.raises(oci.BundleError, match=f"larger than {MAX_FILE} bytes"):
+        resolve("app", ContainerRoot(rootfs))
+
+
+def test_a_link_that_appears_meanwhile(rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the path and the opening the container puts a link in the place of the file."""
+    outside = rootfs / "outside"
+    outside.write_text("app:x:0:0::/:\n")
+    real = users._resolve
+
+    def swapped(table: Any, path: str) -> str:
+        resolved = real(table, path)
+        (rootfs / "etc/passwd").unlink(missing_ok=True)
+        (rootfs / "etc/passwd").symlink_to(outside)
+        return resolved
+
+    monkeypatch.setattr(users, "_resolve", swapped)
+    with pytest.raises(oci.BundleError, match="'app' is neither"):
+        resolve("app", ContainerRoot(rootfs))
 
 
 # ---- several layers ----
