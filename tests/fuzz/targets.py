@@ -89,24 +89,31 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def changed(document: Any, rng: random.Random) -> Any:
     """Return a JSON value with a few changes, at any depth."""
-    out = copy.deepcopy(document)
+    out: Any = copy.deepcopy(document)
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         around: Any = out
         while isinstance(around, dict | list) and around:
             key: Any = rng.choice(list(around)) if isinstance(around, dict) else rng.randrange(len(around))
             if not isinstance(around[key], dict | list) or not around[key] or rng.random() < 0.2:
-                match rng.randrange(6):
-                    case 0:
-                        del around[key]
-                    case 1 if isinstance(around, list):
-                        around.append(copy.deepcopy(around[key]))
-                    case 1:
-                        around[rng.choice(_TEXTS)] = around[key]
-                    case _:
-                        around[key] = copy.deepcopy(rng.choice(_VALUES))
+                _change(around, key, rng)
                 break
             around = around[key]
     return out
+
+
+def _change(around: Any, key: Any, rng: random.Random) -> None:
+    """Remove a member of an object or an item of a list, copy it, or give it another value."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        del around[key]
+    elif kind == 1:
+        copied = copy.deepcopy(around[key])
+        if isinstance(around, list):
+            around.append(copied)
+        else:
+            around[rng.choice(_TEXTS)] = copied
+    else:
+        around[key] = copy.deepcopy(rng.choice(_VALUES))
 
 
 def dumped(document: Any, rng: random.Random) -> bytes:
