@@ -20,6 +20,7 @@ from ociruntime.image.blobs import (
     split_digest,
 )
 from ociruntime.image.sif.format import Section
+from ociruntime.image.sif.model import printable
 from ociruntime.spec import codec
 from ociruntime.spec.base import Json, NonNegativeInt, Record
 
@@ -306,12 +307,17 @@ def _configuration(store: BlobStore, manifest: ImageManifest, name: str) -> dict
 
 def _names(found: Iterable[_Candidate]) -> str:
     names = sorted({name for item in found for name in item.references or (item.descriptor.digest,)})
-    return "there are: " + ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+    return "there are: " + _joined(names)
+
+
+def _joined(names: list[str]) -> str:
+    """Return the first names as a text for a message. They are what the image says."""
+    return ", ".join(printable(name[:200]) for name in names[:20]) + (" ..." if len(names) > 20 else "")
 
 
 def _platforms(found: Iterable[_Candidate]) -> str:
     names = sorted({str(item.platform) for item in found if item.platform is not None})
-    return "there are: " + ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+    return "there are: " + _joined(names)
 
 
 def _section(store: BlobStore, item: ContentDescriptor, where: str) -> Section:
@@ -332,7 +338,7 @@ def _document(store: BlobStore, item: ContentDescriptor, where: str) -> bytes:
 
 
 def _read_manifest(store: BlobStore, item: ContentDescriptor, where: str, references: tuple[str, ...]) -> Contents:
-    name = f"{where}: manifest {item.digest}"
+    name = f"{where}: manifest {printable(item.digest[:150])}"
     manifest = _parse(ImageManifest, _document(store, item, where), name)
     if len(manifest.layers) > MAX_LAYERS:
         raise ImageError(f"{name}: {len(manifest.layers)} layers are more than the limit of {MAX_LAYERS}")
@@ -411,9 +417,8 @@ def read_docker(archive: ArchiveBlobs, *, reference: str | None) -> Contents | N
     entry = _choose_docker(entries, name, reference)
     if len(entry.layers) > MAX_LAYERS:
         raise ImageError(f"{name}: {len(entry.layers)} layers are more than the limit of {MAX_LAYERS}")
-    configuration = _parse_object(
-        read_document(_member(archive, entry.config), f"{where}: {entry.config}"), f"{where}: {entry.config}"
-    )
+    configured = f"{where}: {printable(entry.config[:200])}"
+    configuration = _parse_object(read_document(_member(archive, entry.config), configured), configured)
     diff_ids = _diff_ids(configuration, len(entry.layers), where)
     layers = tuple(_docker_layer(archive, path, diff_id) for path, diff_id in zip(entry.layers, diff_ids, strict=True))
     return Contents(
@@ -428,7 +433,7 @@ def read_docker(archive: ArchiveBlobs, *, reference: str | None) -> Contents | N
 def _choose_docker(entries: tuple[DockerEntry, ...], name: str, reference: str | None) -> DockerEntry:
     if not entries:
         raise ImageError(f"{name}: holds no image")
-    tags = ", ".join(sorted({tag for entry in entries for tag in entry.repo_tags or ()})[:20]) or "none has a name"
+    tags = _joined(sorted({tag for entry in entries for tag in entry.repo_tags or ()})) or "none has a name"
     named = [entry for entry in entries if reference is None or reference in (entry.repo_tags or ())]
     if not named:
         raise ImageError(f"{name}: no image is named {reference!r}; there are: {tags}")
@@ -449,7 +454,7 @@ def _docker_layer(archive: ArchiveBlobs, path: str, diff_id: str) -> LayerConten
     with section.reader() as reader:
         packed = compression(reader.read(8))
     formats = {"": LayerFormat.TAR, "gzip": LayerFormat.TAR_GZIP, "zstd": LayerFormat.TAR_ZSTD}
-    where = f"{archive.name}: layer {path[:200]}"
+    where = f"{archive.name}: layer {printable(path[:200])}"
     if packed not in formats:
         raise ImageError(f"{where}: compressed with {packed}, which is not supported")
     return LayerContent(section=section, format=formats[packed], digest="", diff_id=diff_id, media_type="", name=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tracemalloc
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from ociruntime.errors import BundleError
+from ociruntime import Bundle
+from ociruntime.errors import BundleError, ImageError, SpecError
+from ociruntime.image import Image
+from ociruntime.spec import RuntimeSpec
 from ociruntime.supervisor.logs import LogRecord, read_log
 
 from ..fuzz import driver
 from ..fuzz.driver import Finding, Target, attempt, fuzz
 from ..fuzz.targets import TARGETS
+from ..support.images import MANIFEST_TYPE, tar_of
 
 INPUTS = {"layout": 100, "config": 100}
 
@@ -110,3 +115,27 @@ def test_an_odd_line_of_a_log_is_left_out(tmp_path: Path, line: str) -> None:
     items = read_log(str(tmp_path / "log"), "json", rotated=False, since=None, tail=None, stream=None)
     assert next(items) == LogRecord(1_704_067_200 * 10**9, "stdout", "good")
     items.close()
+
+
+def test_names_in_a_docker_archive_are_escaped(tmp_path: Path) -> None:
+    """The message about them may be shown on a terminal."""
+    images = [{"Config": "c", "RepoTags": ["a\x1b[2J"], "Layers": []}, {"Config": "c", "RepoTags": ["b"], "Layers": []}]
+    (tmp_path / "a.tar").write_bytes(tar_of({"manifest.json": json.dumps(images).encode()}))
+    with pytest.raises(ImageError, match=r"holds 2 images; .* there are: a\\x1b\[2J, b"):
+        Image.open(tmp_path / "a.tar")
+
+
+def test_names_in_an_index_are_escaped(tmp_path: Path) -> None:
+    manifests = [{"mediaType": MANIFEST_TYPE, "digest": f"sha256:\x1b{number}", "size": 1} for number in range(2)]
+    index = json.dumps({"schemaVersion": 2, "manifests": manifests}).encode()
+    (tmp_path / "a.tar").write_bytes(tar_of({"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": index}))
+    with pytest.raises(ImageError) as caught:
+        Image.open(tmp_path / "a.tar")
+    assert str(caught.value).isprintable()
+
+
+def test_a_root_that_no_path_can_name() -> None:
+    document = RuntimeSpec.default().to_dict()
+    document["root"] = {"path": "a\0b"}
+    with pytest.raises(SpecError, match=r"\$\.root\.path: a NUL byte"):
+        Bundle("/bundle", config=json.dumps(document).encode()).plan()
