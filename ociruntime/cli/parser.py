@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Final, NoReturn
@@ -157,6 +157,7 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         command_groups: the headings of the help, each with the commands under it.
+        hints: what to do instead of options that other programs have, by their names.
         default_command: the subcommand that is meant if the first positional argument is not a subcommand, and all subcommands.
         begins_rest: whether nothing is an option behind this positional argument, the first one of a parser with
             `argparse.REMAINDER`. Default: always.
@@ -165,6 +166,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
         self.command_groups: dict[str, list[argparse.Action]] = {}
+        self.hints: Mapping[str, str] = {}
         self.default_command: tuple[str, Collection[str]] | None = None
         self.begins_rest: Callable[[str], bool] = lambda word: True
         self._unknown: list[str] = []
@@ -190,6 +192,8 @@ class Parser(argparse.ArgumentParser):
     def _explain_unknown(self, word: str) -> str:
         """Return the end of a message about a word that this parser does not know, or an empty string."""
         option = word.partition("=")[0]
+        if option in self.hints:
+            return f"; {self.hints[option]}"
         if not option.startswith("--"):
             return ""
         if option in _build_global_parser()[0]._option_string_actions:
@@ -397,14 +401,32 @@ def _add_format(parser: Parser) -> None:
     )
 
 
+_OWN_NAMESPACE: Final = "every container has such a namespace of its own; leave it out"
+_RIGHTS: Final = "use a bundle, whose config.json has process.capabilities and linux.seccomp"
+_APPTAINER_HINTS: Final = {
+    **dict.fromkeys(("-w", "--writable"), "an image is not written to; use --overlay DIR to keep writes, or --writable-tmpfs"),
+    "--app": "give the program of the app, as /scif/apps/NAME/scif/runscript",
+    "--nvccli": "use --nv, or --gpus",
+    "--userns": "a user's container always has a user namespace; leave it out",
+    **dict.fromkeys(("--pid", "--ipc", "--uts"), _OWN_NAMESPACE),
+    "--no-init": "no process is added to the container; leave it out",
+    **dict.fromkeys(("--no-privs", "--keep-privs", "--add-caps", "--drop-caps", "--allow-setuid", "--security"), _RIGHTS),
+    "--mount": "use --bind SOURCE:DESTINATION",
+    "--dns": "use --bind FILE:/etc/resolv.conf",
+}
+"""Options of Apptainer that have no meaning here, or another name, and what to do instead."""
+
+
 def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     """Add the options that change the configuration of a container.
 
     Args:
-        as_in_runc: whether ``-e`` is ``--env``, and ``-c`` and ``-p`` are other options, as in ``runc exec``.
+        as_in_runc: whether ``-e`` is ``--env`` instead of ``--cleanenv``, and ``-c`` and ``-p`` are other options, as in ``runc
+            exec``.
     """
+    parser.hints = _APPTAINER_HINTS
     changes = parser.add_argument_group("changes of the configuration")
-    env, contain, publish = (["-e"], [], []) if as_in_runc else ([], ["-c"], ["-p"])
+    env, cleanenv, contain, publish = (["-e"], [], [], []) if as_in_runc else ([], ["-e"], ["-c"], ["-p"])
     changes.add_argument(
         *env, "--env", action="append", default=[], metavar="NAME=VALUE[,NAME=VALUE]", help="set environment variables"
     )
@@ -464,7 +486,7 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     habits.add_argument(*contain, "--contain", action="store_true", help="--hpc with an empty home directory, /tmp and /var/tmp")
     habits.add_argument("-C", "--containall", action="store_true", help="--contain and --cleanenv")
     habits.add_argument("--compat", action="store_true", help="--containall and --writable-tmpfs")
-    habits.add_argument("--cleanenv", action="store_true", help="with --hpc: pass no variables of the caller")
+    habits.add_argument(*cleanenv, "--cleanenv", action="store_true", help="with --hpc: pass no variables of the caller")
     habits.add_argument(
         "-H", "--home", type=parse_home, metavar="SOURCE[:DESTINATION]", help="the home directory, instead of the caller's"
     )
@@ -767,6 +789,7 @@ def _logs(add: AddCommand) -> None:
     logs.add_argument("-n", "--tail", metavar="N", type=int, help="print the last N lines only")
     logs.add_argument("--stream", choices=("stdout", "stderr"), help="print this stream only")
     logs.add_argument("--timestamps", action="store_true", help="print the time before each line")
+    logs.add_argument("--json", action="store_true", help="print each entry as a JSON object on a line")
     logs.add_argument("--reopen", action="store_true", help="print nothing, but make the supervisor reopen a renamed log file")
 
 

@@ -277,6 +277,9 @@ def logs(options: Namespace) -> None:
     in_line = {"stdout": False, "stderr": False}
     last = ""
     for record in container.logs(follow=options.follow, since=options.since, tail=options.tail, stream=options.stream):
+        if options.json:
+            print_compact({"time": record.stamp, "stream": record.stream, "text": record.text, "partial": record.partial})
+            continue
         if last not in ("", record.stream):
             files[last].flush()  # both may be the same terminal
         last, file = record.stream, files[record.stream]

@@ -289,6 +289,10 @@ def test_logs_on_the_command_line(bundle: oci.Bundle, state_root: Path, prefix: 
         assert said("--since", "10m")[0] == said("-f")[0] == said()[0]
         assert said("--since", datetime.now(UTC).isoformat()) == ("", "")
         assert re.match(f"{STAMP} 1\n", said("--timestamps")[0])
+        entries = [json.loads(line) for line in said("--json", "--tail", "3")[0].splitlines()]
+        assert ("stdout", "end") in {(entry["stream"], entry["text"]) for entry in entries}
+        assert all(re.fullmatch(STAMP, entry["time"]) for entry in entries)
+        assert len(entries) == 3
         bad = subprocess.run(
             command("logs", "--since", "soon", prefix), capture_output=True, text=True, timeout=TIME_LIMIT, check=False
         )

@@ -160,7 +160,7 @@ def test_no_progress_where_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> No
 JSON_ALWAYS = {"state", "features", "events", "sif header"}
 NO_DOCUMENT = set(
     (
-        "create start run kill delete exec shell cp attach logs update pause resume checkpoint restore mount umount build commit pull spec "
+        "create start run kill delete exec shell cp attach update pause resume checkpoint restore mount umount build commit pull spec "
         "completion"
     ).split()
 ) | {"image cat", "image extract", "sif cat", "sif extract", "sif dump", "sif del"}
