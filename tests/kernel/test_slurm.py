@@ -36,9 +36,9 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES State=UP
 """
 OCI_CONF = """
-RunTimeQuery="{runtime} state %n.%u.%j.%s.%t"
-RunTimeKill="{runtime} kill -a %n.%u.%j.%s.%t"
-RunTimeDelete="{runtime} delete --force %n.%u.%j.%s.%t"
+RunTimeQuery="/usr/sbin/runuser -u %u -- {runtime} state %n.%u.%j.%s.%t"
+RunTimeKill="/usr/sbin/runuser -u %u -- {runtime} kill -a %n.%u.%j.%s.%t KILL"
+RunTimeDelete="/usr/sbin/runuser -u %u -- {runtime} delete --force %n.%u.%j.%s.%t"
 RunTimeRun="{runtime} run %n.%u.%j.%s.%t -b %b"
 """
 
