@@ -447,7 +447,7 @@ class Container:
         auto_dedup: bool = False,
         manage_cgroups_mode: CgroupsMode = "soft",
     ) -> None:
-        """Write the processes of the running container to an image, from which `restore` goes on. This needs root and criu.
+        """Write the processes of a running or paused container to an image, from which `restore` goes on. This needs root and criu.
 
         The container is stopped then. After an error it goes on as before. A signal is handled when criu has ended.
 
@@ -462,10 +462,10 @@ class Container:
             manage_cgroups_mode: ``soft``, ``full``, ``strict`` or ``ignore``: what criu writes of the cgroups.
 
         Raises:
-            WrongStatus: the container is not running.
+            WrongStatus: the container is neither running nor paused.
             UnsupportedError: this is not root, criu is missing, or cannot write the container: the message has its reason and the
-                path of its log. Containers with a terminal, with joined namespaces, or whose root filesystem is mounted in them
-                alone cannot be written.
+                path of its log. Containers with a terminal, with joined pid, mount, user, cgroup or time namespaces, or whose root
+                filesystem is mounted in them alone cannot be written.
         """
         from .lifecycle.checkpoint import CheckpointOptions, checkpoint
 

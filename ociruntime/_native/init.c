@@ -427,6 +427,10 @@ static long carry_out(const struct head *h)
         ARGS(serve);
         serve(fd_of(o->peer), fd_of(o->end), fd_of(o->proc));
     }
+    case OP_INHERIT: {
+        ARGS(inherit);
+        return sys(__NR_dup3, fd_of(o->fd), o->number, 0);
+    }
     case OP_EXEC: {
         ARGS(exec);
         return become(o);

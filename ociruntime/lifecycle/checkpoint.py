@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Final
 from ..arguments import shown
 from ..engine import cgroup
 from ..engine.execution import Execution
-from ..engine.launch import NONE_PRESERVED, own_child
+from ..engine.launch import Preserved, own_child
 from ..engine.processes import KILL_TIMEOUT, ended_within, exit_of, not_dead, wait_killed
 from ..errors import BundleError, UnsupportedError
 from ..files import read_mounts, replace_file
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
 from ..options import CheckpointOptions, CreateOptions, RestoreOptions
-from ..plan.compile import compile_restore
+from ..plan.compile import EXTERNAL_NETWORK, compile_restore
 from ..spec import RuntimeSpec
+from ..spec.base import destination_in_root, is_below
 from ..store import Entry, StateRecord, StateStore, Status, check_id
 from .create import OWN_STREAMS, Created, Creation, Prepared
 from .status import allowed, first_process
@@ -48,6 +49,8 @@ CRIU: Final = "criu"
 _PID_FILE: Final = "criu.pid"
 _NOISE: Final = re.compile(r"util\.c:\d+\): (exited, status|execvp|ip6?tables)|ip6?tables")
 """Errors in a log of criu that do not end it: criu goes on without a program that it looks for."""
+_JOINED: Final = frozenset({"network", "ipc", "uts"})
+"""The types of existing namespaces into which criu restores processes."""
 _POLL: Final = 0.1
 
 
@@ -91,25 +94,15 @@ def _failure(what: str, log: str) -> UnsupportedError:
 # ---- what is outside of an image ----
 
 
-def _destination(mount: Mount) -> str:
-    return os.path.normpath("/" + mount.destination.lstrip("/"))
-
-
 def _is_bind(mount: Mount) -> bool:
     return mount.type == "bind" or not {"bind", "rbind"}.isdisjoint(mount.options or ())
 
 
-def _below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
-
-
 def _owner(spec: RuntimeSpec, point: str) -> Mount | None:
     """Return the mount of a configuration that is mounted at a path in the container, or above it."""
-    found = None
-    for mount in spec.mounts or ():
-        if _below(point, _destination(mount)) and (found is None or len(_destination(mount)) >= len(_destination(found))):
-            found = mount
-    return found
+    places = [(destination_in_root(mount.destination), mount) for mount in spec.mounts or ()]
+    above = [(len(place), number) for number, (place, _) in enumerate(places) if is_below(point, place)]
+    return places[max(above)[1]][1] if above else None
 
 
 def _external_points(spec: RuntimeSpec, mounts: Sequence[MountInfo]) -> list[str]:
@@ -127,12 +120,12 @@ def _external_sources(spec: RuntimeSpec, bundle: str, mounts: Sequence[MountInfo
     for mount in spec.mounts or ():
         if not _is_bind(mount) or mount.source is None:
             continue
-        destination = _destination(mount)
+        destination = destination_in_root(mount.destination)
         source = os.path.realpath(os.path.join(bundle, mount.source))
         yield destination, source
         if "rbind" in (mount.options or ()):
             for other in mounts:
-                if other.point != source and _below(other.point, source):
+                if other.point != source and is_below(other.point, source):
                     yield os.path.normpath(f"{destination}/{os.path.relpath(other.point, source)}"), other.point
 
 
@@ -166,6 +159,15 @@ def _descriptors(pid: int) -> list[str]:
     return names
 
 
+def _external_network(spec: RuntimeSpec, pid: int) -> list[str]:
+    """Return the network namespace as ``--external`` of criu takes it, if an image refers to it, because it was joined."""
+    if not any(
+        namespace.path and namespace.type == "network" for namespace in (spec.linux.namespaces if spec.linux else None) or ()
+    ):
+        return []
+    return [f"net[{os.stat(f'/proc/{pid}/ns/net').st_ino}]:{EXTERNAL_NETWORK}"]
+
+
 def _is_inherited(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"pipe:\[[0-9]+\]|file\[[0-9a-f]+:[0-9a-f]+\]", name) is not None
 
@@ -197,7 +199,7 @@ def checkpoint(entry: Entry, own: int, options: CheckpointOptions) -> None:
     Args:
         own: the pidfd of the init process in the process that created it; -1 in others.
     """
-    with allowed(entry, "checkpoint", Status.RUNNING) as document:
+    with allowed(entry, "checkpoint", Status.RUNNING, Status.PAUSED) as document:
         program = _find_criu("checkpoint")
         spec = RuntimeSpec.load(f"{entry.directory}/config.json")
         mounts = list(read_mounts(document["pid"]))
@@ -207,7 +209,8 @@ def checkpoint(entry: Entry, own: int, options: CheckpointOptions) -> None:
                 os.makedirs(path, mode=0o700, exist_ok=True)
         command = dump_command(program, document, spec, mounts, options)
         names = _descriptors(document["pid"])
-        command += [word for name in names if name.startswith("file[") for word in ("--external", name)]
+        outside = [*_external_network(spec, document["pid"]), *(name for name in names if name.startswith("file["))]
+        command += [word for name in outside for word in ("--external", name)]
         pidfd = first_process(document, own)
         try:
             log = f"{options.work_path or options.image_path}/dump.log"
@@ -241,6 +244,8 @@ def dump_command(
         command.append("--track-mem")
     if options.leave_running and not options.pre_dump:
         command.append("--leave-running")
+    if (freezer := cgroup.freezer(document.get("cgroups", []))) is not None:
+        command += ["--freeze-cgroup", freezer]  # it is paused, and ptrace(2) would wait for the end of the pause
     if shutil.which("iptables-restore") is None:
         command += ["--network-lock", "nftables"]  # in the container's network, while its connections are dumped
     return command
@@ -265,7 +270,7 @@ def _check_restorable(entry: Entry, document: StateRecord, spec: RuntimeSpec, mo
 
 def _check_namespaces(what: str, spec: RuntimeSpec) -> None:
     for index, namespace in enumerate((spec.linux.namespaces if spec.linux else None) or ()):
-        if namespace.path:
+        if namespace.path and namespace.type not in _JOINED:
             raise UnsupportedError(
                 f"{what}: $.linux.namespaces[{index}].path: criu cannot restore a process into an existing {namespace.type} "
                 "namespace; use a new one"
@@ -360,11 +365,13 @@ def restore(container_id: str, bundle: Bundle, options: RestoreOptions, *, stdio
                 f"{what}: its root filesystem would be mounted in the container alone; give a bundle with its files"
             )
         pid_file = f"{creation.entry.directory}/{_PID_FILE}"
+        sources = dict(_external_sources(opened.spec, str(opened.path), list(read_mounts())))
         plan = compile_restore(
             opened.spec,
             Host.probe(),
-            restore_command(program, opened, names, pid_file, options, list(read_mounts())),
+            restore_command(program, opened, names, pid_file, options, sources),
             bundle=str(opened.path),
+            sources=sources,
             container_id=container_id,
             manager=options.cgroup_manager,
             places_cgroups=options.manage_cgroups_mode != "ignore",
@@ -375,7 +382,8 @@ def restore(container_id: str, bundle: Bundle, options: RestoreOptions, *, stdio
         creation.record(plan, prepared)
         log = f"{options.work_path or options.image_path}/restore.log"
         make = partial(Restoration, what=what, log=log, pid_file=pid_file)
-        execution = creation.launch(plan, prepared, stdio, NONE_PRESERVED, None, None, make)
+        inherited = Preserved(sum(step.op == "inherit" for step in plan.steps), [])
+        execution = creation.launch(plan, prepared, stdio, inherited, None, None, make)
         created = creation.commit(execution, prepared)
     return creation.follow_up(created)
 
@@ -386,19 +394,19 @@ def restore_command(
     names: Sequence[str],
     pid_file: str,
     options: RestoreOptions,
-    mounts: Sequence[MountInfo],
+    sources: Mapping[str, str],
 ) -> list[str]:
     """Return the command line of criu for a restore.
 
     Args:
         names: what the standard streams were. Each is replaced by the stream of criu.
         pid_file: gets the pid of the init process.
-        mounts: those of the host.
+        sources: the mounts from the host, by their places in the container.
     """
     command = [program, "restore", *_directories(options, "restore.log"), *_flags(options)]
     command += ["--root", str(bundle.rootfs), "--evasive-devices", "--link-remap"]
     command += ["--restore-detached", "--restore-sibling", "--pidfile", pid_file]
-    for point, source in _external_sources(bundle.spec, str(bundle.path), mounts):
+    for point, source in sources.items():
         command += ["--external", _external(point, source)]
     for fd, name in enumerate(names):
         if name and name not in names[:fd]:

@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import SpecError, UnsupportedError
 from ..spec import ProcessSpec
-from ..spec.base import Problem, is_below
+from ..spec.base import Problem, destination_in_root, is_below
 from ..spec.rules.config import config_problems, process_problems
 from ..spec.rules.host import host_problems
 from . import ops
@@ -49,7 +49,7 @@ from .namespaces import (
     setgroups_in,
     with_default_mappings,
 )
-from .ops import Sync
+from .ops import Sync, Target
 from .process import (
     ALL_CAPABILITIES,
     DEFAULT_PATH,
@@ -95,7 +95,7 @@ from .rootfs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..host import Host
     from ..spec import RuntimeSpec
@@ -393,12 +393,17 @@ def _compile_attributes(builder: PlanBuilder, process: ProcessSpec, spec: Runtim
     compile_keyring(builder, host)
 
 
+EXTERNAL_NETWORK: Final = "extRootNetNS"
+"""The name by which an image of criu refers to a network namespace that it does not contain, as others call it too."""
+
+
 def compile_restore(
     spec: RuntimeSpec,
     host: Host,
     command: Sequence[str],
     *,
     bundle: str,
+    sources: Mapping[str, str] | None = None,
     container_id: str = "ID",
     manager: Manager = "cgroupfs",
     places_cgroups: bool = True,
@@ -406,11 +411,12 @@ def compile_restore(
     """Compile the plan that runs criu to restore a container from an image.
 
     criu gets the cgroups of the container, in which its processes begin, and a mount namespace of its own, in which the rootfs is a
-    mount of its own. The rest of the container is in the image.
+    mount of its own. It inherits a network namespace that is joined, and joins others by path. The rest is in the image.
 
     Args:
         command: the absolute path of criu, and its arguments.
         bundle: absolute path of the bundle directory.
+        sources: the absolute path of the source of each bind mount, by destination.
         manager: the cgroup manager.
         places_cgroups: whether criu moves processes into cgroups. It gets those of the container in the place of the dumped ones.
 
@@ -441,12 +447,15 @@ def compile_restore(
         compile_owner(builder, placement, spec, namespaces, host)
     compile_join(builder, placement)
     path = rootfs_path(spec, bundle)
-    attach_root(builder, clone_root(builder, spec, path, unsettled=True), open_rootfs_place(builder, path))
+    root = clone_root(builder, spec, path, unsettled=True)
+    _create_mount_points(builder, spec, root, sources or {})
+    attach_root(builder, root, open_rootfs_place(builder, path))
+    joined = _restore_namespaces(builder, namespaces)
     builder.add("setsid", text="new session, which no terminal interrupts")
     builder.add("prctl", ops.PR_SET_PDEATHSIG, signal.SIGKILL, 0, text="killed with the caller")
     builder.add("sync", Sync.CREATED, text="wait until the caller has recorded what is made")
     places = placement.places if places_cgroups else ()
-    arguments = (*command, *(word for place in places for word in ("--cgroup-root", _cgroup_root(place))))
+    arguments = (*command, *joined, *(word for place in places for word in ("--cgroup-root", _cgroup_root(place))))
     builder.add("exec", (command[0],), arguments, (f"PATH={DEFAULT_PATH}",), text=f"{command[0]} restore")
     return builder.build(
         f"restore {container_id} from {bundle}",
@@ -455,6 +464,37 @@ def compile_restore(
         namespaces=namespaces.bits,
         hooks=hooks.stored(),
     )
+
+
+def _create_mount_points(builder: PlanBuilder, spec: RuntimeSpec, root: int, sources: Mapping[str, str]) -> None:
+    """Create the mount points in the rootfs, as a create does: those in other mounts are in the image, or in their sources."""
+    outer: list[str] = []
+    for index, mount in enumerate(spec.mounts or ()):
+        path = destination_in_root(mount.destination)
+        if path == "/" or any(is_below(path, other) for other in outer):
+            continue
+        outer.append(path)
+        with builder.at(f"$.mounts[{index}]"):
+            like = NO_SLOT
+            if (source := sources.get(path)) is not None:
+                like = builder.new_slot()
+                builder.add("open", NO_SLOT, source, ops.O_PATH, 0, 0, like, text=f"source {source}")
+            builder.add("target", root, path, Target(0), 0o755, like, NO_SLOT, text=f"mount point {path}")
+            if like != NO_SLOT:
+                builder.add("close", like, text=f"source {source}")
+
+
+def _restore_namespaces(builder: PlanBuilder, namespaces: Namespaces) -> list[str]:
+    """Let criu inherit a network namespace, and return its options about the namespaces that the container joins."""
+    words = []
+    for kind, path, location in namespaces.joined:
+        slot = builder.add_input("namespace", location, path, ops.CLONE_NEW[kind])
+        if kind == "network":
+            builder.add("inherit", slot, 3, text=f"descriptor 3 of criu: network namespace {path}")
+            words += ["--inherit-fd", f"fd[3]:{EXTERNAL_NETWORK}"]
+        else:
+            words += ["--join-ns", f"{kind}:{path}"]
+    return words
 
 
 def _cgroup_root(place: Place) -> str:

@@ -228,6 +228,7 @@ OPS: Final = _table(
     serve: slot peer, slot end, slot proc
     guard: slot ended
     give: slot fd
+    inherit: slot fd, num number
     """
 )
 

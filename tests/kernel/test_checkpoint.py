@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +14,13 @@ import ociruntime as oci
 from ociruntime.files import read_mounts
 from ociruntime.spec import Mount, RuntimeSpec
 
+from ..support.clients import criu_works
 from ..support.fixture_types import Command, MakeBundle
 from ..support.users import User
 from ..support.waiting import TIME_LIMIT, wait_until
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > /data/count; sleep 0.1; done"
 """A program whose state is in its memory alone."""
-
-
-def criu_works() -> bool:
-    """Return whether criu is installed and supports this kernel."""
-    if os.geteuid() != 0 or shutil.which("criu") is None:
-        return False
-    return subprocess.run(["criu", "check"], capture_output=True, timeout=TIME_LIMIT, check=False).returncode == 0
 
 
 WORKS = criu_works()
@@ -142,6 +135,65 @@ def test_it_can_go_on_after_a_checkpoint(counting: oci.Bundle, state_root: Path,
     assert not (tmp_path / "image/dump.log").exists()
     names = json.loads((tmp_path / "image/descriptors.json").read_text())
     assert names[0].startswith("file["), "a file of the host, which the restored container gets from its caller"
+
+
+@pytest.mark.vm
+@needs_criu
+def test_joined_namespaces_are_joined_again(
+    counting: oci.Bundle, make_bundle: MakeBundle, state_root: Path, data: Path, tmp_path: Path, prefix: str
+) -> None:
+    """The restored container is in the namespaces of another container, as the first one was."""
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    files = {"network": "net", "ipc": "ipc", "uts": "uts"}
+    other = oci.Container.run(f"{prefix}-other", make_bundle(), state_root=state_root)
+    with other:
+        paths = {kind: f"/proc/{other.pid}/ns/{file}" for kind, file in files.items()}
+        spec = counting.spec.evolve(hostname=None).at.linux.namespaces.set(joined(counting.spec, **paths))
+        bundle = make_bundle(spec)
+        with oci.Container.run(f"{prefix}-a", bundle, state_root=state_root, **streams) as container:
+            wait_until(lambda: count(data) > 5, "the program to count")
+            container.checkpoint(tmp_path / "image")
+        with oci.Container.restore(f"{prefix}-a", bundle, tmp_path / "image", state_root=state_root, **streams) as restored:
+            assert goes_on(data)
+            for path, file in zip(paths.values(), files.values(), strict=True):
+                assert os.readlink(f"/proc/{restored.pid}/ns/{file}") == os.readlink(path)
+            files_open = [os.readlink(path) for path in Path(f"/proc/{restored.pid}/fd").iterdir()]
+            assert not any(file.startswith("net:") for file in files_open), "it inherits nothing of criu"
+
+
+@pytest.mark.vm
+@needs_criu
+def test_a_paused_container(counting: oci.Bundle, state_root: Path, data: Path, tmp_path: Path, prefix: str) -> None:
+    """It stays paused if it goes on, and runs when it is restored."""
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    with oci.Container.run(f"{prefix}-a", counting, state_root=state_root, **streams) as container:
+        wait_until(lambda: count(data) > 5, "the program to count")
+        container.pause()
+        reached = count(data)
+        container.checkpoint(tmp_path / "first", leave_running=True)
+        assert container.status == "paused"
+        assert count(data) == reached
+        container.checkpoint(tmp_path / "image")
+        assert container.status == "stopped"
+    with oci.Container.restore(f"{prefix}-a", counting, tmp_path / "image", state_root=state_root, **streams) as restored:
+        assert restored.status == "running"
+        wait_until(lambda: count(data) > reached, "the program to go on")
+        assert count(data) < reached + 1000
+
+
+@pytest.mark.vm
+@needs_criu
+def test_a_supervised_container(counting: oci.Bundle, state_root: Path, data: Path, tmp_path: Path, prefix: str) -> None:
+    """Its supervisor ends with it. The restored one has none, and the streams of the caller."""
+    with oci.Container.run(f"{prefix}-a", counting, state_root=state_root, supervise=True) as container:
+        wait_until(lambda: count(data) > 5, "the program to count")
+        container.checkpoint(tmp_path / "image")
+        assert container.wait(TIME_LIMIT) == -9
+        reached = count(data)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    with oci.Container.restore(f"{prefix}-a", counting, tmp_path / "image", state_root=state_root, **streams) as restored:
+        assert restored.status == "running"
+        wait_until(lambda: count(data) > reached, "the program to go on")
 
 
 @pytest.mark.vm
@@ -274,7 +326,7 @@ def test_a_criu_that_fails(
     ("change", "reason"),
     [
         (lambda spec: spec.at.process.terminal.set(True), "it has a terminal"),
-        (lambda spec: spec.at.linux.namespaces.set(joined(spec, "/proc/self/ns/ipc")), "existing ipc namespace"),
+        (lambda spec: spec.at.linux.namespaces.set(joined(spec, cgroup="/proc/self/ns/cgroup")), "existing cgroup namespace"),
     ],
 )
 def test_what_cannot_be_restored_is_not_written(
@@ -298,9 +350,11 @@ def test_what_cannot_be_restored_is_not_written(
     assert not (tmp_path / "image").exists()
 
 
-def joined(spec: RuntimeSpec, path: str) -> tuple[oci.spec.Namespace, ...]:
+def joined(spec: RuntimeSpec, **paths: str) -> tuple[oci.spec.Namespace, ...]:
+    """Return the namespaces of a configuration, and those of other types at these paths."""
     assert spec.linux is not None
-    return tuple(space.evolve(path=path) if space.type == "ipc" else space for space in spec.linux.namespaces or ())
+    own = (space for space in spec.linux.namespaces or () if space.type not in paths)
+    return (*own, *(oci.spec.Namespace(type=kind, path=path) for kind, path in paths.items()))
 
 
 def test_it_needs_root(user: User) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 import ociruntime as oci
 
-from ..support.clients import Client, needs
+from ..support.clients import Client, criu_works, needs
 from ..support.places import MiB
 from ..support.users import UID
+from ..support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, needs("podman", "conmon")]
 
@@ -188,3 +189,30 @@ def test_a_container_of_systemd(client: Client, who: str) -> None:
     podman("rm", "-f", "-t", "0", prefix)
     podman("rmi", prefix)
     assert units() == ""
+
+
+@pytest.mark.vm
+@pytest.mark.skipif(not criu_works(), reason="criu is missing, or does not support this kernel")
+def test_a_checkpoint(client: Client) -> None:
+    """podman makes the network namespace, which the image refers to, and conmon adopts the restored process."""
+    podman, name = Podman(client), client.prefix
+    program = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
+    podman.run("--detach", "--name", name, name, "sh", "-c", program)
+
+    def count() -> int:
+        return int(podman("exec", name, "cat", "/count") or 0)
+
+    wait_until(lambda: count() > 5, "the program to count")
+    podman("container", "checkpoint", "--leave-running", name)
+    assert podman.status(name) == "running ociruntime"
+    podman("container", "checkpoint", name)
+    assert podman.status(name) == "exited ociruntime"
+    podman("container", "restore", name)
+    assert podman.status(name) == "running ociruntime"
+    reached = count()
+    assert reached > 5
+    wait_until(lambda: count() > reached, "the program to go on")
+    assert count() < reached + 1000, "it has not begun again"
+    podman("kill", name)
+    assert podman("wait", name) == "137"
+    podman("rm", name)

@@ -12,10 +12,11 @@ import pytest
 import ociruntime as oci
 from ociruntime.errors import UnsupportedError
 from ociruntime.files import MountInfo
-from ociruntime.lifecycle.checkpoint import dump_command, restore_command
+from ociruntime.lifecycle.checkpoint import _external_sources, dump_command, restore_command
 from ociruntime.options import CheckpointOptions, RestoreOptions
 from ociruntime.plan.compile import compile_restore
-from ociruntime.spec import Mount, RuntimeSpec
+from ociruntime.plan.ops import NO_SLOT
+from ociruntime.spec import Mount, Namespace, NamespaceType, RuntimeSpec
 from ociruntime.store import StateRecord
 
 from ..support.plans import FS, HYBRID, PURE_V2, config, hooked
@@ -64,7 +65,8 @@ def test_a_restore(tmp_path: Path) -> None:
     bundle = oci.Bundle(tmp_path, config=RuntimeSpec.default().evolve(mounts=BINDS).to_json().encode())
     names = ["pipe:[5]", "file[1a:2b]", "pipe:[5]"]
     options = RestoreOptions(image_path="/i", tcp_established=True)
-    command = restore_command("/sbin/criu", bundle, names, "/state/criu.pid", options, mounts("/", "/srv/tree/below"))
+    sources = dict(_external_sources(bundle.spec, str(tmp_path), mounts("/", "/srv/tree/below")))
+    command = restore_command("/sbin/criu", bundle, names, "/state/criu.pid", options, sources)
     assert values(command, "--external") == [
         "mnt[/tree]:/srv/tree",
         "mnt[/tree/below]:/srv/tree/below",
@@ -110,3 +112,26 @@ def test_what_cannot_be_restored() -> None:
         compile_restore(config(hooked("createRuntime")), PURE_V2, ["/sbin/criu"], bundle="/b")
     with pytest.raises(UnsupportedError, match="restored into cgroups"):
         compile_restore(config(), attrs.evolve(PURE_V2, hierarchies=()), ["/sbin/criu"], bundle="/b")
+
+
+def test_joined_namespaces() -> None:
+    """criu inherits those that an image refers to, and joins the others itself."""
+    kinds = (NamespaceType.IPC, NamespaceType.NETWORK)
+    spaces = [Namespace(type=kind, path=f"/run/{kind}") for kind in kinds]
+    spec = config().evolve(hostname=None).at.linux.namespaces.set((Namespace(type=NamespaceType.MOUNT), *spaces))
+    plan = compile_restore(spec, PURE_V2, ["/sbin/criu"], bundle="/b", places_cgroups=False)
+    [inherit] = [step for step in plan.steps if step.op == "inherit"]
+    slot, number = inherit.values
+    assert isinstance(slot, int)
+    assert (plan.inputs[slot].path, number) == ("/run/network", 3)
+    argv = plan.steps[-1].arguments()["argv"]
+    assert argv == ("/sbin/criu", "--join-ns", "ipc:/run/ipc", "--inherit-fd", "fd[3]:extRootNetNS")
+
+
+def test_mount_points_of_a_restore() -> None:
+    """They are made where they are missing, except in other mounts."""
+    spec = RuntimeSpec.default().evolve(mounts=BINDS)
+    plan = compile_restore(spec, PURE_V2, ["/sbin/criu"], bundle="/b", sources={"/tree": "/srv/tree", "/file": "/b/data"})
+    targets = [step for step in plan.steps if step.op == "target"]
+    assert [(step.values[1], step.location) for step in targets] == [("/tree", "$.mounts[0]"), ("/file", "$.mounts[2]")]
+    assert all(step.arguments()["like"] != NO_SLOT for step in targets), "a file where the source is one"

@@ -23,6 +23,13 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"no {' and no '.join(missing)}")
 
 
+def criu_works() -> bool:
+    """Return whether criu is installed and supports this kernel."""
+    if os.geteuid() != 0 or shutil.which("criu") is None:
+        return False
+    return subprocess.run(["criu", "check"], capture_output=True, timeout=TIME_LIMIT, check=False).returncode == 0
+
+
 class Client:
     """A directory in which another program keeps all its files, with what it needs.
 

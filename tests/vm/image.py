@@ -39,7 +39,7 @@ KEPT_DAYS = 14
 PACKAGES = """
     systemd systemd-sysv dbus dbus-user-session libpam-systemd
     kmod procps e2fsprogs iproute2 uidmap fuse3 squashfuse squashfs-tools busybox-static
-    python3 libseccomp2 criu apparmor secilc
+    python3 libseccomp2 criu podman conmon apparmor secilc
 """.split()
 
 KERNEL = "linux-image-amd64"  # the "cloud" flavour has no 9p

@@ -12,6 +12,7 @@ from ..._lazy import lazy_names
 if TYPE_CHECKING:
     from .tasks import StarvationWatch as StarvationWatch
     from .tasks import freeze as freeze
+    from .tasks import freezer as freezer
     from .tasks import frozen as frozen
     from .tasks import kill as kill
     from .tasks import processes as processes
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .tree import write_set as write_set
 
 _MODULES = {
-    "tasks": "StarvationWatch freeze frozen kill processes remove signal_all thaw_killed",
+    "tasks": "StarvationWatch freeze freezer frozen kill processes remove signal_all thaw_killed",
     "tree": "CgroupUsage check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make memory_limit "
     "missing_parents oom_kills remove_parents too_small usage write write_first write_set",
 }

@@ -196,11 +196,16 @@ def remove(path: str) -> None:
 
 def frozen(paths: Iterable[str]) -> bool:
     """Return whether the processes are frozen or being frozen, by a freezer of v1 or v2."""
+    return freezer(paths) is not None
+
+
+def freezer(paths: Iterable[str]) -> str | None:
+    """Return the cgroup that has frozen the processes or is freezing them, with a freezer of v1 or v2; None if none has."""
     paths = sort_likely(paths, "freezer")
     for path in paths:
         if (state := read_if_exists(path, "freezer.state")) is not None:
-            return state.strip() != "THAWED"
-    return any((read_if_exists(path, "cgroup.freeze") or "").strip() == "1" for path in paths)
+            return path if state.strip() != "THAWED" else None
+    return next((path for path in paths if (read_if_exists(path, "cgroup.freeze") or "").strip() == "1"), None)
 
 
 def freeze(paths: Sequence[str], state: bool, *, needed: bool = True, timeout: float = _FREEZE_TIMEOUT) -> bool:
