@@ -3,7 +3,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/close_range.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
@@ -16,6 +18,8 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -323,6 +327,38 @@ int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
 int oci_syncfs(int fd)
 {
     return (int)result(syncfs(fd));
+}
+
+/* Make a cgroup whose files every user of the container can read, whatever the umask. */
+int oci_make_cgroup(const char *path)
+{
+    return (int)result(mkdir(path, 0755) < 0 ? -1 : chmod(path, 0755));
+}
+
+/* Remove a cgroup that has no children and no processes, and nothing else: its parent must be a directory of a cgroup filesystem,
+ * whose entries are cgroups unless something is mounted on them, and the kernel does not remove those. */
+int oci_remove_cgroup(const char *path)
+{
+    const char *name = strrchr(path, '/');
+    char parent[PATH_MAX];
+    struct statfs found;
+    long ret;
+    int fd;
+
+    if (!name || name == path || (size_t)(name - path) >= sizeof parent)
+        return -EINVAL;
+    memcpy(parent, path, (size_t)(name - path));
+    parent[name - path] = 0;
+    fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ret = result(fstatfs(fd, &found));
+    if (ret >= 0 && found.f_type != CGROUP_SUPER_MAGIC && found.f_type != CGROUP2_SUPER_MAGIC)
+        ret = -EXDEV;
+    if (ret >= 0)
+        ret = result(unlinkat(fd, name + 1, AT_REMOVEDIR));
+    close(fd);
+    return (int)ret;
 }
 
 /* Open an inotify descriptor that watches one file. */

@@ -37,6 +37,8 @@ int oci_umount(const char *path, int flags);
 int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int oci_forget(int fd, uint64_t begin, uint64_t size);
 int oci_syncfs(int fd);
+int oci_make_cgroup(const char *path);
+int oci_remove_cgroup(const char *path);
 int oci_bpf(int cmd, void *attr, unsigned size);
 int oci_inotify(const char *path, unsigned mask);
 int64_t oci_birth(int fd);

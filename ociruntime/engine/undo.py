@@ -31,10 +31,14 @@ def refusal(what: str, why: str) -> StateError:
     )
 
 
+def _check_path(path: str) -> None:
+    if not path.startswith("/") or os.path.normpath(path) != path or "\0" in path:
+        raise refusal(path, "it is not an absolute path without '..' and NUL")
+
+
 def _check_below(path: str, *filesystems: str) -> None:
     """Check that a path does not exist, or is below the mount point of a filesystem of one of these types. Raises StateError."""
-    if not path.startswith("/") or os.path.normpath(path) != path:
-        raise refusal(path, "it is not an absolute path without '..'")
+    _check_path(path)
     try:
         device = os.lstat(path).st_dev
     except FileNotFoundError:
@@ -59,8 +63,10 @@ def _check_cgroups(*paths: str) -> None:
 
 
 def _cgroup(path: str) -> None:
-    _check_cgroups(path)
-    cgroup.remove(path)
+    _check_path(path)
+    if not cgroup.remove_unused(path):
+        _check_cgroups(path)
+        cgroup.remove(path)
 
 
 def _cgroup_parent(path: str) -> None:

@@ -20,6 +20,8 @@ def test_records_of_what_is_not_part_of_a_container(tmp_path: Path) -> None:
     cgroup = Path(oci.Host.probe().hierarchies[0].mountpoint)
     plain = tmp_path / "plain"
     plain.mkdir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
     temporary = tmp_path / "ociruntime-foreign"
     temporary.mkdir()
     os.chown(temporary, STRANGER, STRANGER)
@@ -31,10 +33,12 @@ def test_records_of_what_is_not_part_of_a_container(tmp_path: Path) -> None:
         (plain / "tasks").write_text(f"{sleeper.pid}\n")
         refused = [
             (["cgroup", str(plain)], "it is not on a filesystem of type cgroup"),
+            (["cgroup", str(empty)], "it is not on a filesystem of type cgroup"),
             (["cgroup_parent", str(plain)], "it is not on a filesystem of type cgroup"),
             (["cgroup", str(cgroup)], "it is a mount point"),
             (["cgroup", f"{cgroup}/../{tmp_path}"], "it is not an absolute path"),
             (["cgroup", "relative"], "it is not an absolute path"),
+            (["cgroup", f"{cgroup}/a\0b"], "it is not an absolute path"),
             (["rdt", str(plain)], "it is not on a filesystem of type resctrl"),
             (["systemd_scope", "ssh.service", "system", str(cgroup / "x")], "it is not a scope of systemd"),
             (["systemd_scope", "x.scope", "system", str(plain)], "it is not on a filesystem of type cgroup"),
@@ -51,6 +55,7 @@ def test_records_of_what_is_not_part_of_a_container(tmp_path: Path) -> None:
             assert not own.exists()
         assert sleeper.poll() is None
         assert plain.is_dir()
+        assert empty.is_dir()
         assert temporary.is_dir()
     finally:
         sleeper.kill()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .tasks import kill as kill
     from .tasks import processes as processes
     from .tasks import remove as remove
+    from .tasks import remove_unused as remove_unused
     from .tasks import signal_all as signal_all
     from .tasks import thaw_killed as thaw_killed
     from .tree import CgroupUsage as CgroupUsage
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .tree import write_set as write_set
 
 _MODULES = {
-    "tasks": "StarvationWatch freeze freezer frozen kill processes remove signal_all thaw_killed",
+    "tasks": "StarvationWatch freeze freezer frozen kill processes remove remove_unused signal_all thaw_killed",
     "tree": "CgroupUsage check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make memory_limit "
     "missing_parents oom_kills remove_parents too_small usage write write_first write_set",
 }

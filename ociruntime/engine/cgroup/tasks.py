@@ -164,6 +164,14 @@ def wait(pidfds: Iterable[int], deadline: float) -> None:
             pending.discard(pidfd)
 
 
+def remove_unused(path: str) -> bool:
+    """Remove a cgroup without children and processes in one call. Return whether it is gone.
+
+    Anything else than a cgroup stays, also if it is mounted on one.
+    """
+    return lib.oci_remove_cgroup(os.fsencode(path)) in (0, -errno.ENOENT)
+
+
 def remove(path: str) -> None:
     """Remove a cgroup and its descendants. Processes in them are killed.
 

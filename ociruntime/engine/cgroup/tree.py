@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..._native import check, lib
 from ...errors import StepError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -193,8 +194,7 @@ def _inherit(directory: str, file: str) -> str:
 
 def make_one(path: str) -> None:
     """Create a cgroup whose files every user of the container can read, whatever the umask. Raises OSError."""
-    os.mkdir(path, 0o755)
-    os.chmod(path, 0o755)
+    check(lib.oci_make_cgroup(os.fsencode(path)), path)
 
 
 def _missing(path: str) -> list[str]:
