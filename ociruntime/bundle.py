@@ -31,6 +31,7 @@ from .plan.namespaces import is_mapped, mappings_of, with_default_mappings
 from .rootfs.bundles import bundle_layers, is_mounted, locked, used_images
 from .rootfs.layers import (
     Layers,
+    OwnRoot,
     Strategy,
     attach,
     make_points,
@@ -394,10 +395,9 @@ class Bundle:
             if not any(mount.destination != "/" and is_below(path, mount.destination) for mount in mounts)
         )
 
-    def _make_points(self, layer: str) -> None:
+    def _make_points(self, layers: Layers, layer: str) -> None:
         """Make the mount points that the container could not make, in a new layer of it. Raises OSError."""
-        layers = self._find_layers()
-        if layers is not None and not may_mount():
+        if not may_mount():
             make_points(layers, layer, self._missing_points(self._container_root()))
 
     @classmethod
@@ -509,6 +509,7 @@ class Bundle:
         optional(check_bool, "die_with_parent", die_with_parent)
         check_bool("empty_process", empty_process)
         check_choice("cgroup_manager", cgroup_manager, MANAGERS)
+        found = self._find_layers()
         plan = self._plan(
             container_id=container_id,
             host=host or Host.probe(),
@@ -516,7 +517,7 @@ class Bundle:
             cgroup_manager=cgroup_manager,
             die_with_parent=die_with_parent,
             empty_process=empty_process,
-            layer=container_id,
+            own=None if found is None else OwnRoot(found, container_id),
         )
         layers = self._layers or bundle_layers(self._recorded_path(str(self.rootfs)))
         if layers is not None and layers.shared and layers.note:
@@ -532,16 +533,15 @@ class Bundle:
         cgroup_manager: Manager,
         die_with_parent: bool | None,
         empty_process: bool,
-        layer: str,
+        own: OwnRoot | None,
         uncovered: Sequence[str] | None = None,
     ) -> Plan:
         """Return the plan of a container, as `plan` does.
 
         Args:
-            layer: the name of the container's upper layer, if it has one of its own.
+            own: the layers of its root filesystem, if it has an upper layer of its own.
             uncovered: as for `compile_create`.
         """
-        layers = self._find_layers() if layer else None
         network = self._private
         if network is None and self._network == "private":
             network = private_network(self._ports)
@@ -555,11 +555,11 @@ class Bundle:
                 manager=cgroup_manager,
                 die_with_parent=die_with_parent,
                 empty=empty_process,
-                overlay=None if layers is None else layers.overlay(layer),
+                overlay=None if own is None else own.overlay(),
                 network=network,
                 uncovered=uncovered,
             )
-        overlay = None if layers is None else layers.overlay(LAYER)
+        overlay = None if own is None else own._replace(name=LAYER).overlay()
         key = (self.spec, host, gate, cgroup_manager, die_with_parent, empty_process, overlay, network)
         if self._template is None or any(a is not b and a != b for a, b in zip(self._template[0], key, strict=True)):
             template = Template(
@@ -574,7 +574,7 @@ class Bundle:
                 network=network,
             )
             self._template = key, template
-        return self._template[1].plan(container_id, layer)
+        return self._template[1].plan(container_id, "" if own is None else own.name)
 
     def umount(self, *, force: bool = False, state_root: StrPath | None = None) -> None:
         """Undo `from_image`: unmount the root filesystem and remove the directory, with all changes in its overlay.

@@ -107,8 +107,8 @@ class Host:
     @staticmethod
     def probe() -> Host:
         """Probe this host, once for each cgroup that this process is in. Raises OSError: /proc is not mounted."""
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as own:
-            return _probe(own.read())
+        with open("/proc/self/cgroup", "rb", buffering=0) as own:
+            return _probe(own.read().decode("utf-8", "surrogateescape"))
 
     @property
     def may_create_cgroups(self) -> bool:

@@ -106,12 +106,18 @@ class Execution:
         assert self._init is not None, "begin() comes first"
         return self._init
 
-    def begin(self) -> Init:
-        """Execute the plan up to the point where the container is created, and return the init. Raises StepError, HookError."""
+    def begin(self, meanwhile: Callable[[], object] | None = None) -> Init:
+        """Execute the plan up to the point where the container is created, and return the init. Raises StepError, HookError.
+
+        Args:
+            meanwhile: what the caller has to do while the init works. An exception of it fails the execution.
+        """
         try:
             self._host_steps()
             init = self._init = self._launch()
             debug("step %d/%d clone3: init process %d", self._clone_number(), len(self.plan.steps), init.pid)
+            if meanwhile is not None:
+                meanwhile()
             while (message := self._receive(init)) is not None:
                 if message.kind is Report.SYNC and message.value == Sync.CREATED:
                     self._at = message.step

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -301,9 +301,9 @@ class Restoration(Execution):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self._what, self._log, self._pid_file = what, log, pid_file
 
-    def begin(self) -> Init:
+    def begin(self, meanwhile: Callable[[], object] | None = None) -> Init:
         """Restore the container, and return its init process. Raises StepError, UnsupportedError."""
-        super().begin()
+        super().begin(meanwhile)
         try:
             super().finish()
             init = self.init
@@ -359,8 +359,8 @@ def restore(container_id: str, bundle: Bundle, options: RestoreOptions, *, stdio
         os.makedirs(options.work_path, mode=0o700, exist_ok=True)
     creating = CreateOptions(state_root=options.state_root, pid_file=options.pid_file, cgroup_manager=options.cgroup_manager)
     with Creation(store, container_id, bundle.path, creating, start=True) as creation:
-        opened, layer = creation.open(bundle)
-        if layer:
+        opened, own = creation.open(bundle)
+        if own is not None:
             raise UnsupportedError(
                 f"{what}: its root filesystem would be mounted in the container alone; give a bundle with its files"
             )

@@ -27,7 +27,7 @@ from ..interrupts import uninterruptible, waiting
 from ..overrides import Overrides
 from ..plan.ops import CLONE_NEW
 from ..rootfs.bundles import in_use
-from ..rootfs.layers import OwnLayers, make_upper
+from ..rootfs.layers import OwnLayers, OwnRoot, make_upper
 from ..rootfs.mount import ephemeral_name
 from ..rootfs.users import Caller, env_with_home
 from ..spec import Mount
@@ -62,14 +62,14 @@ class EphemeralBundle:
         return ["bundle", str(self.path)]
 
 
-def prepare(bundle: Bundle, options: CreateOptions, entry: Entry, *, layer: str = "") -> Prepared:
+def prepare(bundle: Bundle, options: CreateOptions, entry: Entry, *, own: OwnRoot | None = None) -> Prepared:
     """Resolve everything that changes the configuration of a container: terminal, user, socket activation and HOME.
 
     Args:
         bundle: the bundle, with the overrides of the call.
         entry: the container's state directory, where the files are that the container gets: passwd and group with the caller, and
             the socket for the readiness notification.
-        layer: the name of the container's own upper layer, if it has one.
+        own: the layers of its root filesystem, if it has an upper layer of its own.
 
     Raises:
         SpecError: the configuration is not valid.
@@ -86,7 +86,7 @@ def prepare(bundle: Bundle, options: CreateOptions, entry: Entry, *, layer: str 
         process = launched.spec.process
         if process is not None and (env := env_with_home(process, launched._container_root())) is not process.env:
             launched = launched.with_process(env=env)
-    return Prepared(bundle=bundle, launched=launched, options=options, layer=layer)
+    return Prepared(bundle=bundle, launched=launched, options=options, own=own)
 
 
 @attrs.frozen(kw_only=True)
@@ -98,14 +98,13 @@ class Prepared:
     launched: Bundle
     """The bundle with the configuration of this launch: with HOME and what socket activation adds."""
     options: CreateOptions
-    layer: str = ""
-    """The name of the container's own upper layer, if it has one."""
+    own: OwnRoot | None = None
+    """The layers of its root filesystem, if it has an upper layer of its own."""
 
     def mount(self, source: str) -> int:
         """Return a detached mount of the image for the container, as `Layers.mount` does. Raises OSError."""
-        layers = self.launched._find_layers()
-        assert layers is not None, "the plan has a mount of the image"
-        return layers.mount(source)
+        assert self.own is not None, "the plan has a mount of the image"
+        return self.own.layers.mount(source)
 
     def compile(self, container_id: str, *, start: bool) -> Plan:
         """Compile the plan that creates the container on this host.
@@ -126,7 +125,7 @@ class Prepared:
             cgroup_manager=options.cgroup_manager,
             die_with_parent=options.die_with_parent,
             empty_process=options.empty_process,
-            layer=self.layer,
+            own=self.own,
             uncovered=None if options.pivot_root else _whole_kernel_mounts(),
         )
         receiver = options.console_socket is not None or options.terminal or options.supervised
@@ -333,11 +332,11 @@ def create(
     with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
         if ephemeral:
             creation.document["ephemeral"] = True
-        opened, layer = creation.open(bundle)
+        opened, own = creation.open(bundle)
         if opened._has_caller or opened._network or options.notify_socket:
             # `prepare` makes files. A directory that has files but no state is not taken for that of a container.
             creation.entry.record(creation.document)
-        prepared = prepare(opened, options, creation.entry, layer=layer)
+        prepared = prepare(opened, options, creation.entry, own=own)
         plan = prepared.compile(container_id, start=start)
         creation.record(plan, prepared)
         execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline)
@@ -404,8 +403,8 @@ class Creation:
         for fd in self._terminals:
             os.close(fd)
 
-    def open(self, bundle: Bundle | EphemeralBundle) -> tuple[Bundle, str]:
-        """Return the bundle, and the name of the container's upper layer, if it has one of its own.
+    def open(self, bundle: Bundle | EphemeralBundle) -> tuple[Bundle, OwnRoot | None]:
+        """Return the bundle, and the layers of the container's root filesystem, if it has an upper layer of its own.
 
         An ephemeral bundle is made, after its undo action is recorded. The upper layer is not made yet.
 
@@ -416,18 +415,19 @@ class Creation:
             self._add_undo(bundle.undo)
             self.entry.record(self.document)
             bundle = bundle.make()
+            layers = bundle._find_layers()
         elif (layers := bundle._find_layers()) is not None and layers.bundle:
             self._clean_ups.enter_context(in_use(layers.bundle))
-        layers = bundle._find_layers()
+            layers = bundle._find_layers()  # it may have been unmounted in between
         if layers is None:
-            return bundle, ""
+            return bundle, None
         if bundle._layers is None and not layers.bundle:
             why = f"{bundle.rootfs} has not all mount points, and they cannot be made there"
             warn([f"{why}: the container has an upper layer of its own, which is removed with it"])
         name = ephemeral_name()
         for action in layers.undo(name, self.entry.directory):
             self._add_undo(action)
-        return bundle, name
+        return bundle, OwnRoot(layers, name)
 
     def _add_undo(self, action: list[str]) -> None:
         """Note how to remove what is about to be made, and remove it if the creation fails."""
@@ -444,9 +444,8 @@ class Creation:
         document["namespaces"], document["new_keyring"] = plan.namespaces, options.new_keyring
         if options.notify_socket and spec.process is not None:
             document["notify"] = options.notify_socket
-        layers = prepared.bundle._find_layers()
-        if prepared.layer and layers is not None and layers.upper.image is None:
-            document["layers"] = layers.record(prepared.layer)
+        if prepared.own is not None and prepared.own.layers.upper.image is None:
+            document["layers"] = prepared.own.layers.record(prepared.own.name)
         document["rootfs"], document["total"] = str(prepared.bundle.rootfs), len(plan.steps)
         document["process"], document["hooks"] = options.empty_process or spec.process is not None, dict(plan.hooks)
         if not self._start:
@@ -454,7 +453,6 @@ class Creation:
             document["listener"] = listener_of(spec)
             document["steps"] = [[number, step.op, step.text] for number, step in enumerate(plan.steps[gate:], gate + 1)]
         self.entry.record(document)
-        self.entry.save("config.json", prepared.bundle.config_bytes)
 
     def launch(
         self,
@@ -491,17 +489,16 @@ class Creation:
             deadline=deadline,
         )
         self._clean_ups.on_failure(execution.abort)
-        init = execution.begin()
+        init = execution.begin(lambda: self.entry.save("config.json", prepared.bundle.config_bytes))
         if supervisor is not None:
             supervisor.adopt(init.pid, init.pidfd)
         return execution
 
     def _make_upper(self, prepared: Prepared) -> None:
         """Make the upper layer of the container, if it has one of its own. Raises OSError."""
-        layers = prepared.bundle._find_layers()
-        if prepared.layer and layers is not None:
-            make_upper(layers, prepared.layer, self.entry.directory, _uses_root)
-            prepared.launched._make_points(prepared.layer)
+        if prepared.own is not None:
+            make_upper(*prepared.own, self.entry.directory, _uses_root)
+            prepared.launched._make_points(*prepared.own)
 
     def _listen(self) -> int:
         with self.entry.storing("start.sock"):
@@ -562,11 +559,11 @@ class Creation:
 
         A file that is kept is not one of them: as long as this process had it open, no other container could use it.
         """
-        layers = prepared.bundle._find_layers()
-        if "layers" not in self.document or layers is None:
+        if "layers" not in self.document or prepared.own is None:
             return None
         opened = init.files.pop("give", -1)
-        return OwnLayers(prepared.bundle, layers, self.document["layers"][0], Descriptor(opened) if opened >= 0 else None)
+        upper = Descriptor(opened) if opened >= 0 else None
+        return OwnLayers(prepared.bundle, prepared.own.layers, self.document["layers"][0], upper)
 
     def follow_up(self, created: Created) -> Created:
         """Do what comes after the block, without the container's lock: hooks may use the container.

@@ -250,6 +250,18 @@ def recorded_lower(text: str) -> Lower:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
 
 
+class OwnRoot(NamedTuple):
+    """The root filesystem of a container with an upper layer of its own."""
+
+    layers: Layers
+    name: str
+    """The name of the upper layer."""
+
+    def overlay(self) -> Overlay:
+        """Return the overlay of the container."""
+        return self.layers.overlay(self.name)
+
+
 class OwnLayers:
     """The layers of the root filesystem of a container that has an upper layer of its own.
 
