@@ -1,4 +1,4 @@
-"""Images, bundles and their configuration: mount, umount, image, build, sif, verify, sign, plan, spec ...; programs in images."""
+"""Images, bundles and their configuration: mount, umount, image, build, sif, verify, sign, plan, spec ..."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +17,7 @@ import attrs
 import ociruntime as oci
 import ociruntime.spec as spec_model
 
-from ..arguments import shown
-from ..bundle import has_file, with_own_writes
-from ..ephemeral import execute
+from ..bundle import has_file
 from ..errors import warn
 from ..files import absolute_path
 from ..image.config import METADATA_TEXTS, ImageMetadata
@@ -36,187 +34,15 @@ from ..image.sif import (
     add_objects,
     remove_objects,
 )
-from ..options import RunOptions
-from ..overrides import MountLike
-from ..spec import Mount
 from .common import (
-    OF_IMAGE,
-    OF_NEW_CONTAINER,
-    SignalForwarding,
-    explain_uri,
-    flag,
     one_line,
-    parse_env,
-    parse_env_file,
     print_json,
     print_lines,
     print_table,
-    refuse_options,
-    shell_status,
-    shorten,
     show_progress,
     terminal,
 )
-
-_SHELL: Final = ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")
-_ALLOWED: Final = OF_NEW_CONTAINER | frozenset(
-    "args cgroup_manager command cwd env id image interactive root shell tty user".split()
-)
-"""The options that can be used with an image, beside the global ones."""
-_GLOBAL: Final = frozenset({"debug", "log", "log_format", "rootless", "run"})
-_DEFAULTS: Final[tuple[object, ...]] = (None, False, 0, [], ".")
-
-
-def shell(options: Namespace) -> int:
-    """Run a shell on the caller's terminal, or one that reads commands from stdin."""
-    image: str | oci.Bundle = options.image
-    if os.path.isfile(f"{options.image}/config.json"):
-        refuse_options(options, OF_IMAGE, f"needs an image, and {shorten(options.image)} is a bundle")
-        image = with_own_writes(oci.Bundle.load(options.image))
-    return run_image(options, image, (options.shell,) if options.shell else _SHELL, terminal=os.isatty(0))
-
-
-def run_image(options: Namespace, image: str | oci.Bundle, args: Sequence[str], *, terminal: bool) -> int:
-    """Run a program in a new container of an image, and return its exit status. Signals are forwarded to it."""
-    if isinstance(image, str) and (message := explain_uri(image)):
-        raise ValueError(message)
-    for name, value in vars(options).items():
-        if name not in _ALLOWED | _GLOBAL and value not in _DEFAULTS:
-            raise ValueError(f"{flag(name)} cannot be used with an image, only with the id of a container")
-    is_verified = bool(options.verify or options.keys)
-    given = RunOptions(
-        args=args,
-        terminal=terminal,
-        overlay=overlay(options),
-        strategy=getattr(options, "strategy", None),
-        state_root=options.root,
-        cgroup_manager=options.cgroup_manager,
-        reference=None if is_verified else options.reference,
-        platform=None if is_verified else options.platform,
-        **changes(options),
-    )
-    with SignalForwarding() as signals, ExitStack() as stack:
-        source = stack.enter_context(open_image(options, image)) if is_verified and isinstance(image, str) else image
-        result = execute(source, given, signals)
-    return shell_status(result.returncode)
-
-
-@contextmanager
-def open_image(options: Namespace, path: str) -> Iterator[oci.Image]:
-    """Open an image for the block, and verify it if the options say so. Raises as `Image.open` and `Image.verify`."""
-    with oci.Image.open(path, reference=options.reference, platform=options.platform) as image:
-        if options.verify or options.keys:
-            _verify(image, path, options.keys)
-        yield image
-
-
-def _verify(image: oci.Image, path: str, keys: Sequence[str]) -> oci.image.Verification:
-    """Verify an image and return what was found. Raises as `Image.verify`."""
-    if not keys and image.kind == "sif":
-        raise ValueError(f"{shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
-    with show_progress(quiet=False) as progress:
-        return image.verify(keys, progress=progress)
-
-
-def changes(options: Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of `ociruntime.run` for the options that change a configuration. Raises ValueError, OSError."""
-    variables = [variable for file in options.env_file for variable in parse_env_file(file)] + parse_env(options.env)
-    mounts: list[MountLike] = [mount for mounts in options.bind for mount in mounts]
-    mounts += [Mount(destination=path, type="tmpfs", source="tmpfs", options=_SCRATCH) for path in options.scratch]
-    if options.workdir is not None:
-        options.workdir = absolute_path(options.workdir)
-    preset = _preset(options)
-    if options.workdir is not None:
-        if not _is_contained(options):
-            raise ValueError("--workdir needs --contain: without it, /tmp, /var/tmp and the home directory are not replaced")
-        for name, destination in (("tmp", "/tmp"), ("var_tmp", "/var/tmp")):
-            os.makedirs(f"{options.workdir}/{name}", exist_ok=True)
-            mounts.insert(0, f"{options.workdir}/{name}:{destination}")
-    if options.fakeroot and options.user is not None:
-        raise ValueError("--fakeroot conflicts with --user: it makes the program root of the container")
-    network = "private" if options.net and options.network is None else options.network
-    if options.publish and network != "private":
-        raise ValueError("--publish needs --network private or --net: the ports of other networks are not forwarded")
-    return {
-        "env": variables or None,
-        "cwd": options.cwd,
-        "user": 0 if options.fakeroot else options.user,
-        "mounts": mounts or None,
-        "network": network,
-        "ports": options.publish or None,
-        "hostname": options.hostname,
-        "devices": options.device or None,
-        "gpus": options.gpus,
-        "preset": preset,
-    }
-
-
-_SCRATCH: Final = ("nosuid", "nodev", "mode=1777")
-_NO_MOUNTS: Final[dict[str, dict[str, Any]]] = {
-    "bind-paths": {"read_only_binds": ()},
-    "cwd": {"cwd": False},
-    "home": {"home": False},
-    "hostfs": {},
-}
-"""What --no-mount changes of a preset, beside paths and ``tmp``."""
-
-
-def _is_contained(options: Namespace) -> bool:
-    return bool(options.contain or options.containall or options.compat)
-
-
-def _preset(options: Namespace) -> oci.Preset | None:
-    """Return the preset that the options describe, if there is one. Raises ValueError."""
-    preset = oci.CONTAINALL if options.containall or options.compat else oci.CONTAIN if options.contain else oci.HPC
-    if not (options.hpc or _is_contained(options)):
-        for name, why in (
-            ("cleanenv", "no variable of the caller is passed"),
-            ("no_home", "the home directory is not bound"),
-            ("no_mount", "nothing of the host is bound"),
-        ):
-            refuse_options(options, {name}, f"needs --hpc: without it {why}")
-        return None if options.home is None else oci.Preset(home=options.home)
-    if options.cleanenv:
-        preset = attrs.evolve(preset, environment="clean")
-    if options.home is not None:
-        preset = attrs.evolve(preset, home=options.home)
-    elif options.workdir is not None and preset.home:
-        os.makedirs(f"{options.workdir}/home", exist_ok=True)
-        preset = attrs.evolve(preset, home=f"{options.workdir}/home:{preset.home_directory()[1]}")
-    if options.fakeroot and preset.home and options.home is None:
-        preset = attrs.evolve(preset, home=f"{preset.home_directory()[0]}:/root")
-    for name in [item for items in options.no_mount for item in items.split(",")] + ["home"] * options.no_home:
-        preset = _without_mount(preset, name)
-    return preset
-
-
-def _without_mount(preset: oci.Preset, name: str) -> oci.Preset:
-    """Return a preset without a mount of --no-mount. Raises ValueError."""
-    paths = {"/tmp", "/var/tmp"} if name == "tmp" else {name}
-    if name != "tmp" and not name.startswith("/"):
-        if name not in _NO_MOUNTS:
-            known = ", ".join(sorted({*_NO_MOUNTS, "tmp"}))
-            raise ValueError(f"--no-mount {shown(name)}: {known}, or a path that --hpc binds, can be left out")
-        return attrs.evolve(preset, **_NO_MOUNTS[name])
-    kept: dict[str, Any] = {field: tuple(path for path in getattr(preset, field) if path not in paths) for field in _PATHS}
-    if name != "tmp" and all(kept[field] == getattr(preset, field) for field in _PATHS):
-        raise ValueError(f"--no-mount {shown(name)}: this path is not one that --hpc binds")
-    return attrs.evolve(preset, **kept)
-
-
-_PATHS: Final = ("binds", "read_only_binds", "tmpfs")
-
-
-def overlay(options: Namespace) -> list[str] | None:
-    """Return the layers that the options choose. Raises ValueError."""
-    return [*options.overlay, *(["tmpfs"] if options.writable_tmpfs or options.compat else [])] or None
-
-
-def changed(bundle: oci.Bundle, options: Namespace) -> oci.Bundle:
-    """Return a bundle with the changes of its configuration, and with its upper layer. Raises ValueError, BundleError."""
-    bundle = bundle.with_overrides(**changes(options))
-    chosen = overlay(options)
-    return bundle if chosen is None else bundle.fresh(overlay=chosen)
+from .processes import open_image, verify_image
 
 
 def mount(options: Namespace) -> None:
@@ -474,7 +300,7 @@ def sif_del(options: Namespace) -> None:
 
 def verify(options: Namespace) -> None:
     with _open_image(options) as image:
-        found = _verify(image, options.image, options.keys)
+        found = verify_image(image, options.image, options.keys)
     if options.json:
         print_json({"signatures": [attrs.asdict(item) for item in found.signatures], "digests": found.digests})
     else:

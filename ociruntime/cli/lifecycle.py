@@ -84,14 +84,14 @@ def _make(
 
 def _load_bundle(options: Namespace) -> oci.Bundle:
     """Return the bundle with the changes of its configuration and its upper layers. Raises BundleError, ValueError."""
-    from .bundles import changed
+    from .processes import changed
 
     return changed(oci.Bundle.load(options.bundle, config=options.config), options)
 
 
 def run(options: Namespace) -> int:
     if options.bundle == "." and is_image(options.id):
-        from .bundles import run_image
+        from .processes import run_image
 
         return run_image(options, options.id, options.args, terminal=options.tty)
     refuse_options(options, OF_IMAGE, f"needs an image, and {shorten(options.id)} is the id of a container")
@@ -318,9 +318,7 @@ def update(options: Namespace) -> None:
         return
     if limits:
         raise ValueError("--resources and single limits exclude each other")
-    from ..spec import Resources
-
-    container.update(Resources.load(sys.stdin.buffer.read() if options.resources == "-" else options.resources))
+    container.update(oci.spec.Resources.load(sys.stdin.buffer.read() if options.resources == "-" else options.resources))
 
 
 def pause(options: Namespace) -> None:
@@ -332,13 +330,11 @@ def resume(options: Namespace) -> None:
 
 
 def events(options: Namespace) -> None:
-    from ..stats import Event
-
     container = oci.Container.load(options.id, state_root=options.root)
     if options.stats:
         if not container.state.status.can_kill:
             raise WrongStatus(options.id, "measure", container.status, "running")
-        print_compact(Event("stats", 0, stats=container.stats()).to_dict(options.id))
+        print_compact(oci.Event("stats", 0, stats=container.stats()).to_dict(options.id))
         return
     for event in container.events(options.interval):
         print_compact(event.to_dict(options.id))

@@ -663,7 +663,7 @@ def _prune(add: AddCommand) -> None:
 
 def _shell(add: AddCommand) -> None:
     shell = add(
-        "bundles.shell",
+        "processes.shell",
         "run a shell in a new container of an image or bundle, and delete it",
         "What it changes is removed at its end, unless an overlay keeps it. IMAGE is a SIF file, a bundle, or the directory of a "
         "root filesystem.",

@@ -1,34 +1,53 @@
-"""Processes in a container, their output and files: exec, ps, attach, logs, cp, diff, commit."""
+"""Processes in containers and images, their output and files: exec, shell, ps, attach, logs, cp, diff, commit."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import ociruntime as oci
 
+from ..arguments import shown
 from ..errors import StepError, UnsupportedError
 from ..files import absolute_path
 from ..terminal import DetachKeys, check_user_terminal, interact
 from .common import (
+    OF_IMAGE,
     OF_NEW_CONTAINER,
     Interrupted,
     SignalForwarding,
+    explain_uri,
+    flag,
     is_image,
+    parse_env,
+    parse_env_file,
     pidfd_socket,
     print_compact,
     print_table,
     refuse_options,
     shell_status,
     shorten,
+    show_progress,
 )
 
+if TYPE_CHECKING:
+    from ..overrides import MountLike
+
+_ALLOWED: Final = OF_NEW_CONTAINER | frozenset(
+    "args cgroup_manager command cwd env id image interactive root shell tty user".split()
+)
+"""The options that can be used with an image, beside the global ones."""
+_GLOBAL: Final = frozenset({"debug", "log", "log_format", "rootless", "run"})
+_DEFAULTS: Final[tuple[object, ...]] = (None, False, 0, [], ".")
+_SHELL: Final = ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")
 _POLL: Final = 0.05
 """Seconds between two looks at a paused container."""
 
@@ -38,16 +57,13 @@ def execute(options: Namespace) -> int:
     if is_image(options.id) and not _exists(options):
         if not args:
             raise ValueError("exec: no command is given; add one")
-        from .bundles import run_image
-
         return run_image(options, options.id, args, terminal=options.tty)
     refuse_options(options, OF_NEW_CONTAINER, f"needs a new container, and {shorten(options.id)} is not an image")
     process = None
     if options.process:
-        from ..spec import ProcessSpec
         from ..spec.codec import parse, structure
 
-        process = structure(ProcessSpec, parse(Path(options.process).read_bytes(), options.process), options.process)
+        process = structure(oci.spec.ProcessSpec, parse(Path(options.process).read_bytes(), options.process), options.process)
     elif not args:
         raise ValueError("exec: no command is given; add one, or --process FILE")
     terminal = options.tty or bool(process and process.terminal)
@@ -96,6 +112,165 @@ def execute(options: Namespace) -> int:
             signals.stop()
             with child:  # an exception in the block kills the program
                 raise
+
+
+def shell(options: Namespace) -> int:
+    """Run a shell on the caller's terminal, or one that reads commands from stdin."""
+    image: str | oci.Bundle = options.image
+    if os.path.isfile(f"{options.image}/config.json"):
+        refuse_options(options, OF_IMAGE, f"needs an image, and {shorten(options.image)} is a bundle")
+        from ..bundle import with_own_writes
+
+        image = with_own_writes(oci.Bundle.load(options.image))
+    return run_image(options, image, (options.shell,) if options.shell else _SHELL, terminal=os.isatty(0))
+
+
+def run_image(options: Namespace, image: str | oci.Bundle, args: Sequence[str], *, terminal: bool) -> int:
+    """Run a program in a new container of an image, and return its exit status. Signals are forwarded to it."""
+    if isinstance(image, str) and (message := explain_uri(image)):
+        raise ValueError(message)
+    for name, value in vars(options).items():
+        if name not in _ALLOWED | _GLOBAL and value not in _DEFAULTS:
+            raise ValueError(f"{flag(name)} cannot be used with an image, only with the id of a container")
+    is_verified = bool(options.verify or options.keys)
+    from ..ephemeral import execute as execute_run
+    from ..options import RunOptions
+
+    given = RunOptions(
+        args=args,
+        terminal=terminal,
+        overlay=overlay(options),
+        strategy=getattr(options, "strategy", None),
+        state_root=options.root,
+        cgroup_manager=options.cgroup_manager,
+        reference=None if is_verified else options.reference,
+        platform=None if is_verified else options.platform,
+        **changes(options),
+    )
+    with SignalForwarding() as signals, ExitStack() as stack:
+        source = stack.enter_context(open_image(options, image)) if is_verified and isinstance(image, str) else image
+        result = execute_run(source, given, signals)
+    return shell_status(result.returncode)
+
+
+@contextmanager
+def open_image(options: Namespace, path: str) -> Iterator[oci.Image]:
+    """Open an image for the block, and verify it if the options say so. Raises as `Image.open` and `Image.verify`."""
+    with oci.Image.open(path, reference=options.reference, platform=options.platform) as image:
+        if options.verify or options.keys:
+            verify_image(image, path, options.keys)
+        yield image
+
+
+def verify_image(image: oci.Image, path: str, keys: Sequence[str]) -> oci.image.Verification:
+    """Verify an image and return what was found. Raises as `Image.verify`."""
+    if not keys and image.kind == "sif":
+        raise ValueError(f"{shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
+    with show_progress(quiet=False) as progress:
+        return image.verify(keys, progress=progress)
+
+
+def changes(options: Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `ociruntime.run` for the options that change a configuration. Raises ValueError, OSError."""
+    variables = [variable for file in options.env_file for variable in parse_env_file(file)] + parse_env(options.env)
+    mounts: list[MountLike] = [mount for mounts in options.bind for mount in mounts]
+    mounts += [oci.spec.Mount(destination=path, type="tmpfs", source="tmpfs", options=_SCRATCH) for path in options.scratch]
+    if options.workdir is not None:
+        options.workdir = absolute_path(options.workdir)
+    preset = _preset(options)
+    if options.workdir is not None:
+        if not _is_contained(options):
+            raise ValueError("--workdir needs --contain: without it, /tmp, /var/tmp and the home directory are not replaced")
+        for name, destination in (("tmp", "/tmp"), ("var_tmp", "/var/tmp")):
+            os.makedirs(f"{options.workdir}/{name}", exist_ok=True)
+            mounts.insert(0, f"{options.workdir}/{name}:{destination}")
+    if options.fakeroot and options.user is not None:
+        raise ValueError("--fakeroot conflicts with --user: it makes the program root of the container")
+    network = "private" if options.net and options.network is None else options.network
+    if options.publish and network != "private":
+        raise ValueError("--publish needs --network private or --net: the ports of other networks are not forwarded")
+    return {
+        "env": variables or None,
+        "cwd": options.cwd,
+        "user": 0 if options.fakeroot else options.user,
+        "mounts": mounts or None,
+        "network": network,
+        "ports": options.publish or None,
+        "hostname": options.hostname,
+        "devices": options.device or None,
+        "gpus": options.gpus,
+        "preset": preset,
+    }
+
+
+_SCRATCH: Final = ("nosuid", "nodev", "mode=1777")
+_NO_MOUNTS: Final[dict[str, dict[str, Any]]] = {
+    "bind-paths": {"read_only_binds": ()},
+    "cwd": {"cwd": False},
+    "home": {"home": False},
+    "hostfs": {},
+}
+"""What --no-mount changes of a preset, beside paths and ``tmp``."""
+
+
+def _is_contained(options: Namespace) -> bool:
+    return bool(options.contain or options.containall or options.compat)
+
+
+def _preset(options: Namespace) -> oci.Preset | None:
+    """Return the preset that the options describe, if there is one. Raises ValueError."""
+    preset = oci.CONTAINALL if options.containall or options.compat else oci.CONTAIN if options.contain else oci.HPC
+    if not (options.hpc or _is_contained(options)):
+        for name, why in (
+            ("cleanenv", "no variable of the caller is passed"),
+            ("no_home", "the home directory is not bound"),
+            ("no_mount", "nothing of the host is bound"),
+        ):
+            refuse_options(options, {name}, f"needs --hpc: without it {why}")
+        return None if options.home is None else oci.Preset(home=options.home)
+    from attrs import evolve
+
+    if options.cleanenv:
+        preset = evolve(preset, environment="clean")
+    if options.home is not None:
+        preset = evolve(preset, home=options.home)
+    elif options.workdir is not None and preset.home:
+        os.makedirs(f"{options.workdir}/home", exist_ok=True)
+        preset = evolve(preset, home=f"{options.workdir}/home:{preset.home_directory()[1]}")
+    if options.fakeroot and preset.home and options.home is None:
+        preset = evolve(preset, home=f"{preset.home_directory()[0]}:/root")
+    for name in [item for items in options.no_mount for item in items.split(",")] + ["home"] * options.no_home:
+        preset = evolve(preset, **_without_mount(preset, name))
+    return preset
+
+
+def _without_mount(preset: oci.Preset, name: str) -> dict[str, Any]:
+    """Return what changes in a preset when it loses a mount of --no-mount. Raises ValueError."""
+    paths = {"/tmp", "/var/tmp"} if name == "tmp" else {name}
+    if name != "tmp" and not name.startswith("/"):
+        if name not in _NO_MOUNTS:
+            known = ", ".join(sorted({*_NO_MOUNTS, "tmp"}))
+            raise ValueError(f"--no-mount {shown(name)}: {known}, or a path that --hpc binds, can be left out")
+        return _NO_MOUNTS[name]
+    kept: dict[str, Any] = {field: tuple(path for path in getattr(preset, field) if path not in paths) for field in _PATHS}
+    if name != "tmp" and all(kept[field] == getattr(preset, field) for field in _PATHS):
+        raise ValueError(f"--no-mount {shown(name)}: this path is not one that --hpc binds")
+    return kept
+
+
+_PATHS: Final = ("binds", "read_only_binds", "tmpfs")
+
+
+def overlay(options: Namespace) -> list[str] | None:
+    """Return the layers that the options choose. Raises ValueError."""
+    return [*options.overlay, *(["tmpfs"] if options.writable_tmpfs or options.compat else [])] or None
+
+
+def changed(bundle: oci.Bundle, options: Namespace) -> oci.Bundle:
+    """Return a bundle with the changes of its configuration, and with its upper layer. Raises ValueError, BundleError."""
+    bundle = bundle.with_overrides(**changes(options))
+    chosen = overlay(options)
+    return bundle if chosen is None else bundle.fresh(overlay=chosen)
 
 
 def cp(options: Namespace) -> None:

@@ -23,7 +23,7 @@ from ..engine.undo import refusal
 from ..errors import BundleError, ImageError, UnsupportedError
 from ..files import MountInfo, other_writers, read_mounts
 from ..host import Host, runs_programs_of
-from ..image.sif import Architecture
+from ..image import sif
 from ..plan.rootfs import WHOLE_FILES, ImageMount
 from ..spec.base import destination_in_root
 
@@ -357,7 +357,7 @@ def _check_overlays(image: Image) -> None:
 
 def _check_architecture(image: Image) -> None:
     try:
-        machine = Architecture.host().oci_name
+        machine = sif.Architecture.host().oci_name
     except ValueError:
         machine = os.uname().machine
     if image.architecture and not runs_programs_of(image.architecture, machine):

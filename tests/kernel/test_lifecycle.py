@@ -365,3 +365,15 @@ container = oci.Container.create(sys.argv[1], sys.argv[2], state_root=sys.argv[3
 """
     assert script(text, prefix, bundle.path, state_root).stderr == ""
     oci.Container.load(prefix, state_root=state_root).delete(force=True)
+
+
+def test_what_the_command_run_imports(bundle: oci.Bundle, state_root: Path, prefix: str, script: Script) -> None:
+    spec = bundle.spec.at.process.args.set(("true",))
+    spec.save(bundle.path / "config.json")
+    text = "import sys\nfrom ociruntime.cli import main\nassert main(sys.argv[1:]) == 0\nprint(*sys.modules)"
+    loaded = set(script(text, "--root", state_root, "run", "--bundle", bundle.path, prefix).stdout.split())
+    assert "ociruntime.lifecycle.create" in loaded
+    images = {name for name in loaded if name.startswith("ociruntime.image.")}
+    assert images <= {"ociruntime.image.sif"}  # a package of lazy names
+    assert not loaded & {"ociruntime.ephemeral", "ociruntime.cli.bundles", "jsonschema", "tarfile", "asyncio", "logging"}
+    assert_nothing_left(state_root, prefix)

@@ -12,9 +12,9 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import presets
-from ociruntime.cli.bundles import changes
 from ociruntime.cli.common import parse_binds, parse_env, parse_env_file, parse_home
 from ociruntime.cli.parser import parse_args
+from ociruntime.cli.processes import changes
 from ociruntime.options import RunOptions
 from ociruntime.overrides import Overrides
 from ociruntime.presets import CLEAN, parse_preset
