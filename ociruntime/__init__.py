@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from .state import LostOutput as LostOutput
     from .state import State as State
     from .stats import Event as Event
+    from .stats import Profile as Profile
+    from .stats import ProfileStep as ProfileStep
     from .stats import Stats as Stats
     from .stats import Usage as Usage
     from .store import Status as Status
@@ -108,7 +110,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "sandbox": "Sandbox SandboxPool",
         "spec": "Problem RuntimeSpec",
         "state": "LostOutput State",
-        "stats": "Event Stats Usage",
+        "stats": "Event Profile ProfileStep Stats Usage",
         "store": "Status",
         "supervisor.client": "Attachment",
         "supervisor.logs": "LogRecord",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, Unpack, overload
@@ -32,6 +32,7 @@ from .rootfs.mount import SEPARATOR, ephemeral_name, identity, is_same_file
 from .rootfs.uppers import find_upper
 from .rootfs.users import ContainerRoot
 from .spec import Root
+from .stats import Recorder
 from .store import StateStore
 from .streams import Stdio, Streams
 
@@ -100,6 +101,7 @@ def run(
     reference: str | None = None,
     platform: str | None = None,
     strategy: str | None = None,
+    profile: bool = False,
     **unknown: Unpack[NoKeywords],
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
@@ -156,6 +158,8 @@ def run(
         reference: which image of a layout or archive that holds several: one of its names, or the digest of its manifest.
         platform: the platform of which to take the image, such as ``linux/arm64``. Default: this machine's, or the only one.
         strategy: how the layers of the image become files, as for `Bundle.from_image`. Default: the first that can be used.
+        profile: measure every step from the call to the end of the clean-up. The result has a `Profile`; if the launch fails, the
+            exception has it in its attribute ``profile``.
 
     Raises:
         TypeError: ``args`` is a string.
@@ -206,6 +210,7 @@ def run(
         reference=reference,
         platform=platform,
         strategy=strategy,
+        profile=profile,
     )
     return execute(image, options)
 
@@ -223,11 +228,42 @@ class Observer(Protocol):
 def execute(image: ImageLike, options: RunOptions, observer: Observer | None = None) -> Result[Any]:
     """Run a program in a new container and wait for it, as `run` does. The observer is called while signals are deferred."""
     options.check_interactive()
+    with profiling(options) as recorder:
+        result = _execute(image, options, observer, recorder)
+    return with_profile(result, options, recorder)
+
+
+@contextmanager
+def profiling(options: RunOptions) -> Iterator[Recorder | None]:
+    """Return what notes the times of a call, if it is to be profiled. An exception that leaves the block gets the profile."""
+    recorder = Recorder() if options.profile else None
+    try:
+        yield recorder
+    except BaseException as error:
+        if recorder is not None:
+            profile = recorder.profile()
+            if isinstance(result := getattr(error, "result", None), Result):
+                error.__dict__["result"] = attrs.evolve(result, profile=profile)
+            else:
+                error.__dict__["profile"] = profile
+        raise
+
+
+def with_profile(result: Result[Any], options: RunOptions, recorder: Recorder | None) -> Result[Any]:
+    """Return the result of a call, with its profile if there is one. Raises ProcessError, with ``check``."""
+    if recorder is not None:
+        result = attrs.evolve(result, profile=recorder.profile())
+    if options.check:
+        result.check_returncode()
+    return result
+
+
+def _execute(image: ImageLike, options: RunOptions, observer: Observer | None, recorder: Recorder | None) -> Result[Any]:
     with DeferredSignals() as signals, options.open_streams() as streams:
         deadline = Deadline(options.timeout)
         try:
             bundle = find_bundle(image, options, deadline.at)
-            container = EphemeralContainer(bundle, options, streams, deadline.at)
+            container = EphemeralContainer(bundle, options, streams, deadline.at, recorder)
         except LaunchTimeout as error:
             raise deadline.expired(error, streams) from error
         try:
@@ -242,8 +278,6 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
             if observer is not None:
                 observer.stop()
             container.discard()
-    if options.check:
-        result.check_returncode()
     return result
 
 
@@ -447,16 +481,25 @@ class OwnedContainer:
         options: CreateOptions,
         stdio: Sequence[int],
         deadline: float | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._owner = os.getpid()
         store = StateStore(options.state_root)
         clear_orphans(store)
         ephemeral = options.die_with_parent is not False
         self._lock = CallerLock(store, container_id) if ephemeral else None
+        self._recorder = recorder
         try:
             with time_limit(deadline):
                 self.created = create(
-                    container_id, bundle, options, stdio=stdio, start=True, ephemeral=ephemeral, deadline=deadline
+                    container_id,
+                    bundle,
+                    options,
+                    stdio=stdio,
+                    start=True,
+                    ephemeral=ephemeral,
+                    deadline=deadline,
+                    recorder=recorder,
                 )
         except BaseException:
             self._release()
@@ -471,6 +514,7 @@ class OwnedContainer:
         """Kill the container and remove it, unless another process has removed it. No effect in a forked child of the caller."""
         if not self.owned:
             return
+        self._mark("clean-up", "the container and its files")
         try:
             self._delete()
         except ContainerNotFound:
@@ -478,6 +522,10 @@ class OwnedContainer:
         finally:
             self.created = attrs.evolve(self.created, layers=None)  # they keep the image and the upper layer
             self._release()
+
+    def _mark(self, op: str, text: str) -> None:
+        if self._recorder is not None:
+            self._recorder.mark(op, text)
 
     def _delete(self) -> None:
         self.created.discard()
@@ -490,9 +538,17 @@ class OwnedContainer:
 class EphemeralContainer(OwnedContainer):
     """A container that runs one program, and is removed by `discard` when the program has ended or was killed."""
 
-    def __init__(self, bundle: Bundle | EphemeralBundle, options: RunOptions, streams: Streams, deadline: float | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle | EphemeralBundle,
+        options: RunOptions,
+        streams: Streams,
+        deadline: float | None,
+        recorder: Recorder | None = None,
+    ) -> None:
         container_id = f"run-{os.urandom(8).hex()}" if options.container_id is None else options.container_id
-        super().__init__(bundle, container_id, options.create, streams.child, deadline)
+        super().__init__(bundle, container_id, options.create, streams.child, deadline, recorder)
+        self._mark("program", "runs, with what it starts")
         streams.launched()
         self.process = LaunchedProcess(self.created.init, streams)
         if self.process.terminal is not None:
@@ -520,6 +576,7 @@ class EphemeralContainer(OwnedContainer):
 
     def result(self) -> Result[Any]:
         """Return the result of the program, with what the whole container used."""
+        self._mark("collect", "exit status, output and usage")
         result, created = self.process.result(), self.created
         usage = cgroup.container_usage(created.init.cgroups, result.usage)
         return attrs.evolve(result, oom_killed=out_of_memory(created.document), usage=usage)

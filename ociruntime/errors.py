@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from .process import Result
     from .spec.base import Problem
+    from .stats import Profile
 
 __all__ = [
     "BundleError",
@@ -62,6 +63,9 @@ __all__ = [
 
 class OCIRuntimeError(Exception):
     """Base of every error that the package raises on purpose. Errors can be pickled: they come through process pools."""
+
+    profile: Profile | None = None
+    """The times of the steps of a run with ``profile=True`` that failed. An error with a ``result`` has them there."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))

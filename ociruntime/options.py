@@ -226,6 +226,7 @@ class RunKeywords(ConfigurationKeywords, total=False):
     reference: str | None
     platform: str | None
     strategy: str | None
+    profile: bool
 
 
 class SandboxKeywords(ConfigurationKeywords, total=False):
@@ -688,6 +689,7 @@ class RunOptions(_StreamOptions):
     reference: str | None = attrs.field(default=None, validator=_is_text)
     platform: str | None = attrs.field(default=None, validator=_is_text)
     strategy: Strategy | None = attrs.field(default=None, converter=parse_strategy)
+    profile: bool = attrs.field(default=False, validator=is_bool)
     overrides: Overrides = attrs.field(init=False, default=attrs.Factory(_overrides_of_run, takes_self=True))
     """What changes of the configuration."""
     create: CreateOptions = attrs.field(init=False, default=attrs.Factory(_create_of_run, takes_self=True))

@@ -19,7 +19,7 @@ from .errors import LaunchTimeout, ProcessError, ProcessTimeout
 from .files import Unpicklable
 from .interrupts import DeferredSignals
 from .lifecycle.create import Launched
-from .stats import Usage
+from .stats import Profile, Usage
 from .streams import MaybeNone, Streams
 from .terminal import Terminal, interact
 
@@ -52,6 +52,8 @@ class Result(Generic[AnyStr]):
     """Whether it was killed because its time was over."""
     truncated: bool = False
     """Whether there was more output than ``max_output``, of which the rest is lost."""
+    profile: Profile | None = None
+    """The times of the steps of a run with ``profile=True``; None of any other."""
 
     @property
     def signal(self) -> int | None:

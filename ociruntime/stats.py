@@ -1,13 +1,22 @@
-"""`Stats` and `Usage`: what a container uses and has used; `Event`: what happens to it. With the JSON of ``runc events``."""
+"""`Stats` and `Usage`: what a container uses and has used; `Event`: what happens to it. With the JSON of ``runc events``.
+
+`Profile`: how long the steps of a run took.
+"""
 
 from __future__ import annotations
 
+import html
+import json
+import time
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
-from .arguments import check_str
+from .arguments import check_indent, check_str
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 __all__ = [
     "CpuStats",
@@ -23,6 +32,8 @@ __all__ = [
     "MemoryUse",
     "PidsStats",
     "Pressure",
+    "Profile",
+    "ProfileStep",
     "RdmaStats",
     "Stall",
     "Stats",
@@ -324,3 +335,204 @@ def _psi(stall: Stall | None) -> dict[str, object]:
 
 def _interface(interface: InterfaceStats) -> dict[str, object]:
     return {"".join(part.title() for part in name.split("_")): value for name, value in attrs.asdict(interface).items()}
+
+
+# ---- profiles ----
+
+
+@attrs.frozen
+class ProfileStep:
+    """A step of a plan with its time, or the time between steps."""
+
+    number: int | None
+    """The number of the step in the plan, from 1 on; None for what is not a step."""
+    side: str
+    """``host`` for the calling process, ``init`` for the init process."""
+    op: str
+    """The operation. Between steps: ``prepare``, ``compile``, ``record``, ``encode``, ``wait``, ``report``, ``program``,
+    ``collect`` or ``clean-up``."""
+    text: str
+    """What the operation applies to."""
+    phase: str
+    """The heading that the step belongs to in the plan; empty between steps."""
+    start: int | None
+    """Nanoseconds from the call to the beginning; None for a step that was not reached or that has no time of its own."""
+    duration: int | None
+    """Nanoseconds; None as ``start``."""
+
+
+@attrs.frozen(repr=False)
+class Profile:
+    """The time of every step of a run, and of what is between the steps, from the call to the end of the clean-up.
+
+    Each moment belongs to one entry: while the calling process works, to what it does; while it waits, to the step of the init
+    process. So the durations add up to the whole. The end of ``exec`` is when the calling process learns that the program runs.
+    A step of the init process behind a seccomp filter that does not allow clock_gettime, or behind a change of the time namespace,
+    has no time of its own: the last step before it has its time too.
+    """
+
+    title: str
+    """The title of the plan; empty if the call failed before there was one."""
+    steps: tuple[ProfileStep, ...]
+    """Each step of the plan once, in the order of the plan, and between them the rest of the time."""
+
+    @property
+    def duration(self) -> int:
+        """Nanoseconds of the whole call."""
+        return sum(step.duration or 0 for step in self.steps)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the profile as a JSON document: title, duration and steps. Times are in nanoseconds."""
+        check_indent(indent)
+        steps = [attrs.asdict(step) for step in self.steps]
+        return json.dumps({"title": self.title, "duration": self.duration, "steps": steps}, indent=indent)
+
+    def explain(self) -> str:
+        """Return the profile as a table: start and duration in milliseconds, the share of the whole, and the step."""
+        whole, width = self.duration, max((len(step.op) for step in self.steps), default=0)
+        lines = [f"{self.title or 'no plan'}: {_milliseconds(whole)} ms", "", "   start ms         ms      %  step"]
+        for step in self.steps:
+            times = f"{_milliseconds(step.start):>11}{_milliseconds(step.duration):>11}{_share(step.duration, whole):>7}"
+            number = "" if step.number is None else str(step.number)
+            lines.append(f"{times}  {number:>4} {step.side:<4} {step.op:<{width}}  {_shown(step.text)}")
+        return "\n".join(lines) + "\n"
+
+    def to_html(self) -> str:
+        """Return the profile as a page of HTML with a waterfall of the steps. It loads nothing from elsewhere."""
+        title = f"Profile: {self.title or 'no plan'}"
+        head = f'<meta charset="utf-8"><title>{_escaped(title)}</title><meta name="color-scheme" content="light dark">'
+        return f'<!DOCTYPE html>\n<html lang="en"><head>{head}{_PAGE_STYLE}</head><body>{self._repr_html_()}</body></html>\n'
+
+    def _repr_html_(self) -> str:
+        whole = self.duration
+        head = "".join(f"<th>{name}</th>" for name in ("", "side", "step", "", "start, ms", "ms", "%", "waterfall"))
+        rows = "".join(self._row(step, whole) for step in self.steps)
+        caption = f"{_escaped(self.title or 'no plan')}: {_milliseconds(whole)} ms"
+        return (
+            f'{_STYLE}<table class="oci-profile"><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+    @staticmethod
+    def _row(step: ProfileStep, whole: int) -> str:
+        kind, bar = step.side if step.number is not None else "gap", ""
+        if step.start is not None and step.duration is not None and whole:
+            place = f"margin-left:{100 * step.start / whole:.3f}%;width:{100 * step.duration / whole:.3f}%"
+            bar = f'<div class="{kind}" style="{place}"></div>'
+        times = (_milliseconds(step.start), _milliseconds(step.duration), _share(step.duration, whole))
+        figures = "".join(f'<td class="figure">{value}</td>' for value in times)
+        number = "" if step.number is None else step.number
+        return (
+            f'<tr class="{kind}"><td class="figure">{number}</td><td>{_escaped(step.side)}</td><td>{_escaped(step.op)}</td>'
+            f'<td class="text" title="{_escaped(step.phase)}">{_escaped(step.text)}</td>{figures}<td class="bar">{bar}</td></tr>'
+        )
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def __repr__(self) -> str:
+        return f"<Profile {self.title!r}: {len(self.steps)} entries, {_milliseconds(self.duration)} ms>"
+
+
+# Transparent greys, so that the table can be read on any background, also in a notebook that is dark by its own means.
+_STYLE: Final = """<style>
+.oci-profile{border-collapse:collapse;font:13px/1.4 system-ui,sans-serif;width:100%}
+.oci-profile caption{text-align:left;font-weight:600;padding:4px 6px}
+.oci-profile th,.oci-profile td{padding:1px 6px;text-align:left;vertical-align:top}
+.oci-profile td.figure{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.oci-profile td.text{max-width:36em;overflow-wrap:anywhere}
+.oci-profile td.bar{width:40%;min-width:200px;vertical-align:middle}
+.oci-profile tbody tr:nth-child(even){background:rgba(128,128,128,.1)}
+.oci-profile tr.gap td:not(.bar){opacity:.75;font-style:italic}
+.oci-profile td.bar div{height:10px;min-width:1px}
+.oci-profile div.host{background:#3b82c4}.oci-profile div.init{background:#d97706}.oci-profile div.gap{background:#8a8a8a}
+</style>"""
+_PAGE_STYLE: Final = "<style>:root{color-scheme:light dark}body{margin:16px}</style>"
+
+
+def _milliseconds(nanoseconds: int | None) -> str:
+    return "" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"
+
+
+def _share(nanoseconds: int | None, whole: int) -> str:
+    return "" if nanoseconds is None or not whole else f"{100 * nanoseconds / whole:.1f}"
+
+
+def _shown(text: str) -> str:
+    """Return text of a config in one line of printable characters: others are escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(_shown(text))
+
+
+class Recorder:
+    """Notes when the steps of a call begin, and what is done between them. Times are nanoseconds of CLOCK_MONOTONIC."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        """The plan, once it is compiled."""
+        self.times: dict[int, int] = {}
+        """When the init process began its steps, by number."""
+        self._marks: list[_Mark] = []
+        self.mark("prepare", "read the configuration and the image")
+
+    def mark(self, op: str, text: str) -> None:
+        """Note that something begins which is not a step."""
+        self._marks.append(_Mark(time.monotonic_ns(), op=op, text=text))
+
+    def step(self, number: int) -> None:
+        """Note that the calling process begins a step."""
+        self._marks.append(_Mark(time.monotonic_ns(), number))
+
+    def wait(self) -> None:
+        """Note that the calling process waits for the init process."""
+        self._marks.append(_Mark(time.monotonic_ns(), op="wait", text="for the init process", waits=True))
+
+    def profile(self) -> Profile:
+        """Return the profile of the call, which ends now."""
+        end, plan = time.monotonic_ns(), self.plan
+        steps = plan.steps if plan is not None else ()
+        init = [_Mark(at, number) for number, at in self.times.items()]
+        marks = _in_effect(sorted([*self._marks, *init], key=lambda mark: mark.at), set(self.times))
+        timed = {mark.number for mark in marks}
+        began, entries, last = marks[0].at, list[ProfileStep](), 0
+
+        def add_step(number: int, start: int | None = None, duration: int | None = None) -> None:
+            step = steps[number - 1]
+            entries.append(ProfileStep(number, str(step.side), step.op, step.text, step.phase, start, duration))
+
+        for mark, until in zip(marks, [*(mark.at for mark in marks[1:]), end], strict=True):
+            if mark.number is None:
+                entries.append(ProfileStep(None, "host", mark.op, mark.text, "", mark.at - began, until - mark.at))
+                continue
+            add_step(mark.number, mark.at - began, until - mark.at)
+            last = mark.number
+            while last < len(steps) and last + 1 not in timed:
+                last += 1
+                add_step(last)
+        if last == 0:
+            for number in range(1, len(steps) + 1):
+                add_step(number)
+        return Profile(plan.title if plan is not None else "", tuple(entries))
+
+
+@attrs.frozen
+class _Mark:
+    """The beginning of a step, or of what is between steps."""
+
+    at: int
+    number: int | None = None
+    op: str = ""
+    text: str = ""
+    waits: bool = False
+
+
+def _in_effect(marks: list[_Mark], of_init: set[int]) -> list[_Mark]:
+    """Return marks in order of time without those of waits during which a step of the init process is already under way."""
+    found: list[_Mark] = []
+    for mark in marks:
+        if not (mark.waits and found and found[-1].number in of_init):
+            found.append(mark)
+    return found

@@ -423,6 +423,10 @@ static long carry_out(const struct head *h)
         report(REPORT_FD, h->step, 0, fd_of(o->fd));
         return 0;
     }
+    case OP_PROFILE: {
+        ARGS(profile);
+        return start_stamps(o->steps);
+    }
     case OP_SERVE: {
         ARGS(serve);
         serve(fd_of(o->peer), fd_of(o->end), fd_of(o->proc));
@@ -468,6 +472,7 @@ static _Noreturn void run(const struct program *p)
     for (uint32_t i = 0, at = sizeof *p; i < p->ops; i++) {
         const struct head *h = (const void *)(prog + at);
         progress->step = prog_len - at < sizeof *h ? 0 : h->step;
+        stamp(progress->step);
         long err = well_formed(h, prog_len - at) ? carry_out(h) : -EPROTO;
         if (err < 0) {
             progress->error = (int32_t)-err;

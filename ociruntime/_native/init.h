@@ -39,6 +39,8 @@ void report(uint32_t kind, uint32_t step, int32_t value, int fd);
 void wait_go(void);
 long keep_page(void);
 void use_own_page(void);
+long start_stamps(uint64_t steps);
+void stamp(uint32_t step);
 long wait_for_start(uint32_t step, int listener);
 long hand_out_socket(uint32_t step, int family, int type, int protocol);
 long link_up(const char *name);

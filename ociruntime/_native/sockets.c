@@ -2,11 +2,15 @@
 #include <linux/if.h>
 #include <linux/mman.h>
 #include <linux/sockios.h>
+#include <linux/time_types.h>
 #include <sys/socket.h>
 
 #include "init.h"
 
 #define KERNEL_WORDS 512
+/* In <linux/time.h>, which conflicts with <sys/socket.h>. */
+#define CLOCK_MONOTONIC 1
+#define MAX_STEPS 65536 /* more than the number of a step can be */
 
 int control;
 int page;
@@ -14,6 +18,7 @@ int page;
  * denies the system calls for a report. */
 volatile struct progress *progress;
 static int page_is_kept;
+static uint32_t stamped; /* the steps below this number get the time at which they begin */
 
 _Noreturn void leave(int status)
 {
@@ -73,8 +78,38 @@ long keep_page(void)
 void use_own_page(void)
 {
     static volatile struct progress own;
-    if (page_is_kept)
+    if (page_is_kept) {
         progress = &own;
+        stamped = 0;
+    }
+}
+
+/* Map the whole page of the progress, which has room for the times of these steps if the caller wants them. */
+long start_stamps(uint64_t steps)
+{
+    struct statx st;
+    uint64_t size = sizeof *progress + steps * sizeof *progress->stamps;
+    long err = mode_of(page, &st), at;
+
+    if (err < 0)
+        return err;
+    if (steps > MAX_STEPS || st.stx_size < size)
+        return -EINVAL;
+    at = sys(__NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, page, 0);
+    if ((unsigned long)at > -4096ul)
+        return at;
+    progress = (void *)at; /* another mapping of the same page */
+    stamped = (uint32_t)steps;
+    stamp(progress->step);
+    return 0;
+}
+
+/* Note when a step begins, by CLOCK_MONOTONIC in nanoseconds. */
+void stamp(uint32_t step)
+{
+    struct __kernel_timespec now;
+    if (step < stamped && sys(__NR_clock_gettime, CLOCK_MONOTONIC, &now) == 0)
+        progress->stamps[step] = now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* Wait for a connection, which gets the reports from then on. The listener is closed, so that a second one cannot come. */

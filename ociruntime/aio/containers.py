@@ -19,7 +19,7 @@ from .. import container as _sync
 from .. import ephemeral as _ephemeral
 from ..arguments import Duration, parse_timeout
 from ..engine.processes import EndWaiter
-from ..ephemeral import EphemeralContainer, ImageLike, find_bundle
+from ..ephemeral import EphemeralContainer, ImageLike, find_bundle, profiling, with_profile
 from ..errors import LaunchTimeout, ProcessTimeout
 from ..files import Unpicklable
 from ..lifecycle.files import AnyPath, FileStatus
@@ -571,11 +571,13 @@ async def run(
     given = RunOptions(args=args, codec=(text, encoding, errors), **options)
     if given.interactive:
         raise ValueError("terminal=True cannot be interactive in an event loop; pass capture_output=True")
-    with given.open_streams() as streams:
+    with profiling(given) as recorder, given.open_streams() as streams:
         deadline = Deadline(given.timeout)
         try:
             bundle = await work(find_bundle, image, given, deadline.at)
-            container = await work(EphemeralContainer, bundle, given, streams, deadline.at, undo=EphemeralContainer.discard)
+            container = await work(
+                EphemeralContainer, bundle, given, streams, deadline.at, recorder, undo=EphemeralContainer.discard
+            )
         except LaunchTimeout as error:
             raise deadline.expired(error, streams) from error
         try:
@@ -585,9 +587,7 @@ async def run(
         finally:
             if container.process.owned:  # a forked child has no threads to work in
                 await work(container.discard)
-    if given.check:
-        result.check_returncode()
-    return result
+    return with_profile(result, given, recorder)
 
 
 async def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:

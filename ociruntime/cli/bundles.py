@@ -19,7 +19,7 @@ import ociruntime.spec as spec_model
 
 from ..bundle import has_file
 from ..errors import warn
-from ..files import absolute_path
+from ..files import absolute_path, replace_file
 from ..image.config import METADATA_TEXTS, ImageMetadata
 from ..image.convert import sbom_format
 from ..image.sif import (
@@ -314,9 +314,38 @@ def sign(options: Namespace) -> None:
     _print_added("signature", oci.sign(options.sif, key=options.key, password=password), options)
 
 
-def plan(options: Namespace) -> None:
-    compiled = oci.Bundle.load(options.bundle).plan(cgroup_manager=options.cgroup_manager)
+def plan(options: Namespace) -> int:
+    bundle = oci.Bundle.load(options.bundle)
+    if options.profile:
+        return _profile(options, bundle)
+    if options.html is not None:
+        raise ValueError("--html needs --profile, which runs the container and measures its steps")
+    compiled = bundle.plan(cgroup_manager=options.cgroup_manager)
     sys.stdout.write(compiled.to_json(indent=2) + "\n" if options.json else compiled.explain())
+    return 0
+
+
+def _profile(options: Namespace, bundle: oci.Bundle) -> int:
+    """Run the container of a bundle, print the times of its steps, and return its exit status. Also if the launch fails."""
+    given = RunOptions(stdout=2, profile=True, terminal=False, state_root=options.root, cgroup_manager=options.cgroup_manager)
+    if bundle.spec.process is not None and bundle.spec.process.terminal:
+        bundle = bundle.with_process(terminal=False)
+    try:
+        with SignalForwarding() as signals:
+            result = execute(bundle, given, signals)
+    except oci.OCIRuntimeError as error:
+        if error.profile is not None:
+            _show_profile(options, error.profile)
+        raise
+    assert result.profile is not None, "asked for"
+    _show_profile(options, result.profile)
+    return shell_status(result.returncode)
+
+
+def _show_profile(options: Namespace, profile: oci.Profile) -> None:
+    sys.stdout.write(profile.to_json(indent=2) + "\n" if options.json else profile.explain())
+    if options.html is not None:
+        replace_file(Path(options.html), profile.to_html().encode(), mode=0o666)
 
 
 def spec(options: Namespace) -> None:

@@ -96,7 +96,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "ociruntime verify layout                            # the digests of an OCI image",
     ),
     "sign": ("ociruntime sign --key private.pem image.sif",),
-    "plan": ("ociruntime plan --bundle bundle",),
+    "plan": ("ociruntime plan --bundle bundle", "ociruntime plan --bundle bundle --profile --html profile.html"),
     "spec": ("ociruntime spec --bundle bundle",),
     "validate": ("ociruntime validate --bundle bundle --host",),
     "doctor": ("ociruntime doctor", "ociruntime doctor --format json"),
@@ -1104,9 +1104,16 @@ def _sign(add: AddCommand) -> None:
 
 
 def _plan(add: AddCommand) -> None:
-    plan = add("bundles.plan", "print the steps of creating and starting a container, without executing them")
+    plan = add(
+        "bundles.plan",
+        "print the steps of creating and starting a container, without executing them",
+        "With --profile, run the container without a terminal and remove it, and print the time of every step. The program has the "
+        "standard input of the command, and its output goes to the standard error. The exit status is that of the program.",
+    )
     _add_bundle(plan)
     plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--profile", action="store_true", help="run the container, and print the time of every step")
+    plan.add_argument("--html", metavar="FILE", type=path, help="with --profile, also write a page with a waterfall of the steps")
 
 
 def _spec(add: AddCommand) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..plan.model import Input, Plan, Step
     from ..seccomp import Filter as Compiled
     from ..spec import Seccomp
+    from ..stats import Recorder
     from .hooks import HookRunner
     from .launch import Clone
 
@@ -60,6 +61,7 @@ class Execution:
         mount: creates a detached mount of the container's image, given its name in the plan.
         directory: the state directory of the container, for the programs that the plan starts on the host.
         deadline: the end of the time-out, by `time.monotonic`.
+        recorder: notes when each step begins, if the plan is to be profiled.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Execution:
         mount: Callable[[str], int] | None = None,
         directory: str = "",
         deadline: float | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.plan = plan
         self.network: NetworkHelper | None = None
@@ -93,6 +96,7 @@ class Execution:
         self._hooks = hooks
         self._mount = mount
         self._deadline = deadline
+        self._recorder = recorder
         self._watch = StallDetector()
         self._parents = list(parents)
         self._undo_entries = list(parents)
@@ -142,6 +146,7 @@ class Execution:
             while (message := self._receive(init)) is not None:
                 self._handle(init, message)
             self._check_end(init)
+            self._read_times(init)
             debug("init process %d has carried out the plan of %d steps", init.pid, len(self.plan.steps))
         except BaseException:
             self.abort()
@@ -152,10 +157,15 @@ class Execution:
         while self._clean_ups:
             self._clean_ups.pop()()
         if self._init is not None:
+            self._read_times(self._init)
             self._init.kill()
             self._init = None
         entries, self._undo_entries = self._undo_entries, []
         undo.undo_all(entries)
+
+    def _read_times(self, init: Init) -> None:
+        if self._recorder is not None:
+            self._recorder.times.update(init.times(self.plan.timed_steps))
 
     def _handle(self, init: Init, message: Message) -> None:
         debug("init process %d: %s in step %d/%d", init.pid, message.kind.name.lower(), message.step, len(self.plan.steps))
@@ -214,8 +224,12 @@ class Execution:
             if self._watch.stalled(step) and not in_hook:
                 raise self._late(step, f"the init process made no progress for {STALL:.0f} s")
 
+        if self._recorder is not None:
+            self._recorder.wait()
         with waiting():
             init.wait(check)
+        if self._recorder is not None:
+            self._recorder.mark("report", "the report of the init process, and the state of the container")
         try:
             message = init.receive()  # signals are deferred: a handler that raises would lose the file descriptor
         except ConnectionAbortedError:
@@ -289,7 +303,7 @@ class Execution:
         Returns:
             None if the plan has steps that must not be repeated, or if the memory is not counted.
         """
-        steps = _with_new_work_directory([step for step in self.plan.steps if not _limits_memory(step)])
+        steps = _with_new_work_directory([step for step in self.plan.steps if not _limits_memory(step) and step.op != "profile"])
         if any(step.op in _ONCE for step in steps):
             return None
         again = Execution(
@@ -333,6 +347,8 @@ class Execution:
             if step.side != "host" or step.op == "clone3":
                 return
             debug("step %d/%d %s: %s", self._at + 1, len(self.plan.steps), step.op, step.text)
+            if self._recorder is not None:
+                self._recorder.step(self._at + 1)
             try:
                 clean_up = self._carry_out(step)
                 if clean_up is not None:
@@ -381,6 +397,8 @@ class Execution:
     def _launch(self) -> Init:
         step = self.plan.steps[self._at]
         opened: list[int] = []
+        if self._recorder is not None:
+            self._recorder.mark("encode", "the steps of the init process, the filter, and what the init process inherits")
         try:
             inputs = []
             for entry in self.plan.inputs:
@@ -405,6 +423,8 @@ class Execution:
             lasting = any(entry.kind == "parent" for entry in self.plan.inputs)
             steps = [(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in self.plan.init_steps()]
             program = _program(tuple(steps), len(inputs))
+            if self._recorder is not None:
+                self._recorder.step(self._at + 1)
             launched = Init.launch(
                 program,
                 flags=self.plan.clone_flags,
@@ -414,6 +434,7 @@ class Execution:
                 preserve=self._preserve,
                 lasting=lasting,
                 parent=self._parent,
+                timed_steps=self.plan.timed_steps,
             )
         except OSError as error:
             raise step_error(self.plan, self._at + 1, error.errno or errno.EIO, error.filename or "") from error

@@ -102,7 +102,9 @@ class Progress(NamedTuple):
 
 
 PROGRESS_SIZE: Final = 12
-"""Bytes of the progress page."""
+"""Bytes of the progress page that tell the progress."""
+_STAMPS: Final = 16
+"""Where the times of the steps begin in the page."""
 
 
 def read_progress(page: int) -> Progress:
@@ -263,6 +265,7 @@ class Init:
         preserve: Preserved = NONE_PRESERVED,
         lasting: bool = False,
         parent: Clone = clone,
+        timed_steps: int = 0,
     ) -> Self:
         """Start the init process with an encoded plan. Raises OSError: clone3(2) failed.
 
@@ -275,13 +278,14 @@ class Init:
             lasting: launch from a thread that lasts as long as this process. For the kernel a parent has died when the thread that
                 created the child has ended (PR_SET_PDEATHSIG).
             parent: starts the process. Default: this process, which is then its parent.
+            timed_steps: how many times of steps the progress page has room for.
         """
         reap_abandoned()
         control, init_end = control_pair()
         memfd = page = -1
         try:
             page = os.memfd_create("oci-progress", os.MFD_CLOEXEC)
-            os.truncate(page, PROGRESS_SIZE)
+            os.truncate(page, _STAMPS + 8 * timed_steps)
             memfd = sealed_memfd("oci-plan", program)
             launch = partial(
                 parent,
@@ -320,6 +324,11 @@ class Init:
     def progress(self) -> Progress:
         """Its progress page."""
         return read_progress(self._page)
+
+    def times(self, timed_steps: int) -> dict[int, int]:
+        """Return when the steps below this number began that it has noted: nanoseconds of CLOCK_MONOTONIC, by number."""
+        times = memoryview(os.pread(self._page, 8 * timed_steps, _STAMPS)).cast("q")
+        return {step: time for step, time in enumerate(times) if time}
 
     def go(self) -> None:
         """Answer a SYNC or FORKED message."""

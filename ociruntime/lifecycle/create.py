@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..options import CreateOptions
     from ..plan import Plan
     from ..spec import RuntimeSpec
+    from ..stats import Recorder
     from ..supervisor.client import Supervisor
 
 
@@ -318,6 +319,7 @@ def create(
     supervise: Supervise | None = None,
     ephemeral: bool = False,
     deadline: float | None = None,
+    recorder: Recorder | None = None,
 ) -> Created:
     """Create a container. Errors are those of `Container.create`; after each, nothing of the container is left.
 
@@ -327,6 +329,7 @@ def create(
         supervise: starts its supervisor, if it gets one.
         ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`).
         deadline: when to give the launch up, by `time.monotonic`.
+        recorder: profiles the creation.
     """
     preserve = inherited(options.preserve_fds + options.listen_count)
     with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
@@ -337,9 +340,14 @@ def create(
             # `prepare` makes files. A directory that has files but no state is not taken for that of a container.
             creation.entry.record(creation.document)
         prepared = prepare(opened, options, creation.entry, own=own)
+        if recorder is not None:
+            recorder.mark("compile", "the plan")
         plan = prepared.compile(container_id, start=start)
+        if recorder is not None:
+            plan = recorder.plan = plan.profiled()
+            recorder.mark("record", "the state of the container, the root filesystem for it")
         creation.record(plan, prepared)
-        execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline)
+        execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline, recorder=recorder)
         warn(plan.warnings)  # not before: what fails has an error, which they would bury
         created = creation.commit(execution, prepared)
     return creation.follow_up(created)
@@ -463,6 +471,7 @@ class Creation:
         supervise: Supervise | None,
         deadline: float | None,
         make: Callable[..., Execution] = Execution,
+        recorder: Recorder | None = None,
     ) -> Execution:
         """Execute the plan to the point where the container is created. Raises StepError, HookError."""
         spec, supervisor = prepared.bundle.spec, None
@@ -487,6 +496,7 @@ class Creation:
             mount=prepared.mount,
             directory=self.entry.directory,
             deadline=deadline,
+            recorder=recorder,
         )
         self._clean_ups.on_failure(execution.abort)
         init = execution.begin(lambda: self.entry.save("config.json", prepared.bundle.config_bytes))

@@ -13,7 +13,7 @@ import attrs
 
 from ..arguments import check_indent
 from ..errors import UnsupportedError
-from .ops import MAGIC, MAX_SLOTS, NO_SLOT, OPS
+from .ops import CLONE_NEW, MAGIC, MAX_SLOTS, NO_SLOT, OPS
 
 if TYPE_CHECKING:
     from ..spec import Seccomp
@@ -170,6 +170,23 @@ class Plan:
         }
         return json.dumps(document, indent=indent)
 
+    def profiled(self) -> Plan:
+        """Return the plan with a step by which the init notes when each of the steps behind it begins.
+
+        The init asks the kernel for the time. Behind a seccomp filter that may forbid that, and behind a change of its time
+        namespace, in which the time is another one, the steps get no times.
+        """
+        at = next(number for number, step in enumerate(self.steps) if step.op == "clone3") + 1
+        steps = [*self.steps[:at], Step(Side.INIT, "profile", (0,), "note when each step begins", "Profile"), *self.steps[at:]]
+        ends = (number for number, step in enumerate(steps, 1) if _hides_time(step))
+        steps[at] = attrs.evolve(steps[at], values=(next(ends, len(steps)) + 1,))
+        return attrs.evolve(self, steps=tuple(steps))
+
+    @property
+    def timed_steps(self) -> int:
+        """The number above those of the steps whose beginning the init notes; 0 without a profile."""
+        return next((cast("int", step.values[0]) for step in self.steps if step.op == "profile"), 0)
+
     def init_steps(self) -> list[tuple[int, Step]]:
         """Return the steps of the init with their numbers, which count all steps from 1."""
         return [(number, step) for number, step in enumerate(self.steps, 1) if step.side is Side.INIT]
@@ -179,6 +196,19 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan {self.title!r}: {len(self.steps)} steps>"
+
+
+def _hides_time(step: Step) -> bool:
+    """Return whether the init cannot note the time of the steps behind this one."""
+    if step.op == "seccomp":
+        uncompiled = step.values[1]
+        assert isinstance(uncompiled, UncompiledFilter)
+        profile = uncompiled.profile
+        rules = [rule for rule in profile.syscalls or () if "clock_gettime" in rule.names]
+        actions = {rule.action for rule in rules} or {profile.default_action}
+        return not actions <= {"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"} or any(rule.args for rule in rules)
+    flags = {"unshare": "flags", "setns": "flags", "join": "type"}
+    return step.op in flags and bool(cast("int", step.arguments()[flags[step.op]]) & CLONE_NEW["time"])
 
 
 def _plain(value: object) -> object:

@@ -229,6 +229,7 @@ OPS: Final = _table(
     guard: slot ended
     give: slot fd
     inherit: slot fd, num number
+    profile: num steps
     """
 )
 
@@ -255,7 +256,7 @@ def c_header() -> str:
         "struct head { uint16_t len, code; uint32_t step; };",
         "struct program { uint32_t magic, len, ops, inputs; };",
         "struct report { uint32_t kind, step; int32_t value; uint32_t reserved; };",
-        "struct progress { uint32_t step; int32_t error; int32_t forked; };",
+        "struct progress { uint32_t step; int32_t error; int32_t forked; uint32_t reserved; int64_t stamps[]; };",
         "struct request { uint32_t call, slot, out, flags, mode, name; uint64_t a, b; };",
         "struct answer { int32_t error; uint32_t status; uint64_t value; };",
         "",
