@@ -196,5 +196,6 @@ def bench(session: nox.Session) -> None:
     session.install("msgspec")
     session.run("python", "benchmarks/bench_spec.py")
     session.run("python", "benchmarks/bench_lifecycle.py", *session.posargs)
+    session.run("python", "benchmarks/bench_growth.py")
     session.run("python", "benchmarks/bench_build.py")
     session.run("python", "benchmarks/bench_images.py")
