@@ -18,6 +18,7 @@ import ociruntime as oci
 import ociruntime.spec as spec_model
 
 from ..bundle import has_file
+from ..ephemeral import execute
 from ..errors import warn
 from ..files import absolute_path, replace_file
 from ..image.config import METADATA_TEXTS, ImageMetadata
@@ -34,11 +35,14 @@ from ..image.sif import (
     add_objects,
     remove_objects,
 )
+from ..options import RunOptions
 from .common import (
+    SignalForwarding,
     one_line,
     print_json,
     print_lines,
     print_table,
+    shell_status,
     show_progress,
     terminal,
 )

@@ -84,7 +84,9 @@ def test_mount_points_that_look_like_an_argument(tmp_path: Path) -> None:
         dump_command("/sbin/criu", RECORD, spec, mounts("/", "/a", "/a/b]:/etc"), CheckpointOptions(image_path="/i"))
     bundle = oci.Bundle(tmp_path, config=spec.to_json().encode())
     with pytest.raises(UnsupportedError, match=r"^mount point '/a/b\]:/etc': criu cannot tell"):
-        restore_command("/sbin/criu", bundle, [], "/p", RestoreOptions(image_path="/i"), mounts("/", "/srv/a/b]:/etc"))
+        restore_command(
+            "/sbin/criu", bundle, [], "/p", RestoreOptions(image_path="/i"), {"/a": "/srv/a", "/a/b]:/etc": "/srv/a/b]:/etc"}
+        )
     assert dump_command("/sbin/criu", RECORD, spec, mounts("/", "/a", "/a/b]"), CheckpointOptions(image_path="/i"))
 
 
