@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +16,7 @@ import attrs
 from .arguments import Duration, parse_path
 from .bundle import CHOSEN, Bundle, fill, has_file, is_image, opened_image, spec_of
 from .engine import cgroup
+from .engine.processes import KILL_TIMEOUT, ended_within
 from .errors import BundleError, ContainerNotFound, LaunchTimeout
 from .files import absolute_path
 from .host import Host
@@ -549,8 +551,18 @@ class EphemeralContainer(OwnedContainer):
         container_id = f"run-{os.urandom(8).hex()}" if options.container_id is None else options.container_id
         super().__init__(bundle, container_id, options.create, streams.child, deadline, recorder)
         self._mark("program", "runs, with what it starts")
-        streams.launched()
-        self.process = LaunchedProcess(self.created.init, streams)
+        try:
+            streams.launched()
+            self.process = LaunchedProcess(self.created.init, streams)
+        except BaseException:  # such as EMFILE: the program runs, and no caller will have this object
+            try:  # deletion may need a descriptor too: a later call does it then
+                signal.pidfd_send_signal(self.created.init.pidfd, signal.SIGKILL)
+                if ended_within(self.created.init.pidfd, KILL_TIMEOUT):
+                    os.waitid(os.P_PIDFD, self.created.init.pidfd, os.WEXITED)
+                super()._delete()
+            finally:
+                self._release()
+            raise
         if self.process.terminal is not None:
             streams.use_terminal(self.process.terminal.fileno())
 

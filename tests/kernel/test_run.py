@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -17,6 +19,7 @@ import ociruntime as oci
 from ociruntime.spec import Mount, NamespaceType
 
 from ..support.fixture_types import MakeBundle
+from ..support.leftovers import assert_nothing_left
 from ..support.waiting import SLOWER, TIME_LIMIT, interrupted_when, timed_out, timed_out_with_output, wait_until, within
 
 pytestmark = pytest.mark.root
@@ -345,3 +348,20 @@ def test_where_sigchld_is_ignored(bundle: oci.Bundle, state_root: Path) -> None:
         assert "SIGCHLD" in str(error)  # noqa: PT017 - before Linux 6.15 only a parent that is told can know
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_no_descriptor_for_the_wait(bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program runs by then: it ends with the call, and the next call removes what could not be removed without a descriptor."""
+
+    def no_epoll() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    oci.run(bundle, ["true"], state_root=state_root, container_id=prefix)
+    with monkeypatch.context() as patched:
+        patched.setattr(select, "epoll", no_epoll)
+        with pytest.raises(OSError, match="Too many open files"):
+            oci.run(bundle, ["sleep", "1000"], state_root=state_root, container_id=prefix)
+    (container,) = oci.Container.list(state_root=state_root) or [None]
+    assert container is None or container.status is oci.Status.STOPPED
+    assert oci.run(bundle, ["true"], state_root=state_root, container_id=prefix).returncode == 0
+    assert_nothing_left(state_root, prefix)
