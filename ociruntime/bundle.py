@@ -368,9 +368,9 @@ class Bundle:
 
     def _layers_for_points(self, rootfs: str, privileged: bool) -> Layers | None:
         """Return an upper layer for each container, if a mount point is missing that cannot be made in the root filesystem."""
-        if "\0" in rootfs or (privileged and os.access(rootfs, os.W_OK)) or not os.path.isdir(rootfs):
-            return None  # compiling the plan refuses a path that cannot exist
         try:
+            if (privileged and os.access(rootfs, os.W_OK)) or not os.path.isdir(rootfs):
+                return None
             missing = self._missing_points(ContainerRoot(rootfs, mounts=self.spec.mounts or (), bundle=self.path))
         except (OSError, ValueError):
             return None  # a path that cannot exist: compiling or executing the plan says more

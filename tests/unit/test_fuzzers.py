@@ -134,8 +134,9 @@ def test_names_in_an_index_are_escaped(tmp_path: Path) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_a_root_that_no_path_can_name() -> None:
+@pytest.mark.parametrize(("path", "message"), [("a\0b", "a NUL byte"), ("a\ud800", "")])
+def test_a_root_that_no_path_can_name(path: str, message: str) -> None:
     document = RuntimeSpec.default().to_dict()
-    document["root"] = {"path": "a\0b"}
-    with pytest.raises(SpecError, match=r"\$\.root\.path: a NUL byte"):
+    document["root"] = {"path": path}
+    with pytest.raises(SpecError, match=rf"\$\.root\.path: {message}"):
         Bundle("/bundle", config=json.dumps(document).encode()).plan()
