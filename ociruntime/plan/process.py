@@ -51,10 +51,15 @@ def compile_limits(builder: PlanBuilder, process: ProcessSpec, *, without: str =
 
     Args:
         without: the type of the limit that is set elsewhere.
+
+    Raises:
+        UnsupportedError: Linux does not have a limit.
     """
-    for limit in process.rlimits or ():
+    for index, limit in enumerate(process.rlimits or ()):
         if limit.type == without:
             continue
+        if not limit.type.known:  # the rules for Linux have refused it, unless the configuration has no linux object
+            raise UnsupportedError(f"$.process.rlimits[{index}].type: {shown(str(limit.type))} is not a resource limit of Linux")
         text = f"{limit.type} soft={limit.soft} hard={limit.hard}"
         builder.add("rlimit", ops.RLIMITS[limit.type], limit.soft, limit.hard, text=text)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ociruntime import Bundle
-from ociruntime.errors import BundleError, ImageError, SpecError
+from ociruntime.errors import BundleError, ImageError, SpecError, UnsupportedError
 from ociruntime.image import Image
 from ociruntime.spec import RuntimeSpec
 from ociruntime.supervisor.logs import LogRecord, read_log
@@ -139,4 +139,13 @@ def test_a_root_that_no_path_can_name(path: str, message: str) -> None:
     document = RuntimeSpec.default().to_dict()
     document["root"] = {"path": path}
     with pytest.raises(SpecError, match=rf"\$\.root\.path: {message}"):
+        Bundle("/bundle", config=json.dumps(document).encode()).plan()
+
+
+def test_a_limit_that_linux_does_not_have() -> None:
+    """Without a linux object the rules of another platform may hold, but the plan is for Linux."""
+    document = RuntimeSpec.default().to_dict()
+    del document["linux"]
+    document["process"]["rlimits"] = [{"type": "-1", "soft": 1, "hard": 1}]
+    with pytest.raises(UnsupportedError, match=r"\$\.process\.rlimits\[0\]\.type: '-1' is not a resource limit of Linux"):
         Bundle("/bundle", config=json.dumps(document).encode()).plan()
