@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
@@ -433,9 +434,22 @@ def completion(options: Namespace) -> None:
 
     parser = build_parser()
     _choose_completions(parser, {"files": shtab.FILE, "directories": shtab.DIRECTORY})
-    print(shtab.complete(parser, options.shell, preamble=_COMPLETION[options.shell]))
+    script = shtab.complete(parser, options.shell, preamble=_COMPLETION[options.shell])
+    print(_ZSH_VALUE.sub(_with_equals_sign, script) if options.shell == "zsh" else script)
     if options.shell == "bash":
         print("complete -o bashdefault -F _ociruntime ociruntime")
+
+
+_ZSH_VALUE: Final = re.compile(r'^  ("\*"|"\*|"|)(\{[^}"]*\}|--[\w-]+)("?\[.*\]:[^:"]*:.*")$', re.MULTILINE)
+"""An option with a value in the script for zsh."""
+
+
+def _with_equals_sign(option: re.Match[str]) -> str:
+    """Return an option for zsh whose value may also be in the same word, which shtab does not say: ``--format=`` and ``-f+``."""
+    begin, names, end = option.groups()
+    names = re.sub(r"--[\w-]+", r"\g<0>=", names)
+    names = re.sub(r"(?<![\w-])-\w(?=[,}])", r"\g<0>+", names)
+    return f"  {begin}{names}{end}"
 
 
 def _choose_completions(parser: ArgumentParser, known: dict[str, Any]) -> None:
