@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import time
 from collections.abc import Mapping
@@ -464,6 +463,8 @@ def _shown(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
+    import html  # imported here for its cost, which every run would pay
+
     return html.escape(_shown(text))
 
 

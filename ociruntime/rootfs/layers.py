@@ -399,12 +399,16 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
         reason = f"directories in its layers hide others by {attribute}, which overlays of {_whose(host)} do not see"
         if why := _no_extraction(formats, host, programs, count):
             raise UnsupportedError(f"{image.name} cannot be used by this user: {reason}; it cannot be extracted: {why}")
-    if formats & set(MOUNTERS) and strategy is None:
-        warn([f"{image.name} is extracted, because {reason}"])
     cache, privileged = Cache(), mounts_by_kernel(host)
+
+    def extract(place: str) -> None:
+        if formats & set(MOUNTERS) and strategy is None:
+            warn([f"{image.name} is extracted, because {reason}"])  # once: the next run finds the files
+        _extract(image, programs, privileged, place)
+
     with _naming(image):
         digest = cache.digest_of(image, privileged=privileged)
-        cache.add(digest, partial(_extract, image, programs, privileged), str(bundle), used)
+        cache.add(digest, extract, str(bundle), used)
     return layers_of(str(bundle), _origin(_CACHE, quote(cache.place(digest)), Choice(Strategy.EXTRACTION, reason).note))
 
 
