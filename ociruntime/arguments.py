@@ -164,12 +164,13 @@ def parse_seconds(name: str, value: object) -> float | None:
     """
     if value is None:
         return None
+    total_seconds: Callable[[], float] | None = getattr(value, "total_seconds", None)  # of a timedelta
     if isinstance(value, str):
         seconds = _read_duration(value)
         if seconds is None:
             raise ValueError(f"{name} is {shown(value)}: {_TIMES} is needed")
-    elif not isinstance(value, int | float) and hasattr(value, "total_seconds"):
-        seconds = value.total_seconds()
+    elif total_seconds is not None:
+        seconds = total_seconds()
     else:
         check_type(name, value, (int, float), f"{_TIMES}, a timedelta or None")
         assert isinstance(value, int | float)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import attrs
 
@@ -84,7 +84,7 @@ def parse_mounts(mounts: Mounts | None) -> tuple[Mount, ...] | None:
     if mounts is None:
         return None
     if isinstance(mounts, Mapping):
-        return tuple(parse_mount(pair) for pair in mounts.items())
+        return tuple(map(parse_mount, cast("Mapping[str, str]", mounts).items()))
     if isinstance(mounts, str | bytes) or not isinstance(mounts, Iterable):
         raise wrong_type("mounts", mounts, "a sequence of mounts, or a mapping of sources to destinations,")
     return tuple(map(parse_mount, mounts))
