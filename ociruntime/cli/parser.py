@@ -669,6 +669,7 @@ def _shell(add: AddCommand) -> None:
         "root filesystem.",
     )
     shell.add_argument("image", metavar="IMAGE", type=path, help="image file, bundle or directory")
+    _add_rest(shell, "args", "ARGUMENT", "argument of the shell, as -c 'ls /'", "IMAGE")
     shell.add_argument("-s", "--shell", metavar="PATH", type=path, help="the shell (default: bash, or sh in an image without bash)")
     _add_changes(shell)
     _add_image_options(shell)

@@ -47,7 +47,7 @@ _ALLOWED: Final = OF_NEW_CONTAINER | frozenset(
 """The options that can be used with an image, beside the global ones."""
 _GLOBAL: Final = frozenset({"debug", "log", "log_format", "rootless", "run"})
 _DEFAULTS: Final[tuple[object, ...]] = (None, False, 0, [], ".")
-_SHELL: Final = ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh")
+_SHELL: Final = ("/bin/sh", "-c", 'command -v bash >/dev/null && exec bash "$@"; exec sh "$@"', "sh")
 _POLL: Final = 0.05
 """Seconds between two looks at a paused container."""
 
@@ -122,7 +122,8 @@ def shell(options: Namespace) -> int:
         from ..bundle import with_own_writes
 
         image = with_own_writes(oci.Bundle.load(options.image))
-    return run_image(options, image, (options.shell,) if options.shell else _SHELL, terminal=os.isatty(0))
+    program = (options.shell,) if options.shell else _SHELL
+    return run_image(options, image, (*program, *_without_separator(options.args)), terminal=os.isatty(0))
 
 
 def run_image(options: Namespace, image: str | oci.Bundle, args: Sequence[str], *, terminal: bool) -> int:
@@ -220,13 +221,7 @@ def _is_contained(options: Namespace) -> bool:
 def _preset(options: Namespace) -> oci.Preset | None:
     """Return the preset that the options describe, if there is one. Raises ValueError."""
     preset = oci.CONTAINALL if options.containall or options.compat else oci.CONTAIN if options.contain else oci.HPC
-    if not (options.hpc or _is_contained(options)):
-        for name, why in (
-            ("cleanenv", "no variable of the caller is passed"),
-            ("no_home", "the home directory is not bound"),
-            ("no_mount", "nothing of the host is bound"),
-        ):
-            refuse_options(options, {name}, f"needs --hpc: without it {why}")
+    if not (options.hpc or _is_contained(options)):  # --cleanenv, --no-home and --no-mount have nothing to take away
         return None if options.home is None else oci.Preset(home=options.home)
     from attrs import evolve
 
