@@ -131,7 +131,7 @@ def test_a_process_object(container: oci.Container) -> None:
         ({"cwd": "/nowhere"}, oci.StepError, "/nowhere"),
         ({"groups": ["x"]}, ValueError, "groups"),
         ({"no_new_privileges": "x"}, TypeError, "no_new_privileges"),
-        ({"timeout": "x"}, TypeError, "timeout"),
+        ({"timeout": "x"}, ValueError, "timeout"),
         ({"args": [], "process": {"args": ["true"], "cwd": "relative"}}, oci.SpecError, "cwd"),
         ({"args": [], "process": {"cwd": "/"}}, oci.SpecError, "args"),
     ],
