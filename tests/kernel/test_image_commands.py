@@ -329,7 +329,9 @@ def test_run_of_an_image(user: User) -> None:
 
 def test_a_shell(user: User) -> None:
     """Without a terminal it reads commands from stdin, as shells do. What it writes is gone afterwards."""
-    assert run(user, "run", "-e", "--no-home", "--no-mount", "tmp", "image.sif", "echo", "clean already").stdout == "clean already\n"
+    assert (
+        run(user, "run", "-e", "--no-home", "--no-mount", "tmp", "image.sif", "echo", "clean already").stdout == "clean already\n"
+    )
     assert run(user, "shell", "image.sif", "-c", "echo $0 $1", "name", "first").stdout == "name first\n"
     assert run(user, "shell", "--shell", "/bin/ash", "image.sif", "-c", "echo $0").stdout == "/bin/ash\n"
     done = run(user, "shell", "image.sif", stdin="touch /new; ls -d /new; id -u; exit 4\n", check=False)
