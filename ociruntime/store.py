@@ -30,6 +30,8 @@ MAX_ID: Final = 255
 """Length of a file name, which an id is."""
 _MODE: Final = 0o700
 """Permissions of the directory of a container."""
+_TURN: Final = 0.01
+"""Seconds to wait for a lock before a look at what its holder has made."""
 NOTIFY: Final = "notify"
 """The directory of the socket by which a process says that it is ready, and the socket's name in it."""
 _ID_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
@@ -477,25 +479,53 @@ class Entry:
             yield lock
 
     def remove(self) -> None:
-        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone."""
+        """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone.
+
+        Another process can make a new lock there before the directory is gone. With it, it finds that there is no container, or, if
+        it has made the directory itself, makes one.
+        """
+        with ExitStack() as locks:
+            while True:
+                try:
+                    names = os.listdir(self.directory)
+                    for name in sorted(names, key=lambda name: (name == "lock", name == RECOVERY, name == "state.json", name)):
+                        path = f"{self.directory}/{name}"
+                        if name == NOTIFY:
+                            _unlink(f"{path}/{NOTIFY}")
+                            os.rmdir(path)
+                        else:
+                            _unlink(path)
+                    os.rmdir(self.directory)
+                    return
+                except FileNotFoundError:
+                    return
+                except OSError as error:
+                    if error.errno != errno.ENOTEMPTY:
+                        raise
+                if not self._take_new_lock(locks):
+                    return
+
+    def _take_new_lock(self, locks: ExitStack) -> bool:
+        """Take the lock that another process has made in a directory that is being removed.
+
+        Return False if the directory has a record again: it is that of a new container.
+        """
         while True:
             try:
-                names = os.listdir(self.directory)
-                for name in sorted(names, key=lambda name: (name == "lock", name == RECOVERY, name == "state.json", name)):
-                    path = f"{self.directory}/{name}"
-                    if name == NOTIFY:
-                        _unlink(f"{path}/{NOTIFY}")
-                        os.rmdir(path)
-                    else:
-                        _unlink(path)
-                os.rmdir(self.directory)
+                with ExitStack() as attempt:
+                    lock = attempt.enter_context(LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_NOFOLLOW))
+                    try:
+                        lock.acquire(wait=_TURN)
+                        taken = not lock.removed
+                    except BlockingIOError:
+                        taken = False
+                    if {RECOVERY, "state.json"} & {*os.listdir(self.directory)}:
+                        return False
+                    if taken:
+                        locks.enter_context(attempt.pop_all())
+                        return True
             except FileNotFoundError:
-                return
-            except OSError as error:
-                if error.errno == errno.ENOTEMPTY:
-                    continue  # another process has just made the lock again
-                raise
-            return
+                return True
 
 
 class StateStore:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -272,3 +273,42 @@ def test_only_directories_of_containers_count(tmp_path: Path) -> None:
     assert [entry.id for entry in store.entries()] == [created.id]
     with pytest.raises(StateError, match="not the state of a container"):
         store.entry("documents")
+
+
+def remove_while(store: StateStore, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[str], None]) -> None:
+    """Remove a directory with a lock alone; at its last step another process does something."""
+    entry, rmdir = store.create("c"), os.rmdir
+
+    def late(path: str) -> None:
+        monkeypatch.setattr(os, "rmdir", rmdir)
+        meanwhile(path)
+        rmdir(path)
+
+    with entry.locked():
+        monkeypatch.setattr(os, "rmdir", late)
+        entry.remove()
+
+
+def test_removal_leaves_a_new_container_alone(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that has just made the directory locks it at the last step of a removal that took it for the remains of a crash."""
+    locks = ExitStack()
+
+    def make(path: str) -> None:
+        entry = next(iter(store.entries()))
+        locks.enter_context(entry.locked())
+        threading.Timer(0.05, lambda: entry.record(document())).start()
+
+    remove_while(store, monkeypatch, make)
+    assert next(iter(store.entries())).read()["status"] == "running"
+    locks.close()
+
+
+def test_removal_waits_for_a_lock_without_a_container(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(path: str) -> None:
+        locks = ExitStack()
+        locks.enter_context(next(iter(store.entries())).locked())
+        threading.Timer(0.05, locks.close).start()
+
+    remove_while(store, monkeypatch, look)
+    assert list(store.entries()) == []
+    assert os.listdir(store.root) == []
