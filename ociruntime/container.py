@@ -73,7 +73,7 @@ class Container:
         self._entry = entry
         self._owner = os.getpid()
         self._pidfd = -1
-        self._spec: tuple[int, RuntimeSpec] | None = None
+        self._spec: tuple[tuple[int, int], RuntimeSpec] | None = None
         self._streams: Streams | None = None
         self._layers: OwnLayers | None = None
         self._knows_layers = False
@@ -308,7 +308,7 @@ class Container:
 
     def _keep(self, spec: RuntimeSpec) -> None:
         """Keep the configuration, so that the first exec does not read it."""
-        self._spec = os.stat(f"{self._entry.directory}/config.json").st_ino, spec
+        self._spec = _version(f"{self._entry.directory}/config.json"), spec
 
     @classmethod
     def load(cls, container_id: str, *, state_root: StrPath | None = None) -> Self:
@@ -569,9 +569,9 @@ class Container:
 
         path = f"{self._entry.directory}/config.json"
         try:
-            inode = os.stat(path).st_ino  # an update replaces the file
-            if self._spec is None or self._spec[0] != inode:
-                self._spec = inode, RuntimeSpec.load(path)
+            version = _version(path)
+            if self._spec is None or self._spec[0] != version:
+                self._spec = version, RuntimeSpec.load(path)
         except FileNotFoundError:
             self._entry.read()
             raise StateError(f"container {self.id!r} has no config: {path} is missing") from None
@@ -1041,3 +1041,9 @@ class Container:
         # While the interpreter exits nothing can be imported, and the kernel closes the descriptors.
         if getattr(self, "_pidfd", -1) >= 0 and not sys.is_finalizing():
             self._close()
+
+
+def _version(path: str) -> tuple[int, int]:
+    """Return what changes when a file is replaced: its inode, which a later file may get again, and its time. Raises OSError."""
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns

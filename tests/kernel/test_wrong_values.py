@@ -330,6 +330,9 @@ class World:
     def make_Event(self, method: str) -> oci.Event:
         return oci.Event("stats", 0, stats=self.make_Stats(method))
 
+    def make_Profile(self, method: str) -> oci.Profile:
+        return oci.Profile("a run", (oci.ProfileStep(1, "host", "mkdir", "a directory", "Cgroups", 0, 10),))
+
     def make_Result(self, method: str) -> Any:
         return oci.Result(("true",), 0)
 
