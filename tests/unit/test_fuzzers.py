@@ -8,6 +8,7 @@ import signal
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_a_root_that_no_path_can_name(path: str, message: str) -> None:
 
 def test_a_limit_that_linux_does_not_have() -> None:
     """Without a linux object the rules of another platform may hold, but the plan is for Linux."""
-    document = RuntimeSpec.default().to_dict()
+    document: dict[str, Any] = RuntimeSpec.default().to_dict()
     del document["linux"]
     document["process"]["rlimits"] = [{"type": "-1", "soft": 1, "hard": 1}]
     with pytest.raises(UnsupportedError, match=r"\$\.process\.rlimits\[0\]\.type: '-1' is not a resource limit of Linux"):
