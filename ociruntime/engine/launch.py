@@ -230,7 +230,7 @@ def init_memfd() -> int:
 
     Raises:
         UnsupportedError: a system call is missing.
-        OSError: there is no memory, or no free descriptor.
+        OSError: memory or free descriptors are lacking.
     """
     with _inits_lock:
         fd = _inits.get(os.getpid())
