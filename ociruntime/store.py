@@ -481,8 +481,8 @@ class Entry:
     def remove(self) -> None:
         """Remove the directory, the lock last: a process that waits for the lock learns that the container is gone.
 
-        Another process can make a new lock before the directory is gone. If that process has made the directory, it makes a container
-        there; otherwise it finds none.
+        Another process can make a new lock before the directory is gone. If that process has made the directory, it makes a
+        container there; otherwise it finds none.
         """
         with ExitStack() as locks:
             while True:
