@@ -379,6 +379,7 @@ for name in names:
             result = str(error)
     assert not os.path.exists("bundle")
     shown[name] = [result, [str(item.message) for item in warned]]
+    oci.prune()  # empties the cache: another image with the same filesystem would not be extracted
 print(json.dumps(shown))
 """
 
