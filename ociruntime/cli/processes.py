@@ -221,7 +221,10 @@ def _is_contained(options: Namespace) -> bool:
 def _preset(options: Namespace) -> oci.Preset | None:
     """Return the preset that the options describe, if there is one. Raises ValueError."""
     preset = oci.CONTAINALL if options.containall or options.compat else oci.CONTAIN if options.contain else oci.HPC
+    unwanted = [name for item in options.no_mount for name in item.split(",")]
     if not (options.hpc or _is_contained(options)):  # --cleanenv, --no-home and --no-mount have nothing to take away
+        for name in unwanted:
+            _without_mount(preset, name)
         return None if options.home is None else oci.Preset(home=options.home)
     from attrs import evolve
 
@@ -234,7 +237,7 @@ def _preset(options: Namespace) -> oci.Preset | None:
         preset = evolve(preset, home=f"{options.workdir}/home:{preset.home_directory()[1]}")
     if options.fakeroot and preset.home and options.home is None:
         preset = evolve(preset, home=f"{preset.home_directory()[0]}:/root")
-    for name in [item for items in options.no_mount for item in items.split(",")] + ["home"] * options.no_home:
+    for name in unwanted + ["home"] * options.no_home:
         preset = evolve(preset, **_without_mount(preset, name))
     return preset
 
