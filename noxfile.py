@@ -16,10 +16,21 @@ ROOT = Path(__file__).parent
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests. Tests that need root or a missing kernel feature are skipped with the reason."""
+    """Run all tests. Tests that need root or a missing kernel feature are skipped with the reason.
+
+    So are those of the integrations, whose libraries only the session ``integrations`` installs.
+    """
     session.install(".[test]")
     session.chdir("tests")  # so that the installed package is tested, not the tree
     session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def integrations(session: nox.Session) -> None:
+    """Run the tests of the integrations, with the libraries that they are for. Tests that need root are skipped for a user."""
+    session.install(".[notebook,test]", "nbclient>=0.10")
+    session.chdir("tests")  # so that the installed package is tested, not the tree
+    session.run("pytest", "integrations", *session.posargs)
 
 
 VM_TESTS = (  # options of run-in-vm, options of pytest
