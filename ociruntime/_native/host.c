@@ -330,14 +330,75 @@ int oci_syncfs(int fd)
 }
 
 /* Make a cgroup whose files every user of the container can read, whatever the umask. */
+static long make_cgroup(const char *path)
+{
+    struct stat st;
+    long err;
+
+    if (mkdir(path, 0755) < 0)
+        return -errno;
+    err = result(stat(path, &st));
+    if (err >= 0 && (st.st_mode & 07777) != 0755)
+        err = result(chmod(path, 0755));
+    if (err < 0)
+        rmdir(path);
+    return err;
+}
+
 int oci_make_cgroup(const char *path)
 {
-    return (int)result(mkdir(path, 0755) < 0 ? -1 : chmod(path, 0755));
+    return (int)make_cgroup(path);
+}
+
+/* Read a file of a cpuset and return the size of its content, 0 for an empty set. */
+static long read_set(const char *directory, size_t length, const char *file, char *set, size_t size)
+{
+    char path[PATH_MAX];
+    long n;
+    int fd;
+
+    if ((size_t)snprintf(path, sizeof path, "%.*s/%s", (int)length, directory, file) >= sizeof path)
+        return -ENAMETOOLONG;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    n = result(read(fd, set, size));
+    close(fd);
+    return n == (long)size ? -EFBIG : n == 1 && set[0] == '\n' ? 0 : n;
+}
+
+/* Give a new v1 cgroup the CPUs and memory nodes of its parent, which must have some. */
+static long inherit_cpuset(const char *path)
+{
+    static const char *const files[] = { "cpuset.cpus", "cpuset.mems" };
+    char set[4096], file[PATH_MAX];
+
+    for (int i = 0; i < 2; i++) {
+        long n = read_set(path, strlen(path), files[i], set, sizeof set);
+        int fd;
+        if (n != 0) {
+            if (n < 0)
+                return n;
+            continue;
+        }
+        n = read_set(path, (size_t)(strrchr(path, '/') - path), files[i], set, sizeof set);
+        if (n <= 0)
+            return n < 0 ? n : -ENODATA;
+        snprintf(file, sizeof file, "%s/%s", path, files[i]);
+        fd = open(file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0)
+            return -errno;
+        n = result(write(fd, set, (size_t)n));
+        close(fd);
+        if (n < 0)
+            return n;
+    }
+    return 0;
 }
 
 /* Remove a cgroup that has no children and no processes, and nothing else: its parent must be a directory of a cgroup filesystem,
  * whose entries are cgroups unless something is mounted on them, and the kernel does not remove those. */
-int oci_remove_cgroup(const char *path)
+static long remove_cgroup(const char *path)
 {
     const char *name = strrchr(path, '/');
     char parent[PATH_MAX];
@@ -358,7 +419,74 @@ int oci_remove_cgroup(const char *path)
     if (ret >= 0)
         ret = result(unlinkat(fd, name + 1, AT_REMOVEDIR));
     close(fd);
-    return (int)ret;
+    return ret;
+}
+
+/* Whether a cgroup does not exist, while its parent does. */
+static long is_new(const char *path)
+{
+    const char *name = strrchr(path, '/');
+    char parent[PATH_MAX];
+    struct stat st;
+
+    if (!name || name == path || (size_t)(name - path) >= sizeof parent)
+        return -EINVAL;
+    if (stat(path, &st) == 0)
+        return -EEXIST;
+    if (errno != ENOENT)
+        return -errno;
+    memcpy(parent, path, (size_t)(name - path));
+    parent[name - path] = 0;
+    return result(stat(parent, &st));
+}
+
+static long write_value(int fd, const char *value)
+{
+    long n = result(write(fd, value, strlen(value)));
+    return n < 0 ? n : (size_t)n == strlen(value) ? 0 : -EIO;
+}
+
+/* Carry out operations on cgroups until one fails. Return how many were. */
+int oci_cgroups(const char *ops, int count)
+{
+    int done = 0, file = -1;
+
+    for (long err = 0; done < count; done++, ops += strlen(ops) + 1) {
+        const char *operand = ops + 1;
+        switch (*ops) {
+        case OCI_CGROUP_NEW:
+            err = is_new(operand);
+            break;
+        case OCI_CGROUP_MAKE:
+            err = make_cgroup(operand);
+            break;
+        case OCI_CGROUP_MAKE_CPUSET:
+            err = make_cgroup(operand);
+            if (err >= 0 && (err = inherit_cpuset(operand)) < 0)
+                rmdir(operand);
+            break;
+        case OCI_CGROUP_OPEN:
+            if (file >= 0)
+                close(file);
+            err = file = open(operand, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+            break;
+        case OCI_CGROUP_WRITE:
+            err = write_value(file, operand);
+            break;
+        case OCI_CGROUP_REMOVE:
+            err = remove_cgroup(operand);
+            if (err == -ENOENT)
+                err = 0;
+            break;
+        default:
+            err = -EINVAL;
+        }
+        if (err < 0)
+            break;
+    }
+    if (file >= 0)
+        close(file);
+    return done;
 }
 
 /* Open an inotify descriptor that watches one file. */

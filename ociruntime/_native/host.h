@@ -22,6 +22,18 @@ struct oci_report {   /* as the init sends it, with room for the kernel's own wo
     uint32_t reserved;
     char words[1009];
 };
+/* Operations of oci_cgroups: the first byte of each text, which ends with a NUL. What follows it is a path, or the value to write.
+ * NEW checks that a cgroup does not exist, while its parent does. MAKE_CPUSET gives the cgroup the CPUs and memory nodes of its
+ * parent if it has none. REMOVE removes nothing else than a cgroup without children and processes; it may not exist. OPEN opens a
+ * file for the WRITE operations behind it. */
+enum {
+    OCI_CGROUP_NEW = 'n',
+    OCI_CGROUP_MAKE = 'm',
+    OCI_CGROUP_MAKE_CPUSET = 'c',
+    OCI_CGROUP_REMOVE = 'r',
+    OCI_CGROUP_OPEN = 'o',
+    OCI_CGROUP_WRITE = 'w'
+};
 int oci_launch(struct oci_launch *l);
 int oci_receive(int control, struct oci_report *report, int *passed);
 int oci_user_namespace(const char *uid_map, const char *gid_map);
@@ -38,7 +50,7 @@ int oci_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int oci_forget(int fd, uint64_t begin, uint64_t size);
 int oci_syncfs(int fd);
 int oci_make_cgroup(const char *path);
-int oci_remove_cgroup(const char *path);
+int oci_cgroups(const char *ops, int count);
 int oci_bpf(int cmd, void *attr, unsigned size);
 int oci_inotify(const char *path, unsigned mask);
 int64_t oci_birth(int fd);

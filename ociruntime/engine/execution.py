@@ -21,7 +21,7 @@ from ..plan.ops import CLONE_NEW, NAMESPACE_FILES, REPORTING, WAITING, Report, S
 from ..spec.base import Problem
 from . import cgroup, undo
 from .causes import denied_by_filter, explain_clone, how_it_died, make_error
-from .host_steps import execute_step
+from .host_steps import execute_step, execute_together
 from .launch import NONE_PRESERVED, STALL, Init, Message, Preserved, StallDetector, own_child
 from .networks import NetworkHelper
 from .processes import describe_state
@@ -346,22 +346,38 @@ class Execution:
             step = self.plan.steps[self._at]
             if step.side != "host" or step.op == "clone3":
                 return
-            debug("step %d/%d %s: %s", self._at + 1, len(self.plan.steps), step.op, step.text)
             if self._recorder is not None:
                 self._recorder.step(self._at + 1)
-            try:
-                clean_up = self._carry_out(step)
-                if clean_up is not None:
-                    self._clean_ups.append(clean_up)
-            except OSError as error:
-                if isinstance(error, StepError):
-                    raise
-                code = error.errno or errno.EIO
-                cause = error.strerror if error.strerror and error.strerror != os.strerror(code) else ""
-                raise step_error(self.plan, self._at + 1, code, "", cause=cause) from error
-            if (entry := undo.of_step(step)) is not None:
-                self._undo_entries.append(entry)
-            self._at += 1
+            # To be profiled, each step gets a call of its own.
+            steps = self.plan.steps[self._at : None if self._recorder is None else self._at + 1]
+            done = steps[: execute_together(steps)]
+            for step in done:
+                self._announce(step)
+                self._executed(step)
+            if not done:
+                self._announce(step)
+                self._execute_step(step)
+                self._executed(step)
+
+    def _announce(self, step: Step) -> None:
+        debug("step %d/%d %s: %s", self._at + 1, len(self.plan.steps), step.op, step.text)
+
+    def _executed(self, step: Step) -> None:
+        if (entry := undo.of_step(step)) is not None:
+            self._undo_entries.append(entry)
+        self._at += 1
+
+    def _execute_step(self, step: Step) -> None:
+        try:
+            clean_up = self._carry_out(step)
+            if clean_up is not None:
+                self._clean_ups.append(clean_up)
+        except OSError as error:
+            if isinstance(error, StepError):
+                raise
+            code = error.errno or errno.EIO
+            cause = error.strerror if error.strerror and error.strerror != os.strerror(code) else ""
+            raise step_error(self.plan, self._at + 1, code, "", cause=cause) from error
 
     def _carry_out(self, step: Step) -> Callable[[], None] | None:
         if step.op == "network":

@@ -6,12 +6,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from ..host import map_by_helper
 from . import cgroup
 from .cgroup import devices
+from .cgroup.tree import MAKE, MAKE_CPUSET, OPEN, WRITE
 
 if TYPE_CHECKING:
     from ..plan.model import Step
@@ -386,6 +388,44 @@ _FUNCTIONS: Final[dict[str, Callable[..., Callable[[], None] | None]]] = {
     "rdt_class": _rdt_class,
     "rdt_join": _rdt_join,
 }
+
+
+def _native_mkdir(path: str, cpuset: bool, given: Sequence[str]) -> list[str]:
+    return [] if given else [f"{MAKE_CPUSET if cpuset else MAKE}{path}"]
+
+
+def _native_write(path: str, file: str, value: str, member: str) -> list[str]:
+    return [f"{OPEN}{path}/{file}", f"{WRITE}{value}"]
+
+
+def _native_write_lines(path: str, file: str, lines: Sequence[str]) -> list[str]:
+    return [f"{OPEN}{path}/{file}", *(f"{WRITE}{line}" for line in lines)]
+
+
+_NATIVE: Final[dict[str, Callable[..., list[str]]]] = {
+    "cgroup_mkdir": _native_mkdir,
+    "cgroup_write": _native_write,
+    "cgroup_write_lines": _native_write_lines,
+}
+"""The operations of `cgroup.batch` for a step; an empty list for one that takes more than that."""
+
+
+def execute_together(steps: Iterable[Step]) -> int:
+    """Execute the first steps in one native call.
+
+    Returns:
+        How many of them. The next one takes `execute_step`, which also knows why it cannot be carried out. It was not begun, or can
+        be begun again.
+    """
+    operations: list[str] = []
+    ends: list[int] = []
+    for step in steps:
+        native = _NATIVE[step.op](*step.values) if step.op in _NATIVE else []
+        if not native:
+            break
+        operations += native
+        ends.append(len(operations))
+    return bisect_right(ends, cgroup.batch(operations))
 
 
 def execute_step(step: Step, init: Init | None) -> Callable[[], None] | None:

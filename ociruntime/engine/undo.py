@@ -31,8 +31,12 @@ def refusal(what: str, why: str) -> StateError:
     )
 
 
+def _is_plain(path: object) -> bool:
+    return isinstance(path, str) and path.startswith("/") and os.path.normpath(path) == path and "\0" not in path
+
+
 def _check_path(path: str) -> None:
-    if not path.startswith("/") or os.path.normpath(path) != path or "\0" in path:
+    if not _is_plain(path):
         raise refusal(path, "it is not an absolute path without '..' and NUL")
 
 
@@ -63,10 +67,18 @@ def _check_cgroups(*paths: str) -> None:
 
 
 def _cgroup(path: str) -> None:
-    _check_path(path)
-    if not cgroup.remove_unused(path):
-        _check_cgroups(path)
-        cgroup.remove(path)
+    _check_cgroups(path)
+    cgroup.remove(path)
+
+
+def _remove_cgroups(record: Record) -> int:
+    """Remove the cgroups at the end of a record in one call, up to one that has processes. Return how many actions that were."""
+    paths: list[str] = []
+    for action, *values in reversed(record):
+        if action != "cgroup" or len(values) != 1 or not _is_plain(values[0]):
+            break
+        paths += values
+    return cgroup.remove_unused(paths)
 
 
 def _cgroup_parent(path: str) -> None:
@@ -159,7 +171,12 @@ def undo_all(record: Record) -> None:
         Exception: the first error of an action. The other actions are executed in any case.
     """
     failure: Exception | None = None
-    for action, *values in reversed(record):
+    pending = list(record)
+    while pending:
+        if (removed := _remove_cgroups(pending)) > 0:
+            del pending[-removed:]
+            continue
+        action, *values = pending.pop()
         try:
             if action not in _actions:
                 raise refusal(" ".join(values), f"{action!r} is not an action of this version")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
-from ociruntime.engine import undo
+from ociruntime.engine import cgroup, undo
+from ociruntime.engine.cgroup import tree
 
 pytestmark = pytest.mark.root
 STRANGER = 4_000_001
@@ -72,3 +74,70 @@ def test_a_container_with_such_a_record_can_be_deleted_when_it_is_corrected(
             container.delete(force=True)
         container._entry.update(undo=right)
     assert oci.Container.list(state_root=state_root) == []
+
+
+@pytest.fixture
+def parent(prefix: str) -> Iterator[Path]:
+    """A new cgroup that takes processes."""
+    hierarchies = oci.Host.probe().hierarchies
+    hierarchy = next(h for h in hierarchies if h.version == 2 or "cpuset" not in h.controllers)  # an empty one takes no process
+    path = Path(hierarchy.mountpoint) / prefix
+    cgroup.make(str(path), cpuset=False)
+    yield path
+    for directory in reversed(list(tree.walk(str(path)))):
+        os.rmdir(directory)
+
+
+def test_cgroups_of_a_record_that_are_not_empty(parent: Path, tmp_path: Path) -> None:
+    """All of them are removed: one with a process, one with a child, one that is gone; and what is no cgroup is refused."""
+    paths = [parent / name for name in ("first", "busy", "nested", "gone", "last")]
+    for path in [*paths, paths[2] / "child"]:
+        cgroup.make(str(path), cpuset=False)
+    paths[3].rmdir()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    sleeper = subprocess.Popen(["sleep", "100"])
+    try:
+        (paths[1] / "cgroup.procs").write_text(str(sleeper.pid))
+        record = [["cgroup", str(path)] for path in paths]
+        with pytest.raises(oci.StateError, match=f"cannot remove {foreign}"):
+            undo.undo_all([*record[:2], ["cgroup", str(foreign)], *record[2:]])
+        assert sleeper.wait(10) < 0
+        assert [path for path in paths if path.exists()] == []
+        assert foreign.is_dir()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_operations_on_cgroups_end_with_the_first_that_fails(parent: Path, tmp_path: Path) -> None:
+    first, second, third = (f"{parent}/{name}" for name in ("first", "second", "third"))
+    taken = tmp_path / "file"
+    taken.write_text("")
+    operations = [
+        *(f"{tree.NEW}{first}", f"{tree.MAKE}{first}", f"{tree.OPEN}{taken}", f"{tree.WRITE}1", f"{tree.WRITE}22"),
+        *(f"{tree.REMOVE}{second}", f"{tree.MAKE}{first}", f"{tree.MAKE}{third}"),
+    ]
+    assert cgroup.batch(operations) == 6  # the cgroup exists already
+    assert taken.read_text() == "122"
+    assert os.path.isdir(first)
+    assert not os.path.exists(third)
+    failing = [
+        *(f"{tree.NEW}{first}", f"{tree.NEW}{second}/child", f"{tree.MAKE}{second}/child", f"{tree.OPEN}{parent}/none"),
+        *(f"{tree.WRITE}1", f"{tree.REMOVE}{tmp_path}", f"{tree.REMOVE}relative", f"{tree.REMOVE}/", "?", ""),
+    ]
+    assert [cgroup.batch([operation]) for operation in failing] == [0] * len(failing)
+    assert cgroup.batch([f"{tree.MAKE}{second}", f"{tree.MAKE}{third}\0"]) == 0  # a NUL would end the operand
+    assert not os.path.exists(second)
+    assert cgroup.batch([]) == 0
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cgroup_without_a_cpuset_to_inherit_is_not_left(tmp_path: Path, native: bool) -> None:
+    path = tmp_path / "new"
+    if native:
+        assert cgroup.batch([f"{tree.MAKE_CPUSET}{path}"]) == 0
+    else:
+        with pytest.raises(FileNotFoundError):
+            cgroup.make(str(path), cpuset=True)
+    assert not path.exists()

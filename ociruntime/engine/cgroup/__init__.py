@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .tasks import signal_all as signal_all
     from .tasks import thaw_killed as thaw_killed
     from .tree import CgroupUsage as CgroupUsage
+    from .tree import batch as batch
     from .tree import check_memory as check_memory
     from .tree import container_usage as container_usage
     from .tree import delegate as delegate
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "tasks": "StarvationWatch freeze freezer frozen kill processes remove remove_unused signal_all thaw_killed",
-    "tree": "CgroupUsage check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make memory_limit "
-    "missing_parents oom_kills remove_parents too_small usage write write_first write_set",
+    "tree": "CgroupUsage batch check_memory container_usage delegate enable give_realtime joinable logged_oom_kill make "
+    "memory_limit missing_parents oom_kills remove_parents too_small usage write write_first write_set",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -17,7 +17,21 @@ from ..._native import check, ffi, lib
 from ...errors import StepError, UnsupportedError
 from ...files import Descriptor, read_stat, start_time
 from ..processes import LONGEST_POLL, EndWaiter
-from .tree import GONE, MemoryLimit, make_one, memory_limit, oom_kills, read, read_if_exists, sort_likely, too_small, walk, write
+from .tree import (
+    GONE,
+    REMOVE,
+    MemoryLimit,
+    batch,
+    make_one,
+    memory_limit,
+    oom_kills,
+    read,
+    read_if_exists,
+    sort_likely,
+    too_small,
+    walk,
+    write,
+)
 
 if TYPE_CHECKING:
     from ociruntime.plan.cgroups import Place
@@ -164,12 +178,12 @@ def wait(pidfds: Iterable[int], deadline: float) -> None:
             pending.discard(pidfd)
 
 
-def remove_unused(path: str) -> bool:
-    """Remove a cgroup without children and processes in one call. Return whether it is gone.
+def remove_unused(paths: Sequence[str]) -> int:
+    """Remove cgroups in one call, up to the first that has children or processes. Return how many of them are gone.
 
     Anything else than a cgroup stays, also if it is mounted on one.
     """
-    return lib.oci_remove_cgroup(os.fsencode(path)) in (0, -errno.ENOENT)
+    return batch([f"{REMOVE}{path}" for path in paths])
 
 
 def remove(path: str) -> None:

@@ -145,7 +145,28 @@ def walk(path: str) -> Iterator[str]:
 # ---- directories ----
 
 
+NEW: Final = chr(lib.OCI_CGROUP_NEW)
+MAKE: Final = chr(lib.OCI_CGROUP_MAKE)
+MAKE_CPUSET: Final = chr(lib.OCI_CGROUP_MAKE_CPUSET)
+REMOVE: Final = chr(lib.OCI_CGROUP_REMOVE)
+OPEN: Final = chr(lib.OCI_CGROUP_OPEN)
+WRITE: Final = chr(lib.OCI_CGROUP_WRITE)
 _CPUSET: Final = ("cpuset.cpus", "cpuset.mems")
+
+
+def batch(operations: Sequence[str]) -> int:
+    """Carry out operations in one native call, which other threads of the caller do not wait for, until one of them fails.
+
+    Args:
+        operations: each one of `NEW`, `MAKE` ... and its operand.
+
+    Returns:
+        How many were carried out. An operation that the call cannot carry out has had no effect: the functions of this module
+        know why, and what to do then.
+    """
+    text = os.fsencode("\0".join(operations))
+    # A NUL in an operand would end it.
+    return lib.oci_cgroups(text, len(operations)) if operations and text.count(b"\0") == len(operations) - 1 else 0
 
 
 def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
@@ -160,8 +181,10 @@ def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
         FileExistsError: the cgroup exists and is in use.
         OSError: the kernel refuses it.
     """
+    made = False
     try:
         make_one(path)
+        made = True
     except (FileNotFoundError, FileExistsError):
         missing = _missing(path)
         if not missing and _in_use(path):
@@ -172,8 +195,13 @@ def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
             except FileExistsError:
                 pass  # another process created it for its own use
     if cpuset:
-        for file in _CPUSET:
-            _inherit(os.path.dirname(path) if file in given else path, file)
+        try:
+            for file in _CPUSET:
+                _inherit(os.path.dirname(path) if file in given else path, file)
+        except BaseException:
+            if made:
+                os.rmdir(path)
+            raise
 
 
 def _inherit(directory: str, file: str) -> str:
@@ -213,7 +241,8 @@ def missing_parents(paths: Iterable[str]) -> list[str]:
         FileExistsError: one of the cgroups exists and is in use.
     """
     parents: list[str] = []
-    for path in paths:
+    paths = list(paths)
+    for path in paths[batch([f"{NEW}{path}" for path in paths]) :]:
         parent = os.path.dirname(path)
         if os.path.isdir(parent):
             if os.path.isdir(path):
