@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used (PEP 562)."""
+"""What is imported when it is first used: the names of a package (PEP 562), and the representations of values in notebooks."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ def lazy_names(package: str, modules: Mapping[str, str], submodules: str = "") -
         return sorted({*vars(sys.modules[package]), *public})
 
     return get_name, list_names, public
+
+
+class HtmlRepr:
+    """A value that notebooks show by `integrations.html`, which is imported only then."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        from .integrations.html import render
+
+        return render(self)

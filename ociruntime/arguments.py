@@ -36,6 +36,20 @@ def shown(value: object) -> str:
     return _repr.repr(value)
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return a text in which characters that are not printable, but for those to keep, are escapes as in Python."""
+    return "".join(char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text)
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as text: ``1.9 MiB``."""
+    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    while value >= 1023.95 and len(units) > 1:
+        value /= 1024
+        del units[0]
+    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
 def wrong_type(name: str, value: object, needed: str) -> TypeError:
     """Return the error for an argument of another type. ``needed`` is a noun phrase in the singular."""
     return TypeError(f"{name} is {shown(value)}: {needed} is needed")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import attrs
 from typing_extensions import TypeIs
 
+from ._lazy import HtmlRepr
 from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
 from .engine.networks import NETWORK_FILES, private_network
 from .errors import BundleError
@@ -65,7 +66,7 @@ _MAX_VARIANTS = 8
 """How many variants of one bundle, with changed configurations, are kept."""
 
 
-class Bundle:
+class Bundle(HtmlRepr):
     """A bundle directory. As a context manager, a bundle that `from_image` mounted is unmounted and removed at the end.
 
     Any other directory is left alone: whether a bundle was mounted is recorded by the runtime, not in the bundle. A forked child

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from ._lazy import HtmlRepr
 from .arguments import Duration, check_bool, check_type, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["Container"]
 
 
-class Container:
+class Container(HtmlRepr):
     """A handle to a container. Its state is in the state directory, so any process can load it.
 
     Make a container with `create` or `run`, find one with `load` or `list`. As a context manager it is deleted, by force, at the

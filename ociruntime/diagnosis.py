@@ -13,13 +13,13 @@ import pwd
 import shutil
 from collections.abc import Mapping
 from enum import StrEnum
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from . import __version__, seccomp
+from ._lazy import HtmlRepr
 from .arguments import parse_path
 from .engine.causes import OLDEST_KERNEL, user_namespace_setting
 from .engine.filesystems import MOUNTERS, MTAB, Programs
@@ -104,7 +104,7 @@ _TITLES: Final = ("SUBJECT", "STATUS", "DETAIL")
 
 
 @attrs.frozen
-class Diagnosis:
+class Diagnosis(HtmlRepr):
     """The findings about a host. ``str()`` gives a table."""
 
     findings: tuple[Finding, ...]
@@ -140,12 +140,6 @@ class Diagnosis:
         if self.usable:
             return "Containers can run here."
         return f"Containers cannot run here: {', '.join(one.subject for one in self.obstacles)}."
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{title.lower()}</th>" for title in (*_TITLES, "REMEDY"))
-        rows = (attrs.astuple(finding) for finding in self.findings)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><caption>{self._verdict()}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON values, as ``ociruntime doctor --format json`` prints it."""

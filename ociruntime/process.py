@@ -12,6 +12,7 @@ from typing import IO, Any, AnyStr, Final, Generic, Self
 
 import attrs
 
+from ._lazy import HtmlRepr
 from .arguments import Duration, check_bool, parse_timeout, shown
 from .engine import cgroup, processes
 from .engine.processes import POLL_INTERVAL, signal_number
@@ -32,7 +33,7 @@ _TAIL: Final = 2000
 
 
 @attrs.frozen
-class Result(Generic[AnyStr]):
+class Result(HtmlRepr, Generic[AnyStr]):
     """How a process in a container ended."""
 
     args: tuple[str, ...]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 import attrs
 from typing_extensions import override
 
+from ._lazy import HtmlRepr
 from .arguments import Duration, check_int, check_str, parse_path, parse_timeout
 from .bundle import Bundle, has_file, is_image
 from .container import Container
@@ -79,7 +80,7 @@ def shell_args(line: str) -> tuple[str, ...]:
     return "/bin/sh", "-c", line
 
 
-class Sandbox(FileOperations, Unpicklable):
+class Sandbox(HtmlRepr, FileOperations, Unpicklable):
     """A container of this process, without a program of its own, in which programs run and files are kept until `close`.
 
     Its first process only reaps the others. It has private namespaces, and an upper layer of its own over the image, which is

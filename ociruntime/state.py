@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 import attrs
 
+from ._lazy import HtmlRepr
 from .arguments import check_indent
 from .spec.base import FrozenMap
 from .store import OCI_VERSION, StateRecord, Status, describe_exit, oci_state, state_document
@@ -24,7 +25,7 @@ class LostOutput:
 
 
 @attrs.frozen(kw_only=True)
-class State:
+class State(HtmlRepr):
     """The state of a container at one moment (runtime.md, State). Times are Unix nanoseconds, 0 if not known."""
 
     id: str

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
-from .arguments import check_indent, check_str
+from ._lazy import HtmlRepr
+from .arguments import check_indent, check_str, printable
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -202,7 +203,7 @@ class InterfaceStats:
 
 
 @attrs.frozen
-class Stats:
+class Stats(HtmlRepr):
     """What a container has used up to one moment. A part is None where no controller counts it."""
 
     time: int
@@ -361,7 +362,7 @@ class ProfileStep:
 
 
 @attrs.frozen(repr=False)
-class Profile:
+class Profile(HtmlRepr):
     """The time of every step of a run, and of what is between the steps, from the call to the end of the clean-up.
 
     Each moment belongs to one entry: while the calling process works, to what it does; while it waits, to the step of the init
@@ -393,38 +394,14 @@ class Profile:
         for step in self.steps:
             times = f"{_milliseconds(step.start):>11}{_milliseconds(step.duration):>11}{_share(step.duration, whole):>7}"
             number = "" if step.number is None else str(step.number)
-            lines.append(f"{times}  {number:>4} {step.side:<4} {step.op:<{width}}  {_shown(step.text)}")
+            lines.append(f"{times}  {number:>4} {step.side:<4} {step.op:<{width}}  {printable(step.text)}")
         return "\n".join(lines) + "\n"
 
     def to_html(self) -> str:
         """Return the profile as a page of HTML with a waterfall of the steps. It loads nothing from elsewhere."""
-        title = f"Profile: {self.title or 'no plan'}"
-        head = f'<meta charset="utf-8"><title>{_escaped(title)}</title><meta name="color-scheme" content="light dark">'
-        return f'<!DOCTYPE html>\n<html lang="en"><head>{head}{_PAGE_STYLE}</head><body>{self._repr_html_()}</body></html>\n'
+        from .integrations.html import page
 
-    def _repr_html_(self) -> str:
-        whole = self.duration
-        head = "".join(f"<th>{name}</th>" for name in ("", "side", "step", "", "start, ms", "ms", "%", "waterfall"))
-        rows = "".join(self._row(step, whole) for step in self.steps)
-        caption = f"{_escaped(self.title or 'no plan')}: {_milliseconds(whole)} ms"
-        return (
-            f'{_STYLE}<table class="oci-profile"><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{rows}</tbody></table>"
-        )
-
-    @staticmethod
-    def _row(step: ProfileStep, whole: int) -> str:
-        kind, bar = step.side if step.number is not None else "gap", ""
-        if step.start is not None and step.duration is not None and whole:
-            place = f"margin-left:{100 * step.start / whole:.3f}%;width:{100 * step.duration / whole:.3f}%"
-            bar = f'<div class="{kind}" style="{place}"></div>'
-        times = (_milliseconds(step.start), _milliseconds(step.duration), _share(step.duration, whole))
-        figures = "".join(f'<td class="figure">{value}</td>' for value in times)
-        number = "" if step.number is None else step.number
-        return (
-            f'<tr class="{kind}"><td class="figure">{number}</td><td>{_escaped(step.side)}</td><td>{_escaped(step.op)}</td>'
-            f'<td class="text" title="{_escaped(step.phase)}">{_escaped(step.text)}</td>{figures}<td class="bar">{bar}</td></tr>'
-        )
+        return page(self, f"Profile: {self.title or 'no plan'}")
 
     def __str__(self) -> str:
         return self.explain()
@@ -433,39 +410,12 @@ class Profile:
         return f"<Profile {self.title!r}: {len(self.steps)} entries, {_milliseconds(self.duration)} ms>"
 
 
-# Transparent greys, so that the table can be read on any background, also in a notebook that is dark by its own means.
-_STYLE: Final = """<style>
-.oci-profile{border-collapse:collapse;font:13px/1.4 system-ui,sans-serif;width:100%}
-.oci-profile caption{text-align:left;font-weight:600;padding:4px 6px}
-.oci-profile th,.oci-profile td{padding:1px 6px;text-align:left;vertical-align:top}
-.oci-profile td.figure{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.oci-profile td.text{max-width:36em;overflow-wrap:anywhere}
-.oci-profile td.bar{width:40%;min-width:200px;vertical-align:middle}
-.oci-profile tbody tr:nth-child(even){background:rgba(128,128,128,.1)}
-.oci-profile tr.gap td:not(.bar){opacity:.75;font-style:italic}
-.oci-profile td.bar div{height:10px;min-width:1px}
-.oci-profile div.host{background:#3b82c4}.oci-profile div.init{background:#d97706}.oci-profile div.gap{background:#8a8a8a}
-</style>"""
-_PAGE_STYLE: Final = "<style>:root{color-scheme:light dark}body{margin:16px}</style>"
-
-
 def _milliseconds(nanoseconds: int | None) -> str:
     return "" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"
 
 
 def _share(nanoseconds: int | None, whole: int) -> str:
     return "" if nanoseconds is None or not whole else f"{100 * nanoseconds / whole:.1f}"
-
-
-def _shown(text: str) -> str:
-    """Return text of a config in one line of printable characters: others are escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _escaped(text: str) -> str:
-    import html  # imported here for its cost, which every run would pay
-
-    return html.escape(_shown(text))
 
 
 class Recorder:

@@ -18,6 +18,7 @@ import attrs
 import ociruntime as oci
 import ociruntime.spec as spec_model
 
+from ..arguments import printable
 from ..bundle import has_file
 from ..ephemeral import execute
 from ..errors import warn
@@ -151,7 +152,7 @@ def _print_metadata(image: oci.Image, found: ImageMetadata, parts: Iterable[str]
 
 def _shown(text: str) -> str:
     """Return a text of an image with escapes for what a terminal would interpret, except line ends and tabs."""
-    return "".join(char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
+    return printable(text, "\n\t")
 
 
 def build(options: Namespace) -> None:

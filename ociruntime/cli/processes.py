@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import ociruntime as oci
 
-from ..arguments import shown
+from ..arguments import printable, shown
 from ..errors import StepError, UnsupportedError
 from ..files import absolute_path
 from ..terminal import DetachKeys, check_user_terminal, interact
@@ -298,7 +298,7 @@ def diff(options: Namespace) -> None:
         print_compact([{"path": entry.path, "kind": entry.kind, "type": entry.type, "size": entry.size} for entry in changes])
         return
     for entry in changes:
-        print("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(entry)))
+        print(printable(str(entry)))
 
 
 def commit(options: Namespace) -> None:

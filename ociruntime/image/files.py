@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 from typing_extensions import override
 
+from ociruntime.arguments import printable
 from ociruntime.errors import ImageError, ImagePathError, ImagePathNotFound, OCIRuntimeError, UnsupportedError
 from ociruntime.files import absolute_path, write_all
 from ociruntime.image.blobs import INSTALL, LayerFormat, check_digest, optional_module
@@ -29,7 +30,6 @@ from ociruntime.image.layers import (
     TarTree,
     Tree,
 )
-from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import check_deadline, complete
 
 if TYPE_CHECKING:

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import attrs
 
-from ociruntime.arguments import check_bool, check_int, check_str, check_type, optional, parse_path, shown, wrong_type
+from ociruntime._lazy import HtmlRepr
+from ociruntime.arguments import (
+    check_bool,
+    check_int,
+    check_str,
+    check_type,
+    optional,
+    parse_path,
+    printable,
+    shown,
+    size_text,
+    wrong_type,
+)
 from ociruntime.errors import BundleError, ImageError, ImagePathError, SignatureError
 from ociruntime.files import NotRegularError, absolute_path, open_regular
 from ociruntime.image import oci
@@ -45,7 +57,7 @@ from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View
 from ociruntime.image.layers import check_archive
 from ociruntime.image.packing import Meter, Progress
 from ociruntime.image.sif.format import MAGIC, ClosedImageError, FdSource, Identity, Section, SectionReader
-from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label, printable, size_text
+from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.signatures import Key, Verification, verify_sif
 from ociruntime.interrupts import uninterruptible
@@ -120,7 +132,7 @@ class Layer:
         return " ".join(filter(None, [*parts, self.digest[:19], "" if self.role is LayerRole.ROOT else f"({self.role})"]))
 
 
-class Image:
+class Image(HtmlRepr):
     """An open image: a SIF or OCI-SIF file, an OCI image layout or archive, a docker archive, a filesystem, or a directory.
 
     Opening recognises the kind by the content and checks the structure and every document, but reads no layer. All access is
@@ -509,39 +521,6 @@ class Image:
             if self.layers
             else ["no layers"]
         )
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        facts = [
-            ("kind", str(self.kind)),
-            ("architecture", self.architecture),
-            ("names", ", ".join(self.references)),
-            ("digest", self.digest),
-            ("signatures", str(len(self.signatures)) if self.signatures else ""),
-        ]
-        known = ", ".join(f"{name} {escape(printable(value))}" for name, value in facts if value)
-        columns = ("role", "format", "size", "digest")
-        head = "".join(f"<th>{column}</th>" for column in columns)
-        body = "".join(
-            f"<tr><td>{layer.role}</td><td>{escape(layer.filesystem or layer.format)}</td><td>{size_text(layer.size)}</td>"
-            f"<td>{escape(layer.digest)}</td></tr>"
-            for layer in (*self.layers, *self.overlays, *self.data)
-        )
-        caption = f"<caption>image {escape(printable(self.name))}: {known}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{self._labels_html()}"
-
-    def _labels_html(self) -> str:
-        """Return a table of the labels, or what is wrong with the configuration; empty without labels and after `close`."""
-        from html import escape
-
-        try:
-            labels = {} if self.closed else self.labels
-        except ImageError as error:
-            return f"<p>{escape(printable(str(error)))}</p>"
-        shown = [(escape(printable(key)), escape(printable(value))) for key, value in labels.items()]
-        rows = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in shown)
-        return f"<table><thead><tr><th>label</th><th>value</th></tr></thead><tbody>{rows}</tbody></table>" if rows else ""
 
 
 @contextmanager

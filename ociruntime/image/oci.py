@@ -7,7 +7,7 @@ from typing import ClassVar, Final, TypeVar
 
 import attrs
 
-from ociruntime.arguments import shown
+from ociruntime.arguments import printable, shown
 from ociruntime.errors import ImageError, SpecError
 from ociruntime.image.blobs import (
     ArchiveBlobs,
@@ -20,7 +20,6 @@ from ociruntime.image.blobs import (
     split_digest,
 )
 from ociruntime.image.sif.format import Section
-from ociruntime.image.sif.model import printable
 from ociruntime.spec import codec
 from ociruntime.spec.base import Json, NonNegativeInt, Record
 

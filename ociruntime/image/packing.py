@@ -18,11 +18,11 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import attrs
 
+from ociruntime.arguments import printable
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
 from ociruntime.files import absolute_path, inheritable, write_all
 from ociruntime.image.files import ImageFile, image_file
 from ociruntime.image.layers import FileType, Node
-from ociruntime.image.sif.model import printable
 from ociruntime.interrupts import deliver, waiting
 
 if TYPE_CHECKING:

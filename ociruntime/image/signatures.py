@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 import attrs
 
-from ociruntime.arguments import check_str, check_type, optional, parse_path
+from ociruntime.arguments import check_str, check_type, optional, parse_path, printable
 from ociruntime.errors import ImageError, SignatureError, SpecError, UnsupportedError
 from ociruntime.image.blobs import MAX_DOCUMENT, hash_content, split_digest
-from ociruntime.image.sif.model import DataType, Descriptor, HashKind, Signature, printable
+from ociruntime.image.sif.model import DataType, Descriptor, HashKind, Signature
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.writer import SifBuilder, append_objects
 from ociruntime.spec import codec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import html
 import os
 import posixpath
 import stat
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import attrs
 from typing_extensions import override
 
+from .._lazy import HtmlRepr
 from ..arguments import check_choice, parse_path
 from ..engine import cgroup
 from ..engine.fileserver import FileInfo, FileServer
@@ -63,8 +63,6 @@ _MOST_COMPARED: Final = 1 << 23
 _MOST_CHANGES: Final = 1 << 20
 _FEW: Final = 16
 """Files of an upper directory for which the lower directories are not listed."""
-_MOST_ROWS: Final = 200
-"""Changes that a notebook shows."""
 
 Place: TypeAlias = tuple[int, bytes]
 """A file of a layer: the slot of the layer, and the path in it."""
@@ -94,7 +92,7 @@ class Change:
         return f"{self.kind[0].upper()} {self.path}"
 
 
-class Changes(tuple[Change, ...]):
+class Changes(HtmlRepr, tuple[Change, ...]):
     """The changes of a container, sorted by path. A directory that was removed, or replaced, stands for everything in it."""
 
     __slots__ = ()
@@ -113,16 +111,6 @@ class Changes(tuple[Change, ...]):
 
     def __repr__(self) -> str:
         return f"<Changes: {self._counts()}>"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{change.kind}</td><td>{change.type}</td><td>{change.size}</td>"
-            f"<td><code>{html.escape(change.path.encode('utf-8', 'backslashreplace').decode())}</code></td></tr>"
-            for change in self[:_MOST_ROWS]
-        )
-        more = f"<p>and {len(self) - _MOST_ROWS} more</p>" if len(self) > _MOST_ROWS else ""
-        head = "<tr><th>kind</th><th>type</th><th>bytes</th><th>path</th></tr>"
-        return f"<p>{self._counts()}</p><table>{head}{rows}</table>{more}"
 
 
 class _File(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import attrs
 
+from .._lazy import HtmlRepr
 from ..arguments import check_indent
 from ..errors import UnsupportedError
 from .ops import CLONE_NEW, MAGIC, MAX_SLOTS, NO_SLOT, OPS
@@ -104,7 +105,7 @@ class Input(NamedTuple):
 
 
 @attrs.frozen(repr=False)
-class Plan:
+class Plan(HtmlRepr):
     """Every kernel operation of a launch, in order, before any of them runs. Immutable and comparable."""
 
     title: str

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .base import Json as Json
     from .base import OpenEnum as OpenEnum
     from .base import Problem as Problem
+    from .base import Problems as Problems
     from .codec import converter as converter
     from .config import Hook as Hook
     from .config import Hooks as Hooks
     from .config import RuntimeSpec as RuntimeSpec
     from .edit import Change as Change
+    from .edit import Diff as Diff
     from .edit import diff as diff
     from .edit import merge as merge
     from .features import CgroupFeatures as CgroupFeatures
@@ -119,10 +121,10 @@ if TYPE_CHECKING:
     from .seccomp import SyscallArg as SyscallArg
 
 _MODULES = {
-    "base": "FrozenJson FrozenMap Json OpenEnum Problem",
+    "base": "FrozenJson FrozenMap Json OpenEnum Problem Problems",
     "codec": "converter",
     "config": "Hook Hooks RuntimeSpec",
-    "edit": "At Change diff merge",
+    "edit": "At Change Diff diff merge",
     "features": "CgroupFeatures ContainerProcessState ContainerStatus EnabledFeature Features "
     "IntelRdtFeatures LinuxFeatures MemoryPolicyFeatures MountExtensions SeccompFeatures StateDocument",
     "linux": "BlockIO CPU Device DeviceCgroup DeviceType HugepageLimit IDMapping IntelRdt InterfacePriority Linux Memory "

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Final, Generic, Literal, NamedTuple, Sel
 
 import attrs
 
+from .._lazy import HtmlRepr
 from ..arguments import check_mapping, closest, shown
 
 V = TypeVar("V")
@@ -38,6 +39,12 @@ class Problem:
     def __str__(self) -> str:
         rule = f" ({self.section})" if self.section else ""
         return f"{self.path}: {self.message}{rule}"
+
+
+class Problems(HtmlRepr, tuple[Problem, ...]):
+    """The problems of a document, as a tuple that notebooks show as a table."""
+
+    __slots__ = ()
 
 
 # ---- JSON values ----

@@ -8,7 +8,7 @@ import attrs
 from typing_extensions import override
 
 from ..arguments import check_mapping, check_str, check_type, optional, parse_args
-from .base import PositiveInt, Problem
+from .base import PositiveInt, Problem, Problems
 from .defaults import apply_image_config, default_spec
 from .linux import Linux, Mount, Namespace, NamespaceType, Root
 from .model import Model, raise_errors
@@ -152,19 +152,17 @@ class RuntimeSpec(Model["places.RuntimeSpecAt"]):
 
     @classmethod
     @override
-    def check(
-        cls, source: "str | os.PathLike[str] | bytes | Mapping[str, Json]", host: "HostLike | None" = None
-    ) -> tuple[Problem, ...]:
+    def check(cls, source: "str | os.PathLike[str] | bytes | Mapping[str, Json]", host: "HostLike | None" = None) -> Problems:
         """Return every problem of a document that need not load, as `problems`. Raises OSError: the file cannot be read."""
         return cls._check(source, host)
 
     @override
-    def problems(self, host: "HostLike | None" = None) -> tuple[Problem, ...]:
+    def problems(self, host: "HostLike | None" = None) -> Problems:
         """Return every problem of the config, errors and warnings: shape, rules and, with a host, what that host cannot do."""
         return self._problems(host)
 
     @override
-    def validate(self, host: "HostLike | None" = None) -> tuple[Problem, ...]:
+    def validate(self, host: "HostLike | None" = None) -> Problems:
         """Check the config against the schema, the rules of the runtime spec and, with a host, the features of that host.
 
         Returns:

@@ -6,6 +6,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import attrs
 
+from .._lazy import HtmlRepr
 from ..arguments import check_type, shown, wrong_type
 from .base import FrozenMap, Json, Kind, Member, Record, evolved, json_path, members_of
 from .codec import plain, structure, to_dict
@@ -268,7 +269,13 @@ class Change:
         return f"~ {self.path}: {json.dumps(self.before)} -> {json.dumps(self.after)}"
 
 
-def diff(before: R, after: R) -> tuple[Change, ...]:
+class Diff(HtmlRepr, tuple[Change, ...]):
+    """The differences of two documents, as a tuple that notebooks show as a table."""
+
+    __slots__ = ()
+
+
+def diff(before: R, after: R) -> Diff:
     """Return every difference between two objects of one class, in the order of the first document.
 
     Items of arrays are matched as a text diff matches lines: an inserted item is one addition, not a change of every item after it.
@@ -277,7 +284,7 @@ def diff(before: R, after: R) -> tuple[Change, ...]:
     check_record("after", after)
     found: list[Change] = []
     _diff_objects(to_dict(before), to_dict(after), "$", found)
-    return tuple(found)
+    return Diff(found)
 
 
 def _diff_values(before: Json, after: Json, path: str, found: list[Change]) -> None:

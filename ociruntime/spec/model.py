@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from ..arguments import check_type
 from ..errors import SpecError
 from ..interrupts import DeferredSignals
-from .base import OpenEnum, Record, members_of, present
+from .base import OpenEnum, Problems, Record, members_of, present
 from .codec import dumps, load, loads, read_source, save, structure, to_dict
 from .edit import At, merge
 from .schema import describe, schema, section, shape_problems
@@ -118,15 +118,15 @@ class Model(Record, Generic[A_co]):
     # ---- checking ----
 
     @classmethod
-    def check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> tuple[Problem, ...]:
+    def check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json]) -> Problems:
         """Return every problem of a document that need not load, errors and warnings. Raises OSError: the file cannot be read."""
         return cls._check(source, None)
 
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> Problems:
         """Return every problem of the object, errors and warnings: its shape, and the rules of the text about it."""
         return self._problems(None)
 
-    def validate(self) -> tuple[Problem, ...]:
+    def validate(self) -> Problems:
         """Check the object against its schema and the rules of the runtime spec.
 
         Returns:
@@ -138,18 +138,18 @@ class Model(Record, Generic[A_co]):
         return raise_errors(self.problems())
 
     @classmethod
-    def _check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None) -> tuple[Problem, ...]:
+    def _check(cls, source: str | os.PathLike[str] | bytes | Mapping[str, Json], host: HostLike | None) -> Problems:
         try:
             document, _ = read_source(source)
         except SpecError as error:
-            return error.problems
+            return Problems(error.problems)
         try:
             found: Iterable[Problem] = structure(cls, document)._broken_rules(host)
         except SpecError as error:
             found = error.problems
         return _joined(shape_problems(cls, document), found)
 
-    def _problems(self, host: HostLike | None) -> tuple[Problem, ...]:
+    def _problems(self, host: HostLike | None) -> Problems:
         return _joined(shape_problems(type(self), self.to_dict()), self._broken_rules(host))
 
     def _broken_rules(self, host: HostLike | None) -> list[Problem]:
@@ -160,15 +160,15 @@ class Model(Record, Generic[A_co]):
         return tree(self)
 
 
-def _joined(shape: tuple[Problem, ...], rules: Iterable[Problem]) -> tuple[Problem, ...]:
+def _joined(shape: tuple[Problem, ...], rules: Iterable[Problem]) -> Problems:
     """Return the problems of the shape, and those of the rules at other places."""
     places = {problem.path for problem in shape}
-    return (*shape, *(problem for problem in rules if problem.path not in places))
+    return Problems((*shape, *(problem for problem in rules if problem.path not in places)))
 
 
-def raise_errors(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+def raise_errors(problems: Iterable[Problem]) -> Problems:
     """Return the warnings among problems. Raises SpecError with the errors, if there are any."""
-    found = tuple(problems)
+    found = Problems(problems)
     errors = [problem for problem in found if problem.severity == "error"]
     if errors:
         raise SpecError(errors)

@@ -111,7 +111,7 @@ def test_changes(start: Start) -> None:
     assert (
         repr(changes) == f"<Changes: {len(changes.of_kind('added'))} added, {len(changes.of_kind('changed'))} changed, 3 removed>"
     )
-    assert "<code>/dir/new</code>" in changes._repr_html_()
+    assert "<td>5 B</td><td><code>/dir/new</code></td>" in changes._repr_html_()
     assert pickle.loads(pickle.dumps(changes)) == changes
     assert container.diff_text("/text") == "--- a/text\n+++ b/text\n@@ -1 +1,2 @@\n text\n+more\n"
     assert container.diff_text("/dir/new") == "--- /dev/null\n+++ b/dir/new\n@@ -0,0 +1 @@\n+12345\n\\ No newline at end of file\n"

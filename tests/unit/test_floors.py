@@ -19,7 +19,9 @@ FILES = {
 }
 
 FLOORS = (
-    ("_lazy", "_native", "arguments", "errors"),
+    ("_native", "arguments", "errors"),
+    ("integrations.html",),
+    ("_lazy",),
     ("interrupts",),
     ("files",),
     ("spec", "streams"),
@@ -39,6 +41,7 @@ FLOORS = (
     ("container", "ephemeral"),
     ("sandbox",),
     ("aio", "cli"),
+    ("integrations",),
 )
 """The units of the package from the lowest floor to the highest. A unit imports itself and lower floors."""
 

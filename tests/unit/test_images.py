@@ -589,11 +589,11 @@ def test_showing(tmp_path: Path) -> None:
         assert "<b>" not in html
         assert "&lt;b&gt;layout" in html
         assert image.layers[0].digest in html
-        assert "label" not in html
+        assert "0 labels" not in html
     labelled = OciImage()
     labelled.add([(LAYER, TAR_TYPE)], architecture=HOST, config={"Labels": {"version": "<1>"}})
     with Image.open(labelled.write_layout(tmp_path / "labelled")) as image:
-        assert "<td>version</td><td>&lt;1&gt;</td>" in image._repr_html_()
+        assert "<tr><th>version</th><td><code>&lt;1&gt;</code></td></tr>" in image._repr_html_()
     assert "version" not in image._repr_html_()
     damaged = OciImage()
     damaged.add([(LAYER, TAR_TYPE)], architecture=HOST, config={"Labels": ["version"]})

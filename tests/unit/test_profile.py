@@ -101,6 +101,7 @@ def test_html_is_escaped_and_loads_nothing(recorder: Recorder) -> None:
         "tr",
         "th",
         "td",
+        "code",
         "div",
     }
     assert not {name for name, _ in page.attributes} & {"src", "href", "onload", "onclick"}

@@ -9,12 +9,11 @@ from __future__ import annotations
 import enum
 import os
 import sys
-import unicodedata
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import attrs
 
-from ociruntime.arguments import check_str, shown
+from ociruntime.arguments import check_str, printable, shown, size_text
 
 if TYPE_CHECKING:
     import datetime
@@ -346,20 +345,6 @@ class Descriptor:
 # ---- display: a line, a text table, an HTML table, JSON values; all text from the image is escaped ----
 
 _COLUMNS = ("id", "group", "link", "type", "offset", "size", "name", "details")
-
-
-def printable(text: str) -> str:
-    """Escape control characters, line ends, direction marks and undecodable bytes."""
-    return "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else ascii(c)[1:-1] for c in text)
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as text: ``1.9 MiB``."""
-    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
-    while value >= 1023.95 and len(units) > 1:
-        value /= 1024
-        del units[0]
-    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def link_text(item: Descriptor) -> str:
