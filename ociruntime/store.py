@@ -243,6 +243,7 @@ def _unlink(path: str) -> None:
 
 RECOVERY: Final = "recovery"
 _RECOVERED: Final = (
+    "created_at",
     "bundle",
     "rootfs",
     "annotations",
@@ -263,9 +264,10 @@ _RESERVE: Final = 128
 class Recovery:
     """The creator's side of a recovery record: what ``delete --force`` needs when state.json is damaged or missing.
 
-    It is a file of lines, each a JSON object; the members of all of them together are the record. Only the creator of the container
-    appends lines, always before the same facts go to state.json, and the record is complete before the container's process runs.
-    A line without its newline was being written when the creator was killed, and does not count.
+    It is a file of lines, each a JSON object; the members of all of them together are the record, and the state of a container that
+    is being created and has no state.json yet. Only the creator of the container appends lines, each before it makes what the line
+    tells of, and the record is complete before the container's process runs. A line without its newline was being written when the
+    creator was killed, and does not count.
 
     Args:
         directory: the container's directory.
@@ -274,7 +276,7 @@ class Recovery:
     def __init__(self, directory: str) -> None:
         self._path = f"{directory}/{RECOVERY}"
         self._recorded: dict[str, object] = {}
-        self._end = 0
+        self._end = self._reserved = 0
 
     def add(self, document: Mapping[str, object]) -> None:
         """Append what a state document has and the record does not have yet. Raises OSError."""
@@ -284,7 +286,10 @@ class Recovery:
         line = json.dumps(facts).encode() + b"\n"
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.posix_fallocate(fd, self._end, len(line) + (0 if "pid" in facts else _RESERVE))
+            needed = self._end + len(line) + (0 if "pid" in facts else _RESERVE)
+            if needed > self._reserved:
+                os.posix_fallocate(fd, self._end, needed - self._end)
+                self._reserved = needed
             os.lseek(fd, self._end, os.SEEK_SET)
             write_all(fd, line)
         finally:
@@ -410,14 +415,24 @@ class Entry:
             "cgroups, its mounts and this directory"
         )
 
-    def record(self, document: StateRecord) -> None:
-        """Write the state of a container that is being created, and before it the recovery record. Raises StateError."""
+    def begin(self, document: StateRecord) -> None:
+        """Record what is about to be made for a container that is being created. Until `record` there is no state.json.
 
+        Raises:
+            StateError: it cannot be written.
+        """
         if self._recovery is None:
             self._recovery = Recovery(self.directory)
         with self.storing(RECOVERY):
             self._recovery.add(document)
+
+    def record(self, document: StateRecord) -> None:
+        """Write the state of a container whose process exists and does not run yet, and complete the recovery record.
+
+        In this order, as a recovery record with a pid and no state.json stands for damage. Raises StateError.
+        """
         self.write(document)
+        self.begin(document)
 
     def write(self, document: StateRecord) -> None:
         """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""

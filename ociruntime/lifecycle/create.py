@@ -338,7 +338,7 @@ def create(
         opened, own = creation.open(bundle)
         if opened._has_caller or opened._network or options.notify_socket:
             # `prepare` makes files. A directory that has files but no state is not taken for that of a container.
-            creation.entry.record(creation.document)
+            creation.entry.begin(creation.document)
         prepared = prepare(opened, options, creation.entry, own=own)
         if recorder is not None:
             recorder.mark("compile", "the plan")
@@ -421,7 +421,7 @@ class Creation:
         """
         if isinstance(bundle, EphemeralBundle):
             self._add_undo(bundle.undo)
-            self.entry.record(self.document)
+            self.entry.begin(self.document)
             bundle = bundle.make()
             layers = bundle._find_layers()
         elif (layers := bundle._find_layers()) is not None and layers.bundle:
@@ -460,7 +460,7 @@ class Creation:
             gate = [step.op for step in plan.steps].index("gate") + 1
             document["listener"] = listener_of(spec)
             document["steps"] = [[number, step.op, step.text] for number, step in enumerate(plan.steps[gate:], gate + 1)]
-        self.entry.record(document)
+        self.entry.begin(document)
 
     def launch(
         self,

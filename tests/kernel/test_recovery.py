@@ -150,6 +150,25 @@ def test_both_records_are_damaged(bundle: oci.Bundle, state_root: Path, prefix: 
     assert_nothing_left(state_root, prefix)
 
 
+def test_a_container_that_is_being_created(make_bundle: MakeBundle, state_root: Path, prefix: str, tmp_path: Path) -> None:
+    """Its recovery record is its state until the init process waits for the start."""
+    text = f"import ociruntime as oci; print(oci.Container.load('{prefix}', state_root='{state_root}').state.to_json())"
+    look = f'ls {state_root / prefix} >{tmp_path / "files"}; cd {REPO}; {sys.executable} -P -c "{text}" >{tmp_path / "seen"}'
+    spec = oci.RuntimeSpec.default().with_args(["true"]).with_annotations({"com.example": "x"})
+    bundle = make_bundle(spec.evolve(hooks=hooks(create_runtime=[sh(look)])))
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
+        files, state = (tmp_path / "files").read_text().split(), json.loads((tmp_path / "seen").read_bytes())
+        assert {RECOVERY, "lock"} <= {*files}
+        assert "state.json" not in files
+        assert (state["id"], state["status"], state["bundle"]) == (prefix, "creating", str(bundle.path))
+        assert (state["annotations"], state["rootfs"]) == ({"com.example": "x"}, str(bundle.rootfs))
+        created = json.loads((state_root / prefix / "state.json").read_bytes())
+        assert state["createdAt"] == created["created_at"]
+        recorded = read_recovery(str(state_root / prefix))
+        assert recorded is not None
+        assert recorded["pid"] == created["pid"] == container.pid
+
+
 def test_a_line_counts_when_it_is_complete(tmp_path: Path) -> None:
     assert read_recovery(str(tmp_path)) is None
     recovery = Recovery(str(tmp_path))
