@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from .stats import Profile as Profile
     from .stats import ProfileStep as ProfileStep
     from .stats import Stats as Stats
+    from .stats import Trace as Trace
     from .stats import Usage as Usage
     from .store import Status as Status
     from .supervisor.client import Attachment as Attachment
@@ -96,7 +97,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diagnosis": "Availability Diagnosis Finding doctor features",
         "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
         "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
-        "StepError UnsupportedError WrongStatus",
+        "StepError UnsupportedError WrongStatus add_tracer remove_tracer",
         "files": "NotRegularError",
         "host": "Host",
         "plan": "Plan Step",
@@ -110,7 +111,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "sandbox": "Sandbox SandboxPool",
         "spec": "Problem RuntimeSpec",
         "state": "LostOutput State",
-        "stats": "Event Profile ProfileStep Stats Usage",
+        "stats": "Event Profile ProfileStep Stats Trace Usage",
         "store": "Status",
         "supervisor.client": "Attachment",
         "supervisor.logs": "LogRecord",

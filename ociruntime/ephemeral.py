@@ -17,7 +17,7 @@ from .arguments import Duration, parse_path
 from .bundle import CHOSEN, Bundle, fill, has_file, is_image, opened_image, spec_of
 from .engine import cgroup
 from .engine.processes import KILL_TIMEOUT, ended_within
-from .errors import BundleError, ContainerNotFound, LaunchTimeout
+from .errors import BundleError, ContainerNotFound, LaunchTimeout, traced
 from .files import absolute_path
 from .host import Host
 from .interrupts import DeferredSignals, time_limit
@@ -237,12 +237,16 @@ def execute(image: ImageLike, options: RunOptions, observer: Observer | None = N
 
 @contextmanager
 def profiling(options: RunOptions) -> Iterator[Recorder | None]:
-    """Return what notes the times of a call, if it is to be profiled. An exception that leaves the block gets the profile."""
-    recorder = Recorder() if options.profile else None
+    """Return what notes the times of a call, if they are wanted. An exception that leaves the block gets the profile."""
+    if not (options.profile or traced()):
+        yield None
+        return
+    recorder = Recorder("run", options.container_id or "")
     try:
-        yield recorder
+        with recorder:
+            yield recorder
     except BaseException as error:
-        if recorder is not None:
+        if options.profile:
             profile = recorder.profile()
             if isinstance(result := getattr(error, "result", None), Result):
                 error.__dict__["result"] = attrs.evolve(result, profile=profile)
@@ -253,7 +257,7 @@ def profiling(options: RunOptions) -> Iterator[Recorder | None]:
 
 def with_profile(result: Result[Any], options: RunOptions, recorder: Recorder | None) -> Result[Any]:
     """Return the result of a call, with its profile if there is one. Raises ProcessError, with ``check``."""
-    if recorder is not None:
+    if recorder is not None and options.profile:
         result = attrs.evolve(result, profile=recorder.profile())
     if options.check:
         result.check_returncode()

@@ -23,6 +23,8 @@
 
 An argument of a wrong type raises ``TypeError``, as everywhere in Python. A system call that fails outside of a plan raises
 ``OSError``.
+
+Warnings and the log are here too, because every module has them.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from .process import Result
     from .spec.base import Problem
-    from .stats import Profile
+    from .stats import Profile, Trace
 
 __all__ = [
     "BundleError",
@@ -84,19 +88,115 @@ class OCIRuntimeWarning(UserWarning):
 
 def warn(texts: Iterable[str]) -> None:
     """Issue an `OCIRuntimeWarning` for each text, at the line that called the package."""
-    package = __name__.partition(".")[0]
+    own = (__name__.partition(".")[0], "contextlib")  # the package, and what is between its blocks
     for text in texts:
         level, frame = 1, sys._getframe()
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in own:
             level, frame = level + 1, frame.f_back
         warnings.warn(text, OCIRuntimeWarning, stacklevel=level)
 
 
-def debug(text: str, *values: object) -> None:
-    """Log a message of the level DEBUG on the logger ``ociruntime``, in a process that uses `logging`."""
-    logging = sys.modules.get("logging")
-    if logging is not None:
-        logging.getLogger("ociruntime").debug(text, *values)
+_configured = False
+"""Whether `log_steps` was called, or the environment does not ask for that."""
+_logger: Logger | None = None
+"""The logger, in a process that uses `logging`."""
+
+
+def environment_debugs() -> bool:
+    """Return whether the environment asks for the log: ``OCIRUNTIME_DEBUG`` is set, and not empty or 0."""
+    return os.environ.get("OCIRUNTIME_DEBUG", "") not in ("", "0")
+
+
+def debugs() -> bool:
+    """Return whether the logger ``ociruntime`` takes messages of the level DEBUG. A process without `logging` has no logger."""
+    global _logger, _configured
+    if not _configured:
+        _configured = True
+        if environment_debugs():
+            log_steps()
+    if _logger is None:
+        if (logging := sys.modules.get("logging")) is None or not hasattr(logging, "NullHandler"):
+            return False  # another thread may be importing it
+        _logger = cast("Logger", logging.getLogger("ociruntime"))
+        _logger.addHandler(logging.NullHandler())
+    return _logger.isEnabledFor(10)
+
+
+def debug(text: str, *values: object, **extra: object) -> None:
+    """Log a message of the level DEBUG on the logger ``ociruntime``.
+
+    Args:
+        extra: attributes of the record.
+    """
+    if debugs() and _logger is not None:
+        _logger.debug(text, *values, extra=extra)
+
+
+def log_steps(emit: Callable[[str], object] | None = None) -> None:
+    """Log from the level DEBUG on, whatever the environment and the configuration of `logging` say.
+
+    Args:
+        emit: takes each message in place of all handlers. Default: messages go to stderr, besides the handlers that there are.
+    """
+    global _configured
+    _configured = True
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert emit is not None, "the handler is used with it alone"
+            emit(record.getMessage())
+
+    logger = logging.getLogger("ociruntime")
+    logger.setLevel(logging.DEBUG)
+    if emit is not None:
+        logger.handlers, logger.propagate = [Handler()], False
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+
+
+_tracers: tuple[Callable[[Trace], object], ...] = ()
+
+
+def traced() -> bool:
+    """Return whether the times of steps are noted for the log or for a tracer."""
+    return bool(_tracers) or debugs()
+
+
+def add_tracer(tracer: Callable[[Trace], object]) -> None:
+    """Call a function after each `run`, `create`, `start` and `exec` of this process, with the times of all of its steps.
+
+    It is called in the thread of the operation, also if the operation fails. An exception of it becomes an `OCIRuntimeWarning`.
+    A function that was added before is not added again.
+
+    Args:
+        tracer: takes a `Trace`.
+
+    Raises:
+        TypeError: it cannot be called.
+    """
+    global _tracers
+    if not callable(tracer):
+        raise TypeError(f"tracer: not a function, but {type(tracer).__name__}")
+    if tracer not in _tracers:
+        _tracers = (*_tracers, tracer)
+
+
+def remove_tracer(tracer: Callable[[Trace], object]) -> None:
+    """Call a function of `add_tracer` no more. No effect if it was not added."""
+    global _tracers
+    _tracers = tuple(other for other in _tracers if other != tracer)
+
+
+def call_tracers(trace: Trace) -> None:
+    """Give a trace to the functions of `add_tracer`."""
+    for tracer in _tracers:
+        try:
+            tracer(trace)
+        except Exception as error:
+            warn([f"tracer {tracer!r}: {type(error).__name__}: {error}"])
 
 
 class SpecError(OCIRuntimeError, ValueError):

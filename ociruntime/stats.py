@@ -1,19 +1,20 @@
 """`Stats` and `Usage`: what a container uses and has used; `Event`: what happens to it. With the JSON of ``runc events``.
 
-`Profile`: how long the steps of a run took.
+`Profile` and `Trace`: how long the steps of a run, and of other operations, took.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import attrs
 
 from ._lazy import HtmlRepr
 from .arguments import check_indent, check_str, printable
+from .errors import call_tracers, debug, debugs
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -37,6 +38,7 @@ __all__ = [
     "RdmaStats",
     "Stall",
     "Stats",
+    "Trace",
     "Usage",
 ]
 
@@ -418,16 +420,65 @@ def _share(nanoseconds: int | None, whole: int) -> str:
     return "" if nanoseconds is None or not whole else f"{100 * nanoseconds / whole:.1f}"
 
 
-class Recorder:
-    """Notes when the steps of a call begin, and what is done between them. Times are nanoseconds of CLOCK_MONOTONIC."""
+@attrs.frozen(kw_only=True)
+class Trace:
+    """An operation that has ended, with the time of every step: what the functions of `add_tracer` get."""
 
-    def __init__(self) -> None:
-        self.plan: Plan | None = None
-        """The plan, once it is compiled."""
+    operation: Literal["run", "create", "start", "exec"]
+    """The operation. A `Sandbox` is a ``create``, and what runs in it an ``exec``."""
+    container_id: str
+    """The id of the container; empty for a run that failed before it had one."""
+    began: int
+    """When the operation began: nanoseconds since the epoch."""
+    profile: Profile
+    """Its steps. Those of ``start`` are the steps after the creation."""
+    error: BaseException | None
+    """The exception with which it has failed; None if it has succeeded."""
+
+
+class Recorder:
+    """Notes when the steps of an operation begin, and what is done between them. Times are nanoseconds of CLOCK_MONOTONIC.
+
+    The block of an operation ends with its trace. What is known before goes to the log at once.
+    """
+
+    def __init__(self, operation: Literal["run", "create", "start", "exec"], container_id: str = "") -> None:
+        self.container_id = container_id
         self.times: dict[int, int] = {}
         """When the init process began its steps, by number."""
+        self._operation: Final = operation
+        self._title = ""
+        self._steps: dict[int, ProfileStep] = {}
+        self._began = time.time_ns()
+        self._logged = 0
         self._marks: list[_Mark] = []
-        self.mark("prepare", "read the configuration and the image")
+        self.mark("prepare", "read the configuration and the image" if operation in ("run", "create") else "read the state")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        profile = self.profile()
+        self._log(profile.steps)
+        outcome = "done" if error is None else f"failed: {type(error).__name__}"
+        self.log("%s in %s ms", outcome, _milliseconds(profile.duration))
+        call_tracers(
+            Trace(operation=self._operation, container_id=self.container_id, began=self._began, profile=profile, error=error)
+        )
+
+    def use(self, plan: Plan) -> None:
+        """Note the plan, which is compiled now."""
+        self._title = plan.title
+        self._steps = {
+            number: ProfileStep(number, str(step.side), step.op, step.text, step.phase, None, None)
+            for number, step in enumerate(plan.steps, 1)
+        }
+
+    def use_recorded(self, title: str, steps: Sequence[Sequence[object]]) -> None:
+        """Note the steps behind the creation as they are recorded: number, operation and text."""
+        self._title = title
+        numbered = ((int(str(number)), str(op), str(text)) for number, op, text in steps)
+        self._steps = {number: ProfileStep(number, "init", op, text, "", None, None) for number, op, text in numbered}
 
     def mark(self, op: str, text: str) -> None:
         """Note that something begins which is not a step."""
@@ -441,32 +492,46 @@ class Recorder:
         """Note that the calling process waits for the init process."""
         self._marks.append(_Mark(time.monotonic_ns(), op="wait", text="for the init process", waits=True))
 
+    def log(self, text: str, *values: object, whole: bool = False) -> None:
+        """Log a message about the operation, which it begins with unless the text is the whole message."""
+        if not whole:
+            text, values = f"%s: {text}", (f"{self._operation} {self.container_id}".rstrip(), *values)
+        debug(text, *values, operation=self._operation, container_id=self.container_id)
+
+    def flush(self) -> None:
+        """Log the steps that are done. The init process must not work meanwhile."""
+        if debugs():
+            self._log(self.profile().steps, ended=False)
+
+    def _log(self, entries: Sequence[ProfileStep], ended: bool = True) -> None:
+        """Log the entries that are not logged yet, without the last one if it has not ended."""
+        timed = [entry for entry in entries if entry.duration is not None]
+        timed = timed if ended else timed[:-1]
+        for entry in timed[self._logged :]:
+            place = "" if entry.number is None else f"step {entry.number}/{max(self._steps)} "
+            self.log("%s%s %s: %s (%s ms)", place, entry.side, entry.op, printable(entry.text), _milliseconds(entry.duration))
+        self._logged = max(self._logged, len(timed))
+
     def profile(self) -> Profile:
-        """Return the profile of the call, which ends now."""
-        end, plan = time.monotonic_ns(), self.plan
-        steps = plan.steps if plan is not None else ()
+        """Return the profile of the operation, which ends now."""
+        end, steps = time.monotonic_ns(), self._steps
         init = [_Mark(at, number) for number, at in self.times.items()]
         marks = _in_effect(sorted([*self._marks, *init], key=lambda mark: mark.at), set(self.times))
         timed = {mark.number for mark in marks}
-        began, entries, last = marks[0].at, list[ProfileStep](), 0
-
-        def add_step(number: int, start: int | None = None, duration: int | None = None) -> None:
-            step = steps[number - 1]
-            entries.append(ProfileStep(number, str(step.side), step.op, step.text, step.phase, start, duration))
+        began, entries, last = marks[0].at, list[ProfileStep](), min(steps, default=1) - 1
 
         for mark, until in zip(marks, [*(mark.at for mark in marks[1:]), end], strict=True):
             if mark.number is None:
                 entries.append(ProfileStep(None, "host", mark.op, mark.text, "", mark.at - began, until - mark.at))
                 continue
-            add_step(mark.number, mark.at - began, until - mark.at)
+            entries.append(attrs.evolve(steps[mark.number], start=mark.at - began, duration=until - mark.at))
             last = mark.number
-            while last < len(steps) and last + 1 not in timed:
+            while last + 1 in steps and last + 1 not in timed:
                 last += 1
-                add_step(last)
-        if last == 0:
-            for number in range(1, len(steps) + 1):
-                add_step(number)
-        return Profile(plan.title if plan is not None else "", tuple(entries))
+                entries.append(steps[last])
+        if not timed & steps.keys():
+            entries += steps.values()
+        return Profile(self._title, tuple(entries))
 
 
 @attrs.frozen

@@ -10,9 +10,10 @@ import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
-from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError
+from ..errors import OCIRuntimeError, OCIRuntimeWarning, StepError, environment_debugs, log_steps
 from ..files import absolute_path, write_all
 from .common import Interrupted, one_line
 from .parser import build_parser, parse_args
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", OCIRuntimeWarning)
         warnings.showwarning = lambda message, *_, **__: report(options, "warning", str(message))
         _check_log(options)
-        if options.debug:
-            _log_steps(options)
+        if options.debug or environment_debugs():
+            log_steps(partial(report, options, "debug"))
         status: int = options.run(options) or 0
         _flush()
     except Interrupted as error:
@@ -165,20 +166,6 @@ def _check_log(options: Namespace) -> None:
         path = absolute_path(path)
         os.close(_open_log(path))
         options.log = path
-
-
-def _log_steps(options: Namespace) -> None:
-    """Report what the package logs at the level DEBUG."""
-    import logging
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            report(options, "debug", record.getMessage())
-
-    logger = logging.getLogger("ociruntime")
-    logger.handlers = [Handler()]
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
 
 
 def _open_log(path: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 import attrs
 
 from .._native import check, clone, lib
-from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError, debug
+from ..errors import LaunchTimeout, OCIRuntimeError, SpecError, StepError, UnsupportedError
 from ..interrupts import waiting
 from ..plan.model import UncompiledFilter, encode
 from ..plan.ops import CLONE_NEW, NAMESPACE_FILES, REPORTING, WAITING, Report, Sync, Target
@@ -119,7 +119,7 @@ class Execution:
         try:
             self._host_steps()
             init = self._init = self._launch()
-            debug("step %d/%d clone3: init process %d", self._clone_number(), len(self.plan.steps), init.pid)
+            self._debug("step %d/%d clone3: init process %d", self._clone_number(), len(self.plan.steps), init.pid)
             if meanwhile is not None:
                 meanwhile()
             while (message := self._receive(init)) is not None:
@@ -147,7 +147,7 @@ class Execution:
                 self._handle(init, message)
             self._check_end(init)
             self._read_times(init)
-            debug("init process %d has carried out the plan of %d steps", init.pid, len(self.plan.steps))
+            self._debug("init process %d has carried out the plan of %d steps", init.pid, len(self.plan.steps))
         except BaseException:
             self.abort()
             raise
@@ -163,12 +163,19 @@ class Execution:
         entries, self._undo_entries = self._undo_entries, []
         undo.undo_all(entries)
 
+    def _debug(self, text: str, *values: object) -> None:
+        if self._recorder is not None:
+            self._recorder.log(text, *values)
+
     def _read_times(self, init: Init) -> None:
         if self._recorder is not None:
             self._recorder.times.update(init.times(self.plan.timed_steps))
 
     def _handle(self, init: Init, message: Message) -> None:
-        debug("init process %d: %s in step %d/%d", init.pid, message.kind.name.lower(), message.step, len(self.plan.steps))
+        if self._recorder is not None:
+            self._read_times(init)
+            self._recorder.flush()
+        self._debug("init process %d: %s in step %d/%d", init.pid, message.kind.name.lower(), message.step, len(self.plan.steps))
         if message.kind is Report.ERROR:
             raise self.error(message)
         if message.kind is Report.HOOK:
@@ -348,19 +355,15 @@ class Execution:
                 return
             if self._recorder is not None:
                 self._recorder.step(self._at + 1)
+                self._recorder.flush()
             # To be profiled, each step gets a call of its own.
             steps = self.plan.steps[self._at : None if self._recorder is None else self._at + 1]
             done = steps[: execute_together(steps)]
             for step in done:
-                self._announce(step)
                 self._executed(step)
             if not done:
-                self._announce(step)
                 self._execute_step(step)
                 self._executed(step)
-
-    def _announce(self, step: Step) -> None:
-        debug("step %d/%d %s: %s", self._at + 1, len(self.plan.steps), step.op, step.text)
 
     def _executed(self, step: Step) -> None:
         if (entry := undo.of_step(step)) is not None:
@@ -467,7 +470,8 @@ class Execution:
         assert isinstance(uncompiled, UncompiledFilter)
         assert isinstance(flags, int)
         compiled = _filter(uncompiled.profile, self._cache)
-        debug("seccomp filter flags: %d", flags | compiled.flags)
+        if self._recorder is not None:
+            self._recorder.log("seccomp filter flags: %d", flags | compiled.flags, whole=True)  # as runc, for which tests look
         return (flags | compiled.flags, compiled.program, out)
 
 

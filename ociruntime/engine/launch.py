@@ -112,6 +112,16 @@ def read_progress(page: int) -> Progress:
     return Progress(*memoryview(os.pread(page, PROGRESS_SIZE, 0)).cast("i"))
 
 
+def read_times(page: int, steps: int) -> dict[int, int]:
+    """Return when an init process began its steps, as far as it has noted that in its progress page. Raises OSError.
+
+    Args:
+        steps: the number above that of the last step.
+    """
+    times = os.pread(page, 8 * steps, _STAMPS)
+    return {step: time for step, time in enumerate(memoryview(times[: len(times) & ~7]).cast("q")) if time}
+
+
 class StallDetector:
     """Detects an init process that stays in one step for longer than `STALL`."""
 
@@ -327,8 +337,7 @@ class Init:
 
     def times(self, timed_steps: int) -> dict[int, int]:
         """Return when the steps below this number began that it has noted: nanoseconds of CLOCK_MONOTONIC, by number."""
-        times = memoryview(os.pread(self._page, 8 * timed_steps, _STAMPS)).cast("q")
-        return {step: time for step, time in enumerate(times) if time}
+        return read_times(self._page, timed_steps)
 
     def go(self) -> None:
         """Answer a SYNC or FORKED message."""

@@ -1,1 +1,1 @@
-"""The package in other programs: notebooks and kernels of Jupyter. Each module needs the libraries of its extra."""
+"""The package in other programs, such as Jupyter and OpenTelemetry. Each module needs the libraries of its extra."""

@@ -34,6 +34,7 @@ from ..spec import Mount
 from ..store import NOTIFY, Entry, StateRecord, StateStore, Status, oci_state
 from .delete import after_delete, delete, living
 from .start import Ready, after_start, send_fd, send_listener
+from .status import recording
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -329,28 +330,30 @@ def create(
         supervise: starts its supervisor, if it gets one.
         ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`).
         deadline: when to give the launch up, by `time.monotonic`.
-        recorder: profiles the creation.
+        recorder: notes the times of the steps for the operation that this is a part of.
     """
     preserve = inherited(options.preserve_fds + options.listen_count)
-    with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
-        if ephemeral:
-            creation.document["ephemeral"] = True
-        opened, own = creation.open(bundle)
-        if opened._has_caller or opened._network or options.notify_socket:
-            # `prepare` makes files. A directory that has files but no state is not taken for that of a container.
-            creation.entry.begin(creation.document)
-        prepared = prepare(opened, options, creation.entry, own=own)
-        if recorder is not None:
-            recorder.mark("compile", "the plan")
-        plan = prepared.compile(container_id, start=start)
-        if recorder is not None:
-            plan = recorder.plan = plan.profiled()
-            recorder.mark("record", "the state of the container, the root filesystem for it")
-        creation.record(plan, prepared)
-        execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline, recorder=recorder)
-        warn(plan.warnings)  # not before: what fails has an error, which they would bury
-        created = creation.commit(execution, prepared)
-    return creation.follow_up(created)
+    with recording("create", container_id, recorder) as recorder:
+        with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
+            if ephemeral:
+                creation.document["ephemeral"] = True
+            opened, own = creation.open(bundle)
+            if opened._has_caller or opened._network or options.notify_socket:
+                # `prepare` makes files. A directory that has files but no state is not taken for that of a container.
+                creation.entry.begin(creation.document)
+            prepared = prepare(opened, options, creation.entry, own=own)
+            if recorder is not None:
+                recorder.container_id = container_id
+                recorder.mark("compile", "the plan")
+            plan = prepared.compile(container_id, start=start)
+            if recorder is not None:
+                recorder.use(plan := plan.profiled())
+                recorder.mark("record", "the state of the container, the root filesystem for it")
+            creation.record(plan, prepared)
+            execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline, recorder=recorder)
+            warn(plan.warnings)  # not before: what fails has an error, which they would bury
+            created = creation.commit(execution, prepared)
+        return creation.follow_up(created)
 
 
 class CleanUps(ExitStack):

@@ -29,12 +29,13 @@ from ..spec import Capabilities, ProcessSpec, Rlimit
 from ..spec.process import UNLIMITED, RlimitType
 from ..store import Entry, StateRecord, Status
 from .create import CleanUps, Launched, receivers, to_socket, write_pid_file
-from .status import first_process, status_of
+from .status import first_process, recording, status_of
 
 if TYPE_CHECKING:
     from ..options import ExecOptions
     from ..plan import Plan
     from ..spec import RuntimeSpec
+    from ..stats import Recorder
 
 _ENDING_ERRNOS: Final = frozenset({errno.ESRCH, errno.ENOMEM, errno.EINTR, errno.EINVAL, errno.ECONNRESET})
 """Errors from joining a container that is about to end: its namespaces are gone, or its pid namespace takes no more processes."""
@@ -81,6 +82,18 @@ def execute(
         stdio: file descriptors for its stdin, stdout and stderr.
         deadline: when to give the launch up, by `time.monotonic`.
     """
+    with recording("exec", entry.id) as recorder:
+        return _execute(entry, spec, options, stdio, deadline, recorder)
+
+
+def _execute(
+    entry: Entry,
+    spec: RuntimeSpec,
+    options: ExecOptions,
+    stdio: Sequence[int],
+    deadline: float | None,
+    recorder: Recorder | None,
+) -> Launched:
     began = time.monotonic()
     preserve = inherited(options.preserve_fds)
     terminals: list[int] = []
@@ -95,7 +108,11 @@ def execute(
         prepared = prepare_exec(document, spec, options)
         if prepared.group is not None:
             clean_ups.on_failure(prepared.group.kill)  # the process may have run before the failure or interruption
+        if recorder is not None:
+            recorder.mark("compile", "the plan")
         plan = prepared.compile(entry, document, spec)
+        if recorder is not None:
+            recorder.use(plan := plan.profiled())
         clean_ups.on_failure(_close, terminals)
         console = terminals.append if options.console_socket is None else to_socket(options.console_socket)
         takers = receivers(spec, document, console)
@@ -109,6 +126,7 @@ def execute(
             cache=entry.path.parent / ".seccomp",
             receivers=takers,
             deadline=deadline,
+            recorder=recorder,
         )
         clean_ups.on_failure(execution.abort)
         init = execution.begin()

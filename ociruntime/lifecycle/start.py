@@ -17,18 +17,19 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from ..engine import cgroup
-from ..engine.launch import STALL, StallDetector, connect_start, read_progress, receive, wait_readable
+from ..engine.launch import STALL, StallDetector, connect_start, read_progress, read_times, receive, wait_readable
 from ..engine.processes import describe_state, wait_init
 from ..errors import HookError, LaunchTimeout, SpecError, StepError, UnsupportedError, WrongStatus, warn
 from ..files import connect_socket, socket_path
 from ..plan.ops import Report
 from ..store import NOTIFY, OCI_VERSION, Entry, StateRecord, Status, oci_state
 from .delete import delete
-from .status import allowed, first_process
+from .status import allowed, first_process, recording
 
 if TYPE_CHECKING:
     from ..engine.launch import Message, Progress
     from ..spec import Seccomp
+    from ..stats import Recorder
 
 _END_TIMEOUT: Final = 5.0
 """Seconds for the init process to end after it has reported a failure."""
@@ -48,6 +49,11 @@ def start(entry: Entry, own: int = -1) -> None:
         StepError: a step after the start failed. The container is stopped.
         HookError: a startContainer or poststart hook failed. The container is deleted.
     """
+    with recording("start", entry.id) as recorder:
+        _start(entry, own, recorder)
+
+
+def _start(entry: Entry, own: int, recorder: Recorder | None) -> None:
     with allowed(entry, "start", Status.CREATED) as document:
         if not document.get("process", True):
             from ..spec import Problem
@@ -58,7 +64,7 @@ def start(entry: Entry, own: int = -1) -> None:
         try:
             # The new state is written before the start, so that a full disk cannot prevent it afterwards.
             with entry.staged("state.json", json.dumps(running).encode()) as state:
-                failure = _open_gate(entry, document)
+                failure = _open_gate(entry, document, recorder)
                 if failure is None:
                     state.commit()
                     document = running
@@ -68,6 +74,8 @@ def start(entry: Entry, own: int = -1) -> None:
             raise
         if failure is not None:
             _wait_gone(document, own)
+    if recorder is not None:
+        recorder.mark("follow-up", "poststart hooks, and the readiness notification")
     # Without the lock, because a hook may use the container.
     failure = failure or after_start(document)
     if isinstance(failure, HookError):
@@ -106,8 +114,11 @@ def _wait_gone(document: StateRecord, own: int) -> None:
             os.close(pidfd)
 
 
-def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
+def _open_gate(entry: Entry, document: StateRecord, recorder: Recorder | None) -> Exception | None:
     """Let the init process go on until it has executed the program, and return the error if a step failed."""
+    if recorder is not None:
+        recorder.use_recorded(f"start {entry.id}", document["steps"])
+        recorder.wait()
     try:
         peer = connect_start(entry.directory)
     except (ConnectionRefusedError, FileNotFoundError):
@@ -146,6 +157,10 @@ def _open_gate(entry: Entry, document: StateRecord) -> Exception | None:
     finally:
         os.close(peer)
         if page >= 0:
+            if recorder is not None:
+                times = read_times(page, document.get("total", 0) + 1)
+                recorder.times.update((number, at) for number, at in times.items() if number in op_of)
+                recorder.mark("report", "the report of the init process")
             os.close(page)
     if message.kind is Report.HOOK:
         from ..engine.hooks import failure as hook_failure

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Final, Literal
 
 from ..arguments import Duration, parse_seconds
 from ..engine import cgroup
 from ..engine.processes import open_process, wait_init
-from ..errors import ProcessTimeout, WrongStatus
+from ..errors import ProcessTimeout, WrongStatus, traced
 from ..files import start_time
 from ..store import Entry, StateRecord, Status
 
 if TYPE_CHECKING:
     from ..engine.cgroup.tasks import EventWatch
-    from ..stats import Event, Stats
+    from ..stats import Event, Recorder, Stats
 
 
 SUPERVISOR_END: Final = 6.0
@@ -106,6 +106,21 @@ def _notify_supervisor(entry: Entry) -> None:
             peer.sendall(b'{"stateChanged": true}')
     except (FileNotFoundError, ConnectionError, TimeoutError):
         pass  # the supervisor has ended with its container, and has sent that state itself
+
+
+def recording(
+    operation: Literal["create", "start", "exec"], container_id: str, outer: Recorder | None = None
+) -> AbstractContextManager[Recorder | None]:
+    """Return a block of an operation, with what notes the times of its steps if they are wanted.
+
+    Args:
+        outer: what notes those of the operation that this one is a part of.
+    """
+    if outer is not None or not traced():
+        return nullcontext(outer)
+    from ..stats import Recorder
+
+    return Recorder(operation, container_id)
 
 
 def check_start(document: StateRecord) -> Callable[[], None]:

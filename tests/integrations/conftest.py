@@ -7,6 +7,10 @@ from importlib.util import find_spec
 
 import pytest
 
+from ..kernel.conftest import make_sandbox
+
+__all__ = ["make_sandbox"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def event_loop_of_jupyter() -> None:

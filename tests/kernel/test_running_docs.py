@@ -1,4 +1,4 @@
-"""The examples of docs/quickstart.md, docs/running.md, docs/sandbox.md and docs/supervised.md run as they stand."""
+"""The examples of docs/quickstart.md, docs/running.md, docs/sandbox.md, docs/supervised.md and docs/tracing.md run as they stand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.root
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no shell starts here")
-@pytest.mark.parametrize(("name", "least"), [("running", 20), ("sandbox", 18), ("supervised", 12)])
+@pytest.mark.parametrize(("name", "least"), [("running", 20), ("sandbox", 18), ("supervised", 12), ("tracing", 12)])
 def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, least: int) -> None:
     page = DOCS / f"{name}.md"
     if name == "running":

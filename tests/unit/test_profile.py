@@ -24,8 +24,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     times = iter((100, 110, 120, 130, 170, 200))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(times))
     steps = [(Side.HOST, "clone3"), *((Side.INIT, f"op{number}") for number in range(2, 6))]
-    found = Recorder()
-    found.plan = oci.Plan(TITLE, tuple(Step(side, op, (), TEXT, "Phase") for side, op in steps), (), 0)
+    found = Recorder("run")
+    found.use(oci.Plan(TITLE, tuple(Step(side, op, (), TEXT, "Phase") for side, op in steps), (), 0))
     found.mark("compile", "the plan")
     found.step(1)
     found.wait()
@@ -53,7 +53,7 @@ def test_entries(recorder: Recorder) -> None:
 def test_a_wait_for_a_step_of_the_caller_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((0, 10, 30))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(times))
-    recorder = Recorder()
+    recorder = Recorder("run")
     recorder.wait()
     assert [(step.op, step.duration) for step in recorder.profile().steps] == [("prepare", 10), ("wait", 20)]
 
