@@ -135,9 +135,12 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("bounding", errno.EPERM): ("needs CAP_SETPCAP", ""),
     ("seccomp", errno.EINVAL): ("this kernel does not accept the filter", ""),
     ("chdir", errno.EACCES): ("permission denied", ""),
-    ("chdir", errno.EMFILE): (
-        "RLIMIT_NOFILE is too small for the init process",
-        "use a larger limit; it needs a descriptor for each mount",
+    **dict.fromkeys(
+        ((op, errno.EMFILE) for op in ("open_tree", "fsopen", "fsmount", "target")),
+        (
+            "more files would be open than RLIMIT_NOFILE allows",
+            "use fewer mounts, or raise the limit as 'ulimit -n' does: the init process needs a descriptor for each mount",
+        ),
     ),
     ("target", errno.EXDEV): ("a symbolic link in the image leads into /proc", "correct the image, or the mount's destination"),
     ("prove_dev", errno.ENODEV): ("another file has this name", "mount a tmpfs on /dev, or remove the file from the image"),

@@ -327,6 +327,7 @@ class _Create:
         if self.spec.process is not None and not self.empty:
             builder.add("lookup", self.root, candidates(process), text=repr((process.args or ("",))[0]))
         compile_labels(builder, process, host, self.proc, empty=self.empty)
+        compile_limits(builder, process)  # the init itself may have more files open than the program is allowed
         builder.add("sync", Sync.CREATED, text="wait until the caller has recorded that the container is created")
         compile_hook_state(builder, self.hooks)
         compile_oom_score(builder, process, host)
@@ -380,13 +381,8 @@ _IN_ROOT: Final = "In the container's root"
 _PROCESS: Final = "The process"
 
 
-def _compile_attributes(builder: PlanBuilder, process: ProcessSpec, spec: RuntimeSpec, host: Host, *, without: str = "") -> None:
-    """Set what any process of the container gets while the init still has the privileges for it.
-
-    Args:
-        without: the type of the resource limit that is set elsewhere.
-    """
-    compile_limits(builder, process, without=without)
+def _compile_attributes(builder: PlanBuilder, process: ProcessSpec, spec: RuntimeSpec, host: Host) -> None:
+    """Set what any process of the container gets while the init still has the privileges for it, except for resource limits."""
     compile_scheduling(builder, process)
     compile_memory_policy(builder, spec.linux)
     compile_personality(builder, spec.linux)
@@ -621,8 +617,9 @@ class _Exec:
                 take_terminal(builder, process)
         if self.forks_last:
             allow_fork(builder, process)
-        _compile_attributes(builder, process, self.spec, self.host, without="RLIMIT_NPROC" if self.forks_last else "")
+        _compile_attributes(builder, process, self.spec, self.host)
         builder.add("chdir", process.cwd, 0, text=f"working directory {process.cwd}")
+        compile_limits(builder, process, without="RLIMIT_NPROC" if self.forks_last else "")
         if self.forks_last:
             close_unneeded(builder)
             hide_progress(builder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import warnings
 from collections.abc import Callable, Mapping
@@ -144,6 +145,26 @@ POLICIES: dict[str, tuple[dict[str, Any], int, int]] = {
     "SCHED_RR": ({"policy": "SCHED_RR", "priority": 1}, 2, OWN),
     "SCHED_DEADLINE": ({"policy": "SCHED_DEADLINE", "runtime": 10**6, "deadline": 10**8, "period": 10**8}, 6, OWN),
 }
+
+
+def test_fewer_files_than_mounts(make_bundle: MakeBundle, state_root: Path, prefix: str) -> None:
+    """The limit of open files is the program's: the init, which has a descriptor for each mount, needs that of the caller."""
+    spec = oci.RuntimeSpec.default().with_args(["sh", "-c", "ulimit -Hn; cd /mnt/199"])
+    for index in range(200):
+        spec = spec.with_mount(oci.spec.Mount(destination=f"/mnt/{index}", type="bind", source="/", options=("bind",)))
+    assert spec.process is not None
+    limited = spec.evolve(process=spec.process.evolve(rlimits=(oci.spec.Rlimit(type="RLIMIT_NOFILE", soft=20, hard=20),)))
+    bundle = make_bundle(limited)
+    assert oci.run(bundle, capture_output=True, text=True, state_root=state_root, container_id=prefix, check=True).stdout == "20\n"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        with pytest.raises(
+            oci.StepError, match=r"\$\.mounts\[\d+\]: .*: more files would be open than RLIMIT_NOFILE allows; use fewer"
+        ):
+            oci.run(bundle, state_root=state_root, container_id=prefix)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
