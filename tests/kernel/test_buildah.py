@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pwd
+
 import pytest
 
 from ..support.clients import Client, needs
@@ -17,13 +19,16 @@ ENTRYPOINT ["cat", "/built"]
 """
 
 
-def test_build(client: Client) -> None:
-    """RUN in a container of this runtime, files of the image that was built, and a RUN that fails."""
+@pytest.mark.parametrize("isolation", ["oci", "rootless"])
+def test_build(client: Client, isolation: str) -> None:
+    """RUN in a container of this runtime, files of the image that was built, and a RUN that fails, as root and as a user."""
+    if isolation == "rootless":
+        client.become(pwd.getpwnam("nobody").pw_uid)  # buildah needs a name
     buildah = ("buildah", "--root", client.path / "graph", "--runroot", client.path / "run", "--storage-driver", "vfs")
     configuration = client.path / "containers.conf"
     configuration.write_text("[containers]\ndefault_ulimits = []\n")
     client.env["CONTAINERS_CONF"] = str(configuration)
-    options = ("--runtime", client.runtime, "--isolation", "oci", "--network", "none", "--quiet")
+    options = ("--runtime", client.runtime, "--isolation", isolation, "--network", "none", "--quiet")
 
     made = client.run(*buildah, "from", "scratch")
     client.run(*buildah, "add", "--quiet", made, client.archive)
@@ -33,7 +38,7 @@ def test_build(client: Client) -> None:
     containerfile.write_text(CONTAINERFILE)
     client.run(*buildah, "build", *options, "--tag", "built", "--file", containerfile, client.path / "state")
     made = client.run(*buildah, "from", "localhost/built")
-    run = (*buildah, "run", "--runtime", client.runtime, "--isolation", "oci", "--network", "none", made)
+    run = (*buildah, "run", "--runtime", client.runtime, "--isolation", isolation, "--network", "none", made)
     assert client.run(*run, "cat", "/built") == "built\n0"
     client.run(*run, "sh", "-c", "exit 7", code=7)
     client.run(*run, "nope", code=1)  # buildah keeps the status for itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -189,6 +190,26 @@ def test_a_container_of_systemd(client: Client, who: str) -> None:
     podman("rm", "-f", "-t", "0", prefix)
     podman("rmi", prefix)
     assert units() == ""
+
+
+@pytest.mark.vm
+@pytest.mark.skipif(not criu_works(), reason="criu is missing, or does not support this kernel")
+def test_an_exported_checkpoint(client: Client, tmp_path: Path) -> None:
+    """A container that was exported and removed goes on as another one, with the files that it had changed."""
+    podman, name = Podman(client), client.prefix
+    program = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
+    podman.run("--detach", "--name", name, name, "sh", "-c", program)
+    wait_until(lambda: int(podman("exec", name, "cat", "/count") or 0) > 5, "the program to count")
+    exported = str(tmp_path / "exported.tar.gz")
+    podman("container", "checkpoint", "--export", exported, name)
+    podman("rm", name)
+    other = f"{name}-2"
+    podman("container", "restore", "--import", exported, "--name", other)
+    assert podman.status(other) == "running ociruntime"
+    reached = int(podman("exec", other, "cat", "/count"))
+    assert reached > 5
+    wait_until(lambda: int(podman("exec", other, "cat", "/count") or 0) > reached, "the program to go on")
+    podman("rm", "--force", "--time", "0", other)
 
 
 @pytest.mark.vm

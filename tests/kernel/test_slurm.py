@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import socket
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 import ociruntime as oci
 
 from ..support.clients import Client, needs
+from ..support.fixture_types import MakeBundle
+from ..support.users import give, with_user_namespace
 from ..support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, needs("slurmctld", "slurmd", "srun", "munged")]
@@ -99,3 +103,18 @@ def test_scancel(slurm: Client, bundle: oci.Bundle) -> None:
     slurm.run("scancel", job)
     wait_until(lambda: slurm.run("squeue", "--noheader") == "", "the end of the job", 60)
     wait_until(lambda: containers(slurm) == [], "the removal of the container", 60)
+
+
+def test_jobs_of_a_user(slurm: Client, make_bundle: MakeBundle) -> None:
+    """Slurm runs the runtime as the user of the job, and cleans up as root: the bundle and the state directory are the user's."""
+    uid = pwd.getpwnam("nobody").pw_uid
+    spec = with_user_namespace(oci.RuntimeSpec.default(rootless=True).with_args(["sh"]), uid, 1)
+    bundle = give(oci.Bundle.load(shutil.move(make_bundle(spec).path, slurm.path)), uid)
+    slurm.become(uid)
+    srun = ("srun", f"--container={bundle.path}")
+    assert slurm.run(*srun, "sh", "-c", "cat /proc/self/uid_map; exit 3", code=3).split() == ["0", str(uid), "1"]
+    assert slurm.run(*srun, "cat", input="text") == "text"
+    job = slurm.run("sbatch", "--parsable", f"--container={bundle.path}", "--output=/dev/null", "--wrap", "sleep 1000")
+    wait_until(lambda: '"running"' in slurm.run(slurm.runtime, "list", "--format", "json"), "the start of the job", 60)
+    slurm.run("scancel", job)
+    wait_until(lambda: slurm.run(slurm.runtime, "list", "--quiet") == "", "the removal of the container", 120)
