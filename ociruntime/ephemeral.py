@@ -506,6 +506,7 @@ class OwnedContainer:
                     ephemeral=ephemeral,
                     deadline=deadline,
                     recorder=recorder,
+                    store=store,
                 )
         except BaseException:
             self._release()

@@ -162,8 +162,8 @@ def _is_id(text: str) -> bool:
 
 def _mapped() -> bool:
     """Return whether this process is in another user namespace than the initial one."""
-    with open("/proc/self/uid_map", encoding="ascii") as table:
-        return [line.split() for line in table] != [["0", "0", "4294967295"]]
+    with open("/proc/self/uid_map", "rb", buffering=0) as table:
+        return table.read().split() != [b"0", b"0", b"4294967295"]
 
 
 def check_id(container_id: str) -> str:

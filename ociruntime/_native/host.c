@@ -47,6 +47,54 @@ static char *decimal(char *end, unsigned n)
     return end;
 }
 
+static long result(long ret)
+{
+    return ret < 0 ? -errno : ret;
+}
+
+/* Make a file in memory that cannot be changed, and open it for reading. */
+static long sealed_file(const char *name, const char *content, size_t size)
+{
+    char path[64];
+    long ret = 0;
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0)
+        return -errno;
+    while (size > 0 && (ret = result(write(fd, content, size))) > 0) {
+        content += ret;
+        size -= (size_t)ret;
+    }
+    if (ret >= 0)
+        ret = result(fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE));
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (ret >= 0)
+        ret = result(open(path, O_RDONLY | O_CLOEXEC));
+    close(fd);
+    return ret;
+}
+
+/* Make what a launch needs: both ends of the control socket, the caller's first, the progress page and the program. */
+int oci_launch_files(const char *program, size_t size, size_t page, int *fds)
+{
+    long err = result(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds));
+
+    if (err < 0)
+        return (int)err;
+    err = fds[2] = memfd_create("oci-progress", MFD_CLOEXEC);
+    if (err < 0)
+        err = -errno;
+    else
+        err = result(ftruncate(fds[2], (off_t)page));
+    if (err >= 0)
+        err = fds[3] = (int)sealed_file("oci-plan", program, size);
+    if (err < 0)
+        for (int i = 0; i < 3; i++)
+            if (fds[i] >= 0)
+                close(fds[i]);
+    return err < 0 ? (int)err : 0;
+}
+
 /* Runs between clone3 and execveat, on a stack of its own in the memory of the caller, whose thread waits: raw system calls only,
  * and nothing is written but this stack and the launch structure. */
 static void child(void *arg)
@@ -137,11 +185,6 @@ int oci_launch(struct oci_launch *l)
     if (ret > 0)
         l->pid = (int)ret;
     return ret < 0 ? (int)ret : 0;
-}
-
-static long result(long ret)
-{
-    return ret < 0 ? -errno : ret;
 }
 
 /* Lives until it is killed, or until its creator is gone, and the other end of the pipe with it. */

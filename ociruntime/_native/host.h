@@ -35,6 +35,7 @@ enum {
     OCI_CGROUP_WRITE = 'w'
 };
 int oci_launch(struct oci_launch *l);
+int oci_launch_files(const char *program, size_t size, size_t page, int *fds);
 int oci_receive(int control, struct oci_report *report, int *passed);
 int oci_user_namespace(const char *uid_map, const char *gid_map);
 int oci_fsopen(const char *fstype);

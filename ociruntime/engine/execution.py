@@ -440,8 +440,7 @@ class Execution:
                 opened.append(os.open(str(step.arguments()["cgroup"]), _O_PATH | os.O_DIRECTORY))
                 into = opened[-1]
             lasting = any(entry.kind == "parent" for entry in self.plan.inputs)
-            steps = [(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in self.plan.init_steps()]
-            program = _program(tuple(steps), len(inputs))
+            program = self._program(len(inputs))
             if self._recorder is not None:
                 self._recorder.step(self._at + 1)
             launched = Init.launch(
@@ -462,6 +461,18 @@ class Execution:
                 os.close(fd)
         self._at += 1
         return launched
+
+    def _program(self, inputs: int) -> bytes:
+        """Return the encoded steps of the init. Plans of one configuration share the values."""
+        steps = self.plan.init_steps()
+        key = inputs, tuple([(n, step.op, id(step.values)) for n, step in steps])
+        if (found := _programs.get(key)) is not None:
+            return found[1]
+        program = _encode(tuple([(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in steps]), inputs)
+        _programs[key] = steps, program
+        for oldest in list(_programs)[:-_MAX_PROGRAMS]:
+            _programs.pop(oldest, None)
+        return program
 
     def _filter(self, step: Step) -> tuple[object, ...]:
         """Return the values of a seccomp step, with its profile compiled."""
@@ -520,8 +531,14 @@ def _filter(profile: Seccomp, cache: Path | None) -> Compiled:
     return compiled
 
 
-@lru_cache(maxsize=16)
-def _program(steps: tuple[tuple[int, str, tuple[object, ...]], ...], inputs: int) -> bytes:
+_MAX_PROGRAMS: Final = 16
+_programs: Final[dict[tuple[int, tuple[tuple[int, str, int], ...]], tuple[list[tuple[int, Step]], bytes]]] = {}
+"""The encoded steps of the last launches, by the number of inputs, and the number, operation and identity of the values of each
+step. The steps are kept, so that no others get these identities."""
+
+
+@lru_cache(maxsize=_MAX_PROGRAMS)
+def _encode(steps: tuple[tuple[int, str, tuple[object, ...]], ...], inputs: int) -> bytes:
     """Return the encoded init steps. They are the same for every container of a configuration."""
     return encode(steps, inputs)
 

@@ -48,12 +48,6 @@ class Message(NamedTuple):
     fd: int = -1
 
 
-def control_pair() -> tuple[int, int]:
-    """Create a control socket. Return the caller's end and that of the init process. Raises OSError."""
-    caller, init = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return caller.detach(), init.detach()
-
-
 def wait_readable(control: int, check: Callable[[], object]) -> None:
     """Wait for a message, or for the end of the connection.
 
@@ -291,12 +285,10 @@ class Init:
             timed_steps: how many times of steps the progress page has room for.
         """
         reap_abandoned()
-        control, init_end = control_pair()
-        memfd = page = -1
+        fds = ffi.new("int[4]")
+        check(lib.oci_launch_files(program, len(program), _STAMPS + 8 * timed_steps, fds))
+        control, init_end, page, memfd = fds
         try:
-            page = os.memfd_create("oci-progress", os.MFD_CLOEXEC)
-            os.truncate(page, _STAMPS + 8 * timed_steps)
-            memfd = sealed_memfd("oci-plan", program)
             launch = partial(
                 parent,
                 flags=flags,
@@ -311,13 +303,11 @@ class Init:
             return cls(pid, pidfd, control, page)
         except BaseException:
             os.close(control)
-            if page >= 0:
-                os.close(page)
+            os.close(page)
             raise
         finally:
             os.close(init_end)
-            if memfd >= 0:
-                os.close(memfd)
+            os.close(memfd)
 
     def receive(self) -> Message | None:
         """Return the next message, as `receive` does."""

@@ -321,6 +321,7 @@ def create(
     ephemeral: bool = False,
     deadline: float | None = None,
     recorder: Recorder | None = None,
+    store: StateStore | None = None,
 ) -> Created:
     """Create a container. Errors are those of `Container.create`; after each, nothing of the container is left.
 
@@ -331,10 +332,11 @@ def create(
         ephemeral: whether the container is to be removed when its caller has ended (see `ociruntime.lifecycle.prune`).
         deadline: when to give the launch up, by `time.monotonic`.
         recorder: notes the times of the steps for the operation that this is a part of.
+        store: that of ``options``, if the caller has it.
     """
     preserve = inherited(options.preserve_fds + options.listen_count)
     with recording("create", container_id, recorder) as recorder:
-        with Creation(StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
+        with Creation(store or StateStore(options.state_root), container_id, bundle.path, options, start=start) as creation:
             if ephemeral:
                 creation.document["ephemeral"] = True
             opened, own = creation.open(bundle)

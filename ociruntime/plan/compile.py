@@ -27,7 +27,7 @@ from .cgroups import (
 )
 from .cgroups.limits import compile_rdt, compile_rdt_join
 from .devices import Devices
-from .model import NO_SLOT, Input, Plan, PlanBuilder
+from .model import NO_SLOT, Input, Plan, PlanBuilder, Step
 from .mounts import Mounts
 from .namespaces import (
     Setgroups,
@@ -853,7 +853,7 @@ class Template:
         for index, in_values in self._steps:
             step = steps[index]
             values = tuple([_value(value, text) for value in step.values]) if in_values else step.values
-            steps[index] = attrs.evolve(step, values=values, text=text(step.text))
+            steps[index] = Step(step.side, step.op, values, text(step.text), step.phase, step.location)
         for index in self._inputs:
             kind, name, path, bit, maps = inputs[index]
             inputs[index] = Input(kind, text(name), text(path), bit, maps)

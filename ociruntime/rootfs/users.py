@@ -87,7 +87,7 @@ def env_with_home(process: ProcessSpec, root: ContainerRoot) -> tuple[str, ...] 
     if process.environ.get("HOME"):
         return process.env
     uid = (process.user.uid or 0) if process.user else 0
-    return process.with_env(HOME=home(uid, root)).env
+    return process._env_with(HOME=home(uid, root))
 
 
 def home(uid: int, root: ContainerRoot) -> str:

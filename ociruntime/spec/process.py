@@ -309,6 +309,10 @@ class ProcessSpec(Model["places.ProcessSpecAt"]):
         Raises:
             ValueError: a name contains ``=`` or a NUL byte, or is empty.
         """
+        return self.evolve(env=self._env_with(changes, **names))
+
+    def _env_with(self, changes: Mapping[str, str | None] | None = None, /, **names: str | None) -> tuple[str, ...]:
+        """Return the environment of the result of `with_env`. Raises as that does."""
         optional(check_mapping, "changes", changes)
         changed = {**(changes or {}), **names}
         for name, value in changed.items():
@@ -326,4 +330,4 @@ class ProcessSpec(Model["places.ProcessSpecAt"]):
             if value is not None:
                 env.append(f"{name}={value}")
         env += [f"{name}={value}" for name, value in added.items() if value is not None]
-        return self.evolve(env=tuple(env))
+        return tuple(env)

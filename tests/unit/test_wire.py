@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from ociruntime.plan.model import encode
+from ociruntime.engine.execution import Execution
+from ociruntime.plan.model import PlanBuilder, encode
 from ociruntime.plan.ops import MAGIC, MAX_SLOTS, NO_SLOT, OPS
 
 BY_CODE = {op.code: op for op in OPS.values()}
@@ -126,3 +127,22 @@ def test_more_steps_than_16_bits_count() -> None:
     """A configuration with 70,000 masked paths has them."""
     raw = encode([(70_000, "setsid", ())], 0)
     assert decode(raw) == ([(70_000, "setsid", ())], 0)
+
+
+def test_programs_are_kept_for_the_same_steps_alone() -> None:
+    """Steps are compared by number, operation and values: operations without values share the empty tuple."""
+
+    def program(*ops: str, host: int = 0, inputs: int = 0) -> bytes:
+        builder = PlanBuilder()
+        for _ in range(host):
+            builder.add_host("hook_state", text="")
+        for op in ops:
+            builder.add(op, text="")
+        plan = builder.build("plan", clone_flags=0, namespaces=0)
+        return Execution(plan, stdio=())._program(inputs)
+
+    plain = [op.name for op in OPS.values() if not op.fields]
+    programs = [program(op, host=host, inputs=inputs) for op in plain[:3] for host in (0, 1) for inputs in (0, 1)]
+    assert len(set(programs)) == len(programs)
+    assert program(plain[0], host=1) == programs[2]
+    assert decode(programs[2])[0] == [(2, plain[0], ())]
