@@ -165,6 +165,15 @@ def parse_env_file(path: str) -> list[str]:
     return variables
 
 
+def parse_user(text: str) -> str:
+    """Return the user of the option ``--user``. Raises ArgumentTypeError: it is an image, as behind Apptainer's flag ``-u``."""
+    if "/" in text or text.endswith(".sif"):
+        raise ArgumentTypeError(
+            f"{shown(text)} is no USER[:GROUP]; leave out Apptainer's flag -u: a user's container always has a user namespace"
+        )
+    return text
+
+
 def parse_home(text: str) -> str:
     """Return ``SOURCE:DESTINATION`` for ``SOURCE[:DESTINATION]``, as Apptainer reads it. Raises ArgumentTypeError."""
     source, _, destination = text.partition(":")

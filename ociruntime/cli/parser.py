@@ -26,6 +26,7 @@ from .common import (
     parse_home,
     parse_interval,
     parse_time,
+    parse_user,
     path,
     path_in_container,
     shorten,
@@ -436,7 +437,9 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     changes.add_argument(
         "--pwd", "--cwd", dest="cwd", metavar="DIR", type=path_in_container, help="working directory in the container"
     )
-    changes.add_argument("-u", "--user", metavar="USER[:GROUP]", help="names or numbers; caller for the calling user")
+    changes.add_argument(
+        "-u", "--user", metavar="USER[:GROUP]", type=parse_user, help="names or numbers; caller for the calling user"
+    )
     changes.add_argument(
         "-B",
         "--bind",

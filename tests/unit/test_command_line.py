@@ -168,6 +168,10 @@ def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
             "run --writable x y",
             "unrecognized arguments: --writable; an image is not written to; use --overlay DIR to keep writes, or --writable-tmpfs",
         ),
+        (
+            "run -u image.sif sh",
+            "argument -u/--user: 'image.sif' is no USER[:GROUP]; leave out Apptainer's flag -u: a user's container always has a user namespace",
+        ),
         ("shell --app=a x", "unrecognized arguments: --app=a; give the program of the app, as /scif/apps/NAME/scif/runscript"),
         ("exec --nvccli x y", "unrecognized arguments: --nvccli; use --nv, or --gpus"),
         ("exec --containal x y", "unrecognized arguments: --containal; did you mean '--containall'?"),
