@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine import trees
 from ociruntime.engine.trees import remove_tree
 from ociruntime.errors import BundleError
 
@@ -103,6 +104,31 @@ def test_mounts_are_not_entered(tmp_path: Path, kind: str) -> None:
     assert not tree.exists()
 
 
+def test_a_mount_that_appears_meanwhile_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After rmdir(2) has found that a directory has entries, which refuses a mount point that is there already."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/file").touch()
+    tree, target = tmp_path / "tree", tmp_path / "tree/below"
+    (target / "directory").mkdir(parents=True)
+    enter = trees._Walk._enter
+
+    def mount_and_enter(walk: trees._Walk, name: str) -> None:
+        if name == "below":
+            subprocess.run(["mount", "--bind", tmp_path / "kept", target], check=True)
+        enter(walk, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trees._Walk, "_enter", mount_and_enter)
+        try:
+            with pytest.raises(BundleError, match=f"{target}: it is a mount point; unmount it"):
+                remove_tree(tree)
+        finally:
+            subprocess.run(["umount", target], check=True)
+    assert (tmp_path / "kept/file").exists()
+    remove_tree(tree)
+    assert not tree.exists()
+
+
 @pytest.mark.parametrize("kind", ["file", "directory"])
 @pytest.mark.parametrize(("option", "word"), [("i", "immutable"), ("a", "append-only")])
 def test_files_that_may_not_change_are_named(tmp_path: Path, kind: str, option: str, word: str) -> None:
@@ -123,6 +149,7 @@ def test_files_that_may_not_change_are_named(tmp_path: Path, kind: str, option: 
 
 UNREADABLE = """
 import os, sys
+from ociruntime.engine import trees
 from ociruntime.engine.trees import remove_tree
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
 remove_tree(sys.argv[1] + "/a")

@@ -1,27 +1,30 @@
 """Remove each defence of `table.py` in a copy of the tree, and run the tests that must fail then: ``python mutants/run.py [NAME...]``.
 
-Exit status: 0 if every mutant is killed, 1 if one survives, 2 for a mistake in the table.
+The tests must pass before anything is removed. Exit status: 0 if every mutant is killed, 1 if one survives, 2 for a mistake in the
+table or tests that fail without a removal.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from table import MUTANTS, Mutant
 
 REPO = Path(__file__).resolve().parents[2]
 LONGEST = 600
 """Seconds for the tests of a mutant; one that hangs is killed by that."""
-NO_TESTS_FAILED, TESTS_FAILED = 0, 1
+NO_TESTS_FAILED, TESTS_FAILED, NO_TESTS = 0, 1, 5
+"""Exit statuses of pytest."""
 OWN_NULL: Final = (
     'mount -t tmpfs null /mnt; mknod -m 666 /mnt/null c 1 3; mount --bind /mnt/null /dev/null; umount --lazy /mnt; exec "$@"'
 )
@@ -48,18 +51,41 @@ def build(tree: Path) -> None:
     subprocess.run([sys.executable, "-c", text], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree / "packaging")}, check=True)
 
 
-def test(tree: Path, mutant: Mutant) -> int | None:
-    """Run the tests of a mutant until one fails. Return the exit status of pytest; None if they did not end."""
+class Outcome(NamedTuple):
+    """What a run of tests has shown."""
+
+    status: int | None
+    """The exit status of pytest; None if the tests did not end."""
+    failed: str = ""
+    """The test that failed. A test whose set-up fails shows nothing."""
+    output: str = ""
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return "killed    it hangs"
+        if self.failed:
+            return f"killed    {self.failed}"
+        return "SURVIVED" if self.status == NO_TESTS_FAILED else f"pytest: {self.status}\n{self.output}"
+
+    @property
+    def killed(self) -> bool:
+        return self.status is None or bool(self.failed)
+
+
+def test(tree: Path, tests: Iterable[str], *, limit: float | None) -> Outcome:
+    """Run tests until one fails, or the limit in seconds is reached."""
     command = ["unshare", "--mount", "sh", "-ec", OWN_NULL, "sh"]
-    command += [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", *mutant.tests]
+    command += [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, cwd=tree / "tests", env=environment, capture_output=True, text=True, timeout=LONGEST)
+        done = subprocess.run(command, cwd=tree / "tests", env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return None
-    if done.returncode not in (NO_TESTS_FAILED, TESTS_FAILED) or (" skipped" in done.stdout and "passed" not in done.stdout):
-        print(done.stdout + done.stderr)
-    return done.returncode
+        return Outcome(None)
+    failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    status = done.returncode
+    if status == NO_TESTS_FAILED and " skipped" in done.stdout and " passed" not in done.stdout:
+        status = NO_TESTS
+    return Outcome(status, failed[1] if failed and status == TESTS_FAILED else "", done.stdout + done.stderr)
 
 
 def main(names: list[str]) -> int:
@@ -76,22 +102,22 @@ def main(names: list[str]) -> int:
         if not list(tree.glob("ociruntime/_native/_host*.so")):  # otherwise the one that the tree has is used, as by other tests
             subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=tree, check=True)
         build(tree)
-        for mutant in MUTANTS:
-            if names and mutant.name not in names:
-                continue
+        chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+        whole = test(tree, dict.fromkeys(name for mutant in chosen for name in mutant.tests), limit=None)
+        if whole.status != NO_TESTS_FAILED:
+            print(f"the tests fail without a removal: {whole.failed}\n{whole.output}", file=sys.stderr)
+            return 2
+        for mutant in chosen:
             began, native = time.monotonic(), mutant.file.startswith("_native/")
             with removed(tree, mutant):
                 if native:
                     build(tree)
-                status = test(tree, mutant)
+                outcome = test(tree, mutant.tests, limit=LONGEST)
             if native:
                 build(tree)
-            result = {None: "killed (it hangs)", TESTS_FAILED: "killed", NO_TESTS_FAILED: "SURVIVED"}.get(
-                status, f"pytest: {status}"
-            )
-            if "killed" not in result:
+            if not outcome.killed:
                 survived.append(mutant.name)
-            print(f"{mutant.row:2}  {result:10}  {time.monotonic() - began:5.0f} s  {mutant.name}", flush=True)
+            print(f"{mutant.row:2} {time.monotonic() - began:4.0f} s  {mutant.name:40} {outcome}", flush=True)
     print(f"{len(survived)} survived" + (f": {', '.join(survived)}" if survived else ""))
     return 1 if survived else 0
 
