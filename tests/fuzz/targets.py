@@ -6,7 +6,6 @@ Inputs are valid documents with a few changes, because random bytes do not come 
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import io
 import json
@@ -36,7 +35,7 @@ from ociruntime.supervisor.logs import LogRecord, read_log
 from ociruntime.supervisor.streams import ENCODERS, ContainerStreams, Loop, format_time
 
 from ..support.images import INDEX_TYPE, MANIFEST_TYPE, TAR_TYPE
-from ..support.odd_configs import PIECES, lay_over
+from ..support.odd_configs import PIECES, copied, lay_over
 from ..support.plans import HYBRID, PURE_V2
 from . import fuzz_sif
 from .driver import Finding, Target
@@ -67,6 +66,12 @@ _VALUES: tuple[Any, ...] = (*_NUMBERS, *_TEXTS, None, True, [], {}, [None], {"a"
 _TOKENS = (b"\0", b"\n", b"\r", b"\f", b"\xff", b"\xe2\x80\xa8", b":", b"::::::", b" ", b"..", b"/", b"9" * 30, b"-1", b"{", b"[", b"[" * 3000, b'"', b"\\ud800", b"1e999", b"&a", b"*a", b"!!x", b"---\n")  # fmt: skip
 
 
+def scratch_directory() -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary directory, in memory where that is possible: each input writes files."""
+    memory = "/dev/shm"
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+
+
 def damaged(data: bytes, rng: random.Random) -> bytes:
     """Return bytes with a few changes."""
     out = bytearray(data)
@@ -89,7 +94,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def changed(document: Any, rng: random.Random) -> Any:
     """Return a JSON value with a few changes, at any depth."""
-    out: Any = copy.deepcopy(document)
+    out: Any = copied(document)
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         around: Any = out
         while isinstance(around, dict | list) and around:
@@ -107,13 +112,13 @@ def _change(around: Any, key: Any, rng: random.Random) -> None:
     if kind == 0:
         del around[key]
     elif kind == 1:
-        copied = copy.deepcopy(around[key])
+        again = copied(around[key])
         if isinstance(around, list):
-            around.append(copied)
+            around.append(again)
         else:
-            around[rng.choice(_TEXTS)] = copied
+            around[rng.choice(_TEXTS)] = again
     else:
-        around[key] = copy.deepcopy(rng.choice(_VALUES))
+        around[key] = copied(rng.choice(_VALUES))
 
 
 def dumped(document: Any, rng: random.Random) -> bytes:
@@ -242,7 +247,7 @@ def _use_image(path: str) -> None:
 @contextmanager
 def layout() -> Iterator[Target]:
     """OCI layouts and docker archives, in a tar archive and as a directory, with their layers."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_directory() as scratch:
         archive, tree = f"{scratch}/image.tar", f"{scratch}/tree"
 
         def exercise(data: bytes) -> bool:
@@ -278,7 +283,7 @@ def _signed() -> tuple[bytes, bytes]:
     public = _private_key().public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_directory() as scratch:
         path = Path(scratch, "a.sif")
         builder = SifBuilder()
         builder.add_labels({"a": "b"})
@@ -319,7 +324,7 @@ def signatures() -> Iterator[Target]:
         out = bytearray(signed)
         if rng.random() < 0.3:
             return bytes(fuzz_sif.mutate(out, rng))
-        document = copy.deepcopy(envelope)
+        document = copied(envelope)
         if rng.random() < 0.5:  # the message: signed by the right key or not
             message = dumped(json.loads(base64.b64decode(document["payload"])), rng)
             document["payload"] = base64.b64encode(message).decode()
@@ -401,7 +406,7 @@ _CDI = {
 @contextmanager
 def cdi_specs() -> Iterator[Target]:
     """CDI specs, as JSON and as YAML."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_directory() as scratch:
 
         def exercise(data: bytes) -> bool:
             read = False
@@ -429,7 +434,7 @@ _GROUP = b"root:x:0:\napp:x:1000:\nadm:x:4:app,bin\nwheel:x:10:app\n"
 @contextmanager
 def users() -> Iterator[Target]:
     """passwd and group: ids in their range, and users only of lines that say so."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_directory() as scratch:
         etc = Path(scratch, "etc")
         etc.mkdir()
         root = ContainerRoot(scratch)
@@ -479,7 +484,7 @@ def logs() -> Iterator[Target]:
             lines += [dumped(json.loads(lines[-1]), rng) + b"\n" for _ in range(3)]
         return log_format.encode() + b"\n" + lines[0] + damaged(b"".join(lines[1:]), rng)
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_directory() as scratch:
         path = f"{scratch}/log"
 
         def exercise(data: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import marshal
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -221,12 +221,17 @@ _MAPPINGS = frozenset({"annotations", "sysctl", "unified", "rdma", "netDevices"}
 OF_OTHER_PLATFORMS = frozenset({"windows", "solaris", "vm", "zos", "freebsd"})
 
 
+def copied(document: Any) -> Any:
+    """Return a copy of a JSON value. `copy.deepcopy` would take half of the time of the fuzzers."""
+    return marshal.loads(marshal.dumps(document))
+
+
 def lay_over(below: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
     """Return a document with a part of another one laid over it. Objects are joined."""
-    created = copy.deepcopy(below)
+    created: dict[str, Any] = copied(below)
     for key, value in piece.items():
         under = created.get(key)
-        created[key] = lay_over(under, value) if isinstance(value, dict) and isinstance(under, dict) else copy.deepcopy(value)
+        created[key] = lay_over(under, value) if isinstance(value, dict) and isinstance(under, dict) else copied(value)
     return created
 
 
@@ -264,7 +269,7 @@ def odd_configs(base: RuntimeSpec, *, each: int | None, seed: int = 0) -> Iterat
             if path[-2:-1] and path[-2] in _MAPPINGS:
                 changes += [(True, text) for text in _TEXTS]
             for is_key, value in changes if each is None else chosen.sample(changes, min(each, len(changes))):
-                created = copy.deepcopy(document)
+                created = copied(document)
                 around = _at(created, path[:-1])
                 if is_key:
                     around[value] = around.pop(path[-1])
