@@ -71,3 +71,29 @@ def test_it_ends(stubborn: tuple[oci.Bundle, Path], state_root: Path, prefix: st
     number, _, reason = taken.read_text().strip().partition(" ")
     assert (int(number) > 0, reason) == (True, "enough")
     assert_nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize("how", ["run", "exec", "delete"])
+def test_floods_of_output_end(make_bundle: MakeBundle, state_root: Path, prefix: str, how: str) -> None:
+    """By several processes on both streams; kept by the caller up to a limit, or by a supervisor in a log."""
+    line = "for i in 1 2 3; do (trap '' TERM PIPE; while :; do echo line; echo line >&2; done) & done; wait"
+    bundle = make_bundle(oci.RuntimeSpec.default().with_args(["sh", "-c", line]))
+    with within(TIME_LIMIT):
+        if how == "run":
+            with pytest.raises(oci.ProcessTimeout) as caught:
+                oci.run(bundle, timeout=2, capture_output=True, max_output=1000, state_root=state_root, container_id=prefix)
+        else:
+            main = bundle if how == "delete" else bundle.with_args(["sleep", "1000"])
+            with oci.Container.create(prefix, main, state_root=state_root, supervise=how == "delete") as container:
+                container.start()
+                if how == "exec":
+                    with pytest.raises(oci.ProcessTimeout) as caught:
+                        container.exec(["sh", "-c", line], timeout=2, capture_output=True, max_output=1000)
+                    assert len(container.processes()) == 1
+                else:
+                    wait_until(lambda: next(iter(container.logs(tail=1)), None), "output in the log")
+                container.delete(force=True)
+    if how != "delete":
+        assert isinstance(caught.value.result, oci.Result)
+        assert (len(caught.value.result.stdout), caught.value.result.truncated) == (1000, True)
+    assert_nothing_left(state_root, prefix)
