@@ -26,7 +26,7 @@ from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
 from .options import CreateOptions, NoKeywords, OutputFunction, RunKeywords, RunOptions, SandboxOptions, check_keywords
-from .overrides import Args, Env, Mounts, Network, Overlays, Overrides, Ports, StrPath, UserLike
+from .overrides import Args, Env, Mounts, Network, Overlays, Overrides, Ports, StrPath, UserLike, with_default_limits
 from .presets import HostFiles, Preset
 from .process import Deadline, LaunchedProcess, Result, finish
 from .rootfs.layers import Layers, Strategy, may_mount, shared_mounts
@@ -133,7 +133,8 @@ def run(
             sources to destinations. One replaces a mount at its destination.
         memory: memory limit in bytes or as ``"512M"``. A program that needs more is killed.
         cpus: CPU time in CPUs: 0.5 is half of one.
-        pids: limit of processes and threads.
+        pids: limit of processes and threads; -1 for none. Default: as the configuration says. An image or a plain directory says
+            nothing: where a cgroup can enforce it, the limit is 2048, or 64 for each CPU of the host if that is more.
         network: ``"none"`` or False for an empty network, ``"host"`` for the host's, ``"private"`` for one of the container that
             reaches the host's by pasta or slirp4netns, or the path of a network namespace. Default: as the configuration says,
             which is empty for an image.
@@ -314,7 +315,10 @@ def _find_bundle(image: ImageLike, options: RunOptions | SandboxOptions) -> Bund
         if isinstance(image, Bundle) or has_file(Path(name), "config.json"):
             if choice._replace(overlay="", volumes=True) != _Choice():
                 raise ValueError("reference, platform and strategy say how an image is opened and mounted, and a bundle is given")
-            return _with_overlay(image if isinstance(image, Bundle) else Bundle.load(image), overlay).with_overrides(overrides)
+            bundle = image if isinstance(image, Bundle) else Bundle.load(image)
+            if sandbox and options.pids is None and bundle.spec.at.linux.resources.pids.limit.get() is not None:
+                overrides = attrs.evolve(overrides, pids=None)  # the default is not instead of what a bundle says
+            return _with_overlay(bundle, overlay).with_overrides(overrides)
         image = Path(absolute_path(name))
     place = Path(os.path.realpath(tempfile.gettempdir()))
     found, needs_args = _known(image, place, choice), not (overrides.args or sandbox)
@@ -451,7 +455,7 @@ def _open(image: Path | Image, place: Path, choice: _Choice, key: object) -> _Im
         files = ContainerRoot(*layers.paths)
         # A bind mount of the image file itself is not one of the root filesystem.
         root = str(path) if opened.kind == "directory" else f"{path}/rootfs"
-        spec = spec_of(opened, path, files, volumes=choice.volumes).evolve(root=Root(path=root))
+        spec = with_default_limits(spec_of(opened, path, files, volumes=choice.volumes)).evolve(root=Root(path=root))
         user = (config.user if config else "") or ""
         return _Image(key, Bundle._of_layers(path, spec, layers), user, _is_plain(opened))
 
@@ -470,7 +474,8 @@ def _make_bundle(image: Path | Image, path: Path, overrides: Overrides, choice: 
         path.mkdir(mode=0o700)
         layers = fill(path, opened, strategy=choice.strategy, private=True, volumes=choice.volumes)
         config = opened.config()
-        bundle = _with_overlay(Bundle.load(path)._with_layers(layers), choice.overlay or None)
+        loaded = Bundle.load(path)._with_layers(layers)
+        bundle = _with_overlay(loaded._with_spec(with_default_limits(loaded.spec)), choice.overlay or None)
         return bundle.with_overrides(_with_user(overrides, (config.user if config else "") or ""))
 
 

@@ -27,7 +27,7 @@ from .engine.networks import parse_ports
 from .engine.systemd import is_reachable
 from .files import absolute_path
 from .host import Host
-from .plan.cgroups import Manager, why_unlimited
+from .plan.cgroups import PIDS_IF_POSSIBLE, Manager, why_unlimited
 from .plan.mount_options import KNOWN_OPTIONS
 from .plan.namespaces import KEEP_GROUPS, Port, maps_own_id_alone
 from .plan.rootfs import Tmpfs
@@ -75,6 +75,8 @@ Ports: TypeAlias = "Mapping[int, int] | Mapping[str, int] | Mapping[int | str, i
 _PERIOD: Final = 100_000
 """Period of the CPU quota in microseconds: the kernel's default."""
 _HOST_NAME_MAX: Final = 64
+_LEAST_PIDS: Final = 2048
+_PIDS_FOR_EACH_CPU: Final = 64
 _MAX_ID: Final = 0xFFFFFFFE
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
@@ -435,6 +437,8 @@ class Overrides:
         if (self.memory, self.cpus, self.pids) == (None, None, None):
             return spec
         linux = spec.linux or Linux()
+        if self.pids is not None and self.pids > 0:
+            spec = spec.with_annotations(dict.fromkeys(PIDS_IF_POSSIBLE))  # the limit of a call is not left out
         return spec.evolve(linux=linux.evolve(resources=self.limit(linux.resources or Resources())))
 
     def limit(self, resources: Resources) -> Resources:
@@ -448,6 +452,18 @@ class Overrides:
         if self.pids is not None:
             changes["pids"] = (resources.pids or Pids()).evolve(limit=self.pids)
         return resources.evolve(**changes)
+
+
+def with_default_limits(spec: RuntimeSpec) -> RuntimeSpec:
+    """Return the configuration of an image with the limit that `ociruntime.run` sets where a cgroup can enforce it.
+
+    A process that starts others without end would otherwise take every pid of the host. A machine with many CPUs runs programs with
+    that many threads.
+    """
+    linux = spec.linux or Linux()
+    limit = max(_LEAST_PIDS, _PIDS_FOR_EACH_CPU * (os.cpu_count() or 1))
+    resources = (linux.resources or Resources()).evolve(pids=Pids(limit=limit))
+    return spec.with_annotations(PIDS_IF_POSSIBLE).evolve(linux=linux.evolve(resources=resources))
 
 
 def _bounded(mount: Mount, size: int) -> Mount:

@@ -132,7 +132,7 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
             memory: memory limit of all processes together, in bytes or as ``"512M"``. The kernel kills a program that needs more.
                 What is written to a root filesystem in memory (``disk``) counts too, and so does swap.
             cpus: CPU time in CPUs: 0.5 is half of one.
-            pids: limit of processes and threads. Default: 1024. -1 for no limit.
+            pids: limit of processes and threads. Default: that of a bundle that has one, otherwise 1024. -1 for no limit.
             disk: limit of what is written to the root filesystem, which is in memory then. Default: ``"1G"``. -1 for no limit, in a
                 directory on the disk (``TMPDIR``). It is also the size of each other tmpfs that has none.
             shm: size of ``/dev/shm``. Default: as the configuration says, which is 64 MiB for an image. -1 for half of the memory.

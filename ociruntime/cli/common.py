@@ -28,8 +28,8 @@ T = TypeVar("T")
 OF_IMAGE: Final = frozenset({"keys", "platform", "reference", "strategy", "verify"})
 """Options about an image, by the names of their values."""
 OF_NEW_CONTAINER: Final = OF_IMAGE | frozenset(
-    "bind cleanenv compat contain containall device env_file fakeroot gpus home hostname hpc net network no_home no_mount overlay "
-    "publish scratch workdir writable_tmpfs".split()
+    "bind cleanenv compat contain containall cpus device env_file fakeroot gpus home hostname hpc memory net network no_home "
+    "no_mount overlay pids_limit publish scratch workdir writable_tmpfs".split()
 )
 """Options that a running container cannot follow."""
 

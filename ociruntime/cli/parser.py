@@ -480,6 +480,15 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
         "-o", "--overlay", action="append", default=[], metavar="WHERE", help=f"where the container's writes go: {_OVERLAYS}"
     )
     changes.add_argument("--writable-tmpfs", action="store_true", help="same as --overlay tmpfs")
+    limits = parser.add_argument_group("limits of all processes together, by cgroups")
+    limits.add_argument("--memory", type=limit(parse_size), metavar="BYTES", help="memory, as 1048576 or 64m; -1 for no limit")
+    limits.add_argument("--cpus", type=limit(parse_cpus, float), metavar="N", help="CPU time in CPUs, as 1.5")
+    limits.add_argument(
+        "--pids-limit",
+        type=limit(parse_count, int),
+        metavar="N",
+        help="number of tasks; -1 for no limit (default: that of a bundle; for an image 2048, or 64 for each CPU if that is more)",
+    )
     habits = parser.add_argument_group("as Apptainer runs programs")
     habits.add_argument(
         "--hpc",

@@ -218,7 +218,9 @@ class _Create:
         """Create cgroups and clone the init."""
         builder, host = self.builder, self.host
         builder.phase = "On the host, before the clone"
-        self.placement = placement = compile_cgroups(builder, self.linux, self.container_id, host, self.manager)
+        self.placement = placement = compile_cgroups(
+            builder, self.linux, self.container_id, host, self.manager, self.spec.annotations
+        )
         if not placement.scope:
             compile_owner(builder, placement, self.spec, self.namespaces, host)
         self.resctrl_groups = compile_rdt(builder, self.linux, host, self.container_id)
@@ -429,7 +431,7 @@ def compile_restore(
             "$.hooks: criu restores a container in one step, in which no hook of create can run; remove these hooks"
         )
     builder.phase = "On the host, before the clone"
-    placement = compile_cgroups(builder, linux, container_id, host, manager)
+    placement = compile_cgroups(builder, linux, container_id, host, manager, spec.annotations)
     if not placement.places:
         raise UnsupportedError(f"a container is restored into cgroups, by which its processes are known: {placement.lack}")
     if not placement.scope:

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.ephemeral import close_images
 from ociruntime.spec import Mount, NamespaceType
 
+from ..support.cgroups import needs
 from ..support.fixture_types import MakeBundle
 from ..support.leftovers import assert_nothing_left
 from ..support.waiting import SLOWER, TIME_LIMIT, interrupted_when, timed_out, timed_out_with_output, wait_until, within
@@ -217,6 +219,44 @@ def test_limits(sh: Sh) -> None:
     assert "fork" in result.stderr
     result = timed_out(lambda: sh("while :; do :; done", cpus=0.2, timeout=SLOWER))
     assert result.usage.total < 0.8 * result.duration
+
+
+BRANCHES = "exec 2>&1; b() { if [ $1 -lt 9 ]; then b $(($1 + 1)) & b $(($1 + 1)) & fi; exec sleep 1000; }; b 0"
+"""It starts 1,023 processes, or as many as it may."""
+
+
+@pytest.mark.parametrize("kind", ["directory", "image", "extracted image", "open image"])
+@needs["pids"]
+def test_processes_of_an_image_are_limited(
+    sh: Sh, busybox_rootfs: Path, busybox_sif: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("ociruntime.overrides._LEAST_PIDS", 50)
+    monkeypatch.setattr("ociruntime.overrides._PIDS_FOR_EACH_CPU", 1)
+    close_images()  # the limit is noted with the image
+    options: dict[str, Any] = {"strategy": "extraction"} if kind == "extracted image" else {}
+    try:
+        with oci.Image.open(busybox_sif) as image:
+            given = {"directory": busybox_rootfs, "open image": image}.get(kind, busybox_sif)
+            assert "fork" in timed_out_with_output(lambda limit: sh(BRANCHES, image=given, timeout=limit, **options)).stdout
+            for pids in 120, -1:
+                assert sh("for i in $(seq 100); do sleep 5 & done", image=given, pids=pids, **options).returncode == 0
+        assert sh("for i in $(seq 100); do sleep 5 & done").returncode == 0  # of a bundle, whose configuration says it all
+    finally:
+        close_images()
+
+
+def test_processes_of_an_image_without_cgroups(sh: Sh, busybox_rootfs: Path) -> None:
+    for pids in None, -1:
+        assert sh("echo done", image=busybox_rootfs, cgroup_manager="disabled", pids=pids).stdout == "done\n"
+    with pytest.raises(oci.UnsupportedError, match=r"pids\.limit: needs a cgroup"):
+        sh("echo done", image=busybox_rootfs, cgroup_manager="disabled", pids=100)
+
+
+@pytest.mark.parametrize("place", ["/dev", "/dev/shm"])
+@needs["memory"]
+def test_files_in_memory_count_as_memory(sh: Sh, place: str) -> None:
+    result = sh(f"dd if=/dev/zero of={place}/x bs=1M count=48; echo $?", memory="24M")
+    assert (result.stdout, result.oom_killed) == ("137\n", True)
 
 
 def test_network_and_read_only(sh: Sh) -> None:

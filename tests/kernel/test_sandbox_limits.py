@@ -18,6 +18,7 @@ import ociruntime as oci
 from ociruntime import aio
 from ociruntime.spec import Mount, Rlimit, RlimitType
 
+from ..support.cgroups import needs
 from ..support.fixture_types import MakeBundle, MakeSandbox, Script
 from ..support.users import run_tests_as_user
 from ..support.waiting import TIME_LIMIT, run_async
@@ -151,6 +152,18 @@ def test_processes_are_limited(make_sandbox: MakeSandbox, attack: bytes) -> None
     assert len(sandbox.processes()) == taken
     sandbox.reset()
     assert sandbox.processes() == ()
+
+
+@pytest.mark.root
+@needs["pids"]
+@pytest.mark.parametrize(("given", "enough"), [(None, 30), (100, 80)])
+def test_a_bundle_keeps_its_own_limit_of_processes(
+    make_sandbox: MakeSandbox, make_bundle: MakeBundle, attack: bytes, given: int | None, enough: int
+) -> None:
+    bundle = make_bundle(oci.RuntimeSpec.default().at.linux.resources.pids.evolve(limit=40))
+    taken, reason = take(make_sandbox(bundle, pids=given), attack, "process", 200)
+    assert enough < taken < (given or 40)
+    assert reason == "Resource temporarily unavailable"
 
 
 @pytest.mark.filterwarnings("ignore::ociruntime.OCIRuntimeWarning")

@@ -9,6 +9,7 @@ import pytest
 
 from ociruntime.errors import UnsupportedError
 from ociruntime.host import Hierarchy, Host
+from ociruntime.plan import Plan
 from ociruntime.plan.cgroups import compile_update, existing_placement, member_names
 from ociruntime.spec import Linux, Resources
 
@@ -78,6 +79,38 @@ def test_device_rules_without_privileges(change: dict[str, Any], rules: str | No
         with pytest.raises(UnsupportedError, match=r"\$\.linux\.resources\.devices: device rules need"):
             compile_update(linux_with, member_names(denied), where, host)
     assert not any("devices" in warning for warning in compiled(config(limit(**denied)), host, manager="disabled").warnings)
+
+
+@pytest.mark.parametrize(
+    ("host", "steps"),
+    [
+        (HYBRID, [("cgroup_write_first", f"{FS}/pids/ociruntime-c1", (("pids.max", "9"),), True, "pids.limit")]),
+        (
+            PURE_V2,
+            [
+                ("cgroup_enable", f"{FS}/ociruntime-c1", FS, (), ("cpu", "io", "memory", "pids")),
+                ("cgroup_write_first", f"{FS}/ociruntime-c1", (("pids.max", "9"),), True, "pids.limit"),
+            ],
+        ),
+        (attrs.evolve(PURE_V2, hierarchies=(Hierarchy(FS, 2, frozenset({"cpu"})),)), [("cgroup_enable", f"{FS}/ociruntime-c1", FS, (), ("cpu",))]),
+        (attrs.evolve(PURE_V2, hierarchies=()), []),
+    ],
+    ids=["v1", "v2", "no controller", "no cgroups"],
+)  # fmt: skip
+def test_a_limit_of_processes_that_may_be_left_out(host: Host, steps: list[tuple[object, ...]]) -> None:
+    def names(plan: Plan) -> list[tuple[object, ...]]:
+        return [
+            (step.op, *step.values) for step in plan.steps if step.op in ("cgroup_enable", "cgroup_write_first", "cgroup_write")
+        ]
+
+    change = limit(pids={"limit": 9})
+    omissible = both(change, lambda d: d.update(annotations={"org.ociruntime.pids-limit": "if possible"}))
+    assert names(compiled(config(omissible), host)) == steps
+    if host in (HYBRID, PURE_V2):
+        assert "cgroup_write" in {name for name, *_ in names(compiled(config(change), host))}
+    else:
+        with pytest.raises(UnsupportedError, match=r"pids\.limit: "):
+            compiled(config(change), host)
 
 
 def test_a_cpuset_of_the_config_is_not_copied_from_the_parent() -> None:

@@ -13,7 +13,7 @@ import pytest
 from ociruntime.arguments import parse_count, parse_cpus, parse_limit, parse_size, parse_timeout
 from ociruntime.host import Hierarchy, Host
 from ociruntime.options import SandboxOptions
-from ociruntime.overrides import Overrides
+from ociruntime.overrides import Overrides, with_default_limits
 from ociruntime.rootfs.users import ContainerRoot
 from ociruntime.spec import Mount, Resources, RuntimeSpec
 
@@ -166,3 +166,14 @@ def test_the_memory_of_a_sandbox_counts_swap(
     memory = SandboxOptions(memory="64M").overrides.limit(Resources()).memory
     assert memory is not None
     assert (memory.limit, memory.swap) == (64 << 20, 64 << 20 if counts else None)
+
+
+@pytest.mark.parametrize(("cpus", "limit"), [(1, 2048), (32, 2048), (33, 2112), (None, 2048)])
+def test_the_default_limit_of_processes(monkeypatch: pytest.MonkeyPatch, cpus: int | None, limit: int) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    spec = with_default_limits(RuntimeSpec.default())
+    assert spec.at.linux.resources.pids.limit.get() == limit
+    assert spec.at.linux.resources.devices.get() == RuntimeSpec.default().at.linux.resources.devices.get()
+    assert spec.annotations == {"org.ociruntime.pids-limit": "if possible"}
+    own = Overrides(pids=7).apply(spec, lambda spec: ContainerRoot("/none"))
+    assert (own.at.linux.resources.pids.limit.get(), own.annotations) == (7, {})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from ...errors import UnsupportedError
 from ...spec import Linux, Resources
 from ..model import Plan, PlanBuilder
 from ..ops import Sync
-from .limits import compile_limits, compile_rdt_change
+from .limits import PIDS_IF_POSSIBLE, compile_limits, compile_rdt_change
 from .placement import (
     DISABLED,
     MANAGERS,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANAGERS",
+    "PIDS_IF_POSSIBLE",
     "Manager",
     "Place",
     "Placement",
@@ -53,9 +54,17 @@ __all__ = [
 
 
 def compile_cgroups(
-    builder: PlanBuilder, linux: Linux | None, container_id: str, host: Host, manager: Manager = "cgroupfs"
+    builder: PlanBuilder,
+    linux: Linux | None,
+    container_id: str,
+    host: Host,
+    manager: Manager = "cgroupfs",
+    annotations: Mapping[str, str] | None = None,
 ) -> Placement:
     """Create the container's cgroups and set their limits, before the clone. The cgroups of a systemd scope come later.
+
+    Args:
+        annotations: those of the container, for `PIDS_IF_POSSIBLE`.
 
     Raises:
         SpecError: ``linux.cgroupsPath`` or a limit contradicts itself.
@@ -66,7 +75,7 @@ def compile_cgroups(
     placement = DISABLED if manager == "disabled" else new_placement(linux.cgroups_path if linux else None, container_id, host)
     resources = linux.resources if linux else None
     compile_places(builder, placement.places, resources)
-    compile_limits(builder, resources, placement, host)
+    compile_limits(builder, resources, placement, host, annotations=annotations)
     return placement
 
 
@@ -143,7 +152,7 @@ def compile_scope(builder: PlanBuilder, placement: Placement, spec: RuntimeSpec,
     builder.add_host("systemd_scope", *values, text=describe_scope(target, properties))
     *others, _ = placement.places
     compile_places(builder, [place for place in others if not CONTROLLERS & place.hierarchy.controllers], resources)
-    compile_limits(builder, resources, placement, host)
+    compile_limits(builder, resources, placement, host, annotations=spec.annotations)
     compile_follow(builder, others)
 
 

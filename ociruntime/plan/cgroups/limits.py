@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -176,6 +176,10 @@ def describe_rules(rules: Sequence[DeviceRule]) -> str:
 _COUNTING: Final = ("cpu", "io", "memory", "pids")
 """The v2 controllers that are enabled if possible, even without a limit: `Container.stats` reads them."""
 _V1_NAMES: Final = {"io": "blkio"}
+_PIDS_LIMIT: Final = "org.ociruntime.pids-limit"
+_IF_POSSIBLE: Final = "if possible"
+PIDS_IF_POSSIBLE: Final = {_PIDS_LIMIT: _IF_POSSIBLE}
+"""The annotation of a container whose ``pids.limit`` is left out where no cgroup can enforce it."""
 
 
 def compile_limits(
@@ -184,12 +188,14 @@ def compile_limits(
     placement: Placement,
     host: Host,
     *,
+    annotations: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
     enable: bool = True,
 ) -> None:
     """Write the limits.
 
     Args:
+        annotations: those of the container, for `PIDS_IF_POSSIBLE`.
         only: the members of linux.resources, such as ``memory.limit``, whose values are written. Default: all.
         enable: whether to enable the controllers that the values need.
 
@@ -198,8 +204,13 @@ def compile_limits(
         UnsupportedError: this host cannot apply a limit.
     """
     unified = placement.unified
+    omissible = {"pids"} if (annotations or {}).get(_PIDS_LIMIT) == _IF_POSSIBLE else set[str]()
+    if resources is not None and omissible and placement.of("pids") is None:
+        resources = resources.evolve(pids=None)
     writes = [] if resources is None else _placed(resources, placement, host, only)
-    required = sorted({write.controller for place, write in writes if place is unified and write.controller != "cgroup"})
+    writes = [(place, write._replace(optional=True) if write.controller in omissible else write) for place, write in writes]
+    needed = {write.controller for place, write in writes if place is unified and write.controller != "cgroup"}
+    required = sorted(needed - omissible)
     if enable and unified and (only is None or required):
         counting = _COUNTING if only is None else ()
         optional = [name for name in counting if name in unified.hierarchy.controllers and name not in required]
