@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,9 @@ def test_quickstart(script: Script, tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no program starts here")
-def test_quickstart_of_a_user(user_script: Script, tmp_path: Path) -> None:
-    page = tmp_path / "quickstart.md"
-    page.write_text((DOCS / "quickstart.md").read_text())
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    tmp_path.chmod(0o777)
-    assert user_script("become(65533)\n" + QUICKSTART, str(page), str(tmp_path)).stdout == "True 0\n"
+def test_quickstart_of_a_user(user_script: Script) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # a user cannot reach pytest's own directories
+        page = Path(directory, "quickstart.md")
+        page.write_text((DOCS / "quickstart.md").read_text())
+        os.chmod(directory, 0o777)
+        assert user_script("become(65533)\n" + QUICKSTART, str(page), directory).stdout == "True 0\n"
