@@ -24,7 +24,9 @@ from typing import NamedTuple
 from ociruntime.errors import OCIRuntimeError
 
 TIME_LIMIT = 20.0
-"""Seconds of one input. Other programs may use the machine at the same time."""
+"""Seconds of CPU time for one input."""
+WAIT_LIMIT = 300.0
+"""Seconds for one input. Other programs may use the machine at the same time."""
 MEMORY_LIMIT = 64 << 20
 """Bytes that Python allocates for one input. Tracing them is slow, so only one input in `_TRACED` is measured."""
 _TRACED = 64
@@ -44,7 +46,7 @@ class Finding(Exception):
 
 
 def _time_is_over(number: int, frame: FrameType | None) -> None:
-    raise Finding(f"more than {TIME_LIMIT:.0f} seconds")
+    raise Finding(f"more than {TIME_LIMIT:.0f} seconds of CPU time, or {WAIT_LIMIT:.0f} seconds")
 
 
 @contextmanager
@@ -53,7 +55,8 @@ def _bounded(traced: bool) -> Iterator[None]:
     fds = len(os.listdir("/proc/self/fd"))
     if traced:
         tracemalloc.start()
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
+    signal.setitimer(signal.ITIMER_REAL, WAIT_LIMIT)
     try:
         yield
         if traced and (peak := tracemalloc.get_traced_memory()[1]) > MEMORY_LIMIT:
@@ -61,14 +64,15 @@ def _bounded(traced: bool) -> Iterator[None]:
         if len(os.listdir("/proc/self/fd")) != fds:
             raise Finding("file descriptors stay open")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in signal.ITIMER_PROF, signal.ITIMER_REAL:
+            signal.setitimer(timer, 0)
         if traced:
             tracemalloc.stop()
 
 
 def attempt(target: Target, data: bytes, *, traced: bool = True) -> bool:
     """Use one input; return whether it was accepted. Any exception is a finding."""
-    before = signal.signal(signal.SIGALRM, _time_is_over)
+    before = {number: signal.signal(number, _time_is_over) for number in (signal.SIGALRM, signal.SIGPROF)}
     try:
         with _bounded(traced), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -79,7 +83,8 @@ def attempt(target: Target, data: bytes, *, traced: bool = True) -> bool:
                     raise Finding(f"the message is not printable: {error!r:.300}") from error
                 return False
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fuzz(name: str, target: Target, seed: int, *, inputs: int, seconds: float, first: int = 0) -> tuple[int, int]:

@@ -55,6 +55,11 @@ def _wait(data: bytes) -> bool:
     return True
 
 
+def _compute(data: bytes) -> bool:
+    while True:
+        pass
+
+
 def _refuse(data: bytes) -> bool:
     raise BundleError("\x1b[0m")
 
@@ -64,14 +69,16 @@ def _refuse(data: bytes) -> bool:
     [
         (_leave_open, "file descriptors stay open"),
         (_use_memory, "bytes of memory"),
-        (_wait, "more than 0 seconds"),
+        (_wait, "or 0 seconds"),
+        (_compute, "more than 0 seconds of CPU time"),
         (_refuse, "not printable"),
     ],
 )
 def test_findings(exercise: Callable[[bytes], bool], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if exercise is _wait:
-        monkeypatch.setattr(driver, "TIME_LIMIT", 0.05)
+    limits: dict[Callable[[bytes], bool], str] = {_wait: "WAIT_LIMIT", _compute: "TIME_LIMIT"}
+    if limit := limits.get(exercise):
+        monkeypatch.setattr(driver, limit, 0.05)
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(Finding, match=message) as caught:
         fuzz("x", Target(lambda rng: b"%d" % rng.randrange(1000), exercise), 5, inputs=10, seconds=600)
