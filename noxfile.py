@@ -28,7 +28,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def integrations(session: nox.Session) -> None:
     """Run the tests of the integrations, with the libraries that they are for. Tests that need root are skipped for a user."""
-    session.install(".[notebook,otel,test]", "nbclient>=0.10", "opentelemetry-sdk")
+    session.install(".[dask,notebook,otel,test]", "joblib", "nbclient>=0.10", "opentelemetry-sdk")
     session.chdir("tests")  # so that the installed package is tested, not the tree
     session.run("pytest", "integrations", *session.posargs)
 

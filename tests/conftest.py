@@ -26,6 +26,7 @@ from .support.processes import child_processes
 from .support.users import BECOME
 from .support.waiting import SLOWER, wait_until
 
+pytest_plugins = ("pytester",)
 FAILED = pytest.StashKey[bool]()
 """Set for a test that failed."""
 

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar, cast
 
 import attrs
@@ -35,8 +36,9 @@ async def work(
     hurry: Callable[[], object] | None = None,
     **options: Any,
 ) -> T:
-    """Run a function in a thread, to its end. If the task is cancelled meanwhile, undo it before raising CancelledError.
+    """Run a function in a thread, with the caller's context, to its end.
 
+    If the task is cancelled meanwhile, the function is undone before CancelledError is raised.
     What can be undone is not even begun when the task is cancelled while no thread is free. When it has begun, ``hurry`` is called
     and may bring the end about.
     """
@@ -52,7 +54,7 @@ async def work(
             hurry()
 
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, begin)
+    future = loop.run_in_executor(None, copy_context().run, begin)
     cancelled = await _whole(future, give_up)
     if cancelled is None:
         return future.result()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ociruntime as oci
+from ociruntime import aio
 
 from ..support.fixture_types import MakeSandbox
 
@@ -101,3 +103,20 @@ def test_a_sandbox(provider: TracerProvider, exporter: InMemorySpanExporter, mak
     exporter.clear()
     make_sandbox().run(["true"])
     assert exporter.get_finished_spans() == ()
+
+
+def test_in_an_event_loop(
+    provider: TracerProvider, exporter: InMemorySpanExporter, bundle: oci.Bundle, state_root: Path, prefix: str
+) -> None:
+    """The spans of coroutines belong to the span of their task."""
+    otel.instrument(provider)
+
+    async def main() -> None:
+        with provider.get_tracer("test").start_as_current_span("mine"):
+            await aio.run(bundle, ["true"], state_root=state_root)
+            async with aio.Sandbox(bundle.rootfs, name=prefix, state_root=state_root) as sandbox:
+                await sandbox.run(["true"])
+
+    asyncio.run(main())
+    found = [(name, parent) for name, parent in parents(exporter) if name.startswith("ociruntime.")]
+    assert found == [("ociruntime.run", "mine"), ("ociruntime.create", "mine"), ("ociruntime.exec", "mine")]

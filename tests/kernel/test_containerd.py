@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +15,8 @@ import ociruntime as oci
 
 from ..support.clients import Client, needs
 from ..support.images import TAR_TYPE, OciImage, tar_of_tree
-from ..support.places import MiB
-from ..support.waiting import wait_until
+from ..support.places import REPO, MiB
+from ..support.waiting import TIME_LIMIT, wait_until
 
 pytestmark = [pytest.mark.root, needs("containerd", "ctr", "containerd-shim-runc-v2")]
 
@@ -117,3 +120,15 @@ def test_a_container_in_the_background(containerd: Containerd) -> None:
     containerd("task", "rm", "one")
     containerd("containers", "rm", "one")
     assert oci.Container.list(state_root=containerd.client.path / containerd.client.prefix) == []
+
+
+def test_the_configuration_for_kubernetes(tmp_path: Path) -> None:
+    """containerd takes the handler that the documentation shows."""
+    (text,) = re.findall(r"```toml\n(.*?)```", (REPO / "docs/fleets.md").read_text(), re.DOTALL)
+    configuration = tmp_path / "config.toml"
+    configuration.write_text(text)
+    words = ["containerd", "--config", configuration, "config", "dump"]
+    dump = tomllib.loads(subprocess.run(words, capture_output=True, text=True, timeout=TIME_LIMIT, check=True).stdout)
+    handler = dump["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]["ociruntime"]
+    assert handler["runtime_type"] == "io.containerd.runc.v2"
+    assert handler["options"] == {"BinaryName": "/usr/bin/ociruntime", "SystemdCgroup": True}

@@ -118,3 +118,29 @@ def test_jobs_of_a_user(slurm: Client, make_bundle: MakeBundle) -> None:
     wait_until(lambda: '"running"' in slurm.run(slurm.runtime, "list", "--format", "json"), "the start of the job", 60)
     slurm.run("scancel", job)
     wait_until(lambda: slurm.run(slurm.runtime, "list", "--quiet") == "", "the removal of the container", 120)
+
+
+WORK = """
+import os, sys, ociruntime as oci
+args = ["sh", "-c", "echo $SLURM_ARRAY_TASK_ID"]
+oci.run(sys.argv[1], args, state_root=sys.argv[2], preset="hpc", mounts=[], check=True)
+"""
+
+
+def test_a_job_array(slurm: Client, busybox_rootfs: Path) -> None:
+    """Each task runs Python, which runs a container with the environment of the task."""
+    work, script = slurm.path / "work.py", slurm.path / "job"
+    work.write_text(WORK)
+    python = slurm.runtime.read_text().splitlines()[1].partition(" -m ")[0]
+    script.write_text(f"#!/bin/sh\n{python.replace(' exec', '')} {work} {busybox_rootfs} {slurm.state}\n")
+    slurm.run("sbatch", "--wait", "--array=0-3", f"--output={slurm.path}/out-%a", script)
+    assert [(slurm.path / f"out-{number}").read_text() for number in range(4)] == [f"{number}\n" for number in range(4)]
+    assert containers(slurm) == []
+
+
+def test_a_job_array_with_a_bundle(slurm: Client, bundle: oci.Bundle) -> None:
+    words = ("--wait", "--array=0-1", f"--container={bundle.path}", f"--output={slurm.path}/out-%a")
+    slurm.run("sbatch", *words, "--wrap", "echo $SLURM_ARRAY_TASK_ID")
+    # Slurm logs behind it that the state of a container that has ended is not JSON.
+    assert [(slurm.path / f"out-{number}").read_text().splitlines()[0] for number in range(2)] == ["0", "1"]
+    assert containers(slurm) == []
