@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import ContainerExists as ContainerExists
     from .errors import ContainerNotFound as ContainerNotFound
     from .errors import HookError as HookError
+    from .errors import HostError as HostError
     from .errors import ImageError as ImageError
     from .errors import ImagePathError as ImagePathError
     from .errors import ImagePathNotFound as ImagePathNotFound
@@ -95,7 +96,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "cdi": "CdiDevice devices",
         "container": "Container",
         "diagnosis": "Availability Diagnosis Finding doctor features",
-        "errors": "BundleError ContainerExists ContainerNotFound HookError ImageError ImagePathError ImagePathNotFound "
+        "errors": "BundleError ContainerExists ContainerNotFound HookError HostError ImageError ImagePathError ImagePathNotFound "
         "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
         "StepError UnsupportedError WrongStatus add_tracer remove_tracer",
         "files": "NotRegularError",

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -19,7 +19,7 @@ from typing_extensions import TypeIs
 from ._lazy import HtmlRepr
 from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
 from .engine.networks import NETWORK_FILES, private_network
-from .errors import BundleError
+from .errors import BundleError, naming
 from .files import absolute_path, read_file
 from .host import Host
 from .interrupts import complete, uninterruptible
@@ -104,6 +104,7 @@ class Bundle(HtmlRepr):
     # ---- making a bundle ----
 
     @classmethod
+    @naming(lambda _cls, path, **_: f"cannot load bundle {path}")
     def load(cls, path: StrPath, *, config: StrPath | None = None) -> Self:
         """Return the bundle in an existing directory. Its configuration is not checked before it is used.
 
@@ -128,6 +129,7 @@ class Bundle(HtmlRepr):
         return bundle
 
     @classmethod
+    @naming(lambda _cls, path, *_, **_options: f"cannot make bundle {path}")
     def from_dir(cls, path: StrPath, spec: RuntimeSpec | None = None) -> Self:
         """Make a bundle of a directory with a ``rootfs`` in it by writing its config.json.
 
@@ -153,6 +155,7 @@ class Bundle(HtmlRepr):
         return make(cls)
 
     @classmethod
+    @naming(lambda _cls, image, path, **_: f"cannot mount {image} as bundle {path}")
     def from_image(
         cls,
         image: StrPath | Image,
@@ -213,7 +216,7 @@ class Bundle(HtmlRepr):
             with opened_image(image, reference=reference, platform=platform, overlay=choice) as opened:
                 find_upper(choice, privileged=may_mount())
                 is_new = _make(path)
-                with locked(path) as directory:
+                with _emptied(path, is_new), locked(path) as directory:
                     if os.listdir(directory.fd):
                         raise BundleError(f"{path} is not empty: choose another directory, or umount the bundle there")
                     mode = None if is_new else stat.S_IMODE(os.fstat(directory.fd).st_mode)
@@ -577,6 +580,7 @@ class Bundle(HtmlRepr):
             self._template = key, template
         return self._template[1].plan(container_id, "" if own is None else own.name)
 
+    @naming(lambda self, **_: f"cannot unmount bundle {self.path}")
     def umount(self, *, force: bool = False, state_root: StrPath | None = None) -> None:
         """Undo `from_image`: unmount the root filesystem and remove the directory, with all changes in its overlay.
 
@@ -681,6 +685,18 @@ def _make(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(f"cannot make the bundle {path}: {(error.strerror or '').lower()}") from error
     return True
+
+
+@contextmanager
+def _emptied(path: Path, is_new: bool) -> Iterator[None]:
+    """Remove a new directory that is still empty when an exception leaves the block."""
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it has been removed, or is not empty
+                path.rmdir()
+        raise
 
 
 def _take_back(path: Path, mode: int | None) -> None:

@@ -14,7 +14,7 @@ from ._lazy import HtmlRepr
 from .arguments import Duration, check_bool, check_type, parse_path, parse_timeout
 from .engine import cgroup
 from .engine.processes import abandon, signal_number, wait_init
-from .errors import LaunchTimeout, ProcessTimeout, StateError, UnsupportedError
+from .errors import LaunchTimeout, ProcessTimeout, StateError, UnsupportedError, naming
 from .interrupts import DeferredSignals, complete, uninterruptible
 from .lifecycle.status import allowed, check_start, current, events, first_process, out_of_memory, stats, status_of, wait_supervised
 from .store import Entry, StateStore, Status, check_id, state_document
@@ -192,6 +192,7 @@ class Container(HtmlRepr):
             self._close()
 
     @classmethod
+    @naming(lambda _cls, container_id, *_, **_options: f"cannot create container {container_id!r}")
     def _create(cls, container_id: str, bundle: Bundle | StrPath, options: CreateOptions, *, start: bool) -> Self:
         from .lifecycle.create import create
 
@@ -312,6 +313,7 @@ class Container(HtmlRepr):
         self._spec = _version(f"{self._entry.directory}/config.json"), spec
 
     @classmethod
+    @naming(lambda _cls, container_id, **_: f"cannot load container {container_id!r}")
     def load(cls, container_id: str, *, state_root: StrPath | None = None) -> Self:
         """Return a container that exists. Raises ContainerNotFound."""
         return cls(StateStore(state_root).entry(container_id))
@@ -376,6 +378,7 @@ class Container(HtmlRepr):
 
     # ---- the lifecycle ----
 
+    @naming(lambda self, *_, **_options: f"cannot start container {self.id!r}")
     def start(self) -> None:
         """Run the process of a created container (runtime.md, Start).
 
@@ -389,6 +392,7 @@ class Container(HtmlRepr):
 
         start(self._entry, self._pidfd)
 
+    @naming(lambda self, *_, **_options: f"cannot send a signal to container {self.id!r}")
     def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:
         """Send a signal to the init process (runtime.md, Kill), or with ``all`` to every process of the container.
 
@@ -405,17 +409,20 @@ class Container(HtmlRepr):
         check_bool("all", all)
         kill(self._entry, signal_number(signal), all=all)
 
+    @naming(lambda self, *_, **_options: f"cannot pause container {self.id!r}")
     def pause(self) -> None:
         """Freeze every process. Raises WrongStatus, or UnsupportedError without a freezer."""
         from .lifecycle.update import pause
 
         pause(self._entry)
 
+    @naming(lambda self, *_, **_options: f"cannot resume container {self.id!r}")
     def resume(self) -> None:
         """Thaw the processes of a paused container. Raises WrongStatus."""
         with allowed(self._entry, "resume", Status.PAUSED) as document:
             cgroup.freeze(document.get("cgroups", []), False)
 
+    @naming(lambda self, *_, **_options: f"cannot update container {self.id!r}")
     def update(self, resources: Resources | Mapping[str, Json] | None = None, **limits: Unpack[Limits]) -> None:
         """Change limits. All others stay as they are, and if one is refused, none changes.
 
@@ -433,6 +440,7 @@ class Container(HtmlRepr):
 
         update(self._entry, resources, limits)
 
+    @naming(lambda self, *_, **_options: f"cannot checkpoint container {self.id!r}")
     def checkpoint(
         self,
         image_path: StrPath,
@@ -485,6 +493,7 @@ class Container(HtmlRepr):
         )
         checkpoint(self._entry, self._pidfd, options)
 
+    @naming(lambda self, *_, **_options: f"cannot read the usage of container {self.id!r}")
     def stats(self) -> Stats:
         """Return what the container uses: CPU, memory, tasks, disks, huge pages, network interfaces and pressure.
 
@@ -506,6 +515,7 @@ class Container(HtmlRepr):
 
         return events(self._entry, self._pidfd, interval)
 
+    @naming(lambda self, *_, **_options: f"cannot wait for container {self.id!r}")
     def wait(self, timeout: Duration | None = None) -> int | None:
         """Wait for the end of the init process and return its exit code, negative for a signal.
 
@@ -543,6 +553,7 @@ class Container(HtmlRepr):
                 self._entry.update(exit_code=code, finished_at=time.time_ns(), oom_killed=killed)
         return code
 
+    @naming(lambda self, *_, **_options: f"cannot delete container {self.id!r}")
     def delete(self, *, force: bool = False) -> None:
         """Remove everything that create made (runtime.md, Delete). With ``force`` the container is killed first.
 
@@ -584,6 +595,7 @@ class Container(HtmlRepr):
             raise StateError(f"container {self.id!r} was not started by this object")
         return self._pidfd
 
+    @naming(lambda self, *_, **_options: f"cannot list the processes of container {self.id!r}")
     def processes(self) -> tuple[int, ...]:
         """Return the pids of all processes of the container, in the caller's pid namespace.
 
@@ -717,6 +729,7 @@ class Container(HtmlRepr):
         )
         return self._exec(options)
 
+    @naming(lambda self, *_, **_options: f"cannot run a process in container {self.id!r}")
     def _exec(self, options: ExecOptions) -> Result[Any]:
         """Execute a further process, as `exec` does."""
         from .process import Deadline, finish
@@ -815,6 +828,7 @@ class Container(HtmlRepr):
         )
         return self._open_process(options)
 
+    @naming(lambda self, *_: f"cannot run a process in container {self.id!r}")
     @uninterruptible(undo=lambda process: process._process.discard())
     def _open_process(self, options: ExecOptions) -> Process[Any]:
         """Execute a further process and return it, as `popen` does."""

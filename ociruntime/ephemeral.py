@@ -17,7 +17,7 @@ from .arguments import Duration, parse_path
 from .bundle import CHOSEN, Bundle, fill, has_file, is_image, opened_image, spec_of
 from .engine import cgroup
 from .engine.processes import KILL_TIMEOUT, ended_within
-from .errors import BundleError, ContainerNotFound, LaunchTimeout, traced
+from .errors import BundleError, ContainerNotFound, LaunchTimeout, naming, traced
 from .files import absolute_path
 from .host import Host
 from .interrupts import DeferredSignals, time_limit
@@ -228,6 +228,7 @@ class Observer(Protocol):
         """The pidfd is about to be closed."""
 
 
+@naming(lambda image, *_: f"cannot run {image if isinstance(image, (str, os.PathLike)) else repr(image)}")
 def execute(image: ImageLike, options: RunOptions, observer: Observer | None = None) -> Result[Any]:
     """Run a program in a new container and wait for it, as `run` does. The observer is called while signals are deferred."""
     options.check_interactive()

@@ -13,6 +13,7 @@
     |   +-- ContainerNotFound                                                     (also LookupError)
     |   +-- ContainerExists
     |   +-- WrongStatus
+    +-- HostError          the host refuses a system call, or lacks a resource     (also OSError)
     +-- StepError          one step of a plan failed                              (also OSError)
     |   +-- LaunchTimeout  a container or process took too long to start           (also TimeoutError)
     +-- HookError          a hook failed or took too long
@@ -21,8 +22,8 @@
 
     OCIRuntimeWarning      a problem that does not end the operation              (a UserWarning)
 
-An argument of a wrong type raises ``TypeError``, as everywhere in Python. A system call that fails outside of a plan raises
-``OSError``.
+An argument of a wrong type raises ``TypeError``, as everywhere in Python. A system call that fails because of what the caller has
+named, as a file that does not exist, raises ``OSError``.
 
 Warnings and the log are here too, because every module has them.
 """
@@ -35,7 +36,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -44,11 +46,15 @@ if TYPE_CHECKING:
     from .spec.base import Problem
     from .stats import Profile, Trace
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 __all__ = [
     "BundleError",
     "ContainerExists",
     "ContainerNotFound",
     "HookError",
+    "HostError",
     "ImageError",
     "LaunchTimeout",
     "OCIRuntimeError",
@@ -392,6 +398,71 @@ def _rebuild_step_error(cls: type[StepError], errno: int, fields: dict[str, obje
     error = cls(errno, step=0, total=0, op="", text="")
     error.__dict__.update(fields)
     return error
+
+
+MISSING_CALL: Final = "this kernel does not have the system call, or a seccomp filter around the runtime hides it"
+_SPACE: Final = "free space or inodes on its filesystem"
+_REMEDIES: Final = {
+    _errno.EMFILE: "close files, or raise RLIMIT_NOFILE of this process",
+    _errno.ENFILE: "close files of other processes, or raise fs.file-max",
+    _errno.ENOMEM: "free memory, or raise RLIMIT_AS or the limit of the cgroup of this process",
+    _errno.ENOSPC: _SPACE,
+    _errno.EDQUOT: _SPACE,
+    _errno.EROFS: "mount its filesystem writable, or use another one",
+    _errno.ENOTCONN: "the program that serves its filesystem by FUSE has ended; try again",
+    _errno.EIO: "see the log of the kernel",
+    _errno.ENOSYS: f"{MISSING_CALL}; Linux 5.14 or later is needed",
+    _errno.EPERM: "this user, or a seccomp filter around the runtime, does not allow it",
+}
+"""The errors that are the host's, whatever was asked for, and what helps."""
+
+
+class HostError(OCIRuntimeError, OSError):
+    """The host refuses a system call of an operation, or lacks memory, disk space or file descriptors for it.
+
+    ``errno``, ``strerror`` and ``filename`` are those of any `OSError`; ``subject`` says what the operation was. With EPERM it is a
+    `PermissionError` too.
+    """
+
+    def __init__(self, subject: str, error: OSError) -> None:
+        OSError.__init__(self, error.errno, error.strerror, error.filename)
+        self.subject = subject
+        self.__cause__ = error
+
+    def __str__(self) -> str:
+        assert self.errno is not None
+        place = f": {os.fsdecode(self.filename)}" if isinstance(self.filename, (str, bytes)) else ""
+        return f"{self.subject}: {os.strerror(self.errno).lower()}{place}; {_REMEDIES[self.errno]}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.subject, OSError(self.errno, self.strerror, self.filename))
+
+
+class _HostPermissionError(HostError, PermissionError):
+    """A `HostError` with EPERM."""
+
+
+def naming(subject: Callable[..., str]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a public call: what the host refuses becomes a `HostError` that names what the call is about.
+
+    Args:
+        subject: says that, given the arguments of the call.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def call(*args: P.args, **options: P.kwargs) -> T:
+            try:
+                return function(*args, **options)
+            except OSError as error:
+                if type(error) not in (OSError, PermissionError) or error.errno not in _REMEDIES:
+                    raise
+                kind = _HostPermissionError if isinstance(error, PermissionError) else HostError
+                raise kind(subject(*args, **options), error) from error
+
+        return call
+
+    return decorate
 
 
 class HookError(OCIRuntimeError):

@@ -544,3 +544,9 @@ def outer_uid() -> int:
             if inside <= uid < inside + count:
                 return outside + uid - inside
     return uid
+
+
+def in_user_namespace() -> bool:
+    """Return whether this process is in another user namespace than the initial one."""
+    with open("/proc/self/uid_map", "rb", buffering=0) as table:
+        return table.read().split() != [b"0", b"0", b"4294967295"]

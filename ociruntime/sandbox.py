@@ -27,7 +27,7 @@ from .container import Container
 from .engine.cgroup.tasks import signal_each, wait_each
 from .engine.processes import ended_within
 from .ephemeral import OwnedContainer, find_bundle, host_bundle
-from .errors import StateError, WrongStatus, warn
+from .errors import StateError, WrongStatus, naming, warn
 from .files import Unpicklable, absolute_path
 from .image.model import identity_at
 from .interrupts import complete, uninterruptible
@@ -226,6 +226,7 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
         self._begin_with(image)
         warn(options.enforcement.weak)
 
+    @naming(lambda self, image: f"cannot make a sandbox of {image if isinstance(image, (str, os.PathLike)) else repr(image)}")
     @uninterruptible(undo=lambda sandbox: sandbox.close())
     def _begin_with(self, image: ImageLike | HostFiles | Snapshot) -> Self:
         """Make the container, and return this sandbox. Raises as the constructor."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Required, TypedDict
 
 from .arguments import check_type, parse_path, shown
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import LockFile, StagedFile, absolute_path, other_writers, outer_uid, write_all
+from .files import LockFile, StagedFile, absolute_path, in_user_namespace, other_writers, outer_uid, write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +130,7 @@ def default_root() -> str:
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     if runtime_dir and not _is_own_directory(runtime_dir):
         runtime_dir = None
-    if os.geteuid() == 0 and not (_mapped() and (runtime_dir or not _is_own_directory("/run"))):
+    if os.geteuid() == 0 and not (in_user_namespace() and (runtime_dir or not _is_own_directory("/run"))):
         return "/run/ociruntime"
     if runtime_dir:
         return os.path.join(runtime_dir, "ociruntime")
@@ -158,12 +158,6 @@ def _is_own_directory(path: str) -> bool:
 
 def _is_id(text: str) -> bool:
     return 0 < len(text) <= MAX_ID and text[0] != "." and _ID_LETTERS.issuperset(text)
-
-
-def _mapped() -> bool:
-    """Return whether this process is in another user namespace than the initial one."""
-    with open("/proc/self/uid_map", "rb", buffering=0) as table:
-        return table.read().split() != [b"0", b"0", b"4294967295"]
 
 
 def check_id(container_id: str) -> str:

@@ -9,7 +9,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from .._native import lib
-from ..errors import StepError, UnsupportedError
+from ..errors import MISSING_CALL, StepError, UnsupportedError
+from ..files import in_user_namespace
 from ..plan.rootfs import UPPER_STEPS
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _INTERPRETER: Final = "that its interpreter exists, which the first line of a sc
 _DELEGATE: Final = "let root delegate it to the user (docs/cgroups.md)"
 _MAP: Final = "use one that is mapped, or map it in linux.{0}Mappings to an id that root has given you in /etc/sub{0}"
 _BIND: Final = "let root mount it on the host, and bind it"
+_NOT_ALLOWED: Final = "the runtime does not have CAP_SYS_ADMIN, or a seccomp filter or security module around it denies the call"
 _NOT_IN_USER_NAMESPACE: Final = "the kernel does not allow this filesystem in a user namespace"
 
 _UPPER: Final = "choose a directory on a local filesystem such as ext4 or xfs by overlay= or TMPDIR, or overlay='tmpfs'"
@@ -86,16 +88,12 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("open_tree", errno.ENOENT): ("no such file or directory on the host", "create it, or correct the path in the config"),
     ("open_tree", errno.EINVAL): ("it has mounts below it, which a user namespace cannot omit", "use rbind"),
     ("open", errno.ENOENT): ("no such file or directory", ""),
-    ("fsopen", errno.EPERM): (_NOT_IN_USER_NAMESPACE, "mount it on the host, and bind it"),
     ("fsconfig", errno.EPERM): (
         "denied by the container's device rules, or by the kernel",
         "allow the device in linux.resources.devices, or mount it on the host, and bind it",
     ),
     ("fsconfig", errno.ELOOP): ("layers overlap, or symbolic links are a loop", "use directories that are not in each other"),
-    ("fsmount", errno.EPERM): (
-        "in a user namespace it can be mounted only as on the host: with its access times, and nothing mounted over parts of it",
-        "remove options of access times, or bind the host's with rbind",
-    ),
+    **dict.fromkeys(product(("fsopen", "fsmount", "mount_setattr"), (errno.EPERM,)), (_NOT_ALLOWED, "")),
     ("target", errno.ENOTDIR): ("a component of the path is not a directory, or a file is in the place of a directory", ""),
     ("target", errno.EISDIR): ("a file would be mounted on a directory", ""),
     ("target", errno.EROFS): (
@@ -156,10 +154,6 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("readonly", errno.ENOENT): ("the kernel allows no mount there", "name the directory that it is in"),
     ("readonly", errno.ELOOP): ("its symbolic links are a loop, or lead through the links of /proc", "name the path without links"),
     ("readonly", errno.EXDEV): ("the mount had no effect", ""),
-    ("mount_setattr", errno.EPERM): (
-        "the attributes are locked: in a user namespace a mount of the host keeps ro, nosuid, nodev, noexec and its access times",
-        "remove the options that change them",
-    ),
     ("mount_setattr", errno.EBUSY): ("a process has a file open for writing there", ""),
     ("mount_setattr", errno.EINVAL): (
         "it is not a mount point, its ids cannot be mapped, or the kernel does not support an attribute",
@@ -219,7 +213,17 @@ _UNPRIVILEGED: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("fork", errno.ENOSPC): ("the limit of namespaces is reached", "let root raise the limits in /proc/sys/user"),
 }
 """What differs for a user without privileges."""
-_IN_USER_NAMESPACE: Final = {("fsconfig", errno.EPERM): _KNOWN["fsopen", errno.EPERM]}
+_IN_USER_NAMESPACE: Final[dict[tuple[str, int], tuple[str, str]]] = {
+    **dict.fromkeys(product(("fsopen", "fsconfig"), (errno.EPERM,)), (_NOT_IN_USER_NAMESPACE, "mount it on the host, and bind it")),
+    ("fsmount", errno.EPERM): (
+        "in a user namespace it can be mounted only as on the host: with its access times, and nothing mounted over parts of it",
+        "remove options of access times, or bind the host's with rbind",
+    ),
+    ("mount_setattr", errno.EPERM): (
+        "the attributes are locked: in a user namespace a mount of the host keeps ro, nosuid, nodev, noexec and its access times",
+        "remove the options that change them",
+    ),
+}
 """What differs in a user namespace."""
 _NO_USER_NAMESPACES: Final = {
     "/proc/sys/user/max_user_namespaces": "0",
@@ -278,7 +282,7 @@ def how_it_died(killed_by: int | None) -> str:
 def explain_errno(op: str, code: int, *, user_namespace: bool = False) -> tuple[str, str]:
     """Return cause and remedy; empty strings if the text of the errno is enough."""
     known = _UNPRIVILEGED.get((op, code)) if os.geteuid() else None
-    if known is None and user_namespace:
+    if known is None and (user_namespace or ((op, code) in _IN_USER_NAMESPACE and in_user_namespace())):
         known = _IN_USER_NAMESPACE.get((op, code))
     return known or _KNOWN.get((op, code), ("", ""))
 
@@ -335,7 +339,7 @@ def make_error(
     if code == errno.ENOSYS and not cause:
         place = f"{location}: " if location else ""
         return UnsupportedError(
-            f"{place}{text}: this kernel does not have the system call, or a seccomp filter around the runtime hides it; "
+            f"{place}{text}: {MISSING_CALL}; "
             f"Linux {'.'.join(map(str, OLDEST_KERNEL))} or later is needed (step {number}/{total} {op}, ENOSYS)"
         )
     if code == errno.EINVAL and not cause and text.startswith(UPPER_STEPS):

@@ -153,15 +153,20 @@ class Execution:
             raise
 
     def abort(self) -> None:
-        """Kill the init, if there is one, and undo the host steps that were executed. A second call has no effect."""
+        """Kill the init, if there is one, and undo the host steps that were executed.
+
+        A second call has no effect, unless an undo action failed: it is tried again.
+        """
         while self._clean_ups:
             self._clean_ups.pop()()
-        if self._init is not None:
-            self._read_times(self._init)
-            self._init.kill()
-            self._init = None
-        entries, self._undo_entries = self._undo_entries, []
-        undo.undo_all(entries)
+        init, self._init = self._init, None
+        try:
+            if init is not None:
+                self._read_times(init)
+                init.kill()
+        finally:
+            undo.undo_all(self._undo_entries)
+            self._undo_entries = []
 
     def _debug(self, text: str, *values: object) -> None:
         if self._recorder is not None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._native import check, clone, ffi, lib
-from ..errors import UnsupportedError
+from ..errors import MISSING_CALL, UnsupportedError
 from ..files import sealed_memfd, socket_path
 from ..plan.ops import Report
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
@@ -225,8 +225,7 @@ def check_calls() -> None:
             call()
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.EPERM):
-                message = "this kernel does not have the system call, or a seccomp filter around the runtime hides it"
-                raise UnsupportedError(f"{name}: {message}; Linux 5.14 or later is needed") from error
+                raise UnsupportedError(f"{name}: {MISSING_CALL}; Linux 5.14 or later is needed") from error
 
 
 def init_memfd() -> int:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import attrs
 
 from ociruntime.arguments import check_bool, check_int, check_mapping, check_str, optional, parse_path, shown, wrong_type
-from ociruntime.errors import BundleError, ImageError, ImagePathError, ProcessError, SifError, UnsupportedError
+from ociruntime.errors import BundleError, ImageError, ImagePathError, ProcessError, SifError, UnsupportedError, naming
 from ociruntime.files import absolute_path, check_space, inheritable, read_file
 from ociruntime.host import Host, start_with_subordinate_ids
 from ociruntime.image import oci
@@ -218,6 +218,7 @@ def _env_script(env: Iterable[str]) -> bytes:
 # ---- building ----
 
 
+@naming(lambda path, *_, **_options: f"cannot build {path}")
 @uninterruptible()
 def build_sif(
     path: str | os.PathLike[str],
@@ -302,6 +303,7 @@ def build_sif(
         work.write_root(entries, arch)
 
 
+@naming(lambda source, target, **_: f"cannot build {target}")
 @uninterruptible()
 def build(
     source: StrPath | Image,

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..errors import BundleError, ContainerExists, ContainerNotFound, StateError, UnsupportedError, warn
+from ..errors import BundleError, ContainerExists, ContainerNotFound, StateError, UnsupportedError, naming, warn
 from ..files import LockFile, MountInfo, read_mounts, start_time
 from ..interrupts import uninterruptible
 from ..overrides import StrPath
@@ -214,6 +214,7 @@ _OVER = (Status.STOPPED, Status.CREATING)
 """``creating`` while no process has the lock: the process that was creating it has died."""
 
 
+@naming(lambda *, state_root=None: f"cannot prune {StateStore(state_root).directory}")
 def prune(*, state_root: StrPath | None = None) -> tuple[str, ...]:
     """Remove all containers that nothing uses, and what crashes have left.
 

@@ -285,10 +285,10 @@ def _receive(channel: socket.socket, directory: Path) -> tuple[dict[str, object]
     try:
         answer, fds = receive_message(channel)
     except TimeoutError:
-        raise StateError(f"the supervisor did not answer within {_ANSWER_TIMEOUT:.0f} s") from None
+        raise StateError(f"the supervisor of container {directory.name!r} did not answer within {_ANSWER_TIMEOUT:.0f} s") from None
     if answer is None:
         reason = (directory / ERROR_LOG).read_text("utf-8", "replace").strip()
-        raise StateError(f"the supervisor died{': ' if reason else ''}{reason[-1000:]}")
+        raise StateError(f"the supervisor of container {directory.name!r} died{': ' if reason else ''}{reason[-1000:]}")
     if (code := answer.get("errno")) is not None:
         path = answer.get("path")
         raise OSError(int(str(code)), os.strerror(int(str(code))), *([str(path)] if path else []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import ociruntime as oci
 
 from ..support.fixture_types import Script
+from ..support.leftovers import assert_nothing_left
 
 pytestmark = pytest.mark.root
 
@@ -81,3 +83,61 @@ def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: st
     if name not in ("close_range", "openat2"):
         assert f" {name}, ENOSYS)" in printed[0]
     assert oci.Container.list(state_root=state_root) == []
+
+
+LATE = """
+import errno, json, os, sys
+import pyseccomp
+import ociruntime as oci
+name, code, act, root, path, image, container_id = sys.argv[1:]
+bundle = oci.Bundle.load(path)
+with oci.Container.run(container_id, bundle, state_root=root) as running:  # what is found out once is known by now
+    running.exec(["true"])
+ACTS = {
+    "run": lambda: oci.run(bundle, ["true"], state_root=root, container_id=container_id),
+    "create": lambda: oci.Container.create(container_id, bundle, state_root=root),
+    "mount": lambda: oci.Bundle.from_sif(image, f"{root}-mounted"),
+}
+blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+blocked.add_rule(pyseccomp.ERRNO(getattr(errno, code)), name)
+blocked.load()
+try:
+    print(json.dumps(["works", ACTS[act]() and ""]))
+except oci.OCIRuntimeError as error:
+    print(json.dumps([[kind.__name__ for kind in type(error).__mro__], str(error)]))
+os._exit(0)  # a filter may keep the interpreter from ending
+"""
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "EPERM"])
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [("waitid", "run"), ("poll", "run"), ("recvmsg", "run"), ("flock", "create"), ("getdents64", "run"), ("fcntl", "mount")],
+)
+def test_a_call_that_is_missing_late(
+    bundle: oci.Bundle, busybox_sif: Path, state_root: Path, prefix: str, script: Script, name: str, act: str, code: str
+) -> None:
+    """Also a call that the first launch has found, and a later one misses, gives an error that names the object."""
+    done = script(LATE, name, code, act, state_root, bundle.path, busybox_sif, prefix)
+    kinds, text = json.loads(done.stdout)
+    assert "OCIRuntimeError" in kinds
+    assert "OSError" in kinds
+    assert str(bundle.path) in text or prefix in text or "mounted" in text
+    assert ("hides it" if code == "ENOSYS" else "does not allow it") in text
+    assert not Path(f"{state_root}-mounted").exists()
+    for container in oci.Container.list(state_root=state_root):
+        container.delete(force=True)
+    assert oci.prune(state_root=state_root) == ()
+    assert_nothing_left(state_root, prefix)
+
+
+@pytest.mark.parametrize("name", ["fsopen", "fsmount", "mount_setattr"])
+def test_a_mount_that_root_may_not_make(
+    bundle: oci.Bundle, busybox_sif: Path, state_root: Path, prefix: str, script: Script, name: str
+) -> None:
+    done = script(LATE, name, "EPERM", "run", state_root, bundle.path, busybox_sif, prefix)
+    assert (
+        "the runtime does not have CAP_SYS_ADMIN, or a seccomp filter or security module around it denies the call" in done.stdout
+    )
+    assert "user namespace" not in done.stdout
+    assert_nothing_left(state_root, prefix)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ociruntime.engine.cgroup import tree
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.plan.cgroups import writes
 from ociruntime.plan.cgroups.writes import refuse_unsupported, unified_writes, v1_writes, v2_writes
@@ -189,3 +191,10 @@ def test_unified() -> None:
 def test_unified_keys_that_are_not_limits(key: str) -> None:
     with pytest.raises(SpecError, match="unified"):
         unified_writes(resources(unified={key: "1"}))
+
+
+def test_a_cgroup_that_gets_no_cpuset_is_removed(tmp_path: Path) -> None:
+    """A step that fails has made nothing: what undoes it is noted after it."""
+    with pytest.raises(FileNotFoundError, match=r"cpuset\.cpus"):  # this is no cgroup filesystem
+        tree.make(str(tmp_path / "c"), cpuset=True)
+    assert list(tmp_path.iterdir()) == []

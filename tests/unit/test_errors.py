@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import ociruntime as oci
+from ociruntime.errors import naming
 from ociruntime.spec import Problem
 
 RESULT: oci.Result[bytes] = oci.Result(("x",), 3, b"out", b"err", 0.5, False, oci.Usage(1.0, 2.0, 3.0, 4))
@@ -38,6 +39,7 @@ def test_a_result_is_a_value() -> None:
         oci.ContainerNotFound("c", "/root"),
         oci.ContainerExists("c", "/root"),
         oci.WrongStatus("c", "kill", "stopped", "running"),
+        oci.HostError("cannot run x", OSError(24, "Too many open files", "/x")),
         oci.StepError(2, step=1, total=2, op="mkdir", text="/x", cause="why", remedy="help", detail="words"),
         oci.HookError("failed", kind="prestart", path="/hook", returncode=3, output="text"),
         oci.ProcessError("ended with 3", RESULT),
@@ -83,3 +85,25 @@ def test_what_a_timeout_says() -> None:
     assert (error.errno, error.timeout, error.cmd, error.stdout, error.stderr) == (errno.ETIMEDOUT, 1.5, ("x", "y"), b"out\n", b"")
     assert str(error) == "'x y' took longer than 1.5 s and was killed: out"
     assert str(oci.ProcessTimeout("container 'c'", 2)) == "container 'c' still runs after 2 s"
+
+
+def refusing(code: int) -> None:
+    raise OSError(code, "as Python says it", "/x")
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSPC, errno.ENOSYS, errno.EPERM])
+def test_what_the_host_refuses(code: int) -> None:
+    """It names what the call is about, and remains the error that Python has for it."""
+    with pytest.raises(oci.HostError, match=r"^cannot make it: .*: /x; ") as caught:
+        naming(lambda _: "cannot make it")(refusing)(code)
+    assert (caught.value.errno, caught.value.filename, caught.value.subject) == (code, "/x", "cannot make it")
+    assert isinstance(caught.value, PermissionError) == (code == errno.EPERM)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.EEXIST])
+def test_what_the_caller_has_named_wrongly(code: int) -> None:
+    """It remains the error of Python."""
+    with pytest.raises(OSError, match="as Python says it") as caught:
+        naming(lambda _: "cannot make it")(refusing)(code)
+    assert not isinstance(caught.value, oci.OCIRuntimeError)

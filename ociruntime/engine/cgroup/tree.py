@@ -187,6 +187,7 @@ def make(path: str, cpuset: bool, given: Collection[str] = ()) -> None:
         made = True
     except (FileNotFoundError, FileExistsError):
         missing = _missing(path)
+        made = bool(missing)
         if not missing and _in_use(path):
             raise FileExistsError(errno.EEXIST, "the container's cgroup is not empty", path) from None
         for directory in missing:
