@@ -125,7 +125,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Remove each defence of tests/mutants/table.py, and require that its tests fail. Needs root. Arguments: names of mutants."""
-    session.install(".[test]", "cffi", "setuptools")
+    session.install(".[test]", "cffi")
     session.run("python", "tests/mutants/run.py", *session.posargs)
 
 
