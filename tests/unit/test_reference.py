@@ -1,14 +1,17 @@
-"""The generated descriptions of the command line: docs/commands.md and the man page."""
+"""The references: docs/commands.md and the man page, which are generated from the parser, and the pages of the library."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import re
 import shutil
 import subprocess
 from types import ModuleType
 
 import pytest
 
+import ociruntime as oci
 from ociruntime.cli import build_parser
 from ociruntime.cli.parser import EXAMPLES
 
@@ -60,3 +63,24 @@ def test_escapes(reference: ModuleType) -> None:
     assert reference.roff("'a' -b\\c") == r"\(aqa\(aq \-b\ec"
     assert reference.roff(".x\n.y") == "\\&.x\n\\&.y"
     assert reference._text("a|b 'c_d' e_f bundle's user's") == r"a\|b `c_d` e\_f bundle's user's"
+
+
+def test_pages_of_the_library() -> None:
+    """Every public name is on a page. The page of a module leaves out what has no docstring, and names of other values."""
+    pages = "\n".join(path.read_text() for path in (REPO / "docs/reference").glob("*.md"))
+    listed = set(re.findall(r"^\.\. auto(?:class|function|data):: ([\w.]+)$", pages, re.MULTILINE))
+    modules = set(re.findall(r"^\.\. automodule:: ([\w.]+)$", pages, re.MULTILINE))
+    assert modules == {f"ociruntime.{name}" for name in ("aio", "errors", "image", "image.sif", "spec")}
+    expected = set(oci.__all__) - {"__version__"}
+    for name in modules:
+        module = importlib.import_module(name)
+        expected -= {name.rpartition(".")[2]}
+        for member in module.__all__:
+            value = getattr(module, member)
+            if getattr(oci, member, None) is value and name != "ociruntime.aio":  # whose page leaves out what is not its own
+                expected.discard(member)
+            if not (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value)):
+                expected.add(f"{name}.{member}")
+            else:
+                assert inspect.getdoc(value), f"{name}.{member}"
+    assert listed == expected
