@@ -169,7 +169,9 @@ def packages(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Run mypy --strict and pyright on the package and on examples of code that uses it, and mypy on a part of the tests."""
     session.install(".[test]")
-    session.install("mypy", "pyright[nodejs]")  # node from the package index; otherwise pyright downloads it from another place
+    session.install(
+        "jupyter_client", "mypy", "pyright[nodejs]"
+    )  # node from the package index; otherwise pyright downloads it from another place
     session.run("mypy", "--strict", "ociruntime")
     session.run("mypy", "--strict", "--explicit-package-bases", "tests/support", "tests/unit", "tests/plan", "tests/fuzz")
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"

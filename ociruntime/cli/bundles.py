@@ -7,18 +7,19 @@ import json
 import os
 import re
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
 import ociruntime as oci
 import ociruntime.spec as spec_model
 
-from ..arguments import printable
+from ..arguments import printable, shown
 from ..bundle import has_file
 from ..ephemeral import execute
 from ..errors import warn
@@ -48,7 +49,7 @@ from .common import (
     show_progress,
     terminal,
 )
-from .processes import open_image, verify_image
+from .processes import changes, open_image, overlay, verify_image, without_separator
 
 
 def mount(options: Namespace) -> None:
@@ -424,6 +425,62 @@ def doctor(options: Namespace) -> int:
         print_table([("SUBJECT", "STATUS", "DETAIL"), *rows])
         print("", str(diagnosis).splitlines()[-1], sep="\n")
     return int(not diagnosis.usable)
+
+
+def kernelspec_install(options: Namespace) -> None:
+    """Write a kernel spec, after a container with these options could be made, and print where it is."""
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager
+    except ModuleNotFoundError:
+        raise oci.UnsupportedError("kernelspec needs jupyter_client: pip install 'ociruntime[notebook]'") from None
+    args = without_separator(options.args) or _KERNEL
+    if not any("{connection_file}" in word for word in args):
+        raise ValueError(f"COMMAND {shown(' '.join(args))}: an argument with {{connection_file}} is needed, which Jupyter replaces")
+    name = re.sub(r"[^a-z0-9._-]+", "-", Path(options.image).stem.lower()).strip("-") if options.name is None else options.name
+    display_name = name if options.display_name is None else options.display_name
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ValueError(f"--name {shown(name)}: a name of ASCII letters, digits, '.', '_' and '-' is needed")
+    for option, text in (("--display-name", display_name), ("--language", options.language)):
+        if not text or not text.isprintable():
+            raise ValueError(f"{option} {shown(text)}: one line of text is needed")
+    keywords = {
+        **changes(options),
+        **{keyword: getattr(options, keyword) for keyword in ("strategy", "reference", "platform")},
+        "overlay": overlay(options),
+    }
+    given: dict[str, Any] = {keyword: value for keyword, value in keywords.items() if value is not None}
+    with oci.Sandbox(options.image, **{"user": "caller", "disk": -1, "pids": -1, **given}, state_root=options.root) as sandbox:
+        if args == _KERNEL:
+            _check_ipykernel(sandbox, options.image)
+    config = {"image": absolute_path(options.image), "options": given}
+    spec = {
+        "argv": args,
+        "display_name": display_name,
+        "language": options.language,
+        "metadata": {"kernel_provisioner": {"provisioner_name": "ociruntime", "config": config}},
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "kernel.json").write_text(json.dumps(spec, indent=1, default=_json_value))
+        prefix = None if options.prefix is None else absolute_path(options.prefix)
+        print(KernelSpecManager().install_kernel_spec(directory, name, user=prefix is None, prefix=prefix))
+
+
+def _check_ipykernel(sandbox: oci.Sandbox, image: str) -> None:
+    """Raise ImageError for an image without ipykernel."""
+    try:
+        missing = sandbox.run([_KERNEL[0], "-c", "import ipykernel"]).returncode != 0
+    except oci.StepError:
+        missing = True
+    if missing:
+        raise oci.ImageError(f"{shown(image)}: its python3 cannot import ipykernel; install it in the image, or give COMMAND")
+
+
+_KERNEL: Final = ("python3", "-m", "ipykernel_launcher", "-f", "{connection_file}")
+
+
+def _json_value(value: object) -> object:
+    """Return the JSON of a keyword that is a mount or a preset."""
+    return value.to_dict() if isinstance(value, oci.spec.Mount) else attrs.asdict(cast("Any", value))
 
 
 def completion(options: Namespace) -> None:

@@ -101,6 +101,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "spec": ("ociruntime spec --bundle bundle",),
     "validate": ("ociruntime validate --bundle bundle --host",),
     "doctor": ("ociruntime doctor", "ociruntime doctor --format json"),
+    "kernelspec install": (
+        "ociruntime kernelspec install --name science image.sif",
+        "ociruntime kernelspec install --hpc --display-name 'Python 3.12' image.sif  # with your files and network",
+    ),
     "completion": (
         "source <(ociruntime completion bash)         # in ~/.bashrc",
         'eval "$(ociruntime completion zsh)"          # in ~/.zshrc, after compinit',
@@ -418,12 +422,13 @@ _APPTAINER_HINTS: Final = {
 """Options of Apptainer that have no meaning here, or another name, and what to do instead."""
 
 
-def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
+def _add_changes(parser: Parser, *, as_in_runc: bool = False, with_user: bool = True) -> None:
     """Add the options that change the configuration of a container.
 
     Args:
         as_in_runc: whether ``-e`` is ``--env`` instead of ``--cleanenv``, and ``-c`` and ``-p`` are other options, as in ``runc
             exec``.
+        with_user: whether ``--user`` is among them.
     """
     parser.hints = _APPTAINER_HINTS
     changes = parser.add_argument_group("changes of the configuration")
@@ -437,9 +442,10 @@ def _add_changes(parser: Parser, *, as_in_runc: bool = False) -> None:
     changes.add_argument(
         "--pwd", "--cwd", dest="cwd", metavar="DIR", type=path_in_container, help="working directory in the container"
     )
-    changes.add_argument(
-        "-u", "--user", metavar="USER[:GROUP]", type=parse_user, help="names or numbers; caller for the calling user"
-    )
+    if with_user:
+        changes.add_argument(
+            "-u", "--user", metavar="USER[:GROUP]", type=parse_user, help="names or numbers; caller for the calling user"
+        )
     changes.add_argument(
         "-B",
         "--bind",
@@ -1177,6 +1183,37 @@ def _doctor(add: AddCommand) -> None:
     _add_format(doctor)
 
 
+def _kernelspec(add: AddCommand) -> None:
+    kernelspec = add("bundles.kernelspec_install", "make an image a kernel of Jupyter")
+    verbs = kernelspec.add_subparsers(prog=kernelspec.prog, metavar="VERB", dest="verb", required=True, help="what to do")
+    install = _add_command(
+        verbs,
+        "install",
+        "bundles.kernelspec_install",
+        "install a kernel spec whose kernels run in containers of an image",
+        "The image needs ipykernel, or the kernel in COMMAND. Kernels run as you; nothing of the host is in the container but what "
+        "--bind or --hpc adds. 'jupyter kernelspec' lists and removes kernel specs.",
+    )
+    install.add_argument("image", metavar="IMAGE", type=path, help="image file, or directory of a root filesystem")
+    _add_rest(
+        install,
+        "args",
+        "COMMAND",
+        "the kernel, with {connection_file} as an argument (default: python3 -m ipykernel_launcher -f {connection_file})",
+        "IMAGE",
+    )
+    install.add_argument("--name", help="name of the kernel spec (default: that of IMAGE)")
+    install.add_argument("--display-name", metavar="TEXT", help="how Jupyter shows it (default: the name)")
+    install.add_argument("--language", default="python", help="language of the kernel (default: python)")
+    place = install.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", dest="for_user", help="install it for this user; the default")
+    place.add_argument("--prefix", metavar="DIR", type=path, help="install it in DIR/share/jupyter, as of a virtual environment")
+    install.set_defaults(user=None)
+    _add_changes(install, with_user=False)
+    _add_choice_of_image(install)
+    _add_strategy(install)
+
+
 def _completion(add: AddCommand) -> None:
     completion = add("bundles.completion", "print a script with which a shell completes commands, options, ids and file names")
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
@@ -1224,6 +1261,7 @@ _COMMANDS: Final[dict[str, dict[str, Callable[[AddCommand], None]]]] = {
         "features": _features,
         "doctor": _doctor,
         "devices": _devices,
+        "kernelspec": _kernelspec,
         "completion": _completion,
     },
 }

@@ -53,7 +53,7 @@ _POLL: Final = 0.05
 
 
 def execute(options: Namespace) -> int:
-    args = _without_separator(options.args)
+    args = without_separator(options.args)
     if is_image(options.id) and not _exists(options):
         if not args:
             raise ValueError("exec: no command is given; add one")
@@ -123,7 +123,7 @@ def shell(options: Namespace) -> int:
 
         image = with_own_writes(oci.Bundle.load(options.image))
     program = (options.shell,) if options.shell else _SHELL
-    return run_image(options, image, (*program, *_without_separator(options.args)), terminal=os.isatty(0))
+    return run_image(options, image, (*program, *without_separator(options.args)), terminal=os.isatty(0))
 
 
 def run_image(options: Namespace, image: str | oci.Bundle, args: Sequence[str], *, terminal: bool) -> int:
@@ -341,7 +341,7 @@ def _exists(options: Namespace) -> bool:
         return False
 
 
-def _without_separator(words: list[str]) -> list[str]:
+def without_separator(words: list[str]) -> list[str]:
     """Return the words behind a ``--`` that separates them from the options before them."""
     return words[1:] if words[:1] == ["--"] else words
 
@@ -370,7 +370,7 @@ def ps(options: Namespace) -> None:
     if options.format == "json":
         print_compact(pids)
     elif options.ps_options or shutil.which("ps"):
-        _print_host_ps(_without_separator(options.ps_options) or ["-efww"], pids)
+        _print_host_ps(without_separator(options.ps_options) or ["-efww"], pids)
     else:
         print_table([("UID", "PID", "PPID", "COMMAND"), *(row for pid in pids if (row := _process_row(pid)))])
 

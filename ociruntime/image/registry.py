@@ -100,7 +100,7 @@ def pull(
         auth_file = absolute_path(parse_path("auth_file", auth_file))
         os.close(open_regular(auth_file))  # skopeo ignores a file that does not exist
         command.append(f"--src-authfile={auth_file}")
-    with _staging(os.path.dirname(target)) as place:
+    with staging(os.path.dirname(target), _STAGING) as place:
         _fetch([*command, f"docker://{name}", f"oci:{place}/layout"], reference, target)
         with Image.open(f"{place}/layout") as image:
             artifact = next((layer for layer in image.data if layer.media_type == _SIF_LAYER), None)
@@ -129,12 +129,17 @@ def _parse_reference(reference: str) -> str:
 
 
 @contextmanager
-def _staging(folder: str) -> Iterator[str]:
-    """Make a directory for the blobs, and remove it in the end, with those that killed processes have left."""
+def staging(folder: str, prefix: str) -> Iterator[str]:
+    """Make a directory for the block, and remove it in the end, with those that killed processes have left.
+
+    Args:
+        folder: where it is made. No other user can replace files there.
+        prefix: begins the names of such directories.
+    """
     for entry in os.scandir(folder):
-        if entry.name.startswith(_STAGING) and entry.is_dir(follow_symlinks=False):
+        if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
             _remove_unused(entry.path)
-    place = tempfile.mkdtemp(dir=folder, prefix=_STAGING)
+    place = tempfile.mkdtemp(dir=folder, prefix=prefix)
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -53,6 +53,12 @@ def prepare(name: str, place: Path, make_bundle: MakeBundle, prefix: str) -> Non
     if name in ("create", "run", "plan", "validate", "umount"):
         with oci.Image.open(place / "image.sif") as image:
             oci.Bundle.from_image(image, place / "bundle")
+    elif name == "kernelspec install":
+        pytest.importorskip("jupyter_client", reason="the extra 'notebook' is not installed")
+        python = place / "rootfs/bin/python3"  # one with ipykernel, as far as the command can see
+        python.write_text("#!/bin/sh\nexit 0\n")
+        python.chmod(0o755)
+        oci.build(place / "rootfs", place / "image.sif", overwrite=True)
     elif name == "spec":
         (place / "bundle").mkdir()
     elif name in ("verify", "sign"):
@@ -96,7 +102,8 @@ def test_examples(
     line = re.sub(r"\bc1\b", prefix, line)
     script = f"{setup}cd {place}\n{line}"
     path = f"PATH={place.parent}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    terminal = session("env", path, f"PYTHONPATH={':'.join(sys.path)}", "TERM=xterm", shell, "-c", script)
+    jupyter = f"JUPYTER_DATA_DIR={place}/jupyter"
+    terminal = session("env", path, jupyter, f"PYTHONPATH={':'.join(sys.path)}", "TERM=xterm", shell, "-c", script)
     if name == "shell" or "-it" in line:
         terminal.type("exit\r")
     assert terminal.wait(60) == 0, terminal.seen.decode()

@@ -49,6 +49,7 @@ SUCCEEDS = (
     r"(image|sif) \w+ --(platform|max-files)=.*|(image (ls|extract)|inspect) (IMAGE=directory|PATH=)",  # a SIF file has one platform
     r"(create|run|shell) --hostname=.+",  # the kernel takes any bytes
     r"cp (SOURCE=directory|DESTINATION=.+)",  # any word is the name of a new file
+    r"kernelspec install (IMAGE=directory|--prefix=.*|--hostname=.+|--(display-name|language)=(x+|no such))",
     r"commit (TARGET=missing|--image=directory)",
     r"build (TARGET=missing|SOURCE=directory|--upper=directory|--exclude=.+|--max-files=9+)",
     r"exec --(cgroup|apparmor|process-label)=|update --cpuset-(cpus|mems)=",  # the container's own
@@ -199,7 +200,7 @@ class World:
             elif action.dest == "id":
                 words.append(self.new_id() if command in ("create", "run", "restore") else self.running.id)
             elif action.nargs == argparse.REMAINDER:
-                words += ["true"] if command == "exec" else []
+                words += {"exec": ["true"], "kernelspec install": ["sh", "{connection_file}"]}.get(command, [])
             elif action.choices:
                 words.append(next(iter(action.choices)))
             elif action.metavar == "PATH":
@@ -246,6 +247,7 @@ def world(
     tmp_path: Path, make_bundle: MakeBundle, busybox_sif: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     monkeypatch.setattr(checkpoint, "CRIU", "no-criu")
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
     created = World(tmp_path, make_bundle, busybox_sif, prefix)
     try:
         yield created
@@ -280,6 +282,8 @@ def wrong_values(world: World, command: str, action: argparse.Action) -> Iterato
 def test_wrong_arguments(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each argument of each command gets every wrong value, the others get valid ones."""
     monkeypatch.chdir(world.here)
+    if command == "kernelspec install":
+        pytest.importorskip("jupyter_client", reason="the extra 'notebook' is not installed")
     parser = COMMANDS[command]
     faults: list[str] = []
     tried = 0

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,9 @@ class User:
         path.write_text(oci.RuntimeSpec.load(document).to_json())
 
 
-def run_tests_as_user(python: str, prefix: str, *arguments: str, timeout: float = 10 * TIME_LIMIT) -> None:
+def run_tests_as_user(
+    python: str, prefix: str, *arguments: str, timeout: float = 10 * TIME_LIMIT, env: Mapping[str, str] | None = None
+) -> None:
     """Run tests as a user without privileges, in a copy of their files that the user may read. They pass, and no process is left."""
     uid = UID + 40000  # of these tests alone, so that every process of this user is one that they have left
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/var/tmp") as work:
@@ -120,7 +122,7 @@ def run_tests_as_user(python: str, prefix: str, *arguments: str, timeout: float 
         command = [python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={home}/pytest"]
         done = subprocess.run(
             [*command, *arguments], user=uid, group=uid, extra_groups=[], cwd=copied, stdin=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "XDG_RUNTIME_DIR": home, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "XDG_RUNTIME_DIR": home, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout, check=False,
         )  # fmt: skip
         print(done.stdout)
