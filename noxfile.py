@@ -28,7 +28,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def integrations(session: nox.Session) -> None:
     """Run the tests of the integrations, with the libraries that they are for. Tests that need root are skipped for a user."""
-    session.install(".[dask,notebook,otel,test]", "joblib", "nbclient>=0.10", "opentelemetry-sdk")
+    session.install(".[dask,inspect,notebook,otel,test]", "joblib", "nbclient>=0.10", "opentelemetry-sdk")
     session.chdir("tests")  # so that the installed package is tested, not the tree
     session.run("pytest", "integrations", *session.posargs)
 
@@ -198,7 +198,7 @@ def demo(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "examples/walkthrough.py")
     for example in sorted(Path("examples").glob("*.py")):
-        if example.stem not in ("common", "walkthrough"):
+        if example.stem not in ("common", "evaluation", "walkthrough"):  # the session integrations runs the evaluation
             session.run("python", str(example))
 
 
