@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .diagnosis import Finding as Finding
     from .diagnosis import doctor as doctor
     from .diagnosis import features as features
+    from .engine.cgroup.stats import Stats as Stats
     from .ephemeral import close_images as close_images
     from .ephemeral import run as run
     from .errors import BundleError as BundleError
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from .stats import Event as Event
     from .stats import Profile as Profile
     from .stats import ProfileStep as ProfileStep
-    from .stats import Stats as Stats
     from .stats import Trace as Trace
     from .stats import Usage as Usage
     from .store import Status as Status
@@ -96,6 +96,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "cdi": "CdiDevice devices",
         "container": "Container",
         "diagnosis": "Availability Diagnosis Finding doctor features",
+        "engine.cgroup.stats": "Stats",
         "errors": "BundleError ContainerExists ContainerNotFound HookError HostError ImageError ImagePathError ImagePathNotFound "
         "LaunchTimeout OCIRuntimeError OCIRuntimeWarning ProcessError ProcessTimeout SifError SignatureError SpecError StateError "
         "StepError UnsupportedError WrongStatus add_tracer remove_tracer",
@@ -112,7 +113,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "sandbox": "Sandbox SandboxPool",
         "spec": "Problem RuntimeSpec",
         "state": "LostOutput State",
-        "stats": "Event Profile ProfileStep Stats Trace Usage",
+        "stats": "Event Profile ProfileStep Trace Usage",
         "store": "Status",
         "supervisor.client": "Attachment",
         "supervisor.logs": "LogRecord",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .bundle import Bundle
+    from .engine.cgroup.stats import Stats
     from .engine.processes import Exit
     from .image import Compression
     from .lifecycle.create import Created, Supervise
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from .spec import ProcessSpec, Resources, RuntimeSpec
     from .spec.base import Json
     from .state import State
-    from .stats import Event, Stats
+    from .stats import Event
     from .streams import MaybeNone, Stdio, Streams
     from .supervisor.client import Attachment
     from .supervisor.logs import LogRecord

@@ -31,6 +31,7 @@ from .files import absolute_path
 from .host import Host
 from .overrides import (
     Args,
+    Arguments,
     Env,
     Mounts,
     Network,
@@ -404,8 +405,8 @@ _is_path = validated_by(parse_path)
 _is_text = validated_by(check_str)
 
 
-@attrs.frozen(kw_only=True)
-class CreateOptions:
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class CreateOptions(Arguments):
     """The options of `Container.create` and `Container.run`, which documents them.
 
     Raises:
@@ -455,8 +456,8 @@ class CreateOptions:
         return self.listen_fds if isinstance(self.listen_fds, int) else len(self.listen_fds)
 
 
-@attrs.frozen(kw_only=True)
-class _CriuOptions:
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class _CriuOptions(Arguments):
     """What a checkpoint and a restore have in common. Paths are absolute."""
 
     image_path: str = attrs.field(converter=_absolute_path, validator=_is_path)
@@ -469,7 +470,7 @@ class _CriuOptions:
     manage_cgroups_mode: CgroupsMode = attrs.field(default="soft", validator=_check_cgroups_mode)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class CheckpointOptions(_CriuOptions):
     """The options of `Container.checkpoint`, which documents them. Raises TypeError, ValueError."""
 
@@ -478,7 +479,7 @@ class CheckpointOptions(_CriuOptions):
     pre_dump: bool = attrs.field(default=False, validator=is_bool)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class RestoreOptions(_CriuOptions):
     """The options of `Container.restore`, which documents them. Raises TypeError, ValueError."""
 
@@ -505,8 +506,8 @@ def _find_codec(arguments: tuple[bool | None, str | None, str | None]) -> Codec 
     return Codec.of(*arguments)
 
 
-@attrs.frozen(kw_only=True)
-class _StreamOptions:
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class _StreamOptions(Arguments):
     """The streams of a program, and how the call waits for it."""
 
     stdin: Stdio = None
@@ -577,7 +578,7 @@ def _overrides_of_exec(options: ExecOptions) -> Overrides:
     )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class ExecOptions(_StreamOptions):
     """The options of `Container.exec` and `Container.popen`, which document them.
 
@@ -657,7 +658,7 @@ def _create_of_run(options: RunOptions) -> CreateOptions:
     )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
 class RunOptions(_StreamOptions):
     """The options of `ociruntime.run`, which documents them.
 
@@ -848,8 +849,8 @@ def _create_of_sandbox(options: SandboxOptions) -> CreateOptions:
     )
 
 
-@attrs.frozen(kw_only=True)
-class SandboxOptions:
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class SandboxOptions(Arguments):
     """The options of `ociruntime.Sandbox`, which documents them.
 
     Raises:

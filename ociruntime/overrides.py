@@ -300,8 +300,20 @@ def _has_own(spec: RuntimeSpec, kind: NamespaceType) -> bool:
     return any(space.type == kind and not space.path for space in (spec.linux.namespaces if spec.linux else None) or ())
 
 
-@attrs.frozen(kw_only=True)
-class Overrides:
+class Arguments:
+    """Base class of the arguments of a call, which are equal if all their members are.
+
+    To generate that for each class would double the time of its definition, which each command spends.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@attrs.frozen(kw_only=True, slots=False, eq=False, repr=False)
+class Overrides(Arguments):
     """Changes that a call makes to a configuration. None changes nothing.
 
     Raises:

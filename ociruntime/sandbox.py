@@ -43,6 +43,7 @@ from .store import StateStore, Status
 from .streams import DEVNULL, PIPE, STDOUT, Streams
 
 if TYPE_CHECKING:
+    from .engine.cgroup.stats import Stats
     from .engine.fileserver import FileServer
     from .ephemeral import ImageLike
     from .image import Compression
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from .plan.cgroups import Manager
     from .presets import Preset
     from .process import Process, Result
-    from .stats import Event, Stats
+    from .stats import Event
     from .store import Entry
     from .streams import Stdio
 

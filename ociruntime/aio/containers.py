@@ -48,6 +48,7 @@ from .processes import Attachment, Making, Process, Reader, Writer, connect, end
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..engine.cgroup.stats import Stats
     from ..engine.fileserver import Content
     from ..image import Compression
     from ..lifecycle.files import Readable, Writable
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from ..spec import Resources, RuntimeSpec
     from ..spec.base import Json
     from ..state import State
-    from ..stats import Stats
     from ..terminal import Terminal
 
 

@@ -20,13 +20,14 @@ from .containers import Container, ContainerFiles, FileOperations
 from .processes import Making, Process, readable, within, work
 
 if TYPE_CHECKING:
+    from ..engine.cgroup.stats import Stats
     from ..ephemeral import ImageLike
     from ..image import Compression
     from ..lifecycle.files import ContainerFiles as _ContainerFiles
     from ..lifecycle.snapshots import Changes
     from ..overrides import Args, StrPath
     from ..process import Result
-    from ..stats import Event, Stats
+    from ..stats import Event
 
 
 class Sandbox(FileOperations, Unpicklable):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..container import Container
     from ..diagnosis import Diagnosis
+    from ..engine.cgroup.stats import IoStats, MemoryUse, Stall, Stats
     from ..image import Image
     from ..lifecycle.snapshots import Changes
     from ..plan import Plan, Step
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ..spec.base import Problems
     from ..spec.edit import Diff
     from ..state import State
-    from ..stats import IoStats, MemoryUse, Profile, ProfileStep, Stall, Stats, Usage
+    from ..stats import Profile, ProfileStep, Usage
 
 __all__ = ["page", "render"]
 

@@ -16,8 +16,9 @@ from ..files import start_time
 from ..store import Entry, StateRecord, Status
 
 if TYPE_CHECKING:
+    from ..engine.cgroup.stats import Stats
     from ..engine.cgroup.tasks import EventWatch
-    from ..stats import Event, Recorder, Stats
+    from ..stats import Event, Recorder
 
 
 SUPERVISOR_END: Final = 6.0

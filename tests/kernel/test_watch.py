@@ -19,7 +19,7 @@ import pytest
 import ociruntime as oci
 from ociruntime import aio
 from ociruntime.cli import main
-from ociruntime.stats import PidsStats
+from ociruntime.engine.cgroup.stats import PidsStats
 
 from ..support.cgroups import Limited, on_v2, own_cgroups
 from ..support.places import MiB

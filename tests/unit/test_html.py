@@ -11,11 +11,11 @@ import attrs
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine.cgroup.stats import CpuStats, InterfaceStats, IoEntry, IoStats, MemoryStats, PidsStats, Pressure, Stall
 from ociruntime.integrations import html
 from ociruntime.lifecycle.snapshots import ChangeKind
 from ociruntime.plan.model import Side
 from ociruntime.spec import Mount, Problems, diff
-from ociruntime.stats import CpuStats, InterfaceStats, IoEntry, IoStats, MemoryStats, PidsStats, Pressure, Stall
 
 from ..support.fixture_types import Script
 

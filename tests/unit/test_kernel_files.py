@@ -16,9 +16,8 @@ from ociruntime import files, host
 from ociruntime.engine import processes
 from ociruntime.engine.cgroup import memory_limit, tasks
 from ociruntime.engine.cgroup.devices import current_lines
-from ociruntime.engine.cgroup.stats import stats
+from ociruntime.engine.cgroup.stats import IoEntry, stats
 from ociruntime.errors import StepError
-from ociruntime.stats import IoEntry
 from ociruntime.supervisor.protocol import receive_message, send_message
 
 from ..support.processes import few_descriptors
