@@ -52,7 +52,8 @@ class LogRecord:
     @property
     def stamp(self) -> str:
         """The time to the nanosecond, in RFC 3339."""
-        return f"{self.datetime:%Y-%m-%dT%H:%M:%S}.{self.time % 10**9:09}Z"
+        seconds = self.datetime.replace(microsecond=0, tzinfo=None).isoformat()  # strftime does not pad years before 1000
+        return f"{seconds}.{self.time % 10**9:09}Z"
 
 
 def _parse_time(text: str) -> int:

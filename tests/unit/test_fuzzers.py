@@ -125,6 +125,19 @@ def test_an_odd_line_of_a_log_is_left_out(tmp_path: Path, line: str) -> None:
     items.close()
 
 
+@pytest.mark.parametrize(
+    "when", ["0999-12-31T23:59:59.000000001Z", "0001-01-01T00:00:00.000000000Z", "9999-12-31T23:59:59.999999999Z"]
+)
+def test_times_of_a_log_have_four_digits_of_the_year(tmp_path: Path, when: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"{when} stdout F line\n")
+    items = read_log(str(log), "kubernetes", rotated=False, since=None, tail=None, stream=None)
+    record = next(items)
+    items.close()
+    assert record is not None
+    assert record.stamp == when
+
+
 def test_names_in_a_docker_archive_are_escaped(tmp_path: Path) -> None:
     """The message about them may be shown on a terminal."""
     images = [{"Config": "c", "RepoTags": ["a\x1b[2J"], "Layers": []}, {"Config": "c", "RepoTags": ["b"], "Layers": []}]
