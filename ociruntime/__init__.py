@@ -55,8 +55,10 @@ if TYPE_CHECKING:
     from .image import SifImage as SifImage
     from .image import build as build
     from .image import build_sif as build_sif
+    from .image import progress_bar as progress_bar
     from .image import pull as pull
     from .image import sign as sign
+    from .integrations.magic import load_ipython_extension as load_ipython_extension
     from .lifecycle.files import ContainerFiles as ContainerFiles
     from .lifecycle.files import FileStatus as FileStatus
     from .lifecycle.prune import prune as prune
@@ -105,11 +107,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         "plan": "Plan Step",
         "presets": "CONTAIN CONTAINALL HPC Preset",
         "process": "Process Result",
+        "integrations.magic": "load_ipython_extension",
         "lifecycle.files": "ContainerFiles FileStatus",
         "lifecycle.prune": "prune",
         "lifecycle.snapshots": "Change Changes Snapshot",
         "ephemeral": "close_images run",
-        "image": "Image SifImage build build_sif pull sign",
+        "image": "Image SifImage build build_sif progress_bar pull sign",
         "sandbox": "Sandbox SandboxPool",
         "spec": "Problem RuntimeSpec",
         "state": "LostOutput State",

@@ -46,7 +46,6 @@ from .common import (
     print_lines,
     print_table,
     shell_status,
-    show_progress,
     terminal,
 )
 from .processes import changes, open_image, overlay, verify_image, without_separator
@@ -186,7 +185,7 @@ def build(options: Namespace) -> None:
             all_root=options.all_root or None,
             processors=options.processors,
             overwrite=options.force,
-            progress=stack.enter_context(show_progress(options.quiet)),
+            progress=stack.enter_context(oci.progress_bar(quiet=options.quiet)),
             **_limits(options),
         )
     if left_out:
@@ -198,7 +197,7 @@ def pull(options: Namespace) -> None:
     if target is None:
         name = options.reference.partition("@")[0].rstrip("/").rpartition("/")[2]
         target = f"{name.replace(':', '_')}.sif"
-    with show_progress(options.quiet, f"fetching {one_line(options.reference)}") as progress:
+    with oci.progress_bar(f"fetching {one_line(options.reference)}", quiet=options.quiet) as progress:
         oci.pull(
             options.reference,
             target,

@@ -326,50 +326,6 @@ def print_json(document: object) -> None:
         console.print_json(text, ensure_ascii=True)
 
 
-@contextmanager
-def show_progress(quiet: bool, first: str = "") -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function that shows progress on stderr, in a line that is erased in the end, or None if that is not a terminal.
-
-    Args:
-        quiet: whether to show none.
-        first: what is shown until the function is called.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    begin = last = time.monotonic()
-
-    def write(line: str, end: str = "") -> None:
-        sys.stderr.write(f"\r{line[:_LINE]:{_LINE}}{end}")
-        sys.stderr.flush()
-
-    if first:
-        write(first)
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < _REFRESH:
-            return
-        last = now
-        part = done / total if total else 1.0
-        left = f", {(now - begin) * (1 - part) / part:.0f} s left" if part else ""
-        bar = "#" * round(_BAR * part)
-        write(f"{100 * part:3.0f}% [{bar:{_BAR}}] of {total / (1 << 20):.1f} MiB{left}")
-
-    try:
-        yield show
-    finally:
-        if first or last != begin:
-            write("", "\r")
-
-
-_REFRESH: Final = 0.1
-"""Seconds between two looks of a progress bar, and before the first."""
-_BAR: Final = 30
-_LINE: Final = 75
-
-
 def print_compact(document: object) -> None:
     """Print JSON on one line without spaces, as runc does; clients search such lines for text."""
     import json

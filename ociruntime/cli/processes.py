@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -35,7 +35,6 @@ from .common import (
     refuse_options,
     shell_status,
     shorten,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -128,30 +127,42 @@ def shell(options: Namespace) -> int:
 
 def run_image(options: Namespace, image: str | oci.Bundle, args: Sequence[str], *, terminal: bool) -> int:
     """Run a program in a new container of an image, and return its exit status. Signals are forwarded to it."""
+    from ..ephemeral import execute as execute_run
+    from ..options import RunOptions
+
+    given = RunOptions(args=args, terminal=terminal, **image_keywords(options, image))
+    with SignalForwarding() as signals, verified(options, image) as source:
+        result = execute_run(source, given, signals)
+    return shell_status(result.returncode)
+
+
+@contextmanager
+def verified(options: Namespace, image: str | oci.Bundle) -> Iterator[str | oci.Bundle | oci.Image]:
+    """Give the image for the block: open and verified if the options say so. Raises as `open_image`."""
+    if isinstance(image, str) and (options.verify or options.keys):
+        with open_image(options, image) as opened:
+            yield opened
+    else:
+        yield image
+
+
+def image_keywords(options: Namespace, image: str | oci.Bundle) -> dict[str, Any]:
+    """Return the keyword arguments of `ociruntime.run` for a new container of an image. Raises ValueError, OSError."""
     if isinstance(image, str) and (message := explain_uri(image)):
         raise ValueError(message)
     for name, value in vars(options).items():
         if name not in _ALLOWED | _GLOBAL and value not in _DEFAULTS:
             raise ValueError(f"{flag(name)} cannot be used with an image, only with the id of a container")
     is_verified = bool(options.verify or options.keys)
-    from ..ephemeral import execute as execute_run
-    from ..options import RunOptions
-
-    given = RunOptions(
-        args=args,
-        terminal=terminal,
-        overlay=overlay(options),
-        strategy=getattr(options, "strategy", None),
-        state_root=options.root,
-        cgroup_manager=options.cgroup_manager,
-        reference=None if is_verified else options.reference,
-        platform=None if is_verified else options.platform,
+    return {
+        "overlay": overlay(options),
+        "strategy": getattr(options, "strategy", None),
+        "state_root": options.root,
+        "cgroup_manager": options.cgroup_manager,
+        "reference": None if is_verified else options.reference,
+        "platform": None if is_verified else options.platform,
         **changes(options),
-    )
-    with SignalForwarding() as signals, ExitStack() as stack:
-        source = stack.enter_context(open_image(options, image)) if is_verified and isinstance(image, str) else image
-        result = execute_run(source, given, signals)
-    return shell_status(result.returncode)
+    }
 
 
 @contextmanager
@@ -167,7 +178,7 @@ def verify_image(image: oci.Image, path: str, keys: Sequence[str]) -> oci.image.
     """Verify an image and return what was found. Raises as `Image.verify`."""
     if not keys and image.kind == "sif":
         raise ValueError(f"{shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
-    with show_progress(quiet=False) as progress:
+    with oci.progress_bar() as progress:
         return image.verify(keys, progress=progress)
 
 

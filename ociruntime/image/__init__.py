@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .model import Layer as Layer
     from .model import LayerRole as LayerRole
     from .packing import Compression as Compression
+    from .packing import progress_bar as progress_bar
     from .registry import pull as pull
     from .sif.reader import SifImage as SifImage
     from .sif.writer import SifBuilder as SifBuilder
@@ -37,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_names(  # pyright: ignore[reportUnsupported
         "blobs": "LayerFormat",
         "convert": "build build_sif",
         "config": "ImageMetadata OciImageConfig",
-        "packing": "Compression",
+        "packing": "Compression progress_bar",
         "registry": "pull",
         "files": "FileType ImageFile",
         "model": "Image ImageKind Layer LayerRole",

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import attrs
 
-from ociruntime.arguments import printable
+from ociruntime.arguments import check_bool, check_str, printable, size_text
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
 from ociruntime.files import absolute_path, inheritable, write_all
 from ociruntime.image.files import ImageFile, image_file
@@ -28,7 +30,7 @@ from ociruntime.interrupts import deliver, waiting
 if TYPE_CHECKING:
     from ociruntime.image.files import Route, View
 
-__all__ = ["Compression", "Files", "LayoutEntry", "Meter", "Packing", "Progress", "pack"]
+__all__ = ["Compression", "Files", "LayoutEntry", "Meter", "Packing", "Progress", "pack", "progress_bar"]
 
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 Progress: TypeAlias = Callable[[int, int], object]
@@ -105,6 +107,98 @@ class Meter:
             with waiting():
                 self._progress(self._done, self._total)
         self._reported = self._done
+
+
+@contextmanager
+def progress_bar(label: str = "", *, quiet: bool = False) -> Iterator[Progress | None]:
+    """Give a function that shows a progress bar, for the argument ``progress`` of `build`, `pull` and `Image.verify`.
+
+    ::
+
+        with oci.progress_bar("building") as progress:
+            oci.build("rootfs", "image.sif", progress=progress)
+
+    In a notebook the bar is an output of the cell, which stays. On a terminal it is a line on stderr, which is erased in the end.
+    Elsewhere the block gets None, and nothing is shown.
+
+    Args:
+        label: what is shown until the function is called, and before the bar in a notebook.
+        quiet: whether to show nothing anywhere.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+    """
+    check_str("label", label)
+    check_bool("quiet", quiet)
+    show = None if quiet else _notebook_bar(printable(label)) or _terminal_bar(printable(label))
+    if show is None:
+        yield None
+        return
+    begin = last = time.monotonic()
+    state = (0, 0)
+
+    def report(done: int, total: int) -> None:
+        nonlocal last, state
+        state, now = (done, total), time.monotonic()
+        if now - last >= _REFRESH:
+            last = now
+            show(done, total, now - begin, False)
+
+    if label:
+        show(0, 0, 0.0, False)
+    try:
+        yield report
+    finally:
+        if label or last != begin:
+            show(*state, time.monotonic() - begin, True)
+
+
+_REFRESH: Final = 0.1
+"""Seconds between two updates of a progress bar, and before the first."""
+_BAR: Final = 30
+_LINE: Final = 75
+_Show: TypeAlias = Callable[[int, int, float, bool], None]
+"""Shows a bar, given the bytes that are done, all bytes, the seconds that have passed, and whether it is the last time."""
+
+
+def _terminal_bar(label: str) -> _Show | None:
+    """Return what shows a bar on stderr, or None if that is not a terminal."""
+    stream = sys.stderr
+    if not stream.isatty():
+        return None
+
+    def show(done: int, total: int, passed: float, is_last: bool) -> None:
+        part = done / total if total else 0.0
+        left = f", {passed * (1 - part) / part:.0f} s left" if part else ""
+        bar = f"{100 * part:3.0f}% [{'#' * round(_BAR * part):{_BAR}}] of {total / (1 << 20):.1f} MiB{left}"
+        line = "" if is_last else bar if total else label
+        stream.write(f"\r{line[:_LINE]:{_LINE}}{chr(13) if is_last else ''}")
+        stream.flush()
+
+    return show
+
+
+def _notebook_bar(label: str) -> _Show | None:
+    """Return what shows a bar as an output of the cell that runs, or None if this is not the kernel of a notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
+        return None
+    handle: Any = None
+
+    def show(done: int, total: int, passed: float, is_last: bool) -> None:
+        nonlocal handle
+        part = done / total if total else 0.0
+        left = f", {passed * (1 - part) / part:.0f} s left" if part and not is_last else f", {passed:.1f} s" if is_last else ""
+        text = f"{label} {100 * part:.0f} % of {size_text(total)}{left}" if total else f"{label}{left}"
+        bar = f'<progress max="{total}" value="{done}"></progress> ' if total else ""
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+        data = {"text/plain": text, "text/html": f'<span style="font:13px system-ui,sans-serif">{bar}{escaped}</span>'}
+        if handle is None:
+            handle = ipython.display.display(data, raw=True, display_id=True)
+        else:
+            handle.update(data, raw=True)
+
+    return show
 
 
 def pack(files: Files, output: int, meter: Meter) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import ociruntime as oci
 from ociruntime.cli import build_parser, common, main
 from ociruntime.image.sif import SifBuilder
 
@@ -120,7 +121,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    with common.show_progress(quiet=False) as show:
+    with oci.progress_bar() as show:
         assert show is not None
         show(0, 4 << 20)
         clock[0] += 1
@@ -133,7 +134,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
 
 def test_short_work_shows_no_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    with common.show_progress(quiet=False) as show:
+    with oci.progress_bar() as show:
         assert show is not None
         show(0, 0)
         show(5, 5)
@@ -142,16 +143,16 @@ def test_short_work_shows_no_progress(monkeypatch: pytest.MonkeyPatch, clock: li
 
 def test_what_is_shown_before_the_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    with common.show_progress(quiet=False, first="fetching docker://" + 99 * "x"):
+    with oci.progress_bar("fetching docker://" + 99 * "x"):
         pass
     assert stream.getvalue() == f"\rfetching docker://{57 * 'x'}\r{75 * ' '}\r"
 
 
 def test_no_progress_where_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    with common.show_progress(quiet=False) as show:
+    with oci.progress_bar() as show:
         assert show is None  # a pipe
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with common.show_progress(quiet=True) as show:
+    with oci.progress_bar(quiet=True) as show:
         assert show is None
 
 
@@ -163,7 +164,7 @@ NO_DOCUMENT = set(
         "create start run kill delete exec shell cp attach update pause resume checkpoint restore mount umount build commit pull spec "
         "completion"
     ).split()
-) | {"image cat", "image extract", "sif cat", "sif extract", "sif dump", "sif del"}
+) | {"image cat", "image extract", "sif cat", "sif extract", "sif dump", "sif del", "kernelspec install"}
 """They print nothing, or what a program or a file has written."""
 
 
