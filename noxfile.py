@@ -135,7 +135,7 @@ READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 @nox.session
 def packages(session: nox.Session) -> None:
     """Build the wheel and the source distribution from a read-only tree, and test each in its own virtual environment."""
-    session.install("build")
+    session.install("auditwheel", "build")
     with tempfile.TemporaryDirectory() as temporary:
         tree, out = Path(temporary, "tree"), Path(temporary, "out")
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", ".*_cache"))
@@ -147,6 +147,8 @@ def packages(session: nox.Session) -> None:
         ((wheel,), (sdist,)) = (tuple(out.glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
         if "-cp311-abi3-" not in wheel.name:
             session.error(f"{wheel.name}: not tagged cp311-abi3, for every CPython from 3.11 on")
+        if 'platform tag: "manylinux_' not in " ".join(str(session.run("auditwheel", "show", str(wheel), silent=True)).split()):
+            session.error(f"{wheel.name}: not a manylinux wheel; auditwheel show tells which libraries it needs")
         session.run("tar", "-C", temporary, "-xf", str(sdist), external=True)
         (unpacked,) = Path(temporary).glob("ociruntime-*")
         absent = [name for name in str(listing).split("\0") if not (unpacked / name).exists()]
