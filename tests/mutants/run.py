@@ -104,6 +104,7 @@ def main(names: list[str]) -> int:
         return 2
     survived = []
     with tempfile.TemporaryDirectory(prefix="ociruntime-mutants-", dir="/var/tmp") as temporary:
+        os.chmod(temporary, 0o755)  # for tests as an unprivileged user
         tree = Path(temporary, "tree")
         shutil.copytree(
             REPO, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", ".*_cache", "__pycache__")
