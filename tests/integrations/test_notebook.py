@@ -19,6 +19,13 @@ nbclient = pytest.importorskip("nbclient", reason="no nbclient; run the session 
 nbformat = pytest.importorskip("nbformat", reason="no nbformat; run the session integrations")
 
 
+@pytest.fixture(autouse=True)
+def own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the files of Jupyter and IPython out of the home directory."""
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+
+
 def execute(directory: Path, *cells: str, kernel: str = "python3") -> list[list[Any]]:
     """Execute a notebook of these cells; return the outputs of each."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
