@@ -410,7 +410,7 @@ class Entry:
         )
 
     def begin(self, document: StateRecord) -> None:
-        """Record what is about to be made for a container that is being created. Until `record` there is no state.json.
+        """Record what is about to be made for a container that is being created. Until `record`, state.json does not exist.
 
         Raises:
             StateError: it cannot be written.

@@ -169,7 +169,7 @@ def parse_user(text: str) -> str:
     """Return the user of the option ``--user``. Raises ArgumentTypeError: it is an image, as behind Apptainer's flag ``-u``."""
     if "/" in text or text.endswith(".sif"):
         raise ArgumentTypeError(
-            f"{shown(text)} is no USER[:GROUP]; leave out Apptainer's flag -u: a user's container always has a user namespace"
+            f"{shown(text)} is not USER[:GROUP]; leave out Apptainer's flag -u: a user's container always has a user namespace"
         )
     return text
 

@@ -53,7 +53,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 def _choice(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Return the image of a test and the keywords of its sandbox. Raises UsageError: there is no image, or a marker is wrong."""
+    """Return the image of a test and the keywords of its sandbox. Raises UsageError: an image is missing, or a marker is wrong."""
     image, options = request.config.getini("oci_image"), dict[str, Any]()
     for marker in reversed(list(request.node.iter_markers("oci_image"))):
         if len(marker.args) > 1 or not all(isinstance(name, str | os.PathLike) for name in marker.args):

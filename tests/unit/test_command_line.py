@@ -170,7 +170,7 @@ def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             "run -u image.sif sh",
-            "argument -u/--user: 'image.sif' is no USER[:GROUP]; leave out Apptainer's flag -u: a user's container always has a user namespace",
+            "argument -u/--user: 'image.sif' is not USER[:GROUP]; leave out Apptainer's flag -u: a user's container always has a user namespace",
         ),
         ("shell --app=a x", "unrecognized arguments: --app=a; give the program of the app, as /scif/apps/NAME/scif/runscript"),
         ("exec --nvccli x y", "unrecognized arguments: --nvccli; use --nv, or --gpus"),
