@@ -129,6 +129,17 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "tests/mutants/run.py", *session.posargs)
 
 
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Try operations with killed processes, full disks and missing system calls. Needs root. Arguments: see ``-- --help``.
+
+    Without arguments, all are tried, and the tables of docs/reliability.md are written.
+    """
+    session.install(".[test]")
+    code = "import sys; sys.path.append(sys.argv.pop(1)); from tests.faults.driver import main; sys.exit(main(sys.argv[1:]))"
+    session.run("python", "-P", "-c", code, str(ROOT), *(session.posargs or ["--page", str(ROOT / "docs/reliability.md")]))
+
+
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 
 
@@ -175,7 +186,9 @@ def typing(session: nox.Session) -> None:
         "jupyter_client", "mypy", "pyright[nodejs]"
     )  # node from the package index; otherwise pyright downloads it from another place
     session.run("mypy", "--strict", "ociruntime")
-    session.run("mypy", "--strict", "--explicit-package-bases", "tests/support", "tests/unit", "tests/plan", "tests/fuzz")
+    session.run(
+        "mypy", "--strict", "--explicit-package-bases", "tests/support", "tests/unit", "tests/plan", "tests/fuzz", "tests/faults"
+    )
     where = "import ociruntime as o, os; print(os.path.dirname(o.__file__))"
     package = str(session.run("python", "-P", "-c", where, silent=True)).strip()
     with tempfile.TemporaryDirectory() as copy:  # of the installed package: pyright needs the extension, which the tree lacks

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -20,10 +19,11 @@ import pytest
 import ociruntime as oci
 
 from .support.fixture_types import MakeBundle, Script
+from .support.images import make_busybox_tree
 from .support.leftovers import cgroups_of, loops_below, mounts_below, remove_leftovers
 from .support.places import REPO
 from .support.processes import child_processes
-from .support.users import BECOME
+from .support.users import BECOME, interpreter_for_users
 from .support.waiting import SLOWER, wait_until
 
 pytest_plugins = ("pytester",)
@@ -49,18 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root filesystem of busybox alone; one for each worker, not to be written to."""
-    busybox = next((p for p in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(p)), None)
-    if busybox is None:
-        pytest.skip("no busybox (Debian: busybox-static)")
     rootfs = tmp_path_factory.mktemp("busybox") / "rootfs"
-    (rootfs / "bin").mkdir(parents=True)
-    shutil.copy(busybox, rootfs / "bin/busybox")
-    for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
-        if applet != "busybox":
-            (rootfs / "bin" / applet).symlink_to("busybox")
-    for name in ("etc", "tmp", "root"):
-        (rootfs / name).mkdir()
-    (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    if not make_busybox_tree(rootfs):
+        pytest.skip("no busybox (Debian: busybox-static)")
     return rootfs
 
 
@@ -141,37 +132,10 @@ def script() -> Script:
     return _scripts(sys.executable, REPO)
 
 
-def _serves_users(python: str) -> bool:
-    """Whether a user without privileges can run an interpreter and import the package with all that it needs."""
-    imports = "import ociruntime.container, attrs, cattrs, cffi, jsonschema, pyseccomp, typing_extensions"
-    command = [python, "-P", "-c", imports]
-    try:
-        return not subprocess.run(command, cwd="/", user=65534, group=65534, extra_groups=[], stderr=subprocess.DEVNULL).returncode
-    except PermissionError:
-        return False
-
-
 @pytest.fixture(scope="session")
 def user_python() -> Iterator[str]:
     """An interpreter for tests that become a user: this one, or one made where users may read it, with copies of the packages."""
-    if os.geteuid() != 0 or _serves_users(sys.executable):
-        yield sys.executable
-        return
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    base = next(
-        (path for name in (f"python{version}", "python3") if (path := shutil.which(name, path="/usr/bin:/usr/local/bin"))), ""
-    )
-    with tempfile.TemporaryDirectory(prefix="ociruntime-python-", dir="/var/tmp") as environment:
-        subprocess.run([base or sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-        packages = Path(sysconfig.get_path("purelib", "venv", {"base": environment, "platbase": environment}))
-        for directory in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-            shutil.copytree(directory, packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pth"))
-        shutil.copytree(Path(oci.__file__).parent, packages / "ociruntime", dirs_exist_ok=True)
-        for path in (Path(environment), *Path(environment).rglob("*")):
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444))
-        python = f"{environment}/bin/python"
-        assert _serves_users(python), f"no Python {version} that users can run: {sys.executable} is for root alone, as is {base}"
+    with interpreter_for_users() as python:
         yield python
 
 

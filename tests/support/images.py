@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -22,6 +23,22 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TAR_TYPE = "application/vnd.oci.image.layer.v1.tar"
 SQUASHFS_TYPE = "application/vnd.sylabs.image.layer.v1.squashfs"
 EXT3_TYPE = "application/vnd.sylabs.image.layer.v1.ext3"
+
+
+def make_busybox_tree(rootfs: Path) -> bool:
+    """Make a root filesystem of busybox alone. Return whether the machine has one."""
+    busybox = next((p for p in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(p)), None)
+    if busybox is None:
+        return False
+    (rootfs / "bin").mkdir(parents=True)
+    shutil.copy(busybox, rootfs / "bin/busybox")
+    for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if applet != "busybox":
+            (rootfs / "bin" / applet).symlink_to("busybox")
+    for name in ("etc", "tmp", "root"):
+        (rootfs / name).mkdir()
+    (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    return True
 
 
 @contextmanager

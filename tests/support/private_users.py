@@ -26,6 +26,31 @@ STATE: Final = f"/tmp/ociruntime-{UID}"
 """Its default state directory."""
 
 
+def private_files(directory: Path, *, subordinate: bool, fuse: bool) -> list[str]:
+    """Make the files of a machine with the user. Return the shell commands that mount them, for a mount namespace of its own."""
+    files = directory / "etc"
+    files.mkdir()
+    commands = []
+    texts = {"passwd": Path("/etc/passwd").read_text() + f"u{UID}:x:{UID}:{UID}::/nonexistent:/bin/sh\n"}
+    if not os.path.lexists("/etc/mtab"):  # a minimal system; others have it as this link
+        layers = [directory / name for name in ("etc-upper", "etc-work")]
+        for layer in layers:
+            layer.mkdir()
+        (layers[0] / "mtab").symlink_to("../proc/self/mounts")
+        commands.append(f"mount -t overlay overlay -o lowerdir=/etc,upperdir={layers[0]},workdir={layers[1]} /etc")
+    if subordinate:
+        commands.append("touch /etc/subuid /etc/subgid")  # mount points, which a minimal system may lack
+        texts |= dict.fromkeys(("subuid", "subgid"), f"u{UID}:{FIRST}:{COUNT}\n")
+    for name, text in texts.items():
+        (files / name).write_text(text)
+        commands.append(f"mount --bind {files}/{name} /etc/{name}")
+    os.mknod(files / "fuse", 0o20666, os.makedev(10, 229))
+    os.chmod(files / "fuse", 0o666 if fuse else 0o600)
+    if os.path.exists("/dev/fuse"):
+        commands.append(f"mount --bind {files}/fuse /dev/fuse")
+    return commands
+
+
 class User:
     """A user with a directory ``home``. No variable of its environment names a directory."""
 
@@ -38,28 +63,8 @@ class User:
         """Supplementary groups of what is started."""
         self.cgroups: tuple[Path, ...] = ()
         """Where it is started, a cgroup in each of some hierarchies."""
-        files = home.parent / "etc"
-        files.mkdir()
-        commands = ["set -e"]
-        texts = {"passwd": Path("/etc/passwd").read_text() + f"u{UID}:x:{UID}:{UID}::/nonexistent:/bin/sh\n"}
-        if subordinate:
-            commands.append("touch /etc/subuid /etc/subgid")  # mount points, which a minimal system may lack
-            texts |= dict.fromkeys(("subuid", "subgid"), f"u{UID}:{FIRST}:{COUNT}\n")
-        for name, text in texts.items():
-            (files / name).write_text(text)
-            commands.append(f"mount --bind {files}/{name} /etc/{name}")
-        if not os.path.lexists("/etc/mtab"):  # a minimal system; others have it as this link
-            layers = [home.parent / name for name in ("etc-upper", "etc-work")]
-            for layer in layers:
-                layer.mkdir()
-            (layers[0] / "mtab").symlink_to("../proc/self/mounts")
-            options = f"lowerdir=/etc,upperdir={layers[0]},workdir={layers[1]}"
-            commands.insert(1, f"mount -t overlay overlay -o {options} /etc")
-        os.mknod(files / "fuse", 0o20666, os.makedev(10, 229))
-        os.chmod(files / "fuse", 0o666 if fuse else 0o600)
-        if os.path.exists("/dev/fuse"):
-            commands.append(f"mount --bind {files}/fuse /dev/fuse")
-        script = "\n".join([*commands, "echo ready", "exec cat"])
+        commands = private_files(home.parent, subordinate=subordinate, fuse=fuse)
+        script = "\n".join(["set -e", *commands, "echo ready", "exec cat"])
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

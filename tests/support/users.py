@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,6 +106,40 @@ class User:
         document: dict[str, Any] = oci.RuntimeSpec.load(path).to_dict()
         change(document)
         path.write_text(oci.RuntimeSpec.load(document).to_json())
+
+
+def _serves_users(python: str) -> bool:
+    """Whether a user without privileges can run an interpreter and import the package with all that it needs."""
+    imports = "import ociruntime.container, attrs, cattrs, cffi, jsonschema, pyseccomp, typing_extensions"
+    command = [python, "-P", "-c", imports]
+    try:
+        return not subprocess.run(command, cwd="/", user=65534, group=65534, extra_groups=[], stderr=subprocess.DEVNULL).returncode
+    except PermissionError:
+        return False
+
+
+@contextmanager
+def interpreter_for_users() -> Iterator[str]:
+    """An interpreter that users can run: this one, or one made where users may read it, with copies of the packages."""
+    if os.geteuid() != 0 or _serves_users(sys.executable):
+        yield sys.executable
+        return
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    base = next(
+        (path for name in (f"python{version}", "python3") if (path := shutil.which(name, path="/usr/bin:/usr/local/bin"))), ""
+    )
+    with tempfile.TemporaryDirectory(prefix="ociruntime-python-", dir="/var/tmp") as environment:
+        subprocess.run([base or sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": environment, "platbase": environment}))
+        for directory in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+            shutil.copytree(directory, packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pth"))
+        shutil.copytree(Path(oci.__file__).parent, packages / "ociruntime", dirs_exist_ok=True)
+        for entry in (Path(environment), *Path(environment).rglob("*")):
+            if not entry.is_symlink():
+                entry.chmod(entry.stat().st_mode | (0o555 if entry.is_dir() or entry.stat().st_mode & 0o100 else 0o444))
+        python = f"{environment}/bin/python"
+        assert _serves_users(python), f"no Python {version} that users can run: {sys.executable} is for root alone, as is {base}"
+        yield python
 
 
 def run_tests_as_user(
