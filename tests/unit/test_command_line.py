@@ -13,7 +13,7 @@ from ociruntime.cli.parser import Parser, parse_args
 
 COMMANDS = (
     "create start run state kill delete checkpoint restore list prune exec shell cp diff commit ps attach logs update pause resume events mount umount image inspect "
-    "build pull sif verify sign plan spec validate features doctor devices completion"
+    "build pull sif verify sign plan spec validate features doctor devices kernelspec completion"
 ).split()
 
 
@@ -224,7 +224,8 @@ def test_everything_has_a_help_text_and_a_function() -> None:
     }
     files = ["ls", "cat", "extract"]
     changes = ["list", "header", "dump", "add", "del"]
-    assert list(verbs) == [f"image {verb}" for verb in files] + [f"sif {verb}" for verb in changes + files]
+    images = [f"image {verb}" for verb in files] + [f"sif {verb}" for verb in changes + files]
+    assert list(verbs) == [*images, "kernelspec install"]
     for name, command in {**commands.choices, **verbs}.items():
         module, function = command.get_default("run").args
         assert callable(getattr(__import__(f"ociruntime.cli.{module}", fromlist=[function]), function)), name
