@@ -448,7 +448,8 @@ def kernelspec_install(options: Namespace) -> None:
         "overlay": overlay(options),
     }
     given: dict[str, Any] = {keyword: value for keyword, value in keywords.items() if value is not None}
-    with oci.Sandbox(options.image, **{"user": "caller", "disk": -1, "pids": -1, **given}, state_root=options.root) as sandbox:
+    trial: dict[str, Any] = {"user": "caller", "disk": -1, "pids": -1, **given}
+    with oci.Sandbox(options.image, **trial, state_root=options.root) as sandbox:
         if args == _KERNEL:
             _check_ipykernel(sandbox, options.image)
     config = {"image": absolute_path(options.image), "options": given}
