@@ -94,7 +94,7 @@ def test_the_page_about_notebooks(tmp_path: Path, busybox_rootfs: Path, busybox_
     shutil.copytree(busybox_rootfs, tmp_path / "rootfs", symlinks=True)
     shutil.copytree(busybox_rootfs, tmp_path / "bundle/rootfs", symlinks=True)
     shutil.copy(busybox_sif, tmp_path / "busybox.sif")
-    cells = re.findall(r"^```python\n(.*?)^```$", (REPO / "docs/notebook.md").read_text(), re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^```(?:python|text)\n(.*?)^```$", (REPO / "docs/notebook.md").read_text(), re.MULTILINE | re.DOTALL)
     outputs = execute(tmp_path, *cells)
     shown = {cell: [str(output.get("data") or output.text) for output in found] for cell, found in zip(cells, outputs, strict=True)}
     silent = [cell for cell, found in shown.items() if not found]
