@@ -252,6 +252,8 @@ class Container(HtmlRepr):
         stdin: Stdio = None,
         stdout: Stdio = None,
         stderr: Stdio = None,
+        terminal: bool | None = None,
+        console_socket: StrPath | None = None,
         pid_file: StrPath | None = None,
         cgroup_manager: Manager = "cgroupfs",
         tcp_established: bool = False,
@@ -270,6 +272,9 @@ class Container(HtmlRepr):
             state_root, pid_file, cgroup_manager: as for `create`.
             work_path: a directory for the log of criu, ``restore.log``. Default: ``image_path``.
             stdin, stdout, stderr: as for `create`. They replace the streams that were pipes or files outside of the container.
+            terminal: whether the container has a terminal, whose master is then `terminal`. Default: as ``process.terminal`` says,
+                which needs ``console_socket``. The terminal is restored with its settings and size, and gets a new master.
+            console_socket: a listening Unix socket that gets the master if ``process.terminal`` is true.
             tcp_established: restore the established TCP connections of the image.
             ext_unix_sk, shell_job, file_locks, auto_dedup: as criu(8) describes them.
             manage_cgroups_mode: ``soft``, ``full``, ``strict`` or ``ignore``: how criu restores cgroups and their limits. The
@@ -290,6 +295,8 @@ class Container(HtmlRepr):
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
+            terminal=terminal,
+            console_socket=console_socket,
             pid_file=pid_file,
             cgroup_manager=cgroup_manager,
             tcp_established=tcp_established,
@@ -474,7 +481,7 @@ class Container(HtmlRepr):
         Raises:
             WrongStatus: the container is neither running nor paused.
             UnsupportedError: this is not root, criu is missing, or cannot write the container: the message has its reason and the
-                path of its log. Containers with a terminal, with joined pid, mount, user, cgroup or time namespaces, or whose root
+                path of its log. Containers with joined pid, mount, user, cgroup or time namespaces, or whose root
                 filesystem is mounted in them alone cannot be written.
         """
         from .lifecycle.checkpoint import CheckpointOptions, checkpoint

@@ -130,6 +130,8 @@ class RestoreKeywords(TypedDict, total=False):
     stdin: Stdio
     stdout: Stdio
     stderr: Stdio
+    terminal: bool | None
+    console_socket: StrPath | None
     pid_file: StrPath | None
     cgroup_manager: Manager
     tcp_established: bool
@@ -487,6 +489,8 @@ class RestoreOptions(_CriuOptions):
     stdin: Stdio = None
     stdout: Stdio = None
     stderr: Stdio = None
+    terminal: bool | None = attrs.field(default=None, validator=is_bool)
+    console_socket: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
     pid_file: str | None = attrs.field(default=None, converter=_path, validator=_is_path)
     cgroup_manager: Manager = attrs.field(default="cgroupfs", validator=_check_manager)
 

@@ -118,20 +118,28 @@ def run(options: Namespace) -> int:
         keywords["terminal"] = True
 
     with SignalForwarding() as signals:
-        container = _make(oci.Container.run, options, bundle, keywords)
-        try:
-            pidfd = container.fileno()
-            signals.forward_to(pidfd)
-            if container.terminal is not None:
-                from ..terminal import interact
+        return _attend(_make(oci.Container.run, options, bundle, keywords), signals, keep=options.keep)
 
-                interact(container.terminal.fileno(), container.terminal.resize, ended=pidfd)
-                container.terminal.close()  # a hang-up of the command's terminal is one of the container's
-            code = container.wait()
-        finally:
-            signals.stop()
-            if not options.keep:
-                container.delete(force=True)
+
+def _attend(container: oci.Container, signals: SignalForwarding, *, keep: bool = False) -> int:
+    """Connect a container with the user's terminal if it has one, wait for its end, and return the exit status.
+
+    Args:
+        keep: whether it is not deleted then.
+    """
+    try:
+        pidfd = container.fileno()
+        signals.forward_to(pidfd)
+        if container.terminal is not None:
+            from ..terminal import interact
+
+            interact(container.terminal.fileno(), container.terminal.resize, ended=pidfd)
+            container.terminal.close()  # a hang-up of the command's terminal is one of the container's
+        code = container.wait()
+    finally:
+        signals.stop()
+        if not keep:
+            container.delete(force=True)
     assert code is not None, "a child's exit status is known"
     return shell_status(code)
 
@@ -242,26 +250,21 @@ def checkpoint(options: Namespace) -> None:
 
 
 def restore(options: Namespace) -> int:
+    bundle = oci.Bundle.load(options.bundle)
+    in_terminal = bundle.spec.process is not None and bundle.spec.process.terminal
     with SignalForwarding() as signals:
         container = oci.Container.restore(
             options.id,
-            options.bundle,
+            bundle,
             options.image_path,
             state_root=options.root,
+            terminal=True if in_terminal and not options.detach and options.console_socket is None else None,
+            console_socket=options.console_socket,
             pid_file=options.pid_file,
             cgroup_manager=options.cgroup_manager,
             **_criu_options(options),
         )
-        if options.detach:
-            return 0
-        try:
-            signals.forward_to(container.fileno())
-            code = container.wait()
-        finally:
-            signals.stop()
-            container.delete(force=True)
-    assert code is not None, "a child's exit status is known"
-    return shell_status(code)
+        return 0 if options.detach else _attend(container, signals)
 
 
 def list_containers(options: Namespace) -> None:

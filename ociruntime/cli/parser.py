@@ -661,11 +661,13 @@ def _restore(add: AddCommand) -> None:
     restore = add(
         "lifecycle.restore",
         "restore a container from an image that 'ociruntime checkpoint' has written",
-        "It gets the streams of the command. Without --detach, the command waits for its end and deletes it, as run does.",
+        "It gets the streams or the terminal of the command. Without --detach, the command waits for its end and deletes it, "
+        "as run does.",
     )
     _add_id(restore)
     _add_bundle(restore)
     _add_criu_options(restore)
+    restore.add_argument("--console-socket", metavar="SOCKET", type=path, help="Unix socket that receives the terminal's master")
     restore.add_argument("--pid-file", metavar="FILE", type=path, help="write the pid of the init process to FILE")
     restore.add_argument("-d", "--detach", action="store_true", help="return when it runs")
 

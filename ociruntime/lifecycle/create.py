@@ -130,12 +130,20 @@ class Prepared:
             own=self.own,
             uncovered=None if options.pivot_root else _whole_kernel_mounts(),
         )
-        receiver = options.console_socket is not None or options.terminal or options.supervised
-        if plan.terminal and not receiver:
-            raise UnsupportedError("$.process.terminal needs a receiver: give console_socket, supervise=True or terminal=True")
-        if options.console_socket is not None and not plan.terminal:
-            raise UnsupportedError("console_socket is given, but $.process.terminal is not true")
+        check_receiver(options, terminal=plan.terminal, receivers="console_socket, supervise=True or terminal=True")
         return plan
+
+
+def check_receiver(options: CreateOptions, *, terminal: bool, receivers: str) -> None:
+    """Raise UnsupportedError if a terminal has no receiver, or a receiver no terminal.
+
+    Args:
+        receivers: the arguments of the call that give a receiver, for the error.
+    """
+    if terminal and not (options.console_socket is not None or options.terminal or options.supervised):
+        raise UnsupportedError(f"$.process.terminal needs a receiver: give {receivers}")
+    if options.console_socket is not None and not terminal:
+        raise UnsupportedError("console_socket is given, but $.process.terminal is not true")
 
 
 def _whole_kernel_mounts() -> list[str]:

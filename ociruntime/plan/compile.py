@@ -15,7 +15,6 @@ from ..spec.rules.host import host_problems
 from . import ops
 from .cgroups import (
     Manager,
-    Place,
     Placement,
     cgroup_to_attach,
     compile_attach,
@@ -391,32 +390,30 @@ def _compile_attributes(builder: PlanBuilder, process: ProcessSpec, spec: Runtim
     compile_keyring(builder, host)
 
 
-EXTERNAL_NETWORK: Final = "extRootNetNS"
-"""The name by which an image of criu refers to a network namespace that it does not contain, as others call it too."""
+CRIU_SOCKET, CRIU_NETWORK = 3, 4
+"""The descriptors of criu for the socket to its caller, and for a network namespace that the container joins."""
 
 
 def compile_restore(
     spec: RuntimeSpec,
     host: Host,
-    command: Sequence[str],
+    program: str,
     *,
     bundle: str,
     sources: Mapping[str, str] | None = None,
     container_id: str = "ID",
     manager: Manager = "cgroupfs",
-    places_cgroups: bool = True,
 ) -> Plan:
     """Compile the plan that runs criu to restore a container from an image.
 
     criu gets the cgroups of the container, in which its processes begin, and a mount namespace of its own, in which the rootfs is a
-    mount of its own. It inherits a network namespace that is joined, and joins others by path. The rest is in the image.
+    mount of its own. It inherits a network namespace that is joined, and a socket, over which the caller sends the rest.
 
     Args:
-        command: the absolute path of criu, and its arguments.
+        program: the absolute path of criu.
         bundle: absolute path of the bundle directory.
         sources: the absolute path of the source of each bind mount, by destination.
         manager: the cgroup manager.
-        places_cgroups: whether criu moves processes into cgroups. It gets those of the container in the place of the dumped ones.
 
     Raises:
         SpecError, UnsupportedError: as for `compile_create`.
@@ -448,13 +445,18 @@ def compile_restore(
     root = clone_root(builder, spec, path, unsettled=True)
     _create_mount_points(builder, spec, root, sources or {})
     attach_root(builder, root, open_rootfs_place(builder, path))
-    joined = _restore_namespaces(builder, namespaces)
+    peer = builder.add_input("peer", "the socket of the caller")
+    builder.add("inherit", peer, CRIU_SOCKET, text=f"descriptor {CRIU_SOCKET} of criu: socket of the caller")
+    for kind, path, location in namespaces.joined:
+        slot = builder.add_input("namespace", location, path, ops.CLONE_NEW[kind])
+        if kind == "network":
+            text = f"descriptor {CRIU_NETWORK} of criu: network namespace {path}"
+            builder.add("inherit", slot, CRIU_NETWORK, text=text)
     builder.add("setsid", text="new session, which no terminal interrupts")
     builder.add("prctl", ops.PR_SET_PDEATHSIG, signal.SIGKILL, 0, text="killed with the caller")
     builder.add("sync", Sync.CREATED, text="wait until the caller has recorded what is made")
-    places = placement.places if places_cgroups else ()
-    arguments = (*command, *joined, *(word for place in places for word in ("--cgroup-root", _cgroup_root(place))))
-    builder.add("exec", (command[0],), arguments, (f"PATH={DEFAULT_PATH}",), text=f"{command[0]} restore")
+    arguments = (program, "swrk", str(CRIU_SOCKET))
+    builder.add("exec", (program,), arguments, (f"PATH={DEFAULT_PATH}",), text=f"{program}, which restores the container")
     return builder.build(
         f"restore {container_id} from {bundle}",
         clone_flags=flags,
@@ -480,25 +482,6 @@ def _create_mount_points(builder: PlanBuilder, spec: RuntimeSpec, root: int, sou
             builder.add("target", root, path, Target(0), 0o755, like, NO_SLOT, text=f"mount point {path}")
             if like != NO_SLOT:
                 builder.add("close", like, text=f"source {source}")
-
-
-def _restore_namespaces(builder: PlanBuilder, namespaces: Namespaces) -> list[str]:
-    """Let criu inherit a network namespace, and return its options about the namespaces that the container joins."""
-    words = []
-    for kind, path, location in namespaces.joined:
-        slot = builder.add_input("namespace", location, path, ops.CLONE_NEW[kind])
-        if kind == "network":
-            builder.add("inherit", slot, 3, text=f"descriptor 3 of criu: network namespace {path}")
-            words += ["--inherit-fd", f"fd[3]:{EXTERNAL_NETWORK}"]
-        else:
-            words += ["--join-ns", f"{kind}:{path}"]
-    return words
-
-
-def _cgroup_root(place: Place) -> str:
-    """Return a cgroup as ``--cgroup-root`` of criu takes it."""
-    path = place.directory.removeprefix(place.hierarchy.mountpoint)
-    return path if place.hierarchy.version == 2 else f"{','.join(sorted(place.hierarchy.controllers))}:{path}"
 
 
 def compile_exec(

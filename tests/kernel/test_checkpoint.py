@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ociruntime as oci
 from ociruntime.files import read_mounts
 from ociruntime.spec import Mount, RuntimeSpec
+from ociruntime.spec.base import is_below
 
 from ..support.clients import criu_works
+from ..support.fake_criu import write_criu
 from ..support.fixture_types import Command, MakeBundle
+from ..support.terminals import Session
 from ..support.users import User
 from ..support.waiting import TIME_LIMIT, wait_until
 
@@ -36,6 +42,27 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def greeter(make_bundle: MakeBundle, prefix: str) -> oci.Bundle:
+    """A bundle whose program answers each line that is typed, and knows how many there were."""
+    script = 'i=0; while read -r line; do i=$((i+1)); echo "$line $i"; done'
+    spec = RuntimeSpec.default()
+    assert spec.process is not None
+    assert spec.linux is not None
+    process = spec.process.evolve(args=("sh", "-c", script), terminal=True)
+    return make_bundle(spec.evolve(process=process, linux=spec.linux.evolve(cgroups_path=f"/{prefix}-greeter")))
+
+
+def read_until(terminal: oci.Terminal, text: str) -> str:
+    """Return what a terminal prints up to a text."""
+    seen = b""
+    while text.encode() not in seen:
+        data = terminal.read(4096)
+        assert data, f"it printed {seen!r}, not {text!r}"
+        seen += data
+    return seen.decode()
 
 
 @pytest.fixture
@@ -65,10 +92,10 @@ def goes_on(data: Path) -> bool:
     return True
 
 
-def host_state() -> tuple[list[str], set[str]]:
-    """Return the mounts of this process, and its children."""
+def host_state(directory: Path) -> tuple[list[str], set[str]]:
+    """Return the mounts below a directory, and the children of this process."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [mount.point for mount in read_mounts()], set(children)
+    return [mount.point for mount in read_mounts() if is_below(mount.point, str(directory))], set(children)
 
 
 def has_cgroup(name: str) -> bool:
@@ -80,7 +107,7 @@ def has_cgroup(name: str) -> bool:
 @pytest.mark.vm
 @needs_criu
 def test_a_restored_container_goes_on(counting: oci.Bundle, state_root: Path, data: Path, tmp_path: Path, prefix: str) -> None:
-    image, before = tmp_path / "image", host_state()
+    image, before = tmp_path / "image", host_state(tmp_path)
     with oci.Container.run(
         f"{prefix}-a", counting, state_root=state_root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as container:
@@ -110,7 +137,7 @@ def test_a_restored_container_goes_on(counting: oci.Bundle, state_root: Path, da
         assert shown.stdout.splitlines()[-1] == "sh"
         restored.kill("KILL")
         assert restored.wait(TIME_LIMIT) == -9
-    assert host_state() == before
+    assert host_state(tmp_path) == before
     assert oci.Container.list(state_root=state_root) == []
 
 
@@ -198,31 +225,62 @@ def test_a_supervised_container(counting: oci.Bundle, state_root: Path, data: Pa
 
 @pytest.mark.vm
 @needs_criu
-def test_the_commands(counting: oci.Bundle, state_root: Path, data: Path, tmp_path: Path, prefix: str, command: Command) -> None:
+def test_a_terminal(greeter: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str) -> None:
+    """It is restored with its size, and the caller gets its new master."""
+    image = tmp_path / "image"
+    with oci.Container.run(f"{prefix}-a", greeter, state_root=state_root, terminal=True) as container:
+        assert container.terminal is not None
+        container.terminal.resize(31, 97)
+        container.terminal.write(b"one\n")
+        read_until(container.terminal, "one 1\r\n")
+        container.checkpoint(image)
+        assert container.status == "stopped"
+    before = host_state(tmp_path)
+    with oci.Container.restore(f"{prefix}-a", greeter, image, state_root=state_root, terminal=True) as restored:
+        assert restored.status == "running"
+        assert restored.terminal is not None
+        assert restored.terminal.size == (31, 97)
+        restored.terminal.write(b"two\n")
+        read_until(restored.terminal, "two 2\r\n")
+        shown = restored.exec(["stat", "-c", "%t:%T", "/dev/console", "/dev/pts/0"], capture_output=True, text=True)
+        console, terminal = shown.stdout.splitlines()
+        assert console == terminal, "/dev/console is its terminal"
+        restored.terminal.write(b"\x03")
+        assert restored.wait(TIME_LIMIT) == 130, "it is the controlling terminal"
+    assert host_state(tmp_path) == before
+
+
+@pytest.mark.vm
+@needs_criu
+def test_the_commands(greeter: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str, command: Command) -> None:
+    """As with runc, the console sockets get the masters of the terminals."""
     name, image, pid_file = f"{prefix}-a", tmp_path / "image", tmp_path / "pid"
 
     def execute(*words: object) -> None:
-        subprocess.run(
-            command(*words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=TIME_LIMIT,
-            check=True,
-        )
+        streams = subprocess.DEVNULL
+        subprocess.run(command(*words), stdin=streams, stdout=streams, stderr=streams, timeout=TIME_LIMIT, check=True)
 
-    execute("run", "--bundle", counting.path, "--detach", name)
-    wait_until(lambda: count(data) > 5, "the program to count")
-    execute("checkpoint", "--image-path", image, name)
-    execute("delete", name)
-    reached = count(data)
-    execute("restore", "--bundle", counting.path, "--image-path", image, "--pid-file", pid_file, "--detach", name)
-    wait_until(lambda: count(data) > reached, "the program to go on")
-    container = oci.Container.load(name, state_root=state_root)
-    assert int(pid_file.read_text()) == container.pid
-    container.kill("KILL")
-    container.wait(TIME_LIMIT)
-    container.delete()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console"))
+        listener.listen()
+        listener.settimeout(TIME_LIMIT)
+        detached = ("--bundle", greeter.path, "--detach", "--console-socket", tmp_path / "console")
+        execute("run", *detached, name)
+        with receive_terminal(listener) as terminal:
+            terminal.write(b"one\n")
+            read_until(terminal, "one 1\r\n")
+            execute("checkpoint", "--image-path", image, name)
+        execute("delete", name)
+        execute("restore", *detached, "--image-path", image, "--pid-file", pid_file, name)
+        with receive_terminal(listener) as terminal:
+            terminal.write(b"two\n")
+            read_until(terminal, "two 2\r\n")
+            container = oci.Container.load(name, state_root=state_root)
+            assert container.status == "running"
+            assert int(pid_file.read_text()) == container.pid
+            container.kill("KILL")
+            container.wait(TIME_LIMIT)
+            container.delete()
 
 
 @pytest.mark.vm
@@ -240,12 +298,12 @@ def test_nothing_is_left_of_a_failed_restore(
         stderr=subprocess.DEVNULL,
     ) as container:
         container.checkpoint(image)
-    before = host_state()
+    before = host_state(tmp_path)
     for pages in image.glob("core-*.img"):
         pages.write_bytes(b"damaged")
     with pytest.raises(oci.UnsupportedError, match=r"cannot restore container .*: criu: .*; see .*/restore\.log"):
         oci.Container.restore(f"{prefix}-a", counting, image, state_root=state_root)
-    assert host_state() == before
+    assert host_state(tmp_path) == before
     assert os.listdir(state_root) in ([], [".seccomp"])
     assert not has_cgroup(f"{prefix}-counting")
 
@@ -287,64 +345,197 @@ def test_without_criu(counting: oci.Bundle, state_root: Path, tmp_path: Path, pr
     assert oci.Container.list(state_root=state_root) == []
 
 
+ODD_LOG = """
+log("(00.1) Error (criu/util.c:642): exited, status=1", "(00.2) Error (criu/kerndat.c:1): this kernel is too odd")
+"""
+FAILURES = {
+    "a reply": (
+        f"{ODD_LOG}peer.send(reply((1, kind), (2, 0), (4, field(1, 2**64 - 1))))",
+        "criu: this kernel is too odd; see {log}",
+    ),
+    "no reply": (ODD_LOG, "criu: this kernel is too odd; see {log}"),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "criu failed and wrote no log to {log}; run 'criu check'"),
+    "no log": (
+        "peer.send(reply((1, kind), (2, 0), (9, b'no directory')))",
+        "wrote no log to {log}: no directory; run 'criu check'",
+    ),
+    "no message": ("peer.send(b'\\xff' * 20)", "a message that is not valid: it has a number of more than 64 bits; use criu 3.17"),
+    "a long one": ("peer.send(bytes(70000))", "a message that is not valid: it is too long; use criu 3.17 or later"),
+    "a file": ("socket.send_fds(peer, [reply((1, kind), (2, 1))], [0])", "a message that is not valid: it has a file descriptor"),
+}
+"""What a criu does, and the error."""
+
+
+@pytest.mark.parametrize("failure", FAILURES)
 def test_a_criu_that_fails(
-    counting: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str, data: Path, monkeypatch: pytest.MonkeyPatch
+    counting: oci.Bundle,
+    state_root: Path,
+    tmp_path: Path,
+    prefix: str,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
 ) -> None:
     """The error has criu's own reason, and nothing is left."""
-    programs, image = tmp_path / "bin", tmp_path / "image"
-    programs.mkdir()
-    criu = programs / "criu"
-    criu.write_text(
-        '#!/bin/sh\nwhile [ "$1" != --work-dir ]; do shift; done\n'
-        'echo "(00.1) Error (criu/util.c:642): exited, status=1" > "$2/$4"\n'
-        'echo "(00.2) Error (criu/kerndat.c:1): this kernel is too odd" >> "$2/$4"\nexit 1\n'
-    )
-    criu.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    before = host_state()
-    with oci.Container.run(
-        f"{prefix}-a",
-        counting,
-        state_root=state_root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as container:
-        with pytest.raises(oci.UnsupportedError, match=r"criu: this kernel is too odd; see .*/dump\.log"):
+    image, (scenario, error) = tmp_path / "image", FAILURES[failure]
+    write_criu(tmp_path / "bin", scenario)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    before = host_state(tmp_path)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    with oci.Container.run(f"{prefix}-a", counting, state_root=state_root, **streams) as container:
+        with pytest.raises(oci.UnsupportedError, match=re.escape(error.format(log=f"{image}/dump.log"))):
             container.checkpoint(image)
         assert container.status == "running"
         assert goes_on(data)
     (image / "descriptors.json").write_text('["pipe:[1]", "", ""]')
-    with pytest.raises(oci.UnsupportedError, match=r"criu: this kernel is too odd; see .*/restore\.log"):
+    with pytest.raises(oci.UnsupportedError, match=re.escape(error.format(log=f"{image}/restore.log"))):
         oci.Container.restore(f"{prefix}-a", counting, image, state_root=state_root)
-    assert host_state() == before
+    assert host_state(tmp_path) == before
     assert oci.Container.list(state_root=state_root) == []
     assert not has_cgroup(f"{prefix}-counting")
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda spec: spec.at.process.terminal.set(True), "it has a terminal"),
-        (lambda spec: spec.at.linux.namespaces.set(joined(spec, cgroup="/proc/self/ns/cgroup")), "existing cgroup namespace"),
-    ],
+RESTORED = """
+master, slave = os.openpty()
+terminal = os.ttyname(slave)
+os.close(slave)
+notify(b"pre-restore")
+"""
+WITH_TERMINAL = (
+    RESTORED
+    + """
+assert options[50] == [1] and options[12] == [1] and options[26] == [1], options
+pid = restore(echo)
+notify(b"orphan-pts-master", [master])
+peer.send(reply((1, 2), (2, 1), (4, field(1, pid))))
+"""
 )
-def test_what_cannot_be_restored_is_not_written(
-    make_bundle: MakeBundle,
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of an image, for a criu that does not read it."""
+    path = tmp_path / "image"
+    path.mkdir()
+    (path / "descriptors.json").write_text('["/dev/pts/0", "/dev/pts/0", "/dev/pts/0"]')
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return path
+
+
+@pytest.mark.parametrize("receiver", ["caller", "socket"])
+def test_the_master_of_a_restored_terminal(
+    greeter: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str, image: Path, receiver: str
+) -> None:
+    write_criu(tmp_path / "bin", WITH_TERMINAL)
+    before = host_state(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console"))
+        listener.listen()
+        listener.settimeout(TIME_LIMIT)
+        to: dict[str, Any] = {"terminal": True} if receiver == "caller" else {"console_socket": tmp_path / "console"}
+        with oci.Container.restore(f"{prefix}-a", greeter, image, state_root=state_root, **to) as container:
+            terminal = container.terminal if receiver == "caller" else receive_terminal(listener)
+            assert terminal is not None
+            assert container.status == "running"
+            terminal.write(b"one\n")
+            read_until(terminal, "<one>")
+            terminal.close()
+            assert container.wait(TIME_LIMIT) == 0, "it ends with its terminal"
+    assert host_state(tmp_path) == before
+
+
+def receive_terminal(listener: socket.socket) -> oci.Terminal:
+    """Return the master that a console socket gets."""
+    peer, _ = listener.accept()
+    with peer:
+        _, fds, _, _ = socket.recv_fds(peer, 100, 1)
+    return oci.Terminal(fds[0])
+
+
+def test_a_restore_in_a_terminal(
+    greeter: oci.Bundle,
     state_root: Path,
     tmp_path: Path,
     prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[RuntimeSpec], RuntimeSpec],
-    reason: str,
+    image: Path,
+    session: Callable[..., Session],
+    command: Command,
 ) -> None:
-    (tmp_path / "criu").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "criu").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    spec = change(make_bundle().spec)
-    terminal = True if spec.process is not None and spec.process.terminal else None
-    with oci.Container.run(f"{prefix}-a", make_bundle(spec), state_root=state_root, terminal=terminal) as container:
-        with pytest.raises(oci.UnsupportedError, match=reason):
+    """The command connects its terminal with that of the container, as run does."""
+    write_criu(tmp_path / "bin", WITH_TERMINAL)
+    detached = subprocess.run(
+        command("restore", "-d", "--image-path", image, "-b", greeter.path, prefix), capture_output=True, text=True, check=False
+    )
+    assert detached.returncode == 1
+    assert "$.process.terminal needs a receiver" in detached.stderr
+    tty = session(*command("restore", "--image-path", image, "-b", greeter.path, prefix))
+    tty.type("one\r")
+    tty.expect("<one>")
+    oci.Container.load(prefix, state_root=state_root).kill("TERM")
+    assert tty.wait() == 143
+    assert tty.restored
+    assert oci.Container.list(state_root=state_root) == []
+
+
+NOT_VALID = {
+    "no terminal": ("peer.send(reply((1, 2), (2, 1), (4, field(1, restore(signal.pause)))))", "have no terminal open"),
+    "no master": ("notify(b'orphan-pts-master')", "'orphan-pts-master' does not fit"),
+    "another file": ("notify(b'pre-resume', [master])", "'pre-resume' does not fit"),
+    "twice": ("[notify(b'orphan-pts-master', [master]) for _ in 'ab']", "'orphan-pts-master' does not fit"),
+    "no process": ("notify(b'orphan-pts-master', [master]); peer.send(reply((1, 2), (2, 1)))", "names no restored process"),
+    "a failure": (f"restore(signal.pause); notify(b'orphan-pts-master', [master]){ODD_LOG}", "this kernel is too odd"),
+}
+"""What a criu does wrong in a restore, and the error."""
+
+
+@pytest.mark.parametrize("wrong", NOT_VALID)
+def test_a_restore_that_fails(greeter: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str, image: Path, wrong: str) -> None:
+    """No process, no file descriptor and no cgroup is left."""
+    scenario, error = NOT_VALID[wrong]
+    write_criu(tmp_path / "bin", RESTORED + scenario)
+    before, files = host_state(tmp_path), os.listdir("/proc/self/fd")
+    with pytest.raises(oci.UnsupportedError, match=f"cannot restore container '{prefix}-a': .*{error}"):
+        oci.Container.restore(f"{prefix}-a", greeter, image, state_root=state_root, terminal=True)
+    assert (host_state(tmp_path), os.listdir("/proc/self/fd")) == (before, files)
+    assert oci.Container.list(state_root=state_root) == []
+    assert not has_cgroup(f"{prefix}-greeter")
+
+
+def test_an_interrupted_restore(greeter: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str, image: Path) -> None:
+    """A signal ends it while criu works."""
+    write_criu(tmp_path / "bin", RESTORED + "restore(signal.pause); os.kill(os.getppid(), signal.SIGINT); signal.pause()")
+    before = host_state(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        oci.Container.restore(f"{prefix}-a", greeter, image, state_root=state_root, terminal=True)
+    assert host_state(tmp_path) == before
+    assert oci.Container.list(state_root=state_root) == []
+    assert not has_cgroup(f"{prefix}-greeter")
+
+
+def test_a_console_socket_without_a_listener(
+    greeter: oci.Bundle, state_root: Path, tmp_path: Path, prefix: str, image: Path
+) -> None:
+    write_criu(tmp_path / "bin", WITH_TERMINAL)
+    before = host_state(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        oci.Container.restore(f"{prefix}-a", greeter, image, state_root=state_root, console_socket=tmp_path / "none")
+    assert host_state(tmp_path) == before
+    assert not has_cgroup(f"{prefix}-greeter")
+    with pytest.raises(oci.UnsupportedError, match="console_socket is given, but"):
+        oci.Container.restore(
+            f"{prefix}-a", greeter, image, state_root=state_root, console_socket=tmp_path / "none", terminal=False
+        )
+
+
+def test_what_cannot_be_restored_is_not_written(
+    make_bundle: MakeBundle, state_root: Path, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_criu(tmp_path / "bin", "")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    spec = make_bundle().spec
+    bundle = make_bundle(spec.at.linux.namespaces.set(joined(spec, cgroup="/proc/self/ns/cgroup")))
+    with oci.Container.run(f"{prefix}-a", bundle, state_root=state_root) as container:
+        with pytest.raises(oci.UnsupportedError, match="existing cgroup namespace"):
             container.checkpoint(tmp_path / "image")
         assert container.status == "running"
     assert not (tmp_path / "image").exists()

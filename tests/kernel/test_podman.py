@@ -192,8 +192,11 @@ def test_a_container_of_systemd(client: Client, who: str) -> None:
     assert units() == ""
 
 
+needs_criu = pytest.mark.skipif(not criu_works(), reason="criu is missing, or does not support this kernel")
+
+
 @pytest.mark.vm
-@pytest.mark.skipif(not criu_works(), reason="criu is missing, or does not support this kernel")
+@needs_criu
 def test_an_exported_checkpoint(client: Client, tmp_path: Path) -> None:
     """A container that was exported and removed goes on as another one, with the files that it had changed."""
     podman, name = Podman(client), client.prefix
@@ -213,7 +216,7 @@ def test_an_exported_checkpoint(client: Client, tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
-@pytest.mark.skipif(not criu_works(), reason="criu is missing, or does not support this kernel")
+@needs_criu
 def test_a_checkpoint(client: Client) -> None:
     """podman makes the network namespace, which the image refers to, and conmon adopts the restored process."""
     podman, name = Podman(client), client.prefix
@@ -237,3 +240,23 @@ def test_a_checkpoint(client: Client) -> None:
     podman("kill", name)
     assert podman("wait", name) == "137"
     podman("rm", name)
+
+
+@pytest.mark.vm
+@needs_criu
+def test_a_checkpoint_with_a_terminal(client: Client) -> None:
+    """conmon gets the master of the restored terminal, and logs what comes from it."""
+    podman, name = Podman(client), client.prefix
+    podman.run("--detach", "--tty", "--name", name, name, "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
+
+    def count() -> int:
+        return max((int(line) for line in podman("logs", name).split()), default=0)
+
+    wait_until(lambda: count() > 5, "the program to count")
+    podman("container", "checkpoint", name)
+    reached = count()
+    podman("container", "restore", name)
+    assert podman.status(name) == "running ociruntime"
+    wait_until(lambda: count() > reached, "the program to go on")
+    assert podman("exec", name, "readlink", "/proc/1/fd/1") == "/dev/pts/0"
+    podman("rm", "-f", "-t", "0", name)

@@ -706,7 +706,7 @@ def test_wrong_values_are_refused_by_name(world: World, calls: list[Call]) -> No
                 shutil.rmtree(world.directory / "values/missing", ignore_errors=True)
                 arguments = {**world.arguments(call), name: value}
                 if name in ("console_socket", "log_path", "sync_socket"):
-                    del arguments["stdin"]
+                    arguments.pop("stdin", None)
                 error: BaseException | None = None
                 signal.setitimer(signal.ITIMER_REAL, CALL_LIMIT * SLOWER)
                 try:

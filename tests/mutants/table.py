@@ -166,7 +166,7 @@ MUTANTS: Final = (
         'env={name: value for name, _, value in (entry.partition("=") for entry in hook.env)},', "",
         ("kernel/test_hooks.py::test_exactly_its_own_arguments_environment_and_descriptors",)),
     Mutant("names for criu", 24, "lifecycle/checkpoint.py", 'if "]:" in point:', "if False:",
-        ("plan/test_criu_commands.py::test_mount_points_that_look_like_an_argument",)),
+        ("plan/test_criu_requests.py::test_mount_points_that_look_like_an_argument",)),
     Mutant("layers without devices", 27, "rootfs/mount.py", '[("ro", None), *options], RDONLY | NOSUID | NODEV, name)', '[("ro", None), *options], RDONLY | NOSUID, name)',
         ("kernel/test_sif_bundle.py::test_layers_are_nosuid_and_nodev",)),
     Mutant("layers without set-user-ID", 27, "rootfs/mount.py", '[("ro", None), *options], RDONLY | NOSUID | NODEV, name)', '[("ro", None), *options], RDONLY | NODEV, name)',
