@@ -1,4 +1,4 @@
-"""The examples of docs/quickstart.md, docs/running.md, docs/sandbox.md, docs/supervised.md and docs/tracing.md run as they stand."""
+"""The examples of docs/quickstart.md, docs/coming-from.md, docs/running.md, docs/sandbox.md, docs/supervised.md and docs/tracing.md run as they stand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, 
 QUICKSTART = """
 import doctest, os, sys
 os.chdir(sys.argv[2])
-text = open(sys.argv[1]).read()
+text = "".join(open(page).read() for page in sys.argv[1].split(":"))
 result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, "quickstart", "quickstart", 0))
 print(result.attempted > 15, result.failed)
 """
@@ -44,7 +44,8 @@ print(result.attempted > 15, result.failed)
 
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no program starts here")
 def test_quickstart(script: Script, tmp_path: Path) -> None:
-    assert script(QUICKSTART, str(DOCS / "quickstart.md"), str(tmp_path)).stdout == "True 0\n"
+    pages = f"{DOCS}/quickstart.md:{DOCS}/coming-from.md"  # which uses the image of the first
+    assert script(QUICKSTART, pages, str(tmp_path)).stdout == "True 0\n"
 
 
 @pytest.mark.root
@@ -52,6 +53,6 @@ def test_quickstart(script: Script, tmp_path: Path) -> None:
 def test_quickstart_of_a_user(user_script: Script) -> None:
     with tempfile.TemporaryDirectory() as directory:  # a user cannot reach pytest's own directories
         page = Path(directory, "quickstart.md")
-        page.write_text((DOCS / "quickstart.md").read_text())
+        page.write_text((DOCS / "quickstart.md").read_text() + (DOCS / "coming-from.md").read_text())
         os.chmod(directory, 0o777)
         assert user_script("become(65533)\n" + QUICKSTART, str(page), directory).stdout == "True 0\n"

@@ -7,6 +7,7 @@ import inspect
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -84,3 +85,10 @@ def test_pages_of_the_library() -> None:
             else:
                 assert inspect.getdoc(value), f"{name}.{member}"
     assert listed == expected
+
+
+def test_messages_of_the_troubleshooting_page() -> None:
+    headings = re.findall(r"^### `(.*)`$", (REPO / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    source = "\n".join(path.read_text() for path in Path(oci.__file__).parent.rglob("*.py"))
+    assert len(headings) > 10
+    assert [heading for heading in headings if heading not in source] == []
