@@ -6,6 +6,7 @@ import ociruntime as oci
 from ociruntime.spec import (
     BlockIO,
     Change,
+    Diff,
     Features,
     FrozenJson,
     Hook,
@@ -15,6 +16,7 @@ from ociruntime.spec import (
     Mount,
     Namespace,
     NamespaceType,
+    Problems,
     ProcessSpec,
     Resources,
     RuntimeSpec,
@@ -66,12 +68,14 @@ assert_type(linux.at.resources.pids.limit.set(5), Linux)
 assert_type(made.with_args(["sh", "-c", "true"]), RuntimeSpec)
 assert_type(made.with_mount(Mount(destination="/x")).with_env(A="1", B=None).with_caps("kill"), RuntimeSpec)
 assert_type(made.merge({"hostname": "y"}), RuntimeSpec)
-assert_type(diff(made, spec), tuple[Change, ...])
+assert_type(diff(made, spec), Diff)
+changes: tuple[Change, ...] = diff(made, spec)
 
 # checking
 for problem in made.problems(oci.Host.probe()):
     assert_type(problem.path, str)
-assert_type(made.validate(), tuple[oci.Problem, ...])
+assert_type(made.validate(), Problems)
+problems: tuple[oci.Problem, ...] = made.validate()
 
 # the other documents
 features = Features.load(b"{}")
