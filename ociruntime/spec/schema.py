@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import json
+import linecache
 import pkgutil
 import re
 import sys
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..arguments import shown
@@ -61,11 +61,11 @@ def _parse(text: str) -> Description:
 @cache
 def _module(name: str) -> Mapping[str, Mapping[str, Description]]:
     """Return the descriptions in a module by class and member. That of the class itself is under ``""``."""
-    spec = find_spec(name)
-    loader = spec.loader if spec else None
-    source: str | None = loader.get_source(name) if hasattr(loader, "get_source") else None  # type: ignore[union-attr]
+    module = sys.modules[name]
+    # Not by the loader: pytest, which loads the packages of its plugins itself, has one that cannot tell the source.
+    source = "".join(linecache.getlines(module.__file__ or "", vars(module)))
     found: dict[str, Mapping[str, Description]] = {}
-    for node in ast.parse(source or "").body:
+    for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
             members = found[node.name] = {"": _parse(ast.get_docstring(node) or "")}
             for member, after in zip(node.body, node.body[1:], strict=False):
