@@ -155,7 +155,7 @@ class Bundle(HtmlRepr):
         return make(cls)
 
     @classmethod
-    @naming(lambda _cls, image, path, **_: f"cannot mount {image} as bundle {path}")
+    @naming(lambda _cls, image, path, **_: f"cannot mount {getattr(image, 'path', image)} as bundle {path}")
     def from_image(
         cls,
         image: StrPath | Image,

@@ -228,7 +228,7 @@ class Observer(Protocol):
         """The pidfd is about to be closed."""
 
 
-@naming(lambda image, *_: f"cannot run {image if isinstance(image, (str, os.PathLike)) else repr(image)}")
+@naming(lambda image, *_: f"cannot run {getattr(image, 'path', image)}")
 def execute(image: ImageLike, options: RunOptions, observer: Observer | None = None) -> Result[Any]:
     """Run a program in a new container and wait for it, as `run` does. The observer is called while signals are deferred."""
     options.check_interactive()

@@ -227,7 +227,7 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
         self._begin_with(image)
         warn(options.enforcement.weak)
 
-    @naming(lambda self, image: f"cannot make a sandbox of {image if isinstance(image, (str, os.PathLike)) else repr(image)}")
+    @naming(lambda self, image: f"cannot make a sandbox of {getattr(image, 'path', image)}")
     @uninterruptible(undo=lambda sandbox: sandbox.close())
     def _begin_with(self, image: ImageLike | HostFiles | Snapshot) -> Self:
         """Make the container, and return this sandbox. Raises as the constructor."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Final, Literal, NoReturn
 
 from ociruntime.arguments import check_bool, check_int, check_str, optional, parse_path, shown
-from ociruntime.errors import ImageError, UnsupportedError
+from ociruntime.errors import ImageError, UnsupportedError, naming
 from ociruntime.files import NO_SPACE, StagedFile, absolute_path, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import check_digest
@@ -45,6 +45,7 @@ _REMEDIES: Final = {
 
 
 @uninterruptible()
+@naming(lambda reference, *_, **_options: f"cannot pull {reference}")
 def pull(
     reference: str,
     target: StrPath,

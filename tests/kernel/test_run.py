@@ -399,7 +399,7 @@ def test_no_descriptor_for_the_wait(bundle: oci.Bundle, state_root: Path, prefix
     oci.run(bundle, ["true"], state_root=state_root, container_id=prefix)
     with monkeypatch.context() as patched:
         patched.setattr(select, "epoll", no_epoll)
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(oci.HostError, match=f"cannot run {bundle.path}: too many open files; close files"):
             oci.run(bundle, ["sleep", "1000"], state_root=state_root, container_id=prefix)
     (container,) = oci.Container.list(state_root=state_root) or [None]
     assert container is None or container.status is oci.Status.STOPPED

@@ -168,7 +168,7 @@ def test_a_full_disk(registry: Registry, tmp_path: Path) -> None:
     registry.image.add([(tar_of({"file": os.urandom(2 << 20)}), TAR_TYPE)], name="1")
     for size in ("1M", "3M"):  # for the blobs, and for the squashfs beside them
         with small_filesystem(tmp_path / size, size) as place:
-            with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+            with pytest.raises(oci.HostError, match=r"cannot (build|pull) .*: no space left on device: ") as caught:
                 oci.pull(f"docker://{registry.host}/a:1", place / "x.sif", insecure=True)
             assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(place / "x.sif"))
             assert os.listdir(place) == []
