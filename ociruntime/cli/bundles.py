@@ -360,8 +360,10 @@ def spec(options: Namespace) -> None:
     if has_file(bundle, "config.json"):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     host = oci.Host.probe()
-    if options.for_user or not (host.privileged and host.initial):
-        config = oci.RuntimeSpec.default(rootless=options.for_user, host=None if options.for_user else host).with_args(["sh"])
+    if options.for_user:
+        config = _in_terminal(oci.RuntimeSpec.default(rootless=True))
+    elif not (host.privileged and host.initial):
+        config = oci.RuntimeSpec.default(host=host).with_args(["sh"])
     else:
         config = _as_in_runc(oci.RuntimeSpec.default(seccomp=False, host=host), host)
     config.save(path)
@@ -375,10 +377,14 @@ _SHOWN = ("/proc/interrupts", "/sys/devices/virtual/powercap")
 """Paths that `RuntimeSpec.default` masks and runc does not."""
 
 
+def _in_terminal(spec: oci.RuntimeSpec) -> oci.RuntimeSpec:
+    """Return a configuration of a shell in a terminal, with a read-only root filesystem."""
+    return spec.with_args(["sh"]).at.process.terminal.set(True).at.root.readonly.set(True)
+
+
 def _as_in_runc(spec: oci.RuntimeSpec, host: oci.Host) -> oci.RuntimeSpec:
     """Return the default configuration of root with the members that clients of ``runc spec`` expect, and go on to change."""
-    spec = spec.with_args(["sh"]).at.process.terminal.set(True).at.root.readonly.set(True)
-    spec = spec.without_caps("ALL").with_caps(*_CAPABILITIES)
+    spec = _in_terminal(spec).without_caps("ALL").with_caps(*_CAPABILITIES)
     spec = spec.with_mount(spec_model.Mount(destination="/proc", type="proc", source="proc")).with_mount(_CGROUP)
     masked = tuple(path for path in spec.at.linux.masked_paths.get() or () if path not in _SHOWN)
     spec = spec.at.linux.masked_paths.set(masked)

@@ -111,7 +111,8 @@ def test_spec_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "config.json" in capsys.readouterr().err
     (tmp_path / "user").mkdir()
     assert cli.main(["spec", "--bundle", str(tmp_path / "user"), "--rootless"]) == 0
-    assert oci.RuntimeSpec.load(tmp_path / "user/config.json") == oci.RuntimeSpec.default(rootless=True).with_args(["sh"])
+    expected = oci.RuntimeSpec.default(rootless=True).with_args(["sh"]).at.process.terminal.set(True).at.root.readonly.set(True)
+    assert oci.RuntimeSpec.load(tmp_path / "user/config.json") == expected
 
 
 @pytest.mark.root
