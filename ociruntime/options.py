@@ -297,7 +297,7 @@ def _remedy(name: str, known: Set[str]) -> str:
     keyword, example = next((ours for theirs, *ours in _INSTEAD if name in theirs.split()), ("", ""))
     if example and (not keyword or keyword in known):
         return f"; {example}"
-    close = closest(name, sorted(known | _ALWAYS), 0.7)
+    close = closest(name, sorted((known | _ALWAYS) - {name}), 0.7)
     return f"; did you mean {close!r}?" if close else ""
 
 
@@ -323,6 +323,7 @@ _INSTEAD: Final = (
     ("name id", "container_id", "use container_id='name'"),
     ("universal_newlines", "", "use text=True"),
     ("command cmd entrypoint argv", "", "use args=['program', 'argument']"),
+    ("args", "", "use bundle.with_args(['program', 'argument'])"),
     ("shell", "", "use args=['sh', '-c', line], or Sandbox.shell"),
     ("detach detached background", "", "Container.run and Container.popen return while the program runs"),
     ("remove auto_remove rm", "", "leave it out: nothing is left of what run and Sandbox make"),

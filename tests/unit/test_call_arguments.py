@@ -109,6 +109,11 @@ def test_a_call_names_no_keyword_that_it_lacks() -> None:
         CONTAINER.exec(["true"], colour=1)  # type: ignore[call-overload]
 
 
+def test_a_call_without_args_says_where_they_are() -> None:
+    with pytest.raises(TypeError, match=r"^create\(\) got an unexpected keyword argument 'args'; use bundle\.with_args\("):
+        oci.Container.create("x", "bundle", args=["true"])  # type: ignore[call-arg]
+
+
 def test_what_a_keyword_says_to_use_exists() -> None:
     from ociruntime.options import _INSTEAD, RunKeywords, SandboxKeywords
 
