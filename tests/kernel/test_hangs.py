@@ -320,7 +320,7 @@ def test_deleting_by_force_during_a_launch(
     bundle = slow(make_bundle, "createContainer")
     creator = subprocess.Popen([sys.executable, "-P", "-c", HELD, prefix, bundle.path, state_root])
     try:
-        wait_until(lambda: (state_root / prefix / "state.json").exists(), "the container")
+        wait_until(lambda: (state_root / prefix / "recovery").exists(), "the container")
         container = oci.Container.load(prefix, state_root=state_root)
         wait_until(container.processes, "the init process")
         if stop:

@@ -102,9 +102,9 @@ blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
 blocked.add_rule(pyseccomp.ERRNO(getattr(errno, code)), name)
 blocked.load()
 try:
-    print(json.dumps(["works", ACTS[act]() and ""]))
+    print(json.dumps(["works", ACTS[act]() and ""]), flush=True)
 except oci.OCIRuntimeError as error:
-    print(json.dumps([[kind.__name__ for kind in type(error).__mro__], str(error)]))
+    print(json.dumps([[kind.__name__ for kind in type(error).__mro__], str(error)]), flush=True)
 os._exit(0)  # a filter may keep the interpreter from ending
 """
 
