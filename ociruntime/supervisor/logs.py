@@ -98,6 +98,8 @@ def _parse(line: bytes, log_format: str) -> LogRecord | None:
 class _Lines:
     """The lines of a log, and None whenever more are not there yet; the next step looks again, through truncation and rotation.
 
+    The first None comes behind what is there now, also if the log grows faster than it is read.
+
     Args:
         rotated: whether the writer renames a file that has become too long to ``.1``.
     """
@@ -111,10 +113,14 @@ class _Lines:
     def __iter__(self) -> Iterator[bytes | None]:
         try:
             self._file = self._first()
+            left = self._size()
             while True:
                 if data := self._read():
                     *lines, self._rest = (self._rest + data).split(b"\n")
                     yield from lines
+                    if 0 < left <= len(data):
+                        yield None
+                    left -= len(data)
                 elif not self._go_on():
                     yield None
         finally:
@@ -128,6 +134,15 @@ class _Lines:
         if older is not None and newer is not None:
             newer.close()
         return older or newer
+
+    def _size(self) -> int:
+        size = 0
+        for path in (self._path, f"{self._path}.1")[: 1 + self._rotated]:
+            try:
+                size += os.stat(path).st_size
+            except FileNotFoundError:
+                continue
+        return size
 
     def _read(self) -> bytes:
         if self._file is None:

@@ -409,3 +409,20 @@ def test_lines_that_no_writer_wrote(tmp_path: Path, style: str) -> None:
     (tmp_path / "log").write_bytes(b"\n".join([*ODD[style], last, b""]))
     with closing(read_log(str(tmp_path / "log"), style, rotated=False, since=None, tail=None, stream=None)) as records:
         assert [record and record.text for record in (next(records), next(records))] == ["x", None]
+
+
+@pytest.mark.parametrize("tail", [None, 2])
+def test_a_log_that_grows_faster_than_it_is_read(tmp_path: Path, tail: int | None) -> None:
+    """What there was at the call is the end of it; a reader that follows the log gets the rest afterwards."""
+    log = tmp_path / "log"
+    line = "2026-01-02T03:04:05.000000006Z stdout line\n"
+    log.write_text(line * 5000)  # several reads
+    with closing(read_log(str(log), "basic", rotated=False, since=None, tail=tail, stream=None)) as items:
+        for count, record in enumerate(items):
+            if record is None:
+                break
+            assert count < 10_000
+            with log.open("a") as file:
+                file.write(line * 2)
+        assert count == tail if tail else 5000 <= count < 7000
+        assert next(item for item in items if item is not None).text == "line"
