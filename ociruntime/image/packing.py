@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
@@ -109,8 +109,7 @@ class Meter:
         self._reported = self._done
 
 
-@contextmanager
-def progress_bar(label: str = "", *, quiet: bool = False) -> Iterator[Progress | None]:
+def progress_bar(label: str = "", *, quiet: bool = False) -> AbstractContextManager[Progress | None]:
     """Give a function that shows a progress bar, for the argument ``progress`` of `build`, `pull` and `Image.verify`.
 
     ::
@@ -130,6 +129,11 @@ def progress_bar(label: str = "", *, quiet: bool = False) -> Iterator[Progress |
     """
     check_str("label", label)
     check_bool("quiet", quiet)
+    return _shown(label, quiet)
+
+
+@contextmanager
+def _shown(label: str, quiet: bool) -> Iterator[Progress | None]:
     show = None if quiet else _notebook_bar(printable(label)) or _terminal_bar(printable(label))
     if show is None:
         yield None

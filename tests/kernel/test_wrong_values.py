@@ -53,8 +53,9 @@ MADE_BY_THE_LIBRARY = {
         "Image",
     ),
     *("aio.Attachment", "aio.Container", "aio.Process", "aio.Reader", "aio.Writer", "aio.Attachment.connect"),
+    "load_ipython_extension",
 }
-"""Constructors of values that calls return: they store what they are given."""
+"""Constructors of values that calls return, which store what they are given, and what IPython calls."""
 
 EXCEPTIONS = {
     r".*\(state_root=None\)": "the default state directory, which tests do not touch",
@@ -489,6 +490,7 @@ class World:
             "source": self.image if call == "build" else config,
             "target": self.new_path() if call in ("build", "pull") else self.image,
             "to": self.new_path(),
+            "tracer": print,
             "text": config.read_text() if call.endswith("loads") else "Bootstrap: scratch\n",
             "value": ("sh",) if call == "At.set" else {"a": 1},
             "version": 2,
