@@ -20,7 +20,7 @@ AT_ONCE = 4
 def double(rootfs: Path, state: Path, number: int) -> int:
     """Double a number, in a container."""
     args = ["sh", "-c", f"echo $((2 * {number}))"]
-    return int(oci.run(rootfs, args, capture_output=True, text=True, check=True, memory="64M", state_root=state).stdout)
+    return int(oci.run(rootfs, args, capture_output=True, text=True, check=True, state_root=state).stdout)
 
 
 def pools(work: Callable[[int], int]) -> Iterator[tuple[str, list[int]]]:
