@@ -382,9 +382,23 @@ class Unpicklable:
         raise TypeError(f"cannot pickle or copy {name!r} object: it holds file descriptors of this process; {self._instead}")
 
 
-_forking: Final = RLock()
-"""Held while a file is opened or closed, and during a fork, which a signal handler of the same thread may do."""
-_open: Final[set[LockFile]] = set()
+forking: Final = RLock()
+"""Held during a fork, which a signal handler of the same thread may do, and while something is done that no child may find half
+done."""
+_own: Final[set[OwnDescriptor]] = set()
+
+
+class ProcessLock:
+    """A lock between the threads of one process. A child finds it free, also if it forks while a thread of its parent holds it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, RLock] = {}
+
+    def __enter__(self) -> None:
+        self._locks.setdefault(os.getpid(), RLock()).acquire()
+
+    def __exit__(self, *failure: object) -> None:
+        self._locks[os.getpid()].release()
 
 
 class Descriptor:
@@ -403,7 +417,47 @@ class Descriptor:
         self.close()
 
 
-class LockFile:
+class OwnDescriptor:
+    """A file descriptor of this process alone. Children that it forks close their copy, and do not keep open what this process closes.
+
+    Args:
+        fd: the descriptor, which this object closes. The caller has held `forking` since before it was opened.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        _own.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self.fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, here or by the fork that made this process."""
+        return self.fd < 0
+
+    def close(self) -> None:
+        """Close it, once."""
+        with forking:
+            if (fd := self.take()) >= 0:
+                os.close(fd)
+
+    def take(self) -> int:
+        """Return the descriptor, and give up its ownership; -1 if it is closed."""
+        with forking:
+            _own.discard(self)
+            fd, self.fd = self.fd, -1
+            return fd
+
+
+class LockFile(OwnDescriptor):
     """An open file or directory for a lock. Closing it, and the end of the process, release the lock.
 
     Args:
@@ -415,15 +469,8 @@ class LockFile:
     """
 
     def __init__(self, path: str, flags: int) -> None:
-        with _forking:
-            self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-            _open.add(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.close()
+        with forking:
+            super().__init__(os.open(path, flags | os.O_CLOEXEC, 0o600))
 
     def acquire(self, *, shared: bool = False, wait: bool | float = True) -> None:
         """Take the lock.
@@ -451,33 +498,20 @@ class LockFile:
             pause = min(2 * pause, 0.05)
 
     @property
-    def closed(self) -> bool:
-        """Whether it was closed, here or by the fork that made this process."""
-        return self.fd < 0
-
-    @property
     def removed(self) -> bool:
         """Whether the file no longer has a name, so that its lock means nothing."""
         return os.fstat(self.fd).st_nlink == 0
 
-    def close(self) -> None:
-        """Close the file, once."""
-        with _forking:
-            _open.discard(self)
-            fd, self.fd = self.fd, -1
-            if fd >= 0:
-                os.close(fd)
-
 
 def _after_fork() -> None:
-    for lock in _open:
-        os.close(lock.fd)
-        lock.fd = -1
-    _open.clear()
-    _forking.release()
+    for descriptor in _own:
+        os.close(descriptor.fd)
+        descriptor.fd = -1
+    _own.clear()
+    forking.release()
 
 
-os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_after_fork)
+os.register_at_fork(before=forking.acquire, after_in_parent=forking.release, after_in_child=_after_fork)
 
 
 # ---- mount tables and states of processes, read from /proc (proc(5)) ----

@@ -21,12 +21,11 @@ import os
 import stat
 import struct
 import sys
-import threading
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import SpecError, UnsupportedError
-from .files import other_writers, replace_file
+from .files import forking, other_writers, replace_file
 from .spec.rules import Findings
 from .spec.rules.linux import check_seccomp
 from .spec.seccomp import SeccompOperator, SyscallArg, architectures_of
@@ -132,7 +131,6 @@ class _Rule(NamedTuple):
 
 
 _cache: dict[str, Filter] = {}
-_lock = threading.Lock()
 
 
 def compile_profile(
@@ -155,7 +153,7 @@ def compile_profile(
     compiled = _cache.get(key)
     if compiled is not None:
         return compiled
-    with _lock:  # libseccomp keeps global state
+    with forking:  # libseccomp keeps global state, which a child must not find half changed
         if (compiled := _cache.get(key)) is None:
             program = _read_cache(cache_dir, key) if cache_dir is not None else None
             if program is None:

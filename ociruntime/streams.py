@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from .arguments import check_bool, check_fd, check_str, optional, shown, wrong_type
-from .files import Unpicklable, unread
+from .files import OwnDescriptor, Unpicklable, forking, unread
 from .interrupts import DeferredSignals
 
 
@@ -227,6 +227,7 @@ class Streams:
         codec: the codec for text; None for bytes.
         bufsize: buffer size of the files, as in `subprocess.Popen`.
         output: what is done with output that `pump` reads.
+        alone: only `pump` uses the pipes, so that children which the caller forks meanwhile close them.
     """
 
     def __init__(
@@ -238,6 +239,7 @@ class Streams:
         codec: Codec | None = None,
         bufsize: int = -1,
         output: Output | None = None,
+        alone: bool = False,
     ) -> None:
         self.codec = codec
         self._bufsize = bufsize
@@ -245,8 +247,9 @@ class Streams:
         self._taking.use(codec)
         self.child: list[int] = []
         """The file descriptors that the program gets."""
-        self._child_ends: list[int] = []
+        self._child_ends: list[OwnDescriptor] = []
         self._own_ends: dict[int, int] = {}
+        self._alone: dict[int, OwnDescriptor] | None = {} if alone else None
         self._files: dict[int, IO[Any]] = {}
         self._input = memoryview(b"")
         self._output: dict[int, list[bytes]] = {}
@@ -276,15 +279,19 @@ class Streams:
             check_fd(name, fd)
             return fd
         if fd == DEVNULL:
-            self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-            return self._child_ends[-1]
+            with forking:
+                self._child_ends.append(OwnDescriptor(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)))
+            return self._child_ends[-1].fd
         if fd == STDOUT and number == 2:
             return self.child[1]
         if fd != PIPE:
             raise ValueError(f"{name} is {fd}, which is not a file descriptor")
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        own_end, child_end = (writer, reader) if number == 0 else (reader, writer)
-        self._child_ends.append(child_end)
+        with forking:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            own_end, child_end = (writer, reader) if number == 0 else (reader, writer)
+            self._child_ends.append(OwnDescriptor(child_end))
+            if self._alone is not None:
+                self._alone[number] = OwnDescriptor(own_end)
         self._own_ends[number] = own_end
         if number:
             self._output[number] = []
@@ -319,7 +326,7 @@ class Streams:
             if stdout is not None or stderr is not None:
                 raise ValueError("stdout and stderr cannot be used with capture_output=True, which captures both")
             stdout = stderr = PIPE
-        streams = cls(stdin, stdout, stderr, codec=codec, output=output)
+        streams = cls(stdin, stdout, stderr, codec=codec, output=output, alone=True)
         try:
             streams.feed(input)
         except BaseException:
@@ -340,12 +347,14 @@ class Streams:
 
     def launched(self) -> None:
         """Close the child's ends, which the program has inherited."""
-        for fd in self._child_ends:
-            os.close(fd)
+        for end in self._child_ends:
+            end.close()
         self._child_ends.clear()
 
     def take(self, number: int) -> int | None:
         """Return the caller's end as a file descriptor, and give up its ownership; None without a pipe."""
+        if self._alone and number in self._alone:
+            self._alone.pop(number).take()
         return self._own_ends.pop(number, None)
 
     # ---- as files ----
@@ -529,6 +538,8 @@ class Streams:
                     self._files[number].close()
                 except BrokenPipeError:
                     pass  # the buffer could not be flushed
+            elif self._alone and number in self._alone:
+                self._alone.pop(number).close()
             elif fd >= 0:
                 os.close(fd)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._native import check, clone, ffi, lib
 from ..errors import MISSING_CALL, UnsupportedError
-from ..files import sealed_memfd, socket_path
+from ..files import OwnDescriptor, forking, sealed_memfd, socket_path
 from ..plan.ops import Report
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
 
@@ -205,7 +205,6 @@ def own_child(pid: int) -> int:
 _INIT: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native/init")
 _inits: dict[int, int] = {}
 """Descriptors of the program of the init, by pid of the process that opened them: a forked child may have closed its copy."""
-_inits_lock = threading.Lock()
 
 
 _PROBES: Final[dict[str, Callable[[], object]]] = {
@@ -235,7 +234,7 @@ def init_memfd() -> int:
         UnsupportedError: a system call is missing.
         OSError: memory or free descriptors are lacking.
     """
-    with _inits_lock:
+    with forking:
         fd = _inits.get(os.getpid())
         if fd is None:
             check_calls()
@@ -285,18 +284,20 @@ class Init:
         """
         reap_abandoned()
         fds = ffi.new("int[4]")
-        check(lib.oci_launch_files(program, len(program), _STAMPS + 8 * timed_steps, fds))
-        control, init_end, page, memfd = fds
+        with forking:  # a copy of its end in a child would keep `receive` from seeing that the init has closed it
+            check(lib.oci_launch_files(program, len(program), _STAMPS + 8 * timed_steps, fds))
+            init_end = OwnDescriptor(fds[1])
+        control, _, page, memfd = fds
         try:
             launch = partial(
                 parent,
                 flags=flags,
                 cgroup=cgroup,
                 init=init_memfd(),
-                control=init_end,
+                control=init_end.fd,
                 preserve=preserve.numbers,
                 kept=preserve.fds,
-                fds=[*stdio, init_end, memfd, page, *inputs],
+                fds=[*stdio, init_end.fd, memfd, page, *inputs],
             )
             pid, pidfd = in_lasting_thread(launch) if lasting else launch()
             return cls(pid, pidfd, control, page)
@@ -305,7 +306,7 @@ class Init:
             os.close(page)
             raise
         finally:
-            os.close(init_end)
+            init_end.close()
             os.close(memfd)
 
     def receive(self) -> Message | None:
@@ -398,7 +399,6 @@ class Init:
 Work = Callable[[], tuple[int, int]]
 Answer = queue.SimpleQueue[tuple[int, int] | Exception]
 
-_lock = threading.Lock()
 _lasting: dict[int, queue.SimpleQueue[tuple[Work, Answer]]] = {}
 """The queue of work of the lasting thread, by pid of the process: a forked child has none of its parent's threads."""
 
@@ -407,7 +407,7 @@ def in_lasting_thread(work: Work) -> tuple[int, int]:
     """Do the work in a thread that ends with the process: the main thread, or one that is kept for this. Raises what it raises."""
     if threading.current_thread() is threading.main_thread():
         return work()
-    with _lock:
+    with forking:
         orders = _lasting.get(os.getpid())
         if orders is None:
             orders = _lasting[os.getpid()] = queue.SimpleQueue()

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, Self
 
 from ..arguments import shown, wrong_type
 from ..errors import UnsupportedError
-from ..files import socket_path, start_time
+from ..files import OwnDescriptor, forking, socket_path, start_time
 from ..host import Host
 from ..interrupts import waiting
 from ..plan import ops
@@ -329,20 +329,19 @@ class NetworkHelper:
         log, log_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         stack.enter_context(log)
         log.setblocking(False)
-        ready, ready_end = os.pipe()
+        with forking:
+            ready, end = os.pipe()
+            ready_end = OwnDescriptor(end)
         stack.callback(os.close, ready)
-        with log_end:
-            try:
-                inputs = [init.pidfd, owner]
-                plan = self._plan(init.pid, owner, ready_end, forwards_dns)
-                self._guard = Init.launch(
-                    encode([(number, step.op, step.values) for number, step in plan.init_steps()], len(inputs)),
-                    flags=plan.clone_flags,
-                    stdio=(network, ready_end if self._is_pasta else log_end.fileno(), log_end.fileno()),
-                    inputs=inputs,
-                )
-            finally:
-                os.close(ready_end)
+        with log_end, ready_end:
+            inputs = [init.pidfd, owner]
+            plan = self._plan(init.pid, owner, ready_end.fd, forwards_dns)
+            self._guard = Init.launch(
+                encode([(number, step.op, step.values) for number, step in plan.init_steps()], len(inputs)),
+                flags=plan.clone_flags,
+                stdio=(network, ready_end.fd if self._is_pasta else log_end.fileno(), log_end.fileno()),
+                inputs=inputs,
+            )
         self._follow(plan, log)
         self._wait_ready(ready, log)
         if not self._is_pasta:

@@ -13,11 +13,10 @@ import re
 import select
 import signal
 import time
-from _thread import allocate_lock
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from ..arguments import check_type, shown
-from ..files import is_over, read_stat, start_time
+from ..files import ProcessLock, is_over, read_stat, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -288,7 +287,7 @@ class ChildProcess:
         self._pidfd = pidfd
         self._first = first
         self._result: tuple[Exit, Usage] | None = None
-        self._lock = allocate_lock()
+        self._lock = ProcessLock()
         self._waiter = EndWaiter(pid, pidfd) if pid == first else None
         if first not in (0, pid):
             _exec_children.setdefault(first, []).append(self)

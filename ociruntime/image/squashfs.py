@@ -12,7 +12,6 @@ import lzma
 import os
 import stat
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +20,7 @@ from PySquashfsImage import SquashFsImage
 from PySquashfsImage.const import SQUASHFS_INVALID_BLK, SQUASHFS_INVALID_XATTR, Compression
 from PySquashfsImage.structure import FragmentEntry, XattrId, XattrTable
 
+from ociruntime.files import ProcessLock
 from ociruntime.image.blobs import open_zstd, optional_module
 from ociruntime.image.layers import FILE_TYPES, MAX_PATH, Budget, FileType, Node, contained
 
@@ -202,7 +202,7 @@ class SquashfsTree:
 
     def __init__(self, section: Section, where: str) -> None:
         self._where = where
-        self._lock = threading.Lock()  # the reader has a position
+        self._lock = ProcessLock()  # the reader has a position
         self._known: dict[tuple[int, int], dict[str, Node]] = {}
         self._count = 0
         with contained(where):

@@ -31,7 +31,7 @@ from ..engine.execution import Execution
 from ..engine.launch import Preserved, own_child
 from ..engine.processes import KILL_TIMEOUT, ended_within, exit_of, not_dead, wait_killed
 from ..errors import BundleError, UnsupportedError
-from ..files import read_mounts, replace_file
+from ..files import OwnDescriptor, forking, read_mounts, replace_file
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
 from ..options import CheckpointOptions, CreateOptions, RestoreOptions
@@ -271,9 +271,11 @@ def _shared_options(options: CheckpointOptions | RestoreOptions, log: str, *, te
     }
 
 
-def _open_channel() -> tuple[socket.socket, socket.socket]:
+def _open_channel() -> tuple[socket.socket, OwnDescriptor]:
     """Return two connected sockets, for this process and for criu."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with forking:
+        channel, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return channel, OwnDescriptor(end.detach())
 
 
 def _send(channel: socket.socket, message: bytes, what: str) -> None:
@@ -568,7 +570,7 @@ class Restoration(Execution):
         options: RestoreOptions,
         request: Request,
         channel: socket.socket,
-        end: socket.socket,
+        end: OwnDescriptor,
         **more: Any,
     ) -> None:
         super().__init__(plan, peer=end.fileno(), **more)

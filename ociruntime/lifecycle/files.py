@@ -9,7 +9,6 @@ import posixpath
 import socket
 import stat
 import tarfile
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -34,7 +33,7 @@ from ..engine.fileserver import (
     write_file,
 )
 from ..errors import WrongStatus, warn
-from ..files import StagedFile, Unpicklable, open_regular
+from ..files import OwnDescriptor, ProcessLock, StagedFile, Unpicklable, forking, open_regular
 from ..host import Host
 from ..image.layers import FILE_TYPES, FileType
 from ..interrupts import DeferredSignals, waiting
@@ -136,7 +135,9 @@ def start_server(entry: Entry, compile: Callable[[StateRecord, int], Plan]) -> F
             raise _wrong_status(entry, Status.STOPPED)
         stack.callback(os.close, pidfd)
         plan = compile(document, foreign_namespaces(document))
-        caller, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with forking:
+            caller, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            peer = OwnDescriptor(end.detach())
         failed = stack.enter_context(ExitStack())
         failed.callback(caller.close)
         with peer, open(os.devnull, "r+b", buffering=0) as null:
@@ -442,7 +443,7 @@ class ContainerFiles(FileOperations, Unpicklable):
     def __init__(self, entry: Entry, spec: Callable[[], RuntimeSpec]) -> None:
         self._entry = entry
         self._spec = spec
-        self._lock = threading.RLock()
+        self._lock = ProcessLock()
         self._kept: dict[str, FileServer] | None = None
         self._owner = os.getpid()
         self._current: FileServer | None = None

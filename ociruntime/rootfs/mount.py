@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary, finalize
 
@@ -21,7 +20,7 @@ from ..engine.filesystems import Filesystem
 from ..engine.trees import copy_attributes, copy_tree, remove_tree
 from ..engine.undo import refusal
 from ..errors import BundleError, ImageError, UnsupportedError
-from ..files import MountInfo, other_writers, read_mounts
+from ..files import MountInfo, ProcessLock, other_writers, read_mounts
 from ..host import Host, runs_programs_of
 from ..image import sif
 from ..plan.rootfs import WHOLE_FILES, ImageMount
@@ -593,8 +592,8 @@ class ServedMount:
 
 
 _served: Final[WeakValueDictionary[tuple[object, ...], filesystems.Served]] = WeakValueDictionary()
-_serving: Final[dict[int, Lock]] = {}
-"""A lock for each process, so that only one of its threads starts programs at a time. A forked child does not get a locked one."""
+_serving: Final = ProcessLock()
+"""Held while programs are started, by one thread at a time."""
 
 
 def served_image(parts: tuple[ImagePart, ...], opened: Sequence[Filesystem] = ()) -> filesystems.Served:
@@ -608,7 +607,7 @@ def served_image(parts: tuple[ImagePart, ...], opened: Sequence[Filesystem] = ()
         UnsupportedError, StepError: they cannot be mounted.
     """
     key = (os.getpid(), parts)
-    with _serving.setdefault(os.getpid(), Lock()), ExitStack() as stack:
+    with _serving, ExitStack() as stack:
         found = _served.get(key)
         if found is not None and found.alive:
             return found

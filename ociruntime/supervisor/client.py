@@ -20,7 +20,7 @@ from ..arguments import check_window
 from ..engine.launch import check_calls
 from ..engine.processes import ended_within, wait_killed
 from ..errors import ContainerNotFound, StateError, UnsupportedError, WrongStatus
-from ..files import Unpicklable, start_time
+from ..files import OwnDescriptor, Unpicklable, forking, start_time
 from ..host import Host
 from ..lifecycle.status import first_process, status_of
 from ..plan.namespaces import host_id, with_default_mappings
@@ -92,11 +92,13 @@ class Supervisor:
         if not sys.executable:
             raise UnsupportedError("a supervisor needs a Python interpreter: sys.executable is not set")
         check_calls()
-        channel, supervisor_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with forking:
+            channel, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            supervisor_end = OwnDescriptor(end.detach())
         channel.settimeout(_ANSWER_TIMEOUT)
         try:
             with supervisor_end:
-                _spawn(directory, supervisor_end.fileno(), preserve)
+                _spawn(directory, supervisor_end.fd, preserve)
             hello, fds = _receive(channel, directory)
         except BaseException:
             channel.close()
@@ -201,19 +203,19 @@ def _owner_of_pipes(spec: RuntimeSpec) -> int:
     return mapped if mapped is not None else host.euid
 
 
-def request(entry: Entry, operation: str, sockets: Sequence[socket.socket] = (), **members: object) -> None:
+def request(entry: Entry, operation: str, ends: Sequence[OwnDescriptor] = (), **members: object) -> None:
     """Send a request to a container's supervisor over control.sock, and wait for the answer.
 
     Args:
         operation: what the request does, for error messages: ``cannot OPERATION container ...``.
-        sockets: sockets to send with the request.
+        ends: file descriptors to send with the request.
         members: the members of the request.
 
     Raises:
         WrongStatus: the container has ended.
         StateError: the supervisor refuses the request, does not answer, or has ended.
     """
-    error = _request(entry.directory, sockets, members)
+    error = _request(entry.directory, ends, members)
     if not error:
         return
     status = status_of(entry.read())
@@ -222,14 +224,14 @@ def request(entry: Entry, operation: str, sockets: Sequence[socket.socket] = (),
     raise StateError(f"cannot {operation} container {entry.id!r}: {error}")
 
 
-def _request(directory: str, sockets: Sequence[socket.socket], members: dict[str, object]) -> str:
+def _request(directory: str, ends: Sequence[OwnDescriptor], members: dict[str, object]) -> str:
     """Send a request, and return the reason why it was refused; empty if it was not."""
     answer, is_gone = b"", "its supervisor is gone"
     try:
         with connect(directory, CONTROL_SOCKET) as peer:
             peer.settimeout(_REQUEST_TIMEOUT)
             try:
-                socket.send_fds(peer, [json.dumps(members).encode()], [sock.fileno() for sock in sockets])
+                socket.send_fds(peer, [json.dumps(members).encode()], [end.fd for end in ends])
             except BrokenPipeError:  # the supervisor refused the request before it read it
                 answer = peer.recv(4096)
                 if not answer:
@@ -401,14 +403,13 @@ def attach(entry: Entry, *, stderr: bool) -> Attachment:
         except FileNotFoundError:
             raise ContainerNotFound(entry.id, entry.root) from None
         stack.callback(os.close, record)
-        pairs = [socket.socketpair() for _ in range(1 + stderr)]
-        for own_end, _ in pairs:
-            stack.callback(own_end.close)
-        try:
-            request(entry, "attach to", [supervisor_end for _, supervisor_end in pairs], attach=True)
-        finally:
-            for _, supervisor_end in pairs:
-                supervisor_end.close()
+        own_ends, supervisor_ends = [], []
+        with ExitStack() as sent:
+            for _ in range(1 + stderr):
+                with forking:
+                    own_end, end = socket.socketpair()
+                    supervisor_ends.append(sent.enter_context(OwnDescriptor(end.detach())))
+                own_ends.append(stack.enter_context(own_end))
+            request(entry, "attach to", supervisor_ends, attach=True)
         stack.pop_all()
-    own_ends = [own_end for own_end, _ in pairs]
     return Attachment(entry, *own_ends, record=record, pidfd=pidfd, terminal=document.get("terminal", False))

@@ -15,6 +15,7 @@ import pytest
 
 import ociruntime as oci
 from ociruntime import aio
+from ociruntime.engine import launch
 
 from ..support.fixture_types import Script
 from ..support.waiting import TIME_LIMIT, run_async, wait_until_async
@@ -103,6 +104,38 @@ def test_a_forked_child_leaves_the_image_and_its_mount(busybox_sif: Path, tmp_pa
         assert not bundle.path.exists()
 
     outlived(block)
+
+
+def test_children_that_live_on_keep_nothing_open(
+    bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children that other code forks during a launch have copies of no end of a socket or pipe that is waited for."""
+    children, real = [], launch.init_memfd
+
+    def forks() -> int:
+        pid = os.fork()
+        if not pid:
+            signal.pause()
+            os._exit(0)
+        children.append(pid)
+        return real()
+
+    monkeypatch.setattr(launch, "init_memfd", forks)
+    try:
+        with oci.Container.run(prefix, bundle, state_root=state_root) as container:
+            assert container.exec(["cat"], input=b"exec", capture_output=True, timeout=TIME_LIMIT).stdout == b"exec"
+        result = oci.run(bundle, ["cat"], input=b"run", capture_output=True, timeout=TIME_LIMIT, state_root=state_root)
+        assert result.stdout == b"run"
+        with oci.Sandbox(bundle.rootfs, state_root=state_root) as sandbox:
+            sandbox.write_text("/tmp/file", "sandbox")
+            assert sandbox.run(["cat"], input=b"sandbox").stdout == b"sandbox"
+        with oci.Container.run(prefix, bundle, state_root=state_root, supervise=True) as container:
+            assert container.exec(["true"]).returncode == 0
+        assert len(children) >= 6
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("call", ["run", "exec"])

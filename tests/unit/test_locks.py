@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ociruntime.files import LockFile
+from ociruntime.engine import launch
+from ociruntime.files import LockFile, ProcessLock, sealed_memfd
+
+from ..support.waiting import TIME_LIMIT
 
 FLAGS = os.O_RDWR | os.O_CREAT
 
@@ -18,6 +24,7 @@ def in_child(function: Callable[[], bool]) -> bool:
     """Return what a function returns in a forked child."""
     child = os.fork()
     if child == 0:
+        signal.alarm(TIME_LIMIT)
         try:
             os._exit(0 if function() else 1)
         except BaseException:
@@ -104,3 +111,46 @@ def test_a_fork_waits_for_an_open(tmp_path: Path) -> None:
         over.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_child_finds_a_lock_of_threads_free() -> None:
+    lock, taken, over = ProcessLock(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            over.wait()
+
+    def child() -> bool:
+        with lock:
+            return True
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        taken.wait()
+        assert in_child(child)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_fork_waits_for_what_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while another thread makes the memfd of the init can use it, and make its own."""
+    begun = threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> int:
+        begun.set()
+        time.sleep(0.2)
+        return sealed_memfd(*arguments, **options)
+
+    monkeypatch.setattr(launch, "_inits", {})
+    monkeypatch.setattr(launch, "sealed_memfd", slow)
+    thread = threading.Thread(target=launch.init_memfd)
+    thread.start()
+    try:
+        begun.wait()
+        assert in_child(lambda: launch.init_memfd() >= 0)
+    finally:
+        thread.join()
+        os.close(launch.init_memfd())

@@ -9,14 +9,13 @@ import fcntl
 import io
 import os
 import struct
-import threading
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias
 
 import attrs
 
 from ociruntime.arguments import check_fd, check_int, check_type, optional, parse_path, shown, wrong_type
 from ociruntime.errors import ImageError, SifError
-from ociruntime.files import NotRegularError, Unpicklable, absolute_path, check_regular, open_regular
+from ociruntime.files import NotRegularError, ProcessLock, Unpicklable, absolute_path, check_regular, open_regular
 from ociruntime.image.sif.model import (
     NO_TIME,
     Architecture,
@@ -355,7 +354,7 @@ class StreamSource:
     def __init__(self, stream: SeekableFile, name: str) -> None:
         self.name = name
         self._stream: SeekableFile | None = stream
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         with waiting():  # a decompressor goes through all of it
             self.size = stream.seek(0, io.SEEK_END)
 
