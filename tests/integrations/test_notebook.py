@@ -45,7 +45,7 @@ def test_cells_run_in_containers(tmp_path: Path, busybox_sif: Path) -> None:
     image = shlex.quote(str(busybox_sif))
     _, cell, line, result, shown = execute(
         tmp_path,
-        "%load_ext ociruntime",
+        f"%load_ext ociruntime\n%container {image} true",  # the first use may warn that FUSE cannot be used
         f"%%container --env A=1 {image}\necho $A; hostname >&2",
         f"%container {image} echo 'two words'",
         f"%%container --result found {image} sh -s x\necho $1; exit 3",
