@@ -418,7 +418,7 @@ class Descriptor:
 
 
 class OwnDescriptor:
-    """A file descriptor of this process alone. Children that it forks close their copy, and do not keep open what this process closes.
+    """A file descriptor of this process alone. Children that it forks close their copy: they do not keep open what it closes.
 
     Args:
         fd: the descriptor, which this object closes. The caller has held `forking` since before it was opened.

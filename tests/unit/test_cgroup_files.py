@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ociruntime.engine.cgroup import tree
+from ociruntime.engine.cgroup import tasks, tree
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.plan.cgroups import writes
 from ociruntime.plan.cgroups.writes import refuse_unsupported, unified_writes, v1_writes, v2_writes
@@ -198,3 +200,20 @@ def test_a_cgroup_that_gets_no_cpuset_is_removed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cpuset\.cpus"):  # this is no cgroup filesystem
         tree.make(str(tmp_path / "c"), cpuset=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("state", "dies"), [(b"R", True), (b"D", False)])
+def test_killed_processes_that_wait_for_a_cpu_get_more_time(monkeypatch: pytest.MonkeyPatch, state: bytes, dies: bool) -> None:
+    """Those that hang in the kernel do not."""
+    end = time.monotonic() + 0.3
+
+    class Group(tasks.Group):
+        def processes(self) -> set[int]:
+            return {1} if time.monotonic() < end else set()
+
+    monkeypatch.setattr(tasks, "_GROUP_KILL_TIMEOUT", 0.01)
+    monkeypatch.setattr(tasks, "open_pidfds", lambda *arguments: nullcontext(()))
+    monkeypatch.setattr(tasks, "read_stat", lambda pid: [state])
+    group = Group()
+    group.kill()
+    assert (group.processes() == set()) is dies
