@@ -41,10 +41,10 @@ UNKNOWN_COMMAND: Final = 3
 EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "create": ("ociruntime create --bundle bundle c1", "ociruntime create --bundle bundle --overlay none --env DEBUG=1 c1"),
     "run": (
-        "ociruntime run image.sif                            # the program of the image",
-        "ociruntime run --bind .:/data image.sif ls /data    # another program, with a directory of the host",
-        "ociruntime run --hpc image.sif sh -c 'id; pwd'      # as yourself, in this directory",
-        "ociruntime run --bundle bundle --detach c1          # a container of a bundle, in the background",
+        "ociruntime run image.sif                          # the program of the image",
+        "ociruntime run --bind .:/data image.sif ls /data  # with a directory of the host",
+        "ociruntime run --hpc image.sif sh -c 'id; pwd'    # as yourself, in this directory",
+        "ociruntime run --bundle bundle --detach c1        # of a bundle, in the background",
     ),
     "kill": ("ociruntime kill c1 TERM", "ociruntime kill --timeout 5 c1    # KILL after five seconds"),
     "delete": ("ociruntime delete --force c1",),
@@ -57,8 +57,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "shell": (
         "ociruntime shell image.sif",
-        "ociruntime shell --hpc --writable-tmpfs image.sif        # as yourself; writes to the image are discarded",
-        "ociruntime shell --fakeroot --overlay changes image.sif  # as root; writes are kept in the directory changes",
+        "ociruntime shell --hpc image.sif                         # as yourself",
+        "ociruntime shell --fakeroot --overlay changes image.sif  # as root, writing to changes",
     ),
     "diff": ("ociruntime diff c1", "ociruntime diff c1 /etc/passwd"),
     "commit": ("ociruntime commit c1 new.sif --label version=2",),
@@ -103,7 +103,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "doctor": ("ociruntime doctor", "ociruntime doctor --format json"),
     "kernelspec install": (
         "ociruntime kernelspec install --name science image.sif",
-        "ociruntime kernelspec install --hpc --display-name 'Python 3.12' image.sif  # with your files and network",
+        "ociruntime kernelspec install --hpc --display-name 'Python (HPC)' image.sif",
     ),
     "completion": (
         "source <(ociruntime completion bash)         # in ~/.bashrc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ import ociruntime as oci
 
 from ..support.clients import Client, needs
 from ..support.fixture_types import MakeBundle
+from ..support.places import REPO
 from ..support.users import give, with_user_namespace
 from ..support.waiting import wait_until
 
@@ -39,12 +41,6 @@ ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES State=UP
 """
-OCI_CONF = """
-RunTimeQuery="/usr/sbin/runuser -u %u -- {runtime} state %n.%u.%j.%s.%t"
-RunTimeKill="/usr/sbin/runuser -u %u -- {runtime} kill -a %n.%u.%j.%s.%t KILL"
-RunTimeDelete="/usr/sbin/runuser -u %u -- {runtime} delete --force %n.%u.%j.%s.%t"
-RunTimeRun="{runtime} run %n.%u.%j.%s.%t -b %b"
-"""
 
 
 @pytest.fixture
@@ -60,7 +56,13 @@ def slurm(client: Client) -> Client:
     key.chmod(0o600)
     slurm_conf = directory / "slurm.conf"
     slurm_conf.write_text(SLURM_CONF.format(directory=directory, host=host, cpus=os.cpu_count(), **ports))
-    (directory / "oci.conf").write_text(OCI_CONF.format(runtime=client.runtime))
+    page = (REPO / "docs/cluster.md").read_text()
+    (conf,) = re.findall(r"^RunTimeQuery.*?(?=^```)", page, re.MULTILINE | re.DOTALL)
+    script = directory / "ociruntime-slurm"
+    (directory / "oci.conf").write_text(conf.replace("/usr/local/sbin/ociruntime-slurm", str(script)))
+    (text,) = re.findall(r"^#!/bin/sh\nuser=.*?(?=^```)", page, re.MULTILINE | re.DOTALL)
+    script.write_text(text.replace('/usr/bin/ociruntime --root "/tmp/ociruntime-slurm-$user"', str(client.runtime)))
+    script.chmod(0o755)
     client.env["SLURM_CONF"] = str(slurm_conf)
     files = {name: f"{directory}/munge.{name}" for name in ("socket", "pid", "log", "seed")}
     client.daemon(
