@@ -140,6 +140,8 @@ def faults(session: nox.Session) -> None:
     session.run("python", "-P", "-c", code, str(ROOT), *(session.posargs or ["--page", str(ROOT / "docs/reliability.md")]))
 
 
+VERSION = "1.2.3"
+"""The tag of the tree from which the session `packages` builds."""
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
 
 
@@ -150,19 +152,25 @@ def packages(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         tree, out = Path(temporary, "tree"), Path(temporary, "out")
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", ".*_cache"))
-        session.run("git", "init", "-q", str(tree), external=True)
-        listing = session.run("git", "-C", str(tree), "ls-files", "-z", "-o", "--exclude-standard", silent=True, external=True)
+        git = ("git", "-C", str(tree), "-c", "user.name=packages", "-c", "user.email=packages@localhost")
+        session.run(*git, "init", "-q", external=True)
+        listing = session.run(*git, "ls-files", "-z", "-o", "--exclude-standard", silent=True, external=True)
+        for arguments in (("add", "--all"), ("commit", "-q", "-m", "all files"), ("tag", f"v{VERSION}")):
+            session.run(*git, *arguments, external=True)
         namespaces = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
         build = [f"{session.bin}/python", "-m", "build", "--sdist", "--wheel", "--outdir", str(out)]
         session.run("unshare", *namespaces, "sh", "-ec", READ_ONLY, "sh", str(tree), *build, external=True)
         ((wheel,), (sdist,)) = (tuple(out.glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+        if {wheel.name.split("-")[1], sdist.name} != {VERSION, f"ociruntime-{VERSION}.tar.gz"}:
+            session.error(f"{wheel.name}, {sdist.name}: the version is not that of the tag, {VERSION}")
         if "-cp311-abi3-" not in wheel.name:
             session.error(f"{wheel.name}: not tagged cp311-abi3, for every CPython from 3.11 on")
         if 'platform tag: "manylinux_' not in " ".join(str(session.run("auditwheel", "show", str(wheel), silent=True)).split()):
             session.error(f"{wheel.name}: not a manylinux wheel; auditwheel show tells which libraries it needs")
         session.run("tar", "-C", temporary, "-xf", str(sdist), external=True)
         (unpacked,) = Path(temporary).glob("ociruntime-*")
-        absent = [name for name in str(listing).split("\0") if not (unpacked / name).exists()]
+        listed = set(str(listing).split("\0")) - {".git_archival.txt"}  # the metadata has the version
+        absent = sorted(name for name in listed if not (unpacked / name).exists())
         if absent:
             session.error(f"{sdist.name}: files are missing: {', '.join(absent)}")
         pythons = {package: Path(temporary, f"environment-{package.suffix[1:]}", "bin/python") for package in (wheel, sdist)}
@@ -171,6 +179,9 @@ def packages(session: nox.Session) -> None:
             session.run(str(python), "-m", "pip", "install", "-q", f"{package}[test]", external=True)
             if not (python.parents[1] / "share/man/man1/ociruntime.1").exists():
                 session.error(f"{package.name}: the man page is not installed")
+            printed = str(session.run(str(python), "-P", "-m", "ociruntime", "--version", silent=True, external=True))
+            if not printed.startswith(f"ociruntime version {VERSION}\n"):
+                session.error(f"{package.name}: --version prints {printed!r}")
         with session.chdir(unpacked / "tests"):
             session.run(str(pythons[wheel]), "-m", "pytest", "-q", "unit/test_import.py", external=True)
             session.run(str(pythons[sdist]), "-m", "pytest", "-q", "-n", "2", "unit", external=True)

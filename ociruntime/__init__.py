@@ -89,9 +89,9 @@ if TYPE_CHECKING:
     from .supervisor.logs import LogRecord as LogRecord
     from .terminal import Terminal as Terminal
 
-__version__ = "0.1.0"
+    __version__: str
 
-__getattr__, __dir__, __all__ = lazy_names(
+_get_name, __dir__, __all__ = lazy_names(
     __name__,
     {
         "bundle": "Bundle",
@@ -125,3 +125,16 @@ __getattr__, __dir__, __all__ = lazy_names(
     submodules="aio errors image spec",
 )
 __all__ += ["__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name; the version is that of the installation, or ``0.0+unknown`` in a tree that is not installed."""
+    if name != "__version__":
+        return _get_name(name)
+    from importlib import metadata
+
+    try:
+        globals()[name] = metadata.version(__name__)
+    except metadata.PackageNotFoundError:
+        globals()[name] = "0.0+unknown"
+    return globals()[name]

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from . import __version__, seccomp
+import ociruntime
+
+from . import seccomp
 from ._lazy import HtmlRepr
 from .arguments import parse_path
 from .engine.causes import OLDEST_KERNEL, user_namespace_setting
@@ -682,7 +684,7 @@ def features() -> Features:
         hooks=tuple(member.key for member in members_of(Hooks).values() if _supports(_with_hook(member.name))),
         mount_options=tuple(option for option in sorted((*MOUNT_OPTIONS, *LINKS)) if _supports_option(option)),
         linux=_linux(),
-        annotations={"ociruntime.version": __version__},
+        annotations={"ociruntime.version": ociruntime.__version__},
         potentially_unsafe_config_annotations=tuple(prefix for prefix in _ANNOTATIONS if _supports_annotation(prefix)),
     )
 

@@ -1,7 +1,8 @@
 """PEP 517 build backend that runs setuptools in a temporary copy of the tree.
 
-A build writes nothing to the tree, so the tree can be read-only, and files of earlier builds are not included. Editable
-installations are the exception: they use the tree itself.
+A build writes nothing to the tree, so the tree can be read-only, and files of earlier builds are not included. The version is
+found in the tree, by setuptools-scm: in its git repository, in .git_archival.txt of an archive of a commit, or in the metadata of a
+source distribution. Editable installations are the exception: they use the tree itself.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import setuptools_scm
 from setuptools import build_meta
 from setuptools.build_meta import build_editable, get_requires_for_build_editable, prepare_metadata_for_build_editable
 
@@ -30,7 +33,10 @@ __all__ = [
 
 Settings = dict[str, Any] | None
 GENERATED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", "*.o", "*.egg-info")
-HIDDEN = {".ci", ".clang-format", ".github", ".gitignore", ".pre-commit-config.yaml"}  # of the project
+HIDDEN = {".ci", ".clang-format", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml"}
+"""The hidden files of the project."""
+VERSION = "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_OCIRUNTIME"
+"""The variable in which setuptools-scm expects a version that it should not look for."""
 
 
 def _ignored(directory: str, names: list[str]) -> set[str]:
@@ -47,7 +53,9 @@ def _ignored(directory: str, names: list[str]) -> set[str]:
 @contextmanager
 def _copy() -> Iterator[None]:
     """Change the working directory from the tree, which it is by PEP 517, to a writable copy."""
-    tree = os.getcwd()
+    tree, given = os.getcwd(), os.environ.get(VERSION)
+    settings = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools_scm"]
+    version = given or setuptools_scm.get_version(**settings)
     with tempfile.TemporaryDirectory(prefix="ociruntime-build-") as temporary:
         copy = Path(temporary, "tree")
         shutil.copytree(tree, copy, symlinks=True, ignore=_ignored)
@@ -55,10 +63,14 @@ def _copy() -> Iterator[None]:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | 0o200)
         os.chdir(copy)
+        os.environ[VERSION] = version
         try:
             yield
         finally:
             os.chdir(tree)
+            os.environ.pop(VERSION)
+            if given is not None:
+                os.environ[VERSION] = given
 
 
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ociruntime import __version__
 from ociruntime.cli import build_parser
 from ociruntime.cli.parser import Parser
 
@@ -124,7 +123,7 @@ def man_page() -> str:
     """Return the man page docs/ociruntime.1."""
     parser = build_parser()
     lines = [
-        f'.TH OCIRUNTIME 1 "" "ociruntime {__version__}" "User Commands"',
+        '.TH OCIRUNTIME 1 "" "ociruntime" "User Commands"',
         ".SH NAME",
         r"ociruntime \- run OCI containers from bundles and SIF images",
         ".SH SYNOPSIS",

@@ -13,7 +13,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final, NoReturn
 
-from .. import __version__
+import ociruntime
+
 from ..arguments import closest, parse_count, parse_cpus, parse_size
 from .common import (
     absolute,
@@ -31,10 +32,6 @@ from .common import (
     path_in_container,
     shorten,
 )
-
-VERSION: Final = f"ociruntime version {__version__}\nspec: 1.3.0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
-"""What ``--version`` prints. The last line has the form of crun's, in which clients search for features."""
-
 
 UNKNOWN_COMMAND: Final = 3
 """The exit status, as in runc, where it is 1 for any other mistake in the command line."""
@@ -151,6 +148,16 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     names = {name.lstrip("-"): name for name in known}
     close = closest(word.lstrip("-"), names)
     return f"; did you mean {names[close]!r}?" if close else ""
+
+
+class _PrintVersion(argparse.Action):
+    """The action of ``--version``. It looks the version up only here, because that takes longer than most commands."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        # The last line has the form of crun's, in which clients search for features.
+        features = "+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
+        print(f"ociruntime version {ociruntime.__version__}\nspec: 1.3.0\n{features}")
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -314,7 +321,9 @@ def _build_global_parser() -> tuple[Parser, Any]:
         description="An OCI container runtime: run containers from bundles and SIF images.",
         epilog="'ociruntime COMMAND --help' describes a command. Options of this list stand before the command.",
     )
-    parser.add_argument("-v", "--version", action="version", version=VERSION, help="print the version and exit")
+    parser.add_argument(
+        "-v", "--version", action=_PrintVersion, nargs=0, default=argparse.SUPPRESS, help="print the version and exit"
+    )
     parser.add_argument(
         "--root",
         metavar="DIR",
