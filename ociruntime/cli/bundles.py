@@ -41,7 +41,6 @@ from ..image.sif import (
 from ..options import RunOptions
 from .common import (
     SignalForwarding,
-    one_line,
     print_json,
     print_lines,
     print_table,
@@ -185,7 +184,7 @@ def build(options: Namespace) -> None:
             all_root=options.all_root or None,
             processors=options.processors,
             overwrite=options.force,
-            progress=stack.enter_context(oci.progress_bar(quiet=options.quiet)),
+            progress=not options.quiet,
             **_limits(options),
         )
     if left_out:
@@ -197,18 +196,17 @@ def pull(options: Namespace) -> None:
     if target is None:
         name = options.reference.partition("@")[0].rstrip("/").rpartition("/")[2]
         target = f"{name.replace(':', '_')}.sif"
-    with oci.progress_bar(f"fetching {one_line(options.reference)}", quiet=options.quiet) as progress:
-        oci.pull(
-            options.reference,
-            target,
-            format=options.format,
-            platform=options.platform,
-            auth_file=options.auth_file,
-            insecure=options.insecure,
-            compression=options.compression,
-            overwrite=options.force,
-            progress=progress,
-        )
+    oci.pull(
+        options.reference,
+        target,
+        format=options.format,
+        platform=options.platform,
+        auth_file=options.auth_file,
+        insecure=options.insecure,
+        compression=options.compression,
+        overwrite=options.force,
+        progress=not options.quiet,
+    )
 
 
 _TRANSPORTS = {"oci": "oci-layout", "oci-archive": "oci-archive", "docker-archive": "docker-archive"}

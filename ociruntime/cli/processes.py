@@ -178,8 +178,7 @@ def verify_image(image: oci.Image, path: str, keys: Sequence[str]) -> oci.image.
     """Verify an image and return what was found. Raises as `Image.verify`."""
     if not keys and image.kind == "sif":
         raise ValueError(f"{shown(path)} is a SIF file, which is verified by its signatures; add --key FILE")
-    with oci.progress_bar() as progress:
-        return image.verify(keys, progress=progress)
+    return image.verify(keys, progress=True)
 
 
 def changes(options: Namespace) -> dict[str, Any]:

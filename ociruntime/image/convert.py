@@ -33,7 +33,17 @@ from ociruntime.image.config import OciImageConfig
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, FileType, ImageFile, LayerView
 from ociruntime.image.layers import MAX_PATH, ArchivedUpper, Budget, UpperTree
 from ociruntime.image.model import Image, ImageKind, Layer
-from ociruntime.image.packing import Compression, Files, LayoutEntry, Meter, Packing, Progress, pack
+from ociruntime.image.packing import (
+    Compression,
+    Files,
+    LayoutEntry,
+    Meter,
+    Packing,
+    ShownProgress,
+    check_progress,
+    pack,
+    shown_progress,
+)
 from ociruntime.image.sif.format import PARTITION_ALIGNMENT, FdSource, Section
 from ociruntime.image.sif.model import Architecture, DataType, OciObject, Partition, PartitionKind, Sbom, SbomFormat
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
@@ -284,7 +294,7 @@ def build_sif(
     check_bool("singularity_layout", singularity_layout)
     optional(check_mapping, "oci_config", oci_config)
     optional(check_str, "definition", definition)
-    packing = _parse_packing(compression, mksquashfs, exclude, processors, None)
+    packing = _parse_packing(compression, mksquashfs, exclude, processors)
     optional(check_bool, "all_root", all_root)
     with _open_root_filesystem(rootfs_dir) as image:
         target = _parse_target(path, image, overwrite=overwrite)
@@ -327,7 +337,7 @@ def build(
     timestamp: int | None = None,
     mode: int | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ShownProgress = None,
     max_files: int = MAX_FILES,
     max_bytes: int = MAX_BYTES,
 ) -> tuple[ImageFile, ...]:
@@ -368,7 +378,8 @@ def build(
         timestamp: see `build_sif`.
         mode: permissions of the file. Default: executable, as far as the umask allows.
         overwrite: replace an existing file when the new one is complete.
-        progress: called with the bytes of files that are done, and with their number in all. What it raises ends the call.
+        progress: True for a progress bar, on stderr if that is a terminal, or in a notebook; or a function, which is called with
+            the bytes of files that are done, and with their number in all. What it raises ends the call.
         max_files: see `Image.files`.
         max_bytes: see `Image.extract`.
 
@@ -394,7 +405,8 @@ def build(
     optional(check_bool, "all_root", all_root)
     if format not in ("sif", "oci-sif"):
         raise ValueError(f"format is {shown(format)}: sif or oci-sif is needed")
-    packing = _parse_packing(compression, mksquashfs, exclude, processors, progress)
+    packing = _parse_packing(compression, mksquashfs, exclude, processors)
+    check_progress(progress)
     bills = _parse_sboms(sboms)
     with ExitStack() as stack:
         image, own_config = _open_source(stack, source, reference, platform)
@@ -415,7 +427,12 @@ def build(
             builder.add_sbom(content, sbom_format=kind)
         if image.sif is not None and image.kind is ImageKind.SIF:
             _take_over(image.sif, builder)
-        packing = attrs.evolve(packing, latest=latest, all_root=_all_root(image) if all_root is None else all_root)
+        packing = attrs.evolve(
+            packing,
+            latest=latest,
+            all_root=_all_root(image) if all_root is None else all_root,
+            progress=stack.enter_context(shown_progress(progress, f"building {os.path.basename(target)}")),
+        )
         work = _Conversion(
             image=image,
             upper=changes,
@@ -562,20 +579,16 @@ def _parse_packing(
     mksquashfs: StrPath | None,
     exclude: Iterable[str],
     processors: int | None,
-    progress: Progress | None,
 ) -> Packing:
     if compression not in get_args(Compression):
         raise ValueError(f"compression is {shown(compression)}: one of {', '.join(get_args(Compression))} is needed")
     optional(check_int, "processors", processors, 1, _MAX_PROCESSORS)
-    if progress is not None and not callable(progress):
-        raise wrong_type("progress", progress, "a function")
     program = "" if mksquashfs is None else parse_path("mksquashfs", mksquashfs)
     return Packing(
         compression=compression,
         mksquashfs=program,
         processors=processors,
         exclude=_parse_exclude(exclude),
-        progress=progress,
     )
 
 

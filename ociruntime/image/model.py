@@ -55,7 +55,7 @@ from ociruntime.image.config import (
 )
 from ociruntime.image.files import MAX_BYTES, MAX_FILES, ImageFile, Layers, View, extract, unpack
 from ociruntime.image.layers import check_archive
-from ociruntime.image.packing import Meter, Progress
+from ociruntime.image.packing import Meter, ShownProgress, check_progress, shown_progress
 from ociruntime.image.sif.format import MAGIC, ClosedImageError, FdSource, Identity, Section, SectionReader
 from ociruntime.image.sif.model import Architecture, DataType, Filesystem, Partition, PartitionKind, label
 from ociruntime.image.sif.reader import SifImage
@@ -329,7 +329,7 @@ class Image(HtmlRepr):
         """The signatures in a SIF file. They are not verified here."""
         return self.sif.find(DataType.SIGNATURE) if self.sif is not None else ()
 
-    def verify(self, keys: Iterable[Key] = (), *, progress: Progress | None = None) -> Verification:
+    def verify(self, keys: Iterable[Key] = (), *, progress: ShownProgress = None) -> Verification:
         """Verify what the open image holds: the signatures of a SIF file, the digests of an OCI image's layers.
 
         What is read is what this object gives and mounts, from the files that are open. All data is read once. Documents of an OCI
@@ -340,7 +340,8 @@ class Image(HtmlRepr):
                 Ed25519) or X.509 certificates, which are trusted as they are. A SIF file needs them: each group of its objects
                 needs a valid signature by one of them. An OCI-SIF file is compared with its digests, and if there are keys, its
                 signatures are verified too.
-            progress: called with the bytes that are read, and with their number in all. What it raises ends the call.
+            progress: True for a progress bar, on stderr if that is a terminal, or in a notebook; or a function, which is called
+                with the bytes that are read, and with their number in all. What it raises ends the call.
 
         Raises:
             SignatureError: the image is not signed by a given key, or not as a whole, or it was changed.
@@ -353,8 +354,7 @@ class Image(HtmlRepr):
         if isinstance(keys, str | bytes | os.PathLike | Mapping) or not isinstance(keys, Iterable):
             raise wrong_type("keys", keys, "a list of keys")
         keys = tuple(keys)
-        if progress is not None and not callable(progress):
-            raise wrong_type("progress", progress, "a function")
+        check_progress(progress)
         if not keys and self.kind is ImageKind.SIF:
             raise ValueError(f"{self.name}: a SIF file is verified by its signatures; pass the public keys of the signers")
         if keys and self.sif is None:
@@ -365,9 +365,11 @@ class Image(HtmlRepr):
             raise SignatureError(message, reason="unsigned", path=self.name)
         signed = [item for item in self.sif if item.group is not None] if self.sif is not None and keys else []
         layers = () if self.kind is ImageKind.SIF else (*self.layers, *self.overlays, *self.data)
-        meter = Meter(progress, sum(item.size for item in signed) + sum(layer.size for layer in layers))
-        signatures = verify_sif(self.sif, keys, meter.add) if self.sif is not None and keys else ()
-        return Verification(signatures=signatures, digests=tuple(_check_layer(layer, self.name, meter.add) for layer in layers))
+        with shown_progress(progress, f"verifying {os.path.basename(self.name)}") as report:
+            meter = Meter(report, sum(item.size for item in signed) + sum(layer.size for layer in layers))
+            signatures = verify_sif(self.sif, keys, meter.add) if self.sif is not None and keys else ()
+            digests = tuple(_check_layer(layer, self.name, meter.add) for layer in layers)
+        return Verification(signatures=signatures, digests=digests)
 
     def check_layers(self) -> None:
         """Compare the filesystems of an OCI image with their digests. Raises ImageError, OSError."""

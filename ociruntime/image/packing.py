@@ -14,13 +14,13 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import attrs
 
-from ociruntime.arguments import check_bool, check_str, printable, size_text
+from ociruntime.arguments import check_bool, check_str, printable, size_text, wrong_type
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
 from ociruntime.files import absolute_path, inheritable, write_all
 from ociruntime.image.files import ImageFile, image_file
@@ -30,11 +30,25 @@ from ociruntime.interrupts import deliver, waiting
 if TYPE_CHECKING:
     from ociruntime.image.files import Route, View
 
-__all__ = ["Compression", "Files", "LayoutEntry", "Meter", "Packing", "Progress", "pack", "progress_bar"]
+__all__ = [
+    "Compression",
+    "Files",
+    "LayoutEntry",
+    "Meter",
+    "Packing",
+    "Progress",
+    "ShownProgress",
+    "check_progress",
+    "pack",
+    "progress_bar",
+    "shown_progress",
+]
 
 Compression: TypeAlias = Literal["gzip", "lzma", "lzo", "lz4", "xz", "zstd"]
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the bytes of content that are done, and with their number in all."""
+ShownProgress: TypeAlias = Progress | bool | None
+"""A function, or True for a progress bar."""
 
 _TAR2SQFS: Final = "tar2sqfs"
 _PIECE: Final = 1 << 20
@@ -112,9 +126,9 @@ class Meter:
 def progress_bar(label: str = "", *, quiet: bool = False) -> AbstractContextManager[Progress | None]:
     """Give a function that shows a progress bar, for the argument ``progress`` of `build`, `pull` and `Image.verify`.
 
-    ::
+    With ``progress=True`` they show such a bar themselves. This is for a label of one's own, or one bar for several calls::
 
-        with oci.progress_bar("building") as progress:
+        with oci.progress_bar("building the image of the course") as progress:
             oci.build("rootfs", "image.sif", progress=progress)
 
     In a notebook the bar is an output of the cell, which stays. On a terminal it is a line on stderr, which is erased in the end.
@@ -130,6 +144,17 @@ def progress_bar(label: str = "", *, quiet: bool = False) -> AbstractContextMana
     check_str("label", label)
     check_bool("quiet", quiet)
     return _shown(label, quiet)
+
+
+def check_progress(progress: object) -> None:
+    """Raise TypeError unless this is a `ShownProgress`."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise wrong_type("progress", progress, "a function, or True for a progress bar,")
+
+
+def shown_progress(progress: ShownProgress, label: str) -> AbstractContextManager[Progress | None]:
+    """Give the function to call with the progress, if any; for True that of a bar with this label."""
+    return progress_bar(label, quiet=not progress) if isinstance(progress, bool) else nullcontext(progress)
 
 
 @contextmanager

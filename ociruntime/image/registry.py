@@ -21,7 +21,7 @@ from ociruntime.image.blobs import check_digest
 from ociruntime.image.convert import build
 from ociruntime.image.files import MAX_BYTES, MAX_FILES
 from ociruntime.image.model import Image, Layer
-from ociruntime.image.packing import Compression, Progress
+from ociruntime.image.packing import Compression, ShownProgress, check_progress, shown_progress
 from ociruntime.image.sif.format import FdSource
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.writer import check_target
@@ -56,7 +56,7 @@ def pull(
     insecure: bool = False,
     compression: Compression = "gzip",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ShownProgress = None,
     max_files: int = MAX_FILES,
     max_bytes: int = MAX_BYTES,
 ) -> None:
@@ -75,7 +75,7 @@ def pull(
         insecure: use HTTP, or HTTPS without a check of the certificate, if the registry has no valid one.
         compression: see `build`.
         overwrite: replace an existing file when the new one is complete.
-        progress: see `build`. It is not called while the image is fetched.
+        progress: see `build`. While the image is fetched, a progress bar has only a label, and a function is not called.
         max_files: see `build`.
         max_bytes: see `build`.
 
@@ -89,6 +89,7 @@ def pull(
     name = _parse_reference(reference)
     target = absolute_path(parse_path("target", target))
     check_bool("insecure", insecure)
+    check_progress(progress)
     check_int("max_files", max_files, 0)
     check_int("max_bytes", max_bytes, 0)
     optional(check_str, "platform", platform)
@@ -101,7 +102,7 @@ def pull(
         auth_file = absolute_path(parse_path("auth_file", auth_file))
         os.close(open_regular(auth_file))  # skopeo ignores a file that does not exist
         command.append(f"--src-authfile={auth_file}")
-    with staging(os.path.dirname(target), _STAGING) as place:
+    with shown_progress(progress, f"fetching {reference}") as report, staging(os.path.dirname(target), _STAGING) as place:
         _fetch([*command, f"docker://{name}", f"oci:{place}/layout"], reference, target)
         with Image.open(f"{place}/layout") as image:
             artifact = next((layer for layer in image.data if layer.media_type == _SIF_LAYER), None)
@@ -114,7 +115,7 @@ def pull(
                 format=format,
                 compression=compression,
                 overwrite=overwrite,
-                progress=progress,
+                progress=report,
                 max_files=max_files,
                 max_bytes=max_bytes,
             )

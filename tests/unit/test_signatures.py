@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -628,8 +629,17 @@ def test_progress(tmp_path: Path, keys: dict[str, Pair]) -> None:
 
         with pytest.raises(RuntimeError, match="enough"):
             image.verify([keys["pgp"].public], progress=fail)
-        with pytest.raises(TypeError, match="progress is 1"):
+        with pytest.raises(TypeError, match="progress is 1: a function, or True for a progress bar, is needed"):
             image.verify([keys["pgp"].public], progress=1)  # type: ignore[arg-type]
+
+
+def test_a_progress_bar(image: Path, keys: dict[str, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    oci.sign(image, key=keys["pgp"].private)
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    with Image.open(image) as opened:
+        opened.verify([keys["pgp"].public], progress=True)
+    assert stream.getvalue().startswith(f"\rverifying {image.name} ")
 
 
 def test_progress_of_an_oci_image(tmp_path: Path) -> None:

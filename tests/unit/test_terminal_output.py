@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -130,6 +131,17 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
     first, erased, end = stream.getvalue()[1:].split("\r")
     assert first.rstrip() == " 25% [########                      ] of 4.0 MiB, 3 s left"
     assert (erased, end) == (" " * len(first), "")
+
+
+def test_progress_of_a_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if not shutil.which("tar2sqfs") and not shutil.which("mksquashfs"):
+        pytest.skip("neither tar2sqfs nor mksquashfs (Debian: squashfs-tools-ng, squashfs-tools)")
+    (tmp_path / "root").mkdir()
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    oci.build(tmp_path / "root", tmp_path / "quiet.sif", progress=False)
+    assert stream.getvalue() == ""
+    oci.build(tmp_path / "root", tmp_path / "new.sif", progress=True)
+    assert stream.getvalue().split("\r")[1].rstrip() == "building new.sif"
 
 
 def test_short_work_shows_no_progress(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
