@@ -3,8 +3,9 @@
     python benchmarks/bench_lifecycle.py [--rounds N] [--idle-ms 25] [--json FILE]
 
 Needs root and a static busybox; uses crun, runc, bwrap, xargs and mksquashfs if they are installed. The cases alternate within a
-round, so that a change of the machine's speed affects all of them. Every case is measured back to back and after an idle gap. The
-tables have medians and mark figures that exceed their budget; the exit status never depends on a measurement.
+round, so that a change of the machine's speed affects all of them, and each round has them in another order, because a case leaves
+work for the kernel and the caches of the processor to the next one. Every case is measured back to back, as the second of two, and
+after an idle gap. The tables have medians and mark figures that exceed their budget. The exit status is not that of a measurement.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import itertools
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -323,13 +325,18 @@ def try_out(cases: dict[str, Case], notes: list[str]) -> list[Case]:
 
 
 def measure(cases: Sequence[Case], rounds: int, idle: float) -> Times:
-    """Return the median seconds by label. The cases alternate, and each round starts with another case."""
+    """Return the median seconds by label. The order of the cases is another one in each round, and the same in each measurement.
+
+    Args:
+        idle: seconds of sleep before each case; 0 to run it twice and measure the second time, so that each case follows itself.
+    """
     times: dict[str, list[float]] = {}
     for number in range(rounds):
-        first = number % len(cases)
-        for case in [*cases[first:], *cases[:first]]:
+        for case in random.Random(number).sample(cases, len(cases)):
             if idle:
                 time.sleep(idle)
+            else:
+                case()
             for label, seconds in case().items():
                 times.setdefault(label, []).append(seconds)
     return {label: statistics.median(values) for label, values in times.items()}
