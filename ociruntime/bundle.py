@@ -244,8 +244,12 @@ class Bundle(HtmlRepr):
     @property
     def rootfs(self) -> Path:
         """The directory of the root filesystem. Raises SpecError: the configuration is not valid."""
+        return Path(self._rootfs)
+
+    @property
+    def _rootfs(self) -> str:
         root = self.spec.root
-        return Path(os.path.normpath(self.path / (root.path if root else "rootfs")))
+        return os.path.normpath(os.path.join(self.path, root.path if root else "rootfs"))
 
     @property
     def config_bytes(self) -> bytes:
@@ -290,7 +294,7 @@ class Bundle(HtmlRepr):
             SpecError: the configuration is not valid.
         """
         layers = self._find_layers()
-        return (str(self.rootfs),) if layers is None else layers.paths
+        return (self._rootfs,) if layers is None else layers.paths
 
     def fresh(self, *, overlay: Overlays | None = None) -> Bundle:
         """Return a handle to this bundle of which each container has an upper layer of its own.
@@ -331,16 +335,16 @@ class Bundle(HtmlRepr):
 
     def _private_layers(self) -> Layers:
         """Return the layers below the upper layers of `fresh`. Raises BundleError, SpecError, OSError."""
-        layers = self._layers or self._with_mounts(bundle_layers(self._recorded_path(str(self.rootfs))))
+        layers = self._layers or self._with_mounts(bundle_layers(self._recorded_path(self._rootfs)))
         if layers is None:
-            return Layers((str(self.rootfs),), os.path.realpath(tempfile.gettempdir()))
+            return Layers((self._rootfs,), os.path.realpath(tempfile.gettempdir()))
         return uncovered(layers) if layers.shared else layers
 
     def _find_layers(self) -> Layers | None:
         """Return what each container mounts as its root filesystem; None if all share the directory."""
         if self._layers is not None:
             return None if self._layers.shared else self._layers
-        privileged, rootfs = may_mount(), str(self.rootfs)
+        privileged, rootfs = may_mount(), self._rootfs
         layers = self._recorded_layers(rootfs, privileged)
         if layers is None or layers.shared:
             return self._layers_for_points(rootfs, privileged)
@@ -523,7 +527,7 @@ class Bundle(HtmlRepr):
             empty_process=empty_process,
             own=None if found is None else OwnRoot(found, container_id),
         )
-        layers = self._layers or bundle_layers(self._recorded_path(str(self.rootfs)))
+        layers = self._layers or bundle_layers(self._recorded_path(self._rootfs))
         if layers is not None and layers.shared and layers.note:
             plan = attrs.evolve(plan, notes=(*plan.notes, f"{STRATEGY} {layers.note}"))
         return plan

@@ -533,7 +533,8 @@ class OwnedContainer:
         except ContainerNotFound:
             pass  # another process has removed it
         finally:
-            self.created = attrs.evolve(self.created, layers=None)  # they keep the image and the upper layer
+            if self.created.layers is not None:
+                self.created = attrs.evolve(self.created, layers=None)  # they keep the image and the upper layer
             self._release()
 
     def _mark(self, op: str, text: str) -> None:

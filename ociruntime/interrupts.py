@@ -46,7 +46,7 @@ class DeferredSignals:
         self._outer: DeferredSignals | None = None
 
     def __enter__(self) -> DeferredSignals:
-        if threading.current_thread() is threading.main_thread():
+        if DeferredSignals._active is None and threading.current_thread() is threading.main_thread():
             for number in _DEFERRED:
                 handler = signal.getsignal(number)
                 if callable(handler) and not isinstance(getattr(handler, "__self__", None), DeferredSignals):
@@ -64,10 +64,12 @@ class DeferredSignals:
     @contextmanager
     def delivered(self) -> Iterator[None]:
         """Run handlers, which may raise, in this part of the block; those of signals that came before run at its begin."""
+        active, DeferredSignals._active = DeferredSignals._active, None
         try:
             self._restore()
             yield
         finally:
+            DeferredSignals._active = active
             self._hold()
 
     def _hold(self) -> None:

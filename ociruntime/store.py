@@ -315,6 +315,20 @@ def read_recovery(directory: str) -> dict[str, object] | None:
 # ---- the directory of a container ----
 
 
+class _Storing:
+    """A block that makes a file. An OSError in it becomes a StateError with a remedy."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise cannot_store(self._path, error) from error
+
+
 class Entry:
     """Directory of one container."""
 
@@ -447,13 +461,9 @@ class Entry:
                 file.write(content)
             yield file
 
-    @contextmanager
-    def storing(self, name: str) -> Iterator[None]:
+    def storing(self, name: str) -> _Storing:
         """Raise StateError, with a remedy, for an OSError in the block, which makes a file of the directory."""
-        try:
-            yield
-        except OSError as error:
-            raise cannot_store(f"{self.directory}/{name}", error) from error
+        return _Storing(f"{self.directory}/{name}")
 
     def update(self, **changes: object) -> StateRecord:
         document: StateRecord = {**self.read(), **changes}  # type: ignore[typeddict-item]
@@ -475,6 +485,12 @@ class Entry:
             BlockingIOError: the lock is held by another process, and the wait is over.
         """
         self.check()
+        with self._locked(shared=shared, wait=wait) as lock:
+            yield lock
+
+    @contextmanager
+    def _locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[LockFile]:
+        """Hold the lock of a directory that this process has checked, or made in a checked one. Raises as `locked`."""
         try:
             lock = LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -584,7 +600,7 @@ class StateStore:
             while True:
                 entry = self.create(container_id)
                 try:
-                    stack.enter_context(entry.locked())
+                    stack.enter_context(entry._locked())
                     break
                 except ContainerNotFound:
                     continue  # another process took it for the remains of a crash

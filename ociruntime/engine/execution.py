@@ -73,7 +73,7 @@ class Execution:
         pidfd: int = -1,
         peer: int = -1,
         preserve: Preserved = NONE_PRESERVED,
-        cache: Path | None = None,
+        cache: str | None = None,
         parents: undo.Record = (),
         parent: Clone = clone,
         receivers: Mapping[str, Callable[[Init, int], None]] | None = None,
@@ -470,7 +470,7 @@ class Execution:
     def _program(self, inputs: int) -> bytes:
         """Return the encoded steps of the init. Plans of one configuration share the values."""
         steps = self.plan.init_steps()
-        key = inputs, tuple([(n, step.op, id(step.values)) for n, step in steps])
+        key = inputs, tuple([(n, step.op) for n, step in steps]), tuple(map(id, [step.values for _, step in steps]))
         if (found := _programs.get(key)) is not None:
             return found[1]
         program = _encode(tuple([(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in steps]), inputs)
@@ -524,20 +524,20 @@ _filters: list[tuple[Seccomp, Compiled]] = []
 _MAX_FILTERS: Final = 8
 
 
-def _filter(profile: Seccomp, cache: Path | None) -> Compiled:
+def _filter(profile: Seccomp, cache: str | None) -> Compiled:
     from ..seccomp import compile_profile
 
     for known, compiled in tuple(_filters):
         if known is profile:
             return compiled
-    compiled = compile_profile(profile, cache_dir=cache)
+    compiled = compile_profile(profile, cache_dir=None if cache is None else Path(cache))
     _filters.insert(0, (profile, compiled))
     del _filters[_MAX_FILTERS:]
     return compiled
 
 
 _MAX_PROGRAMS: Final = 16
-_programs: Final[dict[tuple[int, tuple[tuple[int, str, int], ...]], tuple[list[tuple[int, Step]], bytes]]] = {}
+_programs: Final[dict[tuple[int, tuple[tuple[int, str], ...], tuple[int, ...]], tuple[list[tuple[int, Step]], bytes]]] = {}
 """The encoded steps of the last launches, by the number of inputs, and the number, operation and identity of the values of each
 step. The steps are kept, so that no others get these identities."""
 
@@ -583,8 +583,8 @@ def _with_new_work_directory(steps: Sequence[Step]) -> tuple[Step, ...]:
     for step in steps:
         if step.op == "open" and step.values[1] == "work":
             base, _, *rest = step.values
-            again.append(attrs.evolve(step, op="mkdir", values=(base, "work2", 0o700)))
-            step = attrs.evolve(step, values=(base, "work2", *rest))
+            again.append(step._replace(op="mkdir", values=(base, "work2", 0o700)))
+            step = step._replace(values=(base, "work2", *rest))
         again.append(step)
     return tuple(again)
 

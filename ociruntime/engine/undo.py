@@ -32,7 +32,10 @@ def refusal(what: str, why: str) -> StateError:
 
 
 def _is_plain(path: object) -> bool:
-    return isinstance(path, str) and path.startswith("/") and os.path.normpath(path) == path and "\0" not in path
+    if not isinstance(path, str) or "\0" in path:
+        return False
+    first, *parts = path.split("/")
+    return not first and bool(parts) and {"", ".", ".."}.isdisjoint(parts)
 
 
 def _check_path(path: str) -> None:

@@ -247,6 +247,8 @@ def _with_notify_socket(bundle: Bundle, entry: Entry, notify_socket: str) -> Bun
 
 # ---- creating ----
 
+_HOOKS: Final = frozenset({"hook", "hook_state"})
+"""Operations of a plan with hooks."""
 OWN_STREAMS: Final = (0, 1, 2)
 """The file descriptors of the caller's own stdin, stdout and stderr."""
 
@@ -467,7 +469,7 @@ class Creation:
             document["notify"] = options.notify_socket
         if prepared.own is not None and prepared.own.layers.upper.image is None:
             document["layers"] = prepared.own.layers.record(prepared.own.name)
-        document["rootfs"], document["total"] = str(prepared.bundle.rootfs), len(plan.steps)
+        document["rootfs"], document["total"] = prepared.bundle._rootfs, len(plan.steps)
         document["process"], document["hooks"] = options.empty_process or spec.process is not None, dict(plan.hooks)
         if not self._start:
             gate = [step.op for step in plan.steps].index("gate") + 1
@@ -502,7 +504,7 @@ class Creation:
             gate=gate,
             preserve=preserve,
             parents=self._parents,
-            cache=self._store.root / ".seccomp",
+            cache=f"{self._store.directory}/.seccomp",
             parent=clone if supervisor is None else supervisor.clone,
             receivers=receivers(spec, self.document, self._console()),
             hooks=self._hooks_of(plan),
@@ -535,7 +537,7 @@ class Creation:
         return self._terminals.append if self._supervisor is None else self._supervisor.send_terminal
 
     def _hooks_of(self, plan: Plan) -> HookRunner | None:
-        if not any(step.op in ("hook", "hook_state") for step in plan.steps):
+        if _HOOKS.isdisjoint([step.op for step in plan.steps]):
             return None
 
         # For hooks the container is created: what comes before them is done (runtime.md, Lifecycle, 2 and 3).

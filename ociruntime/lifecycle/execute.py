@@ -123,7 +123,7 @@ def _execute(
             stdio=stdio,
             pidfd=pidfd,
             preserve=preserve,
-            cache=entry.path.parent / ".seccomp",
+            cache=f"{entry.root}/.seccomp",
             receivers=takers,
             deadline=deadline,
             recorder=recorder,

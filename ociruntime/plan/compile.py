@@ -94,7 +94,7 @@ from .rootfs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..host import Host
     from ..spec import RuntimeSpec
@@ -792,6 +792,8 @@ _ID: Final = "idX6f1c8e4b9d27a35"
 """A placeholder for the container's id, which does not occur in a config."""
 LAYER: Final = "layerX2b7d90e6c4f1a83"
 """A placeholder for the name of the directory of the container's upper layer."""
+_CUT: Final = "cutX93d0c7a25be81f46"
+"""What separates texts in which placeholders are replaced together. It does not occur in a config either."""
 
 
 class Template:
@@ -825,34 +827,49 @@ class Template:
             overlay=overlay,
             network=network,
         )
-        self._steps = [(index, _varies(repr(step.values))) for index, step in enumerate(plan.steps) if _varies(repr(step))]
-        self._inputs = [index for index, entry in enumerate(plan.inputs) if _varies(repr(entry))]
+        self._steps = [
+            (index, [place for place, value in enumerate(step.values) if _varies(value)])
+            for index, step in enumerate(plan.steps)
+            if _varies(step.text) or _varies(step.values)
+        ]
+        self._inputs = [index for index, entry in enumerate(plan.inputs) if _varies(entry)]
+        texts = [plan.title, *plan.cgroups, *(text for index in self._inputs for text in plan.inputs[index][1:3])]
+        for index, places in self._steps:
+            step = plan.steps[index]
+            texts += [step.text, *(text for place in places for text in _texts(step.values[place]))]
+        self._texts = list(dict.fromkeys(texts))
+        self._joined = _CUT.join(self._texts)
 
     def plan(self, container_id: str, layer: str = "") -> Plan:
         """Return the plan of one container."""
-
-        def text(value: str) -> str:
-            return value.replace(_ID, container_id).replace(LAYER, layer)
-
-        steps, inputs = list(self._plan.steps), list(self._plan.inputs)
-        for index, in_values in self._steps:
+        plan = self._plan
+        replaced = self._joined.replace(_ID, container_id).replace(LAYER, layer).split(_CUT)
+        texts = dict(zip(self._texts, replaced, strict=True))
+        steps, inputs = list(plan.steps), list(plan.inputs)
+        for index, places in self._steps:
             step = steps[index]
-            values = tuple([_value(value, text) for value in step.values]) if in_values else step.values
-            steps[index] = Step(step.side, step.op, values, text(step.text), step.phase, step.location)
+            values = step.values
+            if places:
+                changed = list(values)
+                for place in places:
+                    changed[place] = _value(changed[place], texts)
+                values = tuple(changed)
+            steps[index] = Step(step.side, step.op, values, texts[step.text], step.phase, step.location)
         for index in self._inputs:
             kind, name, path, bit, maps = inputs[index]
-            inputs[index] = Input(kind, text(name), text(path), bit, maps)
+            inputs[index] = Input(kind, texts[name], texts[path], bit, maps)
         return attrs.evolve(
-            self._plan,
-            title=text(self._plan.title),
+            plan,
+            title=texts[plan.title],
             steps=tuple(steps),
             inputs=tuple(inputs),
-            cgroups=tuple([text(path) for path in self._plan.cgroups]),
+            cgroups=tuple([texts[path] for path in plan.cgroups]),
         )
 
 
-def _varies(value: str) -> bool:
-    return _ID in value or LAYER in value
+def _varies(value: object) -> bool:
+    text = value if isinstance(value, str) else repr(value)
+    return _ID in text or LAYER in text
 
 
 def is_usable(spec: RuntimeSpec, manager: Manager) -> bool:
@@ -860,11 +877,23 @@ def is_usable(spec: RuntimeSpec, manager: Manager) -> bool:
     return manager != "systemd" and (spec.linux is None or spec.linux.intel_rdt is None)
 
 
-def _value(value: object, text: Callable[[str], str]) -> object:
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a value of a step."""
     if isinstance(value, str):
-        return text(value)
+        yield value
+    elif isinstance(value, bytes):
+        yield value.decode("utf-8", "surrogateescape")
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _value(value: object, texts: Mapping[str, str]) -> object:
+    """Return a value of a step with other texts."""
+    if isinstance(value, str):
+        return texts[value]
     if isinstance(value, bytes):
-        return text(value.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        return texts[value.decode("utf-8", "surrogateescape")].encode("utf-8", "surrogateescape")
     if isinstance(value, tuple):
-        return tuple([_value(item, text) for item in value])
+        return tuple([_value(item, texts) for item in value])
     return value

@@ -41,8 +41,7 @@ class Side(StrEnum):
     """The init process."""
 
 
-@attrs.frozen
-class Step:
+class Step(NamedTuple):
     """One kernel operation."""
 
     side: Side
@@ -180,7 +179,7 @@ class Plan(HtmlRepr):
         at = next(number for number, step in enumerate(self.steps) if step.op == "clone3") + 1
         steps = [*self.steps[:at], Step(Side.INIT, "profile", (0,), "note when each step begins", "Profile"), *self.steps[at:]]
         ends = (number for number, step in enumerate(steps, 1) if _hides_time(step))
-        steps[at] = attrs.evolve(steps[at], values=(next(ends, len(steps)) + 1,))
+        steps[at] = steps[at]._replace(values=(next(ends, len(steps)) + 1,))
         return attrs.evolve(self, steps=tuple(steps))
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -14,6 +15,8 @@ from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 
+MAX_CALLS = 2000
+"""Calls of functions, in Python or in C, by Python code. A host with all hierarchies of v1 takes the most."""
 COUNT = """if True:
     import sys
     import ociruntime as oci
@@ -68,3 +71,23 @@ def test_no_call_depends_on_the_other_containers(bundle: oci.Bundle, state_root:
     assert done.returncode == 0, done.stderr
     alone, beside = done.stdout.strip()[1:-1].split(") (")
     assert alone == beside
+
+
+def test_a_run_makes_few_calls_of_python(bundle: oci.Bundle, state_root: Path) -> None:
+    """They are the part of a run in which the threads of a program wait for each other."""
+    bundle.spec.with_args(["true"]).save(bundle.path / "config.json")
+    loaded = oci.Bundle.load(bundle.path)
+    for _ in range(2):  # the plan, the filter and the program of the init process are kept
+        oci.run(loaded, state_root=state_root, check=True)
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        oci.run(loaded, state_root=state_root, check=True)
+    finally:
+        sys.setprofile(None)
+    assert calls <= MAX_CALLS

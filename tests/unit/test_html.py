@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 import ociruntime as oci
@@ -65,8 +64,8 @@ def shown(value: Any) -> Page:
 
 def _plan() -> oci.Plan:
     step = oci.Step(Side.HOST, "cgroup_mkdir", ("/x", "", ""), HOSTILE, HOSTILE, HOSTILE)
-    init = attrs.evolve(step, side=Side.INIT, op="umask", values=(18,))
-    return oci.Plan(HOSTILE, (step, init, attrs.evolve(init, phase="Program")), (), 0, warnings=(HOSTILE,), notes=(HOSTILE,))
+    init = step._replace(side=Side.INIT, op="umask", values=(18,))
+    return oci.Plan(HOSTILE, (step, init, init._replace(phase="Program")), (), 0, warnings=(HOSTILE,), notes=(HOSTILE,))
 
 
 def _stats() -> oci.Stats:
