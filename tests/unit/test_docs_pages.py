@@ -20,6 +20,14 @@ def test_code_fits_the_page(page: Path) -> None:
     assert [line for _indent, block in blocks for line in block.splitlines() if len(line) > WIDTH] == []
 
 
+def test_pictures_are_shown_and_small() -> None:
+    """Pages load fast, and each picture that the script writes is shown by a page. Sphinx checks that those shown exist."""
+    text = "".join((REPO / page).read_text() for page in PAGES)
+    for picture in REPO.glob("docs/pictures/*"):
+        assert picture.stat().st_size < 200_000
+        assert f"pictures/{picture.name}\n" in text
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent == Path()], ids=str)
 def test_links_to_the_tree(page: Path) -> None:
     """The pages beside the site, which Sphinx does not check, link to files and headings that exist."""
