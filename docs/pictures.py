@@ -26,7 +26,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><style>
 body{margin:0;padding:12px;font:13px system-ui,sans-serif;background:#fff;color:#1f2328;overflow:hidden}
 .cell{display:grid;grid-template-columns:56px 1fr;gap:2px 6px;margin-bottom:10px}
 .prompt{font:12px/1.5 monospace;color:#307fc1;text-align:right;padding-top:6px}
-.code{font:12px/1.5 monospace;background:#f5f5f5;border:1px solid #e0e0e0;border-radius:2px;padding:5px 8px;margin:0;white-space:pre}
+.code{font:12px/1.5 monospace;background:#f5f5f5;border:1px solid #e0e0e0;padding:5px 8px;margin:0;white-space:pre}
 .output{grid-column:2;padding:2px 8px}
 body .oci.oci td{white-space:nowrap;max-width:215px;overflow:hidden;text-overflow:ellipsis}
 </style><body>"""
