@@ -75,6 +75,9 @@ class Container:
     def __init__(self, container: _sync.Container) -> None:
         self._sync = container
 
+    def _repr_html_(self) -> str:
+        return self._sync._repr_html_()
+
     @classmethod
     def create(cls, container_id: str, bundle: Bundle | StrPath, **options: Unpack[CreateKeywords]) -> Making[Self]:
         """`ociruntime.Container.create`, to be awaited or entered by ``async with``."""

@@ -84,6 +84,9 @@ class Sandbox(FileOperations, Unpicklable):
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
+    def _repr_html_(self) -> str | None:
+        return None if self._begun_sandbox is None else self._begun_sandbox._repr_html_()
+
     @property
     def _sandbox(self) -> _sync.Sandbox:
         if self._begun_sandbox is None:

@@ -21,6 +21,7 @@ def load_ipython_extension(shell: Any) -> None:
     """Define the magic in an interactive shell of IPython, which calls this for ``%load_ext ociruntime``."""
 
     def container(line: str, cell: str | None = None) -> None:
+        __tracebackhide__ = True
         run(shell, line, cell)
 
     container.__doc__ = run.__doc__
@@ -34,6 +35,7 @@ def run(shell: Any, line: str, cell: str | None) -> None:
     the image. The output is shown as it comes. With --result, the Result becomes the variable NAME; without it, a command that
     fails raises ProcessError.
     """
+    __tracebackhide__ = True  # a traceback of IPython shows the cell and the message, as with its own magics
     words = shlex.split(line)
     name = ""
     if words[:1] == [_RESULT]:

@@ -437,6 +437,8 @@ def test_in_an_event_loop(busybox_rootfs: Path, state_root: Path, prefix: str) -
     async def main() -> None:
         async with aio.Sandbox(busybox_rootfs, state_root=state_root, name=prefix) as sandbox:
             assert sandbox.name == prefix
+            for value, kind in ((sandbox, "sandbox"), (sandbox.container, "container")):
+                assert f"<p>{kind} <code>{prefix}</code> " in str(value._repr_html_())
             result = await sandbox.shell("cat; echo err >&2; exit 3", input="in", text=True)
             assert (result.returncode, result.stdout, result.stderr) == (3, "in", "err\n")
             parts: list[str] = []
@@ -463,6 +465,7 @@ def test_in_an_event_loop(busybox_rootfs: Path, state_root: Path, prefix: str) -
             await sandbox.reset()
             assert sandbox.processes() == ()
             await sandbox.stop(0.2)
+        assert aio.Sandbox(busybox_rootfs, state_root=state_root)._repr_html_() is None
         sandbox = await aio.Sandbox(busybox_rootfs, state_root=state_root)
         await sandbox.kill()
         await sandbox.close()
