@@ -113,7 +113,10 @@ def inspect(options: Namespace) -> None:
 
 
 def _metadata(image: oci.Image, parts: list[str], options: Namespace) -> ImageMetadata:
-    """Return the metadata of an image. Its files, which may take long to decompress, are only read if they are needed."""
+    """Return the metadata of an image. Its files, which may take long to decompress, are only read if they are needed.
+
+    Parts that are only in files which cannot be read here are left out with a warning, unless nothing that was asked for is left.
+    """
     own = ImageMetadata(labels=image.labels, definition=image.definition or "")
     known = [name for name in parts if getattr(own, name) or (name == "labels" and image.config_json is not None)]
     if known == parts and not options.list_apps:
@@ -121,9 +124,11 @@ def _metadata(image: oci.Image, parts: list[str], options: Namespace) -> ImageMe
     try:
         return image.metadata()
     except oci.UnsupportedError as error:
-        if not options.all:
+        is_asked_for = options.list_apps or (not options.all and any(getattr(options, name) for name in parts))
+        if is_asked_for and not known:
             raise
-        warn([f"the scripts are not shown: {error}"])
+        absent = [_SECTIONS[name] for name in parts if name not in known] + ["apps"] * (options.list_apps or options.all)
+        warn([f"{', '.join(absent)}: not read from the files of the image: {error}"])
         return own
 
 

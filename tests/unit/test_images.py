@@ -10,9 +10,11 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -757,4 +759,33 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--all", file]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["image"]["layers"][0]["format"] == "erofs"
-    assert "warning: the scripts are not shown: " in shown.err
+    assert "runscript, startscript, test, helpfile, environment, apps: not read from the files of the image: " in shown.err
+
+
+def test_inspect_without_the_extra(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a SIF file has outside of its squashfs is shown, and the rest is named."""
+    monkeypatch.setitem(sys.modules, "PySquashfsImage", None)
+    monkeypatch.delitem(sys.modules, "ociruntime.image.squashfs", raising=False)
+    builder = SifBuilder()
+    builder.add_partition(squashfs(), filesystem=Filesystem.SQUASHFS)
+    builder.write(tmp_path / "bare.sif")
+    builder.add_definition("Bootstrap: scratch")
+    builder.write(tmp_path / "x.sif")
+    remedy = "not read from the files of the image: .*pip install 'ociruntime\\[images\\]'"
+
+    def inspect(*words: str) -> tuple[int, str, str]:
+        status = main(["inspect", *words])
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    status, out, err = inspect("--deffile", "--runscript", str(tmp_path / "x.sif"))
+    assert (status, out) == (0, "Bootstrap: scratch\n")
+    assert re.search(f"runscript: {remedy}", err)
+    assert inspect("--deffile", str(tmp_path / "x.sif")) == (0, "Bootstrap: scratch\n", "")
+    status, out, err = inspect(str(tmp_path / "bare.sif"))
+    assert (status, out) == (0, "")
+    assert re.search(f"labels: {remedy}", err)
+    for words in (("--runscript",), ("--list-apps",), ("--labels",)):
+        status, out, err = inspect(*words, str(tmp_path / "bare.sif"))
+        assert (status, out) == (1, "")
+        assert "pip install 'ociruntime[images]'" in err
