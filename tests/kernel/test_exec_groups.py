@@ -28,7 +28,6 @@ from ..support.places import REPO
 from ..support.users import UID, run_tests_as_user
 from ..support.waiting import SLOWER, TIME_LIMIT, run_async, timed_out, timed_out_with_output, wait_until, wait_until_async, within
 
-pytestmark = pytest.mark.vm
 needs_root = pytest.mark.root
 ESCAPES = {
     "setsid": "setsid sleep {0} & sleep {0}",
@@ -65,7 +64,7 @@ print(took)
 """
 
 
-@pytest.fixture(params=["cgroupfs", "disabled"])
+@pytest.fixture(params=[pytest.param("cgroupfs", marks=pytest.mark.vm), "disabled"])
 def container(request: pytest.FixtureRequest, make_bundle: MakeBundle, state_root: Path, prefix: str) -> Iterator[oci.Container]:
     """A container of either kind: with cgroups as this user has them, and with none."""
     rootless = os.geteuid() != 0

@@ -1,6 +1,7 @@
 """Images that programs serve by FUSE for a user: in namespaces of the programs, or on the host, with each helper present and absent.
 
-The tests are those of a user who may open /dev/fuse. The last one runs them for root, as a user for whom it can be opened.
+The tests are those of a user who may open /dev/fuse. The last one runs them for root, as a user for whom it can be opened. Those in
+which a program with a set-uid bit or another kernel makes a difference are for the virtual machine too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from ..support.places import REPO, WALKTHROUGH, link_programs
 from ..support.processes import find_processes, is_running
 from ..support.waiting import TIME_LIMIT, run_async, wait_until
 
-pytestmark = pytest.mark.vm
 SERVERS = ("squashfuse", "fuse2fs", "erofsfuse", "fuse-overlayfs", "oci-init")
 
 
@@ -158,6 +158,7 @@ def command(*args: object, check: bool = True, stdin: str = "") -> subprocess.Co
 # ---- which strategy, with which helpers ----
 
 
+@pytest.mark.vm
 @user_test
 @pytest.mark.parametrize(
     ("helpers", "strategy"),
@@ -238,6 +239,7 @@ def test_nothing_that_can_be_used(offer: Offer, image: Path, tmp_path: Path, mon
 # ---- bundles ----
 
 
+@pytest.mark.vm
 @user_test
 def test_a_bundle_without_fusermount3(offer: Offer, image: Path, tmp_path: Path, prefix: str) -> None:
     """Each container mounts the image, also where another process creates it. `ociruntime shell` looks inside."""
@@ -280,6 +282,7 @@ def test_an_image_that_changes_while_it_is_mounted(offer: Offer, image: Path, tm
 
 
 @pytest.mark.skipif(Programs.find().nameless, reason="fusermount3 serves users with a name only")
+@pytest.mark.vm
 @user_test
 @pytest.mark.parametrize("shown", [True, False], ids=["fuse-overlayfs", "no fuse-overlayfs"])
 def test_a_bundle_with_layers(offer: Offer, layered: Path, tmp_path: Path, shown: bool) -> None:
@@ -301,6 +304,7 @@ def test_a_bundle_with_layers(offer: Offer, layered: Path, tmp_path: Path, shown
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.vm
 @user_test
 def test_layers_without_fusermount3(offer: Offer, layered: Path) -> None:
     offer("squashfuse")
@@ -310,6 +314,7 @@ def test_layers_without_fusermount3(offer: Offer, layered: Path) -> None:
 
 
 @pytest.mark.skipif("VMTEST" not in os.environ, reason="for the user of tests/vm; test_user_images.py has it for others")
+@pytest.mark.vm
 @user_test
 @pytest.mark.parametrize(
     ("without", "runtime"),
@@ -337,6 +342,7 @@ def test_the_walk_through(without: tuple[str, ...], runtime: bool, tmp_path: Pat
 # ---- other filesystems ----
 
 
+@pytest.mark.vm
 @user_test
 def test_an_ext_image(offer: Offer, busybox_rootfs: Path, tmp_path: Path) -> None:
     offer("fuse2fs")
@@ -401,6 +407,7 @@ def test_an_erofs_that_is_extracted(offer: Offer, erofs: Path) -> None:
     oci.prune()
 
 
+@pytest.mark.vm
 @user_test
 def test_erofsfuse(offer: Offer, erofs: Path, tmp_path: Path) -> None:
     """The files belong to root, unless the image has another owner, who does not exist in the container."""
@@ -504,6 +511,7 @@ def test_a_program_that_hangs_before_a_bundle_is_run(offer: Offer, image: Path, 
     command("umount", tmp_path / "b")
 
 
+@pytest.mark.vm
 @user_test
 @pytest.mark.parametrize("victim", ["squashfuse", "oci-init"])
 def test_a_program_that_is_killed(offer: Offer, image: Path, tmp_path: Path, victim: str) -> None:
@@ -548,6 +556,7 @@ def test_a_caller_that_is_killed(offer: Offer, image: Path, tmp_path: Path, dela
     oci.prune()
 
 
+@pytest.mark.vm
 @user_test
 def test_a_terminal_interrupts_no_program(offer: Offer, image: Path) -> None:
     offer("squashfuse")
@@ -567,6 +576,7 @@ def test_no_mount_of_the_host_is_kept(offer: Offer, image: Path) -> None:
         assert points in (["/"], []), points
 
 
+@pytest.mark.vm
 @user_test
 def test_fifty_at_once(offer: Offer, image: Path) -> None:
     """One program serves them all."""
