@@ -3,24 +3,30 @@
 ::
 
     OCIRuntimeError
-    +-- SpecError          a document does not conform to the runtime spec
-    +-- ImageError         an image that is damaged or of an unknown kind         (also ValueError)
-    |   +-- SifError       a SIF file that is not what the format says
-    |   +-- SignatureError an image that is not signed as demanded, or a key that cannot be used
-    +-- BundleError        a bundle directory that cannot be made or used
-    +-- UnsupportedError   this host or build cannot do what was asked for
-    +-- StateError         the state of the container does not allow the operation
-    |   +-- ContainerNotFound                                                     (also LookupError)
+    +-- SpecError           a document does not conform to the runtime spec
+    +-- ImageError          an image is damaged or of an unknown kind [1]
+    |   +-- SifError        a SIF file is not what the format says
+    |   +-- SignatureError  a signature or a key is missing or wrong
+    +-- BundleError         a bundle directory cannot be made or used
+    +-- UnsupportedError    this host or build cannot do what was asked for
+    +-- StateError          the state of the container does not allow the operation
+    |   +-- ContainerNotFound  [2]
     |   +-- ContainerExists
     |   +-- WrongStatus
-    +-- HostError          the host refuses a system call, or lacks a resource     (also OSError)
-    +-- StepError          one step of a plan failed                              (also OSError)
-    |   +-- LaunchTimeout  a container or process took too long to start           (also TimeoutError)
-    +-- HookError          a hook failed or took too long
-    +-- ProcessError       a process did not exit with 0, and ``check=True``      (also subprocess.CalledProcessError)
-    +-- ProcessTimeout     a process did not end within ``timeout`` seconds       (also TimeoutError, subprocess.TimeoutExpired)
+    +-- HostError           the host refuses a system call, or lacks a resource [3]
+    +-- StepError           one step of a plan failed [3]
+    |   +-- LaunchTimeout   a container or process took too long to start [4]
+    +-- HookError           a hook failed or took too long
+    +-- ProcessError        a process did not exit with 0, and check=True [5]
+    +-- ProcessTimeout      a process did not end within its timeout [4] [5]
 
-    OCIRuntimeWarning      a problem that does not end the operation              (a UserWarning)
+    OCIRuntimeWarning       a problem that does not end the operation [6]
+
+    [1] ValueError    [2] LookupError    [3] OSError    [4] TimeoutError
+    [5] subprocess.CalledProcessError, or subprocess.TimeoutExpired
+    [6] UserWarning
+
+The numbers are for classes of Python that an error is too, so that code which expects those works.
 
 An argument of a wrong type raises ``TypeError``, as everywhere in Python. A system call that fails because of what the caller has
 named, as a file that does not exist, raises ``OSError``.
