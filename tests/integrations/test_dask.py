@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.places import REPO
 from ..support.waiting import TIME_LIMIT, wait_until
 
 pytest.importorskip("distributed", reason="no Dask; run the session integrations")
@@ -59,6 +61,20 @@ def test_programs(dask: Client, busybox_rootfs: Path, options: Any, state_root: 
     ]
     assert [result.stdout for result in dask.gather(futures)] == [f"{number}\n" for number in range(6)]
     assert left(state_root) == []
+
+
+def test_the_recipe(dask: Client, busybox_rootfs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe of the documentation, with this cluster, and with programs that are there."""
+    page = (REPO / "docs/fleets.md").read_text()
+    (recipe,) = re.findall(r"^```python\nfrom dask.distributed import Client\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for shown, here in {
+        '"/images/tool.sif", ["tool"': f'{str(busybox_rootfs)!r}, ["echo"',
+        '"/images/python.sif"': f"{str(busybox_rootfs)!r}, python={sys.executable!r}, mounts={HOST!r}",
+    }.items():
+        assert shown in recipe
+        recipe = recipe.replace(shown, here)
+    exec(recipe, {"Client": lambda: dask, "__name__": "__main__"})
+    assert capsys.readouterr().out == f"input\n\n{[number * number for number in range(8)]}\n"
 
 
 def test_a_program_that_fails(dask: Client, busybox_rootfs: Path, options: Any) -> None:
