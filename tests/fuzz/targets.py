@@ -285,7 +285,7 @@ def _signed() -> tuple[bytes, bytes]:
     )  # fmt: skip
     with scratch_directory() as scratch:
         path = Path(scratch, "a.sif")
-        builder = SifBuilder()
+        builder = SifBuilder(deterministic=True)
         builder.add_labels({"a": "b"})
         builder.add_definition("Bootstrap: scratch\n")
         builder.write(path)

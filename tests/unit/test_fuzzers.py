@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
 import signal
 import tracemalloc
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ from ociruntime.supervisor.logs import LogRecord, read_log
 from ..fuzz import driver
 from ..fuzz.driver import Finding, Target, attempt, fuzz
 from ..fuzz.targets import TARGETS
+from ..support.fixture_types import Script
 from ..support.images import MANIFEST_TYPE, tar_of
+from ..support.places import REPO
 
 INPUTS = {"layout": 100, "config": 100}
 
@@ -104,6 +109,25 @@ def test_inputs_depend_on_the_seed_and_their_number_alone() -> None:
     assert seen[3] == seen[4]
     assert len(set(seen)) == 4
     assert attempt(target, b"x")
+
+
+INPUTS_OF_A_SEED = """
+import sys
+sys.path.append(sys.argv[1])
+from tests.unit.test_fuzzers import inputs_of_a_seed
+print(*map(inputs_of_a_seed, sys.argv[2:]))
+"""
+
+
+def inputs_of_a_seed(name: str) -> str:
+    with TARGETS[name]() as target:
+        return hashlib.sha256(b"".join(target.generate(random.Random(f"5 {number}")) for number in range(5))).hexdigest()
+
+
+def test_inputs_are_the_same_in_another_process(script: Script) -> None:
+    """Otherwise the seed of a finding does not bring it back."""
+    names = [name for name in TARGETS if name != "signatures" or find_spec("cryptography")]
+    assert script(INPUTS_OF_A_SEED, REPO, *names).stdout.split() == [inputs_of_a_seed(name) for name in names]
 
 
 @pytest.mark.parametrize(
