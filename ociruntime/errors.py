@@ -417,6 +417,7 @@ _REMEDIES: Final = {
     _errno.EROFS: "mount its filesystem writable, or use another one",
     _errno.ENOTCONN: "the program that serves its filesystem by FUSE has ended; try again",
     _errno.EIO: "see the log of the kernel",
+    _errno.ENOLCK: "its filesystem has no locks, or their service does not answer; use another one (Lustre: mount it with flock)",
     _errno.ENOSYS: f"{MISSING_CALL}; Linux 5.14 or later is needed",
     _errno.EPERM: "this user, or a seccomp filter around the runtime, does not allow it",
 }

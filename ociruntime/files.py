@@ -55,9 +55,13 @@ class NotRegularError(OSError):
 def check_regular(fd: int, path: StrOrBytesPath) -> os.stat_result:
     """Return the status of an open file. Raises NotRegularError."""
     info = os.fstat(fd)
+    _check_type(info, path)
+    return info
+
+
+def _check_type(info: os.stat_result, path: StrOrBytesPath) -> None:
     if not stat.S_ISREG(info.st_mode):
         raise NotRegularError(path, next((kind for test, kind in _KINDS if test(info.st_mode)), "special file"))
-    return info
 
 
 def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrBytesPath | None = None) -> int:
@@ -457,20 +461,56 @@ class OwnDescriptor:
             return fd
 
 
+def flock(fd: int, kind: int, path: str) -> None:
+    """Call flock(2).
+
+    Args:
+        fd: the open file.
+        kind: LOCK_SH, LOCK_EX or LOCK_UN, and LOCK_NB.
+        path: the name of the file, for errors.
+
+    Raises:
+        BlockingIOError: with LOCK_NB, another process holds it.
+        OSError: the filesystem cannot lock it. Its error is ENOLCK if the filesystem has no locks.
+    """
+    try:
+        fcntl.flock(fd, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        code = errno.ENOLCK if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP) else error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), path) from error
+
+
 class LockFile(OwnDescriptor):
     """An open file or directory for a lock. Closing it, and the end of the process, release the lock.
 
     Args:
-        path: the file.
-        flags: flags of open(2); close-on-exec is added.
+        path: a regular file, or a directory.
+        flags: flags of open(2), with O_DIRECTORY for a directory. Close-on-exec is added, and no link to a file is followed.
 
     Raises:
+        NotRegularError: it is neither.
         OSError: it cannot be opened.
     """
 
     def __init__(self, path: str, flags: int) -> None:
+        self.path = path
+        directory = flags & os.O_DIRECTORY
         with forking:
-            super().__init__(os.open(path, flags | os.O_CLOEXEC, 0o600))
+            try:
+                fd = os.open(path, flags | os.O_CLOEXEC | (0 if directory else os.O_NOFOLLOW | os.O_NONBLOCK), 0o600)
+            except OSError as error:
+                if not directory and error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+                    _check_type(os.lstat(path), path)
+                raise
+            super().__init__(fd)
+        try:
+            if not directory:
+                check_regular(self.fd, path)
+        except BaseException:
+            self.close()
+            raise
 
     def acquire(self, *, shared: bool = False, wait: bool | float = True) -> None:
         """Take the lock.
@@ -481,15 +521,16 @@ class LockFile(OwnDescriptor):
 
         Raises:
             BlockingIOError: the lock is held by another process, and the wait is over.
+            OSError: the filesystem cannot lock it. Its error is ENOLCK if the filesystem has no locks.
         """
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         if wait is True:
-            fcntl.flock(self.fd, kind)
+            flock(self.fd, kind, self.path)
             return
         deadline, pause = time.monotonic() + wait, 0.001
         while True:
             try:
-                fcntl.flock(self.fd, kind | fcntl.LOCK_NB)
+                flock(self.fd, kind | fcntl.LOCK_NB, self.path)
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
@@ -499,8 +540,11 @@ class LockFile(OwnDescriptor):
 
     @property
     def removed(self) -> bool:
-        """Whether the file no longer has a name, so that its lock means nothing."""
-        return os.fstat(self.fd).st_nlink == 0
+        """Whether the path names another file by now, or none, so that the lock means nothing."""
+        try:
+            return not os.path.samestat(os.fstat(self.fd), os.stat(self.path))
+        except FileNotFoundError:
+            return True
 
 
 def _after_fork() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Required, TypedDict
 
 from .arguments import check_type, parse_path, shown
 from .errors import ContainerExists, ContainerNotFound, StateError
-from .files import LockFile, StagedFile, absolute_path, in_user_namespace, other_writers, outer_uid, write_all
+from .files import LockFile, NotRegularError, StagedFile, absolute_path, in_user_namespace, other_writers, outer_uid, write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,6 +207,8 @@ def _unsafe(path: str, why: str) -> StateError:
 
 
 def cannot_store(path: str, error: OSError) -> StateError:
+    if isinstance(error, NotRegularError):
+        return StateError(f"cannot write {path}: {error.strerror}; remove it")
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free space on its filesystem" if full else "see that it can be written"
     reason = os.strerror(error.errno or errno.EIO).lower()
@@ -492,7 +494,7 @@ class Entry:
     def _locked(self, *, shared: bool = False, wait: bool | float = True) -> Iterator[LockFile]:
         """Hold the lock of a directory that this process has checked, or made in a checked one. Raises as `locked`."""
         try:
-            lock = LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            lock = LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise self._not_found() from None
         except OSError as error:
@@ -538,7 +540,7 @@ class Entry:
         while True:
             try:
                 with ExitStack() as attempt:
-                    lock = attempt.enter_context(LockFile(f"{self.directory}/lock", os.O_RDWR | os.O_NOFOLLOW))
+                    lock = attempt.enter_context(LockFile(f"{self.directory}/lock", os.O_RDWR))
                     try:
                         lock.acquire(wait=_TURN)
                         taken = not lock.removed
@@ -572,7 +574,7 @@ class StateStore:
         try:
             make_directory(self.directory)
             make_directory(path, link=False)
-            return LockFile(f"{path}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            return LockFile(f"{path}/{name}", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise cannot_store(f"{path}/{name}", error) from error
 

@@ -15,7 +15,7 @@ from typing import Final, Literal, NoReturn
 
 from ociruntime.arguments import check_bool, check_int, check_str, optional, parse_path, shown
 from ociruntime.errors import ImageError, UnsupportedError, naming
-from ociruntime.files import NO_SPACE, StagedFile, absolute_path, open_regular
+from ociruntime.files import NO_SPACE, StagedFile, absolute_path, flock, open_regular
 from ociruntime.image import oci
 from ociruntime.image.blobs import check_digest
 from ociruntime.image.convert import build
@@ -144,7 +144,7 @@ def staging(folder: str, prefix: str) -> Iterator[str]:
     place = tempfile.mkdtemp(dir=folder, prefix=prefix)
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        flock(fd, fcntl.LOCK_EX, place)
         yield place
     finally:
         shutil.rmtree(place)
@@ -159,7 +159,7 @@ def _remove_unused(path: str) -> None:
         return  # another process has removed it, or it belongs to another user
     try:
         if os.fstat(fd).st_uid == os.geteuid():
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
             shutil.rmtree(path, ignore_errors=True)  # it is not what this call is about
     except BlockingIOError:
         pass

@@ -174,7 +174,7 @@ def _remove(entry: Entry) -> bool:
 
 
 def _open(path: str) -> LockFile:
-    return LockFile(path, os.O_RDWR | os.O_NOFOLLOW)
+    return LockFile(path, os.O_RDWR)
 
 
 def _acquire(lock: LockFile, *, orphan: bool = False) -> bool:

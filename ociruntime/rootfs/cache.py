@@ -179,7 +179,7 @@ class Cache:
         while True:
             _make_private(place)
             try:
-                lock = LockFile(f"{place}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+                lock = LockFile(f"{place}/lock", os.O_RDWR | os.O_CREAT)
             except FileNotFoundError:
                 continue  # another process has just removed the image
             with lock:

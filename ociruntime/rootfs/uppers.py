@@ -24,7 +24,7 @@ from ..engine.filesystems import Filesystem
 from ..engine.trees import copy_attributes
 from ..engine.undo import refusal
 from ..errors import BundleError, ImageError, UnsupportedError
-from ..files import LockFile, absolute_path
+from ..files import LockFile, absolute_path, flock
 from ..plan.rootfs import ImageMount, Tmpfs
 from .mount import (
     NODEV,
@@ -144,7 +144,7 @@ def _lock(fd: int, path: str, *, shared: bool = False) -> None:
     deadline, kind = time.monotonic() + _PATIENCE, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            flock(fd, kind | fcntl.LOCK_NB, path)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise BundleError(f"overlay {path}: another container uses it; end that container, or give another file") from None
@@ -197,7 +197,7 @@ class ReadOnlyImage:
         fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _lock(fd, self._path, shared=True)
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            flock(fd, fcntl.LOCK_UN, self._path)
             opened = Filesystem(fd, self._path, self._offset, self._size, self._kind)
             part = ImagePart.of(opened)
             if self._part not in (None, part):

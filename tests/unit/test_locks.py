@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ociruntime as oci
 from ociruntime.engine import launch
 from ociruntime.files import LockFile, ProcessLock, sealed_memfd
+from ociruntime.store import StateStore
 
-from ..support.waiting import TIME_LIMIT
+from ..support.users import UID
+from ..support.waiting import TIME_LIMIT, wait_until
 
 FLAGS = os.O_RDWR | os.O_CREAT
 
@@ -154,3 +161,94 @@ def test_a_fork_waits_for_what_is_made_once(monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         thread.join()
         os.close(launch.init_memfd())
+def _symlink(path: Path) -> None:
+    (path.parents[2] / "target").touch()
+    path.symlink_to(path.parents[2] / "target")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "symbolic link": _symlink,
+    "FIFO": os.mkfifo,
+    "directory": Path.mkdir,
+    "socket": _socket,
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_only_a_regular_file_is_a_lock(tmp_path: Path, kind: str) -> None:
+    entry = StateStore(tmp_path / "state").create("c")
+    ODD[kind](tmp_path / "state/c/lock")
+    before = os.listdir("/proc/self/fd")
+    message = f"cannot write {tmp_path}/state/c/lock: a {kind}, not a regular file; remove it"
+    with pytest.raises(oci.StateError, match=message), entry.locked():
+        pass
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.root
+def test_a_lock_of_another_user(tmp_path: Path) -> None:
+    """Only root can make one in the directory of a container."""
+    entry = StateStore(tmp_path / "state").create("c")
+    (tmp_path / "state/c/lock").touch(0o600)
+    for path in (tmp_path / "state", tmp_path / "state/c"):
+        os.chown(path, UID, UID)
+    for path in (tmp_path, *tmp_path.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o011)
+
+    def is_refused() -> bool:
+        os.setgroups(())
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
+        message = f"cannot write {tmp_path}/state/c/lock: permission denied; see that it can be written"
+        with pytest.raises(oci.StateError, match=message), entry.locked():
+            pass
+        return True
+
+    assert in_child(is_refused)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_lock_that_is_gone_after_the_wait(tmp_path: Path, how: str) -> None:
+    """Its holder has removed the container. Another file with its name is the lock of another container."""
+    entry = StateStore(tmp_path / "state").create("c")
+    path = tmp_path / "state/c/lock"
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
+        stack.enter_context(entry.locked())
+        inode = path.stat().st_ino
+
+        def waiting() -> bool:
+            return any("->" in line and line.split()[-3].endswith(f":{inode}") for line in open("/proc/locks"))
+
+        def wait_for_it() -> None:
+            with entry.locked():
+                pass
+
+        waiter = threads.submit(wait_for_it)
+        wait_until(waiting, "the wait for the lock")
+        path.rename(tmp_path / "old") if how == "replaced" else path.unlink()
+        if how == "replaced":
+            path.touch()
+        stack.close()
+        with pytest.raises(oci.ContainerNotFound):
+            waiter.result()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_filesystem_that_cannot_lock(tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network filesystems answer so: one is mounted without locks, or the service for them is gone."""
+    StateStore(tmp_path).create("c")
+
+    def refuse(fd: int, kind: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(oci.HostError) as caught:
+        oci.prune(state_root=tmp_path)
+    reason = "input/output error" if code == errno.EIO else "no locks available"
+    assert str(caught.value).startswith(f"cannot prune {tmp_path}: {reason}: {tmp_path}/c/lock; ")
+    assert ("Lustre" in str(caught.value)) == (code != errno.EIO)
