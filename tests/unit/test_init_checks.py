@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,10 @@ from ociruntime.plan.ops import NO_SLOT, RESOLVE_IN_ROOT, Report, Target
 from ociruntime.seccomp import compile_profile
 from ociruntime.spec.seccomp import Seccomp, SeccompAction, SeccompOperator, Syscall, SyscallArg
 
+from ..faults.injector import Call as SystemCall
+from ..faults.injector import Traced
 from ..support.fixture_types import Script
+from ..support.waiting import SLOWER
 
 pytest.importorskip("pyseccomp", reason="libseccomp is not installed")
 DEVICE, PROC, ROOT, FULL, EMPTY, NAMESPACE, NAMESPACES, OUT = range(1000, 1008)
@@ -227,23 +229,27 @@ def test_a_process_of_the_same_user_cannot_look_into_the_init(user_script: Scrip
     assert user_script(INSPECT, 1000).stdout == "False True\n"
 
 
-def test_paths_are_followed_again_while_files_are_renamed(tmp_path: Path) -> None:
-    """The kernel answers EAGAIN for ".." below a root where anything on the host is renamed meanwhile."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "x").touch()
-    stop = threading.Event()
+@pytest.mark.root  # the filter that asks this process is for a process with privileges
+@pytest.mark.parametrize(("refusals", "result"), [(3, None), (5000, [2, errno.EAGAIN])])
+def test_paths_are_followed_again_while_files_are_renamed(tmp_path: Path, refusals: int, result: object) -> None:
+    """The kernel answers EAGAIN for ".." below a root where anything on the host is renamed meanwhile. The tries end."""
+    steps: list[Call] = [opened(ROOT, tmp_path), ("open", (ROOT, "..", os.O_PATH, 0, RESOLVE_IN_ROOT, OUT))]
+    paths: list[SystemCall] = []
 
-    def rename() -> None:
-        while not stop.is_set():
-            os.rename(tmp_path / "x", tmp_path / "y")
-            os.rename(tmp_path / "y", tmp_path / "x")
+    def decide(call: SystemCall) -> int:
+        if call.name != "openat2":
+            return 0
+        paths.append(call)
+        return errno.EAGAIN if 1 < len(paths) <= 1 + refusals else 0  # the first is the directory
 
-    thread = threading.Thread(target=rename)
-    thread.start()
+    def body(go: Callable[[], None]) -> object:
+        go()
+        return failure(steps)
+
+    traced = Traced(body, decide)
     try:
-        path = "a/../" * 20 + "a"  # more than half of all attempts meet a rename; with hundreds of ".." nearly all of them would
-        steps: list[Call] = [opened(ROOT, tmp_path), *[("open", (ROOT, path, os.O_PATH, 0, RESOLVE_IN_ROOT, OUT))] * 1000]
-        assert failure(steps) is None
+        report = traced.finish(60 * SLOWER)
     finally:
-        stop.set()
-        thread.join()
+        traced.close()
+    assert report.document == {"done": result}
+    assert len(paths) == (2 + refusals if result is None else 1001)
