@@ -237,9 +237,14 @@ def _reference(place: str, bundle: str) -> str:
 
 def _size(path: str) -> int:
     """Return the bytes on disk of a directory tree."""
-    total = 0
-    for directory, _, names in os.walk(path):
-        total += sum(os.lstat(os.path.join(directory, name)).st_blocks * 512 for name in names)
+    total, directories = 0, [path]
+    while directories:  # os.walk recurses in Python 3.11
+        with os.scandir(directories.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
 
 

@@ -374,10 +374,15 @@ _KERNEL: Final[dict[str, tuple[str, tuple[tuple[str, str | None], ...]]]] = {
 """Type and options of each format. The journal of an image is not replayed, and what it says of errors does not count."""
 
 
+_DAMAGE: Final = (errno.EINVAL, errno.EUCLEAN, errno.EOVERFLOW)
+"""What the kernel answers for a filesystem that it cannot read."""
+
+
 def mount_filesystem(part: Filesystem, target: str | os.PathLike[str]) -> None:
     """Mount a filesystem in a file by the kernel, read-only.
 
     Raises:
+        ImageError: the filesystem is damaged.
         UnsupportedError: no loop device is available.
         OSError: the kernel refuses it; nothing stays mounted.
     """
@@ -398,10 +403,18 @@ def create_from_device(device: str, kind: str, name: str) -> int:
         name: the file that an error names.
 
     Raises:
+        ImageError: the filesystem is damaged.
         OSError: the kernel refuses it.
     """
     fstype, options = _KERNEL[kind]
-    return create_mount(fstype, device, [("ro", None), *options], RDONLY | NOSUID | NODEV, name)
+    try:
+        return create_mount(fstype, device, [("ro", None), *options], RDONLY | NOSUID | NODEV, name)
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
+        raise ImageError(
+            f"{name}: cannot be mounted by the kernel, {error.strerror}: it is damaged, or has a feature that this kernel lacks"
+        ) from error
 
 
 def make_volume(root: ContainerRoot, destination: str, path: Path, *, privileged: bool) -> None:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ociruntime as oci
+from ociruntime.ephemeral import close_images
 from ociruntime.files import start_time
 from ociruntime.image.sif import SifBuilder
 
 from ..support.fixture_types import Script
+from ..support.images import COPIES, COPY_SIZE, HOSTILE, hostile_sif
 from ..support.leftovers import assert_nothing_left, loops_below, mounts_below
 from ..support.processes import is_running
 from ..support.users import UID
-from ..support.waiting import TIME_LIMIT, within
+from ..support.waiting import SLOWER, TIME_LIMIT, within
 
 pytestmark = pytest.mark.root
 
@@ -65,7 +70,8 @@ def test_a_pid_that_another_process_has_by_now(bundle: oci.Bundle, state_root: P
     container = oci.Container.run(prefix, bundle, state_root=state_root)
     container.kill("KILL")
     container.wait(TIME_LIMIT)
-    with subprocess.Popen(["sleep", "1000"]) as other:
+    with subprocess.Popen(["sleep", "1000"]) as other, ExitStack() as stack:
+        stack.callback(other.kill)
         path = state_root / prefix / "state.json"
         document = json.loads(path.read_bytes())
         document.pop("exit_code", None)
@@ -81,7 +87,6 @@ def test_a_pid_that_another_process_has_by_now(bundle: oci.Bundle, state_root: P
         if how != "prune":
             again.delete(force=True)
         assert is_running(other.pid)
-        other.kill()
     assert_nothing_left(state_root, prefix)
 
 
@@ -202,3 +207,55 @@ def test_file_capabilities_of_an_image_give_nothing(busybox_rootfs: Path, state_
     program = ["grep", "CapEff", "/proc/self/status"]
     result = oci.run(image, program, user=7, capture_output=True, text=True, state_root=state_root, container_id=prefix)
     assert result.stdout.split() == ["CapEff:", "0000000000000000"]
+
+
+LOOK = "find /one -maxdepth 8 | wc -l; md5sum /one/file; cat /one/* | wc -c"
+SEEN = {  # by the kernel
+    "copies": f"{COPIES + 3}\n{{digest}}  /one/file\n{COPIES * COPY_SIZE + 9000}\n",
+    "depth": "11\n{digest}  /one/file\n9000\n",
+    "loops": "{digest}  /one/file\n9000\n",
+    "overlong block": "3\n0\n",
+    "overlong file": "3\n8192\n",
+}
+
+
+@pytest.fixture
+def small_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of extracted images on a filesystem of 16 MiB."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", cache], check=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    yield cache / "ociruntime/images"
+    subprocess.run(["umount", cache], check=True)
+
+
+@pytest.mark.sif
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_squashfs_against_its_readers(
+    busybox_rootfs: Path, state_root: Path, prefix: str, tmp_path: Path, small_cache: Path, kind: str
+) -> None:
+    """Mounted by the kernel, programs see errors in the damaged files, and only those. An extraction is whole or leaves nothing."""
+    image = hostile_sif(kind, busybox_rootfs, tmp_path / "hostile.sif")
+    options: dict[str, Any] = {"timeout": 60 * SLOWER, "state_root": state_root, "container_id": prefix}
+    if kind == "inodes":
+        with pytest.raises(oci.ImageError, match=f"{image}: cannot be mounted by the kernel, Invalid argument"):
+            oci.run(image, ["true"], **options)
+    else:
+        result = oci.run(image, ["sh", "-c", LOOK], capture_output=True, text=True, **options)
+        assert result.stdout.endswith(SEEN[kind].format(digest=hashlib.md5(b"x" * 9000).hexdigest()))
+        assert ("Input/output error" in result.stderr) == kind.startswith("overlong")
+    if shutil.which("unsquashfs") is not None:
+        options["strategy"] = "extraction"
+        if kind == "depth":
+            assert oci.run(image, ["sh", "-c", LOOK], capture_output=True, text=True, **options).stdout == result.stdout
+        else:
+            with pytest.raises(oci.ImageError, match=f"cannot extract {image}: unsquashfs failed: "):
+                oci.run(image, ["true"], **options)
+            (place,) = [path for path in small_cache.iterdir() if len(path.name) == 64]
+            assert os.listdir(place) == ["lock"]
+        oci.prune(state_root=state_root)
+        assert os.listdir(small_cache) == ["known"]
+    close_images()
+    assert loops_below(tmp_path) == []
+    assert_nothing_left(state_root, prefix)

@@ -19,6 +19,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.images import hostile_sif
 from ..support.places import WALKTHROUGH, link_programs
 from ..support.private_users import UID, User, give, new_user
 from ..support.processes import is_running
@@ -555,6 +556,37 @@ def test_copies_of_a_container(user: User) -> None:
     assert left == str(sorted(["committed.sif", "image.sif", "kept", *([] if user.fuse else ["cache"])]))
     assert user.leftovers() == []
     clean_cache(user)
+
+
+HOSTILE_IMAGES = """
+for kind in sys.argv[1:]:
+    program = ["sh", "-c", "find /one -maxdepth 4 | wc -l; cat /one/file | wc -c"]
+    try:
+        result = oci.run(f"{kind}.sif", program, capture_output=True, text=True, timeout=60, strategy="fuse")
+        print(kind, result.stdout.split(), "Input/output error" in result.stderr, sep=": ")
+    except oci.OCIRuntimeError as error:
+        print(kind, type(error).__name__, sep=": ")
+"""
+
+
+HOSTILE_BY_FUSE = {
+    "copies": "['19', '9000']: False",
+    "inodes": "UnsupportedError",
+    "loops": "['25', '9000']: False",
+    "overlong block": "['3', '0']: True",
+    "overlong file": "['3', '8192']: True",
+}
+
+
+def test_hostile_images_by_fuse(user_with_fuse: User, busybox_rootfs: Path) -> None:
+    """Programs see errors in the damaged files, and only those."""
+    user = user_with_fuse
+    for kind in HOSTILE_BY_FUSE:
+        os.chown(hostile_sif(kind, busybox_rootfs, user.home / f"{kind}.sif"), UID, UID)
+    lines = run_script(user, HOSTILE_IMAGES, *HOSTILE_BY_FUSE).stdout.splitlines()
+    assert lines == [f"{kind}: {seen}" for kind, seen in HOSTILE_BY_FUSE.items()]
+    assert user.processes() == []
+    assert user.leftovers() == []
 
 
 # ---- the cache ----

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from ociruntime.engine.trees import remove_tree
+from ociruntime.image import Image
 from ociruntime.image.sif import SifBuilder
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -182,3 +185,80 @@ class OciImage:
         builder.add_oci_root_index(self.index, digest=f"sha256:{hashlib.sha256(self.index).hexdigest()}")
         builder.write(path)
         return path
+
+
+def squashfs(path: Path, tree: Path, *options: str) -> Path:
+    """Make a squashfs of a tree, and return its path."""
+    command = ["mksquashfs", str(tree), str(path), "-noappend", "-quiet", "-no-progress", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+class Patched:
+    """A squashfs whose metadata is not compressed, to be changed in places."""
+
+    def __init__(self, path: Path, tree: Path, *options: str) -> None:
+        squashfs(path, tree, "-noI", "-noX", "-b", "4096", "-all-root", *options)
+        self.path = path
+        self.bytes = bytearray(path.read_bytes())
+
+    def inode(self, name: str) -> int:
+        """Return where the inode of a file lies."""
+        with Image.open(self.path) as image:
+            view = image._files.view(1000, 1 << 20)
+            block, offset = view.find(name, follow=False)[-1][1][0].location
+        start: int = struct.unpack_from("<Q", self.bytes, 64)[0] + block
+        assert struct.unpack_from("<H", self.bytes, start)[0] & 0x8000
+        return start + 2 + int(offset)
+
+    def open(self) -> Image:
+        self.path.write_bytes(self.bytes)
+        return Image.open(self.path)
+
+
+HOSTILE = ("copies", "depth", "inodes", "loops", "overlong block", "overlong file")
+"""The kinds of `hostile_sif`."""
+COPIES = 16
+COPY_SIZE = 2 << 20
+LEVELS = 1100
+"""More than Python's limit of recursion."""
+
+
+def hostile_sif(kind: str, busybox_rootfs: Path, path: Path) -> Path:
+    """Make a SIF file with a squashfs that tries to exhaust or mislead its readers. Return its path.
+
+    Beside a shell, it has the directory ``/one`` with a file.
+
+    Args:
+        kind: ``copies`` is a file that is there many times and stored once, ``depth`` has nested directories, ``inodes`` says that it has
+            2**32 - 1 files, ``loops`` has directories that are their own parents, and the others have a size that is too large.
+    """
+    tree = path.with_suffix(".tree")
+    for name in ("bin", "one/below", "proc", "dev", "sys", "tmp", "etc"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(busybox_rootfs / "bin/busybox", tree / "bin")
+    for name in ("sh", "find", "md5sum", "wc", "cat"):
+        (tree / "bin" / name).symlink_to("busybox")
+    (tree / "one/file").write_bytes(b"x" * 9000)
+    for number in range(COPIES if kind == "copies" else 0):
+        (tree / f"one/{number}").write_bytes(b"x" * COPY_SIZE)
+    if kind == "depth":
+        for level in range(1, LEVELS + 1):
+            os.mkdir(f"{tree}/one{'/d' * level}")
+    patched = Patched(path.with_suffix(".squashfs"), tree, "-no-fragments")
+    remove_tree(str(tree))
+    file = patched.inode("one/file")
+    if kind == "inodes":
+        struct.pack_into("<I", patched.bytes, 4, 0xFFFFFFFF)
+    elif kind == "loops":
+        root, below = patched.inode("/"), patched.inode("one/below")
+        patched.bytes[below + 16 : below + 28] = patched.bytes[root + 16 : root + 28]
+    elif kind == "overlong block":
+        struct.pack_into("<I", patched.bytes, file + 32, 0xFEFFFFFF)
+    elif kind == "overlong file":
+        struct.pack_into("<I", patched.bytes, file + 28, 0xFFFFFFFF)
+    patched.path.write_bytes(patched.bytes)
+    builder = SifBuilder()
+    builder.add_partition(patched.path)
+    builder.write(path)
+    return path

@@ -32,7 +32,7 @@ from ociruntime.image.files import image_file, top_node
 from ociruntime.image.filesystems import ErofsTree, ExtTree
 from ociruntime.image.sif import Filesystem, PartitionKind
 
-from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage
+from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage, Patched, squashfs
 from ..support.waiting import SLOWER
 from .test_images import WRITERS, write_docker
 
@@ -77,12 +77,6 @@ def layout(path: Path, *layers: bytes, media_type: str = TAR_TYPE) -> Path:
 
 def tar_image(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Image:
     return Image.open(layout(path / "image", tar(*members)))
-
-
-def squashfs(path: Path, tree: Path, *options: str) -> Path:
-    command = ["mksquashfs", str(tree), str(path), "-noappend", "-quiet", "-no-progress", *options]
-    subprocess.run(command, check=True, capture_output=True)
-    return path
 
 
 def names(files: Iterator[ImageFile]) -> list[str]:
@@ -637,28 +631,6 @@ def test_random_archives(tmp_path: Path) -> None:
 
 
 # ---- hostile squashfs ----
-
-
-class Patched:
-    """A squashfs whose metadata is not compressed, to be changed in places."""
-
-    def __init__(self, path: Path, tree: Path, *options: str) -> None:
-        squashfs(path, tree, "-noI", "-noX", "-b", "4096", "-all-root", *options)
-        self.path = path
-        self.bytes = bytearray(path.read_bytes())
-
-    def inode(self, name: str) -> int:
-        """Return where the inode of a file lies."""
-        with Image.open(self.path) as image:
-            view = image._files.view(1000, 1 << 20)
-            _, offset = view.find(name, follow=False)[-1][1][0].location
-        table: int = struct.unpack_from("<Q", self.bytes, 64)[0]
-        assert struct.unpack_from("<H", self.bytes, table)[0] & 0x8000
-        return table + 2 + int(offset)
-
-    def open(self) -> Image:
-        self.path.write_bytes(self.bytes)
-        return Image.open(self.path)
 
 
 @pytest.fixture

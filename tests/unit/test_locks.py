@@ -161,6 +161,8 @@ def test_a_fork_waits_for_what_is_made_once(monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         thread.join()
         os.close(launch.init_memfd())
+
+
 def _symlink(path: Path) -> None:
     (path.parents[2] / "target").touch()
     path.symlink_to(path.parents[2] / "target")
