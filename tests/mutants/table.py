@@ -63,6 +63,13 @@ THREATS: Final = {
     36: "A step never ends",
     37: "A FUSE program outlives its container",
     38: "An archive of a stranger exhausts the disk",
+    39: "A squashfs exhausts or misleads its readers: the kernel, squashfuse, unsquashfs or the package",
+    40: "An image file changes while it is mounted",
+    41: "Extended attributes of an image redirect an overlay, or give capabilities",
+    42: "Another user owns `TMPDIR`, or connects to sockets of the runtime",
+    43: "Another process has the pid that a record names",
+    44: "A lock is a link or another file, or was replaced",
+    45: "Another process answers for the init, or is killed in its place",
 }
 """What the runtime must withstand, by number."""
 
@@ -148,7 +155,7 @@ MUTANTS: Final = (
     Mutant("a new keyring", 17, "plan/process.py", "    if host.keyrings:\n", "    if False:\n",
         ("kernel/test_process.py::test_the_session_keyring",)),
     Mutant("x32 is filtered", 18, "seccomp.py", "out.emit(out.JSET, _X32_BIT, \"\", normal)", "out.emit(out.JSET, 0, \"\", normal)",
-        ("unit/test_seccomp_semantics.py", "kernel/test_seccomp_filter.py::test_x32_is_closed_unless_asked_for_and_filtered_then")),
+        ("kernel/test_seccomp_filter.py::test_x32_is_closed_unless_asked_for_and_filtered_then", "unit/test_seccomp_semantics.py")),
     Mutant("names of parameters", 20, "spec/rules/linux.py", 'any(part in ("", ".", "..") for part in path.split("/"))', "False",
         ("unit/test_spec_rules.py::test_rule",)),
     Mutant("parameters of a namespace", 20, "spec/rules/linux.py", "    elif kind is None:\n", "    elif False:\n",
@@ -190,5 +197,14 @@ MUTANTS: Final = (
         ("kernel/test_removal.py::test_a_user_removes_directories_without_permissions",)),
     Mutant("short writes", 35, "files.py", "    while left:\n        left = left[os.write(fd, left) :]\n", "    os.write(fd, left)\n",
         ("unit/test_files.py::test_short_writes",)),
+    Mutant("trees without recursion", 39, "rootfs/cache.py", "    total, directories = 0, [path]\n",
+        "    total, directories = sum(_size(entry.path) for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)), [path]\n",
+        ("kernel/test_threats_hosts.py::test_a_squashfs_against_its_readers",)),
+    Mutant("pids with their start", 43, "lifecycle/status.py", "if pid and (began == 0 or start_time(pid) != began):", "if pid and (began == 0 or not start_time(pid)):",
+        ("kernel/test_threats_hosts.py::test_a_pid_that_another_process_has_by_now",)),
+    Mutant("locks are regular files", 44, "files.py", "            if not directory:\n                check_regular(self.fd, path)\n", "            pass\n",
+        ("unit/test_locks.py::test_only_a_regular_file_is_a_lock",)),
+    Mutant("locks have a name", 44, "files.py", "return not os.path.samestat(os.fstat(self.fd), os.stat(self.path))", "return os.fstat(self.fd).st_nlink == 0",
+        ("unit/test_locks.py::test_a_lock_that_is_gone_after_the_wait",)),
 )  # fmt: skip
 """In the order of the threats."""

@@ -32,6 +32,7 @@ def test_names_are_unique_and_sorted_by_threat() -> None:
 
 def test_the_page_shows_every_threat_and_its_tests() -> None:
     text = PAGE.read_text()
+    shown = set[str]()
     for number, threat in THREATS.items():
         (row,) = re.findall(rf"^\| {number} \| (.*) \|$", text, re.MULTILINE)
         said, _, tests = row.partition(" | ")
@@ -41,5 +42,9 @@ def test_the_page_shows_every_threat_and_its_tests() -> None:
         for name in named:
             file, _, function = name.partition("::")
             assert re.search(rf"^def {function or 'test_'}", Path(TESTS, f"{file}.py").read_text(), re.MULTILINE), name
+        shown |= set(named)
         needed = {test.partition(".py")[0] for mutant in MUTANTS if mutant.row == number for test in mutant.tests[:1]}
         assert needed <= {name.partition("::")[0] for name in named}, number
+    for file in TESTS.glob("kernel/test_threats_*.py"):
+        tests = {f"kernel/{file.stem}::{test}" for test in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+        assert f"kernel/{file.stem}" in shown or tests <= shown, f"the page does not show {sorted(tests - shown)}"
