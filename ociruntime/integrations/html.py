@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["page", "render"]
 
 _STYLE: Final = """<style>
-.oci.oci{font:13px/1.5 system-ui,sans-serif}
+.oci.oci{font:13px/1.5 system-ui,sans-serif;overflow-x:auto;container-type:inline-size}
 .oci.oci p,.oci.oci pre{margin:2px 0}
 .oci.oci code,.oci.oci pre{font:12px/1.5 ui-monospace,monospace;background:none;color:inherit;padding:0}
 .oci.oci code{overflow-wrap:anywhere}
@@ -50,6 +50,8 @@ _STYLE: Final = """<style>
 .oci.oci table{border-collapse:collapse;margin:2px 0;table-layout:auto;font-size:13px;border:0}
 .oci.oci caption{text-align:left;font-weight:600;padding:2px 6px;color:inherit}
 .oci.oci th,.oci.oci td{padding:1px 6px;text-align:left;vertical-align:top;border:0;max-width:48em;overflow-wrap:break-word}
+.oci.oci td.text{min-width:9em;overflow-wrap:anywhere}
+.oci.oci td:has(code){min-width:8em}
 .oci.oci th{opacity:.75;font-weight:600}
 .oci.oci td.figure{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .oci.oci tbody tr:nth-child(odd){background:none}
@@ -57,7 +59,8 @@ _STYLE: Final = """<style>
 .oci.oci tr.host td:first-child,.oci.oci i.host{box-shadow:inset 3px 0 #3b82c4}
 .oci.oci tr.init td:first-child,.oci.oci i.init{box-shadow:inset 3px 0 #d97706}
 .oci.oci i{font-style:normal;padding:0 8px}
-.oci.oci td.bar{width:40%;min-width:200px;vertical-align:middle}
+.oci.oci td.bar{width:40%;min-width:80px;vertical-align:middle}
+@container (max-width:600px){.oci.oci .wide{display:none}}
 .oci.oci tr.gap td:not(.bar){opacity:.75;font-style:italic}
 .oci.oci td.bar div,.oci.oci div.use,.oci.oci div.use div{height:10px;min-width:1px;background:#8a8a8a}
 .oci.oci div.use{display:inline-block;width:120px;margin-right:6px;background:rgba(128,128,128,.3)}
@@ -124,9 +127,10 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Return a table of rows, whose cells are HTML. Only the first rows of many are shown."""
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[:_MAX_ROWS])
+    """Return a table of rows, whose cells are HTML: only the first rows of many, and no columns without any value."""
+    kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
+    head = "".join(f"<th>{columns[number]}</th>" for number in kept)
+    body = "".join("<tr>" + "".join(f"<td>{row[number]}</td>" for number in kept) + "</tr>" for row in rows[:_MAX_ROWS])
     more = f"<p>and {len(rows) - _MAX_ROWS} more</p>" if len(rows) > _MAX_ROWS else ""
     heading = f"<caption>{caption}</caption>" if caption else ""
     return f"<table>{heading}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}" if rows or caption else ""
@@ -306,7 +310,17 @@ def _io(io: IoStats) -> str:
 
 def _profile(profile: Profile) -> str:
     whole = profile.duration
-    head = "".join(f"<th>{name}</th>" for name in ("", "side", "step", "", "start, ms", "ms", "%", "waterfall"))
+    heads = (
+        ("", ""),
+        ("wide", "side"),
+        ("", "step"),
+        ("", ""),
+        ("wide", "start, ms"),
+        ("", "ms"),
+        ("wide", "%"),
+        ("", "waterfall"),
+    )
+    head = "".join(f'<th class="{kind}">{name}</th>' for kind, name in heads)
     rows = "".join(_profile_row(step, whole) for step in profile.steps)
     caption = f"{_text(profile.title or 'no plan')}: {whole / 1e6:.3f} ms"
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -319,11 +333,13 @@ def _profile_row(step: ProfileStep, whole: int) -> str:
         start, duration, share = f"{step.start / 1e6:.3f}", f"{step.duration / 1e6:.3f}", f"{100 * step.duration / whole:.1f}"
         place = f"margin-left:{100 * step.start / whole:.3f}%;width:{100 * step.duration / whole:.3f}%"
         bar = f'<div class="{kind}" style="{place}"></div>'
-    figures = "".join(f'<td class="figure">{value}</td>' for value in (start, duration, share))
+    figures = "".join(
+        f'<td class="figure{kind}">{value}</td>' for kind, value in ((" wide", start), ("", duration), (" wide", share))
+    )
     number = "" if step.number is None else step.number
     return (
-        f'<tr class="{kind}"><td class="figure">{number}</td><td>{_text(step.side)}</td><td>{_text(step.op)}</td>'
-        f'<td title="{_text(step.phase)}">{_text(step.text)}</td>{figures}<td class="bar">{bar}</td></tr>'
+        f'<tr class="{kind}"><td class="figure">{number}</td><td class="wide">{_text(step.side)}</td><td>{_text(step.op)}</td>'
+        f'<td class="text" title="{_text(step.phase)}">{_text(step.text)}</td>{figures}<td class="bar">{bar}</td></tr>'
     )
 
 
@@ -347,8 +363,9 @@ def _plan(plan: Plan) -> str:
 
 def _phase(name: str, steps: Sequence[tuple[int, Step]]) -> str:
     rows = "".join(
-        f'<tr class="{_text(step.side)}"><td class="figure">{number}</td><td>{_text(step.side)}</td><td>{_text(step.op)}</td>'
-        f"<td>{_text(step.text)}</td><td>{_code(step.location) if step.location else ''}</td></tr>"
+        f'<tr class="{_text(step.side)}"><td class="figure">{number}</td><td class="wide">{_text(step.side)}</td>'
+        f'<td>{_text(step.op)}</td><td class="text">{_text(step.text)}</td>'
+        f"<td>{_code(step.location) if step.location else ''}</td></tr>"
         for number, step in steps
     )
     sides = " and ".join(f'<i class="{side}">{side}</i>' for side in _SIDES if any(step.side == side for _, step in steps))

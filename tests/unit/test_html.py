@@ -173,3 +173,9 @@ def test_other_values_are_refused() -> None:
 def test_it_is_imported_when_it_is_used(script: Script) -> None:
     text = "import sys, ociruntime as oci\nprofile = oci.Profile('', ())\nname = 'ociruntime.integrations.html'\n"
     assert script(text + "print(name in sys.modules); profile._repr_html_(); print(name in sys.modules)").stdout == "False\nTrue\n"
+
+
+def test_columns_without_values_are_left_out() -> None:
+    table = html._table(("name", "digest"), [("a", ""), ("b", "")])
+    assert Page(table).text == "nameab"
+    assert Page(html._table(("name", "digest"), [("a", ""), ("b", "c")])).text == "namedigestabc"
