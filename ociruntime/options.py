@@ -326,6 +326,7 @@ _INSTEAD: Final = (
     ("args", "", "use bundle.with_args(['program', 'argument'])"),
     ("shell", "", "use args=['sh', '-c', line], or Sandbox.shell"),
     ("detach detached background", "", "Container.run and Container.popen return while the program runs"),
+    ("privileged cap_add", "", "use a Bundle whose process.capabilities has what the program needs"),
     ("remove auto_remove rm", "", "leave it out: nothing is left of what run and Sandbox make"),
 )
 """Keywords of other libraries, ours for them or an empty text if it depends on the call, and what to write."""

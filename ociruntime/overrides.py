@@ -64,7 +64,10 @@ UserLike: TypeAlias = "str | int | tuple[int, int] | User"
 """``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. Names are looked up in the container.
 ``"caller"`` is the caller."""
 MountLike: TypeAlias = "str | tuple[StrPath, str] | tuple[StrPath, str, str] | Mapping[str, Any] | Mount"
-"""``"source:destination"`` or ``"source:destination:ro"``, a tuple of these parts, a mount as in config.json, or a `Mount`."""
+"""``"source:destination"`` or ``"source:destination:ro"``, a tuple of these parts, a mount as in config.json, or a `Mount`.
+
+A mount as in config.json that has a source and no type is a bind mount.
+"""
 Mounts: TypeAlias = "Iterable[MountLike] | Mapping[str, str]"
 """Mounts, or a mapping of sources to destinations: ``{"data": "/data:ro"}``."""
 Network: TypeAlias = "Literal['none', 'host', 'private', False] | StrPath"
@@ -176,7 +179,7 @@ is_str: Final = validated_by(check_str)
 
 
 def parse_mount(mount: MountLike) -> Mount:
-    """Return a mount; for a string or a tuple a recursive bind mount, in which ``ro`` includes submounts.
+    """Return a mount; for a string, a tuple or a mapping without a type a recursive bind mount, in which ``ro`` includes submounts.
 
     Raises:
         TypeError, ValueError: it is not a mount.
@@ -185,7 +188,11 @@ def parse_mount(mount: MountLike) -> Mount:
     if isinstance(mount, Mount):
         return mount
     if isinstance(mount, Mapping):
-        return Mount.load(mount)
+        loaded = Mount.load(mount)
+        options = loaded.options or ()
+        if not loaded.source or mount.keys() - {"source", "destination", "options"} or not {"bind", "rbind"}.isdisjoint(options):
+            return loaded
+        mount = (loaded.source, loaded.destination, ",".join(options))
     if isinstance(mount, tuple):
         parts = [os.fspath(part) if isinstance(part, os.PathLike) else part for part in mount]
         if not 2 <= len(parts) <= 3 or not all(isinstance(part, str) for part in parts):
@@ -202,8 +209,8 @@ def parse_mount(mount: MountLike) -> Mount:
 
     if unknown := set(given) - set(KNOWN_OPTIONS):
         raise ValueError(f"mounts contains {shown(mount)}: {min(unknown)!r} is not an option of a bind mount")
-    options = ["rro" if option == "ro" else option for option in given]
-    return Mount(destination=destination, type="bind", source=absolute_path(source), options=("rbind", *options))
+    options = ("rbind", *("rro" if option == "ro" else option for option in given))
+    return Mount(destination=destination, type="bind", source=absolute_path(source), options=options)
 
 
 _MOUNTS: Final = "'source:/destination', 'source:/destination:ro', a tuple of these parts, or a Mount"

@@ -31,6 +31,13 @@ READ_ONLY = DATA.evolve(options=("rbind", "rro"))
         ({"data": "/data:ro"}, READ_ONLY),
         ([DATA], DATA),
         ([DATA.to_dict()], DATA),
+        ([{"source": "data", "destination": "/data"}], DATA),
+        ([{"source": "data", "destination": "/data", "options": ["ro"]}], READ_ONLY),
+        (
+            [{"source": "data", "destination": "/data", "options": ["bind"]}],
+            Mount(destination="/data", source="data", options=("bind",)),
+        ),
+        ([{"type": "tmpfs", "source": "data", "destination": "/data"}], Mount(destination="/data", type="tmpfs", source="data")),
     ],
 )
 def test_mounts_have_several_forms(mounts: Mounts, parsed: Mount) -> None:
@@ -84,6 +91,7 @@ def test_every_call_says_what_to_do_instead(function: str, call: Callable[..., A
     ("keyword", "remedy"),
     [
         ("volumes", "use mounts=['source:/destination:ro']"),
+        ("privileged", "use a Bundle whose process.capabilities has what the program needs"),
         ("environment", "use env={'NAME': 'value'}"),
         ("mem_limit", "use memory='512M'"),
         ("nano_cpus", "use cpus=0.5"),
