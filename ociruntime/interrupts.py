@@ -91,15 +91,6 @@ class DeferredSignals:
             number, frame = self._arrived.popitem()
             self._handlers[number](number, frame)
 
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        self._waiting = True
-        try:
-            self._deliver()
-            yield
-        finally:
-            self._waiting = False
-
     def _set_back(self) -> BaseException | None:
         failure = None
         for number, handler in self._handlers.items():
@@ -127,24 +118,45 @@ def waiting() -> AbstractContextManager[None]:
     signals = DeferredSignals._active
     if signals is None or signals._waiting or threading.current_thread() is not threading.main_thread():
         return nullcontext()
-    return signals._open()
+    return _Waiting(signals)
+
+
+class _Waiting(AbstractContextManager[None]):
+    """The context of `waiting`."""
+
+    def __init__(self, signals: DeferredSignals) -> None:
+        self._signals = signals
+
+    def __enter__(self) -> None:
+        self._signals._waiting = True
+        try:
+            self._signals._deliver()
+        except BaseException:
+            self._signals._waiting = False
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._signals._waiting = False
 
 
 _deadline: Final[ContextVar[float | None]] = ContextVar("deadline", default=None)
 
 
-@contextmanager
-def time_limit(deadline: float | None) -> Iterator[None]:
+class time_limit(AbstractContextManager[None]):
     """Set the end of the time-out of a call, for long work on its way, such as the extraction of an image.
 
     Args:
         deadline: the time, by `time.monotonic`; None for no limit.
     """
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+
+    def __init__(self, deadline: float | None) -> None:
+        self._value = deadline
+
+    def __enter__(self) -> None:
+        self._token = _deadline.set(self._value)
+
+    def __exit__(self, *exc: object) -> None:
+        _deadline.reset(self._token)
 
 
 def current_deadline() -> float | None:

@@ -364,16 +364,11 @@ class Execution:
             # To be profiled, each step gets a call of its own.
             steps = self.plan.steps[self._at : None if self._recorder is None else self._at + 1]
             done = steps[: execute_together(steps)]
-            for step in done:
-                self._executed(step)
             if not done:
                 self._execute_step(step)
-                self._executed(step)
-
-    def _executed(self, step: Step) -> None:
-        if (entry := undo.of_step(step)) is not None:
-            self._undo_entries.append(entry)
-        self._at += 1
+                done = (step,)
+            self._undo_entries += undo.of_steps(done)
+            self._at += len(done)
 
     def _execute_step(self, step: Step) -> None:
         try:

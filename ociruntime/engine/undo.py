@@ -8,7 +8,7 @@ and refuses what cannot belong to a container, such as a directory that is not a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..errors import StateError, UnsupportedError
@@ -134,6 +134,10 @@ def register(action: str, function: Callable[..., None]) -> None:
     _actions[action] = function
 
 
+_UNDONE: Final = frozenset({"cgroup_mkdir", "systemd_scope", "rdt_make"})
+"""Operations of the host that `of_step` knows."""
+
+
 def of_step(step: Step) -> list[str] | None:
     """Return the action that undoes a step of the host; None if nothing has to be undone."""
     if step.op == "cgroup_mkdir":
@@ -153,9 +157,9 @@ def parents(plan: Plan) -> list[list[str]]:
     return [["cgroup_parent", path] for path in cgroup.missing_parents(directories)]
 
 
-def of_plan(plan: Plan) -> list[list[str]]:
-    """Return the actions that undo the steps of a plan, in their order."""
-    return [entry for step in plan.steps if step.side == "host" and (entry := of_step(step)) is not None]
+def of_steps(steps: Iterable[Step]) -> list[list[str]]:
+    """Return the actions that undo the host steps of a plan, in their order."""
+    return [entry for step in steps if step.op in _UNDONE and (entry := of_step(step)) is not None]
 
 
 def unit(record: Record) -> tuple[str, bool, str] | None:

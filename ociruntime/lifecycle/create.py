@@ -463,7 +463,7 @@ class Creation:
         self._parents = undo.parents(plan)
         document["annotations"] = dict(spec.annotations or {})
         document["cgroups"] = list(plan.cgroups)
-        document["undo"] = [*document.get("undo", []), *self._parents, *undo.of_plan(plan)]
+        document["undo"] = [*document.get("undo", []), *self._parents, *undo.of_steps(plan.steps)]
         document["namespaces"], document["new_keyring"] = plan.namespaces, options.new_keyring
         if options.notify_socket and spec.process is not None:
             document["notify"] = options.notify_socket

@@ -15,7 +15,7 @@ from ..support.waiting import TIME_LIMIT
 
 pytestmark = pytest.mark.root
 
-MAX_CALLS = 2000
+MAX_CALLS = 2200
 """Calls of functions, in Python or in C, by Python code. A host with all hierarchies of v1 takes the most."""
 COUNT = """if True:
     import sys

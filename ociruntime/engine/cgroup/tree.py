@@ -121,7 +121,8 @@ def write_set(path: str, values: Sequence[tuple[str, str, bool, str]]) -> None:
 
 def sort_likely(paths: Iterable[str], controller: str) -> list[str]:
     """Return cgroups with those first that have the usual path of a controller, so that fewer files are looked for in vain."""
-    return sorted(paths, key=lambda path: f"/{controller}/" not in path)
+    usual, found = f"/{controller}/", list(paths)
+    return [path for path in found if usual in path] + [path for path in found if usual not in path]
 
 
 def parse_flat(text: str | None) -> dict[str, int]:
