@@ -43,7 +43,7 @@ class DeferredSignals:
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._arrived: dict[int, FrameType | None] = {}
         self._waiting = False
-        self._outer: DeferredSignals | None = None
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> DeferredSignals:
         if DeferredSignals._active is None and threading.current_thread() is threading.main_thread():
@@ -53,23 +53,26 @@ class DeferredSignals:
                     self._handlers[number] = handler
             self._hold()
             if self._handlers:
-                self._outer, DeferredSignals._active = DeferredSignals._active, self
+                DeferredSignals._active = self
         return self
 
     def __exit__(self, *exc: object) -> None:
         if DeferredSignals._active is self:
-            DeferredSignals._active = self._outer
+            DeferredSignals._active = None
         self._restore()
 
     @contextmanager
     def delivered(self) -> Iterator[None]:
         """Run handlers, which may raise, in this part of the block; those of signals that came before run at its begin."""
-        active, DeferredSignals._active = DeferredSignals._active, None
+        if DeferredSignals._active is not self:
+            yield  # it defers nothing itself
+            return
+        DeferredSignals._active = None
         try:
             self._restore()
             yield
         finally:
-            DeferredSignals._active = active
+            DeferredSignals._active = self
             self._hold()
 
     def _hold(self) -> None:
@@ -108,6 +111,17 @@ class DeferredSignals:
             self._handlers[number](number, frame)
         else:
             self._arrived[number] = frame
+
+
+def _after_fork() -> None:
+    """Give a child its handlers back if another thread than that of the block has forked it, because it never leaves the block."""
+    block = DeferredSignals._active
+    if block is not None and block._thread != threading.get_ident():
+        DeferredSignals._active = None
+        block._set_back()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def waiting() -> AbstractContextManager[None]:

@@ -450,3 +450,30 @@ def test_handlers_wait_for_the_end_of_a_block() -> None:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def test_a_child_of_another_thread_handles_its_signals() -> None:
+    """It never leaves the block of the main thread, in which it was forked."""
+    seen, codes = [], []
+
+    def fork() -> None:
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with DeferredSignals():
+                os.kill(os.getpid(), signal.SIGUSR1)
+                waits = len(seen) == 1
+            os._exit(7 if waits and len(seen) == 2 else 1)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        with DeferredSignals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+            assert not seen
+        assert (codes, len(seen)) == ([7], 1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
