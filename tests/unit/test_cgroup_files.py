@@ -217,3 +217,21 @@ def test_killed_processes_that_wait_for_a_cpu_get_more_time(monkeypatch: pytest.
     group = Group()
     group.kill()
     assert (group.processes() == set()) is dies
+
+
+@pytest.mark.parametrize("kind", ["processes", "empty", "root"])
+def test_nothing_is_enabled_beside_processes(tmp_path: Path, kind: str) -> None:
+    """The kernel would enable some controllers, and make the cgroup threaded: then no container can run below it."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    (tmp_path / "cgroup.subtree_control").write_text("cpu pids\n")
+    (parent / "cgroup.subtree_control").write_text("")
+    (parent / "cgroup.procs").write_text("" if kind == "empty" else "12\n")
+    if kind != "root":
+        (parent / "cgroup.type").write_text("domain\n")
+    tree.enable(f"{parent}/own", str(tmp_path), (), ("pids",))
+    assert (parent / "cgroup.subtree_control").read_text() == ("" if kind == "processes" else "+pids")
+    (parent / "cgroup.subtree_control").write_text("")
+    with pytest.raises(OSError, match=f"busy: '{parent}/cgroup") if kind == "processes" else nullcontext():
+        tree.enable(f"{parent}/own", str(tmp_path), ("pids",))
+    assert (parent / "cgroup.subtree_control").read_text() == ("" if kind == "processes" else "+pids")

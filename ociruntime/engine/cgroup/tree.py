@@ -297,14 +297,31 @@ def enable(path: str, mountpoint: str, needed: Sequence[str], desired: Sequence[
         directories.append(path)
     for directory in reversed(directories):
         enabled = read(directory, "cgroup.subtree_control").split()
-        if missing := [name for name in needed if name not in enabled]:
+        missing, more = ([name for name in names if name not in enabled] for names in (needed, desired))
+        if (missing or more) and _has_own_processes(directory):
+            if missing:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"{directory}/cgroup.subtree_control")
+            continue
+        if missing:
             write(directory, "cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
-        for name in desired:
-            if name not in enabled:
-                try:
-                    write(directory, "cgroup.subtree_control", f"+{name}")
-                except OSError:
-                    continue  # it is for statistics only
+        for name in more:
+            try:
+                write(directory, "cgroup.subtree_control", f"+{name}")
+            except OSError:
+                continue  # it is for statistics only
+
+
+def _has_own_processes(path: str) -> bool:
+    """Return whether a v2 cgroup has processes itself, and is not the root of the hierarchy.
+
+    The kernel lets it enable some controllers all the same, but then it is threaded, and no cgroup below it takes a process.
+    """
+    try:
+        return os.path.exists(f"{path}/cgroup.type") and read(path, "cgroup.procs") != ""
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False  # it is threaded
 
 
 def delegate(path: str, uid: int) -> None:
