@@ -211,8 +211,8 @@ def explain_uri(text: str) -> str:
 
 
 def is_image(word: str) -> bool:
-    """Return whether a word that may be the id of a container names an image: it has a slash, or is the name of a file."""
-    return "/" in word or os.path.isfile(word)
+    """Return whether a word that may be the id of a container names an image: it has a slash, ends in .sif, or names a file."""
+    return "/" in word or word.endswith(".sif") or os.path.isfile(word)
 
 
 def limit(parse: Callable[[Any], T], read: Callable[[str], object] = str) -> Callable[[str], T]:

@@ -378,6 +378,8 @@ def test_a_shell(user: User) -> None:
         ("exec --reference r name true", "--reference needs a new container, and name is not an image"),
         ("create --bundle image.sif name", "is not a bundle: it is not a directory; an image becomes one by Bundle.from_image()"),
         ("run ./missing", "no such file or directory"),
+        ("run missing.sif python3 -m http.server", "/missing.sif: no such file or directory"),
+        ("exec missing.sif ls -l", "/missing.sif: no such file or directory"),
         ("shell missing", "no such file or directory"),
         ("shell --env X image.sif", "--env 'X' is not NAME=VALUE"),
     ],

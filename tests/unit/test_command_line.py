@@ -272,8 +272,10 @@ def test_an_image_in_a_registry(line: str, remedy: str, capsys: pytest.CaptureFi
 
 def test_an_image_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "typo.sif"]) == 1
+    assert main(["run", "typo.sif", "ls", "-l"]) == 1
+    assert capsys.readouterr().err == f"ociruntime: {tmp_path}/typo.sif: no such file or directory\n"
+    assert main(["run", "typo"]) == 1
     assert capsys.readouterr().err == (
-        "ociruntime: 'typo.sif' is not the name of an image file, and the working directory is not a bundle: it has no "
+        "ociruntime: 'typo' is not the name of an image file, and the working directory is not a bundle: it has no "
         "config.json; name the image, or the bundle with --bundle\n"
     )
