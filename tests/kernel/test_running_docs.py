@@ -71,7 +71,7 @@ GROUPS = (
 
 def _run_pages(script: Script, before: str, groups: tuple[tuple[str, ...], ...], directory: Path) -> None:
     pages = [[Path(shutil.copy(DOCS / f"{name}.md", directory)) for name in group] for group in groups]
-    result = script(before + PAGES, ";".join(":".join(map(str, group)) for group in pages), directory)
+    result = script(before + PAGES, ";".join(":".join(map(str, group)) for group in pages), directory, timeout=240)
     assert result.stdout == "".join(f"{page.stem} True 0\n" for group in pages for page in group)
 
 
