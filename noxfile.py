@@ -35,7 +35,7 @@ def integrations(session: nox.Session) -> None:
 
 VM_TESTS = (  # options of run-in-vm, options of pytest
     ((), ("-n", "2", "-m", "vm", "kernel")),
-    (("--user",), ("-n", "2", "-m", "vm and not root", "kernel")),
+    (("--user",), ("-m", "vm and not root", "kernel")),
     (("--cgroups", "hybrid"), ("-n", "2", "kernel/test_systemd.py")),
     # By default AppArmor is active in the virtual machine. The kernel has only one of the two.
     (("--kernel-args", "security=selinux selinux=1"), ("kernel/test_selinux.py",)),
