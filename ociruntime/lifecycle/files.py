@@ -261,7 +261,7 @@ class FileOperations(ABC):
             source: a path, or a binary file that is read to its end.
             destination: the path in the container.
             max_size: the most bytes to copy, holes included.
-            user: the user of the container who makes the files.
+            user: the user of the container as which the files are made.
         """
         limit, where = _limit(max_size), self._path(destination, "destination")
         if _is_readable(source):
@@ -321,7 +321,7 @@ class FileOperations(ABC):
         Args:
             source: a binary file, which is read once from its begin to its end.
             destination: the directory in the container.
-            user: the user of the container who makes the files.
+            user: the user of the container as which the files are made.
 
         Raises:
             ValueError: it is not a tar archive, or a name in it has a ``..``.
