@@ -9,19 +9,17 @@ import os
 import pwd
 import stat
 import struct
+import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
 from .arguments import check_int, check_str
 from .errors import UnsupportedError
 from .files import outer_uid, read_mounts
-
-if TYPE_CHECKING:
-    import subprocess
 
 __all__ = ["Hierarchy", "Host", "map_by_helper", "runs_programs_of", "start_with_subordinate_ids"]
 
@@ -321,8 +319,6 @@ def start_with_subordinate_ids(
         UnsupportedError: a helper failed.
         OSError: no process can be started.
     """
-    import subprocess
-
     mappings = [(0, host.euid, host.egid, 1)]
     for (uid, uids), (gid, gids) in zip(host.subuids, host.subgids, strict=False):
         mappings.append((sum(count for *_, count in mappings), uid, gid, min(uids, gids)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -399,8 +400,6 @@ def _process_row(pid: int) -> tuple[str, str, str, str] | None:
 
 def _print_host_ps(arguments: list[str], pids: tuple[int, ...]) -> None:
     """Print the lines of the host's ps(1) that are of these processes."""
-    import subprocess
-
     command = shorten(f"ps {' '.join(arguments)}")
     try:
         completed = subprocess.run(["ps", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True)

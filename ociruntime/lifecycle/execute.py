@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -278,8 +279,6 @@ def _sweep(entry: Entry, paths: Sequence[str]) -> None:
 
 def _mark(process: ProcessSpec) -> tuple[MarkedGroup, ProcessSpec]:
     """Return a group for a process without a cgroup of its own, and the process with the resource limit that marks it."""
-    import resource
-
     limits = process.rlimits or ()
     configured = next((limit.hard for limit in limits if limit.type == RlimitType.RSS), None)
     hard = resource.getrlimit(resource.RLIMIT_RSS)[1] & UNLIMITED if configured is None else configured

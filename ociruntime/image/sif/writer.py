@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, get_args
 
 import attrs
@@ -370,8 +371,6 @@ class SifBuilder:
             return self._timestamp
         if self._deterministic:
             return NO_TIME
-        import time
-
         return int(time.time())
 
     def _uuid(self) -> bytes:
@@ -516,8 +515,6 @@ def _time_of_change(header: Header) -> int:
     """Return the time of modification of a file that is changed now; none of one that has no times."""
     if header.created_at == NO_TIME and not any(header.uuid_bytes):
         return NO_TIME
-    import time
-
     return int(time.time())
 
 
